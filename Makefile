@@ -1,0 +1,64 @@
+# make demo   the main job: calibrate, skip, measure and explain, on the embedded model
+# make test   the tests
+# Both set up .venv first, once. Everything: make help
+#
+# Variables: PYTHON=python3.12        interpreter to build .venv with (3.11 to 3.13)
+#            PIP_FLAGS='...'          more options for pip, such as another index
+#            ARGS='...'               more options for the command (make test ARGS='-k cache')
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+FITS := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
+# Tried by running, because a name on the path may be a shim that fails.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 /usr/bin/python3 python; do \
+	$$p -c '$(FITS)' >/dev/null 2>&1 && { echo $$p; break; }; done)
+VENV := .venv
+RUN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help setup demo test lint format tables clean
+
+help:
+	@echo 'make demo    the main job: calibrate, skip, measure and explain, on the embedded model'
+	@echo 'make test    run the tests'
+	@echo 'make lint    style and types'
+	@echo 'make format  rewrite the code in the house style'
+	@echo 'make tables  write the numbers of README.md anew from benchmarks/results'
+	@echo 'make setup   only build .venv (the others do that when it is needed)'
+	@echo 'make clean   remove .venv and caches'
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@if [ -z '$(strip $(PYTHON))' ] || ! '$(strip $(PYTHON))' -c '$(FITS)' >/dev/null 2>&1; then \
+		echo "make: no usable Python: 3.11, 3.12 or 3.13 with venv is needed (on Debian and Ubuntu:" \
+			"apt install python3-venv); if it has another name, give PYTHON=/path/to/python" >&2; exit 2; fi
+	@echo 'Setting up $(VENV) with $(strip $(PYTHON)) (once; PyTorch is a large download)'
+	@$(RUN)/python -c '$(FITS)' >/dev/null 2>&1 || '$(strip $(PYTHON))' -m venv --clear $(VENV)
+	$(RUN)/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_FLAGS) -e '.[dev]'
+	@touch $@
+
+demo: $(READY)
+	$(RUN)/saccade demo $(ARGS)
+
+test: $(READY)
+	@echo 'Running the tests; each dot is one that passed'
+	@$(RUN)/python -m pytest -q --durations=10 $(ARGS) \
+		&& echo 'All tests passed. Next: make demo, or source $(RUN)/activate && saccade --help' \
+		|| { status=$$?; echo 'Some tests failed. One alone, with details: make test ARGS="-x -vv -k NAME"'; exit $$status; }
+
+lint: $(READY)
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+
+format: $(READY)
+	$(RUN)/ruff check --fix .
+	$(RUN)/ruff format .
+
+tables: $(READY)
+	$(RUN)/python -m saccade.report.tables README.md
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis

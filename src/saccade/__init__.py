@@ -1,0 +1,55 @@
+"""Saccade makes stock Hugging Face vision-language models skip visual computation they do not need."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from saccade._version import __version__
+
+if TYPE_CHECKING:
+    from saccade.calibrate import calibrate
+    from saccade.cost import cost
+    from saccade.engine import Attachment, apply
+    from saccade.evaluate import evaluate
+    from saccade.layout import Layout
+    from saccade.measure import bench
+    from saccade.models import load
+    from saccade.plan import Plan
+    from saccade.route import Route
+    from saccade.samples import Sample
+
+_HOMES = {
+    "Attachment": "saccade.engine",
+    "Layout": "saccade.layout",
+    "Plan": "saccade.plan",
+    "Route": "saccade.route",
+    "Sample": "saccade.samples",
+    "apply": "saccade.engine",
+    "bench": "saccade.measure",
+    "calibrate": "saccade.calibrate",
+    "cost": "saccade.cost",
+    "evaluate": "saccade.evaluate",
+    "load": "saccade.models",
+}
+
+__all__ = [
+    "Attachment",
+    "Layout",
+    "Plan",
+    "Route",
+    "Sample",
+    "__version__",
+    "apply",
+    "bench",
+    "calibrate",
+    "cost",
+    "evaluate",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'saccade' has no attribute {name!r}")

@@ -1,0 +1,296 @@
+"""Calibration as users call it: samples in, scores or a plan out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from saccade import models
+from saccade.budget import last_layers, reach_flops
+from saccade.calibrate.draw import Draw, data_hash
+from saccade.calibrate.draw import draw as draw_samples
+from saccade.calibrate.journal import Journal
+from saccade.calibrate.measures import Direction, check_direction
+from saccade.calibrate.probes import Probe, Progress, find_probe, probe_for
+from saccade.calibrate.run import compare, rows_of, try_layers
+from saccade.calibrate.scores import Scores
+from saccade.engine.replay import replaying
+from saccade.evaluate.runner import weights_digest
+from saccade.layout import Layout
+from saccade.measure.provenance import record
+from saccade.methods import LayerMethod, Method
+from saccade.methods.vtw import VTW
+from saccade.plan import Plan
+from saccade.samples import Sample
+
+ETA = 3e-3
+"""VTW's threshold for LLaVA-1.5-7B, and its default; 5e-4 for 13B, 1e-4 for LLaVA-1.6 (official code)."""
+
+
+def calibrate(
+    model: nn.Module,
+    processor: Any,
+    samples: Iterable[Sample],
+    method: str | Method = "vskip",
+    *,
+    budget: int | None = None,
+    flops: float | None = None,
+    score: str | None = None,
+    num_samples: int | None = None,
+    draw: Draw = "global",
+    seed: int = 0,
+    direction: Direction = "perturbed-full",
+    eta: float = ETA,
+    check: bool = True,
+    out: str | os.PathLike | None = None,
+    progress: Progress | None = None,
+) -> Plan:
+    """Chooses a method's layers by what their loss does to the answers of some samples.
+
+    Args:
+        model: A stock Hugging Face VLM.
+        processor: Its processor.
+        samples: Questions to calibrate on, of one task or a mixture.
+        method: Name, spec string (``"vskip(budget=4)"``) or method whose layers are to be chosen.
+        budget: How many layers it may touch. VTW needs none: it takes the smallest K under ``eta``.
+        flops: FLOPs ratio to reach instead, on the prompts of these samples, with the fewest layers.
+        score: How layers are scored (``vig``, ``lc``, ``ffn``, ``cosine``, ``random``, ``withdrawal``); the
+            method's own if omitted.
+        num_samples: How many of the samples to draw; all of them, in their order, if omitted.
+        draw: ``global``, or ``stratified`` by sub-task.
+        seed: Of the draw, and of ``score="random"``.
+        direction: Of the KL.
+        eta: Largest mean KL (nats) at which VTW withdraws.
+        check: Also run brute force on the last sample, for the cost ratio and the largest difference.
+        out: Plan file to write. Until it is written, finished samples are kept beside it (``partial_path``), so
+            that the same call goes on where it was interrupted.
+        progress: Called with the number of samples done and of all.
+
+    Returns:
+        A resolved plan with the scores and their provenance.
+
+    Raises:
+        ValueError: If the samples, the budget, the model or the score do not fit, saying how.
+    """
+    wanted = _wanted(method, budget, flops)
+    probe = probe_for(wanted, score)
+    loaded = models.wrap(model, processor)
+    depth = loaded.shape.layers
+    if wanted.budget is not None and wanted.budget > depth:
+        raise ValueError(f"a budget of {wanted.budget} layers, but the model has {depth}")
+    chosen = _chosen(samples, num_samples, draw, seed)
+    target = wanted.flops
+    if target is not None:
+        wanted = _reach(loaded, wanted, chosen)
+    found = score_samples(
+        loaded,
+        chosen,
+        probe,
+        like=wanted,
+        direction=direction,
+        eta=eta,
+        draw=draw if num_samples is not None else "all",
+        seed=seed,
+        check=check,
+        checkpoint=None if out is None else partial_path(out),
+        progress=progress,
+    )
+    done = wanted.resolve(depth, found.order)
+    asked = {key: value for key, value in (("budget", wanted.budget), ("flops", target)) if value is not None}
+    plan = Plan((done,), found.model, {"asked": asked, **found.record()})
+    if out is not None:
+        plan.save(out)
+        partial_path(out).unlink(missing_ok=True)
+    return plan
+
+
+def partial_path(out: str | os.PathLike) -> Path:
+    """Where a calibration keeps finished samples until its plan is written."""
+    return Path(f"{os.fspath(out)}.partial.jsonl")
+
+
+def scores(
+    model: nn.Module,
+    processor: Any,
+    samples: Iterable[Sample],
+    score: str = "vig",
+    *,
+    num_samples: int | None = None,
+    draw: Draw = "global",
+    seed: int = 0,
+    direction: Direction = "perturbed-full",
+    eta: float = ETA,
+    check: bool = True,
+    checkpoint: str | os.PathLike | None = None,
+    progress: Progress | None = None,
+) -> Scores:
+    """Scores every layer; ``Scores.order`` then serves any budget.
+
+    Args:
+        model: A stock Hugging Face VLM.
+        processor: Its processor.
+        samples: Questions to calibrate on.
+        score: Name of the score.
+        num_samples: As in ``calibrate``, like all that follow.
+        draw: How samples are drawn.
+        seed: Of the draw, and of ``score="random"``.
+        direction: Of the KL.
+        eta: Threshold of ``withdrawal``.
+        check: Whether brute force is run on the last sample, to compare.
+        checkpoint: File that keeps finished samples; a second call goes on from it, the end removes it.
+        progress: Called with the number of samples done and of all.
+
+    Raises:
+        ValueError: As ``calibrate``.
+    """
+    found = score_samples(
+        models.wrap(model, processor),
+        _chosen(samples, num_samples, draw, seed),
+        find_probe(score),
+        direction=direction,
+        eta=eta,
+        draw=draw if num_samples is not None else "all",
+        seed=seed,
+        check=check,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+    if checkpoint is not None:
+        Path(checkpoint).unlink(missing_ok=True)
+    return found
+
+
+def score_samples(
+    loaded: models.Loaded,
+    samples: Sequence[Sample],
+    probe: Probe,
+    *,
+    like: Method | None = None,
+    direction: Direction = "perturbed-full",
+    eta: float = ETA,
+    draw: str = "all",
+    seed: int = 0,
+    check: bool = True,
+    checkpoint: str | os.PathLike | None = None,
+    progress: Progress | None = None,
+) -> Scores:
+    """Scores every layer on samples that are drawn already; leaves the checkpoint to the caller to delete."""
+    check_direction(direction)
+    if not eta >= 0:
+        raise ValueError(f"eta is a KL in nats and not negative, got {eta}")
+    ids = [sample.id for sample in samples]
+    if len(set(ids)) != len(ids):
+        raise ValueError("sample ids must be distinct")
+    by_kl = probe.distance == "kl"
+    settings: dict[str, Any] = {
+        "score": str(probe.at(0, like)) if probe.method else probe.name,
+        "distance": f"{probe.distance} {direction}" if by_kl else probe.distance,
+        "model": loaded.family.fingerprint(loaded.model.config),
+        "weights": weights_digest(loaded.model),
+        "dtype": str(loaded.model.dtype).removeprefix("torch."),
+        "samples": ids,
+        "data": data_hash(samples),
+    }
+    values: list[tuple[float, ...]] = []
+    cost: dict[str, Any] = {}
+    if probe.method is not None:
+        journal = Journal(checkpoint, settings)
+        values, last = _values(loaded, samples, probe, direction, like, journal, progress)
+        if check:
+            inputs = models.inputs(loaded, [last])
+            cost = compare(loaded.model, inputs, probe, direction, loaded.shape, like) | {"sample": last.id}
+    origin = record(device=loaded.model.device, dtype=loaded.model.dtype)
+    kept = {key: origin[key] for key in ("date", "versions", "device", "dtype")}
+    return Scores(
+        metric=probe.name,
+        num_layers=loaded.shape.layers,
+        values_SL=tuple(values),
+        samples=tuple(ids),
+        tasks=tuple(dict.fromkeys(sample.task for sample in samples)),
+        direction=direction if by_kl else None,
+        eta=eta,
+        draw=draw,
+        seed=seed,
+        model=settings["model"],
+        provenance={"data_hash": settings["data"], "weights_hash": settings["weights"], **kept},
+        cost=cost,
+    )
+
+
+def _values(
+    loaded: models.Loaded,
+    samples: Sequence[Sample],
+    probe: Probe,
+    direction: Direction,
+    like: Method | None,
+    journal: Journal,
+    progress: Progress | None,
+) -> tuple[list[tuple[float, ...]], Sample]:
+    """Scores of every sample, and the last sample that has visual rows."""
+    with replaying(loaded.model) as replayer:
+        for number, sample in enumerate(samples):
+            if progress is not None:
+                progress(number, len(samples))
+            if sample.id in journal.entries:
+                continue
+            try:
+                tried = try_layers(replayer, models.inputs(loaded, [sample]), probe, direction, like)
+            except ValueError as error:
+                raise ValueError(f"sample {sample.id}: {error}") from error
+            journal.append({"sample": sample.id, **vars(tried)})
+    if progress is not None:
+        progress(len(samples), len(samples))
+    entries = [journal.entries[sample.id] for sample in samples]
+    visual = [sample for sample, entry in zip(samples, entries, strict=True) if entry["visual"]]
+    if not visual:
+        journal.remove()
+        raise ValueError(f"none of the {len(samples)} samples has an image: there is nothing to calibrate on")
+    return [tuple(entry["values"]) for entry in entries], visual[-1]
+
+
+def _wanted(method: str | Method, budget: int | None, flops: float | None) -> Method:
+    methods = Plan.of(method).methods
+    if len(methods) != 1:
+        raise ValueError(f"one method is calibrated at a time, got {len(methods)}: {Plan.of(method).spec}")
+    wanted = methods[0]
+    if wanted.is_resolved or getattr(wanted, "preset", None):
+        raise ValueError(f"{wanted} knows its layers already; give {wanted.name} with a budget or flops")
+    if budget is not None or flops is not None:
+        if sum(given is not None for given in (wanted.budget, wanted.flops, budget, flops)) > 1:
+            raise ValueError(f"{wanted.name}: give one budget or one FLOPs ratio")
+        wanted = wanted.with_budget(budget) if budget is not None else _with_flops(wanted, flops)
+    if isinstance(wanted, LayerMethod) and wanted.budget is None and wanted.flops is None:
+        raise ValueError(f"{wanted.name}: give a budget (how many layers) or a FLOPs ratio to reach")
+    return wanted
+
+
+def _with_flops(method: Method, flops: float | None) -> Method:
+    return VTW(flops=flops) if isinstance(method, VTW) else replace(method, budget=None, flops=flops)
+
+
+def _reach(loaded: models.Loaded, method: Method, samples: Sequence[Sample]) -> Method:
+    """Turns a FLOPs ratio into a budget; how much a route costs does not hang on which layers it touches."""
+    counts = [rows_of(loaded.model, models.inputs(loaded, [sample])) for sample in samples]
+    prompts = dict.fromkeys(counts)
+    plan = reach_flops(
+        Plan((method,)),
+        loaded.shape,
+        [Layout.single(visual, text) for visual, text in prompts],
+        last_layers(loaded.shape.layers),
+        [float(counts.count(prompt)) for prompt in prompts],
+    )
+    done = plan.methods[0]
+    used = loaded.shape.layers - done.layer if isinstance(done, VTW) and done.layer is not None else None
+    return method.with_budget(len(done.layers or ()) if isinstance(done, LayerMethod) else used or 0)
+
+
+def _chosen(samples: Iterable[Sample], num_samples: int | None, draw: Draw, seed: int) -> list[Sample]:
+    pool = list(samples)
+    if not pool:
+        raise ValueError("there are no samples to calibrate on")
+    return pool if num_samples is None else draw_samples(pool, num_samples, draw, seed)

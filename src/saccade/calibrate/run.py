@@ -1,0 +1,175 @@
+"""Scores of layers, measured prompt by prompt with replay, and what that saved against brute force."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from saccade.calibrate.measures import Direction
+from saccade.calibrate.probes import Probe
+from saccade.cost import executed_flops
+from saccade.engine import apply
+from saccade.engine.replay import Replay, Replayer, replaying
+from saccade.families import find
+from saccade.methods import Method
+from saccade.plan import Plan
+from saccade.route import Route
+from saccade.shapes import ModelShape
+
+TIMING_SECONDS = 2.0
+"""Pairs of timed runs are repeated within about this time, three pairs at most."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """Scores of one prompt.
+
+    Attributes:
+        values: Score of every layer; all 0 for a prompt without visual rows, which no method changes.
+        visual: Visual rows of the prompt.
+        text: Other rows of the prompt.
+    """
+
+    values: tuple[float, ...]
+    visual: int
+    text: int
+
+
+def rows_of(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[int, int]:
+    """Visual and other rows of one prompt without padding."""
+    visual = int(find(model).visual_mask(model, inputs["input_ids"]).sum())
+    return visual, inputs["input_ids"].numel() - visual
+
+
+def routes(replay: Replay, probe: Probe, num_layers: int, like: Method | None = None) -> list[Route]:
+    """The route that a score tries at each layer, for a recorded prompt."""
+    return [probe.at(layer, like).route(replay.layout, num_layers) for layer in range(num_layers)]
+
+
+def try_layers(
+    replayer: Replayer,
+    inputs: Mapping[str, Any],
+    probe: Probe,
+    direction: Direction,
+    like: Method | None = None,
+) -> Tried:
+    """Scores every layer on one prompt: one dense forward, then each layer from where it first differs.
+
+    Raises:
+        ValueError: If logits are not finite.
+    """
+    num_layers = len(replayer.attachment.parts.layers)
+    visual, text = rows_of(replayer.model, inputs)
+    if not visual:
+        return Tried((0.0,) * num_layers, visual, text)
+    replay = replayer.record(inputs)
+    if not bool(torch.isfinite(replay.logits_V).all()):
+        raise ValueError("the model's logits are not finite even without a plan; check its weights and dtype")
+    tried_LV = torch.stack([replay.logits(route) for route in routes(replay, probe, num_layers, like)])
+    return Tried(_read(probe, replay.logits_V, tried_LV, direction), visual, text)
+
+
+def brute_force(
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    probe: Probe,
+    direction: Direction,
+    like: Method | None = None,
+) -> tuple[float, ...]:
+    """The same scores by a full forward under each layer's plan, vision tower included."""
+    family = find(model)
+    num_layers = len(family.parts(model).layers)
+
+    def forward(plan: Plan) -> torch.Tensor:
+        with torch.no_grad(), apply(model, plan):
+            return model(**inputs, use_cache=False, logits_to_keep=1).logits[0, -1]
+
+    full_V = forward(Plan())
+    tried_LV = torch.stack([forward(Plan((probe.at(layer, like),))) for layer in range(num_layers)])
+    return _read(probe, full_V, tried_LV, direction)
+
+
+def _read(
+    probe: Probe, full_V: torch.Tensor, tried_LV: torch.Tensor, direction: Direction
+) -> tuple[float, ...]:
+    finite = torch.isfinite(tried_LV).all(dim=-1)
+    if not bool(finite.all()):
+        layer = int((~finite).nonzero()[0])
+        raise ValueError(f"logits are not finite when {probe.method} is tried at layer {layer}; try float32")
+    return tuple(probe.read(full_V, tried_LV, direction))
+
+
+def flops(replay: Replay, shape: ModelShape, tried: Sequence[Route]) -> tuple[int, int] | None:
+    """Decoder FLOPs (vision tower aside) of the replays and of brute force, the dense forward in both.
+
+    None where the method's executed FLOPs are not modelled (V-Skip's mask reading).
+    """
+    real_BN = replay.layout.real_BN
+    head = 2 * shape.hidden * shape.vocab
+
+    def forward(route: Route) -> int:
+        known = {layer: executed_flops(shape, layer, real_BN) for layer in dict.fromkeys(route.layers)}
+        return head + sum(known[layer] for layer in route.layers)
+
+    dense = forward(Route.dense(replay.layout, shape.layers))
+    if any(layer.visibility != "causal" for route in tried for layer in route.layers):
+        return None
+    return dense + sum(replay.flops(shape, route) for route in tried), dense + sum(map(forward, tried))
+
+
+def compare(
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    probe: Probe,
+    direction: Direction,
+    shape: ModelShape,
+    like: Method | None = None,
+) -> dict[str, Any]:
+    """Measures replay against brute force on one prompt with visual rows.
+
+    Returns:
+        ``flops_ratio`` (decoder), ``seconds_ratio`` (vision tower included), the figures they come from, and
+        the largest difference between the scores of both.
+    """
+    with replaying(model) as replayer:
+        replay = replayer.record(inputs)
+        counted = flops(replay, shape, routes(replay, probe, shape.layers, like))
+    del replay
+
+    def quick() -> tuple[float, ...]:
+        with replaying(model) as replayer:
+            return try_layers(replayer, inputs, probe, direction, like).values
+
+    def slow() -> tuple[float, ...]:
+        return brute_force(model, inputs, probe, direction, like)
+
+    pairs: list[tuple[float, float]] = []
+    while not pairs or (len(pairs) < 3 and sum(map(sum, pairs)) < TIMING_SECONDS):
+        (fast_values, fast), (slow_values, brute) = _timed(quick, inputs), _timed(slow, inputs)
+        pairs.append((fast, brute))
+    return {
+        "flops_ratio": counted[0] / counted[1] if counted else None,
+        "replay_flops": counted[0] if counted else None,
+        "brute_force_flops": counted[1] if counted else None,
+        "seconds_ratio": statistics.median(a / b for a, b in pairs),
+        "replay_seconds": statistics.median(a for a, _ in pairs),
+        "brute_force_seconds": statistics.median(b for _, b in pairs),
+        "largest_difference": max(abs(a - b) for a, b in zip(fast_values, slow_values, strict=True)),
+    }
+
+
+def _timed(
+    run: Callable[[], tuple[float, ...]], inputs: Mapping[str, Any]
+) -> tuple[tuple[float, ...], float]:
+    device = inputs["input_ids"].device
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    values = run()  # its scores are read on the CPU, so the device is done when it returns
+    return values, time.perf_counter() - start

@@ -1,0 +1,114 @@
+"""The command tree and its one rule for errors: one clear line, exit code 2."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from saccade._version import __version__
+from saccade.cli.common import Interrupted
+
+COMMANDS = ("demo", "methods", "cost", "bench", "calibrate", "evaluate", "generate", "plan", "train")
+"""Modules of this package that register commands, in the order ``--help`` lists them."""
+
+PROGRAM = "saccade"
+
+
+def build() -> typer.Typer:
+    """The application with every command registered."""
+    app = typer.Typer(
+        name=PROGRAM,
+        help="Make stock Hugging Face vision-language models skip redundant visual computation, "
+        "and measure what it saved and what it cost.",
+        epilog="A first look, in about two minutes: saccade demo",
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback(invoke_without_command=True)(_root)
+    for name in COMMANDS:
+        import importlib.util  # TEMPORARY until all modules exist
+
+        if importlib.util.find_spec(f"saccade.cli.{name}") is None:
+            continue
+        importlib.import_module(f"saccade.cli.{name}").register(app)
+    return app
+
+
+def _root(
+    context: typer.Context,
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
+    ] = False,
+) -> None:
+    if show_version:
+        typer.echo(f"{PROGRAM} {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        arguments: Words after the program's name; those of the process if omitted. ``--traceback`` anywhere
+            among them lets exceptions through, for reports of bugs.
+
+    Returns:
+        Exit code: 0, 2 for bad input, 130 when interrupted.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if "--traceback" in words:
+        words.remove("--traceback")
+        return _run(words)
+    try:
+        return _run(words)
+    except Interrupted as stopped:
+        return _say(f"interrupted; {stopped}", 130)
+    except (KeyboardInterrupt, typer.Abort):
+        return _say("interrupted", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ValueError, OSError) as error:
+        return _say(_one_line(error), 2)
+    except MemoryError:
+        return _say("out of memory; take fewer layers, samples or rows", 2)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # usage errors of typer, whichever click it carries
+            return _say(f"{_one_line(error.format_message())} (see {PROGRAM} {_command(words)}--help)", 2)
+        if type(error).__name__ == "OutOfMemoryError":
+            return _say(f"out of device memory; take fewer layers, samples or rows ({_one_line(error)})", 2)
+        raise
+
+
+def _run(words: list[str]) -> int:
+    code = build()(words, prog_name=PROGRAM, standalone_mode=False)
+    if code == 130:
+        raise KeyboardInterrupt
+    return code if isinstance(code, int) else 0
+
+
+def _say(line: str, code: int) -> int:
+    kind = "error: " if code == 2 else ""
+    print(f"{PROGRAM}: {kind}{line}", file=sys.stderr)
+    return code
+
+
+def _command(words: list[str]) -> str:
+    known = {name for name in COMMANDS if words and words[0] == name}
+    return f"{words[0]} " if known else ""
+
+
+def _one_line(error: object) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        named = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror}{named}"
+    text = " ".join(str(error).split())
+    return text or type(error).__name__

@@ -1,0 +1,207 @@
+"""``saccade bench``: a plan timed against the stock model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from saccade.cli import common
+
+if TYPE_CHECKING:
+    from saccade.measure.results import Bench, Phase, Usage
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("bench")(bench)
+
+
+def bench(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="SHAPE_OR_MODEL", help="A preset shape (random weights), folder, hub id or 'glance'."
+        ),
+    ] = "llava-1.5-7b",
+    plan: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--plan", metavar="PLAN", help="A plan file or a spec; repeat for several. 'dense': overhead."
+        ),
+    ] = None,
+    layers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Decoder layers built of a preset shape; 4 on a CPU, all that fit on a GPU."
+        ),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Samples that run together.")] = 1,
+    visual: Annotated[
+        int | None, typer.Option(min=0, help="Visual rows; those of a typical image if omitted.")
+    ] = None,
+    text: Annotated[int, typer.Option(min=1, help="Text rows.")] = 64,
+    new_tokens: Annotated[int, typer.Option(min=1, help="Tokens generated per sample.")] = 8,
+    dtype: common.Dtype = None,
+    device: common.Device = None,
+    warmup: Annotated[int, typer.Option(min=0, help="Runs of each side before the timing.")] = 1,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed pairs.")] = 5,
+    seed: common.Seed = 0,
+    force: common.Force = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Also show per-operator times of both sides.")
+    ] = False,
+    json: common.Json = None,
+) -> None:
+    """Time plans against the stock model, in one process on the same weights.
+
+    Stock and planned runs alternate; ratios are medians over pairs. Timed are the decoder, its norm and
+    the head on the last row; the vision tower is timed apart. 'captured' is the share of the promised
+    saving that arrived: (1 - time ratio) / (1 - FLOPs ratio). Without --plan the attachment itself is
+    timed. In the JSON the top level is the first plan; 'plans' holds all of them.
+
+    Example: saccade bench llava-1.5-7b --layers 2 --plan "shortv(budget=2)"
+    """
+    out = common.Output(json)
+    from saccade.measure import bench as measure
+
+    plans = plan or ["dense"]
+    settings: dict[str, Any] = {
+        "batch": batch,
+        "visual": visual,
+        "text": text,
+        "new_tokens": new_tokens,
+        "warmup": warmup,
+        "repeats": repeats,
+        "seed": seed,
+        "force": force,
+        "profile": profile,
+    }
+    kind, where = common.read_dtype(dtype), common.read_device(device)
+    with common.progress() as bar:
+        target = _build(bar, model, layers, kind, where, settings)
+        results = []
+        for each in plans:
+            task = bar.add_task(each, total=2 * (warmup + repeats))
+
+            def show(phase: str, done: int, total: int, task=task, each=each) -> None:
+                bar.update(task, completed=done, description=f"{each}: {phase}")
+
+            results.append(measure(target, each, progress=show, **settings))
+    _show(out, results)
+    entries = [result.to_dict() for result in results]
+    out.finish(entries[0] | {"plans": entries})
+
+
+def _build(bar, model: str, layers: int | None, dtype, device, settings: dict[str, Any]):
+    import torch
+
+    from saccade.measure import shape_of
+    from saccade.measure.target import build
+
+    visual = shape_of(model).visual if settings["visual"] is None else settings["visual"]
+    rows = visual + settings["text"] + settings["new_tokens"]
+    dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+    task = bar.add_task(f"building {model}", total=1)
+    target = build(
+        model,
+        layers=layers,
+        batch=settings["batch"],
+        rows=rows,
+        dtype=dtype,
+        device=device,
+        seed=settings["seed"],
+    )
+    bar.update(task, completed=1)
+    return target
+
+
+def _show(out: common.Output, results: list[Bench]) -> None:
+    from rich.table import Table
+
+    first = results[0]
+    part = "" if first.layers == first.depth else f" of {first.depth}"
+    out.line(
+        f"{first.name}: {first.layers}{part} layers, {first.weights} weights, {first.provenance['dtype']}, "
+        f"batch {first.batch}, {first.visual} visual + {first.text} text rows, {first.new_tokens} new tokens, "
+        f"on {first.provenance['device']} ({first.provenance['threads']} threads)"
+    )
+    view = Table(
+        "plan",
+        "phase",
+        "stock",
+        "plan",
+        "time ratio",
+        "quartiles",
+        "FLOPs ratio",
+        "efficiency",
+        "captured",
+        "GFLOP/s",
+    )
+    for r in results:
+        view.add_row(r.plan, "prefill", *_cells(r.prefill))
+        if r.decode is not None:
+            view.add_row("", "decode, per token", *_cells(r.decode))
+        total = (
+            f"{r.dense.total_s * 1e3:.1f} ms",
+            f"{r.planned.total_s * 1e3:.1f} ms",
+            f"{r.total_ratio:.3f}",
+        )
+        view.add_row("", "total", *total)
+        view.add_section()
+    out.table(view)
+    usage = Table("plan", "TTFT", "tokens/s", "peak memory", "beyond weights", "KV cache", "KV ratio")
+    usage.add_row("stock", *_used(first.dense), "1.000")
+    for r in results:
+        usage.add_row(r.plan, *_used(r.planned), f"{r.kv_ratio:.3f}")
+    out.table(usage)
+    out.line(f"peak memory: {first.memory_source}")
+    if first.vision_s is not None:
+        out.line(f"vision tower and projector, one image, timed apart: {first.vision_s * 1e3:.1f} ms")
+    for r in results:
+        out.line(f"{r.plan}: {r.verdict}")
+        if r.profile is not None:
+            out.table(_profile(r))
+
+
+def _cells(phase: Phase) -> tuple[str, ...]:
+    captured = "-" if phase.captured is None else f"{phase.captured:.3f}"
+    return (
+        f"{phase.dense_s * 1e3:.1f} ms",
+        f"{phase.plan_s * 1e3:.1f} ms",
+        f"{phase.time_ratio:.3f}",
+        f"{phase.low:.3f}-{phase.high:.3f}",
+        f"{phase.flops_ratio:.3f}",
+        f"{phase.efficiency:.3f}",
+        captured,
+        f"{phase.dense_gflops_per_s:.0f} / {phase.plan_gflops_per_s:.0f}",
+    )
+
+
+def _used(usage: Usage) -> tuple[str, ...]:
+    return (
+        f"{usage.ttft_s * 1e3:.1f} ms",
+        f"{usage.tokens_per_s:.2f}",
+        common.human_bytes(usage.peak_memory_bytes),
+        common.human_bytes(usage.activation_bytes),
+        common.human_bytes(usage.kv_bytes),
+    )
+
+
+def _profile(result: Bench):
+    from rich.table import Table
+
+    view = Table(
+        "operator",
+        "stock ms",
+        "plan ms",
+        "saved ms",
+        "calls",
+        title=f"one prefill of {result.plan}, self time",
+    )
+    for row in (result.profile or [])[:20]:
+        calls = f"{row['dense_calls']:.0f} / {row['plan_calls']:.0f}"
+        view.add_row(
+            row["op"], f"{row['dense_ms']:.2f}", f"{row['plan_ms']:.2f}", f"{row['saved_ms']:.2f}", calls
+        )
+    return view

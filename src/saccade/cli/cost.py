@@ -1,0 +1,184 @@
+"""``saccade cost``: what plans would save, in closed form, without running a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from saccade.cli import common
+
+if TYPE_CHECKING:
+    from saccade.cost import Cost
+    from saccade.plan import Plan
+    from saccade.shapes import ModelShape
+
+TEXT = 66.6
+"""Mean text rows of the papers' prompts, fitted from V-Skip's Table 3."""
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("cost")(cost)
+
+
+def cost(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="SHAPE_OR_MODEL", help="A preset shape (llava-1.5-7b, ...), folder, hub id or 'glance'."
+        ),
+    ] = "llava-1.5-7b",
+    plan: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--plan", metavar="PLAN", help="A plan file or a spec; repeat to compare plans in one table."
+        ),
+    ] = None,
+    visual: Annotated[
+        int | None, typer.Option(min=0, help="Visual rows; those of a typical image if omitted.")
+    ] = None,
+    text: Annotated[float, typer.Option(min=0, help="Text rows; may be a mean such as 66.6.")] = TEXT,
+    dtype: Annotated[str, typer.Option(help="Type of the KV cache.")] = "bfloat16",
+    json: common.Json = None,
+) -> None:
+    """State FLOPs, KV bytes and equivalent tokens of plans in closed form.
+
+    TFLOPs are those of the decoder layers for one prompt, 2 per multiply-accumulate, by the papers'
+    rectangle; 'executed' is what the engine dispatches. A budget without a calibration takes the last
+    layers. In the JSON the top level is the first plan; 'plans' holds all of them.
+
+    Example: saccade cost llava-1.5-7b --visual 576 --text 66.6 --plan "vskip(budget=19)"
+    """
+    out = common.Output(json)
+    if dtype not in BYTES:
+        raise ValueError(f"no dtype {dtype!r}; known: {', '.join(BYTES)}")
+    from saccade.measure.target import shape_of
+
+    shape = shape_of(model)
+    visual = shape.visual if visual is None else visual
+    prices = [price(shape, text_of_plan, visual, text, BYTES[dtype]) for text_of_plan in plan or ["dense"]]
+    _show(out, shape, prices, visual, text)
+    entries = [p.to_dict() for p in prices]
+    out.finish(
+        {"shape": vars(shape), "visual": visual, "text": text, "dtype": dtype}
+        | entries[0]
+        | {"plans": entries}
+    )
+
+
+@dataclass(frozen=True)
+class Price:
+    """A resolved plan and what it costs.
+
+    Attributes:
+        asked: The plan as the user wrote it.
+        plan: The plan with its layers.
+        cost: Its cost.
+        sets: Groups of layers with equal row sets: layers, rows alive, query, ffn, TFLOPs of the group.
+    """
+
+    asked: str
+    plan: Plan
+    cost: Cost
+    sets: list[dict[str, Any]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionary for JSON."""
+        return {
+            "plan": self.asked,
+            "resolved": self.plan.spec,
+            **self.cost.to_dict(),
+            "layer_sets": self.sets,
+        }
+
+
+def price(shape: ModelShape, asked: str, visual: int, text: float, dtype_bytes: int = 2) -> Price:
+    """Prices one plan at a one-image prompt.
+
+    Raises:
+        ValueError: If the plan cannot be read or does not fit the shape.
+    """
+    from saccade.budget import layouts_of, resolve_for_prompt
+    from saccade.cost import prompt_cost
+    from saccade.plan import Plan
+
+    plan = resolve_for_prompt(Plan.of(asked), shape, visual, text)
+    found = prompt_cost(shape, lambda layout: plan.route(layout, shape.layers), visual, text, dtype_bytes)
+    layouts, weights = layouts_of(visual, text)
+    counts = [plan.route(layout, shape.layers).counts() for layout in layouts]
+    groups: dict[tuple, list[int]] = {}
+    for number in range(shape.layers):
+        rows = tuple(
+            round(sum(w * c[number][i] for w, c in zip(weights, counts, strict=True)), 6) for i in range(3)
+        )
+        groups.setdefault(rows, []).append(number)
+    sets = [
+        {
+            "layers": common.numbers(numbers),
+            "count": len(numbers),
+            "alive": rows[0],
+            "query": rows[1],
+            "ffn": rows[2],
+            "tflops": sum(found.layer_tflops[n] for n in numbers),
+        }
+        for rows, numbers in groups.items()
+    ]
+    return Price(asked, plan, found, sets)
+
+
+def _show(out: common.Output, shape: ModelShape, prices: list[Price], visual: int, text: float) -> None:
+    from rich.table import Table
+
+    out.line(
+        f"{shape.name}: {shape.layers} layers, width {shape.hidden}, FFN {shape.ffn}, {shape.heads} heads "
+        f"({shape.kv_heads} KV); prompt of {visual} visual and {text:g} text rows"
+    )
+    first = prices[0].cost
+    view = Table(
+        "plan",
+        "TFLOPs",
+        "ratio",
+        "executed ratio",
+        "KV cache",
+        "KV ratio",
+        "equivalent tokens",
+        "decode GFLOPs",
+    )
+    view.add_row(
+        "dense",
+        f"{first.dense_tflops:.2f}",
+        "1.000",
+        "1.000",
+        common.human_bytes(first.dense_kv_bytes),
+        "1.000",
+        f"{first.visual_tokens:.1f}",
+        f"{first.dense_decode_gflops:.2f}",
+    )
+    for p in prices:
+        if not p.plan.methods:
+            continue
+        c = p.cost
+        executed = "-" if c.executed_ratio != c.executed_ratio else f"{c.executed_ratio:.3f}"
+        view.add_row(
+            p.asked,
+            f"{c.tflops:.2f}",
+            f"{c.ratio:.3f}",
+            executed,
+            common.human_bytes(c.kv_bytes),
+            f"{c.kv_ratio:.3f}",
+            f"{c.equivalent_tokens:.1f}",
+            f"{c.decode_gflops:.2f}",
+        )
+    out.table(view)
+    sets = Table("plan", "layers", "count", "alive rows", "query rows", "FFN rows", "TFLOPs")
+    for p in prices:
+        for i, s in enumerate(p.sets):
+            name = p.plan.spec if i == 0 else ""
+            rows = (f"{s[key]:g}" for key in ("alive", "query", "ffn"))
+            sets.add_row(name, s["layers"], str(s["count"]), *rows, f"{s['tflops']:.3f}")
+        sets.add_section()
+    out.table(sets)

@@ -1,0 +1,159 @@
+"""``saccade generate``: one question, answered by the stock model and under a plan."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from saccade.cli import common
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("generate")(generate)
+
+
+def generate(
+    question: Annotated[str, typer.Option(help="The question.")],
+    model: common.Model = "glance",
+    image: Annotated[
+        list[Path] | None,
+        typer.Option("--image", metavar="PATH", help="An image; repeat for several, in order."),
+    ] = None,
+    plan: common.Plan = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
+    force: common.Force = False,
+    device: common.Device = None,
+    dtype: common.Dtype = None,
+    json: common.Json = None,
+) -> None:
+    """Answer one question about an image; with a plan, beside the stock model's answer.
+
+    Example: saccade generate glance --image scene.png --question "how many?" --plan "vskip(layers=6-11)"
+    """
+    out = common.Output(json)
+    if not question.strip():
+        raise ValueError("the question is empty")
+    images = tuple(open_image(path) for path in image or [])
+    from saccade import models
+    from saccade.measure import record
+    from saccade.plan import Plan
+    from saccade.samples import Sample
+
+    wanted = None if plan is None else Plan.of(plan)
+    where = common.read_device(device)
+    loaded = models.load(model, dtype=common.read_dtype(dtype), device=str(where))
+    batch = models.inputs(loaded, [Sample("question", "cli", "", images, question)])
+    result: dict[str, Any] = {
+        "model": model,
+        "question": question,
+        "images": [str(path) for path in image or []],
+    }
+    with common.progress() as bar:
+        task = bar.add_task("answering", total=1 if wanted is None else 2)
+        result["dense"] = _answer(loaded, batch, max_new_tokens)
+        bar.advance(task)
+        if wanted is not None:
+            result |= _planned(loaded, batch, max_new_tokens, wanted, force)
+            bar.advance(task)
+    _show(out, result)
+    out.finish(result | {"provenance": record(device=where, dtype=loaded.model.dtype)})
+
+
+def open_image(path: Path) -> Image:
+    """Reads an image as RGB.
+
+    Raises:
+        ValueError: If the file is missing or not an image, naming it.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as opened:
+            return opened.convert("RGB")
+    except FileNotFoundError:
+        raise ValueError(f"no such image: {path}") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = "not an image that can be read" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise ValueError(f"cannot read image {path}: {reason}") from None
+
+
+def _answer(loaded, batch, max_new_tokens: int) -> dict[str, Any]:
+    import torch
+
+    from saccade import models
+    from saccade.engine import kv_bytes, kv_lengths
+
+    rows = batch["input_ids"].shape[1]
+    start = time.perf_counter()
+    with torch.inference_mode():
+        made = loaded.model.generate(
+            **batch, max_new_tokens=max_new_tokens, do_sample=False, return_dict_in_generate=True
+        )
+    seconds = time.perf_counter() - start
+    cache = made.past_key_values
+    return {
+        "answer": models.answers(loaded, made.sequences, rows)[0],
+        "new_tokens": int(made.sequences.shape[1] - rows),
+        "seconds": seconds,
+        "kv_bytes": kv_bytes(cache),
+        "kv_lengths": kv_lengths(cache),
+    }
+
+
+def _planned(loaded, batch, max_new_tokens: int, plan, force: bool) -> dict[str, Any]:
+    from saccade.budget import last_layers, reach_flops
+    from saccade.cost import cost
+    from saccade.engine import apply
+    from saccade.layout import Layout
+    from saccade.plan import Plan
+
+    visual = loaded.family.visual_mask(loaded.model, batch["input_ids"])
+    layout = Layout.from_mask(visual, batch["attention_mask"])
+    if plan.model and not force:
+        # The fingerprint is checked before layers are looked at, so that the first error is the true one.
+        apply(loaded.model, Plan(model=plan.model)).remove()
+    resolved = reach_flops(plan, loaded.shape, [layout], last_layers(loaded.shape.layers))
+    with apply(loaded.model, resolved, force=force) as handle:
+        found = _answer(loaded, batch, max_new_tokens)
+        price = cost(
+            loaded.shape, handle.plan.route(layout, loaded.shape.layers), loaded.model.dtype.itemsize
+        )
+    return {
+        "plan": plan.spec,
+        "resolved": handle.plan.spec,
+        "planned": found,
+        "flops_ratio": price.ratio,
+        "executed_flops_ratio": price.executed_ratio,
+        "visual_tokens": price.visual_tokens,
+        "text_tokens": price.text_tokens,
+    }
+
+
+def _show(out: common.Output, result: dict[str, Any]) -> None:
+    if "planned" not in result:
+        out.line(result["dense"]["answer"])
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    view = Table("", "answer", "FLOPs ratio", "KV cache", "new tokens")
+    for name, side, ratio in (
+        ("stock", "dense", 1.0),
+        (result["resolved"], "planned", result["flops_ratio"]),
+    ):
+        got = result[side]
+        size = common.human_bytes(got["kv_bytes"])
+        view.add_row(Text(name), Text(got["answer"]), f"{ratio:.3f}", size, str(got["new_tokens"]))
+    out.table(view)
+    same = result["dense"]["answer"] == result["planned"]["answer"]
+    out.line(
+        f"{'same answer' if same else 'the answers differ'}; {result['visual_tokens']:g} visual and "
+        f"{result['text_tokens']:g} text rows"
+    )

@@ -1,0 +1,103 @@
+"""``saccade train glance``: training the embedded model from nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from saccade.cli import common
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command group."""
+    group = typer.Typer(help="Train the embedded model.", rich_markup_mode=None)
+    group.callback(invoke_without_command=True)(_what)
+    group.command("glance")(glance)
+    app.add_typer(group, name="train")
+
+
+def _what(context: typer.Context) -> None:
+    """Train the embedded model."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def glance(
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0, help="Time to spend in training steps; the shipped recipe's if omitted."),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Lay the schedule over steps instead of time; exactly repeatable."),
+    ] = None,
+    seed: common.Seed = 0,
+    run: Annotated[Path, typer.Option(help="Folder of the run: checkpoint, metrics.")] = Path("runs/glance"),
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --run.")] = False,
+    export: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="When done, write a model folder that the Auto classes load."),
+    ] = None,
+    export_only: Annotated[
+        bool, typer.Option("--export-only", help="Do not train; export what --run holds.")
+    ] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; the recipe's if omitted.")] = None,
+    json: common.Json = None,
+) -> None:
+    """Train Glance on questions drawn on the fly. Checkpoints are written as it goes; --resume continues one.
+
+    Example: saccade train glance --minutes 100 --run runs/glance --export glance-mine
+    """
+    out = common.Output(json)
+    if minutes is not None and steps is not None:
+        raise ValueError("give --minutes or --steps, not both")
+    if minutes == 0:
+        raise ValueError("--minutes is a time above 0")
+    if export_only and export is None:
+        raise ValueError("--export-only needs --export FOLDER")
+    if export is not None:
+        if export.exists() and not (
+            export.is_dir() and ((export / "config.json").exists() or not any(export.iterdir()))
+        ):
+            raise ValueError(
+                f"{export} exists and is not a model folder; it would be replaced, so choose another"
+            )
+        common.check_writable(export / "config.json")
+    from saccade.glance.checkpoint import CHECKPOINT
+    from saccade.glance.checkpoint import export as write_folder
+
+    if not export_only:
+        _train(minutes, steps, seed, run, resume, threads)
+    elif not (run / CHECKPOINT).exists():
+        raise ValueError(f"{run} holds no run to export")
+    done: dict[str, object] = {"run": str(run), "seed": seed, "export": None}
+    if export is not None:
+        done["export"] = str(write_folder(run, export))
+        out.line(f"wrote {export}: use it as MODEL, for example: saccade eval {export}")
+    else:
+        out.line(
+            f"trained in {run}; to make a model folder: "
+            f"saccade train glance --run {run} --export-only --export FOLDER"
+        )
+    from saccade.measure import record
+
+    out.finish(done | {"provenance": record(seed=seed)})
+
+
+def _train(minutes, steps, seed: int, run: Path, resume: bool, threads) -> None:
+    from dataclasses import replace
+
+    from saccade.glance.train import TrainConfig, train
+
+    chosen = {"minutes": minutes, "steps": steps, "threads": threads}
+    given = {key: value for key, value in chosen.items() if value is not None}
+    config = replace(TrainConfig(), seed=seed, **given)
+    again = f"continue with: saccade train glance --resume --run {run}"
+    for key, value in given.items():
+        again += f" --{key} {value:g}"
+    if seed:
+        again += f" --seed {seed}"
+    with common.resumable(again):
+        train(config, run, resume)

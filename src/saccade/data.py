@@ -1,0 +1,154 @@
+"""The user's own questions: a JSONL file beside its images.
+
+One object per line: ``question`` (text), ``image`` or ``images`` (a path or a list of paths, relative to the
+file; leave it out for a text-only question), and, where known, ``answer``, ``task``, ``subtask``, ``id``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from saccade.samples import Sample
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the file, checked, with its images found but not yet decoded.
+
+    Attributes:
+        id: Stable identifier; ``<file>/<line>`` where the line gives none.
+        task: The line's task, or the name of the file.
+        subtask: The line's sub-task, or the task.
+        paths: Image files in prompt order.
+        question: The user's question.
+        answer: Reference answer; empty where none is known.
+        where: File and line, for errors.
+    """
+
+    id: str
+    task: str
+    subtask: str
+    paths: tuple[Path, ...]
+    question: str
+    answer: str
+    where: str
+
+    def load(self) -> Sample:
+        """Decodes the images.
+
+        Raises:
+            ValueError: If a file is not an image, naming the line.
+        """
+        images = tuple(_decode(path, self.where) for path in self.paths)
+        return Sample(self.id, self.task, self.subtask, images, self.question, self.answer)
+
+
+def load_jsonl(path: str | os.PathLike) -> list[Sample]:
+    """Reads a JSONL file with all its images.
+
+    Raises:
+        ValueError: If the file is missing or empty, or a line cannot be used, with its number.
+    """
+    return [entry.load() for entry in read_jsonl(path)]
+
+
+def read_jsonl(path: str | os.PathLike) -> list[Entry]:
+    """Reads and checks a JSONL file without decoding images, so that a few can be drawn from many.
+
+    Raises:
+        ValueError: As ``load_jsonl``, except for files that exist and are not images.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ValueError(f"no such file: {path}") from None
+    except IsADirectoryError:
+        raise ValueError(f"{path} is a folder, not a JSONL file") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error}") from None
+    entries = list(_entries(text, path))
+    if not entries:
+        raise ValueError(f"{path} is empty: one JSON object per line is needed, with 'question' and 'image'")
+    first: dict[str, str] = {}
+    for entry in entries:
+        if entry.id in first:
+            raise ValueError(f"{entry.where}: id {entry.id!r} was used before ({first[entry.id]})")
+        first[entry.id] = entry.where
+    return entries
+
+
+def _entries(text: str, path: Path) -> Iterator[Entry]:
+    # str.splitlines would also split at U+2028, which JSON strings may hold.
+    for number, line in enumerate(text.split("\n"), start=1):
+        where = f"{path}, line {number}"
+        if not line.strip():
+            continue
+        try:
+            data = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
+        if not isinstance(data, dict):
+            raise ValueError(f"{where}: a JSON object is needed, got {type(data).__name__}")
+        yield _entry(data, path, number, where)
+
+
+def _entry(data: dict[str, Any], path: Path, number: int, where: str) -> Entry:
+    question = data.get("question")
+    if not isinstance(question, str) or not question.strip():
+        raise ValueError(f"{where}: 'question' is missing or is not text")
+    if "<image>" in question:
+        raise ValueError(f"{where}: leave '<image>' out of the question; images are placed before it")
+    task = _text(data, "task", path.stem, where)
+    return Entry(
+        id=_text(data, "id", f"{path.stem}/{number}", where),
+        task=task,
+        subtask=_text(data, "subtask", task, where),
+        paths=tuple(_find(name, path.parent, where) for name in _names(data, where)),
+        question=question,
+        answer=_text(data, "answer", "", where),
+        where=where,
+    )
+
+
+def _text(data: dict[str, Any], key: str, default: str, where: str) -> str:
+    value = data.get(key)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(f"{where}: {key!r} is text or a number, got {type(value).__name__}")
+    return str(value)
+
+
+def _names(data: dict[str, Any], where: str) -> list[str]:
+    if data.get("image") is not None and data.get("images") is not None:
+        raise ValueError(f"{where}: give 'image' or 'images', not both")
+    names = data.get("image") if data.get("image") is not None else data.get("images")
+    if names is None:
+        return []
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise ValueError(f"{where}: 'image' is a path or a list of paths")
+    return names
+
+
+def _find(name: str, folder: Path, where: str) -> Path:
+    path = folder / name
+    if not path.is_file():
+        raise ValueError(f"{where}: no image file {path} (paths are relative to the JSONL file)")
+    return path
+
+
+def _decode(path: Path, where: str) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{where}: cannot decode image {path}: {error}") from None

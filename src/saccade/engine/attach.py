@@ -1,0 +1,300 @@
+"""Attaching a plan to one model instance, and taking it off without a trace."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.cache_utils import Cache
+
+from saccade.engine.attention import routed_attention
+from saccade.engine.cache import CACHE_LAYERS, ragged_layer
+from saccade.engine.frame import Frame, Step
+from saccade.families import Family, find, unwrap
+from saccade.layout import Layout
+from saccade.plan import Plan, PlanLike
+from saccade.rows import RowIndex
+
+FRAME = "saccade_frame"
+"""Keyword that carries the frame from the decoder through the stock loop to its layers."""
+
+_eager = functools.partial(
+    torch.compiler.disable,
+    reason="a saccade plan reads the prompt on the host and needs graph breaks: compile without fullgraph",
+)
+
+_IMAGES = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")
+
+
+def apply(model: nn.Module, plan: PlanLike, *, force: bool = False) -> Attachment:
+    """Attaches a plan to a model; only this instance is touched.
+
+    Args:
+        model: A stock Hugging Face VLM (PEFT and DDP wrappers are seen through).
+        plan: A plan, a method, a plan file or a spec string such as ``"vskip(layers=12-31)"``.
+        force: Apply a plan that was made for another model.
+
+    Returns:
+        A handle: use it as a context manager, or call ``remove()``.
+
+    Raises:
+        ValueError: If the model family is unknown, the plan is for another model or does not know its
+            layers, or the model has a plan already.
+    """
+    family = find(model)
+    found = Plan.of(plan)
+    config = unwrap(model).config
+    fingerprint = family.fingerprint(config)
+    if found.model and found.model != fingerprint and not force:
+        other = Plan(model=fingerprint)
+        fields = ", ".join(f"{k} {a} here {b}" for k, (a, b) in Plan(model=found.model).diff(other).items())
+        raise ValueError(f"this plan was made for another model ({fields}); make a new one, or use force")
+    return Attachment(model, family, found.resolve(family.shape(config).layers))
+
+
+class _Call(threading.local):
+    """What the hooks of one forward hand on; threads may share a model."""
+
+    layout: Layout | None = None
+    given: Layout | None = None
+
+
+class Attachment:
+    """A plan on a model. Leaving the ``with`` block, or ``remove()``, restores the model exactly.
+
+    Attributes:
+        plan: The plan as it runs, layers resolved.
+        family: Adapter of the model.
+        parts: Modules of the model.
+    """
+
+    def __init__(self, model: nn.Module, family: Family, plan: Plan) -> None:
+        self.model, self.family, self.plan = model, family, plan
+        self.parts = family.parts(model)
+        self._call = _Call()
+        self._undo: list[Callable[[], None]] = []
+        if attached(model) is not None:
+            raise ValueError("this model has a saccade plan; remove it first, or compose plans with '+'")
+        for number, layer in enumerate(self.parts.layers):
+            cell = _Cell()
+            self._swap(layer.self_attn, lambda m, inner, n=number, c=cell: _Attention(self, n, m, inner, c))
+            self._swap(layer.mlp, lambda m, inner, c=cell: _Mlp(inner, c))
+        core, decoder = self.parts.core, self.parts.decoder
+        self._undo.append(core.register_forward_pre_hook(self._before_core, with_kwargs=True).remove)
+        self._undo.append(core.register_forward_hook(self._after_core, always_call=True).remove)
+        self._undo.append(decoder.register_forward_pre_hook(self._before_decoder, with_kwargs=True).remove)
+
+    def _swap(self, module: nn.Module, make: Callable[[nn.Module, Callable], Callable]) -> None:
+        # accelerate keeps the true forward in _old_forward; attaching there leaves its hooks around us.
+        slot = "_old_forward" if "_old_forward" in module.__dict__ else "forward"
+        own = slot in module.__dict__
+        inner = getattr(module, slot)
+        wrapper = make(module, inner)
+        setattr(module, slot, wrapper)
+
+        def undo() -> None:
+            # Device hooks put on or taken off meanwhile have moved the wrapper to the other slot.
+            for held in ("forward", "_old_forward"):
+                if module.__dict__.get(held) is wrapper:
+                    if own or held == "_old_forward":
+                        setattr(module, held, inner)
+                    else:
+                        del module.__dict__[held]
+
+        self._undo.append(undo)
+
+    def remove(self) -> None:
+        """Takes the plan off; calling it again does nothing."""
+        while self._undo:
+            self._undo.pop()()
+        self._call = _Call()
+
+    def __enter__(self) -> Attachment:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.remove()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise ValueError("a model with a saccade plan is not copied or pickled; remove the plan first")
+
+    @contextmanager
+    def with_layout(self, layout: Layout) -> Iterator[None]:
+        """Says which rows are visual where the model cannot see it: calls with merged embeddings only."""
+        self._call.given = layout
+        try:
+            yield
+        finally:
+            self._call.given = None
+
+    @_eager
+    def _before_core(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        self._call.layout = None
+        if self._call.given is not None or not self.plan.methods:
+            return
+        named = _by_name(module, args, kwargs)
+        ids, embeds, padding = (named.get(key) for key in ("input_ids", "inputs_embeds", "attention_mask"))
+        if not any(named.get(name) is not None for name in _IMAGES):
+            if ids is None and embeds is not None and embeds.shape[1] > 1:
+                warnings.warn(
+                    "saccade cannot tell which of these embeddings are visual and treats all as text; "
+                    "give the layout with Attachment.with_layout(...)",
+                    stacklevel=2,
+                )
+            return
+        mask = self.family.visual_mask(self.model, ids, embeds)
+        real = None
+        if isinstance(padding, torch.Tensor) and padding.ndim == 2:
+            real = padding[:, -mask.shape[1] :]
+        self._call.layout = Layout.from_mask(mask, real)
+
+    def _after_core(self, module: nn.Module, args: tuple, output: Any) -> None:
+        self._call.layout = None
+
+    @_eager
+    def _before_decoder(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict]:
+        if FRAME in kwargs:
+            return args, kwargs
+        layout, self._call.layout = self._call.given or self._call.layout, None
+        named = _by_name(module, args, kwargs)
+        rows = next(
+            (named[key] for key in ("inputs_embeds", "input_ids") if named.get(key) is not None), None
+        )
+        if rows is None:
+            return args, kwargs
+        batch, new = rows.shape[:2]
+        if layout is not None and (layout.batch, layout.rows) != (batch, new):
+            raise ValueError(
+                f"the layout is of {layout.batch} x {layout.rows} rows, the forward of {batch} x {new}"
+            )
+        num_layers = len(self.parts.layers)
+        route = self.plan.route(layout, num_layers) if layout is not None and layout.has_visual else None
+        if route is not None and all(layer.is_dense for layer in dict.fromkeys(route.layers)):
+            route = None
+        cache: Cache | None = named.get("past_key_values")
+        ragged = cache is not None and any(ragged_layer(cache, n) for n in range(len(cache.layers)))
+        if route is None and not ragged:
+            return args, kwargs
+        past = check_supported(self.family, module, named, rows, cache)
+        frame = Frame.build(route, num_layers, batch, new, past, named.get("attention_mask"), rows.device)
+        return args, kwargs | {FRAME: frame}
+
+
+def _by_name(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """All arguments of a call by name."""
+    return (
+        dict(zip(inspect.signature(module.forward).parameters, args, strict=False)) | kwargs
+        if args
+        else kwargs
+    )
+
+
+def check_supported(
+    family: Family, decoder: nn.Module, kwargs: dict[str, Any], rows: torch.Tensor, cache: Cache | None
+) -> int:
+    """Refuses what a routed forward cannot honour.
+
+    Returns:
+        Rows of the full sequence before this forward.
+
+    Raises:
+        ValueError: Naming what is not supported and what to do.
+    """
+    if cache is not None:
+        wrong = next((layer for layer in cache.layers if type(layer) not in CACHE_LAYERS), None)
+        if wrong is not None:
+            raise ValueError(
+                f"saccade plans need a dynamic KV cache, this one has a {type(wrong).__name__}; "
+                "leave cache_implementation unset"
+            )
+    past = cache.get_seq_length() if cache is not None else 0
+    config: Any = decoder.config
+    if kwargs.get("output_attentions") or getattr(config, "output_attentions", False):
+        raise ValueError("output_attentions is not available under a plan; remove the plan, or leave it off")
+    mask = kwargs.get("attention_mask")
+    if isinstance(mask, dict) or (isinstance(mask, torch.Tensor) and mask.ndim != 2):
+        raise ValueError("a plan takes no ready-made attention mask; give the 2-D padding mask")
+    positions = kwargs.get("position_ids")
+    if mask is None and past == 0 and positions is not None and (positions.ndim == 2 or len(positions) == 4):
+        text = positions if positions.ndim == 2 else positions[0]
+        if bool((text.diff(dim=-1) != 1).any()):
+            raise ValueError("packed sequences are not supported under a plan; give one sequence per sample")
+    total = past + rows.shape[1]
+    if mask is not None and tuple(mask.shape) != (rows.shape[0], total):
+        raise ValueError(
+            f"the attention mask is {tuple(mask.shape)}, but there are {rows.shape[0]} samples of {total} rows "
+            "with the cached ones; give the mask of the full sequence"
+        )
+    for number in range(config.num_hidden_layers):
+        window = family.sliding_window(decoder, number)
+        if window is not None and total >= window:
+            raise ValueError(
+                f"layer {number} sees a sliding window of {window} rows and the sequence has {total}; "
+                "plans support sequences shorter than the window"
+            )
+    return past
+
+
+class _Cell(threading.local):
+    """Hands a layer's step from its attention to its MLP, which is called right after it."""
+
+    step: Step | None = None
+
+
+_STOCK = Step()
+
+
+class _Attention:
+    """Stands in for one attention module's forward."""
+
+    def __init__(self, owner: Attachment, number: int, module: Any, inner: Callable, cell: _Cell) -> None:
+        self.owner, self.number, self.module, self.inner, self.cell = owner, number, module, inner, cell
+
+    def __call__(self, *args, saccade_frame: Frame | None = None, **kwargs):
+        if saccade_frame is not None:
+            return self._routed(saccade_frame, *args, **kwargs)
+        self.cell.step = None
+        return self.inner(*args, **kwargs)
+
+    @_eager
+    def _routed(self, frame: Frame, *args, **kwargs):
+        hidden = args[0] if args else kwargs["hidden_states"]
+        cache = kwargs.get("past_key_values")
+        frame = frame.to(hidden.device)
+        step = self.cell.step = frame.steps[self.number]
+        stock = step is None or step.attends_as_stock
+        if stock and (cache is None or not ragged_layer(cache, self.module.layer_idx)):
+            return self.inner(*args, **kwargs)
+        family, rotary = self.owner.family, kwargs["position_embeddings"]
+        return routed_attention(family, self.module, frame, step or _STOCK, hidden, rotary, cache), None
+
+
+class _Mlp:
+    """Stands in for one MLP module's forward."""
+
+    def __init__(self, inner: Callable, cell: _Cell) -> None:
+        self.inner, self.cell = inner, cell
+
+    def __call__(self, hidden: torch.Tensor, *args, **kwargs):
+        step = self.cell.step
+        if step is None or step.ffn is None:
+            return self.inner(hidden, *args, **kwargs)
+        return self._routed(step.ffn, hidden, *args, **kwargs)
+
+    @_eager
+    def _routed(self, rows: RowIndex, hidden: torch.Tensor, *args, **kwargs):
+        return rows.apply(lambda taken: self.inner(taken, *args, **kwargs), hidden)
+
+
+def attached(model: nn.Module) -> Attachment | None:
+    """The plan that is on a model now, if any."""
+    attn = find(model).parts(model).layers[0].self_attn
+    held = attn.__dict__.get("_old_forward", attn.__dict__.get("forward"))
+    return held.owner if isinstance(held, _Attention) else None

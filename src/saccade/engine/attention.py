@@ -1,0 +1,144 @@
+"""Attention of a layer whose row sets are not all rows: projections, scores and cache of those rows alone.
+
+Shape letters: B batch, N new rows, Q query rows, K keys, H heads, G key/value heads, D hidden, W head width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers.cache_utils import Cache
+
+from saccade.engine.cache import KeyRows, make_ragged, ragged_layer
+from saccade.engine.frame import Frame, Step
+from saccade.families import Family, Rotary
+from saccade.rows import RowIndex
+
+
+def routed_attention(
+    family: Family,
+    attn: nn.Module,
+    frame: Frame,
+    step: Step,
+    hidden_BND: torch.Tensor,
+    rotary: Rotary,
+    cache: Cache | None,
+) -> torch.Tensor:
+    """Attention output (B, N, D) of a routed layer, zero at rows that do not ask.
+
+    Args:
+        family: Adapter that takes the attention module apart.
+        attn: The stock attention module.
+        frame: This forward.
+        step: This layer's row sets.
+        hidden_BND: Normed hidden states of every new row.
+        rotary: Cosines and sines of every new row.
+        cache: KV cache, or None.
+    """
+    keys_BGKW, values_BGKW = family.keys_values(attn, _take(step.alive, hidden_BND), _rotary(step.alive, rotary))
+    rows = frame.every(frame.new) if step.alive is None else frame.keys(None, step)
+    if cache is not None:
+        keys_BGKW, values_BGKW, rows = _store(frame, step, cache, attn.layer_idx, keys_BGKW, values_BGKW)
+    queries_BHQW = family.queries(attn, _take(step.query, hidden_BND), _rotary(step.query, rotary))
+    dropout = attn.attention_dropout if attn.training else 0.0
+    parts = [
+        _sdpa(
+            queries_BHQW[:, :, c.start : c.stop],
+            keys_BGKW[:, :, : c.keys],
+            values_BGKW[:, :, : c.keys],
+            c.mask,
+            c.causal,
+            attn.scaling,
+            dropout,
+        )
+        for c in frame.calls(step, rows)
+        if c.stop > c.start
+    ]
+    mixed_BHQW = torch.cat(parts, dim=2) if len(parts) != 1 else parts[0]
+    out = family.output(attn, mixed_BHQW)
+    out = out if step.query is None else step.query.put(out)
+    if step.narrow is None:
+        return out
+    narrow = _text_and_self(family, attn, frame, step, hidden_BND, rotary, keys_BGKW, values_BGKW)
+    return out + step.narrow.put(family.output(attn, narrow))
+
+
+def _take(rows: RowIndex | None, x_BND: torch.Tensor) -> torch.Tensor:
+    return x_BND if rows is None else rows.take(x_BND)
+
+
+def _rotary(rows: RowIndex | None, rotary: Rotary) -> Rotary:
+    return rotary if rows is None else (rows.take(rotary[0]), rows.take(rotary[1]))
+
+
+def _store(
+    frame: Frame, step: Step, cache: Cache, number: int, keys: torch.Tensor, values: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, KeyRows]:
+    """Appends the alive rows to the cache; a layer becomes ragged when its first row is dropped."""
+    ragged = ragged_layer(cache, number)
+    if ragged is None and step.alive is None:
+        return *cache.update(keys, values, number), frame.every(frame.past + frame.new)
+    if ragged is None:
+        ragged = make_ragged(cache, number, frame.every(frame.past))
+    rows = frame.keys(ragged.rows, step)
+    ragged.expect(rows, frame.past + frame.new)
+    return *cache.update(keys, values, number), rows
+
+
+def _sdpa(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: torch.Tensor | None,
+    causal: bool,
+    scale: float,
+    dropout: float,
+) -> torch.Tensor:
+    grouped = q.shape[1] != k.shape[1]
+    if grouped and mask is not None:
+        # Masked grouped attention falls back to the math kernel on CUDA; repeated heads do not.
+        k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
+        grouped = False
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scale, enable_gqa=grouped
+    )
+
+
+def _text_and_self(
+    family: Family,
+    attn: nn.Module,
+    frame: Frame,
+    step: Step,
+    hidden_BND: torch.Tensor,
+    rotary: Rotary,
+    keys_BGNW: torch.Tensor,
+    values_BGNW: torch.Tensor,
+) -> torch.Tensor:
+    """Visual queries over earlier text and themselves (V-Skip's mask reading), without an N x N mask."""
+    if frame.past:
+        raise ValueError("vskip(reading=mask) takes no new image on an existing cache; start a new cache")
+    visual, text = step.narrow, step.query
+    assert visual is not None and text is not None
+    q = family.queries(attn, visual.take(hidden_BND), _rotary(visual, rotary))
+    groups = q.shape[1] // keys_BGNW.shape[1]
+
+    def pick(rows: RowIndex, x_BGNW: torch.Tensor) -> torch.Tensor:
+        flat = x_BGNW.transpose(1, 2).flatten(2)
+        taken = rows.take(flat).unflatten(2, (x_BGNW.shape[1], -1)).transpose(1, 2)
+        return taken.repeat_interleave(groups, dim=1)
+
+    k_text, v_text = pick(text, keys_BGNW), pick(text, values_BGNW)
+    k_self, v_self = pick(visual, keys_BGNW), pick(visual, values_BGNW)
+    asks, answers = visual.index_BR, text.index_BR
+    seen = answers[:, None, :] < asks[:, :, None]
+    if text.valid_BR is not None:
+        seen = seen & text.valid_BR[:, None, :]
+    if frame.real_BT is not None:
+        seen = seen & frame.real_BT.gather(1, answers)[:, None, :]
+    far = (q @ k_text.transpose(2, 3) * attn.scaling).masked_fill(~seen[:, None], float("-inf"))
+    near = (q * k_self).sum(-1, keepdim=True) * attn.scaling
+    weights = torch.cat([far, near], dim=-1).softmax(-1, dtype=torch.float32).to(q.dtype)
+    if attn.training:
+        weights = F.dropout(weights, attn.attention_dropout)
+    return weights[..., :-1] @ v_text + weights[..., -1:] * v_self

@@ -1,0 +1,168 @@
+"""A KV cache layer that holds fewer rows than the sequence, and knows which.
+
+Shape letters: B batch, K cached rows, H key/value heads, D head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
+
+Derived = TypeVar("Derived")
+
+
+@dataclass(eq=False)
+class KeyRows:
+    """Which rows of the full sequence the columns of a layer's keys are; layers of equal history share one.
+
+    Attributes:
+        ids_BK: Row numbers in the full sequence, -1 in columns that pad a shorter sample; B may be 1.
+        dense: Whether this is simply every row, in order.
+        gapless: Whether no column is padding.
+    """
+
+    ids_BK: torch.Tensor
+    dense: bool
+    gapless: bool
+    _derived: dict[str, tuple[Any, Any]] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def every(cls, total: int, device: torch.device) -> KeyRows:
+        """All rows from 0 to ``total - 1``."""
+        return cls(torch.arange(total, device=device)[None], True, True)
+
+    def derive(self, kind: str, by: Any, change: Callable[[KeyRows], Derived]) -> Derived:
+        """What a change of the cache makes of these rows; computed once for all layers that share them."""
+        held = self._derived.get(kind)
+        if held is None or not (held[0] is by or (isinstance(by, int) and held[0] == by)):
+            held = self._derived[kind] = (by, change(self))
+        return held[1]
+
+    def rebatch(self, change: Callable[[torch.Tensor], torch.Tensor]) -> KeyRows:
+        """The rows after samples were selected or repeated."""
+        return KeyRows(change(self.ids_BK), self.dense, self.gapless)
+
+    def crop(self, length: int) -> tuple[KeyRows, torch.Tensor]:
+        """Rows below ``length``, and the indices of the columns that stay."""
+        ids = self.ids_BK.masked_fill(self.ids_BK >= length, -1)
+        stay = (ids >= 0).any(0)
+        kept = ids[:, stay]
+        return KeyRows(kept, self.dense, bool((kept >= 0).all())), stay.nonzero()[:, 0]
+
+
+class RaggedLayer(DynamicLayer):
+    """Cache layer with a logical length (the full sequence) and fewer physical rows.
+
+    The engine announces the rows of each update (``expect``), so stock code that appends to it unannounced
+    is told that the cache belongs to a plan.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: KeyRows | None = None
+        self.logical = 0
+        self._expected: tuple[KeyRows, int] | None = None
+
+    @classmethod
+    def adopt(cls, layer: DynamicLayer, rows: KeyRows) -> RaggedLayer:
+        """Takes over what a stock layer holds."""
+        ragged = cls()
+        if layer.is_initialized and layer.get_seq_length():
+            # An offloaded layer computes on another device than the one its tensors lie on now.
+            ragged.dtype, ragged.device, ragged.is_initialized = layer.dtype, layer.device, True
+            ragged.keys, ragged.values = layer.keys, layer.values
+            ragged.rows, ragged.logical = rows, layer.get_seq_length()
+        return ragged
+
+    def expect(self, rows: KeyRows, logical: int) -> None:
+        """Announces the rows that the layer will hold after the next update."""
+        self._expected = (rows, logical)
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
+        """Appends keys and values (B, H, new, D) and returns all that are held.
+
+        Raises:
+            ValueError: If the update was not announced by a saccade engine.
+        """
+        if self._expected is None:
+            raise ValueError(
+                "this KV cache was filled under a saccade plan that drops rows; "
+                "apply that plan to continue it, or start a new cache"
+            )
+        (self.rows, self.logical), self._expected = self._expected, None
+        return super().update(key_states, value_states, *args, **kwargs)
+
+    def get_seq_length(self) -> int:
+        """Length of the full sequence, dropped rows included."""
+        return self.logical
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Removes the last rows of the full sequence (a negative number; on old versions a final length)."""
+        if not self.is_initialized or self.rows is None or tokens_to_remove == 0:
+            return
+        final = tokens_to_remove + self.logical if tokens_to_remove < 0 else tokens_to_remove
+        self.logical = max(min(final, self.logical), 0)
+        self.rows, stay = self.rows.derive("crop", self.logical, lambda rows: rows.crop(self.logical))
+        self.keys, self.values = self.keys[:, :, stay], self.values[:, :, stay]
+
+    def reset(self) -> None:
+        """Empties the layer."""
+        self.keys = self.values = None
+        self.is_initialized = False
+        self.rows, self.logical, self._expected = None, 0, None
+
+    def _rebatch(self, kind: str, by: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        if self.rows is not None and self.rows.ids_BK.shape[0] > 1:
+            self.rows = self.rows.derive(kind, by, lambda rows: rows.rebatch(change))
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        """Reorders samples for beam search, row numbers included."""
+        super().reorder_cache(beam_idx)
+        self._rebatch("select", beam_idx, lambda ids: ids.index_select(0, beam_idx.to(ids.device)))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeats every sample, row numbers included."""
+        super().batch_repeat_interleave(repeats)
+        self._rebatch("repeat", repeats, lambda ids: ids.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keeps some samples, row numbers included."""
+        super().batch_select_indices(indices)
+        self._rebatch("select", indices, lambda ids: ids[indices])
+
+
+CACHE_LAYERS = (DynamicLayer, DynamicSlidingWindowLayer, RaggedLayer)
+"""Kinds of cache layers that a routed forward can fill."""
+
+
+def ragged_layer(cache: Cache, number: int) -> RaggedLayer | None:
+    """The ragged layer of a cache at this depth, if it is one."""
+    layer = cache.layers[number] if number < len(cache.layers) else None
+    return layer if isinstance(layer, RaggedLayer) else None
+
+
+def make_ragged(cache: Cache, number: int, rows: KeyRows) -> RaggedLayer:
+    """Swaps a layer of a cache in place for a ragged one that holds the same rows."""
+    while len(cache.layers) <= number:
+        cache.layers.append(DynamicLayer())
+    layer = cache.layers[number]
+    if not isinstance(layer, RaggedLayer):
+        layer = cache.layers[number] = RaggedLayer.adopt(layer, rows)
+    return layer
+
+
+def kv_lengths(cache: Cache) -> list[int]:
+    """Rows that each layer of a cache physically holds (of the longest sample)."""
+    return [
+        0 if layer.keys is None or layer.keys.ndim < 4 else layer.keys.shape[-2] for layer in cache.layers
+    ]
+
+
+def kv_bytes(cache: Cache) -> int:
+    """Bytes of the keys and values that a cache physically holds."""
+    held = [t for layer in cache.layers for t in (layer.keys, layer.values) if t is not None]
+    return sum(t.numel() * t.element_size() for t in held)

@@ -1,0 +1,241 @@
+"""One dense forward of a prompt, kept layer by layer, so that other routes start where they first differ.
+
+Calibration asks for the next-token logits of many routes that differ in a layer or two. Everything before the
+first of them is known, and so is every row that layer computes as the stock model does; of the last layer
+only the last row matters. All of this is exact.
+
+Shape letters: B batch (1 here), N rows, D hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from saccade.cost import executed_flops
+from saccade.engine.attach import FRAME, Attachment, apply, check_supported
+from saccade.engine.frame import Frame
+from saccade.layout import Layout
+from saccade.plan import Plan
+from saccade.route import LayerRoute, Route
+from saccade.shapes import ModelShape
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """What has to run to get the last row's logits of a route.
+
+    Attributes:
+        start: First layer that differs from the stock layer; its input is the dense one.
+        layers: Row sets of the layers from ``start`` on, None where a layer has nothing left to compute.
+        known_BN: Rows that ``start`` leaves as the dense forward does; None where none are known.
+    """
+
+    start: int
+    layers: tuple[LayerRoute | None, ...]
+    known_BN: torch.Tensor | None = None
+
+
+def shorten(route: Route) -> Program | None:
+    """The least that gives the last row's logits of a route, or None where they are the dense ones.
+
+    Args:
+        route: Of one sample without padding.
+    """
+    layout, depth = route.layout, len(route.layers)
+    dense = {layer: layer.is_dense for layer in dict.fromkeys(route.layers)}
+    start = next((n for n, layer in enumerate(route.layers) if not dense[layer]), None)
+    if start is None:
+        return None
+    last_BN = torch.zeros_like(layout.visual_BN)
+    last_BN[:, -1] = True
+    final = route.layers[-1]
+    tail = _only(final, last_BN)
+    if start == depth - 1:
+        return None if bool((_as_dense(final, layout) & last_BN).any()) else Program(start, (tail,))
+    first, rest = route.layers[start], (*route.layers[start + 1 : -1], tail)
+    known_BN = _as_dense(first, layout)
+    if not bool(known_BN.any()):
+        return Program(start, (first, *rest))
+    return Program(start, (_only(first, ~known_BN), *rest), known_BN)
+
+
+def _only(layer: LayerRoute, rows_BN: torch.Tensor) -> LayerRoute | None:
+    """A layer of which only some rows' outputs are wanted; None if it does nothing to them."""
+    query_BN, ffn_BN = layer.query_BN & rows_BN, layer.ffn_BN & rows_BN
+    if bool(query_BN.any()):
+        return LayerRoute(layer.alive_BN, query_BN, ffn_BN, layer.visibility)
+    if not bool(ffn_BN.any()):
+        return None
+    if not bool(layer.query_BN.any()):
+        return LayerRoute(layer.alive_BN, layer.query_BN, ffn_BN)
+    # The engine's attention wants a query: a row whose output is not wanted, over the few keys that are left.
+    query_BN[:, int(layer.query_BN[0].int().argmax())] = True
+    return LayerRoute(ffn_BN | query_BN, query_BN, ffn_BN)
+
+
+def _as_dense(layer: LayerRoute, layout: Layout) -> torch.Tensor:
+    """Rows that a layer computes exactly as the stock layer does, given the same input."""
+    if not bool(layer.alive_BN.all()):
+        return torch.zeros_like(layer.alive_BN)
+    rows_BN = layer.query_BN & layer.ffn_BN
+    return rows_BN & ~layout.visual_BN if layer.visibility == "text_and_self" else rows_BN
+
+
+class Replay:
+    """The dense forward of one prompt, ready to be rerun under other routes (made by ``Replayer.record``).
+
+    Attributes:
+        layout: Where the prompt's visual rows are.
+        logits_V: Dense logits of the last prompt row.
+    """
+
+    def __init__(
+        self,
+        attachment: Attachment,
+        layout: Layout,
+        logits_V: torch.Tensor,
+        states: list[torch.Tensor],
+        calls: list[dict[str, Any]],
+    ) -> None:
+        self.layout, self.logits_V = layout, logits_V
+        self._attachment, self._states, self._calls = attachment, states, calls
+
+    @torch.no_grad()
+    def logits(self, route: Route) -> torch.Tensor:
+        """Logits (V,) of the last prompt row under a route of this replay's ``layout``.
+
+        Raises:
+            ValueError: If the route is of another layout or depth.
+        """
+        parts = self._attachment.parts
+        if route.layout is not self.layout or len(route.layers) != len(self._states):
+            raise ValueError("a replay runs routes of its own layout and the model's depth")
+        program = shorten(route)
+        if program is None:
+            return self.logits_V
+        start = program.start
+        hidden = self._states[start]
+        stock = Route.dense(self.layout, 1).layers
+        whole = Route(self.layout, (*stock * start, *(layer or stock[0] for layer in program.layers)))
+        frame = Frame.build(whole, len(self._states), 1, self.layout.rows, 0, None, hidden.device)
+        for number, layer in enumerate(program.layers, start):
+            if layer is not None:
+                hidden = parts.layers[number](hidden, **self._calls[number] | {FRAME: frame})
+            if number == start and program.known_BN is not None:
+                known = program.known_BN.to(hidden.device)[..., None]
+                hidden = torch.where(known, self._states[start + 1], hidden)
+        return _head(self._attachment, hidden)
+
+    def flops(self, shape: ModelShape, route: Route) -> int:
+        """Decoder FLOPs that ``logits(route)`` dispatches, the head's one row included."""
+        program = shorten(route)
+        if program is None:
+            return 0
+        run = [layer for layer in program.layers if layer is not None]
+        layers = sum(executed_flops(shape, layer, self.layout.real_BN) for layer in run)
+        return layers + 2 * shape.hidden * shape.vocab
+
+
+class Replayer:
+    """Records dense forwards of one model (see ``replaying``)."""
+
+    def __init__(self, model: nn.Module, attachment: Attachment) -> None:
+        self.model, self.attachment = model, attachment
+
+    @torch.no_grad()
+    def record(self, inputs: Mapping[str, Any]) -> Replay:
+        """Runs the dense forward of one prompt and keeps what each layer was given.
+
+        Args:
+            inputs: Keyword arguments of the model for one sample without padding.
+
+        Raises:
+            ValueError: If there are more samples, padding, or a decoder loop that replay cannot follow.
+        """
+        ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+        if ids.shape[0] != 1 or (mask is not None and not bool(mask.all())):
+            raise ValueError(f"replay takes one prompt without padding, got input_ids of {tuple(ids.shape)}")
+        check_supported(self.attachment.family, self.attachment.parts.decoder, {}, ids, None)
+        layout = Layout.from_mask(self.attachment.family.visual_mask(self.model, ids))
+        states: list[torch.Tensor] = []
+        calls: list[dict[str, Any]] = []
+        outputs: list[torch.Tensor] = []
+        seen: list[int] = []
+        hooks = []
+        for number, layer in enumerate(self.attachment.parts.layers):
+
+            def before(module: nn.Module, args: tuple, kwargs: dict[str, Any], n: int = number) -> None:
+                kept = dict(kwargs)
+                states.append(args[0] if args else kept.pop("hidden_states"))
+                calls.append(kept)
+                seen.append(n)
+
+            def after(module: nn.Module, args: tuple, output: Any) -> None:
+                outputs.append(output)
+
+            # What the loop passes and takes back: other hooks of a layer are run again with it.
+            hooks.append(layer.register_forward_pre_hook(before, with_kwargs=True, prepend=True))
+            hooks.append(layer.register_forward_hook(after))
+        try:
+            result = self.model(**inputs, use_cache=False, logits_to_keep=1)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        self._check_loop(seen, states, outputs)
+        logits_V = result.logits[0, -1]
+        again = _head(self.attachment, outputs[-1])
+        if not torch.allclose(logits_V.float(), again.float(), rtol=1e-2, atol=1e-2, equal_nan=True):
+            raise ValueError("this model changes its logits after the head, which replay cannot follow")
+        return Replay(self.attachment, layout, logits_V, states, calls)
+
+    def _check_loop(self, seen: list[int], states: list[torch.Tensor], outputs: list[Any]) -> None:
+        name, depth = self.attachment.family.name, len(self.attachment.parts.layers)
+        if seen != list(range(depth)):
+            raise ValueError(
+                f"{name}: a forward called {len(seen)} decoder layers, not each of the {depth} once in turn; "
+                "replay cannot follow it"
+            )
+        for number, (left, entered) in enumerate(zip(outputs[:-1], states[1:], strict=True)):
+            if left is entered or (
+                isinstance(left, torch.Tensor) and torch.equal(left.to(entered.device), entered)
+            ):
+                continue
+            raise ValueError(
+                f"{name}: the states change between layers {number} and {number + 1}; replay cannot follow it"
+            )
+
+
+def _head(attachment: Attachment, hidden_BND: torch.Tensor) -> torch.Tensor:
+    parts = attachment.parts
+    assert parts.head is not None
+    return parts.head(parts.norm(hidden_BND[:, -1:]))[0, -1]
+
+
+@contextmanager
+def replaying(model: nn.Module) -> Iterator[Replayer]:
+    """Makes a model ready for replay, in evaluation mode; leaves it as it was.
+
+    Raises:
+        ValueError: If the family is unknown, the model has no language-model head, or a plan is attached.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    with apply(model, Plan()) as attachment:
+        parts = attachment.parts
+        if parts.head is None:
+            raise ValueError("replay needs next-token logits: give the model with its language-model head")
+        # Qwen models keep the position offset of the last prompt on the module: a probe must not move it.
+        held = {name: getattr(parts.core, name) for name in ("rope_deltas",) if hasattr(parts.core, name)}
+        model.eval()
+        try:
+            yield Replayer(model, attachment)
+        finally:
+            for name, value in held.items():
+                setattr(parts.core, name, value)
+            for module, training in modes:
+                module.training = training

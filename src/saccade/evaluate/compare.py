@@ -1,0 +1,143 @@
+"""Evaluates plans against the stock model on the same questions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from saccade.evaluate.results import Comparison, Evaluation, score
+from saccade.evaluate.runner import BLIND, DENSE, Answers, Run, answer, mean_cost
+from saccade.models import Loaded, wrap
+from saccade.plan import Plan, PlanLike
+from saccade.samples import Sample
+
+
+def evaluate(
+    model: Any,
+    processor: Any,
+    samples: Sequence[Sample],
+    plan: PlanLike | None = None,
+    *,
+    batch_size: int = 32,
+    max_new_tokens: int = 24,
+    blind: bool = True,
+) -> Evaluation:
+    """Scores a model under a plan by exact match, paired with the stock model on the same questions.
+
+    Args:
+        model: A stock VLM.
+        processor: Its processor.
+        samples: Questions with reference answers and distinct ids.
+        plan: What to skip; None scores the stock model.
+        batch_size: Questions per batch.
+        max_new_tokens: Longest answer in tokens.
+        blind: Whether to run the stock model on plain grey images too.
+
+    Raises:
+        ValueError: If there are no samples, an id repeats, an answer is missing or the plan is unresolved.
+    """
+    plans = {} if plan is None else {"plan": plan}
+    found = compare(
+        model, processor, samples, plans, batch_size=batch_size, max_new_tokens=max_new_tokens, blind=blind
+    )
+    return found.dense if plan is None else found.plans["plan"]
+
+
+def compare(
+    model: Any,
+    processor: Any,
+    samples: Sequence[Sample],
+    plans: Mapping[str, PlanLike] | Sequence[PlanLike],
+    *,
+    batch_size: int = 32,
+    max_new_tokens: int = 24,
+    blind: bool = True,
+    ledger: str | os.PathLike | None = None,
+) -> Comparison:
+    """Scores several plans; the stock model and the blind one answer once for all of them.
+
+    Args:
+        model: A stock VLM.
+        processor: Its processor.
+        samples: Questions with reference answers and distinct ids.
+        plans: Plans by name, or plans alone, which are then named by their spec.
+        batch_size: Questions per batch.
+        max_new_tokens: Longest answer in tokens.
+        blind: Whether to run the stock model on plain grey images too.
+        ledger: File that keeps finished cells, so that an interrupted call resumes; removed at the end.
+
+    Raises:
+        ValueError: If there are no samples, an id repeats, an answer is missing or a plan is unresolved.
+    """
+    _check(samples)
+    loaded = wrap(model, processor)
+    named = name_plans(plans)
+    for name, plan in named.items():
+        if not plan.is_resolved:
+            raise ValueError(f"plan {name!r} does not know its layers: calibrate it, or give layers=...")
+        plan.resolve(loaded.shape.layers)
+    found, book = answer(
+        loaded,
+        samples,
+        runs_of(named, blind),
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        ledger_path=ledger,
+    )
+    book.close(discard=True)
+    return tally(loaded, named, found)
+
+
+def name_plans(plans: Mapping[str, PlanLike] | Sequence[PlanLike]) -> dict[str, Plan]:
+    """Plans by name.
+
+    Raises:
+        ValueError: If one name stands for two plans.
+    """
+    if isinstance(plans, Mapping):
+        return {name: Plan.of(plan) for name, plan in plans.items()}
+    read = [Plan.of(plan) for plan in plans]
+    named = {plan.spec: plan for plan in read}
+    if len(named) < len(read):
+        raise ValueError("two plans are the same; give each once")
+    return named
+
+
+def runs_of(plans: Mapping[str, Plan], blind: bool) -> list[Run]:
+    """Columns to run: dense, blind if asked, and each distinct plan once (an empty plan is dense)."""
+    runs = [Run(DENSE)] + [Run(BLIND, blind=True)] * blind
+    distinct = {plan.spec: plan for plan in plans.values() if plan.methods}
+    return runs + [Run(spec, plan) for spec, plan in distinct.items()]
+
+
+def tally(loaded: Loaded, plans: Mapping[str, Plan], found: Answers) -> Comparison:
+    """Scores answers of the runs that ``runs_of`` named."""
+    dense, blind = found.predictions[DENSE], found.predictions.get(BLIND)
+    stock = mean_cost(loaded, Plan(), found.prompts)
+    return Comparison(
+        score(DENSE, DENSE, dense, dense, blind, stock),
+        None if blind is None else score(BLIND, DENSE, blind, dense, blind, stock),
+        {
+            name: score(
+                name,
+                plan.spec,
+                found.predictions[plan.spec],
+                dense,
+                blind,
+                mean_cost(loaded, plan, found.prompts),
+            )
+            for name, plan in plans.items()
+        },
+    )
+
+
+def _check(samples: Sequence[Sample]) -> None:
+    if not samples:
+        raise ValueError("there are no samples to evaluate")
+    nameless = next((s.id for s in samples if not s.answer.strip()), None)
+    if nameless is not None:
+        raise ValueError(f"sample {nameless!r} has no answer; evaluation needs one for every sample")
+    ids = [s.id for s in samples]
+    if len(set(ids)) < len(ids):
+        raise ValueError(f"sample ids repeat: {len(ids)} samples, {len(set(ids))} distinct ids")

@@ -1,0 +1,87 @@
+"""Answers written down as they come, so that an interrupted run goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from saccade.samples import Sample
+
+
+def settings_hash(settings: dict[str, Any]) -> str:
+    """Short digest of settings that answers depend on."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def sample_digest(samples: Sequence[Sample]) -> str:
+    """Digest of questions, answers and pixels."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(json.dumps([sample.id, sample.task, sample.question, sample.answer]).encode())
+        for image in sample.images:
+            digest.update(str(image.size).encode() + image.tobytes())
+    return digest.hexdigest()[:16]
+
+
+class Ledger:
+    """A JSONL file of answers by (plan, sample id); in memory alone if it has no path.
+
+    The first line holds the hash of the settings: a file of other settings is started anew. A line torn by
+    an interruption is dropped.
+    """
+
+    def __init__(self, path: str | os.PathLike | None, settings: dict[str, Any]) -> None:
+        self.path = None if path is None else Path(path)
+        self._answers: dict[str, dict[str, str]] = {}
+        self._stream: TextIO | None = None
+        if self.path is None:
+            return
+        header = json.dumps({"settings": settings_hash(settings)})
+        lines = self._read(header)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(f".{self.path.name}.part")
+        temporary.write_text("".join(line + "\n" for line in [header, *lines]), encoding="utf-8")
+        os.replace(temporary, self.path)
+        self._stream = self.path.open("a", encoding="utf-8")
+
+    def _read(self, header: str) -> list[str]:
+        if self.path is None or not self.path.is_file():
+            return []
+        first, *rest = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
+        if first != header:
+            return []
+        kept = []
+        for line in rest:
+            try:
+                entry = json.loads(line)
+                answers = {str(k): str(v) for k, v in entry["answers"].items()}
+                self._answers.setdefault(entry["plan"], {}).update(answers)
+            except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
+                continue
+            kept.append(line)
+        return kept
+
+    def get(self, plan: str, ids: list[str]) -> list[str] | None:
+        """Answers of a plan to these samples, or None unless all are known."""
+        known = self._answers.get(plan, {})
+        return [known[i] for i in ids] if all(i in known for i in ids) else None
+
+    def put(self, plan: str, ids: list[str], answers: list[str]) -> None:
+        """Writes a finished cell down at once."""
+        cell = dict(zip(ids, answers, strict=True))
+        self._answers.setdefault(plan, {}).update(cell)
+        if self._stream is not None:
+            self._stream.write(json.dumps({"plan": plan, "answers": cell}) + "\n")
+            self._stream.flush()
+
+    def close(self, discard: bool = False) -> None:
+        """Closes the file; ``discard`` removes it, once the result it served is written."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+        if discard and self.path is not None:
+            self.path.unlink(missing_ok=True)

@@ -1,0 +1,210 @@
+"""Answers of a model under plans: greedy generation in batches of like prompts."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from saccade import models
+from saccade.cost import Cost, prompt_cost
+from saccade.engine import apply
+from saccade.evaluate.ledger import Ledger, sample_digest
+from saccade.evaluate.results import Prediction
+from saccade.evaluate.scoring import is_match
+from saccade.plan import Plan
+from saccade.samples import Sample
+
+DENSE = "dense"
+BLIND = "blind"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One column of a comparison: the stock model, the stock model blind, or a plan.
+
+    Attributes:
+        key: What its answers are filed under.
+        plan: The plan, or None for the stock model.
+        blind: Whether images are replaced by plain grey ones.
+    """
+
+    key: str
+    plan: Plan | None = None
+    blind: bool = False
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What ``answer`` found.
+
+    Attributes:
+        predictions: Answers of every run by its key, in the order of the samples.
+        prompts: How often each (visual rows, text rows) occurred.
+    """
+
+    predictions: dict[str, tuple[Prediction, ...]]
+    prompts: Counter[tuple[int, int]]
+
+
+def chunks(samples: Sequence[Sample], tokenizer: Any, batch_size: int) -> Iterator[list[int]]:
+    """Indices of samples in batches of one task and of like prompt lengths.
+
+    A batch never mixes tasks, so that long answers do not hold up short ones.
+    """
+
+    def prompt(index: int) -> tuple[int, int, int]:
+        sample = samples[index]
+        area = sum(image.width * image.height for image in sample.images)
+        return len(sample.images), area, len(tokenizer(sample.question, add_special_tokens=False).input_ids)
+
+    by_task: dict[str, list[int]] = {}
+    for index, sample in enumerate(samples):
+        by_task.setdefault(sample.task, []).append(index)
+    for indices in by_task.values():
+        indices.sort(key=lambda i: (prompt(i), i))
+        for start in range(0, len(indices), batch_size):
+            yield indices[start : start + batch_size]
+
+
+def answer(
+    loaded: models.Loaded,
+    samples: Sequence[Sample],
+    runs: Sequence[Run],
+    *,
+    batch_size: int,
+    max_new_tokens: int,
+    ledger_path: str | os.PathLike | None = None,
+    label: str = "evaluating",
+) -> tuple[Answers, Ledger]:
+    """Asks every question under every run; prompts are built once per batch for all runs.
+
+    Args:
+        loaded: The model.
+        samples: Questions with reference answers and distinct ids.
+        runs: Columns of the comparison, with resolved plans.
+        batch_size: Questions per batch.
+        max_new_tokens: Longest answer in tokens.
+        ledger_path: Where finished cells are kept for resuming; None keeps none.
+        label: Text of the progress bar.
+
+    Returns:
+        The answers, and the ledger, for the caller to close once the result is written.
+
+    Raises:
+        ValueError: If a size is below 1.
+    """
+    if batch_size < 1 or max_new_tokens < 1:
+        raise ValueError(f"batch size and new tokens are at least 1, got {batch_size} and {max_new_tokens}")
+    settings = {
+        "weights": weights_digest(loaded.model),
+        "samples": sample_digest(samples),
+        "tokens": max_new_tokens,
+    }
+    ledger = Ledger(ledger_path, settings)
+    found: dict[str, dict[int, str]] = {run.key: {} for run in runs}
+    prompts: Counter[tuple[int, int]] = Counter()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    try:
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            bar = progress.add_task(label, total=len(samples) * len(runs))
+            for indices in chunks(samples, loaded.processor.tokenizer, batch_size):
+                batch = [samples[i] for i in indices]
+                inputs = models.inputs(loaded, batch)
+                prompts.update(_row_counts(loaded, inputs))
+                for run in runs:
+                    texts = _cell(loaded, batch, inputs, run, max_new_tokens, ledger)
+                    found[run.key].update(zip(indices, texts, strict=True))
+                    progress.advance(bar, len(batch))
+    except BaseException:
+        ledger.close()
+        raise
+    return Answers({key: _predictions(samples, texts) for key, texts in found.items()}, prompts), ledger
+
+
+def _cell(
+    loaded: models.Loaded, batch: Sequence[Sample], inputs: Any, run: Run, max_new_tokens: int, ledger: Ledger
+) -> list[str]:
+    ids = [sample.id for sample in batch]
+    texts = ledger.get(run.key, ids)
+    if texts is None:
+        prompt = models.inputs(loaded, [models.blind(s) for s in batch]) if run.blind else inputs
+        texts = generate(loaded, prompt, run.plan, max_new_tokens)
+        ledger.put(run.key, ids, texts)
+    return texts
+
+
+def count_prompts(loaded: models.Loaded, samples: Sequence[Sample]) -> Counter[tuple[int, int]]:
+    """How often each (visual rows, text rows) occurs among the prompts of these samples."""
+    found: Counter[tuple[int, int]] = Counter()
+    for sample in samples:
+        found.update(_row_counts(loaded, models.inputs(loaded, [sample])))
+    return found
+
+
+def generate(loaded: models.Loaded, inputs: Any, plan: Plan | None, max_new_tokens: int) -> list[str]:
+    """Greedy answers to a prepared batch under a plan, or of the stock model."""
+    with torch.inference_mode(), nullcontext() if plan is None else apply(loaded.model, plan):
+        output_ids = loaded.model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
+    return models.answers(loaded, output_ids, inputs["input_ids"].shape[1])
+
+
+def mean_cost(loaded: models.Loaded, plan: Plan, prompts: Mapping[tuple[int, int], int]) -> dict[str, float]:
+    """Mean cost of a prompt under a plan; ratios are of totals, KV bytes of the model's own number format.
+
+    Args:
+        loaded: The model.
+        plan: A resolved plan.
+        prompts: How often each (visual rows, text rows) occurred.
+    """
+    shape, size = loaded.shape, loaded.model.dtype.itemsize
+    found: list[tuple[int, Cost]] = [
+        (count, prompt_cost(shape, lambda layout: plan.route(layout, shape.layers), visual, text, size))
+        for (visual, text), count in prompts.items()
+    ]
+    total = sum(count for count, _ in found)
+
+    def add(name: str) -> float:
+        return sum(count * getattr(cost, name) for count, cost in found) / total
+
+    return {
+        "gflops": add("tflops") * 1e3,
+        "dense_gflops": add("dense_tflops") * 1e3,
+        "flops_ratio": add("tflops") / add("dense_tflops"),
+        "kv_bytes": round(add("kv_bytes")),
+        "dense_kv_bytes": round(add("dense_kv_bytes")),
+        "kv_ratio": add("kv_bytes") / add("dense_kv_bytes"),
+        "equivalent_tokens": add("equivalent_tokens"),
+        "visual_tokens": add("visual_tokens"),
+        "text_tokens": add("text_tokens"),
+    }
+
+
+def _row_counts(loaded: models.Loaded, inputs: Any) -> list[tuple[int, int]]:
+    visual_BN = loaded.family.visual_mask(loaded.model, inputs["input_ids"])
+    real_BN = inputs["attention_mask"].bool()
+    visual = (visual_BN & real_BN).sum(1).tolist()
+    return [(v, n - v) for v, n in zip(visual, real_BN.sum(1).tolist(), strict=True)]
+
+
+def _predictions(samples: Sequence[Sample], texts: Mapping[int, str]) -> tuple[Prediction, ...]:
+    pairs = ((sample, texts[index]) for index, sample in enumerate(samples))
+    return tuple(Prediction(s.id, s.task, s.answer, text, is_match(text, s.answer)) for s, text in pairs)
+
+
+def weights_digest(model: torch.nn.Module) -> str:
+    """A digest that changes with the weights: shapes and up to 64 spread-out numbers of every tensor."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        flat = tensor.detach().reshape(-1)
+        spread = flat[:: max(1, flat.numel() // 64)][:64].float().cpu().numpy()
+        digest.update(f"{name}{tuple(tensor.shape)}".encode() + spread.tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,142 @@
+"""Intervals for accuracies, paired differences and retentions (pure).
+
+All intervals are of 95 % unless ``z`` says otherwise. Plain normal intervals collapse to a point when
+nothing was missed or nothing changed; these do not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Z95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its limits; ``None`` where it is not defined.
+
+    Attributes:
+        value: The estimate.
+        low: Lower limit.
+        high: Upper limit.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+UNDEFINED = Interval(None, None, None)
+
+
+def wilson(correct: float, n: int, z: float = Z95) -> Interval:
+    """Wilson's score interval of a proportion (Wilson 1927).
+
+    Raises:
+        ValueError: If there are no trials, or more successes than trials.
+    """
+    if n <= 0 or not 0 <= correct <= n:
+        raise ValueError(f"a proportion needs 0 <= correct <= n and n > 0, got {correct} of {n}")
+    p, zz = correct / n, z * z
+    centre = (p + zz / (2 * n)) / (1 + zz / n)
+    half = z / (1 + zz / n) * math.sqrt(p * (1 - p) / n + zz / (4 * n * n))
+    return Interval(p, min(p, max(0.0, centre - half)), max(p, min(1.0, centre + half)))
+
+
+def mean_of(parts: Sequence[Interval]) -> Interval:
+    """Mean of independent proportions, their limits combined by MOVER (Zou and Donner 2008).
+
+    With one part it is that part. Each weighs the same, whatever its sample count.
+    """
+    if not parts or any(p.value is None for p in parts):
+        return UNDEFINED
+    known = [(p.value or 0.0, p.low or 0.0, p.high or 0.0) for p in parts]
+    k = len(known)
+    mean = sum(v for v, _, _ in known) / k
+    down = math.sqrt(sum((v - low) ** 2 for v, low, _ in known)) / k
+    up = math.sqrt(sum((high - v) ** 2 for v, _, high in known)) / k
+    return Interval(mean, mean - down, mean + up)
+
+
+def paired_difference(groups: Sequence[Sequence[tuple[bool, bool]]], z: float = Z95) -> Interval:
+    """Mean over groups of (first minus second) accuracy on the same questions.
+
+    The limits are Bonett and Price's (2012): one pseudo-count in each discordant cell, here shared evenly
+    among the groups, so that one group gives exactly their interval.
+
+    Args:
+        groups: For each task, pairs (first is right, second is right).
+        z: Normal quantile of the wanted coverage.
+
+    Raises:
+        ValueError: If a group is empty.
+    """
+    return _ratio([[(float(a), float(b), 0.0) for a, b in group] for group in groups], z, known=1.0)
+
+
+def retention(
+    groups: Sequence[Sequence[tuple[bool, bool, bool]]], above_blind: bool, z: float = Z95
+) -> Interval:
+    """What is left of the accuracy: a / dense, or (a - blind) / (dense - blind), of means over tasks.
+
+    The limits are the delta method on paired samples (the denominator is estimated too), with the same
+    pseudo-counts as ``paired_difference``.
+
+    Args:
+        groups: For each task, triples (plan is right, dense is right, blind is right).
+        above_blind: Whether the blind accuracy is taken off both.
+        z: Normal quantile of the wanted coverage.
+
+    Returns:
+        An undefined interval where the denominator is not above 0.
+    """
+    return _ratio(
+        [[(float(a), float(d), float(b) * above_blind) for a, d, b in group] for group in groups], z
+    )
+
+
+def _ratio(
+    groups: Sequence[Sequence[tuple[float, float, float]]], z: float, known: float | None = None
+) -> Interval:
+    if not groups or any(not group for group in groups):
+        raise ValueError("every task needs at least one sample")
+    k = len(groups)
+    top = sum(sum(a - b for a, _, b in g) / len(g) for g in groups) / k
+    bottom = sum(sum(d - b for _, d, b in g) / len(g) for g in groups) / k
+    if known is not None:
+        value, scale = top - bottom, known
+    elif bottom <= 0:
+        return UNDEFINED
+    else:
+        value, scale = top / bottom, bottom
+    slope = 1.0 if known is not None else value
+    centre = variance = 0.0
+    for group in groups:
+        errors = [((a - b) - slope * (d - b)) / scale for a, d, b in group]
+        weight = len(group) + 2 / k
+        mean = sum(errors) / weight
+        square = (sum(e * e for e in errors) + 2 / k / scale**2) / weight
+        centre += mean / k
+        variance += (square - mean * mean) / weight / k**2
+    if known is None:
+        centre = value
+    half = z * math.sqrt(max(variance, 0.0))
+    return Interval(value, min(value, centre - half), max(value, centre + half))
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """Exact two-sided McNemar test: how likely a split this uneven is if the two models were equals.
+
+    Args:
+        gained: Questions that only the first model got right.
+        lost: Questions that only the second model got right.
+    """
+    n, k = gained + lost, min(gained, lost)
+    if n == 0:
+        return 1.0
+    whole = math.lgamma(n + 1) - n * math.log(2)
+    return min(
+        1.0, 2 * sum(math.exp(whole - math.lgamma(i + 1) - math.lgamma(n - i + 1)) for i in range(k + 1))
+    )

@@ -1,0 +1,13 @@
+"""Adapters of model families, one per file; the files of this folder are found by name."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from saccade.families.base import FAMILIES, Family, Parts, Rotary, find, register, unwrap
+
+for _module in sorted(m.name for m in pkgutil.iter_modules(__path__)):
+    importlib.import_module(f"{__name__}.{_module}")
+
+__all__ = ["FAMILIES", "Family", "Parts", "Rotary", "find", "register", "unwrap"]

@@ -1,0 +1,211 @@
+"""What the engine must know of a model family, and the registry of families.
+
+Shape letters: B batch, N rows, D hidden, H heads, K head width.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig
+
+from saccade.shapes import ModelShape
+
+Rotary = tuple[torch.Tensor, torch.Tensor]
+"""Cosines and sines, each (B or 1, N, K), as the stock loop hands them to its layers."""
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """The modules of one model that the engine works with.
+
+    Attributes:
+        core: Module that receives token ids and images and merges them.
+        decoder: Text decoder; it is called with embeddings and loops over the layers.
+        layers: Decoder layers, each with ``self_attn`` and ``mlp``.
+        norm: Norm after the last layer.
+        head: Language-model head, or None for a bare core.
+    """
+
+    core: nn.Module
+    decoder: nn.Module
+    layers: nn.ModuleList
+    norm: nn.Module
+    head: nn.Module | None
+
+
+class Family(ABC):
+    """Adapter of one model family: the only kind of code that names transformers' internals."""
+
+    name: ClassVar[str]
+    model_types: ClassVar[tuple[str, ...]]
+    text_types: ClassVar[tuple[str, ...]]
+    """Text decoders whose attention this adapter can take apart."""
+
+    @abstractmethod
+    def visual_ids(self, config: PreTrainedConfig) -> tuple[int, ...]:
+        """Token ids that stand for a visual row."""
+
+    @abstractmethod
+    def typical_visual(self, config: PreTrainedConfig) -> int:
+        """Visual rows of a typical image."""
+
+    @abstractmethod
+    def config(self, shape: ModelShape, layers: int | None = None, vision_layers: int = 1) -> PreTrainedConfig:
+        """Configuration of a model of this shape, for random weights.
+
+        Args:
+            shape: Sizes of the decoder.
+            layers: Decoder layers, the shape's own if None.
+            vision_layers: Layers of the vision tower; a bench of the decoder needs none of it.
+        """
+
+    @abstractmethod
+    def model_class(self) -> type[nn.Module]:
+        """Class to build from a configuration."""
+
+    def parts(self, model: nn.Module) -> Parts:
+        """Finds the modules of a model.
+
+        Raises:
+            ValueError: If the text decoder is of a kind this family cannot take apart.
+        """
+        model = unwrap(model)
+        core = model.model if hasattr(model, "lm_head") else model
+        decoder = core.language_model
+        kind = decoder.config.model_type
+        if kind not in self.text_types:
+            raise ValueError(
+                f"{self.name} with a {kind!r} text decoder is not supported; supported: {', '.join(self.text_types)}"
+            )
+        return Parts(core, decoder, decoder.layers, decoder.norm, getattr(model, "lm_head", None))
+
+    def visual_mask(
+        self, model: nn.Module, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Boolean (B, N): rows that hold a visual placeholder.
+
+        Args:
+            model: The model, for its configuration and embeddings.
+            input_ids: Token ids (B, N), or None if embeddings are given.
+            inputs_embeds: Embeddings (B, N, D) in which placeholders have their own embedding.
+        """
+        model = unwrap(model)
+        ids = self.visual_ids(model.config)
+        if input_ids is not None:
+            found = torch.zeros_like(input_ids, dtype=torch.bool)
+            for token in ids:
+                found |= input_ids == token
+            return found
+        embed = model.get_input_embeddings()
+        assert inputs_embeds is not None
+        found = torch.zeros(inputs_embeds.shape[:2], dtype=torch.bool, device=inputs_embeds.device)
+        for token in ids:
+            vector = embed(torch.tensor(token, device=inputs_embeds.device))
+            found |= (inputs_embeds == vector).all(-1)
+        return found
+
+    def shape(self, config: PreTrainedConfig, name: str = "") -> ModelShape:
+        """Sizes of the decoder of a configuration."""
+        text = config.get_text_config()
+        heads = text.num_attention_heads
+        return ModelShape(
+            name=name or config.model_type,
+            layers=text.num_hidden_layers,
+            hidden=text.hidden_size,
+            heads=heads,
+            kv_heads=getattr(text, "num_key_value_heads", None) or heads,
+            head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
+            ffn=text.intermediate_size,
+            vocab=text.vocab_size,
+            visual=self.typical_visual(config),
+        )
+
+    def fingerprint(self, config: PreTrainedConfig) -> dict[str, Any]:
+        """Fields that tell one architecture from another, stable over versions of transformers."""
+        text, vision = config.get_text_config(), config.vision_config
+        shape = self.shape(config)
+        sizes = {key: getattr(shape, key) for key in ("layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab")}
+        fields = ("model_type", "hidden_size", "num_hidden_layers", "depth", "image_size", "patch_size")
+        seen = {key: getattr(vision, key) for key in fields if isinstance(getattr(vision, key, None), int | str)}
+        return {"model_type": config.model_type, "text_type": text.model_type, "text": sizes, "vision": seen}
+
+    def sliding_window(self, decoder: nn.Module, number: int) -> int | None:
+        """Attention window of a layer in rows, or None where it sees everything before it."""
+        config = decoder.config
+        kinds = getattr(config, "layer_types", None)
+        if kinds is not None and kinds[number] != "sliding_attention":
+            return None
+        return getattr(config, "sliding_window", None)
+
+    def queries(self, attn: nn.Module, x_BND: torch.Tensor, rotary: Rotary) -> torch.Tensor:
+        """Rotated queries (B, H, N, K) of normed hidden states."""
+        return _rotate(_heads(attn.q_proj(x_BND), attn.head_dim), rotary)
+
+    def keys_values(self, attn: nn.Module, x_BND: torch.Tensor, rotary: Rotary) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rotated keys and values, each (B, kv heads, N, K), of normed hidden states."""
+        keys = _rotate(_heads(attn.k_proj(x_BND), attn.head_dim), rotary)
+        return keys, _heads(attn.v_proj(x_BND), attn.head_dim)
+
+    def output(self, attn: nn.Module, context_BHNK: torch.Tensor) -> torch.Tensor:
+        """Attention output (B, N, D) of mixed values."""
+        return attn.o_proj(context_BHNK.transpose(1, 2).flatten(2))
+
+
+def _heads(x_BND: torch.Tensor, width: int) -> torch.Tensor:
+    return x_BND.view(*x_BND.shape[:-1], -1, width).transpose(1, 2)
+
+
+def _rotate(x_BHNK: torch.Tensor, rotary: Rotary) -> torch.Tensor:
+    cos, sin = (part.unsqueeze(1) for part in rotary)
+    low, high = x_BHNK.chunk(2, dim=-1)
+    return x_BHNK * cos + torch.cat((-high, low), dim=-1) * sin
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The stock model inside PEFT, DDP and compile wrappers."""
+    while True:
+        if hasattr(model, "get_base_model"):
+            model = model.get_base_model()
+        elif "_orig_mod" in getattr(model, "_modules", {}):
+            model = model._orig_mod
+        elif isinstance(model, nn.parallel.DistributedDataParallel):
+            model = model.module
+        else:
+            return model
+
+
+FAMILIES: dict[str, Family] = {}
+
+
+def register(cls: type[Family]) -> type[Family]:
+    """Adds a family to the registry under all its model types (used as a decorator).
+
+    Raises:
+        ValueError: If a model type is taken.
+    """
+    for kind in cls.model_types:
+        if kind in FAMILIES and type(FAMILIES[kind]).__qualname__ != cls.__qualname__:
+            raise ValueError(f"model type {kind!r} is taken by {FAMILIES[kind].name}")
+        FAMILIES[kind] = cls()
+    return cls
+
+
+def find(what: nn.Module | PreTrainedConfig) -> Family:
+    """The family of a model or configuration.
+
+    Raises:
+        ValueError: If no adapter knows the model type.
+    """
+    config = what if isinstance(what, PreTrainedConfig) else getattr(unwrap(what), "config", None)
+    kind = getattr(config, "model_type", type(what).__name__)
+    if kind not in FAMILIES:
+        raise ValueError(
+            f"no adapter for model type {kind!r}; supported: {', '.join(sorted(FAMILIES))}. "
+            "A new family is one file in saccade/families (CONTRIBUTING says how)"
+        )
+    return FAMILIES[kind]

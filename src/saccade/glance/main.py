@@ -1,0 +1,35 @@
+"""Command line of the training module, for machines without the `saccade` command."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Train, or export what was trained."""
+    from saccade.glance.checkpoint import export
+    from saccade.glance.train import TrainConfig, train
+
+    default = TrainConfig()
+    parser = argparse.ArgumentParser(prog="python -m saccade.glance.train", description=main.__doc__)
+    parser.add_argument(
+        "--minutes", type=float, default=default.minutes, help="time to spend in training steps"
+    )
+    parser.add_argument("--steps", type=int, default=default.steps, help="count steps instead of minutes")
+    parser.add_argument("--seed", type=int, default=default.seed)
+    parser.add_argument("--run-dir", type=Path, default=Path("runs/glance"))
+    parser.add_argument("--threads", type=int, default=default.threads)
+    parser.add_argument("--resume", action="store_true", help="continue the run in --run-dir")
+    parser.add_argument(
+        "--export", type=Path, metavar="FOLDER", help="write the run's weights to FOLDER and stop"
+    )
+    chosen = parser.parse_args(argv)
+    if chosen.export:
+        print(export(chosen.run_dir, chosen.export))
+        return
+    config = replace(
+        default, minutes=chosen.minutes, steps=chosen.steps, seed=chosen.seed, threads=chosen.threads
+    )
+    train(config, chosen.run_dir, chosen.resume)

@@ -1,0 +1,74 @@
+"""What every scene has: pixels, facts, and per-patch labels for training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from saccade.glance.draw import CELL, GRID, PATCH
+from saccade.glance.vocabulary import CONTENT_INDEX, HEAD_INDEX, IGNORE, LABEL_HEADS
+
+PATCHES_PER_CELL = CELL // PATCH
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A generated image and what is true of it.
+
+    Attributes:
+        kind: Scene type, for example ``"objects"``.
+        seed: Integer that reproduces the scene.
+        pixels: The picture, uint8, height x width x 3.
+        labels: Patch labels, int16, patches x heads; `IGNORE` where a patch cannot know.
+        facts: The scene type's own dataclass; questions are asked of it, never of the pixels.
+    """
+
+    kind: str
+    seed: int
+    pixels: np.ndarray
+    labels: np.ndarray
+    facts: Any
+
+    @property
+    def image(self) -> Image.Image:
+        """The picture as a PIL image."""
+        return Image.fromarray(self.pixels)
+
+
+class PatchLabels:
+    """Collects patch labels cell by cell.
+
+    Visual rows are causal in the decoder (raster order), so a cell's last patches know most. Colour is
+    asked of the whole cell, the rest only of its bottom row of patches.
+    """
+
+    def __init__(self) -> None:
+        """Start with nothing known anywhere."""
+        self.array = np.full((GRID, GRID, len(LABEL_HEADS)), IGNORE, np.int16)
+        self._covered = np.zeros((GRID, GRID), bool)
+
+    def cell(self, row: int, column: int, content: str | None = None, **heads: int) -> None:
+        """Label the 2 x 2 patches whose top left patch is (row, column)."""
+        height = width = PATCHES_PER_CELL
+        self._covered[row : row + height, column : column + width] = True
+        last = self.array[row + height - 1, column : column + width]
+        if content is not None:
+            last[:, HEAD_INDEX["content"]] = CONTENT_INDEX[content]
+        for head, value in heads.items():
+            if head == "color":
+                self.array[row : row + height, column : column + width, HEAD_INDEX[head]] = value
+            elif head == "size":
+                last[:, HEAD_INDEX[head]] = value
+            else:
+                # Counts and links need everything before them: only the very last patch has seen it.
+                last[-1, HEAD_INDEX[head]] = value
+
+    def finish(self, rng: np.random.Generator) -> np.ndarray:
+        """Mark a sample of the empty patches as background and return patches x heads."""
+        empty = ~self._covered & (rng.random(self._covered.shape) < 0.12)
+        self.array[empty, HEAD_INDEX["content"]] = 0
+        self.array[empty, HEAD_INDEX["color"]] = 0
+        return self.array.reshape(GRID * GRID, -1)

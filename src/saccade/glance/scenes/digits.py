@@ -1,0 +1,90 @@
+"""Handwritten digits from real scans (UCI, shipped with scikit-learn), laid out in rows and columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image
+
+from saccade.glance.draw import CELL, CELLS, Canvas
+from saccade.glance.scenes.base import PATCHES_PER_CELL, PatchLabels
+from saccade.glance.vocabulary import COLOR_INDEX, COLOR_NAMES
+
+# Of every ten scans: which go to which split. Disjoint, so test digits were never seen.
+_RESIDUES = {"train": (0, 1, 2, 3, 4, 5, 6), "calibration": (7,), "test": (8, 9)}
+
+
+@dataclass(frozen=True)
+class DigitFacts:
+    """A block of digits, row by row, and their colours; `scans` are indices into the UCI set."""
+
+    rows: tuple[tuple[int, ...], ...]
+    colors: tuple[tuple[str, ...], ...]
+    scans: tuple[int, ...]
+
+
+@lru_cache(maxsize=1)
+def _uci() -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    scaled = np.stack(
+        [
+            np.asarray(
+                Image.fromarray((scan * (255 / 16)).astype(np.uint8)).resize(
+                    (CELL, CELL), Image.Resampling.BILINEAR
+                ),
+                dtype=np.float32,
+            )
+            / 255.0
+            for scan in data.images
+        ]
+    )
+    return scaled, data.target.astype(int)
+
+
+@lru_cache(maxsize=3)
+def scans_of(split: str) -> tuple[np.ndarray, ...]:
+    """Indices of the scans a split may use, grouped by digit so that digits come up equally often."""
+    _, target = _uci()
+    index = np.arange(len(target))
+    mine = np.isin(index % 10, _RESIDUES[split])
+    return tuple(index[mine & (target == digit)] for digit in range(10))
+
+
+def make(rng: np.random.Generator, split: str) -> tuple[np.ndarray, np.ndarray, DigitFacts]:
+    """Draw a block of 1 to 3 rows by 2 to 4 columns of scans."""
+    scans, _ = _uci()
+    pools = scans_of(split)
+    height, width = int(rng.integers(1, 4)), int(rng.integers(2, 5))
+    top, left = int(rng.integers(CELLS - height + 1)), int(rng.integers(CELLS - width + 1))
+    palette = rng.permutation(COLOR_NAMES)[: rng.integers(2, 9)].tolist()
+    canvas = Canvas(rng)
+    labels = PatchLabels()
+    rows, colors, used = [], [], []
+    for row in range(height):
+        values, paints = [], []
+        for column in range(width):
+            digit = int(rng.integers(10))
+            scan = int(pools[digit][rng.integers(len(pools[digit]))])
+            color = palette[rng.integers(len(palette))]
+            x = (left + column) * CELL + int(rng.integers(-1, 2))
+            y = (top + row) * CELL + int(rng.integers(-1, 2))
+            # Scans are faint at their edges; a stronger stroke keeps them readable in light colours.
+            mask = np.minimum(1.0, scans[scan] * rng.uniform(1.1, 1.6))
+            canvas.paste(mask, x, y, canvas.color(color))
+            labels.cell(
+                (top + row) * PATCHES_PER_CELL,
+                (left + column) * PATCHES_PER_CELL,
+                str(digit),
+                color=COLOR_INDEX[color],
+                order=column + 1,
+            )
+            values.append(digit)
+            paints.append(color)
+            used.append(scan)
+        rows.append(tuple(values))
+        colors.append(tuple(paints))
+    return canvas.finish(), labels.finish(rng), DigitFacts(tuple(rows), tuple(colors), tuple(used))

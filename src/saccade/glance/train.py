@@ -1,0 +1,326 @@
+"""Training Glance from nothing on a few CPU cores: `saccade train glance`, or `python -m saccade.glance.train`.
+
+Stage 1 (see): the decoder's first layers learn, on the visual rows alone, to name what each patch shows.
+Stage 2 (answer): questions, many per image, with the patch losses kept on at a lower weight. From
+questions alone a model of this size stays blind for tens of thousands of images.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import statistics
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from saccade.glance.checkpoint import load_state, save_state
+from saccade.glance.data import Batches, Mixture, attention_mask, loader
+from saccade.glance.model import GlanceConfig, build_model
+from saccade.glance.network import Network
+from saccade.glance.progress import Progress
+from saccade.glance.quick import accuracy
+from saccade.glance.vocabulary import LABEL_HEADS
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The recipe. Its defaults are the ones the shipped weights were trained with.
+
+    Attributes:
+        minutes: Time spent in training steps; the schedule is laid over it. Pauses do not count.
+        steps: If positive, lay the schedule over this many steps instead; exactly repeatable.
+        seed: Seed of the initial weights and of the data.
+        see_share: Share of the schedule spent in stage 1.
+        decay_from: Point of the schedule from which the learning rate falls linearly to almost nothing.
+        muon_lr: Learning rate of the decoder's matrices (Muon).
+        adam_lr: Learning rate of everything else (AdamW).
+        weight_decay: Weight decay of the decoder's matrices.
+        warmup: Steps over which each stage's learning rate rises.
+        patch_weight: Weight of the patch losses in stage 2.
+        ema: Decay of the averaged weights, which are the ones exported.
+        read_layers: Decoder layers that must be able to name what a patch shows.
+        mixture: What the batches of stage 2 are made of; stage 1 uses its scenes only.
+        threads: Shards of a batch, each computed by a thread of its own. Threads meet once a step: with
+            several threads inside each operation instead, a busy machine makes training many times slower.
+        save_every: Seconds between checkpoints.
+        check_every: Seconds between accuracy checks on held-out scenes.
+        check_batches: Batches per accuracy check.
+        workers: Background processes drawing data; 0 draws in this process.
+    """
+
+    minutes: float = 90.0
+    steps: int = 0
+    seed: int = 0
+    see_share: float = 0.11
+    decay_from: float = 0.6
+    muon_lr: float = 5e-3
+    adam_lr: float = 2e-3
+    weight_decay: float = 0.02
+    warmup: int = 40
+    patch_weight: float = 0.1
+    ema: float = 0.995
+    read_layers: tuple[int, ...] = (5, 8)
+    mixture: Mixture = Mixture()
+    threads: int = 2
+    save_every: float = 150.0
+    check_every: float = 240.0
+    check_batches: int = 6
+    workers: int = 1
+
+
+@dataclass
+class Clock:
+    """Where the run is: what a checkpoint keeps beside the weights."""
+
+    step: int = 0
+    spent: float = 0.0
+    stage_step: int = 0
+    images: int = 0
+
+    def done(self, config: TrainConfig) -> float:
+        """Position in the schedule, 0 to 1."""
+        total = config.steps if config.steps else config.minutes * 60.0
+        return min(1.0, (self.step if config.steps else self.spent) / total)
+
+
+def learning_rate_factor(config: TrainConfig, clock: Clock) -> float:
+    """Warm-up at the start of each stage, a plateau, a linear fall."""
+    rise = min(1.0, (clock.stage_step + 1) / config.warmup)
+    fall = min(1.0, (1.0 - clock.done(config)) / (1.0 - config.decay_from))
+    return rise * max(0.01, fall)
+
+
+def build_optimizers(network: Network, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """Muon for the decoder's matrices, AdamW for embeddings, gains and heads."""
+    layers = network.model.model.language_model.layers
+    matrices = [p for p in layers.parameters() if p.ndim == 2]
+    chosen = {id(p) for p in matrices}
+    frozen = {id(p) for p in network.model.model.vision_tower.encoder.parameters()}
+    frozen |= {id(p) for p in network.model.model.vision_tower.post_layernorm.parameters()}
+    rest = [p for p in network.parameters() if id(p) not in chosen | frozen]
+    return [
+        torch.optim.Muon(
+            matrices, lr=config.muon_lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
+        ),
+        torch.optim.AdamW(rest, lr=config.adam_lr, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+
+
+def shared_copy(network: Network) -> Network:
+    """A second network over the same weights, with gradients of its own."""
+    twin = copy.deepcopy(network)
+    for mine, its in zip(twin.parameters(), network.parameters(), strict=True):
+        mine.data = its.data
+    return twin
+
+
+class Trainer:
+    """A run in a folder: step, check, save, resume."""
+
+    def __init__(self, config: TrainConfig, run_dir: Path, sizes: GlanceConfig) -> None:
+        """Build everything from the seed; `load` replaces it by a checkpoint."""
+        self.config, self.run_dir, self.sizes = config, run_dir, sizes
+        torch.set_num_threads(1)
+        self.batches = Batches(config.mixture, config.seed, "train", sizes.visual_tokens)
+        self.scenes = Batches(replace(config.mixture, text=0), config.seed + 1, "train", sizes.visual_tokens)
+        self.held_out = Batches(config.mixture, 0, "calibration", sizes.visual_tokens)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.network = Network(
+                build_model(sizes, config.seed), config.read_layers, self.batches.encode.user
+            )
+        self.replicas = [self.network, *(shared_copy(self.network) for _ in range(config.threads - 1))]
+        self._pool = ThreadPoolExecutor(config.threads)
+        self.optimizers = build_optimizers(self.network, config)
+        self.average = {name: p.detach().clone() for name, p in self.network.named_parameters()}
+        self.clock = Clock()
+        self._durations: deque[float] = deque(maxlen=50)
+
+    @property
+    def seeing(self) -> bool:
+        """Whether the run is in stage 1."""
+        return self.clock.done(self.config) < self.config.see_share
+
+    def load(self) -> None:
+        """Continue from the run folder's checkpoint."""
+        state = load_state(self.run_dir)
+        self.network.load_state_dict(state["network"])
+        self.average = state["average"]
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.clock = Clock(**state["clock"])
+
+    def save(self) -> None:
+        """Write the checkpoint; a crash half way leaves the old one."""
+        save_state(
+            self.run_dir,
+            {
+                "network": self.network.state_dict(),
+                "average": self.average,
+                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+                "clock": asdict(self.clock),
+                "sizes": asdict(self.sizes),
+                "config": asdict(self.config),
+            },
+        )
+
+    def step(self, batch: dict[str, torch.Tensor]) -> dict[str, float]:
+        """One optimisation step; returns its losses."""
+        began = time.perf_counter()
+        count = len(self.replicas)
+        shards = [{k: v.tensor_split(count)[i] for k, v in batch.items()} for i in range(count)]
+        results = list(self._pool.map(self._shard, self.replicas, shards))
+        self._gather_gradients()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
+        factor = learning_rate_factor(self.config, self.clock)
+        for optimizer, rate in zip(self.optimizers, (self.config.muon_lr, self.config.adam_lr), strict=True):
+            optimizer.param_groups[0]["lr"] = rate * factor
+            optimizer.step()
+        self._follow()
+        self._tick(time.perf_counter() - began, len(batch["pixels"]))
+        loss, text, *patch = torch.stack(results).mean(0).tolist()
+        return {
+            "loss": loss,
+            "answer": text,
+            **{f"patch/{k}": v for k, v in zip(LABEL_HEADS, patch, strict=True)},
+        }
+
+    def _shard(self, network: Network, shard: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Forward and backward of one shard; returns its loss, answer loss and patch losses."""
+        torch.set_num_threads(1)  # the setting belongs to the calling thread
+        for parameter in network.parameters():
+            parameter.grad = None
+        if "ids" in shard:
+            mask = attention_mask(shard["segments"], self.batches.prefix)
+            patch, logits = network.answer(
+                shard["pixels"], shard["labels"], shard["ids"], shard["positions"], mask
+            )
+            text = F.cross_entropy(logits.flatten(0, 1), shard["targets"].flatten(), ignore_index=-100)
+            loss = text + self.config.patch_weight * patch.sum()
+        else:
+            patch = network.see(shard["pixels"], shard["labels"])
+            text = torch.zeros(())
+            loss = patch.sum()
+        loss.backward()
+        return torch.cat((torch.stack((loss, text)), patch[-1])).detach()
+
+    def _gather_gradients(self) -> None:
+        """Average the shards' gradients into the first replica's."""
+        first = [p.grad for p in self.network.parameters() if p.grad is not None]
+        for replica in self.replicas[1:]:
+            torch._foreach_add_(first, [p.grad for p in replica.parameters() if p.grad is not None])
+        torch._foreach_div_(first, float(len(self.replicas)))
+
+    def _follow(self) -> None:
+        """Move the averaged weights; fast at first, so that they never hold the initial noise."""
+        decay = min(self.config.ema, 1.0 - 10.0 / (10.0 + self.clock.step))
+        with torch.no_grad():
+            average = [self.average[name] for name, _ in self.network.named_parameters()]
+            torch._foreach_lerp_(average, list(self.network.parameters()), 1.0 - decay)
+
+    def _tick(self, seconds: float, images: int) -> None:
+        """Count time in steps only, and a step that was paused as an ordinary one."""
+        if len(self._durations) >= 5:
+            seconds = min(seconds, 5.0 * statistics.median(self._durations))
+        self._durations.append(seconds)
+        self.clock.spent += seconds
+        self.clock.step += 1
+        self.clock.stage_step += 1
+        self.clock.images += images
+
+    def check(self) -> dict[str, float]:
+        """Accuracy per task of the averaged weights on held-out scenes."""
+        current = {name: p.detach().clone() for name, p in self.network.named_parameters()}
+        self.network.load_state_dict(self.average, strict=False)
+        try:
+            return accuracy(self.network, self.held_out, self.config.check_batches)
+        finally:
+            self.network.load_state_dict(current, strict=False)
+
+    def log(self, record: dict) -> None:
+        """Append one line to the run's metrics."""
+        where = {
+            "step": self.clock.step,
+            "minutes": round(self.clock.spent / 60, 2),
+            "images": self.clock.images,
+        }
+        line = {**where, "stage": 1 if self.seeing else 2, **record}
+        with (self.run_dir / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def run(self) -> None:
+        """Train to the end of the schedule."""
+        progress = Progress(self.config.minutes, self.config.steps)
+        while self.clock.done(self.config) < 1.0:
+            seeing = self.seeing
+            source = self.scenes if seeing else self.batches
+            self._run_stage(loader(source, self.clock.step, self.config.workers), seeing, progress)
+            self.clock.stage_step = 0
+        self.save()
+        if self.config.check_every > 0:
+            self.log(self.check())
+        progress.close()
+
+    def _run_stage(self, batches, seeing: bool, progress: Progress) -> None:
+        saved = checked = logged = self.clock.spent
+        smooth: dict[str, float] = {}
+        for batch in batches:
+            losses = self.step(batch)
+            if not math.isfinite(losses["loss"]):
+                raise RuntimeError(
+                    f"loss is not finite at step {self.clock.step}; resume with a lower learning rate"
+                )
+            smooth = {k: 0.95 * smooth.get(k, v) + 0.05 * v for k, v in losses.items()}
+            spent = self.clock.spent
+            if spent - logged >= 20.0:
+                self.log({k: round(v, 4) for k, v in smooth.items()})
+                logged = spent
+            if not seeing and 0 < self.config.check_every <= spent - checked:
+                self.log(self.check())
+                checked = spent
+            if spent - saved >= self.config.save_every:
+                self.save()
+                saved = spent
+            progress.update(self.clock, 1 if seeing else 2, smooth)
+            if self.clock.done(self.config) >= 1.0 or self.seeing != seeing:
+                return
+
+
+def train(
+    config: TrainConfig = TrainConfig(),
+    run_dir: Path = Path("runs/glance"),
+    resume: bool = False,
+    sizes: GlanceConfig = GlanceConfig(),
+) -> None:
+    """Train Glance in `run_dir`; with `resume`, continue the run that is there.
+
+    Raises:
+        ValueError: The folder holds a run and `resume` is false, or the other way round.
+    """
+    run_dir = Path(run_dir)
+    present = (run_dir / "checkpoint.pt").exists()
+    if present and not resume:
+        raise ValueError(f"{run_dir} holds a run already: pass --resume, or choose another folder")
+    if resume and not present:
+        raise ValueError(f"{run_dir} holds no checkpoint to resume")
+    run_dir.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(config, run_dir, sizes)
+    if resume:
+        trainer.load()
+    (run_dir / "config.json").write_text(
+        json.dumps({**asdict(config), "sizes": asdict(sizes)}, indent=2) + "\n"
+    )
+    trainer.run()
+
+
+if __name__ == "__main__":
+    from saccade.glance.main import main
+
+    main()

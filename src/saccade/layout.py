@@ -1,0 +1,104 @@
+"""Where the visual rows of a batch are (design: a row is one token of one sample).
+
+Shape letters: B batch, N rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Which rows of a forward are visual, of which image, and which are padding.
+
+    Attributes:
+        visual_BN: Boolean, True where the row holds an image (or video) placeholder.
+        real_BN: Boolean, False where the row is padding.
+        image_BN: Integer index of the image inside its sample, -1 for text and padding.
+    """
+
+    visual_BN: torch.Tensor
+    real_BN: torch.Tensor
+    image_BN: torch.Tensor
+
+    @classmethod
+    def from_mask(
+        cls,
+        visual_BN: torch.Tensor,
+        real_BN: torch.Tensor | None = None,
+        image_lengths: list[list[int]] | None = None,
+    ) -> Layout:
+        """Builds a layout from a mask of visual rows.
+
+        Args:
+            visual_BN: Boolean (batch, rows).
+            real_BN: Boolean (batch, rows), False for padding; all True if omitted.
+            image_lengths: Rows of every image of every sample, to tell adjacent images apart;
+                if omitted, each unbroken run of visual rows counts as one image.
+
+        Raises:
+            ValueError: If shapes differ or the lengths do not add up to the visual rows.
+        """
+        visual_BN = visual_BN.bool().cpu()
+        if visual_BN.ndim != 2:
+            raise ValueError(f"a layout needs a (batch, rows) mask, got shape {tuple(visual_BN.shape)}")
+        real_BN = torch.ones_like(visual_BN) if real_BN is None else real_BN.bool().cpu()
+        if real_BN.shape != visual_BN.shape:
+            raise ValueError(f"padding mask {tuple(real_BN.shape)} does not fit rows {tuple(visual_BN.shape)}")
+        visual_BN = visual_BN & real_BN
+        if image_lengths is None:
+            before = torch.nn.functional.pad(visual_BN, (1, 0))[:, :-1]
+            image_BN = (visual_BN & ~before).long().cumsum(1) - 1
+        else:
+            image_BN = torch.zeros_like(visual_BN, dtype=torch.long)
+            for b, lengths in enumerate(image_lengths):
+                ids = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths, dtype=torch.long))
+                if len(ids) != int(visual_BN[b].sum()):
+                    raise ValueError(
+                        f"sample {b} has {int(visual_BN[b].sum())} visual rows but its images add up to {len(ids)}"
+                    )
+                image_BN[b, visual_BN[b]] = ids
+        return cls(visual_BN, real_BN, image_BN.masked_fill(~visual_BN, -1))
+
+    @classmethod
+    def single(cls, visual: int, text: int, prefix: int | None = None) -> Layout:
+        """One sample with one image: ``prefix`` text rows, ``visual`` rows, the rest of the text.
+
+        Args:
+            visual: Number of visual rows.
+            text: Number of text rows in total.
+            prefix: Text rows before the image; 35 (the vicuna prompt) where the text is long enough.
+
+        Raises:
+            ValueError: If a count is negative or the prefix is longer than the text.
+        """
+        prefix = min(35, text // 2) if prefix is None else prefix
+        if visual < 0 or text < 0 or not 0 <= prefix <= text:
+            raise ValueError(f"no such prompt: {visual} visual rows, {text} text rows, {prefix} of them before the image")
+        mask = torch.zeros(1, visual + text, dtype=torch.bool)
+        mask[:, prefix : prefix + visual] = True
+        return cls.from_mask(mask)
+
+    @property
+    def batch(self) -> int:
+        """Number of samples."""
+        return self.visual_BN.shape[0]
+
+    @property
+    def rows(self) -> int:
+        """Number of rows of each sample, padding included."""
+        return self.visual_BN.shape[1]
+
+    @cached_property
+    def text_BN(self) -> torch.Tensor:
+        """Every row that is not visual (padding included: the stock model computes it as text)."""
+        return ~self.visual_BN
+
+    @cached_property
+    def has_visual(self) -> bool:
+        """Whether any sample has a visual row."""
+        return bool(self.visual_BN.any())

@@ -1,0 +1,194 @@
+"""Timing a plan against the stock model, in one process, on the same weights and the same prompt.
+
+Timed are the decoder, its norm and the head on the last row; the vision tower is timed apart.
+Shape letters: B batch, N rows, D hidden.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from saccade.budget import resolve_for_prompt
+from saccade.cost import cost, decode_flops
+from saccade.engine import apply
+from saccade.layout import Layout
+from saccade.measure.memory import peak_memory
+from saccade.measure.provenance import record
+from saccade.measure.results import Bench, Phase, Usage
+from saccade.measure.runs import Runner
+from saccade.measure.target import Target, build, of_model
+from saccade.measure.vision import vision_seconds
+from saccade.plan import Plan, PlanLike
+from saccade.route import Route
+
+
+def bench(
+    target: str | nn.Module | Target = "llava-1.5-7b",
+    plan: PlanLike = "dense",
+    *,
+    layers: int | None = None,
+    batch: int = 1,
+    visual: int | None = None,
+    text: int = 64,
+    new_tokens: int = 8,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    warmup: int = 1,
+    repeats: int = 5,
+    seed: int = 0,
+    force: bool = False,
+    profile: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Bench:
+    """Times a plan against the stock model.
+
+    Both run in this process on the same weights, alternately (A B, B A, ...); ratios are medians over pairs.
+    The stock model runs without attachment. The plan ``"dense"`` attaches with every row in every set, which
+    measures the overhead of the attachment.
+
+    Args:
+        target: A preset shape (random weights), model folder, hub id, ``glance``, a loaded model, or a
+            ``Target`` to reuse over several plans.
+        plan: Plan, method, plan file or spec string; a budget without a calibration takes the last layers.
+        layers: Decoder layers to build of a preset shape.
+        batch: Samples that run together.
+        visual: Visual rows per sample; those of a typical image if omitted.
+        text: Text rows per sample.
+        new_tokens: Tokens generated per sample, the first of them by the prefill.
+        dtype: Number format; bfloat16 on a GPU and float32 on a CPU if omitted.
+        device: Where to run; a GPU where there is one if omitted.
+        warmup: Runs of each side before the timing.
+        repeats: Timed pairs.
+        seed: Seed of the random weights and embeddings.
+        force: Use a plan that was made for another model.
+        profile: Also record per-operator times.
+        progress: Called with (what, done, total) after every run.
+
+    Raises:
+        ValueError: If a count is out of range, or the model does not fit the memory, or the plan the model.
+    """
+    if isinstance(target, str):
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+        _check_counts(batch=batch, new_tokens=new_tokens, repeats=repeats)
+        _check_counts(0, visual=visual or 0, text=text, warmup=warmup)
+        from saccade.measure.target import shape_of
+
+        rows = (shape_of(target).visual if visual is None else visual) + text + new_tokens
+        target = build(target, layers=layers, batch=batch, rows=rows, dtype=dtype, device=device, seed=seed)
+    elif not isinstance(target, Target):
+        target = of_model(target)
+    _check_counts(batch=batch, new_tokens=new_tokens, repeats=repeats)
+    visual = target.shape.visual if visual is None else visual
+    _check_counts(0, visual=visual, text=text, warmup=warmup)
+    _check_counts(rows=visual + text)
+
+    asked = Plan.of(plan)
+    resolved = _resolve(asked, target, visual, text, force)
+    layout = batched(visual, text, batch)
+    route = resolved.route(layout, target.shape.layers)
+    runner = Runner(target, layout, new_tokens, seed)
+    attach = lambda: apply(target.model, resolved, force=force)  # noqa: E731
+    dense_runs, plan_runs = runner.compare(attach, warmup, repeats, progress)
+
+    dense_peak, source = peak_memory(target.model, lambda: runner.prefill(None))
+    with attach() as handle:
+        plan_peak, _ = peak_memory(target.model, lambda: runner.prefill(handle))
+    table = None
+    if profile:
+        from saccade.measure.profile import compare_profiles
+
+        table = compare_profiles(runner, attach)
+    price = cost(target.shape, route, runner.dtype.itemsize)
+    decode = None
+    if new_tokens > 1:
+        flops = [
+            _decode_flops(target, r, new_tokens) for r in (Route.dense(layout, target.shape.layers), route)
+        ]
+        decode = Phase.of([r.decode_s for r in dense_runs], [r.decode_s for r in plan_runs], *flops)
+    return Bench(
+        name=target.name,
+        plan=plan if isinstance(plan, str) else asked.spec,
+        resolved=resolved.spec,
+        layers=target.shape.layers,
+        depth=target.depth,
+        weights="real" if target.real else "random",
+        batch=batch,
+        visual=visual,
+        text=text,
+        new_tokens=new_tokens,
+        warmup=warmup,
+        repeats=repeats,
+        prefill=Phase.of(
+            [r.prefill_s for r in dense_runs],
+            [r.prefill_s for r in plan_runs],
+            price.dense_executed_tflops * 1e12,
+            price.executed_tflops * 1e12,
+        ),
+        decode=decode,
+        dense=_usage(dense_runs, batch * new_tokens, dense_peak),
+        planned=_usage(plan_runs, batch * new_tokens, plan_peak),
+        total_ratio=statistics.median(
+            p.total_s / d.total_s for d, p in zip(dense_runs, plan_runs, strict=True)
+        ),
+        kv_ratio=plan_runs[0].kv_bytes / dense_runs[0].kv_bytes,
+        memory_source=source,
+        vision_s=vision_seconds(target, repeats) if target.real and visual else None,
+        profile=table,
+        provenance=record(device=runner.device, dtype=runner.dtype, seed=seed),
+    )
+
+
+def batched(visual: int, text: int, batch: int) -> Layout:
+    """Layout of a batch of equal one-image prompts."""
+    one = Layout.single(visual, text)
+    return Layout.from_mask(one.visual_BN.expand(batch, -1))
+
+
+def _check_counts(least: int = 1, **counts: int) -> None:
+    for name, count in counts.items():
+        if count < least:
+            raise ValueError(f"{name.replace('_', ' ')} is a number from {least}, got {count}")
+
+
+def _resolve(plan: Plan, target: Target, visual: int, text: int, force: bool) -> Plan:
+    """The plan with its layers; a plan file for the whole model may run on part of its shape."""
+    if not target.real or force:
+        plan = Plan(plan.methods)
+    try:
+        return resolve_for_prompt(plan, target.shape, visual, text)
+    except ValueError as error:
+        built = target.shape.layers
+        if built == target.depth:
+            raise
+        raise ValueError(
+            f"{error} (this bench builds {built} of the {target.depth} layers; see --layers)"
+        ) from None
+
+
+def _decode_flops(target: Target, route: Route, new_tokens: int) -> float:
+    """Mean FLOPs of the layers for one decode step of the whole batch."""
+    real = route.layout.real_BN
+    held_L = torch.tensor([int((layer.alive_BN & real).sum()) for layer in route.layers])
+    steps = [
+        decode_flops(target.shape, held_L + step * route.layout.batch, route.layout.batch)
+        for step in range(new_tokens - 1)
+    ]
+    return float(torch.stack(steps).double().mean())
+
+
+def _usage(runs: list, tokens: int, activations: int) -> Usage:
+    total = statistics.median(r.total_s for r in runs)
+    held = runs[0].held_bytes
+    return Usage(
+        ttft_s=statistics.median(r.prefill_s for r in runs),
+        total_s=total,
+        tokens_per_s=tokens / total,
+        peak_memory_bytes=held + activations,
+        activation_bytes=activations,
+        kv_bytes=runs[0].kv_bytes,
+    )

@@ -1,0 +1,79 @@
+"""Where a result comes from: what every result file carries beside its numbers."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+import transformers
+
+from saccade._version import __version__
+
+
+def record(
+    command: str | None = None,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | str | None = None,
+    seed: int | None = None,
+    **extra: Any,
+) -> dict[str, Any]:
+    """Provenance of a result.
+
+    Args:
+        command: How to get it again; the process's own command line if omitted.
+        device: Where it was computed; its name is recorded.
+        dtype: Number format of the weights.
+        seed: Seed of what was drawn.
+        **extra: Further fields, as they are.
+
+    Returns:
+        Plain dictionary: command, date (UTC), versions, device, dtype, threads, seed and the extra fields.
+    """
+    return {
+        "command": command or command_line(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {
+            "saccade": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+        "device": device_name(device),
+        "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "seed": seed,
+        **extra,
+    }
+
+
+def command_line() -> str:
+    """The process's command line, with the program's bare name instead of its path."""
+    program = os.path.basename(sys.argv[0] or "python")
+    if program in ("__main__.py", "saccade"):
+        program = "saccade"
+    return shlex.join([program, *sys.argv[1:]])
+
+
+def device_name(device: torch.device | str | None = None) -> str:
+    """The name a reader knows a device by: the GPU's, or the processor's with its cores."""
+    device = torch.device(device or "cpu")
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_processor()}, {os.cpu_count()} cores"
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            for line in lines:
+                if line.lower().startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine() or "unknown processor"

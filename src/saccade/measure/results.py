@@ -1,0 +1,162 @@
+"""What a bench reports.
+
+Times are seconds, rates GFLOP/s, sizes bytes.
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase (prefill or decode), stock model against plan.
+
+    Attributes:
+        dense_s: Median seconds of the stock model: of one prefill, or of one decoded token.
+        plan_s: The same under the plan.
+        flops_ratio: FLOPs of the plan over those of the stock model, as dispatched, decoder layers.
+        time_ratio: Median over pairs of plan time over stock time.
+        low: Lower quartile of those pairs.
+        high: Upper quartile of those pairs.
+        efficiency: ``flops_ratio / time_ratio``.
+        captured: ``(1 - time_ratio) / (1 - flops_ratio)``; None where no FLOPs were to be saved.
+        dense_gflops_per_s: Rate the stock model ran at.
+        plan_gflops_per_s: Rate the plan ran at.
+    """
+
+    dense_s: float
+    plan_s: float
+    flops_ratio: float
+    time_ratio: float
+    low: float
+    high: float
+    efficiency: float
+    captured: float | None
+    dense_gflops_per_s: float
+    plan_gflops_per_s: float
+
+    @classmethod
+    def of(cls, dense: list[float], plan: list[float], dense_flops: float, plan_flops: float) -> Phase:
+        """Compares paired seconds."""
+        pairs = sorted(p / d for d, p in zip(dense, plan, strict=True))
+        ratio = statistics.median(pairs)
+        low, _, high = statistics.quantiles(pairs, n=4, method="inclusive") if len(pairs) > 1 else pairs * 3
+        share = plan_flops / dense_flops
+        fast, slow = statistics.median(plan), statistics.median(dense)
+        return cls(
+            dense_s=slow,
+            plan_s=fast,
+            flops_ratio=share,
+            time_ratio=ratio,
+            low=low,
+            high=high,
+            efficiency=share / ratio,
+            captured=None if abs(1 - share) < 1e-9 else (1 - ratio) / (1 - share),
+            dense_gflops_per_s=dense_flops / slow / 1e9,
+            plan_gflops_per_s=plan_flops / fast / 1e9,
+        )
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one side of the comparison took.
+
+    Attributes:
+        ttft_s: Median seconds to the first token: decoder prefill, without the vision tower.
+        total_s: Median seconds of prefill and all new tokens.
+        tokens_per_s: New tokens of the whole batch per second of ``total_s``.
+        peak_memory_bytes: Weights, plus the most that a prefill allocated at once (its KV cache included).
+        activation_bytes: That most alone.
+        kv_bytes: KV cache after the prefill, read off the cache.
+    """
+
+    ttft_s: float
+    total_s: float
+    tokens_per_s: float
+    peak_memory_bytes: int
+    activation_bytes: int
+    kv_bytes: int
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Result of ``bench``.
+
+    Attributes:
+        name: What was measured.
+        plan: The plan as asked for.
+        resolved: The plan with its layers.
+        layers: Decoder layers that ran.
+        depth: Decoder layers of the model it stands for.
+        weights: ``"random"`` or ``"real"``.
+        batch: Samples that ran together.
+        visual: Visual rows per sample.
+        text: Text rows per sample.
+        new_tokens: Tokens generated per sample.
+        warmup: Runs of each side before the timing.
+        repeats: Timed pairs.
+        prefill: The prefill.
+        decode: One decoded token, or None where only one token was asked for.
+        dense: What the stock model took.
+        planned: What the plan took.
+        total_ratio: Median over pairs of total plan time over total stock time.
+        kv_ratio: KV bytes of the plan over those of the stock model.
+        memory_source: How peak memory was taken.
+        vision_s: Seconds of the vision tower and projector for one image; None with random weights.
+        profile: Per-operator times of both sides, if asked for.
+        provenance: Command, versions, device, date.
+    """
+
+    name: str
+    plan: str
+    resolved: str
+    layers: int
+    depth: int
+    weights: str
+    batch: int
+    visual: int
+    text: int
+    new_tokens: int
+    warmup: int
+    repeats: int
+    prefill: Phase
+    decode: Phase | None
+    dense: Usage
+    planned: Usage
+    total_ratio: float
+    kv_ratio: float
+    memory_source: str
+    vision_s: float | None
+    profile: list[dict[str, Any]] | None
+    provenance: dict[str, Any]
+
+    @property
+    def is_slower(self) -> bool:
+        """Whether the plan's prefill took longer than the stock model's, beyond the spread of the pairs."""
+        return self.prefill.low > 1
+
+    @property
+    def verdict(self) -> str:
+        """One sentence: faster, slower, or no difference that these runs can tell."""
+        p = self.prefill
+        spread = f"quartiles {p.low:.3f}-{p.high:.3f} of {self.repeats} pairs"
+        share = f"prefill takes {p.time_ratio:.3f} of the stock model's time ({spread})"
+        if self.resolved == "dense":
+            return f"attached without a plan: {share}"
+        if self.is_slower:
+            return f"this plan is SLOWER here: {share}"
+        if p.high < 1:
+            return share
+        return f"no difference that these runs can tell: prefill ratio {p.time_ratio:.3f} ({spread})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionary for JSON; the prefill's ratios and the plan's usage also stand on top."""
+        top = {
+            key: getattr(self.prefill, key) for key in ("flops_ratio", "time_ratio", "efficiency", "captured")
+        }
+        top |= {"ttft_s": self.planned.ttft_s, "tokens_per_s": self.planned.tokens_per_s}
+        top |= {"peak_memory_bytes": self.planned.peak_memory_bytes, "slower": self.is_slower}
+        return asdict(self) | top

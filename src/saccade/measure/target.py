@@ -1,0 +1,226 @@
+"""What is measured: a preset shape with random weights, or a model with its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.initialization import no_init_weights
+
+from saccade.families import FAMILIES, Family, Parts, find
+from saccade.shapes import SHAPES, ModelShape
+
+FAMILY_OF = {
+    "llava-1.5-7b": "llava",
+    "llava-1.5-13b": "llava",
+    "llava-next-7b": "llava_next",
+    "llava-next-13b": "llava_next",
+    "qwen2.5-vl-7b": "qwen2_5_vl",
+}
+"""Model type of each preset shape."""
+
+CPU_LAYERS = 4
+"""Layers of a preset shape that are built on a CPU unless told otherwise: full width, few layers."""
+
+HEADROOM = 0.9
+"""Share of the free memory a bench may plan for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """A model to measure.
+
+    Attributes:
+        name: What the user called it.
+        model: The model, on its device, in eval mode.
+        family: Its adapter.
+        shape: Sizes of the decoder as it was built.
+        depth: Layers of the model it stands for; more than ``shape.layers`` where only a few were built.
+        real: Whether the weights are real rather than random.
+        loaded: What ``saccade.models.load`` gave, where the weights are real.
+    """
+
+    name: str
+    model: nn.Module
+    family: Family
+    shape: ModelShape
+    depth: int
+    real: bool
+    loaded: Any = None
+
+    @property
+    def parts(self) -> Parts:
+        """Modules of the model."""
+        return self.family.parts(self.model)
+
+
+def shape_of(name: str) -> ModelShape:
+    """Sizes of a preset shape, of a model folder or of a hub model; no weights are read.
+
+    Raises:
+        ValueError: If it is none of these, or of an unknown family.
+    """
+    if name in SHAPES:
+        return SHAPES[name]
+    from saccade.models import load_config
+
+    presets = f"preset shapes are {', '.join(SHAPES)}"
+    path_like = name.startswith((".", "~", os.sep))
+    if name != "glance" and not os.path.isdir(name) and (path_like or name.count("/") != 1):
+        raise ValueError(f"no model {name!r}: not a folder, nor a hub id (owner/name); {presets}")
+    try:
+        config = load_config(name)
+    except ValueError as error:
+        raise ValueError(f"{error} ({presets})") from None
+    return find(config).shape(config, name)
+
+
+def of_model(model: nn.Module, name: str = "") -> Target:
+    """A target for a model that is loaded already."""
+    family = find(model)
+    shape = family.shape(_config(model), name)
+    return Target(shape.name, model, family, shape, shape.layers, True)
+
+
+def build(
+    name: str,
+    *,
+    layers: int | None,
+    batch: int,
+    rows: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    seed: int = 0,
+) -> Target:
+    """Builds a preset shape with random weights, or loads a model with its own.
+
+    Args:
+        name: A preset shape, a model folder, a hub id or ``glance``.
+        layers: Decoder layers to build of a preset; on a CPU 4 if omitted, on a GPU all, or what fits.
+        batch: Samples that will run together.
+        rows: Rows of each, new tokens included.
+        dtype: Number format.
+        device: Where to.
+        seed: Seed of the random weights.
+
+    Raises:
+        ValueError: If it is unknown or does not fit the memory, or ``layers`` is given for real weights.
+    """
+    if name not in SHAPES:
+        if layers is not None:
+            raise ValueError(f"--layers builds part of a preset shape; {name} has weights and runs whole")
+        from saccade.models import load
+
+        loaded = load(name, dtype=dtype, device=str(device))
+        shape = loaded.shape
+        return Target(name, loaded.model.eval(), loaded.family, shape, shape.layers, True, loaded)
+    preset = SHAPES[name]
+    if layers is not None and not 1 <= layers <= preset.layers:
+        raise ValueError(f"{name} has {preset.layers} layers, cannot build {layers}")
+    size = dtype.itemsize
+    fits = layers_that_fit(preset, batch, rows, size, free_memory(device))
+    wanted = (
+        layers if layers is not None else min(preset.layers, CPU_LAYERS if device.type == "cpu" else fits)
+    )
+    if wanted > fits or fits < 1:
+        need = memory_estimate(preset, max(wanted, 1), batch, rows, size) / 2**30
+        have = free_memory(device) / 2**30
+        advice = (
+            f"--layers {fits} would fit"
+            if fits
+            else "take a smaller --batch or --visual, or a 2-byte --dtype"
+        )
+        raise ValueError(
+            f"{name} with {max(wanted, 1)} layers needs about {need:.1f} GiB (weights, cache, activations), "
+            f"{have:.1f} GiB are free on {device}; {advice}"
+        )
+    family = FAMILIES[FAMILY_OF[name]]
+    with no_init_weights(), _default(dtype), device:
+        model: Any = family.model_class()(family.config(preset, wanted))
+    fill_random(model, seed)
+    built = replace(preset, layers=wanted)
+    return Target(name, model.eval().requires_grad_(False), family, built, preset.layers, False)
+
+
+@torch.no_grad()
+def fill_random(model: nn.Module, seed: int, scale: float = 0.02) -> None:
+    """Gives a bare model weights that are good enough to be timed: matrices repeat one block of noise.
+
+    Args:
+        model: A model whose parameters are not initialised.
+        seed: Seed of the block.
+        scale: Standard deviation of the matrices; biases become 0 and gains 1.
+    """
+    # A prime length, so that no two rows of a matrix are alike.
+    noise = torch.randn(4_194_301, generator=torch.Generator().manual_seed(seed)) * scale
+    for name, parameter in model.named_parameters():
+        if parameter.ndim < 2:
+            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+            continue
+        noise = noise.to(parameter.device, parameter.dtype)
+        flat = parameter.view(-1)
+        for start in range(0, flat.numel(), noise.numel()):
+            part = flat[start : start + noise.numel()]
+            part.copy_(noise[: part.numel()])
+
+
+def memory_estimate(shape: ModelShape, layers: int, batch: int, rows: int, size: int) -> float:
+    """Bytes that a bench needs at its peak: weights, embeddings and head, KV cache, activations of one layer.
+
+    Args:
+        shape: Sizes of the decoder.
+        layers: Decoder layers.
+        batch: Samples.
+        rows: Rows per sample.
+        size: Bytes per number.
+    """
+    d, m = shape.hidden, shape.ffn
+    attention = 2 * d * shape.query_width + 2 * d * shape.kv_width
+    weights = layers * (attention + 3 * d * m) + 2 * shape.vocab * d
+    cache = 2 * layers * shape.kv_width * rows * batch
+    # Measured at 7B width: three FFN-wide and about eight hidden-wide tensors are alive at once.
+    activations = batch * rows * (3 * m + 8 * d)
+    return float(size * (weights + 2 * cache + activations))
+
+
+def layers_that_fit(shape: ModelShape, batch: int, rows: int, size: int, free: float) -> int:
+    """Most layers, up to the shape's own, whose estimate stays within the headroom; 0 if not even one."""
+    for layers in range(shape.layers, 0, -1):
+        if memory_estimate(shape, layers, batch, rows, size) <= HEADROOM * free:
+            return layers
+    return 0
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that can still be allocated on a device."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            for line in lines:
+                if line.startswith("MemAvailable:"):
+                    return float(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return float("inf")
+
+
+@contextmanager
+def _default(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _config(model: nn.Module) -> Any:
+    from saccade.families import unwrap
+
+    return unwrap(model).config

@@ -1,0 +1,178 @@
+"""What a method is: a frozen dataclass that turns a layout into a route."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar
+
+import torch
+
+from saccade.layout import Layout
+from saccade.route import LayerRoute, Route
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """A rule that says which rows each layer works on.
+
+    Subclasses are frozen dataclasses, one per file; fields are the parameters a user writes in a spec string.
+
+    Attributes:
+        budget: How many layers the method touches; resolved to layers by a calibration.
+        flops: FLOPs ratio to reach; resolved to the smallest budget that reaches it.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    paper: ClassVar[str]
+    saves: ClassVar[tuple[str, ...]]
+    score: ClassVar[str | None] = None
+    """Calibration whose ascending order chooses layers, where the method chooses layers by one."""
+
+    budget: int | None = None
+    flops: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.budget is not None and self.budget < 0:
+            raise ValueError(f"{self.name}: budget is a number of layers, got {self.budget}")
+        if self.flops is not None and not 0 < self.flops <= 1:
+            raise ValueError(f"{self.name}: flops is a ratio in (0, 1], got {self.flops}")
+
+    @property
+    @abstractmethod
+    def is_resolved(self) -> bool:
+        """Whether the layers are known, so that the method can run."""
+
+    @abstractmethod
+    def resolve(self, num_layers: int, order: Sequence[int] | None = None) -> Method:
+        """The same method with its layers known.
+
+        Args:
+            num_layers: Depth of the model.
+            order: Layers in the order they should be touched, from a calibration.
+
+        Raises:
+            ValueError: If layers are out of range, or an order is needed and missing.
+        """
+
+    @abstractmethod
+    def with_budget(self, budget: int) -> Method:
+        """The same method asked to touch this many layers."""
+
+    @abstractmethod
+    def layer_route(self, layout: Layout, full_BN: torch.Tensor, number: int) -> LayerRoute | None:
+        """Row sets of one layer, or None where the layer stays dense.
+
+        Args:
+            layout: Where the visual rows are.
+            full_BN: The set of all rows; sets that are equal should be the same tensor.
+            number: Index of the layer, from 0.
+        """
+
+    def route(self, layout: Layout, num_layers: int) -> Route:
+        """The program of all layers for a batch.
+
+        Raises:
+            ValueError: If the method is not resolved, or asks for layers the model does not have.
+        """
+        if not self.is_resolved:
+            raise ValueError(
+                f"{self} does not know its layers yet: give layers=..., or calibrate it (saccade calibrate)"
+            )
+        self.resolve(num_layers)
+        full = torch.ones_like(layout.visual_BN)
+        dense = LayerRoute(full, full, full)
+        memo: dict[tuple, LayerRoute] = {}
+        layers = []
+        for number in range(num_layers):
+            found = self.layer_route(layout, full, number) or dense
+            key = (id(found.alive_BN), id(found.query_BN), id(found.ffn_BN), found.visibility)
+            layers.append(memo.setdefault(key, found))
+        return Route(layout, tuple(layers))
+
+    def parameters(self) -> dict[str, Any]:
+        """Parameters that differ from their defaults, as plain values."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+
+    def __str__(self) -> str:
+        inner = ",".join(f"{key}={write_value(value)}" for key, value in self.parameters().items())
+        return f"{self.name}({inner})"
+
+
+def write_value(value: Any) -> str:
+    """A parameter as it stands in a spec string; runs of layers become ranges."""
+    if not isinstance(value, tuple):
+        return str(value).lower() if isinstance(value, bool) else str(value)
+    parts, start = [], 0
+    for i in range(1, len(value) + 1):
+        if i < len(value) and value[i] == value[i - 1] + 1:
+            continue
+        parts.append(f"{value[start]}-{value[i - 1]}" if i - start > 1 else str(value[start]))
+        start = i
+    return ",".join(parts) or "none"
+
+
+@dataclass(frozen=True)
+class LayerMethod(Method):
+    """A method that does the same thing in a chosen set of layers.
+
+    Attributes:
+        layers: Layers it is applied to, from 0.
+        preset: Published layer order of a named model; with ``budget`` the first ``budget`` of it.
+    """
+
+    layers: tuple[int, ...] | None = None
+    preset: str | None = None
+
+    presets: ClassVar[dict[str, tuple[int, ...]]] = {}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.layers is not None:
+            given = tuple(self.layers)
+            if any(not isinstance(n, int) or n < 0 for n in given) or len(set(given)) != len(given):
+                raise ValueError(f"{self.name}: layers are distinct numbers from 0, got {given}")
+            object.__setattr__(self, "layers", tuple(sorted(given)))
+        if self.layers is not None and (self.budget is not None or self.flops is not None or self.preset):
+            raise ValueError(f"{self.name}: give layers, or a budget, flops or preset to choose them, not both")
+        if self.budget is not None and self.flops is not None:
+            raise ValueError(f"{self.name}: give a budget or flops, not both")
+        if self.preset is not None and self.preset not in self.presets:
+            known = ", ".join(sorted(self.presets)) or "none"
+            raise ValueError(f"{self.name}: no preset {self.preset!r}; known: {known}")
+
+    @property
+    def is_resolved(self) -> bool:
+        return self.layers is not None
+
+    def with_budget(self, budget: int) -> LayerMethod:
+        return replace(self, layers=None, budget=budget, flops=None)
+
+    def resolve(self, num_layers: int, order: Sequence[int] | None = None) -> LayerMethod:
+        if self.layers is not None:
+            if self.layers and self.layers[-1] >= num_layers:
+                raise ValueError(f"{self} names layer {self.layers[-1]}, but the model has {num_layers} (0-{num_layers - 1})")
+            return self
+        if self.preset is not None:
+            order = self.presets[self.preset]
+            if max(order) >= num_layers:
+                raise ValueError(f"preset {self.preset} names layer {max(order)}, but the model has {num_layers} layers")
+        if self.flops is not None:
+            raise ValueError(f"{self}: flops must be resolved to a budget against a prompt first")
+        budget = len(order) if self.budget is None and self.preset is not None and order is not None else self.budget
+        if budget is None:
+            raise ValueError(f"{self.name}: give layers=..., budget=..., flops=... or preset=...")
+        if order is None:
+            raise ValueError(f"{self} needs a calibration to choose its layers (saccade calibrate), or layers=...")
+        if budget > len(order):
+            raise ValueError(f"{self}: a budget of {budget} layers, but only {len(order)} to choose from")
+        return replace(self, layers=tuple(sorted(order[:budget])), budget=None, preset=None)
+
+    @abstractmethod
+    def touched(self, layout: Layout, full_BN: torch.Tensor) -> LayerRoute:
+        """Row sets of a chosen layer."""
+
+    def layer_route(self, layout: Layout, full_BN: torch.Tensor, number: int) -> LayerRoute | None:
+        return self.touched(layout, full_BN) if number in (self.layers or ()) else None

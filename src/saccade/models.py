@@ -1,0 +1,173 @@
+"""Loading a model by name, and turning samples into inputs and outputs into answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from saccade.families import Family, find
+from saccade.samples import Sample
+from saccade.shapes import ModelShape
+
+BLIND_COLOUR = (128, 128, 128)
+"""The plain picture that a blind baseline sees instead of the image."""
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A model with what is needed to ask it questions.
+
+    Attributes:
+        model: The stock model, in eval mode.
+        processor: Its processor.
+        family: Its adapter.
+        shape: Sizes of its decoder.
+        name: What the user called it.
+    """
+
+    model: Any
+    processor: Any
+    family: Family
+    shape: ModelShape
+    name: str
+
+
+def load(name: str = "glance", dtype: torch.dtype | str | None = None, device: str | None = None) -> Loaded:
+    """Loads a model and its processor.
+
+    Args:
+        name: ``glance`` (the embedded model), a local folder, or a hub id.
+        dtype: Data type of the weights; the embedded model is float32 by default, others as saved.
+        device: Where to put it; the CPU by default.
+
+    Raises:
+        ValueError: If it cannot be loaded, or its family is not supported.
+    """
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    if isinstance(dtype, str):
+        dtype = read_dtype(dtype)
+    where: str | Path = name
+    if name == "glance":
+        from saccade.glance import weights_path
+
+        where, dtype = weights_path(), dtype or torch.float32
+    try:
+        processor = AutoProcessor.from_pretrained(where, backend="pil")
+        model = AutoModelForImageTextToText.from_pretrained(where, dtype=dtype or "auto", attn_implementation="sdpa")
+    except (OSError, KeyError, ImportError) as error:
+        raise ValueError(f"cannot load {name!r}: {str(error).splitlines()[0]}") from error
+    try:
+        model = model.to(device or "cpu").eval()
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"cannot use device {device!r}: {str(error).splitlines()[0]}") from error
+    return wrap(model, processor, name)
+
+
+def wrap(model: Any, processor: Any, name: str = "") -> Loaded:
+    """Pairs a model and a processor that are loaded already.
+
+    Raises:
+        ValueError: If the model's family is not supported.
+    """
+    family = find(model)
+    name = name or model.config.model_type
+    return Loaded(model, processor, family, family.shape(model.config, name), name)
+
+
+def load_config(name: str) -> Any:
+    """Configuration of a model without its weights.
+
+    Raises:
+        ValueError: If it cannot be loaded.
+    """
+    from transformers import AutoConfig
+
+    if name == "glance":
+        from saccade.glance import weights_path
+
+        name = str(weights_path())
+    try:
+        return AutoConfig.from_pretrained(name)
+    except (OSError, KeyError, ValueError) as error:
+        raise ValueError(f"cannot load the configuration of {name!r}: {str(error).splitlines()[0]}") from error
+
+
+def read_dtype(name: str) -> torch.dtype:
+    """A data type by name.
+
+    Raises:
+        ValueError: If there is no such floating-point type.
+    """
+    short = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+    found = getattr(torch, short.get(name, name), None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(f"no data type {name!r}; use float32, bfloat16 or float16")
+    return found
+
+
+def blind(sample: Sample) -> Sample:
+    """The same question over plain grey images of the same sizes."""
+    return replace(sample, images=tuple(Image.new("RGB", i.size, BLIND_COLOUR) for i in sample.images))
+
+
+def prompt(loaded: Loaded, sample: Sample) -> str:
+    """The chat prompt of a sample: its images, then its question.
+
+    Raises:
+        ValueError: If the processor has no chat template.
+    """
+    content: list[dict[str, str]] = [{"type": "image"} for _ in sample.images]
+    content.append({"type": "text", "text": sample.question})
+    try:
+        return loaded.processor.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+    except ValueError as error:
+        raise ValueError(f"{loaded.name} cannot write a chat prompt: {error}") from error
+
+
+def inputs(loaded: Loaded, samples: Sequence[Sample]) -> Any:
+    """Model inputs of a batch, left padded, on the model's device.
+
+    Args:
+        loaded: The model and its processor.
+        samples: The questions; samples with and without images may stand side by side.
+
+    Raises:
+        ValueError: If there is no sample.
+    """
+    if not samples:
+        raise ValueError("no samples to ask")
+    texts = [prompt(loaded, s) for s in samples]
+    tokenizer = loaded.processor.tokenizer
+    bos = tokenizer.bos_token
+    images = [image.convert("RGB") for s in samples for image in s.images]
+    batch = loaded.processor(
+        text=texts,
+        images=images or None,
+        padding=True,
+        padding_side="left",
+        # A template that writes the first token itself must not get it twice.
+        add_special_tokens=not (bos and texts[0].startswith(bos)),
+        return_tensors="pt",
+    )
+    model = loaded.model
+    return batch.to(model.device, dtype=model.dtype)
+
+
+def answers(loaded: Loaded, output_ids: torch.Tensor, prompt_rows: int) -> list[str]:
+    """The new text of each sample of a ``generate`` output (B, N).
+
+    Args:
+        loaded: The model and its processor.
+        output_ids: Tokens of the prompt and the answer.
+        prompt_rows: Rows of the prompt, padding included.
+    """
+    texts = loaded.processor.batch_decode(output_ids[:, prompt_rows:], skip_special_tokens=True)
+    return [text.strip() for text in texts]

@@ -1,0 +1,1 @@
+"""Results as pictures, a web page and Markdown tables."""

@@ -1,0 +1,115 @@
+"""One look for every figure: palette, fonts, axes; figures are made without pyplot's global state."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+INK = "#16202c"
+MUTED = "#66727f"
+FAINT = "#dde3e9"
+PAPER = "#ffffff"
+
+PALETTE = {"dense": INK, "vskip": "#0067b1", "ffn_skip": "#e29a00", "shortv": "#b3427f", "vtw": "#00896a"}
+"""Colour of each method; told apart by the colour-blind too (after Okabe and Ito)."""
+SPARE = ("#7a5cc2", "#5aa9d6", "#8b5a2b", "#4d4d4d", "#c23b22")
+MARKERS = {"dense": "*", "vskip": "o", "ffn_skip": "s", "shortv": "D", "vtw": "^"}
+
+DPI = 200
+RC = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "savefig.facecolor": PAPER,
+    "figure.facecolor": PAPER,
+    "legend.frameon": False,
+}
+
+
+def color(method: str) -> str:
+    """The method's colour; methods without one of their own share a few spare ones, stable by name."""
+    return PALETTE.get(method) or SPARE[sum(map(ord, method)) % len(SPARE)]
+
+
+def marker(method: str) -> str:
+    """The method's marker, so that colour is never the only difference."""
+    return MARKERS.get(method, "P")
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A blank figure in inches, on its own Agg canvas."""
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def tidy(axes: Axes, title: str = "", subtitle: str = "") -> None:
+    """Takes the box off, draws a faint horizontal grid and sets a title flush left."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color=FAINT, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=3, width=0.8)
+    pad = 20 if subtitle else 8
+    if title:
+        axes.set_title(title, loc="left", fontsize=10.5, fontweight="bold", color=INK, pad=pad)
+    if subtitle:
+        axes.annotate(
+            subtitle,
+            (0, 1),
+            xytext=(0, 6),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            fontsize=8,
+            color=MUTED,
+            va="bottom",
+        )
+
+
+def percent_axis(axes: Axes, which: str = "y") -> None:
+    """Ticks of a share between 0 and 1 as whole percents."""
+    axis = axes.yaxis if which == "y" else axes.xaxis
+    axis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+
+
+def layer_axis(axes: Axes, num_layers: int) -> None:
+    """Ticks at layers, at most sixteen of them."""
+    step = max(1, math.ceil(num_layers / 16))
+    axes.set_xticks(range(0, num_layers, step))
+    axes.set_xlim(-0.6, num_layers - 0.4)
+
+
+def styled(draw: Callable[..., Figure]) -> Callable[..., bytes]:
+    """Turns a function that draws a figure into one that returns a PNG file's bytes, in the house style."""
+
+    @wraps(draw)
+    def drawn(*args: Any, **kwargs: Any) -> bytes:
+        stream = io.BytesIO()
+        with rc_context(RC):
+            draw(*args, **kwargs).savefig(stream, format="png", metadata={"Software": None})
+        return stream.getvalue()
+
+    return drawn
+
+
+def save_png(data: bytes, path: Path) -> Path:
+    """Writes a PNG whole or not at all."""
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_bytes(data)
+    temporary.replace(path)
+    return path

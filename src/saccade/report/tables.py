@@ -1,0 +1,209 @@
+"""Markdown tables of the README, generated between markers from the registry and from result files.
+
+``python -m saccade.report.tables README.md`` refreshes them; ``--check`` exits 1 where one is stale.
+A table stands between ``<!-- generated:NAME -->`` and ``<!-- /generated -->``.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from saccade.files import read_json
+from saccade.methods import METHODS
+from saccade.report.text import amount, interval, percent, points
+
+_BLOCK = re.compile(r"(<!-- generated:([\w-]+) -->\n).*?(<!-- /generated -->)", re.DOTALL)
+
+_SAVES = {"prefill": "prefill FLOPs", "kv": "KV cache", "decode": "decode"}
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]], right_from: int = 1) -> str:
+    """A Markdown table; columns from ``right_from`` on are flush right."""
+    rule = ["---" if i < right_from else "---:" for i in range(len(head))]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *rows))
+
+
+def methods(results: Path) -> str:
+    """The methods of the registry: spec name, paper, what they save, the score that chooses layers."""
+    rows = []
+    for name, cls in METHODS.items():
+        summary = (cls.__doc__ or "").strip().split("\n")[0].rstrip(".")
+        what = summary.split(": ", 1)[-1]
+        saves = ", ".join(_SAVES.get(kind, kind) for kind in cls.saves)
+        rows.append(
+            [f"[{cls.title}]({cls.paper})", f"`{name}`", what, saves, f"`{cls.score}`" if cls.score else ""]
+        )
+    return markdown(("method", "spec name", "what it does", "saves", "layers chosen by"), rows, right_from=9)
+
+
+def glance(results: Path) -> str:
+    """Accuracy on Glance's suite, dense and under plans, from ``glance_table.json``."""
+    found = _load(results / "glance_table.json")
+    if found is None:
+        return _missing("python benchmarks/glance_table.py")
+    head = ("plan", "layers", "accuracy", "against dense", "above blind", "FLOPs", "KV cache")
+    dense = found["dense"]
+    rows = [["dense", "0", interval(dense["mean"], "accuracy"), "", "100 %", "100 %", _kv(dense)]]
+    rows += [_plan_row(entry) for entry in found["plans"] if entry["name"] in found["headline"]]
+    note = (
+        f"{dense['mean']['n']} held-out questions of {len(dense['tasks'])} tasks; 95 % intervals; blind: "
+        f"{percent(dense['mean']['blind'])}; layers chosen on {found['calibration']['samples']} samples; "
+        "all budgets are in [the result file](benchmarks/results/glance_table.json)."
+    )
+    return markdown(head, rows) + "\n\n" + note
+
+
+def glance_tasks(results: Path) -> str:
+    """Accuracy of the dense and the blind model on each task, from ``glance_table.json``."""
+    found = _load(results / "glance_table.json")
+    if found is None:
+        return _missing("python benchmarks/glance_table.py")
+    rows = [
+        [task, str(score["n"]), interval(score, "accuracy"), percent(score["blind"])]
+        for task, score in found["dense"]["tasks"].items()
+    ]
+    mean = found["dense"]["mean"]
+    rows.append(["**mean**", str(mean["n"]), interval(mean, "accuracy"), percent(mean["blind"])])
+    return markdown(("task", "n", "dense", "blind"), rows)
+
+
+def gate(results: Path) -> str:
+    """Whether Glance can show a difference, line by line, from ``difference_gate.json``."""
+    found = _load(results / "difference_gate.json")
+    if found is None:
+        return _missing("python benchmarks/difference_gate.py")
+    rows = [
+        [line["what"], line["wanted"], line["found"], "yes" if line["passed"] else "**no**"]
+        for line in found["lines"]
+    ]
+    return markdown(("what", "wanted", "found", "passed"), rows, right_from=9)
+
+
+def bench(results: Path) -> str:
+    """FLOPs and time ratios from every ``bench*.json``."""
+    runs = [run for path in sorted(results.glob("bench*.json")) for run in _runs(read_json(path))]
+    if not runs:
+        return _missing(
+            "saccade bench llava-1.5-7b --plan 'vskip(budget=19)' --json benchmarks/results/bench.json"
+        )
+    rows = []
+    for run in runs:
+        prefill, decode = run["prefill"], run.get("decode")
+        rows.append(
+            [
+                f"{run['name']} ({run['layers']} of {run['depth']} layers, batch {run['batch']}, "
+                f"{run['visual']} + {run['text']} rows)",
+                f"`{run['plan']}`",
+                f"{prefill['flops_ratio']:.3f}",
+                f"{prefill['time_ratio']:.3f}",
+                "" if prefill["captured"] is None else f"{prefill['captured']:.2f}",
+                f"{decode['time_ratio']:.3f}" if decode else "",
+                f"{run['kv_ratio']:.3f}",
+                f"{run['provenance']['device']}, {run['provenance']['dtype']}",
+            ]
+        )
+    head = ("decoder", "plan", "FLOPs", "prefill time", "captured", "decode time", "KV cache", "device")
+    return markdown(head, rows, right_from=2)
+
+
+TABLES: dict[str, Callable[[Path], str]] = {
+    "methods": methods,
+    "glance": glance,
+    "glance-tasks": glance_tasks,
+    "gate": gate,
+    "bench": bench,
+}
+"""Tables by the name in the marker."""
+
+
+def refresh(text: str, results: Path) -> str:
+    """The text with every marked table generated anew.
+
+    Args:
+        text: Markdown with markers.
+        results: Folder of result files.
+
+    Raises:
+        ValueError: If a marker names no table, or one is not closed.
+    """
+    opened, closed = text.count("<!-- generated:"), text.count("<!-- /generated -->")
+    if opened != closed:
+        raise ValueError(f"{opened} tables are opened by <!-- generated:NAME --> and {closed} closed")
+
+    def fill(match: re.Match[str]) -> str:
+        name = match[2]
+        if name not in TABLES:
+            raise ValueError(f"no generated table {name!r}; known: {', '.join(TABLES)}")
+        return f"{match[1]}{TABLES[name](results)}\n{match[3]}"
+
+    return _BLOCK.sub(fill, text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Refreshes or checks the tables of Markdown files.
+
+    Returns:
+        0; 1 where ``--check`` found a stale table; 2 for bad input.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    paths = [Path(word) for word in words if word != "--check"]
+    if not paths:
+        print("usage: python -m saccade.report.tables [--check] README.md ...", file=sys.stderr)
+        return 2
+    stale = 0
+    for path in paths:
+        try:
+            old = path.read_text(encoding="utf-8")
+            new = refresh(old, path.resolve().parent / "benchmarks" / "results")
+        except (OSError, ValueError) as error:
+            print(f"{path}: {error}", file=sys.stderr)
+            return 2
+        if old == new:
+            continue
+        if "--check" in words:
+            print(f"{path}: stale; run python -m saccade.report.tables {path}", file=sys.stderr)
+            stale = 1
+        else:
+            temporary = path.with_name(f".{path.name}.part")
+            temporary.write_text(new, encoding="utf-8")
+            temporary.replace(path)
+    return stale
+
+
+def _load(path: Path) -> Any:
+    return read_json(path) if path.is_file() else None
+
+
+def _missing(command: str) -> str:
+    return f"*No result file yet; `{command}` writes it.*"
+
+
+def _kv(entry: Mapping[str, Any]) -> str:
+    return amount(entry["cost"]["kv_bytes"])
+
+
+def _plan_row(entry: Mapping[str, Any]) -> list[str]:
+    mean = entry["mean"]
+    low, high = points(mean["difference_low"]), points(mean["difference_high"])
+    return [
+        entry["title"],
+        str(entry["budget"]),
+        interval(mean, "accuracy"),
+        f"{points(mean['difference'])} ({low} to {high})",
+        interval(mean, "retention_above_blind"),
+        percent(entry["cost"]["flops_ratio"]),
+        _kv(entry),
+    ]
+
+
+def _runs(data: Any) -> list[Mapping[str, Any]]:
+    entries = data if isinstance(data, list) else data.get("runs", [data]) if isinstance(data, dict) else []
+    return [entry for entry in entries if isinstance(entry, Mapping) and "prefill" in entry]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,141 @@
+"""Row sets made ready for tensors: slices where they serve, gathers where they must (pure).
+
+Shape letters: B batch, N rows, R selected rows (padded to the longest sample), T selected rows of all
+samples together, D features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+MAX_SLICES = 8
+"""Beyond this many unbroken runs one gather is cheaper than a concatenation of views."""
+
+
+@dataclass(frozen=True, eq=False)
+class RowIndex:
+    """A set of rows per sample.
+
+    Attributes:
+        batch: Number of samples.
+        rows: Rows of the full sequence.
+        count: Rows selected from each sample (of the longest one where counts differ).
+        slices: Unbroken runs shared by every sample, or None where samples differ or runs are many.
+        index_BR: Selected rows in ascending order, padded with row 0; None where ``slices`` serve.
+        valid_BR: False at the padding of ``index_BR``; None where no sample is padded.
+        flat_T: Selected rows of all samples in a (batch * rows) view.
+        packed_T: Where each of ``flat_T`` sits in a (batch * count) view.
+    """
+
+    batch: int
+    rows: int
+    count: int
+    slices: tuple[tuple[int, int], ...] | None
+    index_BR: torch.Tensor
+    valid_BR: torch.Tensor | None
+    flat_T: torch.Tensor
+    packed_T: torch.Tensor
+
+    @classmethod
+    def from_mask(cls, mask_BN: torch.Tensor) -> RowIndex:
+        """Reads the set off a boolean (batch, rows) mask on the CPU."""
+        batch, rows = mask_BN.shape
+        counts = mask_BN.sum(1)
+        count = int(counts.max()) if batch else 0
+        order = torch.argsort(~mask_BN, dim=1, stable=True)[:, :count]
+        filled = torch.arange(count) < counts[:, None]
+        index_BR = order.masked_fill(~filled, 0)
+        flat = (index_BR + torch.arange(batch)[:, None] * rows)[filled]
+        packed = torch.arange(batch * count).view(batch, count)[filled]
+        slices = runs(mask_BN[0]) if batch and bool((mask_BN == mask_BN[0]).all()) else None
+        if slices is not None and len(slices) > MAX_SLICES:
+            slices = None
+        return cls(batch, rows, count, slices, index_BR, None if bool(filled.all()) else filled, flat, packed)
+
+    def on(self, device: torch.device) -> RowIndex:
+        """The same set with its index tensors on a device."""
+        return replace(
+            self,
+            index_BR=self.index_BR.to(device, non_blocking=True),
+            valid_BR=None if self.valid_BR is None else self.valid_BR.to(device, non_blocking=True),
+            flat_T=self.flat_T.to(device, non_blocking=True),
+            packed_T=self.packed_T.to(device, non_blocking=True),
+        )
+
+    def take(self, x_BND: torch.Tensor) -> torch.Tensor:
+        """The selected rows, (B, R, D); padding slots hold row 0. A view where one slice serves."""
+        if self.slices is not None:
+            parts = [x_BND[:, a:b] for a, b in self.slices]
+            return parts[0] if len(parts) == 1 else torch.cat(parts or [x_BND[:, :0]], dim=1)
+        x_BND = x_BND.expand(self.batch, -1, -1)
+        index = self.index_BR[..., None].expand(-1, -1, x_BND.shape[-1])
+        return x_BND.gather(1, index)
+
+    def put(self, y_BRD: torch.Tensor) -> torch.Tensor:
+        """Spreads selected rows back over the full sequence, zeros elsewhere: (B, N, D)."""
+        out = y_BRD.new_zeros(self.batch, self.rows, y_BRD.shape[-1])
+        if self.slices is not None:
+            start = 0
+            for a, b in self.slices:
+                out[:, a:b] = y_BRD[:, start : start + b - a]
+                start += b - a
+            return out
+        packed = y_BRD.reshape(self.batch * self.count, -1).index_select(0, self.packed_T)
+        return out.view(self.batch * self.rows, -1).index_copy(0, self.flat_T, packed).view_as(out)
+
+    def apply(self, rowwise, x_BND: torch.Tensor) -> torch.Tensor:
+        """Runs a row-wise module on the selected rows alone and spreads its output, zeros elsewhere."""
+        if self.slices is not None:
+            return self.put(rowwise(self.take(x_BND)))
+        features = x_BND.shape[-1]
+        y = rowwise(x_BND.reshape(-1, features).index_select(0, self.flat_T)[None])[0]
+        out = y.new_zeros(self.batch * self.rows, y.shape[-1])
+        return out.index_copy(0, self.flat_T, y).view(self.batch, self.rows, -1)
+
+
+def runs(mask_N: torch.Tensor) -> tuple[tuple[int, int], ...]:
+    """Unbroken runs ``(start, stop)`` of the True entries of a one-dimensional mask."""
+    edges = torch.nn.functional.pad(mask_N.int(), (1, 1)).diff()
+    return tuple(zip((edges == 1).nonzero()[:, 0].tolist(), (edges == -1).nonzero()[:, 0].tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class Block:
+    """One attention call: query rows ``start:stop`` of the packed queries over the first ``keys`` keys.
+
+    Attributes:
+        start: First packed query row.
+        stop: End of the packed query rows.
+        keys: Number of leading keys they are scored against.
+        offset: How many keys the first of these query rows sees besides its own; 0 makes a plain causal square.
+    """
+
+    start: int
+    stop: int
+    keys: int
+    offset: int
+
+
+def blocks(query: RowIndex, alive: RowIndex, past: int = 0, same: bool = False) -> tuple[Block, ...] | None:
+    """Splits the queries into calls that causal kernels serve, or None where one masked call must do.
+
+    The rule is shared by the engine, which runs it, and by ``cost``, which counts it.
+
+    Args:
+        query: Rows that ask.
+        alive: Rows that answer.
+        past: Rows that the cache holds already, all of them alive.
+        same: Whether both are the same set.
+    """
+    if same and past == 0:
+        return (Block(0, query.count, alive.count, 0),)
+    full = alive.slices == ((0, alive.rows),)
+    if not full or query.slices is None:
+        return None
+    found, start = [], 0
+    for a, b in query.slices:
+        found.append(Block(start, start + b - a, past + b, past + a))
+        start += b - a
+    return tuple(found)

@@ -1,0 +1,28 @@
+"""One question about zero or more images: what calibration and evaluation both read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A question, its images and, where known, its answer.
+
+    Attributes:
+        id: Stable identifier, for example ``"test/0/count/17"``.
+        task: Name of the task or file the sample comes from.
+        subtask: Finer group inside the task; stratified draws use it.
+        images: RGB images in prompt order; may be empty.
+        question: The user's question, without image placeholders.
+        answer: Reference answer; empty where none is known.
+    """
+
+    id: str
+    task: str
+    subtask: str
+    images: tuple[Image, ...]
+    question: str
+    answer: str = ""

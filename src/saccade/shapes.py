@@ -1,0 +1,55 @@
+"""Sizes of a decoder, all that a closed-form cost needs, and the shapes of the papers' models (pure)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Sizes of the language decoder of a VLM.
+
+    Attributes:
+        name: What to call it in reports.
+        layers: Decoder layers (L).
+        hidden: Width of the residual stream (d).
+        heads: Query heads (H).
+        kv_heads: Key/value heads.
+        head_dim: Width of one head (d_h).
+        ffn: Inner width of the gated FFN (m).
+        vocab: Vocabulary size.
+        visual: Visual tokens of a typical image, the default of ``cost`` and ``bench``.
+    """
+
+    name: str
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    vocab: int
+    visual: int
+
+    @property
+    def query_width(self) -> int:
+        """Total width of the queries (H * d_h)."""
+        return self.heads * self.head_dim
+
+    @property
+    def kv_width(self) -> int:
+        """Total width of the keys, or of the values (dk)."""
+        return self.kv_heads * self.head_dim
+
+
+SHAPES: dict[str, ModelShape] = {
+    s.name: s
+    for s in (
+        ModelShape("llava-1.5-7b", 32, 4096, 32, 32, 128, 11008, 32064, 576),
+        ModelShape("llava-1.5-13b", 40, 5120, 40, 40, 128, 13824, 32064, 576),
+        ModelShape("llava-next-7b", 32, 4096, 32, 32, 128, 11008, 32064, 2880),
+        ModelShape("llava-next-13b", 40, 5120, 40, 40, 128, 13824, 32064, 2880),
+        ModelShape("qwen2.5-vl-7b", 28, 3584, 28, 4, 128, 18944, 152064, 1280),
+    )
+}
+"""Shapes of the papers' models by name."""

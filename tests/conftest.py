@@ -1,0 +1,55 @@
+"""What every test shares: no network, a fixed seed, few threads, and tiny models built once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["MPLBACKEND"] = "agg"
+
+import pytest
+import torch
+
+from support import models
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Tiny models lose time to more threads than this.
+torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository's folder."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def llava() -> models.Tiny:
+    """A tiny LLaVA-1.5; leave it as you found it."""
+    return models.tiny_llava()
+
+
+@pytest.fixture(scope="session")
+def llava_next() -> models.Tiny:
+    """A tiny LLaVA-NeXT; leave it as you found it."""
+    return models.tiny_llava_next()
+
+
+@pytest.fixture(scope="session")
+def qwen() -> models.Tiny:
+    """A tiny Qwen2.5-VL; leave it as you found it."""
+    return models.tiny_qwen()
+
+
+@pytest.fixture(scope="session", params=["llava", "llava_next", "qwen"])
+def tiny(request: pytest.FixtureRequest) -> models.Tiny:
+    """Each tiny family in turn; leave it as you found it."""
+    return request.getfixturevalue(request.param)

@@ -1,0 +1,62 @@
+"""What was answered is not asked again; what was asked otherwise is."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from saccade.evaluate.ledger import Ledger, sample_digest
+from saccade.samples import Sample
+
+
+def test_answers_come_back(tmp_path):
+    path = tmp_path / "cells.jsonl"
+    first = Ledger(path, {"tokens": 8})
+    first.put("dense", ["a", "b"], ["1", "2"])
+    first.close()
+    second = Ledger(path, {"tokens": 8})
+    assert second.get("dense", ["b", "a"]) == ["2", "1"]
+    assert second.get("dense", ["a", "c"]) is None
+    assert second.get("vskip(layers=1)", ["a"]) is None
+
+
+def test_other_settings_start_anew(tmp_path):
+    path = tmp_path / "cells.jsonl"
+    first = Ledger(path, {"tokens": 8})
+    first.put("dense", ["a"], ["1"])
+    first.close()
+    assert Ledger(path, {"tokens": 9}).get("dense", ["a"]) is None
+
+
+@pytest.mark.parametrize("torn", ['{"plan": "dense", "answ', "[]", '{"plan": "dense"}', "\udcff"])
+def test_a_torn_last_line_is_dropped_and_the_file_goes_on(tmp_path, torn):
+    path = tmp_path / "cells.jsonl"
+    first = Ledger(path, {})
+    first.put("dense", ["a"], ["1"])
+    first.close()
+    with path.open("a", encoding="utf-8", errors="surrogateescape") as stream:
+        stream.write(torn)
+    second = Ledger(path, {})
+    assert second.get("dense", ["a"]) == ["1"]
+    second.put("dense", ["b"], ["2"])
+    second.close()
+    lines = path.read_text().splitlines()
+    assert [json.loads(line) for line in lines[1:]] == [
+        {"plan": "dense", "answers": {"a": "1"}},
+        {"plan": "dense", "answers": {"b": "2"}},
+    ]
+
+
+def test_discarding_removes_the_file(tmp_path):
+    ledger = Ledger(tmp_path / "cells.jsonl", {})
+    ledger.put("dense", ["a"], ["1"])
+    ledger.close(discard=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_digest_sees_pixels_questions_and_answers():
+    def digest(colour="red", question="what ?", answer="red"):
+        return sample_digest([Sample("a", "t", "t", (Image.new("RGB", (4, 4), colour),), question, answer)])
+
+    assert digest() == digest()
+    assert len({digest(), digest(colour="blue"), digest(question="who ?"), digest(answer="blue")}) == 4

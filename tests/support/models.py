@@ -1,0 +1,240 @@
+"""Tiny random VLMs of every family, with inputs built by hand (no processor, no network).
+
+A sample is a list of segments: a number is that many text tokens, a pair (height, width) is an image.
+``[3, SQUARE, 5]`` is three text tokens, one image, five text tokens; ``[4]`` is text alone.
+
+    tiny = tiny_qwen()
+    inputs = tiny.batch([[3, SQUARE, 5], [4], [2, WIDE, 1, TALL, 3]], padding="left", seed=1)
+    logits = tiny.model(**inputs).logits
+
+Weights are drawn wide, biases and norms included, so that every row and layer matters to the logits.
+
+Shape letters: B batch, N rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import transformers as T
+
+SQUARE, WIDE, TALL, BANNER, BIG = (24, 24), (24, 48), (48, 24), (8, 48), (48, 48)
+"""Image sizes in pixels; visual rows in LLaVA: 16 each, NeXT: 24, 30, 33, 16, 51, Qwen: 9, 18, 18, 6, 36."""
+
+PAD, BOS, EOS, IMAGE, VIDEO, VISION_START, VISION_END, FIRST_WORD = range(8)
+VOCAB, HIDDEN, HEADS, FFN = 128, 64, 4, 96
+
+Segment = int | tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A tiny random model and what builds its inputs.
+
+    Attributes:
+        name: What to call it in test ids.
+        model: The stock model, in eval mode.
+        family: Which inputs it takes: ``llava``, ``llava_next`` or ``qwen``.
+    """
+
+    name: str
+    model: Any
+    family: str = field(repr=False)
+
+    def batch(
+        self, samples: Sequence[Sequence[Segment]], padding: str = "left", seed: int = 0
+    ) -> dict[str, torch.Tensor]:
+        """Inputs of a batch of samples; sample ``i`` has the same contents in any batch of the same seed."""
+        return self._build(list(enumerate(samples)), padding, seed)
+
+    def singles(self, samples: Sequence[Sequence[Segment]], seed: int = 0) -> list[dict[str, torch.Tensor]]:
+        """The samples of ``batch`` one by one, without padding."""
+        return [self._build([(i, sample)], "left", seed) for i, sample in enumerate(samples)]
+
+    def visual(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Boolean (B, N) mask of visual rows."""
+        return inputs["input_ids"] == IMAGE
+
+    def _build(
+        self, numbered: list[tuple[int, Sequence[Segment]]], padding: str, seed: int
+    ) -> dict[str, torch.Tensor]:
+        sizes: list[tuple[int, int]] = []
+        pixels: list[torch.Tensor] = []
+        texts: list[list[torch.Tensor | None]] = []
+        for index, sample in numbered:
+            draw = torch.Generator().manual_seed(1009 * seed + index)
+            parts: list[torch.Tensor | None] = []
+            for segment in sample:
+                if isinstance(segment, int):
+                    parts.append(torch.randint(FIRST_WORD, VOCAB, (segment,), generator=draw))
+                else:
+                    parts.append(None)
+                    sizes.append(segment)
+                    pixels.append(_PIXELS[self.family](segment, draw))
+            texts.append(parts)
+        inputs = _VISION[self.family](sizes, pixels) if sizes else {}
+        inputs = {k: v.to(self.model.dtype) if v.is_floating_point() else v for k, v in inputs.items()}
+        lengths = iter(self._image_lengths(inputs) if sizes else [])
+        rows = [
+            torch.cat([torch.full((next(lengths),), IMAGE) if p is None else p for p in parts])
+            for parts in texts
+        ]
+        longest = max(len(r) for r in rows)
+        input_ids = torch.full((len(rows), longest), PAD)
+        mask = torch.zeros_like(input_ids)
+        for b, row in enumerate(rows):
+            where = slice(longest - len(row), longest) if padding == "left" else slice(0, len(row))
+            input_ids[b, where] = row
+            mask[b, where] = 1
+        if self.family == "qwen":
+            inputs["mm_token_type_ids"] = (input_ids == IMAGE).int()
+        return {"input_ids": input_ids, "attention_mask": mask} | inputs
+
+    @torch.no_grad()
+    def _image_lengths(self, inputs: dict[str, torch.Tensor]) -> list[int]:
+        """Rows of every image, as the model itself counts them."""
+        return [len(f) for f in self.model.get_image_features(**inputs, return_dict=True).pooler_output]
+
+
+def tiny_llava(
+    text: str = "llama",
+    layers: int = 4,
+    attn: str = "sdpa",
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> Tiny:
+    """LLaVA-1.5 in miniature: a CLIP tower, 16 visual rows an image, a Llama, Mistral or Qwen2 decoder."""
+    config = T.LlavaConfig(
+        vision_config=_clip(image_size=32),
+        text_config=_text(text, layers),
+        image_token_index=IMAGE,
+        image_seq_length=16,
+    )
+    return _ready(f"llava-{text}", "llava", T.LlavaForConditionalGeneration, config, attn, seed, dtype)
+
+
+def tiny_llava_next(
+    text: str = "llama",
+    layers: int = 4,
+    attn: str = "sdpa",
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> Tiny:
+    """LLaVA-NeXT in miniature: anyres tiles of 9 rows, a newline row after each line, unpadded."""
+    config = T.LlavaNextConfig(
+        vision_config=_clip(image_size=24),
+        text_config=_text(text, layers),
+        image_token_index=IMAGE,
+        image_grid_pinpoints=[[24, 48], [48, 24], [48, 48]],
+    )
+    return _ready(
+        f"llava_next-{text}", "llava_next", T.LlavaNextForConditionalGeneration, config, attn, seed, dtype
+    )
+
+
+def tiny_qwen(layers: int = 4, attn: str = "sdpa", seed: int = 0, dtype: torch.dtype = torch.float32) -> Tiny:
+    """Qwen2.5-VL in miniature: dynamic resolution, window attention in the tower, GQA, biases, mRoPE."""
+    config = T.Qwen2_5_VLConfig(
+        vision_config=dict(
+            depth=2, hidden_size=32, intermediate_size=48, num_heads=2, out_hidden_size=HIDDEN,
+            patch_size=4, spatial_merge_size=2, temporal_patch_size=2, window_size=16,
+            fullatt_block_indexes=[1],
+        ),
+        text_config=dict(
+            **_sizes(layers, kv_heads=2),
+            rope_parameters=dict(rope_type="default", mrope_section=[2, 3, 3], rope_theta=1e4),
+        ),
+        image_token_id=IMAGE, video_token_id=VIDEO,
+        vision_start_token_id=VISION_START, vision_end_token_id=VISION_END,
+    )  # fmt: skip
+    return _ready("qwen2_5_vl", "qwen", T.Qwen2_5_VLForConditionalGeneration, config, attn, seed, dtype)
+
+
+FACTORIES = {
+    "llava-llama": lambda **kw: tiny_llava("llama", **kw),
+    "llava-mistral": lambda **kw: tiny_llava("mistral", **kw),
+    "llava-qwen2": lambda **kw: tiny_llava("qwen2", **kw),
+    "llava_next-llama": lambda **kw: tiny_llava_next("llama", **kw),
+    "llava_next-mistral": lambda **kw: tiny_llava_next("mistral", **kw),
+    "qwen2_5_vl": lambda **kw: tiny_qwen(**kw),
+}
+"""Every tiny model by name, for parametrised tests: ``FACTORIES[name](layers=6)``."""
+
+
+def _sizes(layers: int, kv_heads: int) -> dict[str, Any]:
+    return dict(
+        vocab_size=VOCAB, hidden_size=HIDDEN, intermediate_size=FFN, num_hidden_layers=layers,
+        num_attention_heads=HEADS, num_key_value_heads=kv_heads, max_position_embeddings=1024,
+        pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS,
+    )  # fmt: skip
+
+
+def _text(kind: str, layers: int) -> Any:
+    configs = {"llama": (T.LlamaConfig, HEADS), "mistral": (T.MistralConfig, 2), "qwen2": (T.Qwen2Config, 2)}
+    cls, kv_heads = configs[kind]
+    extra = {"sliding_window": None} if kind == "mistral" else {}
+    return cls(**_sizes(layers, kv_heads), **extra)
+
+
+def _clip(image_size: int) -> T.CLIPVisionConfig:
+    return T.CLIPVisionConfig(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        image_size=image_size, patch_size=8, projection_dim=32,
+    )  # fmt: skip
+
+
+def _ready(name: str, family: str, cls: Any, config: Any, attn: str, seed: int, dtype: torch.dtype) -> Tiny:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = cls(config)
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=draw)
+            if parameter.ndim >= 2:
+                parameter.copy_(noise * (1.0 if "embed" in key else 1.2 * parameter[0].numel() ** -0.5))
+            elif "norm" in key and key.endswith("weight"):
+                parameter.copy_(1 + 0.2 * noise)
+            else:
+                parameter.copy_(0.2 * noise)
+    model.set_attn_implementation(attn)
+    # Random models say anything: keep them from ending early or from writing image placeholders.
+    model.generation_config.suppress_tokens = list(range(FIRST_WORD))
+    model.generation_config.pad_token_id = PAD
+    return Tiny(name, model.to(dtype).eval(), family)
+
+
+def _noise(*shape: int, draw: torch.Generator) -> torch.Tensor:
+    return torch.randn(*shape, generator=draw)
+
+
+def _next_tiles(size: tuple[int, int]) -> int:
+    from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+    return image_size_to_num_patches(list(size), [[24, 48], [48, 24], [48, 48]], 24)
+
+
+def _qwen_patches(size: tuple[int, int]) -> int:
+    return (size[0] // 4) * (size[1] // 4)
+
+
+_PIXELS = {
+    "llava": lambda size, draw: _noise(3, 32, 32, draw=draw),
+    "llava_next": lambda size, draw: _noise(_next_tiles(size), 3, 24, 24, draw=draw),
+    "qwen": lambda size, draw: _noise(_qwen_patches(size), 3 * 2 * 4 * 4, draw=draw),
+}
+
+_VISION = {
+    "llava": lambda sizes, pixels: {"pixel_values": torch.stack(pixels)},
+    "llava_next": lambda sizes, pixels: {
+        "pixel_values": torch.nn.utils.rnn.pad_sequence(pixels, batch_first=True),
+        "image_sizes": torch.tensor(sizes),
+    },
+    "qwen": lambda sizes, pixels: {
+        "pixel_values": torch.cat(pixels),
+        "image_grid_thw": torch.tensor([[1, h // 4, w // 4] for h, w in sizes]),
+    },
+}

@@ -1,0 +1,175 @@
+"""An independent, slow account of what every method means; it uses nothing of saccade.
+
+The stock dense layers run on every row, without a cache; hooks then zero the attention and FFN outputs that
+should not have been computed, and every layer gets an N x N mask that hides what should not be seen. Row
+sets come from the published meaning of each method:
+
+    method      alive A   query Q   ffn F
+    vskip       all       text      all      (mask reading: all rows query, visual ones see no other visual row)
+    ffn_skip    all       all       text
+    shortv      all       text      text
+    vtw, l>=K   text      text      text
+
+A recipe is a list of ``(method, layers)``; where several touch a layer, their sets intersect.
+
+Shape letters: B batch, N rows, D hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+Recipe = Sequence[tuple[str, Iterable[int]]]
+
+LOSES = {
+    "vskip": {"query"},
+    "vskip_mask": {"sight"},
+    "ffn_skip": {"ffn"},
+    "shortv": {"query", "ffn"},
+    "vtw": {"alive", "query", "ffn"},
+}
+"""What visual rows lose in a layer that a method touches."""
+
+
+@dataclass
+class Forward:
+    """What the hooks know of the forward that is running."""
+
+    visual_BN: torch.Tensor
+    real_BN: torch.Tensor
+
+
+def lost(recipe: Recipe, layer: int) -> set[str]:
+    """What visual rows lose in one layer."""
+    found: set[str] = set()
+    for name, layers in recipe:
+        if layer in layers:
+            found |= LOSES[name]
+    return found
+
+
+def seen_BNN(now: Forward, gone: set[str]) -> torch.Tensor:
+    """Which key (last axis) each query row sees; a row that may see nothing sees itself, to stay finite."""
+    rows = now.visual_BN.shape[1]
+    allowed = torch.ones(rows, rows, dtype=torch.bool).tril()[None] & now.real_BN[:, None, :]
+    if "alive" in gone:
+        allowed = allowed & ~now.visual_BN[:, None, :]
+    if "sight" in gone:
+        allowed = allowed & ~(now.visual_BN[:, :, None] & now.visual_BN[:, None, :])
+    own = torch.eye(rows, dtype=torch.bool)[None]
+    if "sight" in gone and "alive" not in gone:
+        allowed = allowed | (own & now.visual_BN[:, None, :])
+    return allowed | (own & ~allowed.any(-1, keepdim=True))
+
+
+@contextmanager
+def masked(model: nn.Module, recipe: Recipe) -> Iterator[None]:
+    """Makes a stock model compute what the recipe means, in forwards without a cache.
+
+    Forwards need ``input_ids`` of the whole sequence and a 2-D ``attention_mask``; ``generate`` works with
+    ``use_cache=False``.
+    """
+    recipe = [(name, frozenset(layers)) for name, layers in recipe]
+    placeholders = [
+        getattr(model.config, key)
+        for key in ("image_token_id", "video_token_id")
+        if hasattr(model.config, key)
+    ]
+    state: list[Forward] = []
+
+    def before_model(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        cache = kwargs.get("past_key_values")
+        assert cache is None or cache.get_seq_length() == 0, "the reference recomputes everything"
+        ids = args[0] if args else kwargs["input_ids"]
+        padding = kwargs.get("attention_mask")
+        real = torch.ones_like(ids).bool() if padding is None else padding.bool()
+        state[:] = [Forward(torch.isin(ids, torch.tensor(placeholders)) & real, real)]
+
+    def before_attention(gone: set[str]):
+        def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]):
+            allowed = seen_BNN(state[0], gone)[:, None]
+            dtype = kwargs["hidden_states"].dtype
+            mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
+            return args, kwargs | {"attention_mask": mask, "past_key_values": None}
+
+        return hook
+
+    def silence(module: nn.Module, args: tuple, output: Any) -> Any:
+        keep = ~state[0].visual_BN[..., None]
+        return (output[0] * keep, *output[1:]) if isinstance(output, tuple) else output * keep
+
+    handles = [model.model.register_forward_pre_hook(before_model, with_kwargs=True)]
+    try:
+        for number, layer in enumerate(model.model.language_model.layers):
+            gone = lost(recipe, number)
+            handles.append(
+                layer.self_attn.register_forward_pre_hook(before_attention(gone), with_kwargs=True)
+            )
+            if "query" in gone:
+                handles.append(layer.self_attn.register_forward_hook(silence))
+            if "ffn" in gone:
+                handles.append(layer.mlp.register_forward_hook(silence))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def recompute(model: nn.Module, recipe: Recipe, inputs: dict[str, torch.Tensor], **kwargs: Any) -> Any:
+    """Output of one forward over the whole sequence, without a cache."""
+    with masked(model, recipe):
+        return model(**inputs, use_cache=False, **kwargs)
+
+
+def extend(inputs: dict[str, torch.Tensor], sequences: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Inputs of the whole sequence that ``generate`` returned for these inputs."""
+    new = sequences.shape[1] - inputs["input_ids"].shape[1]
+    longer = {
+        "input_ids": sequences,
+        "attention_mask": nn.functional.pad(inputs["attention_mask"], (0, new), value=1),
+    }
+    if "mm_token_type_ids" in inputs:
+        longer["mm_token_type_ids"] = nn.functional.pad(inputs["mm_token_type_ids"], (0, new))
+    return inputs | longer
+
+
+def step_logits(
+    model: nn.Module, recipe: Recipe, inputs: dict[str, torch.Tensor], sequences: torch.Tensor
+) -> torch.Tensor:
+    """Logits (B, steps, V) that chose each generated token, recomputed from the whole sequence.
+
+    The last token of ``sequences`` was chosen, but nothing was computed from it.
+    """
+    whole = extend(inputs, sequences)
+    positions = {} if "mm_token_type_ids" in inputs else {"position_ids": _positions(whole["attention_mask"])}
+    logits = recompute(model, recipe, whole, **positions).logits
+    return logits[:, inputs["input_ids"].shape[1] - 1 : -1]
+
+
+def _positions(mask: torch.Tensor) -> torch.Tensor:
+    """Positions as ``generate`` counts them: padding takes none."""
+    return (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+def kv_rows(recipe: Recipe, layers: int, visual_BN: torch.Tensor, new: int = 0) -> list[list[int]]:
+    """Rows each layer's cache has to hold for each sample, padding included, after ``new`` more text rows."""
+    total = visual_BN.shape[1] + new
+    return [
+        [total - int(v) if "alive" in lost(recipe, n) else total for v in visual_BN.sum(1)]
+        for n in range(layers)
+    ]
+
+
+def gap(ours: torch.Tensor, theirs: torch.Tensor, real_BN: torch.Tensor | None = None) -> float:
+    """Largest difference over real rows, relative to the largest logit."""
+    keep = slice(None) if real_BN is None else real_BN.bool()
+    ours, theirs = ours[keep].double(), theirs[keep].double()
+    assert ours.shape == theirs.shape and bool(ours.isfinite().all())
+    return float((ours - theirs).abs().max() / theirs.abs().max())

@@ -1,0 +1,97 @@
+"""A second turn of a conversation, on the cache of the first or recomputed whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import transformers
+
+from support.models import IMAGE, Segment, Tiny
+
+_VERSION = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+
+
+def stock_takes_new_images(name: str) -> bool:
+    """Whether stock ``generate`` takes new images on an existing cache (Qwen2.5-VL: since version 5.23)."""
+    return not name.startswith("qwen") or _VERSION >= (5, 23)
+
+
+def next_turn(
+    tiny: Tiny,
+    first: Sequence[Sequence[Segment]],
+    inputs: dict[str, torch.Tensor],
+    sequences: torch.Tensor,
+    second: Sequence[Sequence[Segment]],
+    seed: int = 1,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Inputs of a second turn: for a call on the cache of the first, and for one that recomputes all.
+
+    Args:
+        tiny: The model and its inputs.
+        first: Samples of the first turn.
+        inputs: Their inputs, left padded.
+        sequences: (B, N) what ``generate`` returned for them.
+        second: New segments of every sample; they are left padded to one length.
+        seed: Of the new contents.
+    """
+    new = tiny.batch(second, "left", seed)
+    said = sequences.shape[1] - inputs["input_ids"].shape[1]
+    mask = torch.nn.functional.pad(inputs["attention_mask"], (0, said), value=1)
+    both: dict[str, Any] = {
+        "input_ids": torch.cat([sequences, new["input_ids"]], 1),
+        "attention_mask": torch.cat([mask, new["attention_mask"]], 1),
+    }
+    if tiny.family == "qwen":
+        both["mm_token_type_ids"] = (both["input_ids"] == IMAGE).int()
+    old_images, new_images = (_images(tiny, s, i) for s, i in ((first, inputs), (second, new)))
+    full = both | _join(tiny, [a + b for a, b in zip(old_images, new_images, strict=True)])
+    if "pixel_values" not in new:
+        keep = {"image_grid_thw"} if tiny.family == "qwen" else set()
+        return both | {k: v for k, v in full.items() if k in keep}, full
+    vision = {k: v for k, v in new.items() if k in ("pixel_values", "image_sizes", "image_grid_thw")}
+    if tiny.family != "qwen":
+        return both | vision, full
+    with torch.no_grad():
+        features = tiny.model.get_image_features(**vision, return_dict=True)
+    grids = {"image_grid_thw": full["image_grid_thw"], "mm_encoder_outputs": {"image": features}}
+    return both | grids, full
+
+
+def _images(
+    tiny: Tiny, samples: Sequence[Sequence[Segment]], inputs: dict[str, torch.Tensor]
+) -> list[list[dict[str, torch.Tensor]]]:
+    """Vision inputs of every image of every sample."""
+    found, number, patch = [], 0, 0
+    for sample in samples:
+        images = []
+        for _ in [s for s in sample if not isinstance(s, int)]:
+            if tiny.family == "qwen":
+                grid = inputs["image_grid_thw"][number]
+                end = patch + int(grid.prod())
+                images.append(
+                    {"pixel_values": inputs["pixel_values"][patch:end], "image_grid_thw": grid[None]}
+                )
+                patch = end
+            else:
+                keys = [k for k in ("pixel_values", "image_sizes") if k in inputs]
+                images.append({k: inputs[k][number : number + 1] for k in keys})
+            number += 1
+        found.append(images)
+    return found
+
+
+def _join(tiny: Tiny, images: list[list[dict[str, torch.Tensor]]]) -> dict[str, torch.Tensor]:
+    flat = [image for sample in images for image in sample]
+    if not flat:
+        return {}
+    if tiny.family == "llava_next":
+        most = max(i["pixel_values"].shape[1] for i in flat)
+        pad = (0, 0, 0, 0, 0, 0)
+        flat = [
+            i | {"pixel_values": torch.nn.functional.pad(p, (*pad, 0, most - p.shape[1]))}
+            for i in flat
+            for p in [i["pixel_values"]]
+        ]
+    return {k: torch.cat([i[k] for i in flat]) for k in flat[0]}

@@ -1,0 +1,188 @@
+"""The rules of the house that no single file can keep: sizes, imports, documentation, registration."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import saccade
+from saccade.methods import METHODS
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE = ROOT / "src" / "saccade"
+MODULES = sorted(SOURCE.rglob("*.py"))
+CODE = [*MODULES, *sorted((ROOT / "tests").rglob("*.py")), *sorted((ROOT / "benchmarks").rglob("*.py"))]
+
+PURE = {"layout", "rows", "route", "shapes", "cost"}
+METHODS_MAY_USE = PURE | {"methods"}
+TAKES_MODELS_APART = ("families", "glance")
+MAY_USE_INTERNALS = (*TAKES_MODELS_APART, "engine", "models.py")
+
+
+def room(path: Path) -> str:
+    """The first folder or file under the package: ``engine``, ``models.py``."""
+    return path.relative_to(SOURCE).parts[0]
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names a file imports, anywhere in it; ``from a import b`` gives ``a.b``."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def ours(path: Path) -> set[str]:
+    """Rooms of the package that a file imports from."""
+    return {name.split(".")[1] for name in imports(path) if name.startswith("saccade.")}
+
+
+def text_files() -> list[Path]:
+    """Every text file of the repository that people wrote or generated."""
+    folders = [
+        p for p in (ROOT / n for n in ("src", "tests", "benchmarks", "docs", ".ci", ".github")) if p.exists()
+    ]
+    names = ["Makefile", ".gitignore", *(p.name for s in ("md", "toml", "txt") for p in ROOT.glob(f"*.{s}"))]
+    files = [p for folder in folders for p in folder.rglob("*") if p.is_file()]
+    files = [
+        p for p in files if p.suffix not in (".pyc", ".safetensors", ".png") and "__pycache__" not in p.parts
+    ]
+    return files + [ROOT / name for name in names]
+
+
+def test_no_file_is_longer_than_500_lines():
+    long = {str(p.relative_to(ROOT)): n for p in CODE if (n := len(p.read_text("utf-8").splitlines())) > 500}
+    assert not long, "usually two rooms in one"
+
+
+@pytest.mark.parametrize("name", sorted(PURE))
+def test_the_pure_core_imports_nothing_of_ours_but_itself(name):
+    assert ours(SOURCE / f"{name}.py") <= PURE
+    assert not any(i.split(".")[0] == "transformers" for i in imports(SOURCE / f"{name}.py"))
+
+
+def test_methods_know_only_the_pure_core():
+    for path in (SOURCE / "methods").glob("*.py"):
+        assert ours(path) <= METHODS_MAY_USE, path.name
+        assert not any(i.split(".")[0] == "transformers" for i in imports(path)), path.name
+
+
+def test_the_engine_knows_no_method_by_name():
+    names = set(METHODS) | {cls.__name__ for cls in METHODS.values()}
+    for path in (SOURCE / "engine").glob("*.py"):
+        assert "methods" not in ours(path), path.name
+        nodes = list(ast.walk(ast.parse(path.read_text("utf-8"))))
+        used = {n.id for n in nodes if isinstance(n, ast.Name)}
+        used |= {n.attr for n in nodes if isinstance(n, ast.Attribute)}
+        assert not used & names, path.name
+
+
+def test_lower_floors_do_not_import_upper_ones():
+    upper = {"calibrate", "measure", "evaluate", "report", "demo", "cli", "train"}
+    for path in MODULES:
+        if room(path) in ("engine", "families", "methods", "plan.py", "spec.py", "files.py", "models.py"):
+            assert not ours(path) & upper, path.name
+
+
+def test_only_families_and_glance_name_model_classes_of_transformers():
+    for path in MODULES:
+        foreign = {i for i in imports(path) if i.split(".")[0] == "transformers"}
+        if room(path) not in TAKES_MODELS_APART:
+            named = {
+                i for i in foreign if re.search(r"\.models\.|For\w+Generation$|(?<!PreTrained)Config$", i)
+            }
+            assert not named - {"transformers.AutoConfig", "transformers.GenerationConfig"}, path.name
+        if room(path) not in MAY_USE_INTERNALS:
+            deep = {i for i in foreign if i.count(".") > 1 and not i.startswith("transformers.cache_utils.")}
+            assert not deep, path.name
+
+
+def test_everything_public_is_documented():
+    missing = []
+    names = [
+        m.name for m in pkgutil.walk_packages(saccade.__path__, "saccade.") if not m.name.endswith("__main__")
+    ]
+    for name in ["saccade", *names]:
+        module = importlib.import_module(name)
+        if not inspect.getdoc(module):
+            missing.append(name)
+        for key, thing in vars(module).items():
+            if key.startswith("_") or getattr(thing, "__module__", None) != name:
+                continue
+            if not (inspect.isclass(thing) or inspect.isfunction(thing)):
+                continue
+            if not thing.__doc__:
+                missing.append(f"{name}.{key}")
+            if inspect.isclass(thing):
+                missing += [f"{name}.{key}.{m}" for m in undocumented(thing)]
+    assert not missing
+
+
+def undocumented(cls: type) -> list[str]:
+    """Public methods and properties without a docstring, their own or that of what they override."""
+    members = {k: v for k, v in vars(cls).items() if not k.startswith("_")}
+    real = {
+        k: v for k, v in members.items() if inspect.isfunction(v) or isinstance(v, (property, classmethod))
+    }
+    return [k for k in real if not inspect.getdoc(getattr(cls, k)) and not inspect.getdoc(real[k])]
+
+
+def test_no_file_names_a_path_of_one_machine():
+    path = re.compile(
+        "|".join(rf"(?<![\w.~]){p}" for p in ("/" + "tmp/", "/" + "root/", "/" + "work/", "/" + "opt/"))
+    )
+    home = re.compile("/" + r"(home|Users)/[a-z]")
+    named = [
+        f"{p.relative_to(ROOT)}: {found[0]}"
+        for p in text_files()
+        if (found := path.search(t := p.read_text("utf-8")) or home.search(t))
+    ]
+    assert not named
+
+
+def test_the_environment_configures_nothing():
+    reads = re.compile(r"os\.environ|getenv")
+    assert not [str(p.relative_to(ROOT)) for p in MODULES if reads.search(p.read_text("utf-8"))]
+
+
+def test_nothing_is_left_for_later_and_no_test_is_skipped():
+    later = re.compile("|".join(("NotImplemented" + "Error", "TO" + "DO", "FIX" + "ME")))
+    skipped = re.compile(
+        "|".join((r"pytest\.sk" + r"ip", r"mark\.sk" + "ip", "xf" + "ail\\(", "importor" + "skip"))
+    )
+    assert not [str(p.relative_to(ROOT)) for p in CODE if later.search(p.read_text("utf-8"))]
+    tests = (ROOT / "tests").rglob("*.py")
+    assert not [str(p.relative_to(ROOT)) for p in tests if skipped.search(p.read_text("utf-8"))]
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_every_method_is_one_documented_file_and_in_the_readme(name):
+    cls = METHODS[name]
+    assert cls.paper.startswith("https://") and cls.title and cls.saves and cls.__doc__
+    assert Path(inspect.getfile(cls)).name == f"{name}.py"
+    readme = (ROOT / "README.md").read_text("utf-8")
+    table = readme.split("<!-- generated:methods -->")[1].split("<!-- /generated -->")[0]
+    assert f"`{name}`" in table and cls.paper in table
+
+
+def test_pins_fit_what_the_package_asks_for():
+    from packaging.requirements import Requirement
+    from packaging.version import Version
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    for text in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
+        wanted = Requirement(text)
+        assert Version(pins[wanted.name]) in wanted.specifier, text
