@@ -41,6 +41,7 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	$(RUN)/saccade demo $(ARGS)
+	@echo 'The saccade command is in $(RUN); to have it at hand: source $(RUN)/activate'
 
 test: $(READY)
 	@echo 'Running the tests; each dot is one that passed'

@@ -155,8 +155,8 @@ def cost(shape: ModelShape, route: Route, dtype_bytes: int = 2) -> Cost:
         equivalent_tokens=float(visible.mean()) / layout.batch,
         visual_tokens=float(layout.visual_BN.sum()) / layout.batch,
         text_tokens=float((layout.text_BN & real).sum()) / layout.batch,
-        decode_gflops=float(decode_flops(shape, rows.sum(1))) / 1e9 if layout.batch else 0.0,
-        dense_decode_gflops=float(decode_flops(shape, dense_rows.sum().expand(shape.layers))) / 1e9,
+        decode_gflops=float(decode_flops(shape, rows.sum(1), layout.batch)) / 1e9 if layout.batch else 0.0,
+        dense_decode_gflops=float(decode_flops(shape, dense_rows.sum().expand(shape.layers), layout.batch)) / 1e9,
         layer_tflops=tuple(p / 1e12 for p in paper),
     )
 

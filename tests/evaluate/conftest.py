@@ -17,8 +17,7 @@ from saccade.samples import Sample
 QUESTIONS = ("what color is the circle ?", "how many red objects are there ?", "is there a ring ?")
 
 
-@pytest.fixture(scope="session")
-def toy() -> models.Loaded:
+def build_toy() -> models.Loaded:
     """A random Glance of four small layers, loud enough that skipping changes answers."""
     sizes = GlanceConfig(layers=4, width=48, heads=2, mlp=64, image_size=32)
     model = build_model(sizes, seed=3).eval()
@@ -27,6 +26,12 @@ def toy() -> models.Loaded:
             if "language_model.layers" in name and weight.ndim == 2:
                 weight.mul_(12)
     return models.wrap(model, build_processor(sizes.image_size, sizes.patch), "toy")
+
+
+@pytest.fixture(scope="session")
+def toy() -> models.Loaded:
+    """The toy; leave it as you found it."""
+    return build_toy()
 
 
 @pytest.fixture(scope="session")

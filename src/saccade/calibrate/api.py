@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from saccade import models
-from saccade.budget import last_layers, reach_flops
 from saccade.calibrate.draw import Draw, data_hash
-from saccade.calibrate.draw import draw as draw_samples
 from saccade.calibrate.journal import Journal
 from saccade.calibrate.measures import Direction, check_direction
 from saccade.calibrate.probes import Probe, Progress, find_probe, probe_for
-from saccade.calibrate.run import compare, rows_of, try_layers
+from saccade.calibrate.request import choose, reach, wanted_method
+from saccade.calibrate.run import compare, try_layers
 from saccade.calibrate.scores import Scores
+from saccade.data import Entry
 from saccade.engine.replay import replaying
 from saccade.evaluate.runner import weights_digest
-from saccade.layout import Layout
 from saccade.measure.provenance import record
-from saccade.methods import LayerMethod, Method
-from saccade.methods.vtw import VTW
+from saccade.methods import Method
 from saccade.plan import Plan
 from saccade.samples import Sample
 
@@ -35,7 +32,7 @@ ETA = 3e-3
 def calibrate(
     model: nn.Module,
     processor: Any,
-    samples: Iterable[Sample],
+    samples: Iterable[Sample | Entry],
     method: str | Method = "vskip",
     *,
     budget: int | None = None,
@@ -55,7 +52,8 @@ def calibrate(
     Args:
         model: A stock Hugging Face VLM.
         processor: Its processor.
-        samples: Questions to calibrate on, of one task or a mixture.
+        samples: Questions to calibrate on, of one task or a mixture; of entries of a JSONL file
+            (``saccade.data.read_jsonl``) only those drawn are decoded.
         method: Name, spec string (``"vskip(budget=4)"``) or method whose layers are to be chosen.
         budget: How many layers it may touch. VTW needs none: it takes the smallest K under ``eta``.
         flops: FLOPs ratio to reach instead, on the prompts of these samples, with the fewest layers.
@@ -67,8 +65,8 @@ def calibrate(
         direction: Of the KL.
         eta: Largest mean KL (nats) at which VTW withdraws.
         check: Also run brute force on the last sample, for the cost ratio and the largest difference.
-        out: Plan file to write. Until it is written, finished samples are kept beside it (``partial_path``), so
-            that the same call goes on where it was interrupted.
+        out: Plan file to write. Until then finished samples are kept beside it (``partial_path``), so that
+            the same call goes on where it was interrupted.
         progress: Called with the number of samples done and of all.
 
     Returns:
@@ -77,16 +75,16 @@ def calibrate(
     Raises:
         ValueError: If the samples, the budget, the model or the score do not fit, saying how.
     """
-    wanted = _wanted(method, budget, flops)
+    wanted = wanted_method(method, budget, flops)
     probe = probe_for(wanted, score)
     loaded = models.wrap(model, processor)
     depth = loaded.shape.layers
     if wanted.budget is not None and wanted.budget > depth:
         raise ValueError(f"a budget of {wanted.budget} layers, but the model has {depth}")
-    chosen = _chosen(samples, num_samples, draw, seed)
+    chosen = choose(samples, num_samples, draw, seed)
     target = wanted.flops
     if target is not None:
-        wanted = _reach(loaded, wanted, chosen)
+        wanted = reach(loaded, wanted, chosen)
     found = score_samples(
         loaded,
         chosen,
@@ -117,7 +115,7 @@ def partial_path(out: str | os.PathLike) -> Path:
 def scores(
     model: nn.Module,
     processor: Any,
-    samples: Iterable[Sample],
+    samples: Iterable[Sample | Entry],
     score: str = "vig",
     *,
     num_samples: int | None = None,
@@ -150,7 +148,7 @@ def scores(
     """
     found = score_samples(
         models.wrap(model, processor),
-        _chosen(samples, num_samples, draw, seed),
+        choose(samples, num_samples, draw, seed),
         find_probe(score),
         direction=direction,
         eta=eta,
@@ -251,46 +249,3 @@ def _values(
         journal.remove()
         raise ValueError(f"none of the {len(samples)} samples has an image: there is nothing to calibrate on")
     return [tuple(entry["values"]) for entry in entries], visual[-1]
-
-
-def _wanted(method: str | Method, budget: int | None, flops: float | None) -> Method:
-    methods = Plan.of(method).methods
-    if len(methods) != 1:
-        raise ValueError(f"one method is calibrated at a time, got {len(methods)}: {Plan.of(method).spec}")
-    wanted = methods[0]
-    if wanted.is_resolved or getattr(wanted, "preset", None):
-        raise ValueError(f"{wanted} knows its layers already; give {wanted.name} with a budget or flops")
-    if budget is not None or flops is not None:
-        if sum(given is not None for given in (wanted.budget, wanted.flops, budget, flops)) > 1:
-            raise ValueError(f"{wanted.name}: give one budget or one FLOPs ratio")
-        wanted = wanted.with_budget(budget) if budget is not None else _with_flops(wanted, flops)
-    if isinstance(wanted, LayerMethod) and wanted.budget is None and wanted.flops is None:
-        raise ValueError(f"{wanted.name}: give a budget (how many layers) or a FLOPs ratio to reach")
-    return wanted
-
-
-def _with_flops(method: Method, flops: float | None) -> Method:
-    return VTW(flops=flops) if isinstance(method, VTW) else replace(method, budget=None, flops=flops)
-
-
-def _reach(loaded: models.Loaded, method: Method, samples: Sequence[Sample]) -> Method:
-    """Turns a FLOPs ratio into a budget; how much a route costs does not hang on which layers it touches."""
-    counts = [rows_of(loaded.model, models.inputs(loaded, [sample])) for sample in samples]
-    prompts = dict.fromkeys(counts)
-    plan = reach_flops(
-        Plan((method,)),
-        loaded.shape,
-        [Layout.single(visual, text) for visual, text in prompts],
-        last_layers(loaded.shape.layers),
-        [float(counts.count(prompt)) for prompt in prompts],
-    )
-    done = plan.methods[0]
-    used = loaded.shape.layers - done.layer if isinstance(done, VTW) and done.layer is not None else None
-    return method.with_budget(len(done.layers or ()) if isinstance(done, LayerMethod) else used or 0)
-
-
-def _chosen(samples: Iterable[Sample], num_samples: int | None, draw: Draw, seed: int) -> list[Sample]:
-    pool = list(samples)
-    if not pool:
-        raise ValueError("there are no samples to calibrate on")
-    return pool if num_samples is None else draw_samples(pool, num_samples, draw, seed)

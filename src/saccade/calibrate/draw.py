@@ -36,8 +36,7 @@ def draw(pool: Sequence[T], n: int, how: Draw = "global", seed: int = 0) -> list
     Raises:
         ValueError: If the pool holds fewer than ``n``, or ``n`` is not positive.
     """
-    if how not in ("global", "stratified"):
-        raise ValueError(f"draw is global or stratified, got {how!r}")
+    check_draw(how)
     if not pool:
         raise ValueError("there are no samples to draw from")
     if n < 1:
@@ -59,6 +58,12 @@ def draw(pool: Sequence[T], n: int, how: Draw = "global", seed: int = 0) -> list
             if queue and len(drawn) < n:
                 drawn.append(queue.pop())
     return drawn
+
+
+def check_draw(how: str) -> None:
+    """Raises ``ValueError`` for an unknown way to draw."""
+    if how not in ("global", "stratified"):
+        raise ValueError(f"draw is global or stratified, got {how!r}")
 
 
 def data_hash(samples: Sequence[Sample]) -> str:

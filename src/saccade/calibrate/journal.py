@@ -79,7 +79,7 @@ def _whole_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
             data = json.loads(raw)
         except (json.JSONDecodeError, UnicodeDecodeError):
             break
-        if not raw.endswith(b"\n") or not isinstance(data, dict):
+        if not raw.endswith(b"\n") or not isinstance(data, dict) or (lines and "sample" not in data):
             break
         lines.append(data)
         taken += len(raw)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -28,14 +29,10 @@ def build() -> typer.Typer:
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         add_completion=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     )
     app.callback(invoke_without_command=True)(_root)
     for name in COMMANDS:
-        import importlib.util  # TEMPORARY until all modules exist
-
-        if importlib.util.find_spec(f"saccade.cli.{name}") is None:
-            continue
         importlib.import_module(f"saccade.cli.{name}").register(app)
     return app
 
@@ -102,8 +99,7 @@ def _say(line: str, code: int) -> int:
 
 
 def _command(words: list[str]) -> str:
-    known = {name for name in COMMANDS if words and words[0] == name}
-    return f"{words[0]} " if known else ""
+    return f"{words[0]} " if words and words[0] in {"eval", *COMMANDS} else ""
 
 
 def _one_line(error: object) -> str:

@@ -51,6 +51,9 @@ def bench(
     profile: Annotated[
         bool, typer.Option("--profile", help="Also show per-operator times of both sides.")
     ] = False,
+    roofline: Annotated[
+        bool, typer.Option("--roofline", help="Also state the least prefill time that the device allows.")
+    ] = False,
     json: common.Json = None,
 ) -> None:
     """Time plans against the stock model, in one process on the same weights.
@@ -63,6 +66,8 @@ def bench(
     Example: saccade bench llava-1.5-7b --layers 2 --plan "shortv(budget=2)"
     """
     out = common.Output(json)
+    import torch
+
     from saccade.measure import bench as measure
 
     plans = plan or ["dense"]
@@ -76,11 +81,19 @@ def bench(
         "seed": seed,
         "force": force,
         "profile": profile,
+        "limits": roofline,
     }
-    kind, where = common.read_dtype(dtype), common.read_device(device)
+    from saccade.measure.target import build
+
+    where = common.read_device(device)
+    kind = common.read_dtype(dtype) or (torch.bfloat16 if where.type == "cuda" else torch.float32)
+    settings["visual"] = _check(model, plans, layers, kind, where, **settings)
+    rows = settings["visual"] + text + new_tokens
+    results = []
     with common.progress() as bar:
-        target = _build(bar, model, layers, kind, where, settings)
-        results = []
+        task = bar.add_task(f"building {model}", total=1)
+        target = build(model, layers=layers, batch=batch, rows=rows, dtype=kind, device=where, seed=seed)
+        bar.update(task, completed=1)
         for each in plans:
             task = bar.add_task(each, total=2 * (warmup + repeats))
 
@@ -93,27 +106,27 @@ def bench(
     out.finish(entries[0] | {"plans": entries})
 
 
-def _build(bar, model: str, layers: int | None, dtype, device, settings: dict[str, Any]):
-    import torch
+def _check(
+    model: str, plans: list[str], layers: int | None, dtype, device, *, batch, visual, text, **rest
+) -> int:
+    """Finds what is wrong before anything is built; gives the visual rows."""
+    from dataclasses import replace
 
     from saccade.measure import shape_of
-    from saccade.measure.target import build
+    from saccade.measure.bench import resolve
+    from saccade.measure.target import layers_to_build, refuse_layers
+    from saccade.shapes import SHAPES
 
-    visual = shape_of(model).visual if settings["visual"] is None else settings["visual"]
-    rows = visual + settings["text"] + settings["new_tokens"]
-    dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
-    task = bar.add_task(f"building {model}", total=1)
-    target = build(
-        model,
-        layers=layers,
-        batch=settings["batch"],
-        rows=rows,
-        dtype=dtype,
-        device=device,
-        seed=settings["seed"],
-    )
-    bar.update(task, completed=1)
-    return target
+    shape = shape_of(model)
+    depth, visual = shape.layers, shape.visual if visual is None else visual
+    if model in SHAPES:
+        rows = visual + text + rest["new_tokens"]
+        shape = replace(shape, layers=layers_to_build(shape, layers, batch, rows, dtype, device))
+    else:
+        refuse_layers(model, layers)
+    for plan in plans:
+        resolve(plan, shape, depth, visual, text)
+    return visual
 
 
 def _show(out: common.Output, results: list[Bench]) -> None:
@@ -123,7 +136,7 @@ def _show(out: common.Output, results: list[Bench]) -> None:
     part = "" if first.layers == first.depth else f" of {first.depth}"
     out.line(
         f"{first.name}: {first.layers}{part} layers, {first.weights} weights, {first.provenance['dtype']}, "
-        f"batch {first.batch}, {first.visual} visual + {first.text} text rows, {first.new_tokens} new tokens, "
+        f"batch {first.batch}, {first.visual} visual and {first.text} text rows, {first.new_tokens} new, "
         f"on {first.provenance['device']} ({first.provenance['threads']} threads)"
     )
     view = Table(
@@ -160,6 +173,8 @@ def _show(out: common.Output, results: list[Bench]) -> None:
         out.line(f"vision tower and projector, one image, timed apart: {first.vision_s * 1e3:.1f} ms")
     for r in results:
         out.line(f"{r.plan}: {r.verdict}")
+        if r.roofline is not None:
+            out.line(_limits(r))
         if r.profile is not None:
             out.table(_profile(r))
 
@@ -185,6 +200,17 @@ def _used(usage: Usage) -> tuple[str, ...]:
         common.human_bytes(usage.peak_memory_bytes),
         common.human_bytes(usage.activation_bytes),
         common.human_bytes(usage.kv_bytes),
+    )
+
+
+def _limits(result: Bench) -> str:
+    least = result.roofline or {}
+    reach = least["device"]
+    captured = "" if least["captured"] is None else f", captured at most {least['captured']:.3f}"
+    return (
+        f"{result.plan}: roofline of the prefill: stock {least['dense_s'] * 1e3:.1f} ms, plan "
+        f"{least['plan_s'] * 1e3:.1f} ms, ratio {least['time_ratio']:.3f}{captured} (matrix products at "
+        f"{reach['flops_per_s'] / 1e9:.0f} GFLOP/s, memory at {reach['bytes_per_s'] / 1e9:.0f} GB/s here)"
     )
 
 

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -47,12 +47,16 @@ class Interrupted(Exception):
 
 
 @contextmanager
-def resumable(hint: str) -> Iterator[None]:
-    """Turns Ctrl-C into exit code 130 with a line that says how to resume."""
+def resumable(hint: str | Callable[[], str]) -> Iterator[None]:
+    """Turns Ctrl-C into exit code 130 with a line that says how to resume.
+
+    Args:
+        hint: What to do to go on; a function is asked at the time of the interruption.
+    """
     try:
         yield
     except KeyboardInterrupt:
-        raise Interrupted(hint) from None
+        raise Interrupted(hint if isinstance(hint, str) else hint()) from None
 
 
 class Output:

@@ -56,9 +56,7 @@ def cost(
     out = common.Output(json)
     if dtype not in BYTES:
         raise ValueError(f"no dtype {dtype!r}; known: {', '.join(BYTES)}")
-    from saccade.measure.target import shape_of
-
-    shape = shape_of(model)
+    shape = _shape(model)
     visual = shape.visual if visual is None else visual
     prices = [price(shape, text_of_plan, visual, text, BYTES[dtype]) for text_of_plan in plan or ["dense"]]
     _show(out, shape, prices, visual, text)
@@ -68,6 +66,17 @@ def cost(
         | entries[0]
         | {"plans": entries}
     )
+
+
+def _shape(name: str) -> ModelShape:
+    from saccade.shapes import SHAPES
+
+    if name in SHAPES:
+        # Presets need no transformers, whose import takes longer than the answer.
+        return SHAPES[name]
+    from saccade.measure.target import shape_of
+
+    return shape_of(name)
 
 
 @dataclass(frozen=True)

@@ -67,16 +67,16 @@ def generate(
 
 
 def open_image(path: Path) -> Image:
-    """Reads an image as RGB.
+    """Reads an image as RGB, turned the way its camera was held.
 
     Raises:
         ValueError: If the file is missing or not an image, naming it.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with Image.open(path) as opened:
-            return opened.convert("RGB")
+            return ImageOps.exif_transpose(opened).convert("RGB")
     except FileNotFoundError:
         raise ValueError(f"no such image: {path}") from None
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:

@@ -89,15 +89,23 @@ def glance(
 def _train(minutes, steps, seed: int, run: Path, resume: bool, threads) -> None:
     from dataclasses import replace
 
+    from saccade.glance.checkpoint import CHECKPOINT
     from saccade.glance.train import TrainConfig, train
 
     chosen = {"minutes": minutes, "steps": steps, "threads": threads}
     given = {key: value for key, value in chosen.items() if value is not None}
     config = replace(TrainConfig(), seed=seed, **given)
-    again = f"continue with: saccade train glance --resume --run {run}"
-    for key, value in given.items():
-        again += f" --{key} {value:g}"
-    if seed:
-        again += f" --seed {seed}"
+    options = "".join(f" --{key} {value:g}" for key, value in given.items()) + (
+        f" --seed {seed}" if seed else ""
+    )
+
+    def again() -> str:
+        if (run / CHECKPOINT).exists():
+            return f"continue with: saccade train glance --resume --run {run}{options}"
+        return f"there was no checkpoint yet; start over with: saccade train glance --run {run}{options}"
+
     with common.resumable(again):
-        train(config, run, resume)
+        try:
+            train(config, run, resume)
+        except SystemExit:  # the trainer saves first when it is told to stop
+            raise common.Interrupted(again()) from None

@@ -50,7 +50,7 @@ def apply(model: nn.Module, plan: PlanLike, *, force: bool = False) -> Attachmen
     """
     family = find(model)
     found = Plan.of(plan)
-    config = unwrap(model).config
+    config: Any = unwrap(model).config
     fingerprint = family.fingerprint(config)
     if found.model and found.model != fingerprint and not force:
         other = Plan(model=fingerprint)
@@ -82,6 +82,7 @@ class Attachment:
         self._undo: list[Callable[[], None]] = []
         if attached(model) is not None:
             raise ValueError("this model has a saccade plan; remove it first, or compose plans with '+'")
+        layer: Any
         for number, layer in enumerate(self.parts.layers):
             cell = _Cell()
             self._swap(layer.self_attn, lambda m, inner, n=number, c=cell: _Attention(self, n, m, inner, c))
@@ -229,8 +230,8 @@ def check_supported(
     total = past + rows.shape[1]
     if mask is not None and tuple(mask.shape) != (rows.shape[0], total):
         raise ValueError(
-            f"the attention mask is {tuple(mask.shape)}, but there are {rows.shape[0]} samples of {total} rows "
-            "with the cached ones; give the mask of the full sequence"
+            f"the attention mask is {tuple(mask.shape)}, but rows, cached ones included, are "
+            f"{rows.shape[0]} x {total}; give the mask of the full sequence"
         )
     for number in range(config.num_hidden_layers):
         window = family.sliding_window(decoder, number)

@@ -5,9 +5,10 @@ Shape letters: B batch, N new rows, Q query rows, K keys, H heads, G key/value h
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from torch import nn
 from transformers.cache_utils import Cache
 
 from saccade.engine.cache import KeyRows, make_ragged, ragged_layer
@@ -18,7 +19,7 @@ from saccade.rows import RowIndex
 
 def routed_attention(
     family: Family,
-    attn: nn.Module,
+    attn: Any,
     frame: Frame,
     step: Step,
     hidden_BND: torch.Tensor,
@@ -36,7 +37,8 @@ def routed_attention(
         rotary: Cosines and sines of every new row.
         cache: KV cache, or None.
     """
-    keys_BGKW, values_BGKW = family.keys_values(attn, _take(step.alive, hidden_BND), _rotary(step.alive, rotary))
+    alive_BND, alive_rotary = _take(step.alive, hidden_BND), _rotary(step.alive, rotary)
+    keys_BGKW, values_BGKW = family.keys_values(attn, alive_BND, alive_rotary)
     rows = frame.every(frame.new) if step.alive is None else frame.keys(None, step)
     if cache is not None:
         keys_BGKW, values_BGKW, rows = _store(frame, step, cache, attn.layer_idx, keys_BGKW, values_BGKW)
@@ -55,7 +57,8 @@ def routed_attention(
         for c in frame.calls(step, rows)
         if c.stop > c.start
     ]
-    mixed_BHQW = torch.cat(parts, dim=2) if len(parts) != 1 else parts[0]
+    # A prompt of nothing but visual rows may leave no query at all.
+    mixed_BHQW = torch.cat(parts, dim=2) if len(parts) > 1 else parts[0] if parts else queries_BHQW
     out = family.output(attn, mixed_BHQW)
     out = out if step.query is None else step.query.put(out)
     if step.narrow is None:
@@ -107,7 +110,7 @@ def _sdpa(
 
 def _text_and_self(
     family: Family,
-    attn: nn.Module,
+    attn: Any,
     frame: Frame,
     step: Step,
     hidden_BND: torch.Tensor,
@@ -138,7 +141,8 @@ def _text_and_self(
         seen = seen & frame.real_BT.gather(1, answers)[:, None, :]
     far = (q @ k_text.transpose(2, 3) * attn.scaling).masked_fill(~seen[:, None], float("-inf"))
     near = (q * k_self).sum(-1, keepdim=True) * attn.scaling
-    weights = torch.cat([far, near], dim=-1).softmax(-1, dtype=torch.float32).to(q.dtype)
+    precise = torch.promote_types(q.dtype, torch.float32)
+    weights = torch.cat([far, near], dim=-1).softmax(-1, dtype=precise).to(q.dtype)
     if attn.training:
         weights = F.dropout(weights, attn.attention_dropout)
     return weights[..., :-1] @ v_text + weights[..., -1:] * v_self

@@ -105,8 +105,11 @@ class RaggedLayer(DynamicLayer):
         if not self.is_initialized or self.rows is None or tokens_to_remove == 0:
             return
         final = tokens_to_remove + self.logical if tokens_to_remove < 0 else tokens_to_remove
-        self.logical = max(min(final, self.logical), 0)
+        if final <= 0:
+            return self.reset()
+        self.logical = min(final, self.logical)
         self.rows, stay = self.rows.derive("crop", self.logical, lambda rows: rows.crop(self.logical))
+        assert self.keys is not None and self.values is not None
         self.keys, self.values = self.keys[:, :, stay], self.values[:, :, stay]
 
     def reset(self) -> None:
@@ -149,7 +152,7 @@ def make_ragged(cache: Cache, number: int, rows: KeyRows) -> RaggedLayer:
     """Swaps a layer of a cache in place for a ragged one that holds the same rows."""
     while len(cache.layers) <= number:
         cache.layers.append(DynamicLayer())
-    layer = cache.layers[number]
+    layer: Any = cache.layers[number]
     if not isinstance(layer, RaggedLayer):
         layer = cache.layers[number] = RaggedLayer.adopt(layer, rows)
     return layer
@@ -157,12 +160,12 @@ def make_ragged(cache: Cache, number: int, rows: KeyRows) -> RaggedLayer:
 
 def kv_lengths(cache: Cache) -> list[int]:
     """Rows that each layer of a cache physically holds (of the longest sample)."""
-    return [
-        0 if layer.keys is None or layer.keys.ndim < 4 else layer.keys.shape[-2] for layer in cache.layers
-    ]
+    layers: list[Any] = cache.layers
+    return [0 if layer.keys is None or layer.keys.ndim < 4 else layer.keys.shape[-2] for layer in layers]
 
 
 def kv_bytes(cache: Cache) -> int:
     """Bytes of the keys and values that a cache physically holds."""
-    held = [t for layer in cache.layers for t in (layer.keys, layer.values) if t is not None]
+    layers: list[Any] = cache.layers
+    held = [t for layer in layers for t in (layer.keys, layer.values) if t is not None]
     return sum(t.numel() * t.element_size() for t in held)

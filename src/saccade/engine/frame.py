@@ -215,9 +215,13 @@ def compile_steps(route: Route, device: torch.device) -> tuple[Step | None, ...]
         return indices[id(rows_BN)]
 
     def step(layer: LayerRoute) -> Step | None:
-        if layer.visibility == "text_and_self":
-            layout = route.layout
-            text, visual = index(layout.text_BN), index(layout.visual_BN)
+        layout = route.layout
+        if layer.visibility == "text_and_self" and bool((layer.query_BN & layout.visual_BN).any()):
+            if not bool(layer.query_BN.all()):
+                raise ValueError(
+                    "vskip(reading=mask) needs every row in its layers; let no other method cut them there"
+                )
+            text, visual = index(layout.text_BN), RowIndex.from_mask(layout.visual_BN).on(device)
             return Step(index(layer.alive_BN), text, index(layer.ffn_BN), visual)
         made = Step(index(layer.alive_BN), index(layer.query_BN), index(layer.ffn_BN))
         return None if made == Step() or (made.attends_as_stock and made.ffn is None) else made

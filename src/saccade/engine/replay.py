@@ -55,19 +55,21 @@ def shorten(route: Route) -> Program | None:
     last_BN = torch.zeros_like(layout.visual_BN)
     last_BN[:, -1] = True
     final = route.layers[-1]
-    tail = _only(final, last_BN)
+    tail = _only(final, last_BN, layout)
     if start == depth - 1:
         return None if bool((_as_dense(final, layout) & last_BN).any()) else Program(start, (tail,))
     first, rest = route.layers[start], (*route.layers[start + 1 : -1], tail)
     known_BN = _as_dense(first, layout)
     if not bool(known_BN.any()):
         return Program(start, (first, *rest))
-    return Program(start, (_only(first, ~known_BN), *rest), known_BN)
+    return Program(start, (_only(first, ~known_BN, layout), *rest), known_BN)
 
 
-def _only(layer: LayerRoute, rows_BN: torch.Tensor) -> LayerRoute | None:
+def _only(layer: LayerRoute, rows_BN: torch.Tensor, layout: Layout) -> LayerRoute | None:
     """A layer of which only some rows' outputs are wanted; None if it does nothing to them."""
     query_BN, ffn_BN = layer.query_BN & rows_BN, layer.ffn_BN & rows_BN
+    if layer.visibility == "text_and_self" and bool((query_BN & layout.visual_BN).any()):
+        query_BN = layer.query_BN  # the engine runs this reading on all rows or none
     if bool(query_BN.any()):
         return LayerRoute(layer.alive_BN, query_BN, ffn_BN, layer.visibility)
     if not bool(ffn_BN.any()):

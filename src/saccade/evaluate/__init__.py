@@ -1,6 +1,7 @@
 """Accuracy of plans by exact match: intervals, the blind baseline, retention, paired differences.
 
-``saccade.evaluate(...)`` is the function of the same name; ``saccade.evaluate.compare(...)`` takes several plans.
+``saccade.evaluate(...)`` is the function of the same name; ``saccade.evaluate.compare(...)`` takes
+several plans.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import sys
 import types
 from typing import Any
 
-from saccade.evaluate.compare import compare, evaluate
+from saccade.evaluate.comparison import compare, evaluate
 from saccade.evaluate.results import Comparison, Evaluation, Prediction, Score
 from saccade.evaluate.scoring import is_match, normalise
 

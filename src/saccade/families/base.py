@@ -157,7 +157,7 @@ class Family(ABC):
 
 
 def _heads(x_BND: torch.Tensor, width: int) -> torch.Tensor:
-    return x_BND.view(*x_BND.shape[:-1], -1, width).transpose(1, 2)
+    return x_BND.unflatten(-1, (-1, width)).transpose(1, 2)
 
 
 def _rotate(x_BHNK: torch.Tensor, rotary: Rotary) -> torch.Tensor:

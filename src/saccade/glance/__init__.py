@@ -1,1 +1,41 @@
-"""Glance: a miniature vision-language model that ships with the package, and its suite of tasks."""
+"""Glance: a miniature vision-language model that ships with the package, and its suite of tasks.
+
+It is a stock `LlavaForConditionalGeneration` with its processor, loaded as any checkpoint from a hub is.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+__all__ = ["load", "weights_path"]
+
+
+def weights_path() -> Path:
+    """Folder of the shipped checkpoint."""
+    return Path(__file__).parent / "weights"
+
+
+def load(
+    path: str | Path | None = None, dtype: torch.dtype | None = None
+) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+    """Load Glance, ready to generate.
+
+    Args:
+        path: Folder of a checkpoint; the shipped one by default.
+        dtype: Number format; float32 by default, the weights themselves are stored in half precision.
+    """
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    folder = Path(path) if path is not None else weights_path()
+    if not (folder / "config.json").exists():
+        raise FileNotFoundError(f"no Glance checkpoint in {folder}; train one with `saccade train glance`")
+    model = AutoModelForImageTextToText.from_pretrained(
+        folder, dtype=dtype or torch.float32, attn_implementation="sdpa", local_files_only=True
+    )
+    return model.eval(), AutoProcessor.from_pretrained(folder, local_files_only=True)

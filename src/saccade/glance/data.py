@@ -137,7 +137,7 @@ def loader(batches: Batches, start: int, workers: int = 1) -> DataLoader:
 
 
 def attention_mask(segments: torch.Tensor, prefix: int) -> torch.Tensor:
-    """Boolean mask, batch x 1 x rows x rows: causal, and no question sees another.
+    """Additive mask, batch x 1 x rows x rows: causal, and no question sees another.
 
     Args:
         segments: Question number of each text row, `PAD_SEGMENT` where padded, batch x text.
@@ -145,6 +145,12 @@ def attention_mask(segments: torch.Tensor, prefix: int) -> torch.Tensor:
     """
     batch, text = segments.shape
     rows = prefix + text
-    mask = torch.ones(rows, rows, dtype=torch.bool).tril().expand(batch, 1, rows, rows).clone()
-    mask[:, 0, prefix:, prefix:] &= segments[:, :, None] == segments[:, None, :]
-    return mask
+    seen = torch.ones(rows, rows, dtype=torch.bool).tril().expand(batch, 1, rows, rows).clone()
+    seen[:, 0, prefix:, prefix:] &= segments[:, :, None] == segments[:, None, :]
+    return torch.zeros(seen.shape).masked_fill_(~seen, -1e9)
+
+
+def network_inputs(batch: dict[str, torch.Tensor], prefix: int) -> dict[str, torch.Tensor]:
+    """The arguments of `Network.answer` of a batch."""
+    inputs = {name: batch[name] for name in ("pixels", "labels", "ids", "positions")}
+    return {**inputs, "mask": attention_mask(batch["segments"], prefix)}

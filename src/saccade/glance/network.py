@@ -46,6 +46,8 @@ class Network(nn.Module):
         """Put a reader behind each decoder layer number in `read_layers` (counted from 1)."""
         super().__init__()
         self.model = model
+        # With few rows and narrow heads, plain matrix products beat the fused CPU kernel, backward above all.
+        model.set_attn_implementation({"text_config": "eager", "vision_config": "sdpa"})
         self.read_layers = read_layers
         self.user_id = user_id
         self.readers = nn.ModuleList(PatchReader(model.config.text_config.hidden_size) for _ in read_layers)
@@ -55,7 +57,7 @@ class Network(nn.Module):
         rows = visual_rows(self.model, images)
         embed = self.model.model.language_model.embed_tokens
         user = embed(torch.full((len(pixels), 1), self.user_id, device=pixels.device))
-        return torch.cat((user.to(rows.dtype), rows), dim=1)
+        return torch.cat((user.float(), rows.float()), dim=1)
 
     def _decode(self, hidden, positions, mask, labels, depth):
         decoder = self.model.model.language_model
@@ -72,7 +74,8 @@ class Network(nn.Module):
         """Stage 1: patch losses, readers x heads, from the visual rows alone."""
         hidden = self._prefix(pixels)
         positions = torch.arange(hidden.shape[1], device=pixels.device)[None]
-        return self._decode(hidden, positions, None, labels, max(self.read_layers))[1]
+        mask = torch.full((hidden.shape[1], hidden.shape[1]), -1e9).triu(1)[None, None]
+        return self._decode(hidden, positions, mask, labels, max(self.read_layers))[1]
 
     def answer(self, pixels, labels, ids, positions, mask) -> tuple[torch.Tensor, torch.Tensor]:
         """Stage 2: patch losses, and the logits of the text rows (batch x text x vocabulary)."""
@@ -80,6 +83,6 @@ class Network(nn.Module):
         decoder = self.model.model.language_model
         text = decoder.embed_tokens(ids)
         before = torch.arange(prefix.shape[1], device=pixels.device).expand(len(ids), -1)
-        hidden = torch.cat((prefix, text.to(prefix.dtype)), dim=1)
+        hidden = torch.cat((prefix, text.float()), dim=1)
         hidden, losses = self._decode(hidden, torch.cat((before, positions), 1), mask, labels, None)
         return losses, self.model.lm_head(decoder.norm(hidden[:, prefix.shape[1] :])).float()

@@ -6,7 +6,7 @@ from collections import defaultdict
 
 import torch
 
-from saccade.glance.data import Batches, attention_mask
+from saccade.glance.data import Batches, network_inputs
 from saccade.glance.network import Network
 
 
@@ -21,8 +21,7 @@ def accuracy(network: Network, batches: Batches, count: int) -> dict[str, float]
     right: dict[str, list[bool]] = defaultdict(list)
     for number in range(count):
         batch = batches[number]
-        mask = attention_mask(batch["segments"], batches.prefix)
-        _, logits = network.answer(batch["pixels"], batch["labels"], batch["ids"], batch["positions"], mask)
+        _, logits = network.answer(**network_inputs(batch, batches.prefix))
         hit = logits.argmax(-1) == batch["targets"]
         for row in range(len(hit)):
             tags = batch["tasks"][row]

@@ -1,4 +1,4 @@
-"""The registry of tasks: what each measures, which scene types it asks about, and who writes its questions."""
+"""The registry of tasks: what each measures, on which scenes, and who writes its questions."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ _TASKS = (
          ("color", "shape", "size"), (("objects", objects.attribute),)),
     Task("count", "counting (CountBench, TallyQA)", "Count objects of a colour, of a shape, or all.", False,
          ("color", "shape", "all"), (("objects", objects.count),)),
-    Task("relation", "spatial relations (VSR)", "Say where one object is from another, or what comes next.", False,
+    Task("relation", "relations (VSR)", "Say where an object is from another, or what is next.", False,
          ("where", "is", "next"), (("objects", objects.relation),)),
-    Task("compare", "comparison (NLVR2, MMStar)", "Find which of two groups, or of two bars, is larger.", False,
+    Task("compare", "comparison (NLVR2, MMStar)", "Find the larger of two groups, or of two bars.", False,
          ("more", "taller"), (("objects", objects.compare), ("chart", figures.taller))),
     Task("place", "grounding (RefCOCO)", "Translate between objects and rows and columns.", False,
          ("what", "row", "column"), (("objects", objects.place),)),
@@ -62,7 +62,7 @@ _TASKS = (
          ("color", "place"), (("text", reading.text),)),
     Task("number", "OCRBench, DocVQA", "Read a printed number, found by colour or place.", True,
          ("color", "place"), (("text", reading.text),)),
-    Task("digit", "handwriting (OCRBench, MNIST)", "Read real handwritten digits by row, column or colour.", False,
+    Task("digit", "handwriting (OCRBench, MNIST)", "Read handwritten digits by row, column or colour.", False,
          ("place", "color", "row", "largest"), (("digits", reading.digits),)),
     Task("chart", "ChartQA", "Read values, colours and extremes of a bar chart.", False,
          ("value", "color", "letter", "tallest", "shortest"), (("chart", figures.chart),)),

@@ -1,4 +1,4 @@
-"""Training Glance from nothing on a few CPU cores: `saccade train glance`, or `python -m saccade.glance.train`.
+"""Training Glance from nothing on a few CPU cores: `saccade train glance`.
 
 Stage 1 (see): the decoder's first layers learn, on the visual rows alone, to name what each patch shows.
 Stage 2 (answer): questions, many per image, with the patch losses kept on at a lower weight. From
@@ -10,107 +10,26 @@ from __future__ import annotations
 import copy
 import json
 import math
+import signal
 import statistics
+import threading
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
-from saccade.glance.checkpoint import load_state, save_state
-from saccade.glance.data import Batches, Mixture, attention_mask, loader
+from saccade.glance.checkpoint import export, load_state, save_state
+from saccade.glance.data import Batches, loader, network_inputs
 from saccade.glance.model import GlanceConfig, build_model
 from saccade.glance.network import Network
 from saccade.glance.progress import Progress
 from saccade.glance.quick import accuracy
+from saccade.glance.recipe import Clock, TrainConfig, build_optimizers, learning_rate_factor
 from saccade.glance.vocabulary import LABEL_HEADS
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """The recipe. Its defaults are the ones the shipped weights were trained with.
-
-    Attributes:
-        minutes: Time spent in training steps; the schedule is laid over it. Pauses do not count.
-        steps: If positive, lay the schedule over this many steps instead; exactly repeatable.
-        seed: Seed of the initial weights and of the data.
-        see_share: Share of the schedule spent in stage 1.
-        decay_from: Point of the schedule from which the learning rate falls linearly to almost nothing.
-        muon_lr: Learning rate of the decoder's matrices (Muon).
-        adam_lr: Learning rate of everything else (AdamW).
-        weight_decay: Weight decay of the decoder's matrices.
-        warmup: Steps over which each stage's learning rate rises.
-        patch_weight: Weight of the patch losses in stage 2.
-        ema: Decay of the averaged weights, which are the ones exported.
-        read_layers: Decoder layers that must be able to name what a patch shows.
-        mixture: What the batches of stage 2 are made of; stage 1 uses its scenes only.
-        threads: Shards of a batch, each computed by a thread of its own. Threads meet once a step: with
-            several threads inside each operation instead, a busy machine makes training many times slower.
-        save_every: Seconds between checkpoints.
-        check_every: Seconds between accuracy checks on held-out scenes.
-        check_batches: Batches per accuracy check.
-        workers: Background processes drawing data; 0 draws in this process.
-    """
-
-    minutes: float = 90.0
-    steps: int = 0
-    seed: int = 0
-    see_share: float = 0.11
-    decay_from: float = 0.6
-    muon_lr: float = 5e-3
-    adam_lr: float = 2e-3
-    weight_decay: float = 0.02
-    warmup: int = 40
-    patch_weight: float = 0.1
-    ema: float = 0.995
-    read_layers: tuple[int, ...] = (5, 8)
-    mixture: Mixture = Mixture()
-    threads: int = 2
-    save_every: float = 150.0
-    check_every: float = 240.0
-    check_batches: int = 6
-    workers: int = 1
-
-
-@dataclass
-class Clock:
-    """Where the run is: what a checkpoint keeps beside the weights."""
-
-    step: int = 0
-    spent: float = 0.0
-    stage_step: int = 0
-    images: int = 0
-
-    def done(self, config: TrainConfig) -> float:
-        """Position in the schedule, 0 to 1."""
-        total = config.steps if config.steps else config.minutes * 60.0
-        return min(1.0, (self.step if config.steps else self.spent) / total)
-
-
-def learning_rate_factor(config: TrainConfig, clock: Clock) -> float:
-    """Warm-up at the start of each stage, a plateau, a linear fall."""
-    rise = min(1.0, (clock.stage_step + 1) / config.warmup)
-    fall = min(1.0, (1.0 - clock.done(config)) / (1.0 - config.decay_from))
-    return rise * max(0.01, fall)
-
-
-def build_optimizers(network: Network, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """Muon for the decoder's matrices, AdamW for embeddings, gains and heads."""
-    layers = network.model.model.language_model.layers
-    matrices = [p for p in layers.parameters() if p.ndim == 2]
-    chosen = {id(p) for p in matrices}
-    frozen = {id(p) for p in network.model.model.vision_tower.encoder.parameters()}
-    frozen |= {id(p) for p in network.model.model.vision_tower.post_layernorm.parameters()}
-    rest = [p for p in network.parameters() if id(p) not in chosen | frozen]
-    return [
-        torch.optim.Muon(
-            matrices, lr=config.muon_lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
-        ),
-        torch.optim.AdamW(rest, lr=config.adam_lr, betas=(0.9, 0.95), weight_decay=0.0),
-    ]
 
 
 def shared_copy(network: Network) -> Network:
@@ -141,6 +60,7 @@ class Trainer:
         self.optimizers = build_optimizers(self.network, config)
         self.average = {name: p.detach().clone() for name, p in self.network.named_parameters()}
         self.clock = Clock()
+        self.stopping = False
         self._durations: deque[float] = deque(maxlen=50)
 
     @property
@@ -197,17 +117,15 @@ class Trainer:
         torch.set_num_threads(1)  # the setting belongs to the calling thread
         for parameter in network.parameters():
             parameter.grad = None
-        if "ids" in shard:
-            mask = attention_mask(shard["segments"], self.batches.prefix)
-            patch, logits = network.answer(
-                shard["pixels"], shard["labels"], shard["ids"], shard["positions"], mask
-            )
-            text = F.cross_entropy(logits.flatten(0, 1), shard["targets"].flatten(), ignore_index=-100)
-            loss = text + self.config.patch_weight * patch.sum()
-        else:
-            patch = network.see(shard["pixels"], shard["labels"])
-            text = torch.zeros(())
-            loss = patch.sum()
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
+            if "ids" in shard:
+                patch, logits = network.answer(**network_inputs(shard, self.batches.prefix))
+                text = F.cross_entropy(logits.flatten(0, 1), shard["targets"].flatten(), ignore_index=-100)
+                loss = text + self.config.patch_weight * patch.sum()
+            else:
+                patch = network.see(shard["pixels"], shard["labels"])
+                text = torch.zeros(())
+                loss = patch.sum()
         loss.backward()
         return torch.cat((torch.stack((loss, text)), patch[-1])).detach()
 
@@ -240,7 +158,8 @@ class Trainer:
         current = {name: p.detach().clone() for name, p in self.network.named_parameters()}
         self.network.load_state_dict(self.average, strict=False)
         try:
-            return accuracy(self.network, self.held_out, self.config.check_batches)
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
+                return accuracy(self.network, self.held_out, self.config.check_batches)
         finally:
             self.network.load_state_dict(current, strict=False)
 
@@ -256,13 +175,20 @@ class Trainer:
             file.write(json.dumps(line) + "\n")
 
     def run(self) -> None:
-        """Train to the end of the schedule."""
+        """Train to the end of the schedule; an interruption or a polite kill saves first."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: setattr(self, "stopping", True))
         progress = Progress(self.config.minutes, self.config.steps)
         while self.clock.done(self.config) < 1.0:
             seeing = self.seeing
             source = self.scenes if seeing else self.batches
             self._run_stage(loader(source, self.clock.step, self.config.workers), seeing, progress)
-            self.clock.stage_step = 0
+            if self.seeing != seeing:
+                self.clock.stage_step = 0
+            if self.stopping:
+                self.save()
+                raise SystemExit(f"saved at step {self.clock.step}; continue with --resume")
         self.save()
         if self.config.check_every > 0:
             self.log(self.check())
@@ -289,21 +215,22 @@ class Trainer:
                 self.save()
                 saved = spent
             progress.update(self.clock, 1 if seeing else 2, smooth)
-            if self.clock.done(self.config) >= 1.0 or self.seeing != seeing:
+            if self.stopping or self.clock.done(self.config) >= 1.0 or self.seeing != seeing:
                 return
 
 
 def train(
-    config: TrainConfig = TrainConfig(),
+    config: TrainConfig | None = None,
     run_dir: Path = Path("runs/glance"),
     resume: bool = False,
-    sizes: GlanceConfig = GlanceConfig(),
+    sizes: GlanceConfig | None = None,
 ) -> None:
     """Train Glance in `run_dir`; with `resume`, continue the run that is there.
 
     Raises:
         ValueError: The folder holds a run and `resume` is false, or the other way round.
     """
+    config, sizes = config or TrainConfig(), sizes or GlanceConfig()
     run_dir = Path(run_dir)
     present = (run_dir / "checkpoint.pt").exists()
     if present and not resume:
@@ -319,6 +246,8 @@ def train(
     )
     trainer.run()
 
+
+__all__ = ["TrainConfig", "Trainer", "export", "train"]
 
 if __name__ == "__main__":
     from saccade.glance.main import main

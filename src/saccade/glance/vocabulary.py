@@ -41,9 +41,13 @@ LABEL_HEADS: dict[str, int] = {
 HEAD_INDEX = {name: i for i, name in enumerate(LABEL_HEADS)}
 IGNORE = -100
 
-FUNCTION_WORDS = tuple(
-    ["what", "which", "where", "who", "how", "many", "is", "are", "there", "a", "an", "the", "in", "of", "at", "to", "from", "and", "or", "not", "color", "shape", "size", "object", "objects", "more", "value", "bar", "tallest", "shortest", "taller", "bigger", "read", "list", "all", "word", "number", "line", "top", "bottom", "middle", "first", "last", "second", "third", "digit", "digits", "largest", "row", "column", "follow", "arrow", "arrows", "two", "three", "points", "yes", "no", "next", "follows", "nothing", "same", "both", "between", "than", "any", "do", "does", "not"]
-)
+_FUNCTION_TEXT = """
+what which where who how many is are there a an the in of at to from and or not color shape size
+object objects more value bar tallest shortest taller bigger read list all word number line top
+bottom middle first last second third digit digits largest row column follow arrow arrows two
+three points yes no next follows nothing same both between than any do does not
+"""
+FUNCTION_WORDS = tuple(_FUNCTION_TEXT.split())
 PLURALS = tuple(f"{s}es" if s.endswith("s") else f"{s}s" for s in SHAPES)
 PLURAL_OF = dict(zip(SHAPES, PLURALS, strict=True))
 

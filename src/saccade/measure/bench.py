@@ -24,6 +24,7 @@ from saccade.measure.target import Target, build, of_model
 from saccade.measure.vision import vision_seconds
 from saccade.plan import Plan, PlanLike
 from saccade.route import Route
+from saccade.shapes import ModelShape
 
 
 def bench(
@@ -42,6 +43,7 @@ def bench(
     seed: int = 0,
     force: bool = False,
     profile: bool = False,
+    limits: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Bench:
     """Times a plan against the stock model.
@@ -66,6 +68,7 @@ def bench(
         seed: Seed of the random weights and embeddings.
         force: Use a plan that was made for another model.
         profile: Also record per-operator times.
+        limits: Also measure the device's rates and state the prefill's roofline.
         progress: Called with (what, done, total) after every run.
 
     Raises:
@@ -88,7 +91,10 @@ def bench(
     _check_counts(rows=visual + text)
 
     asked = Plan.of(plan)
-    resolved = _resolve(asked, target, visual, text, force)
+    if force or not target.real:
+        # A plan file for the whole model may be tried on part of its shape.
+        asked = Plan(asked.methods)
+    resolved = resolve(asked, target.shape, target.depth, visual, text)
     layout = batched(visual, text, batch)
     route = resolved.route(layout, target.shape.layers)
     runner = Runner(target, layout, new_tokens, seed)
@@ -104,6 +110,12 @@ def bench(
 
         table = compare_profiles(runner, attach)
     price = cost(target.shape, route, runner.dtype.itemsize)
+    least = None
+    if limits:
+        from saccade.measure.roofline import probe, roofline
+
+        reach = probe(runner.device, runner.dtype)
+        least = roofline(target.shape, route, runner.dtype.itemsize, reach, price.executed_ratio).to_dict()
     decode = None
     if new_tokens > 1:
         flops = [
@@ -139,6 +151,7 @@ def bench(
         memory_source=source,
         vision_s=vision_seconds(target, repeats) if target.real and visual else None,
         profile=table,
+        roofline=least,
         provenance=record(device=runner.device, dtype=runner.dtype, seed=seed),
     )
 
@@ -155,18 +168,26 @@ def _check_counts(least: int = 1, **counts: int) -> None:
             raise ValueError(f"{name.replace('_', ' ')} is a number from {least}, got {count}")
 
 
-def _resolve(plan: Plan, target: Target, visual: int, text: int, force: bool) -> Plan:
-    """The plan with its layers; a plan file for the whole model may run on part of its shape."""
-    if not target.real or force:
-        plan = Plan(plan.methods)
+def resolve(plan: PlanLike, shape: ModelShape, depth: int, visual: int, text: int) -> Plan:
+    """The plan with its layers, as a bench runs it.
+
+    Args:
+        plan: What the user gave.
+        shape: Sizes of the decoder as it is built.
+        depth: Layers of the model it stands for.
+        visual: Visual rows.
+        text: Text rows.
+
+    Raises:
+        ValueError: If it does not fit the layers that are built.
+    """
     try:
-        return resolve_for_prompt(plan, target.shape, visual, text)
+        return resolve_for_prompt(Plan.of(plan), shape, visual, text)
     except ValueError as error:
-        built = target.shape.layers
-        if built == target.depth:
+        if shape.layers == depth:
             raise
         raise ValueError(
-            f"{error} (this bench builds {built} of the {target.depth} layers; see --layers)"
+            f"{error} (this bench builds {shape.layers} of the {depth} layers; see --layers)"
         ) from None
 
 

@@ -57,6 +57,8 @@ def _profile(runner: Runner, handle: Attachment | None, repeats: int) -> dict[st
             torch.cuda.synchronize(runner.device)
     found = {}
     for event in profile.key_averages():
+        if cuda and event.device_type == torch.autograd.DeviceType.CUDA:
+            continue  # a kernel, whose time its operator has already
         time_us = event.self_device_time_total if cuda else event.self_cpu_time_total
         if time_us > 0:
             found[event.key] = (time_us / 1e3 / repeats, event.count / repeats)

@@ -107,6 +107,7 @@ class Bench:
         memory_source: How peak memory was taken.
         vision_s: Seconds of the vision tower and projector for one image; None with random weights.
         profile: Per-operator times of both sides, if asked for.
+        roofline: Least prefill times on this device and the rates they follow from, if asked for.
         provenance: Command, versions, device, date.
     """
 
@@ -131,6 +132,7 @@ class Bench:
     memory_source: str
     vision_s: float | None
     profile: list[dict[str, Any]] | None
+    roofline: dict[str, Any] | None
     provenance: dict[str, Any]
 
     @property
@@ -159,4 +161,5 @@ class Bench:
         }
         top |= {"ttft_s": self.planned.ttft_s, "tokens_per_s": self.planned.tokens_per_s}
         top |= {"peak_memory_bytes": self.planned.peak_memory_bytes, "slower": self.is_slower}
+        top["vision_ms"] = None if self.vision_s is None else self.vision_s * 1e3
         return asdict(self) | top

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.initialization import no_init_weights
+from torch.overrides import TorchFunctionMode
 
 from saccade.families import FAMILIES, Family, Parts, find
 from saccade.shapes import SHAPES, ModelShape
@@ -101,7 +101,7 @@ def build(
 
     Args:
         name: A preset shape, a model folder, a hub id or ``glance``.
-        layers: Decoder layers to build of a preset; on a CPU 4 if omitted, on a GPU all, or what fits.
+        layers: Decoder layers to build of a preset shape, see ``layers_to_build``.
         batch: Samples that will run together.
         rows: Rows of each, new tokens included.
         dtype: Number format.
@@ -112,39 +112,74 @@ def build(
         ValueError: If it is unknown or does not fit the memory, or ``layers`` is given for real weights.
     """
     if name not in SHAPES:
-        if layers is not None:
-            raise ValueError(f"--layers builds part of a preset shape; {name} has weights and runs whole")
+        refuse_layers(name, layers)
         from saccade.models import load
 
         loaded = load(name, dtype=dtype, device=str(device))
         shape = loaded.shape
         return Target(name, loaded.model.eval(), loaded.family, shape, shape.layers, True, loaded)
     preset = SHAPES[name]
-    if layers is not None and not 1 <= layers <= preset.layers:
-        raise ValueError(f"{name} has {preset.layers} layers, cannot build {layers}")
-    size = dtype.itemsize
-    fits = layers_that_fit(preset, batch, rows, size, free_memory(device))
-    wanted = (
-        layers if layers is not None else min(preset.layers, CPU_LAYERS if device.type == "cpu" else fits)
-    )
-    if wanted > fits or fits < 1:
-        need = memory_estimate(preset, max(wanted, 1), batch, rows, size) / 2**30
-        have = free_memory(device) / 2**30
-        advice = (
-            f"--layers {fits} would fit"
-            if fits
-            else "take a smaller --batch or --visual, or a 2-byte --dtype"
-        )
-        raise ValueError(
-            f"{name} with {max(wanted, 1)} layers needs about {need:.1f} GiB (weights, cache, activations), "
-            f"{have:.1f} GiB are free on {device}; {advice}"
-        )
+    wanted = layers_to_build(preset, layers, batch, rows, dtype, device)
     family = FAMILIES[FAMILY_OF[name]]
-    with no_init_weights(), _default(dtype), device:
+    with _default(dtype), device, _Bare():
         model: Any = family.model_class()(family.config(preset, wanted))
     fill_random(model, seed)
     built = replace(preset, layers=wanted)
     return Target(name, model.eval().requires_grad_(False), family, built, preset.layers, False)
+
+
+def refuse_layers(name: str, layers: int | None) -> None:
+    """Refuses a number of layers for a model that is loaded rather than built.
+
+    Raises:
+        ValueError: If a number is given.
+    """
+    if layers is not None:
+        raise ValueError(f"--layers builds part of a preset shape; {name} has weights and runs whole")
+
+
+def layers_to_build(
+    shape: ModelShape, layers: int | None, batch: int, rows: int, dtype: torch.dtype, device: torch.device
+) -> int:
+    """How many decoder layers of a preset shape a bench builds.
+
+    Args:
+        shape: The whole model's sizes.
+        layers: What the user asked for; if None, on a CPU 4, on a GPU all or what fits.
+        batch: Samples that will run together.
+        rows: Rows of each, new tokens included.
+        dtype: Number format.
+        device: Where to.
+
+    Raises:
+        ValueError: If the model has fewer layers, or the memory does not hold them; it says what would fit.
+    """
+    if layers is not None and not 1 <= layers <= shape.layers:
+        raise ValueError(f"{shape.name} has {shape.layers} layers, cannot build {layers}")
+    free = free_memory(device)
+    fits = layers_that_fit(shape, batch, rows, dtype.itemsize, free)
+    usual = min(shape.layers, CPU_LAYERS) if device.type == "cpu" else fits
+    wanted = max(usual if layers is None else layers, 1)
+    if wanted <= fits:
+        return wanted
+    need = memory_estimate(shape, wanted, batch, rows, dtype.itemsize) / 2**30
+    smaller = "take a smaller --batch or --visual, or a 2-byte --dtype"
+    raise ValueError(
+        f"{shape.name} with {wanted} layers needs about {need:.1f} GiB (weights, cache, activations), "
+        f"{free / 2**30:.1f} GiB are free on {device}; {f'--layers {fits} would fit' if fits else smaller}"
+    )
+
+
+class _Bare(TorchFunctionMode):
+    """Skips random initialisation while a model is built, for its weights are filled afterwards."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__name__", "") in _DRAWS:
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+_DRAWS = {"normal_", "uniform_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_", "xavier_uniform_"}
 
 
 @torch.no_grad()

@@ -58,7 +58,7 @@ def layer_scores(scores: Mapping[str, Entry], samples: int, chosen: Sequence[int
             zorder=0,
         )
     if chosen:
-        axes.legend(loc="upper right", fontsize=8)
+        axes.legend(loc="upper right", fontsize=8, frameon=True, edgecolor="white", framealpha=0.9)
     for row, name in enumerate(others):
         method, short, what = SCORES[name]
         small = figure.add_subplot(grid[row, 1])
@@ -108,9 +108,10 @@ def retention_by_budget(plans: Sequence[Entry], num_layers: int, questions: int)
     for method, entries in _by_method(plans).items():
         entries = sorted(entries, key=lambda e: e["budget"])
         known = [e for e in entries if e["mean"]["retention_above_blind"] is not None]
-        x = np.array([e["budget"] for e in known], dtype=float)
+        # At 0 layers every method is the dense model, bit for bit.
+        x = np.array([0, *(e["budget"] for e in known)], dtype=float)
         y, low, high = (
-            np.array([e["mean"][f"retention_above_blind{end}"] for e in known])
+            np.array([1.0, *(e["mean"][f"retention_above_blind{end}"] for e in known)])
             for end in ("", "_low", "_high")
         )
         color = style.color(method)
@@ -141,7 +142,8 @@ def retention_by_budget(plans: Sequence[Entry], num_layers: int, questions: int)
     axes.set_xlim(-0.2, num_layers + 0.2)
     axes.set_xticks(range(0, num_layers + 1, max(1, num_layers // 12)))
     bottom = min([-0.1, *(e["mean"]["retention_above_blind_low"] or 0 for e in plans)])
-    axes.set_ylim(max(bottom, -0.5), 1.15)
+    top = max([1.15, *(e["mean"]["retention_above_blind_high"] or 0 for e in plans)])
+    axes.set_ylim(max(bottom, -0.5), min(top, 1.6))
     style.percent_axis(axes)
     axes.legend(loc="lower left", ncols=2, fontsize=9)
     return figure
@@ -233,6 +235,8 @@ def promised_and_measured(entries: Sequence[Entry], num_layers: int) -> Figure:
             va="center",
             fontsize=7.5,
             color=INK,
+            path_effects=[withStroke(linewidth=2.5, foreground="white")],
+            zorder=4,
         )
     axes.axvline(1, color=INK, linewidth=1, linestyle=(0, (4, 3)))
     style.tidy(

@@ -31,7 +31,7 @@ def render(study: Entry, pictures: Mapping[str, bytes]) -> str:
             _section("The comparison", _comparison(study)),
             _section("Which layers look", _figure(pictures, "layers", wording.LAYERS)),
             _section("Skipping more and more", _figure(pictures, "retention", wording.RETENTION)),
-            _section("What accuracy costs", _figure(pictures, "flops", wording.FLOPS)),
+            _section("Accuracy for FLOPs", _figure(pictures, "flops", wording.FLOPS)),
             _section("Did the time follow", _figure(pictures, "measured", measured)),
             _section("Task by task", _tasks(study)),
             _section("Questions, up close", _questions(study, pictures)),
@@ -49,7 +49,7 @@ def render(study: Entry, pictures: Mapping[str, bytes]) -> str:
 
 
 def _hero(study: Entry) -> str:
-    model, data, best = study["model"], study["data"], _find(study, study["headline"]["best"])
+    model, data, best = study["model"], study["data"], _find(study, study["headline"]["main"])
     dense = study["dense"]["mean"]
     cards = (
         ("dense accuracy", percent(dense["accuracy"]), f"95 %: {_limits_of(dense, '')}"),
@@ -135,8 +135,8 @@ def _tasks(study: Entry) -> str:
 
 def _heat(score: Entry) -> str:
     loss = max(0.0, -score["difference"])
-    shade = f"background:rgba(179,38,30,{min(0.75, loss * 1.1):.2f})" if loss else ""
-    change = f"<small>{points(score['difference'])}</small>"
+    shade = f"background:rgba(179,38,30,{min(0.5, loss * 0.8):.2f})" if loss else ""
+    change = f"<small>{100 * score['difference']:+.0f}</small>"
     return f'<td style="{shade}">{percent(score["accuracy"], 0)} {change}</td>'
 
 

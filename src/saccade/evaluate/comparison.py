@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from saccade.engine import apply
 from saccade.evaluate.results import Comparison, Evaluation, score
 from saccade.evaluate.runner import BLIND, DENSE, Answers, Run, answer, mean_cost
 from saccade.models import Loaded, wrap
@@ -70,13 +71,10 @@ def compare(
     Raises:
         ValueError: If there are no samples, an id repeats, an answer is missing or a plan is unresolved.
     """
-    _check(samples)
+    check_samples(samples)
     loaded = wrap(model, processor)
     named = name_plans(plans)
-    for name, plan in named.items():
-        if not plan.is_resolved:
-            raise ValueError(f"plan {name!r} does not know its layers: calibrate it, or give layers=...")
-        plan.resolve(loaded.shape.layers)
+    check_plans(loaded, named)
     found, book = answer(
         loaded,
         samples,
@@ -132,7 +130,24 @@ def tally(loaded: Loaded, plans: Mapping[str, Plan], found: Answers) -> Comparis
     )
 
 
-def _check(samples: Sequence[Sample]) -> None:
+def check_plans(loaded: Loaded, plans: Mapping[str, Plan]) -> None:
+    """Refuses what cannot be applied before anything runs.
+
+    Raises:
+        ValueError: If a plan is unresolved, for another model, or does not fit the depth.
+    """
+    for name, plan in plans.items():
+        if not plan.is_resolved:
+            raise ValueError(f"plan {name!r} does not know its layers: calibrate it, or give layers=...")
+        apply(loaded.model, plan).remove()
+
+
+def check_samples(samples: Sequence[Sample]) -> None:
+    """Refuses samples that cannot be scored.
+
+    Raises:
+        ValueError: If there are none, one has no answer, or an id repeats.
+    """
     if not samples:
         raise ValueError("there are no samples to evaluate")
     nameless = next((s.id for s in samples if not s.answer.strip()), None)

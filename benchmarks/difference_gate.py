@@ -1,0 +1,88 @@
+"""Can the embedded model and its suite show a difference? Checked on the dense model before methods are judged.
+
+    python benchmarks/difference_gate.py [--samples 200] [--device cuda]
+
+Exits 1 if a line fails. Interrupted, it goes on where it was when started again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from saccade import models
+from saccade.evaluate import gate
+from saccade.evaluate.by_task import compare_by_task, forget
+from saccade.evaluate.orders import calibrated
+from saccade.evaluate.runner import weights_digest
+from saccade.files import write_json
+from saccade.glance import suite
+from saccade.measure import record
+
+OUT = Path(__file__).parent / "results" / "difference_gate.json"
+
+
+def main() -> int:
+    """Runs the gate and writes the result file."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="glance", help="a model folder, or glance")
+    parser.add_argument("--samples", type=int, default=200, help="questions of each task")
+    parser.add_argument("--probes", type=int, default=20, help="calibration samples of each task")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch", type=int, default=50, help="questions per batch")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, default=OUT)
+    args = parser.parse_args()
+
+    loaded = models.load(args.model, device=args.device)
+    depth, tasks = loaded.shape.layers, list(suite.TASKS)
+    pools = {task: suite.samples(task, args.probes, "calibration", args.seed) for task in tasks}
+    by_task = {task: calibrated(loaded, pool, ["vig"], seed=args.seed)["vig"] for task, pool in pools.items()}
+    every = [row for scores in by_task.values() for row in scores.values_SL]
+    vig_L = [sum(column) / len(every) for column in zip(*every, strict=True)]
+    mixture = [sample for pool in pools.values() for sample in pool]
+    orders = {
+        n: s.order for n, s in calibrated(loaded, mixture, ["vig", "ffn", "lc"], seed=args.seed).items()
+    }
+
+    crude, kin = gate.crude_plans(depth), gate.kin_plans(depth, orders)
+    cells = args.out.with_name(f"{args.out.name}.partial")
+    found = compare_by_task(
+        loaded,
+        tasks,
+        lambda task: suite.samples(task, args.samples, "test", args.seed),
+        crude | kin,
+        batch_size=args.batch,
+        folder=cells,
+    )
+    lines = [
+        *gate.judge_losses(found, list(crude), list(kin)),
+        gate.judge_layers(vig_L),
+        gate.judge_orders({task: scores.values_SL for task, scores in by_task.items()}),
+    ]
+    passed = all(line.passed for line in lines)
+    write_json(
+        args.out,
+        {
+            "passed": passed,
+            "lines": [line.to_dict() for line in lines],
+            "vig": vig_L,
+            "vig_by_task": {task: scores.mean for task, scores in by_task.items()},
+            "orders": {name: list(order) for name, order in orders.items()},
+            "samples_per_task": args.samples,
+            "probes_per_task": args.probes,
+            "model": {"name": args.model, "weights": weights_digest(loaded.model), "layers": depth},
+            **found.to_dict(),
+            "provenance": record(device=loaded.model.device, dtype=loaded.model.dtype, seed=args.seed),
+        },
+    )
+    forget(cells)
+    for line in lines:
+        print(f"{'pass' if line.passed else 'FAIL'}  {line.what}: {line.found} (wanted: {line.wanted})")
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

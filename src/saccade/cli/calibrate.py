@@ -1,0 +1,188 @@
+"""``saccade calibrate``: chooses the layers of a plan on a few samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from saccade.cli import common
+
+if TYPE_CHECKING:
+    from saccade.calibrate.draw import Draw
+    from saccade.calibrate.measures import Direction
+    from saccade.data import Entry
+    from saccade.plan import Plan
+    from saccade.samples import Sample
+
+BAR = 24
+"""Characters of the longest bar."""
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("calibrate")(calibrate)
+
+
+def calibrate(
+    model: common.Model = "glance",
+    method: Annotated[
+        str, typer.Option(help="Method whose layers are chosen (see: saccade methods).")
+    ] = "vskip",
+    budget: Annotated[int | None, typer.Option(min=0, help="How many layers the method may touch.")] = None,
+    flops: Annotated[
+        float | None, typer.Option(help="Instead of a budget: the FLOPs ratio to reach, for example 0.9.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="How many samples to draw.")] = 20,
+    task: Annotated[
+        list[str] | None, typer.Option("--task", metavar="NAME", help="A task of Glance's suite; repeatable.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Your own JSONL: image(s), question, optional answer, task, subtask."
+        ),
+    ] = None,
+    mixture: Annotated[bool, typer.Option("--mixture", help="All tasks of the suite (the default).")] = False,
+    score: Annotated[
+        str | None,
+        typer.Option(help="vig, lc, ffn, cosine, random or withdrawal; the method's own if omitted."),
+    ] = None,
+    direction: Annotated[
+        str, typer.Option(help="Of the KL: perturbed-full or full-perturbed.")
+    ] = "perturbed-full",
+    draw: Annotated[str, typer.Option(help="global, or stratified by sub-task.")] = "global",
+    seed: common.Seed = 0,
+    eta: Annotated[
+        float, typer.Option(min=0, help="VTW: largest mean KL (nats) at which rows are withdrawn.")
+    ] = 3e-3,
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="Compare with brute force on the last sample.")
+    ] = True,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Plan file to write.")] = Path("plan.json"),
+    device: common.Device = None,
+    dtype: common.Dtype = None,
+    json: common.Json = None,
+) -> None:
+    """Choose the layers of a method by what skipping them does to the next-token distribution.
+
+    Each layer is tried alone; its score is the mean over samples, and a budget of N takes the N lowest.
+    Nothing is trained. An interrupted run goes on where it was when the command is repeated.
+
+    Example: saccade calibrate glance --method vskip --budget 4 --task counting --out plan.json
+    """
+    view = common.Output(json)
+    common.check_writable(out)
+    where, kind = common.read_device(device), common.read_dtype(dtype)
+    from saccade import models
+    from saccade.calibrate.api import calibrate as run
+    from saccade.calibrate.request import check_request, choose
+
+    check_request(method, budget, flops, score, direction, draw)
+    pool = read_pool(task or [], data, mixture, samples, seed)
+    choose(
+        pool, samples, cast("Draw", draw), seed
+    )  # too few samples or a broken image: say so before loading
+    loaded = models.load(model, dtype=kind, device=str(where))
+    with (
+        common.resumable("repeat the command to go on from the last finished sample"),
+        common.progress() as bar,
+    ):
+        line = bar.add_task("calibrating", total=samples)
+        plan = run(
+            loaded.model,
+            loaded.processor,
+            pool,
+            method,
+            budget=budget,
+            flops=flops,
+            score=score,
+            num_samples=samples,
+            draw=cast("Draw", draw),
+            seed=seed,
+            direction=cast("Direction", direction),
+            eta=eta,
+            check=check,
+            out=out,
+            progress=lambda done, total: bar.update(line, completed=done, total=total),
+        )
+    show(view, plan)
+    view.line(f"plan: {plan.spec}, written to {out}")
+    view.line(f"next: saccade eval {model} --plan {out}")
+    view.finish({"out": str(out), "spec": plan.spec, "plan": plan.to_dict()})
+
+
+def read_pool(
+    tasks: Sequence[str], data: Path | None, mixture: bool, samples: int, seed: int
+) -> Sequence[Sample | Entry]:
+    """What the samples are drawn from: tasks of Glance's suite, all of them, or the user's file.
+
+    Raises:
+        ValueError: If more than one is asked for, or one of them cannot be read.
+    """
+    if sum((bool(tasks), data is not None, mixture)) > 1:
+        raise ValueError("give --task, --data or --mixture, not several of them")
+    if data is not None:
+        from saccade.data import read_jsonl
+
+        return read_jsonl(data)
+    from saccade.glance import suite
+
+    # Another seed is another draw of scenes too; the suite numbers its seeds with 16 bits.
+    scenes = seed % (1 << 16)
+    names: list[str | None] = [*dict.fromkeys(tasks)] or [None]
+    return [s for name in names for s in suite.samples(name, samples, "calibration", scenes)]
+
+
+def show(view: common.Output, plan: Plan) -> None:
+    """Prints the scores of a calibrated plan layer by layer, and what finding them took."""
+    from rich.table import Table
+
+    facts = plan.calibration
+    mean, sd = facts["scores"]["mean"], facts["scores"]["sd"]
+    chosen = touched(plan)
+    rank = {layer: place for place, layer in enumerate(facts["order"], start=1)}
+    unit = "nats" if facts["direction"] else "distance"
+    table = Table("layer", f"{facts['metric']} ({unit})", "sd", "", "rank", "chosen")
+    top = max(mean, default=0.0)
+    for layer in range(plan.model["text"]["layers"]):
+        known = bool(mean)
+        table.add_row(
+            str(layer),
+            f"{mean[layer]:.3g}" if known else "-",
+            f"{sd[layer]:.2g}" if known else "-",
+            "█" * round(BAR * mean[layer] / top) if known and top else "",
+            str(rank.get(layer, "-")),
+            "yes" if layer in chosen else "",
+        )
+    view.table(table)
+    view.line(_summary(facts))
+    if facts["metric"] == "withdrawal" and not rank:
+        view.line(
+            f"no layer has a mean KL of at most {facts['eta']:g}; a larger --eta, or a --budget, withdraws"
+        )
+
+
+def touched(plan: Plan) -> set[int]:
+    """Layers in which a plan's routes differ from the stock model."""
+    from saccade.layout import Layout
+
+    route = plan.route(Layout.single(2, 4), plan.model["text"]["layers"])
+    return {number for number, layer in enumerate(route.layers) if not layer.is_dense}
+
+
+def _summary(facts: dict[str, Any]) -> str:
+    count, tasks = len(facts["samples"]), ", ".join(facts["tasks"])
+    text = f"{count} samples ({facts['draw']} draw, seed {facts['seed']}) of {tasks}"
+    cost = facts["cost"]
+    if not cost:
+        return text
+    shares = [f"{cost['seconds_ratio']:.2f} of the time"]
+    if cost["flops_ratio"] is not None:
+        shares.insert(0, f"{cost['flops_ratio']:.2f} of the FLOPs")
+    return (
+        f"{text}; replay took {' and '.join(shares)} of brute force, "
+        f"scores equal to {cost['largest_difference']:.0e} (last sample)"
+    )

@@ -1,0 +1,123 @@
+"""``saccade demo``: the embedded model calibrated, skipped, measured and explained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from saccade.cli import common
+
+if TYPE_CHECKING:
+    from saccade.demo import Study
+
+ANSWERS = "answers.partial.jsonl"
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("demo")(demo)
+
+
+def demo(
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder for figures, report, plan and data.")
+    ] = Path("saccade-demo"),
+    samples: Annotated[int, typer.Option(min=1, max=2000, help="Held-out questions of each task.")] = 25,
+    seed: common.Seed = 0,
+    json: common.Json = None,
+) -> None:
+    """Calibrate, skip, evaluate and time the embedded model; about two minutes on two cores.
+
+    Writes DIR/report.html (open it in a browser), figures, the calibrated plan and all numbers.
+    """
+    output = common.Output(json)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file; give a folder")
+    common.check_writable(out / "report.html")
+    if seed >= 1 << 16:
+        raise ValueError(f"--seed is at most {(1 << 16) - 1} for the embedded suite, got {seed}")
+    console = common.progress_console()
+
+    def note(text: str) -> None:
+        console.print(f"[dim]·[/dim] {text}", highlight=False)
+
+    note("loading the embedded model and drawing scenes")
+    from saccade import models
+    from saccade.demo import study, write
+    from saccade.glance import suite
+
+    loaded = models.load("glance")
+    calibration = suite.samples(n=4, split="calibration", seed=seed)
+    questions = suite.samples(n=samples, split="test", seed=seed)
+    out.mkdir(parents=True, exist_ok=True)
+    hint = f"repeat the command to go on with the answers kept in {out}"
+    with common.resumable(hint), common.progress() as bar:
+        task = bar.add_task("calibrating", total=None)
+
+        def step(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, visible=done < total)
+
+        found = study(loaded, calibration, questions, seed=seed, ledger=out / ANSWERS, note=note, step=step)
+    paths = write(found, out)
+    show(output, found, paths)
+    output.finish(found.data)
+
+
+def show(output: common.Output, found: Study, paths: dict[str, Path]) -> None:
+    """Prints the study: a table at equal layers, one at equal FLOPs, V-Skip's budgets, and what next."""
+    from saccade.demo.write import commands
+    from saccade.report.text import duration
+
+    data = found.data
+    entries = {entry["name"]: entry for entry in data["plans"]}
+    main, depth = entries[data["headline"]["main"]], data["model"]["layers"]
+    titles = {
+        "layers": f"as many layers: {main['budget']} of {depth}",
+        "flops": f"as many FLOPs: nearest to V-Skip's {100 * main['cost']['flops_ratio']:.0f} %",
+    }
+    for key, title in titles.items():
+        output.table(_table(title, data, [entries[name] for name in data["headline"][key]]))
+    output.table(_table("V-Skip, more and more", data, [e for e in data["plans"] if e["method"] == "vskip"]))
+    asked = data["data"]
+    tasks, took = len(asked["tasks"]), duration(data["seconds"]["total"])
+    output.line(
+        f"{asked['questions']} held-out questions, {asked['per_task']} of each of {tasks} tasks; "
+        f"layers chosen on {asked['calibration_samples']} samples; took {took}.\n"
+        "In brackets 95 % intervals (of times: quartiles); differences inside them are noise.\n"
+        "above blind = (accuracy - blind) / (dense - blind)."
+    )
+    output.line(f"\nreport  {paths['report']}\nplan    {paths['plan']}\nnumbers {paths['data']}\n\nnext:")
+    for what, command in commands(paths["report"].parent):
+        output.line(f"  # {what}")
+        output.line("\n".join(f"  {line}" for line in command.split("\n")))
+
+
+def _table(title: str, data: dict[str, Any], entries: list[dict[str, Any]]) -> Any:
+    from rich.table import Table
+
+    from saccade.report.text import amount, interval, percent
+
+    view = Table(title=title, title_justify="left", title_style="bold")
+    view.add_column("plan")
+    for name in ("accuracy", "above blind", "FLOPs", "prefill time", "KV per prompt"):
+        view.add_column(name, justify="right")
+    dense = data["dense"]
+    blind = percent(dense["mean"]["blind"])
+    size = amount(dense["cost"]["kv_bytes"])
+    view.add_row("dense", interval(dense["mean"], "accuracy"), "100.0 %", "100.0 %", "100.0 %", size)
+    for entry in entries:
+        timing = entry.get("timing")
+        view.add_row(
+            entry["name"],
+            interval(entry["mean"], "accuracy"),
+            interval(entry["mean"], "retention_above_blind"),
+            percent(entry["cost"]["flops_ratio"]),
+            f"{percent(timing['ratio'])} ({100 * timing['low']:.0f} to {100 * timing['high']:.0f})"
+            if timing
+            else "",
+            amount(entry["cost"]["kv_bytes"]),
+        )
+    view.add_row("blind", blind, "0.0 %", "", "", "")
+    return view

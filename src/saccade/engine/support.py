@@ -1,0 +1,222 @@
+"""What works under a plan and what is refused: the support table, each row held by a test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Status = Literal["supported", "supported, untested on GPU", "refused"]
+
+
+@dataclass(frozen=True)
+class Support:
+    """One row of the support table.
+
+    Attributes:
+        feature: What a user may want to do with a model that has a plan.
+        status: Whether it works; ``refused`` means a ``ValueError`` that says what to do.
+        note: What to know about it, in a few words.
+        test: The test that holds it, as ``file::function`` under ``tests``.
+    """
+
+    feature: str
+    status: Status
+    note: str
+    test: str
+
+
+SUPPORT: tuple[Support, ...] = (
+    Support(
+        "greedy decoding, with and without a cache",
+        "supported",
+        "equal to full recompute of the sequence for every token",
+        "engine/test_generate.py::test_greedy_equals_full_recompute",
+    ),
+    Support(
+        "sampling, several sequences per prompt",
+        "supported",
+        "as the repeated prompt samples",
+        "engine/test_generate.py::test_sampling_with_several_sequences_equals_repeated_prompts",
+    ),
+    Support(
+        "beam search",
+        "supported",
+        "as without a cache",
+        "engine/test_generate.py::test_beam_search_on_a_cache_equals_beam_search_without",
+    ),
+    Support(
+        "assisted (speculative) decoding",
+        "supported",
+        "tokens of greedy; the assistant may have a plan of its own",
+        "engine/test_generate.py::test_assisted_decoding_gives_the_tokens_of_greedy",
+    ),
+    Support(
+        "prompt lookup decoding",
+        "supported",
+        "tokens of greedy",
+        "engine/test_generate.py::test_prompt_lookup_gives_the_tokens_of_greedy",
+    ),
+    Support(
+        "chunked prefill of images",
+        "supported",
+        "chunks may cut through an image",
+        "engine/test_generate.py::test_chunked_prefill_of_images_gives_the_tokens_of_greedy",
+    ),
+    Support(
+        "chunked prefill of text on an image cache",
+        "supported",
+        "as in one piece",
+        "engine/test_generate.py::test_chunked_text_on_an_image_cache_gives_the_tokens_of_greedy",
+    ),
+    Support(
+        "dynamic cache, given or not",
+        "supported",
+        "its layers become ragged where rows are dropped; its length stays that of the full sequence",
+        "engine/test_cache.py::test_every_way_to_get_a_cache_gives_the_same",
+    ),
+    Support(
+        "crop, reset, reorder, select and repeat of a cache",
+        "supported",
+        "row numbers, padding and lengths stay in step",
+        "engine/test_cache.py::test_rows_and_values_stay_in_step",
+    ),
+    Support(
+        "continuing a cache after its plan was removed",
+        "refused",
+        "where rows were dropped; a cache that kept all rows goes on",
+        "engine/test_cache.py::test_a_cache_that_dropped_rows_is_not_continued_without_its_plan",
+    ),
+    Support(
+        "static and quantised caches",
+        "refused",
+        "for prompts with images: use the default cache",
+        "engine/test_cache.py::test_caches_that_cannot_drop_rows_are_refused_before_anything_runs",
+    ),
+    Support(
+        "sliding-window attention",
+        "supported",
+        "while the sequence is shorter than the window; refused past it",
+        "engine/test_cache.py::test_sliding_windows_are_served_until_they_slide",
+    ),
+    Support(
+        "`sdpa` and `eager` attention",
+        "supported",
+        "routed layers always run SDPA on their rows",
+        "engine/test_kernels.py::test_eager_models_are_served",
+    ),
+    Support(
+        "`flash_attention_2`, `flex_attention` and registered attention functions",
+        "supported, untested on GPU",
+        "untouched layers keep the model's own; routed layers run SDPA with masks made from row numbers",
+        "engine/test_kernels.py::test_dense_layers_keep_the_models_attention_and_padding_is_right",
+    ),
+    Support(
+        "`output_hidden_states`",
+        "supported",
+        "every state has the model's own shape",
+        "engine/test_inputs.py::test_hidden_states_are_those_of_the_masked_reference",
+    ),
+    Support(
+        "`output_attentions`",
+        "refused",
+        "routed layers make no attention maps",
+        "engine/test_inputs.py::test_output_attentions_is_refused_however_it_is_asked_for",
+    ),
+    Support(
+        "ready-made (4-D) attention masks",
+        "refused",
+        "give the 2-D padding mask",
+        "engine/test_inputs.py::test_ready_made_masks_are_refused_only_where_a_plan_would_act",
+    ),
+    Support(
+        "packed sequences (jumps in `position_ids`)",
+        "refused",
+        "give one sequence per sample",
+        "engine/test_inputs.py::test_packed_positions_are_refused",
+    ),
+    Support(
+        "`inputs_embeds` with pixel values",
+        "supported",
+        "placeholders keep their embedding",
+        "engine/test_inputs.py::test_embeddings_in_place_of_token_ids",
+    ),
+    Support(
+        "embeddings that are merged already",
+        "supported",
+        "give the layout: `with attachment.with_layout(layout)`; without it they count as text, with a warning",
+        "engine/test_inputs.py::test_merged_embeddings_with_their_layout",
+    ),
+    Support(
+        "bfloat16, float16, autocast",
+        "supported",
+        "as near to float32 as the stock model",
+        "engine/test_inputs.py::test_half_precision_stays_near_full_precision",
+    ),
+    Support(
+        "training with gradient checkpointing",
+        "supported",
+        "both kinds (`use_reentrant`); each layer is recomputed once",
+        "engine/test_training.py::test_checkpointing_recomputes_each_layer_once_and_changes_no_gradient",
+    ),
+    Support(
+        "PEFT LoRA on attention and MLP",
+        "supported",
+        "wrapped before or after; a plan may be put on the wrapper",
+        "engine/test_wrappers.py::test_lora_equals_merged_weights",
+    ),
+    Support(
+        "accelerate hooks, CPU and disk offload of weights",
+        "supported",
+        "put on before or after the plan, taken off in any order",
+        "engine/test_wrappers.py::test_offloaded_weights",
+    ),
+    Support(
+        "DDP and FSDP2",
+        "supported",
+        "two gloo processes equal one",
+        "engine/test_parallel.py::test_ddp_and_fsdp2_equal_one_process",
+    ),
+    Support(
+        "a model split over devices, an offloaded KV cache",
+        "supported, untested on GPU",
+        "index tensors follow the layer's device",
+        "engine/test_kernels.py::test_a_frame_follows_its_layers_to_another_device",
+    ),
+    Support(
+        "`torch.compile`",
+        "supported",
+        "with graph breaks: routed layers run eagerly, the others compiled",
+        "engine/test_wrappers.py::test_compiled_models_take_plans_and_do_not_recompile_for_each_prompt",
+    ),
+    Support(
+        "`torch.compile(fullgraph=True)`",
+        "refused",
+        "by torch, with the reason: compile without fullgraph",
+        "engine/test_wrappers.py::test_compiled_models_take_plans_and_do_not_recompile_for_each_prompt",
+    ),
+    Support(
+        "threads on one model, several models with several plans",
+        "supported",
+        "nothing is kept on classes or globally",
+        "engine/test_attach.py::test_threads_may_share_a_model",
+    ),
+    Support(
+        "saving a model that has a plan",
+        "supported",
+        "`save_pretrained` writes the stock model",
+        "engine/test_attach.py::test_saving_inside_the_block_saves_the_stock_model",
+    ),
+    Support(
+        "copying or pickling a model that has a plan",
+        "refused",
+        "remove the plan first",
+        "engine/test_attach.py::test_copies_of_an_attached_model_are_refused",
+    ),
+    Support(
+        "a second plan on a model",
+        "refused",
+        "remove the first, or compose them with `+`",
+        "engine/test_attach.py::test_a_second_plan_is_refused_and_the_first_stays",
+    ),
+)
+"""Every feature that was tried, in the order of the README."""

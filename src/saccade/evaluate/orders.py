@@ -1,0 +1,117 @@
+"""Layers for plans that ask for a budget or a FLOPs ratio: from a quick calibration or from plan files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from saccade.budget import reach_flops
+from saccade.evaluate.runner import count_prompts
+from saccade.layout import Layout
+from saccade.methods.vtw import VTW
+from saccade.models import Loaded
+from saccade.plan import Plan
+from saccade.samples import Sample
+
+CALIBRATION_SAMPLES = 20
+"""Samples of a quick calibration, the number of the papers."""
+
+Orders = dict[str, Sequence[int]]
+
+
+def wanted_scores(plans: Mapping[str, Plan]) -> list[str]:
+    """Names of the scores whose order of layers these plans need, each once."""
+    needed = [
+        method.score
+        for plan in plans.values()
+        for method in plan.methods
+        if not method.is_resolved and method.score and not _orders_itself(method)
+    ]
+    return list(dict.fromkeys(needed))
+
+
+def _orders_itself(method: Any) -> bool:
+    """Whether a budget names layers without a calibration."""
+    asks = method.budget is not None or method.flops is not None
+    return getattr(method, "preset", None) is not None or (isinstance(method, VTW) and asks)
+
+
+def calibrated(
+    loaded: Loaded,
+    samples: Sequence[Sample],
+    scores: Sequence[str],
+    *,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Scores of all layers by name, on samples drawn evenly over sub-tasks.
+
+    Args:
+        loaded: The model.
+        samples: Where to draw from; all of them are taken if there are no more than 20.
+        scores: Names of the scores.
+        seed: Seed of the draw.
+        progress: Called with samples done and of all, over all scores.
+
+    Returns:
+        A ``saccade.calibrate.Scores`` for every name.
+    """
+    from saccade import calibrate
+
+    count = min(CALIBRATION_SAMPLES, len(samples))
+    found = {}
+    for number, name in enumerate(scores):
+
+        def step(done: int, total: int, before: int = number) -> None:
+            if progress is not None:
+                progress(before * total + done, len(scores) * total)
+
+        found[name] = calibrate.scores(
+            loaded.model,
+            loaded.processor,
+            samples,
+            name,
+            num_samples=count,
+            draw="stratified",
+            seed=seed,
+            check=False,
+            progress=step,
+        )
+    return found
+
+
+def read_orders(paths: Sequence[str | os.PathLike]) -> Orders:
+    """Orders of layers that plan files keep, by the name of their score.
+
+    Raises:
+        ValueError: If a file is no plan or holds no calibrated order, or two hold one of the same score.
+    """
+    orders: Orders = {}
+    for path in paths:
+        calibration = Plan.load(path).calibration
+        score, order = calibration.get("metric"), calibration.get("order")
+        if not isinstance(score, str) or not isinstance(order, list):
+            raise ValueError(f"{path} holds no calibrated order of layers; make one with saccade calibrate")
+        if score in orders:
+            raise ValueError(f"{path}: an order by {score} was given before")
+        orders[score] = tuple(order)
+    return orders
+
+
+def resolve_all(
+    loaded: Loaded, plans: Mapping[str, Plan], orders: Mapping[str, Sequence[int]], samples: Sequence[Sample]
+) -> dict[str, Plan]:
+    """Plans with their layers; FLOPs ratios are those of the prompts of these samples.
+
+    Raises:
+        ValueError: If an order is missing or a ratio cannot be reached, naming the plan.
+    """
+    wants_flops = any(m.flops is not None for plan in plans.values() for m in plan.methods)
+    prompts = count_prompts(loaded, samples[:64]) if wants_flops else {}
+    layouts = [Layout.single(visual, text) for visual, text in prompts]
+    weights = [float(count) for count in prompts.values()]
+    found = {}
+    for name, plan in plans.items():
+        found[name] = reach_flops(plan, loaded.shape, layouts, dict(orders), weights)
+    return found

@@ -1,0 +1,116 @@
+"""The least time a prefill could take on a device: every matrix product at its roofline.
+
+A product of few rows is bound by reading its weights, so halving its FLOPs need not halve its time. Counted
+are the decoder's matrix products and attention; norms, activations and rotary positions are not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from saccade.cost import executed_flops
+from saccade.route import LayerRoute, Route
+from saccade.shapes import ModelShape
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a device reaches, measured.
+
+    Attributes:
+        flops_per_s: Best rate of a large square matrix product.
+        bytes_per_s: Best rate of a large copy, reading and writing counted.
+    """
+
+    flops_per_s: float
+    bytes_per_s: float
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """Least times of a prefill beside the rates they follow from.
+
+    Attributes:
+        device: What the device reaches.
+        dense_s: Least seconds of the stock model.
+        plan_s: Least seconds of the plan.
+        time_ratio: ``plan_s / dense_s``: what no implementation can beat on this device.
+        captured: Share of the FLOPs saving that this ratio leaves; None where no FLOPs are saved.
+    """
+
+    device: Device
+    dense_s: float
+    plan_s: float
+    time_ratio: float
+    captured: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionary for JSON."""
+        return asdict(self)
+
+
+def roofline(shape: ModelShape, route: Route, size: int, device: Device, flops_ratio: float) -> Roofline:
+    """Least times of a route and of the stock model.
+
+    Args:
+        shape: Sizes of the decoder.
+        route: The plan's program for the batch.
+        size: Bytes per number.
+        device: What the device reaches.
+        flops_ratio: Executed FLOPs of the route over those of the stock model.
+    """
+    real = route.layout.real_BN
+    dense = Route.dense(route.layout, 1).layers[0]
+    plan_s = sum(layer_seconds(shape, layer, real, size, device) for layer in route.layers)
+    dense_s = shape.layers * layer_seconds(shape, dense, real, size, device)
+    ratio = plan_s / dense_s
+    captured = None if abs(1 - flops_ratio) < 1e-9 else (1 - ratio) / (1 - flops_ratio)
+    return Roofline(device, dense_s, plan_s, ratio, captured)
+
+
+def layer_seconds(
+    shape: ModelShape, layer: LayerRoute, real_BN: torch.Tensor, size: int, device: Device
+) -> float:
+    """Least seconds of one layer: each product takes its arithmetic or its traffic, whichever is longer."""
+    d, dq, dk, m = shape.hidden, shape.query_width, shape.kv_width, shape.ffn
+    alive, query, ffn = (int(s.sum()) for s in (layer.alive_BN, layer.query_BN, layer.ffn_BN))
+    products = [(query, d, dq), (alive, d, dk), (alive, d, dk), (query, dq, d)]
+    products += [(ffn, d, m), (ffn, d, m), (ffn, m, d)]
+    total = 0.0
+    for rows, wide, out in products:
+        traffic = size * (wide * out + rows * (wide + out)) if rows else 0
+        total += max(2 * rows * wide * out / device.flops_per_s, traffic / device.bytes_per_s)
+    fixed = 4 * d * dk * alive + 4 * d * dq * query + 6 * d * m * ffn
+    scores = executed_flops(shape, layer, real_BN) - fixed
+    traffic = size * 2 * (alive * dk + query * dq)
+    return total + max(scores / device.flops_per_s, traffic / device.bytes_per_s)
+
+
+def probe(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> Device:
+    """Measures what a device reaches: the best of some large products and copies."""
+    side = 8192 if device.type == "cuda" else 2048
+    a = torch.randn(side, side, device=device).to(dtype)
+    b = a.t().contiguous()
+    source = torch.zeros(2**28 if device.type == "cuda" else 2**26, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    product = _best(lambda: torch.mm(a, b), device, repeats)
+    copy = _best(lambda: target.copy_(source), device, repeats)
+    return Device(2 * side**3 / product, 2 * source.numel() / copy)
+
+
+def _best(call: Callable[[], Any], device: torch.device, repeats: int) -> float:
+    seconds = []
+    for _ in range(repeats + 1):
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds[1:])

@@ -1,0 +1,1 @@
+"""Tests of calibration and of the replay it runs on."""

@@ -1,0 +1,56 @@
+"""A random miniature of the embedded model, saved as any model folder is, and questions to ask it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from saccade.glance.model import GlanceConfig, build_model
+from saccade.glance.tokenizer import build_processor
+from saccade.samples import Sample
+
+LAYERS = 4
+
+
+def save_model(folder: Path, layers: int = LAYERS, seed: int = 0) -> Path:
+    """Writes a random model whose layers all matter, with its processor."""
+    model = build_model(GlanceConfig(layers=layers, width=32, heads=2, mlp=48), seed=seed)
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.model.language_model.parameters():
+            if parameter.ndim > 1:
+                scale = 1.2 * parameter.shape[1] ** -0.5
+                parameter.copy_(scale * torch.randn(parameter.shape, generator=draw))
+    model.save_pretrained(folder)
+    build_processor().save_pretrained(folder)
+    return folder
+
+
+def picture(seed: int) -> Image.Image:
+    """An image of noise."""
+    noise = np.random.default_rng(seed).integers(0, 256, (80, 80, 3), dtype=np.uint8)
+    return Image.fromarray(noise)
+
+
+def question(number: int, images: int = 1, task: str = "mine", subtask: str = "a") -> Sample:
+    """A sample; another number is another question about other images."""
+    words = ("red", "blue", "green", "circle", "square", "left", "above")
+    text = " ".join(words[(number * step) % len(words)] for step in (1, 2, 3, 5))
+    shown = tuple(picture(10 * number + i) for i in range(images))
+    return Sample(f"{task}/{subtask}/{number}", task, subtask, shown, f"is the {text}?")
+
+
+def counted(run) -> int:
+    """FLOPs by torch's counter, the CPU's attention kernel included (it counts that one as nothing)."""
+
+    def attention(q, k, v, *args, out_shape=None, **kwargs):
+        return sdpa_flop_count(q, k, v)
+
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    with FlopCounterMode(display=False, custom_mapping={kernel: attention}) as counter:
+        run()
+    return counter.get_total_flops()

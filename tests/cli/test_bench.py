@@ -1,0 +1,118 @@
+"""``saccade bench``: what it reports, and what it refuses before building anything."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from saccade.measure import target
+
+SMALL = ("--text", 8, "--new-tokens", 3, "--repeats", 2, "--warmup", 1)
+PHASE = {"flops_ratio", "time_ratio", "efficiency", "captured", "dense_s", "plan_s", "low", "high"}
+USAGE = {"ttft_s", "tokens_per_s", "peak_memory_bytes", "kv_bytes", "total_s"}
+
+
+def test_json_holds_every_figure_of_every_plan(command, toy, tmp_path):
+    file = tmp_path / "bench.json"
+    plans = ("--plan", "shortv(budget=4)", "--plan", "vtw(layer=2)")
+    done = command("bench", toy, *SMALL, "--batch", 2, *plans, "--json", file)
+    assert done.code == 0, done.err
+    data = json.loads(file.read_text())
+    assert PHASE - {"dense_s", "plan_s", "low", "high"} <= set(data)
+    assert {"ttft_s", "tokens_per_s", "peak_memory_bytes"} <= set(data)
+    first, second = data["plans"]
+    for entry in (first, second):
+        assert set(entry["prefill"]) >= PHASE and set(entry["decode"]) >= PHASE
+        assert set(entry["dense"]) >= USAGE and set(entry["planned"]) >= USAGE
+    assert (first["layers"], first["depth"], first["weights"], first["visual"]) == (4, 6, "random", 24)
+    assert first["resolved"] == "shortv(layers=0-3)"
+
+
+def test_cpu_builds_few_layers_and_says_so(command, toy):
+    done = command("bench", toy, *SMALL, "--plan", "shortv(budget=2)")
+    assert done.code == 0, done.err
+    assert f"{toy}: 4 of 6 layers, random weights, float32" in done.out
+    assert "captured" in done.out and "KV cache" in done.out
+
+
+def test_standard_output_is_json_and_nothing_else(command, toy):
+    done = command("bench", toy, "--layers", 6, *SMALL, "--plan", "shortv(budget=6)", "--json", "-")
+    assert done.code == 0
+    data = done.json
+    assert data["resolved"] == "shortv(layers=0-5)"
+    assert data["provenance"]["versions"].keys() == {"saccade", "python", "torch", "transformers"}
+    assert "captured" in done.err, "the table goes to standard error instead"
+
+
+def test_without_a_plan_the_attachment_itself_is_timed(command, toy):
+    done = command("bench", toy, *SMALL)
+    assert done.code == 0
+    assert "attached without a plan" in done.out
+    data = command("bench", toy, *SMALL, "--json", "-").json
+    assert data["flops_ratio"] == 1 and data["captured"] is None and data["resolved"] == "dense"
+
+
+def test_a_profile_names_operators_of_both_sides(command, toy):
+    data = command("bench", toy, *SMALL, "--plan", "shortv(budget=4)", "--profile", "--json", "-").json
+    rows = {row["op"]: row for row in data["profile"]}
+    assert rows["aten::mm"]["dense_ms"] > 0 and rows["aten::mm"]["plan_ms"] > 0
+    saved = [abs(row["saved_ms"]) for row in data["profile"]]
+    assert saved == sorted(saved, reverse=True)
+
+
+def test_a_roofline_is_stated_beside_the_times(command, toy):
+    words = ("bench", toy, *SMALL, "--plan", "shortv(budget=4)", "--roofline")
+    found = command(*words, "--json", "-")
+    least = found.json["roofline"]
+    assert 0 < least["plan_s"] < least["dense_s"] < found.json["prefill"]["dense_s"]
+    assert "roofline of the prefill" in found.err and "GFLOP/s" in found.err
+
+
+def test_one_new_token_has_no_decode_phase(command, toy):
+    data = command("bench", toy, "--text", 8, "--new-tokens", 1, "--repeats", 1, "--json", "-").json
+    assert data["decode"] is None
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (
+            ("toy", "--plan", "vskip(layers=2-5)"),
+            "layer 5, but the model has 4 (0-3) (this bench builds 4 of the 6",
+        ),
+        (("toy", "--layers", 2, "--plan", "shortv(budget=3)"), "builds 2 of the 6 layers; see --layers"),
+        (("toy", "--layers", 7), "toy has 6 layers, cannot build 7"),
+        (("toy", "--plan", "vskip(flops=0.1)"), "cannot reach a FLOPs ratio of 0.1"),
+        (("toy", "--dtype", "float31"), "float31"),
+        (("toy", "--device", "cuda:64"), "cuda:64"),
+        (("toy", "--device", "abacus"), "abacus"),
+        (("toy", "--batch", 0), "--batch"),
+        (("toy", "--repeats", -1), "--repeats"),
+    ],
+)
+def test_bad_input_is_one_line_before_anything_is_built(command, toy, monkeypatch, words, expected):
+    monkeypatch.setattr(target, "build", None)
+    done = command("bench", *words)
+    assert done.code == 2 and done.out == ""
+    assert done.err.startswith("saccade: error: ") and done.err.count("\n") == 1
+    assert expected in done.err
+
+
+def test_what_does_not_fit_the_memory_is_refused_with_what_would(command, monkeypatch):
+    monkeypatch.setattr(target, "free_memory", lambda device: 9 * 2**30)
+    done = command("bench", "llava-1.5-7b", "--layers", 32, "--dtype", "bfloat16")
+    assert done.code == 2
+    assert "32 layers needs about 13" in done.err and "9.0 GiB are free" in done.err
+    fits = int(done.err.split("--layers ")[1].split()[0])
+    assert 15 <= fits <= 21
+
+
+def test_the_embedded_model_is_benched_whole_with_its_vision_tower_apart(command):
+    done = command("bench", "glance", *SMALL, "--plan", "vtw(layer=6)", "--json", "-")
+    data = done.json
+    assert (data["weights"], data["layers"], data["depth"]) == ("real", 12, 12)
+    assert data["vision_ms"] > 0
+    assert data["kv_ratio"] == pytest.approx((6 * (data["visual"] + 8) + 6 * 8) / (12 * (data["visual"] + 8)))
+    refused = command("bench", "glance", "--layers", 2)
+    assert refused.code == 2 and "has weights and runs whole" in refused.err and refused.err.count("\n") == 1

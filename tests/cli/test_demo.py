@@ -1,0 +1,102 @@
+"""``saccade demo`` on a toy model: everything it promises is written and consistent."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from evaluate.conftest import build_toy
+from saccade import models
+from saccade.evaluate import runner
+from saccade.glance import suite
+from saccade.plan import Plan
+from saccade.report import style
+
+TASKS = ("count", "word")
+
+
+@pytest.fixture
+def glance(monkeypatch):
+    """A toy in Glance's place, and two tasks of its suite."""
+    loaded = build_toy()
+    monkeypatch.setattr(models, "load", lambda name: models.wrap(loaded.model, loaded.processor, name))
+    real, answer = suite.samples, runner.generate
+    monkeypatch.setattr(
+        runner, "generate", lambda loaded, inputs, plan, most: answer(loaded, inputs, plan, 2)
+    )
+    monkeypatch.setattr(style, "DPI", 60)
+    monkeypatch.setattr(
+        suite, "samples", lambda n, split, seed: [s for task in TASKS for s in real(task, n, split, seed)]
+    )
+    return loaded
+
+
+def test_writes_report_figures_plan_and_numbers(command, glance, tmp_path):
+    out = tmp_path / "demo"
+    done = command("demo", "--out", out, "--samples", 2)
+    assert done.code == 0, done.err
+    data = json.loads((out / "demo.json").read_text())
+    names = {path.name for path in out.iterdir()}
+    questions = {f"question-{i + 1}.png" for i in range(len(data["questions"]))}
+    assert questions and names == questions | {
+        "report.html", "demo.json", "plan.json", "layers.png", "retention.png", "flops.png", "measured.png",
+    }  # fmt: skip
+    budgets = [e["budget"] for e in data["plans"] if e["method"] == "vskip"]
+    assert budgets == [1, 2, 3, 4]
+    assert {e["method"] for e in data["plans"]} == {"vskip", "ffn_skip", "shortv", "vtw"}
+    for entry in data["plans"]:
+        assert len(entry["layers"]) == entry["budget"]
+        assert entry["mean"]["n"] == 4 and entry["cost"]["flops_ratio"] < 1
+    shown = {*data["headline"]["layers"], *data["headline"]["flops"]}
+    assert {e["name"] for e in data["plans"] if "timing" in e} == shown
+
+    plan = Plan.load(out / "plan.json")
+    main = next(e for e in data["plans"] if e["name"] == data["headline"]["main"])
+    assert plan.spec == main["spec"] and plan.model and plan.calibration["order"]
+    page = (out / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 4 + len(questions)
+    assert not re.search(r'(?:src|href)="(?!data:)', page)
+
+    last = [line.strip() for line in done.out.strip().split("\n")][-2:]
+    assert any(line.startswith("saccade") for line in last)
+    assert "V-Skip 2" in done.out and "above blind" in done.out
+    assert str(out / "report.html") in done.out.replace("\n", "")
+
+
+def test_json_alone_on_standard_output(command, glance, tmp_path):
+    done = command("demo", "--out", tmp_path / "demo", "--samples", 1, "--json", "-")
+    assert done.code == 0, done.err
+    assert done.json["data"]["questions"] == 2 and done.json["dense"]["mean"]["n"] == 2
+
+
+def test_an_interrupted_demo_goes_on_with_the_answers_it_has(command, glance, tmp_path, monkeypatch):
+    out = tmp_path / "demo"
+    real, calls = runner.generate, []
+
+    def faulty(*args):
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        calls.append(args)
+        return real(*args)
+
+    monkeypatch.setattr(runner, "generate", faulty)
+    stopped = command("demo", "--out", out, "--samples", 1)
+    assert stopped.code == 130 and "repeat the command" in stopped.err
+    assert [path.name for path in out.iterdir()] == ["answers.partial.jsonl"]
+    monkeypatch.setattr(runner, "generate", lambda *a: calls.append(a) or real(*a))
+    done = command("demo", "--out", out, "--samples", 1)
+    assert done.code == 0, done.err
+    plans = json.loads((out / "demo.json").read_text())["plans"]
+    distinct = {e["spec"] for e in plans}
+    assert len(calls) == len(TASKS) * (len(distinct) + 2)
+    assert not (out / "answers.partial.jsonl").exists()
+
+
+def test_a_file_in_the_way_is_refused(command, tmp_path):
+    path = tmp_path / "demo"
+    path.write_text("mine")
+    done = command("demo", "--out", path)
+    assert done.code == 2 and "folder" in done.err
+    assert path.read_text() == "mine"

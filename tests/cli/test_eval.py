@@ -1,0 +1,157 @@
+"""``saccade eval``: promised fields, own data, layers for budgets, resume, and errors in one line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from PIL import Image
+
+from evaluate.conftest import build_toy
+from saccade.evaluate import runner
+
+HARD = "vtw(layer=0)"
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """A model folder with a random Glance of four small layers."""
+    where = tmp_path_factory.mktemp("toy-glance")
+    loaded = build_toy()
+    loaded.model.save_pretrained(where)
+    loaded.processor.save_pretrained(where)
+    return where
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Questions of two tasks as a user would write them."""
+    lines = []
+    for i in range(6):
+        Image.new("RGB", (40, 40), (40 * i, 200 - 30 * i, 90)).save(tmp_path / f"{i}.png")
+        task = "colours" if i % 2 else "counts"
+        lines.append({"image": f"{i}.png", "question": "what color is it ?", "answer": "red", "task": task})
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_json_has_the_promised_fields(command, folder, data):
+    done = command("eval", folder, "--data", data, "--plan", HARD, "--max-new-tokens", 2, "--json", "-")
+    assert done.code == 0, done.err
+    found = done.json
+    for entry in (found["dense"], *found["plans"]):
+        assert set(entry["tasks"]) == {"colours", "counts"}
+        for score in entry["tasks"].values():
+            assert {"accuracy", "n", "low", "high", "blind", "retention"} <= set(score)
+            assert score["n"] == 3
+    assert found["plans"][0]["spec"] == HARD and found["plans"][0]["cost"]["equivalent_tokens"] == 0
+    assert found["provenance"]["versions"]
+
+
+def test_tables_name_every_plan(command, folder, data):
+    done = command(
+        "eval", folder, "--data", data, "--plan", HARD, "--plan", "vskip(layers=1)", "--max-new-tokens", 2
+    )
+    assert done.code == 0, done.err
+    assert HARD in done.out and "vskip(layers=1)" in done.out and "colours" in done.out and "mean" in done.out
+
+
+def test_the_suite_is_asked_by_task(command, folder):
+    done = command(
+        "eval", folder, "--task", "count", "--samples", 2, "--max-new-tokens", 2, "--no-blind", "--json", "-"
+    )
+    assert done.code == 0, done.err
+    assert list(done.json["dense"]["tasks"]) == ["count"] and done.json["dense"]["mean"]["n"] == 2
+    assert done.json["blind"] is None and done.json["dense"]["mean"]["blind"] is None
+
+
+def test_budgets_get_layers_from_a_quick_calibration_or_a_plan_file(command, folder, data, tmp_path):
+    words = ("eval", folder, "--data", data, "--max-new-tokens", 2, "--no-blind", "--json", "-")
+    done = command(*words, "--plan", "vskip(budget=2)", "--plan", "shortv(flops=0.8)")
+    assert done.code == 0, done.err
+    order = done.json["orders"]["vig"]
+    assert sorted(order) == [0, 1, 2, 3] and order[0] == 3  # the last layer's visual rows are never read
+    by_name = {plan["name"]: plan for plan in done.json["plans"]}
+    chosen = ",".join(map(str, sorted(order[:2])))
+    assert by_name["vskip(budget=2)"]["spec"] == f"vskip(layers={chosen})"
+    assert by_name["shortv(flops=0.8)"]["cost"]["flops_ratio"] <= 0.8
+
+    kept = tmp_path / "order.json"
+    calibration = {"metric": "vig", "order": [1, 0, 2, 3]}
+    kept.write_text(json.dumps({"schema": 1, "methods": [], "model": {}, "calibration": calibration}))
+    done = command(*words, "--plan", "vskip(budget=2)", "--order", kept)
+    assert done.code == 0, done.err
+    assert done.json["plans"][0]["spec"] == "vskip(layers=0,1)"
+
+
+def test_predictions_are_kept_one_by_one(command, folder, data, tmp_path):
+    kept = tmp_path / "answers.json"
+    done = command(
+        "eval", folder, "--data", data, "--plan", HARD, "--max-new-tokens", 2, "--predictions", kept
+    )
+    assert done.code == 0, done.err
+    runs = json.loads(kept.read_text())
+    assert [run["plan"] for run in runs] == ["dense", "blind", HARD]
+    ids = [[p["id"] for p in run["predictions"]] for run in runs]
+    assert ids[0] == ids[1] == ids[2] and len(ids[0]) == 6
+
+
+def test_an_interrupted_run_goes_on(command, folder, data, tmp_path, monkeypatch):
+    out = tmp_path / "result.json"
+    words = ("eval", folder, "--data", data, "--plan", HARD, "--max-new-tokens", 2, "--json", out)
+    real, calls = runner.generate, []
+
+    def faulty(*args):
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        calls.append(args)
+        return real(*args)
+
+    monkeypatch.setattr(runner, "generate", faulty)
+    stopped = command(*words)
+    assert stopped.code == 130 and "repeat the command" in stopped.err
+    assert not out.exists()
+    monkeypatch.setattr(runner, "generate", lambda *a: calls.append(a) or real(*a))
+    done = command(*words)
+    assert done.code == 0 and len(calls) == 6  # two tasks; dense, blind, plan
+    assert json.loads(out.read_text())["dense"]["mean"]["n"] == 6
+    assert not (tmp_path / "result.json.partial.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--task", "nosuch"), "nosuch"),
+        (("--task", "count", "--data", "x.jsonl"), "not both"),
+        (("--data", "nosuch.jsonl"), "no such file"),
+        (("--plan", "vskip(layers=1"), "vskip"),
+        (("--plan", "nosuch.json"), "no such file"),
+        (("--order", "nosuch.json"), "no such file"),
+        (("--samples", "0"), "--samples"),
+        (("--json", "/"), "folder"),
+        (("--plan", "vskip(layers=7)", "--task", "count", "--samples", "1"), "layer 7"),
+    ],
+)
+def test_bad_input_is_one_clear_line(command, folder, words, message):
+    done = command("eval", folder, *words)
+    assert done.code == 2
+    assert message in done.err.split("\n")[-2] and "Traceback" not in done.err
+
+
+def test_answers_are_needed(command, folder, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"image": "a.png", "question": "what ?"}\n')
+    done = command("eval", folder, "--data", path)
+    assert done.code == 2 and "no answer" in done.err
+
+
+def test_a_plan_of_another_model_is_refused_unless_forced(command, folder, data, tmp_path):
+    plan = tmp_path / "plan.json"
+    methods = [{"name": "vskip", "layers": [1]}]
+    plan.write_text(json.dumps({"schema": 1, "methods": methods, "model": {"model_type": "other"}}))
+    words = ("eval", folder, "--data", data, "--plan", plan, "--max-new-tokens", 2, "--no-blind")
+    refused = command(*words)
+    assert refused.code == 2 and "another model" in refused.err
+    assert command(*words, "--force").code == 0

@@ -1,0 +1,101 @@
+"""`saccade plan`: files are shown, compared and checked."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from calibrate.vlm import LAYERS, question, save_model
+from saccade import models
+from saccade.calibrate import calibrate
+from saccade.cli import main
+from saccade.methods.vskip import VSkip
+from saccade.plan import Plan
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    return str(save_model(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture(scope="module")
+def made(model) -> Plan:
+    loaded = models.load(model)
+    return calibrate(loaded.model, loaded.processor, [question(1)], budget=2, check=False)
+
+
+@pytest.fixture
+def file(made, tmp_path) -> str:
+    return str(made.save(tmp_path / "plan.json"))
+
+
+def test_show_prints_the_scores_and_where_they_come_from(file, made, capsys):
+    assert main(["plan", "show", file]) == 0
+    shown = capsys.readouterr().out
+    assert f"plan: {made.spec}" in shown and f"model: llava, {LAYERS} layers, width 32" in shown
+    assert f"{made.calibration['scores']['mean'][0]:.3g}" in shown and "transformers" in shown
+
+
+def test_show_takes_specs_and_plans_made_by_hand(capsys, tmp_path):
+    by_hand = Plan((VSkip(layers=(1, 2)),), calibration={"note": "from a paper"}).save(tmp_path / "hand.json")
+    assert main(["plan", "show", str(by_hand)]) == 0
+    shown = capsys.readouterr().out
+    assert "model: any" in shown and "not in the form of saccade calibrate (note)" in shown
+    assert main(["plan", "show", "vskip(layers=1-3)", "--json", "-"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["spec"] == "vskip(layers=1-3)" and data["plan"]["methods"] == [
+        {"name": "vskip", "layers": [1, 2, 3]}
+    ]
+
+
+def test_diff_names_fields_and_exits_0(file, made, capsys, tmp_path):
+    other = replace(made, methods=(VSkip(layers=(0, 1)),)).save(tmp_path / "other.json")
+    assert main(["plan", "diff", file, str(other), "--json", "-"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert not data["equal"] and all(field.startswith("methods") for field in data["differences"])
+    assert main(["plan", "diff", file, str(other)]) == 0
+    assert "methods" in capsys.readouterr().out
+    assert main(["plan", "diff", file, file]) == 0
+    assert "no difference" in capsys.readouterr().out
+
+
+def test_validate_says_what_fits(file, made, model, capsys):
+    assert main(["plan", "validate", file, "--model", model]) == 0
+    assert f"plan.json is a valid plan: {made.spec}" in capsys.readouterr().out
+    assert main(["plan", "validate", "vskip(budget=3)"]) == 0
+    assert "layers not chosen yet" in capsys.readouterr().out
+
+
+def test_validate_refuses_another_model(file, capsys, tmp_path):
+    other = str(save_model(tmp_path / "other", layers=3))
+    assert main(["plan", "validate", file, "--model", other]) == 2
+    assert f"text.layers: {LAYERS} in the plan, 3 in {other}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "is not a plan"),
+        ('{"schema": 99, "methods": []}', "schema 99"),
+        ('{"schema": 1, "methods": [{"name": "warp"}]}', "asks for method 'warp'"),
+        ('{"schema": 1, "methods": [{"name": "vskip", "speed": 9}]}', "does not take"),
+        ('{"schema": 1, "methods": [], "colour": 1}', "unknown fields: colour"),
+        (None, "no such file"),
+    ],
+)
+def test_validate_says_why_a_file_is_no_plan(content, match, capsys, tmp_path):
+    path = tmp_path / "bad.json"
+    if content is not None:
+        path.write_text(content)
+    assert main(["plan", "validate", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert match in error and error.count("\n") == 1
+
+
+def test_validate_refuses_layers_the_plans_model_does_not_have(made, capsys, tmp_path):
+    path = replace(made, methods=(VSkip(layers=(LAYERS,)),)).save(tmp_path / "deep.json")
+    assert main(["plan", "validate", str(path)]) == 2
+    assert f"names layer {LAYERS}" in capsys.readouterr().err

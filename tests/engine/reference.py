@@ -1,0 +1,53 @@
+"""A slow second implementation: the stock layers, masked.
+
+Every layer runs whole; then what its route skips is zeroed, and dropped keys are hidden by the mask. It shares
+no code with the engine and lets autograd through.
+
+Shape letters: B batch, N rows, D hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+
+from saccade.families import find
+from saccade.layout import Layout
+from saccade.plan import Plan
+
+
+@contextmanager
+def masked(model: Any, spec: str, inputs: dict[str, torch.Tensor]) -> Iterator[None]:
+    """Inside, a forward of these inputs without a cache gives what the plan should give (at real rows)."""
+    family = find(model)
+    parts = family.parts(model)
+    real_BN = inputs["attention_mask"].bool()
+    layout = Layout.from_mask(family.visual_mask(model, inputs["input_ids"]), real_BN)
+    route = Plan.of(spec).resolve(len(parts.layers)).route(layout, len(parts.layers))
+    rows = real_BN.shape[1]
+    causal = torch.ones(rows, rows, dtype=torch.bool).tril()
+    self_only = torch.eye(rows, dtype=torch.bool)
+    with ExitStack() as stack:
+        for layer, program in zip(parts.layers, route.layers, strict=True):
+            mask = (causal & (real_BN & program.alive_BN)[:, None, :]) | self_only
+
+            def see(module, args, kwargs, mask=mask):
+                return args, kwargs | {"attention_mask": mask[:, None]}
+
+            def keep_query(module, args, output, rows=program.query_BN):
+                return output[0] * rows[..., None], output[1]
+
+            def keep_ffn(module, args, output, rows=program.ffn_BN):
+                return output * rows[..., None]
+
+            hooks = (
+                layer.register_forward_pre_hook(see, with_kwargs=True),
+                layer.self_attn.register_forward_hook(keep_query),
+                layer.mlp.register_forward_hook(keep_ffn),
+            )
+            for hook in hooks:
+                stack.callback(hook.remove)
+        yield

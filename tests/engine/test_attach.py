@@ -1,0 +1,206 @@
+"""Attaching and detaching: no trace, on no other model, whatever happens in between."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+import threading
+
+import pytest
+import torch
+
+from saccade.engine import apply, attached
+from saccade.families import find
+from saccade.plan import Plan
+from support.models import FACTORIES, SQUARE, tiny_llava, tiny_qwen
+
+SPECS = ("vskip(layers=1-3)", "ffn_skip(layers=0,2)", "shortv(layers=1-2)", "vtw(layer=2)")
+SAMPLES = [[3, SQUARE, 5], [6], [2, SQUARE, 1, SQUARE, 2]]
+
+
+def snapshot(model) -> dict:
+    """Everything that could tell that a plan was there: attributes by identity, hooks, configuration."""
+    seen = {"config": model.config.to_json_string(), "generation": model.generation_config.to_json_string()}
+    for name, module in model.named_modules():
+        # Qwen's own forward moves its rope_deltas; they have a test of their own.
+        held = {k: v for k, v in module.__dict__.items() if k != "rope_deltas"}
+        seen[name] = (type(module), {k: id(v) for k, v in held.items()})
+        seen[name, "hooks"] = {k: list(v) for k, v in held.items() if "hooks" in k and isinstance(v, dict)}
+        seen[name, "forward"] = getattr(module.forward, "__func__", module.forward)
+    seen["state"] = {k: (id(v), v._version) for k, v in model.state_dict(keep_vars=True).items()}
+    return seen
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_removal_restores_every_attribute(name):
+    tiny = FACTORIES[name]()
+    inputs = tiny.batch(SAMPLES)
+    stock = tiny.model(**inputs).logits
+    before = snapshot(tiny.model)
+    for spec in SPECS:
+        with apply(tiny.model, spec) as attachment:
+            assert attached(tiny.model) is attachment
+            assert not torch.equal(tiny.model(**inputs).logits, stock)
+        assert snapshot(tiny.model) == before and attached(tiny.model) is None
+    assert torch.equal(tiny.model(**inputs).logits, stock)
+
+
+def test_a_handle_is_removed_once_and_again(llava):
+    before = snapshot(llava.model)
+    handle = apply(llava.model, SPECS[0])
+    assert snapshot(llava.model) != before
+    handle.remove()
+    handle.remove()
+    assert snapshot(llava.model) == before
+
+
+def test_an_exception_in_the_block_leaves_no_trace(llava):
+    before = snapshot(llava.model)
+    with pytest.raises(KeyError), apply(llava.model, SPECS[0]):
+        raise KeyError
+    assert snapshot(llava.model) == before
+
+
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("where", ["self_attn.q_proj", "self_attn.o_proj", "mlp.down_proj"])
+def test_an_exception_in_a_forward_leaves_the_next_one_right(llava, spec, where):
+    inputs, text = llava.batch(SAMPLES), llava.batch([[4], [6]])
+    stock = llava.model(**text).logits
+    layer = llava.model.model.language_model.layers[2]
+    before = snapshot(llava.model)
+
+    def fail(module, args):
+        raise RuntimeError("out of memory")
+
+    with apply(llava.model, spec):
+        want = llava.model(**inputs).logits
+        hook = layer.get_submodule(where).register_forward_pre_hook(fail)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            llava.model(**inputs)
+        hook.remove()
+        assert torch.equal(llava.model(**text).logits, stock)
+        assert torch.equal(llava.model(**inputs).logits, want)
+    assert snapshot(llava.model) == before
+
+
+def test_an_exception_before_the_decoder_forgets_the_layout(llava):
+    inputs = llava.batch([SAMPLES[0]])
+    one_row = torch.randn(1, 28, 64)
+    with apply(llava.model, "vtw(layer=0)"):
+        with pytest.raises(ValueError, match="tokens"):
+            llava.model(**inputs | {"pixel_values": inputs["pixel_values"].repeat(2, 1, 1, 1)})
+        within = llava.model.model.language_model(inputs_embeds=one_row).last_hidden_state
+    assert torch.equal(within, llava.model.model.language_model(inputs_embeds=one_row).last_hidden_state)
+
+
+def test_a_second_plan_is_refused_and_the_first_stays(llava):
+    inputs = llava.batch(SAMPLES)
+    with apply(llava.model, SPECS[0]):
+        want = llava.model(**inputs).logits
+        with pytest.raises(ValueError, match="has a saccade plan; remove it first"):
+            apply(llava.model, SPECS[3])
+        assert torch.equal(llava.model(**inputs).logits, want)
+
+
+def test_a_refused_plan_leaves_no_trace(llava, qwen):
+    before = snapshot(llava.model)
+    foreign = Plan.of(SPECS[0])
+    foreign = Plan(foreign.methods, model=find(qwen.model).fingerprint(qwen.model.config))
+    for plan, words in ((foreign, "another model"), ("vskip(layers=9)", "layer"), ("vskip(budget=2)", "calibrat")):
+        with pytest.raises(ValueError, match=words):
+            apply(llava.model, plan)
+    assert snapshot(llava.model) == before
+    with apply(llava.model, foreign, force=True) as attachment:
+        assert attachment.plan.methods == foreign.methods
+
+
+def test_two_models_with_two_plans_do_not_meet():
+    first, second, third = tiny_llava(seed=1), tiny_llava(seed=2), tiny_qwen(seed=3)
+    batches = [t.batch(SAMPLES, seed=i) for i, t in enumerate((first, second, third))]
+    alone = []
+    for tiny, inputs, spec in zip((first, second, third), batches, SPECS[1:], strict=True):
+        with apply(tiny.model, spec):
+            alone.append(tiny.model.generate(**inputs, max_new_tokens=4, do_sample=False))
+    with apply(first.model, SPECS[1]), apply(second.model, SPECS[2]), apply(third.model, SPECS[3]):
+        together = [
+            t.model.generate(**b, max_new_tokens=4, do_sample=False)
+            for t, b in zip((first, second, third), batches, strict=True)
+        ]
+        nested = []
+        inner = second.model.model.language_model.layers[1]
+        hook = first.model.model.language_model.layers[1].register_forward_hook(
+            lambda *_: nested.append(second.model(**batches[1]).logits)
+        )
+        outer = first.model(**batches[0]).logits
+        hook.remove()
+        assert inner.self_attn.forward is not None
+        assert torch.equal(outer, first.model(**batches[0]).logits)
+        assert torch.equal(nested[0], second.model(**batches[1]).logits)
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+def test_threads_may_share_a_model(llava):
+    batches = [llava.batch([sample], seed=i) for i, sample in enumerate(SAMPLES * 2)]
+    got: list = [None] * len(batches)
+    with apply(llava.model, "shortv(layers=0-1)+vtw(layer=3)"):
+        with torch.no_grad():
+            want = [llava.model(**b).logits for b in batches]
+
+        def work(i: int) -> None:
+            with torch.no_grad():
+                got[i] = [llava.model(**batches[i]).logits for _ in range(15)]
+
+        threads = [threading.Thread(target=work, args=(i,)) for i in range(len(batches))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert all(torch.equal(w, g) for w, many in zip(want, got, strict=True) for g in many)
+
+
+def test_saving_inside_the_block_saves_the_stock_model(llava, tmp_path):
+    llava.model.save_pretrained(tmp_path / "before")
+    with apply(llava.model, SPECS[3]):
+        llava.model.save_pretrained(tmp_path / "inside")
+    names = [sorted(p.name for p in (tmp_path / d).iterdir()) for d in ("before", "inside")]
+    assert names[0] == names[1]
+    for name in names[0]:
+        assert (tmp_path / "before" / name).read_bytes() == (tmp_path / "inside" / name).read_bytes()
+    again = type(llava.model).from_pretrained(tmp_path / "inside").eval()
+    inputs = llava.batch(SAMPLES)
+    assert torch.equal(again(**inputs).logits, llava.model(**inputs).logits)
+
+
+@pytest.mark.parametrize(
+    "copier",
+    [copy.deepcopy, pickle.dumps, lambda model: torch.save(model, io.BytesIO())],
+    ids=["deepcopy", "pickle", "torch.save"],
+)
+def test_copies_of_an_attached_model_are_refused(copier):
+    model = tiny_llava().model
+    with apply(model, SPECS[0]), pytest.raises(ValueError, match="remove the plan first"):
+        copier(model)
+    copier(model)
+
+
+def test_a_model_changes_dtype_while_attached():
+    tiny = tiny_llava()
+    inputs = tiny.batch(SAMPLES)
+    with apply(tiny.model, "vskip(layers=1)+vtw(layer=3)"):
+        first = tiny.model(**inputs).logits
+        double = tiny.model.to(torch.float64)(
+            **inputs | {"pixel_values": inputs["pixel_values"].double()}
+        ).logits
+    assert double.dtype == torch.float64
+    torch.testing.assert_close(double.float(), first, atol=1e-4, rtol=1e-4)
+
+
+def test_modules_may_be_called_with_positional_arguments(llava):
+    inputs = llava.batch(SAMPLES)
+    core = llava.model.model
+    with apply(llava.model, "vtw(layer=1)"):
+        named = core(**inputs).last_hidden_state
+        placed = core(inputs["input_ids"], inputs["pixel_values"], inputs["attention_mask"]).last_hidden_state
+    assert torch.equal(named, placed)
+    assert not torch.equal(named, core(**inputs).last_hidden_state)

@@ -1,0 +1,154 @@
+"""Training: repeatable, resumable, and never leaving a half-written file."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+
+from saccade.glance import checkpoint
+from saccade.glance.checkpoint import export, load_state
+from saccade.glance.data import Batches, Mixture, attention_mask
+from saccade.glance.model import GlanceConfig
+from saccade.glance.recipe import Clock, TrainConfig, learning_rate_factor
+from saccade.glance.train import Trainer, train
+
+SIZES = GlanceConfig(layers=2, width=16, heads=2, mlp=16, vision_width=16)
+CONFIG = TrainConfig(
+    steps=8,
+    see_share=0.5,
+    warmup=2,
+    bf16=False,
+    read_layers=(1, 2),
+    mixture=Mixture(batch=4, text=32),
+    check_every=0.0,
+    workers=0,
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run of both stages."""
+    folder = tmp_path_factory.mktemp("run")
+    train(CONFIG, folder, sizes=SIZES)
+    return folder
+
+
+def test_a_run_goes_through_both_stages_and_changes_the_weights(run) -> None:
+    state = load_state(run)
+    assert state["clock"]["step"] == 8
+    assert state["clock"]["stage_step"] == 4  # stage 2 began anew
+    fresh = Trainer(CONFIG, run, SIZES).network.state_dict()
+    moved = [name for name, w in state["network"].items() if not torch.equal(w, fresh[name])]
+    assert any("layers.1.mlp" in name for name in moved)
+    assert not any("vision_tower.encoder" in name for name in moved)
+
+
+@pytest.mark.parametrize("after", [2, 4, 6])
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(run, tmp_path, monkeypatch, after) -> None:
+    step = Trainer.step
+
+    def stop_after(self, batch):
+        losses = step(self, batch)
+        self.stopping = self.clock.step == after
+        return losses
+
+    monkeypatch.setattr(Trainer, "step", stop_after)
+    with pytest.raises(SystemExit, match="--resume"):
+        train(CONFIG, tmp_path, sizes=SIZES)
+    assert load_state(tmp_path)["clock"]["step"] == after
+    monkeypatch.setattr(Trainer, "step", step)
+    train(CONFIG, tmp_path, resume=True, sizes=SIZES)
+    whole, parts = load_state(run), load_state(tmp_path)
+    for key in ("network", "average"):
+        assert all(torch.equal(w, parts[key][name]) for name, w in whole[key].items())
+
+
+def test_shards_learn_what_one_thread_learns(run, tmp_path) -> None:
+    train(replace(CONFIG, threads=1, steps=1), tmp_path / "one", sizes=SIZES)
+    train(replace(CONFIG, threads=2, steps=1), tmp_path / "two", sizes=SIZES)
+    one, two = (load_state(tmp_path / name)["clock"] for name in ("one", "two"))
+    assert one["images"] == two["images"] == 4
+
+
+def test_pauses_do_not_count_as_training_time(run) -> None:
+    trainer = Trainer(CONFIG, run, SIZES)
+    for _ in range(10):
+        trainer._tick(1.0, 4)
+    trainer._tick(3600.0, 4)
+    assert trainer.clock.spent == pytest.approx(15.0)
+
+
+def test_the_learning_rate_rises_stays_and_falls() -> None:
+    config = TrainConfig(steps=100, warmup=10, decay_from=0.5)
+    factor = [learning_rate_factor(config, Clock(step=s, stage_step=s)) for s in range(101)]
+    assert factor[0] == pytest.approx(0.1)
+    assert factor[10] == factor[49] == 1.0
+    assert factor[75] == pytest.approx(0.5)
+    assert factor[100] == pytest.approx(0.01)
+
+
+def test_folders_are_not_mixed_up(run, tmp_path) -> None:
+    with pytest.raises(ValueError, match="--resume"):
+        train(CONFIG, run, sizes=SIZES)
+    with pytest.raises(ValueError, match="no checkpoint"):
+        train(CONFIG, tmp_path, resume=True, sizes=SIZES)
+
+
+def test_an_interrupted_checkpoint_leaves_the_former_one(run, monkeypatch) -> None:
+    before = (run / checkpoint.CHECKPOINT).read_bytes()
+
+    def fail(state, path):
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        checkpoint.save_state(run, {})
+    assert (run / checkpoint.CHECKPOINT).read_bytes() == before
+
+
+def test_an_export_is_whole_or_not_there(run, tmp_path, monkeypatch) -> None:
+    out = tmp_path / "weights"
+    export(run, out)
+    assert json.loads((out / "config.json").read_text())["architectures"] == ["LlavaForConditionalGeneration"]
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+
+    def fail(*_args, **_kwargs):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(checkpoint, "_swap", fail)
+    with pytest.raises(OSError, match="disk full"):
+        export(run, out)
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+    assert os.listdir(tmp_path) == ["weights"]
+    monkeypatch.undo()
+    export(run, out)
+    assert os.listdir(tmp_path) == ["weights"]
+
+
+def test_export_takes_the_averaged_weights_in_half_precision(run, tmp_path) -> None:
+    from safetensors.torch import load_file
+
+    tensors = load_file(export(run, tmp_path / "w") / "model.safetensors")
+    assert {t.dtype for t in tensors.values()} == {torch.float16}
+    average = load_state(run)["average"]["model.lm_head.weight"].half()
+    assert any(t.shape == average.shape and torch.equal(t, average) for t in tensors.values())
+
+
+def test_batches_depend_on_seed_and_number_only() -> None:
+    batches = Batches(CONFIG.mixture, 0, "train", 100)
+    first, again, other = batches[3], batches[3], batches[4]
+    assert all(torch.equal(first[k], again[k]) for k in first)
+    assert not torch.equal(first["pixels"], other["pixels"])
+
+
+def test_questions_of_a_row_do_not_see_each_other() -> None:
+    mask = attention_mask(torch.tensor([[0, 0, 1, 1, -1]]), prefix=2)[0, 0] == 0
+    assert mask[2:4, :2].all() and mask[4:, :2].all()
+    assert mask[3, 2] and not mask[2, 3]
+    assert not mask[4:6, 2:4].any()
+    assert not mask[6, 2:6].any()

@@ -1,0 +1,107 @@
+"""Later turns on the cache of a first one equal full recompute of the whole conversation."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import saccade
+from matrix.cases import LAYERS, PLANS, TOLERANCE, greedy, model
+from saccade.engine import kv_lengths
+from support.models import BANNER, FACTORIES, SQUARE, TALL, WIDE
+from support.reference import extend, gap, kv_rows, recompute, step_logits
+from support.turns import next_turn
+
+FIRST = [[3, SQUARE, 2], [2, WIDE, 4], [5]]
+SECOND = {"text": [[3], [5], [2]], "image": [[2, TALL, 1], [1, SQUARE, 2], [1, BANNER, 3]]}
+PAIRS = [(p, f) for i, p in enumerate(PLANS) for f in list(FACTORIES)[i % 3 :: 3]]
+
+
+def refuses_new_image(plan: str) -> bool:
+    """The mask reading hides old visual rows from new ones, which a cache cannot tell apart any more."""
+    return "mask" in plan
+
+
+@pytest.mark.parametrize("second", SECOND)
+@pytest.mark.parametrize(("plan", "family"), PAIRS)
+def test_generate_on_the_cache_of_the_first_turn(plan, family, second):
+    tiny = model(family)
+    inputs = tiny.batch(FIRST, "left", seed=4)
+    with saccade.apply(tiny.model, plan):
+        said = greedy(tiny, inputs, 3)
+        cached, full = next_turn(tiny, FIRST, inputs, said.sequences, SECOND[second])
+        if second == "image" and refuses_new_image(plan):
+            with pytest.raises(ValueError, match="new image"):
+                greedy(tiny, cached, 4, past_key_values=said.past_key_values)
+            return
+        ours = greedy(tiny, cached, 4, past_key_values=said.past_key_values)
+    theirs = step_logits(tiny.model, PLANS[plan], full, ours.sequences)
+    for step, logits in enumerate(ours.logits):
+        assert gap(logits, theirs[:, step]) < TOLERANCE, f"step {step}"
+    turns = [tiny.visual(inputs), tiny.visual(full)[:, inputs["input_ids"].shape[1] :]]
+    held = [kv_rows(PLANS[plan], LAYERS, t) for t in turns]
+    assert kv_lengths(ours.past_key_values) == [max(a) + max(b) + 3 for a, b in zip(*held, strict=True)]
+
+
+@pytest.mark.parametrize(("plan", "family"), PAIRS)
+@torch.no_grad()
+def test_a_second_turn_by_hand_sees_every_row_it_should(plan, family):
+    """All logits of the second turn, not the last ones alone; the cache is cropped and fed again after."""
+    tiny = model(family)
+    inputs = tiny.batch(FIRST, "left", seed=4)
+    said = tiny.batch([[4], [4], [4]], "left", seed=8)["input_ids"]
+    sequences = torch.cat([inputs["input_ids"], said], 1)
+    whole = extend(inputs, sequences)
+    length = inputs["input_ids"].shape[1]
+    positions = (whole["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+    if tiny.family == "qwen":
+        positions, _ = tiny.model.model.get_rope_index(
+            sequences, whole["mm_token_type_ids"], whole["image_grid_thw"], attention_mask=whole["attention_mask"]
+        )
+    theirs = recompute(tiny.model, PLANS[plan], whole, position_ids=positions).logits
+    with saccade.apply(tiny.model, plan):
+        cache = tiny.model(**inputs, position_ids=positions[..., :length], use_cache=True).past_key_values
+        lengths = kv_lengths(cache)
+        for again in range(2):
+            out = tiny.model(
+                input_ids=said,
+                attention_mask=whole["attention_mask"],
+                position_ids=positions[..., length:],
+                past_key_values=cache,
+                use_cache=True,
+            )
+            assert gap(out.logits, theirs[:, length:]) < TOLERANCE, f"round {again}"
+            assert kv_lengths(cache) == [n + 4 for n in lengths]
+            cache.crop(-4)
+            assert kv_lengths(cache) == lengths and cache.get_seq_length() == length
+
+
+@pytest.mark.parametrize("family", FACTORIES)
+@torch.no_grad()
+def test_a_new_image_by_hand_on_an_existing_cache(family):
+    tiny, plan = model(family), "vskip(layers=0)+shortv(layers=1)+vtw(layer=2)"
+    recipe = [("vskip", (0,)), ("shortv", (1,)), ("vtw", (2, 3))]
+    inputs = tiny.batch(FIRST, "left", seed=4)
+    with saccade.apply(tiny.model, plan):
+        first = greedy(tiny, inputs, 2)
+        cached, full = next_turn(tiny, FIRST, inputs, first.sequences, SECOND["image"])
+        past = first.past_key_values.get_seq_length()
+        positions = (full["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+        if tiny.family == "qwen":
+            positions, _ = tiny.model.model.get_rope_index(
+                full["input_ids"], full["mm_token_type_ids"], full["image_grid_thw"], attention_mask=full["attention_mask"]
+            )
+        vision = {k: v for k, v in cached.items() if k in ("pixel_values", "image_sizes", "image_grid_thw", "mm_encoder_outputs")}
+        out = tiny.model(
+            input_ids=cached["input_ids"][:, past:],
+            attention_mask=cached["attention_mask"],
+            position_ids=positions[..., past:],
+            past_key_values=first.past_key_values,
+            use_cache=True,
+            **vision,
+        )
+    theirs = recompute(tiny.model, recipe, full, position_ids=positions).logits
+    real = full["attention_mask"][:, past:]
+    assert gap(out.logits, theirs[:, past:], real) < TOLERANCE
+    dense = recompute(tiny.model, [], full, position_ids=positions).logits
+    assert gap(out.logits, dense[:, past:], real) > 1e-2

@@ -1,0 +1,37 @@
+"""A toy decoder for the measuring code."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from saccade.measure import target
+from saccade.shapes import SHAPES, ModelShape
+
+SIZES = {
+    "llava": ModelShape("toy-llava", 3, 64, 4, 4, 16, 128, 256, 24),
+    "llava_next": ModelShape("toy-next", 3, 64, 4, 4, 16, 128, 256, 40),
+    "qwen2_5_vl": ModelShape("toy-qwen", 3, 64, 4, 2, 16, 128, 256, 24),
+}
+
+
+def built(kind: str, monkeypatch) -> target.Target:
+    """A toy with random weights, built as a bench builds a preset."""
+    shape = SIZES[kind]
+    monkeypatch.setitem(SHAPES, shape.name, shape)
+    monkeypatch.setitem(target.FAMILY_OF, shape.name, kind)
+    return target.build(
+        shape.name, layers=None, batch=1, rows=64, dtype=torch.float32, device=torch.device("cpu")
+    )
+
+
+@pytest.fixture
+def toy(monkeypatch) -> target.Target:
+    """A toy LLaVA."""
+    return built("llava", monkeypatch)
+
+
+@pytest.fixture(params=sorted(SIZES))
+def each_toy(request, monkeypatch) -> target.Target:
+    """A toy of each family in turn."""
+    return built(request.param, monkeypatch)

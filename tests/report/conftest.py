@@ -1,0 +1,91 @@
+"""A small made-up study, complete enough for every figure and the page."""
+
+from __future__ import annotations
+
+import pytest
+from PIL import Image
+
+from saccade.demo.plans import lineup
+from saccade.evaluate.results import Prediction, score
+from saccade.layout import Layout
+from saccade.plan import Plan
+from saccade.report import figures, route_map
+from saccade.shapes import ModelShape
+
+SHAPE = ModelShape("toy", 4, 64, 2, 2, 32, 128, 100, 16)
+ORDERS = {"vig": (3, 0, 2, 1), "ffn": (3, 2, 1, 0), "lc": (3, 1, 0, 2), "withdrawal": (3,)}
+TASKS = ("count", "word")
+
+
+def predictions(share: int) -> list[Prediction]:
+    """Ten answers of each task, the first ``share`` of them right."""
+    return [
+        Prediction(f"{t}/{i}", t, "a", "a" if i < share else "b", i < share) for t in TASKS for i in range(10)
+    ]
+
+
+def evaluation(name: str, spec: str, share: int, cost: dict[str, float]) -> dict:
+    return score(name, spec, predictions(share), predictions(9), predictions(3), cost).to_dict()
+
+
+@pytest.fixture(scope="session")
+def study() -> dict:
+    """The data of a study of a four-layer model."""
+    plans = lineup(SHAPE, Layout.single(16, 8), ORDERS)
+    entries = []
+    for e in plans.entries:
+        ratio = 1 - e.budget / 10
+        cost = {"flops_ratio": ratio, "kv_bytes": 2048 * 4}
+        found = evaluation(e.name, e.plan.spec, 9 - 2 * e.budget, cost)
+        found |= {"method": e.method, "title": e.title, "budget": e.budget, "layers": [3]}
+        if e.name in {*plans.layers, *plans.flops}:
+            found["timing"] = {"ratio": ratio + 0.05, "low": ratio, "high": ratio + 0.1}
+        entries.append(found)
+    scores = {
+        n: {"mean": [0.1, 0.4, 0.2, 0.0], "samples": [[0.1, 0.5, 0.2, 0.0], [0.1, 0.3, 0.2, 0.0]]}
+        for n in ORDERS
+    }
+    return {
+        "model": {"name": "Toy <b>", "layers": 4, "parameters": 1_500_000, "visual_tokens": 16},
+        "data": {"tasks": list(TASKS), "questions": 20, "per_task": 10, "calibration_samples": 2},
+        "calibration": scores,
+        "dense": evaluation("dense", "dense", 9, {"flops_ratio": 1.0, "kv_bytes": 8192}),
+        "blind": evaluation("blind", "dense", 3, {"flops_ratio": 1.0, "kv_bytes": 8192}),
+        "plans": entries,
+        "headline": {"main": plans.main, "layers": list(plans.layers), "flops": list(plans.flops)},
+        "questions": [{"caption": "a question with <angle> brackets"}],
+        "timing": {"batch": 8, "rows": 24, "repeats": 5},
+        "seconds": {"total": 93.4},
+        "commands": [["what next & more:", "saccade cost llava-1.5-7b --plan 'vskip(budget=19)'"]],
+        "provenance": {"command": "saccade demo", "versions": {"torch": "2.13"}, "seed": 0},
+    }
+
+
+@pytest.fixture(scope="session")
+def columns() -> list[dict]:
+    """One question under dense and two plans."""
+    layout = Layout.single(16, 8, 3)
+    specs = (("dense", "dense"), ("vskip", "vskip(layers=1,3)"), ("vtw", "vtw(layer=2)"))
+    return [
+        {
+            "method": method,
+            "title": method,
+            "said": "three",
+            "correct": method != "vtw",
+            "map": route_map.route_map(Plan.of(spec).route(layout, 4)),
+        }
+        for method, spec in specs
+    ]
+
+
+@pytest.fixture(scope="session")
+def pictures(study, columns) -> dict[str, bytes]:
+    """Every figure of the page."""
+    timed = [e for e in study["plans"] if "timing" in e]
+    return {
+        "layers": figures.layer_scores(study["calibration"], 2, [3, 0]),
+        "retention": figures.retention_by_budget(study["plans"], 4, 20),
+        "flops": figures.accuracy_by_flops(study["dense"], 0.3, study["plans"], 20),
+        "measured": figures.promised_and_measured(timed, 4),
+        "question-1": route_map.question(Image.new("RGB", (32, 32), "red"), "how many ?", "three", columns),
+    }

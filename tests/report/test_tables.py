@@ -1,0 +1,106 @@
+"""Tables come from the registry and from result files; stale ones are found."""
+
+import json
+
+import pytest
+
+from saccade.methods import METHODS
+from saccade.report import tables
+
+README = "# x\n\n<!-- generated:{name} -->\nold\n<!-- /generated -->\n\nafter\n"
+
+
+@pytest.fixture
+def readme(tmp_path):
+    def write(name="methods"):
+        path = tmp_path / "README.md"
+        path.write_text(README.format(name=name))
+        return path
+
+    return write
+
+
+def test_methods_are_those_of_the_registry(tmp_path):
+    text = tables.methods(tmp_path)
+    for name, cls in METHODS.items():
+        row = next(line for line in text.split("\n") if f"`{name}`" in line)
+        assert f"[{cls.title}]({cls.paper})" in row
+    assert len(text.split("\n")) == len(METHODS) + 2
+
+
+def test_refreshing_is_idempotent_and_touches_only_the_block(readme):
+    path = readme()
+    assert tables.main([str(path)]) == 0
+    first = path.read_text()
+    assert first.startswith("# x\n\n<!-- generated:methods -->\n| method") and first.endswith(
+        "-->\n\nafter\n"
+    )
+    assert tables.main([str(path)]) == 0 and path.read_text() == first
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_check_finds_stale_tables_and_changes_nothing(readme, capsys):
+    path = readme()
+    before = path.read_text()
+    assert tables.main(["--check", str(path)]) == 1
+    assert path.read_text() == before and "stale" in capsys.readouterr().err
+    tables.main([str(path)])
+    assert tables.main(["--check", str(path)]) == 0
+
+
+@pytest.mark.parametrize("name", ["glance", "glance-tasks", "gate", "bench"])
+def test_a_missing_result_file_is_said(readme, name):
+    path = readme(name)
+    assert tables.main([str(path)]) == 0
+    assert "No result file yet" in path.read_text()
+
+
+def test_results_are_those_of_the_file(study, readme):
+    path = readme("glance")
+    results = path.parent / "benchmarks" / "results"
+    results.mkdir(parents=True)
+    table = study | {"headline": study["headline"]["layers"], "calibration": {"samples": 20}}
+    (results / "glance_table.json").write_text(json.dumps(table))
+    assert tables.main([str(path)]) == 0
+    text = path.read_text()
+    main = next(e for e in study["plans"] if e["name"] == study["headline"]["layers"][0])
+    assert f"{100 * main['mean']['accuracy']:.1f} %" in text
+    assert "20 held-out questions of 2 tasks" in text
+    path.write_text(README.format(name="glance-tasks"))
+    assert tables.main([str(path)]) == 0
+    assert "| count | 10 | 90.0 %" in path.read_text()
+
+
+def test_bench_files_become_rows(readme):
+    path = readme("bench")
+    results = path.parent / "benchmarks" / "results"
+    results.mkdir(parents=True)
+    phase = {"flops_ratio": 0.9, "time_ratio": 0.91, "captured": 0.9}
+    run = {"name": "llava-1.5-7b", "plan": "vskip(budget=19)", "layers": 4, "depth": 32, "batch": 1, "visual": 576,
+           "text": 64, "prefill": phase, "decode": None, "kv_ratio": 1.0,
+           "provenance": {"device": "cpu of a test", "dtype": "float32"}}  # fmt: skip
+    (results / "bench_one.json").write_text(json.dumps(run))
+    (results / "bench_two.json").write_text(json.dumps({"runs": [run, run]}))
+    tables.main([str(path)])
+    rows = [line for line in path.read_text().split("\n") if "cpu of a test" in line]
+    assert len(rows) == 3 and "0.910" in rows[0]
+
+
+@pytest.mark.parametrize(
+    "text", ["<!-- generated:nosuch -->\n<!-- /generated -->\n", "<!-- generated:methods -->\nnever closed\n"]
+)
+def test_bad_markers_are_refused(tmp_path, text, capsys):
+    path = tmp_path / "README.md"
+    path.write_text(text)
+    assert tables.main([str(path)]) == 2
+    assert capsys.readouterr().err and path.read_text() == text
+
+
+def test_a_missing_file_is_refused(tmp_path, capsys):
+    assert tables.main([str(tmp_path / "nosuch.md")]) == 2
+    assert tables.main([]) == 2
+
+
+def test_the_tables_of_this_repository_are_fresh(root):
+    marked = [p for p in sorted(root.glob("*.md")) if "<!-- generated:" in p.read_text(encoding="utf-8")]
+    assert tables.main(["--check", *map(str, marked)]) == (0 if marked else 2)

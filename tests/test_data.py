@@ -1,0 +1,114 @@
+"""The user's JSONL: what is read, and errors that name the line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from PIL import Image
+
+from saccade.data import load_jsonl, read_jsonl
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    for name, size in (("a.png", (8, 6)), ("b.jpg", (4, 4))):
+        Image.new("RGBA" if name == "a.png" else "RGB", size, "red").save(tmp_path / "pictures" / name)
+    (tmp_path / "pictures" / "text.png").write_text("not an image")
+    return tmp_path
+
+
+def write(folder, *lines) -> str:
+    path = folder / "mine.jsonl"
+    path.write_text(
+        "\n".join(line if isinstance(line, str) else json.dumps(line, ensure_ascii=False) for line in lines),
+        encoding="utf-8",
+    )
+    return str(path)
+
+
+def test_every_form_of_a_line(folder):
+    path = write(
+        folder,
+        {"image": "pictures/a.png", "question": "what colour?", "answer": "red"},
+        "",
+        {
+            "images": ["pictures/a.png", "pictures/b.jpg"],
+            "question": "same?",
+            "id": 7,
+            "task": "pairs",
+            "subtask": "two",
+        },
+        {"question": "two and two?", "answer": 4, "note": "other fields are left alone"},
+        {"image": ["pictures/b.jpg"], "question": "line\u2028break?", "answer": None},
+    )
+    one, two, three, four = load_jsonl(path)
+    assert (one.id, one.task, one.subtask, one.answer) == ("mine/1", "mine", "mine", "red")
+    assert [(i.mode, i.size) for i in one.images] == [("RGB", (8, 6))]
+    assert (two.id, two.task, two.subtask, two.answer, len(two.images)) == ("7", "pairs", "two", "", 2)
+    assert (three.id, three.images, three.answer) == ("mine/4", (), "4")
+    assert (four.question, four.answer, len(four.images)) == ("line\u2028break?", "", 1)
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_read(folder):
+    path = folder / "windows.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"question": "one?"}\r\n{"question": "two?"}\r\n')
+    assert [sample.question for sample in load_jsonl(path)] == ["one?", "two?"]
+
+
+@pytest.mark.parametrize(
+    ("line", "match"),
+    [
+        ('{"question": "x"', r"line 2: not JSON"),
+        ("[1, 2]", r"line 2: a JSON object is needed, got list"),
+        ({"image": "pictures/a.png"}, r"line 2: 'question' is missing"),
+        ({"question": "  "}, r"line 2: 'question' is missing"),
+        ({"question": 3}, r"line 2: 'question' is missing or is not text"),
+        ({"question": "<image> what?", "image": "pictures/a.png"}, r"line 2: leave '<image>' out"),
+        ({"question": "x", "image": "pictures/none.png"}, r"line 2: no image file .*none\.png"),
+        ({"question": "x", "image": "pictures"}, r"line 2: no image file"),
+        ({"question": "x", "image": 5}, r"line 2: 'image' is a path or a list"),
+        ({"question": "x", "images": ["pictures/a.png", ""]}, r"line 2: 'image' is a path or a list"),
+        ({"question": "x", "image": "a", "images": ["b"]}, r"line 2: give 'image' or 'images'"),
+        ({"question": "x", "answer": ["a"]}, r"line 2: 'answer' is text or a number, got list"),
+        ({"question": "x", "id": True}, r"line 2: 'id' is text or a number, got bool"),
+        ({"question": "x", "id": "first"}, r"line 2: id 'first' was used before \(.*line 1\)"),
+    ],
+)
+def test_errors_name_the_line(folder, line, match):
+    path = write(folder, {"question": "fine?", "id": "first"}, line)
+    with pytest.raises(ValueError, match=match):
+        read_jsonl(path)
+
+
+def test_a_file_that_is_no_image_is_named_when_it_is_decoded(folder):
+    path = write(folder, {"question": "fine?"}, {"question": "x", "image": "pictures/text.png"})
+    assert len(read_jsonl(path)) == 2
+    with pytest.raises(ValueError, match=r"line 2: cannot decode image .*text\.png"):
+        load_jsonl(path)
+
+
+def test_a_torn_image_is_refused(folder):
+    whole = (folder / "pictures" / "b.jpg").read_bytes()
+    (folder / "pictures" / "torn.jpg").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="line 1: cannot decode"):
+        load_jsonl(write(folder, {"question": "x", "image": "pictures/torn.jpg"}))
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n"])
+def test_an_empty_file_is_refused(folder, content):
+    (folder / "empty.jsonl").write_bytes(content)
+    with pytest.raises(ValueError, match=r"empty\.jsonl is empty"):
+        load_jsonl(folder / "empty.jsonl")
+
+
+def test_files_that_are_none_are_refused(folder):
+    (folder / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
+    for name, match in (
+        ("none.jsonl", "no such file"),
+        ("pictures", "a folder"),
+        ("binary.jsonl", "not UTF-8"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            load_jsonl(folder / name)
