@@ -1,4 +1,4 @@
-"""Can the embedded model and its suite show a difference? Checked on the dense model before methods are judged.
+"""Can the embedded model and its suite show a difference? Checked before any method is judged on them.
 
     python benchmarks/difference_gate.py [--samples 200] [--device cuda]
 

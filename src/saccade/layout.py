@@ -54,6 +54,8 @@ class Layout:
             before = torch.nn.functional.pad(visual_BN, (1, 0))[:, :-1]
             image_BN = (visual_BN & ~before).long().cumsum(1) - 1
         else:
+            if len(image_lengths) != len(visual_BN):
+                raise ValueError(f"image lengths of {len(image_lengths)} samples, but {len(visual_BN)} samples")
             image_BN = torch.zeros_like(visual_BN, dtype=torch.long)
             for b, lengths in enumerate(image_lengths):
                 ids = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths, dtype=torch.long))

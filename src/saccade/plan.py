@@ -79,7 +79,7 @@ class Plan:
         """
         if not isinstance(data, dict) or "methods" not in data or "schema" not in data:
             raise ValueError(f"{source} is not a plan: it needs 'schema' and 'methods'")
-        if not isinstance(data["schema"], int) or not 1 <= data["schema"] <= SCHEMA:
+        if type(data["schema"]) is not int or not 1 <= data["schema"] <= SCHEMA:
             raise ValueError(f"{source} has schema {data['schema']!r}; this version of saccade reads up to {SCHEMA}")
         unknown = set(data) - {"schema", "methods", "model", "calibration"}
         if unknown:
@@ -139,7 +139,7 @@ def _looks_like_file(text: str) -> bool:
 
 
 def _read_method(entry: Any, source: str) -> Method:
-    if not isinstance(entry, dict) or entry.get("name") not in METHODS:
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str) or entry["name"] not in METHODS:
         name = entry.get("name") if isinstance(entry, dict) else entry
         raise ValueError(f"{source} asks for method {name!r}; known: {', '.join(sorted(METHODS))}")
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items() if k != "name"}

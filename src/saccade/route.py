@@ -101,7 +101,9 @@ def compose(routes: Sequence[Route]) -> Route:
             return distinct[0]
         key = tuple(sorted(id(s) for s in distinct))
         if key not in memo:
-            memo[key] = torch.stack(distinct).all(0)
+            found = torch.stack(distinct).all(0)
+            # One tensor per set: the engine and cost know equal sets by identity.
+            memo[key] = next((s for s in distinct if torch.equal(s, found)), found)
         return memo[key]
 
     layers = []

@@ -12,7 +12,7 @@ from typing import Any, get_args, get_origin
 from saccade.methods import METHODS, Method
 
 _CALL = re.compile(r"\s*([A-Za-z_]\w*)\s*(?:\(([^()]*)\))?\s*")
-_RANGE = re.compile(r"(\d+)(?:-(\d+))?")
+_RANGE = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?")
 
 
 def parse(spec: str) -> tuple[Method, ...]:

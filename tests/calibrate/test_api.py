@@ -92,9 +92,9 @@ def test_scores_serve_every_budget(loaded):
 
 
 def test_the_package_is_the_function_too(loaded):
-    assert saccade.calibrate.__name__ in ("calibrate", "saccade.calibrate")
-    import saccade.calibrate as package
-
+    package = sys.modules["saccade.calibrate"]
+    assert saccade.calibrate in (package, calibrate)
+    assert package.scores is calibrate.scores is saccade.calibrate.scores is scores
     plan = package(loaded.model, loaded.processor, SAMPLES[:1], budget=1, check=False)
     assert plan.methods == (VSkip(layers=(LAYERS - 1,)),)
 

@@ -9,6 +9,7 @@ import torch
 
 import saccade
 from calibrate.vlm import counted
+from saccade.calibrate import run
 from saccade.calibrate.probes import PROBES, find_probe, probe_for
 from saccade.calibrate.run import brute_force, compare, try_layers
 from saccade.engine.replay import replaying
@@ -111,10 +112,19 @@ def test_the_mask_reading_is_tried_as_it_is_read(llava):
     assert found["flops_ratio"] is None and found["largest_difference"] < 1e-5
 
 
-@pytest.mark.parametrize("make", [tiny_llava, tiny_qwen])
-@pytest.mark.parametrize("name", MEASURED)
-def test_replay_costs_little_more_than_half_and_says_so_truly(make, name):
-    tiny = make(layers=12)
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (tiny_llava, "vig"),
+        (tiny_qwen, "vig"),
+        (tiny_llava, "lc"),
+        (tiny_qwen, "ffn"),
+        (tiny_qwen, "withdrawal"),
+    ],
+)
+def test_replay_costs_little_more_than_half_and_says_so_truly(make, name, monkeypatch):
+    monkeypatch.setattr(run, "TIMING_SECONDS", 0.0)
+    tiny = make(layers=8)
     inputs = tiny.batch([[4, SQUARE, 1, SQUARE, 1, SQUARE, 1, SQUARE, 8]])
     shape = find(tiny.model).shape(tiny.model.config)
     found = compare(tiny.model, inputs, PROBES[name], "perturbed-full", shape)
@@ -126,7 +136,7 @@ def test_replay_costs_little_more_than_half_and_says_so_truly(make, name):
         replayed = counted(lambda: try_layers(replayer, inputs, PROBES[name], "perturbed-full"))
     brute = counted(lambda: brute_force(tiny.model, inputs, PROBES[name], "perturbed-full"))
     assert replayed - tower == pytest.approx(found["replay_flops"], rel=0.005)
-    assert brute - 13 * tower == pytest.approx(found["brute_force_flops"], rel=0.005)
+    assert brute - 9 * tower == pytest.approx(found["brute_force_flops"], rel=0.005)
 
 
 def vision(inputs) -> dict[str, torch.Tensor]:

@@ -9,10 +9,17 @@ import pytest
 
 from evaluate.conftest import build_toy
 from saccade import models
-from saccade.evaluate import runner
+from saccade.budget import flops_ratio
+from saccade.demo.plans import entry, lineup
+from saccade.demo.questions import pick
+from saccade.evaluate import Comparison, Prediction, runner
+from saccade.evaluate.results import score
 from saccade.glance import suite
+from saccade.layout import Layout
 from saccade.plan import Plan
 from saccade.report import style
+from saccade.samples import Sample
+from saccade.shapes import ModelShape
 
 TASKS = ("count", "word")
 
@@ -46,7 +53,7 @@ def test_writes_report_figures_plan_and_numbers(command, glance, tmp_path):
     budgets = [e["budget"] for e in data["plans"] if e["method"] == "vskip"]
     assert budgets == [1, 2, 3, 4]
     assert {e["method"] for e in data["plans"]} == {"vskip", "ffn_skip", "shortv", "vtw"}
-    for entry in data["plans"]:
+    for one in data["plans"]:
         assert len(entry["layers"]) == entry["budget"]
         assert entry["mean"]["n"] == 4 and entry["cost"]["flops_ratio"] < 1
     shown = {*data["headline"]["layers"], *data["headline"]["flops"]}
@@ -100,3 +107,36 @@ def test_a_file_in_the_way_is_refused(command, tmp_path):
     done = command("demo", "--out", path)
     assert done.code == 2 and "folder" in done.err
     assert path.read_text() == "mine"
+
+
+def test_the_lineup_compares_at_equal_layers_and_at_equal_cost():
+    shape = ModelShape("toy", 12, 128, 4, 4, 32, 320, 132, 100)
+    layout = Layout.single(100, 8)
+    orders = {score: tuple(range(12)) for score in ("vig", "ffn", "lc")}
+    found = lineup(shape, layout, orders)
+    entries = {e.name: e for e in found.entries}
+    assert [entries[name].budget for name in found.layers] == [6, 6, 6, 6]
+    assert found.flops[0] == found.main == found.layers[0]
+
+    def ratio(one):
+        return flops_ratio(one.plan, shape, [layout])
+
+    target = ratio(entries[found.main])
+    for name in found.flops[1:]:
+        e = entries[name]
+        others = [ratio(entry(e.method, budget, 12, orders)) for budget in range(1, 13)]
+        assert abs(ratio(e) - target) == pytest.approx(min(abs(other - target) for other in others))
+
+
+def test_questions_shown_divide_the_plans_and_differ_in_task():
+    def run(rights):
+        return [Prediction(str(i), f"t{i % 3}", "a", "a", right == "1") for i, right in enumerate(rights)]
+
+    dense = run("111110")
+    plans = {n: score(n, n, run(r), dense, None) for n, r in (("main", "101110"), ("other", "100011"))}
+    found = Comparison(score("dense", "dense", dense, dense, None), None, plans)
+    asked = [Sample(str(i), f"t{i % 3}", "", (), "?", "a") for i in range(6)]
+    chosen = pick(found, asked, ["main", "other"])
+    assert chosen[:2] == [2, 1]  # other fails where main is right; then main fails
+    assert len({asked[i].task for i in chosen}) == len(chosen) == 3
+    assert 5 not in chosen  # dense is wrong there

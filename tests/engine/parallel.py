@@ -54,13 +54,14 @@ def data_parallel(rank: int) -> None:
 
 def sharded(rank: int, planned_first: bool) -> None:
     tiny = tiny_llava()
+    inputs = batch(tiny, rank)
     handle = apply(tiny.model, SPEC) if planned_first else None
     mesh = init_device_mesh("cpu", (2,))
     for layer in tiny.model.model.language_model.layers:
         fully_shard(layer, mesh=mesh)
     fully_shard(tiny.model, mesh=mesh)
     handle = handle or apply(tiny.model, SPEC)
-    loss = tiny.model(**batch(tiny, rank)).loss
+    loss = tiny.model(**inputs).loss
     loss.backward()
     handle.remove()
     check(rank, loss, dict(tiny.model.named_parameters())[PROBE].grad.full_tensor())

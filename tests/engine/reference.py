@@ -1,7 +1,7 @@
 """A slow second implementation: the stock layers, masked.
 
-Every layer runs whole; then what its route skips is zeroed, and dropped keys are hidden by the mask. It shares
-no code with the engine and lets autograd through.
+Every layer runs whole; then what its route skips is zeroed, and dropped keys are hidden by the mask. It
+shares no code with the engine and lets autograd through.
 
 Shape letters: B batch, N rows, D hidden.
 """

@@ -107,7 +107,11 @@ def test_a_refused_plan_leaves_no_trace(llava, qwen):
     before = snapshot(llava.model)
     foreign = Plan.of(SPECS[0])
     foreign = Plan(foreign.methods, model=find(qwen.model).fingerprint(qwen.model.config))
-    for plan, words in ((foreign, "another model"), ("vskip(layers=9)", "layer"), ("vskip(budget=2)", "calibrat")):
+    for plan, words in (
+        (foreign, "another model"),
+        ("vskip(layers=9)", "layer"),
+        ("vskip(budget=2)", "calibrat"),
+    ):
         with pytest.raises(ValueError, match=words):
             apply(llava.model, plan)
     assert snapshot(llava.model) == before

@@ -181,7 +181,9 @@ def test_rows_and_values_stay_in_step(data):
     plain = [PlainRows() for _ in range(batch)]
     stamp = 0
     for _ in range(data.draw(st.integers(1, 7), label="steps")):
-        kind = data.draw(st.sampled_from(["append", "append", "crop", "reorder", "select", "repeat", "reset"]))
+        kind = data.draw(
+            st.sampled_from(["append", "append", "crop", "reorder", "select", "repeat", "reset"])
+        )
         if kind == "append":
             new = data.draw(st.integers(1, 4))
             alive = [[data.draw(st.booleans()) or i == new - 1 for i in range(new)] for _ in plain]

@@ -1,4 +1,4 @@
-"""``executed`` FLOPs are counted, not claimed: they equal torch's counter on the decoder layers of a real run."""
+"""``executed`` FLOPs are counted, not claimed: they equal torch's counter on real decoder layers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,6 @@ CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _at
 
 def counted(layers, run) -> int:
     """FLOPs that torch dispatches inside the given modules."""
-
 
     meters: list[FlopCounterMode] = []
 
@@ -79,14 +78,16 @@ def test_executed_flops_are_what_torch_counts(plan, family, scene):
     assert ours == pytest.approx(priced.executed_tflops * 1e12, rel=WITHIN)
     dense = counted(layers, lambda: tiny.model(**given))
     assert dense == pytest.approx(priced.dense_executed_tflops * 1e12, rel=WITHIN)
-    # A ragged batch is computed to its longest sample, a text-only one included: there may be nothing to save.
+    # A ragged batch is computed to its longest sample, a text-only one included: it may save nothing.
     if plan != "dense" and scene.startswith("single"):
         assert abs(ours - dense) > 2 * WITHIN * dense, "no power: the plan saves too little to be told apart"
     if plan == "dense":
         assert ours == dense and priced.executed_ratio == 1
 
 
-@pytest.mark.parametrize("plan", ["vskip(layers=0)", "ffn_skip(layers=0)", "shortv(layers=0)", "vtw(layer=0)"])
+@pytest.mark.parametrize(
+    "plan", ["vskip(layers=0)", "ffn_skip(layers=0)", "shortv(layers=0)", "vtw(layer=0)"]
+)
 @torch.no_grad()
 def test_at_the_width_of_llava_7b(plan, wide_llava):
     layer_model, family, layout, embeds = wide_llava

@@ -1,4 +1,4 @@
-"""What generate can do, under a plan: each feature gives the tokens that plain decoding gives, or is refused."""
+"""What generate can do under a plan: each feature gives the tokens of plain decoding, or is refused."""
 
 from __future__ import annotations
 
@@ -79,11 +79,17 @@ def test_prompt_lookup_gives_the_tokens_of_greedy(name, spec):
     with apply(tiny.model, spec):
         want = tiny.model.generate(**inputs, max_new_tokens=8, do_sample=False)
         got = tiny.model.generate(
-            **inputs, max_new_tokens=8, do_sample=False, prompt_lookup_num_tokens=3, return_dict_in_generate=True
+            **inputs,
+            max_new_tokens=8,
+            do_sample=False,
+            prompt_lookup_num_tokens=3,
+            return_dict_in_generate=True,
         )
     assert torch.equal(got.sequences, want)
     assert got.past_key_values.get_seq_length() == want.shape[1] - 1
-    assert kv_lengths(got.past_key_values)[-1] == want.shape[1] - 1 - (0 if "vskip" in spec else visual(tiny, ids))
+    assert kv_lengths(got.past_key_values)[-1] == want.shape[1] - 1 - (
+        0 if "vskip" in spec else visual(tiny, ids)
+    )
 
 
 def visual(tiny, ids) -> int:
@@ -120,7 +126,9 @@ def test_chunked_prefill_of_images_gives_the_tokens_of_greedy(name, spec):
     vision = {k: inputs[k] for k in ("pixel_values", "image_grid_thw") if k in inputs}
     with torch.no_grad():
         features = tiny.model.get_image_features(**vision, return_dict=True)
-    encoded = {k: v for k, v in inputs.items() if k != "pixel_values"} | {"mm_encoder_outputs": {"image": features}}
+    encoded = {k: v for k, v in inputs.items() if k != "pixel_values"} | {
+        "mm_encoder_outputs": {"image": features}
+    }
     go = dict(max_new_tokens=4, do_sample=False)
     with apply(tiny.model, spec):
         want = tiny.model.generate(**inputs, **go)
@@ -137,7 +145,9 @@ def test_chunked_text_on_an_image_cache_gives_the_tokens_of_greedy(llava, spec):
     with apply(llava.model, spec):
         sequences = []
         for chunk in (None, 2):
-            said = llava.model.generate(**inputs, max_new_tokens=3, do_sample=False, return_dict_in_generate=True)
+            said = llava.model.generate(
+                **inputs, max_new_tokens=3, do_sample=False, return_dict_in_generate=True
+            )
             cached, full = next_turn(llava, first, inputs, said.sequences, [[5], [4]])
             extra = {} if chunk is None else {"prefill_chunk_size": chunk}
             sequences.append(
@@ -170,7 +180,7 @@ def test_a_conversation_keeps_its_rope_deltas(spec):
         assert torch.equal(core.rope_deltas, held)
         attachment.remove()
     assert torch.equal(core.rope_deltas, held)
-    # A new prompt moves them, as it does without a plan: whoever probes a conversation saves and restores them.
+    # A new prompt moves them, with or without a plan: whoever probes a conversation restores them.
     with torch.no_grad(), apply(tiny.model, spec):
         tiny.model(**probe)
     assert not torch.equal(core.rope_deltas, held)

@@ -76,22 +76,23 @@ def test_no_layer_waits_for_the_device(request, family, samples, spec):
 @pytest.mark.parametrize("spec", SPECS)
 @pytest.mark.parametrize("samples", [[RAGGED[0]], RAGGED], ids=["single", "ragged"])
 def test_index_work_is_done_once_a_forward_not_once_a_layer(monkeypatch, samples, spec):
+    counts: list[str] = []
+
+    def counted(name, inner):
+        return lambda *args, **kwargs: counts.append(name) or inner(*args, **kwargs)
+
+    for owner in (RowIndex, Layout):
+        inner = counted(owner.__name__, owner.from_mask.__func__)
+        monkeypatch.setattr(owner, "from_mask", classmethod(inner))
+    for name in ("_mask", "_calls", "_append"):
+        monkeypatch.setattr(Frame, name, counted(name, getattr(Frame, name)))
     work = {}
     for layers in (4, 8):
+        counts.clear()
         tiny = tiny_llava(layers=layers)
-        inputs, counts = tiny.batch(samples), []
-        for owner, name in ((RowIndex, "from_mask"), (Layout, "from_mask")):
-            inner = getattr(owner, name)
-            counting = lambda cls, *a, i=inner, n=owner.__name__, **k: counts.append(n) or i(*a, **k)  # noqa: E731
-            monkeypatch.setattr(owner, name, classmethod(counting))
-        for name in ("_mask", "_calls", "_append"):
-            inner = getattr(Frame, name)
-            counting = lambda self, *a, i=inner, n=name: counts.append(n) or i(self, *a)  # noqa: E731
-            monkeypatch.setattr(Frame, name, counting)
         deep = spec if layers == 4 else spec.replace("1-3", "1-7").replace("0,2", "0,2-7")
         with apply(tiny.model, deep):
-            tiny.model.generate(**inputs, max_new_tokens=3, do_sample=False)
-        monkeypatch.undo()
+            tiny.model.generate(**tiny.batch(samples), max_new_tokens=3, do_sample=False)
         work[layers] = sorted(counts)
     assert work[4] == work[8] and "RowIndex" in work[4]
 
@@ -230,7 +231,9 @@ def test_a_frame_follows_its_layers_to_another_device(llava, spec):
         got = llava.model(**inputs).logits
         hook.remove()
     assert torch.equal(got, want)
-    indices = [s for step in there.steps if step for s in (step.alive, step.query, step.ffn, step.narrow) if s]
+    indices = [
+        s for step in there.steps if step for s in (step.alive, step.query, step.ffn, step.narrow) if s
+    ]
     assert all(rows.index_BR.device.type == rows.flat_T.device.type == "meta" for rows in indices)
     pattern = [[id(a) == id(b) for a in frame.steps] for b in frame.steps]
     assert [[id(a) == id(b) for a in there.steps] for b in there.steps] == pattern

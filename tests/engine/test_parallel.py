@@ -9,7 +9,11 @@ import sys
 
 def test_ddp_and_fsdp2_equal_one_process(root, tmp_path):
     paths = [str(root / "src"), str(root / "tests")]
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    env = os.environ | {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
     script = str(root / "tests" / "engine" / "parallel.py")
     workers = [
         subprocess.Popen(

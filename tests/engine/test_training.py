@@ -1,4 +1,4 @@
-"""Training under a plan: the same gradients with and without checkpointing, and as the masked reference has them."""
+"""Training under a plan: gradients of the masked reference, with and without checkpointing."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from saccade.glance.network import Network
 from saccade.glance.suite import samples
 from saccade.glance.tokenizer import PAD, build_processor, build_tokenizer
 
-SMALL = GlanceConfig(layers=2, width=32, heads=2, mlp=32, vision_width=32)
+SMALL = GlanceConfig(layers=2, width=32, heads=4, mlp=32, vision_width=32)
 
 
 @pytest.fixture(scope="module")
@@ -91,10 +91,10 @@ def test_a_packed_row_trains_the_prompt_that_users_give(small, conversations: fl
     batches = Batches(mixture, 3, "calibration", SMALL.visual_tokens)
     batch = batches[0]
     user = batches.encode.user
-    network = Network(build_model(SMALL, seed=1), (1, 2), user).eval()
+    network = Network(build_model(SMALL, seed=1), (1, 2), 2, user).eval()
     processor = build_processor()
     with torch.no_grad():
-        _, logits = network.answer(**network_inputs(batch, batches.prefix))
+        *_, logits = network.answer(**network_inputs(batch, batches.prefix))
         for row in range(2):
             image = Image.fromarray(batch["pixels"][row].numpy())
             pixels = processor.image_processor(image, return_tensors="pt")["pixel_values"]

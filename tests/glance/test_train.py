@@ -16,13 +16,14 @@ from saccade.glance.model import GlanceConfig
 from saccade.glance.recipe import Clock, TrainConfig, learning_rate_factor
 from saccade.glance.train import Trainer, train
 
-SIZES = GlanceConfig(layers=2, width=16, heads=2, mlp=16, vision_width=16)
+SIZES = GlanceConfig(layers=2, width=32, heads=4, mlp=16, vision_width=16)
 CONFIG = TrainConfig(
     steps=8,
     see_share=0.5,
     warmup=2,
     bf16=False,
     read_layers=(1, 2),
+    point_layer=2,
     mixture=Mixture(batch=4, text=32),
     check_every=0.0,
     workers=0,

@@ -24,7 +24,11 @@ PLAIN: dict[str, Recipe] = {
 COMPOSED: dict[str, Recipe] = {
     "vtw(layer=0)": [("vtw", (0, 1, 2, 3))],
     "vskip(layers=1)+vtw(layer=2)": [("vskip", (1,)), ("vtw", (2, 3))],
-    "shortv(layers=0)+ffn_skip(layers=1-2)+vtw(layer=3)": [("shortv", (0,)), ("ffn_skip", (1, 2)), ("vtw", (3,))],
+    "shortv(layers=0)+ffn_skip(layers=1-2)+vtw(layer=3)": [
+        ("shortv", (0,)),
+        ("ffn_skip", (1, 2)),
+        ("vtw", (3,)),
+    ],
     "vskip(layers=0-1)+ffn_skip(layers=1-2)": [("vskip", (0, 1)), ("ffn_skip", (1, 2))],
     "vskip(layers=1-2,reading=mask)+vtw(layer=2)": [("vskip_mask", (1, 2)), ("vtw", (2, 3))],
     "vskip(layers=1)+vskip(layers=1-2,reading=mask)": [("vskip", (1,)), ("vskip_mask", (1, 2))],
@@ -48,13 +52,16 @@ SCENES: dict[str, Scene] = {
 """Batches with visual rows: one sample or a ragged three with a text-only one, one image or two."""
 
 
-
 def fits(family: str, scene: str) -> bool:
     """Whether the family takes such prompts: Qwen puts a text row between any two images."""
     return not (family.startswith("qwen") and scene == "single-adjacent")
 
 
-TEXT: dict[str, Scene] = {"text": ([[6]], "left"), "text-left": ([[6], [3], [9]], "left"), "text-right": ([[6], [3]], "right")}
+TEXT: dict[str, Scene] = {
+    "text": ([[6]], "left"),
+    "text-left": ([[6], [3], [9]], "left"),
+    "text-right": ([[6], [3]], "right"),
+}
 """Batches without images."""
 
 TOLERANCE = 1e-5
@@ -87,5 +94,10 @@ def stock(family: str, attn: str, scene: str) -> torch.Tensor:
 def greedy(tiny: Tiny, given: dict[str, torch.Tensor], new: int = 8, **kwargs: Any) -> Any:
     """Greedy generation with logits and the cache; rows keep going after an end token."""
     return tiny.model.generate(
-        **given, max_new_tokens=new, do_sample=False, output_logits=True, return_dict_in_generate=True, **kwargs
+        **given,
+        max_new_tokens=new,
+        do_sample=False,
+        output_logits=True,
+        return_dict_in_generate=True,
+        **kwargs,
     )

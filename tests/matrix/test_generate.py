@@ -1,4 +1,4 @@
-"""Cached generation under a plan equals full recompute, step by step; each layer's cache is as long as it should be."""
+"""Cached generation under a plan equals full recompute, step by step, on caches of the right length."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ def feed(tiny, given, ids, position_ids, cache):
 
 
 @pytest.mark.parametrize("padding", ["left", "right"])
-@pytest.mark.parametrize(("plan", "family"), [(p, f) for i, p in enumerate(PLANS) for f in list(FACTORIES)[i % 2 :: 2]])
+@pytest.mark.parametrize(
+    ("plan", "family"), [(p, f) for i, p in enumerate(PLANS) for f in list(FACTORIES)[i % 2 :: 2]]
+)
 @torch.no_grad()
 def test_a_loop_written_by_hand_keeps_positions_and_lengths(plan, family, padding):
     """Right padding leaves holes in the cached sequence: padding between the prompt and the new rows."""
@@ -63,7 +65,10 @@ def test_a_loop_written_by_hand_keeps_positions_and_lengths(plan, family, paddin
     positions = (whole["attention_mask"].cumsum(-1) - 1).clamp(min=0)
     if tiny.family == "qwen":
         positions, _ = tiny.model.model.get_rope_index(
-            whole["input_ids"], whole["mm_token_type_ids"], whole["image_grid_thw"], attention_mask=whole["attention_mask"]
+            whole["input_ids"],
+            whole["mm_token_type_ids"],
+            whole["image_grid_thw"],
+            attention_mask=whole["attention_mask"],
         )
     theirs = recompute(tiny.model, PLANS[plan], whole, position_ids=positions).logits
     with saccade.apply(tiny.model, plan):
@@ -116,10 +121,18 @@ def test_a_batch_generates_what_its_singles_do(plan, family):
 
 
 @pytest.mark.parametrize("family", FACTORIES)
-@pytest.mark.parametrize(("plan", "recipe"), [("vtw(layer=1)", [("vtw", (1, 2, 3))]), ("shortv(layers=1)+vtw(layer=3)", [("shortv", (1,)), ("vtw", (3,))])])
+@pytest.mark.parametrize(
+    ("plan", "recipe"),
+    [
+        ("vtw(layer=1)", [("vtw", (1, 2, 3))]),
+        ("shortv(layers=1)+vtw(layer=3)", [("shortv", (1,)), ("vtw", (3,))]),
+    ],
+)
 def test_beam_search_equals_beam_search_by_full_recompute(plan, recipe, family):
     tiny, given = model(family), inputs(family, "ragged-2-left")
-    go = dict(max_new_tokens=5, num_beams=3, do_sample=False, output_scores=True, return_dict_in_generate=True)
+    go = dict(
+        max_new_tokens=5, num_beams=3, do_sample=False, output_scores=True, return_dict_in_generate=True
+    )
     with saccade.apply(tiny.model, plan):
         ours = tiny.model.generate(**given, **go)
     with masked(tiny.model, recipe):
@@ -127,7 +140,9 @@ def test_beam_search_equals_beam_search_by_full_recompute(plan, recipe, family):
     assert torch.equal(ours.sequences, theirs.sequences)
     assert torch.equal(ours.beam_indices, theirs.beam_indices)
     torch.testing.assert_close(ours.sequences_scores, theirs.sequences_scores, atol=1e-4, rtol=1e-5)
-    assert not torch.equal(ours.sequences, tiny.model.generate(**given, **go).sequences), "no power: same as dense"
+    assert not torch.equal(ours.sequences, tiny.model.generate(**given, **go).sequences), (
+        "no power: same as dense"
+    )
 
 
 @pytest.mark.parametrize("family", FACTORIES)

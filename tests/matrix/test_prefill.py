@@ -71,7 +71,9 @@ def test_hidden_states_before_the_first_skipped_layer_are_bit_identical(plan, fa
 
 @pytest.mark.parametrize("family", FACTORIES)
 @pytest.mark.parametrize("attn", ["sdpa", "eager"])
-@pytest.mark.parametrize("plan", ["dense", "vskip(layers=none)", "shortv(layers=none)+ffn_skip(layers=none)", "vtw(layer=4)"])
+@pytest.mark.parametrize(
+    "plan", ["dense", "vskip(layers=none)", "shortv(layers=none)+ffn_skip(layers=none)", "vtw(layer=4)"]
+)
 @torch.no_grad()
 def test_full_row_sets_are_bit_identical(plan, family, attn):
     for scene in ("single-2", "ragged-2-left", "ragged-1-right"):
@@ -116,7 +118,10 @@ def test_a_prompt_of_nothing_but_an_image(plan, family):
             given = tiny.batch(samples, padding)
             with saccade.apply(tiny.model, plan):
                 ours = tiny.model(**given).logits
-            assert gap(ours, recompute(tiny.model, PLANS[plan], given).logits, given["attention_mask"]) < TOLERANCE
+            assert (
+                gap(ours, recompute(tiny.model, PLANS[plan], given).logits, given["attention_mask"])
+                < TOLERANCE
+            )
 
 
 @pytest.mark.parametrize("plan", PLANS)

@@ -43,20 +43,24 @@ def test_generate_on_the_cache_of_the_first_turn(plan, family, second):
     assert kv_lengths(ours.past_key_values) == [max(a) + max(b) + 3 for a, b in zip(*held, strict=True)]
 
 
+@pytest.mark.parametrize("first", [FIRST, FIRST[:1]], ids=["ragged", "unpadded"])
 @pytest.mark.parametrize(("plan", "family"), PAIRS)
 @torch.no_grad()
-def test_a_second_turn_by_hand_sees_every_row_it_should(plan, family):
+def test_a_second_turn_by_hand_sees_every_row_it_should(plan, family, first):
     """All logits of the second turn, not the last ones alone; the cache is cropped and fed again after."""
     tiny = model(family)
-    inputs = tiny.batch(FIRST, "left", seed=4)
-    said = tiny.batch([[4], [4], [4]], "left", seed=8)["input_ids"]
+    inputs = tiny.batch(first, "left", seed=4)
+    said = tiny.batch([[4]] * len(first), "left", seed=8)["input_ids"]
     sequences = torch.cat([inputs["input_ids"], said], 1)
     whole = extend(inputs, sequences)
     length = inputs["input_ids"].shape[1]
     positions = (whole["attention_mask"].cumsum(-1) - 1).clamp(min=0)
     if tiny.family == "qwen":
         positions, _ = tiny.model.model.get_rope_index(
-            sequences, whole["mm_token_type_ids"], whole["image_grid_thw"], attention_mask=whole["attention_mask"]
+            sequences,
+            whole["mm_token_type_ids"],
+            whole["image_grid_thw"],
+            attention_mask=whole["attention_mask"],
         )
     theirs = recompute(tiny.model, PLANS[plan], whole, position_ids=positions).logits
     with saccade.apply(tiny.model, plan):
@@ -89,9 +93,16 @@ def test_a_new_image_by_hand_on_an_existing_cache(family):
         positions = (full["attention_mask"].cumsum(-1) - 1).clamp(min=0)
         if tiny.family == "qwen":
             positions, _ = tiny.model.model.get_rope_index(
-                full["input_ids"], full["mm_token_type_ids"], full["image_grid_thw"], attention_mask=full["attention_mask"]
+                full["input_ids"],
+                full["mm_token_type_ids"],
+                full["image_grid_thw"],
+                attention_mask=full["attention_mask"],
             )
-        vision = {k: v for k, v in cached.items() if k in ("pixel_values", "image_sizes", "image_grid_thw", "mm_encoder_outputs")}
+        vision = {
+            k: v
+            for k, v in cached.items()
+            if k in ("pixel_values", "image_sizes", "image_grid_thw", "mm_encoder_outputs")
+        }
         out = tiny.model(
             input_ids=cached["input_ids"][:, past:],
             attention_mask=cached["attention_mask"],
@@ -105,3 +116,48 @@ def test_a_new_image_by_hand_on_an_existing_cache(family):
     assert gap(out.logits, theirs[:, past:], real) < TOLERANCE
     dense = recompute(tiny.model, [], full, position_ids=positions).logits
     assert gap(out.logits, dense[:, past:], real) > 1e-2
+
+
+BATCH_OPS = {
+    "reorder": (lambda cache: cache.reorder_cache(torch.tensor([2, 0, 0])), [2, 0, 0]),
+    "repeat": (lambda cache: cache.batch_repeat_interleave(2), [0, 0, 1, 1, 2, 2]),
+    "select": (lambda cache: cache.batch_select_indices(torch.tensor([1, 2])), [1, 2]),
+}
+
+
+@pytest.mark.parametrize("operation", BATCH_OPS)
+@pytest.mark.parametrize("family", FACTORIES)
+@torch.no_grad()
+def test_samples_of_a_ragged_cache_move_with_their_rows(family, operation):
+    """Across samples, as no beam search does: each has dropped other rows than its neighbours."""
+    tiny, plan, recipe = (
+        model(family),
+        "shortv(layers=0)+vtw(layer=1)",
+        [("shortv", (0,)), ("vtw", (1, 2, 3))],
+    )
+    inputs = tiny.batch(FIRST, "left", seed=4)
+    said = tiny.batch([[3], [3], [3]], "left", seed=8)["input_ids"]
+    whole = extend(inputs, torch.cat([inputs["input_ids"], said], 1))
+    length = inputs["input_ids"].shape[1]
+    positions = (whole["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+    if tiny.family == "qwen":
+        positions, _ = tiny.model.model.get_rope_index(
+            whole["input_ids"],
+            whole["mm_token_type_ids"],
+            whole["image_grid_thw"],
+            attention_mask=whole["attention_mask"],
+        )
+    theirs = recompute(tiny.model, recipe, whole, position_ids=positions).logits
+    move, order = BATCH_OPS[operation]
+    with saccade.apply(tiny.model, plan):
+        cache = tiny.model(**inputs, position_ids=positions[..., :length], use_cache=True).past_key_values
+        move(cache)
+        for step in range(3):
+            ours = tiny.model(
+                input_ids=said[order, step : step + 1],
+                attention_mask=whole["attention_mask"][order, : length + step + 1],
+                position_ids=positions[..., order, length + step : length + step + 1],
+                past_key_values=cache,
+                use_cache=True,
+            ).logits
+            assert gap(ours[:, 0], theirs[order, length + step]) < TOLERANCE, f"step {step}"

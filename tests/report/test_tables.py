@@ -76,9 +76,19 @@ def test_bench_files_become_rows(readme):
     results = path.parent / "benchmarks" / "results"
     results.mkdir(parents=True)
     phase = {"flops_ratio": 0.9, "time_ratio": 0.91, "captured": 0.9}
-    run = {"name": "llava-1.5-7b", "plan": "vskip(budget=19)", "layers": 4, "depth": 32, "batch": 1, "visual": 576,
-           "text": 64, "prefill": phase, "decode": None, "kv_ratio": 1.0,
-           "provenance": {"device": "cpu of a test", "dtype": "float32"}}  # fmt: skip
+    run = {
+        "name": "llava-1.5-7b",
+        "plan": "vskip(budget=19)",
+        "layers": 4,
+        "depth": 32,
+        "batch": 1,
+        "visual": 576,
+        "text": 64,
+        "prefill": phase,
+        "decode": None,
+        "kv_ratio": 1.0,
+        "provenance": {"device": "cpu of a test", "dtype": "float32"},
+    }
     (results / "bench_one.json").write_text(json.dumps(run))
     (results / "bench_two.json").write_text(json.dumps({"runs": [run, run]}))
     tables.main([str(path)])

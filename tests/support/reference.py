@@ -5,7 +5,7 @@ should not have been computed, and every layer gets an N x N mask that hides wha
 sets come from the published meaning of each method:
 
     method      alive A   query Q   ffn F
-    vskip       all       text      all      (mask reading: all rows query, visual ones see no other visual row)
+    vskip       all       text      all      (mask reading: all query, visual rows see no other visual row)
     ffn_skip    all       all       text
     shortv      all       text      text
     vtw, l>=K   text      text      text

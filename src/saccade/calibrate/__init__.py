@@ -31,9 +31,12 @@ __all__ = [
 ]
 
 
-class _Callable(types.ModuleType):
-    """Importing this package binds its name in ``saccade``, over the function of the same name."""
+# Importing this package binds its name in ``saccade``, over the function of that name: whichever of the two
+# a user gets, it can be called and has ``scores``.
+calibrate.scores = scores  # type: ignore[attr-defined]
 
+
+class _Callable(types.ModuleType):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return calibrate(*args, **kwargs)
 

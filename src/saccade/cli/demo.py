@@ -61,6 +61,7 @@ def demo(
 
         found = study(loaded, calibration, questions, seed=seed, ledger=out / ANSWERS, note=note, step=step)
     paths = write(found, out)
+    (out / ANSWERS).unlink(missing_ok=True)
     show(output, found, paths)
     output.finish(found.data)
 

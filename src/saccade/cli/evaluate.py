@@ -111,6 +111,8 @@ def evaluate(
     out.finish(result | {"provenance": record(device=where, dtype=loaded.model.dtype, seed=seed)})
     if predictions is not None:
         write_predictions(predictions, found)
+    if ledger is not None:
+        ledger.unlink(missing_ok=True)
 
 
 def read_questions(

@@ -77,7 +77,6 @@ def shown(
         pictures[f"question-{number}"] = route_map.question(
             sample.images[0], sample.question, sample.answer, rows
         )
-        said = {row["title"]: row["said"] for row in rows}
         caption = f"Task “{sample.task}”, sample {sample.id}."
         told.append(
             {
@@ -85,7 +84,7 @@ def shown(
                 "task": sample.task,
                 "question": sample.question,
                 "answer": sample.answer,
-                "said": said,
+                "said": {row["title"]: row["said"] for row in rows},
                 "caption": caption,
             }
         )

@@ -15,8 +15,9 @@ from torch import nn
 from transformers.cache_utils import Cache
 
 from saccade.engine.attention import routed_attention
-from saccade.engine.cache import CACHE_LAYERS, ragged_layer
+from saccade.engine.cache import ragged_layer
 from saccade.engine.frame import Frame, Step
+from saccade.engine.support import check_supported
 from saccade.families import Family, find, unwrap
 from saccade.layout import Layout
 from saccade.plan import Plan, PlanLike
@@ -85,19 +86,19 @@ class Attachment:
         layer: Any
         for number, layer in enumerate(self.parts.layers):
             cell = _Cell()
-            self._swap(layer.self_attn, lambda m, inner, n=number, c=cell: _Attention(self, n, m, inner, c))
-            self._swap(layer.mlp, lambda m, inner, c=cell: _Mlp(inner, c))
+            self._swap(layer.self_attn, functools.partial(_Attention, self, number, layer.self_attn, cell))
+            self._swap(layer.mlp, functools.partial(_Mlp, cell))
         core, decoder = self.parts.core, self.parts.decoder
         self._undo.append(core.register_forward_pre_hook(self._before_core, with_kwargs=True).remove)
         self._undo.append(core.register_forward_hook(self._after_core, always_call=True).remove)
         self._undo.append(decoder.register_forward_pre_hook(self._before_decoder, with_kwargs=True).remove)
 
-    def _swap(self, module: nn.Module, make: Callable[[nn.Module, Callable], Callable]) -> None:
+    def _swap(self, module: nn.Module, make: Callable[[Callable], Callable]) -> None:
         # accelerate keeps the true forward in _old_forward; attaching there leaves its hooks around us.
         slot = "_old_forward" if "_old_forward" in module.__dict__ else "forward"
         own = slot in module.__dict__
         inner = getattr(module, slot)
-        wrapper = make(module, inner)
+        wrapper = make(inner)
         setattr(module, slot, wrapper)
 
         def undo() -> None:
@@ -197,56 +198,10 @@ def _by_name(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str
     )
 
 
-def check_supported(
-    family: Family, decoder: nn.Module, kwargs: dict[str, Any], rows: torch.Tensor, cache: Cache | None
-) -> int:
-    """Refuses what a routed forward cannot honour.
-
-    Returns:
-        Rows of the full sequence before this forward.
-
-    Raises:
-        ValueError: Naming what is not supported and what to do.
-    """
-    if cache is not None:
-        wrong = next((layer for layer in cache.layers if type(layer) not in CACHE_LAYERS), None)
-        if wrong is not None:
-            raise ValueError(
-                f"saccade plans need a dynamic KV cache, this one has a {type(wrong).__name__}; "
-                "leave cache_implementation unset"
-            )
-    past = cache.get_seq_length() if cache is not None else 0
-    config: Any = decoder.config
-    if kwargs.get("output_attentions") or getattr(config, "output_attentions", False):
-        raise ValueError("output_attentions is not available under a plan; remove the plan, or leave it off")
-    mask = kwargs.get("attention_mask")
-    if isinstance(mask, dict) or (isinstance(mask, torch.Tensor) and mask.ndim != 2):
-        raise ValueError("a plan takes no ready-made attention mask; give the 2-D padding mask")
-    positions = kwargs.get("position_ids")
-    if mask is None and past == 0 and positions is not None and (positions.ndim == 2 or len(positions) == 4):
-        text = positions if positions.ndim == 2 else positions[0]
-        if bool((text.diff(dim=-1) != 1).any()):
-            raise ValueError("packed sequences are not supported under a plan; give one sequence per sample")
-    total = past + rows.shape[1]
-    if mask is not None and tuple(mask.shape) != (rows.shape[0], total):
-        raise ValueError(
-            f"the attention mask is {tuple(mask.shape)}, but rows, cached ones included, are "
-            f"{rows.shape[0]} x {total}; give the mask of the full sequence"
-        )
-    for number in range(config.num_hidden_layers):
-        window = family.sliding_window(decoder, number)
-        if window is not None and total >= window:
-            raise ValueError(
-                f"layer {number} sees a sliding window of {window} rows and the sequence has {total}; "
-                "plans support sequences shorter than the window"
-            )
-    return past
-
-
 class _Cell(threading.local):
-    """Hands a layer's step from its attention to its MLP, which is called right after it."""
+    """Hands a layer's FFN rows from its attention to its MLP, which is called right after it."""
 
-    step: Step | None = None
+    ffn: RowIndex | None = None
 
 
 _STOCK = Step()
@@ -255,13 +210,13 @@ _STOCK = Step()
 class _Attention:
     """Stands in for one attention module's forward."""
 
-    def __init__(self, owner: Attachment, number: int, module: Any, inner: Callable, cell: _Cell) -> None:
-        self.owner, self.number, self.module, self.inner, self.cell = owner, number, module, inner, cell
+    def __init__(self, owner: Attachment, number: int, module: Any, cell: _Cell, inner: Callable) -> None:
+        self.owner, self.number, self.module, self.cell, self.inner = owner, number, module, cell, inner
 
     def __call__(self, *args, saccade_frame: Frame | None = None, **kwargs):
         if saccade_frame is not None:
             return self._routed(saccade_frame, *args, **kwargs)
-        self.cell.step = None
+        self.cell.ffn = None
         return self.inner(*args, **kwargs)
 
     @_eager
@@ -269,25 +224,25 @@ class _Attention:
         hidden = args[0] if args else kwargs["hidden_states"]
         cache = kwargs.get("past_key_values")
         frame = frame.to(hidden.device)
-        step = self.cell.step = frame.steps[self.number]
-        stock = step is None or step.attends_as_stock
-        if stock and (cache is None or not ragged_layer(cache, self.module.layer_idx)):
+        step = frame.steps[self.number] or _STOCK
+        self.cell.ffn = step.ffn
+        if step.attends_as_stock and (cache is None or not ragged_layer(cache, self.module.layer_idx)):
             return self.inner(*args, **kwargs)
         family, rotary = self.owner.family, kwargs["position_embeddings"]
-        return routed_attention(family, self.module, frame, step or _STOCK, hidden, rotary, cache), None
+        return routed_attention(family, self.module, frame, step, hidden, rotary, cache), None
 
 
 class _Mlp:
     """Stands in for one MLP module's forward."""
 
-    def __init__(self, inner: Callable, cell: _Cell) -> None:
-        self.inner, self.cell = inner, cell
+    def __init__(self, cell: _Cell, inner: Callable) -> None:
+        self.cell, self.inner = cell, inner
 
     def __call__(self, hidden: torch.Tensor, *args, **kwargs):
-        step = self.cell.step
-        if step is None or step.ffn is None:
+        rows = self.cell.ffn
+        if rows is None:
             return self.inner(hidden, *args, **kwargs)
-        return self._routed(step.ffn, hidden, *args, **kwargs)
+        return self._routed(rows, hidden, *args, **kwargs)
 
     @_eager
     def _routed(self, rows: RowIndex, hidden: torch.Tensor, *args, **kwargs):

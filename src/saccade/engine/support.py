@@ -1,11 +1,64 @@
-"""What works under a plan and what is refused: the support table, each row held by a test."""
+"""What works under a plan and what is refused: the check of a forward, and the table for the README."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers.cache_utils import Cache
+
+from saccade.engine.cache import CACHE_LAYERS
+from saccade.families import Family
 
 Status = Literal["supported", "supported, untested on GPU", "refused"]
+
+
+def check_supported(
+    family: Family, decoder: nn.Module, kwargs: dict[str, Any], rows: torch.Tensor, cache: Cache | None
+) -> int:
+    """Refuses what a routed forward cannot honour.
+
+    Returns:
+        Rows of the full sequence before this forward.
+
+    Raises:
+        ValueError: Naming what is not supported and what to do.
+    """
+    if cache is not None:
+        wrong = next((layer for layer in cache.layers if type(layer) not in CACHE_LAYERS), None)
+        if wrong is not None:
+            raise ValueError(
+                f"saccade plans need a dynamic KV cache, this one has a {type(wrong).__name__}; "
+                "leave cache_implementation unset"
+            )
+    past = cache.get_seq_length() if cache is not None else 0
+    config: Any = decoder.config
+    if kwargs.get("output_attentions") or getattr(config, "output_attentions", False):
+        raise ValueError("output_attentions is not available under a plan; remove the plan, or leave it off")
+    mask = kwargs.get("attention_mask")
+    if isinstance(mask, dict) or (isinstance(mask, torch.Tensor) and mask.ndim != 2):
+        raise ValueError("a plan takes no ready-made attention mask; give the 2-D padding mask")
+    positions = kwargs.get("position_ids")
+    if mask is None and past == 0 and positions is not None and (positions.ndim == 2 or len(positions) == 4):
+        text = positions if positions.ndim == 2 else positions[0]
+        if bool((text.diff(dim=-1) != 1).any()):
+            raise ValueError("packed sequences are not supported under a plan; give one sequence per sample")
+    total = past + rows.shape[1]
+    if mask is not None and tuple(mask.shape) != (rows.shape[0], total):
+        raise ValueError(
+            f"the attention mask is {tuple(mask.shape)}, but rows, cached ones included, are "
+            f"{rows.shape[0]} x {total}; give the mask of the full sequence"
+        )
+    for number in range(config.num_hidden_layers):
+        window = family.sliding_window(decoder, number)
+        if window is not None and total >= window:
+            raise ValueError(
+                f"layer {number} sees a sliding window of {window} rows and the sequence has {total}; "
+                "plans support sequences shorter than the window"
+            )
+    return past
 
 
 @dataclass(frozen=True)
@@ -143,7 +196,7 @@ SUPPORT: tuple[Support, ...] = (
     Support(
         "embeddings that are merged already",
         "supported",
-        "give the layout: `with attachment.with_layout(layout)`; without it they count as text, with a warning",
+        "give the layout: `with attachment.with_layout(layout)`; else they count as text, with a warning",
         "engine/test_inputs.py::test_merged_embeddings_with_their_layout",
     ),
     Support(

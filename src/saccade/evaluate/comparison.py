@@ -66,7 +66,8 @@ def compare(
         batch_size: Questions per batch.
         max_new_tokens: Longest answer in tokens.
         blind: Whether to run the stock model on plain grey images too.
-        ledger: File that keeps finished cells, so that an interrupted call resumes; removed at the end.
+        ledger: File that keeps finished cells, so that an interrupted call resumes; the caller
+            removes it once the result is safe.
 
     Raises:
         ValueError: If there are no samples, an id repeats, an answer is missing or a plan is unresolved.
@@ -83,7 +84,7 @@ def compare(
         max_new_tokens=max_new_tokens,
         ledger_path=ledger,
     )
-    book.close(discard=True)
+    book.close()
     return tally(loaded, named, found)
 
 

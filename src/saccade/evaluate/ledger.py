@@ -78,10 +78,8 @@ class Ledger:
             self._stream.write(json.dumps({"plan": plan, "answers": cell}) + "\n")
             self._stream.flush()
 
-    def close(self, discard: bool = False) -> None:
-        """Closes the file; ``discard`` removes it, once the result it served is written."""
+    def close(self) -> None:
+        """Closes the file and leaves it; whoever writes the result removes it then."""
         if self._stream is not None:
             self._stream.close()
             self._stream = None
-        if discard and self.path is not None:
-            self.path.unlink(missing_ok=True)

@@ -57,7 +57,7 @@ def calibrated(
     Returns:
         A ``saccade.calibrate.Scores`` for every name.
     """
-    from saccade import calibrate
+    from saccade.calibrate import scores as score_layers
 
     count = min(CALIBRATION_SAMPLES, len(samples))
     found = {}
@@ -67,7 +67,7 @@ def calibrated(
             if progress is not None:
                 progress(before * total + done, len(scores) * total)
 
-        found[name] = calibrate.scores(
+        found[name] = score_layers(
             loaded.model,
             loaded.processor,
             samples,

@@ -114,7 +114,8 @@ def answer(
     prompts: Counter[tuple[int, int]] = Counter()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        console = Console(stderr=True)
+        with Progress(*columns, console=console, transient=console.is_terminal) as progress:
             bar = progress.add_task(label, total=len(samples) * len(runs))
             for indices in chunks(samples, loaded.processor.tokenizer, batch_size):
                 batch = [samples[i] for i in indices]

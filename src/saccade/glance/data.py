@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from saccade.glance.pointing import aims
 from saccade.glance.scenes import KINDS, make_scene, scene_seed
 from saccade.glance.tokenizer import ASSISTANT, EOS, PAD, USER, build_tokenizer
 
@@ -153,4 +154,4 @@ def attention_mask(segments: torch.Tensor, prefix: int) -> torch.Tensor:
 def network_inputs(batch: dict[str, torch.Tensor], prefix: int) -> dict[str, torch.Tensor]:
     """The arguments of `Network.answer` of a batch."""
     inputs = {name: batch[name] for name in ("pixels", "labels", "ids", "positions")}
-    return {**inputs, "mask": attention_mask(batch["segments"], prefix)}
+    return {**inputs, "mask": attention_mask(batch["segments"], prefix), "aim": aims(batch)}

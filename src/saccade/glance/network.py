@@ -12,6 +12,7 @@ from torch import nn
 from transformers import LlavaForConditionalGeneration as Llava
 
 from saccade.glance.model import visual_rows
+from saccade.glance.pointing import pointing_loss
 from saccade.glance.tokenizer import PIXEL_MEAN, PIXEL_STD
 from saccade.glance.vocabulary import IGNORE, LABEL_HEADS
 
@@ -42,13 +43,14 @@ class PatchReader(nn.Module):
 class Network(nn.Module):
     """The model and its patch readers, with the two training passes."""
 
-    def __init__(self, model: Llava, read_layers: tuple[int, ...], user_id: int) -> None:
-        """Put a reader behind each decoder layer number in `read_layers` (counted from 1)."""
+    def __init__(self, model: Llava, read_layers: tuple[int, ...], point_layer: int, user_id: int) -> None:
+        """Put a reader behind each layer in `read_layers`; teach `point_layer` to look (counted from 1)."""
         super().__init__()
         self.model = model
         # With few rows and narrow heads, plain matrix products beat the fused CPU kernel, backward above all.
         model.set_attn_implementation({"text_config": "eager", "vision_config": "sdpa"})
         self.read_layers = read_layers
+        self.point_layer = point_layer
         self.user_id = user_id
         self.readers = nn.ModuleList(PatchReader(model.config.text_config.hidden_size) for _ in read_layers)
 
@@ -59,16 +61,18 @@ class Network(nn.Module):
         user = embed(torch.full((len(pixels), 1), self.user_id, device=pixels.device))
         return torch.cat((user.float(), rows.float()), dim=1)
 
-    def _decode(self, hidden, positions, mask, labels, depth):
+    def _decode(self, hidden, positions, mask, labels, depth, aim=None):
         decoder = self.model.model.language_model
         rotary = decoder.rotary_emb(hidden, positions)
-        losses = []
+        losses, pointing = [], hidden.new_zeros(())
         for number, layer in enumerate(decoder.layers[:depth], start=1):
+            if aim is not None and number == self.point_layer:
+                pointing = pointing_loss(layer, hidden, rotary, mask, aim)
             hidden = layer(hidden, attention_mask=mask, position_ids=positions, position_embeddings=rotary)
             if number in self.read_layers:
                 reader = self.readers[self.read_layers.index(number)]
                 losses.append(reader.losses(hidden[:, 1 : 1 + labels.shape[1]], labels))
-        return hidden, torch.stack(losses)
+        return hidden, torch.stack(losses), pointing
 
     def see(self, pixels: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Stage 1: patch losses, readers x heads, from the visual rows alone."""
@@ -77,12 +81,13 @@ class Network(nn.Module):
         mask = torch.full((hidden.shape[1], hidden.shape[1]), -1e9).triu(1)[None, None]
         return self._decode(hidden, positions, mask, labels, max(self.read_layers))[1]
 
-    def answer(self, pixels, labels, ids, positions, mask) -> tuple[torch.Tensor, torch.Tensor]:
-        """Stage 2: patch losses, and the logits of the text rows (batch x text x vocabulary)."""
+    def answer(self, pixels, labels, ids, positions, mask, aim) -> tuple[torch.Tensor, ...]:
+        """Stage 2: patch losses, pointing loss, and logits of the text rows (batch x text x vocabulary)."""
         prefix = self._prefix(pixels)
         decoder = self.model.model.language_model
         text = decoder.embed_tokens(ids)
         before = torch.arange(prefix.shape[1], device=pixels.device).expand(len(ids), -1)
         hidden = torch.cat((prefix, text.float()), dim=1)
-        hidden, losses = self._decode(hidden, torch.cat((before, positions), 1), mask, labels, None)
-        return losses, self.model.lm_head(decoder.norm(hidden[:, prefix.shape[1] :])).float()
+        positions = torch.cat((before, positions), dim=1)
+        hidden, losses, pointing = self._decode(hidden, positions, mask, labels, None, aim)
+        return losses, pointing, self.model.lm_head(decoder.norm(hidden[:, prefix.shape[1] :])).float()

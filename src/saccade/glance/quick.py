@@ -21,7 +21,7 @@ def accuracy(network: Network, batches: Batches, count: int) -> dict[str, float]
     right: dict[str, list[bool]] = defaultdict(list)
     for number in range(count):
         batch = batches[number]
-        _, logits = network.answer(**network_inputs(batch, batches.prefix))
+        *_, logits = network.answer(**network_inputs(batch, batches.prefix))
         hit = logits.argmax(-1) == batch["targets"]
         for row in range(len(hit)):
             tags = batch["tasks"][row]

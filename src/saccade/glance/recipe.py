@@ -25,6 +25,8 @@ class TrainConfig:
         weight_decay: Weight decay of the decoder's matrices.
         warmup: Steps over which each stage's learning rate rises.
         patch_weight: Weight of the patch losses in stage 2.
+        point_weight: Weight of the pointing loss in stage 2.
+        point_layer: Decoder layer whose first heads are taught where to look.
         ema: Decay of the averaged weights, which are the ones exported.
         read_layers: Decoder layers that must be able to name what a patch shows.
         mixture: What the batches of stage 2 are made of; stage 1 uses its scenes only.
@@ -42,12 +44,14 @@ class TrainConfig:
     steps: int = 0
     seed: int = 0
     see_share: float = 0.11
-    decay_from: float = 0.6
+    decay_from: float = 0.7
     muon_lr: float = 5e-3
     adam_lr: float = 2e-3
     weight_decay: float = 0.02
     warmup: int = 40
     patch_weight: float = 0.1
+    point_weight: float = 0.2
+    point_layer: int = 7
     ema: float = 0.995
     read_layers: tuple[int, ...] = (5, 8)
     mixture: Mixture = field(default_factory=Mixture)

@@ -53,7 +53,10 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.network = Network(
-                build_model(sizes, config.seed), config.read_layers, self.batches.encode.user
+                build_model(sizes, config.seed),
+                config.read_layers,
+                config.point_layer,
+                self.batches.encode.user,
             )
         self.replicas = [self.network, *(shared_copy(self.network) for _ in range(config.threads - 1))]
         self._pool = ThreadPoolExecutor(config.threads)
@@ -105,29 +108,30 @@ class Trainer:
             optimizer.step()
         self._follow()
         self._tick(time.perf_counter() - began, len(batch["pixels"]))
-        loss, text, *patch = torch.stack(results).mean(0).tolist()
+        loss, text, point, *patch = torch.stack(results).mean(0).tolist()
         return {
             "loss": loss,
             "answer": text,
+            "pointing": point,
             **{f"patch/{k}": v for k, v in zip(LABEL_HEADS, patch, strict=True)},
         }
 
     def _shard(self, network: Network, shard: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Forward and backward of one shard; returns its loss, answer loss and patch losses."""
+        """Forward and backward of one shard; returns its loss and the parts of it."""
         torch.set_num_threads(1)  # the setting belongs to the calling thread
         for parameter in network.parameters():
             parameter.grad = None
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
             if "ids" in shard:
-                patch, logits = network.answer(**network_inputs(shard, self.batches.prefix))
+                patch, point, logits = network.answer(**network_inputs(shard, self.batches.prefix))
                 text = F.cross_entropy(logits.flatten(0, 1), shard["targets"].flatten(), ignore_index=-100)
-                loss = text + self.config.patch_weight * patch.sum()
+                loss = text + self.config.patch_weight * patch.sum() + self.config.point_weight * point
             else:
                 patch = network.see(shard["pixels"], shard["labels"])
-                text = torch.zeros(())
+                text = point = torch.zeros(())
                 loss = patch.sum()
         loss.backward()
-        return torch.cat((torch.stack((loss, text)), patch[-1])).detach()
+        return torch.cat((torch.stack((loss, text, point)), patch[-1])).detach()
 
     def _gather_gradients(self) -> None:
         """Average the shards' gradients into the first replica's."""

@@ -35,9 +35,9 @@ class Method(ABC):
     flops: float | None = None
 
     def __post_init__(self) -> None:
-        if self.budget is not None and self.budget < 0:
+        if self.budget is not None and (type(self.budget) is not int or self.budget < 0):
             raise ValueError(f"{self.name}: budget is a number of layers, got {self.budget}")
-        if self.flops is not None and not 0 < self.flops <= 1:
+        if self.flops is not None and (not isinstance(self.flops, int | float) or not 0 < self.flops <= 1):
             raise ValueError(f"{self.name}: flops is a ratio in (0, 1], got {self.flops}")
 
     @property
@@ -132,7 +132,7 @@ class LayerMethod(Method):
         super().__post_init__()
         if self.layers is not None:
             given = tuple(self.layers)
-            if any(not isinstance(n, int) or n < 0 for n in given) or len(set(given)) != len(given):
+            if any(type(n) is not int or n < 0 for n in given) or len(set(given)) != len(given):
                 raise ValueError(f"{self.name}: layers are distinct numbers from 0, got {given}")
             object.__setattr__(self, "layers", tuple(sorted(given)))
         if self.layers is not None and (self.budget is not None or self.flops is not None or self.preset):

@@ -48,7 +48,7 @@ class VTW(Method):
         super().__post_init__()
         if sum(given is not None for given in (self.layer, self.preset, self.budget, self.flops)) > 1:
             raise ValueError("vtw: give one of layer, budget, flops or preset")
-        if self.layer is not None and self.layer < 0:
+        if self.layer is not None and (type(self.layer) is not int or self.layer < 0):
             raise ValueError(f"vtw: layer is a number from 0, got {self.layer}")
         if self.preset is not None and self.preset not in self.presets:
             raise ValueError(f"vtw: no preset {self.preset!r}; known: {', '.join(sorted(self.presets))}")

@@ -25,7 +25,7 @@ SPARE = ("#7a5cc2", "#5aa9d6", "#8b5a2b", "#4d4d4d", "#c23b22")
 MARKERS = {"dense": "*", "vskip": "o", "ffn_skip": "s", "shortv": "D", "vtw": "^"}
 
 DPI = 200
-RC = {
+RC: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "text.color": INK,

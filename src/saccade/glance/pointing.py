@@ -1,0 +1,122 @@
+"""Teaching one layer to look: which visual rows a word of the question is about.
+
+Reading a place ("the top line") is learned from answers alone within minutes; finding what a word names
+("the red line") is not, because it takes an attention head that matches words with patches, and nothing
+rewards half of one. So three heads of one layer are told where to look while the model is trained:
+
+- head 0: patches that show what the word names, or, for "red circle", what both words name;
+- head 1: in diagrams, boxes that an arrow from the named box leads to;
+- head 2: in diagrams, boxes whose arrow leads to the named box.
+
+The row that begins the answer is told to look where the last naming word of its question looks.
+Where nothing fits, they are told to look at the first row, which says "not there".
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+from saccade.glance.tokenizer import ASSISTANT, EOS, build_tokenizer
+from saccade.glance.vocabulary import (
+    COLOR_INDEX,
+    CONTENT_INDEX,
+    HEAD_INDEX,
+    LETTER_INDEX,
+    LETTERS,
+    PLURAL_OF,
+    SHAPES,
+)
+
+HEADS = 3
+
+
+@lru_cache(maxsize=1)
+def _classes() -> dict[str, torch.Tensor]:
+    """Per token id: the class of each kind of label that it names, or 0."""
+    ids = build_tokenizer().get_vocab()
+    tables = {name: torch.zeros(len(ids), dtype=torch.long) for name in ("color", "shape", "letter", "box")}
+    for name, index in COLOR_INDEX.items():
+        tables["color"][ids[name]] = index
+    for name in SHAPES:
+        tables["shape"][ids[name]] = tables["shape"][ids[PLURAL_OF[name]]] = CONTENT_INDEX[name]
+    for name in LETTERS:
+        tables["letter"][ids[name]] = CONTENT_INDEX[name]
+        tables["box"][ids[name]] = LETTER_INDEX[name]
+    return tables
+
+
+@lru_cache(maxsize=1)
+def special_ids() -> tuple[int, int]:
+    """Ids of the tokens before and after an answer."""
+    ids = build_tokenizer().get_vocab()
+    return ids[ASSISTANT], ids[EOS]
+
+
+def aims(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Where each text row should look: batch x heads x text x (1 + patches), boolean.
+
+    A row that is all False is not taught: it names nothing, or lies within an answer.
+    """
+    ids = batch["ids"]
+    labels = batch["labels"].long()
+    named = {name: table[ids] for name, table in _classes().items()}
+    asking = (batch["segments"] >= 0) & (batch["tasks"] < 0)
+
+    def fits(classes: torch.Tensor, head: str) -> torch.Tensor:
+        return (classes[:, :, None] == labels[:, None, :, HEAD_INDEX[head]]) & (classes > 0)[:, :, None]
+
+    color = fits(named["color"], "color")
+    after_color = torch.zeros_like(color)
+    after_color[:, 1:] = color[:, :-1]
+    colored = torch.zeros_like(asking)
+    colored[:, 1:] = named["color"][:, :-1] > 0
+    shape = fits(named["shape"], "content") & (after_color | ~colored[:, :, None])
+    first = color | shape | fits(named["letter"], "content")
+    teach = asking & ((named["color"] > 0) | (named["shape"] > 0) | (named["letter"] > 0))
+    diagram = (labels[:, :, HEAD_INDEX["source"]] >= 0).any(dim=1)[:, None]
+    links = asking & (named["box"] > 0) & diagram
+    found = torch.stack((first, fits(named["box"], "source"), fits(named["box"], "target")), dim=1)
+    taught = torch.stack((teach, links, links), dim=1)
+    nothing = ~found.any(dim=-1, keepdim=True)
+    aim = torch.cat((nothing, found), dim=-1) & taught[..., None]
+    return aim | _carried(aim, ids)
+
+
+def _carried(aim: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Aims of the rows that begin an answer: those of the last taught row of the same question."""
+    begins, ends = special_ids()
+    at = torch.arange(ids.shape[1]).expand_as(ids)
+    last = torch.where(aim.any(dim=-1).any(dim=1), at, -1).cummax(dim=1).values
+    former = torch.where(ids == ends, at, -1).cummax(dim=1).values
+    carries = (ids == begins) & (last > former)
+    source = last.clamp_min(0)[:, None, :, None].expand_as(aim)
+    return aim.gather(2, source) & carries[:, None, :, None]
+
+
+def pointing_loss(layer, hidden, rotary, mask, aim: torch.Tensor) -> torch.Tensor:
+    """Mean of -log(attention on the rows aimed at) over the rows that are taught.
+
+    Args:
+        layer: The decoder layer whose first heads are taught.
+        hidden: Its input, batch x rows x width.
+        rotary: Cosines and sines of the positions.
+        mask: Additive attention mask.
+        aim: See `aims`.
+    """
+    attention = layer.self_attn
+    size, text = attention.head_dim, aim.shape[2]
+    normed = layer.input_layernorm(hidden)
+    shape = (len(hidden), hidden.shape[1], -1, size)
+    query = attention.q_proj(normed).view(shape).transpose(1, 2)[:, :HEADS]
+    key = attention.k_proj(normed).view(shape).transpose(1, 2)[:, :HEADS]
+    query, key = apply_rotary_pos_emb(query, key, *rotary)
+    scores = (query[:, :, -text:] @ key.transpose(2, 3)).float() * attention.scaling + mask[:, :, -text:]
+    chance = scores.log_softmax(dim=-1)[..., : aim.shape[3]]
+    taught = aim.any(dim=-1)
+    # Rows that are not taught get a harmless target, so that no gradient is ever infinite.
+    target = torch.where(taught[..., None], aim, torch.ones_like(aim))
+    loss = -torch.logsumexp(chance.masked_fill(~target, -1e9), dim=-1)
+    return (loss * taught).sum() / taught.sum().clamp_min(1)

@@ -1,0 +1,98 @@
+"""The gate: its yardsticks do what they say, and its judgements follow from the figures."""
+
+import torch
+
+from saccade.engine import apply
+from saccade.evaluate import compare, gate
+from saccade.evaluate.by_task import compare_by_task, forget
+from saccade.evaluate.results import Comparison, Prediction, score
+from saccade.layout import Layout
+from saccade.plan import Plan
+
+
+def test_random_rows_keep_their_share_of_every_image():
+    visual = torch.zeros(3, 30, dtype=torch.bool)
+    visual[0, 4:24] = visual[1, 10:18] = True
+    layout = Layout.from_mask(visual)
+    route = Plan((gate.RandomRows(keep=0.25, seed=1),)).route(layout, 3)
+    alive = route.layers[0].alive_BN
+    assert (alive & visual).sum(1).tolist() == [5, 2, 0]
+    assert bool((alive | visual).all()) and bool((alive & ~visual == ~visual).all())
+    assert all(layer is route.layers[0] for layer in route.layers)
+    other = Plan((gate.RandomRows(keep=0.25, seed=2),)).route(layout, 3).layers[0].alive_BN
+    assert not torch.equal(alive, other)
+    assert torch.equal(alive, Plan((gate.RandomRows(keep=0.25, seed=1),)).route(layout, 3).layers[0].alive_BN)
+
+
+def test_random_rows_run_on_a_model(llava):
+    inputs = llava.batch([[3, (24, 24), 5]])
+    with torch.no_grad():
+        dense = llava.model(**inputs).logits
+        with apply(llava.model, gate.RandomRows(keep=1.0)):
+            assert torch.equal(llava.model(**inputs).logits, dense)
+        with apply(llava.model, gate.RandomRows(keep=0.25)):
+            assert not torch.allclose(llava.model(**inputs).logits[:, -1], dense[:, -1])
+
+
+def fake(**shares: int) -> Comparison:
+    """A comparison over 100 questions where each plan gets its share right, dense 90 and blind 30."""
+
+    def predictions(share: int) -> list[Prediction]:
+        return [Prediction(str(i), "t", "a", "a", i < share) for i in range(100)]
+
+    dense, blind = predictions(90), predictions(30)
+    plans = {name: score(name, name, predictions(share), dense, blind) for name, share in shares.items()}
+    return Comparison(score("dense", "dense", dense, dense, blind), None, plans)
+
+
+def test_a_loss_must_be_large_and_outside_the_interval():
+    found = fake(much=60, little=87, none=90, some=84)
+    crude, last = (
+        gate.judge_losses(found, ["much", "little"], ["none", "some"])[:2],
+        gate.judge_losses(found, [], ["none", "some"]),
+    )
+    assert [line.passed for line in crude] == [True, False]
+    assert "-30.0 points" in crude[0].found
+    assert [line.passed for line in last] == [True]
+    assert not gate.judge_losses(found, [], ["none", "little"])[0].passed
+
+
+def test_vig_must_spread_over_a_quarter_of_the_layers():
+    assert gate.judge_layers([1.0, 0.2, 0.0, 0.0, 0.05, 0.0, 0.0, 0.0]).passed
+    assert not gate.judge_layers([1.0, 0.05, 0.0, 0.0, 0.05, 0.0, 0.0, 0.0]).passed
+    assert not gate.judge_layers([0.0] * 4).passed
+
+
+def test_orders_must_differ_between_tasks_beyond_noise():
+    rising, falling = [[1.0, 2, 3, 4]] * 4, [[4.0, 3, 2, 1]] * 4
+    assert gate.judge_orders({"a": rising, "b": falling}).passed
+    assert not gate.judge_orders({"a": rising, "b": rising}).passed
+    noisy = [[1.0, 2, 3, 4], [4.0, 3, 2, 1]] * 2  # halves of one task disagree as much as two tasks do
+    assert not gate.judge_orders({"a": noisy, "b": noisy}).passed
+
+
+def test_sixty_percent_of_the_layers_by_each_methods_own_order():
+    plans = gate.kin_plans(5, {"vig": (4, 0, 1, 2, 3), "ffn": (4, 3, 2, 1, 0), "lc": (0, 1, 2, 3, 4)})
+    chosen = [(plan.methods[0].name, plan.methods[0].layers) for plan in plans.values()]
+    assert chosen == [("vskip", (0, 1, 4)), ("ffn_skip", (2, 3, 4)), ("shortv", (0, 1, 2))]
+
+
+def test_task_by_task_equals_all_at_once_and_resumes(toy, questions, tmp_path):
+    plans = gate.crude_plans(4)
+    tasks = sorted({s.task for s in questions})
+    drawn = []
+
+    def draw(task):
+        drawn.append(task)
+        return [s for s in questions if s.task == task]
+
+    settings = dict(batch_size=4, max_new_tokens=3)
+    whole = compare(toy.model, toy.processor, questions, plans, **settings).to_dict()
+    for _ in range(2):
+        found = compare_by_task(toy, tasks, draw, plans, folder=tmp_path / "cells", **settings).to_dict()
+        assert found["dense"] == whole["dense"]
+        assert [e["mean"] for e in found["plans"]] == [e["mean"] for e in whole["plans"]]
+    assert drawn == tasks * 2
+    assert len(list((tmp_path / "cells").iterdir())) == len(tasks)
+    forget(tmp_path / "cells")
+    assert not (tmp_path / "cells").exists()
