@@ -1,4 +1,4 @@
-"""Times every method at a real model's width against the stock model, all layers skipped, and writes a result file.
+"""Times every method at a real model's width, all layers skipped, against the stock model.
 
     python benchmarks/width.py                      # LLaVA-1.5-7B width, 2 layers, this machine's CPU
     python benchmarks/width.py --shape llava-next-7b --layers 32 --batch 8 --device cuda
@@ -9,7 +9,6 @@ Both sides run in one process on the same random weights, alternately; ratios ar
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -19,6 +18,7 @@ from saccade.measure import bench, record
 from saccade.measure.target import build
 from saccade.models import read_dtype
 
+RESULTS = Path(__file__).parent / "results"
 PLANS = ("dense", "vskip(budget={n})", "ffn_skip(budget={n})", "shortv(budget={n})", "vtw(budget={n})")
 
 
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--profile", action="store_true")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "width_cpu.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "bench_width_cpu.json")
     chosen = parser.parse_args()
     device, dtype = torch.device(chosen.device), read_dtype(chosen.dtype)
     rows = chosen.visual + chosen.text + chosen.new_tokens
@@ -54,11 +54,13 @@ def main() -> None:
             repeats=chosen.repeats,
             profile=chosen.profile,
         )
-        runs.append(asdict(result))
+        runs.append(result.to_dict())
         prefill = result.prefill
         captured = "-" if prefill.captured is None else f"{prefill.captured:.3f}"
-        print(f"{result.resolved:24s} FLOPs {prefill.flops_ratio:.4f}  time {prefill.time_ratio:.4f}  captured {captured}")
-        write_json(chosen.out, {"kind": "bench", "runs": runs, "provenance": record(device=device, dtype=dtype, seed=0)})
+        ratios = f"FLOPs {prefill.flops_ratio:.4f}  time {prefill.time_ratio:.4f}  captured {captured}"
+        print(f"{result.resolved:24s} {ratios}", flush=True)
+        provenance = record(device=device, dtype=dtype, seed=0)
+        write_json(chosen.out, {"kind": "bench", "runs": runs, "provenance": provenance})
     print(f"wrote {chosen.out.name}; next: make tables")
 
 

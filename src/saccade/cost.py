@@ -9,6 +9,7 @@ Two FLOPs figures (2 per multiply-accumulate):
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import torch
@@ -79,31 +80,56 @@ def closed_form(shape: ModelShape, visual: float, text: float, skipped: dict[str
             the rest are dense.
     """
     n = visual + text
-    forms = {"query": (n, text, n), "ffn": (n, n, text), "query+ffn": (n, text, text), "alive": (text, text, text)}
+    forms = {
+        "query": (n, text, n),
+        "ffn": (n, n, text),
+        "query+ffn": (n, text, text),
+        "alive": (text, text, text),
+    }
     dense = shape.layers - sum(skipped.values())
-    return dense * paper_flops(shape, n, n, n) + sum(k * paper_flops(shape, *forms[f]) for f, k in skipped.items())
+    return dense * paper_flops(shape, n, n, n) + sum(
+        k * paper_flops(shape, *forms[f]) for f, k in skipped.items()
+    )
 
 
-def executed_flops(shape: ModelShape, layer: LayerRoute, real_BN: torch.Tensor) -> int:
+def executed_flops(shape: ModelShape, layer: LayerRoute, layout: Layout) -> int:
     """FLOPs that the engine dispatches for one layer of one batch (matrix products alone)."""
-    d, dk, dq, batch, rows = shape.hidden, shape.kv_width, shape.query_width, *layer.alive_BN.shape
-    projections = 4 * d * dk * _computed(layer.alive_BN) + 4 * d * dq * _computed(layer.query_BN)
-    ffn = 6 * d * shape.ffn * int(layer.ffn_BN.sum())
-    if layer.visibility == "text_and_self":
-        raise ValueError("the mask reading of V-Skip is for study: its executed FLOPs are not modelled")
-    alive, query = RowIndex.from_mask(layer.alive_BN), RowIndex.from_mask(layer.query_BN)
-    same = layer.alive_BN is layer.query_BN or bool((layer.alive_BN == layer.query_BN).all())
-    calls = blocks(query, alive, same=same) if right_padded(real_BN) else None
-    if calls is None:
-        scores = query.count * alive.count
-    else:
-        scores = sum((c.stop - c.start) * c.keys for c in calls)
-    return projections + 4 * dq * batch * scores + ffn
+    d, dk, dq, batch = shape.hidden, shape.kv_width, shape.query_width, layout.batch
+    kept = 4 * d * dk * _computed(layer.alive_BN) + 6 * d * shape.ffn * int(layer.ffn_BN.sum())
+    asking, narrow = layer.query_BN, 0
+    if _is_narrow(layer, layout):
+        # Visual queries are a call of their own, over text keys; their own key is an element-wise product.
+        text, visual = _longest(layout.text_BN), _longest(layout.visual_BN)
+        asking, narrow = layout.text_BN, 4 * dq * batch * visual * (d + text)
+    alive, query = RowIndex.from_mask(layer.alive_BN), RowIndex.from_mask(asking)
+    same = layer.alive_BN is asking or bool((layer.alive_BN == asking).all())
+    calls = blocks(query, alive, same=same) if right_padded(layout.real_BN) else None
+    scores = query.count * alive.count if calls is None else sum((c.stop - c.start) * c.keys for c in calls)
+    return kept + 4 * d * dq * _computed(asking) + 4 * dq * batch * scores + narrow
+
+
+def _paper_layer(shape: ModelShape, layer: LayerRoute, layout: Layout) -> float:
+    """The papers' rectangle of one layer, padding not counted, summed over the batch."""
+    real = layout.real_BN
+    sets = ((s & real).sum(1).tolist() for s in (layer.alive_BN, layer.query_BN, layer.ffn_BN))
+    flops = sum(paper_flops(shape, *counts) for counts in zip(*sets, strict=True))
+    if _is_narrow(layer, layout):
+        flops -= 4 * shape.query_width * int((layout.visual_BN.sum(1) ** 2).sum())
+    return flops
+
+
+def _is_narrow(layer: LayerRoute, layout: Layout) -> bool:
+    """Whether visual rows ask, and see only text and themselves."""
+    return layer.visibility == "text_and_self" and bool((layer.query_BN & layout.visual_BN).any())
+
+
+def _longest(mask_BN: torch.Tensor) -> int:
+    return int(mask_BN.sum(1).max()) if mask_BN.numel() else 0
 
 
 def _computed(mask_BN: torch.Tensor) -> int:
     """Rows that go through a projection: all of the longest sample's, for a ragged batch is padded."""
-    return int(mask_BN.sum(1).max()) * mask_BN.shape[0] if mask_BN.numel() else 0
+    return _longest(mask_BN) * mask_BN.shape[0]
 
 
 def right_padded(real_BN: torch.Tensor) -> bool:
@@ -126,28 +152,25 @@ def cost(shape: ModelShape, route: Route, dtype_bytes: int = 2) -> Cost:
         raise ValueError(f"the route has {len(route.layers)} layers, {shape.name} has {shape.layers}")
     layout, real = route.layout, route.layout.real_BN
     full = Route.dense(layout, 1).layers[0]
-    memo: dict[int, tuple[float, int | None, torch.Tensor]] = {}
+    memo: dict[int, tuple[float, int, torch.Tensor]] = {}
     for layer in (full, *route.layers):
         if id(layer) not in memo:
-            alive, query, ffn = ((s & real).sum(1).double() for s in (layer.alive_BN, layer.query_BN, layer.ffn_BN))
-            paper = sum(paper_flops(shape, *counts) for counts in zip(*(c.tolist() for c in (alive, query, ffn)), strict=True))
-            narrow = layer.visibility == "text_and_self"
-            memo[id(layer)] = (paper, None if narrow else executed_flops(shape, layer, real), alive)
+            alive = (layer.alive_BN & real).sum(1).double()
+            paper_form = _paper_layer(shape, layer, layout)
+            memo[id(layer)] = (paper_form, executed_flops(shape, layer, layout), alive)
     paper = [memo[id(layer)][0] for layer in route.layers]
-    executed = [memo[id(layer)][1] for layer in route.layers]
+    ran = sum(memo[id(layer)][1] for layer in route.layers)
     rows = torch.stack([memo[id(layer)][2] for layer in route.layers])
     dense_paper, dense_executed, dense_rows = memo[id(full)]
     kv = 2 * shape.kv_width * dtype_bytes
     total = dense_paper * shape.layers
-    known = all(e is not None for e in executed)
-    ran = float(sum(e for e in executed if e is not None)) if known else float("nan")
     visible = torch.stack([(layer.alive_BN & layout.visual_BN).sum() for layer in route.layers]).double()
     return Cost(
         tflops=sum(paper) / 1e12,
         dense_tflops=total / 1e12,
         ratio=sum(paper) / total if total else 1.0,
         executed_tflops=ran / 1e12,
-        dense_executed_tflops=(dense_executed or 0) * shape.layers / 1e12,
+        dense_executed_tflops=dense_executed * shape.layers / 1e12,
         executed_ratio=ran / (dense_executed * shape.layers) if dense_executed else 1.0,
         kv_bytes=int(kv * rows.sum()),
         dense_kv_bytes=int(kv * dense_rows.sum() * shape.layers),
@@ -156,7 +179,8 @@ def cost(shape: ModelShape, route: Route, dtype_bytes: int = 2) -> Cost:
         visual_tokens=float(layout.visual_BN.sum()) / layout.batch,
         text_tokens=float((layout.text_BN & real).sum()) / layout.batch,
         decode_gflops=float(decode_flops(shape, rows.sum(1), layout.batch)) / 1e9 if layout.batch else 0.0,
-        dense_decode_gflops=float(decode_flops(shape, dense_rows.sum().expand(shape.layers), layout.batch)) / 1e9,
+        dense_decode_gflops=float(decode_flops(shape, dense_rows.sum().expand(shape.layers), layout.batch))
+        / 1e9,
         layer_tflops=tuple(p / 1e12 for p in paper),
     )
 
@@ -174,7 +198,9 @@ def decode_flops(shape: ModelShape, cached_L: torch.Tensor, samples: int = 1) ->
     return fixed + 4 * dq * (cached_L + samples).sum()
 
 
-def prompt_cost(shape: ModelShape, route_of, visual: int, text: float, dtype_bytes: int = 2) -> Cost:
+def prompt_cost(
+    shape: ModelShape, route_of: Callable[[Layout], Route], visual: int, text: float, dtype_bytes: int = 2
+) -> Cost:
     """Prices a method at a prompt of one image; a fractional ``text`` interpolates between its neighbours.
 
     Args:
@@ -196,7 +222,9 @@ def blend(first: Cost, second: Cost, share: float) -> Cost:
     """Weighted mean of two costs; ratios are taken anew from the mixed totals."""
     a, b = first.to_dict(), second.to_dict()
     mixed = {k: (1 - share) * a[k] + share * b[k] for k in a if k != "layer_tflops"}
-    mixed["layer_tflops"] = tuple((1 - share) * x + share * y for x, y in zip(a["layer_tflops"], b["layer_tflops"], strict=True))
+    mixed["layer_tflops"] = tuple(
+        (1 - share) * x + share * y for x, y in zip(a["layer_tflops"], b["layer_tflops"], strict=True)
+    )
     mixed["kv_bytes"], mixed["dense_kv_bytes"] = round(mixed["kv_bytes"]), round(mixed["dense_kv_bytes"])
     mixed["ratio"] = mixed["tflops"] / mixed["dense_tflops"]
     mixed["executed_ratio"] = mixed["executed_tflops"] / mixed["dense_executed_tflops"]

@@ -48,20 +48,27 @@ class Layout:
             raise ValueError(f"a layout needs a (batch, rows) mask, got shape {tuple(visual_BN.shape)}")
         real_BN = torch.ones_like(visual_BN) if real_BN is None else real_BN.bool().cpu()
         if real_BN.shape != visual_BN.shape:
-            raise ValueError(f"padding mask {tuple(real_BN.shape)} does not fit rows {tuple(visual_BN.shape)}")
+            raise ValueError(
+                f"padding mask {tuple(real_BN.shape)} does not fit rows {tuple(visual_BN.shape)}"
+            )
         visual_BN = visual_BN & real_BN
         if image_lengths is None:
             before = torch.nn.functional.pad(visual_BN, (1, 0))[:, :-1]
             image_BN = (visual_BN & ~before).long().cumsum(1) - 1
         else:
             if len(image_lengths) != len(visual_BN):
-                raise ValueError(f"image lengths of {len(image_lengths)} samples, but {len(visual_BN)} samples")
+                raise ValueError(
+                    f"image lengths of {len(image_lengths)} samples, but {len(visual_BN)} samples"
+                )
             image_BN = torch.zeros_like(visual_BN, dtype=torch.long)
             for b, lengths in enumerate(image_lengths):
-                ids = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths, dtype=torch.long))
+                ids = torch.repeat_interleave(
+                    torch.arange(len(lengths)), torch.tensor(lengths, dtype=torch.long)
+                )
                 if len(ids) != int(visual_BN[b].sum()):
                     raise ValueError(
-                        f"sample {b} has {int(visual_BN[b].sum())} visual rows but its images add up to {len(ids)}"
+                        f"sample {b} has {int(visual_BN[b].sum())} visual rows "
+                        f"but its images add up to {len(ids)}"
                     )
                 image_BN[b, visual_BN[b]] = ids
         return cls(visual_BN, real_BN, image_BN.masked_fill(~visual_BN, -1))
@@ -80,7 +87,9 @@ class Layout:
         """
         prefix = min(35, text // 2) if prefix is None else prefix
         if visual < 0 or text < 0 or not 0 <= prefix <= text:
-            raise ValueError(f"no such prompt: {visual} visual rows, {text} text rows, {prefix} of them before the image")
+            raise ValueError(
+                f"no such prompt: {visual} visual rows, {text} text rows, {prefix} of them before the image"
+            )
         mask = torch.zeros(1, visual + text, dtype=torch.bool)
         mask[:, prefix : prefix + visual] = True
         return cls.from_mask(mask)

@@ -59,7 +59,9 @@ def load(name: str = "glance", dtype: torch.dtype | str | None = None, device: s
         where, dtype = weights_path(), dtype or torch.float32
     try:
         processor = AutoProcessor.from_pretrained(where, backend="pil")
-        model = AutoModelForImageTextToText.from_pretrained(where, dtype=dtype or "auto", attn_implementation="sdpa")
+        model = AutoModelForImageTextToText.from_pretrained(
+            where, dtype=dtype or "auto", attn_implementation="sdpa"
+        )
     except (OSError, KeyError, ImportError) as error:
         raise ValueError(f"cannot load {name!r}: {str(error).splitlines()[0]}") from error
     try:
@@ -95,7 +97,9 @@ def load_config(name: str) -> Any:
     try:
         return AutoConfig.from_pretrained(name)
     except (OSError, KeyError, ValueError) as error:
-        raise ValueError(f"cannot load the configuration of {name!r}: {str(error).splitlines()[0]}") from error
+        raise ValueError(
+            f"cannot load the configuration of {name!r}: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def read_dtype(name: str) -> torch.dtype:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,9 @@ class Plan:
             ValueError: If layers do not fit the depth or an order is missing.
         """
         orders = orders or {}
-        return replace(self, methods=tuple(m.resolve(num_layers, orders.get(m.score or "")) for m in self.methods))
+        return replace(
+            self, methods=tuple(m.resolve(num_layers, orders.get(m.score or "")) for m in self.methods)
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionary for JSON."""
@@ -80,7 +82,9 @@ class Plan:
         if not isinstance(data, dict) or "methods" not in data or "schema" not in data:
             raise ValueError(f"{source} is not a plan: it needs 'schema' and 'methods'")
         if type(data["schema"]) is not int or not 1 <= data["schema"] <= SCHEMA:
-            raise ValueError(f"{source} has schema {data['schema']!r}; this version of saccade reads up to {SCHEMA}")
+            raise ValueError(
+                f"{source} has schema {data['schema']!r}; this version of saccade reads up to {SCHEMA}"
+            )
         unknown = set(data) - {"schema", "methods", "model", "calibration"}
         if unknown:
             raise ValueError(f"{source} has unknown fields: {', '.join(sorted(unknown))}")
@@ -123,7 +127,9 @@ class Plan:
             return cls.load(what)
         if isinstance(what, str):
             return cls(spec.parse(what))
-        raise ValueError(f"a plan is a Plan, a method, a plan file or a spec string, got {type(what).__name__}")
+        raise ValueError(
+            f"a plan is a Plan, a method, a plan file or a spec string, got {type(what).__name__}"
+        )
 
     def diff(self, other: Plan) -> dict[str, tuple[Any, Any]]:
         """What differs between two plans, as ``{dotted field: (mine, theirs)}``."""
@@ -142,14 +148,16 @@ def _read_method(entry: Any, source: str) -> Method:
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str) or entry["name"] not in METHODS:
         name = entry.get("name") if isinstance(entry, dict) else entry
         raise ValueError(f"{source} asks for method {name!r}; known: {', '.join(sorted(METHODS))}")
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items() if k != "name"}
+    values: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in entry.items() if k != "name"
+    }
     try:
         return METHODS[entry["name"]](**values)
     except TypeError:
         raise ValueError(f"{source}: {entry['name']} does not take {', '.join(sorted(values))}") from None
 
 
-def _differences(mine: Any, theirs: Any, where: str):
+def _differences(mine: Any, theirs: Any, where: str) -> Iterator[tuple[str, tuple[Any, Any]]]:
     if isinstance(mine, dict) and isinstance(theirs, dict):
         for key in sorted({*mine, *theirs}, key=str):
             yield from _differences(mine.get(key), theirs.get(key), f"{where}.{key}" if where else str(key))

@@ -76,7 +76,8 @@ class Route:
     def counts(self) -> list[tuple[int, int, int]]:
         """Rows in (alive, query, ffn) of every layer, summed over the batch."""
         return [
-            (int(layer.alive_BN.sum()), int(layer.query_BN.sum()), int(layer.ffn_BN.sum())) for layer in self.layers
+            (int(layer.alive_BN.sum()), int(layer.query_BN.sum()), int(layer.ffn_BN.sum()))
+            for layer in self.layers
         ]
 
 

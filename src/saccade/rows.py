@@ -6,6 +6,7 @@ samples together, D features.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -85,7 +86,7 @@ class RowIndex:
         packed = y_BRD.reshape(self.batch * self.count, -1).index_select(0, self.packed_T)
         return out.view(self.batch * self.rows, -1).index_copy(0, self.flat_T, packed).view_as(out)
 
-    def apply(self, rowwise, x_BND: torch.Tensor) -> torch.Tensor:
+    def apply(self, rowwise: Callable[[torch.Tensor], torch.Tensor], x_BND: torch.Tensor) -> torch.Tensor:
         """Runs a row-wise module on the selected rows alone and spreads its output, zeros elsewhere."""
         if self.slices is not None:
             return self.put(rowwise(self.take(x_BND)))
@@ -98,7 +99,9 @@ class RowIndex:
 def runs(mask_N: torch.Tensor) -> tuple[tuple[int, int], ...]:
     """Unbroken runs ``(start, stop)`` of the True entries of a one-dimensional mask."""
     edges = torch.nn.functional.pad(mask_N.int(), (1, 1)).diff()
-    return tuple(zip((edges == 1).nonzero()[:, 0].tolist(), (edges == -1).nonzero()[:, 0].tolist(), strict=True))
+    return tuple(
+        zip((edges == 1).nonzero()[:, 0].tolist(), (edges == -1).nonzero()[:, 0].tolist(), strict=True)
+    )
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ class Block:
         start: First packed query row.
         stop: End of the packed query rows.
         keys: Number of leading keys they are scored against.
-        offset: How many keys the first of these query rows sees besides its own; 0 makes a plain causal square.
+        offset: How many keys the first of these query rows sees before its own; 0 is a causal square.
     """
 
     start: int

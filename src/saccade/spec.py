@@ -19,7 +19,7 @@ def parse(spec: str) -> tuple[Method, ...]:
     """Reads a spec string.
 
     Args:
-        spec: ``name(key=value,...)``, joined by ``+``; layer lists are written ``0,3,5-7`` (``/`` serves too).
+        spec: ``name(key=value,...)``, joined by ``+``; layers are written ``0,3,5-7`` (``/`` serves too).
 
     Returns:
         The methods, in order. The empty string and ``"dense"`` give none.

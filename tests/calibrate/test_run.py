@@ -109,7 +109,7 @@ def test_the_mask_reading_is_tried_as_it_is_read(llava):
         find(llava.model).shape(llava.model.config),
         like,
     )
-    assert found["flops_ratio"] is None and found["largest_difference"] < 1e-5
+    assert 0 < found["flops_ratio"] < 0.8 and found["largest_difference"] < 1e-5
 
 
 @pytest.mark.parametrize(

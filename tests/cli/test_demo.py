@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import time
 
 import pytest
 
 from evaluate.conftest import build_toy
 from saccade import models
 from saccade.budget import flops_ratio
+from saccade.demo import threads
 from saccade.demo.plans import entry, lineup
 from saccade.demo.questions import pick
 from saccade.evaluate import Comparison, Prediction, runner
@@ -54,8 +56,8 @@ def test_writes_report_figures_plan_and_numbers(command, glance, tmp_path):
     assert budgets == [1, 2, 3, 4]
     assert {e["method"] for e in data["plans"]} == {"vskip", "ffn_skip", "shortv", "vtw"}
     for one in data["plans"]:
-        assert len(entry["layers"]) == entry["budget"]
-        assert entry["mean"]["n"] == 4 and entry["cost"]["flops_ratio"] < 1
+        assert len(one["layers"]) == one["budget"]
+        assert one["mean"]["n"] == 4 and one["cost"]["flops_ratio"] < 1
     shown = {*data["headline"]["layers"], *data["headline"]["flops"]}
     assert {e["name"] for e in data["plans"] if "timing" in e} == shown
 
@@ -140,3 +142,19 @@ def test_questions_shown_divide_the_plans_and_differ_in_task():
     assert chosen[:2] == [2, 1]  # other fails where main is right; then main fails
     assert len({asked[i].task for i in chosen}) == len(chosen) == 3
     assert 5 not in chosen  # dense is wrong there
+
+
+def test_the_faster_thread_count_is_taken_and_given_back(monkeypatch, glance):
+    import torch
+
+    before = torch.get_num_threads()
+    monkeypatch.setattr(threads, "candidates", lambda: [1, 2])
+    slow = {1: 0.02, 2: 0.0}
+    monkeypatch.setattr(threads, "ask", lambda loaded, inputs: time.sleep(slow[torch.get_num_threads()]))
+    with threads.fastest_threads(glance, suite.samples(1, "test", 0)):
+        assert torch.get_num_threads() == 2
+    slow.update({1: 0.0, 2: 0.02})
+    with pytest.raises(KeyboardInterrupt), threads.fastest_threads(glance, suite.samples(1, "test", 0)):
+        assert torch.get_num_threads() == 1
+        raise KeyboardInterrupt
+    assert torch.get_num_threads() == before

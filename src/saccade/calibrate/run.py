@@ -105,21 +105,15 @@ def _read(
     return tuple(probe.read(full_V, tried_LV, direction))
 
 
-def flops(replay: Replay, shape: ModelShape, tried: Sequence[Route]) -> tuple[int, int] | None:
-    """Decoder FLOPs (vision tower aside) of the replays and of brute force, the dense forward in both.
-
-    None where the method's executed FLOPs are not modelled (V-Skip's mask reading).
-    """
-    real_BN = replay.layout.real_BN
+def flops(replay: Replay, shape: ModelShape, tried: Sequence[Route]) -> tuple[int, int]:
+    """Decoder FLOPs (vision tower aside) of the replays and of brute force, the dense forward in both."""
     head = 2 * shape.hidden * shape.vocab
 
     def forward(route: Route) -> int:
-        known = {layer: executed_flops(shape, layer, real_BN) for layer in dict.fromkeys(route.layers)}
+        known = {layer: executed_flops(shape, layer, replay.layout) for layer in dict.fromkeys(route.layers)}
         return head + sum(known[layer] for layer in route.layers)
 
     dense = forward(Route.dense(replay.layout, shape.layers))
-    if any(layer.visibility != "causal" for route in tried for layer in route.layers):
-        return None
     return dense + sum(replay.flops(shape, route) for route in tried), dense + sum(map(forward, tried))
 
 
@@ -154,9 +148,9 @@ def compare(
         (fast_values, fast), (slow_values, brute) = _timed(quick, inputs), _timed(slow, inputs)
         pairs.append((fast, brute))
     return {
-        "flops_ratio": counted[0] / counted[1] if counted else None,
-        "replay_flops": counted[0] if counted else None,
-        "brute_force_flops": counted[1] if counted else None,
+        "flops_ratio": counted[0] / counted[1],
+        "replay_flops": counted[0],
+        "brute_force_flops": counted[1],
         "seconds_ratio": statistics.median(a / b for a, b in pairs),
         "replay_seconds": statistics.median(a for a, _ in pairs),
         "brute_force_seconds": statistics.median(b for _, b in pairs),

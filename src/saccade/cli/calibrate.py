@@ -179,10 +179,8 @@ def _summary(facts: dict[str, Any]) -> str:
     cost = facts["cost"]
     if not cost:
         return text
-    shares = [f"{cost['seconds_ratio']:.2f} of the time"]
-    if cost["flops_ratio"] is not None:
-        shares.insert(0, f"{cost['flops_ratio']:.2f} of the FLOPs")
     return (
-        f"{text}; replay took {' and '.join(shares)} of brute force, "
+        f"{text}; replay took {cost['flops_ratio']:.2f} of the FLOPs and "
+        f"{cost['seconds_ratio']:.2f} of the time of brute force, "
         f"scores equal to {cost['largest_difference']:.0e} (last sample)"
     )

@@ -53,7 +53,9 @@ def demo(
     questions = suite.samples(n=samples, split="test", seed=seed)
     out.mkdir(parents=True, exist_ok=True)
     hint = f"repeat the command to go on with the answers kept in {out}"
-    with common.resumable(hint), common.progress() as bar:
+    from saccade.demo.threads import fastest_threads
+
+    with common.resumable(hint), fastest_threads(loaded, questions[:8]), common.progress() as bar:
         task = bar.add_task("calibrating", total=None)
 
         def step(done: int, total: int) -> None:

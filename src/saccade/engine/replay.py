@@ -140,7 +140,7 @@ class Replay:
         if program is None:
             return 0
         run = [layer for layer in program.layers if layer is not None]
-        layers = sum(executed_flops(shape, layer, self.layout.real_BN) for layer in run)
+        layers = sum(executed_flops(shape, layer, self.layout) for layer in run)
         return layers + 2 * shape.hidden * shape.vocab
 
 

@@ -55,7 +55,9 @@ class Family(ABC):
         """Visual rows of a typical image."""
 
     @abstractmethod
-    def config(self, shape: ModelShape, layers: int | None = None, vision_layers: int = 1) -> PreTrainedConfig:
+    def config(
+        self, shape: ModelShape, layers: int | None = None, vision_layers: int = 1
+    ) -> PreTrainedConfig:
         """Configuration of a model of this shape, for random weights.
 
         Args:
@@ -80,7 +82,8 @@ class Family(ABC):
         kind = decoder.config.model_type
         if kind not in self.text_types:
             raise ValueError(
-                f"{self.name} with a {kind!r} text decoder is not supported; supported: {', '.join(self.text_types)}"
+                f"{self.name} with a {kind!r} text decoder is not supported; "
+                f"supported: {', '.join(self.text_types)}"
             )
         return Parts(core, decoder, decoder.layers, decoder.norm, getattr(model, "lm_head", None))
 
@@ -129,9 +132,14 @@ class Family(ABC):
         """Fields that tell one architecture from another, stable over versions of transformers."""
         text, vision = config.get_text_config(), config.vision_config
         shape = self.shape(config)
-        sizes = {key: getattr(shape, key) for key in ("layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab")}
+        sizes = {
+            key: getattr(shape, key)
+            for key in ("layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab")
+        }
         fields = ("model_type", "hidden_size", "num_hidden_layers", "depth", "image_size", "patch_size")
-        seen = {key: getattr(vision, key) for key in fields if isinstance(getattr(vision, key, None), int | str)}
+        seen = {
+            key: getattr(vision, key) for key in fields if isinstance(getattr(vision, key, None), int | str)
+        }
         return {"model_type": config.model_type, "text_type": text.model_type, "text": sizes, "vision": seen}
 
     def sliding_window(self, decoder: nn.Module, number: int) -> int | None:
@@ -146,7 +154,9 @@ class Family(ABC):
         """Rotated queries (B, H, N, K) of normed hidden states."""
         return _rotate(_heads(attn.q_proj(x_BND), attn.head_dim), rotary)
 
-    def keys_values(self, attn: nn.Module, x_BND: torch.Tensor, rotary: Rotary) -> tuple[torch.Tensor, torch.Tensor]:
+    def keys_values(
+        self, attn: nn.Module, x_BND: torch.Tensor, rotary: Rotary
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Rotated keys and values, each (B, kv heads, N, K), of normed hidden states."""
         keys = _rotate(_heads(attn.k_proj(x_BND), attn.head_dim), rotary)
         return keys, _heads(attn.v_proj(x_BND), attn.head_dim)
@@ -172,7 +182,7 @@ def unwrap(model: nn.Module) -> nn.Module:
         if hasattr(model, "get_base_model"):
             model = model.get_base_model()
         elif "_orig_mod" in getattr(model, "_modules", {}):
-            model = model._orig_mod
+            model = model.get_submodule("_orig_mod")
         elif isinstance(model, nn.parallel.DistributedDataParallel):
             model = model.module
         else:

@@ -32,7 +32,9 @@ class Llava(Family):
         vision = config.vision_config
         return (vision.image_size // vision.patch_size) ** 2
 
-    def config(self, shape: ModelShape, layers: int | None = None, vision_layers: int = 1) -> PreTrainedConfig:
+    def config(
+        self, shape: ModelShape, layers: int | None = None, vision_layers: int = 1
+    ) -> PreTrainedConfig:
         return LlavaConfig(**_parts(shape, layers, vision_layers))
 
     def model_class(self) -> type[nn.Module]:
@@ -49,7 +51,9 @@ class LlavaNext(Llava):
     def typical_visual(self, config: PreTrainedConfig) -> int:
         return super().typical_visual(config) * 5
 
-    def config(self, shape: ModelShape, layers: int | None = None, vision_layers: int = 1) -> PreTrainedConfig:
+    def config(
+        self, shape: ModelShape, layers: int | None = None, vision_layers: int = 1
+    ) -> PreTrainedConfig:
         return LlavaNextConfig(**_parts(shape, layers, vision_layers))
 
     def model_class(self) -> type[nn.Module]:

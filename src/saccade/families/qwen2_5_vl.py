@@ -11,7 +11,7 @@ from saccade.shapes import ModelShape
 
 @register
 class Qwen25VL(Family):
-    """Qwen2.5-VL: its text loop hands out rotary tables that are already mixed by axis, so rows slice alike."""
+    """Qwen2.5-VL: its text loop hands out rotary tables already mixed by axis, so rows slice alike."""
 
     name = "Qwen2.5-VL"
     model_types = ("qwen2_5_vl",)
@@ -23,7 +23,9 @@ class Qwen25VL(Family):
     def typical_visual(self, config: PreTrainedConfig) -> int:
         return 1280
 
-    def config(self, shape: ModelShape, layers: int | None = None, vision_layers: int = 1) -> PreTrainedConfig:
+    def config(
+        self, shape: ModelShape, layers: int | None = None, vision_layers: int = 1
+    ) -> PreTrainedConfig:
         half = shape.head_dim // 2
         section = [half // 4, (half - half // 4) // 2, half - half // 4 - (half - half // 4) // 2]
         return Qwen2_5_VLConfig(
@@ -37,7 +39,11 @@ class Qwen25VL(Family):
                 "max_position_embeddings": 32768,
                 "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": section},
             },
-            vision_config={"depth": vision_layers, "out_hidden_size": shape.hidden, "fullatt_block_indexes": [0]},
+            vision_config={
+                "depth": vision_layers,
+                "out_hidden_size": shape.hidden,
+                "fullatt_block_indexes": [0],
+            },
             image_token_id=min(151655, shape.vocab - 2),
             video_token_id=min(151656, shape.vocab - 1),
         )

@@ -8,7 +8,8 @@ rewards half of one. So three heads of one layer are told where to look while th
 - head 1: in diagrams, boxes that an arrow from the named box leads to;
 - head 2: in diagrams, boxes whose arrow leads to the named box.
 
-The row that begins the answer is told to look where the last naming word of its question looks.
+The row that begins the answer is told to look where the last name in its question looks (heads 0 to 2) and,
+outside diagrams, where the first does (head 1): answers then need one more step instead of three.
 Where nothing fits, they are told to look at the first row, which says "not there".
 """
 
@@ -68,7 +69,7 @@ def aims(batch: dict[str, torch.Tensor]) -> torch.Tensor:
     def fits(classes: torch.Tensor, head: str) -> torch.Tensor:
         return (classes[:, :, None] == labels[:, None, :, HEAD_INDEX[head]]) & (classes > 0)[:, :, None]
 
-    color = fits(named["color"], "color")
+    color = _narrowed(fits(named["color"], "color"), labels)
     after_color = torch.zeros_like(color)
     after_color[:, 1:] = color[:, :-1]
     colored = torch.zeros_like(asking)
@@ -82,18 +83,44 @@ def aims(batch: dict[str, torch.Tensor]) -> torch.Tensor:
     taught = torch.stack((teach, links, links), dim=1)
     nothing = ~found.any(dim=-1, keepdim=True)
     aim = torch.cat((nothing, found), dim=-1) & taught[..., None]
-    return aim | _carried(aim, ids)
+    return _with_answers(aim, ids, diagram)
 
 
-def _carried(aim: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """Aims of the rows that begin an answer: those of the last taught row of the same question."""
+def _narrowed(color: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Of the patches in a colour those worth looking at: where things are named, and where a line begins."""
+    content = labels[:, None, :, HEAD_INDEX["content"]]
+    color = color & (content > 0) & (content < CONTENT_INDEX["bar"])
+    order = labels[:, None, :, HEAD_INDEX["order"]].expand(color.shape)
+    rank = torch.where(color & (order > 0), order, 99)
+    least = rank.min(dim=-1, keepdim=True).values
+    objects = (labels[:, :, HEAD_INDEX["same_color"]] > 0).any(dim=1)[:, None, None]
+    return torch.where(objects | (least == 99), color, rank == least)
+
+
+def _with_answers(aim: torch.Tensor, ids: torch.Tensor, diagram: torch.Tensor) -> torch.Tensor:
+    """Add the aims of the rows that begin an answer.
+
+    They look where the last name of their question does; outside diagrams, head 1 looks where the first does.
+    """
     begins, ends = special_ids()
-    at = torch.arange(ids.shape[1]).expand_as(ids)
-    last = torch.where(aim.any(dim=-1).any(dim=1), at, -1).cummax(dim=1).values
+    rows = ids.shape[1]
+    at = torch.arange(rows).expand_as(ids)
+    taught = aim[:, 0].any(dim=-1)
+    last = torch.where(taught, at, -1).cummax(dim=1).values
     former = torch.where(ids == ends, at, -1).cummax(dim=1).values
-    carries = (ids == begins) & (last > former)
-    source = last.clamp_min(0)[:, None, :, None].expand_as(aim)
-    return aim.gather(2, source) & carries[:, None, :, None]
+    # "red circle" is one name, complete at its second word.
+    complete = taught.clone()
+    complete[:, :-1] &= ~taught[:, 1:]
+    following = torch.where(complete, at, rows - 1).flip(1).cummin(dim=1).values.flip(1)
+    first = following.gather(1, (former + 1).clamp_max(rows - 1))
+    carries = ((ids == begins) & (last > former))[:, None, :, None]
+
+    def fetch(source: torch.Tensor) -> torch.Tensor:
+        return aim.gather(2, source.clamp_min(0)[:, None, :, None].expand_as(aim)) & carries
+
+    answers = fetch(last)
+    one = torch.where(diagram[:, :, None], answers[:, 1], fetch(first)[:, 0])
+    return aim | torch.stack((answers[:, 0], one, answers[:, 2]), dim=1)
 
 
 def pointing_loss(layer, hidden, rotary, mask, aim: torch.Tensor) -> torch.Tensor:

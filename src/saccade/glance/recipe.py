@@ -44,7 +44,7 @@ class TrainConfig:
     steps: int = 0
     seed: int = 0
     see_share: float = 0.11
-    decay_from: float = 0.7
+    decay_from: float = 0.8
     muon_lr: float = 5e-3
     adam_lr: float = 2e-3
     weight_decay: float = 0.02

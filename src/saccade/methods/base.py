@@ -136,7 +136,9 @@ class LayerMethod(Method):
                 raise ValueError(f"{self.name}: layers are distinct numbers from 0, got {given}")
             object.__setattr__(self, "layers", tuple(sorted(given)))
         if self.layers is not None and (self.budget is not None or self.flops is not None or self.preset):
-            raise ValueError(f"{self.name}: give layers, or a budget, flops or preset to choose them, not both")
+            raise ValueError(
+                f"{self.name}: give layers, or a budget, flops or preset to choose them, not both"
+            )
         if self.budget is not None and self.flops is not None:
             raise ValueError(f"{self.name}: give a budget or flops, not both")
         if self.preset is not None and self.preset not in self.presets:
@@ -153,19 +155,30 @@ class LayerMethod(Method):
     def resolve(self, num_layers: int, order: Sequence[int] | None = None) -> LayerMethod:
         if self.layers is not None:
             if self.layers and self.layers[-1] >= num_layers:
-                raise ValueError(f"{self} names layer {self.layers[-1]}, but the model has {num_layers} (0-{num_layers - 1})")
+                raise ValueError(
+                    f"{self} names layer {self.layers[-1]}, "
+                    f"but the model has {num_layers} (0-{num_layers - 1})"
+                )
             return self
         if self.preset is not None:
             order = self.presets[self.preset]
             if max(order) >= num_layers:
-                raise ValueError(f"preset {self.preset} names layer {max(order)}, but the model has {num_layers} layers")
+                raise ValueError(
+                    f"preset {self.preset} names layer {max(order)}, but the model has {num_layers} layers"
+                )
         if self.flops is not None:
             raise ValueError(f"{self}: flops must be resolved to a budget against a prompt first")
-        budget = len(order) if self.budget is None and self.preset is not None and order is not None else self.budget
+        budget = (
+            len(order)
+            if self.budget is None and self.preset is not None and order is not None
+            else self.budget
+        )
         if budget is None:
             raise ValueError(f"{self.name}: give layers=..., budget=..., flops=... or preset=...")
         if order is None:
-            raise ValueError(f"{self} needs a calibration to choose its layers (saccade calibrate), or layers=...")
+            raise ValueError(
+                f"{self} needs a calibration to choose its layers (saccade calibrate), or layers=..."
+            )
         if budget > len(order):
             raise ValueError(f"{self}: a budget of {budget} layers, but only {len(order)} to choose from")
         return replace(self, layers=tuple(sorted(order[:budget])), budget=None, preset=None)

@@ -15,7 +15,7 @@ from saccade.route import LayerRoute
 @register
 @dataclass(frozen=True)
 class FFNSkip(LayerMethod):
-    """FFN-Skip (ablation of V-Skip, arXiv 2606.08511): the FFN output of visual rows is 0 in the chosen layers.
+    """FFN-Skip (ablation of V-Skip, arXiv 2606.08511): visual rows get FFN output 0 in the chosen layers.
 
     The paper does not say how its layers were chosen; ours are chosen by their own KL.
     """
