@@ -45,7 +45,7 @@ demo: $(READY)
 
 test: $(READY)
 	@echo 'Running the tests; each dot is one that passed'
-	@$(RUN)/python -m pytest -q --durations=10 $(ARGS) \
+	@$(RUN)/python -m pytest -q -n auto --durations=10 $(ARGS) \
 		&& echo 'All tests passed. Next: make demo, or source $(RUN)/activate && saccade --help' \
 		|| { status=$$?; echo 'Some tests failed. One alone, with details: make test ARGS="-x -vv -k NAME"'; exit $$status; }
 

@@ -114,7 +114,8 @@ def _paper_layer(shape: ModelShape, layer: LayerRoute, layout: Layout) -> float:
     sets = ((s & real).sum(1).tolist() for s in (layer.alive_BN, layer.query_BN, layer.ffn_BN))
     flops = sum(paper_flops(shape, *counts) for counts in zip(*sets, strict=True))
     if _is_narrow(layer, layout):
-        flops -= 4 * shape.query_width * int((layout.visual_BN.sum(1) ** 2).sum())
+        unseen = sum(v * (v - 1) for v in layout.visual_BN.sum(1).tolist())
+        flops -= 4 * shape.query_width * unseen
     return flops
 
 

@@ -106,8 +106,8 @@ class Layout:
 
     @cached_property
     def text_BN(self) -> torch.Tensor:
-        """Every row that is not visual (padding included: the stock model computes it as text)."""
-        return ~self.visual_BN
+        """Every row that is neither visual nor padding; layers that leave out visual rows leave out padding too."""
+        return ~self.visual_BN & self.real_BN
 
     @cached_property
     def has_visual(self) -> bool:

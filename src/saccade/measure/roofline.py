@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from saccade.cost import executed_flops
+from saccade.layout import Layout
 from saccade.route import LayerRoute, Route
 from saccade.shapes import ModelShape
 
@@ -64,17 +65,17 @@ def roofline(shape: ModelShape, route: Route, size: int, device: Device, flops_r
         device: What the device reaches.
         flops_ratio: Executed FLOPs of the route over those of the stock model.
     """
-    real = route.layout.real_BN
-    dense = Route.dense(route.layout, 1).layers[0]
-    plan_s = sum(layer_seconds(shape, layer, real, size, device) for layer in route.layers)
-    dense_s = shape.layers * layer_seconds(shape, dense, real, size, device)
+    layout = route.layout
+    dense = Route.dense(layout, 1).layers[0]
+    plan_s = sum(layer_seconds(shape, layer, layout, size, device) for layer in route.layers)
+    dense_s = shape.layers * layer_seconds(shape, dense, layout, size, device)
     ratio = plan_s / dense_s
     captured = None if abs(1 - flops_ratio) < 1e-9 else (1 - ratio) / (1 - flops_ratio)
     return Roofline(device, dense_s, plan_s, ratio, captured)
 
 
 def layer_seconds(
-    shape: ModelShape, layer: LayerRoute, real_BN: torch.Tensor, size: int, device: Device
+    shape: ModelShape, layer: LayerRoute, layout: Layout, size: int, device: Device
 ) -> float:
     """Least seconds of one layer: each product takes its arithmetic or its traffic, whichever is longer."""
     d, dq, dk, m = shape.hidden, shape.query_width, shape.kv_width, shape.ffn
@@ -86,7 +87,7 @@ def layer_seconds(
         traffic = size * (wide * out + rows * (wide + out)) if rows else 0
         total += max(2 * rows * wide * out / device.flops_per_s, traffic / device.bytes_per_s)
     fixed = 4 * d * dk * alive + 4 * d * dq * query + 6 * d * m * ffn
-    scores = executed_flops(shape, layer, real_BN) - fixed
+    scores = executed_flops(shape, layer, layout) - fixed
     traffic = size * 2 * (alive * dk + query * dq)
     return total + max(scores / device.flops_per_s, traffic / device.bytes_per_s)
 
