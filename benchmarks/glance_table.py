@@ -12,9 +12,9 @@ from pathlib import Path
 
 from saccade import models
 from saccade.demo.plans import lineup
-from saccade.evaluate.by_task import compare_by_task, forget
-from saccade.evaluate.orders import calibrated
-from saccade.evaluate.runner import count_prompts, weights_digest
+from saccade.evaluation.by_task import compare_by_task, forget
+from saccade.evaluation.orders import calibrated
+from saccade.evaluation.runner import count_prompts, weights_digest
 from saccade.files import write_json
 from saccade.glance import suite
 from saccade.layout import Layout

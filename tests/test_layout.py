@@ -41,7 +41,8 @@ def test_padding_is_neither_visual_nor_of_an_image():
 def test_sets_partition_the_rows(row, data):
     real = data.draw(st.lists(st.booleans(), min_size=len(row), max_size=len(row)))
     layout = Layout.from_mask(torch.tensor([row]), torch.tensor([real]))
-    assert bool((layout.visual_BN ^ layout.text_BN).all())
+    assert bool(((layout.visual_BN ^ layout.text_BN) == layout.real_BN).all())
+    assert not bool((layout.visual_BN & layout.text_BN).any())
     assert bool(((layout.image_BN >= 0) == layout.visual_BN).all())
     assert not bool((layout.visual_BN & ~layout.real_BN).any())
     ids = layout.image_BN[layout.visual_BN].tolist()

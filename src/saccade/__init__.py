@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 from saccade._version import __version__
 
 if TYPE_CHECKING:
-    from saccade.calibrate import calibrate
-    from saccade.cost import cost
+    from saccade.calibration import calibrate
     from saccade.engine import Attachment, apply
-    from saccade.evaluate import evaluate
+    from saccade.evaluation import evaluate
     from saccade.layout import Layout
-    from saccade.measure import bench
+    from saccade.measure import bench  # type: ignore[no-redef]
     from saccade.models import load
     from saccade.plan import Plan
+    from saccade.pricing import cost
     from saccade.route import Route
     from saccade.samples import Sample
 
@@ -27,9 +27,9 @@ _HOMES = {
     "Sample": "saccade.samples",
     "apply": "saccade.engine",
     "bench": "saccade.measure",
-    "calibrate": "saccade.calibrate",
-    "cost": "saccade.cost",
-    "evaluate": "saccade.evaluate",
+    "calibrate": "saccade.calibration",
+    "cost": "saccade.pricing",
+    "evaluate": "saccade.evaluation",
     "load": "saccade.models",
 }
 

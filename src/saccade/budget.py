@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from saccade.cost import cost
 from saccade.layout import Layout
 from saccade.methods import METHODS, Method
 from saccade.plan import Plan
+from saccade.pricing import cost
 from saccade.shapes import ModelShape
 
 MAX_ROWS = 4_000_000

@@ -106,7 +106,7 @@ class Layout:
 
     @cached_property
     def text_BN(self) -> torch.Tensor:
-        """Every row that is neither visual nor padding; layers that leave out visual rows leave out padding too."""
+        """Rows neither visual nor padding: a layer that leaves out visual rows leaves out padding."""
         return ~self.visual_BN & self.real_BN
 
     @cached_property

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from calibrate.vlm import LAYERS, picture, save_model
+from calibration.vlm import LAYERS, picture, save_model
 from saccade.cli import main
 from saccade.plan import Plan
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from saccade.cli.cost import price
-from saccade.cost import closed_form
+from saccade.pricing import closed_form
 from saccade.shapes import SHAPES
 
 TEXT = 66.6

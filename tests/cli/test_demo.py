@@ -8,14 +8,14 @@ import time
 
 import pytest
 
-from evaluate.conftest import build_toy
+from evaluation.conftest import build_toy
 from saccade import models
 from saccade.budget import flops_ratio
 from saccade.demo import threads
 from saccade.demo.plans import entry, lineup
 from saccade.demo.questions import pick
-from saccade.evaluate import Comparison, Prediction, runner
-from saccade.evaluate.results import score
+from saccade.evaluation import Comparison, Prediction, runner
+from saccade.evaluation.results import score
 from saccade.glance import suite
 from saccade.layout import Layout
 from saccade.plan import Plan

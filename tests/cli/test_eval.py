@@ -7,8 +7,8 @@ import json
 import pytest
 from PIL import Image
 
-from evaluate.conftest import build_toy
-from saccade.evaluate import runner
+from evaluation.conftest import build_toy
+from saccade.evaluation import runner
 from saccade.spec import parse
 
 HARD = "vtw(layer=0)"

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from calibrate.vlm import LAYERS, question, save_model
+from calibration.vlm import LAYERS, question, save_model
 from saccade import models
-from saccade.calibrate import calibrate
+from saccade.calibration import calibrate
 from saccade.cli import main
 from saccade.methods.vskip import VSkip
 from saccade.plan import Plan

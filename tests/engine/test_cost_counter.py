@@ -8,10 +8,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import saccade
 from matrix.cases import PLANS, SCENES, fits, inputs, model
-from saccade.cost import cost
 from saccade.families import find
 from saccade.layout import Layout
 from saccade.plan import Plan
+from saccade.pricing import cost
 from support.models import FACTORIES
 
 EVERY_PLAN = ["dense", *PLANS]

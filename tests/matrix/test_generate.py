@@ -22,7 +22,9 @@ CASES = [
 
 
 def longest(plan: str, tiny, given, new: int) -> list[int]:
-    return [max(rows) for rows in kv_rows(PLANS[plan], LAYERS, tiny.visual(given), new)]
+    return [
+        max(rows) for rows in kv_rows(PLANS[plan], LAYERS, tiny.visual(given), given["attention_mask"], new)
+    ]
 
 
 @pytest.mark.parametrize(("plan", "family", "attn", "scene"), CASES)

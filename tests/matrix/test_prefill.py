@@ -35,7 +35,7 @@ def test_gather_equals_mask(plan, family, attn, scene):
     real = given["attention_mask"]
     assert gap(ours.logits, theirs, real) < TOLERANCE
     assert gap(stock(family, attn, scene), theirs, real) > FAR
-    rows = kv_rows(PLANS[plan], LAYERS, tiny.visual(given))
+    rows = kv_rows(PLANS[plan], LAYERS, tiny.visual(given), given["attention_mask"])
     assert kv_lengths(ours.past_key_values) == [max(layer) for layer in rows]
     assert ours.past_key_values.get_seq_length() == given["input_ids"].shape[1]
 

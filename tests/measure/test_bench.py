@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from saccade.cost import cost
 from saccade.engine import apply, attached, kv_lengths
 from saccade.measure import bench
 from saccade.measure.bench import batched
 from saccade.measure.results import Phase
 from saccade.measure.runs import Runner
 from saccade.plan import Plan
+from saccade.pricing import cost
 
 FAST = {"text": 12, "new_tokens": 3, "repeats": 2, "warmup": 0}
 CPU_SDPA = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from saccade.cost import cost
 from saccade.measure.bench import batched
 from saccade.measure.roofline import Device, layer_seconds, probe, roofline
 from saccade.plan import Plan
+from saccade.pricing import cost
 from saccade.route import Route
 from saccade.shapes import SHAPES
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from saccade.demo.plans import lineup
-from saccade.evaluate.results import Prediction, score
+from saccade.evaluation.results import Prediction, score
 from saccade.layout import Layout
 from saccade.plan import Plan
 from saccade.report import figures, route_map

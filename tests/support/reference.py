@@ -158,13 +158,16 @@ def _positions(mask: torch.Tensor) -> torch.Tensor:
     return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
-def kv_rows(recipe: Recipe, layers: int, visual_BN: torch.Tensor, new: int = 0) -> list[list[int]]:
-    """Rows each layer's cache has to hold for each sample, padding included, after ``new`` more text rows."""
-    total = visual_BN.shape[1] + new
-    return [
-        [total - int(v) if "alive" in lost(recipe, n) else total for v in visual_BN.sum(1)]
-        for n in range(layers)
-    ]
+def kv_rows(
+    recipe: Recipe, layers: int, visual_BN: torch.Tensor, mask_BN: torch.Tensor, new: int = 0
+) -> list[list[int]]:
+    """Rows each layer's cache has to hold for each sample after ``new`` more text rows.
+
+    A layer that drops visual rows drops padding too; a layer that drops none keeps it, as stock.
+    """
+    text = (mask_BN.bool() & ~visual_BN).sum(1).tolist()
+    total = visual_BN.shape[1]
+    return [[(t if "alive" in lost(recipe, n) else total) + new for t in text] for n in range(layers)]
 
 
 def gap(ours: torch.Tensor, theirs: torch.Tensor, real_BN: torch.Tensor | None = None) -> float:

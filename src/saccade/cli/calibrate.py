@@ -11,8 +11,8 @@ import typer
 from saccade.cli import common
 
 if TYPE_CHECKING:
-    from saccade.calibrate.draw import Draw
-    from saccade.calibrate.measures import Direction
+    from saccade.calibration.draw import Draw
+    from saccade.calibration.measures import Direction
     from saccade.data import Entry
     from saccade.plan import Plan
     from saccade.samples import Sample
@@ -77,8 +77,8 @@ def calibrate(
     common.check_writable(out)
     where, kind = common.read_device(device), common.read_dtype(dtype)
     from saccade import models
-    from saccade.calibrate.api import calibrate as run
-    from saccade.calibrate.request import check_request, choose
+    from saccade.calibration.api import calibrate as run
+    from saccade.calibration.request import check_request, choose
 
     check_request(method, budget, flops, score, direction, draw)
     pool = read_pool(task or [], data, mixture, samples, seed)

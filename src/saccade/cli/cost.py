@@ -10,8 +10,8 @@ import typer
 from saccade.cli import common
 
 if TYPE_CHECKING:
-    from saccade.cost import Cost
     from saccade.plan import Plan
+    from saccade.pricing import Cost
     from saccade.shapes import ModelShape
 
 TEXT = 66.6
@@ -112,8 +112,8 @@ def price(shape: ModelShape, asked: str, visual: int, text: float, dtype_bytes: 
         ValueError: If the plan cannot be read or does not fit the shape.
     """
     from saccade.budget import layouts_of, resolve_for_prompt
-    from saccade.cost import prompt_cost
     from saccade.plan import Plan
+    from saccade.pricing import prompt_cost
 
     plan = resolve_for_prompt(Plan.of(asked), shape, visual, text)
     found = prompt_cost(shape, lambda layout: plan.route(layout, shape.layers), visual, text, dtype_bytes)

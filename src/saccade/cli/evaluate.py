@@ -12,7 +12,7 @@ import typer
 from saccade.cli import common
 
 if TYPE_CHECKING:
-    from saccade.evaluate import Comparison, Evaluation
+    from saccade.evaluation import Comparison, Evaluation
     from saccade.models import Loaded
     from saccade.plan import Plan
     from saccade.samples import Sample
@@ -75,8 +75,8 @@ def evaluate(
     out = common.Output(json)
     if predictions is not None:
         common.check_writable(predictions)
-    from saccade.evaluate.comparison import compare, name_plans
-    from saccade.evaluate.orders import read_orders
+    from saccade.evaluation.comparison import compare, name_plans
+    from saccade.evaluation.orders import read_orders
     from saccade.measure import record
 
     wanted = name_plans(plan or [])
@@ -162,7 +162,7 @@ def resolve(
 ) -> tuple[dict[str, Plan], dict[str, list[int]]]:
     """Plans with their layers, and the orders that chose them; calibrates for the scores that are missing."""
     from saccade.engine import apply
-    from saccade.evaluate.orders import calibrated, resolve_all, wanted_scores
+    from saccade.evaluation.orders import calibrated, resolve_all, wanted_scores
 
     for plan in plans.values():
         if plan.model and not force:

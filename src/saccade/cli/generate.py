@@ -109,10 +109,10 @@ def _answer(loaded, batch, max_new_tokens: int) -> dict[str, Any]:
 
 def _planned(loaded, batch, max_new_tokens: int, plan, force: bool) -> dict[str, Any]:
     from saccade.budget import last_layers, reach_flops
-    from saccade.cost import cost
     from saccade.engine import apply
     from saccade.layout import Layout
     from saccade.plan import Plan
+    from saccade.pricing import cost
 
     visual = loaded.family.visual_mask(loaded.model, batch["input_ids"])
     layout = Layout.from_mask(visual, batch["attention_mask"])

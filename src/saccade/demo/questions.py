@@ -7,7 +7,7 @@ from typing import Any
 
 from saccade import models
 from saccade.demo.plans import Lineup
-from saccade.evaluate import Comparison
+from saccade.evaluation import Comparison
 from saccade.layout import Layout
 from saccade.plan import Plan
 from saccade.report import route_map

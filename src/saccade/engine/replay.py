@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from saccade.cost import executed_flops
 from saccade.engine.attach import FRAME, Attachment, apply, check_supported
 from saccade.engine.frame import Frame
 from saccade.layout import Layout
 from saccade.plan import Plan
+from saccade.pricing import executed_flops
 from saccade.route import LayerRoute, Route
 from saccade.shapes import ModelShape
 

@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from saccade.budget import resolve_for_prompt
-from saccade.cost import cost, decode_flops
 from saccade.engine import apply
 from saccade.layout import Layout
 from saccade.measure.memory import peak_memory
@@ -23,6 +22,7 @@ from saccade.measure.runs import Runner
 from saccade.measure.target import Target, build, of_model
 from saccade.measure.vision import vision_seconds
 from saccade.plan import Plan, PlanLike
+from saccade.pricing import cost, decode_flops
 from saccade.route import Route
 from saccade.shapes import ModelShape
 

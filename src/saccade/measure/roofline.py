@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from saccade.cost import executed_flops
 from saccade.layout import Layout
+from saccade.pricing import executed_flops
 from saccade.route import LayerRoute, Route
 from saccade.shapes import ModelShape
 
@@ -74,9 +74,7 @@ def roofline(shape: ModelShape, route: Route, size: int, device: Device, flops_r
     return Roofline(device, dense_s, plan_s, ratio, captured)
 
 
-def layer_seconds(
-    shape: ModelShape, layer: LayerRoute, layout: Layout, size: int, device: Device
-) -> float:
+def layer_seconds(shape: ModelShape, layer: LayerRoute, layout: Layout, size: int, device: Device) -> float:
     """Least seconds of one layer: each product takes its arithmetic or its traffic, whichever is longer."""
     d, dq, dk, m = shape.hidden, shape.query_width, shape.kv_width, shape.ffn
     alive, query, ffn = (int(s.sum()) for s in (layer.alive_BN, layer.query_BN, layer.ffn_BN))

@@ -110,12 +110,20 @@ def bench(results: Path) -> str:
     return markdown(head, rows, right_from=2)
 
 
+def support(results: Path) -> str:
+    """What works under a plan, from the engine's own table; every row has a test."""
+    from saccade.engine.support import SUPPORT
+
+    return markdown(("with", "status", "notes"), [[s.feature, s.status, s.note] for s in SUPPORT], right_from=9)
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
     "methods": methods,
     "glance": glance,
     "glance-tasks": glance_tasks,
     "gate": gate,
     "bench": bench,
+    "support": support,
 }
 """Tables by the name in the marker."""
 

@@ -3,9 +3,9 @@
 import torch
 
 from saccade.engine import apply
-from saccade.evaluate import compare, gate
-from saccade.evaluate.by_task import compare_by_task, forget
-from saccade.evaluate.results import Comparison, Prediction, score
+from saccade.evaluation import compare, gate
+from saccade.evaluation.by_task import compare_by_task, forget
+from saccade.evaluation.results import Comparison, Prediction, score
 from saccade.layout import Layout
 from saccade.plan import Plan
 

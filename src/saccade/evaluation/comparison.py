@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from saccade.engine import apply
-from saccade.evaluate.results import Comparison, Evaluation, score
-from saccade.evaluate.runner import BLIND, DENSE, Answers, Run, answer, mean_cost
+from saccade.evaluation.results import Comparison, Evaluation, score
+from saccade.evaluation.runner import BLIND, DENSE, Answers, Run, answer, mean_cost
 from saccade.models import Loaded, wrap
 from saccade.plan import Plan, PlanLike
 from saccade.samples import Sample

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saccade.calibrate.measures import ascending, cosine_distance, first_below, kl, mean_sd, shuffled
+from saccade.calibration.measures import ascending, cosine_distance, first_below, kl, mean_sd, shuffled
 
 
 def test_kl_of_two_coins_by_hand():

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from saccade.evaluate.statistics import (
+from saccade.evaluation.statistics import (
     UNDEFINED,
     Interval,
     mcnemar,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saccade.evaluate.statistics import mcnemar, mean_of, paired_difference, retention, wilson
+from saccade.evaluation.statistics import mcnemar, mean_of, paired_difference, retention, wilson
 
 
 def test_wilson_equals_the_published_example():

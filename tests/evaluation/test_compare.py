@@ -5,10 +5,10 @@ import json
 import pytest
 from PIL import Image
 
-from evaluate.conftest import say
+from evaluation.conftest import say
 from saccade import models
 from saccade.engine import apply
-from saccade.evaluate import compare, evaluate, runner
+from saccade.evaluation import compare, evaluate, runner
 from saccade.samples import Sample
 
 TOKENS = 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from saccade.calibrate.journal import Journal
+from saccade.calibration.journal import Journal
 
 SETTINGS = {"score": "vig", "samples": ["a", "b"], "share": 0.1}
 

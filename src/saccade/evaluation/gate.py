@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from saccade.evaluate.results import Comparison
+from saccade.evaluation.results import Comparison
 from saccade.layout import Layout
 from saccade.methods import METHODS, LayerMethod, Method
 from saccade.plan import Plan
@@ -50,7 +50,7 @@ class RandomRows(Method):
         raise ValueError("random_rows touches every layer; it has no budget")
 
     def layer_route(self, layout: Layout, full_BN: torch.Tensor, number: int) -> LayerRoute | None:
-        raise NotImplementedError  # all layers share one set: see route
+        raise AssertionError("all layers share one set: see route")
 
     def route(self, layout: Layout, num_layers: int) -> Route:
         noise = torch.rand(layout.visual_BN.shape, generator=torch.Generator().manual_seed(self.seed))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import saccade
-from calibrate.vlm import counted
+from calibration.vlm import counted
 from saccade.engine import attached
 from saccade.engine.replay import replaying, shorten
 from saccade.families import find

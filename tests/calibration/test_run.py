@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import saccade
-from calibrate.vlm import counted
-from saccade.calibrate import run
-from saccade.calibrate.probes import PROBES, find_probe, probe_for
-from saccade.calibrate.run import brute_force, compare, try_layers
+from calibration.vlm import counted
+from saccade.calibration import run
+from saccade.calibration.probes import PROBES, find_probe, probe_for
+from saccade.calibration.run import brute_force, compare, try_layers
 from saccade.engine.replay import replaying
 from saccade.families import find
 from saccade.methods.ffn_skip import FFNSkip

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibrate.vlm import picture, question
-from saccade.calibrate import data_hash, draw
+from calibration.vlm import picture, question
+from saccade.calibration import data_hash, draw
 
 POOL = [question(i, images=0, task=t, subtask=s) for t in "xy" for s in ("a", "b", "c") for i in range(6)]
 

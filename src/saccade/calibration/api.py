@@ -10,16 +10,16 @@ from typing import Any
 from torch import nn
 
 from saccade import models
-from saccade.calibrate.draw import Draw, data_hash
-from saccade.calibrate.journal import Journal
-from saccade.calibrate.measures import Direction, check_direction
-from saccade.calibrate.probes import Probe, Progress, find_probe, probe_for
-from saccade.calibrate.request import choose, reach, wanted_method
-from saccade.calibrate.run import compare, try_layers
-from saccade.calibrate.scores import Scores
+from saccade.calibration.draw import Draw, data_hash
+from saccade.calibration.journal import Journal
+from saccade.calibration.measures import Direction, check_direction
+from saccade.calibration.probes import Probe, Progress, find_probe, probe_for
+from saccade.calibration.request import choose, reach, wanted_method
+from saccade.calibration.run import compare, try_layers
+from saccade.calibration.scores import Scores
 from saccade.data import Entry
 from saccade.engine.replay import replaying
-from saccade.evaluate.runner import weights_digest
+from saccade.evaluation.runner import weights_digest
 from saccade.measure.provenance import record
 from saccade.methods import Method
 from saccade.plan import Plan

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from saccade.evaluate.comparison import check_plans, check_samples, runs_of, tally
-from saccade.evaluate.results import Comparison, Prediction
-from saccade.evaluate.runner import Answers, answer
+from saccade.evaluation.comparison import check_plans, check_samples, runs_of, tally
+from saccade.evaluation.results import Comparison, Prediction
+from saccade.evaluation.runner import Answers, answer
 from saccade.models import Loaded
 from saccade.plan import Plan
 from saccade.samples import Sample

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from saccade.calibrate.measures import Direction, cosine_distance, kl
+from saccade.calibration.measures import Direction, cosine_distance, kl
 from saccade.methods import METHODS, Method
 
 

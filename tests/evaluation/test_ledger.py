@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from saccade.evaluate.ledger import Ledger, sample_digest
+from saccade.evaluation.ledger import Ledger, sample_digest
 from saccade.samples import Sample
 
 

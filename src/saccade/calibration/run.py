@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from saccade.calibrate.measures import Direction
-from saccade.calibrate.probes import Probe
-from saccade.cost import executed_flops
+from saccade.calibration.measures import Direction
+from saccade.calibration.probes import Probe
 from saccade.engine import apply
 from saccade.engine.replay import Replay, Replayer, replaying
 from saccade.families import find
 from saccade.methods import Method
 from saccade.plan import Plan
+from saccade.pricing import executed_flops
 from saccade.route import Route
 from saccade.shapes import ModelShape
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from saccade import models
 from saccade.budget import last_layers, reach_flops
-from saccade.calibrate.draw import Draw, check_draw
-from saccade.calibrate.draw import draw as draw_samples
-from saccade.calibrate.measures import check_direction
-from saccade.calibrate.probes import probe_for
-from saccade.calibrate.run import rows_of
+from saccade.calibration.draw import Draw, check_draw
+from saccade.calibration.draw import draw as draw_samples
+from saccade.calibration.measures import check_direction
+from saccade.calibration.probes import probe_for
+from saccade.calibration.run import rows_of
 from saccade.data import Entry
 from saccade.layout import Layout
 from saccade.methods import LayerMethod, Method

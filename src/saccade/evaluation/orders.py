@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from saccade.budget import reach_flops
-from saccade.evaluate.runner import count_prompts
+from saccade.evaluation.runner import count_prompts
 from saccade.layout import Layout
 from saccade.methods.vtw import VTW
 from saccade.models import Loaded
@@ -55,9 +55,9 @@ def calibrated(
         progress: Called with samples done and of all, over all scores.
 
     Returns:
-        A ``saccade.calibrate.Scores`` for every name.
+        A ``saccade.calibration.Scores`` for every name.
     """
-    from saccade.calibrate import scores as score_layers
+    from saccade.calibration import scores as score_layers
 
     count = min(CALIBRATION_SAMPLES, len(samples))
     found = {}

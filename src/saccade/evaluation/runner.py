@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from saccade import models
-from saccade.cost import Cost, prompt_cost
 from saccade.engine import apply
-from saccade.evaluate.ledger import Ledger, sample_digest
-from saccade.evaluate.results import Prediction
-from saccade.evaluate.scoring import is_match
+from saccade.evaluation.ledger import Ledger, sample_digest
+from saccade.evaluation.results import Prediction
+from saccade.evaluation.scoring import is_match
 from saccade.plan import Plan
+from saccade.pricing import Cost, prompt_cost
 from saccade.samples import Sample
 
 DENSE = "dense"

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from saccade.evaluate.results import Prediction, score
+from saccade.evaluation.results import Prediction, score
 
 
 def predictions(pattern: str, task: str = "count") -> list[Prediction]:

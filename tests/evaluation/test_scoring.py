@@ -2,7 +2,7 @@
 
 import pytest
 
-from saccade.evaluate.scoring import is_match, normalise
+from saccade.evaluation.scoring import is_match, normalise
 
 
 @pytest.mark.parametrize("said", ["Three circles", "three  circles ", "\tthree circles.", "THREE CIRCLES ."])

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from saccade.calibrate.measures import ascending, first_below, mean_sd, shuffled
+from saccade.calibration.measures import ascending, first_below, mean_sd, shuffled
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,38 @@
+"""The shipped checkpoint can show a difference, and the committed figures are its own."""
+
+from __future__ import annotations
+
+import pytest
+
+from saccade import models
+from saccade.evaluation import compare, gate
+from saccade.evaluation.runner import weights_digest
+from saccade.files import read_json
+from saccade.glance import suite
+
+SAMPLES = 8
+
+
+@pytest.fixture(scope="module")
+def glance() -> models.Loaded:
+    return models.load("glance")
+
+
+def test_crude_skipping_costs_accuracy(glance):
+    plans = gate.crude_plans(glance.shape.layers)
+    samples = [s for task in suite.TASKS for s in suite.samples(task, SAMPLES, "test", seed=7)]
+    found = compare(glance.model, glance.processor, samples, plans, batch_size=52, blind=False)
+    lines = gate.judge_losses(found, list(plans), [])[: len(plans)]
+    assert all(line.passed for line in lines), [(line.what, line.found) for line in lines if not line.passed]
+
+
+@pytest.mark.parametrize("name", ["difference_gate", "glance_table"])
+def test_committed_results_are_of_the_shipped_weights(glance, root, name):
+    found = read_json(root / "benchmarks" / "results" / f"{name}.json")
+    assert found["model"]["weights"] == weights_digest(glance.model)
+
+
+def test_the_committed_gate_names_what_failed(root):
+    found = read_json(root / "benchmarks" / "results" / "difference_gate.json")
+    assert found["passed"] == all(line["passed"] for line in found["lines"])
+    assert [line["passed"] for line in found["lines"][:4]] == [True] * 4
