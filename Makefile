@@ -59,7 +59,7 @@ format: $(READY)
 	$(RUN)/ruff format .
 
 tables: $(READY)
-	$(RUN)/python -m saccade.report.tables README.md
+	$(RUN)/python -m saccade.report.tables README.md src/saccade/glance/README.md
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis

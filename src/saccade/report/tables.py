@@ -58,17 +58,20 @@ def glance(results: Path) -> str:
 
 
 def glance_tasks(results: Path) -> str:
-    """Accuracy of the dense and the blind model on each task, from ``glance_table.json``."""
-    found = _load(results / "glance_table.json")
+    """Accuracy on each task, dense, blind and under plans, from ``glance_eval.json``."""
+    found = _load(results / "glance_eval.json")
     if found is None:
-        return _missing("python benchmarks/glance_table.py")
-    rows = [
-        [task, str(score["n"]), interval(score, "accuracy"), percent(score["blind"])]
-        for task, score in found["dense"]["tasks"].items()
-    ]
-    mean = found["dense"]["mean"]
-    rows.append(["**mean**", str(mean["n"]), interval(mean, "accuracy"), percent(mean["blind"])])
-    return markdown(("task", "n", "dense", "blind"), rows)
+        return _missing("saccade eval glance --samples 1000 --json benchmarks/results/glance_eval.json")
+    plans = found["plans"]
+
+    def row(name: str, dense: Mapping[str, Any], scores: Sequence[Mapping[str, Any]]) -> list[str]:
+        under = [percent(score["accuracy"]) for score in scores]
+        return [name, str(dense["n"]), percent(dense["blind"]), interval(dense, "accuracy"), *under]
+
+    dense = found["dense"]
+    rows = [row(task, score, [p["tasks"][task] for p in plans]) for task, score in dense["tasks"].items()]
+    rows.append(row("**mean**", dense["mean"], [p["mean"] for p in plans]))
+    return markdown(("task", "n", "blind", "dense", *(f"`{p['name']}`" for p in plans)), rows)
 
 
 def gate(results: Path) -> str:
@@ -114,7 +117,9 @@ def support(results: Path) -> str:
     """What works under a plan, from the engine's own table; every row has a test."""
     from saccade.engine.support import SUPPORT
 
-    return markdown(("with", "status", "notes"), [[s.feature, s.status, s.note] for s in SUPPORT], right_from=9)
+    return markdown(
+        ("with", "status", "notes"), [[s.feature, s.status, s.note] for s in SUPPORT], right_from=9
+    )
 
 
 TABLES: dict[str, Callable[[Path], str]] = {
@@ -166,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for path in paths:
         try:
             old = path.read_text(encoding="utf-8")
-            new = refresh(old, path.resolve().parent / "benchmarks" / "results")
+            new = refresh(old, _results(path.resolve()))
         except (OSError, ValueError) as error:
             print(f"{path}: {error}", file=sys.stderr)
             return 2
@@ -180,6 +185,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             temporary.write_text(new, encoding="utf-8")
             temporary.replace(path)
     return stale
+
+
+def _results(page: Path) -> Path:
+    """The folder of result files of the checkout that a page stands in."""
+    folders = [folder / "benchmarks" / "results" for folder in page.parents]
+    return next((folder for folder in folders if folder.is_dir()), folders[0])
 
 
 def _load(path: Path) -> Any:
