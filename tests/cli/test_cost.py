@@ -123,10 +123,11 @@ def test_a_model_folder_is_priced_from_its_configuration_alone(command, llava, t
     assert data["tflops"] == pytest.approx(4 * skipped / 1e12)
 
 
-def test_a_reading_that_is_not_modelled_is_null_in_json(command):
+def test_the_mask_reading_saves_less_than_the_bypass(command):
     data = command("cost", "--plan", "vskip(layers=3,reading=mask)", "--json", "-").json
-    assert data["executed_ratio"] is None
-    assert data["ratio"] == 1
+    bypass = command("cost", "--plan", "vskip(layers=3)", "--json", "-").json
+    assert bypass["ratio"] < data["ratio"] < 1
+    assert bypass["executed_ratio"] < data["executed_ratio"] < 1
 
 
 def test_a_prompt_without_images_saves_nothing(command):

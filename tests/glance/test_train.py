@@ -23,7 +23,7 @@ CONFIG = TrainConfig(
     warmup=2,
     bf16=False,
     read_layers=(1, 2),
-    point_layers=(1, 2),
+    point_layer=2,
     mixture=Mixture(batch=4, text=32),
     check_every=0.0,
     workers=0,

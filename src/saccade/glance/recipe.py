@@ -26,7 +26,7 @@ class TrainConfig:
         warmup: Steps over which each stage's learning rate rises.
         patch_weight: Weight of the patch losses in stage 2.
         point_weight: Weight of the pointing loss in stage 2.
-        point_layers: Decoder layers whose first heads are taught where to look.
+        point_layer: Decoder layer whose first heads are taught where to look.
         ema: Decay of the averaged weights, which are the ones exported.
         read_layers: Decoder layers that must be able to name what a patch shows.
         mixture: What the batches of stage 2 are made of; stage 1 uses its scenes only.
@@ -40,7 +40,7 @@ class TrainConfig:
         workers: Background processes drawing data; 0 draws in this process.
     """
 
-    minutes: float = 90.0
+    minutes: float = 86.0
     steps: int = 0
     seed: int = 0
     see_share: float = 0.11
@@ -51,7 +51,7 @@ class TrainConfig:
     warmup: int = 40
     patch_weight: float = 0.1
     point_weight: float = 0.2
-    point_layers: tuple[int, ...] = (7, 9)
+    point_layer: int = 7
     ema: float = 0.995
     read_layers: tuple[int, ...] = (5, 8)
     mixture: Mixture = field(default_factory=Mixture)

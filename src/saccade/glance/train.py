@@ -55,7 +55,7 @@ class Trainer:
             self.network = Network(
                 build_model(sizes, config.seed),
                 config.read_layers,
-                config.point_layers,
+                config.point_layer,
                 self.batches.encode.user,
             )
         self.replicas = [self.network, *(shared_copy(self.network) for _ in range(config.threads - 1))]
