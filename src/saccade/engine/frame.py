@@ -224,7 +224,7 @@ def compile_steps(route: Route, device: torch.device) -> tuple[Step | None, ...]
             text, visual = index(layout.text_BN), RowIndex.from_mask(layout.visual_BN).on(device)
             return Step(index(layer.alive_BN), text, index(layer.ffn_BN), visual)
         made = Step(index(layer.alive_BN), index(layer.query_BN), index(layer.ffn_BN))
-        return None if made == Step() or (made.attends_as_stock and made.ffn is None) else made
+        return None if made.attends_as_stock and made.ffn is None else made
 
     for layer in route.layers:
         if id(layer) not in steps:
