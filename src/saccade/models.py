@@ -8,14 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from saccade.families import Family, find
-from saccade.samples import Sample
+from saccade.samples import Sample, blind_image
 from saccade.shapes import ModelShape
-
-BLIND_COLOUR = (128, 128, 128)
-"""The plain picture that a blind baseline sees instead of the image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +113,7 @@ def read_dtype(name: str) -> torch.dtype:
 
 def blind(sample: Sample) -> Sample:
     """The same question over plain grey images of the same sizes."""
-    return replace(sample, images=tuple(Image.new("RGB", i.size, BLIND_COLOUR) for i in sample.images))
+    return replace(sample, images=tuple(blind_image(i) for i in sample.images))
 
 
 def prompt(loaded: Loaded, sample: Sample) -> str:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from PIL.Image import Image
+from PIL.Image import Image, new
+
+BLIND_COLOUR = (128, 128, 128)
+"""The plain picture that a blind baseline sees instead of the image."""
 
 
 @dataclass(frozen=True)
@@ -26,3 +29,8 @@ class Sample:
     images: tuple[Image, ...]
     question: str
     answer: str = ""
+
+
+def blind_image(image: Image) -> Image:
+    """A plain grey image of the same size: what a model is shown to measure what it guesses."""
+    return new("RGB", image.size, BLIND_COLOUR)

@@ -6,12 +6,11 @@ from functools import lru_cache
 from zlib import crc32
 
 import numpy as np
-from PIL import Image
 
 from saccade.glance.questions.base import Question
 from saccade.glance.scenes import Scene, make_scene, scene_seed
 from saccade.glance.tasks import TASKS, Task
-from saccade.samples import Sample
+from saccade.samples import Sample, blind_image
 
 __all__ = ["TASKS", "Task", "blind_image", "samples"]
 
@@ -39,11 +38,6 @@ def samples(task: str | None = None, n: int = 200, split: str = "test", seed: in
         raise ValueError("n must not be negative and seed must be in [0, 65536)")
     chosen = list(TASKS.values()) if task is None else [TASKS[task]]
     return [_sample(one, index, split, seed) for one in chosen for index in range(n)]
-
-
-def blind_image(image: Image.Image) -> Image.Image:
-    """A plain grey image of the same size: what a model is shown to measure what it guesses."""
-    return Image.new("RGB", image.size, (128, 128, 128))
 
 
 def _sample(task: Task, index: int, split: str, seed: int) -> Sample:
