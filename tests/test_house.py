@@ -20,7 +20,7 @@ SOURCE = ROOT / "src" / "saccade"
 MODULES = sorted(SOURCE.rglob("*.py"))
 CODE = [*MODULES, *sorted((ROOT / "tests").rglob("*.py")), *sorted((ROOT / "benchmarks").rglob("*.py"))]
 
-PURE = {"layout", "rows", "route", "shapes", "pricing"}
+PURE = {"layout", "rows", "route", "stages", "select", "cluster", "bipartite", "program", "shapes", "pricing"}
 METHODS_MAY_USE = PURE | {"methods"}
 TAKES_MODELS_APART = ("families", "glance")
 MAY_USE_INTERNALS = (*TAKES_MODELS_APART, "engine", "models.py")

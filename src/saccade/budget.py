@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
+
 from saccade.layout import Layout
-from saccade.methods import METHODS, Method
+from saccade.methods import METHODS
 from saccade.plan import Plan
-from saccade.pricing import cost
+from saccade.pricing import Cost, against, blend, cost
+from saccade.route import Route
 from saccade.shapes import ModelShape
 
 MAX_ROWS = 4_000_000
 """Longest prompt that is priced; beyond it a mistyped count is likelier than a prompt."""
+
+SLACK = 1e-12
+"""Rounding that a ratio may lie above its target."""
 
 Orders = dict[str, Sequence[int]]
 """Layers in the order they should be touched, by score name."""
@@ -44,6 +50,58 @@ def layouts_of(visual: int, text: float) -> tuple[tuple[Layout, ...], tuple[floa
     return (Layout.single(visual, low), Layout.single(visual, low + 1)), (1 - share, share)
 
 
+def shortens_prompts(plan: Plan) -> bool:
+    """Whether a method of the plan makes the prompt itself shorter, so that inputs depend on the plan."""
+    return any(hasattr(m, "visual_rows") for m in plan.methods)
+
+
+def as_processed(plan: Plan, layout: Layout) -> Layout:
+    """The prompts as they reach the model: methods that shorten the prompt itself make images smaller.
+
+    Args:
+        plan: Methods; those that work at the processor have ``visual_rows(rows) -> int``.
+        layout: The prompts without the plan.
+    """
+    if not shortens_prompts(plan):
+        return layout
+    shorten = [m.visual_rows for m in plan.methods if hasattr(m, "visual_rows")]
+    samples = []
+    for visual_N, real_N, image_N, counts in zip(
+        layout.visual_BN, layout.real_BN, layout.image_BN, layout.counts, strict=True
+    ):
+        keep_N = real_N.clone()
+        for image, rows in enumerate(counts):
+            fewer = rows
+            for rule in shorten:
+                fewer = rule(fewer)
+            keep_N[(image_N == image).nonzero()[fewer:, 0]] = False
+        samples.append((visual_N[keep_N], image_N[keep_N]))
+    longest = max((len(visual_N) for visual_N, _ in samples), default=0)
+    visual_BN = torch.zeros(layout.batch, longest, dtype=torch.bool)
+    real_BN, image_BN = torch.zeros_like(visual_BN), torch.full_like(visual_BN, -1, dtype=torch.long)
+    for b, (visual_N, image_N) in enumerate(samples):
+        # Padded on the left, as prompts are.
+        rows = slice(longest - len(visual_N), longest)
+        visual_BN[b, rows], image_BN[b, rows], real_BN[b, rows] = visual_N, image_N, True
+    return Layout(visual_BN, real_BN, image_BN)
+
+
+def price(plan: Plan, shape: ModelShape, layout: Layout, dtype_bytes: int = 2) -> Cost:
+    """What a resolved plan costs on some prompts, against the stock model on the full prompts."""
+    short = as_processed(plan, layout)
+    found = cost(shape, plan.route(short, shape.layers), dtype_bytes)
+    if short is layout:
+        return found
+    return against(found, cost(shape, Route.dense(layout, shape.layers), dtype_bytes))
+
+
+def price_prompt(plan: Plan, shape: ModelShape, visual: int, text: float, dtype_bytes: int = 2) -> Cost:
+    """What a resolved plan costs on a prompt of one image; a fractional ``text`` mixes its two neighbours."""
+    layouts, weights = layouts_of(visual, text)
+    first, *rest = [price(plan, shape, layout, dtype_bytes) for layout in layouts]
+    return blend(first, rest[0], weights[1]) if rest else first
+
+
 def reach_flops(
     plan: Plan,
     shape: ModelShape,
@@ -51,7 +109,7 @@ def reach_flops(
     orders: Orders | None = None,
     weights: Sequence[float] | None = None,
 ) -> Plan:
-    """Replaces ``flops=r`` by the smallest budget that reaches it, and resolves the whole plan.
+    """Replaces ``flops=r`` by the mildest setting that reaches it, and resolves the whole plan.
 
     The ratio is that of the composed route: the papers' rectangle, summed over the layouts.
 
@@ -66,8 +124,8 @@ def reach_flops(
         The resolved plan.
 
     Raises:
-        ValueError: If two methods ask for ``flops``, no budget reaches the ratio (the lowest reachable one is
-            named), or the plan does not resolve.
+        ValueError: If two methods ask for ``flops``, the one that asks has nothing to turn, no setting of it
+            reaches the ratio (the lowest reachable one is named), or the plan does not resolve.
     """
     wanting = [i for i, method in enumerate(plan.methods) if method.flops is not None]
     if not wanting:
@@ -82,23 +140,31 @@ def reach_flops(
     method = plan.methods[place]
     target = float(method.flops or 1.0)
 
-    def at(budget: int) -> Plan:
-        methods = (*plan.methods[:place], method.with_budget(budget), *plan.methods[place + 1 :])
+    def at(notch: int) -> Plan:
+        methods = (*plan.methods[:place], method.turned(notch), *plan.methods[place + 1 :])
         return replace(plan, methods=methods).resolve(shape.layers, orders)
 
-    def ratio(budget: int) -> float:
-        return flops_ratio(at(budget), shape, layouts, weights)
+    ratios: dict[int, float] = {}
 
-    low, high = 0, _most(method, shape, orders)
-    lowest = ratio(high)
-    if lowest > target + 1e-12:
+    def ratio(notch: int) -> float:
+        if notch not in ratios:
+            ratios[notch] = flops_ratio(at(notch), shape, layouts, weights)
+        return ratios[notch]
+
+    low, high = 0, method.notches(shape.layers, (orders or {}).get(method.score or ""))
+    if high < 1:
+        raise ValueError(
+            f"{method.name} has nothing to turn, so it cannot be asked for a FLOPs ratio: what it costs hangs on "
+            "the picture, or on the numbers it is given"
+        )
+    if ratio(high) > target + SLACK:
         raise ValueError(
             f"{plan.spec} cannot reach a FLOPs ratio of {target:g} on {shape.name}: "
-            f"the lowest, with {high} layers, is {lowest:.4f}"
+            f"the lowest, with {at(high).spec}, is {ratio(high):.4f}"
         )
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if ratio(middle) <= target + 1e-12 else (middle + 1, high)
+        low, high = (low, middle) if ratio(middle) <= target + SLACK else (middle + 1, high)
     return at(low)
 
 
@@ -107,7 +173,7 @@ def flops_ratio(
 ) -> float:
     """FLOPs of a resolved plan over those of the stock model (papers' rectangle, summed over layouts)."""
     weights = weights or [1.0] * len(layouts)
-    costs = [cost(shape, plan.route(layout, shape.layers)) for layout in layouts]
+    costs = [price(plan, shape, layout) for layout in layouts]
     dense = sum(w * c.dense_tflops for w, c in zip(weights, costs, strict=True))
     return sum(w * c.tflops for w, c in zip(weights, costs, strict=True)) / dense if dense else 1.0
 
@@ -130,10 +196,3 @@ def resolve_for_prompt(
     """
     layouts, weights = layouts_of(visual, text)
     return reach_flops(plan, shape, layouts, orders or last_layers(shape.layers), weights)
-
-
-def _most(method: Method, shape: ModelShape, orders: Orders | None) -> int:
-    """The largest budget a method can be given."""
-    preset = getattr(method, "presets", {}).get(getattr(method, "preset", None))
-    order = preset if isinstance(preset, tuple) else (orders or {}).get(method.score or "")
-    return min(shape.layers, len(order)) if order is not None else shape.layers

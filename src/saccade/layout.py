@@ -110,6 +110,24 @@ class Layout:
         return ~self.visual_BN & self.real_BN
 
     @cached_property
+    def place_BN(self) -> torch.Tensor:
+        """Each visual row's number inside its image, from 0; -1 elsewhere."""
+        place = torch.full_like(self.image_BN, -1)
+        for sample, images in zip(place, self.image_BN, strict=True):
+            for image in range(int(images.max()) + 1 if images.numel() else 0):
+                rows = images == image
+                sample[rows] = torch.arange(int(rows.sum()))
+        return place
+
+    @cached_property
+    def counts(self) -> tuple[tuple[int, ...], ...]:
+        """Rows of every image of every sample."""
+        return tuple(
+            tuple(torch.bincount(images[images >= 0]).tolist()) if bool((images >= 0).any()) else ()
+            for images in self.image_BN
+        )
+
+    @cached_property
     def has_visual(self) -> bool:
         """Whether any sample has a visual row."""
         return bool(self.visual_BN.any())

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from saccade.families import Family, find
+from saccade.methods.resize import Resize
+from saccade.plan import Plan, PlanLike
 from saccade.samples import Sample, blind_image
 from saccade.shapes import ModelShape
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,12 +138,43 @@ def prompt(loaded: Loaded, sample: Sample) -> str:
         raise ValueError(f"{loaded.name} cannot write a chat prompt: {error}") from error
 
 
-def inputs(loaded: Loaded, samples: Sequence[Sample]) -> Any:
+def image_scale(plan: PlanLike | None) -> float:
+    """What a plan leaves of each side of an image: the product over its ``resize`` methods."""
+    methods = () if plan is None else Plan.of(plan).methods
+    return math.prod(method.scale for method in methods if isinstance(method, Resize))
+
+
+def shrink(loaded: Loaded, images: Sequence[Image], scale: float) -> tuple[list[Image], dict[str, Any]]:
+    """Images at a lower resolution, for calling the processor yourself.
+
+    The prompt gets shorter: ``images, sizes = shrink(loaded, images, 0.5)``, then
+    ``processor(text=..., images=images, **sizes)``. A model with a picture of fixed size must have the plan
+    ``resize`` attached when it gets them.
+
+    Args:
+        loaded: The model and its processor.
+        images: Images.
+        scale: Of each side, above 0 and at most 1.
+
+    Returns:
+        The images, and what else the processor must be told.
+
+    Raises:
+        ValueError: If the scale is out of range.
+    """
+    pictures = [image.convert("RGB") for image in images]
+    if Resize(scale=scale).scale == 1:
+        return pictures, {}
+    return loaded.family.smaller(loaded.processor, pictures, scale)
+
+
+def inputs(loaded: Loaded, samples: Sequence[Sample], plan: PlanLike | None = None) -> Any:
     """Model inputs of a batch, left padded, on the model's device.
 
     Args:
         loaded: The model and its processor.
         samples: The questions; samples with and without images may stand side by side.
+        plan: The plan they will run under; its ``resize`` methods make the images smaller.
 
     Raises:
         ValueError: If there is no sample.
@@ -147,10 +184,11 @@ def inputs(loaded: Loaded, samples: Sequence[Sample]) -> Any:
     texts = [prompt(loaded, s) for s in samples]
     tokenizer = loaded.processor.tokenizer
     bos = tokenizer.bos_token
-    images = [image.convert("RGB") for s in samples for image in s.images]
+    images, sizes = shrink(loaded, [image for s in samples for image in s.images], image_scale(plan))
     batch = loaded.processor(
         text=texts,
         images=images or None,
+        **(sizes if images else {}),
         padding=True,
         padding_side="left",
         # A template that writes the first token itself must not get it twice.

@@ -12,6 +12,7 @@ from saccade import spec
 from saccade.files import read_json, write_json
 from saccade.layout import Layout
 from saccade.methods import METHODS, Method
+from saccade.program import Program, in_order
 from saccade.route import Route, compose
 
 SCHEMA = 1
@@ -42,15 +43,33 @@ class Plan:
         """The methods as a spec string."""
         return spec.write(self.methods)
 
-    def route(self, layout: Layout, num_layers: int) -> Route:
-        """The composed route of all methods for a batch.
+    def program(self, layout: Layout, num_layers: int) -> Program:
+        """What all methods together do to a batch: fixed row sets, and decisions on the way.
 
         Raises:
-            ValueError: If a method is unresolved or does not fit the depth.
+            ValueError: If a method is unresolved or does not fit the depth, or two methods cannot go together.
         """
         if not self.methods:
-            return Route.dense(layout, num_layers)
-        return compose([m.route(layout, num_layers) for m in self.methods]).check()
+            return Program(Route.dense(layout, num_layers))
+        route = compose([m.route(layout, num_layers) for m in self.methods]).check()
+        stages = in_order([stage for m in self.methods for stage in m.stages(num_layers)])
+        first = min((stage.before for stage in stages), default=num_layers)
+        if any(layer.visibility != "causal" for layer in route.layers[first:]):
+            raise ValueError(
+                f"{self.spec}: vskip(reading=mask) needs every row in its layers, but rows are dropped before "
+                f"layer {first}; use the bypass reading there"
+            )
+        return Program(route, stages)
+
+    def route(self, layout: Layout, num_layers: int) -> Route:
+        """The composed route of all methods for a batch, for prices and pictures.
+
+        Where rows are decided on the way, it has the right number of them, chosen without looking.
+
+        Raises:
+            ValueError: As ``program``.
+        """
+        return self.program(layout, num_layers).nominal()
 
     def resolve(self, num_layers: int, orders: dict[str, Sequence[int]] | None = None) -> Plan:
         """The same plan with budgets turned into layers.

@@ -10,7 +10,7 @@ Two FLOPs figures (2 per multiply-accumulate):
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 
@@ -18,6 +18,7 @@ from saccade.layout import Layout
 from saccade.route import LayerRoute, Route
 from saccade.rows import RowIndex, blocks
 from saccade.shapes import ModelShape
+from saccade.stages import Scoring
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Cost:
         tflops: Decoder layers, the papers' rectangle, in TFLOPs.
         dense_tflops: The same with every row in every set.
         ratio: ``tflops / dense_tflops``.
-        executed_tflops: What the engine dispatches.
+        executed_tflops: What the engine dispatches, score rows included.
         dense_executed_tflops: What the stock model dispatches.
         executed_ratio: Their ratio.
         kv_bytes: KV cache after prefill at ``dtype_bytes`` per number.
@@ -40,6 +41,7 @@ class Cost:
         decode_gflops: Decoder layers for the next token of every sample, in GFLOPs.
         dense_decode_gflops: The same of the stock model.
         layer_tflops: The papers' rectangle, layer by layer.
+        score_tflops: Score rows of decisions on the way; beside ``tflops``, within ``executed_tflops``.
     """
 
     tflops: float
@@ -57,6 +59,7 @@ class Cost:
     decode_gflops: float
     dense_decode_gflops: float
     layer_tflops: tuple[float, ...]
+    score_tflops: float = 0.0
 
     def to_dict(self) -> dict:
         """Plain dictionary for JSON."""
@@ -106,6 +109,13 @@ def executed_flops(shape: ModelShape, layer: LayerRoute, layout: Layout) -> int:
     calls = blocks(query, alive, same=same) if right_padded(layout.real_BN) else None
     scores = query.count * alive.count if calls is None else sum((c.stop - c.start) * c.keys for c in calls)
     return kept + 4 * d * dq * _computed(asking) + 4 * dq * batch * scores + narrow
+
+
+def scoring_flops(shape: ModelShape, scoring: Scoring, batch: int = 1) -> int:
+    """FLOPs of the score rows of one decision: their queries, their scores and, where need be, the keys."""
+    d, dk, dq = shape.hidden, shape.kv_width, shape.query_width
+    keys = 2 * d * dk * scoring.keys if scoring.projects_keys else 0
+    return batch * (keys + 2 * d * dq * scoring.asking + 2 * dq * scoring.asking * scoring.keys)
 
 
 def _paper_layer(shape: ModelShape, layer: LayerRoute, layout: Layout) -> float:
@@ -160,7 +170,8 @@ def cost(shape: ModelShape, route: Route, dtype_bytes: int = 2) -> Cost:
             paper_form = _paper_layer(shape, layer, layout)
             memo[id(layer)] = (paper_form, executed_flops(shape, layer, layout), alive)
     paper = [memo[id(layer)][0] for layer in route.layers]
-    ran = sum(memo[id(layer)][1] for layer in route.layers)
+    scores = sum(scoring_flops(shape, scoring, layout.batch) for scoring in route.scorings)
+    ran = sum(memo[id(layer)][1] for layer in route.layers) + scores
     rows = torch.stack([memo[id(layer)][2] for layer in route.layers])
     dense_paper, dense_executed, dense_rows = memo[id(full)]
     kv = 2 * shape.kv_width * dtype_bytes
@@ -183,6 +194,7 @@ def cost(shape: ModelShape, route: Route, dtype_bytes: int = 2) -> Cost:
         dense_decode_gflops=float(decode_flops(shape, dense_rows.sum().expand(shape.layers), layout.batch))
         / 1e9,
         layer_tflops=tuple(p / 1e12 for p in paper),
+        score_tflops=scores / 1e12,
     )
 
 
@@ -217,6 +229,21 @@ def prompt_cost(
         return first
     second = cost(shape, route_of(Layout.single(visual, low + 1)), dtype_bytes)
     return blend(first, second, share)
+
+
+def against(found: Cost, full: Cost) -> Cost:
+    """A cost beside the stock model of another one: of a prompt that was shortened, beside the full prompt."""
+    return replace(
+        found,
+        dense_tflops=full.dense_tflops,
+        ratio=found.tflops / full.dense_tflops if full.dense_tflops else 1.0,
+        dense_executed_tflops=full.dense_executed_tflops,
+        executed_ratio=found.executed_tflops / full.dense_executed_tflops if full.dense_executed_tflops else 1.0,
+        dense_kv_bytes=full.dense_kv_bytes,
+        kv_ratio=found.kv_bytes / full.dense_kv_bytes if full.dense_kv_bytes else 1.0,
+        visual_tokens=full.visual_tokens,
+        dense_decode_gflops=full.dense_decode_gflops,
+    )
 
 
 def blend(first: Cost, second: Cost, share: float) -> Cost:

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 
 from saccade.layout import Layout
+from saccade.stages import Scoring
 
 Visibility = Literal["causal", "text_and_self"]
 
@@ -44,10 +45,16 @@ class Route:
     """The program of a forward: one ``LayerRoute`` for every decoder layer.
 
     Layers that share a set share the tensor, so index work is done once per distinct set.
+
+    Attributes:
+        layout: Where the visual rows are.
+        layers: Row sets of every layer.
+        scorings: What was computed beside them to find the sets.
     """
 
     layout: Layout
     layers: tuple[LayerRoute, ...]
+    scorings: tuple[Scoring, ...] = ()
 
     @classmethod
     def dense(cls, layout: Layout, num_layers: int) -> Route:

@@ -6,8 +6,9 @@ samples together, D features.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 
@@ -55,6 +56,28 @@ class RowIndex:
             slices = None
         return cls(batch, rows, count, slices, index_BR, None if bool(filled.all()) else filled, flat, packed)
 
+    @classmethod
+    def from_counts(cls, mask_BN: torch.Tensor, counts: Sequence[int]) -> RowIndex:
+        """Reads the set off a mask on any device without waiting for it.
+
+        Args:
+            mask_BN: Boolean (batch, rows).
+            counts: Rows in the set of every sample, known beforehand.
+        """
+        if mask_BN.device.type == "cpu":
+            return cls.from_mask(mask_BN)
+        batch, rows = mask_BN.shape
+        count = max(counts, default=0)
+        filled = torch.arange(count) < torch.tensor(counts)[:, None]
+        packed = torch.arange(batch * count).view(batch, count)[filled].to(mask_BN.device, non_blocking=True)
+        order = torch.argsort(~mask_BN, dim=1, stable=True)[:, :count]
+        offsets = torch.arange(batch, device=mask_BN.device)[:, None] * rows
+        flat = (order + offsets).flatten().index_select(0, packed)
+        if bool(filled.all()):
+            return cls(batch, rows, count, None, order, None, flat, packed)
+        valid = filled.to(mask_BN.device, non_blocking=True)
+        return cls(batch, rows, count, None, order.masked_fill(~valid, 0), valid, flat, packed)
+
     def on(self, device: torch.device) -> RowIndex:
         """The same set with its index tensors on a device."""
         return replace(
@@ -65,14 +88,24 @@ class RowIndex:
             packed_T=self.packed_T.to(device, non_blocking=True),
         )
 
+    @cached_property
+    def wide_T(self) -> torch.Tensor:
+        """``index_BR`` in a (batch * rows) view, padding slots included."""
+        if self.valid_BR is None:
+            return self.flat_T
+        starts = torch.arange(self.batch, device=self.index_BR.device)[:, None] * self.rows
+        return (self.index_BR + starts).reshape(-1)
+
     def take(self, x_BND: torch.Tensor) -> torch.Tensor:
         """The selected rows, (B, R, D); padding slots hold row 0. A view where one slice serves."""
         if self.slices is not None:
             parts = [x_BND[:, a:b] for a, b in self.slices]
             return parts[0] if len(parts) == 1 else torch.cat(parts or [x_BND[:, :0]], dim=1)
-        x_BND = x_BND.expand(self.batch, -1, -1)
-        index = self.index_BR[..., None].expand(-1, -1, x_BND.shape[-1])
-        return x_BND.gather(1, index)
+        # Whole rows are copied: a gather would look up every single number.
+        if x_BND.shape[0] == 1:
+            return x_BND[0].index_select(0, self.index_BR.reshape(-1)).unflatten(0, self.index_BR.shape)
+        rows = x_BND.reshape(self.batch * self.rows, -1)
+        return rows.index_select(0, self.wide_T).unflatten(0, self.index_BR.shape)
 
     def put(self, y_BRD: torch.Tensor) -> torch.Tensor:
         """Spreads selected rows back over the full sequence, zeros elsewhere: (B, N, D)."""
@@ -83,8 +116,11 @@ class RowIndex:
                 out[:, a:b] = y_BRD[:, start : start + b - a]
                 start += b - a
             return out
-        packed = y_BRD.reshape(self.batch * self.count, -1).index_select(0, self.packed_T)
-        return out.view(self.batch * self.rows, -1).index_copy(0, self.flat_T, packed).view_as(out)
+        packed = y_BRD.reshape(self.batch * self.count, -1)
+        if self.valid_BR is not None:
+            packed = packed.index_select(0, self.packed_T)
+        out.view(self.batch * self.rows, -1).index_copy_(0, self.flat_T, packed)
+        return out
 
     def apply(self, rowwise: Callable[[torch.Tensor], torch.Tensor], x_BND: torch.Tensor) -> torch.Tensor:
         """Runs a row-wise module on the selected rows alone and spreads its output, zeros elsewhere."""
@@ -93,7 +129,7 @@ class RowIndex:
         features = x_BND.shape[-1]
         y = rowwise(x_BND.reshape(-1, features).index_select(0, self.flat_T)[None])[0]
         out = y.new_zeros(self.batch * self.rows, y.shape[-1])
-        return out.index_copy(0, self.flat_T, y).view(self.batch, self.rows, -1)
+        return out.index_copy_(0, self.flat_T, y).view(self.batch, self.rows, -1)
 
 
 def runs(mask_N: torch.Tensor) -> tuple[tuple[int, int], ...]:

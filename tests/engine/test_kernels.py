@@ -84,7 +84,7 @@ def test_index_work_is_done_once_a_forward_not_once_a_layer(monkeypatch, samples
     for owner in (RowIndex, Layout):
         inner = counted(owner.__name__, owner.from_mask.__func__)
         monkeypatch.setattr(owner, "from_mask", classmethod(inner))
-    for name in ("_mask", "_calls", "_append"):
+    for name in ("mask", "_calls", "_append"):
         monkeypatch.setattr(Frame, name, counted(name, getattr(Frame, name)))
     work = {}
     for layers in (4, 8):

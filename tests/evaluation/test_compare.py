@@ -9,6 +9,7 @@ from evaluation.conftest import say
 from saccade import models
 from saccade.engine import apply
 from saccade.evaluation import compare, evaluate, runner
+from saccade.plan import Plan
 from saccade.samples import Sample
 
 TOKENS = 4
@@ -48,6 +49,42 @@ def test_cost_is_that_of_the_prompts(toy, questions):
     assert cost["text_tokens"] == pytest.approx(sum(words) / len(words) + 2)
     assert cost["kv_ratio"] == pytest.approx(cost["text_tokens"] / (cost["text_tokens"] + 16))
     assert cost["kv_bytes"] < cost["dense_kv_bytes"]
+
+
+def test_cost_of_a_reducer_is_that_of_the_route_that_ran(toy, questions):
+    plans = ["fastv(layer=2,keep=0.25)", "random(keep=4)+vskip(layers=3)"]
+    found = compare(toy.model, toy.processor, questions, plans, batch_size=5, max_new_tokens=1, blind=False)
+    fastv, random = (found.plans[plan].cost for plan in plans)
+    assert fastv["equivalent_tokens"] == (2 * 16 + 2 * 4) / 4 and random["equivalent_tokens"] == 4
+    text = fastv["text_tokens"]
+    assert fastv["kv_ratio"] == pytest.approx((10 + text) / (16 + text))
+    assert random["kv_ratio"] == pytest.approx((4 + text) / (16 + text))
+    assert 0 < random["flops_ratio"] < fastv["flops_ratio"] < 1
+    for plan in plans:
+        nominal = runner.mean_cost(toy, Plan.of(plan), runner.count_prompts(toy, questions))
+        assert found.plans[plan].cost == pytest.approx(nominal)
+
+
+def test_counts_that_only_the_picture_tells_are_priced_as_they_came(toy, questions):
+    plan = "prumerge()"
+    found = evaluate(toy.model, toy.processor, questions, plan, batch_size=4, max_new_tokens=1, blind=False)
+    alone = []
+    for sample in questions:
+        with apply(toy.model, plan) as handle, handle.tracing() as traces:
+            say(toy, sample, 1)
+        alone.append(int(traces[0].alive(0).sum()))
+    assert found.cost["equivalent_tokens"] == pytest.approx(sum(alone) / len(alone))
+
+
+def test_answers_kept_without_costs_are_priced_in_closed_form(toy, questions, tmp_path):
+    path, settings = tmp_path / "cells.jsonl", dict(batch_size=4, max_new_tokens=TOKENS, blind=False)
+    fresh = compare(toy.model, toy.processor, questions, [HARD], ledger=path, **settings)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert any("spent" in line for line in lines)
+    old = [{key: value for key, value in line.items() if key != "spent"} for line in lines]
+    path.write_text("".join(json.dumps(line) + "\n" for line in old))
+    again = compare(toy.model, toy.processor, questions, [HARD], ledger=path, **settings)
+    assert again.plans[HARD].cost == pytest.approx(fresh.plans[HARD].cost)
 
 
 def test_an_empty_plan_is_dense_and_equal_plans_run_once(toy, questions, monkeypatch):

@@ -6,32 +6,15 @@ from saccade.engine import apply
 from saccade.evaluation import compare, gate
 from saccade.evaluation.by_task import compare_by_task, forget
 from saccade.evaluation.results import Comparison, Prediction, score
-from saccade.layout import Layout
-from saccade.plan import Plan
 
 
-def test_random_rows_keep_their_share_of_every_image():
-    visual = torch.zeros(3, 30, dtype=torch.bool)
-    visual[0, 4:24] = visual[1, 10:18] = True
-    layout = Layout.from_mask(visual)
-    route = Plan((gate.RandomRows(keep=0.25, seed=1),)).route(layout, 3)
-    alive = route.layers[0].alive_BN
-    assert (alive & visual).sum(1).tolist() == [5, 2, 0]
-    assert bool((alive | visual).all()) and bool((alive & ~visual == ~visual).all())
-    assert all(layer is route.layers[0] for layer in route.layers)
-    other = Plan((gate.RandomRows(keep=0.25, seed=2),)).route(layout, 3).layers[0].alive_BN
-    assert not torch.equal(alive, other)
-    assert torch.equal(alive, Plan((gate.RandomRows(keep=0.25, seed=1),)).route(layout, 3).layers[0].alive_BN)
-
-
-def test_random_rows_run_on_a_model(llava):
+def test_the_crude_plans_run_on_a_model_and_change_what_it_says(llava):
     inputs = llava.batch([[3, (24, 24), 5]])
     with torch.no_grad():
-        dense = llava.model(**inputs).logits
-        with apply(llava.model, gate.RandomRows(keep=1.0)):
-            assert torch.equal(llava.model(**inputs).logits, dense)
-        with apply(llava.model, gate.RandomRows(keep=0.25)):
-            assert not torch.allclose(llava.model(**inputs).logits[:, -1], dense[:, -1])
+        dense = llava.model(**inputs).logits[:, -1]
+        for name, plan in gate.crude_plans(4).items():
+            with apply(llava.model, plan):
+                assert not torch.allclose(llava.model(**inputs).logits[:, -1], dense), name
 
 
 def fake(**shares: int) -> Comparison:

@@ -15,9 +15,20 @@ def test_answers_come_back(tmp_path):
     first.put("dense", ["a", "b"], ["1", "2"])
     first.close()
     second = Ledger(path, {"tokens": 8})
-    assert second.get("dense", ["b", "a"]) == ["2", "1"]
+    assert second.get("dense", ["b", "a"]).texts == ["2", "1"]
     assert second.get("dense", ["a", "c"]) is None
     assert second.get("vskip(layers=1)", ["a"]) is None
+
+
+def test_what_prompts_cost_comes_back_beside_their_answers(tmp_path):
+    path = tmp_path / "cells.jsonl"
+    first = Ledger(path, {})
+    first.put("fastv()", ["a", "b"], ["1", "2"], {"gflops": 0.1 + 0.2})
+    first.put("fastv()", ["c"], ["3"])
+    first.close()
+    cell = Ledger(path, {}).get("fastv()", ["c", "b", "a"])
+    assert cell.texts == ["3", "2", "1"]
+    assert cell.spent == [None, {"gflops": 0.1 + 0.2}, {"gflops": 0.1 + 0.2}]
 
 
 def test_other_settings_start_anew(tmp_path):
@@ -37,7 +48,7 @@ def test_a_torn_last_line_is_dropped_and_the_file_goes_on(tmp_path, torn):
     with path.open("a", encoding="utf-8", errors="surrogateescape") as stream:
         stream.write(torn)
     second = Ledger(path, {})
-    assert second.get("dense", ["a"]) == ["1"]
+    assert second.get("dense", ["a"]).texts == ["1"]
     second.put("dense", ["b"], ["2"])
     second.close()
     lines = path.read_text().splitlines()

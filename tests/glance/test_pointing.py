@@ -18,7 +18,9 @@ from saccade.glance.vocabulary import (
 PATCHES = 6
 
 
-def _aims(text: str, patches: dict[int, dict[str, int]]) -> dict[tuple[int, str, int], list[int]]:
+def _aims(
+    text: str, patches: dict[int, dict[str, int]], look: int = 0
+) -> dict[tuple[int, str, int], list[int]]:
     """Aims per (head, word, its occurrence); row 0 is the one before the patches, so patch p is p + 1."""
     tokenizer = build_tokenizer()
     ids = torch.tensor([tokenizer(text).input_ids])
@@ -30,12 +32,12 @@ def _aims(text: str, patches: dict[int, dict[str, int]]) -> dict[tuple[int, str,
     tasks = torch.full_like(ids, -1)
     begin = words.index("<assistant>")
     tasks[0, begin:-1] = 0
-    aim = aims({"ids": ids, "labels": labels, "segments": torch.zeros_like(ids), "tasks": tasks})
+    aim = aims({"ids": ids, "labels": labels, "segments": torch.zeros_like(ids), "tasks": tasks})[0, look]
     found = {}
     for head in range(HEADS):
         for at, word in enumerate(words):
-            if aim[0, head, at].any():
-                found[head, word, words[:at].count(word)] = aim[0, head, at].nonzero().flatten().tolist()
+            if aim[head, at].any():
+                found[head, word, words[:at].count(word)] = aim[head, at].nonzero().flatten().tolist()
     return found
 
 
@@ -89,6 +91,21 @@ def test_arrows_are_followed_in_both_directions() -> None:
         assert found[0, word, 0] == [1]
         assert found[1, word, 0] == [5]
         assert found[2, word, 0] == [6]
+
+
+def test_the_second_look_is_one_arrow_further() -> None:
+    boxes = {
+        1: {"content": CONTENT_INDEX["C"], "source": 0, "target": 0},
+        3: {"content": CONTENT_INDEX["A"], "source": 0, "target": 0},
+        4: {"content": CONTENT_INDEX["B"], "source": LETTER_INDEX["A"], "target": LETTER_INDEX["C"]},
+    }
+    text = "follow two arrows from A<assistant>C</s>"
+    assert _aims(text, boxes)[0, "<assistant>", 0] == [4]
+    second = _aims(text, boxes, look=1)
+    assert second[0, "<assistant>", 0] == [5]  # B
+    assert second[1, "<assistant>", 0] == [0]  # no box tells that B leads to it
+    once = _aims("follow the arrow from A<assistant>B</s>", boxes, look=1)
+    assert once[0, "<assistant>", 0] == [4]
 
 
 def test_questions_that_name_nothing_teach_nothing() -> None:

@@ -54,7 +54,9 @@ def calibrate(
         processor: Its processor.
         samples: Questions to calibrate on, of one task or a mixture; of entries of a JSONL file
             (``saccade.data.read_jsonl``) only those drawn are decoded.
-        method: Name, spec string (``"vskip(budget=4)"``) or method whose layers are to be chosen.
+        method: Name, spec string (``"vskip(budget=4)"``) or method whose layers are to be chosen. Reducers
+            beside it (``"fastv(keep=0.5)+vskip(budget=4)"``) come into the plan as they are; layers are scored
+            without them, as the papers do.
         budget: How many layers it may touch. VTW needs none: it takes the smallest K under ``eta``.
         flops: FLOPs ratio to reach instead, on the prompts of these samples, with the fewest layers.
         score: How layers are scored (``vig``, ``lc``, ``ffn``, ``cosine``, ``random``, ``withdrawal``); the
@@ -75,16 +77,19 @@ def calibrate(
     Raises:
         ValueError: If the samples, the budget, the model or the score do not fit, saying how.
     """
-    wanted = wanted_method(method, budget, flops)
+    asked_for = wanted_method(method, budget, flops)
+    wanted = asked_for.method
     probe = probe_for(wanted, score)
     loaded = models.wrap(model, processor)
     depth = loaded.shape.layers
     if wanted.budget is not None and wanted.budget > depth:
         raise ValueError(f"a budget of {wanted.budget} layers, but the model has {depth}")
+    for other in asked_for.others:
+        other.resolve(depth)
     chosen = choose(samples, num_samples, draw, seed)
     target = wanted.flops
     if target is not None:
-        wanted = reach(loaded, wanted, chosen)
+        wanted = reach(loaded, asked_for, chosen)
     found = score_samples(
         loaded,
         chosen,
@@ -100,7 +105,7 @@ def calibrate(
     )
     done = wanted.resolve(depth, found.order)
     asked = {key: value for key, value in (("budget", wanted.budget), ("flops", target)) if value is not None}
-    plan = Plan((done,), found.model, {"asked": asked, **found.record()})
+    plan = Plan(asked_for.with_method(done).methods, found.model, {"asked": asked, **found.record()})
     if out is not None:
         plan.save(out)
         partial_path(out).unlink(missing_ok=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from saccade import models
 from saccade.budget import last_layers, reach_flops
@@ -14,7 +14,7 @@ from saccade.calibration.probes import probe_for
 from saccade.calibration.run import rows_of
 from saccade.data import Entry
 from saccade.layout import Layout
-from saccade.methods import LayerMethod, Method
+from saccade.methods import BudgetMethod, LayerMethod, Method
 from saccade.methods.vtw import VTW
 from saccade.plan import Plan
 from saccade.samples import Sample
@@ -33,21 +33,54 @@ def check_request(
     Raises:
         ValueError: Saying what does not fit.
     """
-    probe_for(wanted_method(method, budget, flops), score)
+    probe_for(wanted_method(method, budget, flops).method, score)
     check_direction(direction)
     check_draw(draw)
 
 
-def wanted_method(method: str | Method, budget: int | None, flops: float | None) -> Method:
-    """The one method that is asked for, with its budget or FLOPs ratio but without layers.
+@dataclass(frozen=True)
+class Wanted:
+    """What a calibration is asked to choose the layers of.
+
+    Attributes:
+        plan: All methods, as they were given.
+        place: Which of them is calibrated.
+        method: That one, with its budget or FLOPs ratio but without layers.
+    """
+
+    plan: Plan
+    place: int
+    method: BudgetMethod
+
+    @property
+    def others(self) -> tuple[Method, ...]:
+        """The methods beside it."""
+        return (*self.plan.methods[: self.place], *self.plan.methods[self.place + 1 :])
+
+    def with_method(self, method: Method) -> Plan:
+        """The whole plan with another method in the place of the one that is calibrated."""
+        methods = (*self.plan.methods[: self.place], method, *self.plan.methods[self.place + 1 :])
+        return Plan(methods)
+
+
+def wanted_method(method: str | Method, budget: int | None, flops: float | None) -> Wanted:
+    """The one method that is asked for, alone or beside reducers, which have nothing to calibrate.
 
     Raises:
-        ValueError: If there are several, its layers are known, or its budget is missing or given twice.
+        ValueError: If there are several, its layers are known, there are only reducers, or its budget is
+            missing or given twice.
     """
-    methods = Plan.of(method).methods
-    if len(methods) != 1:
-        raise ValueError(f"one method is calibrated at a time, got {len(methods)}: {Plan.of(method).spec}")
-    wanted = methods[0]
+    plan = Plan.of(method)
+    places = [i for i, m in enumerate(plan.methods) if isinstance(m, BudgetMethod)]
+    if not places and plan.methods:
+        raise ValueError(
+            f"{plan.spec} has no layers to choose, so there is nothing to calibrate: it decides on the way which "
+            "rows to keep; compose it with a layer method, such as vskip(budget=4), or run it as it is"
+        )
+    if len(places) != 1:
+        raise ValueError(f"one method is calibrated at a time, got {len(places)}: {plan.spec}")
+    wanted = plan.methods[places[0]]
+    assert isinstance(wanted, BudgetMethod)
     if wanted.is_resolved or getattr(wanted, "preset", None):
         raise ValueError(f"{wanted} knows its layers already; give {wanted.name} with a budget or flops")
     if budget is not None or flops is not None:
@@ -56,14 +89,18 @@ def wanted_method(method: str | Method, budget: int | None, flops: float | None)
         wanted = wanted.with_budget(budget) if budget is not None else _with_flops(wanted, flops)
     if isinstance(wanted, LayerMethod) and wanted.budget is None and wanted.flops is None:
         raise ValueError(f"{wanted.name}: give a budget (how many layers) or a FLOPs ratio to reach")
-    return wanted
+    found = Wanted(plan, places[0], wanted)
+    asks = next((m for m in found.others if m.flops is not None), None)
+    if asks is not None:
+        raise ValueError(f"{asks}: beside a calibration only {wanted.name} can ask for a FLOPs ratio")
+    return found
 
 
-def _with_flops(method: Method, flops: float | None) -> Method:
+def _with_flops(method: BudgetMethod, flops: float | None) -> BudgetMethod:
     return VTW(flops=flops) if isinstance(method, VTW) else replace(method, budget=None, flops=flops)
 
 
-def reach(loaded: models.Loaded, method: Method, samples: Sequence[Sample]) -> Method:
+def reach(loaded: models.Loaded, wanted: Wanted, samples: Sequence[Sample]) -> BudgetMethod:
     """Turns a FLOPs ratio into a budget; what a route costs does not hang on which layers it touches.
 
     Raises:
@@ -72,15 +109,15 @@ def reach(loaded: models.Loaded, method: Method, samples: Sequence[Sample]) -> M
     counts = [rows_of(loaded.model, models.inputs(loaded, [sample])) for sample in samples]
     prompts = dict.fromkeys(counts)
     plan = reach_flops(
-        Plan((method,)),
+        wanted.with_method(wanted.method),
         loaded.shape,
         [Layout.single(visual, text) for visual, text in prompts],
         last_layers(loaded.shape.layers),
         [float(counts.count(prompt)) for prompt in prompts],
     )
-    done = plan.methods[0]
+    done = plan.methods[wanted.place]
     used = loaded.shape.layers - done.layer if isinstance(done, VTW) and done.layer is not None else None
-    return method.with_budget(len(done.layers or ()) if isinstance(done, LayerMethod) else used or 0)
+    return wanted.method.with_budget(len(done.layers or ()) if isinstance(done, LayerMethod) else used or 0)
 
 
 def choose(samples: Iterable[Sample | Entry], num_samples: int | None, draw: Draw, seed: int) -> list[Sample]:

@@ -6,8 +6,9 @@ import functools
 import inspect
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,12 +17,17 @@ from transformers.cache_utils import Cache
 
 from saccade.engine.attention import routed_attention
 from saccade.engine.cache import ragged_layer
-from saccade.engine.frame import Frame, Step
-from saccade.engine.support import check_supported
+from saccade.engine.decide import Decisions, Scene
+from saccade.engine.frame import Frame, Positions
+from saccade.engine.steps import Step
+from saccade.engine.support import check_supported, refuse_split_prompts
+from saccade.engine.tower import Captured, TowerTap, grid, vision
+from saccade.engine.trace import Trace
 from saccade.families import Family, find, unwrap
 from saccade.layout import Layout
 from saccade.plan import Plan, PlanLike
 from saccade.rows import RowIndex
+from saccade.stages import Vision
 
 FRAME = "saccade_frame"
 """Keyword that carries the frame from the decoder through the stock loop to its layers."""
@@ -60,11 +66,28 @@ def apply(model: nn.Module, plan: PlanLike, *, force: bool = False) -> Attachmen
     return Attachment(model, family, found.resolve(family.shape(config).layers))
 
 
+@dataclass(frozen=True, eq=False)
+class _Prompt:
+    """What the core was given.
+
+    Attributes:
+        visual_BN: Rows that hold a visual placeholder.
+        real_BN: Rows that are not padding, or None.
+        inputs: All arguments by name.
+    """
+
+    visual_BN: torch.Tensor
+    real_BN: torch.Tensor | None
+    inputs: dict[str, Any]
+
+
 class _Call(threading.local):
     """What the hooks of one forward hand on; threads may share a model."""
 
-    layout: Layout | None = None
+    prompt: _Prompt | None = None
     given: Layout | None = None
+    given_vision: Vision | None = None
+    traces: list[Trace] | None = None
 
 
 class Attachment:
@@ -88,10 +111,49 @@ class Attachment:
             cell = _Cell()
             self._swap(layer.self_attn, functools.partial(_Attention, self, number, layer.self_attn, cell))
             self._swap(layer.mlp, functools.partial(_Mlp, cell))
+        self._hook_stages()
         core, decoder = self.parts.core, self.parts.decoder
         self._undo.append(core.register_forward_pre_hook(self._before_core, with_kwargs=True).remove)
         self._undo.append(core.register_forward_hook(self._after_core, always_call=True).remove)
         self._undo.append(decoder.register_forward_pre_hook(self._before_decoder, with_kwargs=True).remove)
+
+    def _hook_stages(self) -> None:
+        """Puts hooks on the layers that decisions look at, and on the vision tower where it is looked at."""
+        family = self.family
+        stages = [s for m in self.plan.methods for s in m.stages(len(self.parts.layers))]
+        for stage in stages:
+            if stage.compact == "always" and not family.compact_positions:
+                raise ValueError(
+                    f"{stage.by}: positions of {family.name} have several axes and cannot close up; "
+                    "take position_policy=keep"
+                )
+        before = {s.before for s in stages if s.look.layer and s.look.moment == "before"}
+        after = {s.before - 1 for s in stages if not (s.look.layer and s.look.moment == "before")} - {-1}
+        for number in before:
+            hook = functools.partial(self._before_layer, number)
+            layer = self.parts.layers[number]
+            self._undo.append(layer.register_forward_pre_hook(hook, with_kwargs=True).remove)
+        for number in after:
+            hook = functools.partial(self._after_layer, number)
+            layer = self.parts.layers[number]
+            # Before the hooks that shard the layer's weights away again.
+            handle = layer.register_forward_hook(hook, with_kwargs=True, prepend=True)
+            self._undo.append(handle.remove)
+        wanted = frozenset(s.look.tower for s in stages if s.look.tower is not None)
+        merges = [m.tower_merge for m in self.plan.methods if getattr(m, "tower_merge", None) is not None]
+        if len(merges) > 1:
+            raise ValueError(f"{self.plan.spec}: a vision tower merges by one rule only")
+        merge = merges[0] if merges else None
+        self._tap: TowerTap | None = None
+        if stages:
+            self._tap = TowerTap(self.model, family, wanted, merge)
+            self._undo.append(self._tap.remove)
+            self._undo.append(
+                refuse_split_prompts(
+                    unwrap(self.model), self.plan.spec, any(s.look.layer for s in stages)
+                )
+            )
+        self._decides = bool(stages)
 
     def _swap(self, module: nn.Module, make: Callable[[Callable], Callable]) -> None:
         # accelerate keeps the true forward in _old_forward; attaching there leaves its hooks around us.
@@ -128,17 +190,37 @@ class Attachment:
         raise ValueError("a model with a saccade plan is not copied or pickled; remove the plan first")
 
     @contextmanager
-    def with_layout(self, layout: Layout) -> Iterator[None]:
-        """Says which rows are visual where the model cannot see it: calls with merged embeddings only."""
-        self._call.given = layout
+    def with_layout(self, layout: Layout, vision: Vision | None = None) -> Iterator[None]:
+        """Says which rows are visual where the model cannot see it: calls with merged embeddings only.
+
+        Args:
+            layout: Where the visual rows are.
+            vision: What a vision tower would know of them, for methods that look at it.
+        """
+        self._call.given, self._call.given_vision = layout, vision
         try:
             yield
         finally:
-            self._call.given = None
+            self._call.given = self._call.given_vision = None
+
+    @contextmanager
+    def tracing(self) -> Iterator[list[Trace]]:
+        """Notes what happens to the visual rows of every forward that has some: one ``Trace`` each, in order."""
+        self._call.traces = found = []
+        own, self._tap = self._tap, self._tap or TowerTap(self.model, self.family)
+        try:
+            yield found
+        finally:
+            self._call.traces = None
+            if own is None:
+                self._tap.remove()
+            self._tap = own
 
     @_eager
     def _before_core(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        self._call.layout = None
+        self._call.prompt = None
+        if self._tap is not None:
+            self._tap.begin()
         if self._call.given is not None or not self.plan.methods:
             return
         named = _by_name(module, args, kwargs)
@@ -155,16 +237,18 @@ class Attachment:
         real = None
         if isinstance(padding, torch.Tensor) and padding.ndim == 2:
             real = padding[:, -mask.shape[1] :]
-        self._call.layout = Layout.from_mask(mask, real)
+        self._call.prompt = _Prompt(mask, real, named)
 
     def _after_core(self, module: nn.Module, args: tuple, output: Any) -> None:
-        self._call.layout = None
+        self._call.prompt = None
 
     @_eager
     def _before_decoder(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict]:
         if FRAME in kwargs:
             return args, kwargs
-        layout, self._call.layout = self._call.given or self._call.layout, None
+        prompt, self._call.prompt = self._call.prompt, None
+        captured = self._captured(prompt)
+        layout = self._call.given or _layout(prompt, captured)
         named = _by_name(module, args, kwargs)
         rows = next(
             (named[key] for key in ("inputs_embeds", "input_ids") if named.get(key) is not None), None
@@ -177,16 +261,109 @@ class Attachment:
                 f"the layout is of {layout.batch} x {layout.rows} rows, the forward of {batch} x {new}"
             )
         num_layers = len(self.parts.layers)
-        route = self.plan.route(layout, num_layers) if layout is not None and layout.has_visual else None
-        if route is not None and all(layer.is_dense for layer in dict.fromkeys(route.layers)):
-            route = None
+        seen = layout is not None and layout.has_visual
+        program = self.plan.program(layout, num_layers) if layout is not None and seen else None
+        route = None if program is None else program.route
+        watched = program is not None and (program.stages or self._call.traces is not None)
+        if route is not None and not watched and all(one.is_dense for one in dict.fromkeys(route.layers)):
+            route = program = None
         cache: Cache | None = named.get("past_key_values")
         ragged = cache is not None and any(ragged_layer(cache, n) for n in range(len(cache.layers)))
         if route is None and not ragged:
             return args, kwargs
         past = check_supported(self.family, module, named, rows, cache)
-        frame = Frame.build(route, num_layers, batch, new, past, named.get("attention_mask"), rows.device)
-        return args, kwargs | {FRAME: frame}
+        positions = self._positions(named, rows, past)
+        mask = named.get("attention_mask")
+        frame = Frame.build(route, num_layers, batch, new, past, mask, rows.device, positions)
+        if program is None or (not program.stages and self._call.traces is None):
+            return args, kwargs | {FRAME: frame}
+        frame.decisions = Decisions(program, frame, self._scene(program.route.layout, captured))
+        # The decoder's input is rewritten: from here on every argument goes by its name.
+        return (), {**named, "inputs_embeds": frame.decisions.enter(rows), FRAME: frame}
+
+    def _positions(self, named: dict[str, Any], rows: torch.Tensor, past: int) -> Positions | None:
+        if not (self._decides and self.family.compact_positions):
+            return None
+        ids = named.get("position_ids")
+        if ids is None:
+            ids = torch.arange(past, past + rows.shape[1], device=rows.device)[None]
+        decoder, family = self.parts.decoder, self.family
+        like = rows if rows.is_floating_point() else self.parts.norm.weight
+        return Positions(ids, lambda at: family.rotary(decoder, like, at))
+
+    def _captured(self, prompt: _Prompt | None) -> Captured | None:
+        """What is known of the images of this forward, where anybody wants to know."""
+        if self._tap is None or prompt is None:
+            return None
+        return self._tap.captured(prompt.inputs.get("mm_encoder_outputs"), prompt.inputs)
+
+    def _scene(self, layout: Layout, captured: Captured | None) -> Scene:
+        given = self._call.given_vision
+        look: Callable[[str, torch.Tensor], Vision] | None = None
+        if given is not None:
+
+            def look(which: str, embeddings_BND: torch.Tensor) -> Vision:
+                return given
+        elif captured is not None and captured.tower is not None:
+
+            def look(which: str, embeddings_BND: torch.Tensor) -> Vision:
+                return vision(captured, which, layout, embeddings_BND)
+
+        where = None if captured is None else grid(captured.picture, layout, torch.device("cpu"))
+        return Scene(self.family, self.parts, where, look, self._call.traces)
+
+    @_eager
+    def _before_layer(self, number: int, layer: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+        frame: Frame | None = kwargs.get(FRAME)
+        if frame is None or frame.decisions is None:
+            return None
+        hidden = args[0] if args else kwargs["hidden_states"]
+        changed = frame.decisions.before(number, layer, hidden, kwargs)
+        if args:
+            return (changed, *args[1:]), kwargs
+        return args, kwargs | {"hidden_states": changed}
+
+    @_eager
+    def _after_layer(
+        self, number: int, layer: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any
+    ) -> Any:
+        frame: Frame | None = kwargs.get(FRAME)
+        if frame is None or frame.decisions is None:
+            return None
+        into = args[0] if args else kwargs["hidden_states"]
+        hidden = output[0] if isinstance(output, tuple) else output
+        changed = frame.decisions.after(number, layer, into, kwargs, hidden)
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+
+def _layout(prompt: _Prompt | None, captured: Captured | None) -> Layout | None:
+    """Where the visual rows are. Without a picture, every unbroken run of them counts as one image."""
+    if prompt is None:
+        return None
+    lengths = None
+    if captured is not None:
+        lengths = _by_sample(captured.picture.lengths, prompt.visual_BN.sum(1).tolist())
+    return Layout.from_mask(prompt.visual_BN, prompt.real_BN, lengths)
+
+
+def _by_sample(lengths: Sequence[int], rows: Sequence[int]) -> list[list[int]]:
+    """Rows of every image, sample by sample.
+
+    Raises:
+        ValueError: If the images do not fill the samples one after another.
+    """
+    left, found = list(lengths), []
+    for total in rows:
+        sample: list[int] = []
+        while sum(sample) < total and left:
+            sample.append(left.pop(0))
+        found.append(sample)
+        if sum(sample) != total:
+            raise ValueError(
+                f"a sample has {total} visual rows, but its images have {sum(sample)}; the plan needs every prompt "
+                "in one piece, with its own images"
+            )
+    return found
 
 
 def _by_name(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:

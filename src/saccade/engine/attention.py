@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from transformers.cache_utils import Cache
 
 from saccade.engine.cache import KeyRows, make_ragged, ragged_layer
-from saccade.engine.frame import Frame, Step
+from saccade.engine.frame import Frame
+from saccade.engine.steps import Step
 from saccade.families import Family, Rotary
 from saccade.rows import RowIndex
 
@@ -37,12 +38,17 @@ def routed_attention(
         rotary: Cosines and sines of every new row.
         cache: KV cache, or None.
     """
-    alive_BND, alive_rotary = _take(step.alive, hidden_BND), _rotary(step.alive, rotary)
+    ragged = None if cache is None else ragged_layer(cache, attn.layer_idx)
+    rotary = frame.rotary(step, None if ragged is None else ragged.rows, rotary)
+    alive_BND, alive_rotary = take_rows(step.alive, hidden_BND), take_rotary(step.alive, rotary)
     keys_BGKW, values_BGKW = family.keys_values(attn, alive_BND, alive_rotary)
     rows = frame.every(frame.new) if step.alive is None else frame.keys(None, step)
     if cache is not None:
         keys_BGKW, values_BGKW, rows = _store(frame, step, cache, attn.layer_idx, keys_BGKW, values_BGKW)
-    queries_BHQW = family.queries(attn, _take(step.query, hidden_BND), _rotary(step.query, rotary))
+    asking_BND, asking_rotary = alive_BND, alive_rotary
+    if step.query is not step.alive:
+        asking_BND, asking_rotary = take_rows(step.query, hidden_BND), take_rotary(step.query, rotary)
+    queries_BHQW = family.queries(attn, asking_BND, asking_rotary)
     dropout = attn.attention_dropout if attn.training else 0.0
     parts = [
         _sdpa(
@@ -67,11 +73,13 @@ def routed_attention(
     return out + step.narrow.put(family.output(attn, narrow))
 
 
-def _take(rows: RowIndex | None, x_BND: torch.Tensor) -> torch.Tensor:
+def take_rows(rows: RowIndex | None, x_BND: torch.Tensor) -> torch.Tensor:
+    """The selected rows of hidden states; all where there is no selection."""
     return x_BND if rows is None else rows.take(x_BND)
 
 
-def _rotary(rows: RowIndex | None, rotary: Rotary) -> Rotary:
+def take_rotary(rows: RowIndex | None, rotary: Rotary) -> Rotary:
+    """The selected rows of rotary tables."""
     return rotary if rows is None else (rows.take(rotary[0]), rows.take(rotary[1]))
 
 
@@ -123,7 +131,7 @@ def _text_and_self(
         raise ValueError("vskip(reading=mask) takes no new image on an existing cache; start a new cache")
     visual, text = step.narrow, step.query
     assert visual is not None and text is not None
-    q = family.queries(attn, visual.take(hidden_BND), _rotary(visual, rotary))
+    q = family.queries(attn, visual.take(hidden_BND), take_rotary(visual, rotary))
     groups = q.shape[1] // keys_BGNW.shape[1]
 
     def pick(rows: RowIndex, x_BGNW: torch.Tensor) -> torch.Tensor:

@@ -6,13 +6,28 @@ Shape letters: B batch, K cached rows, H key/value heads, D head width.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 
 Derived = TypeVar("Derived")
+
+
+@dataclass(frozen=True, eq=False)
+class Shift:
+    """How far positions closed up in one forward, for every row that comes later.
+
+    Attributes:
+        start: First row of that forward in the full sequence.
+        stop: End of its rows.
+        by_B1: Rows that were dropped of each sample; B may be 1.
+    """
+
+    start: int
+    stop: int
+    by_B1: torch.Tensor
 
 
 @dataclass(eq=False)
@@ -23,11 +38,13 @@ class KeyRows:
         ids_BK: Row numbers in the full sequence, -1 in columns that pad a shorter sample; B may be 1.
         dense: Whether this is simply every row, in order.
         gapless: Whether no column is padding.
+        shifts: Where positions closed up.
     """
 
     ids_BK: torch.Tensor
     dense: bool
     gapless: bool
+    shifts: tuple[Shift, ...] = ()
     _derived: dict[str, tuple[Any, Any]] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -44,14 +61,36 @@ class KeyRows:
 
     def rebatch(self, change: Callable[[torch.Tensor], torch.Tensor]) -> KeyRows:
         """The rows after samples were selected or repeated."""
-        return KeyRows(change(self.ids_BK), self.dense, self.gapless)
+        shifts = tuple(
+            replace(s, by_B1=change(s.by_B1)) if s.by_B1.shape[0] > 1 else s for s in self.shifts
+        )
+        return KeyRows(change(self.ids_BK), self.dense, self.gapless, shifts)
+
+    def shift(self, before: int) -> torch.Tensor | None:
+        """How much lower than its row number a row's position is, (B, 1), from forwards that began earlier.
+
+        Args:
+            before: First row of the forward that asks.
+        """
+        parts = [s.by_B1 for s in self.shifts if s.start < before]
+        return sum(parts[1:], parts[0]) if parts else None
 
     def crop(self, length: int) -> tuple[KeyRows, torch.Tensor]:
-        """Rows below ``length``, and the indices of the columns that stay."""
+        """Rows below ``length``, and the indices of the columns that stay.
+
+        Raises:
+            ValueError: If the cut falls within rows whose positions closed up.
+        """
+        if any(s.start < length < s.stop for s in self.shifts):
+            raise ValueError(
+                "this cache cannot be cropped inside a prompt whose positions closed up; crop after it, or take "
+                "position_policy=keep"
+            )
+        shifts = tuple(s for s in self.shifts if s.stop <= length)
         ids = self.ids_BK.masked_fill(self.ids_BK >= length, -1)
         stay = (ids >= 0).any(0)
         kept = ids[:, stay]
-        return KeyRows(kept, self.dense, bool((kept >= 0).all())), stay.nonzero()[:, 0]
+        return KeyRows(kept, self.dense, bool((kept >= 0).all()), shifts), stay.nonzero()[:, 0]
 
 
 class RaggedLayer(DynamicLayer):

@@ -5,37 +5,39 @@ Shape letters: B batch, N new rows, Q query rows, K cached keys, T rows of the f
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from saccade.engine.cache import KeyRows
-from saccade.route import LayerRoute, Route
+from saccade.engine.cache import KeyRows, Shift
+from saccade.engine.steps import Moves, Step, compile_steps
+from saccade.families import Rotary
+from saccade.route import Route
 from saccade.rows import RowIndex, blocks
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
-    """What one layer does in this forward; None stands for every new row.
+class Positions:
+    """Rotary positions of the new rows.
 
     Attributes:
-        alive: Rows whose keys and values are made and kept.
-        query: Rows that ask.
-        ffn: Rows that pass the FFN.
-        narrow: Visual rows that see only text and themselves, where the layer is read so.
+        ids_BN: The stock model's positions; B may be 1.
+        rotate: Makes rotary tables of positions.
     """
 
-    alive: RowIndex | None = None
-    query: RowIndex | None = None
-    ffn: RowIndex | None = None
-    narrow: RowIndex | None = None
+    ids_BN: torch.Tensor
+    rotate: Callable[[torch.Tensor], Rotary]
 
-    @property
-    def attends_as_stock(self) -> bool:
-        """Whether the attention half is the stock layer's."""
-        return self.alive is None and self.query is None and self.narrow is None
+    def on(self, device: torch.device) -> Positions:
+        """The same on another device."""
+
+        def rotate(at: torch.Tensor) -> Rotary:
+            cos, sin = self.rotate(at.to(self.ids_BN.device))
+            return cos.to(device), sin.to(device)
+
+        return Positions(self.ids_BN.to(device), rotate)
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class Frame:
         new: Rows of this forward.
         past: Rows of the full sequence before it.
         real_BT: False where a row of the full sequence is padding; None where causality hides all padding.
+        positions: Where rows stand and how that becomes rotary tables; None where positions never close up.
+        decisions: The stages of this forward (``Decisions``), or None.
     """
 
     def __init__(
@@ -68,9 +72,11 @@ class Frame:
         past: int,
         real_BT: torch.Tensor | None,
         device: torch.device,
+        positions: Positions | None = None,
     ) -> None:
         self.steps, self.batch, self.new, self.past = steps, batch, new, past
-        self.real_BT, self.device = real_BT, device
+        self.real_BT, self.device, self.positions = real_BT, device, positions
+        self.decisions: Any = None
         self._memo: dict[tuple, tuple[Any, tuple]] = {}
 
     @classmethod
@@ -83,6 +89,7 @@ class Frame:
         past: int,
         attention_mask: torch.Tensor | None,
         device: torch.device,
+        positions: Positions | None = None,
     ) -> Frame:
         """Prepares a forward.
 
@@ -94,6 +101,7 @@ class Frame:
             past: Rows of the full sequence before it.
             attention_mask: (B, T) with 0 at padding, or None.
             device: Where the hidden states are.
+            positions: Where rows stand; needed where they may close up.
         """
         steps = (None,) * num_layers if route is None else compile_steps(route, device)
         real = None if attention_mask is None else attention_mask.to(device=device, dtype=torch.bool)
@@ -101,7 +109,12 @@ class Frame:
             before = real[:, 1:] & ~real[:, :-1]
             hidden = not bool(before.any()) if past == 0 else bool(real.all())
             real = None if hidden else real
-        return cls(steps, batch, new, past, real, device)
+        return cls(steps, batch, new, past, real, device, positions)
+
+    def change(self, first: int, steps: Sequence[Step | None]) -> None:
+        """Replaces what the layers from ``first`` on do: a decision was taken."""
+        self.steps = (*self.steps[:first], *steps)
+        self._memo = {key: value for key, value in self._memo.items() if key[0] != "to"}
 
     def to(self, device: torch.device) -> Frame:
         """The same forward for layers on another device (models split over devices)."""
@@ -115,15 +128,54 @@ class Frame:
         def moved(rows: RowIndex | None) -> RowIndex | None:
             return None if rows is None else there.setdefault(id(rows), rows.on(device))
 
+        def shifted(moves: Moves | None) -> Moves | None:
+            if moves is None:
+                return None
+            return gone.setdefault(
+                id(moves), Moves(moves.before_BN.to(device), moves.total_B1.to(device))
+            )
+
+        gone: dict[int, Moves] = {}
         steps = {
-            id(s): Step(moved(s.alive), moved(s.query), moved(s.ffn), moved(s.narrow))
+            id(s): Step(
+                moved(s.alive), moved(s.query), moved(s.ffn), moved(s.narrow), shifted(s.moves), s.unpadded
+            )
             for s in self.steps
             if s is not None
         }
         real = None if self.real_BT is None else self.real_BT.to(device)
+        positions = None if self.positions is None else self.positions.on(device)
         return Frame(
-            tuple(steps.get(id(s)) for s in self.steps), self.batch, self.new, self.past, real, device
+            tuple(steps.get(id(s)) for s in self.steps),
+            self.batch,
+            self.new,
+            self.past,
+            real,
+            device,
+            positions,
         )
+
+    def rotary(self, step: Step, held: KeyRows | None, stock: Rotary) -> Rotary:
+        """Rotary tables of the new rows in a layer: the stock ones, or those of positions that closed up.
+
+        Args:
+            step: What the layer does.
+            held: Rows that the layer's cache holds already (those of this forward may be among them).
+            stock: What the stock loop hands to its layers.
+        """
+        past = None if held is None else held.shift(self.past)
+        if past is None and step.moves is None:
+            return stock
+        shifts = None if held is None else held.shifts
+        return self.remember(
+            ("rotary", id(shifts), id(step.moves)), (shifts, step.moves), lambda: self._closed_up(past, step.moves)
+        )
+
+    def _closed_up(self, past_B1: torch.Tensor | None, moves: Moves | None) -> Rotary:
+        assert self.positions is not None
+        at = self.positions.ids_BN
+        at = at if past_B1 is None else at - past_B1.to(at.device)
+        return self.positions.rotate(at if moves is None else at - moves.before_BN)
 
     def remember(self, key: tuple, owners: tuple, make: Callable[[], Any]) -> Any:
         """Computes a value once per frame; ``owners`` keeps alive the objects whose ids are in the key."""
@@ -140,17 +192,23 @@ class Frame:
         if step.alive is None and (held is None or held.dense):
             return self.every(self.past + self.new)
         return self.remember(
-            ("keys", id(held), id(step.alive)), (held, step.alive), lambda: self._append(held, step.alive)
+            ("keys", id(held), id(step.alive), id(step.moves)),
+            (held, step.alive, step.moves),
+            lambda: self._append(held, step),
         )
 
-    def _append(self, held: KeyRows | None, alive: RowIndex | None) -> KeyRows:
-        fresh = self._ids(alive)
+    def _append(self, held: KeyRows | None, step: Step) -> KeyRows:
+        alive, fresh = step.alive, self._ids(step.alive)
         gapless = alive is None or alive.valid_BR is None
+        shifts = () if step.moves is None else (self._shift(step.moves),)
         if held is None:
-            return KeyRows(fresh, False, gapless)
+            return KeyRows(fresh, False, gapless, shifts)
         wide = max(held.ids_BK.shape[0], fresh.shape[0])
         ids = torch.cat([held.ids_BK.expand(wide, -1), fresh.expand(wide, -1)], dim=1)
-        return KeyRows(ids, False, gapless and held.gapless)
+        return KeyRows(ids, False, gapless and held.gapless, (*held.shifts, *shifts))
+
+    def _shift(self, moves: Moves) -> Shift:
+        return Shift(self.past, self.past + self.new, moves.total_B1)
 
     def _ids(self, rows: RowIndex | None) -> torch.Tensor:
         if rows is None:
@@ -166,8 +224,10 @@ class Frame:
     def _calls(self, step: Step, keys: KeyRows) -> tuple[Call, ...]:
         count = self.new if step.query is None else step.query.count
         total = keys.ids_BK.shape[1]
+        same = step.query is step.alive
+        if same and step.unpadded and self.past == 0:
+            return (self._causal(0, count, count, 0),)
         if self.real_BT is None:
-            same = step.query is step.alive
             if keys.dense or (same and self.past == 0):
                 everything = self._all_rows()
                 split = blocks(step.query or everything, step.alive or everything, self.past, same)
@@ -175,7 +235,7 @@ class Frame:
                     return tuple(self._causal(b.start, b.stop, b.keys, b.offset) for b in split)
             elif self.new == 1 and keys.gapless:
                 return (Call(0, count, total, None, False),)
-        return (Call(0, count, total, self._mask(step.query, keys), False),)
+        return (Call(0, count, total, self.mask(step.query, keys), False),)
 
     def _all_rows(self) -> RowIndex:
         """Every new row, as a shape for ``blocks``: nothing is gathered by it."""
@@ -190,7 +250,7 @@ class Frame:
         mask = torch.ones(stop - start, keys, dtype=torch.bool, device=self.device).tril(offset)
         return Call(start, stop, keys, mask, False)
 
-    def _mask(self, query: RowIndex | None, keys: KeyRows) -> torch.Tensor:
+    def mask(self, query: RowIndex | None, keys: KeyRows) -> torch.Tensor:
         """Boolean (B or 1, 1, Q, K) by row numbers: earlier, real, and every query sees at least itself."""
         asks, answers = self._ids(query), keys.ids_BK
         mask = answers[:, None, :] <= asks[:, :, None]
@@ -202,31 +262,3 @@ class Frame:
         # A query slot that only pads its sample sees everything, so that no softmax is over nothing.
         mask = mask | (asks < 0)[:, :, None]
         return mask[:, None]
-
-
-def compile_steps(route: Route, device: torch.device) -> tuple[Step | None, ...]:
-    """Index tensors of a route, one per distinct row set."""
-    indices: dict[int, RowIndex | None] = {}
-    steps: dict[int, Step | None] = {}
-
-    def index(rows_BN: torch.Tensor) -> RowIndex | None:
-        if id(rows_BN) not in indices:
-            indices[id(rows_BN)] = None if bool(rows_BN.all()) else RowIndex.from_mask(rows_BN).on(device)
-        return indices[id(rows_BN)]
-
-    def step(layer: LayerRoute) -> Step | None:
-        layout = route.layout
-        if layer.visibility == "text_and_self" and bool((layer.query_BN & layout.visual_BN).any()):
-            if not bool(layer.query_BN.all()):
-                raise ValueError(
-                    "vskip(reading=mask) needs every row in its layers; let no other method cut them there"
-                )
-            text, visual = index(layout.text_BN), RowIndex.from_mask(layout.visual_BN).on(device)
-            return Step(index(layer.alive_BN), text, index(layer.ffn_BN), visual)
-        made = Step(index(layer.alive_BN), index(layer.query_BN), index(layer.ffn_BN))
-        return None if made.attends_as_stock and made.ffn is None else made
-
-    for layer in route.layers:
-        if id(layer) not in steps:
-            steps[id(layer)] = step(layer)
-    return tuple(steps[id(layer)] for layer in route.layers)

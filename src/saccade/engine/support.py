@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -59,6 +60,45 @@ def check_supported(
                 "plans support sequences shorter than the window"
             )
     return past
+
+
+def refuse_split_prompts(model: Any, spec: str, looks_at_layers: bool) -> Callable[[], None]:
+    """Makes ``generate`` refuse ways of decoding in which a decision would not see the prompt as it is.
+
+    Args:
+        model: The model with its head; a bare core is left alone.
+        spec: The plan, for the message.
+        looks_at_layers: Whether a decision looks at the rows that end the prompt. Assisted decoding shows it
+            guessed tokens as well.
+
+    Returns:
+        Undoes it.
+    """
+    undo: list[Callable[[], None]] = []
+
+    def refused(name: str, reason: Callable[[tuple, dict[str, Any]], str | None]) -> None:
+        inner = getattr(model, name, None)
+        if inner is None:
+            return
+
+        def guard(*args: Any, **kwargs: Any) -> Any:
+            why = reason(args, kwargs)
+            if why is not None:
+                raise ValueError(f"{spec} chooses rows by the whole prompt, so {why}")
+            return inner(*args, **kwargs)
+
+        model.__dict__[name] = guard
+        undo.append(lambda: model.__dict__.pop(name, None))
+
+    def chunked(args: tuple, kwargs: dict[str, Any]) -> str | None:
+        config = kwargs.get("generation_config", args[1] if len(args) > 1 else None)
+        size = getattr(config, "prefill_chunk_size", None)
+        return None if size is None else "it needs the prompt in one piece: leave prefill_chunk_size unset"
+
+    refused("_prefill", chunked)
+    if looks_at_layers:
+        refused("_assisted_decoding", lambda args, kwargs: "assisted decoding is not supported with it")
+    return lambda: [done() for done in undo] and None
 
 
 @dataclass(frozen=True)

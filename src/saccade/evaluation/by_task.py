@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from saccade.evaluation.comparison import check_plans, check_samples, runs_of, tally
+from saccade.evaluation.ledger import Spent
 from saccade.evaluation.results import Comparison, Prediction
 from saccade.evaluation.runner import Answers, answer
 from saccade.models import Loaded
@@ -45,6 +46,7 @@ def compare_by_task(
     check_plans(loaded, plans)
     runs = runs_of(plans, blind)
     predictions: dict[str, list[Prediction]] = {run.key: [] for run in runs}
+    spent: dict[str, list[Spent | None]] = {run.key: [] for run in runs}
     prompts: Counter[tuple[int, int]] = Counter()
     for number, task in enumerate(tasks, start=1):
         samples = draw(task)
@@ -62,7 +64,9 @@ def compare_by_task(
         prompts.update(found.prompts)
         for key, answers in found.predictions.items():
             predictions[key].extend(answers)
-    return tally(loaded, plans, Answers({k: tuple(p) for k, p in predictions.items()}, prompts))
+            spent[key].extend(found.spent[key])
+    told = {key: tuple(answers) for key, answers in predictions.items()}
+    return tally(loaded, plans, Answers(told, prompts, {key: tuple(each) for key, each in spent.items()}))
 
 
 def forget(folder: Path) -> None:

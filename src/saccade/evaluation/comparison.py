@@ -8,7 +8,7 @@ from typing import Any
 
 from saccade.engine import apply
 from saccade.evaluation.results import Comparison, Evaluation, score
-from saccade.evaluation.runner import BLIND, DENSE, Answers, Run, answer, mean_cost
+from saccade.evaluation.runner import BLIND, DENSE, Answers, Run, answer, mean_cost, real_cost
 from saccade.models import Loaded, wrap
 from saccade.plan import Plan, PlanLike
 from saccade.samples import Sample
@@ -111,21 +111,22 @@ def runs_of(plans: Mapping[str, Plan], blind: bool) -> list[Run]:
 
 
 def tally(loaded: Loaded, plans: Mapping[str, Plan], found: Answers) -> Comparison:
-    """Scores answers of the runs that ``runs_of`` named."""
+    """Scores answers of the runs that ``runs_of`` named.
+
+    Costs are those of the routes that ran; of answers that were kept without them, those of the closed form.
+    """
     dense, blind = found.predictions[DENSE], found.predictions.get(BLIND)
     stock = mean_cost(loaded, Plan(), found.prompts)
+
+    def price(plan: Plan) -> dict[str, float]:
+        ran = real_cost(stock, found.spent.get(plan.spec, ())) if plan.methods else stock
+        return mean_cost(loaded, plan, found.prompts) if ran is None else ran
+
     return Comparison(
         score(DENSE, DENSE, dense, dense, blind, stock),
         None if blind is None else score(BLIND, DENSE, blind, dense, blind, stock),
         {
-            name: score(
-                name,
-                plan.spec,
-                found.predictions[plan.spec],
-                dense,
-                blind,
-                mean_cost(loaded, plan, found.prompts),
-            )
+            name: score(name, plan.spec, found.predictions[plan.spec], dense, blind, price(plan))
             for name, plan in plans.items()
         },
     )

@@ -10,55 +10,14 @@ from typing import Any
 import torch
 
 from saccade.evaluation.results import Comparison
-from saccade.layout import Layout
-from saccade.methods import METHODS, LayerMethod, Method
+from saccade.methods import METHODS, LayerMethod
 from saccade.plan import Plan
 from saccade.report.text import points
-from saccade.route import LayerRoute, Route
 
 LOSS, HALF_LOSS = 0.05, 0.03
 """Smallest losses of mean accuracy that pass: of crude plans, and of one method in 60 % of the layers."""
 MOST_LAYERS = 0.6
 KIN = ("vskip", "ffn_skip", "shortv")
-
-
-@dataclass(frozen=True)
-class RandomRows(Method):
-    """Only a random part of each image's rows lives on, from layer 0 (a yardstick, not a registered method).
-
-    Attributes:
-        keep: Share of the visual rows that is kept.
-        seed: Which ones.
-    """
-
-    name = "random_rows"
-    title = "random rows"
-    paper = "https://arxiv.org/abs/2403.06764"
-    saves = ("prefill", "kv", "decode")
-
-    keep: float = 0.25
-    seed: int = 0
-
-    @property
-    def is_resolved(self) -> bool:
-        return True
-
-    def resolve(self, num_layers: int, order: Sequence[int] | None = None) -> RandomRows:
-        return self
-
-    def with_budget(self, budget: int) -> Method:
-        raise ValueError("random_rows touches every layer; it has no budget")
-
-    def layer_route(self, layout: Layout, full_BN: torch.Tensor, number: int) -> LayerRoute | None:
-        raise AssertionError("all layers share one set: see route")
-
-    def route(self, layout: Layout, num_layers: int) -> Route:
-        noise = torch.rand(layout.visual_BN.shape, generator=torch.Generator().manual_seed(self.seed))
-        noise = noise.masked_fill(~layout.visual_BN, 2.0)
-        rank = noise.argsort(1).argsort(1)
-        kept = rank < (layout.visual_BN.sum(1, keepdim=True) * self.keep).ceil()
-        alive = layout.text_BN | (kept & layout.visual_BN)
-        return Route(layout, (LayerRoute(alive, alive, alive),) * num_layers)
 
 
 @dataclass(frozen=True)
@@ -89,7 +48,7 @@ def crude_plans(num_layers: int) -> dict[str, Plan]:
         "V-Skip in all layers": Plan((METHODS["vskip"](layers=every),)),  # type: ignore[call-arg]
         "ShortV in all layers": Plan((METHODS["shortv"](layers=every),)),  # type: ignore[call-arg]
         "VTW from layer 2": Plan((METHODS["vtw"](layer=2),)),  # type: ignore[call-arg]
-        "a random quarter of the visual rows": Plan((RandomRows(),)),
+        "a random quarter of the visual rows": Plan((METHODS["random"](keep=0.25),)),  # type: ignore[call-arg]
     }
 
 

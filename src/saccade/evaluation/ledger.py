@@ -1,4 +1,4 @@
-"""Answers written down as they come, so that an interrupted run goes on where it was."""
+"""Answers and what they cost, written down as they come, so that an interrupted run goes on where it was."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -27,6 +28,23 @@ def sample_digest(samples: Sequence[Sample]) -> str:
     return digest.hexdigest()[:16]
 
 
+Spent = dict[str, float]
+"""What a prompt cost, by name."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a batch of questions came to.
+
+    Attributes:
+        texts: The answers.
+        spent: What each prompt cost, a batch's mean; None where it was not noted.
+    """
+
+    texts: list[str]
+    spent: list[Spent | None]
+
+
 class Ledger:
     """A JSONL file of answers by (plan, sample id); in memory alone if it has no path.
 
@@ -37,6 +55,7 @@ class Ledger:
     def __init__(self, path: str | os.PathLike | None, settings: dict[str, Any]) -> None:
         self.path = None if path is None else Path(path)
         self._answers: dict[str, dict[str, str]] = {}
+        self._spent: dict[str, dict[str, Spent]] = {}
         self._stream: TextIO | None = None
         if self.path is None:
             return
@@ -59,23 +78,39 @@ class Ledger:
             try:
                 entry = json.loads(line)
                 answers = {str(k): str(v) for k, v in entry["answers"].items()}
-                self._answers.setdefault(entry["plan"], {}).update(answers)
-            except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
+                spent = {str(k): float(v) for k, v in entry.get("spent", {}).items()}
+                self._note(entry["plan"], answers, spent)
+            except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError):
                 continue
             kept.append(line)
         return kept
 
-    def get(self, plan: str, ids: list[str]) -> list[str] | None:
-        """Answers of a plan to these samples, or None unless all are known."""
-        known = self._answers.get(plan, {})
-        return [known[i] for i in ids] if all(i in known for i in ids) else None
+    def _note(self, plan: str, answers: dict[str, str], spent: Spent) -> None:
+        self._answers.setdefault(plan, {}).update(answers)
+        if spent:
+            self._spent.setdefault(plan, {}).update(dict.fromkeys(answers, spent))
 
-    def put(self, plan: str, ids: list[str], answers: list[str]) -> None:
-        """Writes a finished cell down at once."""
+    def get(self, plan: str, ids: list[str]) -> Cell | None:
+        """Answers of a plan to these samples and what they cost, or None unless all are known."""
+        known, spent = self._answers.get(plan, {}), self._spent.get(plan, {})
+        if not all(i in known for i in ids):
+            return None
+        return Cell([known[i] for i in ids], [spent.get(i) for i in ids])
+
+    def put(self, plan: str, ids: list[str], answers: list[str], spent: Spent | None = None) -> None:
+        """Writes a finished cell down at once.
+
+        Args:
+            plan: What the answers are filed under.
+            ids: Sample ids.
+            answers: Their answers.
+            spent: Mean cost of a prompt of this batch.
+        """
         cell = dict(zip(ids, answers, strict=True))
-        self._answers.setdefault(plan, {}).update(cell)
+        self._note(plan, cell, spent or {})
         if self._stream is not None:
-            self._stream.write(json.dumps({"plan": plan, "answers": cell}) + "\n")
+            entry = {"plan": plan, "answers": cell} | ({"spent": spent} if spent else {})
+            self._stream.write(json.dumps(entry) + "\n")
             self._stream.flush()
 
     def close(self) -> None:

@@ -33,7 +33,7 @@ def wanted_scores(plans: Mapping[str, Plan]) -> list[str]:
 
 def _orders_itself(method: Any) -> bool:
     """Whether a budget names layers without a calibration."""
-    asks = method.budget is not None or method.flops is not None
+    asks = getattr(method, "budget", None) is not None or method.flops is not None
     return getattr(method, "preset", None) is not None or (isinstance(method, VTW) and asks)
 
 

@@ -6,8 +6,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,12 +14,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from saccade import models
+from saccade.budget import price_prompt, shortens_prompts
 from saccade.engine import apply
-from saccade.evaluation.ledger import Ledger, sample_digest
+from saccade.evaluation.ledger import Cell, Ledger, Spent, sample_digest
 from saccade.evaluation.results import Prediction
 from saccade.evaluation.scoring import is_match
+from saccade.layout import Layout
 from saccade.plan import Plan
-from saccade.pricing import Cost, prompt_cost
+from saccade.pricing import Cost, cost
+from saccade.route import Route
 from saccade.samples import Sample
 
 DENSE = "dense"
@@ -49,10 +51,12 @@ class Answers:
     Attributes:
         predictions: Answers of every run by its key, in the order of the samples.
         prompts: How often each (visual rows, text rows) occurred.
+        spent: What every prompt cost under a run, in the same order; None where it was not noted.
     """
 
     predictions: dict[str, tuple[Prediction, ...]]
     prompts: Counter[tuple[int, int]]
+    spent: dict[str, tuple[Spent | None, ...]] = field(default_factory=dict)
 
 
 def chunks(samples: Sequence[Sample], tokenizer: Any, batch_size: int) -> Iterator[list[int]]:
@@ -111,6 +115,7 @@ def answer(
     }
     ledger = Ledger(ledger_path, settings)
     found: dict[str, dict[int, str]] = {run.key: {} for run in runs}
+    spent: dict[str, dict[int, Spent | None]] = {run.key: {} for run in runs}
     prompts: Counter[tuple[int, int]] = Counter()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
@@ -122,25 +127,33 @@ def answer(
                 inputs = models.inputs(loaded, batch)
                 prompts.update(_row_counts(loaded, inputs))
                 for run in runs:
-                    texts = _cell(loaded, batch, inputs, run, max_new_tokens, ledger)
-                    found[run.key].update(zip(indices, texts, strict=True))
+                    cell = _cell(loaded, batch, inputs, run, max_new_tokens, ledger)
+                    found[run.key].update(zip(indices, cell.texts, strict=True))
+                    spent[run.key].update(zip(indices, cell.spent, strict=True))
                     progress.advance(bar, len(batch))
     except BaseException:
         ledger.close()
         raise
-    return Answers({key: _predictions(samples, texts) for key, texts in found.items()}, prompts), ledger
+    predictions = {key: _predictions(samples, texts) for key, texts in found.items()}
+    costs = {key: tuple(each[i] for i in range(len(samples))) for key, each in spent.items()}
+    return Answers(predictions, prompts, costs), ledger
 
 
 def _cell(
     loaded: models.Loaded, batch: Sequence[Sample], inputs: Any, run: Run, max_new_tokens: int, ledger: Ledger
-) -> list[str]:
+) -> Cell:
     ids = [sample.id for sample in batch]
-    texts = ledger.get(run.key, ids)
-    if texts is None:
-        prompt = models.inputs(loaded, [models.blind(s) for s in batch]) if run.blind else inputs
-        texts = generate(loaded, prompt, run.plan, max_new_tokens)
-        ledger.put(run.key, ids, texts)
-    return texts
+    known = ledger.get(run.key, ids)
+    if known is not None:
+        return known
+    prompt = inputs
+    if run.blind:
+        prompt = models.inputs(loaded, [models.blind(s) for s in batch])
+    elif run.plan is not None and shortens_prompts(run.plan):
+        prompt = models.inputs(loaded, batch, run.plan)
+    texts, spent = generate(loaded, prompt, run.plan, max_new_tokens)
+    ledger.put(run.key, ids, texts, spent)
+    return Cell(texts, [spent] * len(ids))
 
 
 def count_prompts(loaded: models.Loaded, samples: Sequence[Sample]) -> Counter[tuple[int, int]]:
@@ -151,15 +164,44 @@ def count_prompts(loaded: models.Loaded, samples: Sequence[Sample]) -> Counter[t
     return found
 
 
-def generate(loaded: models.Loaded, inputs: Any, plan: Plan | None, max_new_tokens: int) -> list[str]:
-    """Greedy answers to a prepared batch under a plan, or of the stock model."""
-    with torch.inference_mode(), nullcontext() if plan is None else apply(loaded.model, plan):
+def generate(
+    loaded: models.Loaded, inputs: Any, plan: Plan | None, max_new_tokens: int
+) -> tuple[list[str], Spent | None]:
+    """Greedy answers to a prepared batch under a plan, or of the stock model (plan None).
+
+    Returns:
+        The answers, and the mean cost of a prompt by the route that really ran; None for the stock model.
+    """
+
+    def ask() -> list[str]:
         output_ids = loaded.model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
-    return models.answers(loaded, output_ids, inputs["input_ids"].shape[1])
+        return models.answers(loaded, output_ids, inputs["input_ids"].shape[1])
+
+    with torch.inference_mode():
+        if plan is None:
+            return ask(), None
+        with apply(loaded.model, plan) as handle, handle.tracing() as traces:
+            texts = ask()
+    if traces:
+        return texts, _spent(loaded, traces[0].route)
+    # Prompts without images: nothing was dropped.
+    visual_BN = loaded.family.visual_mask(loaded.model, inputs["input_ids"])
+    layout = Layout.from_mask(visual_BN, inputs["attention_mask"])
+    return texts, _spent(loaded, Route.dense(layout, loaded.shape.layers))
+
+
+def _spent(loaded: models.Loaded, route: Route) -> Spent:
+    """Mean cost of the prompts of a batch."""
+    found, batch = cost(loaded.shape, route, loaded.model.dtype.itemsize), route.layout.batch
+    return {
+        "gflops": found.tflops * 1e3 / batch,
+        "kv_bytes": found.kv_bytes / batch,
+        "equivalent_tokens": found.equivalent_tokens,
+    }
 
 
 def mean_cost(loaded: models.Loaded, plan: Plan, prompts: Mapping[tuple[int, int], int]) -> dict[str, float]:
-    """Mean cost of a prompt under a plan; ratios are of totals, KV bytes of the model's own number format.
+    """Mean closed-form cost of a prompt under a plan; ratios are of totals, KV bytes of the model's own format.
 
     Args:
         loaded: The model.
@@ -168,7 +210,7 @@ def mean_cost(loaded: models.Loaded, plan: Plan, prompts: Mapping[tuple[int, int
     """
     shape, size = loaded.shape, loaded.model.dtype.itemsize
     found: list[tuple[int, Cost]] = [
-        (count, prompt_cost(shape, lambda layout: plan.route(layout, shape.layers), visual, text, size))
+        (count, price_prompt(plan, shape, visual, text, size))
         for (visual, text), count in prompts.items()
     ]
     total = sum(count for count, _ in found)
@@ -186,6 +228,26 @@ def mean_cost(loaded: models.Loaded, plan: Plan, prompts: Mapping[tuple[int, int
         "equivalent_tokens": add("equivalent_tokens"),
         "visual_tokens": add("visual_tokens"),
         "text_tokens": add("text_tokens"),
+    }
+
+
+def real_cost(stock: Mapping[str, float], spent: Sequence[Spent | None]) -> dict[str, float] | None:
+    """Mean cost of a prompt by the routes that really ran, or None where one was not noted.
+
+    Args:
+        stock: Mean cost of the same prompts under the stock model, from ``mean_cost``.
+        spent: What every prompt cost.
+    """
+    known = [each for each in spent if each is not None]
+    if not known or len(known) < len(spent):
+        return None
+    mean = {key: sum(each[key] for each in known) / len(known) for key in known[0]}
+    return {
+        **stock,
+        **mean,
+        "kv_bytes": round(mean["kv_bytes"]),
+        "flops_ratio": mean["gflops"] / stock["dense_gflops"],
+        "kv_ratio": mean["kv_bytes"] / stock["dense_kv_bytes"],
     }
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
+from saccade.families.vision import SeesPictures
 from saccade.shapes import ModelShape
 
 Rotary = tuple[torch.Tensor, torch.Tensor]
@@ -38,13 +39,15 @@ class Parts:
     head: nn.Module | None
 
 
-class Family(ABC):
+class Family(SeesPictures, ABC):
     """Adapter of one model family: the only kind of code that names transformers' internals."""
 
     name: ClassVar[str]
     model_types: ClassVar[tuple[str, ...]]
     text_types: ClassVar[tuple[str, ...]]
     """Text decoders whose attention this adapter can take apart."""
+    compact_positions: ClassVar[bool] = True
+    """Whether positions can close up over dropped rows; not where they have several axes (mRoPE)."""
 
     @abstractmethod
     def visual_ids(self, config: PreTrainedConfig) -> tuple[int, ...]:
@@ -158,8 +161,19 @@ class Family(ABC):
         self, attn: nn.Module, x_BND: torch.Tensor, rotary: Rotary
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Rotated keys and values, each (B, kv heads, N, K), of normed hidden states."""
-        keys = _rotate(_heads(attn.k_proj(x_BND), attn.head_dim), rotary)
-        return keys, _heads(attn.v_proj(x_BND), attn.head_dim)
+        return self.keys(attn, x_BND, rotary), _heads(attn.v_proj(x_BND), attn.head_dim)
+
+    def keys(self, attn: nn.Module, x_BND: torch.Tensor, rotary: Rotary) -> torch.Tensor:
+        """Rotated keys (B, kv heads, N, K) of normed hidden states."""
+        return _rotate(_heads(attn.k_proj(x_BND), attn.head_dim), rotary)
+
+    def input_norm(self, layer: nn.Module, hidden_BND: torch.Tensor) -> torch.Tensor:
+        """What the attention of a decoder layer gets of the residual stream."""
+        return layer.input_layernorm(hidden_BND)
+
+    def rotary(self, decoder: nn.Module, hidden_BND: torch.Tensor, position_ids: torch.Tensor) -> Rotary:
+        """Cosines and sines of positions (B or 1, N), as the stock loop makes them."""
+        return decoder.rotary_emb(hidden_BND, position_ids)
 
     def output(self, attn: nn.Module, context_BHNK: torch.Tensor) -> torch.Tensor:
         """Attention output (B, N, D) of mixed values."""

@@ -1,20 +1,31 @@
-"""LLaVA-1.5 and LLaVA-NeXT (Llama, Mistral or Qwen2 text decoders)."""
+"""LLaVA-1.5 (Llama, Mistral or Qwen2 text decoders)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import (
     CLIPVisionConfig,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
-    LlavaNextConfig,
-    LlavaNextForConditionalGeneration,
     PreTrainedConfig,
 )
 
-from saccade.families.base import Family, register
+from saccade.families.base import Family, register, unwrap
+from saccade.families.vision import Picture, Tower, of_patches, square
 from saccade.shapes import ModelShape
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+TOWERS = ("clip_vision_model", "siglip_vision_model")
+"""Vision towers whose layers this adapter can take apart."""
 
 
 @register
@@ -35,32 +46,140 @@ class Llava(Family):
     def config(
         self, shape: ModelShape, layers: int | None = None, vision_layers: int = 1
     ) -> PreTrainedConfig:
-        return LlavaConfig(**_parts(shape, layers, vision_layers))
+        return LlavaConfig(**config_parts(shape, layers, vision_layers))
 
     def model_class(self) -> type[nn.Module]:
         return LlavaForConditionalGeneration
 
+    def picture(self, model: nn.Module, inputs: Mapping[str, Any]) -> Picture | None:
+        vision, pixels, made = unwrap(model).config.vision_config, inputs.get("pixel_values"), made_lengths(inputs)
+        more = len(self._view(model, inputs, 0))
+        if made is not None:
+            sides = {square(length - more) for length in made}
+            side = sides.pop() if len(sides) == 1 else None
+            if side is None:
+                return Picture.unmapped(made)
+            images, height, width = len(made), side * vision.patch_size, side * vision.patch_size
+        elif pixels is None:
+            return None
+        else:
+            images, (height, width) = len(pixels), pixels.shape[-2:]
+        lines, columns = height // vision.patch_size, width // vision.patch_size
+        view = self._view(model, inputs, lines * columns)
+        patch = torch.where(view < 0, view, view + torch.arange(images)[:, None] * lines * columns)
+        shown = of_patches(patch.flatten(), (len(view),) * images, (1,) * images, lines, columns)
+        cover = torch.tensor((columns / width, lines / height)).repeat(2) * vision.patch_size
+        return replace(shown, box_R4=shown.box_R4 * cover)
 
-@register
-class LlavaNext(Llava):
-    """LLaVA-NeXT: a base view, anyres tiles and newline tokens, all of them placeholder rows of one run."""
+    def _view(self, model: nn.Module, inputs: Mapping[str, Any], patches: int) -> torch.Tensor:
+        """Which patch each feature of a view is, -1 for a CLS row."""
+        strips = strips_first(unwrap(model).config, inputs)
+        return torch.arange(-1 if _has_cls(self._core(model)) else 0, patches)[1 if strips else 0 :]
 
-    name = "LLaVA-NeXT"
-    model_types = ("llava_next",)
+    def _core(self, model: Any) -> Any:
+        model = unwrap(model)
+        return model.model if hasattr(model, "lm_head") else model
 
-    def typical_visual(self, config: PreTrainedConfig) -> int:
-        return super().typical_visual(config) * 5
+    def seen(self, processor: Any, image: Image) -> Image:
+        from PIL import Image as pil
 
-    def config(
-        self, shape: ModelShape, layers: int | None = None, vision_layers: int = 1
-    ) -> PreTrainedConfig:
-        return LlavaNextConfig(**_parts(shape, layers, vision_layers))
+        pixels = processor.image_processor(
+            images=image.convert("RGB"), do_rescale=False, do_normalize=False, return_tensors="np"
+        )["pixel_values"][0]
+        return pil.fromarray(pixels.round().clip(0, 255).astype("uint8").transpose(1, 2, 0))
 
-    def model_class(self) -> type[nn.Module]:
-        return LlavaNextForConditionalGeneration
+    def tower(self, model: nn.Module) -> Tower | None:
+        core: Any = self._core(model)
+        config: Any = core.config
+        module = core.vision_tower
+        if config.vision_config.model_type not in TOWERS:
+            return None
+        layers, chosen = module.encoder.layers, config.vision_feature_layer
+        depth = len(layers)
+        states = tuple(n % (depth + 1) for n in ([chosen] if isinstance(chosen, int) else chosen))
+        return Tower(
+            module,
+            layers,
+            states,
+            made=layers[states[-1] - 1].self_attn if states[-1] else None,
+            reads=layers[states[-1]].self_attn if states[-1] < depth else None,
+            has_cls=_has_cls(core),
+            merge=1,
+            projector=core.multi_modal_projector,
+            strips=strips_first(config, {}),
+        )
+
+    def tower_heads(
+        self, attn: nn.Module, x: torch.Tensor, kwargs: Mapping[str, Any], cls_only: bool
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        asking = x[:, :1] if cls_only else x
+        return [(_heads(attn.q_proj(asking), attn), _heads(attn.k_proj(x), attn))]
+
+    def tower_layer(
+        self,
+        layer: nn.Module,
+        hidden_TPV: torch.Tensor,
+        bias_T11P: torch.Tensor | None,
+        between: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+    ) -> torch.Tensor:
+        attn, x = layer.self_attn, layer.layer_norm1(hidden_TPV)
+        q, k, v = (_heads(project(x), attn) for project in (attn.q_proj, attn.k_proj, attn.v_proj))
+        bias = None if bias_T11P is None else bias_T11P.to(q.dtype)
+        dropout = attn.dropout if attn.training else 0.0
+        mixed = F.scaled_dot_product_attention(q, k, v, bias, dropout, scale=attn.scale)
+        hidden = between(hidden_TPV + attn.out_proj(mixed.transpose(1, 2).flatten(2)), q, k)
+        return hidden + layer.mlp(layer.layer_norm2(hidden))
+
+    def other_sizes(self, model: nn.Module) -> Callable[[], None]:
+        module, side = self._core(model).vision_tower, unwrap(model).config.vision_config.image_size
+
+        def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict] | None:
+            pixels = args[0] if args else kwargs["pixel_values"]
+            if tuple(pixels.shape[-2:]) == (side, side):
+                return None
+            return args, kwargs | {"interpolate_pos_encoding": True}
+
+        return module.register_forward_pre_hook(hook, with_kwargs=True).remove
+
+    def smaller(
+        self, processor: Any, images: list[Image], scale: float
+    ) -> tuple[list[Image], dict[str, Any]]:
+        given, patch = processor.image_processor, processor.patch_size
+        size, crop = (
+            dict(given.size),
+            dict(given.crop_size or {}) if getattr(given, "do_center_crop", False) else {},
+        )
+        side = crop.get("height") or size.get("height") or size["shortest_edge"]
+        small = max(round(side * scale / patch), 1) * patch
+        sizes = {"size": {k: round(v * small / side) for k, v in size.items() if v}}
+        if crop:
+            sizes["crop_size"] = {"height": small, "width": small}
+        return images, sizes
 
 
-def _parts(shape: ModelShape, layers: int | None, vision_layers: int) -> dict:
+def made_lengths(inputs: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """Rows of every image, where its features were made earlier."""
+    made = (inputs.get("mm_encoder_outputs") or {}).get("image")
+    return None if made is None else tuple(len(rows) for rows in made.pooler_output)
+
+
+def strips_first(config: PreTrainedConfig, inputs: Mapping[str, Any]) -> bool:
+    """Whether the first row of every view is taken off the features."""
+    return (
+        inputs.get("vision_feature_select_strategy") or config.vision_feature_select_strategy
+    ) == "default"
+
+
+def _has_cls(core: nn.Module) -> bool:
+    return hasattr(getattr(core.vision_tower, "embeddings", None), "class_embedding")
+
+
+def _heads(x_TPV: torch.Tensor, attn: nn.Module) -> torch.Tensor:
+    return x_TPV.unflatten(-1, (-1, attn.head_dim)).transpose(1, 2)
+
+
+def config_parts(shape: ModelShape, layers: int | None, vision_layers: int) -> dict:
+    """Arguments of a configuration: a decoder of this shape and LLaVA's tower."""
     text = LlamaConfig(
         vocab_size=shape.vocab,
         hidden_size=shape.hidden,

@@ -14,10 +14,10 @@ def main(argv: list[str] | None = None) -> None:
 
     default = TrainConfig()
     parser = argparse.ArgumentParser(prog="python -m saccade.glance.train", description=main.__doc__)
+    parser.add_argument("--steps", type=int, default=default.steps)
     parser.add_argument(
-        "--minutes", type=float, default=default.minutes, help="time to spend in training steps"
+        "--minutes", type=float, default=default.minutes, help="lay the schedule over time instead of steps"
     )
-    parser.add_argument("--steps", type=int, default=default.steps, help="count steps instead of minutes")
     parser.add_argument("--seed", type=int, default=default.seed)
     parser.add_argument("--run-dir", type=Path, default=Path("runs/glance"))
     parser.add_argument("--threads", type=int, default=default.threads)

@@ -43,14 +43,16 @@ class PatchReader(nn.Module):
 class Network(nn.Module):
     """The model and its patch readers, with the two training passes."""
 
-    def __init__(self, model: Llava, read_layers: tuple[int, ...], point_layer: int, user_id: int) -> None:
-        """Put a reader behind each layer in `read_layers`; teach `point_layer` to look (counted from 1)."""
+    def __init__(
+        self, model: Llava, read_layers: tuple[int, ...], point_layers: tuple[int, ...], user_id: int
+    ) -> None:
+        """Put a reader behind each layer in `read_layers`; teach `point_layers` to look (counted from 1)."""
         super().__init__()
         self.model = model
         # With few rows and narrow heads, plain matrix products beat the fused CPU kernel, backward above all.
         model.set_attn_implementation({"text_config": "eager", "vision_config": "sdpa"})
         self.read_layers = read_layers
-        self.point_layer = point_layer
+        self.point_layers = point_layers
         self.user_id = user_id
         self.readers = nn.ModuleList(PatchReader(model.config.text_config.hidden_size) for _ in read_layers)
 
@@ -66,8 +68,9 @@ class Network(nn.Module):
         rotary = decoder.rotary_emb(hidden, positions)
         losses, pointing = [], hidden.new_zeros(())
         for number, layer in enumerate(decoder.layers[:depth], start=1):
-            if aim is not None and number == self.point_layer:
-                pointing = pointing_loss(layer, hidden, rotary, mask, aim)
+            if aim is not None and number in self.point_layers:
+                look = aim[:, self.point_layers.index(number)]
+                pointing = pointing + pointing_loss(layer, hidden, rotary, mask, look)
             hidden = layer(hidden, attention_mask=mask, position_ids=positions, position_embeddings=rotary)
             if number in self.read_layers:
                 reader = self.readers[self.read_layers.index(number)]

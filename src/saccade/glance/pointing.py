@@ -2,7 +2,7 @@
 
 Reading a place ("the top line") is learned from answers alone within minutes; finding what a word names
 ("the red line") is not, because it takes an attention head that matches words with patches, and nothing
-rewards half of one. So three heads of one layer are told where to look while the model is trained:
+rewards half of one. So three heads of two layers are told where to look while the model is trained:
 
 - head 0: patches that show what the word names, or, for "red circle", what both words name;
 - head 1: in diagrams, boxes that an arrow from the named box leads to;
@@ -10,6 +10,7 @@ rewards half of one. So three heads of one layer are told where to look while th
 
 The row that begins the answer is told to look where the last name in its question looks (heads 0 to 2) and,
 outside diagrams, where the first does (head 1): answers then need one more step instead of three.
+The second of the two layers looks again; for "two arrows from A" it looks for the box that A leads to.
 Where nothing fits, they are told to look at the first row, which says "not there".
 """
 
@@ -35,9 +36,15 @@ HEADS = 3
 
 
 @lru_cache(maxsize=1)
+def vocabulary() -> dict[str, int]:
+    """Ids of all tokens."""
+    return build_tokenizer().get_vocab()
+
+
+@lru_cache(maxsize=1)
 def _classes() -> dict[str, torch.Tensor]:
     """Per token id: the class of each kind of label that it names, or 0."""
-    ids = build_tokenizer().get_vocab()
+    ids = vocabulary()
     tables = {name: torch.zeros(len(ids), dtype=torch.long) for name in ("color", "shape", "letter", "box")}
     for name, index in COLOR_INDEX.items():
         tables["color"][ids[name]] = index
@@ -49,22 +56,39 @@ def _classes() -> dict[str, torch.Tensor]:
     return tables
 
 
-@lru_cache(maxsize=1)
-def special_ids() -> tuple[int, int]:
-    """Ids of the tokens before and after an answer."""
-    ids = build_tokenizer().get_vocab()
-    return ids[ASSISTANT], ids[EOS]
-
-
 def aims(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Where each text row should look: batch x heads x text x (1 + patches), boolean.
+    """Where each text row should look: batch x looks x heads x text x (1 + patches), boolean.
 
     A row that is all False is not taught: it names nothing, or lies within an answer.
     """
-    ids = batch["ids"]
-    labels = batch["labels"].long()
+    ids, labels = batch["ids"], batch["labels"].long()
     named = {name: table[ids] for name, table in _classes().items()}
     asking = (batch["segments"] >= 0) & (batch["tasks"] < 0)
+    second = named | _one_arrow_on(named["box"], ids, labels)
+    return torch.stack([_aims(names, asking, ids, labels) for names in (named, second)], dim=1)
+
+
+def _one_arrow_on(box: torch.Tensor, ids: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Names of boxes, where A in "two arrows from A" stands for the box that A leads to."""
+    content = labels[:, :, HEAD_INDEX["content"]]
+    first = CONTENT_INDEX[LETTERS[0]]
+    letter = torch.where((content >= first) & (content < first + len(LETTERS)), content - first + 1, 0)
+    leads = torch.zeros(len(ids), len(LETTERS) + 1, dtype=torch.long)
+    source = labels[:, :, HEAD_INDEX["source"]].clamp_min(0)
+    target = labels[:, :, HEAD_INDEX["target"]].clamp_min(0)
+    leads.scatter_(1, source, letter)
+    leads[:, 0] = 0
+    # Index 0 collects what is no arrow; it is never read.
+    leads.scatter_add_(1, torch.where(target > 0, letter, 0), target)
+    leads[:, 0] = 0
+    twice = torch.zeros_like(ids, dtype=torch.bool)
+    twice[:, 2:] = ids[:, :-2] == vocabulary()["arrows"]
+    moved = torch.where(twice & (box > 0), leads.gather(1, box), box)
+    return {"box": moved, "letter": torch.where(moved > 0, moved + first - 1, 0)}
+
+
+def _aims(named: dict[str, torch.Tensor], asking, ids, labels) -> torch.Tensor:
+    """Aims of one look: batch x heads x text x (1 + patches)."""
 
     def fits(classes: torch.Tensor, head: str) -> torch.Tensor:
         return (classes[:, :, None] == labels[:, None, :, HEAD_INDEX[head]]) & (classes > 0)[:, :, None]
@@ -102,7 +126,7 @@ def _with_answers(aim: torch.Tensor, ids: torch.Tensor, diagram: torch.Tensor) -
 
     They look where the last name of their question does; outside diagrams, head 1 looks where the first does.
     """
-    begins, ends = special_ids()
+    begins, ends = vocabulary()[ASSISTANT], vocabulary()[EOS]
     rows = ids.shape[1]
     at = torch.arange(rows).expand_as(ids)
     taught = aim[:, 0].any(dim=-1)
@@ -131,7 +155,7 @@ def pointing_loss(layer, hidden, rotary, mask, aim: torch.Tensor) -> torch.Tenso
         hidden: Its input, batch x rows x width.
         rotary: Cosines and sines of the positions.
         mask: Additive attention mask.
-        aim: See `aims`.
+        aim: One look of `aims`.
     """
     attention = layer.self_attn
     size, text = attention.head_dim, aim.shape[2]

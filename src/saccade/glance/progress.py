@@ -14,8 +14,8 @@ class Progress:
 
     def __init__(self, minutes: float, steps: int) -> None:
         """Lay the bar over the schedule."""
-        self._total = float(steps) if steps else minutes * 60.0
-        self._by_steps = bool(steps)
+        self._total = minutes * 60.0 if minutes else float(steps)
+        self._by_steps = not minutes
         self._console = Console(stderr=True)
         self._bar = None
         self._printed = 0.0

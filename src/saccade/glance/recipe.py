@@ -15,8 +15,8 @@ class TrainConfig:
     """The recipe. Its defaults are the ones the shipped weights were trained with.
 
     Attributes:
-        minutes: Time spent in training steps; the schedule is laid over it. Pauses do not count.
-        steps: If positive, lay the schedule over this many steps instead; exactly repeatable.
+        steps: Steps; the schedule is laid over them, which makes a run repeatable.
+        minutes: If positive, lay the schedule over this much time in training steps instead. Pauses do not count.
         seed: Seed of the initial weights and of the data.
         see_share: Share of the schedule spent in stage 1.
         decay_from: Point of the schedule from which the learning rate falls linearly to almost nothing.
@@ -26,7 +26,8 @@ class TrainConfig:
         warmup: Steps over which each stage's learning rate rises.
         patch_weight: Weight of the patch losses in stage 2.
         point_weight: Weight of the pointing loss in stage 2.
-        point_layer: Decoder layer whose first heads are taught where to look.
+        point_layers: Decoder layers whose first heads are taught where to look.
+        glimpse_steps: Steps of stage 3, after the schedule.
         ema: Decay of the averaged weights, which are the ones exported.
         read_layers: Decoder layers that must be able to name what a patch shows.
         mixture: What the batches of stage 2 are made of; stage 1 uses its scenes only.
@@ -40,8 +41,8 @@ class TrainConfig:
         workers: Background processes drawing data; 0 draws in this process.
     """
 
-    minutes: float = 86.0
-    steps: int = 0
+    steps: int = 8500
+    minutes: float = 0.0
     seed: int = 0
     see_share: float = 0.11
     decay_from: float = 0.8
@@ -51,7 +52,8 @@ class TrainConfig:
     warmup: int = 40
     patch_weight: float = 0.1
     point_weight: float = 0.2
-    point_layer: int = 7
+    point_layers: tuple[int, ...] = (7, 9)
+    glimpse_steps: int = 300
     ema: float = 0.995
     read_layers: tuple[int, ...] = (5, 8)
     mixture: Mixture = field(default_factory=Mixture)
@@ -71,11 +73,13 @@ class Clock:
     spent: float = 0.0
     stage_step: int = 0
     images: int = 0
+    glimpsed: bool = False
 
     def done(self, config: TrainConfig) -> float:
         """Position in the schedule, 0 to 1."""
-        total = config.steps if config.steps else config.minutes * 60.0
-        return min(1.0, (self.step if config.steps else self.spent) / total)
+        if config.minutes:
+            return min(1.0, self.spent / (config.minutes * 60.0))
+        return min(1.0, self.step / config.steps)
 
 
 def learning_rate_factor(config: TrainConfig, clock: Clock) -> float:

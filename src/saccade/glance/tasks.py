@@ -77,6 +77,10 @@ TASKS: dict[str, Task] = {task.name: task for task in _TASKS}
 TASK_NAMES = tuple(TASKS)
 
 
+# To the front of a row go long answers, or short ones would leave no room for them, and what is learned last.
+_SOONER = frozenset({"list", "word", "number", "relation", "place", "compare"})
+
+
 def training_questions(scene: Scene, rng: np.random.Generator, rounds: int = 3) -> list[Question]:
     """All tasks' questions about a scene from several rounds of drawing, none twice, in random order."""
     by_text: dict[str, Question] = {}
@@ -86,6 +90,5 @@ def training_questions(scene: Scene, rng: np.random.Generator, rounds: int = 3) 
             # A question the unanswerable task shares with another keeps its first owner.
             by_text.setdefault(question.question, question)
     asked = list(by_text.values())
-    # Long answers go towards the front, or short ones would leave no room for them.
-    keys = [rng.random() * (0.5 if TASKS[q.task].long_answer else 1.0) for q in asked]
+    keys = [rng.random() * (0.5 if q.task in _SOONER else 1.0) for q in asked]
     return [asked[i] for i in np.argsort(keys)]

@@ -3,6 +3,7 @@
 Stage 1 (see): the decoder's first layers learn, on the visual rows alone, to name what each patch shows.
 Stage 2 (answer): questions, many per image, with the patch losses kept on at a lower weight. From
 questions alone a model of this size stays blind for tens of thousands of images.
+Stage 3 (glimpse): the CLS row of the vision tower learns to look at what is not background.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch.nn.functional as F
 
 from saccade.glance.checkpoint import export, load_state, save_state
 from saccade.glance.data import Batches, loader, network_inputs
+from saccade.glance.glimpse import teach_to_glimpse
 from saccade.glance.model import GlanceConfig, build_model
 from saccade.glance.network import Network
 from saccade.glance.progress import Progress
@@ -55,7 +57,7 @@ class Trainer:
             self.network = Network(
                 build_model(sizes, config.seed),
                 config.read_layers,
-                config.point_layer,
+                config.point_layers,
                 self.batches.encode.user,
             )
         self.replicas = [self.network, *(shared_copy(self.network) for _ in range(config.threads - 1))]
@@ -194,9 +196,23 @@ class Trainer:
                 self.save()
                 raise SystemExit(f"saved at step {self.clock.step}; continue with --resume")
         self.save()
+        self._glimpse()
         if self.config.check_every > 0:
             self.log(self.check())
         progress.close()
+
+    def _glimpse(self) -> None:
+        """Stage 3, on the averaged weights: they are the ones that are exported."""
+        if self.clock.glimpsed:
+            return
+        self.network.load_state_dict(self.average, strict=False)
+        steps, patch = self.config.glimpse_steps, self.sizes.patch
+        losses = teach_to_glimpse(self.network.model, self.scenes, steps, self.config.seed, patch)
+        for name, parameter in self.network.named_parameters():
+            self.average[name].copy_(parameter.detach())
+        self.clock.glimpsed = True
+        self.log({"glimpse": round(losses[-1], 4) if losses else None})
+        self.save()
 
     def _run_stage(self, batches, seeing: bool, progress: Progress) -> None:
         saved = checked = logged = self.clock.spent

@@ -37,6 +37,8 @@ LABEL_HEADS: dict[str, int] = {
     "order": 10,  # rank in reading order: object in its scene, character in its line
     "same_color": 10,  # how many objects of this colour so far
     "same_shape": 10,  # how many objects of this shape so far
+    "row": 6,  # row and column on the grid of cells
+    "column": 6,
 }
 HEAD_INDEX = {name: i for i, name in enumerate(LABEL_HEADS)}
 IGNORE = -100

@@ -8,10 +8,11 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from saccade.methods.base import LayerMethod, Method
+from saccade.methods.base import BudgetMethod, LayerMethod, Method
+from saccade.methods.reducer import KeepReducer, Reducer
 from saccade.methods.registry import METHODS, register
 
 for _module in sorted(m.name for m in pkgutil.iter_modules(__path__)):
     importlib.import_module(f"{__name__}.{_module}")
 
-__all__ = ["METHODS", "LayerMethod", "Method", "register"]
+__all__ = ["METHODS", "BudgetMethod", "KeepReducer", "LayerMethod", "Method", "Reducer", "register"]

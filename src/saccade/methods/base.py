@@ -11,6 +11,7 @@ import torch
 
 from saccade.layout import Layout
 from saccade.route import LayerRoute, Route
+from saccade.stages import Stage
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,7 @@ class Method(ABC):
     Subclasses are frozen dataclasses, one per file; fields are the parameters a user writes in a spec string.
 
     Attributes:
-        budget: How many layers the method touches; resolved to layers by a calibration.
-        flops: FLOPs ratio to reach; resolved to the smallest budget that reaches it.
+        flops: FLOPs ratio to reach; resolved to the setting that just reaches it.
     """
 
     name: ClassVar[str]
@@ -31,12 +31,9 @@ class Method(ABC):
     score: ClassVar[str | None] = None
     """Calibration whose ascending order chooses layers, where the method chooses layers by one."""
 
-    budget: int | None = None
     flops: float | None = None
 
     def __post_init__(self) -> None:
-        if self.budget is not None and (type(self.budget) is not int or self.budget < 0):
-            raise ValueError(f"{self.name}: budget is a number of layers, got {self.budget}")
         if self.flops is not None and (not isinstance(self.flops, int | float) or not 0 < self.flops <= 1):
             raise ValueError(f"{self.name}: flops is a ratio in (0, 1], got {self.flops}")
 
@@ -58,8 +55,17 @@ class Method(ABC):
         """
 
     @abstractmethod
-    def with_budget(self, budget: int) -> Method:
-        """The same method asked to touch this many layers."""
+    def notches(self, num_layers: int, order: Sequence[int] | None = None) -> int:
+        """How far the method can be turned up, from 0 (it changes nothing) on.
+
+        Args:
+            num_layers: Depth of the model.
+            order: Layers in the order they should be touched, from a calibration.
+        """
+
+    @abstractmethod
+    def turned(self, notch: int) -> Method:
+        """The same method turned up so far: a higher notch never costs more FLOPs."""
 
     @abstractmethod
     def layer_route(self, layout: Layout, full_BN: torch.Tensor, number: int) -> LayerRoute | None:
@@ -92,6 +98,14 @@ class Method(ABC):
             layers.append(memo.setdefault(key, found))
         return Route(layout, tuple(layers))
 
+    def stages(self, num_layers: int) -> tuple[Stage, ...]:
+        """Decisions that the method takes on the way; none for a method whose rows are known beforehand.
+
+        Raises:
+            ValueError: If the model does not have a stage's layer.
+        """
+        return ()
+
     def parameters(self) -> dict[str, Any]:
         """Parameters that differ from their defaults, as plain values."""
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
@@ -115,7 +129,38 @@ def write_value(value: Any) -> str:
 
 
 @dataclass(frozen=True)
-class LayerMethod(Method):
+class BudgetMethod(Method):
+    """A method whose dial is the number of layers it touches.
+
+    Attributes:
+        budget: How many layers the method touches; resolved to layers by a calibration.
+    """
+
+    presets: ClassVar[dict[str, Any]] = {}
+    preset: ClassVar[str | None] = None
+
+    budget: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.budget is not None and (type(self.budget) is not int or self.budget < 0):
+            raise ValueError(f"{self.name}: budget is a number of layers, got {self.budget}")
+
+    @abstractmethod
+    def with_budget(self, budget: int) -> BudgetMethod:
+        """The same method asked to touch this many layers."""
+
+    def notches(self, num_layers: int, order: Sequence[int] | None = None) -> int:
+        published = self.presets.get(self.preset) if self.preset is not None else None
+        order = published if isinstance(published, tuple) else order
+        return num_layers if order is None else min(num_layers, len(order))
+
+    def turned(self, notch: int) -> BudgetMethod:
+        return self.with_budget(notch)
+
+
+@dataclass(frozen=True)
+class LayerMethod(BudgetMethod):
     """A method that does the same thing in a chosen set of layers.
 
     Attributes:

@@ -9,14 +9,14 @@ from typing import ClassVar
 import torch
 
 from saccade.layout import Layout
-from saccade.methods.base import Method
+from saccade.methods.base import BudgetMethod
 from saccade.methods.registry import register
 from saccade.route import LayerRoute
 
 
 @register
 @dataclass(frozen=True)
-class VTW(Method):
+class VTW(BudgetMethod):
     """VTW, visual tokens withdrawal (arXiv 2405.05803): from layer K on there are only text rows.
 
     ``layer=16`` means 16 dense layers, as in the official code; a budget of N withdraws from the last N

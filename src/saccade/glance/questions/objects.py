@@ -115,11 +115,9 @@ def place(facts: ObjectFacts, rng: np.random.Generator) -> list[Question]:
         where = f"row {thing.row + 1} column {thing.column + 1}"
         out.append(Question("place", "what", f"what is in {where} ?", thing.name))
     for thing in _sample(rng, unique(facts), 1):
-        if coin(rng):
-            out.append(Question("place", "row", f"which row is the {thing.name} in ?", str(thing.row + 1)))
-        else:
-            question = f"which column is the {thing.name} in ?"
-            out.append(Question("place", "column", question, str(thing.column + 1)))
+        out.append(Question("place", "row", f"which row is the {thing.name} in ?", str(thing.row + 1)))
+        question = f"which column is the {thing.name} in ?"
+        out.append(Question("place", "column", question, str(thing.column + 1)))
     return out
 
 

@@ -57,6 +57,8 @@ class PatchLabels:
         last = self.array[row + height - 1, column : column + width]
         if content is not None:
             last[:, HEAD_INDEX["content"]] = CONTENT_INDEX[content]
+            last[:, HEAD_INDEX["row"]] = row // height + 1
+            last[:, HEAD_INDEX["column"]] = column // width + 1
         for head, value in heads.items():
             if head == "color":
                 self.array[row : row + height, column : column + width, HEAD_INDEX[head]] = value

@@ -1,0 +1,275 @@
+"""The stages of one forward: reaching them, gathering evidence from a few score rows, applying the choice.
+
+Shape letters: B batch, N new rows, R asking rows, H heads, G key/value heads, K cached keys, W head width,
+D hidden, S rewritten rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.cache_utils import Cache
+
+from saccade.engine.attention import take_rotary, take_rows
+from saccade.engine.cache import KeyRows, ragged_layer
+from saccade.engine.frame import Frame
+from saccade.engine.steps import Left, Moves, Step, closed_up, narrow_steps
+from saccade.engine.trace import Trace
+from saccade.families import Family, Parts, Rotary
+from saccade.program import Program, Tally
+from saccade.rows import RowIndex
+from saccade.stages import Choice, Counts, Evidence, Grid, Rewrite, Stage, Vision
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """What is known of a forward beside its rows.
+
+    Attributes:
+        family: Adapter of the model.
+        parts: Modules of the model.
+        grid: Where the visual rows lie in the picture, on the host, or None.
+        vision: Gives what the vision tower knows, for one of its layers and the decoder's input.
+        traces: Where to note what happens, or None.
+    """
+
+    family: Family
+    parts: Parts
+    grid: Grid | None = None
+    vision: Callable[[str, torch.Tensor], Vision] | None = None
+    traces: list[Trace] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Taken:
+    """A decision that was taken, for layers that are recomputed under gradient checkpointing."""
+
+    found: Counts
+    keep: Counts
+    alive_BN: torch.Tensor
+
+
+class Decisions:
+    """The stages of one forward. It travels with the frame, never with the model."""
+
+    def __init__(self, program: Program, frame: Frame, scene: Scene) -> None:
+        """Gets ready; nothing is decided yet."""
+        self.program, self.frame, self.scene = program, frame, scene
+        layout, device = program.route.layout, frame.device
+        self.layout = layout
+        self.visual_BN = layout.visual_BN.to(device, non_blocking=True)
+        self.text_BN = layout.text_BN.to(device, non_blocking=True)
+        self.image_BN = layout.image_BN.to(device, non_blocking=True)
+        self.left_BN = self.visual_BN
+        self._tally = Tally(program.route)
+        self._moves: Moves | None = None
+        self._asking: dict[int, RowIndex] = {}
+        self._taken: dict[int, _Taken | None] = {}
+        self._last = RowIndex.from_mask(_last_rows(layout.real_BN)).on(device)
+        self.trace = None if scene.traces is None else Trace(program.route, scene.grid)
+        if self.trace is not None and scene.traces is not None:
+            scene.traces.append(self.trace)
+
+    def enter(self, hidden_BND: torch.Tensor) -> torch.Tensor:
+        """Takes the decisions that come before the decoder; returns its input."""
+        for stage in self.program.stages:
+            if stage.look.ask == "chosen" and id(stage.by) not in self._asking:
+                self._asking[id(stage.by)] = self._chosen(stage, hidden_BND)
+        for place, stage in enumerate(self.program.stages):
+            if stage.before == 0 and not stage.look.layer:
+                hidden_BND = self._take(place, hidden_BND, lambda s: {})
+                gone = self.visual_BN & ~self.left_BN
+                hidden_BND = hidden_BND.masked_fill(gone[..., None].to(hidden_BND.device), 0)
+        return hidden_BND
+
+    def before(
+        self, number: int, layer: Any, hidden_BND: torch.Tensor, kwargs: dict[str, Any]
+    ) -> torch.Tensor:
+        """Takes the decisions that look at the layer about to run; returns its input."""
+        for place, stage in enumerate(self.program.stages):
+            if stage.before == number and stage.look.layer and stage.look.moment == "before":
+                into = hidden_BND
+
+                def see(stage: Stage, into: torch.Tensor = into) -> dict[str, Any]:
+                    return self._look(stage, number, layer, into, kwargs, fresh=True)
+
+                hidden_BND = self._take(place, hidden_BND, see)
+        return hidden_BND
+
+    def after(
+        self, number: int, layer: Any, into_BND: torch.Tensor, kwargs: dict[str, Any], hidden_BND: torch.Tensor
+    ) -> torch.Tensor:
+        """Takes the decisions that look at the layer that just ran, or at no layer; returns its output."""
+        for place, stage in enumerate(self.program.stages):
+            if stage.before == number + 1 and not (stage.look.layer and stage.look.moment == "before"):
+
+                def see(stage: Stage) -> dict[str, Any]:
+                    if not stage.look.layer:
+                        return {}
+                    return self._look(stage, number, layer, into_BND, kwargs, fresh=False)
+
+                hidden_BND = self._take(place, hidden_BND, see)
+        return hidden_BND
+
+    def _take(
+        self, place: int, hidden_BND: torch.Tensor, see: Callable[[Stage], dict[str, Any]]
+    ) -> torch.Tensor:
+        stage, again = self.program.stages[place], place in self._taken
+        if not again:
+            self._taken[place] = self._reach(stage)
+        taken = self._taken[place]
+        if taken is None:
+            return hidden_BND
+        home, where = self.frame.device, hidden_BND.device
+        with torch.no_grad():
+            seen = see(stage)
+        vision = self.scene.vision
+        if stage.look.tower is not None and vision is not None:
+            seen["vision"] = vision(stage.look.tower, hidden_BND)
+        evidence = Evidence(
+            layout=self.layout,
+            alive_BN=taken.alive_BN.to(where),
+            image_BN=self.image_BN.to(where),
+            found=taken.found,
+            keep=taken.keep,
+            hidden_BND=hidden_BND,
+            norm=self.scene.parts.norm,
+            grid=None if self.scene.grid is None else _on(self.scene.grid, where),
+            **seen,
+        )
+        choice = stage.by.choose(stage, evidence)
+        if not again:
+            self._apply(stage, choice, taken, home)
+        return hidden_BND if choice.rewrite is None else rewritten(hidden_BND, choice.rewrite)
+
+    def _reach(self, stage: Stage) -> _Taken | None:
+        found, keep = self._tally.reach(stage, self.left_BN.cpu)
+        if keep == found:
+            return None
+        static_BN = self.program.route.layers[stage.before].alive_BN
+        alive_BN = self.left_BN
+        if bool((self.layout.visual_BN & ~static_BN).any()):
+            alive_BN = alive_BN & static_BN.to(alive_BN.device)
+        return _Taken(found, keep, alive_BN)
+
+    def _apply(self, stage: Stage, choice: Choice, taken: _Taken, home: torch.device) -> None:
+        counts = taken.keep if choice.counts is None else choice.counts
+        self._tally.cut(counts)
+        self.left_BN = choice.keep_BN.to(home)
+        can = self.scene.family.compact_positions
+        compact = stage.compact == "always" or (stage.compact == "if possible" and can)
+        if compact:
+            self._moves = closed_up(self.visual_BN, self.left_BN)
+        left = Left(self.left_BN, [sum(sample) for sample in counts])
+        steps = narrow_steps(self.program.route, stage.before, left, self._moves, self.text_BN)
+        self.frame.change(stage.before, steps)
+        if self.trace is not None:
+            self.trace.cut(stage, self.left_BN, choice.rewrite, compact)
+
+    def _chosen(self, stage: Stage, hidden_BND: torch.Tensor) -> RowIndex:
+        evidence = Evidence(
+            self.layout, self.visual_BN, self.image_BN, self.layout.counts, self.layout.counts, hidden_BND
+        )
+        with torch.no_grad():
+            mask_BN = stage.by.asking(evidence)
+        # How many rows ask depends on the data: the host waits, once a prompt.
+        return RowIndex.from_mask(mask_BN.cpu()).on(self.frame.device)
+
+    def _look(
+        self,
+        stage: Stage,
+        number: int,
+        layer: Any,
+        hidden_BND: torch.Tensor,
+        kwargs: dict[str, Any],
+        fresh: bool,
+    ) -> dict[str, Any]:
+        """Score rows of a layer, from its input. ``fresh``: the layer has not run yet."""
+        family, attn = self.scene.family, layer.self_attn
+        frame = self.frame.to(hidden_BND.device)
+        step = frame.steps[number] or Step()
+        cache: Cache | None = kwargs.get("past_key_values")
+        ragged = None if cache is None else ragged_layer(cache, attn.layer_idx)
+        rotary = frame.rotary(step, None if ragged is None else ragged.rows, kwargs["position_embeddings"])
+        keys_BGKW, rows = self._keys(attn, layer, frame, step, hidden_BND, rotary, cache, fresh)
+        seen: dict[str, Any] = {"rotary": rotary}
+        if stage.look.keys:
+            seen["keys_BGNW"] = _over_rows(keys_BGKW.transpose(2, 3), step, frame).transpose(2, 3)
+        if stage.look.ask == "nothing":
+            return seen
+        asks = self._last if stage.look.ask == "last" else self._asking[id(stage.by)]
+        asks = asks.on(hidden_BND.device)
+        normed = family.input_norm(layer, take_rows(asks, hidden_BND))
+        queries_BHRW = family.queries(attn, normed, take_rotary(asks, rotary))
+        scores = queries_BHRW.unflatten(1, (keys_BGKW.shape[1], -1)) @ keys_BGKW[:, :, None].transpose(3, 4)
+        scores = scores.flatten(1, 2) * attn.scaling
+        scores = scores.masked_fill(~frame.mask(asks, rows), float("-inf"))
+        weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+        seen["weights_BHRN"] = _over_rows(weights, step, frame)
+        seen["asking_BR"] = asks.index_BR
+        seen["asks_BR"] = torch.ones_like(asks.index_BR).bool() if asks.valid_BR is None else asks.valid_BR
+        return seen
+
+    def _keys(
+        self,
+        attn: Any,
+        layer: nn.Module,
+        frame: Frame,
+        step: Step,
+        hidden_BND: torch.Tensor,
+        rotary: Rotary,
+        cache: Cache | None,
+        fresh: bool,
+    ) -> tuple[torch.Tensor, KeyRows]:
+        """Keys of a layer and which rows they are: read from the cache where they are there."""
+        ragged = None if cache is None else ragged_layer(cache, attn.layer_idx)
+        if cache is not None and not fresh:
+            held: Any = cache.layers[attn.layer_idx].keys
+            rows = frame.every(frame.past + frame.new) if ragged is None else ragged.rows
+            assert rows is not None
+            return held.to(hidden_BND.device), rows
+        normed = self.scene.family.input_norm(layer, take_rows(step.alive, hidden_BND))
+        keys_BGKW = self.scene.family.keys(attn, normed, take_rotary(step.alive, rotary))
+        if cache is None or not frame.past:
+            return keys_BGKW, frame.every(frame.new) if step.alive is None else frame.keys(None, step)
+        held = cache.layers[attn.layer_idx].keys
+        rows = frame.keys(frame.every(frame.past) if ragged is None else ragged.rows, step)
+        return torch.cat([held.to(keys_BGKW.device), keys_BGKW], dim=2), rows
+
+
+def _last_rows(real_BN: torch.Tensor) -> torch.Tensor:
+    """The last real row of every sample."""
+    rows = torch.arange(real_BN.shape[1]).expand_as(real_BN)
+    last = torch.where(real_BN, rows, -1).max(1, keepdim=True).values
+    return rows == last
+
+
+def _over_rows(x_BHRK: torch.Tensor, step: Step, frame: Frame) -> torch.Tensor:
+    """Columns of the newest keys put where their rows are in this forward: (B, H, R, N), zeros at dead rows."""
+    alive = step.alive
+    if alive is None:
+        return x_BHRK[..., x_BHRK.shape[-1] - frame.new :]
+    newest = x_BHRK[..., x_BHRK.shape[-1] - alive.count :]
+    index_BR = alive.index_BR
+    if alive.valid_BR is not None:
+        newest = newest * alive.valid_BR[:, None, None, :].to(newest.dtype)
+    out = newest.new_zeros(*newest.shape[:-1], frame.new)
+    # Padding slots all point at row 0 and add nothing.
+    return out.scatter_add_(-1, index_BR[:, None, None, :].expand_as(newest), newest)
+
+
+def rewritten(hidden_BND: torch.Tensor, rewrite: Rewrite) -> torch.Tensor:
+    """Hidden states with some rows replaced."""
+    batch, rows, width = hidden_BND.shape
+    index = torch.where(rewrite.rows_BS < 0, rows, rewrite.rows_BS)[..., None].expand(-1, -1, width)
+    # Padding slots write into one row too many, which is cut off again.
+    spare = hidden_BND.new_zeros(batch, 1, width)
+    return torch.cat([hidden_BND, spare], 1).scatter(1, index, rewrite.states_BSD.to(hidden_BND.dtype))[:, :rows]
+
+
+def _on(grid: Grid, device: torch.device) -> Grid:
+    return Grid(*(part.to(device) for part in (grid.line_BN, grid.column_BN, grid.plane_BN, grid.box_BN4)))

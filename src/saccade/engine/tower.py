@@ -1,0 +1,332 @@
+"""What the vision tower tells a plan: attention over patches, keys, features, which patches it merged.
+
+A tap watches one model instance while it makes image features. What it saw is kept with the features
+themselves, because ``generate`` makes them before the forward that needs it.
+
+Shape letters: B batch, N rows, R visual rows in placeholder order, T views, P patches, H heads, K head width,
+V tower width, D decoder width.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from saccade.bipartite import TowerMerge
+from saccade.engine.tower_merge import Merging, MergingLayer
+from saccade.engine.tower_scores import Scores, look
+from saccade.engine.tower_vision import Captured, Run, Seen, Which, grid, vision
+from saccade.families import Family, unwrap
+from saccade.families.vision import Picture, Tower
+
+__all__ = ["Captured", "TowerTap", "allow_other_sizes", "check_merging", "grid", "vision"]
+
+SEEN = "saccade_seen"
+"""Attribute of the features' output object that holds what the tap saw."""
+
+_KINDS = ("image", "video")
+
+_eager = functools.partial(
+    torch.compiler.disable,
+    reason="a saccade plan looks into the vision tower and needs graph breaks: compile without fullgraph",
+)
+
+
+class _Call(threading.local):
+    """What the hooks of one forward hand on; threads may share a model."""
+
+    run: Run | None = None
+    made: dict[str, Any] | None = None
+
+
+class TowerTap:
+    """Watches, and where asked merges in, the vision tower of one model instance.
+
+    Attributes:
+        wanted: Which layers of the tower are looked at.
+        merge: How tokens merge inside the tower, or None.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        family: Family,
+        wanted: frozenset[Which] = frozenset(),
+        merge: TowerMerge | None = None,
+    ) -> None:
+        """Installs its hooks.
+
+        Args:
+            model: The model.
+            family: Its adapter.
+            wanted: Which layers of the tower are looked at.
+            merge: How tokens merge inside the tower; None, or ``r`` of 0, for not at all.
+
+        Raises:
+            ValueError: If the tower cannot give what is wanted.
+        """
+        self.model, self.family, self.wanted = model, family, wanted
+        self.merge = merge if merge is not None and merge.r else None
+        self._call = _Call()
+        self._undo: list[Callable[[], None]] = []
+        self.tower = family.tower(model) if wanted or self.merge else None
+        if (wanted or self.merge) and self.tower is None:
+            raise ValueError(
+                f"the vision tower of this {family.name} model is of a kind that cannot be looked into; "
+                "choose a method that scores rows in the decoder"
+            )
+        served = _served(family, self.tower) if self.tower is not None and wanted else {}
+        self.keys = {key: served[key] for key in wanted}
+        if self.merge is not None:
+            check_merging(family, self.tower)
+        core: Any = family.parts(model).core
+        for kind in _KINDS:
+            if hasattr(core, f"get_{kind}_features"):
+                self._wrap(core, kind)
+        if self.tower is not None:
+            self._watch(self.tower)
+            if self.merge is not None:
+                self._merge(self.tower, self.merge)
+
+    def remove(self) -> None:
+        """Takes everything off; calling it again does nothing."""
+        while self._undo:
+            self._undo.pop()()
+        self._call = _Call()
+
+    def begin(self) -> None:
+        """Forgets what was captured (in this thread): a forward begins."""
+        self._call.made = {}
+
+    def captured(
+        self, mm_encoder_outputs: Mapping[str, Any] | None = None, inputs: Mapping[str, Any] | None = None
+    ) -> Captured | None:
+        """What was seen of this forward's images; None if it has none.
+
+        Args:
+            mm_encoder_outputs: Features that were made earlier, under the same plan.
+            inputs: The other keyword arguments of the core's forward (``input_ids`` tells the order of images
+                and videos where there are both).
+
+        Raises:
+            ValueError: If features were made without the plan, and the plan needs to know more of them.
+        """
+        given, inputs = mm_encoder_outputs or {}, inputs or {}
+        seen: list[Seen] = []
+        images: list[list[int]] = []
+        for kind in _KINDS:
+            output = given.get(kind)
+            found = (self._call.made or {}).get(kind) if output is None else output
+            if found is None:
+                images.append([])
+                continue
+            one: Seen | None = getattr(found, SEEN, None)
+            numbers = None if one is None or not self._serves(one) else _same(one.made, found.pooler_output)
+            if one is None or numbers is None:
+                one, numbers = self._unseen(kind, found, inputs)
+            first = sum(len(s.picture.lengths) for s in seen)
+            seen.append(one)
+            images.append([first + number for number in numbers])
+        if not seen:
+            return None
+        joined = Picture.join([one.picture for one in seen])
+        order = self._order(images, joined.lengths, inputs.get("input_ids"))
+        views = tuple(joined.views_of(order))
+        return Captured(joined.take(order), tuple(seen), views, self.tower, self.keys)
+
+    def _serves(self, seen: Seen) -> bool:
+        """Whether what another tap saw would do: features may outlive the attachment that made them."""
+        return seen.merge == self.merge and set(self.keys.values()) <= set(seen.run.scores)
+
+    def _unseen(self, kind: str, output: Any, inputs: Mapping[str, Any]) -> tuple[Seen, list[int]]:
+        if self.wanted or self.merge is not None:
+            raise ValueError(
+                f"this plan looks into the vision tower, but these {kind} features were made without it, or "
+                "cut in chunks since: make them with the plan attached, and leave prefill_chunk_size unset"
+            )
+        picture = self.family.picture(self.model, {**inputs, "mm_encoder_outputs": {kind: output}})
+        assert picture is not None
+        return Seen(picture, Run(), (), None), list(range(len(picture.lengths)))
+
+    def _order(
+        self, images: list[list[int]], lengths: tuple[int, ...], input_ids: torch.Tensor | None
+    ) -> list[int]:
+        """Numbers of images and videos in the order of their placeholders."""
+        if not all(images):
+            return [number for kind in images for number in kind]
+        if input_ids is None:
+            raise ValueError("images and videos in one prompt need input_ids, which tell their order")
+        config: Any = unwrap(self.model).config
+        ids = input_ids.flatten().cpu()
+        left, order, at = [list(kind) for kind in images], [], 0
+        tokens = [(ids == token) for token in self.family.visual_ids(config)]
+        kinds = torch.stack(tokens).long().argmax(0)[torch.stack(tokens).any(0)].tolist()
+        while at < len(kinds):
+            order.append(left[kinds[at]].pop(0))
+            at += lengths[order[-1]]
+        return order
+
+    def _wrap(self, core: Any, kind: str) -> None:
+        name = f"get_{kind}_features"
+        own, inner = name in core.__dict__, getattr(core, name)
+        signature = inspect.signature(inner)
+
+        @functools.wraps(inner)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            outer, self._call.run = self._call.run, Run()
+            try:
+                output, run = inner(*args, **kwargs), self._call.run
+            finally:
+                self._call.run = outer
+            self._keep(kind, signature.bind(*args, **kwargs).arguments, output, run)
+            return output
+
+        core.__dict__[name] = watched
+
+        def undo() -> None:
+            if own:
+                core.__dict__[name] = inner
+            else:
+                core.__dict__.pop(name, None)
+
+        self._undo.append(undo)
+
+    @_eager
+    def _keep(self, kind: str, named: Mapping[str, Any], output: Any, run: Run) -> None:
+        chosen: Any = named.get("vision_feature_layer")
+        config: Any = unwrap(self.model).config
+        if self.tower is not None and chosen not in (None, getattr(config, "vision_feature_layer", chosen)):
+            raise ValueError(
+                f"this plan looks at the features of layer {config.vision_feature_layer}, but "
+                f"vision_feature_layer={chosen} was asked for; set it in the model's configuration"
+            )
+        picture = self.family.picture(self.model, named)
+        if picture is None or not hasattr(output, "pooler_output"):
+            return
+        setattr(output, SEEN, Seen(picture, run, tuple(output.pooler_output), self.merge))
+        if self._call.made is not None:
+            self._call.made[kind] = output
+
+    def _watch(self, tower: Tower) -> None:
+        module: Any
+        hooks: list[Any] = [tower.module.register_forward_pre_hook(self._before_tower, with_kwargs=True)]
+        for key in set(self.keys.values()):
+            module = getattr(tower, key)
+            hooks.append(
+                module.register_forward_hook(functools.partial(self._after_attention, key), with_kwargs=True)
+            )
+        for number in set(tower.states) if self.wanted else ():
+            if number:
+                keep = functools.partial(self._after_layer, number)
+                hooks.append(tower.layers[number - 1].register_forward_hook(keep))
+            else:
+                hooks.append(tower.layers[0].register_forward_pre_hook(self._before_first, with_kwargs=True))
+        self._undo += [hook.remove for hook in hooks]
+
+    @_eager
+    def _before_tower(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        run, tower = self._call.run, self.tower
+        if run is not None and tower is not None and self.wanted:
+            run.order = self.family.tower_order(module, kwargs)
+        if run is not None and tower is not None and self.merge is not None:
+            run.merging = Merging(self.merge.r, int(tower.has_cls))
+
+    @_eager
+    def _after_attention(
+        self, key: Which, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any
+    ) -> None:
+        run, tower = self._call.run, self.tower
+        if run is None or tower is None:
+            return
+        x = args[0] if args else kwargs["hidden_states"]
+        with torch.no_grad():
+            pairs = self.family.tower_heads(module, x.detach(), kwargs, tower.has_cls)
+            bias = run.merging.bias(-1) if run.merging is not None else None
+            run.scores[key] = look(pairs, tower.has_cls, bias)
+
+    @_eager
+    def _after_layer(self, number: int, module: nn.Module, args: tuple, output: Any) -> None:
+        if self._call.run is not None:
+            self._call.run.states[number] = output[0] if isinstance(output, tuple) else output
+
+    @_eager
+    def _before_first(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        if self._call.run is not None:
+            self._call.run.states[0] = args[0] if args else kwargs["hidden_states"]
+
+    def _merge(self, tower: Tower, merge: TowerMerge) -> None:
+        layer: Any
+        for number, layer in enumerate(tower.layers[: tower.states[0]]):
+            last = number + 1 == tower.states[0]
+            watch = self._watch_merged if last and "made" in self.keys.values() else None
+            self._undo.append(MergingLayer(self.family, layer, number, self._merging, watch).install())
+        assert tower.projector is not None
+        self._undo.append(tower.projector.register_forward_hook(self._after_projector).remove)
+
+    def _merging(self) -> Merging | None:
+        return None if self._call.run is None else self._call.run.merging
+
+    def _watch_merged(self, scores: Scores) -> None:
+        if self._call.run is not None:
+            self._call.run.scores["made"] = scores
+
+    @_eager
+    def _after_projector(self, module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
+        run, tower = self._call.run, self.tower
+        if run is None or run.merging is None or tower is None:
+            return None
+        return run.merging.spread(output, first=int(tower.has_cls and tower.strips))
+
+
+def check_merging(family: Family, tower: Tower | None) -> None:
+    """Refuses towers in which tokens cannot merge.
+
+    Raises:
+        ValueError: Saying why.
+    """
+    if tower is None or not tower.states:
+        raise ValueError(
+            f"tokens cannot merge inside the vision tower of {family.name}: it joins neighbouring patches at "
+            "fixed places itself; choose a method that merges before or in the decoder"
+        )
+    if len(tower.states) > 1:
+        raise ValueError(
+            f"tokens cannot merge inside this vision tower: its features come from {len(tower.states)} layers, "
+            "which would not have the same tokens; set one vision_feature_layer, or choose another method"
+        )
+    if tower.states[0] == 0:
+        raise ValueError(
+            "tokens cannot merge inside this vision tower: its features are taken before its first layer, so "
+            "no layer is left to merge in; choose a method that merges before or in the decoder"
+        )
+    if tower.strips and not tower.has_cls:
+        raise ValueError(
+            "this model takes the first row off its features, but its vision tower has no CLS row: set "
+            "vision_feature_select_strategy to full"
+        )
+
+
+def allow_other_sizes(model: nn.Module, family: Family) -> Callable[[], None]:
+    """Lets the vision tower take images of other sizes than it was made for; returns what undoes it."""
+    return family.other_sizes(model)
+
+
+def _served(family: Family, tower: Tower) -> dict[Which, Which]:
+    """Which layer's attention serves for each that may be wanted."""
+    have: list[Which] = [key for key in ("made", "reads") if getattr(tower, key) is not None]
+    if not have:
+        raise ValueError(f"the vision tower of this {family.name} model has no layer to look at")
+    return {key: key if key in have else have[0] for key in ("made", "reads")}
+
+
+def _same(made: tuple[torch.Tensor, ...], given: Any) -> list[int] | None:
+    """Which of the images these features are of, beams repeat them; None if of others."""
+    numbers = {id(one): number for number, one in enumerate(made)}
+    found = [numbers.get(id(one)) for one in given]
+    return None if None in found else [n for n in found if n is not None]

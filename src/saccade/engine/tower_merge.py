@@ -1,0 +1,141 @@
+"""Merging tokens inside a vision tower, between attention and MLP of its layers (ToMe, arXiv 2210.09461).
+
+Shape letters: T views, N tokens that enter a layer, P tokens that the tower began with, V tower width.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from saccade import bipartite
+from saccade.engine.tower_scores import Scores, look
+from saccade.families import Family
+
+
+class Merging:
+    """Which tokens were merged in one run of a tower.
+
+    Kept for every layer, so that a layer that is recomputed under gradient checkpointing finds its own.
+    """
+
+    def __init__(self, r: int, protected: int) -> None:
+        """Begins with nothing merged: ``r`` tokens per layer will be, the first ``protected`` never."""
+        self.r, self.protected = r, protected
+        self._sizes: list[torch.Tensor | None] = [None]
+        self._where: list[torch.Tensor | None] = [None]
+
+    @property
+    def where_TP(self) -> torch.Tensor | None:
+        """Which token holds each of the first ones now; None while nothing is merged."""
+        return self._where[-1]
+
+    @property
+    def sizes_TN(self) -> torch.Tensor | None:
+        """How many of the first tokens each token stands for; None while nothing is merged."""
+        return self._sizes[-1]
+
+    def bias(self, layer: int) -> torch.Tensor | None:
+        """What proportional attention adds to the logits of a layer, (T, 1, 1, N): the log of the sizes."""
+        sizes = self._sizes[layer]
+        return None if sizes is None else sizes.log()[:, None, None]
+
+    def enter(self, layer: int, keys: torch.Tensor) -> tuple[bipartite.Pairs | None, torch.Tensor]:
+        """What merges in a layer with these keys (T, H, N, K), and the sizes of the tokens that enter it."""
+        sizes, where = self._sizes[layer], self._where[layer]
+        pairs = bipartite.match(keys.detach().mean(1), self.r, self.protected)
+        if sizes is None:
+            sizes = torch.ones(keys.shape[0], keys.shape[2], device=keys.device)
+        del self._sizes[layer + 1 :], self._where[layer + 1 :]
+        if pairs is None:
+            self._sizes.append(self._sizes[layer])
+            self._where.append(where)
+        else:
+            self._sizes.append(bipartite.add(sizes[..., None], pairs)[..., 0])
+            self._where.append(pairs.into_TN if where is None else pairs.into_TN.gather(1, where))
+        return pairs, sizes
+
+    def spread(self, x_TND: torch.Tensor, first: int) -> torch.Tensor | None:
+        """Gives every patch what its token holds; None while nothing is merged.
+
+        Args:
+            x_TND: One row per token, without the first ``first``.
+            first: Leading tokens that have no row.
+        """
+        if self.where_TP is None:
+            return None
+        return x_TND.gather(1, (self.where_TP[:, first:] - first)[..., None].expand(-1, -1, x_TND.shape[-1]))
+
+
+class MergingLayer:
+    """Stands in for the forward of one layer of a tower."""
+
+    def __init__(
+        self,
+        family: Family,
+        layer: Any,
+        number: int,
+        merging: Callable[[], Merging | None],
+        watch: Callable[[Scores], None] | None,
+    ) -> None:
+        """Prepares it; ``install`` puts it in place.
+
+        Args:
+            family: Adapter that takes the layer apart.
+            layer: The layer.
+            number: Its number.
+            merging: Gives the run that is going on, or None outside of one.
+            watch: Called with the layer's scores, of the tokens that leave it.
+        """
+        self.family, self.layer, self.number = family, layer, number
+        self.merging, self.watch = merging, watch
+        # accelerate keeps the true forward in _old_forward; attaching there leaves its hooks around us.
+        self.slot = "_old_forward" if "_old_forward" in layer.__dict__ else "forward"
+        self.inner = getattr(layer, self.slot)
+
+    def install(self) -> Callable[[], None]:
+        """Puts it in place; returns what undoes it."""
+        own = self.slot in self.layer.__dict__
+        setattr(self.layer, self.slot, self)
+
+        def undo() -> None:
+            for held in ("forward", "_old_forward"):
+                if self.layer.__dict__.get(held) is self:
+                    if own or held == "_old_forward":
+                        setattr(self.layer, held, self.inner)
+                    else:
+                        del self.layer.__dict__[held]
+
+        return undo
+
+    def __call__(self, hidden_TNV: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        merging = self.merging()
+        if merging is None:
+            return self.inner(hidden_TNV, *args, **kwargs)
+        run = functools.partial(self._run, merging)
+        layer = self.layer
+        # The class's forward, which checkpoints, is not run: checkpoint as it would.
+        if getattr(layer, "gradient_checkpointing", False) and layer.training:
+            return layer._gradient_checkpointing_func(run, hidden_TNV)
+        return run(hidden_TNV)
+
+    @torch.compiler.disable
+    def _run(self, merging: Merging, hidden_TNV: torch.Tensor) -> torch.Tensor:
+        bias = merging.bias(self.number)
+
+        def between(x_TNV: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+            pairs, sizes = merging.enter(self.number, k)
+            if self.watch is not None:
+                with torch.no_grad():
+                    scores = look([(q, k)], bool(merging.protected), bias)
+                    if pairs is not None:
+                        scores = scores.map(
+                            lambda x: bipartite.add(x, pairs), lambda x: bipartite.merge(x, sizes, pairs)[0]
+                        )
+                    self.watch(scores)
+            return x_TNV if pairs is None else bipartite.merge(x_TNV, sizes, pairs)[0]
+
+        return self.family.tower_layer(self.layer, hidden_TNV, bias, between)

@@ -1,0 +1,220 @@
+"""What was seen in the vision tower, in row coordinates.
+
+Shape letters: B batch, N rows, R visual rows in placeholder order, T views, P patches, V tower width, D decoder
+width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from saccade.bipartite import TowerMerge
+from saccade.engine.tower_merge import Merging
+from saccade.engine.tower_scores import Scores
+from saccade.families.vision import Picture, Tower
+from saccade.layout import Layout
+from saccade.stages import Grid, Vision
+
+Which = Literal["made", "reads"]
+
+
+@dataclass(eq=False)
+class Run:
+    """What one run of the tower left behind.
+
+    Attributes:
+        scores: What was looked at, by layer.
+        states: The states that become features, by their number.
+        order: Where the tower's row of each visual row stands in its layers, where that is not in order.
+        merging: Which tokens were merged, if any.
+    """
+
+    scores: dict[Which, Scores] = field(default_factory=dict)
+    states: dict[int, torch.Tensor] = field(default_factory=dict)
+    order: torch.Tensor | None = None
+    merging: Merging | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """One call of ``get_image_features``.
+
+    Attributes:
+        picture: Its picture.
+        run: What the run of the tower left.
+        made: The features of every image.
+        merge: How tokens were merged.
+    """
+
+    picture: Picture
+    run: Run
+    made: tuple[torch.Tensor, ...]
+    merge: TowerMerge | None
+
+
+@dataclass(frozen=True, eq=False)
+class Captured:
+    """What was seen of the images of one forward, in placeholder order.
+
+    Attributes:
+        picture: The map from visual rows to patches.
+        seen: The calls that made the features; the picture counts patches over all of them.
+        views: For every view of the picture, its number over all calls.
+        tower: Parts of the tower; None if nothing was wanted of it.
+        keys: Which layer serves for ``made`` and for ``reads``.
+    """
+
+    picture: Picture
+    seen: tuple[Seen, ...]
+    views: tuple[int, ...]
+    tower: Tower | None
+    keys: Mapping[Which, Which]
+
+
+def grid(picture: Picture, layout: Layout, device: torch.device) -> Grid | None:
+    """Where the rows of a forward lie in the picture; None where only their number is known."""
+    if not picture.mapped:
+        return None
+    names = ("line_R", "column_R", "plane_R")
+    line, column, plane = (_rows(getattr(picture, name), layout, -1).to(device) for name in names)
+    return Grid(line, column, plane, _rows(picture.box_R4, layout, 0).to(device))
+
+
+def vision(captured: Captured, which: Which, layout: Layout, embeddings_BND: torch.Tensor) -> Vision:
+    """What the tower knows of the visual rows, in row coordinates.
+
+    Args:
+        captured: What was seen.
+        which: Which layer is looked at; where the tower has one of the two alone, it serves for both.
+        layout: Where the visual rows are.
+        embeddings_BND: What enters the decoder.
+
+    Raises:
+        ValueError: If the layout has other rows than the images.
+    """
+    tower, device = captured.tower, embeddings_BND.device
+    assert tower is not None
+    key = captured.keys[which]
+    found = [_Patches.of(one.run, key, tower, device) for one in captured.seen]
+    patch_BN = _rows(captured.picture.patch_R, layout, -1).to(device)
+    view_BN = _rows(captured.picture.view_R, layout, -1).to(device)
+    shown_BN = patch_BN >= 0
+    at_BN = patch_BN.clamp(min=0)
+    into_BN = sizes_BN = None
+    if all(f.group_P is not None for f in found):
+        groups = max(one.run.merging.where_TP.shape[1] for one in captured.seen)
+        into_BN = _holders(torch.cat([f.group_P for f in found])[at_BN], view_BN, groups, len(captured.views))
+        shown_BN = shown_BN & (into_BN == torch.arange(layout.rows, device=device))
+        sizes_BN = torch.cat([f.sizes_P for f in found])[at_BN] * shown_BN
+
+    def spread(name: str) -> torch.Tensor:
+        x_P = torch.cat([getattr(f, name) for f in found])
+        mask = shown_BN.view(*shown_BN.shape, *[1] * (x_P.ndim - 1))
+        return torch.where(mask, x_P[at_BN], x_P.new_zeros(()))
+
+    features, project = None, _itself
+    cls = None
+    if tower.projector is not None:
+        features, project = spread("features_PV"), tower.projector
+        if tower.has_cls:
+            every = torch.cat([f.cls_TV for f in found])
+            cls = every[torch.tensor(captured.views, device=device)]
+    else:
+        features = torch.where(shown_BN[..., None], embeddings_BND, embeddings_BND.new_zeros(()))
+    return Vision(
+        patch_BN=patch_BN >= 0,
+        view_BN=view_BN,
+        attention_BN=spread("attention_P"),
+        single_BN=spread("single_P"),
+        keys_BNV=spread("keys_PV"),
+        heads=captured.seen[0].run.scores[key].heads,
+        features_BNV=features,
+        cls_TV=cls,
+        project=project,
+        into_BN=into_BN,
+        sizes_BN=sizes_BN,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Patches:
+    """One run of the tower, patch by patch over all its views, without the CLS rows.
+
+    Attributes:
+        attention_P: See ``Vision``.
+        single_P: See ``Vision``.
+        keys_PV: See ``Vision``.
+        features_PV: Features, None where the tower merges patches itself.
+        cls_TV: Features of the CLS rows, or None.
+        group_P: Number of the token of its view that holds the patch now; None where nothing was merged.
+        sizes_P: Patches in that token; None likewise.
+    """
+
+    attention_P: torch.Tensor
+    single_P: torch.Tensor
+    keys_PV: torch.Tensor
+    features_PV: torch.Tensor | None
+    cls_TV: torch.Tensor | None
+    group_P: torch.Tensor | None
+    sizes_P: torch.Tensor | None
+
+    @classmethod
+    def of(cls, run: Run, key: Which, tower: Tower, device: torch.device) -> _Patches:
+        """Reads a run."""
+        merging, first = run.merging, int(tower.has_cls)
+        where = merging.where_TP if merging is not None else None
+
+        def patches(x_TN: torch.Tensor) -> torch.Tensor:
+            if where is not None:
+                at = where.view(*where.shape, *[1] * (x_TN.ndim - 2)).expand(-1, -1, *x_TN.shape[2:])
+                x_TN = x_TN.gather(1, at)
+            return x_TN[:, first:].flatten(0, 1)
+
+        def rows(parts: tuple[torch.Tensor, ...]) -> torch.Tensor:
+            x = torch.cat([patches(part) for part in parts])
+            if tower.merge > 1:
+                x = x.unflatten(0, (-1, tower.merge)).mean(1)
+            return (x if run.order is None else x[run.order.to(x.device)]).to(device)
+
+        scores = run.scores[key]
+        states = [run.states[number] for number in tower.states]
+        state = torch.cat(states, dim=-1) if states else None
+        sizes = merging.sizes_TN if merging is not None else None
+        return cls(
+            rows(scores.attention),
+            rows(scores.single),
+            rows(scores.keys),
+            None if state is None else patches(state).to(device),
+            state[:, 0].to(device) if state is not None and tower.has_cls else None,
+            None if where is None else where[:, first:].flatten().to(device),
+            None if sizes is None else patches(sizes).round().long().to(device),
+        )
+
+
+def _rows(x_R: torch.Tensor, layout: Layout, fill: int) -> torch.Tensor:
+    """Values of visual rows at their places (B, N), something else elsewhere; host tensors."""
+    if len(x_R) != int(layout.visual_BN.sum()):
+        raise ValueError(
+            f"the images have {len(x_R)} rows, but the prompt has {int(layout.visual_BN.sum())} visual rows"
+        )
+    placed = torch.full((layout.batch, layout.rows, *x_R.shape[1:]), fill, dtype=x_R.dtype)
+    placed[layout.visual_BN] = x_R
+    return placed
+
+
+def _holders(group_BN: torch.Tensor, view_BN: torch.Tensor, groups: int, views: int) -> torch.Tensor:
+    """The first row of each row's group, for patches; of other rows themselves."""
+    rows_BN = torch.arange(group_BN.shape[1], device=group_BN.device).expand_as(group_BN)
+    shown = view_BN >= 0
+    slot = torch.where(shown, view_BN * groups + group_BN, views * groups)
+    first = rows_BN.new_full((views * groups + 1,), group_BN.shape[1])
+    first.scatter_reduce_(0, slot.flatten(), rows_BN.flatten(), "amin")
+    return torch.where(shown, first[slot], rows_BN)
+
+
+def _itself(x: torch.Tensor) -> torch.Tensor:
+    return x

@@ -1,0 +1,123 @@
+"""LLaVA-NeXT: LLaVA with tiles of the image beside the whole of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration, PreTrainedConfig
+from transformers.image_processing_utils import select_best_resolution
+from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+from saccade.families.base import register, unwrap
+from saccade.families.llava import Llava, config_parts, made_lengths, strips_first
+from saccade.families.vision import Picture, of_patches
+from saccade.shapes import ModelShape
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@register
+class LlavaNext(Llava):
+    """LLaVA-NeXT: a base view, anyres tiles and newline tokens, all of them placeholder rows of one run."""
+
+    name = "LLaVA-NeXT"
+    model_types = ("llava_next",)
+
+    def typical_visual(self, config: PreTrainedConfig) -> int:
+        return super().typical_visual(config) * 5
+
+    def config(
+        self, shape: ModelShape, layers: int | None = None, vision_layers: int = 1
+    ) -> PreTrainedConfig:
+        return LlavaNextConfig(**config_parts(shape, layers, vision_layers))
+
+    def model_class(self) -> type[nn.Module]:
+        return LlavaNextForConditionalGeneration
+
+    def picture(self, model: nn.Module, inputs: Mapping[str, Any]) -> Picture | None:
+        config: Any = unwrap(model).config
+        vision, grids = config.vision_config, config.image_grid_pinpoints
+        sizes, made = inputs.get("image_sizes"), made_lengths(inputs)
+        if sizes is None or (made is None and inputs.get("pixel_values") is None):
+            return None if made is None else Picture.unmapped(made)
+        sizes = [tuple(int(n) for n in size) for size in sizes]
+        tile, cell, side = vision.image_size, vision.patch_size, vision.image_size // vision.patch_size
+        views = [image_size_to_num_patches(size, grids, tile) for size in sizes]
+        one = self._view(model, inputs, side * side)
+        patches = torch.where(one < 0, one, one + torch.arange(sum(views))[:, None] * side * side)
+        # The model's own packing, run on patch numbers in place of features, says which row is which patch.
+        packed, _ = self._core(model).pack_image_features(
+            list(patches[..., None].split(views)),
+            sizes,
+            "default" if strips_first(config, inputs) else "full",
+            image_newline=torch.tensor([-1]),
+        )
+        lengths = tuple(len(rows) for rows in packed)
+        if made is not None and lengths != made:
+            return Picture.unmapped(made)
+        shown = of_patches(torch.cat(packed)[:, 0], lengths, views, side, side)
+        box = shown.box_R4 * (side * cell / tile)
+        rows = (x.split(lengths) for x in (shown.plane_R, shown.line_R, shown.column_R, box))
+        placed = [
+            _on_canvas(plane, line, column, box, size, select_best_resolution(size, grids), tile, cell)
+            for plane, line, column, box, size in zip(*rows, sizes, strict=True)
+        ]
+        plane, line, column, box = (torch.cat(x) for x in zip(*placed, strict=True))
+        return replace(shown, plane_R=plane, line_R=line, column_R=column, box_R4=box)
+
+    def seen(self, processor: Any, image: Image) -> Image:
+        return image
+
+    def smaller(
+        self, processor: Any, images: list[Image], scale: float
+    ) -> tuple[list[Image], dict[str, Any]]:
+        small = []
+        for image in images:
+            canvas = select_best_resolution(image.size[::-1], processor.image_processor.image_grid_pinpoints)
+            # What the tiles show of a large image is the image fitted to their canvas: that is made smaller.
+            fit = min(canvas[1] / image.width, canvas[0] / image.height, 1.0) * scale
+            small.append(image.resize((max(round(image.width * fit), 1), max(round(image.height * fit), 1))))
+        return small, {}
+
+
+def _on_canvas(
+    plane: torch.Tensor,
+    line: torch.Tensor,
+    column: torch.Tensor,
+    box: torch.Tensor,
+    size: tuple[int, int],
+    canvas: tuple[int, int],
+    tile: int,
+    cell: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Puts the tiles of one image (planes from 1) side by side: one plane, with boxes in the unpadded image.
+
+    Args:
+        plane: View of each row in its image, 0 the whole picture.
+        line: Line in its view.
+        column: Column in its view.
+        box: Box in its view.
+        size: Height and width of the image.
+        canvas: Height and width of all tiles together.
+        tile: Side of a tile in pixels.
+        cell: Side of a patch in pixels.
+    """
+    across, side, tiled = canvas[1] // tile, tile // cell, plane > 0
+    down, right = (plane - 1) // across, (plane - 1) % across
+    # As the image processor fits, rounds and centres the image on the canvas.
+    fit = min(canvas[0] / size[0], canvas[1] / size[1])
+    high, wide = (min(math.ceil(n * fit), full) for n, full in zip(size, canvas, strict=True))
+    top, left = (canvas[0] - high) // 2, (canvas[1] - wide) // 2
+    y, x = down * tile + line * cell - top, right * tile + column * cell - left
+    on_image = torch.stack((x / wide, y / high, (x + cell) / wide, (y + cell) / high), -1).clamp(0, 1)
+    line, column = (
+        torch.where(tiled, at - at[tiled].min() if bool(tiled.any()) else at, old)
+        for at, old in ((down * side + line, line), (right * side + column, column))
+    )
+    return plane.clamp(max=1), line, column, torch.where(tiled[:, None], on_image, box)

@@ -1,0 +1,262 @@
+"""What a family knows of the way from pixels to visual rows: the picture's map and the tower's parts.
+
+Shape letters: R visual rows of a forward in placeholder order, T views, P rows of a view in the tower, Q rows
+of it that ask, V its width, H heads, K head width.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import isqrt
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """What each visual row is a picture of; host tensors, rows of all images one after another.
+
+    Attributes:
+        lengths: Rows of every image.
+        views: Views (tiles, or frames of a video) of every image.
+        patches: Patches of all views.
+        patch_R: Which patch the row is made of, counted over all views in the tower's own order; -1 where it
+            is no patch (newline rows, a CLS row).
+        view_R: View of the patch, counted over all images; -1 likewise.
+        plane_R: Plane of the image it lies on (0: the whole picture, 1: the tiles together; of a video the
+            frame); -1 likewise.
+        line_R: Line in its plane; -1 likewise.
+        column_R: Column in its plane; -1 likewise.
+        box_R4: Left, top, right, bottom of the patch in the picture that ``Family.seen`` gives, each 0 to 1;
+            zeros likewise.
+        mapped: False where only the lengths are known; everything else is -1 then.
+    """
+
+    lengths: tuple[int, ...]
+    views: tuple[int, ...]
+    patches: int
+    patch_R: torch.Tensor
+    view_R: torch.Tensor
+    plane_R: torch.Tensor
+    line_R: torch.Tensor
+    column_R: torch.Tensor
+    box_R4: torch.Tensor
+    mapped: bool = True
+
+    @classmethod
+    def unmapped(cls, lengths: Sequence[int]) -> Picture:
+        """Lengths without a map."""
+        none = torch.full((sum(lengths),), -1)
+        box = torch.zeros(len(none), 4)
+        return cls(tuple(lengths), (0,) * len(lengths), 0, none, none, none, none, none, box, mapped=False)
+
+    def take(self, images: Sequence[int]) -> Picture:
+        """Some of the images, in this order, also one several times; views are numbered anew."""
+        starts, first = _starts(self.lengths), _starts(self.views)
+        rows, shift, view = [], [], 0
+        for image in images:
+            rows.append(torch.arange(starts[image], starts[image] + self.lengths[image]))
+            shift.append(torch.full((self.lengths[image],), view - first[image]))
+            view += self.views[image]
+        at = torch.cat(rows) if rows else torch.zeros(0, dtype=torch.long)
+        by = torch.cat(shift) if shift else at
+        old = self.view_R[at]
+        return Picture(
+            tuple(self.lengths[i] for i in images),
+            tuple(self.views[i] for i in images),
+            self.patches,
+            self.patch_R[at],
+            torch.where(old < 0, old, old + by),
+            self.plane_R[at],
+            self.line_R[at],
+            self.column_R[at],
+            self.box_R4[at],
+            self.mapped,
+        )
+
+    def views_of(self, images: Sequence[int]) -> list[int]:
+        """Numbers of the views of some images, in this order."""
+        first = _starts(self.views)
+        return [v for i in images for v in range(first[i], first[i] + self.views[i])]
+
+    @classmethod
+    def join(cls, parts: Sequence[Picture]) -> Picture:
+        """Several pictures one after another."""
+        if len(parts) == 1:
+            return parts[0]
+        patches, views = _starts([p.patches for p in parts]), _starts([sum(p.views) for p in parts])
+
+        def moved(name: str, by: Sequence[int]) -> torch.Tensor:
+            each = [getattr(p, name) for p in parts]
+            return torch.cat([torch.where(x < 0, x, x + n) for x, n in zip(each, by, strict=True)])
+
+        def joined(name: str) -> torch.Tensor:
+            return torch.cat([getattr(p, name) for p in parts])
+
+        return cls(
+            tuple(n for p in parts for n in p.lengths),
+            tuple(n for p in parts for n in p.views),
+            sum(p.patches for p in parts),
+            moved("patch_R", patches),
+            moved("view_R", views),
+            joined("plane_R"),
+            joined("line_R"),
+            joined("column_R"),
+            joined("box_R4"),
+            all(p.mapped for p in parts),
+        )
+
+
+def _starts(lengths: Sequence[int]) -> list[int]:
+    starts = [0]
+    for length in lengths:
+        starts.append(starts[-1] + length)
+    return starts[:-1]
+
+
+def of_patches(
+    patch_R: torch.Tensor, lengths: Sequence[int], views: Sequence[int], lines: int, columns: int
+) -> Picture:
+    """The picture of rows that are patches of equal views, each a plane of its own image."""
+    shown = patch_R >= 0
+    view, at = patch_R // (lines * columns), patch_R % (lines * columns)
+    line, column = at // columns, at % columns
+    box = torch.stack((column / columns, line / lines, (column + 1) / columns, (line + 1) / lines), -1)
+
+    def known(x: torch.Tensor) -> torch.Tensor:
+        return x.masked_fill(~shown, -1)
+
+    first = torch.tensor(_starts(views)).repeat_interleave(torch.tensor(list(views), dtype=torch.long))
+    plane = view - first[view] if len(first) else view
+    return Picture(
+        tuple(lengths),
+        tuple(views),
+        sum(views) * lines * columns,
+        patch_R,
+        known(view),
+        known(plane),
+        known(line),
+        known(column),
+        box.masked_fill(~shown[:, None], 0.0),
+    )
+
+
+def of_grids(grids: Sequence[tuple[int, int, int]]) -> Picture:
+    """The picture of images that are so many planes (views) of lines and columns, row by row."""
+    parts = [of_patches(torch.arange(n * h * w), (n * h * w,), (n,), lines=h, columns=w) for n, h, w in grids]
+    return Picture.join(parts) if parts else Picture.unmapped(())
+
+
+def square(length: int) -> int | None:
+    """Side of a square of so many patches, or None."""
+    side = isqrt(length)
+    return side if side * side == length else None
+
+
+@dataclass(frozen=True, eq=False)
+class Tower:
+    """The vision tower of a model.
+
+    Attributes:
+        module: The tower itself; its output object is what ``get_image_features`` returns.
+        layers: Its layers.
+        states: Which states become features: number i is what enters layer i (what leaves the last, if there
+            is no layer i). Empty where the features are made after the tower has merged patches.
+        made: Attention module of the layer that makes the features, or None.
+        reads: Attention module of the layer that reads them, or None; None too where it never runs on them.
+        has_cls: Whether row 0 of every view is a CLS row.
+        merge: Patches that the tower merges into one row.
+        projector: What turns features into embeddings, or None where the tower does it.
+        strips: Whether row 0 is taken off the features.
+    """
+
+    module: nn.Module
+    layers: nn.ModuleList
+    states: tuple[int, ...]
+    made: nn.Module | None
+    reads: nn.Module | None
+    has_cls: bool
+    merge: int
+    projector: nn.Module | None
+    strips: bool
+
+
+class SeesPictures(ABC):
+    """The half of a family's adapter that is about pictures."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def picture(self, model: nn.Module, inputs: Mapping[str, Any]) -> Picture | None:
+        """What each visual row of a forward is a picture of; None where the model was given no pixels.
+
+        Args:
+            model: The model, for its configuration.
+            inputs: Keyword arguments of the core's forward or of its ``get_image_features``.
+        """
+
+    def seen(self, processor: Any, image: Image) -> Image:
+        """The picture that boxes refer to: the whole image, unless its processor crops it."""
+        return image
+
+    @abstractmethod
+    def tower(self, model: nn.Module) -> Tower | None:
+        """Parts of the vision tower, or None where this adapter cannot take it apart."""
+
+    @abstractmethod
+    def tower_heads(
+        self, attn: nn.Module, x: torch.Tensor, kwargs: Mapping[str, Any], cls_only: bool
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Queries (T, H, Q, K) and keys (T, H, P, K) in the tower, views of one size together.
+
+        Args:
+            attn: The attention module.
+            x: Normed hidden states, as the module gets them.
+            kwargs: Its other arguments.
+            cls_only: Whether only the first row of every view asks.
+        """
+
+    def tower_order(self, module: nn.Module, kwargs: Mapping[str, Any]) -> torch.Tensor | None:
+        """Where the row of every visual row stands inside the tower; None if in the same place."""
+        return None
+
+    def tower_layer(
+        self,
+        layer: nn.Module,
+        hidden_TPV: torch.Tensor,
+        bias_T11P: torch.Tensor | None,
+        between: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+    ) -> torch.Tensor:
+        """One layer of the tower with something done between its attention and its MLP.
+
+        Args:
+            layer: The layer.
+            hidden_TPV: What enters it.
+            bias_T11P: What is added to the attention logits, or None.
+            between: Called with the residual stream, the queries and the keys (T, H, P, K); what it returns
+                goes on.
+        """
+        raise ValueError(f"{self.name}: the layers of this vision tower cannot be taken apart")
+
+    def other_sizes(self, model: nn.Module) -> Callable[[], None]:
+        """Lets the tower take pictures of other sizes than it was made for; returns what undoes it."""
+        return lambda: None
+
+    @abstractmethod
+    def smaller(
+        self, processor: Any, images: list[Image], scale: float
+    ) -> tuple[list[Image], dict[str, Any]]:
+        """Images, and arguments of the image processor, for a lower input resolution.
+
+        Args:
+            processor: The model's processor.
+            images: RGB images.
+            scale: Of each side, above 0 and at most 1.
+        """

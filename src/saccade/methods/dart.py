@@ -1,0 +1,109 @@
+"""DART: rows that repeat what a few pivots say are dropped.
+
+Shape letters: B batch, N rows, D hidden, I images of a sample, P pivots.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from saccade.methods.reducer import KeepReducer
+from saccade.methods.registry import register
+from saccade.methods.staged import instruction
+from saccade.select import ranks, top
+from saccade.stages import Choice, Evidence, Look, Stage
+
+
+@register
+@dataclass(frozen=True)
+class DART(KeepReducer):
+    """DART (arXiv 2502.11494): what stays is what differs most from a few pivots.
+
+    Pivots are the visual rows of the image and the text rows after the last image whose keys in layer K-1
+    (rotated, all heads) have the largest L1 norm. One pivot after another (visual first, strongest first; the
+    authors' order is that of a set) takes an equal share of the rows left: those least like it by the cosine
+    of final-normed hidden states. Where the text has fewer pivots, visual ones take their shares.
+
+    Attributes:
+        keep: What the pivots take together, divided by their number and rounded down; the visual pivots
+            themselves stay on top of it, as in the authors' count.
+        layer: K, the first layer that runs with the rest.
+        pivots: Pivots of each kind.
+    """
+
+    name = "dart"
+    title = "DART"
+    paper = "https://arxiv.org/abs/2502.11494"
+    usual = 0.222
+
+    layer: int = 5
+    pivots: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("layer", "pivots"):
+            if type(value := getattr(self, key)) is not int or value < 1:
+                raise ValueError(f"dart: {key} is a number from 1, got {value!r}")
+
+    def stages(self, num_layers: int) -> tuple[Stage, ...]:
+        self.check_layer(self.layer, num_layers)
+        return (Stage(self.layer, self, look=Look(keys=True), compact=self.compact),)
+
+    def kept(self, stage: Stage, found: int, start: int, original: int) -> int:
+        whole = original if self.of == "original" else found
+        if self.amount == 1:
+            return found
+        wanted = self.amount if isinstance(self.amount, int) else whole * self.amount + 1e-9
+        return min(found, self.pivots + 2 * self.pivots * int(wanted / (2 * self.pivots)))
+
+    def choose(self, stage: Stage, evidence: Evidence) -> Choice:
+        keys_BGNW: Any = evidence.keys_BGNW
+        norm: Any = evidence.norm
+        alive_BN, image_BN = evidence.alive_BN, evidence.image_BN
+        size_BN = keys_BGNW.float().abs().sum((1, 3))
+        images = max(1, max((len(sample) for sample in evidence.found), default=1))
+        share = tuple(
+            # An image that keeps every row takes them all in one share.
+            tuple(f if k == f else (k - self.pivots) // (2 * self.pivots) for f, k in zip(*pair, strict=True))
+            for pair in zip(evidence.found, evidence.keep, strict=True)
+        )
+
+        said_BN = instruction(evidence.layout).to(alive_BN.device, non_blocking=True)
+        visual_BIP, _ = self._strongest(size_BN, alive_BN, image_BN, images)
+        text_B1P, is_text_B1P = self._strongest(size_BN, said_BN, said_BN.long() - 1, 1)
+        text_BIP = torch.where(is_text_B1P, text_B1P, visual_BIP)
+        pivots_BIP = torch.cat([visual_BIP, text_BIP.expand_as(visual_BIP)], 2)
+
+        with torch.no_grad():
+            likeness_BIPN = cosines(norm(evidence.hidden_BND), pivots_BIP)
+        at = image_BN.clamp(min=0)[:, None, None].expand(-1, 1, likeness_BIPN.shape[2], -1)
+        likeness_BPN = likeness_BIPN.gather(1, at)[:, 0]
+
+        first = tuple(tuple(self.pivots for _ in sample) for sample in evidence.found)
+        chosen_BN = top(size_BN, alive_BN, image_BN, first)
+        for pivot in range(likeness_BPN.shape[1]):
+            chosen_BN = chosen_BN | top(-likeness_BPN[:, pivot], alive_BN & ~chosen_BN, image_BN, share)
+        return Choice(chosen_BN)
+
+    def _strongest(
+        self, size_BN: torch.Tensor, candidates_BN: torch.Tensor, group_BN: torch.Tensor, groups: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows with the largest norms of every group, (B, groups, pivots), and which of them there are."""
+        place_BN = ranks(size_BN, candidates_BN, group_BN)
+        rows = torch.arange(size_BN.shape[1], device=size_BN.device).expand_as(place_BN)
+        spare = groups * self.pivots
+        slot_BN = torch.where(place_BN < self.pivots, group_BN * self.pivots + place_BN, spare)
+        table = torch.full((len(size_BN), spare + 1), -1, device=size_BN.device).scatter(1, slot_BN, rows)
+        found = table[:, :-1].unflatten(1, (groups, self.pivots))
+        return found.clamp(min=0), found >= 0
+
+
+def cosines(states_BND: torch.Tensor, rows_BIP: torch.Tensor) -> torch.Tensor:
+    """Cosine similarity, in float32, of some rows to all: (B, I, P, N)."""
+    unit_BND = torch.nn.functional.normalize(states_BND.float(), dim=-1)
+    index = rows_BIP.flatten(1)[..., None].expand(-1, -1, unit_BND.shape[-1])
+    alike = unit_BND.gather(1, index) @ unit_BND.transpose(1, 2)
+    return alike.view(*rows_BIP.shape, -1)

@@ -1,0 +1,100 @@
+"""ToMe: similar patches merge inside the vision tower, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from saccade.bipartite import TowerMerge, merged_away
+from saccade.methods.reducer import Reducer
+from saccade.methods.registry import register
+from saccade.methods.towerwise import losing_rows, seen
+from saccade.select import count
+from saccade.stages import Choice, Evidence, Look, Rewrite, Stage
+
+LAYERS, PATCHES = 23, 576
+"""Layers that make LLaVA's features (CLIP-L/14-336, feature layer -2), and the patches of a view there."""
+
+
+@register
+@dataclass(frozen=True)
+class ToMe(Reducer):
+    """ToMe (arXiv 2210.09461): in every layer of the tower the r most similar pairs of tokens merge.
+
+    Bipartite soft matching on the layer's keys (mean over heads, cosine), between attention and MLP. As in the
+    paper (section 3), tokens are averages weighted by their sizes, and attention is proportional to sizes; ports
+    to VLMs dropped both. The CLS token never merges. Every view (anyres tile) merges on its own, and newline
+    rows go. A group lives in the row of its first patch, so rows keep their raster order. Towers whose features
+    come before their first layer, and those that join patches at fixed places themselves, are refused.
+
+    Attributes:
+        r: Tokens that disappear per layer and view, at most half of those there are; 0 changes nothing. The
+            price list counts 23 layers and views of 576 patches, as in LLaVA-1.5; what runs is counted anew.
+    """
+
+    name = "tome"
+    title = "ToMe"
+    paper = "https://arxiv.org/abs/2210.09461"
+    compacts = True
+
+    r: int = 16
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if type(self.r) is not int or self.r < 0:
+            raise ValueError(f"tome: r is a number of tokens per layer, from 0, got {self.r!r}")
+        if self.of != "found":
+            raise ValueError(
+                "tome: r counts tokens, so there is no fraction to take of=original of; leave it out"
+            )
+
+    @property
+    def tower_merge(self) -> TowerMerge | None:
+        """What happens inside the tower, which the engine installs; None for nothing."""
+        return TowerMerge(self.r) if self.r else None
+
+    def stages(self, num_layers: int) -> tuple[Stage, ...]:
+        return (Stage(0, self, look=Look(tower="made"), compact=self.compact),) if self.r else ()
+
+    def kept(self, stage: Stage, found: int, start: int, original: int) -> int:
+        views = max(round(original / PATCHES), 1)
+        tokens = -(-original // views) + 1
+        for _ in range(LAYERS):
+            tokens -= merged_away(tokens, self.r, protected=1)
+        return min(found, views * (tokens - 1))
+
+    def notches(self, num_layers: int, order: Sequence[int] | None = None) -> int:
+        return PATCHES // 2
+
+    def turned(self, notch: int) -> ToMe:
+        return replace(self, r=notch, flops=None)
+
+    def choose(self, stage: Stage, evidence: Evidence) -> Choice:
+        vision, losing_BN = seen(self.name, evidence), losing_rows(evidence)
+        if vision.into_BN is None or vision.sizes_BN is None:
+            # A tower of one patch has nothing to merge.
+            return Choice(evidence.alive_BN, counts=evidence.found)
+        own_N = torch.arange(losing_BN.shape[1], device=losing_BN.device)
+        keep_BN = losing_BN & vision.patch_BN & (vision.into_BN == own_N)
+        merged_BN = keep_BN & (vision.sizes_BN > 1)
+        kept_BN = keep_BN | (evidence.alive_BN & ~losing_BN)
+        counts = count(kept_BN, evidence.image_BN, evidence.found)
+        return Choice(kept_BN, counts, _as_they_are(evidence, merged_BN, vision.into_BN, vision.sizes_BN))
+
+
+def _as_they_are(
+    evidence: Evidence, merged_BN: torch.Tensor, into_BN: torch.Tensor, sizes_BN: torch.Tensor
+) -> Rewrite:
+    """A rewrite that changes no content (the tower has merged it already) but says what it is made of."""
+    rows = [row_N.nonzero()[:, 0] for row_N in merged_BN]
+    rows_BS = pad_sequence(rows, batch_first=True, padding_value=-1)
+    at_BS = rows_BS.clamp(min=0)
+    # Patches that are no rows (the padding of anyres tiles) have a share too, so weights may add up to less.
+    share_BS1 = torch.where(rows_BS < 0, 0.0, 1 / sizes_BN.gather(1, at_BS).clamp(min=1).float())[..., None]
+    sources_BSN = (into_BN[:, None] == at_BS[..., None]) * share_BS1
+    hidden_BND = evidence.hidden_BND
+    states_BSD = hidden_BND.gather(1, at_BS[..., None].expand(-1, -1, hidden_BND.shape[-1]))
+    return Rewrite(rows_BS, states_BSD, sources_BSN)

@@ -1,0 +1,192 @@
+"""VisionZip: dominant patches stay, the others are merged into a few contextual rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch.nn.functional import normalize, one_hot
+
+from saccade.methods.reducer import NOTCHES, Amount, Reducer, read_amount, rows_of
+from saccade.methods.registry import register
+from saccade.methods.survivors import rewrite_of, settled
+from saccade.methods.towerwise import Groups, by_view, seen
+from saccade.stages import Choice, Counts, Evidence, Look, Rewrite, Stage, Vision
+
+
+@register
+@dataclass(frozen=True)
+class VisionZip(Reducer):
+    """VisionZip (arXiv 2412.04467): the CLS row, the most attended patches, and the rest merged by its keys.
+
+    Both numbers are per image and are split over its views (anyres tiles) in proportion to their patches;
+    newline rows go, as in the official code. Where positions close up, an image's rows come in the official
+    order: of the first view CLS, dominant patches, contextual rows; then of all other views the dominant
+    patches in raster order, their CLS rows, their contextual rows. Else CLS takes the place of its view's
+    first dropped patch, and a contextual row that of its target. Where the tower has no CLS row, patches are
+    ranked by the attention they receive, and all dominant rows are patches.
+
+    Attributes:
+        dominant: Dominant rows, the CLS row among them: a number, or a fraction up to 1.
+        contextual: Rows into which the rest is merged, likewise.
+    """
+
+    name = "visionzip"
+    title = "VisionZip"
+    paper = "https://arxiv.org/abs/2412.04467"
+    compacts = True
+
+    dominant: Amount = 54
+    contextual: Amount = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("dominant", "contextual"):
+            object.__setattr__(self, key, read_amount(getattr(self, key), f"visionzip: {key}"))
+        given = [type(a) for a in (self.dominant, self.contextual) if a]
+        if len(set(given)) > 1:
+            raise ValueError(
+                "visionzip: dominant and contextual are both numbers of rows or both fractions (1 is a "
+                f"fraction), got {self.dominant} and {self.contextual}"
+            )
+
+    @property
+    def amount(self) -> Amount:
+        """Rows of both kinds together."""
+        both = self.dominant + self.contextual
+        counted = isinstance(self.dominant, int) or isinstance(self.contextual, int)
+        return int(both) if counted else min(both, 1.0)
+
+    def stages(self, num_layers: int) -> tuple[Stage, ...]:
+        return (Stage(0, self, look=Look(tower="made"), compact=self.compact),)
+
+    def kept(self, stage: Stage, found: int, start: int, original: int) -> int:
+        return min(found, rows_of(self.amount, original if self.of == "original" else found))
+
+    def notches(self, num_layers: int, order: Sequence[int] | None = None) -> int:
+        return NOTCHES
+
+    def turned(self, notch: int) -> VisionZip:
+        keep = 1 - notch / NOTCHES
+        contextual = keep * self.contextual / ((self.dominant + self.contextual) or 1)
+        return replace(self, dominant=keep - contextual, contextual=contextual, flops=None)
+
+    def choose(self, stage: Stage, evidence: Evidence) -> Choice:
+        vision = seen(self.name, evidence)
+        groups = by_view(evidence, vision)
+        bases: Counts = evidence.layout.counts if self.of == "original" else evidence.found
+        amounts = tuple(tuple(rows_of(self.contextual, base) for base in sample) for sample in bases)
+        contextual = groups.split(amounts, groups.keep)
+        dominant = tuple(k - c for k, c in zip(groups.keep, contextual, strict=True))
+        cls = tuple(int(vision.cls_TV is not None and n > 0) for n in dominant)
+        patches = tuple(n - x for n, x in zip(dominant, cls, strict=True))
+        dominant_TP = groups.top(groups.take(vision.attention_BN), patches)
+        rest_TP = groups.real_TP & ~dominant_TP
+        targets_TP = spaced(groups, rest_TP, patches, contextual)
+        merged_TP = rest_TP & ~targets_TP
+        # What CLS turns into lives where its view's first dropped patch was.
+        homes_T1 = merged_TP.int().argmax(1, keepdim=True)
+        cls_TP = torch.zeros_like(rest_TP).scatter(1, homes_T1, groups.column(cls) > 0)
+        part = _Parts(cls, homes_T1, contextual, targets_TP, merged_TP)
+        rewrite = _rewrite(evidence, vision, groups, part)
+        keep_BN = groups.put(dominant_TP | targets_TP | cls_TP, evidence.alive_BN)
+        order_BN = _order(evidence, groups, cls_TP, targets_TP)
+        return settled(stage, evidence, keep_BN, groups.totals(evidence, groups.keep), rewrite, order_BN)
+
+
+@dataclass(frozen=True, eq=False)
+class _Parts:
+    """What is made anew of every view.
+
+    Attributes:
+        cls: 1 where its CLS row is kept, else 0.
+        cls_T1: Where that lives.
+        contextual: How many contextual rows.
+        targets_TP: Where these live.
+        merged_TP: Patches that are merged into them.
+    """
+
+    cls: tuple[int, ...]
+    cls_T1: torch.Tensor
+    contextual: tuple[int, ...]
+    targets_TP: torch.Tensor
+    merged_TP: torch.Tensor
+
+
+def _rewrite(evidence: Evidence, vision: Vision, groups: Groups, part: _Parts) -> Rewrite | None:
+    """Contents of the CLS rows and the contextual rows."""
+    features_TPV = groups.take(vision.features_BNV)
+    keys_TPW = groups.take(vision.keys_BNV).float().unflatten(-1, (vision.heads, -1)).mean(-2)
+    most = max(part.contextual, default=0)
+    homes_TK = part.targets_TP.int().argsort(dim=1, descending=True, stable=True)[:, :most]
+    sources_TKP = assigned(keys_TPW, homes_TK, groups.column(part.contextual), part.merged_TP)
+    new_TKV = (sources_TKP @ features_TPV.float()).to(features_TPV.dtype)
+    used_TK = torch.arange(most) < torch.tensor(part.contextual, dtype=torch.long)[:, None]
+    if vision.cls_TV is not None:
+        cls_T1V = vision.cls_TV[groups.column(groups.number)].to(new_TKV.dtype)
+        new_TKV = torch.cat((cls_T1V, new_TKV), dim=1)
+        homes_TK = torch.cat((part.cls_T1, homes_TK), dim=1)
+        # The source trace knows patches alone: CLS comes of none.
+        sources_TKP = torch.cat(
+            (torch.zeros_like(features_TPV[:, None, :, 0], dtype=torch.float32), sources_TKP), dim=1
+        )
+        used_TK = torch.cat((torch.tensor(part.cls, dtype=torch.bool)[:, None], used_TK), dim=1)
+    return rewrite_of(evidence, groups, homes_TK, used_TK, vision.project(new_TKV), sources_TKP)
+
+
+def spaced(
+    groups: Groups, rest_TP: torch.Tensor, taken: tuple[int, ...], wanted: tuple[int, ...]
+) -> torch.Tensor:
+    """Boolean (T, P): evenly spaced members of what is left of every group, from its first on.
+
+    Args:
+        groups: The groups.
+        rest_TP: Members that are left.
+        taken: How many are not.
+        wanted: How many to find.
+    """
+    steps = tuple(
+        max(1, (size - t) // w) if w else 1 for size, t, w in zip(groups.sizes, taken, wanted, strict=True)
+    )
+    place_TP, step_T1 = rest_TP.cumsum(1) - 1, groups.column(steps)
+    return rest_TP & (place_TP % step_T1 == 0) & (place_TP // step_T1 < groups.column(wanted))
+
+
+def assigned(
+    keys_TPW: torch.Tensor, targets_TC: torch.Tensor, counts_T1: torch.Tensor, merged_TP: torch.Tensor
+) -> torch.Tensor:
+    """Weights (T, C, P) of patches in contextual rows: the target plus the mean of what is most like it.
+
+    Args:
+        keys_TPW: Keys that are compared by their cosine.
+        targets_TC: Places of the targets.
+        counts_T1: How many of these count.
+        merged_TP: Patches that are merged, each into the first of the targets that are most like it.
+    """
+    weights_TCP = one_hot(targets_TC, keys_TPW.shape[1]).float()
+    if not targets_TC.shape[1]:
+        return weights_TCP
+    unit_TPW = normalize(keys_TPW, dim=-1)
+    unit_TCW = unit_TPW.gather(1, targets_TC[..., None].expand(-1, -1, unit_TPW.shape[2]))
+    counted_TC = torch.arange(targets_TC.shape[1], device=targets_TC.device) < counts_T1
+    like_TPC = (unit_TPW @ unit_TCW.transpose(1, 2)).masked_fill(~counted_TC[:, None], -2)
+    joins_TCP = torch.zeros_like(weights_TCP)
+    joins_TCP.scatter_(1, like_TPC.argmax(2)[:, None], merged_TP[:, None].float())
+    return weights_TCP + joins_TCP / joins_TCP.sum(2, keepdim=True).clamp(min=1)
+
+
+def _order(
+    evidence: Evidence, groups: Groups, cls_TP: torch.Tensor, targets_TP: torch.Tensor
+) -> torch.Tensor:
+    """Integers (B, N) that put the rows of an image in the official order, see the class."""
+    owners = list(zip(groups.sample, groups.image, strict=True))
+    later_T1 = groups.column(tuple(int(owner in owners[:t]) for t, owner in enumerate(owners)))
+    # Of the first view: CLS 0, dominant 1, contextual 2; of all others: dominant 3, CLS 4, contextual 5.
+    part_TP = torch.where(cls_TP, 4 * later_T1, 1 + 2 * later_T1)
+    part_TP = torch.where(targets_TP, 2 + 3 * later_T1, part_TP)
+    # Dominant patches of the other views are in raster order together, everything else goes view by view.
+    view_TP = groups.column(tuple(range(len(owners)))) * (part_TP > 3)
+    rows = evidence.alive_BN.shape[1]
+    order_TP = (part_TP * max(len(owners), 1) + view_TP) * rows + groups.rows_TP % rows
+    return groups.put(order_TP, evidence.alive_BN)

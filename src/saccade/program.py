@@ -1,0 +1,131 @@
+"""The program of a forward: what is fixed beforehand, and what is decided on the way (pure).
+
+Shape letters: B batch, N rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from saccade.layout import Layout
+from saccade.route import LayerRoute, Route
+from saccade.select import count, top
+from saccade.stages import Counts, Scoring, Stage
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """Row sets known beforehand, and the stages that cut further.
+
+    Attributes:
+        route: What the static methods say.
+        stages: Decisions, in the order they are taken.
+    """
+
+    route: Route
+    stages: tuple[Stage, ...] = ()
+
+    def nominal(self) -> Route:
+        """The route with as many rows as each stage keeps, chosen without looking: it costs what a real one does."""
+        layout, route = self.route.layout, self.route
+        tally, alive_BN = Tally(route), layout.visual_BN
+        for stage in self.stages:
+            current = alive_BN
+            found, keep = tally.reach(stage, lambda mask=current: mask)
+            if keep == found:
+                continue
+            scoring = expected_scoring(stage, layout, found)
+            candidates_BN = alive_BN & self.route.layers[stage.before].alive_BN
+            alive_BN = top(candidates_BN.float(), candidates_BN, layout.image_BN, keep)
+            tally.cut(keep)
+            route = narrowed(route, stage.before, layout.text_BN | alive_BN)
+            route = replace(route, scorings=(*route.scorings, *([scoring] if scoring else [])))
+        return route
+
+
+def in_order(stages: Sequence[Stage]) -> tuple[Stage, ...]:
+    """Stages in the order they are reached: by layer, those that look back first, then as given."""
+    return tuple(sorted(stages, key=lambda s: (s.before, s.look.layer and s.look.moment == "before")))
+
+
+def narrowed(route: Route, first: int, rows_BN: torch.Tensor) -> Route:
+    """The same route with every set cut down to some rows from a layer on; equal sets stay one tensor."""
+    memo: dict[int, torch.Tensor] = {}
+    layers: dict[int, LayerRoute] = {}
+
+    def cut(set_BN: torch.Tensor) -> torch.Tensor:
+        if id(set_BN) not in memo:
+            found = set_BN & rows_BN
+            same = next((s for s in (set_BN, rows_BN) if torch.equal(s, found)), None)
+            memo[id(set_BN)] = found if same is None else same
+        return memo[id(set_BN)]
+
+    def layer(one: LayerRoute) -> LayerRoute:
+        if id(one) not in layers:
+            sets = (cut(one.alive_BN), cut(one.query_BN), cut(one.ffn_BN))
+            layers[id(one)] = LayerRoute(*sets, one.visibility)
+        return layers[id(one)]
+
+    return replace(route, layers=(*route.layers[:first], *(layer(one) for one in route.layers[first:])))
+
+
+class Tally:
+    """How many visual rows of every image are alive, kept on the host while stages are decided.
+
+    Attributes:
+        alive: Visual rows of every image that are alive now.
+    """
+
+    def __init__(self, route: Route) -> None:
+        """Counts every image's rows."""
+        self.route, self.alive = route, route.layout.counts
+        self._static_BN = torch.ones_like(route.layout.visual_BN)
+        self._starts: dict[int, Counts] = {}
+
+    def reach(self, stage: Stage, mask: Callable[[], torch.Tensor]) -> tuple[Counts, Counts]:
+        """Comes to a stage.
+
+        Args:
+            stage: The stage.
+            mask: Gives the visual rows that earlier decisions have left, (B, N) on the host; it is called only
+                where a static method has dropped part of them meanwhile.
+
+        Returns:
+            Rows that the stage finds and rows that it keeps, for every image.
+        """
+        static_BN, layout = self.route.layers[stage.before].alive_BN, self.route.layout
+        if static_BN is not self._static_BN:
+            if not bool((static_BN & layout.visual_BN).any()):
+                self.alive = tuple(tuple(0 for _ in sample) for sample in self.alive)
+            elif bool((self._static_BN & ~static_BN & layout.visual_BN).any()):
+                left_BN = mask() & static_BN & layout.visual_BN
+                self.alive = count(left_BN, layout.image_BN, self.alive)
+            self._static_BN = static_BN
+        if stage.number == 0:
+            self._starts[id(stage.by)] = self.alive
+        starts = self._starts[id(stage.by)]
+        keep = tuple(
+            tuple(
+                min(found, max(0, stage.by.kept(stage, found, start, original)))
+                for found, start, original in zip(*sample, strict=True)
+            )
+            for sample in zip(self.alive, starts, layout.counts, strict=True)
+        )
+        return self.alive, keep
+
+    def cut(self, keep: Counts) -> None:
+        """Notes what a decision has left."""
+        self.alive = keep
+
+
+def expected_scoring(stage: Stage, layout: Layout, found: Counts) -> Scoring | None:
+    """What a stage's score rows cost; rows of the method's own choice are taken as half of those that follow."""
+    if not stage.look.layer:
+        return None
+    text = int(layout.text_BN.sum(1).max()) if layout.batch else 0
+    asking = {"nothing": 0, "last": 1}.get(stage.look.ask, text // 2)
+    keys = text + max((sum(sample) for sample in found), default=0)
+    return Scoring(asking, keys, stage.look.moment == "before")

@@ -1,0 +1,213 @@
+"""One question under a plan, explained: what was kept of the picture at every stage, and what it cost."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL.Image import Image
+
+from saccade import models
+from saccade.budget import last_layers, reach_flops, shortens_prompts
+from saccade.engine import apply
+from saccade.engine.decide import grid_of
+from saccade.engine.trace import Trace
+from saccade.layout import Layout
+from saccade.models import Loaded
+from saccade.plan import Plan, PlanLike
+from saccade.pricing import against, cost
+from saccade.report.explain import figure, page
+from saccade.report.explain.marks import slot_colours
+from saccade.report.explain.stages import Moment, View, moments, views
+from saccade.report.route_map import route_map
+from saccade.report.style import save_png
+from saccade.route import Route
+from saccade.samples import Sample
+from saccade.stages import Grid
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """What a plan did to one question.
+
+    Attributes:
+        question: The question.
+        model: What the user called the model.
+        plan: Spec of the plan as it ran.
+        answers: ``dense`` and ``planned``.
+        views: The images as the model saw them.
+        moments: What the model saw, then what every stage left.
+        alive: Visual rows alive in every layer.
+        active: For ``attention`` and ``ffn``: the share of those rows that do it, layer by layer.
+        cost: The price of the route that ran, as ``saccade.pricing.cost`` states it; ratios are over the stock model
+            on the full prompt.
+    """
+
+    question: str
+    model: str
+    plan: str
+    answers: Mapping[str, str]
+    views: tuple[View, ...]
+    moments: tuple[Moment, ...]
+    alive: tuple[int, ...]
+    active: Mapping[str, Sequence[float]]
+    cost: Mapping[str, Any]
+
+    @cached_property
+    def colours(self) -> dict[int, str]:
+        """Colours of the rows that hold several patches."""
+        return slot_colours(self.moments)
+
+    def png(self) -> bytes:
+        """The figure as a PNG file."""
+        return figure.draw(self)
+
+    def html(self) -> str:
+        """The page: one file, nothing fetched, no script."""
+        return page.render(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionary for JSON; rows are numbered as they stand in the prompt."""
+        return {
+            "question": self.question,
+            "model": self.model,
+            "plan": self.plan,
+            "answers": dict(self.answers),
+            "images": [
+                {
+                    "width": view.picture.width,
+                    "height": view.picture.height,
+                    "rows": list(view.boxes),
+                    "boxes": list(view.boxes.values()),
+                    "planes": [view.planes.get(row) for row in view.boxes],
+                }
+                for view in self.views
+            ],
+            "stages": [
+                {
+                    "method": moment.method,
+                    "before": moment.before,
+                    "images": [
+                        left.to_dict(view) for left, view in zip(moment.images, self.views, strict=True)
+                    ],
+                }
+                for moment in self.moments[1:]
+            ],
+            "alive": list(self.alive),
+            "active": {name: list(shares) for name, shares in self.active.items()},
+            "cost": dict(self.cost),
+        }
+
+    def save(self, path: str | os.PathLike) -> list[Path]:
+        """Writes ``explain.png`` and ``explain.html`` into a folder, or the one file that is named, each whole.
+
+        Raises:
+            ValueError: If the path is neither a folder nor ends in .png or .html.
+        """
+        return [write(self, target) for target in targets(path)]
+
+
+def targets(path: str | os.PathLike) -> list[Path]:
+    """The files that ``Explanation.save`` would write.
+
+    Raises:
+        ValueError: If the path is neither a folder nor ends in .png or .html.
+    """
+    path = Path(path)
+    if path.is_dir() or not path.suffix:
+        return [path / "explain.png", path / "explain.html"]
+    if path.suffix.lower() not in (".png", ".html"):
+        raise ValueError(f"cannot write {path}: give a folder, or a name that ends in .png or .html")
+    return [path]
+
+
+def write(shown: Explanation, path: Path) -> Path:
+    """Writes the figure or the page, by the path's suffix, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = shown.png() if path.suffix.lower() == ".png" else shown.html().encode()
+    return save_png(data, path)
+
+
+def explain(
+    loaded: Loaded,
+    images: Sequence[Image],
+    question: str,
+    plan: PlanLike,
+    *,
+    max_new_tokens: int = 64,
+    force: bool = False,
+) -> Explanation:
+    """Answers a question with and without a plan, and notes what the plan did to the picture.
+
+    Args:
+        loaded: A model and its processor (``saccade.load``).
+        images: Images in prompt order, at least one.
+        question: The question.
+        plan: A plan, a method, a plan file or a spec string; budgets become layers, the last ones first.
+        max_new_tokens: Longest answer.
+        force: Use a plan that was made for another model.
+
+    Raises:
+        ValueError: If there is no image, no question, or the plan does not fit the model.
+    """
+    if not images:
+        raise ValueError("there is nothing to explain without an image: a plan leaves text alone")
+    if not question.strip():
+        raise ValueError("the question is empty")
+    images = [image.convert("RGB") for image in images]
+    found = Plan.of(plan)
+    if found.model and not force:
+        # The fingerprint is checked before layers are looked at, so that the first error is the true one.
+        apply(loaded.model, Plan(model=found.model)).remove()
+    sample = Sample("question", "explain", "", tuple(images), question)
+    batch = models.inputs(loaded, [sample])
+    layout, grid = _placed(loaded, batch)
+    depth = loaded.shape.layers
+    resolved = reach_flops(found, loaded.shape, [layout], last_layers(depth))
+    answers = {"dense": _answer(loaded, batch, max_new_tokens)}
+    full = cost(loaded.shape, Route.dense(layout, depth), loaded.model.dtype.itemsize)
+    if shortens_prompts(resolved):
+        batch = models.inputs(loaded, [sample], resolved)
+    with apply(loaded.model, resolved, force=force) as handle, handle.tracing() as traces:
+        answers["planned"] = _answer(loaded, batch, max_new_tokens)
+    # A plan without methods is not even looked at by the engine.
+    trace = traces[0] if traces else Trace(Route.dense(layout, depth), grid)
+    pictures = [loaded.family.seen(loaded.processor, image).convert("RGB") for image in images]
+    seen = views(trace, pictures)
+    shares = route_map(trace.route)["image"]
+    price = cost(loaded.shape, trace.route, loaded.model.dtype.itemsize)
+    return Explanation(
+        question=question,
+        model=loaded.name,
+        plan=handle.plan.spec,
+        answers=answers,
+        views=seen,
+        moments=moments(trace, handle.plan, seen, full=layout.counts[0]),
+        alive=tuple(int(trace.alive(n)[0].sum()) for n in range(depth)),
+        active={
+            name: tuple(s / a if a else 0.0 for s, a in zip(shares[name], shares["alive"], strict=True))
+            for name in ("attention", "ffn")
+        },
+        cost=against(price, full).to_dict(),
+    )
+
+
+def _answer(loaded: Loaded, batch: Any, max_new_tokens: int) -> str:
+    with torch.inference_mode():
+        made = loaded.model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False)
+    return models.answers(loaded, made, batch["input_ids"].shape[1])[0]
+
+
+def _placed(loaded: Loaded, batch: Any) -> tuple[Layout, Grid | None]:
+    """Where the visual rows of a prompt are, in the prompt and in its images."""
+    visual = loaded.family.visual_mask(loaded.model, batch["input_ids"])
+    picture = loaded.family.picture(loaded.model, batch)
+    if picture is None:
+        raise ValueError(f"{loaded.name} says nothing of where its visual rows lie")
+    layout = Layout.from_mask(visual, batch["attention_mask"], [list(picture.lengths)])
+    return layout, grid_of(picture, layout)

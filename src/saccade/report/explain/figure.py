@@ -1,0 +1,193 @@
+"""The explanation as one PNG figure: panels over the image, then what runs in every layer (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from saccade.report import style
+from saccade.report.explain import words
+from saccade.report.explain.marks import LABELS, OPACITY, Mark, marks, plane_name, planes, used, veil
+from saccade.report.explain.sheet import Sheet
+from saccade.report.explain.stages import Box, Moment, View, caption
+from saccade.report.route_map import RIGHT, WRONG
+from saccade.report.style import FAINT, INK, MUTED, styled
+
+if TYPE_CHECKING:
+    from saccade.report.explain.api import Explanation
+
+WIDTH, EDGE, GAP = 9.2, 0.32, 0.2
+INNER = WIDTH - 2 * EDGE
+COLUMNS = 3
+TALLEST = 3.4
+BLUE = "#0067b1"
+SAMPLE = "#f08a24"
+"""Colour of merged patches in the legend."""
+
+
+@styled
+def draw(shown: Explanation) -> Figure:
+    """Question, answers and cost; a row of panels for every image; visual rows alive in every layer."""
+    sheet = Sheet(WIDTH)
+    y = _head(sheet, shown, EDGE) + 0.12
+    y = _legend(sheet, shown, y) + 0.16
+    for number, view in enumerate(shown.views):
+        if len(shown.views) > 1:
+            y += sheet.text(EDGE, y, f"image {number + 1}", INNER, 10, fontweight="bold") + 0.05
+        y = _panels(sheet, shown, number, view, y)
+    return sheet.figure(_layers(sheet, shown, y + 0.1) + EDGE)
+
+
+def _head(sheet: Sheet, shown: Explanation, y: float) -> float:
+    y += sheet.text(EDGE, y, shown.question, INNER, 13, lines=3, fontweight="bold") + 0.04
+    same = shown.answers["dense"] == shown.answers["planned"]
+    for name, title in (("dense", "stock model: "), ("planned", "with the plan: ")):
+        tone = INK if name == "dense" else RIGHT if same else WRONG
+        said = words.said(shown.answers[name]) + (words.verdict(shown) if name == "planned" else "")
+        y += sheet.text(EDGE, y, title + said, INNER, 9.5, lines=3, color=tone)
+    y += 0.04
+    return y + sheet.text(EDGE, y, words.summary(shown), INNER, 8.5, color=MUTED)
+
+
+def _legend(sheet: Sheet, shown: Explanation, y: float) -> float:
+    x, size = EDGE, 0.15
+    for kind in used(shown.moments, shown.views):
+        paint = veil(shown.views[0]) if kind in OPACITY and kind != "merged" else SAMPLE
+
+        def swatch(axes: Axes, kind: str = kind, paint: str = paint) -> None:
+            _bare(axes)
+            axes.set_xlim(0, 1)
+            axes.set_ylim(1, 0)
+            axes.add_patch(Rectangle((0, 0), 1, 1, facecolor="#cfe0ee", edgecolor=MUTED, linewidth=0.8))
+            if kind != "kept":
+                _paint(axes, Mark(kind, ((0, 0, 1, 1),), paint), 1, 1)  # type: ignore[arg-type]
+
+        long = len(LABELS[kind]) * 0.068 + 0.5
+        if x + long > WIDTH - EDGE and x > EDGE:
+            x, y = EDGE, y + 0.22
+        sheet.axes(x, y, size, size, swatch)
+        sheet.text(x + size + 0.07, y, LABELS[kind], 6, 8)
+        x += long
+    return y + 0.2
+
+
+def _panels(sheet: Sheet, shown: Explanation, number: int, view: View, y: float) -> float:
+    """Panels of one image from left to right, in as many lines as they need."""
+    cells = [(moment, plane) for moment in shown.moments for plane in planes(view)]
+    wide = len(planes(view)) > 1
+    columns = 4 if wide and len(planes(view)) == 2 else min(COLUMNS, max(len(cells), 2))
+    width = (INNER - GAP * (columns - 1)) / columns
+    aspect = view.picture.height / view.picture.width
+    tall = min(width * aspect, TALLEST)
+    for start in range(0, len(cells), columns):
+        line = cells[start : start + columns]
+        below = 0.0
+        for place, (moment, plane) in enumerate(line):
+            x = EDGE + place * (width + GAP)
+            name = plane_name(view, plane)
+            first = plane == planes(view)[0]
+            head = moment.where if first else ""
+            sheet.text(x, y, head, 2 * width if wide else width, 9, lines=1, fontweight="bold")
+            sheet.axes(x, y + 0.2, width, tall, partial(_panel, view=view, plane=plane, moment=moment, number=number, shown=shown))
+            under = y + 0.2 + tall + 0.06
+            if name:
+                under += sheet.text(x, under, name, width, 8, color=MUTED)
+            if first:
+                room = width * len(planes(view)) + GAP * (len(planes(view)) - 1)
+                under += sheet.text(x, under, caption(moment, moment.images[number]), room, 8)
+            below = max(below, under)
+        y = below + 0.16
+    return y
+
+
+def _panel(axes: Axes, view: View, plane: int, moment: Moment, number: int, shown: Explanation) -> None:
+    picture = np.asarray(view.picture)
+    high, wide = picture.shape[:2]
+    axes.imshow(picture, extent=(0, wide, high, 0), interpolation="nearest" if wide < 200 else "antialiased")
+    _bare(axes)
+    for mark in marks(view, moment.images[number], plane, shown.colours):
+        _paint(axes, mark, wide, high)
+    if not moment.method:
+        boxes = [view.boxes[patch] for patch in view.patches if view.planes[patch] == plane]
+        grid = PolyCollection([_corners(b, wide, high) for b in boxes if b], facecolors="none")
+        grid.set(edgecolors=veil(view), linewidths=0.3, alpha=0.5)
+        axes.add_collection(grid)
+    axes.set_xlim(0, wide)
+    axes.set_ylim(high, 0)
+
+
+def _paint(axes: Axes, mark: Mark, wide: float, high: float) -> None:
+    corners = [_corners(box, wide, high) for box in mark.boxes]
+    axes.add_collection(
+        PolyCollection(corners, facecolors=mark.colour, alpha=OPACITY[mark.kind], linewidths=0, antialiased=False)
+    )
+    if mark.kind == "dropped":
+        # Not by brightness alone: a stroke through every patch.
+        strokes = [[one[0], one[2]] for one in corners]
+        axes.add_collection(LineCollection(strokes, colors="#9aa7b4", linewidths=0.4, alpha=0.8))
+    if mark.centre:
+        for colour, line in (("white", 1.8), (mark.colour, 0.9)):
+            outline = PolyCollection([_corners(mark.centre, wide, high)], facecolors="none")
+            outline.set(edgecolors=colour, linewidths=line)
+            axes.add_collection(outline)
+
+
+def _corners(box: Box, wide: float, high: float) -> list[tuple[float, float]]:
+    left, top, right, bottom = box[0] * wide, box[1] * high, box[2] * wide, box[3] * high
+    return [(left, bottom), (left, top), (right, top), (right, bottom)]
+
+
+def _layers(sheet: Sheet, shown: Explanation, y: float) -> float:
+    """Bars of the visual rows alive in every layer; under them, what those rows do."""
+    left, width = EDGE + 0.75, INNER - 0.75
+    y += sheet.text(EDGE, y, "visual rows alive in every layer", INNER, 9, fontweight="bold") + 0.02
+    y += sheet.text(EDGE, y, words.skipping(shown), INNER, 8, color=MUTED) + 0.12
+    sheet.axes(left, y, width, 1.0, partial(_bars, alive=shown.alive))
+    y += 1.06
+    sheet.axes(left, y, width, 0.42, partial(_strip, shown=shown))
+    return y + 0.42 + 0.34
+
+
+def _bars(axes: Axes, alive: Sequence[int]) -> None:
+    axes.bar(range(len(alive)), alive, width=0.86, color=BLUE, alpha=0.75, linewidth=0)
+    style.tidy(axes)
+    style.layer_axis(axes, len(alive))
+    top = max(*alive, 1)
+    axes.set_ylim(0, top * 1.16)
+    axes.tick_params(labelbottom=False, bottom=False)
+    axes.yaxis.get_major_locator().set_params(nbins=4, integer=True)
+    for layer, count in enumerate(alive):
+        if layer == 0 or count != alive[layer - 1]:
+            axes.text(layer, count + top * 0.02, str(count), ha="center", va="bottom", fontsize=7.5, color=INK)
+
+
+def _strip(axes: Axes, shown: Explanation) -> None:
+    """One cell a layer: filled where the image's rows do something, hollow where they skip it, dotted where gone."""
+    for line, name in enumerate(("attention", "ffn")):
+        for layer, (share, alive) in enumerate(zip(shown.active[name], shown.alive, strict=True)):
+            cell = Rectangle((layer - 0.43, line + 0.1), 0.86, 0.8, linewidth=0.7)
+            cell.set_edgecolor(BLUE if alive else FAINT)
+            cell.set_facecolor((0.0, 0.404, 0.694, 0.12 + 0.7 * share) if share else "white")
+            cell.set_linestyle("-" if alive else ":")
+            axes.add_patch(cell)
+    style.layer_axis(axes, len(shown.alive))
+    axes.set_ylim(2, 0)
+    axes.set_yticks([0.5, 1.5], ["attention", "FFN"], fontsize=8)
+    axes.tick_params(length=0, axis="y")
+    axes.tick_params(labelsize=8, axis="x", length=2)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel(words.STRIP, fontsize=8, color=MUTED, labelpad=2)
+
+
+def _bare(axes: Axes) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_color(FAINT)

@@ -1,0 +1,69 @@
+"""Holds a reducer, on the engine, against its plain account: same rows, same contents, same logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+import saccade
+from support.decoder_reference import Run
+from support.models import FACTORIES, SQUARE, TALL, WIDE, Segment, Tiny
+
+LAYERS = 8
+SCENES = {
+    "llava": [[3, SQUARE, 6], [2, SQUARE, 1, SQUARE, 9], [4]],
+    "qwen2": [[3, WIDE, 6], [2, TALL, 1, SQUARE, 9], [4]],
+}
+"""One image, two images, none."""
+
+Reference = Callable[[Any, dict[str, torch.Tensor]], Run]
+
+
+def scenes(name: str) -> Sequence[Sequence[Segment]]:
+    """Samples for a family."""
+    return SCENES[name[:5]]
+
+
+@lru_cache(maxsize=None)
+def twins(name: str) -> tuple[Tiny, Tiny]:
+    """The same model twice: one for the plain account (eager), one for the engine."""
+    return FACTORIES[name](layers=LAYERS, attn="eager"), FACTORIES[name](layers=LAYERS)
+
+
+def check(name: str, spec: str, reference: Reference) -> list[Run]:
+    """Runs singles and ragged batches under both paddings; returns the plain accounts."""
+    plain, fast = twins(name)
+    samples = scenes(name)
+    runs = [reference(plain.model, one) for one in plain.singles(samples)]
+    for one, run in zip(fast.singles(samples), runs, strict=True):
+        _same(fast, spec, one, [run])
+    for padding in ("left", "right"):
+        _same(fast, spec, fast.batch(samples, padding), runs)
+    return runs
+
+
+def _same(tiny: Tiny, spec: str, inputs: dict[str, torch.Tensor], runs: Sequence[Run]) -> None:
+    with torch.no_grad(), saccade.apply(tiny.model, spec) as handle, handle.tracing() as traces:
+        logits = tiny.model(**inputs).logits
+    first = inputs["attention_mask"].argmax(1).tolist()
+    if any(run.alive for run in runs):
+        (trace,) = traces
+    for b, run in enumerate(runs):
+        for layer, alive in run.alive.items():
+            assert [n - first[b] for n in trace.kept(layer)[b]] == alive, (spec, b, layer)
+            after = max((k for k in run.alive if k <= layer), default=layer)
+            assert trace.kept(layer)[b] == trace.kept(after)[b]
+            sources = trace.sources(layer)[b]
+            for seat, made_of in zip(alive, run.made[layer], strict=True):
+                wanted = torch.zeros(sources.shape[1])
+                for source, weight in made_of.items():
+                    wanted[source + first[b]] = weight
+                torch.testing.assert_close(sources[seat + first[b]], wanted, rtol=0, atol=1e-6)
+        if run.alive:
+            assert [n - first[b] for n in trace.kept(LAYERS - 1)[b]] == run.alive[max(run.alive)]
+        mine = logits[b, [seat + first[b] for seat in run.seats]]
+        worst = float((mine - run.logits).abs().max() / run.logits.abs().max())
+        assert worst < 1e-5, (spec, b, worst)
