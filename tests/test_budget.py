@@ -106,3 +106,54 @@ def test_prompts_that_cannot_be_are_refused(visual, text):
 def test_no_prompt_is_an_error():
     with pytest.raises(ValueError, match="at least one prompt"):
         reach_flops(Plan.of("vskip(flops=0.9)"), SHAPE, [], last_layers(32))
+
+
+REDUCERS = ["fastv(layer=3,flops={})", "pyramiddrop(flops={})", "sparsevlm(flops={})", "visionzip(flops={})",
+            "random(flops={},of=original)", "divprune(flops={})", "tome(flops={})", "prumerge(flops={})"]  # fmt: skip
+
+
+@pytest.mark.parametrize("target", [0.7, 0.5])
+@pytest.mark.parametrize("spec", REDUCERS)
+def test_a_reducer_is_turned_up_no_further_than_it_must(spec, target):
+    asked = Plan.of(spec.format(target))
+    plan = resolve_for_prompt(asked, SHAPE, 576, 64)
+    assert plan.methods[0].flops is None
+    ratio = flops_ratio(plan, SHAPE, [PROMPT])
+    assert target - 0.04 < ratio <= target
+    dial = asked.methods[0]
+    notch = next(n for n in range(dial.notches(32) + 1) if dial.turned(n) == plan.methods[0])
+    assert flops_ratio(Plan((dial.turned(notch - 1),)), SHAPE, [PROMPT]) > target
+
+
+def test_where_cost_moves_in_steps_the_mildest_setting_below_is_taken():
+    # Windows of 2 by 2 are the next thing after nothing at all.
+    for target in (0.9, 0.5, 0.33):
+        assert resolve_for_prompt(Plan.of(f"pool(flops={target})"), SHAPE, 576, 64).methods[0].factor == 2
+    assert resolve_for_prompt(Plan.of("pool(flops=0.3)"), SHAPE, 576, 64).methods[0].factor == 3
+
+
+def test_a_reducer_that_begins_too_late_names_the_lowest_ratio():
+    with pytest.raises(ValueError, match=r"cannot reach.*0\.3 .*: the lowest, with fastv\(keep=0.0,layer=16\), is 0\.54"):
+        resolve_for_prompt(Plan.of("fastv(layer=16,flops=0.3)"), SHAPE, 576, 64)
+
+
+def test_a_reducer_and_a_layer_method_reach_a_ratio_together():
+    plan = resolve_for_prompt(Plan.of("fastv(layer=3,flops=0.5)+vskip(budget=8)"), SHAPE, 576, 64)
+    alone = resolve_for_prompt(Plan.of("fastv(layer=3,flops=0.5)"), SHAPE, 576, 64)
+    assert plan.methods[0].keep > alone.methods[0].keep
+    assert 0.48 < flops_ratio(plan, SHAPE, [PROMPT]) <= 0.5
+    turned = resolve_for_prompt(Plan.of("fastv(layer=3,keep=0.5)+vskip(flops=0.58)"), SHAPE, 576, 64)
+    assert turned.methods[0].keep == 0.5 and 0.57 < flops_ratio(turned, SHAPE, [PROMPT]) <= 0.58
+
+
+def test_a_lower_resolution_reaches_a_ratio_of_the_full_prompt():
+    plan = resolve_for_prompt(Plan.of("resize(flops=0.5)"), SHAPE, 576, 64)
+    assert 0.45 < flops_ratio(plan, SHAPE, [PROMPT]) <= 0.5
+
+
+def test_a_method_without_a_dial_says_so(monkeypatch):
+    from saccade.methods import METHODS
+
+    monkeypatch.setattr(METHODS["prumerge"], "notches", lambda *given: 0)
+    with pytest.raises(ValueError, match="prumerge has nothing to turn"):
+        resolve_for_prompt(Plan.of("prumerge(flops=0.5)"), SHAPE, 576, 64)

@@ -112,12 +112,11 @@ class Layout:
     @cached_property
     def place_BN(self) -> torch.Tensor:
         """Each visual row's number inside its image, from 0; -1 elsewhere."""
-        place = torch.full_like(self.image_BN, -1)
-        for sample, images in zip(place, self.image_BN, strict=True):
-            for image in range(int(images.max()) + 1 if images.numel() else 0):
-                rows = images == image
-                sample[rows] = torch.arange(int(rows.sum()))
-        return place
+        # Images are numbered in row order, so a new one begins where the number exceeds all before it.
+        before = torch.nn.functional.pad(self.image_BN.cummax(1).values, (1, 0), value=-1)[:, :-1]
+        number = self.visual_BN.long().cumsum(1) - 1
+        first = torch.where(self.image_BN > before, number, 0).cummax(1).values
+        return (number - first).masked_fill(~self.visual_BN, -1)
 
     @cached_property
     def counts(self) -> tuple[tuple[int, ...], ...]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 
@@ -31,7 +32,7 @@ class Program:
     def nominal(self) -> Route:
         """The route with as many rows as each stage keeps, chosen without looking: it costs what a real one does."""
         layout, route = self.route.layout, self.route
-        tally, alive_BN = Tally(route), layout.visual_BN
+        tally, alive_BN = Tally(route, self.stages), layout.visual_BN
         for stage in self.stages:
             current = alive_BN
             found, keep = tally.reach(stage, lambda mask=current: mask)
@@ -75,15 +76,27 @@ def narrowed(route: Route, first: int, rows_BN: torch.Tensor) -> Route:
 class Tally:
     """How many visual rows of every image are alive, kept on the host while stages are decided.
 
+    What the static methods do between the stages is read off beforehand, so that coming to a stage is
+    arithmetic alone.
+
     Attributes:
         alive: Visual rows of every image that are alive now.
     """
 
-    def __init__(self, route: Route) -> None:
+    def __init__(self, route: Route, stages: Sequence[Stage]) -> None:
         """Counts every image's rows."""
-        self.route, self.alive = route, route.layout.counts
-        self._static_BN = torch.ones_like(route.layout.visual_BN)
+        self.layout, self.alive = route.layout, route.layout.counts
         self._starts: dict[int, Counts] = {}
+        self._meets: dict[int, torch.Tensor | None] = {}
+        before_BN, visual_BN = torch.ones_like(self.layout.visual_BN), self.layout.visual_BN
+        self._falls: dict[int, Literal["nothing", "everything", "some"]] = {}
+        for first in sorted({stage.before for stage in stages}):
+            static_BN = route.layers[first].alive_BN
+            lost = bool((before_BN & ~static_BN & visual_BN).any())
+            left = bool((static_BN & visual_BN).any())
+            self._falls[first] = "nothing" if not lost else "some" if left else "everything"
+            self._meets[first] = static_BN if bool((visual_BN & ~static_BN).any()) else None
+            before_BN = static_BN
 
     def reach(self, stage: Stage, mask: Callable[[], torch.Tensor]) -> tuple[Counts, Counts]:
         """Comes to a stage.
@@ -96,14 +109,15 @@ class Tally:
         Returns:
             Rows that the stage finds and rows that it keeps, for every image.
         """
-        static_BN, layout = self.route.layers[stage.before].alive_BN, self.route.layout
-        if static_BN is not self._static_BN:
-            if not bool((static_BN & layout.visual_BN).any()):
-                self.alive = tuple(tuple(0 for _ in sample) for sample in self.alive)
-            elif bool((self._static_BN & ~static_BN & layout.visual_BN).any()):
-                left_BN = mask() & static_BN & layout.visual_BN
-                self.alive = count(left_BN, layout.image_BN, self.alive)
-            self._static_BN = static_BN
+        # What falls away on the way to a layer does so once.
+        falls = self._falls.get(stage.before, "nothing")
+        self._falls[stage.before] = "nothing"
+        static_BN = self._meets[stage.before]
+        if falls == "everything":
+            self.alive = tuple(tuple(0 for _ in sample) for sample in self.alive)
+        elif falls == "some" and static_BN is not None:
+            left_BN = mask() & static_BN & self.layout.visual_BN
+            self.alive = count(left_BN, self.layout.image_BN, self.alive)
         if stage.number == 0:
             self._starts[id(stage.by)] = self.alive
         starts = self._starts[id(stage.by)]
@@ -112,9 +126,13 @@ class Tally:
                 min(found, max(0, stage.by.kept(stage, found, start, original)))
                 for found, start, original in zip(*sample, strict=True)
             )
-            for sample in zip(self.alive, starts, layout.counts, strict=True)
+            for sample in zip(self.alive, starts, self.layout.counts, strict=True)
         )
         return self.alive, keep
+
+    def meets(self, stage: Stage) -> torch.Tensor | None:
+        """The static rows that a stage's candidates must be among, on the host; None where all are."""
+        return self._meets[stage.before]
 
     def cut(self, keep: Counts) -> None:
         """Notes what a decision has left."""

@@ -16,6 +16,10 @@ MAX_SLICES = 8
 """Beyond this many unbroken runs one gather is cheaper than a concatenation of views."""
 
 
+READABLE = ("cpu",)
+"""Devices whose masks the host reads without waiting."""
+
+
 @dataclass(frozen=True, eq=False)
 class RowIndex:
     """A set of rows per sample.
@@ -64,7 +68,7 @@ class RowIndex:
             mask_BN: Boolean (batch, rows).
             counts: Rows in the set of every sample, known beforehand.
         """
-        if mask_BN.device.type == "cpu":
+        if mask_BN.device.type in READABLE:
             return cls.from_mask(mask_BN)
         batch, rows = mask_BN.shape
         count = max(counts, default=0)
@@ -73,7 +77,7 @@ class RowIndex:
         order = torch.argsort(~mask_BN, dim=1, stable=True)[:, :count]
         offsets = torch.arange(batch, device=mask_BN.device)[:, None] * rows
         flat = (order + offsets).flatten().index_select(0, packed)
-        if bool(filled.all()):
+        if all(one == count for one in counts):
             return cls(batch, rows, count, None, order, None, flat, packed)
         valid = filled.to(mask_BN.device, non_blocking=True)
         return cls(batch, rows, count, None, order.masked_fill(~valid, 0), valid, flat, packed)

@@ -14,6 +14,7 @@ from saccade import models
 from saccade.calibration import calibrate, scores
 from saccade.calibration.api import partial_path
 from saccade.data import read_jsonl
+from saccade.engine import apply
 from saccade.engine.replay import Replayer
 from saccade.methods.shortv import ShortV
 from saccade.methods.vskip import VSkip
@@ -159,6 +160,17 @@ def test_text_samples_count_as_zero(run):
     assert plan.calibration["scores"]["samples"][1] == [0.0] * LAYERS
 
 
+def test_a_layer_method_beside_a_reducer_is_calibrated_as_if_alone(run, loaded):
+    alone = run(SAMPLES, budget=2)
+    both = run(SAMPLES, method="fastv(layer=2,keep=0.5)+vskip", budget=2)
+    assert both.methods == (*Plan.of("fastv(layer=2,keep=0.5)").methods, *alone.methods)
+    assert both.calibration["scores"] == alone.calibration["scores"]
+    with apply(loaded.model, both) as handle:
+        assert handle.plan.spec == both.spec
+    cheaper = run(SAMPLES, method="vskip+random(keep=0.5)", flops=0.47)
+    assert cheaper.methods[1].name == "random" and len(cheaper.methods[0].layers) > 0
+
+
 def test_several_images_in_a_sample(run):
     plan = run([question(3, images=2), SAMPLES[0]], budget=1, check=True)
     assert plan.calibration["cost"]["largest_difference"] < 1e-5
@@ -178,6 +190,10 @@ def test_several_images_in_a_sample(run):
         (SAMPLES, {"method": "vskip(layers=1)"}, "knows its layers already"),
         (SAMPLES, {"method": "shortv(preset=llava-1.5-7b)"}, "knows its layers already"),
         (SAMPLES, {"method": "vskip(budget=1)+ffn_skip(budget=1)"}, "one method is calibrated at a time"),
+        (SAMPLES, {"method": "fastv(keep=0.5)", "budget": 1}, "no layers to choose, so there is nothing to calibr"),
+        (SAMPLES, {"method": "resize()+random()", "budget": 1}, "nothing to calibrate"),
+        (SAMPLES, {"method": "fastv(flops=0.5)+vskip(budget=1)"}, "beside a calibration only vskip can ask"),
+        (SAMPLES, {"method": "fastv(layer=99)+vskip(budget=1)"}, "layer 99 is not a layer it can cut before"),
         (SAMPLES, {"method": "skipper", "budget": 1}, "no method 'skipper'"),
         (SAMPLES, {"budget": 1, "score": "withdrawal"}, "does not fit vskip"),
         (SAMPLES, {"budget": 1, "direction": "up"}, "direction is"),

@@ -54,15 +54,25 @@ def test_cost_is_that_of_the_prompts(toy, questions):
 def test_cost_of_a_reducer_is_that_of_the_route_that_ran(toy, questions):
     plans = ["fastv(layer=2,keep=0.25)", "random(keep=4)+vskip(layers=3)"]
     found = compare(toy.model, toy.processor, questions, plans, batch_size=5, max_new_tokens=1, blind=False)
-    fastv, random = (found.plans[plan].cost for plan in plans)
+    fastv, random = (one.cost for one in found.plans.values())
     assert fastv["equivalent_tokens"] == (2 * 16 + 2 * 4) / 4 and random["equivalent_tokens"] == 4
     text = fastv["text_tokens"]
     assert fastv["kv_ratio"] == pytest.approx((10 + text) / (16 + text))
     assert random["kv_ratio"] == pytest.approx((4 + text) / (16 + text))
     assert 0 < random["flops_ratio"] < fastv["flops_ratio"] < 1
-    for plan in plans:
+    for plan, ran in zip(plans, (fastv, random), strict=True):
         nominal = runner.mean_cost(toy, Plan.of(plan), runner.count_prompts(toy, questions))
-        assert found.plans[plan].cost == pytest.approx(nominal)
+        assert ran == pytest.approx(nominal)
+
+
+def test_a_shorter_prompt_is_priced_against_the_full_one(toy, questions):
+    found = evaluate(
+        toy.model, toy.processor, questions, "resize(scale=0.5)", batch_size=4, max_new_tokens=1, blind=False
+    )
+    text = found.cost["text_tokens"]
+    assert (found.cost["visual_tokens"], found.cost["equivalent_tokens"]) == (16, 4)
+    assert found.cost["kv_ratio"] == pytest.approx((4 + text) / (16 + text))
+    assert found.cost["flops_ratio"] < 0.6
 
 
 def test_counts_that_only_the_picture_tells_are_priced_as_they_came(toy, questions):

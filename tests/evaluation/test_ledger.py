@@ -63,7 +63,7 @@ def test_without_a_path_nothing_is_written(tmp_path, monkeypatch):
     ledger = Ledger(None, {})
     ledger.put("dense", ["a"], ["1"])
     ledger.close()
-    assert ledger.get("dense", ["a"]) == ["1"] and list(tmp_path.iterdir()) == []
+    assert ledger.get("dense", ["a"]).texts == ["1"] and list(tmp_path.iterdir()) == []
 
 
 def test_digest_sees_pixels_questions_and_answers():

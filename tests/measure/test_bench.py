@@ -30,13 +30,24 @@ def counted(call) -> int:
 
 
 @pytest.mark.parametrize(
-    "plan", ["dense", "vskip(layers=1-2)", "ffn_skip(layers=0)", "shortv(layers=0-2)", "vtw(layer=1)"]
+    "plan",
+    [
+        "dense",
+        "vskip(layers=1-2)",
+        "ffn_skip(layers=0)",
+        "shortv(layers=0-2)",
+        "vtw(layer=1)",
+        "random(keep=0.5)",
+        "fastv(layer=1,keep=0.25)",
+        "pyramiddrop(layers=1/2)",
+        "resize(scale=0.5)+fastv(layer=2,keep=2)",
+    ],
 )
 def test_the_flops_of_both_phases_are_those_the_run_dispatches(each_toy, plan):
     batch, new = 2, 3
     found = bench(each_toy, plan, batch=batch, **FAST)
     layout = batched(each_toy.shape.visual, FAST["text"], batch)
-    runner = Runner(each_toy, layout, new)
+    runner = Runner(each_toy, layout, new, plan=Plan.of(plan))
     head = 2 * batch * each_toy.shape.hidden * each_toy.shape.vocab
     with apply(each_toy.model, plan) as handle:
         token, cache = runner.prefill(handle)
@@ -46,6 +57,39 @@ def test_the_flops_of_both_phases_are_those_the_run_dispatches(each_toy, plan):
     assert found.decode.plan_gflops_per_s * found.decode.plan_s * 1e9 == pytest.approx(steps, rel=0.005)
     dense = counted(lambda: runner.prefill(None)) - head
     assert found.prefill.flops_ratio == pytest.approx(prefill / dense, rel=0.005)
+
+
+LOOKS = ["fastervlm(keep=6)", "vispruner(keep=6)", "visionzip(dominant=4,contextual=2)", "prumerge(keep=6)",
+         "prumerge_plus(keep=6)"]  # fmt: skip
+
+
+@pytest.mark.parametrize("plan", LOOKS)
+def test_a_method_that_looks_at_the_tower_is_shown_made_up_numbers(toy, plan):
+    found = bench(toy, plan, batch=2, **FAST)
+    assert found.vision_made_up
+    text = FAST["text"]
+    assert found.kv_ratio == pytest.approx((6 + text) / (toy.shape.visual + text))
+    assert not bench(toy, "fastv(layer=1)", **FAST).vision_made_up
+
+
+def test_counts_that_only_the_run_tells_are_those_that_are_priced(toy):
+    found = bench(toy, "prumerge()", **FAST)
+    rows = round(found.kv_ratio * (toy.shape.visual + FAST["text"])) - FAST["text"]
+    again = bench(toy, f"random(keep={max(rows, 2)})", **FAST)
+    assert found.prefill.flops_ratio == pytest.approx(again.prefill.flops_ratio)
+
+
+def test_score_rows_count_as_flops_to_be_captured(toy):
+    scored, blind = (bench(toy, f"{name}(layer=1,keep=0.5)", **FAST) for name in ("fastv", "random"))
+    assert scored.prefill.flops_ratio > blind.prefill.flops_ratio
+    assert scored.kv_ratio == blind.kv_ratio
+
+
+def test_a_shortened_prompt_is_timed_against_the_full_one(toy):
+    found = bench(toy, "resize(scale=0.5)", batch=2, **FAST)
+    rows, text = toy.shape.visual, FAST["text"]
+    assert found.kv_ratio == pytest.approx((rows / 4 + text) / (rows + text))
+    assert found.prefill.flops_ratio < 0.7 and found.visual == rows
 
 
 def test_sizes_are_read_off_the_run(each_toy):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
 
 import saccade
+from saccade.layout import Layout
+from saccade.stages import Evidence
 from support.decoder_reference import Run
 from support.models import FACTORIES, SQUARE, TALL, WIDE, Segment, Tiny
 
@@ -27,7 +29,7 @@ def scenes(name: str) -> Sequence[Sequence[Segment]]:
     return SCENES[name[:5]]
 
 
-@lru_cache(maxsize=None)
+@cache
 def twins(name: str) -> tuple[Tiny, Tiny]:
     """The same model twice: one for the plain account (eager), one for the engine."""
     return FACTORIES[name](layers=LAYERS, attn="eager"), FACTORIES[name](layers=LAYERS)
@@ -67,3 +69,43 @@ def _same(tiny: Tiny, spec: str, inputs: dict[str, torch.Tensor], runs: Sequence
         mine = logits[b, [seat + first[b] for seat in run.seats]]
         worst = float((mine - run.logits).abs().max() / run.logits.abs().max())
         assert worst < 1e-5, (spec, b, worst)
+
+
+def blank(stage: Any, layout: Layout, heads: int = 4, width: int = 16, depth: int = 64) -> Evidence:
+    """Evidence of the right shapes on a device that holds no numbers: whoever asks for one fails."""
+    batch, rows = layout.visual_BN.shape
+    found = layout.counts
+    keep = tuple(tuple(stage.by.kept(stage, n, n, n) for n in sample) for sample in found)
+
+    def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    asking = 1 if stage.look.ask == "last" else 5
+    return Evidence(
+        layout=layout,
+        alive_BN=empty(batch, rows, dtype=torch.bool),
+        image_BN=empty(batch, rows, dtype=torch.long),
+        found=found,
+        keep=keep,
+        hidden_BND=empty(batch, rows, depth),
+        weights_BHRN=empty(batch, heads, asking, rows),
+        asks_BR=empty(batch, asking, dtype=torch.bool),
+        asking_BR=empty(batch, asking, dtype=torch.long),
+        keys_BGNW=empty(batch, heads, rows, width),
+        rotary=(empty(batch, rows, width), empty(batch, rows, width)),
+        norm=lambda x: x,
+    )
+
+
+def check_never_waits(method: Any) -> None:
+    """Holds that a method decides without asking the device for a number: here it has none."""
+    visual_BN = torch.zeros(3, 60, dtype=torch.bool)
+    visual_BN[0, 3:35] = visual_BN[1, 2:18] = visual_BN[1, 20:52] = True
+    layout = Layout.from_mask(visual_BN)
+    for stage in method.stages(LAYERS):
+        evidence = blank(stage, layout)
+        assert evidence.keep != evidence.found
+        choice = stage.by.choose(stage, evidence)
+        assert choice.keep_BN.shape == visual_BN.shape and choice.keep_BN.is_meta and choice.counts is None
+        if stage.look.ask == "chosen":
+            assert stage.by.asking(evidence).is_meta

@@ -10,13 +10,15 @@ V tower width, D decoder width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from hypothesis import strategies as st
 
 from saccade.layout import Layout
 from saccade.stages import Choice, Counts, Evidence, Grid, Stage, Vision
+from support.tower_reference import Token, scores
 
 HEADS, WIDTH, HIDDEN = 2, 8, 6
 
@@ -268,6 +270,65 @@ def check(scene: Scene, evidence: Evidence, choice: Choice) -> None:
             assert len(set(there)) == len(there) and all(choice.keep_BN[b, r] for r in there)
 
 
-def without(method: Any, **changes: Any) -> Any:
-    """The same method with other parameters."""
-    return replace(method, **changes)
+def attention_of(scene: Scene, view: ViewOf, single: bool = False) -> dict[int, float]:
+    """Attention that the patches with rows get, from the whole map."""
+    found = scores(view.full_attention(single), scene.has_cls)
+    return {patch: found[patch] for patch in view.patches}
+
+
+def same(scene: Scene, b: int, rows: list[Row], expected: list[tuple[ViewOf, Token]]) -> None:
+    """The rows of an image hold the expected tokens, in this order, and say what they are made of."""
+    assert len(rows) == len(expected)
+    for row, (view, token) in zip(rows, expected, strict=True):
+        place = dict(view.rows)
+        torch.testing.assert_close(row.state_D, project(token["feature"]), rtol=1e-5, atol=1e-5)
+        sources = torch.zeros(scene.layout.rows)
+        for patch, weight in token["weights"].items():
+            sources[place[patch]] = weight
+        if row.sources_N is None:
+            assert token["kind"] == "dominant" and row.row == place[token["home"]]
+            continue
+        torch.testing.assert_close(row.sources_N, sources, rtol=1e-5, atol=1e-5)
+        if token["kind"] != "cls":
+            made = row.sources_N @ scene.vision.features_BNV[b]
+            torch.testing.assert_close(made, token["feature"], rtol=1e-5, atol=1e-5)
+
+
+def untouched(scene: Scene, choice: Choice, b: int, image: int) -> bool:
+    """Whether all rows of an image stay as they are."""
+    rows = rows_of(scene, choice, b, image)
+    return [r.row for r in rows] == scene.pictures[b][image].rows and all(r.sources_N is None for r in rows)
+
+
+def agree(scene: Scene, choice: Choice, alone: list[tuple[Scene, Choice]]) -> None:
+    """A batch does to every sample what is done to it alone."""
+    for b, (one, its) in enumerate(alone):
+        shift = scene.layout.rows - one.layout.rows
+        assert torch.equal(choice.keep_BN[b, shift:], its.keep_BN[0])
+        for image in range(len(scene.pictures[b])):
+            mine, theirs = rows_of(scene, choice, b, image), rows_of(one, its, 0, image)
+            for left, right in zip(mine, theirs, strict=True):
+                assert left.row == right.row + shift
+                torch.testing.assert_close(left.state_D, right.state_D, rtol=1e-5, atol=1e-5)
+                assert (left.sources_N is None) == (right.sources_N is None)
+                if left.sources_N is not None and right.sources_N is not None:
+                    torch.testing.assert_close(left.sources_N[shift:], right.sources_N, rtol=1e-5, atol=1e-5)
+
+
+SAMPLES = st.lists(st.lists(st.sampled_from(sorted(KINDS)), max_size=2), min_size=1, max_size=3).filter(any)
+"""Batches to draw: up to three samples with up to two images, at least one image in all."""
+
+
+def holds(method: Any, samples: list[list[str]], has_cls: bool, seed: int, pad: int = 3) -> tuple[Scene, Choice]:
+    """Checks what holds for every method: see ``check``; no batch mate and no padding changes anything."""
+    scene = build(samples, has_cls, seed, pad)
+    evidence = scene.evidence(method)
+    choice = scene.choose(method)
+    check(scene, evidence, choice)
+    alone = [single(samples, number, has_cls, seed) for number in range(len(samples))]
+    agree(scene, choice, [(one, one.choose(method)) for one in alone])
+    for b, sample in enumerate(evidence.found):
+        for image, found in enumerate(sample):
+            if evidence.keep[b][image] >= found:
+                assert untouched(scene, choice, b, image)
+    return scene, choice

@@ -48,8 +48,8 @@ def cost(
     """State FLOPs, KV bytes and equivalent tokens of plans in closed form.
 
     TFLOPs are those of the decoder layers for one prompt, 2 per multiply-accumulate, by the papers'
-    rectangle; 'executed' is what the engine dispatches. A budget without a calibration takes the last
-    layers. In the JSON the top level is the first plan; 'plans' holds all of them.
+    rectangle; 'executed' is what the engine dispatches, 'scores' what of it methods spend on score rows. A
+    budget without a calibration takes the last layers. In the JSON the top level is the first plan; 'plans' holds all of them.
 
     Example: saccade cost llava-1.5-7b --visual 576 --text 66.6 --plan "vskip(budget=19)"
     """
@@ -111,14 +111,13 @@ def price(shape: ModelShape, asked: str, visual: int, text: float, dtype_bytes: 
     Raises:
         ValueError: If the plan cannot be read or does not fit the shape.
     """
-    from saccade.budget import layouts_of, resolve_for_prompt
+    from saccade.budget import as_processed, layouts_of, price_prompt, resolve_for_prompt
     from saccade.plan import Plan
-    from saccade.pricing import prompt_cost
 
     plan = resolve_for_prompt(Plan.of(asked), shape, visual, text)
-    found = prompt_cost(shape, lambda layout: plan.route(layout, shape.layers), visual, text, dtype_bytes)
+    found = price_prompt(plan, shape, visual, text, dtype_bytes)
     layouts, weights = layouts_of(visual, text)
-    counts = [plan.route(layout, shape.layers).counts() for layout in layouts]
+    counts = [plan.route(as_processed(plan, layout), shape.layers).counts() for layout in layouts]
     groups: dict[tuple, list[int]] = {}
     for number in range(shape.layers):
         rows = tuple(
@@ -152,6 +151,7 @@ def _show(out: common.Output, shape: ModelShape, prices: list[Price], visual: in
         "TFLOPs",
         "ratio",
         "executed ratio",
+        "scores",
         "KV cache",
         "KV ratio",
         "equivalent tokens",
@@ -162,6 +162,7 @@ def _show(out: common.Output, shape: ModelShape, prices: list[Price], visual: in
         f"{first.dense_tflops:.2f}",
         "1.000",
         "1.000",
+        "",
         common.human_bytes(first.dense_kv_bytes),
         "1.000",
         f"{first.visual_tokens:.1f}",
@@ -177,6 +178,7 @@ def _show(out: common.Output, shape: ModelShape, prices: list[Price], visual: in
             f"{c.tflops:.2f}",
             f"{c.ratio:.3f}",
             executed,
+            _share(c.score_tflops, c.dense_executed_tflops),
             common.human_bytes(c.kv_bytes),
             f"{c.kv_ratio:.3f}",
             f"{c.equivalent_tokens:.1f}",
@@ -191,3 +193,10 @@ def _show(out: common.Output, shape: ModelShape, prices: list[Price], visual: in
             sets.add_row(name, s["layers"], str(s["count"]), *rows, f"{s['tflops']:.3f}")
         sets.add_section()
     out.table(sets)
+
+
+def _share(part: float, whole: float) -> str:
+    """Score rows as a share of the dense prefill."""
+    if not part:
+        return ""
+    return "< 0.01 %" if part / whole < 1e-4 else f"{100 * part / whole:.2f} %"

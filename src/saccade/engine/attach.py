@@ -106,6 +106,13 @@ class Attachment:
         self._undo: list[Callable[[], None]] = []
         if attached(model) is not None:
             raise ValueError("this model has a saccade plan; remove it first, or compose plans with '+'")
+        try:
+            self._attach()
+        except BaseException:
+            self.remove()
+            raise
+
+    def _attach(self) -> None:
         layer: Any
         for number, layer in enumerate(self.parts.layers):
             cell = _Cell()

@@ -17,12 +17,12 @@ from transformers.cache_utils import Cache
 from saccade.engine.attention import take_rotary, take_rows
 from saccade.engine.cache import KeyRows, ragged_layer
 from saccade.engine.frame import Frame
-from saccade.engine.steps import Left, Moves, Step, closed_up, narrow_steps
+from saccade.engine.steps import Moves, Narrowing, Step, closed_up
 from saccade.engine.trace import Trace
 from saccade.families import Family, Parts, Rotary
 from saccade.program import Program, Tally
 from saccade.rows import RowIndex
-from saccade.stages import Choice, Counts, Evidence, Grid, Rewrite, Stage, Vision
+from saccade.stages import Choice, Counts, Evidence, Grid, Rewrite, Scoring, Stage, Vision
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,12 @@ class Decisions:
         self.text_BN = layout.text_BN.to(device, non_blocking=True)
         self.image_BN = layout.image_BN.to(device, non_blocking=True)
         self.left_BN = self.visual_BN
-        self._tally = Tally(program.route)
+        self._tally = Tally(program.route, program.stages)
+        text = RowIndex.from_mask(layout.text_BN).on(device)
+        self._narrowings = {
+            first: Narrowing.of(program.route, first, text) for first in {s.before for s in program.stages}
+        }
+        self._scored: Scoring | None = None
         self._moves: Moves | None = None
         self._asking: dict[int, RowIndex] = {}
         self._taken: dict[int, _Taken | None] = {}
@@ -125,6 +130,7 @@ class Decisions:
         if taken is None:
             return hidden_BND
         home, where = self.frame.device, hidden_BND.device
+        self._scored = None
         with torch.no_grad():
             seen = see(stage)
         vision = self.scene.vision
@@ -150,10 +156,9 @@ class Decisions:
         found, keep = self._tally.reach(stage, self.left_BN.cpu)
         if keep == found:
             return None
-        static_BN = self.program.route.layers[stage.before].alive_BN
-        alive_BN = self.left_BN
-        if bool((self.layout.visual_BN & ~static_BN).any()):
-            alive_BN = alive_BN & static_BN.to(alive_BN.device)
+        meets, alive_BN = self._tally.meets(stage), self.left_BN
+        if meets is not None:
+            alive_BN = alive_BN & meets.to(alive_BN.device, non_blocking=True)
         return _Taken(found, keep, alive_BN)
 
     def _apply(self, stage: Stage, choice: Choice, taken: _Taken, home: torch.device) -> None:
@@ -164,11 +169,11 @@ class Decisions:
         compact = stage.compact == "always" or (stage.compact == "if possible" and can)
         if compact:
             self._moves = closed_up(self.visual_BN, self.left_BN)
-        left = Left(self.left_BN, [sum(sample) for sample in counts])
-        steps = narrow_steps(self.program.route, stage.before, left, self._moves, self.text_BN)
+        totals = [sum(sample) for sample in counts]
+        steps = self._narrowings[stage.before].steps(self.left_BN, totals, self.text_BN, self._moves)
         self.frame.change(stage.before, steps)
         if self.trace is not None:
-            self.trace.cut(stage, self.left_BN, choice.rewrite, compact)
+            self.trace.cut(stage, self.left_BN, choice.rewrite, compact, self._scored)
 
     def _chosen(self, stage: Stage, hidden_BND: torch.Tensor) -> RowIndex:
         evidence = Evidence(
@@ -200,9 +205,11 @@ class Decisions:
         if stage.look.keys:
             seen["keys_BGNW"] = _over_rows(keys_BGKW.transpose(2, 3), step, frame).transpose(2, 3)
         if stage.look.ask == "nothing":
+            self._scored = Scoring(0, keys_BGKW.shape[2], fresh or cache is None)
             return seen
         asks = self._last if stage.look.ask == "last" else self._asking[id(stage.by)]
         asks = asks.on(hidden_BND.device)
+        self._scored = Scoring(asks.count, keys_BGKW.shape[2], fresh or cache is None)
         normed = family.input_norm(layer, take_rows(asks, hidden_BND))
         queries_BHRW = family.queries(attn, normed, take_rotary(asks, rotary))
         scores = queries_BHRW.unflatten(1, (keys_BGKW.shape[1], -1)) @ keys_BGKW[:, :, None].transpose(3, 4)

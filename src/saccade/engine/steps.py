@@ -84,69 +84,86 @@ def compile_steps(route: Route, device: torch.device) -> tuple[Step | None, ...]
     return tuple(steps[id(layer)] for layer in route.layers)
 
 
-@dataclass(frozen=True, eq=False)
-class Left:
-    """What a decision has left of a batch, on the device.
+@dataclass(frozen=True)
+class Narrowing:
+    """What becomes of the static row sets from a stage on, worked out before anything runs.
+
+    A set that holds every row that can be alive there becomes the rows that are left, a set without visual
+    rows stays what it is. Only a set that holds some visual rows has to be met with what is left, for which
+    the host waits for the device.
 
     Attributes:
-        visual_BN: Visual rows that are still alive.
-        counts: How many of them every sample has.
-    """
-
-    visual_BN: torch.Tensor
-    counts: Sequence[int]
-
-    def host(self) -> torch.Tensor:
-        """The visual rows on the host. Waits for the device."""
-        return self.visual_BN.cpu()
-
-
-def narrow_steps(
-    route: Route, first: int, left: Left, moves: Moves | None, text_BN: torch.Tensor
-) -> tuple[Step, ...]:
-    """Steps of the layers from ``first`` on, cut down to the rows that a decision has left.
-
-    Sets that held every row which was alive become the rows that are left, sets without visual rows stay as
-    they are; only a set that holds some of them makes the host wait for the device.
-
-    Args:
-        route: The static row sets, on the host.
         first: First layer that runs with what is left.
-        left: What is left; all of it was alive in layer ``first``.
-        moves: How positions have closed up.
-        text_BN: The layout's text rows on the device.
+        layers: For every layer from there on its alive, query and FFN sets: ``rest``, ``text``, or the set.
+        text: The layout's text rows.
+        text_counts: Their number in every sample.
     """
-    layout, device = route.layout, left.visual_BN.device
-    counts = [t + v for t, v in zip(layout.text_BN.sum(1).tolist(), left.counts, strict=True)]
-    rest = RowIndex.from_counts(left.visual_BN | text_BN, counts)
-    reached_BN = route.layers[first].alive_BN & layout.visual_BN
-    indices: dict[int, RowIndex] = {}
-    steps: dict[int, Step] = {}
-    text: list[RowIndex] = []
 
-    def index(set_BN: torch.Tensor) -> RowIndex:
-        if id(set_BN) not in indices:
-            indices[id(set_BN)] = _cut(set_BN)
-        return indices[id(set_BN)]
+    first: int
+    layers: tuple[tuple[str | torch.Tensor, ...], ...]
+    text: RowIndex
+    text_counts: tuple[int, ...]
 
-    def _cut(set_BN: torch.Tensor) -> RowIndex:
-        whole_text = not bool((layout.text_BN & ~set_BN).any())
-        if whole_text and not bool((reached_BN & ~set_BN).any()):
-            return rest
-        if whole_text and not bool((set_BN & layout.visual_BN).any()):
-            if not text:
-                text.append(RowIndex.from_mask(layout.text_BN).on(device))
-            return text[0]
-        return RowIndex.from_mask(set_BN & (left.host() | layout.text_BN)).on(device)
+    @classmethod
+    def of(cls, route: Route, first: int, text: RowIndex) -> Narrowing:
+        """Reads the static sets of a route.
 
-    def step(layer: LayerRoute) -> Step:
-        sets = (index(layer.alive_BN), index(layer.query_BN), index(layer.ffn_BN))
-        return Step(*sets, None, moves, True)
+        Args:
+            route: The static row sets, on the host.
+            first: First layer that runs with what is left.
+            text: The layout's text rows, on the device.
+        """
+        layout = route.layout
+        reached_BN = route.layers[first].alive_BN & layout.visual_BN
+        kinds: dict[int, str | torch.Tensor] = {}
 
-    for layer in route.layers[first:]:
-        if id(layer) not in steps:
-            steps[id(layer)] = step(layer)
-    return tuple(steps[id(layer)] for layer in route.layers[first:])
+        def kind(set_BN: torch.Tensor) -> str | torch.Tensor:
+            if id(set_BN) not in kinds:
+                kinds[id(set_BN)] = sort(set_BN)
+            return kinds[id(set_BN)]
+
+        def sort(set_BN: torch.Tensor) -> str | torch.Tensor:
+            if bool((layout.text_BN & ~set_BN).any()):
+                return set_BN
+            if not bool((reached_BN & ~set_BN).any()):
+                return "rest"
+            return set_BN if bool((set_BN & layout.visual_BN).any()) else "text"
+
+        layers = tuple(
+            (kind(one.alive_BN), kind(one.query_BN), kind(one.ffn_BN)) for one in route.layers[first:]
+        )
+        return cls(first, layers, text, tuple(layout.text_BN.sum(1).tolist()))
+
+    def steps(
+        self, left_BN: torch.Tensor, counts: Sequence[int], text_BN: torch.Tensor, moves: Moves | None
+    ) -> tuple[Step, ...]:
+        """What the layers from ``first`` on do.
+
+        Args:
+            left_BN: Visual rows that are left, on the device.
+            counts: How many of them every sample has.
+            text_BN: Text rows, on the device.
+            moves: How positions have closed up.
+        """
+        totals = [t + v for t, v in zip(self.text_counts, counts, strict=True)]
+        rest = RowIndex.from_counts(left_BN | text_BN, totals)
+        met: dict[int, RowIndex] = {}
+
+        def index(kind: str | torch.Tensor) -> RowIndex:
+            if isinstance(kind, str):
+                return rest if kind == "rest" else self.text
+            if id(kind) not in met:
+                met[id(kind)] = RowIndex.from_mask(kind & (left_BN | text_BN).cpu()).on(left_BN.device)
+            return met[id(kind)]
+
+        made: dict[tuple, Step] = {}
+        found = []
+        for sets in self.layers:
+            key = tuple(kind if isinstance(kind, str) else id(kind) for kind in sets)
+            if key not in made:
+                made[key] = Step(*(index(kind) for kind in sets), None, moves, True)
+            found.append(made[key])
+        return tuple(found)
 
 
 def closed_up(visual_BN: torch.Tensor, left_BN: torch.Tensor) -> Moves:

@@ -297,7 +297,7 @@ def check_merging(family: Family, tower: Tower | None) -> None:
         )
     if len(tower.states) > 1:
         raise ValueError(
-            f"tokens cannot merge inside this vision tower: its features come from {len(tower.states)} layers, "
+            "tokens cannot merge inside this vision tower: its features come from several layers, "
             "which would not have the same tokens; set one vision_feature_layer, or choose another method"
         )
     if tower.states[0] == 0:

@@ -1,7 +1,7 @@
 """What was seen in the vision tower, in row coordinates.
 
-Shape letters: B batch, N rows, R visual rows in placeholder order, T views, P patches, V tower width, D decoder
-width.
+Shape letters: B batch, N rows, R visual rows in placeholder order, T views, P patches, V tower width,
+D decoder width.
 """
 
 from __future__ import annotations
@@ -105,26 +105,25 @@ def vision(captured: Captured, which: Which, layout: Layout, embeddings_BND: tor
     shown_BN = patch_BN >= 0
     at_BN = patch_BN.clamp(min=0)
     into_BN = sizes_BN = None
-    if all(f.group_P is not None for f in found):
-        groups = max(one.run.merging.where_TP.shape[1] for one in captured.seen)
-        into_BN = _holders(torch.cat([f.group_P for f in found])[at_BN], view_BN, groups, len(captured.views))
+    groups = [f.groups for f in found if f.groups is not None]
+    if groups:
+        # A tower that merges makes the images alone, in one run.
+        (one,) = groups
+        into_BN = _holders(one.group_P[at_BN], view_BN, one.count, len(captured.views))
         shown_BN = shown_BN & (into_BN == torch.arange(layout.rows, device=device))
-        sizes_BN = torch.cat([f.sizes_P for f in found])[at_BN] * shown_BN
+        sizes_BN = one.sizes_P[at_BN] * shown_BN
 
     def spread(name: str) -> torch.Tensor:
         x_P = torch.cat([getattr(f, name) for f in found])
         mask = shown_BN.view(*shown_BN.shape, *[1] * (x_P.ndim - 1))
         return torch.where(mask, x_P[at_BN], x_P.new_zeros(()))
 
-    features, project = None, _itself
-    cls = None
-    if tower.projector is not None:
-        features, project = spread("features_PV"), tower.projector
-        if tower.has_cls:
-            every = torch.cat([f.cls_TV for f in found])
-            cls = every[torch.tensor(captured.views, device=device)]
-    else:
+    views_T = torch.tensor(captured.views, dtype=torch.long, device=device)
+    cls = [f.cls_TV for f in found if f.cls_TV is not None]
+    if tower.projector is None:
         features = torch.where(shown_BN[..., None], embeddings_BND, embeddings_BND.new_zeros(()))
+    else:
+        features = spread("features_PV")
     return Vision(
         patch_BN=patch_BN >= 0,
         view_BN=view_BN,
@@ -133,11 +132,26 @@ def vision(captured: Captured, which: Which, layout: Layout, embeddings_BND: tor
         keys_BNV=spread("keys_PV"),
         heads=captured.seen[0].run.scores[key].heads,
         features_BNV=features,
-        cls_TV=cls,
-        project=project,
+        cls_TV=torch.cat(cls)[views_T] if cls else None,
+        project=tower.projector or _itself,
         into_BN=into_BN,
         sizes_BN=sizes_BN,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Groups:
+    """Patches that were merged.
+
+    Attributes:
+        count: More than the highest number of a group.
+        group_P: Number, in its view, of the group that holds the patch.
+        sizes_P: Patches in that group.
+    """
+
+    count: int
+    group_P: torch.Tensor
+    sizes_P: torch.Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,8 +164,7 @@ class _Patches:
         keys_PV: See ``Vision``.
         features_PV: Features, None where the tower merges patches itself.
         cls_TV: Features of the CLS rows, or None.
-        group_P: Number of the token of its view that holds the patch now; None where nothing was merged.
-        sizes_P: Patches in that token; None likewise.
+        groups: Which patches were merged; None where none were.
     """
 
     attention_P: torch.Tensor
@@ -159,8 +172,7 @@ class _Patches:
     keys_PV: torch.Tensor
     features_PV: torch.Tensor | None
     cls_TV: torch.Tensor | None
-    group_P: torch.Tensor | None
-    sizes_P: torch.Tensor | None
+    groups: _Groups | None
 
     @classmethod
     def of(cls, run: Run, key: Which, tower: Tower, device: torch.device) -> _Patches:
@@ -183,15 +195,17 @@ class _Patches:
         scores = run.scores[key]
         states = [run.states[number] for number in tower.states]
         state = torch.cat(states, dim=-1) if states else None
-        sizes = merging.sizes_TN if merging is not None else None
+        groups = None
+        if merging is not None and merging.sizes_TN is not None and where is not None:
+            sizes_P = patches(merging.sizes_TN).round().long()
+            groups = _Groups(where.shape[1], where[:, first:].flatten().to(device), sizes_P.to(device))
         return cls(
             rows(scores.attention),
             rows(scores.single),
             rows(scores.keys),
             None if state is None else patches(state).to(device),
             state[:, 0].to(device) if state is not None and tower.has_cls else None,
-            None if where is None else where[:, first:].flatten().to(device),
-            None if sizes is None else patches(sizes).round().long().to(device),
+            groups,
         )
 
 

@@ -5,14 +5,14 @@ Shape letters: B batch, N rows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from saccade.layout import Layout
 from saccade.program import narrowed
 from saccade.route import Route
-from saccade.stages import Grid, Rewrite, Stage
+from saccade.stages import Grid, Rewrite, Scoring, Stage
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +55,14 @@ class Trace:
         """Where the visual rows are."""
         return self.route.layout
 
-    def cut(self, stage: Stage, left_BN: torch.Tensor, rewrite: Rewrite | None, compact: bool) -> None:
+    def cut(
+        self,
+        stage: Stage,
+        left_BN: torch.Tensor,
+        rewrite: Rewrite | None,
+        compact: bool,
+        scoring: Scoring | None,
+    ) -> None:
         """Notes a decision."""
         alive_BN, layout = left_BN.cpu(), self.layout
         rows_BN = torch.zeros_like(alive_BN)
@@ -69,7 +76,8 @@ class Trace:
             spare = torch.zeros(layout.batch, layout.rows + 1, dtype=torch.bool)
             rows_BN = spare.scatter_(1, index, True)[:, :-1]
         self.cuts.append(Cut(stage.before, str(stage.by), compact, alive_BN, rows_BN, sources))
-        self.route = narrowed(self.route, stage.before, layout.text_BN | alive_BN)
+        route = narrowed(self.route, stage.before, layout.text_BN | alive_BN)
+        self.route = route if scoring is None else replace(route, scorings=(*route.scorings, scoring))
 
     def alive(self, layer: int) -> torch.Tensor:
         """Visual rows (B, N) that are alive in a layer."""

@@ -52,7 +52,8 @@ class Llava(Family):
         return LlavaForConditionalGeneration
 
     def picture(self, model: nn.Module, inputs: Mapping[str, Any]) -> Picture | None:
-        vision, pixels, made = unwrap(model).config.vision_config, inputs.get("pixel_values"), made_lengths(inputs)
+        config: Any = unwrap(model).config
+        vision, pixels, made = config.vision_config, inputs.get("pixel_values"), made_lengths(inputs)
         more = len(self._view(model, inputs, 0))
         if made is not None:
             sides = {square(length - more) for length in made}

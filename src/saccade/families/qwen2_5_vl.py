@@ -90,7 +90,7 @@ class Qwen25VL(Family):
         return Picture.join(parts) if parts else None
 
     def tower(self, model: nn.Module) -> Tower | None:
-        module = self.parts(model).core.visual
+        module: Any = self.parts(model).core.visual
         return Tower(
             module,
             module.blocks,

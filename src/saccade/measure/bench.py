@@ -1,6 +1,7 @@
 """Timing a plan against the stock model, in one process, on the same weights and the same prompt.
 
-Timed are the decoder, its norm and the head on the last row; the vision tower is timed apart.
+Timed are the decoder, its norm and the head on the last row; the vision tower is timed apart. A plan that looks at
+the tower is given made-up numbers to look at, so that only its part in the decoder is timed.
 Shape letters: B batch, N rows, D hidden.
 """
 
@@ -22,7 +23,7 @@ from saccade.measure.runs import Runner
 from saccade.measure.target import Target, build, of_model
 from saccade.measure.vision import vision_seconds
 from saccade.plan import Plan, PlanLike
-from saccade.pricing import cost, decode_flops
+from saccade.pricing import against, cost, decode_flops
 from saccade.route import Route
 from saccade.shapes import ModelShape
 
@@ -96,9 +97,10 @@ def bench(
         asked = Plan(asked.methods)
     resolved = resolve(asked, target.shape, target.depth, visual, text)
     layout = batched(visual, text, batch)
-    route = resolved.route(layout, target.shape.layers)
-    runner = Runner(target, layout, new_tokens, seed)
+    runner = Runner(target, layout, new_tokens, seed, resolved)
     attach = lambda: apply(target.model, resolved, force=force)  # noqa: E731
+    with attach() as handle:
+        route = runner.route(handle)
     dense_runs, plan_runs = runner.compare(attach, warmup, repeats, progress)
 
     dense_peak, source = peak_memory(target.model, lambda: runner.prefill(None))
@@ -109,7 +111,9 @@ def bench(
         from saccade.measure.profile import compare_profiles
 
         table = compare_profiles(runner, attach)
-    price = cost(target.shape, route, runner.dtype.itemsize)
+    size = runner.dtype.itemsize
+    dense = Route.dense(layout, target.shape.layers)
+    price = against(cost(target.shape, route, size), cost(target.shape, dense, size))
     least = None
     if limits:
         from saccade.measure.roofline import probe, roofline
@@ -118,9 +122,7 @@ def bench(
         least = roofline(target.shape, route, runner.dtype.itemsize, reach, price.executed_ratio).to_dict()
     decode = None
     if new_tokens > 1:
-        flops = [
-            _decode_flops(target, r, new_tokens) for r in (Route.dense(layout, target.shape.layers), route)
-        ]
+        flops = [_decode_flops(target, r, new_tokens) for r in (dense, route)]
         decode = Phase.of([r.decode_s for r in dense_runs], [r.decode_s for r in plan_runs], *flops)
     return Bench(
         name=target.name,
@@ -150,6 +152,7 @@ def bench(
         kv_ratio=plan_runs[0].kv_bytes / dense_runs[0].kv_bytes,
         memory_source=source,
         vision_s=vision_seconds(target, repeats) if target.real and visual else None,
+        vision_made_up=runner.vision is not None,
         profile=table,
         roofline=least,
         provenance=record(device=runner.device, dtype=runner.dtype, seed=seed),

@@ -109,6 +109,7 @@ class Bench:
         profile: Per-operator times of both sides, if asked for.
         roofline: Least prefill times on this device and the rates they follow from, if asked for.
         provenance: Command, versions, device, date.
+        vision_made_up: Whether the plan looks at the vision tower and was given made-up numbers to look at.
     """
 
     name: str
@@ -134,6 +135,7 @@ class Bench:
     profile: list[dict[str, Any]] | None
     roofline: dict[str, Any] | None
     provenance: dict[str, Any]
+    vision_made_up: bool = False
 
     @property
     def is_slower(self) -> bool:

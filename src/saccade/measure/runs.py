@@ -8,15 +8,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
 from transformers.cache_utils import Cache, DynamicCache
 
+from saccade.budget import as_processed
 from saccade.engine import Attachment, kv_bytes
 from saccade.layout import Layout
 from saccade.measure.target import Target
+from saccade.measure.vision import looks_at_tower, made_up
+from saccade.plan import Plan
+from saccade.route import Route
 
 
 @dataclass(frozen=True)
@@ -44,11 +48,16 @@ class Runner:
     Attributes:
         target: The model.
         layout: Where its visual rows are.
+        planned: The same under the plan, which may shorten the prompt.
+        vision: What a vision tower would say of them, made up; None unless the plan asks.
         new_tokens: Tokens generated per sample.
     """
 
-    def __init__(self, target: Target, layout: Layout, new_tokens: int, seed: int = 0) -> None:
+    def __init__(
+        self, target: Target, layout: Layout, new_tokens: int, seed: int = 0, plan: Plan | None = None
+    ) -> None:
         self.target, self.layout, self.new_tokens = target, layout, new_tokens
+        self.planned = layout if plan is None else as_processed(plan, layout)
         parts = target.parts
         if parts.head is None:
             raise ValueError("a bench needs a model with a language-model head, not its bare core")
@@ -59,6 +68,9 @@ class Runner:
         draw = torch.Generator().manual_seed(seed)
         shape = (layout.batch, layout.rows, target.shape.hidden)
         self.prompt_BND = (torch.randn(shape, generator=draw) * 0.02).to(self.device, self.dtype)
+        self.vision = None
+        if plan is not None and looks_at_tower(plan, target.shape.layers):
+            self.vision = made_up(target, plan, self.planned, self.device, seed)
         self.held_bytes = sum(
             t.numel() * t.element_size() for t in (*target.model.parameters(), *target.model.buffers())
         )
@@ -67,11 +79,22 @@ class Runner:
     def prefill(self, handle: Attachment | None) -> tuple[torch.Tensor, Cache]:
         """The prompt: next token of every sample (B, 1) and the cache; stock where there is no handle."""
         cache = DynamicCache(config=self.decoder.config)
-        with handle.with_layout(self.layout) if handle is not None else nullcontext():
+        prompt_BND = self.prompt_BND
+        if handle is not None:
+            # A shortened prompt is as good as any other: its numbers are random.
+            prompt_BND = prompt_BND[:, : self.planned.rows]
+        with handle.with_layout(self.planned, vision=self.vision) if handle is not None else nullcontext():
             hidden_BND = self.decoder(
-                inputs_embeds=self.prompt_BND, past_key_values=cache, use_cache=True
+                inputs_embeds=prompt_BND, past_key_values=cache, use_cache=True
             ).last_hidden_state
         return self.head(hidden_BND[:, -1:]).argmax(-1), cache
+
+    def route(self, handle: Attachment) -> Route:
+        """The route that a prefill under a plan really takes, and the score rows that it needs."""
+        nominal = handle.plan.route(self.planned, self.target.shape.layers)
+        with handle.tracing() as traces:
+            self.prefill(handle)
+        return replace(traces[0].route, scorings=nominal.scorings) if traces else nominal
 
     @torch.inference_mode()
     def step(self, token_B1: torch.Tensor, cache: Cache) -> torch.Tensor:

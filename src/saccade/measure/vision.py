@@ -1,4 +1,7 @@
-"""Time of the vision tower and projector, which plans for the decoder do not touch."""
+"""The vision tower in a bench: its time, stated apart, and a made-up one for methods that look at it.
+
+Shape letters: B batch, N rows, V tower width, T views.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,11 @@ from typing import Any
 import torch
 from PIL import Image
 
+from saccade.layout import Layout
 from saccade.measure.target import Target
+from saccade.plan import Plan
 from saccade.samples import Sample
+from saccade.stages import Vision
 
 
 @torch.inference_mode()
@@ -43,6 +49,71 @@ def vision_seconds(target: Target, repeats: int, side: int = 336) -> float | Non
         features(**given)
         seconds.append(_now(target) - start)
     return statistics.median(seconds[1:])
+
+
+def looks_at_tower(plan: Plan, num_layers: int) -> bool:
+    """Whether a method of the plan wants to know what the vision tower computed."""
+    return any(stage.look.tower is not None for method in plan.methods for stage in method.stages(num_layers))
+
+
+def made_up(target: Target, plan: Plan, layout: Layout, device: torch.device, seed: int = 0) -> Vision:
+    """What a vision tower might say of random images: every image one view, all numbers drawn.
+
+    The tower is as wide as the decoder and its features need no projector, so that what a method does with them
+    is timed, and nothing that the tower itself does.
+
+    Args:
+        target: The model whose decoder is measured.
+        plan: The plan; where it merges inside the tower, as many patches are merged as its price list says.
+        layout: Where the visual rows are.
+        device: Where the decoder's input is.
+        seed: Seed of the numbers.
+    """
+    shape, draw = target.shape, torch.Generator().manual_seed(seed)
+    view_BN = layout.image_BN.clone()
+    first = 0
+    for b, images in enumerate(layout.counts):
+        view_BN[b] += torch.where(layout.visual_BN[b], first, 0)
+        first += len(images)
+    patch_BN = layout.visual_BN
+    wide_BNV = torch.randn((layout.batch, layout.rows, shape.hidden), generator=draw)
+    cls_TV = torch.randn((first, shape.hidden), generator=draw)
+    attention_BN = torch.rand(patch_BN.shape, generator=draw) * patch_BN
+    into_BN, sizes_BN = _merged(plan, layout, shape.layers)
+    dtype = next(target.model.parameters()).dtype
+    features_BNV = (wide_BNV * patch_BN[..., None]).to(device, dtype)
+    return Vision(
+        patch_BN=patch_BN.to(device),
+        view_BN=view_BN.to(device),
+        attention_BN=attention_BN.to(device),
+        single_BN=attention_BN.to(device),
+        keys_BNV=features_BNV,
+        heads=shape.heads,
+        features_BNV=features_BNV,
+        cls_TV=cls_TV.to(device, dtype),
+        project=lambda features: features,
+        into_BN=None if into_BN is None else into_BN.to(device),
+        sizes_BN=None if sizes_BN is None else sizes_BN.to(device),
+    )
+
+
+def _merged(
+    plan: Plan, layout: Layout, num_layers: int
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Where patches went that a tower has merged: round robin into the first rows of their image."""
+    merging = [m for m in plan.methods if getattr(m, "tower_merge", None) is not None]
+    stage = next((stage for m in merging for stage in m.stages(num_layers)), None)
+    if stage is None:
+        return None, None
+    into_BN = torch.arange(layout.rows).expand(layout.batch, -1).clone()
+    sizes_BN = torch.zeros_like(into_BN)
+    for b, images in enumerate(layout.counts):
+        for image, found in enumerate(images):
+            rows = (layout.image_BN[b] == image).nonzero()[:, 0]
+            homes = rows[: max(stage.by.kept(stage, found, found, found), 1)]
+            into_BN[b, rows] = homes[torch.arange(found) % len(homes)]
+            sizes_BN[b] += torch.bincount(into_BN[b, rows], minlength=layout.rows)
+    return into_BN, sizes_BN
 
 
 def _now(target: Target) -> float:

@@ -60,10 +60,9 @@ class DART(KeepReducer):
         return min(found, self.pivots + 2 * self.pivots * int(wanted / (2 * self.pivots)))
 
     def choose(self, stage: Stage, evidence: Evidence) -> Choice:
-        keys_BGNW: Any = evidence.keys_BGNW
         norm: Any = evidence.norm
         alive_BN, image_BN = evidence.alive_BN, evidence.image_BN
-        size_BN = keys_BGNW.float().abs().sum((1, 3))
+        size_BN = key_sizes(evidence)
         images = max(1, max((len(sample) for sample in evidence.found), default=1))
         share = tuple(
             # An image that keeps every row takes them all in one share.
@@ -101,9 +100,26 @@ class DART(KeepReducer):
         return found.clamp(min=0), found >= 0
 
 
+def key_sizes(evidence: Evidence) -> torch.Tensor:
+    """L1 norms (B, N) of the rotated keys, all heads, as if the first real row of every sample stood at 0.
+
+    The norm depends on absolute positions, and those of a left-padded sample may count its padding.
+    """
+    keys: Any = evidence.keys_BGNW
+    first_B = evidence.layout.real_BN.int().argmax(1).to(keys.device, non_blocking=True)
+    rotary: Any = evidence.rotary
+    cos, sin = (
+        part.float().expand(len(keys), -1, -1).gather(1, first_B[:, None, None].expand(-1, 1, part.shape[-1]))
+        for part in rotary
+    )
+    low, high = keys.float().chunk(2, dim=-1)
+    back_BGNW: torch.Tensor = keys.float() * cos[:, None] - torch.cat((-high, low), dim=-1) * sin[:, None]
+    return back_BGNW.abs().sum((1, 3))
+
+
 def cosines(states_BND: torch.Tensor, rows_BIP: torch.Tensor) -> torch.Tensor:
     """Cosine similarity, in float32, of some rows to all: (B, I, P, N)."""
     unit_BND = torch.nn.functional.normalize(states_BND.float(), dim=-1)
     index = rows_BIP.flatten(1)[..., None].expand(-1, -1, unit_BND.shape[-1])
-    alike = unit_BND.gather(1, index) @ unit_BND.transpose(1, 2)
+    alike: torch.Tensor = unit_BND.gather(1, index) @ unit_BND.transpose(1, 2)
     return alike.view(*rows_BIP.shape, -1)

@@ -58,4 +58,4 @@ class PyramidDrop(StagedReducer):
         return NOTCHES
 
     def turned(self, notch: int) -> PyramidDrop:
-        return replace(self, keep=1 - notch / NOTCHES, flops=None)
+        return replace(self, keep=(NOTCHES - notch) / NOTCHES, flops=None)

@@ -97,7 +97,7 @@ class RatedReducer(StagedReducer):
         return NOTCHES
 
     def turned(self, notch: int) -> Self:
-        return replace(self, tokens=1 - notch / NOTCHES, flops=None)
+        return replace(self, tokens=(NOTCHES - notch) / NOTCHES, flops=None)
 
 
 def mean_of_raters(x_BHRN: torch.Tensor, evidence: Evidence) -> torch.Tensor:

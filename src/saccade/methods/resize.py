@@ -20,11 +20,11 @@ from saccade.route import LayerRoute
 class Resize(Method):
     """A lower input resolution (LLaVA-1.5, arXiv 2310.03744, section 3.2, raised it; this goes back).
 
-    It works at the processor, so the prompt itself gets shorter: ``saccade.models.inputs(..., plan=plan)`` and
-    ``saccade.models.shrink`` apply it. Attached to a model, the plan lets a tower of fixed size take smaller
-    pictures (its position embeddings are interpolated). LLaVA-NeXT and Qwen2.5-VL get a smaller image and make
-    tiles or patches of it as ever: rows of LLaVA-NeXT fall in steps, with the tiles that it chooses, and
-    Qwen2.5-VL stays above its smallest number of pixels.
+    It works at the processor, so the prompt itself gets shorter: ``saccade.models.inputs(..., plan=plan)``
+    and ``saccade.models.shrink`` apply it. Attached to a model, the plan lets a tower of fixed size take
+    smaller pictures (its position embeddings are interpolated). LLaVA-NeXT and Qwen2.5-VL get a smaller image
+    and make tiles or patches of it as ever: rows of LLaVA-NeXT fall in steps, with the tiles that it chooses,
+    and Qwen2.5-VL stays above its smallest number of pixels.
 
     Attributes:
         scale: Of each side, above 0 and at most 1; 1 changes nothing.

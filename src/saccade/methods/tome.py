@@ -24,11 +24,12 @@ LAYERS, PATCHES = 23, 576
 class ToMe(Reducer):
     """ToMe (arXiv 2210.09461): in every layer of the tower the r most similar pairs of tokens merge.
 
-    Bipartite soft matching on the layer's keys (mean over heads, cosine), between attention and MLP. As in the
-    paper (section 3), tokens are averages weighted by their sizes, and attention is proportional to sizes; ports
-    to VLMs dropped both. The CLS token never merges. Every view (anyres tile) merges on its own, and newline
-    rows go. A group lives in the row of its first patch, so rows keep their raster order. Towers whose features
-    come before their first layer, and those that join patches at fixed places themselves, are refused.
+    Bipartite soft matching on the layer's keys (mean over heads, cosine), between attention and MLP. As in
+    the paper (section 3), tokens are averages weighted by their sizes, and attention is proportional to
+    sizes; ports to VLMs dropped both. The CLS token never merges. Every view (anyres tile) merges on its own,
+    and newline rows go. A group lives in the row of its first patch, so rows keep their raster order. Towers
+    whose features come before their first layer, and those that join patches at fixed places themselves, are
+    refused.
 
     Attributes:
         r: Tokens that disappear per layer and view, at most half of those there are; 0 changes nothing. The

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from saccade.select import per_row, split, top
+from saccade.select import per_row, ranks, split
 from saccade.stages import Counts, Evidence, Vision
 
 
@@ -50,7 +50,8 @@ class Groups:
 
     def top(self, scores_TP: torch.Tensor, keep: tuple[int, ...]) -> torch.Tensor:
         """Boolean (T, P): the highest-scored members of every group, ties by position."""
-        return top(scores_TP, self.real_TP, torch.zeros_like(self.rows_TP), tuple((k,) for k in keep))
+        one_group_TP = torch.zeros_like(self.rows_TP)
+        return self.real_TP & (ranks(scores_TP, self.real_TP, one_group_TP) < self.column(keep))
 
     def column(self, values: tuple[int, ...]) -> torch.Tensor:
         """One number per group, (T, 1), on the device."""

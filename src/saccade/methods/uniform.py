@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from math import sqrt
 
 import torch
@@ -78,6 +79,6 @@ def lattice(height: int, width: int, keep: int) -> list[int]:
     lines = min(max(round(sqrt(keep * height / width)), -(-keep // width)), height, keep)
     ends = [i * keep // lines for i in range(lines + 1)]
     places = []
-    for line, start, end in zip(spread(height, lines), ends, ends[1:], strict=True):
+    for line, (start, end) in zip(spread(height, lines), pairwise(ends), strict=True):
         places += [line * width + column for column in spread(width, end - start)]
     return places

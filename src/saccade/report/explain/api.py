@@ -15,7 +15,7 @@ from PIL.Image import Image
 from saccade import models
 from saccade.budget import last_layers, reach_flops, shortens_prompts
 from saccade.engine import apply
-from saccade.engine.decide import grid_of
+from saccade.engine.tower_vision import grid as grid_of
 from saccade.engine.trace import Trace
 from saccade.layout import Layout
 from saccade.models import Loaded
@@ -28,6 +28,7 @@ from saccade.report.route_map import route_map
 from saccade.report.style import save_png
 from saccade.route import Route
 from saccade.samples import Sample
+from saccade.shapes import ModelShape
 from saccade.stages import Grid
 
 
@@ -57,6 +58,11 @@ class Explanation:
     alive: tuple[int, ...]
     active: Mapping[str, Sequence[float]]
     cost: Mapping[str, Any]
+
+    @property
+    def full(self) -> int:
+        """Visual rows of the prompt without the plan."""
+        return sum(left.found for left in self.moments[0].images)
 
     @cached_property
     def colours(self) -> dict[int, str]:
@@ -170,30 +176,56 @@ def explain(
     depth = loaded.shape.layers
     resolved = reach_flops(found, loaded.shape, [layout], last_layers(depth))
     answers = {"dense": _answer(loaded, batch, max_new_tokens)}
-    full = cost(loaded.shape, Route.dense(layout, depth), loaded.model.dtype.itemsize)
     if shortens_prompts(resolved):
         batch = models.inputs(loaded, [sample], resolved)
     with apply(loaded.model, resolved, force=force) as handle, handle.tracing() as traces:
         answers["planned"] = _answer(loaded, batch, max_new_tokens)
-    # A plan without methods is not even looked at by the engine.
+    # The engine does not even look at a prompt under a plan without methods.
     trace = traces[0] if traces else Trace(Route.dense(layout, depth), grid)
     pictures = [loaded.family.seen(loaded.processor, image).convert("RGB") for image in images]
+    return of_trace(trace, handle.plan, pictures, loaded.shape, question, answers, layout)
+
+
+def of_trace(
+    trace: Trace,
+    plan: Plan,
+    pictures: Sequence[Image],
+    shape: ModelShape,
+    question: str,
+    answers: Mapping[str, str],
+    layout: Layout | None = None,
+) -> Explanation:
+    """An explanation of a forward that ran already, with ``Attachment.tracing``.
+
+    Args:
+        trace: What the forward did; of one sample.
+        plan: The plan as it ran (``Attachment.plan``).
+        pictures: What the model saw of each image (``Family.seen``).
+        shape: Sizes of the decoder.
+        question: The question.
+        answers: ``dense`` and ``planned``.
+        layout: The prompt without the plan, where the plan makes it shorter; the trace's own if omitted.
+
+    Raises:
+        ValueError: If the trace is of several samples, of other images, or does not know where its rows lie.
+    """
+    layout = layout or trace.layout
     seen = views(trace, pictures)
     shares = route_map(trace.route)["image"]
-    price = cost(loaded.shape, trace.route, loaded.model.dtype.itemsize)
+    price = against(cost(shape, trace.route), cost(shape, Route.dense(layout, shape.layers)))
     return Explanation(
         question=question,
-        model=loaded.name,
-        plan=handle.plan.spec,
+        model=shape.name,
+        plan=plan.spec,
         answers=answers,
         views=seen,
-        moments=moments(trace, handle.plan, seen, full=layout.counts[0]),
-        alive=tuple(int(trace.alive(n)[0].sum()) for n in range(depth)),
+        moments=moments(trace, plan, seen, layout.counts[0]),
+        alive=tuple(int(trace.alive(n)[0].sum()) for n in range(shape.layers)),
         active={
             name: tuple(s / a if a else 0.0 for s, a in zip(shares[name], shares["alive"], strict=True))
             for name in ("attention", "ffn")
         },
-        cost=against(price, full).to_dict(),
+        cost=price.to_dict(),
     )
 
 
@@ -210,4 +242,4 @@ def _placed(loaded: Loaded, batch: Any) -> tuple[Layout, Grid | None]:
     if picture is None:
         raise ValueError(f"{loaded.name} says nothing of where its visual rows lie")
     layout = Layout.from_mask(visual, batch["attention_mask"], [list(picture.lengths)])
-    return layout, grid_of(picture, layout)
+    return layout, grid_of(picture, layout, torch.device("cpu"))

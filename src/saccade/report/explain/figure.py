@@ -14,8 +14,18 @@ from matplotlib.patches import Rectangle
 
 from saccade.report import style
 from saccade.report.explain import words
-from saccade.report.explain.marks import LABELS, OPACITY, Mark, marks, plane_name, planes, used, veil
-from saccade.report.explain.sheet import Sheet
+from saccade.report.explain.marks import (
+    LABELS,
+    OPACITY,
+    Mark,
+    marks,
+    plane_name,
+    planes,
+    stroke_ends,
+    used,
+    veil,
+)
+from saccade.report.explain.sheet import Sheet, measure
 from saccade.report.explain.stages import Box, Moment, View, caption
 from saccade.report.route_map import RIGHT, WRONG
 from saccade.report.style import FAINT, INK, MUTED, styled
@@ -69,7 +79,7 @@ def _legend(sheet: Sheet, shown: Explanation, y: float) -> float:
             if kind != "kept":
                 _paint(axes, Mark(kind, ((0, 0, 1, 1),), paint), 1, 1)  # type: ignore[arg-type]
 
-        long = len(LABELS[kind]) * 0.068 + 0.5
+        long = size + 0.07 + measure(LABELS[kind], 8) + 0.3
         if x + long > WIDTH - EDGE and x > EDGE:
             x, y = EDGE, y + 0.22
         sheet.axes(x, y, size, size, swatch)
@@ -111,6 +121,7 @@ def _panel(axes: Axes, view: View, plane: int, moment: Moment, number: int, show
     picture = np.asarray(view.picture)
     high, wide = picture.shape[:2]
     axes.imshow(picture, extent=(0, wide, high, 0), interpolation="nearest" if wide < 200 else "antialiased")
+    axes.set_anchor("NW")
     _bare(axes)
     for mark in marks(view, moment.images[number], plane, shown.colours):
         _paint(axes, mark, wide, high)
@@ -130,7 +141,7 @@ def _paint(axes: Axes, mark: Mark, wide: float, high: float) -> None:
     )
     if mark.kind == "dropped":
         # Not by brightness alone: a stroke through every patch.
-        strokes = [[one[0], one[2]] for one in corners]
+        strokes = stroke_ends(mark.boxes, wide, high)
         axes.add_collection(LineCollection(strokes, colors="#9aa7b4", linewidths=0.4, alpha=0.8))
     if mark.centre:
         for colour, line in (("white", 1.8), (mark.colour, 0.9)):
@@ -149,23 +160,24 @@ def _layers(sheet: Sheet, shown: Explanation, y: float) -> float:
     left, width = EDGE + 0.75, INNER - 0.75
     y += sheet.text(EDGE, y, "visual rows alive in every layer", INNER, 9, fontweight="bold") + 0.02
     y += sheet.text(EDGE, y, words.skipping(shown), INNER, 8, color=MUTED) + 0.12
-    sheet.axes(left, y, width, 1.0, partial(_bars, alive=shown.alive))
+    sheet.axes(left, y, width, 1.0, partial(_bars, alive=shown.alive, full=shown.full))
     y += 1.06
     sheet.axes(left, y, width, 0.42, partial(_strip, shown=shown))
     return y + 0.42 + 0.34
 
 
-def _bars(axes: Axes, alive: Sequence[int]) -> None:
+def _bars(axes: Axes, alive: Sequence[int], full: int) -> None:
     axes.bar(range(len(alive)), alive, width=0.86, color=BLUE, alpha=0.75, linewidth=0)
     style.tidy(axes)
     style.layer_axis(axes, len(alive))
-    top = max(*alive, 1)
+    top = max(*alive, full, 1)
     axes.set_ylim(0, top * 1.16)
-    axes.tick_params(labelbottom=False, bottom=False)
-    axes.yaxis.get_major_locator().set_params(nbins=4, integer=True)
+    axes.tick_params(labelbottom=False, bottom=False, labelsize=8)
+    axes.set_yticks([0, full])
+    axes.axhline(full, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
     for layer, count in enumerate(alive):
         if layer == 0 or count != alive[layer - 1]:
-            axes.text(layer, count + top * 0.02, str(count), ha="center", va="bottom", fontsize=7.5, color=INK)
+            axes.text(layer, count + top * 0.02, str(count), ha="center", va="bottom", fontsize=8, color=INK)
 
 
 def _strip(axes: Axes, shown: Explanation) -> None:

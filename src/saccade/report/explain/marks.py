@@ -95,6 +95,16 @@ def marks(view: View, left: Left, plane: int, colours: Mapping[int, str]) -> lis
     return [mark for mark in painted if mark.boxes or mark.centre]
 
 
+def stroke_ends(boxes: Sequence[Box], wide: float, high: float) -> list[list[tuple[float, float]]]:
+    """Ends of the stroke through every box, in pixels of a picture."""
+
+    def at(box: Box, share: float) -> tuple[float, float]:
+        left, top, right, bottom = box
+        return (left + share * (right - left)) * wide, (bottom + share * (top - bottom)) * high
+
+    return [[at(box, 0.3), at(box, 0.7)] for box in boxes]
+
+
 def margins(boxes: Sequence[Box]) -> tuple[Box, ...]:
     """What the hull of some boxes leaves of the unit square, as up to four boxes."""
     if not boxes:

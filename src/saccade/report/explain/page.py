@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING
 from PIL.Image import Image
 
 from saccade.report.explain import words
-from saccade.report.explain.marks import LABELS, OPACITY, Mark, marks, plane_name, planes, used, veil
+from saccade.report.explain.marks import (
+    LABELS,
+    OPACITY,
+    Mark,
+    marks,
+    plane_name,
+    planes,
+    stroke_ends,
+    used,
+    veil,
+)
 from saccade.report.explain.stages import Box, Left, Moment, View, caption
 from saccade.report.text import percent
 
@@ -47,21 +57,26 @@ def _head(shown: Explanation) -> str:
     same = shown.answers["dense"] == shown.answers["planned"]
     verdict = f'<span class="{"same" if same else "differ"}">{words.verdict(shown).strip(" ()")}</span>'
     cost = shown.cost
-    cards = (
-        ("stock model says", escape(words.said(shown.answers["dense"])), "every visual row in every layer", True),
-        ("with the plan", escape(words.said(shown.answers["planned"])), verdict, True),
-        ("FLOPs", percent(cost["ratio"]), "of the dense decoder prefill, the papers' count", False),
-        ("KV cache", percent(cost["kv_ratio"]), f"{cost['equivalent_tokens']:.1f} of {cost['visual_tokens']:g} "
-         "visual rows alive in the mean layer", False),
-    )  # fmt: skip
-    each = "".join(
-        f'<div class="card{" wide" if wide else ""}"><span>{name}</span><b>{value}</b><small>{note}</small></div>'
-        for name, value, note, wide in cards
+    says = (
+        ("stock model says", escape(words.said(shown.answers["dense"])), "every visual row in every layer"),
+        ("with the plan", escape(words.said(shown.answers["planned"])), verdict),
+    )
+    costs = (
+        ("FLOPs", percent(cost["ratio"]), "of the dense decoder prefill, the papers' count"),
+        ("KV cache", percent(cost["kv_ratio"]), "of the dense one after the prompt"),
+        ("visual rows", f"{cost['equivalent_tokens']:.1f}", f"of {shown.full} alive in the mean layer"),
     )
     return (
         f'<header><p class="eyebrow">saccade explain</p><h1>{escape(shown.question)}</h1>'
         f'<p class="lead">{escape(shown.model)} under <code>{escape(shown.plan or "no plan")}</code></p>'
-        f'<div class="cards">{each}</div></header>'
+        f'<div class="cards says">{_cards(says)}</div><div class="cards">{_cards(costs)}</div></header>'
+    )
+
+
+def _cards(cards: Iterable[tuple[str, str, str]]) -> str:
+    return "".join(
+        f'<div class="card"><span>{name}</span><b>{value}</b><small>{note}</small></div>'
+        for name, value, note in cards
     )
 
 
@@ -133,9 +148,8 @@ def _paint(mark: Mark, wide: float, high: float) -> str:
     drawn = f'<path d="{_path(mark.boxes, wide, high)}" fill="{mark.colour}" fill-opacity="{opacity}"/>'
     if mark.kind == "dropped":
         # Not by brightness alone: a stroke through every patch.
-        strokes = "".join(
-            f"M{_n(b[0] * wide)} {_n(b[3] * high)}L{_n(b[2] * wide)} {_n(b[1] * high)}" for b in mark.boxes
-        )
+        ends = stroke_ends(mark.boxes, wide, high)
+        strokes = "".join(f"M{_n(a)} {_n(b)}L{_n(c)} {_n(d)}" for (a, b), (c, d) in ends)
         drawn += f'<path d="{strokes}" stroke="#9aa7b4" stroke-width="1" vector-effect="non-scaling-stroke"/>'
     if mark.centre:
         outline = _path((mark.centre,), wide, high)
@@ -165,7 +179,7 @@ def _legend(shown: Explanation) -> str:
 
 def _layers(shown: Explanation) -> str:
     alive, depth, left = shown.alive, len(shown.alive), 70.0
-    wide, top, every = left + STEP * depth, max(*shown.alive, 1), max(1, -(-depth // 24))
+    wide, top, every = left + STEP * depth, max(*shown.alive, shown.full, 1), max(1, -(-depth // 24))
     drawn = []
     for layer, count in enumerate(alive):
         x, tall = left + STEP * layer, BARS * count / top
@@ -179,6 +193,9 @@ def _layers(shown: Explanation) -> str:
             drawn.append(f'<rect class="{kind}" x="{x + 3}" y="{y}" width="{STEP - 6}" height="{CELL}"{fill}/>')
         if layer % every == 0:
             drawn.append(_text(x + STEP / 2, 32 + BARS + 2 * (CELL + 4) + 12, str(layer), "quiet"))
+    drawn.append(f'<path class="full" d="M{left} 20H{wide}"/>')
+    if shown.full != alive[0]:
+        drawn.append(_text(left - 8, 24, str(shown.full), end=True))
     for line, name in enumerate(("attention", "FFN")):
         drawn.append(_text(left - 8, 32 + BARS + line * (CELL + 4) + 15, name, end=True))
     drawn.append(_text(left - 8, 20 + BARS, "rows alive", "quiet", end=True))

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from PIL.Image import Image
 
 from saccade.engine.trace import Cut, Trace
@@ -115,42 +114,43 @@ class Moment:
         return f"before layer {self.before}" if self.before else "before the decoder"
 
 
-def views(trace: Trace, pictures: Sequence[Image], sample: int = 0) -> tuple[View, ...]:
-    """The images of one sample of a trace.
+def views(trace: Trace, pictures: Sequence[Image]) -> tuple[View, ...]:
+    """The images of a trace of one sample.
 
     Args:
         trace: What a forward did.
         pictures: What the model saw of each image (``Family.seen``).
-        sample: Which sample of the batch.
 
     Raises:
-        ValueError: If the trace does not know where the rows lie, or has another number of images.
+        ValueError: If the trace does not know where the rows lie, or is of several samples or other images.
     """
     grid, layout = trace.grid, trace.layout
+    if layout.batch != 1:
+        raise ValueError(f"one sample is explained at a time, the trace is of {layout.batch}")
     if grid is None:
         raise ValueError("this forward does not say where its visual rows lie; give the model pixels")
-    counts = layout.counts[sample]
+    counts = layout.counts[0]
     if len(counts) != len(pictures):
         raise ValueError(f"the prompt has rows of {len(counts)} images, but {len(pictures)} pictures are given")
     found = []
     for number, picture in enumerate(pictures):
-        rows = (layout.image_BN[sample] == number).nonzero()[:, 0].tolist()
-        planes = {row: int(grid.plane_BN[sample, row]) for row in rows}
-        boxes = {row: _box(grid.box_BN4[sample, row]) if planes[row] >= 0 else None for row in rows}
-        found.append(View(picture, boxes, {row: plane for row, plane in planes.items() if plane >= 0}))
+        rows = (layout.image_BN[0] == number).nonzero()[:, 0].tolist()
+        lies = dict(zip(rows, grid.plane_BN[0, rows].tolist(), strict=True))
+        planes = {row: plane for row, plane in lies.items() if plane >= 0}
+        corners = zip(rows, grid.box_BN4[0, rows].tolist(), strict=True)
+        found.append(View(picture, {row: _box(box) if row in planes else None for row, box in corners}, planes))
     return tuple(found)
 
 
 def moments(
-    trace: Trace, plan: Plan, seen: Sequence[View], sample: int = 0, full: Sequence[int] | None = None
+    trace: Trace, plan: Plan, seen: Sequence[View], full: Sequence[int] | None = None
 ) -> tuple[Moment, ...]:
     """What the model saw, then what every stage left of it, in order.
 
     Args:
         trace: What a forward under the plan did.
         plan: The plan as it ran, layers resolved.
-        seen: The sample's images, as ``views`` gives them.
-        sample: Which sample of the batch.
+        seen: The images, as ``views`` gives them.
         full: Rows of every image without the plan, where it makes the prompt itself shorter.
     """
     made: Made = {row: {row: 1.0} for view in seen for row in view.boxes}
@@ -159,7 +159,7 @@ def moments(
         pairs = zip(start.images, full, strict=True)
         start = replace(start, images=tuple(replace(left, found=rows) for left, rows in pairs))
     found = [start]
-    for before, method, after in _steps(trace, plan, made, sample):
+    for before, method, after in _steps(trace, plan, made):
         found.append(_moment(before, method, seen, made, after))
         made = after
     return tuple(found)
@@ -173,41 +173,43 @@ def caption(moment: Moment, left: Left) -> str:
         rest = f" and {_plural(others, 'newline or other row')}" if others else ""
         return f"{_plural(len(left.kept), 'patch')}{rest}{shorter}"
     if left.into or left.found != left.found_patches + others:
-        text = f"{len(left.made)} of {left.found} rows left by {moment.method}: {_plural(len(left.kept), 'patch')} kept"
+        parts = [f"{_plural(len(left.kept), 'patch')} kept"] if left.kept else []
         if left.into:
-            text += f", {len(left.into)} merged into {len(left.centres)}"
-        return f"{text}, {len(left.dropped)} dropped" if left.dropped else text
+            parts.append(f"{_plural(len(left.into), 'patch')} merged into {_plural(len(left.centres), 'row')}")
+        if left.dropped:
+            parts.append(f"{_plural(len(left.dropped), 'patch')} dropped")
+        return f"{len(left.made)} of {left.found} rows left by {moment.method}: {', '.join(parts) or 'no patch'}"
     text = f"{len(left.kept)} of {_plural(left.found_patches, 'patch')} kept by {moment.method}"
     return f"{text}; {left.others} of {_plural(others, 'newline or other row')} kept" if others else text
 
 
-def _steps(trace: Trace, plan: Plan, made: Made, sample: int) -> Iterator[tuple[int, str, Made]]:
+def _steps(trace: Trace, plan: Plan, made: Made) -> Iterator[tuple[int, str, Made]]:
     """Stages in the order they are reached; a method that drops rows at a layer without looking is one too."""
     layout, depth = trace.layout, len(trace.route.layers)
     program = plan.program(layout, depth)
     routes = [(str(m), m.route(layout, depth)) for m in plan.methods]
     cuts = list(trace.cuts)
     for number, layer in enumerate(program.route.layers):
-        stays_N = layer.alive_BN[sample]
+        stays_N = layer.alive_BN[0]
         if not all(stays_N[row] for row in made):
-            by = [name for name, r in routes if not all(r.layers[number].alive_BN[sample, row] for row in made)]
+            by = [name for name, r in routes if not all(r.layers[number].alive_BN[0, row] for row in made)]
             made = {row: weights for row, weights in made.items() if stays_N[row]}
             yield number, "+".join(by), made
         for stage in (s for s in program.stages if s.before == number):
             # A stage that keeps all it finds leaves no cut.
             if cuts and (cuts[0].before, cuts[0].method) == (number, str(stage.by)):
-                made = _after(cuts.pop(0), made, sample)
+                made = _after(cuts.pop(0), made)
             yield number, str(stage.by), made
 
 
-def _after(cut: Cut, made: Made, sample: int) -> Made:
+def _after(cut: Cut, made: Made) -> Made:
     """What rows are made of after a cut."""
     found: Made = {}
-    for row in cut.alive_BN[sample].nonzero()[:, 0].tolist():
-        if cut.sources_BNN is None or not cut.rows_BN[sample, row]:
+    for row in cut.alive_BN[0].nonzero()[:, 0].tolist():
+        if cut.sources_BNN is None or not cut.rows_BN[0, row]:
             found[row] = made[row]
             continue
-        weights_N, mixed = cut.sources_BNN[sample, row], dict[int, float]()
+        weights_N, mixed = cut.sources_BNN[0, row], dict[int, float]()
         for part in weights_N.nonzero()[:, 0].tolist():
             for patch, weight in made.get(part, {}).items():
                 mixed[patch] = mixed.get(patch, 0.0) + float(weights_N[part]) * weight
@@ -259,8 +261,8 @@ def _patch_of(weights: Mapping[int, float], row: int, view: View) -> int | None:
     return -max(parts)[2] if parts else None
 
 
-def _box(box_4: torch.Tensor) -> Box:
-    left, top, right, bottom = (round(float(side), 6) for side in box_4)
+def _box(box: Sequence[float]) -> Box:
+    left, top, right, bottom = (round(side, 6) for side in box)
     return left, top, right, bottom
 
 

@@ -27,8 +27,8 @@ def summary(shown: Explanation) -> str:
     """Model, plan and cost in one sentence."""
     cost = shown.cost
     return (
-        f"{shown.model} under {shown.plan or 'no plan'}: {percent(cost['ratio'])} of the dense FLOPs "
-        f"(decoder prefill, the papers' count), {percent(cost['kv_ratio'])} of the KV cache; "
+        f"{shown.model} under {shown.plan or 'no plan'}: {percent(cost['ratio'])} of the dense FLOPs, "
+        f"{percent(cost['kv_ratio'])} of the KV cache; "
         f"{cost['visual_tokens']:g} visual and {cost['text_tokens']:g} text rows"
     )
 
@@ -49,4 +49,4 @@ def skipping(shown: Explanation) -> str:
 
 
 def _layers(layers: list[int]) -> str:
-    return f"{'layer' if len(layers) == 1 else 'layers'} {write_value(tuple(layers))}"
+    return f"{'layer' if len(layers) == 1 else 'layers'} {write_value(tuple(layers)).replace(',', ', ')}"

@@ -1,0 +1,75 @@
+"""VisPruner against a slow account of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import support.steady  # noqa: F401
+from saccade.methods.vispruner import VisPruner
+from support.tower_reference import best, shares, vispruner
+from support.tower_scene import SAMPLES, attention_of, build, counts_of, holds
+
+RAGGED = [["square", "tiles"], [], ["large"]]
+
+
+@pytest.mark.parametrize("has_cls", [True, False])
+@pytest.mark.parametrize("important", [0.0, 0.5, 0.75, 1.0])
+@pytest.mark.parametrize("keep", [0.3, 5, 13])
+@pytest.mark.parametrize("samples", [RAGGED, [["tower"]]])
+def test_it_keeps_what_the_reference_keeps(samples, keep, important, has_cls):
+    scene, method = build(samples, has_cls, seed=2), VisPruner(keep=keep, important=important)
+    choice = scene.choose(method)
+    assert choice.rewrite is None
+    for b, sample in enumerate(scene.pictures):
+        for image, picture in enumerate(sample):
+            budgets = shares(scene.evidence(method).keep[b][image], [len(v.rows) for v in picture.views])
+            expected = []
+            for view, budget in zip(picture.views, budgets, strict=True):
+                attention, place = attention_of(scene, view), dict(view.rows)
+                expected += [place[p] for p in vispruner(attention, view.features_PV, budget, important)]
+            assert [row for row in picture.rows if choice.keep_BN[b, row]] == sorted(expected)
+
+
+@given(
+    SAMPLES,
+    st.sampled_from([0.0, 0.1, 0.5, 0.97, 1.0, 2, 9, 64]),
+    st.sampled_from([0.0, 0.3, 1.0]),
+    st.booleans(),
+    st.integers(0, 99),
+)
+def test_properties(samples, keep, important, has_cls, seed):
+    method = VisPruner(keep=keep, important=important)
+    scene, choice = holds(method, samples, has_cls, seed)
+    evidence = scene.evidence(method)
+    for b, sample in enumerate(counts_of(evidence, choice)):
+        for image, count in enumerate(sample):
+            found, asked = evidence.found[b][image], evidence.keep[b][image]
+            patches = sum(len(v.rows) for v in scene.pictures[b][image].views)
+            assert count == (found if asked == found else min(asked, patches))
+
+
+def test_of_equal_patches_one_is_enough():
+    for place in range(0, 49, 7):
+        scene = build([["large"]], seed=3)
+        picture = scene.pictures[0][0]
+        copies = [r for r in picture.rows if r != picture.first + place]
+        scene.vision.features_BNV[0, copies] = scene.vision.features_BNV[0, copies[0]].clone()
+        choice = scene.choose(VisPruner(keep=20, important=0.0))
+        assert bool(choice.keep_BN[0, picture.first + place])
+
+
+def test_the_important_part_is_what_is_most_attended():
+    scene = build([["large"]], seed=4)
+    view = scene.pictures[0][0].views[0]
+    kept = scene.choose(VisPruner(keep=10, important=0.7)).keep_BN[0]
+    assert all(kept[dict(view.rows)[p]] for p in best(attention_of(scene, view), 7))
+    assert int(kept.sum()) == 10
+
+
+@pytest.mark.parametrize("important", [-0.1, 1.5, "half", torch.tensor(0.5)])
+def test_the_important_share_is_a_share(important):
+    with pytest.raises(ValueError, match="important"):
+        VisPruner(important=important)
