@@ -8,6 +8,8 @@ Shape letters: G groups, P points of the largest group, D width, C centres of th
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 NOISE = 1e-6
@@ -42,11 +44,7 @@ def density_peaks(
     points, width = points_GPD.shape[1:]
     if not points or not most:
         return torch.zeros_like(real_GP[:, :1], dtype=torch.long).expand(-1, most), real_GP.long() * 0 - 1
-    # Distances one by one: the faster form by products loses small ones, and this needs their order.
-    far_GPP = torch.cdist(
-        points_GPD.float(), points_GPD.float(), compute_mode="donot_use_mm_for_euclid_dist"
-    ).double()
-    far_GPP = far_GPP / width**0.5
+    far_GPP = distances(points_GPD) / math.sqrt(width)
     both_GPP = real_GP[:, :, None] & real_GP[:, None, :]
     apart_GPP = far_GPP.masked_fill(~both_GPP, float("inf"))
 
@@ -70,3 +68,18 @@ def density_peaks(
     label_GP = spare.scatter(1, torch.where(is_centre_GC, centres_GC, points), own_GC)[:, :points]
     label_GP = label_GP.masked_fill(~real_GP | (clusters_G < 1)[:, None], -1)
     return centres_GC.masked_fill(~is_centre_GC, 0), label_GP
+
+
+def distances(points_GPD: torch.Tensor) -> torch.Tensor:
+    """Euclidean distances (G, P, P) of the points of every group to each other, in float64.
+
+    Double products keep the small distances between long vectors, which decide here.
+    """
+    x_GPD = points_GPD.double()
+    x_GPD = x_GPD - x_GPD.mean(1, keepdim=True)
+    square_GP = x_GPD.square().sum(-1)
+    far_GPP = square_GP[:, :, None] + square_GP[:, None, :] - 2 * x_GPD @ x_GPD.transpose(1, 2)
+    # Both ways the same, and nothing to itself, whatever rounding makes of them.
+    far_GPP = (far_GPP + far_GPP.transpose(1, 2)) / 2
+    own_PP = torch.eye(far_GPP.shape[1], dtype=torch.bool, device=far_GPP.device)
+    return far_GPP.masked_fill(own_PP, 0).clamp(min=0).sqrt()

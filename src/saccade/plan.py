@@ -59,6 +59,14 @@ class Plan:
                 f"{self.spec}: vskip(reading=mask) needs every row in its layers, but rows are dropped before "
                 f"layer {first}; use the bypass reading there"
             )
+        rewriter = None
+        for stage in stages:
+            if rewriter is not None and (stage.places or stage.look.tower is not None):
+                raise ValueError(
+                    f"{stage.by} takes rows for the patches at their places, but {rewriter} has put other contents "
+                    "into them by then; write it first, or leave one out"
+                )
+            rewriter = stage.by if stage.rewrites else rewriter
         return Program(route, stages)
 
     def route(self, layout: Layout, num_layers: int) -> Route:

@@ -204,7 +204,10 @@ class Stage:
         number: Which of the decider's stages this is, from 0.
         look: What the decision needs to see.
         compact: Whether positions close up over dropped rows from here on; else every row keeps its own.
-            ``if possible``: not where positions have several axes (mRoPE), which can only be kept.
+            ``if possible``: not where positions have several axes (mRoPE), which can only be kept; a decider
+            is told ``always`` or ``never``.
+        rewrites: Whether it gives rows new contents.
+        places: Whether it takes a row for the patch at its place in the picture, as every look at the tower does.
     """
 
     before: int
@@ -212,6 +215,8 @@ class Stage:
     number: int = 0
     look: Look = Look()
     compact: Literal["never", "if possible", "always"] = "never"
+    rewrites: bool = False
+    places: bool = False
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,18 @@ def test_a_roofline_is_stated_beside_the_times(command, toy):
     assert "roofline of the prefill" in found.err and "GFLOP/s" in found.err
 
 
+def test_a_reducer_that_looks_at_the_tower_is_timed_on_made_up_numbers(command, toy):
+    plans = ("--plan", "fastervlm(keep=8)", "--plan", "fastv(layer=2,keep=0.5)")
+    done = command("bench", toy, *SMALL, *plans)
+    assert done.code == 0, done.err
+    told = [line for line in done.out.splitlines() if "made-up numbers" in line]
+    assert len(told) == 1 and told[0].startswith("fastervlm(keep=8)")
+    data = command("bench", toy, *SMALL, *plans, "--json", "-").json["plans"]
+    assert [entry["vision_made_up"] for entry in data] == [True, False]
+    assert data[0]["kv_ratio"] == pytest.approx((8 + 8) / (24 + 8))
+    assert data[1]["kv_ratio"] == pytest.approx((2 * (24 + 8) + 2 * (12 + 8)) / (4 * (24 + 8)))
+
+
 def test_one_new_token_has_no_decode_phase(command, toy):
     data = command("bench", toy, "--text", 8, "--new-tokens", 1, "--repeats", 1, "--json", "-").json
     assert data["decode"] is None

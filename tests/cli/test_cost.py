@@ -130,6 +130,30 @@ def test_the_mask_reading_saves_less_than_the_bypass(command):
     assert bypass["executed_ratio"] < data["executed_ratio"] < 1
 
 
+def test_score_rows_stand_beside_the_plan(command):
+    done = command("cost", "--plan", "pyramiddrop()", "--plan", "fastv()", "--plan", "random()")
+    rows = {name: next(x for x in done.out.splitlines() if name in x) for name in ("pyramiddrop", "fastv", "random")}
+    assert "scores" in done.out and "< 0.01 %" in rows["fastv"]
+    assert rows["pyramiddrop"].count("0.4") and "%" not in rows["random"]
+    data = command("cost", "--plan", "pyramiddrop()", "--json", "-").json
+    assert 0 < data["score_tflops"] < 0.01 * data["dense_executed_tflops"]
+
+
+def test_a_shortened_prompt_is_priced_against_the_full_one(command):
+    data = command("cost", "--text", 64, "--plan", "resize(scale=0.5)+fastv(layer=3,keep=0.5)", "--json", "-").json
+    assert (data["visual"], data["visual_tokens"]) == (576, 576)
+    assert [s["alive"] for s in data["layer_sets"]] == [144 + 64, 72 + 64]
+    full = command("cost", "--text", 64, "--json", "-").json
+    assert data["dense_tflops"] == full["tflops"] and data["ratio"] < 0.3
+
+
+def test_a_flops_ratio_is_reached_by_the_dial_of_a_reducer(command):
+    data = command("cost", "--plan", "fastv(layer=3,flops=0.5)", "--json", "-").json
+    assert 0.49 < data["ratio"] <= 0.5 and data["resolved"].startswith("fastv(keep=0.39")
+    refused = command("cost", "--plan", "fastv(layer=16,flops=0.3)")
+    assert refused.code == 2 and "the lowest, with fastv(keep=0.0,layer=16), is" in refused.err
+
+
 def test_a_prompt_without_images_saves_nothing(command):
     data = command("cost", "--visual", 0, "--text", 32, "--plan", "shortv(budget=32)", "--json", "-").json
     assert (data["ratio"], data["kv_ratio"], data["equivalent_tokens"]) == (1, 1, 0)

@@ -11,13 +11,14 @@ import pytest
 from evaluation.conftest import build_toy
 from saccade import models
 from saccade.budget import flops_ratio
-from saccade.demo import threads
+from saccade.demo import family, threads
 from saccade.demo.plans import entry, lineup
 from saccade.demo.questions import pick
 from saccade.evaluation import Comparison, Prediction, runner
 from saccade.evaluation.results import score
 from saccade.glance import suite
 from saccade.layout import Layout
+from saccade.methods import METHODS
 from saccade.plan import Plan
 from saccade.report import style
 from saccade.samples import Sample
@@ -72,6 +73,61 @@ def test_writes_report_figures_plan_and_numbers(command, glance, tmp_path):
     assert any(line.startswith("saccade") for line in last)
     assert "V-Skip 2" in done.out and "above blind" in done.out
     assert str(out / "report.html") in done.out.replace("\n", "")
+
+
+def test_all_methods_at_matched_flops(command, glance, tmp_path):
+    out = tmp_path / "family"
+    done = command("demo", "--methods", "all", "--out", out, "--samples", 2)
+    assert done.code == 0, done.err
+    assert {path.name for path in out.iterdir()} == {"report.html", "family.json", "family.png"}
+    data = json.loads((out / "family.json").read_text())
+    assert {row["method"] for row in data["rows"]} == {*METHODS, "fastv+vskip", "pyramiddrop+ffn_skip"}
+    ran = [row for row in data["rows"] if row.get("mean")]
+    for row in ran:
+        assert row["mean"]["n"] == 4 and row["cost"]["flops_ratio"] <= (row["asked"] or 1) + 0.05, row["name"]
+        assert row["name"] in done.out
+    assert {row["method"] for row in ran} >= {"random", "uniform", "fastv", "dart", "fastervlm", "shortv", "vtw"}
+    for row in data["rows"]:
+        assert bool(row["reason"]) != bool(row.get("mean"))
+        if row["reason"]:
+            assert f"not in the table: {row['name']}" in done.out
+    # Random rows are dropped before the decoder: what ran is what was asked.
+    random = {row["asked"]: row["cost"] for row in ran if row["method"] == "random"}
+    assert random[0.7]["equivalent_tokens"] > random[0.5]["equivalent_tokens"] > random[0.3]["equivalent_tokens"]
+    assert (out / "report.html").read_text().count("data:image/png;base64,") == 1
+
+
+def test_an_unknown_lineup_is_refused(command, tmp_path):
+    done = command("demo", "--methods", "some", "--out", tmp_path / "demo")
+    assert done.code == 2 and "kin or all" in done.err
+
+
+def test_the_family_line_up_names_every_method_at_every_ratio():
+    shape = ModelShape("toy", 12, 128, 4, 4, 32, 320, 132, 100)
+    layout = Layout.single(100, 8)
+    rows = family.lineup(shape, [layout], {score: tuple(range(12)) for score in ("vig", "ffn", "lc")}, family="LLaVA-1.5")
+    asked = {(row.method, row.asked) for row in rows}
+    assert asked >= {(name, ratio) for name in METHODS for ratio in family.RATIOS}
+    assert len({row.name for row in rows}) == len(rows)
+    for row in rows:
+        if row.plan is None:
+            assert row.reason
+        elif row.asked is not None:
+            assert flops_ratio(row.plan, shape, [layout]) <= row.asked
+    named = {row.name: row for row in rows}
+    assert "cannot reach" in named["V-Skip at 50 %"].reason and named["V-Skip at 50 %"].kind == "layers"
+    assert "steps are wide" in named["Average pooling at 70 %"].reason
+    assert "stands in the line for 30 %" in named["Average pooling at 50 %"].reason
+    assert named["FastV at 50 %"].plan.methods[0].layer == 2
+    assert len({row.plan.spec for row in rows if row.plan}) == sum(row.plan is not None for row in rows)
+
+
+def test_a_method_that_is_not_for_the_family_says_so(monkeypatch):
+    monkeypatch.setattr(METHODS["tome"], "families", ("LLaVA-1.5",), raising=False)
+    shape = ModelShape("toy", 12, 128, 4, 4, 32, 320, 132, 100)
+    rows = family.lineup(shape, [Layout.single(100, 8)], {}, family="Qwen2.5-VL")
+    tome = [row for row in rows if row.method == "tome"]
+    assert tome and all(row.plan is None and "is for LLaVA-1.5, not for Qwen2.5-VL" in row.reason for row in tome)
 
 
 def test_json_alone_on_standard_output(command, glance, tmp_path):

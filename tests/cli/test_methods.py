@@ -18,7 +18,26 @@ def test_every_registered_method_is_listed_with_its_parameters(command):
             f.name: f.default for f in fields(cls)
         }
         assert entry["presets"] == sorted(getattr(cls, "presets", {}))
-        assert set(entry["families"]) == {family.name for family in FAMILIES.values()}
+        served = getattr(cls, "families", None) or {family.name for family in FAMILIES.values()}
+        assert set(entry["families"]) == set(served)
+
+
+def test_a_method_of_some_families_says_which(command, monkeypatch):
+    monkeypatch.setattr(METHODS["tome"], "families", ("LLaVA-1.5",), raising=False)
+    entries = {e["name"]: e for e in command("methods", "--json", "-").json["methods"]}
+    assert entries["tome"]["families"] == ["LLaVA-1.5"]
+    assert len(entries["fastv"]["families"]) > 1
+
+
+def test_parameters_say_what_they_are_if_they_are_not_given(command):
+    entries = {e["name"]: {p["name"]: p for p in e["parameters"]} for e in command("methods", "--json", "-").json["methods"]}
+    usual = {name: entries[name]["keep"]["usual"] for name in ("fastv", "uniform", "prumerge")}
+    assert usual == {"fastv": "0.5", "uniform": "0.25", "prumerge": "the picture decides"}
+    assert entries["pyramiddrop"]["layers"]["usual"].startswith("8/16/24")
+    assert entries["pyramiddrop"]["position_policy"]["usual"] == "compact"
+    assert entries["fastv"]["position_policy"]["usual"] == "keep"
+    assert entries["tome"]["r"]["default"] == 16 and entries["tome"]["r"]["usual"] == ""
+    assert entries["visionzip"]["dominant"]["type"] == "fraction or number of rows"
 
 
 def test_types_are_words_a_user_writes(command):

@@ -271,19 +271,26 @@ def test_features_made_earlier_bring_what_was_seen_with_them(name):
 def test_beams_see_what_their_sample_sees(name):
     """``generate`` makes features first and repeats them; each copy is a view of its own."""
     tiny = FACTORIES[name]()
-    given, family = tiny.batch([[3, SQUARE, 2, TALL], [1, WIDE, 2]]), find(tiny.model)
+    # One image each: older transformers mix up the images of a sample when they repeat them.
+    given, family = tiny.batch([[3, SQUARE, 2], [1, WIDE, 2]]), find(tiny.model)
     direct = look(tiny.model, given)[0]
-    tap, seen = TowerTap(tiny.model, family, BOTH), []
-    core = family.parts(tiny.model).core
+    tap, seen, call = TowerTap(tiny.model, family, BOTH), [], {}
+    parts = family.parts(tiny.model)
 
     def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
         tap.begin()
-        ids = args[0] if args else kwargs["input_ids"]
-        seen.append((tap.captured(kwargs.get("mm_encoder_outputs"), kwargs), ids))
+        call.update(kwargs, ids=args[0] if args else kwargs["input_ids"])
 
-    hook = core.register_forward_pre_hook(before, with_kwargs=True)
+    def merged(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        seen.append((tap.captured(call.get("mm_encoder_outputs"), call), call["ids"]))
+
+    hooks = [
+        parts.core.register_forward_pre_hook(before, with_kwargs=True),
+        parts.decoder.register_forward_pre_hook(merged, with_kwargs=True),
+    ]
     tiny.model.generate(**given, max_new_tokens=2, num_beams=2, do_sample=False)
-    hook.remove()
+    for hook in hooks:
+        hook.remove()
     tap.remove()
     captured, ids = seen[0]
     assert all(later is None for later, _ in seen[1:]) and len(ids) == 4

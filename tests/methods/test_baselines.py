@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -62,7 +63,8 @@ def test_no_part_of_the_picture_is_left_out(keep):
 def test_planes_get_their_share():
     places = kept_places(build([["tiles"]]), 12)
     assert [sum(p[0] == plane for p in places) for plane in (0, 1, -1)] == [5, 7, 0]
-    assert [sum(p[0] == plane for p in kept_places(build([["tiles"]]), 26)) for plane in (0, 1, -1)] == [9, 15, 2]
+    places = kept_places(build([["tiles"]]), 26)
+    assert [sum(p[0] == plane for p in places) for plane in (0, 1, -1)] == [9, 15, 2]
 
 
 @pytest.mark.parametrize("gone", ["grid", "rows"])
@@ -78,7 +80,7 @@ def test_what_is_no_full_grid_is_thinned_out_in_raster_order(gone):
     kept = method.choose(stage_of(method), evidence).keep_BN[0].nonzero()[:, 0].tolist()
     candidates = [r for r in scene.pictures[0][0].rows if left[0, r]]
     at = [candidates.index(row) for row in kept]
-    assert len(at) == 5 and {b - a for a, b in zip(at, at[1:], strict=False)} <= {3, 4}
+    assert len(at) == 5 and {b - a for a, b in pairwise(at)} <= {3, 4}
 
 
 def pooled(x_LCD: torch.Tensor, factor: int) -> torch.Tensor:
@@ -106,8 +108,8 @@ def test_pooling_is_that_of_torch_and_a_newline_ends_every_pooled_line(factor, p
                 means = pooled(hidden[at].unflatten(0, (-1, width)), factor)
                 for line, states in enumerate(means):
                     expected += list(states)
-                    first = [picture.places.index((plane, line * factor, c * factor)) for c in range(len(states))]
-                    home += first
+                    columns = [c * factor for c in range(len(states))]
+                    home += [picture.places.index((plane, line * factor, c)) for c in columns]
                     if plane == 1:
                         home.append(picture.places.index((1, line * factor, width - 1)) + 1)
                         expected.append(hidden[home[-1]])

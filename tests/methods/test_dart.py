@@ -25,9 +25,9 @@ def test_a_short_instruction_has_fewer_pivots():
     for words in (1, 2):
         scene = [[3, (24, 24), words]]
         run = reference.dart(plain.model, plain.singles(scene)[0], 3, 0.5)
-        with torch.no_grad(), saccade.apply(fast.model, "dart(layer=3,keep=0.5)") as handle:
-            with handle.tracing() as traces:
-                fast.model(**fast.singles(scene)[0])
+        spec = "dart(layer=3,keep=0.5)"
+        with torch.no_grad(), saccade.apply(fast.model, spec) as handle, handle.tracing() as traces:
+            fast.model(**fast.singles(scene)[0])
         assert traces[0].kept(3)[0] == run.alive[3] and len(run.alive[3]) == 12
 
 

@@ -12,12 +12,10 @@ import support.steady  # noqa: F401
 from saccade.methods.prumerge import PruMerge
 from saccade.methods.prumerge_plus import PruMergePlus
 from saccade.spec import parse
-from support.tower_reference import Token, best, outliers, prumerge, shares, with_grid
+from support.tower_reference import Pair, tokens_prumerge
 from support.tower_scene import (
     SAMPLES,
     Scene,
-    ViewOf,
-    attention_of,
     build,
     counts_of,
     holds,
@@ -31,31 +29,10 @@ RAGGED = [["square", "tiles"], [], ["large"]]
 KINDS = [PruMerge, PruMergePlus]
 
 
-def evenly_beside(attention: dict[int, float], keep: int) -> list[int]:
-    """With a fixed number: half by attention, rounded up, and the rest evenly from what is left."""
-    first = best(attention, keep - keep // 2)
-    rest = [p for p in sorted(attention) if p not in first]
-    return first + [rest[j * len(rest) // (keep // 2)] for j in range(keep // 2)]
-
-
-def expected(scene: Scene, method: PruMerge, b: int, image: int) -> list[tuple[ViewOf, Token]]:
-    """Tokens of an image, view by view."""
-    picture, found = scene.pictures[b][image], []
-    budgets = shares(scene.evidence(method).keep[b][image], [len(v.rows) for v in picture.views])
-    for view, budget in zip(picture.views, budgets, strict=True):
-        attention = attention_of(scene, view, single=True)
-        if not scene.has_cls:
-            whole = sum(attention.values())
-            attention = {p: a / whole for p, a in attention.items()}
-        plus = isinstance(method, PruMergePlus)
-        if method.keep is None:
-            chosen = with_grid(attention) if plus else outliers(attention)
-        elif budget == 0:
-            continue
-        else:
-            chosen = evenly_beside(attention, budget - 1) if plus else best(attention, budget - 1)
-        found += [(view, t) for t in prumerge(attention, view.keys_QV[1:], view.features_PV, chosen)]
-    return found
+def expected(scene: Scene, method: PruMerge, b: int, image: int) -> list[Pair]:
+    """Tokens of an image in the official order."""
+    keep = None if method.keep is None else scene.evidence(method).keep[b][image]
+    return tokens_prumerge(scene.pictures[b][image].views, keep, isinstance(method, PruMergePlus))
 
 
 @pytest.mark.parametrize("has_cls", [True, False])
@@ -81,10 +58,9 @@ def test_kept_rows_are_those_of_the_reference_in_their_places(samples, cls, keep
     choice = scene.choose(method)
     for b, sample in enumerate(scene.pictures):
         for image in range(len(sample)):
-            tokens = expected(scene, method, b, image)
-            tokens.sort(key=lambda pair: dict(pair[0].rows)[pair[1]["home"]])
+            tokens = sorted(expected(scene, method, b, image), key=lambda pair: pair[1]["row"])
             rows = rows_of(scene, choice, b, image)
-            assert [r.row for r in rows] == [dict(view.rows)[token["home"]] for view, token in tokens]
+            assert [r.row for r in rows] == [token["row"] for _, token in tokens]
             same(scene, b, rows, tokens)
 
 

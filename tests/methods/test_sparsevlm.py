@@ -22,7 +22,7 @@ from saccade.shapes import SHAPES
 from saccade.stages import Evidence
 from support import decoder_reference as reference
 from support.decoder_parity import LAYERS, check, check_never_waits, scenes, twins
-from support.models import SQUARE
+from support.models import BANNER, SQUARE, WIDE
 
 NAMES = ["llava-llama", "llava-qwen2", "qwen2_5_vl"]
 BOTH = [SparseVLM, SparseVLMPlus]
@@ -64,6 +64,17 @@ def test_rows_contents_and_logits_are_those_of_the_plain_account(name, policy, o
     compact = policy is None and name.startswith("llava")
     spec = f"sparsevlm({options}{',position_policy=keep' if policy else ''})"
     check(name, spec, lambda m, i: reference.sparsevlm(m, i, layers, table(kept), compact=compact, **more))
+
+
+@pytest.mark.parametrize("policy", ["keep", "compact"])
+def test_an_image_within_its_budget_is_left_alone_beside_others(policy):
+    kept = table({30: (19, 16, 13), 24: (18, 16, 14), 16: (16, 16, 16)})
+    check(
+        "llava_next-llama",
+        f"sparsevlm(tokens=16,position_policy={policy})",
+        lambda m, i: reference.sparsevlm(m, i, (1, 2, 4), kept, compact=policy == "compact"),
+        [[2, BANNER, 1, WIDE, 8], [3, WIDE, 2, BANNER, 2, SQUARE, 5], [1, BANNER, 4]],
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -203,12 +214,9 @@ def test_a_flops_ratio_is_reached(cls):
     recycling=st.one_of(st.none(), st.just((0.3, 0.1)), st.tuples(st.floats(0, 1), st.floats(0, 1))),
 )
 def test_what_is_left_parts_into_rows_and_clusters(found, share, recycling):
-    method = SparseVLM(
-        recycle=recycling is not None, **dict(zip(("tau", "theta"), recycling or (), strict=False))
-    )
     asked = int(found * share)
     total = asked + (reference_clusters(found - asked, *recycling) if recycling else 0)
-    ((kept, again, clusters),) = parted(((found,),), ((total,),), method.recycling)[0]
+    ((kept, again, clusters),) = parted(((found,),), ((total,),), recycling)[0]
     assert kept + clusters == total and clusters <= again <= found - kept
     if recycling is None or total == found:
         assert kept == total

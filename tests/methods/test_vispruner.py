@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 import support.steady  # noqa: F401
 from saccade.methods.vispruner import VisPruner
-from support.tower_reference import best, shares, vispruner
-from support.tower_scene import SAMPLES, attention_of, build, counts_of, holds
+from support.tower_reference import best, rows_vispruner
+from support.tower_scene import SAMPLES, build, counts_of, holds
 
 RAGGED = [["square", "tiles"], [], ["large"]]
 
@@ -25,12 +25,8 @@ def test_it_keeps_what_the_reference_keeps(samples, keep, important, has_cls):
     assert choice.rewrite is None
     for b, sample in enumerate(scene.pictures):
         for image, picture in enumerate(sample):
-            budgets = shares(scene.evidence(method).keep[b][image], [len(v.rows) for v in picture.views])
-            expected = []
-            for view, budget in zip(picture.views, budgets, strict=True):
-                attention, place = attention_of(scene, view), dict(view.rows)
-                expected += [place[p] for p in vispruner(attention, view.features_PV, budget, important)]
-            assert [row for row in picture.rows if choice.keep_BN[b, row]] == sorted(expected)
+            kept = [row for row in picture.rows if choice.keep_BN[b, row]]
+            assert kept == rows_vispruner(picture.views, scene.evidence(method).keep[b][image], important)
 
 
 @given(
@@ -65,7 +61,7 @@ def test_the_important_part_is_what_is_most_attended():
     scene = build([["large"]], seed=4)
     view = scene.pictures[0][0].views[0]
     kept = scene.choose(VisPruner(keep=10, important=0.7)).keep_BN[0]
-    assert all(kept[dict(view.rows)[p]] for p in best(attention_of(scene, view), 7))
+    assert all(kept[dict(view.rows)[p]] for p in best(view.attention(), 7))
     assert int(kept.sum()) == 10
 
 

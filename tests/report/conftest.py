@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
+from saccade.demo.family import lineup as lineup_of_all
 from saccade.demo.plans import lineup
 from saccade.evaluation.results import Prediction, score
 from saccade.layout import Layout
@@ -58,6 +59,28 @@ def study() -> dict:
         "seconds": {"total": 93.4},
         "commands": [["what next & more:", "saccade cost llava-1.5-7b --plan 'vskip(budget=19)'"]],
         "provenance": {"command": "saccade demo", "versions": {"torch": "2.13"}, "seed": 0},
+    }
+
+
+@pytest.fixture(scope="session")
+def family() -> dict:
+    """The data of a comparison of all methods on a four-layer model."""
+    rows = []
+    for number, row in enumerate(lineup_of_all(SHAPE, [Layout.single(16, 8)], ORDERS)):
+        found = {}
+        if row.plan is not None:
+            cost = {"flops_ratio": (row.asked or 0.2) - 0.01, "kv_ratio": 0.75}
+            found = evaluation(row.name, row.plan.spec, number % 9, cost)
+        rows.append(found | row.to_dict())
+    return {
+        "model": {"name": "Toy <b>", "layers": 4, "parameters": 1_500_000, "visual_tokens": 16},
+        "data": {"tasks": list(TASKS), "questions": 20, "per_task": 10, "calibration_samples": 2},
+        "ratios": [0.7, 0.5, 0.3],
+        "dense": evaluation("dense", "dense", 9, {"flops_ratio": 1.0, "kv_ratio": 1.0}),
+        "rows": rows,
+        "calibration": {"samples": 20},
+        "seconds": {"total": 93.4},
+        "provenance": {"command": "saccade demo", "seed": 0},
     }
 
 

@@ -44,6 +44,18 @@ def test_every_method_is_drawn_in_its_own_colour(pictures):
             assert has_colour(image, style.PALETTE[method]), (name, method)
 
 
+def test_the_family_has_a_panel_for_every_method_that_ran(family):
+    args = (family["dense"], 0.3, family["rows"], 20)
+    png = figures.accuracy_by_family(*args)
+    assert figures.accuracy_by_family(*args) == png
+    image = pixels(png)
+    assert image.shape[1] == pytest.approx(9.2 * style.DPI, abs=2)
+    for kind in {row["kind"] for row in family["rows"]}:
+        assert has_colour(image, style.KIND_COLORS[kind]), kind
+    few = [row for row in family["rows"] if row["method"] in ("random", "fastv")]
+    assert pixels(figures.accuracy_by_family(family["dense"], None, few, 20)).shape[0] < image.shape[0] / 2
+
+
 def test_a_method_without_a_colour_gets_a_steady_one():
     assert style.color("fastv") == style.color("fastv")
     assert style.color("fastv") in style.SPARE and style.marker("fastv")

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from saccade.report.page import render
+from saccade.report.page import render, render_family
 
 VOID = {"meta", "img", "br", "hr", "link"}
 
@@ -61,6 +61,18 @@ def test_limits_intervals_and_commands_are_told(page):
     assert "Few questions." in text and "95 %" in text
     assert "saccade cost llava-1.5-7b" in text
     assert "{" not in text and "}" not in text  # every field of the prose was filled
+
+
+def test_the_page_of_all_methods_closes_its_tags_and_tells_what_is_missing(family, pictures):
+    page = render_family(family, pictures["flops"])
+    reader = Reader()
+    reader.feed(page)
+    assert reader.open == [] and len(reader.sources) == 1
+    text = " ".join(reader.text)
+    assert "{" not in text and "Toy <b>" not in page
+    for row in family["rows"]:
+        assert row["name"] in text
+        assert row.get("mean") or row["reason"] in text
 
 
 def test_an_unknown_plan_is_named(study, pictures):

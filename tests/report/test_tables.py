@@ -48,7 +48,7 @@ def test_check_finds_stale_tables_and_changes_nothing(readme, capsys):
     assert tables.main(["--check", str(path)]) == 0
 
 
-@pytest.mark.parametrize("name", ["glance", "glance-tasks", "gate", "bench"])
+@pytest.mark.parametrize("name", ["glance", "glance-family", "glance-tasks", "gate", "bench"])
 def test_a_missing_result_file_is_said(readme, name):
     path = readme(name)
     assert tables.main([str(path)]) == 0
@@ -71,6 +71,28 @@ def test_results_are_those_of_the_file(study, readme):
     assert tables.main([str(path)]) == 0
     blind = study["dense"]["tasks"]["count"]["blind"]
     assert f"| count | 10 | {100 * blind:.1f} % | 90.0 %" in path.read_text()
+
+
+def test_the_family_stands_with_its_losses_and_with_what_could_not_run(family, readme):
+    path = readme("glance-family")
+    results = path.parent / "benchmarks" / "results"
+    results.mkdir(parents=True)
+    (results / "glance_family.json").write_text(json.dumps(family))
+    assert tables.main([str(path)]) == 0
+    text = path.read_text()
+    lines = text.split("\n")
+    ran = [row for row in family["rows"] if row.get("mean")]
+    assert {row["method"] for row in ran} >= {"fastv", "random", "uniform", "pool", "resize", "fastv+vskip", "vtw"}
+    for row in ran:
+        line = next(x for x in lines if f"`{row['spec']}`" in x and row["title"] in x)
+        assert f"{100 * row['mean']['accuracy']:.1f} %" in line and "75.0 %" in line
+        assert f"{100 * row['mean']['difference']:+.1f}" in line
+    absent = [row for row in family["rows"] if not row.get("mean")]
+    assert absent
+    for row in absent:
+        line = next(x for x in lines if x.startswith(f"- {row['title']} at "))
+        assert f"{100 * row['asked']:.0f} %" in line
+    assert "20 held-out questions of 2 tasks" in text and "in the decoder" in text
 
 
 def test_bench_files_become_rows(readme):

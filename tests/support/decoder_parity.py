@@ -35,10 +35,12 @@ def twins(name: str) -> tuple[Tiny, Tiny]:
     return FACTORIES[name](layers=LAYERS, attn="eager"), FACTORIES[name](layers=LAYERS)
 
 
-def check(name: str, spec: str, reference: Reference) -> list[Run]:
+def check(
+    name: str, spec: str, reference: Reference, samples: Sequence[Sequence[Segment]] | None = None
+) -> list[Run]:
     """Runs singles and ragged batches under both paddings; returns the plain accounts."""
     plain, fast = twins(name)
-    samples = scenes(name)
+    samples = scenes(name) if samples is None else samples
     runs = [reference(plain.model, one) for one in plain.singles(samples)]
     for one, run in zip(fast.singles(samples), runs, strict=True):
         _same(fast, spec, one, [run])

@@ -41,7 +41,7 @@ class Row:
 
 @dataclass
 class Seen:
-    """One layer that ran on the whole shortened sequence: its map (H, N, N), keys (G, N, W) and output (N, D)."""
+    """One layer that ran on all rows there are: its map (H, N, N), keys (G, N, W) and output (N, D)."""
 
     map_HNN: torch.Tensor
     keys_GNW: torch.Tensor

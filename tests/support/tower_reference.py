@@ -1,20 +1,65 @@
-"""An independent, slow account of the reducers before the decoder, for one view; it uses nothing of saccade.
+"""An independent, slow account of the reducers before the decoder; it uses nothing of saccade.
 
-Everything starts from the whole attention map of the tower's layer and its keys. Row 0 of the map and of the keys
-is CLS, also where the tower is treated as one that has none (its rows are then left out).
+Everything starts from the queries and keys of one layer of the tower, which make a whole attention map.
 
-A token is a dictionary: ``home``, the patch whose place it takes where places are kept (None for CLS); ``kind``;
-``weights``, of the patches in it; ``feature``, before the projector.
+A token is a dictionary: ``kind``; ``home``, the patch whose place it takes where places are kept, and
+``row``, the row of that place; ``weights``, of the patches in it; ``feature``, before the projector.
+
+Shape letters: P patches of a view, Q rows of the tower (P, with row 0 before them), H heads, K head width,
+V tower width.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 Token = dict[str, Any]
+
+
+@dataclass
+class View:
+    """What the tower computed for one view, and the rows of the sample that its patches have.
+
+    Row 0 is CLS; where the tower is treated as one without (``cls_V`` is None), it is left out.
+
+    Attributes:
+        queries_HQK: Queries of the looked-at layer.
+        keys_QV: Keys of that layer, heads side by side.
+        features_PV: Features of the patches.
+        cls_V: Features of the CLS row, or None.
+        rows: The patches that have rows, with these, as (patch, row), in row order.
+    """
+
+    queries_HQK: torch.Tensor
+    keys_QV: torch.Tensor
+    features_PV: torch.Tensor
+    cls_V: torch.Tensor | None
+    rows: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def heads(self) -> int:
+        return len(self.queries_HQK)
+
+    def full_attention(self, single: bool = False) -> torch.Tensor:
+        """The whole map (H, Q, Q), or as one head of full width (1, Q, Q)."""
+        keys_HQK = self.keys_QV.unflatten(-1, (self.heads, -1)).transpose(0, 1)
+        queries_HQK = self.queries_HQK
+        if single:
+            queries_HQK = queries_HQK.transpose(0, 1).flatten(1)[None]
+            keys_HQK = self.keys_QV[None]
+        return (queries_HQK @ keys_HQK.transpose(1, 2) / queries_HQK.shape[-1] ** 0.5).softmax(-1)
+
+    def attention(self, single: bool = False) -> dict[int, float]:
+        """Attention that the patches with rows get."""
+        found = scores(self.full_attention(single), self.cls_V is not None)
+        return {patch: found[patch] for patch, _ in self.rows}
+
+
+Pair = tuple[View, Token]
 
 
 def scores(full_HQQ: torch.Tensor, has_cls: bool) -> list[float]:
@@ -86,7 +131,8 @@ def visionzip(
             members[targets[like.index(max(like))]].append(p)
     for t in targets:
         weights = {t: 1.0} | {p: 1 / len(members[t]) for p in members[t]}
-        tokens.append({"home": t, "kind": "contextual", "weights": weights, "feature": mix(weights, features)})
+        made = mix(weights, features)
+        tokens.append({"home": t, "kind": "contextual", "weights": weights, "feature": made})
     return tokens
 
 
@@ -102,8 +148,8 @@ def prumerge(
     pruned = [p for p in sorted(attention) if p not in chosen]
     if pruned:
         weights = {p: attention[p] for p in pruned}
-        home = pruned[-1]
-        tokens.append({"home": home, "kind": "extra", "weights": weights, "feature": mix(weights, features)})
+        made = mix(weights, features)
+        tokens.append({"home": pruned[-1], "kind": "extra", "weights": weights, "feature": made})
     return tokens
 
 
@@ -119,6 +165,13 @@ def with_grid(attention: dict[int, float]) -> list[int]:
     first, patches = outliers(attention), sorted(attention)
     stride = max(1, int(int(len(patches) / len(first)) / 3))
     return first + [patches[i] for i in range(0, len(patches) - 1, stride) if patches[i] not in first]
+
+
+def evenly_beside(attention: dict[int, float], keep: int) -> list[int]:
+    """PruMerge+ with a fixed number: half by attention, rounded up, the others evenly from what is left."""
+    first = best(attention, keep - keep // 2)
+    rest = [p for p in sorted(attention) if p not in first]
+    return first + [rest[j * len(rest) // (keep // 2)] for j in range(keep // 2)]
 
 
 def quantile(values: list[float], share: float) -> float:
@@ -144,7 +197,7 @@ def divprune(x: torch.Tensor, keep: int) -> list[int]:
 
 def mix(weights: dict[int, float], features: torch.Tensor) -> torch.Tensor:
     """The weighted sum."""
-    total = torch.zeros(features.shape[1])
+    total = torch.zeros_like(features[0])
     for patch, weight in weights.items():
         total = total + weight * features[patch]
     return total
@@ -160,4 +213,66 @@ def shares(total: int, sizes: list[int]) -> list[int]:
     rests = sorted(range(len(sizes)), key=lambda i: (-(total * sizes[i] % whole), i))
     for i in rests[: total - sum(found)]:
         found[i] += 1
+    return found
+
+
+def rows_fastervlm(views: list[View], keep: int) -> list[int]:
+    """Rows that an image keeps."""
+    kept = []
+    for view, budget in zip(views, shares(keep, [len(v.rows) for v in views]), strict=True):
+        kept += [dict(view.rows)[p] for p in fastervlm(view.attention(), budget)]
+    return sorted(kept)
+
+
+def rows_vispruner(views: list[View], keep: int, important: float) -> list[int]:
+    """Rows that an image keeps."""
+    kept = []
+    for view, budget in zip(views, shares(keep, [len(v.rows) for v in views]), strict=True):
+        picked = vispruner(view.attention(), view.features_PV, budget, important)
+        kept += [dict(view.rows)[p] for p in picked]
+    return sorted(kept)
+
+
+def tokens_visionzip(views: list[View], keep: int, contextual: int) -> list[Pair]:
+    """Tokens of an image in the official order.
+
+    The first view as it is; of all others the dominant patches by row, then their CLS, then their contextual.
+    """
+    budgets = shares(keep, [len(v.rows) for v in views])
+    pairs: list[list[Pair]] = []
+    for view, budget, part in zip(views, budgets, shares(contextual, budgets), strict=True):
+        keys = view.keys_QV[1:]
+        args = (view.attention(), keys, view.heads, view.features_PV, view.cls_V, budget - part, part)
+        tokens = visionzip(*args)
+        homes = {token["home"] for token in tokens}
+        for token in tokens:
+            # CLS takes the place of the first patch that is dropped.
+            free = [row for patch, row in view.rows if patch not in homes]
+            token["row"] = free[0] if token["kind"] == "cls" else dict(view.rows)[token["home"]]
+        pairs.append([(view, token) for token in tokens])
+    others = [pair for of_view in pairs[1:] for pair in of_view]
+    dominant = [pair for pair in others if pair[1]["kind"] == "dominant"]
+    dominant.sort(key=lambda pair: pair[1]["row"])
+    last = [pair for kind in ("cls", "contextual") for pair in others if pair[1]["kind"] == kind]
+    return pairs[0] + dominant + last
+
+
+def tokens_prumerge(views: list[View], keep: int | None, plus: bool) -> list[Pair]:
+    """Tokens of an image in the official order, view by view; ``keep`` fixes their number."""
+    found: list[Pair] = []
+    budgets = [None] * len(views) if keep is None else shares(keep, [len(v.rows) for v in views])
+    for view, budget in zip(views, budgets, strict=True):
+        attention = view.attention(single=True)
+        if view.cls_V is None:
+            whole = sum(attention.values())
+            attention = {p: a / whole for p, a in attention.items()}
+        if budget is None:
+            chosen = with_grid(attention) if plus else outliers(attention)
+        elif budget == 0:
+            continue
+        else:
+            chosen = evenly_beside(attention, budget - 1) if plus else best(attention, budget - 1)
+        for token in prumerge(attention, view.keys_QV[1:], view.features_PV, chosen):
+            token["row"] = dict(view.rows)[token["home"]]
+            found.append((view, token))
     return found

@@ -1,7 +1,7 @@
 """Evidence built by hand for reducers before the decoder: ragged batches of images with one view or several.
 
-An image is a name of ``KINDS``. Its contents are drawn from a seed and its sample's number, so that a sample is
-the same in every batch. Towers have a CLS row or none.
+An image is a name of ``KINDS``. Its contents are drawn from a seed and its sample's number, so that a sample
+is the same in every batch. Towers have a CLS row or none.
 
 Shape letters: B batch, N rows, P patches of a view, Q rows of the tower (P, with CLS before it), H heads,
 V tower width, D decoder width.
@@ -10,7 +10,7 @@ V tower width, D decoder width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from saccade.layout import Layout
 from saccade.stages import Choice, Counts, Evidence, Grid, Stage, Vision
-from support.tower_reference import Token, scores
+from support.tower_reference import Pair, View
 
 HEADS, WIDTH, HIDDEN = 2, 8, 6
 
@@ -30,47 +30,14 @@ KINDS = {
     "tower": ((3, 3), (3, 1), (8, 3)),
     "large": ((7, 7), None, None),
 }
-"""Lines and columns of a view; how many tiles below and beside each other; lines and columns that unpadding leaves."""
-
-
-@dataclass
-class ViewOf:
-    """One view: what the tower computed for it, and the rows of the sample that its patches have.
-
-    Attributes:
-        queries_HQK: Queries of the looked-at layer.
-        keys_QV: Keys of that layer, heads side by side.
-        features_PV: Features of the patches.
-        cls_V: Features of the CLS row.
-        rows: Row of the sample of every patch, in row order, as (patch, row).
-    """
-
-    queries_HQK: torch.Tensor
-    keys_QV: torch.Tensor
-    features_PV: torch.Tensor
-    cls_V: torch.Tensor
-    rows: list[tuple[int, int]] = field(default_factory=list)
-
-    @property
-    def patches(self) -> list[int]:
-        """The patches that have rows, in row order."""
-        return [patch for patch, _ in self.rows]
-
-    def full_attention(self, single: bool = False) -> torch.Tensor:
-        """The whole map (H, Q, Q), or as one head of full width (1, Q, Q)."""
-        keys_HQK = self.keys_QV.unflatten(-1, (HEADS, -1)).transpose(0, 1)
-        queries_HQK = self.queries_HQK
-        if single:
-            queries_HQK = queries_HQK.transpose(0, 1).flatten(1)[None]
-            keys_HQK = self.keys_QV[None]
-        return (queries_HQK @ keys_HQK.transpose(1, 2) / queries_HQK.shape[-1] ** 0.5).softmax(-1)
+"""Lines and columns of a view; tiles below and beside each other; lines and columns that unpadding leaves."""
 
 
 @dataclass
 class Picture:
-    """One image: its views, its rows in order, and where these lie (plane, line, column; -1 at newline rows)."""
+    """One image: its views, and where its rows lie (plane, line, column; -1 at newline rows)."""
 
-    views: list[ViewOf]
+    views: list[View]
     places: list[tuple[int, int, int]]
     first: int = 0
 
@@ -150,7 +117,7 @@ def assemble(numbered: list[tuple[int, Sequence[str]]], has_cls: bool, seed: int
     drawn = []
     for number, names in numbered:
         draw = torch.Generator().manual_seed(1000 * seed + number)
-        drawn.append([draw_picture(*KINDS[name], draw) for name in names])
+        drawn.append([draw_picture(*KINDS[name], has_cls, draw) for name in names])
     lengths = [2 + sum(len(p.places) + 1 for p in sample) + 3 for sample in drawn]
     batch, rows = len(drawn), max(lengths) + pad
     visual = torch.zeros(batch, rows, dtype=torch.bool)
@@ -162,6 +129,7 @@ def assemble(numbered: list[tuple[int, Sequence[str]]], has_cls: bool, seed: int
     features, keys = torch.zeros(batch, rows, WIDTH), torch.zeros(batch, rows, WIDTH)
     hidden = torch.randn(batch, rows, HIDDEN, generator=torch.Generator().manual_seed(5))
     cls: list[torch.Tensor] = []
+    views = 0
     for b, sample in enumerate(drawn):
         real[b, rows - lengths[b] :] = True
         row = rows - lengths[b] + 2
@@ -174,18 +142,20 @@ def assemble(numbered: list[tuple[int, Sequence[str]]], has_cls: bool, seed: int
                 view.rows = [(p, row + place) for p, place in view.rows]
                 p, n = (torch.tensor(x) for x in zip(*view.rows, strict=True))
                 patch[b, n] = True
-                view_BN[b, n] = len(cls)
+                view_BN[b, n] = views
                 for out, full in ((attention, view.full_attention()), (one_head, view.full_attention(True))):
                     mean_QQ = full.mean(0)
                     out[b, n] = (mean_QQ[0, 1:] if has_cls else mean_QQ[1:, 1:].sum(0))[p]
+                if view.cls_V is not None:
+                    cls.append(view.cls_V)
+                views += 1
                 features[b, n], keys[b, n] = view.features_PV[p], view.keys_QV[1:][p]
                 hidden[b, n] = project(view.features_PV[p])
-                cls.append(view.cls_V)
             row += len(picture.places) + 1
     layout = Layout.from_mask(visual, real, [[len(p.places) for p in sample] for sample in drawn])
     vision = Vision(
         patch, view_BN, attention, one_head, keys, HEADS, features,
-        torch.stack(cls) if has_cls and cls else None, project,
+        torch.stack(cls) if cls else None, project,
     )  # fmt: skip
     grid = Grid(where[1], where[2], where[0], torch.zeros(batch, rows, 4))
     return Scene(drawn, has_cls, layout, vision, grid, hidden)
@@ -195,14 +165,15 @@ def draw_picture(
     size: tuple[int, int],
     tiles: tuple[int, int] | None,
     left: tuple[int, int] | None,
+    has_cls: bool,
     draw: torch.Generator,
 ) -> Picture:
     """An image with random contents; rows of its views are counted from its first row."""
-    views = [draw_view(size[0] * size[1], draw)]
+    views = [draw_view(size[0] * size[1], has_cls, draw)]
     places = [(0, line, column) for line in range(size[0]) for column in range(size[1])]
     views[0].rows = [(p, p) for p in range(len(places))]
     if tiles is not None and left is not None:
-        views += [draw_view(size[0] * size[1], draw) for _ in range(tiles[0] * tiles[1])]
+        views += [draw_view(size[0] * size[1], has_cls, draw) for _ in range(tiles[0] * tiles[1])]
         for line in range(left[0]):
             for column in range(left[1]):
                 tile = line // size[0] * tiles[1] + column // size[1]
@@ -213,14 +184,15 @@ def draw_picture(
     return Picture(views, places)
 
 
-def draw_view(patches: int, draw: torch.Generator) -> ViewOf:
+def draw_view(patches: int, has_cls: bool, draw: torch.Generator) -> View:
     """A view with random contents; CLS looks at some patches far more than at others."""
 
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=draw)
 
     queries = 2.5 * normal(HEADS, patches + 1, WIDTH // HEADS)
-    return ViewOf(queries, normal(patches + 1, WIDTH), normal(patches, WIDTH), normal(WIDTH))
+    cls = normal(WIDTH)
+    return View(queries, normal(patches + 1, WIDTH), normal(patches, WIDTH), cls if has_cls else None)
 
 
 @dataclass(frozen=True)
@@ -254,7 +226,7 @@ def counts_of(evidence: Evidence, choice: Choice) -> Counts:
 
 
 def check(scene: Scene, evidence: Evidence, choice: Choice) -> None:
-    """What holds for every choice: a subset of the candidates, counts that tell the truth, rewrites that stay."""
+    """What holds for every choice: it keeps candidates, counts them rightly, and rewrites what it keeps."""
     assert choice.keep_BN.shape == evidence.alive_BN.shape
     assert not bool((choice.keep_BN & ~evidence.alive_BN).any())
     for b, sample in enumerate(counts_of(evidence, choice)):
@@ -270,13 +242,7 @@ def check(scene: Scene, evidence: Evidence, choice: Choice) -> None:
             assert len(set(there)) == len(there) and all(choice.keep_BN[b, r] for r in there)
 
 
-def attention_of(scene: Scene, view: ViewOf, single: bool = False) -> dict[int, float]:
-    """Attention that the patches with rows get, from the whole map."""
-    found = scores(view.full_attention(single), scene.has_cls)
-    return {patch: found[patch] for patch in view.patches}
-
-
-def same(scene: Scene, b: int, rows: list[Row], expected: list[tuple[ViewOf, Token]]) -> None:
+def same(scene: Scene, b: int, rows: list[Row], expected: list[Pair]) -> None:
     """The rows of an image hold the expected tokens, in this order, and say what they are made of."""
     assert len(rows) == len(expected)
     for row, (view, token) in zip(rows, expected, strict=True):
@@ -319,7 +285,9 @@ SAMPLES = st.lists(st.lists(st.sampled_from(sorted(KINDS)), max_size=2), min_siz
 """Batches to draw: up to three samples with up to two images, at least one image in all."""
 
 
-def holds(method: Any, samples: list[list[str]], has_cls: bool, seed: int, pad: int = 3) -> tuple[Scene, Choice]:
+def holds(
+    method: Any, samples: list[list[str]], has_cls: bool, seed: int, pad: int = 3
+) -> tuple[Scene, Choice]:
     """Checks what holds for every method: see ``check``; no batch mate and no padding changes anything."""
     scene = build(samples, has_cls, seed, pad)
     evidence = scene.evidence(method)

@@ -25,14 +25,23 @@ def demo(
         Path, typer.Option(metavar="DIR", help="Folder for figures, report, plan and data.")
     ] = Path("saccade-demo"),
     samples: Annotated[int, typer.Option(min=1, max=2000, help="Held-out questions of each task.")] = 25,
+    methods: Annotated[
+        str, typer.Option(help="kin: V-Skip and its kin, at many budgets; all: every method at matched FLOPs.")
+    ] = "kin",
     seed: common.Seed = 0,
     json: common.Json = None,
 ) -> None:
     """Calibrate, skip, evaluate and time the embedded model; about two minutes on two cores.
 
-    Writes DIR/report.html (open it in a browser), figures, the calibrated plan and all numbers.
+    Writes DIR/report.html (open it in a browser), figures, the calibrated plan and all numbers. With --methods
+    all every method runs at 70, 50 and 30 % of the FLOPs beside plain baselines, and nothing is timed; about MINUTES
+    minutes on two cores.
+
+    Example: saccade demo --methods all --samples 10 --out family
     """
     output = common.Output(json)
+    if methods not in ("kin", "all"):
+        raise ValueError(f"--methods is kin or all, got {methods!r}")
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file; give a folder")
     common.check_writable(out / "report.html")
@@ -45,7 +54,7 @@ def demo(
 
     note("loading the embedded model and drawing scenes")
     from saccade import models
-    from saccade.demo import study, write
+    from saccade.demo import family_study, study, write, write_family
     from saccade.glance import suite
 
     loaded = models.load("glance")
@@ -61,7 +70,14 @@ def demo(
         def step(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total, visible=done < total)
 
-        found = study(loaded, calibration, questions, seed=seed, ledger=out / ANSWERS, note=note, step=step)
+        run = family_study if methods == "all" else study
+        found: Any = run(loaded, calibration, questions, seed=seed, ledger=out / ANSWERS, note=note, step=step)
+    if methods == "all":
+        paths = write_family(found, out)
+        (out / ANSWERS).unlink(missing_ok=True)
+        show_family(output, found, paths)
+        output.finish(found)
+        return
     paths = write(found, out)
     (out / ANSWERS).unlink(missing_ok=True)
     show(output, found, paths)
@@ -95,6 +111,48 @@ def show(output: common.Output, found: Study, paths: dict[str, Path]) -> None:
     for what, command in commands(paths["report"].parent):
         output.line(f"  # {what}")
         output.line("\n".join(f"  {line}" for line in command.split("\n")))
+
+
+def show_family(output: common.Output, data: dict[str, Any], paths: dict[str, Path]) -> None:
+    """Prints every method at matched FLOPs, and what could not run."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from saccade.demo.family import KINDS
+    from saccade.report.text import duration, interval, percent, points
+
+    view = Table("plan", title="every method, as many FLOPs", title_justify="left", title_style="bold")
+    for name in ("accuracy", "against dense", "above blind", "FLOPs", "KV cache"):
+        view.add_column(name, justify="right")
+    dense = data["dense"]["mean"]
+    view.add_row("dense", interval(dense, "accuracy"), "", "100.0 %", "100.0 %", "100.0 %")
+    for kind in KINDS:
+        view.add_section()
+        for row in (r for r in data["rows"] if r["kind"] == kind and r.get("mean")):
+            mean, cost = row["mean"], row["cost"]
+            low, high = points(mean["difference_low"]), points(mean["difference_high"])
+            view.add_row(
+                Text(row["name"]),
+                interval(mean, "accuracy"),
+                f"{points(mean['difference'])} ({low} to {high})",
+                interval(mean, "retention_above_blind"),
+                percent(cost["flops_ratio"]),
+                percent(cost["kv_ratio"]),
+            )
+    view.add_section()
+    view.add_row("blind", percent(dense["blind"]), "", "0.0 %", "", "")
+    output.table(view)
+    missing = [row for row in data["rows"] if not row.get("mean")]
+    for row in missing:
+        output.line(f"not in the table: {row['name']}: {row['reason']}")
+    asked = data["data"]
+    output.line(
+        f"{asked['questions']} held-out questions, {asked['per_task']} of each of {len(asked['tasks'])} tasks; took "
+        f"{duration(data['seconds']['total'])}. In brackets 95 % intervals; differences inside them are noise.\n"
+        f"\nreport  {paths['report']}\nplot    {paths['picture']}\nnumbers {paths['data']}\n\nnext:\n"
+        "  # One of them in another evaluation:\n"
+        "  saccade eval glance --plan 'pyramiddrop(flops=0.5)' --plan 'random(flops=0.5)' --task count"
+    )
 
 
 def _table(title: str, data: dict[str, Any], entries: list[dict[str, Any]]) -> Any:

@@ -7,7 +7,7 @@ D hidden, S rewritten rows.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -59,6 +59,7 @@ class Decisions:
     def __init__(self, program: Program, frame: Frame, scene: Scene) -> None:
         """Gets ready; nothing is decided yet."""
         self.program, self.frame, self.scene = program, frame, scene
+        self.stages = tuple(_settled(stage, scene.family.compact_positions) for stage in program.stages)
         layout, device = program.route.layout, frame.device
         self.layout = layout
         self.visual_BN = layout.visual_BN.to(device, non_blocking=True)
@@ -81,21 +82,21 @@ class Decisions:
 
     def enter(self, hidden_BND: torch.Tensor) -> torch.Tensor:
         """Takes the decisions that come before the decoder; returns its input."""
-        for stage in self.program.stages:
-            if stage.look.ask == "chosen" and id(stage.by) not in self._asking:
-                self._asking[id(stage.by)] = self._chosen(stage, hidden_BND)
-        for place, stage in enumerate(self.program.stages):
+        for place, stage in enumerate(self.stages):
             if stage.before == 0 and not stage.look.layer:
                 hidden_BND = self._take(place, hidden_BND, lambda s: {})
                 gone = self.visual_BN & ~self.left_BN
                 hidden_BND = hidden_BND.masked_fill(gone[..., None].to(hidden_BND.device), 0)
+        for stage in self.stages:
+            if stage.look.ask == "chosen" and id(stage.by) not in self._asking:
+                self._asking[id(stage.by)] = self._chosen(stage, hidden_BND)
         return hidden_BND
 
     def before(
         self, number: int, layer: Any, hidden_BND: torch.Tensor, kwargs: dict[str, Any]
     ) -> torch.Tensor:
         """Takes the decisions that look at the layer about to run; returns its input."""
-        for place, stage in enumerate(self.program.stages):
+        for place, stage in enumerate(self.stages):
             if stage.before == number and stage.look.layer and stage.look.moment == "before":
                 into = hidden_BND
 
@@ -109,7 +110,7 @@ class Decisions:
         self, number: int, layer: Any, into_BND: torch.Tensor, kwargs: dict[str, Any], hidden_BND: torch.Tensor
     ) -> torch.Tensor:
         """Takes the decisions that look at the layer that just ran, or at no layer; returns its output."""
-        for place, stage in enumerate(self.program.stages):
+        for place, stage in enumerate(self.stages):
             if stage.before == number + 1 and not (stage.look.layer and stage.look.moment == "before"):
 
                 def see(stage: Stage) -> dict[str, Any]:
@@ -123,7 +124,7 @@ class Decisions:
     def _take(
         self, place: int, hidden_BND: torch.Tensor, see: Callable[[Stage], dict[str, Any]]
     ) -> torch.Tensor:
-        stage, again = self.program.stages[place], place in self._taken
+        stage, again = self.stages[place], place in self._taken
         if not again:
             self._taken[place] = self._reach(stage)
         taken = self._taken[place]
@@ -165,8 +166,7 @@ class Decisions:
         counts = taken.keep if choice.counts is None else choice.counts
         self._tally.cut(counts)
         self.left_BN = choice.keep_BN.to(home)
-        can = self.scene.family.compact_positions
-        compact = stage.compact == "always" or (stage.compact == "if possible" and can)
+        compact = stage.compact == "always"
         if compact:
             self._moves = closed_up(self.visual_BN, self.left_BN)
         totals = [sum(sample) for sample in counts]
@@ -177,7 +177,7 @@ class Decisions:
 
     def _chosen(self, stage: Stage, hidden_BND: torch.Tensor) -> RowIndex:
         evidence = Evidence(
-            self.layout, self.visual_BN, self.image_BN, self.layout.counts, self.layout.counts, hidden_BND
+            self.layout, self.left_BN, self.image_BN, self._tally.alive, self._tally.alive, hidden_BND
         )
         with torch.no_grad():
             mask_BN = stage.by.asking(evidence)
@@ -246,6 +246,12 @@ class Decisions:
         held = cache.layers[attn.layer_idx].keys
         rows = frame.keys(frame.every(frame.past) if ragged is None else ragged.rows, step)
         return torch.cat([held.to(keys_BGKW.device), keys_BGKW], dim=2), rows
+
+
+def _settled(stage: Stage, can_close_up: bool) -> Stage:
+    """The same stage with its word on positions final."""
+    closes = stage.compact == "always" or (stage.compact == "if possible" and can_close_up)
+    return replace(stage, compact="always" if closes else "never")
 
 
 def _last_rows(real_BN: torch.Tensor) -> torch.Tensor:

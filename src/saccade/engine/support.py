@@ -162,6 +162,36 @@ SUPPORT: tuple[Support, ...] = (
         "engine/test_generate.py::test_chunked_text_on_an_image_cache_gives_the_tokens_of_greedy",
     ),
     Support(
+        "chunked prefill under a method that decides on the way",
+        "refused",
+        "it needs the prompt, and its images, in one piece",
+        "engine/test_stages.py::test_a_prompt_in_chunks_is_refused",
+    ),
+    Support(
+        "assisted and prompt lookup decoding under a method that looks at the prompt's end",
+        "refused",
+        "FastV and its kin would see guessed tokens; what decides before the decoder is served",
+        "engine/test_stages.py::test_assisted_decoding_is_refused_where_the_end_of_the_prompt_decides",
+    ),
+    Support(
+        "a second turn, a new image on an existing cache",
+        "supported",
+        "what was dropped stays dropped; a new image is decided about when it comes",
+        "engine/test_stages.py::test_a_new_image_on_an_existing_cache",
+    ),
+    Support(
+        "positions that close up (`position_policy=compact`)",
+        "supported",
+        "decoding goes on from the closed-up length; a cache is not cropped into such a prompt",
+        "engine/test_stages.py::test_a_prompt_with_closed_up_positions_is_the_prompt_without_the_rows",
+    ),
+    Support(
+        "positions that close up, with mRoPE",
+        "refused",
+        "such positions have several axes: they are kept",
+        "engine/test_stages.py::test_positions_of_several_axes_cannot_close_up",
+    ),
+    Support(
         "dynamic cache, given or not",
         "supported",
         "its layers become ragged where rows are dropped; its length stays that of the full sequence",

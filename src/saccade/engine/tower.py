@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from saccade.bipartite import TowerMerge
-from saccade.engine.tower_merge import Merging, MergingLayer
+from saccade.engine.tower_merge import MERGING, Merging, MergingLayer
 from saccade.engine.tower_scores import Scores, look
 from saccade.engine.tower_vision import Captured, Run, Seen, Which, grid, vision
 from saccade.families import Family, unwrap
@@ -230,12 +230,16 @@ class TowerTap:
         self._undo += [hook.remove for hook in hooks]
 
     @_eager
-    def _before_tower(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    def _before_tower(
+        self, module: nn.Module, args: tuple, kwargs: dict[str, Any]
+    ) -> tuple[tuple, dict[str, Any]] | None:
         run, tower = self._call.run, self.tower
         if run is not None and tower is not None and self.wanted:
             run.order = self.family.tower_order(module, kwargs)
-        if run is not None and tower is not None and self.merge is not None:
-            run.merging = Merging(self.merge.r, int(tower.has_cls))
+        if run is None or tower is None or self.merge is None:
+            return None
+        run.merging = Merging(self.merge.r, int(tower.has_cls))
+        return args, kwargs | {MERGING: run.merging}
 
     @_eager
     def _after_attention(
@@ -262,15 +266,13 @@ class TowerTap:
 
     def _merge(self, tower: Tower, merge: TowerMerge) -> None:
         layer: Any
-        for number, layer in enumerate(tower.layers[: tower.states[0]]):
+        for number, layer in enumerate(tower.layers):
             last = number + 1 == tower.states[0]
             watch = self._watch_merged if last and "made" in self.keys.values() else None
-            self._undo.append(MergingLayer(self.family, layer, number, self._merging, watch).install())
+            merges = number < tower.states[0]
+            self._undo.append(MergingLayer(self.family, layer, number, merges, watch).install())
         assert tower.projector is not None
         self._undo.append(tower.projector.register_forward_hook(self._after_projector).remove)
-
-    def _merging(self) -> Merging | None:
-        return None if self._call.run is None else self._call.run.merging
 
     def _watch_merged(self, scores: Scores) -> None:
         if self._call.run is not None:

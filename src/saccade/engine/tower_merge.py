@@ -10,10 +10,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 
 from saccade import bipartite
 from saccade.engine.tower_scores import Scores, look
 from saccade.families import Family
+
+MERGING = "saccade_merging"
+"""Keyword that carries a run's merging through the stock tower to its layers, recomputed ones too."""
 
 
 class Merging:
@@ -49,7 +53,9 @@ class Merging:
         pairs = bipartite.match(keys.detach().mean(1), self.r, self.protected)
         if sizes is None:
             sizes = torch.ones(keys.shape[0], keys.shape[2], device=keys.device)
-        del self._sizes[layer + 1 :], self._where[layer + 1 :]
+        if len(self._sizes) > layer + 1:
+            # A layer that is recomputed comes to the same, and what later layers found stays.
+            return pairs, sizes
         if pairs is None:
             self._sizes.append(self._sizes[layer])
             self._where.append(where)
@@ -78,7 +84,7 @@ class MergingLayer:
         family: Family,
         layer: Any,
         number: int,
-        merging: Callable[[], Merging | None],
+        merges: bool,
         watch: Callable[[Scores], None] | None,
     ) -> None:
         """Prepares it; ``install`` puts it in place.
@@ -87,11 +93,11 @@ class MergingLayer:
             family: Adapter that takes the layer apart.
             layer: The layer.
             number: Its number.
-            merging: Gives the run that is going on, or None outside of one.
+            merges: Whether tokens merge in it; else it runs as ever, on what is left.
             watch: Called with the layer's scores, of the tokens that leave it.
         """
         self.family, self.layer, self.number = family, layer, number
-        self.merging, self.watch = merging, watch
+        self.merges, self.watch = merges, watch
         # accelerate keeps the true forward in _old_forward; attaching there leaves its hooks around us.
         self.slot = "_old_forward" if "_old_forward" in layer.__dict__ else "forward"
         self.inner = getattr(layer, self.slot)
@@ -111,14 +117,16 @@ class MergingLayer:
 
         return undo
 
-    def __call__(self, hidden_TNV: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        merging = self.merging()
-        if merging is None:
+    def __call__(
+        self, hidden_TNV: torch.Tensor, *args: Any, saccade_merging: Merging | None = None, **kwargs: Any
+    ) -> torch.Tensor:
+        if saccade_merging is None or not self.merges:
             return self.inner(hidden_TNV, *args, **kwargs)
-        run = functools.partial(self._run, merging)
+        run = functools.partial(self._run, saccade_merging)
         layer = self.layer
-        # The class's forward, which checkpoints, is not run: checkpoint as it would.
-        if getattr(layer, "gradient_checkpointing", False) and layer.training:
+        # Where the class's forward checkpoints (not its call), it is not run: checkpoint as it would.
+        ours = type(layer).__call__ is nn.Module.__call__ and getattr(layer, "gradient_checkpointing", False)
+        if ours and layer.training:
             return layer._gradient_checkpointing_func(run, hidden_TNV)
         return run(hidden_TNV)
 

@@ -137,7 +137,6 @@ class BudgetMethod(Method):
     """
 
     presets: ClassVar[dict[str, Any]] = {}
-    preset: ClassVar[str | None] = None
 
     budget: int | None = None
 
@@ -151,7 +150,7 @@ class BudgetMethod(Method):
         """The same method asked to touch this many layers."""
 
     def notches(self, num_layers: int, order: Sequence[int] | None = None) -> int:
-        published = self.presets.get(self.preset) if self.preset is not None else None
+        published = self.presets.get(getattr(self, "preset", None))
         order = published if isinstance(published, tuple) else order
         return num_layers if order is None else min(num_layers, len(order))
 

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from saccade.methods.reducer import Reducer
 from saccade.methods.registry import register
-from saccade.methods.survivors import settled
+from saccade.methods.survivors import mixed, settled
 from saccade.methods.towerwise import alive_on_host
 from saccade.stages import Choice, Evidence, Grid, Rewrite, Stage
 
@@ -46,7 +46,7 @@ class Pool(Reducer):
             raise ValueError(f"pool: factor is the side of a window in rows, from 1, got {self.factor!r}")
 
     def stages(self, num_layers: int) -> tuple[Stage, ...]:
-        return (Stage(0, self, compact=self.compact),)
+        return (Stage(0, self, compact=self.compact, rewrites=True, places=True),)
 
     def kept(self, stage: Stage, found: int, start: int, original: int) -> int:
         """Of a square exactly what stays; else what would without borders, and the choice tells the truth."""
@@ -86,8 +86,7 @@ class Pool(Reducer):
         device = hidden_BND.device
         homes_BS = pad_sequence(homes, batch_first=True, padding_value=-1).to(device, non_blocking=True)
         sources_BSN = pad_sequence(weights, batch_first=True).to(device, non_blocking=True)
-        states_BSD = (sources_BSN @ hidden_BND.float()).to(hidden_BND.dtype)
-        rewrite = Rewrite(homes_BS, states_BSD, sources_BSN)
+        rewrite = Rewrite(homes_BS, mixed(sources_BSN, hidden_BND), sources_BSN)
         return settled(stage, evidence, keep_BN.to(device, non_blocking=True), tuple(totals), rewrite)
 
 

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from saccade.methods.reducer import KeepReducer, rows_of
 from saccade.methods.registry import register
-from saccade.methods.survivors import rewrite_of, settled
+from saccade.methods.survivors import mixed, rewrite_of, settled
 from saccade.methods.towerwise import Groups, by_view, seen
 from saccade.stages import Choice, Evidence, Look, Stage
 
@@ -49,7 +49,7 @@ class PruMerge(KeepReducer):
     """Rows that the price list adds to it."""
 
     def stages(self, num_layers: int) -> tuple[Stage, ...]:
-        return (Stage(0, self, look=Look(tower="reads"), compact=self.compact),)
+        return (Stage(0, self, look=Look(tower="reads"), compact=self.compact, rewrites=True),)
 
     def kept(self, stage: Stage, found: int, start: int, original: int) -> int:
         if self.keep is not None:
@@ -77,8 +77,7 @@ class PruMerge(KeepReducer):
         near_TKP = gathered(groups.take(vision.keys_BNV), weights_TP, groups.real_TP, homes_TK)
         rest_T1P = (weights_TP * pruned_TP)[:, None]
         sources_TKP = torch.where(extra_TK.to(rest_T1P.device)[..., None], rest_T1P, near_TKP)
-        features_TPV = groups.take(vision.features_BNV)
-        states_TKD = vision.project((sources_TKP @ features_TPV.float()).to(features_TPV.dtype))
+        states_TKD = vision.project(mixed(sources_TKP, groups.take(vision.features_BNV)))
         rewrite = rewrite_of(evidence, groups, homes_TK, used_TK, states_TKD, sources_TKP)
         # Numbers from 1, view by view as in the table; 0 is what does not live on.
         places_TK = torch.arange(1, used_TK.numel() + 1).view(used_TK.shape) * used_TK

@@ -1,7 +1,7 @@
-"""Pruned rows made into a few clusters, and rows of an image packed together (SparseVLM).
+"""Pruned rows made into a few clusters (SparseVLM).
 
 Shape letters: B batch, N rows, I images of a sample, G images of the batch, Q recycled rows, C clusters,
-M rows left of an image, D hidden.
+M slots, D hidden.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from saccade.cluster import density_peaks
-from saccade.select import ranks
 from saccade.stages import Counts, Evidence, Rewrite
 
 
@@ -61,80 +60,32 @@ def cluster(
     )
     centre_BIC = table_BIQ.gather(2, centres_GC.unflatten(0, (batch, images)))
     real_BIC = torch.arange(most, device=device) < clusters_BI[..., None]
-    return Clusters(evidence, centre_BIC, real_BIC, states_BICD, sources_BICN)
+    rewrite = Rewrite(
+        centre_BIC.masked_fill(~real_BIC, -1).flatten(1),
+        states_BICD.flatten(1, 2).to(hidden_BND.dtype),
+        sources_BICN.flatten(1, 2),
+    )
+    # Column N takes what pads an image with fewer clusters.
+    rows = again_BN.shape[1]
+    number_BN = torch.full((batch, rows + 1), -1, device=device).scatter(
+        1,
+        centre_BIC.masked_fill(~real_BIC, rows).flatten(1),
+        torch.arange(most, device=device).expand_as(centre_BIC).flatten(1),
+    )
+    return Clusters(number_BN[:, :-1], rewrite)
 
 
 @dataclass(frozen=True, eq=False)
 class Clusters:
-    """Clusters of every image, strongest first.
+    """Clusters of some rows, in the rows of their centres.
 
     Attributes:
-        evidence: What they were made of.
-        centre_BIC: Row of each centre.
-        real_BIC: False where an image has fewer.
-        states_BICD: Their means.
-        sources_BICN: Which rows they are the means of.
+        number_BN: Which cluster the row is the centre of, 0 for the strongest of its image; -1 elsewhere.
+        rewrite: Their contents, plain means.
     """
 
-    evidence: Evidence
-    centre_BIC: torch.Tensor
-    real_BIC: torch.Tensor
-    states_BICD: torch.Tensor
-    sources_BICN: torch.Tensor
-
-    def at_centres(self) -> torch.Tensor:
-        """Rows (B, N) of the centres."""
-        batch, rows = self.evidence.alive_BN.shape
-        spare = self.evidence.alive_BN.new_zeros(batch, rows + 1)
-        index = torch.where(self.real_BIC, self.centre_BIC, rows).flatten(1)
-        at_BN: torch.Tensor = spare.scatter(1, index, True)[:, :-1]
-        return at_BN
-
-    def rewrite(self) -> Rewrite:
-        """Clusters in the rows of their centres."""
-        rows_BIC = torch.where(self.real_BIC, self.centre_BIC, -1)
-        return Rewrite(rows_BIC.flatten(1), self.states_BICD.flatten(1, 2), self.sources_BICN.flatten(1, 2))
-
-    def packed(self, kept_BN: torch.Tensor, stay: Counts) -> tuple[torch.Tensor, Rewrite]:
-        """Kept rows and then clusters, in the first rows of every image that are alive.
-
-        Args:
-            kept_BN: Rows that are kept as they are.
-            stay: How many of every image.
-
-        Returns:
-            Rows (B, N) that are alive, and what is in them.
-        """
-        alive_BN, image_BN = self.evidence.alive_BN, self.evidence.image_BN
-        images, most = self.centre_BIC.shape[1:]
-        longest = max(map(max_, stay)) + most
-        flat_BN = torch.zeros_like(self.evidence.hidden_BND[..., 0], dtype=torch.float32)
-        into_BIM, _ = table(alive_BN, image_BN, ranks(flat_BN, alive_BN, image_BN), images, longest)
-        from_BIM, whole_BIM = table(kept_BN, image_BN, ranks(flat_BN, kept_BN, image_BN), images, longest)
-        stay_BI1 = torch.tensor([[*sample, *[0] * (images - len(sample))] for sample in stay])[..., None]
-        cluster_BIM = torch.arange(longest) - stay_BI1
-        cluster_BIM = cluster_BIM.to(alive_BN.device, non_blocking=True)
-        index_BIM = cluster_BIM.clamp(0, most - 1)
-        made_BIM = (cluster_BIM >= 0) & (cluster_BIM < most) & self.real_BIC.gather(2, index_BIM)
-
-        states_BIMD = _rows(self.evidence.hidden_BND, from_BIM)
-        wide = index_BIM[..., None]
-        means_BIMD = self.states_BICD.gather(2, wide.expand(-1, -1, -1, states_BIMD.shape[-1]))
-        states_BIMD = torch.where(made_BIM[..., None], means_BIMD.to(states_BIMD.dtype), states_BIMD)
-        one_BIMN = (from_BIM[..., None] == torch.arange(alive_BN.shape[1], device=alive_BN.device)).float()
-        mixed_BIMN = self.sources_BICN.gather(2, wide.expand(-1, -1, -1, alive_BN.shape[1]))
-        sources_BIMN = torch.where(made_BIM[..., None], mixed_BIMN, one_BIMN)
-
-        left_BIM = whole_BIM | made_BIM
-        rows = alive_BN.shape[1]
-        spare = torch.zeros(len(alive_BN), rows + 1, dtype=torch.bool, device=alive_BN.device)
-        packed_BN: torch.Tensor = spare.scatter(1, torch.where(left_BIM, into_BIM, rows).flatten(1), True)[
-            :, :-1
-        ]
-        # Rows that stay where they are need no writing.
-        moved_BIM = made_BIM | (whole_BIM & (into_BIM != from_BIM))
-        rows_BIM = torch.where(moved_BIM, into_BIM, -1)
-        return packed_BN, Rewrite(rows_BIM.flatten(1), states_BIMD.flatten(1, 2), sources_BIMN.flatten(1, 2))
+    number_BN: torch.Tensor
+    rewrite: Rewrite
 
 
 def table(

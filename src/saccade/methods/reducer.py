@@ -97,7 +97,7 @@ class Reducer(Method):
 
     def asking(self, evidence: Evidence) -> torch.Tensor:
         """Rows that ask at stages with ``ask="chosen"``."""
-        raise NotImplementedError(f"{self.name} asks no rows of its own choice")
+        raise ValueError(f"{self.name} asks no rows of its own choice")
 
     @property
     def is_resolved(self) -> bool:
@@ -154,4 +154,4 @@ class KeepReducer(Reducer):
         return NOTCHES
 
     def turned(self, notch: int) -> KeepReducer:
-        return replace(self, keep=1 - notch / NOTCHES, flops=None)
+        return replace(self, keep=(NOTCHES - notch) / NOTCHES, flops=None)

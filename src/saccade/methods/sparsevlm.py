@@ -13,6 +13,8 @@ import torch
 from saccade.methods.rated import RatedReducer, Recycling, left, mean_of_raters, parted
 from saccade.methods.recycling import cluster
 from saccade.methods.registry import register
+from saccade.methods.survivors import settled
+from saccade.methods.towerwise import losing_rows
 from saccade.select import per_row, ranks
 from saccade.stages import Choice, Counts, Evidence, Stage
 
@@ -85,10 +87,11 @@ class SparseVLM(RatedReducer):
 
         again_BN = alive_BN & ~kept_BN & (place_BN < first_BN + per_row(taken, image_BN))
         made = cluster(evidence, again_BN, place_BN - first_BN, taken, clusters, self.seed)
-        if stage.compact == "never":
-            return Choice(kept_BN | made.at_centres(), counts, made.rewrite())
-        packed_BN, rewrite = made.packed(kept_BN, stay)
-        return Choice(packed_BN, counts, rewrite)
+        is_cluster_BN = made.number_BN >= 0
+        at_BN = ranks(torch.zeros_like(place_BN, dtype=torch.float32), kept_BN, image_BN)
+        order_BN = torch.where(is_cluster_BN, first_BN + made.number_BN, at_BN)
+        left_BN = (kept_BN | is_cluster_BN) & losing_rows(evidence)
+        return settled(stage, evidence, left_BN, keep, made.rewrite, order_BN)
 
     def _by_rank(self, evidence: Evidence) -> Counts:
         """Rows of every image by the rank-adaptive rule. Waits for the device: counts depend on it."""

@@ -15,6 +15,12 @@ from saccade.select import top
 from saccade.stages import Choice, Counts, Evidence, Rewrite, Stage
 
 
+def mixed(weights: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Weighted sums of rows, (..., K, P) by (..., P, V), computed in float32 at least."""
+    exact = torch.promote_types(x.dtype, torch.float32)
+    return (weights.to(exact) @ x.to(exact)).to(x.dtype)
+
+
 def rewrite_of(
     evidence: Evidence,
     groups: Groups,

@@ -58,7 +58,7 @@ class ToMe(Reducer):
         return TowerMerge(self.r) if self.r else None
 
     def stages(self, num_layers: int) -> tuple[Stage, ...]:
-        return (Stage(0, self, look=Look(tower="made"), compact=self.compact),) if self.r else ()
+        return (Stage(0, self, look=Look(tower="made"), compact=self.compact, rewrites=True),) if self.r else ()
 
     def kept(self, stage: Stage, found: int, start: int, original: int) -> int:
         views = max(round(original / PATCHES), 1)

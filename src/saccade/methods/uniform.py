@@ -32,7 +32,7 @@ class Uniform(KeepReducer):
     usual = 0.25
 
     def stages(self, num_layers: int) -> tuple[Stage, ...]:
-        return (Stage(0, self, compact=self.compact),)
+        return (Stage(0, self, compact=self.compact, places=True),)
 
     def choose(self, stage: Stage, evidence: Evidence) -> Choice:
         alive_BN, image_BN = alive_on_host(evidence), evidence.layout.image_BN

@@ -10,7 +10,7 @@ from torch.nn.functional import normalize, one_hot
 
 from saccade.methods.reducer import NOTCHES, Amount, Reducer, read_amount, rows_of
 from saccade.methods.registry import register
-from saccade.methods.survivors import rewrite_of, settled
+from saccade.methods.survivors import mixed, rewrite_of, settled
 from saccade.methods.towerwise import Groups, by_view, seen
 from saccade.stages import Choice, Counts, Evidence, Look, Rewrite, Stage, Vision
 
@@ -29,7 +29,7 @@ class VisionZip(Reducer):
 
     Attributes:
         dominant: Dominant rows, the CLS row among them: a number, or a fraction up to 1.
-        contextual: Rows into which the rest is merged, likewise.
+        contextual: Rows into which the rest is merged: likewise, and of the same kind.
     """
 
     name = "visionzip"
@@ -44,22 +44,29 @@ class VisionZip(Reducer):
         super().__post_init__()
         for key in ("dominant", "contextual"):
             object.__setattr__(self, key, read_amount(getattr(self, key), f"visionzip: {key}"))
-        given = [type(a) for a in (self.dominant, self.contextual) if a]
-        if len(set(given)) > 1:
-            raise ValueError(
-                "visionzip: dominant and contextual are both numbers of rows or both fractions (1 is a "
-                f"fraction), got {self.dominant} and {self.contextual}"
-            )
+        if self.counted:
+            # Beside a number of rows, 1 and 0 are numbers of rows too.
+            for key in ("dominant", "contextual"):
+                if getattr(self, key) not in (0, 1) and isinstance(getattr(self, key), float):
+                    raise ValueError(
+                        "visionzip: dominant and contextual are both numbers of rows or both fractions, got "
+                        f"{self.dominant} and {self.contextual}"
+                    )
+                object.__setattr__(self, key, int(getattr(self, key)))
+
+    @property
+    def counted(self) -> bool:
+        """Whether the two are numbers of rows, not fractions."""
+        return isinstance(self.dominant, int) or isinstance(self.contextual, int)
 
     @property
     def amount(self) -> Amount:
         """Rows of both kinds together."""
         both = self.dominant + self.contextual
-        counted = isinstance(self.dominant, int) or isinstance(self.contextual, int)
-        return int(both) if counted else min(both, 1.0)
+        return int(both) if self.counted else min(both, 1.0)
 
     def stages(self, num_layers: int) -> tuple[Stage, ...]:
-        return (Stage(0, self, look=Look(tower="made"), compact=self.compact),)
+        return (Stage(0, self, look=Look(tower="made"), compact=self.compact, rewrites=True),)
 
     def kept(self, stage: Stage, found: int, start: int, original: int) -> int:
         return min(found, rows_of(self.amount, original if self.of == "original" else found))
@@ -121,7 +128,7 @@ def _rewrite(evidence: Evidence, vision: Vision, groups: Groups, part: _Parts) -
     most = max(part.contextual, default=0)
     homes_TK = part.targets_TP.int().argsort(dim=1, descending=True, stable=True)[:, :most]
     sources_TKP = assigned(keys_TPW, homes_TK, groups.column(part.contextual), part.merged_TP)
-    new_TKV = (sources_TKP @ features_TPV.float()).to(features_TPV.dtype)
+    new_TKV = mixed(sources_TKP, features_TPV)
     used_TK = torch.arange(most) < torch.tensor(part.contextual, dtype=torch.long)[:, None]
     if vision.cls_TV is not None:
         cls_T1V = vision.cls_TV[groups.column(groups.number)].to(new_TKV.dtype)

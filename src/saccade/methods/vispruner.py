@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch.nn.functional import normalize, pad
+from torch.nn.functional import normalize
 
 from saccade.methods.reducer import KeepReducer
 from saccade.methods.registry import register
@@ -91,11 +91,10 @@ def distinct(
         there_TP = at_P < groups.column(tuple(now))
         there_TE, there_TO = there_TP[:, 0::2], there_TP[:, 1::2]
         even_TE, odd_TO = list_TP[:, 0::2], list_TP[:, 1::2]
-        like_TEP = like_TPP.gather(1, even_TE[..., None].expand(-1, -1, len(at_P)))
-        like_TEO = like_TEP.gather(2, odd_TO[:, None].expand(-1, even_TE.shape[1], -1))
-        # Past the end: odd places are like nothing (-2, below any cosine), and even ones come last (-3).
-        like_TEO = pad(like_TEO.masked_fill(~there_TO[:, None], -2), (0, 1), value=-2)
-        like_TE = like_TEO.amax(2).masked_fill(~there_TE, -3)
+        is_odd_TP = torch.zeros_like(listed_TP).scatter(1, odd_TO, there_TO)
+        # Where nothing is odd all are alike (-2, below any cosine); even places past the end come last (-3).
+        like_TP = like_TPP.masked_fill(~is_odd_TP[:, None], -2).amax(2)
+        like_TE = like_TP.gather(1, even_TE).masked_fill(~there_TE, -3)
         drop = [min(AT_ONCE, n - g, (n + 1) // 2) for n, g in zip(now, goal, strict=True)]
         drop_T1 = groups.column(tuple(drop))
         even_TE = even_TE.gather(1, like_TE.argsort(dim=1, descending=True, stable=True))

@@ -210,6 +210,66 @@ def accuracy_by_flops(dense: Entry, blind: float | None, plans: Sequence[Entry],
 
 
 @styled
+def accuracy_by_family(dense: Entry, blind: float | None, rows: Sequence[Entry], questions: int) -> Figure:
+    """Accuracy against FLOPs, one small panel per method, random rows in grey behind each.
+
+    Args:
+        dense: The stock model.
+        blind: Its accuracy without the picture.
+        rows: Lines of the comparison; those that could not run have no ``mean``.
+        questions: How many questions were asked.
+    """
+    ran = [row for row in rows if row.get("mean")]
+    panels = {m: lines for m, lines in _by_method(ran).items() if lines[0]["kind"] != "composed"}
+    composed = [row for row in ran if row["kind"] == "composed"]
+    if composed:
+        panels["composed"] = composed
+    columns = 5
+    lines = -(-max(len(panels), 1) // columns)
+    figure = style.new_figure(9.2, 0.9 + 1.55 * lines)
+    figure.suptitle(
+        f"Accuracy against FLOPs of the decoder's prefill: mean over tasks, {questions} questions, 95 % limits",
+        x=0.01, ha="left", fontsize=9.5, fontweight="bold",
+    )  # fmt: skip
+    chance = sorted(panels.get("random", []), key=lambda e: e["cost"]["flops_ratio"])
+    top = dense["mean"]["accuracy"]
+    for number, (method, entries) in enumerate(panels.items()):
+        axes = figure.add_subplot(lines, columns, number + 1)
+        kind = entries[0]["kind"]
+        color = style.KIND_COLORS[kind]
+        axes.plot(
+            [*(e["cost"]["flops_ratio"] for e in chance), 1], [*(e["mean"]["accuracy"] for e in chance), top],
+            color=FAINT, linewidth=3, zorder=1,
+        )  # fmt: skip
+        for entry in entries:
+            mean, x = entry["mean"], entry["cost"]["flops_ratio"]
+            axes.plot([x, x], [mean["low"], mean["high"]], color=color, linewidth=1.2, alpha=0.6)
+            if method == "composed":
+                axes.annotate(
+                    entry["title"], (x, mean["accuracy"]), xytext=(-4, 3), textcoords="offset points",
+                    ha="right", fontsize=5, color=color,
+                )  # fmt: skip
+        line = sorted(((e["cost"]["flops_ratio"], e["mean"]["accuracy"]) for e in entries), reverse=True)
+        path = line if method == "composed" else [(1.0, top), *line]
+        axes.plot(*zip(*path, strict=True), color=color, linewidth=0 if method == "composed" else 1, alpha=0.6)
+        axes.plot(*zip(*line, strict=True), "o", color=color, markersize=4, markeredgewidth=0, zorder=3)
+        axes.plot([1], [top], "*", color=INK, markersize=7, markeredgewidth=0, zorder=4)
+        if blind is not None:
+            axes.axhline(blind, color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)))
+        style.tidy(axes)
+        title = "Composed" if method == "composed" else entries[0]["title"]
+        axes.set_title(title, loc="left", fontsize=8, color=color, fontweight="bold", pad=3)
+        axes.set_xlim(0, 1.05)
+        axes.set_ylim(0, 1.03)
+        axes.set_xticks([0, 0.5, 1])
+        axes.set_yticks([0, 0.5, 1])
+        axes.tick_params(labelsize=6.5)
+        style.percent_axis(axes)
+        style.percent_axis(axes, "x")
+    return figure
+
+
+@styled
 def promised_and_measured(entries: Sequence[Entry], num_layers: int) -> Figure:
     """Bars of the FLOPs ratio beside the measured prefill time ratio with its quartiles."""
     figure = style.new_figure(9.2, 0.9 + 0.52 * len(entries))

@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import Any
 
 from saccade.report import wording
-from saccade.report.style import color
+from saccade.report.style import KIND_COLORS, color
 from saccade.report.text import amount, duration, interval, percent, points
 
 Entry = Mapping[str, Any]
@@ -22,7 +22,6 @@ def render(study: Entry, pictures: Mapping[str, bytes]) -> str:
         study: What ``saccade.demo.run`` found, as written to ``demo.json``.
         pictures: PNG bytes by name: ``layers``, ``retention``, ``flops``, ``measured``, ``question-N``.
     """
-    css = files("saccade.report").joinpath("page.css").read_text(encoding="utf-8")
     title = f"Saccade on {study['model']['name']}"
     measured = wording.MEASURED.format(**study["timing"])
     body = "\n".join(
@@ -40,12 +39,73 @@ def render(study: Entry, pictures: Mapping[str, bytes]) -> str:
             _provenance(study),
         )
     )
+    return _document(title, body)
+
+
+def _document(title: str, body: str) -> str:
+    css = files("saccade.report").joinpath("page.css").read_text(encoding="utf-8")
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>\n{css}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n"
         f"</body>\n</html>\n"
     )
+
+
+def render_family(study: Entry, picture: bytes) -> str:
+    """The page of a comparison of all methods at matched FLOPs.
+
+    Args:
+        study: What ``saccade.demo.family_study`` found, as written to ``family.json``.
+        picture: PNG bytes of its plot.
+    """
+    model, data, dense = study["model"], study["data"], study["dense"]["mean"]
+    lead = wording.FAMILY_LEAD.format(
+        layers=model["layers"],
+        visual_tokens=model["visual_tokens"],
+        tasks=len(data["tasks"]),
+        ratios=", ".join(f"{100 * ratio:.0f}" for ratio in study["ratios"]),
+        duration=duration(study["seconds"]["total"]),
+        dense=interval(dense, "accuracy"),
+        blind=percent(dense["blind"]),
+        **{key: data[key] for key in ("calibration_samples", "questions", "per_task")},
+    )
+    head = "".join(f"<th>{name}</th>" for name in wording.FAMILY_COLUMNS)
+    rows = "".join(_family_row(row) for row in study["rows"] if row.get("mean"))
+    table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    missing = "".join(
+        f"<li><b>{escape(row['name'])}</b>: {escape(row['reason'])}</li>"
+        for row in study["rows"]
+        if not row.get("mean")
+    )
+    limits = "".join(f"<li>{text.format(**data)}</li>" for text in wording.FAMILY_LIMITS)
+    body = "\n".join(
+        (
+            f'<header><p class="eyebrow">saccade demo --methods all</p><h1>Every method, as many FLOPs</h1>'
+            f'<p class="lead">{lead}</p></header>',
+            _section("Accuracy for FLOPs", _figure({"family": picture}, "family", wording.FAMILY_FIGURE)),
+            _section("The comparison", table),
+            _section("What is not in the table", f"<ul>{missing or '<li>nothing</li>'}</ul>"),
+            _section("How far to trust this", f"<ul>{limits}</ul>"),
+            _provenance(study),
+        )
+    )
+    return _document(f"All methods on {model['name']}", body)
+
+
+def _family_row(row: Entry) -> str:
+    mean, cost = row["mean"], row["cost"]
+    low, high = points(mean["difference_low"]), points(mean["difference_high"])
+    cells = (
+        interval(mean, "accuracy"),
+        f"{points(mean['difference'])} ({low} to {high})",
+        interval(mean, "retention_above_blind"),
+        percent(cost["flops_ratio"]),
+        percent(cost["kv_ratio"]),
+    )
+    name = f'<i style="background:{KIND_COLORS[row["kind"]]}"></i>{escape(row["name"])}'
+    shown = "".join(f"<td>{cell}</td>" for cell in cells)
+    return f'<tr><th><span title="{escape(row["spec"])}">{name}</span></th>{shown}</tr>'
 
 
 def _hero(study: Entry) -> str:

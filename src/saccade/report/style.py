@@ -24,6 +24,15 @@ PALETTE = {"dense": INK, "vskip": "#0067b1", "ffn_skip": "#e29a00", "shortv": "#
 SPARE = ("#7a5cc2", "#5aa9d6", "#8b5a2b", "#4d4d4d", "#c23b22")
 MARKERS = {"dense": "*", "vskip": "o", "ffn_skip": "s", "shortv": "D", "vtw": "^"}
 
+KIND_COLORS = {
+    "plain": "#7d8791",
+    "before": "#0067b1",
+    "decoder": "#00896a",
+    "layers": "#b3427f",
+    "composed": "#e29a00",
+}
+"""Colour of each kind of method, where there are too many methods for one each."""
+
 DPI = 200
 RC: Any = {
     "font.family": "DejaVu Sans",

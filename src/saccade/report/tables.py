@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from saccade.files import read_json
-from saccade.methods import METHODS
+from saccade.methods import METHODS, Method
+from saccade.report.catalogue import SHARED, described, in_brief
 from saccade.report.text import amount, interval, percent, points
 
 _BLOCK = re.compile(r"(<!-- generated:([\w-]+) -->\n).*?(<!-- /generated -->)", re.DOTALL)
@@ -28,16 +29,21 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]], right_from: int
 
 
 def methods(results: Path) -> str:
-    """The methods of the registry: spec name, paper, what they save, the score that chooses layers."""
+    """The methods of the registry: paper, spec name, parameters, what they save, the score that chooses layers."""
     rows = []
-    for name, cls in METHODS.items():
-        summary = (cls.__doc__ or "").strip().split("\n")[0].rstrip(".")
-        what = summary.split(": ", 1)[-1]
+    for _, cls in sorted(METHODS.items(), key=lambda item: item[1].title.lower()):
         saves = ", ".join(_SAVES.get(kind, kind) for kind in cls.saves)
-        rows.append(
-            [f"[{cls.title}]({cls.paper})", f"`{name}`", what, saves, f"`{cls.score}`" if cls.score else ""]
-        )
-    return markdown(("method", "spec name", "what it does", "saves", "layers chosen by"), rows, right_from=9)
+        chosen = f"`{cls.score}`" if cls.score else ""
+        title = f"[{cls.title}]({cls.paper})"
+        rows.append([title, f"`{cls.name}`", in_brief(cls), _parameters(cls), saves, chosen])
+    head = ("method", "spec name", "what it does", "parameters", "saves", "layers chosen by")
+    return markdown(head, rows, right_from=9)
+
+
+def _parameters(cls: type[Method]) -> str:
+    """The parameters of a method's own, with what they are if they are not given."""
+    own = [one for one in described(cls) if one.name not in SHARED]
+    return ", ".join(f"`{one.name}`" + (f" {one.value}" if one.value else "") for one in own)
 
 
 def glance(results: Path) -> str:
@@ -55,6 +61,61 @@ def glance(results: Path) -> str:
         "all budgets are in [the result file](benchmarks/results/glance_table.json)."
     )
     return markdown(head, rows) + "\n\n" + note
+
+
+def glance_family(results: Path) -> str:
+    """Every method at matched FLOPs on Glance, beside plain baselines, from ``glance_family.json``."""
+    found = _load(results / "glance_family.json")
+    if found is None:
+        return _missing("python benchmarks/glance_family.py")
+    dense, kinds = found["dense"], dict(_KINDS)
+    rows = [["dense", "", interval(dense["mean"], "accuracy"), "", "100 %", "100 %", "100 %"]]
+    missing: dict[tuple[str, str], list[str]] = {}
+    for row in found["rows"]:
+        if not row.get("mean"):
+            at = "" if row["asked"] is None else percent(row["asked"], 0)
+            missing.setdefault((row["title"], _without_ratio(row["reason"], row["asked"])), []).append(at)
+            continue
+        mean, cost = row["mean"], row["cost"]
+        low, high = points(mean["difference_low"]), points(mean["difference_high"])
+        rows.append(
+            [
+                f"{row['title']} `{row['spec']}`",
+                kinds[row["kind"]],
+                interval(mean, "accuracy"),
+                f"{points(mean['difference'])} ({low} to {high})",
+                interval(mean, "retention_above_blind"),
+                percent(cost["flops_ratio"]),
+                percent(cost["kv_ratio"]),
+            ]
+        )
+    head = ("plan", "reduces", "accuracy", "against dense", "above blind", "FLOPs", "KV cache")
+    ratios = ", ".join(percent(ratio, 0) for ratio in found["ratios"])
+    note = (
+        f"{dense['mean']['n']} held-out questions of {len(dense['tasks'])} tasks; 95 % intervals; blind: "
+        f"{percent(dense['mean']['blind'])}; methods are set to {ratios} of the dense FLOPs by the mildest setting that "
+        f"reaches it; FLOPs and KV are of the rows that really ran; layers chosen on "
+        f"{found['calibration']['samples']} samples. Stages that papers give for 32 layers stand at the same depth "
+        f"of {found['model']['layers']}, FastV's and DART's not before layer 2."
+    )
+    absent = [f"- {title} at {', '.join(at)}: {reason}" for (title, reason), at in missing.items()]
+    told = "\n\nNot in the table:\n\n" + "\n".join(absent) if absent else ""
+    return markdown(head, rows, right_from=2) + "\n\n" + note + told
+
+
+_KINDS = (
+    ("plain", "baseline"),
+    ("before", "before the decoder"),
+    ("decoder", "in the decoder"),
+    ("layers", "layers"),
+    ("composed", "composed"),
+)
+
+
+def _without_ratio(reason: str, asked: float | None) -> str:
+    """A reason that lines of one method share, whatever ratio they asked for."""
+    text = reason if asked is None else reason.replace(f"(flops={asked})", "").replace(f",flops={asked})", ")")
+    return text if asked is None else text.replace(f" a FLOPs ratio of {asked:g} ", " it ")
 
 
 def glance_tasks(results: Path) -> str:
@@ -125,6 +186,7 @@ def support(results: Path) -> str:
 TABLES: dict[str, Callable[[Path], str]] = {
     "methods": methods,
     "glance": glance,
+    "glance-family": glance_family,
     "glance-tasks": glance_tasks,
     "gate": gate,
     "bench": bench,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,8 +23,9 @@ from saccade.models import Loaded
 from saccade.plan import Plan, PlanLike
 from saccade.pricing import against, cost
 from saccade.report.explain import figure, page
-from saccade.report.explain.marks import slot_colours
-from saccade.report.explain.stages import Moment, View, moments, views
+from saccade.report.explain.marks import Slot, slot_colours
+from saccade.report.explain.reading import moments, views
+from saccade.report.explain.stages import Moment, View
 from saccade.report.route_map import route_map
 from saccade.report.style import save_png
 from saccade.route import Route
@@ -45,8 +47,8 @@ class Explanation:
         moments: What the model saw, then what every stage left.
         alive: Visual rows alive in every layer.
         active: For ``attention`` and ``ffn``: the share of those rows that do it, layer by layer.
-        cost: The price of the route that ran, as ``saccade.pricing.cost`` states it; ratios are over the stock model
-            on the full prompt.
+        cost: The price of the route that ran, as ``saccade.pricing.cost`` states it; ratios are over the
+            stock model on the full prompt.
     """
 
     question: str
@@ -65,13 +67,16 @@ class Explanation:
         return sum(left.found for left in self.moments[0].images)
 
     @cached_property
-    def colours(self) -> dict[int, str]:
+    def colours(self) -> dict[Slot, str]:
         """Colours of the rows that hold several patches."""
         return slot_colours(self.moments)
 
     def png(self) -> bytes:
         """The figure as a PNG file."""
-        return figure.draw(self)
+        with warnings.catch_warnings():
+            # A script that the figure's font does not have becomes boxes; the page shows it.
+            warnings.filterwarnings("ignore", message="Glyph .* missing")
+            return figure.draw(self)
 
     def html(self) -> str:
         """The page: one file, nothing fetched, no script."""
@@ -109,17 +114,23 @@ class Explanation:
             "cost": dict(self.cost),
         }
 
+    def write(self, path: str | os.PathLike) -> Path:
+        """Writes the page where the name ends in .html, else the figure; whole or not at all."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return save_png(self.html().encode() if path.suffix.lower() == ".html" else self.png(), path)
+
     def save(self, path: str | os.PathLike) -> list[Path]:
-        """Writes ``explain.png`` and ``explain.html`` into a folder, or the one file that is named, each whole.
+        """Writes ``explain.png`` and ``explain.html`` into a folder, or the one file that is named.
 
         Raises:
             ValueError: If the path is neither a folder nor ends in .png or .html.
         """
-        return [write(self, target) for target in targets(path)]
+        return [self.write(target) for target in targets(path)]
 
 
 def targets(path: str | os.PathLike) -> list[Path]:
-    """The files that ``Explanation.save`` would write.
+    """The files that ``Explanation.save`` writes.
 
     Raises:
         ValueError: If the path is neither a folder nor ends in .png or .html.
@@ -130,13 +141,6 @@ def targets(path: str | os.PathLike) -> list[Path]:
     if path.suffix.lower() not in (".png", ".html"):
         raise ValueError(f"cannot write {path}: give a folder, or a name that ends in .png or .html")
     return [path]
-
-
-def write(shown: Explanation, path: Path) -> Path:
-    """Writes the figure or the page, by the path's suffix, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = shown.png() if path.suffix.lower() == ".png" else shown.html().encode()
-    return save_png(data, path)
 
 
 def explain(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from math import ceil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,14 +16,16 @@ from matplotlib.patches import Rectangle
 from saccade.report import style
 from saccade.report.explain import words
 from saccade.report.explain.marks import (
-    LABELS,
     OPACITY,
+    Line,
     Mark,
+    contour,
+    legend,
     marks,
     plane_name,
     planes,
     stroke_ends,
-    used,
+    swatch,
     veil,
 )
 from saccade.report.explain.sheet import Sheet, measure
@@ -35,11 +38,10 @@ if TYPE_CHECKING:
 
 WIDTH, EDGE, GAP = 9.2, 0.32, 0.2
 INNER = WIDTH - 2 * EDGE
-COLUMNS = 3
 TALLEST = 3.4
+AXIS = 0.75
+"""Room for the labels of an axis."""
 BLUE = "#0067b1"
-SAMPLE = "#f08a24"
-"""Colour of merged patches in the legend."""
 
 
 @styled
@@ -47,7 +49,8 @@ def draw(shown: Explanation) -> Figure:
     """Question, answers and cost; a row of panels for every image; visual rows alive in every layer."""
     sheet = Sheet(WIDTH)
     y = _head(sheet, shown, EDGE) + 0.12
-    y = _legend(sheet, shown, y) + 0.16
+    if len(shown.moments) > 1:
+        y = _legend(sheet, shown, y) + 0.16
     for number, view in enumerate(shown.views):
         if len(shown.views) > 1:
             y += sheet.text(EDGE, y, f"image {number + 1}", INNER, 10, fontweight="bold") + 0.05
@@ -67,32 +70,31 @@ def _head(sheet: Sheet, shown: Explanation, y: float) -> float:
 
 
 def _legend(sheet: Sheet, shown: Explanation, y: float) -> float:
-    x, size = EDGE, 0.15
-    for kind in used(shown.moments, shown.views):
-        paint = veil(shown.views[0]) if kind in OPACITY and kind != "merged" else SAMPLE
-
-        def swatch(axes: Axes, kind: str = kind, paint: str = paint) -> None:
-            _bare(axes)
-            axes.set_xlim(0, 1)
-            axes.set_ylim(1, 0)
-            axes.add_patch(Rectangle((0, 0), 1, 1, facecolor="#cfe0ee", edgecolor=MUTED, linewidth=0.8))
-            if kind != "kept":
-                _paint(axes, Mark(kind, ((0, 0, 1, 1),), paint), 1, 1)  # type: ignore[arg-type]
-
-        long = size + 0.07 + measure(LABELS[kind], 8) + 0.3
+    x, size, ground = EDGE, 0.15, swatch(veil(shown.views[0]))
+    for label, mark in legend(shown.moments, shown.views):
+        long = size + 0.07 + measure(label, 8)
         if x + long > WIDTH - EDGE and x > EDGE:
             x, y = EDGE, y + 0.22
-        sheet.axes(x, y, size, size, swatch)
-        sheet.text(x + size + 0.07, y, LABELS[kind], 6, 8)
-        x += long
+        sheet.axes(x, y, size, size, partial(_sample, mark=mark, ground=ground))
+        sheet.text(x + size + 0.07, y, label, INNER, 8, lines=1)
+        x += long + 0.3
     return y + 0.2
+
+
+def _sample(axes: Axes, mark: Mark | None, ground: str) -> None:
+    _bare(axes)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(1, 0)
+    axes.add_patch(Rectangle((0, 0), 1, 1, facecolor=ground, edgecolor=MUTED, linewidth=0.8))
+    if mark is not None:
+        _paint(axes, mark, 1, 1)
 
 
 def _panels(sheet: Sheet, shown: Explanation, number: int, view: View, y: float) -> float:
     """Panels of one image from left to right, in as many lines as they need."""
     cells = [(moment, plane) for moment in shown.moments for plane in planes(view)]
     wide = len(planes(view)) > 1
-    columns = 4 if wide and len(planes(view)) == 2 else min(COLUMNS, max(len(cells), 2))
+    columns = 4 if wide else _columns(len(cells))
     width = (INNER - GAP * (columns - 1)) / columns
     aspect = view.picture.height / view.picture.width
     tall = min(width * aspect, TALLEST)
@@ -105,7 +107,8 @@ def _panels(sheet: Sheet, shown: Explanation, number: int, view: View, y: float)
             first = plane == planes(view)[0]
             head = moment.where if first else ""
             sheet.text(x, y, head, 2 * width if wide else width, 9, lines=1, fontweight="bold")
-            sheet.axes(x, y + 0.2, width, tall, partial(_panel, view=view, plane=plane, moment=moment, number=number, shown=shown))
+            paint = partial(_panel, shown=shown, number=number, moment=moment, plane=plane)
+            sheet.axes(x, y + 0.2, width, tall, paint)
             under = y + 0.2 + tall + 0.06
             if name:
                 under += sheet.text(x, under, name, width, 8, color=MUTED)
@@ -117,18 +120,29 @@ def _panels(sheet: Sheet, shown: Explanation, number: int, view: View, y: float)
     return y
 
 
-def _panel(axes: Axes, view: View, plane: int, moment: Moment, number: int, shown: Explanation) -> None:
+def _columns(cells: int) -> int:
+    """How many panels stand beside each other, so that lines are full."""
+    if cells <= 4:
+        return max(cells, 2)
+    return 3 if cells in (5, 6, 9) else 4
+
+
+def _panel(axes: Axes, shown: Explanation, number: int, moment: Moment, plane: int) -> None:
+    view, left = shown.views[number], moment.images[number]
     picture = np.asarray(view.picture)
     high, wide = picture.shape[:2]
     axes.imshow(picture, extent=(0, wide, high, 0), interpolation="nearest" if wide < 200 else "antialiased")
     axes.set_anchor("NW")
     _bare(axes)
-    for mark in marks(view, moment.images[number], plane, shown.colours):
+    for mark in marks(view, left, plane, shown.colours):
         _paint(axes, mark, wide, high)
+    sides = _pixels(contour(view, left, plane), wide, high)
+    for colour, line in ((INK, 1.1), ("white", 0.6)):
+        axes.add_collection(LineCollection(sides, colors=colour, linewidths=line, capstyle="projecting"))
     if not moment.method:
         boxes = [view.boxes[patch] for patch in view.patches if view.planes[patch] == plane]
         grid = PolyCollection([_corners(b, wide, high) for b in boxes if b], facecolors="none")
-        grid.set(edgecolors=veil(view), linewidths=0.3, alpha=0.5)
+        grid.set(edgecolors=veil(view), linewidths=0.3, alpha=0.35)
         axes.add_collection(grid)
     axes.set_xlim(0, wide)
     axes.set_ylim(high, 0)
@@ -136,18 +150,22 @@ def _panel(axes: Axes, view: View, plane: int, moment: Moment, number: int, show
 
 def _paint(axes: Axes, mark: Mark, wide: float, high: float) -> None:
     corners = [_corners(box, wide, high) for box in mark.boxes]
-    axes.add_collection(
-        PolyCollection(corners, facecolors=mark.colour, alpha=OPACITY[mark.kind], linewidths=0, antialiased=False)
-    )
+    area = PolyCollection(corners, facecolors=mark.colour, linewidths=0, antialiased=False)
+    area.set(alpha=OPACITY[mark.kind])
+    axes.add_collection(area)
     if mark.kind == "dropped":
         # Not by brightness alone: a stroke through every patch.
-        strokes = stroke_ends(mark.boxes, wide, high)
+        strokes = _pixels(stroke_ends(mark.boxes), wide, high)
         axes.add_collection(LineCollection(strokes, colors="#9aa7b4", linewidths=0.4, alpha=0.8))
     if mark.centre:
         for colour, line in (("white", 1.8), (mark.colour, 0.9)):
             outline = PolyCollection([_corners(mark.centre, wide, high)], facecolors="none")
             outline.set(edgecolors=colour, linewidths=line)
             axes.add_collection(outline)
+
+
+def _pixels(lines: Sequence[Line], wide: float, high: float) -> list[list[tuple[float, float]]]:
+    return [[(x * wide, y * high) for x, y in line] for line in lines]
 
 
 def _corners(box: Box, wide: float, high: float) -> list[tuple[float, float]]:
@@ -157,7 +175,7 @@ def _corners(box: Box, wide: float, high: float) -> list[tuple[float, float]]:
 
 def _layers(sheet: Sheet, shown: Explanation, y: float) -> float:
     """Bars of the visual rows alive in every layer; under them, what those rows do."""
-    left, width = EDGE + 0.75, INNER - 0.75
+    left, width = EDGE + AXIS, INNER - AXIS
     y += sheet.text(EDGE, y, "visual rows alive in every layer", INNER, 9, fontweight="bold") + 0.02
     y += sheet.text(EDGE, y, words.skipping(shown), INNER, 8, color=MUTED) + 0.12
     sheet.axes(left, y, width, 1.0, partial(_bars, alive=shown.alive, full=shown.full))
@@ -175,17 +193,19 @@ def _bars(axes: Axes, alive: Sequence[int], full: int) -> None:
     axes.tick_params(labelbottom=False, bottom=False, labelsize=8)
     axes.set_yticks([0, full])
     axes.axhline(full, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
-    for layer, count in enumerate(alive):
-        if layer == 0 or count != alive[layer - 1]:
-            axes.text(layer, count + top * 0.02, str(count), ha="center", va="bottom", fontsize=8, color=INK)
+    # Labels that would touch are left out.
+    apart = ceil((measure(str(top), 8) + 0.04) * len(alive) / (INNER - AXIS))
+    for layer in words.steps(alive, apart):
+        place = alive[layer] + top * 0.02
+        axes.text(layer, place, str(alive[layer]), ha="center", va="bottom", fontsize=8, color=INK)
 
 
 def _strip(axes: Axes, shown: Explanation) -> None:
-    """One cell a layer: filled where the image's rows do something, hollow where they skip it, dotted where gone."""
+    """One cell a layer: filled where rows do something, hollow where they skip it, dotted where none is."""
     for line, name in enumerate(("attention", "ffn")):
         for layer, (share, alive) in enumerate(zip(shown.active[name], shown.alive, strict=True)):
             cell = Rectangle((layer - 0.43, line + 0.1), 0.86, 0.8, linewidth=0.7)
-            cell.set_edgecolor(BLUE if alive else FAINT)
+            cell.set_edgecolor(BLUE if alive else MUTED)
             cell.set_facecolor((0.0, 0.404, 0.694, 0.12 + 0.7 * share) if share else "white")
             cell.set_linestyle("-" if alive else ":")
             axes.add_patch(cell)

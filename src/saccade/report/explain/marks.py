@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -13,8 +14,10 @@ from saccade.report.explain.stages import Box, Left, Moment, View
 
 Kind = Literal["outside", "gone", "dropped", "merged"]
 
-LABELS: dict[str, str] = {
-    "kept": "kept",
+Line = tuple[tuple[float, float], tuple[float, float]]
+"""Two points of the picture, each side of which counts 1."""
+
+LABELS: dict[Kind, str] = {
     "merged": "merged: one colour for every row they went into, outlined at its centre",
     "dropped": "dropped at this stage",
     "gone": "dropped before",
@@ -22,7 +25,8 @@ LABELS: dict[str, str] = {
 }
 """What the marks mean, in the order of the legend."""
 OPACITY = {"outside": 0.9, "gone": 0.9, "dropped": 0.66, "merged": 0.5}
-DARK, LIGHT = "#18222d", "#eef2f6"
+DARK, LIGHT, SAMPLE = "#18222d", "#eef2f6", "#f08a24"
+"""Paint over a bright picture and over a dark one, and of merged patches in the legend."""
 PLANES = ("whole picture", "tiles")
 
 
@@ -43,23 +47,39 @@ class Mark:
     centre: Box | None = None
 
 
-def slot_colours(moments: Sequence[Moment]) -> dict[int, str]:
-    """A colour for every row that ever holds several patches; neighbours in number are far apart in hue."""
-    colours: dict[int, str] = {}
-    for moment in moments:
-        for left in moment.images:
-            for row in left.centres:
-                if row not in colours:
-                    place = len(colours)
-                    lightness = (0.55, 0.42, 0.66)[place // 2 % 3]
-                    rgb = colorsys.hls_to_rgb(place * 0.618034 % 1, lightness, 0.85)
-                    colours[row] = "#" + "".join(f"{round(255 * part):02x}" for part in rgb)
+Slot = tuple[int, int]
+"""A row that holds several patches, by the patch it is drawn at, and which of those that are drawn there."""
+
+
+def slots(left: Left) -> dict[int, Slot]:
+    """Rows that hold several patches, by names that last when rows are packed anew."""
+    seen: Counter[int] = Counter()
+    found = {}
+    for row, centre in left.centres.items():
+        found[row] = (centre, seen[centre])
+        seen[centre] += 1
+    return found
+
+
+def slot_colours(moments: Sequence[Moment]) -> dict[Slot, str]:
+    """A colour for every row that ever holds several patches; neighbours in order are far apart in hue."""
+    colours: dict[Slot, str] = {}
+    for slot in (slot for moment in moments for left in moment.images for slot in slots(left).values()):
+        place = len(colours)
+        lightness = (0.55, 0.42, 0.66)[place // 2 % 3]
+        rgb = colorsys.hls_to_rgb(place * 0.618034 % 1, lightness, 0.85)
+        colours.setdefault(slot, "#" + "".join(f"{round(255 * part):02x}" for part in rgb))
     return colours
 
 
 def veil(view: View) -> str:
     """The paint over dropped patches: dark on a bright picture, bright on a dark one."""
-    return DARK if np.asarray(view.picture.convert("L")).mean() > 100 else LIGHT
+    return DARK if np.asarray(view.picture.convert("L")).mean() > 60 else LIGHT
+
+
+def swatch(paint: str) -> str:
+    """What stands for the picture in the legend."""
+    return "#cfe0ee" if paint == DARK else "#46627d"
 
 
 def planes(view: View) -> list[int]:
@@ -72,7 +92,7 @@ def plane_name(view: View, plane: int) -> str:
     return "" if len(planes(view)) == 1 else PLANES[plane] if plane < len(PLANES) else f"plane {plane}"
 
 
-def marks(view: View, left: Left, plane: int, colours: Mapping[int, str]) -> list[Mark]:
+def marks(view: View, left: Left, plane: int, colours: Mapping[Slot, str]) -> list[Mark]:
     """What is painted over one plane of an image, lowest first; what is kept stays clear."""
 
     def boxes(patches: Iterable[int]) -> tuple[Box, ...]:
@@ -85,24 +105,36 @@ def marks(view: View, left: Left, plane: int, colours: Mapping[int, str]) -> lis
         Mark("gone", boxes(left.gone), paint),
         Mark("dropped", boxes(left.dropped), paint),
     ]
-    parts: dict[int, list[int]] = {}
+    parts: dict[int, list[int]] = {row: [] for row in left.centres}
     for patch, row in left.into.items():
-        parts.setdefault(row, []).append(patch)
-    for row, patches in parts.items():
-        centre = left.centres[row]
-        at = view.boxes[centre] if view.planes[centre] == plane else None
-        painted.append(Mark("merged", boxes(patches), colours[row], at))
+        parts[row].append(patch)
+    for row, slot in slots(left).items():
+        at = view.boxes[slot[0]] if view.planes[slot[0]] == plane else None
+        painted.append(Mark("merged", boxes(parts[row]), colours[slot], at))
     return [mark for mark in painted if mark.boxes or mark.centre]
 
 
-def stroke_ends(boxes: Sequence[Box], wide: float, high: float) -> list[list[tuple[float, float]]]:
-    """Ends of the stroke through every box, in pixels of a picture."""
+def stroke_ends(boxes: Sequence[Box]) -> list[Line]:
+    """Ends of the stroke through every box."""
 
     def at(box: Box, share: float) -> tuple[float, float]:
         left, top, right, bottom = box
-        return (left + share * (right - left)) * wide, (bottom + share * (top - bottom)) * high
+        return left + share * (right - left), bottom + share * (top - bottom)
 
-    return [[at(box, 0.3), at(box, 0.7)] for box in boxes]
+    return [(at(box, 0.3), at(box, 0.7)) for box in boxes]
+
+
+def contour(view: View, left: Left, plane: int) -> list[Line]:
+    """The line around what is kept or merged: sides of patches that have none of these beyond them."""
+    sides: Counter[Line] = Counter()
+    for patch in (*left.kept, *left.into):
+        box = view.boxes[patch]
+        if box is not None and view.planes[patch] == plane:
+            x, y, right, bottom = box
+            corners = ((x, y), (right, y), (right, bottom), (x, bottom))
+            sides.update(((corners[a], corners[b]) for a, b in ((0, 1), (3, 2), (0, 3), (1, 2))))
+    lost = bool(left.dropped or left.gone)
+    return [side for side, times in sides.items() if times == 1 and lost]
 
 
 def margins(boxes: Sequence[Box]) -> tuple[Box, ...]:
@@ -115,14 +147,14 @@ def margins(boxes: Sequence[Box]) -> tuple[Box, ...]:
     return tuple(box for box in around if box[2] - box[0] > 1e-4 and box[3] - box[1] > 1e-4)
 
 
-def used(moments: Sequence[Moment], views: Sequence[View]) -> list[str]:
-    """Kinds of marks that a picture has, in the order of the legend."""
-    colours = slot_colours(moments)
-    seen = {
-        mark.kind
-        for moment in moments
-        for view, left in zip(views, moment.images, strict=True)
-        for plane in planes(view)
-        for mark in marks(view, left, plane, colours)
-    }
-    return [kind for kind in LABELS if kind == "kept" or kind in seen]
+def legend(moments: Sequence[Moment], views: Sequence[View]) -> list[tuple[str, Mark | None]]:
+    """What the marks of a picture mean, each with an example; None where nothing is painted."""
+    colours, seen = slot_colours(moments), set[str]()
+    for moment in moments:
+        for view, left in zip(views, moment.images, strict=True):
+            seen |= {mark.kind for plane in planes(view) for mark in marks(view, left, plane, colours)}
+    found: list[tuple[str, Mark | None]] = [("kept", None)]
+    for kind, label in LABELS.items():
+        if kind in seen:
+            found.append((label, Mark(kind, ((0, 0, 1, 1),), SAMPLE if kind == "merged" else veil(views[0]))))
+    return found

@@ -1,4 +1,4 @@
-"""The explanation as one web page: nothing fetched, no script, readable with a keyboard and read aloud (pure)."""
+"""The explanation as one web page: nothing fetched, no script, for screen readers too (pure)."""
 
 from __future__ import annotations
 
@@ -12,28 +12,16 @@ from typing import TYPE_CHECKING
 from PIL.Image import Image
 
 from saccade.report.explain import words
-from saccade.report.explain.marks import (
-    LABELS,
-    OPACITY,
-    Mark,
-    marks,
-    plane_name,
-    planes,
-    stroke_ends,
-    used,
-    veil,
-)
-from saccade.report.explain.stages import Box, Left, Moment, View, caption
+from saccade.report.explain.marks import legend, plane_name, planes, veil
+from saccade.report.explain.stages import Left, Moment, View, caption
+from saccade.report.explain.vectors import chart, panel, sample
 from saccade.report.text import percent
 
 if TYPE_CHECKING:
     from saccade.report.explain.api import Explanation
 
-SAMPLE = "#f08a24"
 LARGEST = 1024
 """Longest side of an image in the page, in pixels; marks are drawn as vectors over it."""
-STEP, BARS, CELL = 40.0, 130.0, 22.0
-"""Width of a layer in the chart, height of its bars and of a cell of its strip."""
 
 
 def render(shown: Explanation) -> str:
@@ -42,7 +30,8 @@ def render(shown: Explanation) -> str:
         files(room).joinpath("page.css").read_text(encoding="utf-8")
         for room in ("saccade.report", "saccade.report.explain")
     )
-    css += "".join(f"#stage-{n}:checked ~ .stage-{n} {{ display: block; }}\n" for n in range(len(shown.moments)))
+    chosen = (f"#stage-{n}:checked ~ .stage-{n}" for n in range(len(shown.moments)))
+    css += f"{', '.join(chosen)} {{ display: block; }}\n"
     title = f"Saccade explains: {shown.question}"
     body = "\n".join((_head(shown), _pictures(shown), _stages(shown), _layers(shown), _numbers(shown)))
     return (
@@ -64,7 +53,7 @@ def _head(shown: Explanation) -> str:
     costs = (
         ("FLOPs", percent(cost["ratio"]), "of the dense decoder prefill, the papers' count"),
         ("KV cache", percent(cost["kv_ratio"]), "of the dense one after the prompt"),
-        ("visual rows", f"{cost['equivalent_tokens']:.1f}", f"of {shown.full} alive in the mean layer"),
+        ("visual rows", f"{cost['equivalent_tokens']:.1f}", f"of {shown.full} alive, mean over layers"),
     )
     return (
         f'<header><p class="eyebrow">saccade explain</p><h1>{escape(shown.question)}</h1>'
@@ -113,12 +102,13 @@ def _stage(shown: Explanation, number: int, moment: Moment) -> str:
 
 def _image(shown: Explanation, number: int, moment: Moment, left: Left) -> str:
     view = shown.views[number]
-    name = f"image {number + 1}, " if len(shown.views) > 1 else ""
+    name = f"image {number + 1}: " if len(shown.views) > 1 else ""
     text = f"{name}{moment.where}: {caption(moment, left)}"
-    each = "".join(
-        f"<div>{_plane(shown, number, moment, left, plane, text)}<small>{escape(plane_name(view, plane))}</small></div>"
-        for plane in planes(view)
-    )
+    each = ""
+    for plane in planes(view):
+        side = plane_name(view, plane)
+        label = f"{text} ({side})" if side else text
+        each += f"<div>{panel(shown, number, moment, plane, label)}<small>{escape(side)}</small></div>"
     shown_text = f"{name}{caption(moment, left)}"
     return (
         f'<figure class="shown"><div class="planes">{each}</div>'
@@ -126,88 +116,21 @@ def _image(shown: Explanation, number: int, moment: Moment, left: Left) -> str:
     )
 
 
-def _plane(shown: Explanation, number: int, moment: Moment, left: Left, plane: int, text: str) -> str:
-    view = shown.views[number]
-    wide, high = view.picture.size
-    drawn = "".join(_paint(mark, wide, high) for mark in marks(view, left, plane, shown.colours))
-    if not moment.method:
-        boxes = [box for patch in view.patches if view.planes[patch] == plane and (box := view.boxes[patch])]
-        drawn += (
-            f'<path d="{_path(boxes, wide, high)}" fill="none" stroke="{veil(view)}" stroke-opacity=".4" '
-            f'stroke-width="1" vector-effect="non-scaling-stroke"/>'
-        )
-    name = plane_name(view, plane)
-    label = escape(f"{text}{f' ({name})' if name else ''}", quote=True)
-    return (
-        f'<svg viewBox="0 0 {wide} {high}" role="img" aria-label="{label}"><use href="#picture-{number}"/>{drawn}</svg>'
-    )
-
-
-def _paint(mark: Mark, wide: float, high: float) -> str:
-    opacity = OPACITY[mark.kind]
-    drawn = f'<path d="{_path(mark.boxes, wide, high)}" fill="{mark.colour}" fill-opacity="{opacity}"/>'
-    if mark.kind == "dropped":
-        # Not by brightness alone: a stroke through every patch.
-        ends = stroke_ends(mark.boxes, wide, high)
-        strokes = "".join(f"M{_n(a)} {_n(b)}L{_n(c)} {_n(d)}" for (a, b), (c, d) in ends)
-        drawn += f'<path d="{strokes}" stroke="#9aa7b4" stroke-width="1" vector-effect="non-scaling-stroke"/>'
-    if mark.centre:
-        outline = _path((mark.centre,), wide, high)
-        for colour, line in (("#fff", 4), (mark.colour, 2)):
-            drawn += (
-                f'<path d="{outline}" fill="none" stroke="{colour}" stroke-width="{line}" '
-                'vector-effect="non-scaling-stroke"/>'
-            )
-    return drawn
-
-
-def _path(boxes: Iterable[Box], wide: float, high: float) -> str:
-    return "".join(
-        f"M{_n(a * wide)} {_n(b * high)}H{_n(c * wide)}V{_n(d * high)}H{_n(a * wide)}Z" for a, b, c, d in boxes
-    )
-
-
 def _legend(shown: Explanation) -> str:
-    each = []
-    for kind in used(shown.moments, shown.views):
-        paint = SAMPLE if kind == "merged" else veil(shown.views[0])
-        mark = "" if kind == "kept" else _paint(Mark(kind, ((0, 0, 1, 1),), paint), 10, 10)  # type: ignore[arg-type]
-        swatch = f'<svg viewBox="0 0 10 10" aria-hidden="true"><path d="M0 0H10V10H0Z" fill="#cfe0ee"/>{mark}</svg>'
-        each.append(f"<li>{swatch}{escape(LABELS[kind])}</li>")
-    return f'<ul class="marks">{"".join(each)}</ul>'
+    paint = veil(shown.views[0])
+    each = "".join(
+        f"<li>{sample(mark, paint)}{escape(label)}</li>" for label, mark in legend(shown.moments, shown.views)
+    )
+    return f'<ul class="marks">{each}</ul>' if len(shown.moments) > 1 else ""
 
 
 def _layers(shown: Explanation) -> str:
-    alive, depth, left = shown.alive, len(shown.alive), 70.0
-    wide, top, every = left + STEP * depth, max(*shown.alive, shown.full, 1), max(1, -(-depth // 24))
-    drawn = []
-    for layer, count in enumerate(alive):
-        x, tall = left + STEP * layer, BARS * count / top
-        drawn.append(f'<rect class="bar" x="{x + 3}" y="{_n(20 + BARS - tall)}" width="{STEP - 6}" height="{_n(tall)}"/>')
-        if layer == 0 or count != alive[layer - 1]:
-            drawn.append(_text(x + STEP / 2, 14 + BARS - tall, str(count)))
-        for line, name in enumerate(("attention", "ffn")):
-            share, y = shown.active[name][layer], 32 + BARS + line * (CELL + 4)
-            kind = "cell" if count else "cell none"
-            fill = f' fill-opacity="{0.12 + 0.75 * share if share else 0:.2f}"' if count else ""
-            drawn.append(f'<rect class="{kind}" x="{x + 3}" y="{y}" width="{STEP - 6}" height="{CELL}"{fill}/>')
-        if layer % every == 0:
-            drawn.append(_text(x + STEP / 2, 32 + BARS + 2 * (CELL + 4) + 12, str(layer), "quiet"))
-    drawn.append(f'<path class="full" d="M{left} 20H{wide}"/>')
-    if shown.full != alive[0]:
-        drawn.append(_text(left - 8, 24, str(shown.full), end=True))
-    for line, name in enumerate(("attention", "FFN")):
-        drawn.append(_text(left - 8, 32 + BARS + line * (CELL + 4) + 15, name, end=True))
-    drawn.append(_text(left - 8, 20 + BARS, "rows alive", "quiet", end=True))
-    steps = [f"{count} from layer {n}" for n, count in enumerate(alive) if n == 0 or count != alive[n - 1]]
-    label = escape(f"Visual rows alive: {', '.join(steps)}. {words.skipping(shown)}.", quote=True)
-    high = 32 + BARS + 2 * (CELL + 4) + 20
-    chart = f'<svg class="layers" viewBox="0 0 {wide:g} {high:g}" role="img" aria-label="{label}">{"".join(drawn)}</svg>'
-    told = escape(words.skipping(shown))
+    text = escape(words.skipping(shown))
+    note = f"Bars: visual rows alive. Under them: {words.STRIP}."
+    figure = f'<div class="scroll">{chart(shown)}</div><figcaption>{note}</figcaption>'
     return (
-        f"<section><h2>What ran in every layer</h2><p>{told[:1].upper()}{told[1:]}.</p>"
-        f'<figure class="shown">{chart}<figcaption>Bars: visual rows alive. Under them: {words.STRIP}.</figcaption>'
-        f"</figure></section>"
+        f"<section><h2>What ran in every layer</h2><p>{text[:1].upper()}{text[1:]}.</p>"
+        f'<figure class="shown">{figure}</figure></section>'
     )
 
 
@@ -215,21 +138,16 @@ def _numbers(shown: Explanation) -> str:
     """Every stage as a table, for those who read numbers or hear them."""
     head = ("stage", "image", "rows found", "rows left", "patches kept", "merged", "into rows", "dropped")
     keys = ("found", "left", "patches_kept", "patches_merged", "merged_rows", "patches_dropped")
-    rows = "".join(
-        f"<tr><td>{escape(moment.where)}{f': <code>{escape(moment.method)}</code>' if moment.method else ''}</td>"
-        f"<td>{number}</td>" + "".join(f"<td>{left.counts[key]}</td>" for key in keys) + "</tr>"
-        for moment in shown.moments
-        for number, left in enumerate(moment.images, start=1)
-    )
+    rows = ""
+    for moment in shown.moments:
+        stage = escape(moment.where) + (f": <code>{escape(moment.method)}</code>" if moment.method else "")
+        for number, left in enumerate(moment.images, start=1):
+            cells = "".join(f"<td>{left.counts[key]}</td>" for key in keys)
+            rows += f"<tr><td>{stage}</td><td>{number}</td>{cells}</tr>"
     titles = "".join(f'<th scope="col">{title}</th>' for title in head)
     table = f"<table><thead><tr>{titles}</tr></thead><tbody>{rows}</tbody></table>"
-    note = f"<p>{escape(words.summary(shown))}.</p>"
-    return f'<details class="numbers"><summary>All numbers</summary>{note}<div class="scroll">{table}</div></details>'
-
-
-def _text(x: float, y: float, text: str, kind: str = "", end: bool = False) -> str:
-    anchor = "end" if end else "middle"
-    return f'<text x="{_n(x)}" y="{_n(y)}" text-anchor="{anchor}"{f" class={chr(34)}{kind}{chr(34)}" if kind else ""}>{text}</text>'
+    inner = f'<p>{escape(words.summary(shown))}.</p><div class="scroll">{table}</div>'
+    return f'<details class="numbers"><summary>All numbers</summary>{inner}</details>'
 
 
 def _pixels(view: View) -> str:
@@ -247,7 +165,3 @@ def _data(picture: Image) -> str:
         kind, stream = "jpeg", io.BytesIO()
         picture.save(stream, "JPEG", quality=90)
     return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
-
-
-def _n(value: float) -> str:
-    return f"{value:.2f}".rstrip("0").rstrip(".")

@@ -73,7 +73,7 @@ class Sheet:
 
 
 def wrap(text: str, width: float, size: float, lines: int, weight: str = "normal") -> list[str]:
-    """Lines of text no wider than a width in inches; breaks after blanks and, in specs, after commas and plus signs."""
+    """Lines of text no wider than a width in inches; it breaks after blanks, commas and plus signs."""
     parts = [p for p in re.split(r"(?<=[\s,+])", " ".join(text.split())) if p]
     # A word wider than a line is broken anywhere.
     parts = [piece for part in parts for piece in _pieces(part, width, size, weight)]

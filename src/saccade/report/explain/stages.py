@@ -1,15 +1,12 @@
-"""What every stage of a plan kept, merged and dropped of every image, read from a trace (pure)."""
+"""What every stage of a plan kept, merged and dropped of every image, and how to say it (pure)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from PIL.Image import Image
-
-from saccade.engine.trace import Cut, Trace
-from saccade.plan import Plan
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom in the picture, each 0 to 1."""
@@ -23,8 +20,8 @@ class View:
 
     Attributes:
         picture: What the model saw, RGB.
-        boxes: Of every visual row of the image, by its number in the prompt: where its patch is, or None where
-            the row is no patch (newline rows).
+        boxes: Of every visual row of the image, by its number in the prompt: where its patch is, or None
+            where the row is no patch (newline rows).
         planes: Of every row that is a patch: its plane (0: the whole picture, 1: the tiles together).
     """
 
@@ -82,13 +79,13 @@ class Left:
         }
 
     def to_dict(self, view: View) -> dict[str, Any]:
-        """Plain dictionary for JSON; boxes stand in the order of ``kept``, null where a row holds no patch."""
-        held = {row: _patch_of(weights, row, view) for row, weights in self.made.items()}
+        """Plain dictionary for JSON; boxes in the order of ``kept``, null where a row holds no patch."""
+        held = {row: patch_of(weights, row, view) for row, weights in self.made.items()}
         return {
             "counts": self.counts,
             "kept": list(self.made),
             "boxes": [None if patch is None else view.boxes[patch] for patch in held.values()],
-            "merged": {str(row): list(self.made[row].items()) for row in self.made if len(self.made[row]) > 1},
+            "merged": {str(row): list(parts.items()) for row, parts in self.made.items() if len(parts) > 1},
         }
 
 
@@ -114,57 +111,6 @@ class Moment:
         return f"before layer {self.before}" if self.before else "before the decoder"
 
 
-def views(trace: Trace, pictures: Sequence[Image]) -> tuple[View, ...]:
-    """The images of a trace of one sample.
-
-    Args:
-        trace: What a forward did.
-        pictures: What the model saw of each image (``Family.seen``).
-
-    Raises:
-        ValueError: If the trace does not know where the rows lie, or is of several samples or other images.
-    """
-    grid, layout = trace.grid, trace.layout
-    if layout.batch != 1:
-        raise ValueError(f"one sample is explained at a time, the trace is of {layout.batch}")
-    if grid is None:
-        raise ValueError("this forward does not say where its visual rows lie; give the model pixels")
-    counts = layout.counts[0]
-    if len(counts) != len(pictures):
-        raise ValueError(f"the prompt has rows of {len(counts)} images, but {len(pictures)} pictures are given")
-    found = []
-    for number, picture in enumerate(pictures):
-        rows = (layout.image_BN[0] == number).nonzero()[:, 0].tolist()
-        lies = dict(zip(rows, grid.plane_BN[0, rows].tolist(), strict=True))
-        planes = {row: plane for row, plane in lies.items() if plane >= 0}
-        corners = zip(rows, grid.box_BN4[0, rows].tolist(), strict=True)
-        found.append(View(picture, {row: _box(box) if row in planes else None for row, box in corners}, planes))
-    return tuple(found)
-
-
-def moments(
-    trace: Trace, plan: Plan, seen: Sequence[View], full: Sequence[int] | None = None
-) -> tuple[Moment, ...]:
-    """What the model saw, then what every stage left of it, in order.
-
-    Args:
-        trace: What a forward under the plan did.
-        plan: The plan as it ran, layers resolved.
-        seen: The images, as ``views`` gives them.
-        full: Rows of every image without the plan, where it makes the prompt itself shorter.
-    """
-    made: Made = {row: {row: 1.0} for view in seen for row in view.boxes}
-    start = _moment(0, "", seen, made, made)
-    if full is not None:
-        pairs = zip(start.images, full, strict=True)
-        start = replace(start, images=tuple(replace(left, found=rows) for left, rows in pairs))
-    found = [start]
-    for before, method, after in _steps(trace, plan, made):
-        found.append(_moment(before, method, seen, made, after))
-        made = after
-    return tuple(found)
-
-
 def caption(moment: Moment, left: Left) -> str:
     """What a stage left of an image, in words, without the boundary."""
     others = left.found_others
@@ -173,97 +119,19 @@ def caption(moment: Moment, left: Left) -> str:
         rest = f" and {_plural(others, 'newline or other row')}" if others else ""
         return f"{_plural(len(left.kept), 'patch')}{rest}{shorter}"
     if left.into or left.found != left.found_patches + others:
-        parts = [f"{_plural(len(left.kept), 'patch')} kept"] if left.kept else []
-        if left.into:
-            parts.append(f"{_plural(len(left.into), 'patch')} merged into {_plural(len(left.centres), 'row')}")
-        if left.dropped:
-            parts.append(f"{_plural(len(left.dropped), 'patch')} dropped")
-        return f"{len(left.made)} of {left.found} rows left by {moment.method}: {', '.join(parts) or 'no patch'}"
+        into = f"merged into {_plural(len(left.centres), 'row')}"
+        became = ((left.kept, "kept"), (left.into, into), (left.dropped, "dropped"))
+        parts = [f"{_plural(len(patches), 'patch')} {what}" for patches, what in became if patches]
+        text = f"{len(left.made)} of {left.found} rows left by {moment.method}"
+        return f"{text}: {', '.join(parts)}" if parts else text
     text = f"{len(left.kept)} of {_plural(left.found_patches, 'patch')} kept by {moment.method}"
     return f"{text}; {left.others} of {_plural(others, 'newline or other row')} kept" if others else text
 
 
-def _steps(trace: Trace, plan: Plan, made: Made) -> Iterator[tuple[int, str, Made]]:
-    """Stages in the order they are reached; a method that drops rows at a layer without looking is one too."""
-    layout, depth = trace.layout, len(trace.route.layers)
-    program = plan.program(layout, depth)
-    routes = [(str(m), m.route(layout, depth)) for m in plan.methods]
-    cuts = list(trace.cuts)
-    for number, layer in enumerate(program.route.layers):
-        stays_N = layer.alive_BN[0]
-        if not all(stays_N[row] for row in made):
-            by = [name for name, r in routes if not all(r.layers[number].alive_BN[0, row] for row in made)]
-            made = {row: weights for row, weights in made.items() if stays_N[row]}
-            yield number, "+".join(by), made
-        for stage in (s for s in program.stages if s.before == number):
-            # A stage that keeps all it finds leaves no cut.
-            if cuts and (cuts[0].before, cuts[0].method) == (number, str(stage.by)):
-                made = _after(cuts.pop(0), made)
-            yield number, str(stage.by), made
-
-
-def _after(cut: Cut, made: Made) -> Made:
-    """What rows are made of after a cut."""
-    found: Made = {}
-    for row in cut.alive_BN[0].nonzero()[:, 0].tolist():
-        if cut.sources_BNN is None or not cut.rows_BN[0, row]:
-            found[row] = made[row]
-            continue
-        weights_N, mixed = cut.sources_BNN[0, row], dict[int, float]()
-        for part in weights_N.nonzero()[:, 0].tolist():
-            for patch, weight in made.get(part, {}).items():
-                mixed[patch] = mixed.get(patch, 0.0) + float(weights_N[part]) * weight
-        found[row] = mixed
-    return found
-
-
-def _moment(before: int, method: str, seen: Sequence[View], made: Made, after: Made) -> Moment:
-    return Moment(before, method, tuple(_left(view, made, after) for view in seen))
-
-
-def _left(view: View, before: Made, after: Made) -> Left:
-    made = {row: after[row] for row in view.boxes if row in after}
-    was = {row: before[row] for row in view.boxes if row in before}
-    held = {patch for weights in was.values() for patch in weights if patch in view.planes}
-    kept = {patch for weights in made.values() if len(weights) == 1 for patch in weights if patch in view.planes}
-    centres: dict[int, int] = {}
-    most: dict[int, tuple[float, int]] = {}
-    for row, weights in made.items():
-        parts = {patch: weight for patch, weight in weights.items() if patch in view.planes}
-        centre = _patch_of(weights, row, view)
-        if len(weights) < 2 or centre is None:
-            continue
-        centres[row] = centre
-        for patch, weight in parts.items():
-            # A row's own centre counts as its own, however much of it others hold.
-            share = float("inf") if patch == centre else weight
-            if patch not in kept and share > most.get(patch, (float("-inf"), 0))[0]:
-                most[patch] = (share, row)
-    into = {patch: row for patch, (_, row) in sorted(most.items())}
-    lost = [patch for patch in view.patches if patch not in kept and patch not in into]
-    return Left(
-        found=len(was),
-        found_patches=len(held),
-        found_others=sum(_patch_of(weights, row, view) is None for row, weights in was.items()),
-        made=made,
-        kept=tuple(sorted(kept)),
-        into=into,
-        centres=centres,
-        dropped=tuple(patch for patch in lost if patch in held),
-        gone=tuple(patch for patch in lost if patch not in held),
-        others=sum(_patch_of(weights, row, view) is None for row, weights in made.items()),
-    )
-
-
-def _patch_of(weights: Mapping[int, float], row: int, view: View) -> int | None:
+def patch_of(weights: Mapping[int, float], row: int, view: View) -> int | None:
     """The patch that a row is most made of, itself where several are level; None if of none."""
     parts = [(weight, patch == row, -patch) for patch, weight in weights.items() if patch in view.planes]
     return -max(parts)[2] if parts else None
-
-
-def _box(box: Sequence[float]) -> Box:
-    left, top, right, bottom = (round(side, 6) for side in box)
-    return left, top, right, bottom
 
 
 def _plural(count: int, what: str) -> str:

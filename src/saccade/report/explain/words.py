@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from saccade.methods.base import write_value
@@ -46,6 +47,15 @@ def skipping(shown: Explanation) -> str:
     if not found:
         return "the image's rows that are alive attend and pass the FFN in every layer"
     return f"the image's rows {', '.join(found[:-1])}{' and ' if found[:-1] else ''}{found[-1]}"
+
+
+def steps(alive: Sequence[int], apart: int = 1) -> list[int]:
+    """Layers where the number of rows changes, and the first; none closer than ``apart`` to the last."""
+    found = [0]
+    for layer in range(1, len(alive)):
+        if alive[layer] != alive[layer - 1] and layer - found[-1] >= apart:
+            found.append(layer)
+    return found
 
 
 def _layers(layers: list[int]) -> str:

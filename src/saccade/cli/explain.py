@@ -1,0 +1,102 @@
+"""``saccade explain``: what a plan kept, merged and dropped at every stage, over the image itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from saccade.cli import common
+from saccade.cli.generate import open_image
+
+if TYPE_CHECKING:
+    from saccade.report.explain import Explanation
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("explain")(explain)
+
+
+def explain(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image file.")],
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask about it.")],
+    plan: Annotated[
+        str,
+        typer.Option(
+            "--plan", metavar="PLAN", help="A plan file or a spec such as 'fastv(layer=3,keep=0.5)'."
+        ),
+    ],
+    model: Annotated[
+        str, typer.Option("--model", metavar="MODEL", help="A model folder, a hub id, or 'glance'.")
+    ] = "glance",
+    more: Annotated[
+        list[Path] | None,
+        typer.Option("--image", metavar="PATH", help="A further image; repeat for several, in order."),
+    ] = None,
+    output: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="PATH",
+            help="A folder, or a name that ends in .png or .html; repeatable.  [default: saccade-explain]",
+        ),
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
+    force: common.Force = False,
+    device: common.Device = None,
+    dtype: common.Dtype = None,
+    json: common.Json = None,
+) -> None:
+    """Show what a plan keeps, merges and drops of an image at every stage, and whether the answer changes.
+
+    Example: saccade explain scene.png "how many red objects ?" --plan "fastv(layer=3,keep=0.5)"
+    """
+    out = common.Output(json)
+    if not question.strip():
+        raise ValueError("the question is empty")
+    paths = [image, *(more or [])]
+    images = [open_image(path) for path in paths]
+    from saccade import models
+    from saccade.measure import record
+    from saccade.plan import Plan
+    from saccade.report import explain as report
+
+    files = [file for path in output or [Path("saccade-explain")] for file in report.targets(path)]
+    for file in files:
+        common.check_writable(file)
+    wanted = Plan.of(plan)
+    where = common.read_device(device)
+    loaded = models.load(model, dtype=common.read_dtype(dtype), device=str(where))
+    with common.progress() as bar:
+        task = bar.add_task("answering and drawing", total=1 + len(files))
+        shown = report.explain(loaded, images, question, wanted, max_new_tokens=max_new_tokens, force=force)
+        bar.advance(task)
+        for file in files:
+            shown.write(file)
+            bar.advance(task)
+    _show(out, shown)
+    out.line("".join(f"\nwrote {file}" for file in files).strip())
+    given = {"files": [str(path) for path in paths], "pictures": [str(file) for file in files]}
+    out.finish(shown.to_dict() | given | {"provenance": record(device=where, dtype=loaded.model.dtype)})
+
+
+def _show(out: common.Output, shown: Explanation) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from saccade.report.explain import words
+
+    view = Table("stage", "by", *(["image"] if len(shown.views) > 1 else []))
+    columns = ("found", "left", "patches_kept", "patches_merged", "patches_dropped")
+    for name in ("rows found", "rows left", "patches kept", "merged", "dropped"):
+        view.add_column(name, justify="right")
+    for moment in shown.moments:
+        for number, left in enumerate(moment.images, start=1):
+            which: list[Any] = [str(number)] if len(shown.views) > 1 else []
+            numbers = [str(left.counts[column]) for column in columns]
+            view.add_row(moment.where, Text(moment.method), *which, *numbers)
+    out.table(view)
+    out.line(f"stock: {words.said(shown.answers['dense'])}")
+    out.line(f"plan:  {words.said(shown.answers['planned'])}{words.verdict(shown)}")
+    out.line(f"{words.summary(shown)}; {words.skipping(shown)}")

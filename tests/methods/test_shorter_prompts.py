@@ -1,0 +1,305 @@
+"""Reducers before the decoder, end to end: what is left is what a stock model makes of a shorter prompt.
+
+LLaVA: the prompt really is shorter, a slow account of the method makes its embeddings from the tower's own
+states. Qwen: rows keep their positions, so the stock model runs with the dropped rows hidden.
+
+Shape letters: B batch, N rows, D hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import avg_pool2d
+
+from saccade import apply
+from saccade.methods import METHODS
+from support.models import FACTORIES, SQUARE, TALL, WIDE, Tiny, tiny_qwen
+from support.reference import gap
+from support.rowwise import rowwise, sets_of
+from support.tower_reference import (
+    Pair,
+    View,
+    divprune,
+    rows_fastervlm,
+    rows_vispruner,
+    tokens_prumerge,
+    tokens_visionzip,
+)
+
+RAGGED = [[3, SQUARE, 5], [4], [2, WIDE, 1, TALL, 3]]
+LLAVAS = ["llava-llama", "llava-mistral", "llava_next-llama", "llava_next-mistral"]
+
+
+@dataclass
+class Shown:
+    """One image of a prompt: its rows, what the decoder gets there, its views, and the place of every row.
+
+    Places are line and column in a plane; of newline rows (-1, -1, -1).
+    """
+
+    rows: list[int]
+    states_ND: torch.Tensor
+    views: list[View]
+    places: list[tuple[int, int, int]]
+
+
+def visionzip_of(keep: int, contextual: int) -> Callable[[Shown], list[Pair]]:
+    return lambda image: tokens_visionzip(image.views, keep, contextual)
+
+
+TOWER: dict[str, tuple[str, Callable[[Shown], list[Pair] | list[int]]]] = {
+    "fastervlm(keep=0.5)": ("made", lambda i: rows_fastervlm(i.views, len(i.rows) // 2)),
+    "fastervlm(keep=5)": ("made", lambda i: rows_fastervlm(i.views, 5)),
+    "vispruner(keep=8)": ("made", lambda i: rows_vispruner(i.views, 8, 0.5)),
+    "visionzip(dominant=6,contextual=2)": ("made", visionzip_of(8, 2)),
+    "visionzip(dominant=2,contextual=5)": ("made", visionzip_of(7, 5)),
+    "prumerge": ("reads", lambda i: tokens_prumerge(i.views, None, plus=False)),
+    "prumerge(keep=6)": ("reads", lambda i: tokens_prumerge(i.views, 6, plus=False)),
+    "prumerge_plus": ("reads", lambda i: tokens_prumerge(i.views, None, plus=True)),
+    "prumerge_plus(keep=8)": ("reads", lambda i: tokens_prumerge(i.views, 8, plus=True)),
+}
+"""Which layer each spec looks at, and what it makes of an image: tokens in order, or the rows that stay."""
+
+
+def pool(image: Shown, factor: int) -> list[tuple[int, torch.Tensor]]:
+    """Pooled rows and where they live: plane by plane, a newline after each pooled line of tiles."""
+    found = []
+    for plane in range(2):
+        at = [n for n, place in enumerate(image.places) if place[0] == plane]
+        if at:
+            width = max(image.places[n][2] for n in at) + 1
+            grid_DLC = image.states_ND[at].unflatten(0, (-1, width)).permute(2, 0, 1)
+            means_DLC = avg_pool2d(grid_DLC[None], factor, ceil_mode=True, count_include_pad=False)[0]
+            for line in range(means_DLC.shape[1]):
+                for column in range(means_DLC.shape[2]):
+                    home = image.places.index((plane, line * factor, column * factor))
+                    found.append((image.rows[home], means_DLC[:, line, column]))
+                end = image.places.index((plane, line * factor, width - 1)) + 1
+                if end < len(image.places) and image.places[end] == (-1, -1, -1):
+                    found.append((image.rows[end], image.states_ND[end]))
+    return found
+
+
+@torch.no_grad()
+def shown(tiny: Tiny, given: dict[str, torch.Tensor], which: str) -> list[Shown]:
+    """The images of a single LLaVA prompt, from what the tower says to plain questions."""
+    if "pixel_values" not in given:
+        return []
+    core = tiny.model.model
+    made = core.get_image_features(**{k: given[k] for k in ("pixel_values", "image_sizes") if k in given})
+    pixels = given["pixel_values"]
+    if tiny.family == "llava_next":
+        from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+        pinpoints = tiny.model.config.image_grid_pinpoints
+        counts = [image_size_to_num_patches(size.tolist(), pinpoints, 24) for size in given["image_sizes"]]
+        pixels = torch.cat([image[:n] for image, n in zip(pixels, counts, strict=True)])
+    else:
+        counts = [1] * len(pixels)
+    out = core.vision_tower(pixels, output_hidden_states=True)
+    number = {"made": 0, "reads": 1}[which]
+    layer = core.vision_tower.encoder.layers[number]
+    normed = layer.layer_norm1(out.hidden_states[number])
+    queries, keys = layer.self_attn.q_proj(normed), layer.self_attn.k_proj(normed)
+    heads, states = layer.self_attn.num_heads, out.hidden_states[1]
+    # Numbers of patches instead of features, packed by the model itself; newline rows are -1.
+    side, patches = round((states.shape[1] - 1) ** 0.5), states.shape[1] - 1
+    numbers = [torch.arange(n * patches).view(n, patches, 1).float() for n in counts]
+    if tiny.family == "llava_next":
+        sizes = given["image_sizes"]
+        packed, _ = core.pack_image_features(numbers, sizes, "default", image_newline=torch.tensor([-1.0]))
+    else:
+        packed = [n[0] for n in numbers]
+    rows = tiny.visual(given)[0].nonzero()[:, 0].tolist()
+    images, view = [], 0
+    for ids, features, count in zip(packed, made.pooler_output, counts, strict=True):
+        views = [
+            View(queries[v].unflatten(-1, (heads, -1)).transpose(0, 1), keys[v], states[v, 1:], states[v, 0])
+            for v in range(view, view + count)
+        ]
+        view += count
+        mine, rows = rows[: len(ids)], rows[len(ids) :]
+        places, line, column = [], 0, 0
+        for row, patch in zip(mine, ids[:, 0].int().tolist(), strict=True):
+            if patch < 0:
+                places.append((-1, -1, -1))
+                line, column = line + 1, 0
+                continue
+            views[patch // patches].rows.append((patch % patches, row))
+            if patch < patches:
+                places.append((0, patch // side, patch % side))
+            else:
+                places.append((1, line, column))
+                column += 1
+        images.append(Shown(mine, features, views, places))
+    return images
+
+
+@torch.no_grad()
+def shorter(
+    tiny: Tiny, given: dict[str, torch.Tensor], images: list[Shown], left: list[list[torch.Tensor]]
+) -> torch.Tensor:
+    """Logits (text rows, vocabulary) of a stock model whose prompt holds these states for images."""
+    embeds = tiny.model.get_input_embeddings()(given["input_ids"])[0]
+    starts = {image.rows[0]: states for image, states in zip(images, left, strict=True)}
+    visual = tiny.visual(given)[0].tolist()
+    parts, text = [], []
+    for row, is_visual in enumerate(visual):
+        if not is_visual:
+            text.append(len(parts))
+            parts.append(embeds[row])
+        parts += starts.get(row, [])
+    hidden = tiny.model.model.language_model(inputs_embeds=torch.stack(parts)[None]).last_hidden_state
+    return tiny.model.lm_head(hidden)[0, text]
+
+
+def states_of(tiny: Tiny, image: Shown, left: list[Pair] | list[int]) -> list[torch.Tensor]:
+    """What the decoder gets: rows as they are, tokens through the projector."""
+    project = tiny.model.model.multi_modal_projector
+    return [
+        image.states_ND[image.rows.index(one)] if isinstance(one, int) else project(one[1]["feature"])
+        for one in left
+    ]
+
+
+@torch.no_grad()
+def compare(tiny: Tiny, spec: str, which: str, reduce: Callable[[Shown], list[torch.Tensor]]) -> None:
+    """Logits of text rows, of a ragged batch with the plan and of shorter prompts one by one."""
+    inputs, singles = tiny.batch(RAGGED, seed=2), tiny.singles(RAGGED, seed=2)
+    with apply(tiny.model, spec) as handle, handle.tracing() as traces:
+        ours = tiny.model(**inputs).logits
+    text_BN = inputs["attention_mask"].bool() & ~tiny.visual(inputs)
+    for b, given in enumerate(singles):
+        images = shown(tiny, given, which)
+        left = [reduce(image) for image in images]
+        assert len(traces[0].kept(0)[b]) == sum(len(states) for states in left)
+        assert gap(ours[b, text_BN[b]], shorter(tiny, given, images, left)) < 1e-5
+
+
+@pytest.mark.parametrize("spec", TOWER)
+@pytest.mark.parametrize("name", LLAVAS)
+def test_a_method_that_asks_the_tower_equals_a_shorter_prompt(name, spec):
+    which, account = TOWER[spec]
+    tiny = FACTORIES[name](layers=3)
+    compare(tiny, spec, which, lambda image: states_of(tiny, image, account(image)))
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+@pytest.mark.parametrize("name", LLAVAS)
+def test_pooling_equals_a_shorter_prompt(name, factor):
+    def account(image: Shown) -> list[torch.Tensor]:
+        return [state for _, state in pool(image, factor)]
+
+    compare(FACTORIES[name](layers=3), f"pool(factor={factor})", "made", account)
+
+
+@pytest.mark.parametrize("name", LLAVAS)
+def test_divprune_equals_a_shorter_prompt(name):
+    def account(image: Shown) -> list[torch.Tensor]:
+        return [image.states_ND[n] for n in divprune(image.states_ND, 7)]
+
+    compare(FACTORIES[name](layers=3), "divprune(keep=7)", "made", account)
+
+
+@pytest.mark.parametrize("spec", ["fastervlm", "vispruner", "divprune", "uniform"])
+@pytest.mark.parametrize("name", ["llava-llama", "llava_next-llama", "qwen2_5_vl"])
+@torch.no_grad()
+def test_keeping_all_is_the_stock_model_bit_by_bit(name, spec):
+    tiny = FACTORIES[name](layers=2)
+    inputs = tiny.batch(RAGGED)
+    stock = tiny.model(**inputs).logits
+    for keep in (1, 999):
+        with apply(tiny.model, f"{spec}(keep={keep})"):
+            assert torch.equal(tiny.model(**inputs).logits, stock)
+
+
+class Told(View):
+    """A view of which the attention is told, not computed."""
+
+    told: dict[bool, dict[int, float]]
+
+    def attention(self, single: bool = False) -> dict[int, float]:
+        return self.told[single]
+
+
+def told(evidence: Any, b: int, rows: list[int]) -> View:
+    """An image of a tower without CLS, from what a method was given; patches are numbered by place."""
+    vision = evidence.vision
+    keys, queries = vision.keys_BNV[b, rows], vision.keys_BNV.new_zeros(vision.heads, 1, 1)
+    places = list(enumerate(rows))
+    keys = torch.cat((torch.zeros_like(keys[:1]), keys))
+    view = Told(queries, keys, vision.features_BNV[b, rows], None, places)
+    view.told = {
+        single: {p: float(x[b, row]) for p, row in places}
+        for single, x in ((False, vision.attention_BN), (True, vision.single_BN))
+    }
+    return view
+
+
+@contextmanager
+def embedded(tiny: Tiny, new: dict[tuple[int, int], torch.Tensor]):
+    """The stock decoder gets other embeddings at some rows."""
+
+    def swap(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        embeds = kwargs["inputs_embeds"].clone()
+        for at, state in new.items():
+            embeds[at] = state
+        return args, kwargs | {"inputs_embeds": embeds}
+
+    hook = tiny.model.model.language_model.register_forward_pre_hook(swap, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize("spec", [*TOWER, "pool(factor=2)"])
+@torch.no_grad()
+def test_with_positions_of_several_axes_rows_stay_in_their_places(monkeypatch, spec):
+    tiny, given = tiny_qwen(layers=3), []
+    cls = METHODS[spec.split("(")[0]]
+    choose = cls.choose
+
+    def spy(self: Any, stage: Any, evidence: Any) -> Any:
+        given.append(evidence)
+        return choose(self, stage, evidence)
+
+    monkeypatch.setattr(cls, "choose", spy)
+    inputs = tiny.batch(RAGGED, seed=2)
+    with apply(tiny.model, spec) as handle, handle.tracing() as traces:
+        ours = tiny.model(**inputs).logits
+    (evidence,), image_BN = given, traces[0].layout.image_BN
+    grids = iter((inputs["image_grid_thw"][:, 1:] // 2).tolist())
+    new: dict[tuple[int, int], torch.Tensor] = {}
+    for b in range(len(RAGGED)):
+        expected = []
+        for number in range(int(image_BN[b].max()) + 1):
+            rows = (image_BN[b] == number).nonzero()[:, 0].tolist()
+            lines, columns = next(grids)
+            places = [(0, line, column) for line in range(lines) for column in range(columns)]
+            view = None if evidence.vision is None else told(evidence, b, rows)
+            image = Shown(rows, evidence.hidden_BND[b, rows], [] if view is None else [view], places)
+            if view is None:
+                left = [(row, state) for row, state in pool(image, 2)]
+            else:
+                left = [
+                    (one, evidence.hidden_BND[b, one])
+                    if isinstance(one, int)
+                    else (one[1]["row"], one[1]["feature"])
+                    for one in TOWER[spec][1](image)
+                ]
+            if evidence.keep[b][number] >= len(rows):
+                left = [(row, evidence.hidden_BND[b, row]) for row in rows]
+            expected += [row for row, _ in left]
+            new |= {(b, row): state for row, state in left}
+        assert traces[0].kept(0)[b] == sorted(expected)
+    with embedded(tiny, new), rowwise(tiny.model, sets_of(traces[0])):
+        theirs = tiny.model(**inputs, use_cache=False).logits
+    text_BN = inputs["attention_mask"].bool() & ~tiny.visual(inputs)
+    assert gap(ours, theirs, text_BN) < 1e-5
