@@ -3,8 +3,9 @@
     python benchmarks/glance_family.py [--samples 1000] [--device cuda]
 
 Every registered method is set to about 70, 50 and 30 % of the dense model's FLOPs (the mildest setting that
-reaches it, on the suite's own prompts); what cannot reach a ratio, or is not defined on the model, is in the result
-with the reason. Costs are those of the rows that really ran. Interrupted, it goes on where it was when started again.
+reaches it, on the suite's own prompts); what cannot reach a ratio, or is not defined on the model, is in the
+result with the reason. Costs are those of the rows that really ran. Interrupted, it goes on where it was when
+started again.
 """
 
 from __future__ import annotations

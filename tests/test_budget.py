@@ -108,8 +108,16 @@ def test_no_prompt_is_an_error():
         reach_flops(Plan.of("vskip(flops=0.9)"), SHAPE, [], last_layers(32))
 
 
-REDUCERS = ["fastv(layer=3,flops={})", "pyramiddrop(flops={})", "sparsevlm(flops={})", "visionzip(flops={})",
-            "random(flops={},of=original)", "divprune(flops={})", "tome(flops={})", "prumerge(flops={})"]  # fmt: skip
+REDUCERS = [
+    "fastv(layer=3,flops={})",
+    "pyramiddrop(flops={})",
+    "sparsevlm(flops={})",
+    "visionzip(flops={})",
+    "random(flops={},of=original)",
+    "divprune(flops={})",
+    "tome(flops={})",
+    "prumerge(flops={})",
+]
 
 
 @pytest.mark.parametrize("target", [0.7, 0.5])
@@ -133,7 +141,9 @@ def test_where_cost_moves_in_steps_the_mildest_setting_below_is_taken():
 
 
 def test_a_reducer_that_begins_too_late_names_the_lowest_ratio():
-    with pytest.raises(ValueError, match=r"cannot reach.*0\.3 .*: the lowest, with fastv\(keep=0.0,layer=16\), is 0\.54"):
+    with pytest.raises(
+        ValueError, match=r"cannot reach.*0\.3 .*: the lowest, with fastv\(keep=0.0,layer=16\), is 0\.54"
+    ):
         resolve_for_prompt(Plan.of("fastv(layer=16,flops=0.3)"), SHAPE, 576, 64)
 
 

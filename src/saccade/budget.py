@@ -81,8 +81,8 @@ def as_processed(plan: Plan, layout: Layout) -> Layout:
     real_BN, image_BN = torch.zeros_like(visual_BN), torch.full_like(visual_BN, -1, dtype=torch.long)
     for b, (visual_N, image_N) in enumerate(samples):
         # Padded on the left, as prompts are.
-        rows = slice(longest - len(visual_N), longest)
-        visual_BN[b, rows], image_BN[b, rows], real_BN[b, rows] = visual_N, image_N, True
+        first = longest - len(visual_N)
+        visual_BN[b, first:], image_BN[b, first:], real_BN[b, first:] = visual_N, image_N, True
     return Layout(visual_BN, real_BN, image_BN)
 
 
@@ -154,8 +154,8 @@ def reach_flops(
     low, high = 0, method.notches(shape.layers, (orders or {}).get(method.score or ""))
     if high < 1:
         raise ValueError(
-            f"{method.name} has nothing to turn, so it cannot be asked for a FLOPs ratio: what it costs hangs on "
-            "the picture, or on the numbers it is given"
+            f"{method.name} has nothing to turn, so it cannot be asked for a FLOPs ratio: what it costs "
+            "hangs on the picture, or on the numbers it is given"
         )
     if ratio(high) > target + SLACK:
         raise ValueError(

@@ -47,7 +47,7 @@ class Plan:
         """What all methods together do to a batch: fixed row sets, and decisions on the way.
 
         Raises:
-            ValueError: If a method is unresolved or does not fit the depth, or two methods cannot go together.
+            ValueError: If a method is unresolved or does not fit the depth, or two cannot go together.
         """
         if not self.methods:
             return Program(Route.dense(layout, num_layers))
@@ -56,15 +56,15 @@ class Plan:
         first = min((stage.before for stage in stages), default=num_layers)
         if any(layer.visibility != "causal" for layer in route.layers[first:]):
             raise ValueError(
-                f"{self.spec}: vskip(reading=mask) needs every row in its layers, but rows are dropped before "
-                f"layer {first}; use the bypass reading there"
+                f"{self.spec}: vskip(reading=mask) needs every row in its layers, but rows are dropped "
+                f"before layer {first}; use the bypass reading there"
             )
         rewriter = None
         for stage in stages:
             if rewriter is not None and (stage.places or stage.look.tower is not None):
                 raise ValueError(
-                    f"{stage.by} takes rows for the patches at their places, but {rewriter} has put other contents "
-                    "into them by then; write it first, or leave one out"
+                    f"{stage.by} takes rows for the patches at their places, but {rewriter} has put other "
+                    "contents into them by then; write it first, or leave one out"
                 )
             rewriter = stage.by if stage.rewrites else rewriter
         return Program(route, stages)

@@ -232,13 +232,14 @@ def prompt_cost(
 
 
 def against(found: Cost, full: Cost) -> Cost:
-    """A cost beside the stock model of another one: of a prompt that was shortened, beside the full prompt."""
+    """A cost beside another one's stock model: of a prompt that was shortened, beside the full prompt."""
+    executed = full.dense_executed_tflops
     return replace(
         found,
         dense_tflops=full.dense_tflops,
         ratio=found.tflops / full.dense_tflops if full.dense_tflops else 1.0,
-        dense_executed_tflops=full.dense_executed_tflops,
-        executed_ratio=found.executed_tflops / full.dense_executed_tflops if full.dense_executed_tflops else 1.0,
+        dense_executed_tflops=executed,
+        executed_ratio=found.executed_tflops / executed if executed else 1.0,
         dense_kv_bytes=full.dense_kv_bytes,
         kv_ratio=found.kv_bytes / full.dense_kv_bytes if full.dense_kv_bytes else 1.0,
         visual_tokens=full.visual_tokens,

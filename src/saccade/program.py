@@ -5,6 +5,7 @@ Shape letters: B batch, N rows.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -30,12 +31,11 @@ class Program:
     stages: tuple[Stage, ...] = ()
 
     def nominal(self) -> Route:
-        """The route with as many rows as each stage keeps, chosen without looking: it costs what a real one does."""
+        """A route that costs what a real one does: as many rows as each stage keeps, chosen blindly."""
         layout, route = self.route.layout, self.route
         tally, alive_BN = Tally(route, self.stages), layout.visual_BN
         for stage in self.stages:
-            current = alive_BN
-            found, keep = tally.reach(stage, lambda mask=current: mask)
+            found, keep = tally.reach(stage, functools.partial(_itself, alive_BN))
             if keep == found:
                 continue
             scoring = expected_scoring(stage, layout, found)
@@ -45,6 +45,10 @@ class Program:
             route = narrowed(route, stage.before, layout.text_BN | alive_BN)
             route = replace(route, scorings=(*route.scorings, *([scoring] if scoring else [])))
         return route
+
+
+def _itself(mask_BN: torch.Tensor) -> torch.Tensor:
+    return mask_BN
 
 
 def in_order(stages: Sequence[Stage]) -> tuple[Stage, ...]:
@@ -103,7 +107,7 @@ class Tally:
 
         Args:
             stage: The stage.
-            mask: Gives the visual rows that earlier decisions have left, (B, N) on the host; it is called only
+            mask: Gives the visual rows that earlier decisions have left, (B, N) on the host; called only
                 where a static method has dropped part of them meanwhile.
 
         Returns:
@@ -140,7 +144,7 @@ class Tally:
 
 
 def expected_scoring(stage: Stage, layout: Layout, found: Counts) -> Scoring | None:
-    """What a stage's score rows cost; rows of the method's own choice are taken as half of those that follow."""
+    """What a stage's score rows cost; rows of the method's own choice are taken as half of the text."""
     if not stage.look.layer:
         return None
     text = int(layout.text_BN.sum(1).max()) if layout.batch else 0

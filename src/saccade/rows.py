@@ -107,9 +107,10 @@ class RowIndex:
             return parts[0] if len(parts) == 1 else torch.cat(parts or [x_BND[:, :0]], dim=1)
         # Whole rows are copied: a gather would look up every single number.
         if x_BND.shape[0] == 1:
-            return x_BND[0].index_select(0, self.index_BR.reshape(-1)).unflatten(0, self.index_BR.shape)
-        rows = x_BND.reshape(self.batch * self.rows, -1)
-        return rows.index_select(0, self.wide_T).unflatten(0, self.index_BR.shape)
+            rows_TD, index_T = x_BND[0], self.index_BR.reshape(-1)
+        else:
+            rows_TD, index_T = x_BND.reshape(self.batch * self.rows, -1), self.wide_T
+        return rows_TD.index_select(0, index_T).view(self.batch, self.count, -1)
 
     def put(self, y_BRD: torch.Tensor) -> torch.Tensor:
         """Spreads selected rows back over the full sequence, zeros elsewhere: (B, N, D)."""

@@ -67,7 +67,7 @@ def count(mask_BN: torch.Tensor, image_BN: torch.Tensor, like: Counts) -> Counts
 
 
 def split(total: int, sizes: tuple[int, ...]) -> tuple[int, ...]:
-    """Shares of a budget in proportion to sizes, by largest remainder (ties to the earlier), none above its size."""
+    """Shares of a budget in proportion to sizes, by largest remainder; ties go to the earlier."""
     whole = sum(sizes)
     total = min(total, whole)
     if not whole:

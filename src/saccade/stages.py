@@ -25,6 +25,7 @@ Counts = tuple[tuple[int, ...], ...]
 """Rows per image, for every image of every sample."""
 
 Ask = Literal["nothing", "last", "chosen"]
+Which = Literal["made", "reads"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Look:
     ask: Ask = "nothing"
     moment: Literal["after", "before"] = "after"
     keys: bool = False
-    tower: Literal["made", "reads"] | None = None
+    tower: Which | None = None
 
     @property
     def layer(self) -> bool:
@@ -69,8 +70,8 @@ class Vision:
             own embeddings.
         cls_TV: Features of the CLS row of every view, or None where the tower has none.
         project: Turns features (..., V) into embeddings of the decoder (..., D), row by row.
-        into_BN: Where the tower itself has merged patches: the row that holds this row's content, itself where
-            nothing was merged into another; None where the tower merges nothing.
+        into_BN: Where the tower itself has merged patches: the row that holds this row's content, itself
+            where nothing was merged into another; None where the tower merges nothing.
         sizes_BN: Patches that were merged into each row, 0 where its content went elsewhere; None likewise.
     """
 
@@ -207,7 +208,8 @@ class Stage:
             ``if possible``: not where positions have several axes (mRoPE), which can only be kept; a decider
             is told ``always`` or ``never``.
         rewrites: Whether it gives rows new contents.
-        places: Whether it takes a row for the patch at its place in the picture, as every look at the tower does.
+        places: Whether it takes a row for the patch at its place in the picture, as every look at the tower
+            does.
     """
 
     before: int

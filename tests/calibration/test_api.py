@@ -190,7 +190,11 @@ def test_several_images_in_a_sample(run):
         (SAMPLES, {"method": "vskip(layers=1)"}, "knows its layers already"),
         (SAMPLES, {"method": "shortv(preset=llava-1.5-7b)"}, "knows its layers already"),
         (SAMPLES, {"method": "vskip(budget=1)+ffn_skip(budget=1)"}, "one method is calibrated at a time"),
-        (SAMPLES, {"method": "fastv(keep=0.5)", "budget": 1}, "no layers to choose, so there is nothing to calibr"),
+        (
+            SAMPLES,
+            {"method": "fastv(keep=0.5)", "budget": 1},
+            "there is nothing to calibrate: it decides",
+        ),
         (SAMPLES, {"method": "resize()+random()", "budget": 1}, "nothing to calibrate"),
         (SAMPLES, {"method": "fastv(flops=0.5)+vskip(budget=1)"}, "beside a calibration only vskip can ask"),
         (SAMPLES, {"method": "fastv(layer=99)+vskip(budget=1)"}, "layer 99 is not a layer it can cut before"),

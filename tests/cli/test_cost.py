@@ -132,7 +132,10 @@ def test_the_mask_reading_saves_less_than_the_bypass(command):
 
 def test_score_rows_stand_beside_the_plan(command):
     done = command("cost", "--plan", "pyramiddrop()", "--plan", "fastv()", "--plan", "random()")
-    rows = {name: next(x for x in done.out.splitlines() if name in x) for name in ("pyramiddrop", "fastv", "random")}
+    rows = {
+        name: next(x for x in done.out.splitlines() if name in x)
+        for name in ("pyramiddrop", "fastv", "random")
+    }
     assert "scores" in done.out and "< 0.01 %" in rows["fastv"]
     assert rows["pyramiddrop"].count("0.4") and "%" not in rows["random"]
     data = command("cost", "--plan", "pyramiddrop()", "--json", "-").json
@@ -140,7 +143,9 @@ def test_score_rows_stand_beside_the_plan(command):
 
 
 def test_a_shortened_prompt_is_priced_against_the_full_one(command):
-    data = command("cost", "--text", 64, "--plan", "resize(scale=0.5)+fastv(layer=3,keep=0.5)", "--json", "-").json
+    data = command(
+        "cost", "--text", 64, "--plan", "resize(scale=0.5)+fastv(layer=3,keep=0.5)", "--json", "-"
+    ).json
     assert (data["visual"], data["visual_tokens"]) == (576, 576)
     assert [s["alive"] for s in data["layer_sets"]] == [144 + 64, 72 + 64]
     full = command("cost", "--text", 64, "--json", "-").json

@@ -30,7 +30,10 @@ def test_a_method_of_some_families_says_which(command, monkeypatch):
 
 
 def test_parameters_say_what_they_are_if_they_are_not_given(command):
-    entries = {e["name"]: {p["name"]: p for p in e["parameters"]} for e in command("methods", "--json", "-").json["methods"]}
+    entries = {
+        e["name"]: {p["name"]: p for p in e["parameters"]}
+        for e in command("methods", "--json", "-").json["methods"]
+    }
     usual = {name: entries[name]["keep"]["usual"] for name in ("fastv", "uniform", "prumerge")}
     assert usual == {"fastv": "0.5", "uniform": "0.25", "prumerge": "the picture decides"}
     assert entries["pyramiddrop"]["layers"]["usual"].startswith("8/16/24")

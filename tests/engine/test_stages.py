@@ -104,7 +104,8 @@ def test_no_layer_runs_twice_and_no_map_is_made(spec):
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("family", [tiny_llava, tiny_qwen])
 @pytest.mark.parametrize(
-    "spec", ["fastv(layer=1,keep=0.5)+ffn_skip(layers=2)", "sparsevlm(tokens=0.5,layers=1/2/3)", "pool(factor=2)"]
+    "spec",
+    ["fastv(layer=1,keep=0.5)+ffn_skip(layers=2)", "sparsevlm(tokens=0.5,layers=1/2/3)", "pool(factor=2)"],
 )
 def test_checkpointing_changes_no_gradient(spec, family, reentrant):
     tiny = family()
@@ -232,8 +233,9 @@ def test_a_prompt_with_closed_up_positions_is_the_prompt_without_the_rows():
 
 def test_positions_of_several_axes_cannot_close_up():
     tiny = tiny_qwen()
-    with pytest.raises(ValueError, match="position_policy=keep"), apply(
-        tiny.model, "fastv(layer=1,keep=0.5,position_policy=compact)"
+    with (
+        pytest.raises(ValueError, match="position_policy=keep"),
+        apply(tiny.model, "fastv(layer=1,keep=0.5,position_policy=compact)"),
     ):
         pass
     with apply(tiny.model, "pyramiddrop(layers=1/2,keep=0.5)") as handle, handle.tracing() as traces:
@@ -265,7 +267,9 @@ def test_a_new_image_on_an_existing_cache(family, spec):
         cached, full = next_turn(tiny, FIRST, given, said.sequences, SECOND)
         ours = tiny.model.generate(**cached, **go, past_key_values=said.past_key_values)
     first, second = (sets_of(trace) for trace in traces)
-    sets = [_one_after_another(a, b, 3, tiny.visual(full).shape[1]) for a, b in zip(first, second, strict=True)]
+    sets = [
+        _one_after_another(a, b, 3, tiny.visual(full).shape[1]) for a, b in zip(first, second, strict=True)
+    ]
     whole = extend(full, ours.sequences)
     positions = {}
     if tiny.family != "qwen":
@@ -314,9 +318,11 @@ def test_a_cache_is_cropped_after_a_prompt_that_closed_up_and_not_within(spec):
 def test_sources_name_the_rows_that_survivors_are_made_of():
     tiny = tiny_llava()
     given = tiny.batch(RAGGED)
-    with apply(tiny.model, "fastv(layer=1,keep=0.5)+random(layer=2,keep=0.5)") as handle:
-        with handle.tracing() as traces:
-            tiny.model(**given)
+    with (
+        apply(tiny.model, "fastv(layer=1,keep=0.5)+random(layer=2,keep=0.5)") as handle,
+        handle.tracing() as traces,
+    ):
+        tiny.model(**given)
     trace = traces[0]
     for layer in range(4):
         sources = trace.sources(layer)
@@ -345,10 +351,9 @@ def test_half_precision_and_double_precision_decide_alike_where_scores_are_apart
 def test_compiled_models_decide_as_the_eager_one():
     tiny = tiny_llava()
     given = tiny.batch(RAGGED)
-    with torch.no_grad():
-        with apply(tiny.model, "fastv(layer=1,keep=0.5)"):
-            eager = tiny.model(**given).logits
-            compiled = torch.compile(tiny.model, backend="eager")(**given).logits
+    with torch.no_grad(), apply(tiny.model, "fastv(layer=1,keep=0.5)"):
+        eager = tiny.model(**given).logits
+        compiled = torch.compile(tiny.model, backend="eager")(**given).logits
     assert gap(compiled, eager, given["attention_mask"]) < 1e-6
 
 
@@ -358,7 +363,9 @@ def test_a_method_that_reads_places_does_not_follow_one_that_moves_contents():
     for spec in ("pool(factor=2)+fastervlm(keep=2)", "visionzip(dominant=5,contextual=3)+uniform(keep=0.5)"):
         with apply(tiny.model, spec), pytest.raises(ValueError, match="write it first"):
             tiny.model(**given)
-    with apply(tiny.model, "fastervlm(keep=12)+pool(factor=2)+fastv(layer=1,keep=2)") as handle:
-        with handle.tracing() as traces:
-            tiny.model(**given)
+    with (
+        apply(tiny.model, "fastervlm(keep=12)+pool(factor=2)+fastv(layer=1,keep=2)") as handle,
+        handle.tracing() as traces,
+    ):
+        tiny.model(**given)
     assert [len(traces[0].kept(layer)[0]) for layer in (0, 1)][1] == 2

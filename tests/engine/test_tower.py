@@ -16,7 +16,17 @@ from saccade.engine import tower_scores
 from saccade.engine.tower import TowerTap, allow_other_sizes, grid, vision
 from saccade.families import find
 from saccade.layout import Layout
-from support.models import BIG, FACTORIES, SQUARE, TALL, WIDE, tiny_llava, tiny_llava_next, tiny_qwen
+from support.models import (
+    BIG,
+    FACTORIES,
+    SQUARE,
+    TALL,
+    VISION_START,
+    WIDE,
+    tiny_llava,
+    tiny_llava_next,
+    tiny_qwen,
+)
 
 BOTH = frozenset({"made", "reads"})
 SAMPLES = [[3, SQUARE, 2], [4], [1, WIDE, 2, TALL, 1], [2, BIG, 1]]
@@ -273,6 +283,8 @@ def test_beams_see_what_their_sample_sees(name):
     tiny = FACTORIES[name]()
     # One image each: older transformers mix up the images of a sample when they repeat them.
     given, family = tiny.batch([[3, SQUARE, 2], [1, WIDE, 2]]), find(tiny.model)
+    begins = tiny.visual(given).long().diff(dim=1) == 1
+    given["input_ids"][:, :-1][begins] = VISION_START
     direct = look(tiny.model, given)[0]
     tap, seen, call = TowerTap(tiny.model, family, BOTH), [], {}
     parts = family.parts(tiny.model)

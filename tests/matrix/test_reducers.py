@@ -92,7 +92,9 @@ def test_eight_greedy_steps_equal_full_recompute_with_the_same_rows(plan, family
     if not family.startswith("qwen"):
         positions["position_ids"] = (whole["attention_mask"].cumsum(-1) - 1).clamp(min=0)
     with torch.no_grad(), rowwise(tiny.model, sets):
-        theirs = tiny.model(**whole, use_cache=False, **positions).logits[:, given["input_ids"].shape[1] - 1 :]
+        theirs = tiny.model(**whole, use_cache=False, **positions).logits[
+            :, given["input_ids"].shape[1] - 1 :
+        ]
     for step, ours in enumerate(said.logits):
         assert gap(ours, theirs[:, step]) < TOLERANCE, f"step {step}"
     theirs[..., :FIRST_WORD] = -torch.inf
@@ -154,7 +156,9 @@ def test_no_visual_rows_no_effect_and_no_trace(plan, family):
 FIRST = [[3, (24, 24), 2], [2, (24, 48), 4], [5]]
 
 
-@pytest.mark.parametrize(("plan", "family"), [(p, f) for i, p in enumerate(PLANS) for f in list(FACTORIES)[i % 3 :: 3]])
+@pytest.mark.parametrize(
+    ("plan", "family"), [(p, f) for i, p in enumerate(PLANS) for f in list(FACTORIES)[i % 3 :: 3]]
+)
 def test_a_second_turn_of_text_attends_to_what_the_first_left(plan, family):
     tiny = model(family)
     given = tiny.batch(FIRST, "left", seed=4)

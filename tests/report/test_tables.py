@@ -82,7 +82,7 @@ def test_the_family_stands_with_its_losses_and_with_what_could_not_run(family, r
     text = path.read_text()
     lines = text.split("\n")
     ran = [row for row in family["rows"] if row.get("mean")]
-    assert {row["method"] for row in ran} >= {"fastv", "random", "uniform", "pool", "resize", "fastv+vskip", "vtw"}
+    assert {row["method"] for row in ran} >= {"fastv", "random", "uniform", "pool", "resize", "vtw"}
     for row in ran:
         line = next(x for x in lines if f"`{row['spec']}`" in x and row["title"] in x)
         assert f"{100 * row['mean']['accuracy']:.1f} %" in line and "75.0 %" in line
@@ -90,8 +90,9 @@ def test_the_family_stands_with_its_losses_and_with_what_could_not_run(family, r
     absent = [row for row in family["rows"] if not row.get("mean")]
     assert absent
     for row in absent:
-        line = next(x for x in lines if x.startswith(f"- {row['title']} at "))
-        assert f"{100 * row['asked']:.0f} %" in line
+        told = [x for x in lines if x.startswith(f"- {row['title']} at ")]
+        assert any(f"{100 * row['asked']:.0f} %" in x.split(":")[0] for x in told)
+    assert any(x.startswith("- V-Skip at 70 %, 50 %, 30 %: vskip cannot reach it on toy") for x in lines)
     assert "20 held-out questions of 2 tasks" in text and "in the decoder" in text
 
 

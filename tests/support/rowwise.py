@@ -1,4 +1,4 @@
-"""A slow account of row sets that were decided on the way: given which rows lived, stock dense layers run on all.
+"""A slow account of row sets decided on the way: given which rows lived, stock dense layers run on all.
 
 The stock layers run on every row without a cache; hooks give each layer an N x N mask that hides rows that
 are gone, zero the outputs of rows that were not computed, and turn positions that closed up into rotary

@@ -55,8 +55,8 @@ def calibrate(
         samples: Questions to calibrate on, of one task or a mixture; of entries of a JSONL file
             (``saccade.data.read_jsonl``) only those drawn are decoded.
         method: Name, spec string (``"vskip(budget=4)"``) or method whose layers are to be chosen. Reducers
-            beside it (``"fastv(keep=0.5)+vskip(budget=4)"``) come into the plan as they are; layers are scored
-            without them, as the papers do.
+            beside it (``"fastv(keep=0.5)+vskip(budget=4)"``) come into the plan as they are; layers are
+            scored without them.
         budget: How many layers it may touch. VTW needs none: it takes the smallest K under ``eta``.
         flops: FLOPs ratio to reach instead, on the prompts of these samples, with the fewest layers.
         score: How layers are scored (``vig``, ``lc``, ``ffn``, ``cosine``, ``random``, ``withdrawal``); the

@@ -74,8 +74,8 @@ def wanted_method(method: str | Method, budget: int | None, flops: float | None)
     places = [i for i, m in enumerate(plan.methods) if isinstance(m, BudgetMethod)]
     if not places and plan.methods:
         raise ValueError(
-            f"{plan.spec} has no layers to choose, so there is nothing to calibrate: it decides on the way which "
-            "rows to keep; compose it with a layer method, such as vskip(budget=4), or run it as it is"
+            f"{plan.spec} has no layers to choose, so there is nothing to calibrate: it decides by what it "
+            "sees which rows to keep; compose it with a layer method such as vskip(budget=4), or just run it"
         )
     if len(places) != 1:
         raise ValueError(f"one method is calibrated at a time, got {len(places)}: {plan.spec}")

@@ -13,7 +13,10 @@ import typer
 from saccade._version import __version__
 from saccade.cli.common import Interrupted
 
-COMMANDS = ("demo", "methods", "cost", "bench", "calibrate", "evaluate", "generate", "explain", "plan", "train")
+COMMANDS = (
+    *("demo", "methods", "cost", "bench", "calibrate", "evaluate"),
+    *("generate", "explain", "plan", "train"),
+)
 """Modules of this package that register commands, in the order ``--help`` lists them."""
 
 PROGRAM = "saccade"

@@ -174,7 +174,7 @@ def _show(out: common.Output, results: list[Bench]) -> None:
         out.line(f"vision tower and projector, one image, timed apart: {first.vision_s * 1e3:.1f} ms")
     for r in results:
         if r.vision_made_up:
-            out.line(f"{r.plan}: looks at the vision tower; it saw made-up numbers, and the tower's part is not timed")
+            out.line(f"{r.plan}: saw made-up numbers of a vision tower; its part in the tower is not timed")
         out.line(f"{r.plan}: {r.verdict}")
         if r.roofline is not None:
             out.line(_limits(r))

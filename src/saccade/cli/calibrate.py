@@ -166,10 +166,13 @@ def show(view: common.Output, plan: Plan) -> None:
 
 
 def touched(plan: Plan) -> set[int]:
-    """Layers in which a plan's routes differ from the stock model."""
+    """Layers in which a plan's layer methods differ from the stock model, reducers left out."""
     from saccade.layout import Layout
+    from saccade.methods import BudgetMethod
+    from saccade.plan import Plan
 
-    route = plan.route(Layout.single(2, 4), plan.model["text"]["layers"])
+    chosen = Plan(tuple(m for m in plan.methods if isinstance(m, BudgetMethod)))
+    route = chosen.route(Layout.single(2, 4), plan.model["text"]["layers"])
     return {number for number, layer in enumerate(route.layers) if not layer.is_dense}
 
 

@@ -49,7 +49,8 @@ def cost(
 
     TFLOPs are those of the decoder layers for one prompt, 2 per multiply-accumulate, by the papers'
     rectangle; 'executed' is what the engine dispatches, 'scores' what of it methods spend on score rows. A
-    budget without a calibration takes the last layers. In the JSON the top level is the first plan; 'plans' holds all of them.
+    budget without a calibration takes the last layers. In the JSON the top level is the first plan; 'plans'
+    holds all of them.
 
     Example: saccade cost llava-1.5-7b --visual 576 --text 66.6 --plan "vskip(budget=19)"
     """

@@ -26,16 +26,17 @@ def demo(
     ] = Path("saccade-demo"),
     samples: Annotated[int, typer.Option(min=1, max=2000, help="Held-out questions of each task.")] = 25,
     methods: Annotated[
-        str, typer.Option(help="kin: V-Skip and its kin, at many budgets; all: every method at matched FLOPs.")
+        str,
+        typer.Option(help="kin: V-Skip and its kin, at many budgets; all: every method at matched FLOPs."),
     ] = "kin",
     seed: common.Seed = 0,
     json: common.Json = None,
 ) -> None:
     """Calibrate, skip, evaluate and time the embedded model; about two minutes on two cores.
 
-    Writes DIR/report.html (open it in a browser), figures, the calibrated plan and all numbers. With --methods
-    all every method runs at 70, 50 and 30 % of the FLOPs beside plain baselines, and nothing is timed; about MINUTES
-    minutes on two cores.
+    Writes DIR/report.html (open it in a browser), figures, the calibrated plan and all numbers. With
+    --methods all every method runs at 70, 50 and 30 % of the FLOPs beside plain baselines, and nothing is
+    timed; about four minutes on two cores.
 
     Example: saccade demo --methods all --samples 10 --out family
     """
@@ -71,7 +72,9 @@ def demo(
             bar.update(task, completed=done, total=total, visible=done < total)
 
         run = family_study if methods == "all" else study
-        found: Any = run(loaded, calibration, questions, seed=seed, ledger=out / ANSWERS, note=note, step=step)
+        found: Any = run(
+            loaded, calibration, questions, seed=seed, ledger=out / ANSWERS, note=note, step=step
+        )
     if methods == "all":
         paths = write_family(found, out)
         (out / ANSWERS).unlink(missing_ok=True)
@@ -147,8 +150,9 @@ def show_family(output: common.Output, data: dict[str, Any], paths: dict[str, Pa
         output.line(f"not in the table: {row['name']}: {row['reason']}")
     asked = data["data"]
     output.line(
-        f"{asked['questions']} held-out questions, {asked['per_task']} of each of {len(asked['tasks'])} tasks; took "
-        f"{duration(data['seconds']['total'])}. In brackets 95 % intervals; differences inside them are noise.\n"
+        f"{asked['questions']} held-out questions, {asked['per_task']} of each of {len(asked['tasks'])} "
+        f"tasks; took {duration(data['seconds']['total'])}. In brackets 95 % intervals; differences inside "
+        "them are noise.\n"
         f"\nreport  {paths['report']}\nplot    {paths['picture']}\nnumbers {paths['data']}\n\nnext:\n"
         "  # One of them in another evaluation:\n"
         "  saccade eval glance --plan 'pyramiddrop(flops=0.5)' --plan 'random(flops=0.5)' --task count"

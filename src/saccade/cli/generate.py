@@ -49,7 +49,8 @@ def generate(
     wanted = None if plan is None else Plan.of(plan)
     where = common.read_device(device)
     loaded = models.load(model, dtype=common.read_dtype(dtype), device=str(where))
-    batch = models.inputs(loaded, [Sample("question", "cli", "", images, question)])
+    asked = [Sample("question", "cli", "", images, question)]
+    batch = models.inputs(loaded, asked)
     result: dict[str, Any] = {
         "model": model,
         "question": question,
@@ -60,7 +61,7 @@ def generate(
         result["dense"] = _answer(loaded, batch, max_new_tokens)
         bar.advance(task)
         if wanted is not None:
-            result |= _planned(loaded, batch, max_new_tokens, wanted, force)
+            result |= _planned(loaded, models.inputs(loaded, asked, wanted), max_new_tokens, wanted, force)
             bar.advance(task)
     _show(out, result)
     out.finish(result | {"provenance": record(device=where, dtype=loaded.model.dtype)})

@@ -43,11 +43,11 @@ def methods(json: common.Json = None) -> None:
         view.add_section()
     out.table(view)
     out.line(
-        "Write them as NAME(KEY=VALUE,...), joined by +, for example: fastv(layer=3,keep=0.5)+vskip(layers=20-31)\n"
+        "Write them as NAME(KEY=VALUE,...), joined by +: fastv(layer=3,keep=0.5)+vskip(layers=20-31)\n"
         "keep is what stays: a fraction up to 1, or a number of rows of every image.\n"
-        "All take flops=RATIO instead of their dial: the mildest setting that reaches this share of the dense FLOPs.\n"
-        "Those that drop rows also take of=found or original (what a fraction is of) and position_policy=keep or\n"
-        "compact (whether positions close up; by default as the authors did).\n"
+        "All take flops=RATIO instead of their dial: the mildest setting that reaches this share of FLOPs.\n"
+        "Those that drop rows also take of=found or original (what a fraction is of) and\n"
+        "position_policy=keep or compact (whether positions close up; by default as the authors did).\n"
         f"Families: {', '.join(families)}."
     )
     out.finish({"methods": rows, "families": families})

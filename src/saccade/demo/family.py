@@ -81,7 +81,11 @@ def kind_of(name: str, depth: int) -> str:
         return "plain"
     if issubclass(cls, BudgetMethod):
         return "layers"
-    return "before" if all(stage.before == 0 for stage in cls().stages(max(depth, PUBLISHED_DEPTH))) else "decoder"
+    return (
+        "before"
+        if all(stage.before == 0 for stage in cls().stages(max(depth, PUBLISHED_DEPTH)))
+        else "decoder"
+    )
 
 
 def lineup(
@@ -111,9 +115,13 @@ def lineup(
             rows.append(_row(name, cls.title, kind, None, f"{name}()"))
         served = getattr(cls, "families", None)
         if served is not None and family is not None and family not in served:
-            found += [row.without_plan(f"{name} is for {', '.join(served)}, not for {family}") for row in rows]
+            found += [
+                row.without_plan(f"{name} is for {', '.join(served)}, not for {family}") for row in rows
+            ]
             continue
-        found += _steps([_reached(row, shape, layouts, known, weights) for row in rows], shape, layouts, weights)
+        found += _steps(
+            [_reached(row, shape, layouts, known, weights) for row in rows], shape, layouts, weights
+        )
     middle, quarter = RATIOS[1], max(1, shape.layers // 4)
     layer = first_layer(METHODS["fastv"], shape.layers)
     for method, spec in (
@@ -121,9 +129,7 @@ def lineup(
         ("pyramiddrop+ffn_skip", f"pyramiddrop(flops={middle})+ffn_skip(budget={quarter})"),
     ):
         title = " + ".join(METHODS[part].title for part in method.split("+"))
-        found.append(
-            _reached(_row(method, title, "composed", middle, spec), shape, layouts, known, weights)
-        )
+        found.append(_reached(_row(method, title, "composed", middle, spec), shape, layouts, known, weights))
     return tuple(found)
 
 

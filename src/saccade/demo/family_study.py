@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from saccade import models
-from saccade.budget import shortens_prompts
 from saccade.demo.family import RATIOS, Row, lineup
 from saccade.evaluation import Comparison, compare
 from saccade.evaluation.orders import calibrated
@@ -55,8 +54,7 @@ def _tried(loaded: Loaded, row: Row, question: Sample) -> Row:
         return row
     plan: Plan = row.plan
     try:
-        inputs = models.inputs(loaded, [question], plan) if shortens_prompts(plan) else models.inputs(loaded, [question])
-        generate(loaded, inputs, plan, 1)
+        generate(loaded, models.inputs(loaded, [question], plan), plan, 1)
     except ValueError as error:
         return row.without_plan(str(error))
     return row

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from saccade.budget import flops_ratio
 from saccade.layout import Layout
-from saccade.methods import METHODS
+from saccade.methods import METHODS, BudgetMethod
 from saccade.plan import Plan
 from saccade.shapes import ModelShape
 
@@ -37,6 +37,7 @@ class Entry:
 def entry(method: str, budget: int, num_layers: int, orders: Mapping[str, Sequence[int]]) -> Entry:
     """A method at a budget, resolved."""
     cls = METHODS[method]
+    assert issubclass(cls, BudgetMethod)
     plan = Plan((cls().with_budget(budget),)).resolve(num_layers, dict(orders))
     return Entry(f"{cls.title} {budget}", method, cls.title, budget, plan)
 

@@ -3,39 +3,28 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from transformers.cache_utils import Cache
 
-from saccade.engine.attention import routed_attention
 from saccade.engine.cache import ragged_layer
 from saccade.engine.decide import Decisions, Scene
 from saccade.engine.frame import Frame, Positions
-from saccade.engine.steps import Step
+from saccade.engine.layers import FRAME, AttentionStandIn, Cell, MlpStandIn, eager
+from saccade.engine.prompt import Prompt, by_name, layout_of
 from saccade.engine.support import check_supported, refuse_split_prompts
-from saccade.engine.tower import Captured, TowerTap, grid, vision
+from saccade.engine.tower import Captured, TowerTap, allow_other_sizes, grid, vision
 from saccade.engine.trace import Trace
 from saccade.families import Family, find, unwrap
 from saccade.layout import Layout
 from saccade.plan import Plan, PlanLike
-from saccade.rows import RowIndex
-from saccade.stages import Vision
-
-FRAME = "saccade_frame"
-"""Keyword that carries the frame from the decoder through the stock loop to its layers."""
-
-_eager = functools.partial(
-    torch.compiler.disable,
-    reason="a saccade plan reads the prompt on the host and needs graph breaks: compile without fullgraph",
-)
+from saccade.stages import Vision, Which
 
 _IMAGES = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")
 
@@ -66,25 +55,10 @@ def apply(model: nn.Module, plan: PlanLike, *, force: bool = False) -> Attachmen
     return Attachment(model, family, found.resolve(family.shape(config).layers))
 
 
-@dataclass(frozen=True, eq=False)
-class _Prompt:
-    """What the core was given.
-
-    Attributes:
-        visual_BN: Rows that hold a visual placeholder.
-        real_BN: Rows that are not padding, or None.
-        inputs: All arguments by name.
-    """
-
-    visual_BN: torch.Tensor
-    real_BN: torch.Tensor | None
-    inputs: dict[str, Any]
-
-
 class _Call(threading.local):
     """What the hooks of one forward hand on; threads may share a model."""
 
-    prompt: _Prompt | None = None
+    prompt: Prompt | None = None
     given: Layout | None = None
     given_vision: Vision | None = None
     traces: list[Trace] | None = None
@@ -115,9 +89,10 @@ class Attachment:
     def _attach(self) -> None:
         layer: Any
         for number, layer in enumerate(self.parts.layers):
-            cell = _Cell()
-            self._swap(layer.self_attn, functools.partial(_Attention, self, number, layer.self_attn, cell))
-            self._swap(layer.mlp, functools.partial(_Mlp, cell))
+            cell = Cell()
+            stand_in = functools.partial(AttentionStandIn, self, self.family, number, layer.self_attn, cell)
+            self._swap(layer.self_attn, stand_in)
+            self._swap(layer.mlp, functools.partial(MlpStandIn, cell))
         self._hook_stages()
         core, decoder = self.parts.core, self.parts.decoder
         self._undo.append(core.register_forward_pre_hook(self._before_core, with_kwargs=True).remove)
@@ -147,7 +122,8 @@ class Attachment:
             handle = layer.register_forward_hook(hook, with_kwargs=True, prepend=True)
             self._undo.append(handle.remove)
         wanted = frozenset(s.look.tower for s in stages if s.look.tower is not None)
-        merges = [m.tower_merge for m in self.plan.methods if getattr(m, "tower_merge", None) is not None]
+        asked = [getattr(method, "tower_merge", None) for method in self.plan.methods]
+        merges = [merge for merge in asked if merge is not None]
         if len(merges) > 1:
             raise ValueError(f"{self.plan.spec}: a vision tower merges by one rule only")
         merge = merges[0] if merges else None
@@ -156,11 +132,11 @@ class Attachment:
             self._tap = TowerTap(self.model, family, wanted, merge)
             self._undo.append(self._tap.remove)
             self._undo.append(
-                refuse_split_prompts(
-                    unwrap(self.model), self.plan.spec, any(s.look.layer for s in stages)
-                )
+                refuse_split_prompts(unwrap(self.model), self.plan.spec, any(s.look.layer for s in stages))
             )
         self._decides = bool(stages)
+        if any(hasattr(method, "visual_rows") for method in self.plan.methods):
+            self._undo.append(allow_other_sizes(self.model, family))
 
     def _swap(self, module: nn.Module, make: Callable[[Callable], Callable]) -> None:
         # accelerate keeps the true forward in _old_forward; attaching there leaves its hooks around us.
@@ -212,8 +188,9 @@ class Attachment:
 
     @contextmanager
     def tracing(self) -> Iterator[list[Trace]]:
-        """Notes what happens to the visual rows of every forward that has some: one ``Trace`` each, in order."""
-        self._call.traces = found = []
+        """Notes what happens to the visual rows: one ``Trace`` for every forward that has some, in order."""
+        found: list[Trace] = []
+        self._call.traces = found
         own, self._tap = self._tap, self._tap or TowerTap(self.model, self.family)
         try:
             yield found
@@ -223,14 +200,14 @@ class Attachment:
                 self._tap.remove()
             self._tap = own
 
-    @_eager
+    @eager
     def _before_core(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         self._call.prompt = None
         if self._tap is not None:
             self._tap.begin()
         if self._call.given is not None or not self.plan.methods:
             return
-        named = _by_name(module, args, kwargs)
+        named = by_name(module, args, kwargs)
         ids, embeds, padding = (named.get(key) for key in ("input_ids", "inputs_embeds", "attention_mask"))
         if not any(named.get(name) is not None for name in _IMAGES):
             if ids is None and embeds is not None and embeds.shape[1] > 1:
@@ -244,19 +221,21 @@ class Attachment:
         real = None
         if isinstance(padding, torch.Tensor) and padding.ndim == 2:
             real = padding[:, -mask.shape[1] :]
-        self._call.prompt = _Prompt(mask, real, named)
+        self._call.prompt = Prompt(mask, real, named)
 
     def _after_core(self, module: nn.Module, args: tuple, output: Any) -> None:
         self._call.prompt = None
+        if self._tap is not None:
+            self._tap.begin()
 
-    @_eager
+    @eager
     def _before_decoder(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict]:
         if FRAME in kwargs:
             return args, kwargs
         prompt, self._call.prompt = self._call.prompt, None
         captured = self._captured(prompt)
-        layout = self._call.given or _layout(prompt, captured)
-        named = _by_name(module, args, kwargs)
+        layout = self._call.given or layout_of(prompt, captured)
+        named = by_name(module, args, kwargs)
         rows = next(
             (named[key] for key in ("inputs_embeds", "input_ids") if named.get(key) is not None), None
         )
@@ -295,10 +274,10 @@ class Attachment:
         if ids is None:
             ids = torch.arange(past, past + rows.shape[1], device=rows.device)[None]
         decoder, family = self.parts.decoder, self.family
-        like = rows if rows.is_floating_point() else self.parts.norm.weight
+        like = rows if rows.is_floating_point() else next(self.parts.norm.parameters())
         return Positions(ids, lambda at: family.rotary(decoder, like, at))
 
-    def _captured(self, prompt: _Prompt | None) -> Captured | None:
+    def _captured(self, prompt: Prompt | None) -> Captured | None:
         """What is known of the images of this forward, where anybody wants to know."""
         if self._tap is None or prompt is None:
             return None
@@ -306,20 +285,20 @@ class Attachment:
 
     def _scene(self, layout: Layout, captured: Captured | None) -> Scene:
         given = self._call.given_vision
-        look: Callable[[str, torch.Tensor], Vision] | None = None
+        look: Callable[[Which, torch.Tensor], Vision] | None = None
         if given is not None:
 
-            def look(which: str, embeddings_BND: torch.Tensor) -> Vision:
+            def look(which: Which, embeddings_BND: torch.Tensor) -> Vision:
                 return given
         elif captured is not None and captured.tower is not None:
 
-            def look(which: str, embeddings_BND: torch.Tensor) -> Vision:
+            def look(which: Which, embeddings_BND: torch.Tensor) -> Vision:
                 return vision(captured, which, layout, embeddings_BND)
 
         where = None if captured is None else grid(captured.picture, layout, torch.device("cpu"))
         return Scene(self.family, self.parts, where, look, self._call.traces)
 
-    @_eager
+    @eager
     def _before_layer(self, number: int, layer: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
         frame: Frame | None = kwargs.get(FRAME)
         if frame is None or frame.decisions is None:
@@ -330,7 +309,7 @@ class Attachment:
             return (changed, *args[1:]), kwargs
         return args, kwargs | {"hidden_states": changed}
 
-    @_eager
+    @eager
     def _after_layer(
         self, number: int, layer: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any
     ) -> Any:
@@ -343,98 +322,8 @@ class Attachment:
         return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
 
-def _layout(prompt: _Prompt | None, captured: Captured | None) -> Layout | None:
-    """Where the visual rows are. Without a picture, every unbroken run of them counts as one image."""
-    if prompt is None:
-        return None
-    lengths = None
-    if captured is not None:
-        lengths = _by_sample(captured.picture.lengths, prompt.visual_BN.sum(1).tolist())
-    return Layout.from_mask(prompt.visual_BN, prompt.real_BN, lengths)
-
-
-def _by_sample(lengths: Sequence[int], rows: Sequence[int]) -> list[list[int]]:
-    """Rows of every image, sample by sample.
-
-    Raises:
-        ValueError: If the images do not fill the samples one after another.
-    """
-    left, found = list(lengths), []
-    for total in rows:
-        sample: list[int] = []
-        while sum(sample) < total and left:
-            sample.append(left.pop(0))
-        found.append(sample)
-        if sum(sample) != total:
-            raise ValueError(
-                f"a sample has {total} visual rows, but its images have {sum(sample)}; the plan needs every prompt "
-                "in one piece, with its own images"
-            )
-    return found
-
-
-def _by_name(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """All arguments of a call by name."""
-    return (
-        dict(zip(inspect.signature(module.forward).parameters, args, strict=False)) | kwargs
-        if args
-        else kwargs
-    )
-
-
-class _Cell(threading.local):
-    """Hands a layer's FFN rows from its attention to its MLP, which is called right after it."""
-
-    ffn: RowIndex | None = None
-
-
-_STOCK = Step()
-
-
-class _Attention:
-    """Stands in for one attention module's forward."""
-
-    def __init__(self, owner: Attachment, number: int, module: Any, cell: _Cell, inner: Callable) -> None:
-        self.owner, self.number, self.module, self.cell, self.inner = owner, number, module, cell, inner
-
-    def __call__(self, *args, saccade_frame: Frame | None = None, **kwargs):
-        if saccade_frame is not None:
-            return self._routed(saccade_frame, *args, **kwargs)
-        self.cell.ffn = None
-        return self.inner(*args, **kwargs)
-
-    @_eager
-    def _routed(self, frame: Frame, *args, **kwargs):
-        hidden = args[0] if args else kwargs["hidden_states"]
-        cache = kwargs.get("past_key_values")
-        frame = frame.to(hidden.device)
-        step = frame.steps[self.number] or _STOCK
-        self.cell.ffn = step.ffn
-        if step.attends_as_stock and (cache is None or not ragged_layer(cache, self.module.layer_idx)):
-            return self.inner(*args, **kwargs)
-        family, rotary = self.owner.family, kwargs["position_embeddings"]
-        return routed_attention(family, self.module, frame, step, hidden, rotary, cache), None
-
-
-class _Mlp:
-    """Stands in for one MLP module's forward."""
-
-    def __init__(self, cell: _Cell, inner: Callable) -> None:
-        self.cell, self.inner = cell, inner
-
-    def __call__(self, hidden: torch.Tensor, *args, **kwargs):
-        rows = self.cell.ffn
-        if rows is None:
-            return self.inner(hidden, *args, **kwargs)
-        return self._routed(rows, hidden, *args, **kwargs)
-
-    @_eager
-    def _routed(self, rows: RowIndex, hidden: torch.Tensor, *args, **kwargs):
-        return rows.apply(lambda taken: self.inner(taken, *args, **kwargs), hidden)
-
-
 def attached(model: nn.Module) -> Attachment | None:
     """The plan that is on a model now, if any."""
     attn = find(model).parts(model).layers[0].self_attn
     held = attn.__dict__.get("_old_forward", attn.__dict__.get("forward"))
-    return held.owner if isinstance(held, _Attention) else None
+    return held.owner if isinstance(held, AttentionStandIn) else None

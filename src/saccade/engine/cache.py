@@ -61,9 +61,7 @@ class KeyRows:
 
     def rebatch(self, change: Callable[[torch.Tensor], torch.Tensor]) -> KeyRows:
         """The rows after samples were selected or repeated."""
-        shifts = tuple(
-            replace(s, by_B1=change(s.by_B1)) if s.by_B1.shape[0] > 1 else s for s in self.shifts
-        )
+        shifts = tuple(replace(s, by_B1=change(s.by_B1)) if s.by_B1.shape[0] > 1 else s for s in self.shifts)
         return KeyRows(change(self.ids_BK), self.dense, self.gapless, shifts)
 
     def shift(self, before: int) -> torch.Tensor | None:
@@ -83,8 +81,8 @@ class KeyRows:
         """
         if any(s.start < length < s.stop for s in self.shifts):
             raise ValueError(
-                "this cache cannot be cropped inside a prompt whose positions closed up; crop after it, or take "
-                "position_policy=keep"
+                "this cache cannot be cropped inside a prompt whose positions closed up; crop after it, "
+                "or take position_policy=keep"
             )
         shifts = tuple(s for s in self.shifts if s.stop <= length)
         ids = self.ids_BK.masked_fill(self.ids_BK >= length, -1)

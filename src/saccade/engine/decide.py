@@ -22,7 +22,7 @@ from saccade.engine.trace import Trace
 from saccade.families import Family, Parts, Rotary
 from saccade.program import Program, Tally
 from saccade.rows import RowIndex
-from saccade.stages import Choice, Counts, Evidence, Grid, Rewrite, Scoring, Stage, Vision
+from saccade.stages import Choice, Counts, Evidence, Grid, Rewrite, Scoring, Stage, Vision, Which
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class Scene:
     family: Family
     parts: Parts
     grid: Grid | None = None
-    vision: Callable[[str, torch.Tensor], Vision] | None = None
+    vision: Callable[[Which, torch.Tensor], Vision] | None = None
     traces: list[Trace] | None = None
 
 
@@ -107,7 +107,12 @@ class Decisions:
         return hidden_BND
 
     def after(
-        self, number: int, layer: Any, into_BND: torch.Tensor, kwargs: dict[str, Any], hidden_BND: torch.Tensor
+        self,
+        number: int,
+        layer: Any,
+        into_BND: torch.Tensor,
+        kwargs: dict[str, Any],
+        hidden_BND: torch.Tensor,
     ) -> torch.Tensor:
         """Takes the decisions that look at the layer that just ran, or at no layer; returns its output."""
         for place, stage in enumerate(self.stages):
@@ -262,7 +267,7 @@ def _last_rows(real_BN: torch.Tensor) -> torch.Tensor:
 
 
 def _over_rows(x_BHRK: torch.Tensor, step: Step, frame: Frame) -> torch.Tensor:
-    """Columns of the newest keys put where their rows are in this forward: (B, H, R, N), zeros at dead rows."""
+    """Columns of the newest keys at the rows of this forward: (B, H, R, N), zeros at dead rows."""
     alive = step.alive
     if alive is None:
         return x_BHRK[..., x_BHRK.shape[-1] - frame.new :]
@@ -281,7 +286,9 @@ def rewritten(hidden_BND: torch.Tensor, rewrite: Rewrite) -> torch.Tensor:
     index = torch.where(rewrite.rows_BS < 0, rows, rewrite.rows_BS)[..., None].expand(-1, -1, width)
     # Padding slots write into one row too many, which is cut off again.
     spare = hidden_BND.new_zeros(batch, 1, width)
-    return torch.cat([hidden_BND, spare], 1).scatter(1, index, rewrite.states_BSD.to(hidden_BND.dtype))[:, :rows]
+    return torch.cat([hidden_BND, spare], 1).scatter(1, index, rewrite.states_BSD.to(hidden_BND.dtype))[
+        :, :rows
+    ]
 
 
 def _on(grid: Grid, device: torch.device) -> Grid:

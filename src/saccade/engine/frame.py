@@ -131,9 +131,7 @@ class Frame:
         def shifted(moves: Moves | None) -> Moves | None:
             if moves is None:
                 return None
-            return gone.setdefault(
-                id(moves), Moves(moves.before_BN.to(device), moves.total_B1.to(device))
-            )
+            return gone.setdefault(id(moves), Moves(moves.before_BN.to(device), moves.total_B1.to(device)))
 
         gone: dict[int, Moves] = {}
         steps = {
@@ -168,7 +166,9 @@ class Frame:
             return stock
         shifts = None if held is None else held.shifts
         return self.remember(
-            ("rotary", id(shifts), id(step.moves)), (shifts, step.moves), lambda: self._closed_up(past, step.moves)
+            ("rotary", id(shifts), id(step.moves)),
+            (shifts, step.moves),
+            lambda: self._closed_up(past, step.moves),
         )
 
     def _closed_up(self, past_B1: torch.Tensor | None, moves: Moves | None) -> Rotary:

@@ -73,9 +73,7 @@ def compile_steps(route: Route, device: torch.device) -> tuple[Step | None, ...]
             text, visual = index(layout.text_BN), RowIndex.from_mask(layout.visual_BN).on(device)
             return Step(index(layer.alive_BN), text, index(layer.ffn_BN), visual)
         unpadded = not bool((layer.alive_BN & ~layout.real_BN).any())
-        made = Step(
-            index(layer.alive_BN), index(layer.query_BN), index(layer.ffn_BN), None, None, unpadded
-        )
+        made = Step(index(layer.alive_BN), index(layer.query_BN), index(layer.ffn_BN), None, None, unpadded)
         return None if made.attends_as_stock and made.ffn is None else made
 
     for layer in route.layers:
@@ -161,7 +159,8 @@ class Narrowing:
         for sets in self.layers:
             key = tuple(kind if isinstance(kind, str) else id(kind) for kind in sets)
             if key not in made:
-                made[key] = Step(*(index(kind) for kind in sets), None, moves, True)
+                alive, query, ffn = (index(kind) for kind in sets)
+                made[key] = Step(alive, query, ffn, moves=moves, unpadded=True)
             found.append(made[key])
         return tuple(found)
 

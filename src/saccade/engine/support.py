@@ -98,7 +98,12 @@ def refuse_split_prompts(model: Any, spec: str, looks_at_layers: bool) -> Callab
     refused("_prefill", chunked)
     if looks_at_layers:
         refused("_get_candidate_generator", lambda args, kwargs: "assisted decoding is not supported with it")
-    return lambda: [done() for done in undo] and None
+
+    def undo_all() -> None:
+        for done in undo:
+            done()
+
+    return undo_all
 
 
 @dataclass(frozen=True)

@@ -201,7 +201,7 @@ def _spent(loaded: models.Loaded, route: Route) -> Spent:
 
 
 def mean_cost(loaded: models.Loaded, plan: Plan, prompts: Mapping[tuple[int, int], int]) -> dict[str, float]:
-    """Mean closed-form cost of a prompt under a plan; ratios are of totals, KV bytes of the model's own format.
+    """Mean closed-form cost of a prompt under a plan; ratios are of totals, KV bytes of the model's format.
 
     Args:
         loaded: The model.
@@ -210,8 +210,7 @@ def mean_cost(loaded: models.Loaded, plan: Plan, prompts: Mapping[tuple[int, int
     """
     shape, size = loaded.shape, loaded.model.dtype.itemsize
     found: list[tuple[int, Cost]] = [
-        (count, price_prompt(plan, shape, visual, text, size))
-        for (visual, text), count in prompts.items()
+        (count, price_prompt(plan, shape, visual, text, size)) for (visual, text), count in prompts.items()
     ]
     total = sum(count for count, _ in found)
 

@@ -44,7 +44,9 @@ def cls_attention(model: Llava, pixels_BHWC: torch.Tensor) -> torch.Tensor:
     return (scores * attn.scale).softmax(-1).mean(1)[:, 0, 1:].clamp_min(1e-12).log()
 
 
-def teach_to_glimpse(model: Llava, batches: Batches, steps: int, seed: int = 0, patch: int = 8) -> list[float]:
+def teach_to_glimpse(
+    model: Llava, batches: Batches, steps: int, seed: int = 0, patch: int = 8
+) -> list[float]:
     """Trains the queries and keys of the tower's only layer, in place; returns the losses.
 
     Args:

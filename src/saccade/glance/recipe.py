@@ -16,7 +16,8 @@ class TrainConfig:
 
     Attributes:
         steps: Steps; the schedule is laid over them, which makes a run repeatable.
-        minutes: If positive, lay the schedule over this much time in training steps instead. Pauses do not count.
+        minutes: If positive, lay the schedule over this much time in training steps instead; pauses do not
+            count.
         seed: Seed of the initial weights and of the data.
         see_share: Share of the schedule spent in stage 1.
         decay_from: Point of the schedule from which the learning rate falls linearly to almost nothing.

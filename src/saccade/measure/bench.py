@@ -1,7 +1,7 @@
 """Timing a plan against the stock model, in one process, on the same weights and the same prompt.
 
-Timed are the decoder, its norm and the head on the last row; the vision tower is timed apart. A plan that looks at
-the tower is given made-up numbers to look at, so that only its part in the decoder is timed.
+Timed are the decoder, its norm and the head on the last row; the vision tower is timed apart. A plan that
+looks at the tower is given made-up numbers to look at, so that only its part in the decoder is timed.
 Shape letters: B batch, N rows, D hidden.
 """
 

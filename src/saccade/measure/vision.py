@@ -59,8 +59,8 @@ def looks_at_tower(plan: Plan, num_layers: int) -> bool:
 def made_up(target: Target, plan: Plan, layout: Layout, device: torch.device, seed: int = 0) -> Vision:
     """What a vision tower might say of random images: every image one view, all numbers drawn.
 
-    The tower is as wide as the decoder and its features need no projector, so that what a method does with them
-    is timed, and nothing that the tower itself does.
+    The tower is as wide as the decoder and its features need no projector: what a method does with them is
+    timed, and nothing that the tower itself does.
 
     Args:
         target: The model whose decoder is measured.
@@ -97,9 +97,7 @@ def made_up(target: Target, plan: Plan, layout: Layout, device: torch.device, se
     )
 
 
-def _merged(
-    plan: Plan, layout: Layout, num_layers: int
-) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+def _merged(plan: Plan, layout: Layout, num_layers: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """Where patches went that a tower has merged: round robin into the first rows of their image."""
     merging = [m for m in plan.methods if getattr(m, "tower_merge", None) is not None]
     stage = next((stage for m in merging for stage in m.stages(num_layers)), None)

@@ -150,7 +150,7 @@ class BudgetMethod(Method):
         """The same method asked to touch this many layers."""
 
     def notches(self, num_layers: int, order: Sequence[int] | None = None) -> int:
-        published = self.presets.get(getattr(self, "preset", None))
+        published = self.presets.get(getattr(self, "preset", None) or "")
         order = published if isinstance(published, tuple) else order
         return num_layers if order is None else min(num_layers, len(order))
 

@@ -58,7 +58,9 @@ class ToMe(Reducer):
         return TowerMerge(self.r) if self.r else None
 
     def stages(self, num_layers: int) -> tuple[Stage, ...]:
-        return (Stage(0, self, look=Look(tower="made"), compact=self.compact, rewrites=True),) if self.r else ()
+        if not self.r:
+            return ()
+        return (Stage(0, self, look=Look(tower="made"), compact=self.compact, rewrites=True),)
 
     def kept(self, stage: Stage, found: int, start: int, original: int) -> int:
         views = max(round(original / PATCHES), 1)

@@ -1,4 +1,4 @@
-"""The registered methods as plain data: parameters with their defaults, what they save, which families they serve."""
+"""The registered methods as plain data: parameters, defaults, what they save, which families they serve."""
 
 from __future__ import annotations
 

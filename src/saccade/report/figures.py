@@ -228,7 +228,7 @@ def accuracy_by_family(dense: Entry, blind: float | None, rows: Sequence[Entry],
     lines = -(-max(len(panels), 1) // columns)
     figure = style.new_figure(9.2, 0.9 + 1.55 * lines)
     figure.suptitle(
-        f"Accuracy against FLOPs of the decoder's prefill: mean over tasks, {questions} questions, 95 % limits",
+        f"Accuracy against FLOPs of the decoder's prefill: mean over tasks, {questions} questions, 95 %",
         x=0.01, ha="left", fontsize=9.5, fontweight="bold",
     )  # fmt: skip
     chance = sorted(panels.get("random", []), key=lambda e: e["cost"]["flops_ratio"])
@@ -251,7 +251,9 @@ def accuracy_by_family(dense: Entry, blind: float | None, rows: Sequence[Entry],
                 )  # fmt: skip
         line = sorted(((e["cost"]["flops_ratio"], e["mean"]["accuracy"]) for e in entries), reverse=True)
         path = line if method == "composed" else [(1.0, top), *line]
-        axes.plot(*zip(*path, strict=True), color=color, linewidth=0 if method == "composed" else 1, alpha=0.6)
+        axes.plot(
+            *zip(*path, strict=True), color=color, linewidth=0 if method == "composed" else 1, alpha=0.6
+        )
         axes.plot(*zip(*line, strict=True), "o", color=color, markersize=4, markeredgewidth=0, zorder=3)
         axes.plot([1], [top], "*", color=INK, markersize=7, markeredgewidth=0, zorder=4)
         if blind is not None:

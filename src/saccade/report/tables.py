@@ -29,7 +29,7 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]], right_from: int
 
 
 def methods(results: Path) -> str:
-    """The methods of the registry: paper, spec name, parameters, what they save, the score that chooses layers."""
+    """The methods of the registry: paper, spec name, parameters, what they save, what chooses layers."""
     rows = []
     for _, cls in sorted(METHODS.items(), key=lambda item: item[1].title.lower()):
         saves = ", ".join(_SAVES.get(kind, kind) for kind in cls.saves)
@@ -93,10 +93,10 @@ def glance_family(results: Path) -> str:
     ratios = ", ".join(percent(ratio, 0) for ratio in found["ratios"])
     note = (
         f"{dense['mean']['n']} held-out questions of {len(dense['tasks'])} tasks; 95 % intervals; blind: "
-        f"{percent(dense['mean']['blind'])}; methods are set to {ratios} of the dense FLOPs by the mildest setting that "
-        f"reaches it; FLOPs and KV are of the rows that really ran; layers chosen on "
-        f"{found['calibration']['samples']} samples. Stages that papers give for 32 layers stand at the same depth "
-        f"of {found['model']['layers']}, FastV's and DART's not before layer 2."
+        f"{percent(dense['mean']['blind'])}; methods are set to {ratios} of the dense FLOPs by the mildest "
+        "setting that reaches it; FLOPs and KV are of the rows that really ran; layers chosen on "
+        f"{found['calibration']['samples']} samples. Stages that papers give for 32 layers stand at the same "
+        f"depth of {found['model']['layers']}, FastV's and DART's not before layer 2."
     )
     absent = [f"- {title} at {', '.join(at)}: {reason}" for (title, reason), at in missing.items()]
     told = "\n\nNot in the table:\n\n" + "\n".join(absent) if absent else ""
@@ -114,8 +114,10 @@ _KINDS = (
 
 def _without_ratio(reason: str, asked: float | None) -> str:
     """A reason that lines of one method share, whatever ratio they asked for."""
-    text = reason if asked is None else reason.replace(f"(flops={asked})", "").replace(f",flops={asked})", ")")
-    return text if asked is None else text.replace(f" a FLOPs ratio of {asked:g} ", " it ")
+    if asked is None:
+        return reason
+    text = reason.replace(f"(flops={asked})", "").replace(f"(flops={asked},", "(")
+    return text.replace(f" a FLOPs ratio of {asked:g} ", " it ")
 
 
 def glance_tasks(results: Path) -> str:

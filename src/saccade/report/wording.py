@@ -51,26 +51,26 @@ QUESTIONS = (
 )
 FAMILY_LEAD = (
     "Every registered method at {ratios} % of the decoder's FLOPs on the embedded model ({layers} layers, "
-    "{visual_tokens} visual tokens an image), beside plain baselines that look at nothing. {questions} held-out "
-    "questions, {per_task} from each of {tasks} tasks, in {duration}; layers of methods that choose them come from "
-    "{calibration_samples} samples. Dense: {dense}; blind: {blind}."
+    "{visual_tokens} visual tokens an image), beside plain baselines that look at nothing. {questions} "
+    "held-out questions, {per_task} from each of {tasks} tasks, in {duration}; layers of methods that choose "
+    "them come from {calibration_samples} samples. Dense: {dense}; blind: {blind}."
 )
 FAMILY_FIGURE = (
-    "Up and left is better. The star is the dense model, the dotted line the same model without the picture, the "
-    "pale grey line random rows: a method below it chooses worse than chance. Grey: plain baselines; blue: reduced "
-    "before the decoder; green: inside it; red: layers skipped; yellow: composed."
+    "Up and left is better. The star is the dense model, the dotted line the same model without the picture, "
+    "the pale grey line random rows: a method below it chooses worse than chance. Grey: plain baselines; "
+    "blue: reduced before the decoder; green: inside it; red: layers skipped; yellow: composed."
 )
 FAMILY_COLUMNS = ("plan", "accuracy", "against dense", "above blind", "FLOPs", "KV cache")
 FAMILY_LIMITS = (
     "<b>Few questions.</b> {per_task} a task: differences inside the intervals are noise. With more: "
     "<code>benchmarks/glance_family.py</code>.",
-    "<b>A tower that does not look.</b> The embedded model's vision tower does not mix patches and attends to all "
-    "of them alike: methods that rank patches by its attention (FasterVLM, VisPruner, VisionZip, PruMerge) rank them "
-    "by position here, and cannot show what they do on CLIP.",
-    "<b>Layers are scaled.</b> Stages that the papers give for 32 layers stand at the same depth, FastV's and "
-    "DART's not before layer 2.",
-    "<b>FLOPs</b> are the papers' rectangle of the decoder's prefill, of the rows that really ran; ratios asked for "
-    "are reached by the mildest setting that does.",
+    "<b>A tower that does not look.</b> The embedded model's vision tower does not mix patches and attends "
+    "to all of them alike: methods that rank patches by its attention (FasterVLM, VisPruner, VisionZip, "
+    "PruMerge) rank them by position here, and cannot show what they do on CLIP.",
+    "<b>Layers are scaled.</b> Stages that the papers give for 32 layers stand at the same depth, FastV's "
+    "and DART's not before layer 2.",
+    "<b>FLOPs</b> are the papers' rectangle of the decoder's prefill, of the rows that really ran; ratios "
+    "asked for are reached by the mildest setting that does.",
 )
 LIMITS = (
     "<b>Few questions.</b> {per_task} a task: differences inside the intervals are noise. The full table, "

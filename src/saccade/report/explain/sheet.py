@@ -74,7 +74,8 @@ class Sheet:
 
 def wrap(text: str, width: float, size: float, lines: int, weight: str = "normal") -> list[str]:
     """Lines of text no wider than a width in inches; it breaks after blanks, commas and plus signs."""
-    parts = [p for p in re.split(r"(?<=[\s,+])", " ".join(text.split())) if p]
+    printed = "".join(c if c.isprintable() else " " for c in text)
+    parts = [p for p in re.split(r"(?<=[\s,+])", " ".join(printed.split())) if p]
     # A word wider than a line is broken anywhere.
     parts = [piece for part in parts for piece in _pieces(part, width, size, weight)]
     found = [""]
@@ -100,9 +101,12 @@ def measure(text: str, size: float, weight: str = "normal") -> float:
 
 
 def _pieces(part: str, width: float, size: float, weight: str) -> list[str]:
+    """A word in pieces that each fit a line, of a character at least."""
     pieces = [part]
-    while len(pieces[-1]) > 1 and measure(pieces[-1].rstrip(), size, weight) > width:
+    while len(pieces[-1]) > 1 and (wide := measure(pieces[-1].rstrip(), size, weight)) > width:
         last = pieces.pop()
-        fits = max(1, int(len(last) * width / measure(last, size, weight)) - 1)
+        fits = min(max(1, int(len(last) * width / wide)), len(last) - 1)
+        while fits > 1 and measure(last[:fits], size, weight) > width:
+            fits -= 1
         pieces += [last[:fits], last[fits:]]
     return pieces

@@ -1,0 +1,84 @@
+"""Stand-ins for the attention and MLP modules of a decoder layer, put in their forward's place."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from saccade.engine.attention import routed_attention
+from saccade.engine.cache import ragged_layer
+from saccade.engine.frame import Frame
+from saccade.engine.steps import Step
+from saccade.families import Family
+from saccade.rows import RowIndex
+
+FRAME = "saccade_frame"
+"""Keyword that carries the frame from the decoder through the stock loop to its layers."""
+
+eager = functools.partial(
+    torch.compiler.disable,
+    reason="a saccade plan reads the prompt on the host and needs graph breaks: compile without fullgraph",
+)
+"""Decorator for what reads the prompt on the host."""
+
+
+class Cell(threading.local):
+    """Hands a layer's FFN rows from its attention to its MLP, which is called right after it."""
+
+    ffn: RowIndex | None = None
+
+
+_STOCK = Step()
+
+
+class AttentionStandIn:
+    """Stands in for one attention module's forward.
+
+    Attributes:
+        owner: The attachment it belongs to.
+    """
+
+    def __init__(
+        self, owner: Any, family: Family, number: int, module: Any, cell: Cell, inner: Callable
+    ) -> None:
+        self.owner, self.family, self.number = owner, family, number
+        self.module, self.cell, self.inner = module, cell, inner
+
+    def __call__(self, *args, saccade_frame: Frame | None = None, **kwargs):
+        if saccade_frame is not None:
+            return self._routed(saccade_frame, *args, **kwargs)
+        self.cell.ffn = None
+        return self.inner(*args, **kwargs)
+
+    @eager
+    def _routed(self, frame: Frame, *args, **kwargs):
+        hidden = args[0] if args else kwargs["hidden_states"]
+        cache = kwargs.get("past_key_values")
+        frame = frame.to(hidden.device)
+        step = frame.steps[self.number] or _STOCK
+        self.cell.ffn = step.ffn
+        if step.attends_as_stock and (cache is None or not ragged_layer(cache, self.module.layer_idx)):
+            return self.inner(*args, **kwargs)
+        rotary = kwargs["position_embeddings"]
+        return routed_attention(self.family, self.module, frame, step, hidden, rotary, cache), None
+
+
+class MlpStandIn:
+    """Stands in for one MLP module's forward."""
+
+    def __init__(self, cell: Cell, inner: Callable) -> None:
+        self.cell, self.inner = cell, inner
+
+    def __call__(self, hidden: torch.Tensor, *args, **kwargs):
+        rows = self.cell.ffn
+        if rows is None:
+            return self.inner(hidden, *args, **kwargs)
+        return self._routed(rows, hidden, *args, **kwargs)
+
+    @eager
+    def _routed(self, rows: RowIndex, hidden: torch.Tensor, *args, **kwargs):
+        return rows.apply(lambda taken: self.inner(taken, *args, **kwargs), hidden)
