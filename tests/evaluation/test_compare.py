@@ -181,6 +181,15 @@ def test_the_same_plan_twice_is_refused(toy, questions):
         compare(toy.model, toy.processor, questions, [HARD, HARD])
 
 
+def test_prompts_without_images_cost_what_they_do_without_a_plan(toy):
+    asked = [Sample(str(i), "t", "t", (), "is there a ring ?" + " yes" * i, "yes") for i in range(3)]
+    found = evaluate(
+        toy.model, toy.processor, asked, "fastv(layer=1)", batch_size=2, max_new_tokens=2, blind=False
+    )
+    assert found.cost["flops_ratio"] == pytest.approx(1) and found.cost["kv_ratio"] == pytest.approx(1)
+    assert found.cost["equivalent_tokens"] == 0
+
+
 def test_text_only_and_two_image_questions_run_together(toy):
     grey = Image.new("RGB", (32, 32), "grey")
     asked = [

@@ -152,6 +152,13 @@ class TestStages:
             True,
         ]
 
+    def test_rows_without_a_patch_are_counted_beside_merged_ones_too(self):
+        places = [*square(3), None, None, None, *square(2)]
+        shown = told("random(keep=3)", ((3, 8, 12), merge({3: {3: 0.5, 4: 0.5}})), places=places)
+        text = caption(shown.moments[1], shown.moments[1].images[0])
+        assert "3 of 16 rows left by" in text and ": 1 patch kept, 2 patches merged into 1 row, 10" in text
+        assert text.endswith("10 patches dropped, 1 of 3 newline or other rows kept")
+
     def test_a_method_that_drops_without_looking_is_a_stage(self):
         shown = told("fastv(layer=2,keep=0.5)+vtw(layer=4)", (range(3, 11), None))
         assert [(m.before, m.method.split("(")[0]) for m in shown.moments[1:]] == [(2, "fastv"), (4, "vtw")]

@@ -122,6 +122,8 @@ def caption(moment: Moment, left: Left) -> str:
         into = f"merged into {_plural(len(left.centres), 'row')}"
         became = ((left.kept, "kept"), (left.into, into), (left.dropped, "dropped"))
         parts = [f"{_plural(len(patches), 'patch')} {what}" for patches, what in became if patches]
+        if others:
+            parts.append(f"{left.others} of {_plural(others, 'newline or other row')} kept")
         text = f"{len(left.made)} of {left.found} rows left by {moment.method}"
         return f"{text}: {', '.join(parts)}" if parts else text
     text = f"{len(left.kept)} of {_plural(left.found_patches, 'patch')} kept by {moment.method}"
