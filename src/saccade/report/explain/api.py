@@ -16,7 +16,7 @@ from PIL.Image import Image
 from saccade import models
 from saccade.budget import last_layers, reach_flops, shortens_prompts
 from saccade.engine import apply
-from saccade.engine.tower_vision import grid as grid_of
+from saccade.engine.tower import grid as grid_of
 from saccade.engine.trace import Trace
 from saccade.layout import Layout
 from saccade.models import Loaded
