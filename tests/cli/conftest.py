@@ -84,7 +84,7 @@ def asked(monkeypatch):
     def load(name, dtype=None, device=None):
         return models.wrap(tiny.model, None, name)
 
-    def inputs(loaded, samples):
+    def inputs(loaded, samples, plan=None):
         segments = [[3, *((24, 24) for _ in sample.images), 5] for sample in samples]
         return BatchFeature(tiny.batch(segments))
 

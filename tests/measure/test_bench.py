@@ -205,7 +205,7 @@ def test_vision_is_timed_for_models_with_their_own_processor(llava, monkeypatch)
 
     asked = []
 
-    def inputs(loaded, samples):
+    def inputs(loaded, samples, plan=None):
         asked.append(samples[0].images[0].size)
         return BatchFeature(llava.batch([[3, (24, 24), 5]]))
 

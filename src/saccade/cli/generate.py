@@ -61,7 +61,7 @@ def generate(
         result["dense"] = _answer(loaded, batch, max_new_tokens)
         bar.advance(task)
         if wanted is not None:
-            result |= _planned(loaded, models.inputs(loaded, asked, wanted), max_new_tokens, wanted, force)
+            result |= _planned(loaded, asked, batch, max_new_tokens, wanted, force)
             bar.advance(task)
     _show(out, result)
     out.finish(result | {"provenance": record(device=where, dtype=loaded.model.dtype)})
@@ -108,12 +108,13 @@ def _answer(loaded, batch, max_new_tokens: int) -> dict[str, Any]:
     }
 
 
-def _planned(loaded, batch, max_new_tokens: int, plan, force: bool) -> dict[str, Any]:
-    from saccade.budget import last_layers, reach_flops
+def _planned(loaded, asked, batch, max_new_tokens: int, plan, force: bool) -> dict[str, Any]:
+    from saccade import models
+    from saccade.budget import last_layers, price, reach_flops
     from saccade.engine import apply
     from saccade.layout import Layout
     from saccade.plan import Plan
-    from saccade.pricing import cost
+    from saccade.pricing import against, cost
 
     visual = loaded.family.visual_mask(loaded.model, batch["input_ids"])
     layout = Layout.from_mask(visual, batch["attention_mask"])
@@ -121,19 +122,21 @@ def _planned(loaded, batch, max_new_tokens: int, plan, force: bool) -> dict[str,
         # The fingerprint is checked before layers are looked at, so that the first error is the true one.
         apply(loaded.model, Plan(model=plan.model)).remove()
     resolved = reach_flops(plan, loaded.shape, [layout], last_layers(loaded.shape.layers))
-    with apply(loaded.model, resolved, force=force) as handle:
-        found = _answer(loaded, batch, max_new_tokens)
-        price = cost(
-            loaded.shape, handle.plan.route(layout, loaded.shape.layers), loaded.model.dtype.itemsize
-        )
+    shape, size = loaded.shape, loaded.model.dtype.itemsize
+    with apply(loaded.model, resolved, force=force) as handle, handle.tracing(sources=False) as traces:
+        found = _answer(loaded, models.inputs(loaded, asked, resolved), max_new_tokens)
+    spent = price(handle.plan, shape, layout, size)
+    if traces:
+        dense = cost(shape, Plan().route(layout, shape.layers), size)
+        spent = against(cost(shape, traces[0].route, size), dense)
     return {
         "plan": plan.spec,
         "resolved": handle.plan.spec,
         "planned": found,
-        "flops_ratio": price.ratio,
-        "executed_flops_ratio": price.executed_ratio,
-        "visual_tokens": price.visual_tokens,
-        "text_tokens": price.text_tokens,
+        "flops_ratio": spent.ratio,
+        "executed_flops_ratio": spent.executed_ratio,
+        "visual_tokens": spent.visual_tokens,
+        "text_tokens": spent.text_tokens,
     }
 
 

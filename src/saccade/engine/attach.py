@@ -24,7 +24,7 @@ from saccade.engine.trace import Trace
 from saccade.families import Family, find, unwrap
 from saccade.layout import Layout
 from saccade.plan import Plan, PlanLike
-from saccade.stages import Vision, Which
+from saccade.stages import Grid, Vision, Which
 
 _IMAGES = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")
 
@@ -61,6 +61,8 @@ class _Call(threading.local):
     prompt: Prompt | None = None
     given: Layout | None = None
     given_vision: Vision | None = None
+    given_grid: Grid | None = None
+    sources: bool = True
     traces: list[Trace] | None = None
 
 
@@ -173,24 +175,32 @@ class Attachment:
         raise ValueError("a model with a saccade plan is not copied or pickled; remove the plan first")
 
     @contextmanager
-    def with_layout(self, layout: Layout, vision: Vision | None = None) -> Iterator[None]:
+    def with_layout(
+        self, layout: Layout, vision: Vision | None = None, grid: Grid | None = None
+    ) -> Iterator[None]:
         """Says which rows are visual where the model cannot see it: calls with merged embeddings only.
 
         Args:
             layout: Where the visual rows are.
             vision: What a vision tower would know of them, for methods that look at it.
+            grid: Where they lie in the picture, for methods that ask, on the host.
         """
-        self._call.given, self._call.given_vision = layout, vision
+        call = self._call
+        call.given, call.given_vision, call.given_grid = layout, vision, grid
         try:
             yield
         finally:
-            self._call.given = self._call.given_vision = None
+            call.given = call.given_vision = call.given_grid = None
 
     @contextmanager
-    def tracing(self) -> Iterator[list[Trace]]:
-        """Notes what happens to the visual rows: one ``Trace`` for every forward that has some, in order."""
+    def tracing(self, sources: bool = True) -> Iterator[list[Trace]]:
+        """Notes what happens to the visual rows: one ``Trace`` for every forward that has some, in order.
+
+        Args:
+            sources: Whether to note what merged rows are made of, which takes memory of rows times rows.
+        """
         found: list[Trace] = []
-        self._call.traces = found
+        self._call.traces, self._call.sources = found, sources
         own, self._tap = self._tap, self._tap or TowerTap(self.model, self.family)
         try:
             yield found
@@ -295,8 +305,10 @@ class Attachment:
             def look(which: Which, embeddings_BND: torch.Tensor) -> Vision:
                 return vision(captured, which, layout, embeddings_BND)
 
-        where = None if captured is None else grid(captured.picture, layout, torch.device("cpu"))
-        return Scene(self.family, self.parts, where, look, self._call.traces)
+        where = self._call.given_grid
+        if captured is not None:
+            where = grid(captured.picture, layout, torch.device("cpu"))
+        return Scene(self.family, self.parts, where, look, self._call.traces, self._call.sources)
 
     @eager
     def _before_layer(self, number: int, layer: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:

@@ -35,6 +35,7 @@ class Scene:
         grid: Where the visual rows lie in the picture, on the host, or None.
         vision: Gives what the vision tower knows, for one of its layers and the decoder's input.
         traces: Where to note what happens, or None.
+        sources: Whether to note what merged rows are made of.
     """
 
     family: Family
@@ -42,6 +43,7 @@ class Scene:
     grid: Grid | None = None
     vision: Callable[[Which, torch.Tensor], Vision] | None = None
     traces: list[Trace] | None = None
+    sources: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +180,8 @@ class Decisions:
         steps = self._narrowings[stage.before].steps(self.left_BN, totals, self.text_BN, self._moves)
         self.frame.change(stage.before, steps)
         if self.trace is not None:
-            self.trace.cut(stage, self.left_BN, choice.rewrite, compact, self._scored)
+            rewrite = choice.rewrite if self.scene.sources else None
+            self.trace.cut(stage, self.left_BN, rewrite, compact, self._scored)
 
     def _chosen(self, stage: Stage, hidden_BND: torch.Tensor) -> RowIndex:
         evidence = Evidence(

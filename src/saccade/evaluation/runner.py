@@ -180,7 +180,7 @@ def generate(
     with torch.inference_mode():
         if plan is None:
             return ask(), None
-        with apply(loaded.model, plan) as handle, handle.tracing() as traces:
+        with apply(loaded.model, plan) as handle, handle.tracing(sources=False) as traces:
             texts = ask()
     if traces:
         return texts, _spent(loaded, traces[0].route)

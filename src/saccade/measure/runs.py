@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -18,7 +18,7 @@ from saccade.budget import as_processed
 from saccade.engine import Attachment, kv_bytes
 from saccade.layout import Layout
 from saccade.measure.target import Target
-from saccade.measure.vision import looks_at_tower, made_up
+from saccade.measure.vision import looks_at_tower, made_up, made_up_grid
 from saccade.plan import Plan
 from saccade.route import Route
 
@@ -49,6 +49,7 @@ class Runner:
         target: The model.
         layout: Where its visual rows are.
         planned: The same under the plan, which may shorten the prompt.
+        grid: Where they would lie in the picture, made up.
         vision: What a vision tower would say of them, made up; None unless the plan asks.
         new_tokens: Tokens generated per sample.
     """
@@ -68,6 +69,7 @@ class Runner:
         draw = torch.Generator().manual_seed(seed)
         shape = (layout.batch, layout.rows, target.shape.hidden)
         self.prompt_BND = (torch.randn(shape, generator=draw) * 0.02).to(self.device, self.dtype)
+        self.grid = made_up_grid(self.planned)
         self.vision = None
         if plan is not None and looks_at_tower(plan, target.shape.layers):
             self.vision = made_up(target, plan, self.planned, self.device, seed)
@@ -83,7 +85,8 @@ class Runner:
         if handle is not None:
             # A shortened prompt is as good as any other: its numbers are random.
             prompt_BND = prompt_BND[:, : self.planned.rows]
-        with handle.with_layout(self.planned, vision=self.vision) if handle is not None else nullcontext():
+        given = nullcontext() if handle is None else handle.with_layout(self.planned, self.vision, self.grid)
+        with given:
             hidden_BND = self.decoder(
                 inputs_embeds=prompt_BND, past_key_values=cache, use_cache=True
             ).last_hidden_state
@@ -92,9 +95,9 @@ class Runner:
     def route(self, handle: Attachment) -> Route:
         """The route that a prefill under a plan really takes, and the score rows that it needs."""
         nominal = handle.plan.route(self.planned, self.target.shape.layers)
-        with handle.tracing() as traces:
+        with handle.tracing(sources=False) as traces:
             self.prefill(handle)
-        return replace(traces[0].route, scorings=nominal.scorings) if traces else nominal
+        return traces[0].route if traces else nominal
 
     @torch.inference_mode()
     def step(self, token_B1: torch.Tensor, cache: Cache) -> torch.Tensor:

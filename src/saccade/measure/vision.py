@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import statistics
 import time
+from math import isqrt
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from saccade.layout import Layout
 from saccade.measure.target import Target
 from saccade.plan import Plan
 from saccade.samples import Sample
-from saccade.stages import Vision
+from saccade.stages import Grid, Vision
 
 
 @torch.inference_mode()
@@ -95,6 +96,23 @@ def made_up(target: Target, plan: Plan, layout: Layout, device: torch.device, se
         into_BN=None if into_BN is None else into_BN.to(device),
         sizes_BN=None if sizes_BN is None else sizes_BN.to(device),
     )
+
+
+def made_up_grid(layout: Layout) -> Grid:
+    """Where rows would lie if every image were as square as its rows allow, on the host."""
+    side_BN = torch.ones_like(layout.image_BN)
+    for b, images in enumerate(layout.counts):
+        for image, rows in enumerate(images):
+            side_BN[b, layout.image_BN[b] == image] = isqrt(max(rows - 1, 0)) + 1
+    place_BN, visual_BN = layout.place_BN.clamp(min=0), layout.visual_BN
+    line_BN, column_BN = place_BN // side_BN, place_BN % side_BN
+    box_BN4 = torch.stack((column_BN, line_BN, column_BN + 1, line_BN + 1), -1) / side_BN[..., None]
+
+    def known(part_BN: torch.Tensor) -> torch.Tensor:
+        return part_BN.masked_fill(~visual_BN, -1)
+
+    planes_BN = known(torch.zeros_like(line_BN))
+    return Grid(known(line_BN), known(column_BN), planes_BN, box_BN4 * visual_BN[..., None])
 
 
 def _merged(plan: Plan, layout: Layout, num_layers: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:

@@ -30,6 +30,8 @@ class Method(ABC):
     saves: ClassVar[tuple[str, ...]]
     score: ClassVar[str | None] = None
     """Calibration whose ascending order chooses layers, where the method chooses layers by one."""
+    families: ClassVar[tuple[str, ...] | None] = None
+    """Names of the model families it can be defined on; None for all."""
 
     flops: float | None = None
 

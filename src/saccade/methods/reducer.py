@@ -101,9 +101,11 @@ class Reducer(Method):
 
     @property
     def is_resolved(self) -> bool:
-        return True
+        return self.flops is None
 
     def resolve(self, num_layers: int, order: Sequence[int] | None = None) -> Reducer:
+        if self.flops is not None:
+            raise ValueError(f"{self}: flops must be resolved to a setting against a prompt first")
         self.stages(num_layers)
         return self
 

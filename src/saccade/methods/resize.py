@@ -55,16 +55,18 @@ class Resize(Method):
 
     @property
     def is_resolved(self) -> bool:
-        return True
+        return self.flops is None
 
     def resolve(self, num_layers: int, order: Sequence[int] | None = None) -> Resize:
+        if self.flops is not None:
+            raise ValueError(f"{self}: flops must be resolved to a setting against a prompt first")
         return self
 
     def notches(self, num_layers: int, order: Sequence[int] | None = None) -> int:
         return NOTCHES - 1
 
     def turned(self, notch: int) -> Resize:
-        return replace(self, scale=1 - notch / NOTCHES, flops=None)
+        return replace(self, scale=(NOTCHES - notch) / NOTCHES, flops=None)
 
     def layer_route(self, layout: Layout, full_BN: torch.Tensor, number: int) -> LayerRoute | None:
         return None

@@ -40,6 +40,7 @@ class ToMe(Reducer):
     title = "ToMe"
     paper = "https://arxiv.org/abs/2210.09461"
     compacts = True
+    families = ("LLaVA-1.5", "LLaVA-NeXT")
 
     r: int = 16
 

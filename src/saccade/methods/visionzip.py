@@ -75,9 +75,9 @@ class VisionZip(Reducer):
         return NOTCHES
 
     def turned(self, notch: int) -> VisionZip:
-        keep = 1 - notch / NOTCHES
-        contextual = keep * self.contextual / ((self.dominant + self.contextual) or 1)
-        return replace(self, dominant=keep - contextual, contextual=contextual, flops=None)
+        keep = (NOTCHES - notch) / NOTCHES
+        contextual = round(keep * self.contextual / ((self.dominant + self.contextual) or 1), 6)
+        return replace(self, dominant=round(keep - contextual, 6), contextual=contextual, flops=None)
 
     def choose(self, stage: Stage, evidence: Evidence) -> Choice:
         vision = seen(self.name, evidence)
