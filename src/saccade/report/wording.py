@@ -64,9 +64,9 @@ FAMILY_COLUMNS = ("plan", "accuracy", "against dense", "above blind", "FLOPs", "
 FAMILY_LIMITS = (
     "<b>Few questions.</b> {per_task} a task: differences inside the intervals are noise. With more: "
     "<code>benchmarks/glance_family.py</code>.",
-    "<b>A tower that does not look.</b> The embedded model's vision tower does not mix patches and attends "
-    "to all of them alike: methods that rank patches by its attention (FasterVLM, VisPruner, VisionZip, "
-    "PruMerge) rank them by position here, and cannot show what they do on CLIP.",
+    "<b>A tower that knows little.</b> The embedded model's vision tower does not mix patches. Its CLS row was "
+    "taught to attend to patches in which something is drawn, and methods that rank patches by it (FasterVLM, "
+    "VisPruner, VisionZip, PruMerge) have no more than that to go by; CLIP's knows more.",
     "<b>Layers are scaled.</b> Stages that the papers give for 32 layers stand at the same depth, FastV's "
     "and DART's not before layer 2.",
     "<b>FLOPs</b> are the papers' rectangle of the decoder's prefill, of the rows that really ran; ratios "
@@ -74,7 +74,7 @@ FAMILY_LIMITS = (
 )
 LIMITS = (
     "<b>Few questions.</b> {per_task} a task: differences inside the intervals are noise. The full table, "
-    "with 1000 a task, is <code>benchmarks/results/glance_table.json</code>.",
+    "with more of each, is <code>benchmarks/results/glance_table.json</code>.",
     "<b>Few calibration samples.</b> The layers were chosen on {calibration_samples} samples; another draw "
     "can give another order, above all among layers of like score.",
     "<b>A miniature.</b> The embedded model is trained on generated scenes, and its vision tower does not "
