@@ -26,7 +26,7 @@ def test_crude_skipping_costs_accuracy(glance):
     assert all(line.passed for line in lines), [(line.what, line.found) for line in lines if not line.passed]
 
 
-@pytest.mark.parametrize("name", ["difference_gate", "glance_table"])
+@pytest.mark.parametrize("name", ["difference_gate", "glance_table", "glance_family"])
 def test_committed_results_are_of_the_shipped_weights(glance, root, name):
     found = read_json(root / "benchmarks" / "results" / f"{name}.json")
     assert found["model"]["weights"] == weights_digest(glance.model)
