@@ -48,7 +48,9 @@ def test_check_finds_stale_tables_and_changes_nothing(readme, capsys):
     assert tables.main(["--check", str(path)]) == 0
 
 
-@pytest.mark.parametrize("name", ["glance", "glance-family", "glance-tasks", "gate", "bench"])
+@pytest.mark.parametrize(
+    "name", ["glance", "glance-family", "glance-positions", "glance-tasks", "gate", "bench"]
+)
 def test_a_missing_result_file_is_said(readme, name):
     path = readme(name)
     assert tables.main([str(path)]) == 0

@@ -137,6 +137,23 @@ def glance_tasks(results: Path) -> str:
     return markdown(("task", "n", "blind", "dense", *(f"`{p['name']}`" for p in plans)), rows)
 
 
+def glance_positions(results: Path) -> str:
+    """What closing up positions costs on Glance, from ``glance_positions.json``."""
+    found = _load(results / "glance_positions.json")
+    if found is None:
+        return _missing("saccade eval glance --plan ... --json benchmarks/results/glance_positions.json")
+    rows = []
+    for entry in found["plans"]:
+        mean = entry["mean"]
+        low, high = points(mean["difference_low"]), points(mean["difference_high"])
+        against = f"{points(mean['difference'])} ({low} to {high})"
+        ratio = percent(entry["cost"]["flops_ratio"])
+        rows.append([f"`{entry['name']}`", interval(mean, "accuracy"), against, ratio])
+    dense = found["dense"]["mean"]
+    note = f"{dense['n']} questions; dense {interval(dense, 'accuracy')}, blind {percent(dense['blind'])}."
+    return markdown(("plan", "accuracy", "against dense", "FLOPs"), rows) + "\n\n" + note
+
+
 def gate(results: Path) -> str:
     """Whether Glance can show a difference, line by line, from ``difference_gate.json``."""
     found = _load(results / "difference_gate.json")
@@ -189,6 +206,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "methods": methods,
     "glance": glance,
     "glance-family": glance_family,
+    "glance-positions": glance_positions,
     "glance-tasks": glance_tasks,
     "gate": gate,
     "bench": bench,

@@ -64,9 +64,9 @@ FAMILY_COLUMNS = ("plan", "accuracy", "against dense", "above blind", "FLOPs", "
 FAMILY_LIMITS = (
     "<b>Few questions.</b> {per_task} a task: differences inside the intervals are noise. With more: "
     "<code>benchmarks/glance_family.py</code>.",
-    "<b>A tower that knows little.</b> The embedded model's vision tower does not mix patches. Its CLS row was "
-    "taught to attend to patches in which something is drawn, and methods that rank patches by it (FasterVLM, "
-    "VisPruner, VisionZip, PruMerge) have no more than that to go by; CLIP's knows more.",
+    "<b>A tower that knows little.</b> The embedded model's vision tower does not mix patches. Its CLS row "
+    "was taught to attend to patches in which something is drawn, and methods that rank patches by it "
+    "(FasterVLM, VisPruner, VisionZip, PruMerge) have no more than that to go by; CLIP's knows more.",
     "<b>Layers are scaled.</b> Stages that the papers give for 32 layers stand at the same depth, FastV's "
     "and DART's not before layer 2.",
     "<b>FLOPs</b> are the papers' rectangle of the decoder's prefill, of the rows that really ran; ratios "
