@@ -91,7 +91,7 @@ def test_a_packed_row_trains_the_prompt_that_users_give(small, conversations: fl
     batches = Batches(mixture, 3, "calibration", SMALL.visual_tokens)
     batch = batches[0]
     user = batches.encode.user
-    network = Network(build_model(SMALL, seed=1), (1, 2), 2, user).eval()
+    network = Network(build_model(SMALL, seed=1), (1, 2), (1, 2), user).eval()
     processor = build_processor()
     with torch.no_grad():
         *_, logits = network.answer(**network_inputs(batch, batches.prefix))

@@ -61,7 +61,7 @@ class ToMe(Reducer):
     def stages(self, num_layers: int) -> tuple[Stage, ...]:
         if not self.r:
             return ()
-        return (Stage(0, self, look=Look(tower="made"), compact=self.compact, rewrites=True),)
+        return (Stage(0, self, look=Look(tower="made"), compact=self.compact),)
 
     def kept(self, stage: Stage, found: int, start: int, original: int) -> int:
         views = max(round(original / PATCHES), 1)
