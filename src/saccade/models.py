@@ -43,7 +43,7 @@ def load(name: str = "glance", dtype: torch.dtype | str | None = None, device: s
     """Loads a model and its processor.
 
     Args:
-        name: ``glance`` (the embedded model), a local folder, or a hub id.
+        name: ``glance`` (the embedded model), a local folder (of a Skip-Vision model too), or a hub id.
         dtype: Data type of the weights; the embedded model is float32 by default, others as saved.
         device: Where to put it; the CPU by default.
 
@@ -59,6 +59,11 @@ def load(name: str = "glance", dtype: torch.dtype | str | None = None, device: s
         from saccade.glance import weights_path
 
         where, dtype = weights_path(), dtype or torch.float32
+    elif Path(name).is_dir():
+        from saccade import skip_vision
+
+        if skip_vision.is_skip_vision(name):
+            return skip_vision.load(name, dtype, device)
     try:
         processor = AutoProcessor.from_pretrained(where, backend="pil")
         model = AutoModelForImageTextToText.from_pretrained(

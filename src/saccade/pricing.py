@@ -32,7 +32,7 @@ class Cost:
         executed_tflops: What the engine dispatches, score rows included.
         dense_executed_tflops: What the stock model dispatches.
         executed_ratio: Their ratio.
-        kv_bytes: KV cache after prefill at ``dtype_bytes`` per number.
+        kv_bytes: KV cache that decoding starts from, at ``dtype_bytes`` per number.
         dense_kv_bytes: The same of the stock model.
         kv_ratio: Their ratio.
         equivalent_tokens: Visual rows alive, averaged over layers, per sample.
@@ -166,9 +166,9 @@ def cost(shape: ModelShape, route: Route, dtype_bytes: int = 2) -> Cost:
     memo: dict[int, tuple[float, int, torch.Tensor]] = {}
     for layer in (full, *route.layers):
         if id(layer) not in memo:
-            alive = (layer.alive_BN & real).sum(1).double()
+            held = (layer.held_BN & real).sum(1).double()
             paper_form = _paper_layer(shape, layer, layout)
-            memo[id(layer)] = (paper_form, executed_flops(shape, layer, layout), alive)
+            memo[id(layer)] = (paper_form, executed_flops(shape, layer, layout), held)
     paper = [memo[id(layer)][0] for layer in route.layers]
     scores = sum(scoring_flops(shape, scoring, layout.batch) for scoring in route.scorings)
     ran = sum(memo[id(layer)][1] for layer in route.layers) + scores

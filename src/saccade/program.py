@@ -71,7 +71,7 @@ def narrowed(route: Route, first: int, rows_BN: torch.Tensor) -> Route:
     def layer(one: LayerRoute) -> LayerRoute:
         if id(one) not in layers:
             sets = (cut(one.alive_BN), cut(one.query_BN), cut(one.ffn_BN))
-            layers[id(one)] = LayerRoute(*sets, one.visibility)
+            layers[id(one)] = LayerRoute(*sets, one.visibility, one.cached_BN)
         return layers[id(one)]
 
     return replace(route, layers=(*route.layers[:first], *(layer(one) for one in route.layers[first:])))

@@ -26,18 +26,26 @@ class LayerRoute:
         query_BN: Rows that ask: q_proj, scores, AV, o_proj. Others get attention output 0.
         ffn_BN: Rows that pass the post-norm and the FFN. Others get FFN output 0.
         visibility: What visual queries see: every earlier row, or only text and themselves.
+        cached_BN: Rows whose K and V stay in the cache once this forward is over, for decoding and later
+            turns; None for all that are alive (skip KV-cache: fewer).
     """
 
     alive_BN: torch.Tensor
     query_BN: torch.Tensor
     ffn_BN: torch.Tensor
     visibility: Visibility = "causal"
+    cached_BN: torch.Tensor | None = None
 
     @property
     def is_dense(self) -> bool:
         """Whether this layer is the stock layer."""
         full = all(bool(rows.all()) for rows in (self.alive_BN, self.query_BN, self.ffn_BN))
-        return full and self.visibility == "causal"
+        return full and self.visibility == "causal" and self.cached_BN is None
+
+    @property
+    def held_BN(self) -> torch.Tensor:
+        """Rows that the cache holds once this forward is over."""
+        return self.alive_BN if self.cached_BN is None else self.alive_BN & self.cached_BN
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,10 +78,13 @@ class Route:
         """
         before = None
         for number, layer in enumerate(self.layers):
-            for name, rows in (("query", layer.query_BN), ("ffn", layer.ffn_BN)):
+            sets = {"query": layer.query_BN, "ffn": layer.ffn_BN, "cached": layer.cached_BN}
+            for name, rows in sets.items():
+                if rows is None:
+                    continue
                 if rows.shape != self.layout.visual_BN.shape:
                     raise ValueError(f"layer {number}: {name} rows {tuple(rows.shape)} do not fit the layout")
-                if bool((rows & ~layer.alive_BN).any()):
+                if name != "cached" and bool((rows & ~layer.alive_BN).any()):
                     raise ValueError(f"layer {number}: {name} holds rows that are not alive")
             if before is not None and bool((layer.alive_BN & ~before).any()):
                 raise ValueError(f"layer {number} revives rows that layer {number - 1} had dropped")
@@ -120,5 +131,7 @@ def compose(routes: Sequence[Route]) -> Route:
         query = meet(alive, *(g.query_BN for g in group))
         ffn = meet(alive, *(g.ffn_BN for g in group))
         narrow = any(g.visibility == "text_and_self" for g in group)
-        layers.append(LayerRoute(alive, query, ffn, "text_and_self" if narrow else "causal"))
+        held = [g.cached_BN for g in group if g.cached_BN is not None]
+        cached = meet(*held) if held else None
+        layers.append(LayerRoute(alive, query, ffn, "text_and_self" if narrow else "causal", cached))
     return Route(first.layout, tuple(layers))

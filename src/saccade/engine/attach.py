@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from saccade.engine.decide import Decisions, Scene
 from saccade.engine.frame import Frame, Positions
 from saccade.engine.layers import FRAME, AttentionStandIn, Cell, MlpStandIn, eager
 from saccade.engine.prompt import Prompt, by_name, layout_of
+from saccade.engine.release import release
 from saccade.engine.support import check_supported, refuse_split_prompts
 from saccade.engine.tower import Captured, TowerTap, allow_other_sizes, grid, vision
 from saccade.engine.trace import Trace
@@ -29,13 +31,17 @@ from saccade.stages import Grid, Vision, Which
 _IMAGES = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")
 
 
-def apply(model: nn.Module, plan: PlanLike, *, force: bool = False) -> Attachment:
+def apply(model: nn.Module, plan: PlanLike, *, force: bool = False, resident: bool = False) -> Attachment:
     """Attaches a plan to a model; only this instance is touched.
+
+    A plan that belongs to the model (``resident``: it was trained with it) stays in force under any other:
+    the two compose, the model's own first, unless both are of the same method.
 
     Args:
         model: A stock Hugging Face VLM (PEFT and DDP wrappers are seen through).
         plan: A plan, a method, a plan file or a spec string such as ``"vskip(layers=12-31)"``.
         force: Apply a plan that was made for another model.
+        resident: The plan is part of the model; others may be applied over it.
 
     Returns:
         A handle: use it as a context manager, or call ``remove()``.
@@ -52,7 +58,19 @@ def apply(model: nn.Module, plan: PlanLike, *, force: bool = False) -> Attachmen
         other = Plan(model=fingerprint)
         fields = ", ".join(f"{k} {a} here {b}" for k, (a, b) in Plan(model=found.model).diff(other).items())
         raise ValueError(f"this plan was made for another model ({fields}); make a new one, or use force")
-    return Attachment(model, family, found.resolve(family.shape(config).layers))
+    below = attached(model)
+    if below is None or not below.resident:
+        return Attachment(model, family, found.resolve(family.shape(config).layers), resident=resident)
+    own = [m for m in below.plan.methods if m.name not in {other.name for other in found.methods}]
+    both = replace(found, methods=(*own, *found.methods)).resolve(family.shape(config).layers)
+    below.remove()
+    try:
+        above = Attachment(model, family, both)
+    except BaseException:
+        below.attach()
+        raise
+    above.below = below
+    return above
 
 
 class _Call(threading.local):
@@ -73,14 +91,25 @@ class Attachment:
         plan: The plan as it runs, layers resolved.
         family: Adapter of the model.
         parts: Modules of the model.
+        resident: Whether the plan is part of the model, so that others may be applied over it.
+        below: The resident plan that this one was applied over; it comes back when this one goes.
     """
 
-    def __init__(self, model: nn.Module, family: Family, plan: Plan) -> None:
-        self.model, self.family, self.plan = model, family, plan
+    def __init__(self, model: nn.Module, family: Family, plan: Plan, resident: bool = False) -> None:
+        self.model, self.family, self.plan, self.resident = model, family, plan, resident
+        self.below: Attachment | None = None
         self.parts = family.parts(model)
         self._call = _Call()
         self._undo: list[Callable[[], None]] = []
-        if attached(model) is not None:
+        self.attach()
+
+    def attach(self) -> None:
+        """Puts the plan on (again, after ``remove()``).
+
+        Raises:
+            ValueError: If the model has a plan already, or cannot run this one.
+        """
+        if attached(self.model) is not None:
             raise ValueError("this model has a saccade plan; remove it first, or compose plans with '+'")
         try:
             self._attach()
@@ -100,6 +129,8 @@ class Attachment:
         self._undo.append(core.register_forward_pre_hook(self._before_core, with_kwargs=True).remove)
         self._undo.append(core.register_forward_hook(self._after_core, always_call=True).remove)
         self._undo.append(decoder.register_forward_pre_hook(self._before_decoder, with_kwargs=True).remove)
+        if any(method.releases for method in self.plan.methods):
+            self._undo.append(decoder.register_forward_hook(self._after_decoder, with_kwargs=True).remove)
 
     def _hook_stages(self) -> None:
         """Puts hooks on the layers that decisions look at, and on the vision tower where it is looked at."""
@@ -130,9 +161,10 @@ class Attachment:
             raise ValueError(f"{self.plan.spec}: a vision tower merges by one rule only")
         merge = merges[0] if merges else None
         self._tap: TowerTap | None = None
-        if stages:
+        if stages or any(method.by_image for method in self.plan.methods):
             self._tap = TowerTap(self.model, family, wanted, merge)
             self._undo.append(self._tap.remove)
+        if stages or any(method.releases for method in self.plan.methods):
             self._undo.append(
                 refuse_split_prompts(unwrap(self.model), self.plan.spec, any(s.look.layer for s in stages))
             )
@@ -164,6 +196,9 @@ class Attachment:
         while self._undo:
             self._undo.pop()()
         self._call = _Call()
+        below, self.below = self.below, None
+        if below is not None:
+            below.attach()
 
     def __enter__(self) -> Attachment:
         return self
@@ -276,6 +311,17 @@ class Attachment:
         frame.decisions = Decisions(program, frame, self._scene(program.route.layout, captured))
         # The decoder's input is rewritten: from here on every argument goes by its name.
         return (), {**named, "inputs_embeds": frame.decisions.enter(rows), FRAME: frame}
+
+    @eager
+    def _after_decoder(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+        frame: Frame | None = kwargs.get(FRAME)
+        if frame is None or not frame.cached:
+            return
+        values = output if isinstance(output, tuple) else output.values()
+        cache = next((value for value in values if isinstance(value, Cache)), None)
+        if cache is not None:
+            layers: Any = self.parts.layers
+            release(frame, cache, [layer.self_attn.layer_idx for layer in layers])
 
     def _positions(self, named: dict[str, Any], rows: torch.Tensor, past: int) -> Positions | None:
         if not (self._decides and self.family.compact_positions):

@@ -149,6 +149,16 @@ class RaggedLayer(DynamicLayer):
         assert self.keys is not None and self.values is not None
         self.keys, self.values = self.keys[:, :, stay], self.values[:, :, stay]
 
+    def shrink(self, rows: KeyRows, take: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Keeps some of the columns; the logical length stays.
+
+        Args:
+            rows: Which rows are left.
+            take: Picks their columns.
+        """
+        assert self.keys is not None and self.values is not None
+        self.rows, self.keys, self.values = rows, take(self.keys), take(self.values)
+
     def reset(self) -> None:
         """Empties the layer."""
         self.keys = self.values = None

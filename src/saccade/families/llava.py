@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from saccade.families.base import Family, register, unwrap
+from saccade.families.hosting import Undo, hosted_in
 from saccade.families.vision import Picture, Tower, of_patches, square
 from saccade.shapes import ModelShape
 
@@ -54,6 +55,12 @@ class Llava(Family):
     def picture(self, model: nn.Module, inputs: Mapping[str, Any]) -> Picture | None:
         config: Any = unwrap(model).config
         vision, pixels, made = config.vision_config, inputs.get("pixel_values"), made_lengths(inputs)
+        hosted = hosted_in(self._core(model))
+        if hosted is not None:
+            if made is None and pixels is not None:
+                rows = (pixels.shape[-2] // vision.patch_size) * (pixels.shape[-1] // vision.patch_size)
+                made = (hosted.length(rows),) * len(pixels)
+            return None if made is None else Picture.unmapped(made)
         more = len(self._view(model, inputs, 0))
         if made is not None:
             sides = {square(length - more) for length in made}
@@ -88,6 +95,41 @@ class Llava(Family):
             images=image.convert("RGB"), do_rescale=False, do_normalize=False, return_tensors="np"
         )["pixel_values"][0]
         return pil.fromarray(pixels.round().clip(0, 255).astype("uint8").transpose(1, 2, 0))
+
+    def host(
+        self,
+        model: nn.Module,
+        processor: Any,
+        module: nn.Module,
+        image_size: int | None = None,
+        levels: Sequence[int] = (),
+    ) -> Callable[[], None]:
+        core = self._core(model)
+        undo = Undo()
+        undo.attribute(core, "multi_modal_projector", module)
+        if levels:
+            undo.attribute(core.config, "vision_feature_layer", list(levels) if len(levels) > 1 else levels[0])
+        if image_size is not None and image_size != core.config.vision_config.image_size:
+            undo.append(self.other_sizes(model))
+        if processor is not None:
+            self._adapt(processor, core.config, module, image_size, undo)
+        return undo.all
+
+    def _adapt(self, processor: Any, config: Any, module: Any, image_size: int | None, undo: Undo) -> None:
+        """Tells a processor the size of the picture and the number of its placeholders."""
+        vision, given = config.vision_config, processor.image_processor
+        side = vision.image_size if image_size is None else image_size
+        if image_size is not None:
+            square = {"height": side, "width": side}
+            undo.attribute(given, "size", square)
+            if getattr(given, "do_center_crop", False):
+                undo.attribute(given, "crop_size", square)
+        patches = (side // vision.patch_size) ** 2
+        # The stock processor counts patches, adds this, and takes one off where the first row is stripped.
+        stripped = int(processor.vision_feature_select_strategy == "default")
+        undo.attribute(
+            processor, "num_additional_image_tokens", module.length(patches) - patches + stripped
+        )
 
     def tower(self, model: nn.Module) -> Tower | None:
         core: Any = self._core(model)

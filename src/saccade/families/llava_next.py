@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from transformers.image_processing_utils import select_best_resolution
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
 from saccade.families.base import register, unwrap
+from saccade.families.hosting import Undo, hosted_in
 from saccade.families.llava import Llava, config_parts, made_lengths, strips_first
 from saccade.families.vision import Picture, of_patches
 from saccade.shapes import ModelShape
@@ -44,6 +45,11 @@ class LlavaNext(Llava):
         config: Any = unwrap(model).config
         vision, grids = config.vision_config, config.image_grid_pinpoints
         sizes, made = inputs.get("image_sizes"), made_lengths(inputs)
+        hosted = hosted_in(self._core(model))
+        if hosted is not None and made is None and sizes is not None:
+            made = tuple(hosted.length(n) for n in self._rows_of_views(model, sizes))
+        if hosted is not None:
+            return None if made is None else Picture.unmapped(made)
         if sizes is None or (made is None and inputs.get("pixel_values") is None):
             return None if made is None else Picture.unmapped(made)
         sizes = [tuple(int(n) for n in size) for size in sizes]
@@ -71,6 +77,52 @@ class LlavaNext(Llava):
         plane, line, column, box = (torch.cat(x) for x in zip(*placed, strict=True))
         return replace(shown, plane_R=plane, line_R=line, column_R=column, box_R4=box)
 
+    def host(
+        self,
+        model: nn.Module,
+        processor: Any,
+        module: nn.Module,
+        image_size: int | None = None,
+        levels: Sequence[int] = (),
+    ) -> Callable[[], None]:
+        if image_size is not None:
+            raise ValueError("LLaVA-NeXT cuts images into tiles of one size: leave image_size as it is")
+        core = self._core(model)
+        undo = Undo()
+        undo.append(super().host(model, None, module, None, levels))
+        # Rows are laid out when the views of an image come together; newline rows have no place in that.
+        stock = core.pack_image_features
+
+        def pack(
+            image_features: Any, image_sizes: Any, vision_feature_select_strategy: Any, image_newline: Any = None
+        ) -> tuple[list[torch.Tensor], torch.Tensor]:
+            packed, _ = stock(image_features, image_sizes, vision_feature_select_strategy, image_newline=None)
+            whole = [views.shape[1] for views in image_features]
+            hosted: Any = hosted_in(core)
+            rows = [hosted.pack(rows, first) for rows, first in zip(packed, whole, strict=True)]
+            return rows, torch.tensor([len(each) for each in rows], device=rows[0].device)
+
+        undo.attribute(core, "pack_image_features", pack)
+        if processor is not None:
+            undo.attribute(processor, "_get_number_of_features", Counted(processor, module))
+        return undo.all
+
+    def _rows_of_views(self, model: nn.Module, sizes: Sequence[Any]) -> list[int]:
+        """Rows of every image before they are laid out anew: whole picture and unpadded tiles, no newlines."""
+        core = self._core(model)
+        config: Any = core.config
+        side = config.vision_config.image_size // config.vision_config.patch_size
+        views = [
+            torch.zeros(
+                image_size_to_num_patches(size, config.image_grid_pinpoints, config.vision_config.image_size),
+                side * side,
+                1,
+            )
+            for size in sizes
+        ]
+        packed, _ = type(core).pack_image_features(core, views, sizes, "default", image_newline=None)
+        return [len(rows) for rows in packed]
+
     def seen(self, processor: Any, image: Image) -> Image:
         return image
 
@@ -84,6 +136,27 @@ class LlavaNext(Llava):
             fit = min(canvas[1] / image.width, canvas[0] / image.height, 1.0) * scale
             small.append(image.resize((max(round(image.width * fit), 1), max(round(image.height * fit), 1))))
         return small, {}
+
+
+class Counted:
+    """Stands in for a processor's count of an image's features where another module lays them out."""
+
+    def __init__(self, processor: Any, module: Any) -> None:
+        self.processor, self.module = processor, module
+
+    def __call__(self, orig_height: int, orig_width: int, height: int, width: int) -> int:
+        processor = self.processor
+        canvas = select_best_resolution(
+            [orig_height, orig_width], processor.image_processor.image_grid_pinpoints
+        )
+        high, wide = height // processor.patch_size, width // processor.patch_size
+        tiles, _ = processor._get_unpadded_features(
+            orig_height, orig_width, high, wide, canvas[0] // height, canvas[1] // width
+        )
+        # The caller takes one off where the first row of every view is stripped.
+        return self.module.length(high * wide + tiles) + int(
+            processor.vision_feature_select_strategy == "default"
+        )
 
 
 def _on_canvas(

@@ -32,6 +32,8 @@ class Method(ABC):
     """Calibration whose ascending order chooses layers, where the method chooses layers by one."""
     families: ClassVar[tuple[str, ...] | None] = None
     """Names of the model families it can be defined on; None for all."""
+    by_image: ClassVar[bool] = False
+    """Whether it must know where one image ends and the next begins."""
 
     flops: float | None = None
 
@@ -96,9 +98,15 @@ class Method(ABC):
         layers = []
         for number in range(num_layers):
             found = self.layer_route(layout, full, number) or dense
-            key = (id(found.alive_BN), id(found.query_BN), id(found.ffn_BN), found.visibility)
+            sets = (found.alive_BN, found.query_BN, found.ffn_BN, found.cached_BN)
+            key = (*map(id, sets), found.visibility)
             layers.append(memo.setdefault(key, found))
         return Route(layout, tuple(layers))
+
+    @property
+    def releases(self) -> bool:
+        """Whether rows leave the cache once the prompt is read."""
+        return False
 
     def stages(self, num_layers: int) -> tuple[Stage, ...]:
         """Decisions that the method takes on the way; none for a method whose rows are known beforehand.

@@ -1,0 +1,21 @@
+"""Skip-Vision: models trained with skipping on (arXiv 2503.21817), on stock parts.
+
+``wrap`` lays the visual rows of a stock model out as retained, skipped and summary rows, and puts the method
+on its decoder; ``save`` and ``load`` keep such a model as a folder.
+"""
+
+from saccade.skip_vision.config import SkipVisionConfig, ablation_row
+from saccade.skip_vision.folder import is_skip_vision, load, save
+from saccade.skip_vision.wrap import set_cache, unwrap_skip_vision, wrap, wrapped
+
+__all__ = [
+    "SkipVisionConfig",
+    "ablation_row",
+    "is_skip_vision",
+    "load",
+    "save",
+    "set_cache",
+    "unwrap_skip_vision",
+    "wrap",
+    "wrapped",
+]

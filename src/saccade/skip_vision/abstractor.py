@@ -1,0 +1,118 @@
+"""What stands in the projector's place: patches become retained, skipped and summary rows of the decoder.
+
+Shape letters: B images, P patches, C tower width, R retained rows, S skipped rows, D decoder width.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import torch
+from torch import nn
+
+from saccade.select import top
+from saccade.skip_vision.chain_of_sight import ChainOfSight
+from saccade.skip_vision.config import SkipVisionConfig
+from saccade.skip_vision.merge import mean_merge, token_merge
+from saccade.skip_vision.summary import Scorer
+
+
+class Glimpse(threading.local):
+    """Attention that patches get in the vision tower (B, P), on its way from the tower to the abstractor."""
+
+    attention_BP: torch.Tensor | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Glimpse:
+        # PEFT copies the module it trains whole; the tower goes on writing here.
+        return self
+
+
+class Abstractor(nn.Module):
+    """Makes the rows of the decoder of the tower's features, as ``SkipVisionConfig`` says.
+
+    Attributes:
+        config: The layout and its switches.
+        project: From features to embeddings: the model's own projector, or a Chain-of-Sight resampler.
+        scorer: Scores rows for their summaries; None without summaries.
+        registers: Learned rows (Victor); None without.
+        glimpse: Where the tower's attention is found, for the layout ``llava``.
+    """
+
+    def __init__(self, config: SkipVisionConfig, project: nn.Module, width: int) -> None:
+        """Creates it for a decoder of this width."""
+        super().__init__()
+        self.config, self.project, self.glimpse = config, project, Glimpse()
+        self.scorer = Scorer(width, config.learned_summary) if config.summaries else None
+        self.registers = nn.Parameter(torch.randn(config.registers, width) * 0.02) if config.registers else None
+
+    def forward(self, features_BPC: torch.Tensor) -> torch.Tensor:
+        """Rows of the decoder (B, N, D); for ``llava-hd`` embeddings of patches, which ``pack`` takes up."""
+        if self.config.layout == "llava-hd":
+            return self.project(features_BPC)
+        if self.config.layout == "llava":
+            features_BPC = self._ranked(features_BPC)
+        rows_BND = self.project(features_BPC)
+        first, _ = self.config.split(rows_BND.shape[1])
+        return self.assemble(rows_BND[:, :first], rows_BND[:, first:])
+
+    def pack(self, rows_ND: torch.Tensor, whole: int) -> torch.Tensor:
+        """Rows of one image cut into tiles.
+
+        Args:
+            rows_ND: Embeddings: of the whole picture, then of the tiles.
+            whole: How many are of the whole picture.
+        """
+        return self.assemble(rows_ND[None, :whole], rows_ND[None, whole:])[0]
+
+    def assemble(self, retained_BRD: torch.Tensor, skipped_BSD: torch.Tensor) -> torch.Tensor:
+        """Retained rows, their summary, skipped rows (merged), their summary, registers."""
+        config, skipped = self.config, skipped_BSD.shape[1]
+        if config.merged is not None and skipped > config.merged:
+            if config.merge == "mean":
+                skipped_BSD = mean_merge(skipped_BSD, config.merged)
+            else:
+                skipped_BSD = token_merge(skipped_BSD, config.merged, config.merge_order).rows_BKD
+        parts = [retained_BRD]
+        if config.former:
+            first = config.coarse if config.former_source == "usual" else 0
+            parts.append(self._summary(retained_BRD[:, first:]))
+        parts.append(skipped_BSD)
+        if config.latter:
+            parts.append(self._summary(skipped_BSD if skipped else retained_BRD))
+        if self.registers is not None:
+            parts.append(self.registers.to(retained_BRD.dtype).expand(len(retained_BRD), -1, -1))
+        return torch.cat(parts, dim=1)
+
+    def length(self, rows: int) -> int:
+        """Rows of the decoder that an image becomes of which the tower makes so many."""
+        if self.config.layout == "cos":
+            rows = sum(scale.queries for scale in self.config.scales)
+        return self.config.length(rows)
+
+    def _summary(self, rows_BND: torch.Tensor) -> torch.Tensor:
+        assert self.scorer is not None
+        return self.scorer(rows_BND)
+
+    def _ranked(self, features_BPC: torch.Tensor) -> torch.Tensor:
+        """Features with the retained patches first; both groups keep the order of the picture."""
+        attention_BP, self.glimpse.attention_BP = self.glimpse.attention_BP, None
+        if attention_BP is None or attention_BP.shape != features_BPC.shape[:2]:
+            raise ValueError(
+                "the abstractor ranks patches by the attention of the vision tower, which did not run just "
+                "before it; call the model (or its get_image_features), not the projector alone"
+            )
+        first, _ = self.config.split(features_BPC.shape[1])
+        everything = torch.ones_like(attention_BP, dtype=torch.bool)
+        keep_BP = top(attention_BP, everything, everything.long() - 1, [(first,)] * len(attention_BP))
+        order_BP = torch.argsort(~keep_BP, dim=1, stable=True)
+        return features_BPC.gather(1, order_BP[..., None].expand_as(features_BPC))
+
+
+def resampler_of(config: SkipVisionConfig, grid: int, levels: int, width: int, out: int) -> ChainOfSight:
+    """The resampler of a configuration.
+
+    Raises:
+        ValueError: If its windows do not fit the grid.
+    """
+    return ChainOfSight(config.scales, grid, levels, width, out, config.heads)

@@ -1,0 +1,237 @@
+"""What a Skip-Vision model is: how an image becomes rows of the decoder, and what the decoder does with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, get_args
+
+from saccade.methods.base import Method
+from saccade.methods.skip_vision import Release, SkipVision
+from saccade.methods.victor import Victor
+from saccade.skip_vision.chain_of_sight import Scale
+from saccade.skip_vision.merge import Order
+
+LayoutName = Literal["cos", "llava", "llava-hd"]
+MergeRule = Literal["similarity", "mean"]
+FormerSource = Literal["usual", "retained"]
+
+COS_SCALES = (Scale(32, 16), Scale(4, 256), Scale(2, 1024))
+"""Chain-of-Sight with 1296 tokens on a grid of 32 patches a side (448 pixels), second version of the windows."""
+
+
+@dataclass(frozen=True)
+class SkipVisionConfig:
+    """A Skip-Vision model (arXiv 2503.21817); every switch of its ablation is a field.
+
+    Attributes:
+        layout: Where rows come from. ``cos``: Chain-of-Sight tokens, all scales but the finest are retained.
+            ``llava``: the patches that CLS attends to most are retained. ``llava-hd``: the whole picture is
+            retained, the tiles are skipped.
+        retained: Patches that ``llava`` retains; the other layouts know theirs.
+        merged: Rows that the skipped ones are merged into; None leaves them as they are.
+        merge: By similarity, as the method does, or means of neighbours, its plain rival.
+        merge_order: Order of merged rows, see ``token_merge``.
+        skip_ffn: SF: skipped rows bypass every FFN.
+        former: FS: a summary of the retained rows behind them.
+        latter: LS: a summary of the skipped rows behind those.
+        local: LV: the last skipped row is promoted.
+        cache: SK: what leaves the KV cache once the prompt is read.
+        former_source: What the former summary is made of: ``usual`` leaves out the coarsest scale of ``cos``,
+            as the authors' code does; ``retained`` takes all retained rows.
+        scales: Windows and tokens of ``cos``, coarse to fine.
+        levels: Hidden states of the vision tower that become features; the model's own if empty.
+        image_size: Side of the image in pixels that the tower gets; the model's own if None.
+        heads: Attention heads of the resampler; of width 64 if None.
+        registers: Learned rows behind all others (Victor); 0 for none.
+        register_layer: First layer that runs with text and registers alone.
+        learned_summary: Start the summaries' scorer for training; else as plain means.
+    """
+
+    layout: LayoutName = "llava"
+    retained: int = 64
+    merged: int | None = 156
+    merge: MergeRule = "similarity"
+    merge_order: Order = "similarity"
+    skip_ffn: bool = True
+    former: bool = True
+    latter: bool = True
+    local: bool = False
+    cache: Release = "none"
+    former_source: FormerSource = "usual"
+    scales: tuple[Scale, ...] = COS_SCALES
+    levels: tuple[int, ...] = ()
+    image_size: int | None = None
+    heads: int | None = None
+    registers: int = 0
+    register_layer: int = 3
+    learned_summary: bool = True
+
+    def __post_init__(self) -> None:
+        options = {
+            "layout": LayoutName, "merge": MergeRule, "merge_order": Order, "cache": Release,
+            "former_source": FormerSource,
+        }  # fmt: skip
+        for name, allowed in options.items():
+            if getattr(self, name) not in get_args(allowed):
+                raise ValueError(
+                    f"skip_vision: {name} is one of {', '.join(get_args(allowed))}, got {getattr(self, name)!r}"
+                )
+        for name, least in (("retained", 1), ("registers", 0), ("register_layer", 1)):
+            value = getattr(self, name)
+            if type(value) is not int or value < least:
+                raise ValueError(f"skip_vision: {name} is a whole number from {least}, got {value!r}")
+        for name in ("merged", "image_size", "heads"):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < 1):
+                raise ValueError(f"skip_vision: {name} is a whole number from 1, or none, got {value!r}")
+        for name in ("skip_ffn", "former", "latter", "local", "learned_summary"):
+            if type(getattr(self, name)) is not bool:
+                raise ValueError(f"skip_vision: {name} is true or false, got {getattr(self, name)!r}")
+        if self.registers and (self.skip_ffn or self.former or self.latter or self.local or self.releases):
+            raise ValueError(
+                "skip_vision: registers (Victor) replace the other parts: turn off skip_ffn, former, latter, "
+                "local and cache, or leave registers at 0"
+            )
+        if self.layout == "cos" and len(self.scales) < 1:
+            raise ValueError("skip_vision: the layout cos needs scales, coarse to fine")
+
+    @property
+    def releases(self) -> bool:
+        """Whether rows leave the cache once the prompt is read."""
+        return self.cache != "none"
+
+    @property
+    def coarse(self) -> int:
+        """Rows of the coarsest scale."""
+        return self.scales[0].queries if self.layout == "cos" and len(self.scales) > 1 else 0
+
+    @property
+    def summaries(self) -> int:
+        """Summary rows of an image."""
+        return int(self.former) + int(self.latter)
+
+    def split(self, rows: int) -> tuple[int, int]:
+        """Retained and skipped rows of an image, before any merge.
+
+        Args:
+            rows: Rows that the tower (or the resampler) makes of the image: of ``llava-hd`` those of the
+                whole picture, then those of the tiles.
+
+        Raises:
+            ValueError: If there are fewer rows than are to be retained.
+        """
+        first = self.retained
+        if self.layout == "cos":
+            # One scale alone is the pre-training layout: nothing is finer than what is retained.
+            first = sum(s.queries for s in self.scales[:-1]) or self.scales[0].queries
+        if rows < first:
+            raise ValueError(f"skip_vision: {first} rows are to be retained, but an image has {rows}")
+        return first, rows - first
+
+    def skipped(self, rows: int) -> int:
+        """Skipped rows of an image of so many rows, merged."""
+        _, skipped = self.split(rows)
+        return skipped if self.merged is None else min(self.merged, skipped)
+
+    def length(self, rows: int) -> int:
+        """Rows of the decoder that an image of so many rows becomes."""
+        return self.split(rows)[0] + self.skipped(rows) + self.summaries + self.registers
+
+    def methods(self, rows: int) -> tuple[Method, ...]:
+        """What the decoder does with the rows of an image that had so many; nothing for a dense baseline."""
+        if self.registers:
+            return (Victor(registers=self.registers, layer=self.register_layer),)
+        first, _ = self.split(rows)
+        if not (self.skip_ffn or self.releases) or not self.skipped(rows):
+            return ()
+        return (
+            SkipVision(
+                retained=first,
+                skipped=self.skipped(rows),
+                coarse=self.coarse,
+                former=self.former,
+                latter=self.latter,
+                local=self.local,
+                ffn=self.skip_ffn,
+                cache=self.cache,
+            ),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionary for JSON and YAML."""
+        data = asdict(self)
+        data["scales"] = [list((s.window, s.queries)) for s in self.scales]
+        return data | {"levels": list(self.levels)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SkipVisionConfig:
+        """Reads what ``to_dict`` wrote, or what a user wrote in a configuration.
+
+        ``row: N`` takes the N-th row of the paper's ablation as a start; scales are pairs of window and tokens.
+
+        Raises:
+            ValueError: If a field is unknown or of the wrong kind.
+        """
+        if not isinstance(data, Mapping):
+            raise ValueError(f"skip_vision: expected fields by name, got {type(data).__name__}")
+        given = dict(data)
+        known = {f.name for f in fields(cls)}
+        unknown = set(given) - known - {"row"}
+        if unknown:
+            raise ValueError(
+                f"skip_vision has no field {', '.join(sorted(map(str, unknown)))}; it has: row, "
+                f"{', '.join(sorted(known))}"
+            )
+        start = ablation_row(given.pop("row")) if "row" in given else cls()
+        if "scales" in given:
+            given["scales"] = tuple(_scale(pair) for pair in _listed(given["scales"], "scales"))
+        if "levels" in given:
+            given["levels"] = tuple(_listed(given["levels"], "levels"))
+        return replace(start, **given)
+
+
+_FLAGS = {
+    0: "", 1: "merge", 2: "sf", 3: "sf lv", 4: "sf ls", 5: "sf ls lv", 6: "sf fs ls", 7: "sf ls merge",
+    8: "sf fs ls merge", 9: "sf ls merge lv", 10: "sf fs ls merge lv", 11: "sf fs ls merge lv sk",
+}  # fmt: skip
+
+
+def ablation_row(number: int, base: SkipVisionConfig | None = None, merged: int = 256) -> SkipVisionConfig:
+    """A row of the paper's ablation (Table 6): 0 is the dense baseline, 10 the method, 11 adds skip KV-cache.
+
+    Args:
+        number: The row, 0 to 11.
+        base: The layout it is applied to; Chain-of-Sight with 1296 tokens if omitted.
+        merged: Rows that the skipped ones are merged into, where the row merges.
+
+    Raises:
+        ValueError: If there is no such row.
+    """
+    if type(number) is not int or number not in _FLAGS:
+        raise ValueError(f"the ablation has rows 0 to 11, got {number!r}")
+    flags = _FLAGS[number].split()
+    return replace(
+        base or SkipVisionConfig(layout="cos"),
+        merged=merged if "merge" in flags else None,
+        skip_ffn="sf" in flags,
+        former="fs" in flags,
+        latter="ls" in flags,
+        local="lv" in flags,
+        cache="small" if "sk" in flags else "none",
+    )
+
+
+def _listed(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"skip_vision: {where} is a list, got {value!r}")
+    return list(value)
+
+
+def _scale(pair: Any) -> Scale:
+    if isinstance(pair, Scale):
+        return pair
+    values = list(pair.values()) if isinstance(pair, Mapping) else pair
+    if not isinstance(values, list | tuple) or len(values) != 2 or not all(type(v) is int for v in values):
+        raise ValueError(f"skip_vision: a scale is [side of a window in patches, tokens], got {pair!r}")
+    return Scale(*values)

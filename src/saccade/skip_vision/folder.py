@@ -1,0 +1,119 @@
+"""A Skip-Vision model as a folder: the stock model, and beside it what is ours.
+
+``config.json`` and ``base/`` keep the two apart: a loader that knows only stock models stops at the first,
+and ``base/`` is a stock model folder with the trained decoder.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from saccade._version import __version__
+from saccade.files import read_json, write_json
+from saccade.models import Loaded
+from saccade.skip_vision.config import SkipVisionConfig
+from saccade.skip_vision.wrap import put_on, unwrap_skip_vision, wrap, wrapped
+
+CONFIG, WEIGHTS, BASE = "skip_vision.json", "skip_vision.safetensors", "base"
+SCHEMA = 1
+"""Version of the folder; newer ones are refused."""
+
+GUARD = {
+    "model_type": "saccade_skip_vision",
+    "note": "A Skip-Vision model: load it with saccade.load(folder). base/ alone is a stock model without its "
+    "abstractor, summaries and skipping.",
+}
+"""What a stock loader finds, and stops at."""
+
+
+def save(loaded: Loaded, folder: str | os.PathLike) -> Path:
+    """Writes a wrapped model, whole or not at all; a folder of the same kind is replaced.
+
+    Raises:
+        ValueError: If the model is not wrapped, or the folder holds something else.
+    """
+    done = wrapped(loaded.model)
+    if done is None:
+        raise ValueError("this model is not wrapped for Skip-Vision; save it with save_pretrained")
+    folder = Path(folder)
+    if folder.exists() and not ((folder / CONFIG).is_file() or not any(folder.iterdir())):
+        raise ValueError(f"{folder} holds something else than a Skip-Vision model; choose another folder")
+    own = {name: t.detach().clone().contiguous() for name, t in done.abstractor.state_dict().items()}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{uuid4().hex}.part")
+    unwrap_skip_vision(loaded)
+    try:
+        loaded.model.save_pretrained(temporary / BASE)
+        loaded.processor.save_pretrained(temporary / BASE)
+        save_file(own, temporary / WEIGHTS)
+        write_json(temporary / CONFIG, {"schema": SCHEMA, "version": __version__} | done.config.to_dict())
+        write_json(temporary / "config.json", GUARD)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    finally:
+        put_on(loaded, done.config, done.abstractor)
+    return folder
+
+
+def is_skip_vision(folder: str | os.PathLike) -> bool:
+    """Whether a folder holds (or held) a Skip-Vision model."""
+    folder = Path(folder)
+    if (folder / CONFIG).is_file():
+        return True
+    guard = folder / "config.json"
+    return guard.is_file() and f'"{GUARD["model_type"]}"' in guard.read_text(encoding="utf-8", errors="replace")
+
+
+def load(folder: str | os.PathLike, dtype: torch.dtype | str | None = None, device: str | None = None) -> Loaded:
+    """Reads what ``save`` wrote: the model, wrapped, its method on.
+
+    Args:
+        folder: The folder.
+        dtype: Data type of the weights; as saved by default.
+        device: Where to put it.
+
+    Raises:
+        ValueError: If a part is missing, or of another model or a newer version.
+    """
+    from saccade import models
+
+    folder = Path(folder)
+    for part in (CONFIG, WEIGHTS, BASE):
+        if not (folder / part).exists():
+            raise ValueError(
+                f"{folder} is a Skip-Vision model without its {part}: its abstractor and summaries are missing. "
+                "Copy the whole folder; base/ alone is another model"
+            )
+    data: Any = read_json(folder / CONFIG)
+    if not isinstance(data, dict) or type(data.get("schema")) is not int:
+        raise ValueError(f"{folder / CONFIG} is not the configuration of a Skip-Vision model")
+    if not 1 <= data["schema"] <= SCHEMA:
+        raise ValueError(
+            f"{folder / CONFIG} has schema {data['schema']}; this version of saccade reads up to {SCHEMA}"
+        )
+    config = SkipVisionConfig.from_dict({k: v for k, v in data.items() if k not in ("schema", "version")})
+    loaded = models.load(str(folder / BASE), dtype, device)
+    try:
+        own = load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"cannot read {folder / WEIGHTS}: {error}") from error
+    loaded = wrap(models.wrap(loaded.model, loaded.processor, str(folder)), config)
+    done = wrapped(loaded.model)
+    assert done is not None
+    try:
+        done.abstractor.load_state_dict(own)
+    except RuntimeError as error:
+        raise ValueError(f"{folder}: the abstractor's weights do not fit its configuration: {error}") from error
+    return loaded
