@@ -45,6 +45,10 @@ PARTS = {
     "pool": st.integers(1, 4).map(lambda n: f"pool(factor={n})"),
     "tome": st.integers(0, 20).map(lambda r: f"tome(r={r})"),
     "resize": st.just("resize(scale=0.5)"),
+    "skip_vision": st.tuples(amounts, st.sampled_from(["none", "small"]), st.booleans()).map(
+        lambda t: f"skip_vision(retained={min(t[0], 1.0)},cache={t[1]},split={'grid' if t[2] else 'leading'})"
+    ),
+    "victor": st.tuples(st.integers(0, 9), layers).map(lambda t: f"victor(registers={t[0]},layer={t[1]})"),
 }
 
 

@@ -47,6 +47,7 @@ SHAPES: dict[str, ModelShape] = {
     for s in (
         ModelShape("llava-1.5-7b", 32, 4096, 32, 32, 128, 11008, 32064, 576),
         ModelShape("llava-1.5-13b", 40, 5120, 40, 40, 128, 13824, 32064, 576),
+        ModelShape("llava-llama3-8b", 32, 4096, 32, 8, 128, 14336, 128256, 576),
         ModelShape("llava-next-7b", 32, 4096, 32, 32, 128, 11008, 32064, 2880),
         ModelShape("llava-next-13b", 40, 5120, 40, 40, 128, 13824, 32064, 2880),
         ModelShape("qwen2.5-vl-7b", 28, 3584, 28, 4, 128, 18944, 152064, 1280),

@@ -171,6 +171,37 @@ class Family(SeesPictures, ABC):
         """What the attention of a decoder layer gets of the residual stream."""
         return layer.input_layernorm(hidden_BND)
 
+    def norms(self, layer: Any) -> tuple[nn.Module, nn.Module]:
+        """The norms of a decoder layer: before its attention, and before its FFN."""
+        return layer.input_layernorm, layer.post_attention_layernorm
+
+    def norm_gain(self, norm: Any) -> tuple[torch.Tensor, float]:
+        """Per-channel gain (D) of an RMS norm, and what it adds to the mean square."""
+        return norm.weight, float(norm.variance_epsilon)
+
+    def activation(self, config: PreTrainedConfig) -> str:
+        """Name of the activation in the decoder's gated FFN."""
+        return str(config.get_text_config().hidden_act)
+
+    def linears(self, layer: Any) -> dict[str, tuple[torch.Tensor, torch.Tensor | None]]:
+        """Weights (out, in) and biases of a decoder layer: query, key, value, output, gate, up, down.
+
+        Raises:
+            ValueError: If a projection is not a plain linear layer (adapters, quantised weights).
+        """
+        attn, mlp = layer.self_attn, layer.mlp
+        found = {
+            **{"query": attn.q_proj, "key": attn.k_proj, "value": attn.v_proj, "output": attn.o_proj},
+            **{"gate": mlp.gate_proj, "up": mlp.up_proj, "down": mlp.down_proj},
+        }
+        for name, module in found.items():
+            if not isinstance(module, nn.Linear) or not module.weight.is_floating_point():
+                raise ValueError(
+                    f"{self.name}: the {name} projection is a {type(module).__name__}, whose weights cannot "
+                    "be read as they act; merge adapters into the model, and load it without quantisation"
+                )
+        return {name: (module.weight, module.bias) for name, module in found.items()}
+
     def rotary(self, decoder: nn.Module, hidden_BND: torch.Tensor, position_ids: torch.Tensor) -> Rotary:
         """Cosines and sines of positions (B or 1, N), as the stock loop makes them."""
         return decoder.rotary_emb(hidden_BND, position_ids)

@@ -108,7 +108,9 @@ class Llava(Family):
         undo = Undo()
         undo.attribute(core, "multi_modal_projector", module)
         if levels:
-            undo.attribute(core.config, "vision_feature_layer", list(levels) if len(levels) > 1 else levels[0])
+            undo.attribute(
+                core.config, "vision_feature_layer", list(levels) if len(levels) > 1 else levels[0]
+            )
         if image_size is not None and image_size != core.config.vision_config.image_size:
             undo.append(self.other_sizes(model))
         if processor is not None:
@@ -127,9 +129,7 @@ class Llava(Family):
         patches = (side // vision.patch_size) ** 2
         # The stock processor counts patches, adds this, and takes one off where the first row is stripped.
         stripped = int(processor.vision_feature_select_strategy == "default")
-        undo.attribute(
-            processor, "num_additional_image_tokens", module.length(patches) - patches + stripped
-        )
+        undo.attribute(processor, "num_additional_image_tokens", module.length(patches) - patches + stripped)
 
     def tower(self, model: nn.Module) -> Tower | None:
         core: Any = self._core(model)

@@ -94,7 +94,10 @@ class LlavaNext(Llava):
         stock = core.pack_image_features
 
         def pack(
-            image_features: Any, image_sizes: Any, vision_feature_select_strategy: Any, image_newline: Any = None
+            image_features: Any,
+            image_sizes: Any,
+            vision_feature_select_strategy: Any,
+            image_newline: Any = None,
         ) -> tuple[list[torch.Tensor], torch.Tensor]:
             packed, _ = stock(image_features, image_sizes, vision_feature_select_strategy, image_newline=None)
             whole = [views.shape[1] for views in image_features]
@@ -108,7 +111,7 @@ class LlavaNext(Llava):
         return undo.all
 
     def _rows_of_views(self, model: nn.Module, sizes: Sequence[Any]) -> list[int]:
-        """Rows of every image before they are laid out anew: whole picture and unpadded tiles, no newlines."""
+        """Rows of every image before they are laid out anew: whole picture, unpadded tiles, no newlines."""
         core = self._core(model)
         config: Any = core.config
         side = config.vision_config.image_size // config.vision_config.patch_size

@@ -167,7 +167,7 @@ class Abstracts(Protocol):
         """Rows of the decoder that an image becomes of which the tower makes so many."""
 
     def pack(self, rows_ND: torch.Tensor, whole: int) -> torch.Tensor:
-        """Rows of the decoder of an image cut into tiles; ``whole`` embeddings are of the picture as a whole."""
+        """Rows of the decoder of an image cut into tiles; the first ``whole`` embeddings are of all of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -283,8 +283,8 @@ class SeesPictures(ABC):
             ValueError: If the family's visual rows cannot be laid out anew.
         """
         raise ValueError(
-            f"{self.name} cannot take other rows in place of its own: their positions are those of a grid. Use "
-            "skip_vision(retained=...,split=grid) as a plan, which skips without merging or summaries"
+            f"{self.name} cannot take other rows in place of its own: their positions are those of a grid. "
+            "Use skip_vision(retained=...,split=grid) as a plan, which skips without merging or summaries"
         )
 
     @abstractmethod

@@ -18,6 +18,7 @@ from saccade.shapes import SHAPES, ModelShape
 FAMILY_OF = {
     "llava-1.5-7b": "llava",
     "llava-1.5-13b": "llava",
+    "llava-llama3-8b": "llava",
     "llava-next-7b": "llava_next",
     "llava-next-13b": "llava_next",
     "qwen2.5-vl-7b": "qwen2_5_vl",

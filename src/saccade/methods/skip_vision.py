@@ -64,13 +64,13 @@ class SkipVision(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "retained", read_amount(self.retained, "skip_vision: retained"))
-        for name, value in (("skipped", self.skipped), ("coarse", self.coarse)):
-            if value is not None and (type(value) is not int or value < 0):
-                raise ValueError(f"skip_vision: {name} is a number of rows from 0, got {value!r}")
-        for name, value, options in (("cache", self.cache, Release), ("split", self.split, Split)):
-            if value not in get_args(options):
+        for name, rows in (("skipped", self.skipped), ("coarse", self.coarse)):
+            if rows is not None and (type(rows) is not int or rows < 0):
+                raise ValueError(f"skip_vision: {name} is a number of rows from 0, got {rows!r}")
+        for name, word, options in (("cache", self.cache, Release), ("split", self.split, Split)):
+            if word not in get_args(options):
                 raise ValueError(
-                    f"skip_vision: {name} is one of {', '.join(get_args(options))}, got {value!r}"
+                    f"skip_vision: {name} is one of {', '.join(get_args(options))}, got {word!r}"
                 )
         if self.split == "grid" and (self.former or self.latter or self.local):
             raise ValueError(
@@ -130,9 +130,9 @@ class SkipVision(Method):
         most = self.skipped
         if skipped < int(self.local) or (most is not None and skipped > most):
             raise ValueError(
-                f"{self} lays out {retained} retained, {most if most is not None else 'the other'} skipped and "
-                f"{spare} summary rows, but an image here has {rows} rows: take a model that was wrapped for it "
-                "(saccade.skip_vision), or leave skipped open and the summaries off"
+                f"{self} lays out {retained} retained, {'the other' if most is None else most} skipped and "
+                f"{spare} summary rows, but an image here has {rows} rows: take a model that was wrapped for "
+                "it (saccade.skip_vision), or leave skipped open and the summaries off"
             )
         passes = torch.ones(rows, dtype=torch.bool)
         if self.split == "grid":

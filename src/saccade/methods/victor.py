@@ -15,7 +15,6 @@ from saccade.methods.base import BudgetMethod
 from saccade.methods.registry import register
 from saccade.route import LayerRoute
 
-
 USUAL_LAYER = 3
 """The layer where none is given."""
 

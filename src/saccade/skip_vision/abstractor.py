@@ -44,7 +44,9 @@ class Abstractor(nn.Module):
         super().__init__()
         self.config, self.project, self.glimpse = config, project, Glimpse()
         self.scorer = Scorer(width, config.learned_summary) if config.summaries else None
-        self.registers = nn.Parameter(torch.randn(config.registers, width) * 0.02) if config.registers else None
+        self.registers = (
+            nn.Parameter(torch.randn(config.registers, width) * 0.02) if config.registers else None
+        )
 
     def forward(self, features_BPC: torch.Tensor) -> torch.Tensor:
         """Rows of the decoder (B, N, D); for ``llava-hd`` embeddings of patches, which ``pack`` takes up."""
@@ -104,7 +106,7 @@ class Abstractor(nn.Module):
             )
         first, _ = self.config.split(features_BPC.shape[1])
         everything = torch.ones_like(attention_BP, dtype=torch.bool)
-        keep_BP = top(attention_BP, everything, everything.long() - 1, [(first,)] * len(attention_BP))
+        keep_BP = top(attention_BP, everything, everything.long() - 1, ((first,),) * len(attention_BP))
         order_BP = torch.argsort(~keep_BP, dim=1, stable=True)
         return features_BPC.gather(1, order_BP[..., None].expand_as(features_BPC))
 

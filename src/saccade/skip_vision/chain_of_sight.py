@@ -135,7 +135,7 @@ class ChainOfSight(nn.Module):
 
     @torch.no_grad()
     def inflate_from(self, source: ChainOfSight) -> None:
-        """Starts from a resampler with fewer tokens (pre-training with 80, fine-tuning with up to 16 times more).
+        """Starts from a resampler with fewer tokens (80 in pre-training, up to 16 times more afterwards).
 
         The coarsest scale comes from the source's coarsest one, every other from its finest one. Queries of a
         window are repeated over the new windows, nearest first; blocks, norm and projection are copied.
@@ -150,18 +150,19 @@ class ChainOfSight(nn.Module):
         for place, target in enumerate(self.queries):
             origin = 0 if place == 0 else len(source.scales) - 1
             self.blocks[place].load_state_dict(source.blocks[origin].state_dict())
-            target.copy_(_repeated(source.queries[origin], source.windows[origin], self.windows[place], target))
+            target.copy_(
+                _repeated(source.queries[origin], source.windows[origin], self.windows[place], target)
+            )
 
 
-def _repeated(
-    queries: torch.Tensor, windows: int, wanted: int, target: torch.Tensor
-) -> torch.Tensor:
+def _repeated(queries: torch.Tensor, windows: int, wanted: int, target: torch.Tensor) -> torch.Tensor:
     """Queries (1, S, C) of a square of windows, repeated over a square of more or fewer windows."""
     own, side, new = queries.unflatten(1, (windows, -1))[0], isqrt(windows), isqrt(wanted)
     each = target.shape[1] // wanted
     if own.shape[1] != each:
         raise ValueError(
-            f"windows of {own.shape[1]} tokens cannot become windows of {each}; keep tokens per window as they are"
+            f"windows of {own.shape[1]} tokens cannot become windows of {each}; "
+            "keep tokens per window as they are"
         )
     at = (torch.arange(new) * side) // new
     return own.unflatten(0, (side, side))[at][:, at].flatten(0, 2)[None]

@@ -1,4 +1,4 @@
-"""What a Skip-Vision model is: how an image becomes rows of the decoder, and what the decoder does with them."""
+"""What a Skip-Vision model is: how an image becomes rows of the decoder, and what becomes of them there."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MergeRule = Literal["similarity", "mean"]
 FormerSource = Literal["usual", "retained"]
 
 COS_SCALES = (Scale(32, 16), Scale(4, 256), Scale(2, 1024))
-"""Chain-of-Sight with 1296 tokens on a grid of 32 patches a side (448 pixels), second version of the windows."""
+"""Chain-of-Sight with 1296 tokens on a grid of 32 patches a side (448 pixels), in its second version."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ class SkipVisionConfig:
         for name, allowed in options.items():
             if getattr(self, name) not in get_args(allowed):
                 raise ValueError(
-                    f"skip_vision: {name} is one of {', '.join(get_args(allowed))}, got {getattr(self, name)!r}"
+                    f"skip_vision: {name} is one of {', '.join(get_args(allowed))}, "
+                    f"got {getattr(self, name)!r}"
                 )
         for name, least in (("retained", 1), ("registers", 0), ("register_layer", 1)):
             value = getattr(self, name)
@@ -168,7 +169,7 @@ class SkipVisionConfig:
     def from_dict(cls, data: Mapping[str, Any]) -> SkipVisionConfig:
         """Reads what ``to_dict`` wrote, or what a user wrote in a configuration.
 
-        ``row: N`` takes the N-th row of the paper's ablation as a start; scales are pairs of window and tokens.
+        ``row: N`` takes the N-th row of the paper's ablation as a start; scales are pairs of numbers.
 
         Raises:
             ValueError: If a field is unknown or of the wrong kind.

@@ -28,8 +28,8 @@ SCHEMA = 1
 
 GUARD = {
     "model_type": "saccade_skip_vision",
-    "note": "A Skip-Vision model: load it with saccade.load(folder). base/ alone is a stock model without its "
-    "abstractor, summaries and skipping.",
+    "note": "A Skip-Vision model: load it with saccade.load(folder). base/ alone is a stock model without "
+    "its abstractor, summaries and skipping.",
 }
 """What a stock loader finds, and stops at."""
 
@@ -73,10 +73,14 @@ def is_skip_vision(folder: str | os.PathLike) -> bool:
     if (folder / CONFIG).is_file():
         return True
     guard = folder / "config.json"
-    return guard.is_file() and f'"{GUARD["model_type"]}"' in guard.read_text(encoding="utf-8", errors="replace")
+    return guard.is_file() and f'"{GUARD["model_type"]}"' in guard.read_text(
+        encoding="utf-8", errors="replace"
+    )
 
 
-def load(folder: str | os.PathLike, dtype: torch.dtype | str | None = None, device: str | None = None) -> Loaded:
+def load(
+    folder: str | os.PathLike, dtype: torch.dtype | str | None = None, device: str | None = None
+) -> Loaded:
     """Reads what ``save`` wrote: the model, wrapped, its method on.
 
     Args:
@@ -93,8 +97,8 @@ def load(folder: str | os.PathLike, dtype: torch.dtype | str | None = None, devi
     for part in (CONFIG, WEIGHTS, BASE):
         if not (folder / part).exists():
             raise ValueError(
-                f"{folder} is a Skip-Vision model without its {part}: its abstractor and summaries are missing. "
-                "Copy the whole folder; base/ alone is another model"
+                f"{folder} is a Skip-Vision model without its {part}: its abstractor and summaries are "
+                "missing. Copy the whole folder; base/ alone is another model"
             )
     data: Any = read_json(folder / CONFIG)
     if not isinstance(data, dict) or type(data.get("schema")) is not int:
@@ -115,5 +119,7 @@ def load(folder: str | os.PathLike, dtype: torch.dtype | str | None = None, devi
     try:
         done.abstractor.load_state_dict(own)
     except RuntimeError as error:
-        raise ValueError(f"{folder}: the abstractor's weights do not fit its configuration: {error}") from error
+        raise ValueError(
+            f"{folder}: the abstractor's weights do not fit its configuration: {error}"
+        ) from error
     return loaded

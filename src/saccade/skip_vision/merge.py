@@ -31,7 +31,7 @@ class Merged:
 
 
 def token_merge(x_BND: torch.Tensor, keep: int, order: Order = "similarity") -> Merged:
-    """Merges rows by cosine similarity, once, without parameters (Skip-Vision, arXiv 2503.21817, token merge).
+    """Merges rows by cosine similarity, once, without parameters (Skip-Vision, arXiv 2503.21817).
 
     Rows are ranked by their total similarity to all others. The ``keep`` least similar ones stay; every other
     row joins the one of these that it is most like, and each cluster becomes the plain mean of its raw

@@ -206,4 +206,3 @@ def _watch_tower(loaded: Loaded, abstractor: Abstractor) -> Callable[[], None]:
         glimpse.attention_BP = attention_TP[:, first:]
 
     return attention.register_forward_hook(note, with_kwargs=True).remove
-

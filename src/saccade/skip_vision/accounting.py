@@ -1,0 +1,68 @@
+"""What a Skip-Vision layout saves of the visual prefill: by the paper's convention, and by ours (pure)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from saccade.layout import Layout
+from saccade.plan import Plan
+from saccade.pricing import Cost, against, cost
+from saccade.route import Route
+from saccade.shapes import ModelShape
+from saccade.skip_vision.config import SkipVisionConfig
+
+
+@dataclass(frozen=True)
+class Saving:
+    """A layout beside its dense baseline.
+
+    Attributes:
+        attend: Rows of an image that attend, summaries included.
+        pass_ffn: Rows of an image that pass the FFN.
+        cached: Rows of an image in the KV cache that decoding starts from.
+        dense: Rows of an image of the baseline.
+        paper_ratio: FLOPs of the visual rows alone by the paper's convention: retained and skipped rows
+            without summaries, as many key heads as heads, no text.
+        ours: The whole prompt in closed form: text, summaries and grouped heads counted.
+    """
+
+    attend: int
+    pass_ffn: int
+    cached: int
+    dense: int
+    paper_ratio: float
+    ours: Cost
+
+
+def saving(config: SkipVisionConfig, shape: ModelShape, rows: int, dense: int, text: int = 0) -> Saving:
+    """Counts a layout.
+
+    Args:
+        config: The layout.
+        shape: Sizes of the decoder.
+        rows: Rows that the tower or the resampler makes of an image.
+        dense: Rows of the baseline's image.
+        text: Other rows of the prompt.
+    """
+    first, _ = config.split(rows)
+    skipped, attend = config.skipped(rows), config.length(rows)
+    layout = Layout.single(attend, text)
+    plan = Plan(config.methods(rows)).resolve(shape.layers)
+    route = plan.route(layout, shape.layers)
+    visual = layout.visual_BN
+    full = cost(shape, Route.dense(Layout.single(dense, text), shape.layers))
+    passing = first if config.skip_ffn else first + skipped
+    return Saving(
+        attend,
+        int((route.layers[0].ffn_BN & visual).sum()),
+        int((route.layers[-1].held_BN & visual).sum()),
+        dense,
+        paper_macs(shape, first + skipped, passing) / paper_macs(shape, dense, dense),
+        against(cost(shape, route), full),
+    )
+
+
+def paper_macs(shape: ModelShape, attend: int, pass_ffn: int) -> float:
+    """Multiply-accumulates of a layer for visual rows alone: ``4 n d^2 + 2 n^2 d + 3 f d m`` (facts, 8.8)."""
+    d = shape.hidden
+    return 4 * attend * d * d + 2 * attend * attend * d + 3 * pass_ffn * d * shape.ffn

@@ -1,0 +1,96 @@
+"""A slow account of Skip-Vision's decoder: dense layers on all rows, FFN outputs zeroed, rows masked.
+
+Roles of the rows of an image are written out from the paper's layout tables; nothing of the method is used.
+
+Shape letters: B batch, N rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from saccade.skip_vision import wrapped
+
+
+def roles(coarse: int, middle: int, skipped: int, *, fs: bool, ls: bool, lv: bool) -> list[str]:
+    """Names of an image's rows in order: G, M, FS, S, LV, LS."""
+    rows = ["G"] * coarse + ["M"] * middle + ["FS"] * fs + ["S"] * (skipped - lv) + ["LV"] * lv + ["LS"] * ls
+    return rows
+
+
+def marks(inputs: dict[str, torch.Tensor], image: int, names: list[str], wanted: set[str]) -> torch.Tensor:
+    """Boolean (B, N): rows of images with one of these roles."""
+    ids = inputs["input_ids"]
+    found = torch.zeros_like(ids, dtype=torch.bool)
+    for b, row in enumerate(ids.tolist()):
+        place = 0
+        for n, token in enumerate(row):
+            if token == image:
+                found[b, n] = names[place % len(names)] in wanted
+                place += 1
+    return found
+
+
+@contextmanager
+def dense(model: Any) -> Iterator[None]:
+    """Takes the model's own plan off for a while."""
+    attachment = wrapped(model).attachment
+    if attachment is not None:
+        attachment.remove()
+    try:
+        yield
+    finally:
+        if attachment is not None:
+            attachment.attach()
+
+
+@contextmanager
+def recomputing(
+    model: Any, skips_BN: torch.Tensor, hidden_BN: torch.Tensor | None = None, prompt: int | None = None
+) -> Iterator[None]:
+    """Forwards of the whole sequence without a cache, meaning what the method means.
+
+    Args:
+        model: The model; its plan is taken off.
+        skips_BN: Rows without FFN.
+        hidden_BN: Rows that rows from ``prompt`` on do not see.
+        prompt: Length of the prompt.
+    """
+    state: dict[str, torch.Tensor] = {}
+
+    def before_model(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+        ids = args[0] if args else kwargs["input_ids"]
+        rows = ids.shape[1]
+        real = kwargs.get("attention_mask", torch.ones_like(ids)).bool()
+        allowed = torch.ones(rows, rows, dtype=torch.bool).tril()[None] & real[:, None, :]
+        if hidden_BN is not None:
+            gone = torch.nn.functional.pad(hidden_BN, (0, rows - hidden_BN.shape[1]))
+            late = torch.arange(rows) >= prompt
+            allowed = allowed & ~(late[None, :, None] & gone[:, None, :])
+        state["allowed"] = allowed | torch.eye(rows, dtype=torch.bool)[None]
+
+    def before_attention(module: Any, args: tuple, kwargs: dict[str, Any]):
+        dtype = kwargs["hidden_states"].dtype
+        allowed = state["allowed"][:, None]
+        mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
+        return args, kwargs | {"attention_mask": mask, "past_key_values": None}
+
+    def silence(module: Any, args: tuple, output: torch.Tensor) -> torch.Tensor:
+        rows = output.shape[1]
+        keep = ~torch.nn.functional.pad(skips_BN, (0, rows - skips_BN.shape[1]))
+        return output * keep[..., None]
+
+    with dense(model):
+        handles = [model.model.register_forward_pre_hook(before_model, with_kwargs=True)]
+        for layer in model.model.language_model.layers:
+            handles.append(layer.self_attn.register_forward_pre_hook(before_attention, with_kwargs=True))
+            handles.append(layer.mlp.register_forward_hook(silence))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()

@@ -1,0 +1,157 @@
+"""A wrapped model as a folder: round trips, guards, damaged folders, LoRA; configurations."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+import saccade
+from saccade import skip_vision as sv
+from saccade.glance import suite
+from saccade.models import inputs
+from saccade.skip_vision import SkipVisionConfig, ablation_row
+
+SMALL = dict(row=10, layout="cos", image_size=64, levels=[-2], scales=[[8, 4], [4, 8], [2, 16]], merged=8)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    loaded = sv.wrap(saccade.load("glance"), SkipVisionConfig.from_dict(SMALL))
+    folder = sv.save(loaded, tmp_path_factory.mktemp("models") / "small")
+    return loaded, folder
+
+
+@pytest.fixture
+def copy(kept, tmp_path):
+    return shutil.copytree(kept[1], tmp_path / "copy")
+
+
+def logits(loaded):
+    with torch.no_grad():
+        return loaded.model(**inputs(loaded, suite.samples("count", 2))).logits
+
+
+def test_a_saved_model_comes_back_bit_for_bit_with_its_method_on(kept):
+    loaded, folder = kept
+    again = saccade.load(str(folder))
+    assert torch.equal(logits(again), logits(loaded))
+    assert again.shape == loaded.shape.__class__(**{**vars(loaded.shape), "name": str(folder)})
+    assert sv.wrapped(again.model).config == sv.wrapped(loaded.model).config
+    assert saccade.engine.attached(again.model).plan.spec == saccade.engine.attached(loaded.model).plan.spec
+
+
+def test_saving_again_replaces_the_folder_and_keeps_the_modules(kept, tmp_path):
+    loaded, _ = kept
+    module = sv.wrapped(loaded.model).abstractor
+    before = logits(loaded)
+    for _ in range(2):
+        sv.save(loaded, tmp_path / "twice")
+    assert loaded.model.model.multi_modal_projector is module and torch.equal(logits(loaded), before)
+    assert not [p for p in tmp_path.iterdir() if p.name != "twice"]
+
+
+def test_a_stock_loader_stops_and_the_base_is_a_stock_model(kept):
+    from transformers import AutoModelForImageTextToText
+
+    _, folder = kept
+    with pytest.raises(ValueError, match="saccade_skip_vision"):
+        AutoModelForImageTextToText.from_pretrained(folder)
+    assert "saccade.load" in json.loads((folder / "config.json").read_text())["note"]
+    assert saccade.load(str(folder / "base")).shape.visual == 100
+
+
+@pytest.mark.parametrize("part", [sv.folder.WEIGHTS, sv.folder.BASE, sv.folder.CONFIG])
+def test_a_missing_part_is_named(copy, part):
+    target = copy / part
+    shutil.rmtree(target) if target.is_dir() else target.unlink()
+    with pytest.raises(ValueError, match=f"without its {part}"):
+        saccade.load(str(copy))
+
+
+def test_damaged_parts_are_named(copy):
+    config = json.loads((copy / sv.folder.CONFIG).read_text())
+    (copy / sv.folder.CONFIG).write_text(json.dumps(config | {"schema": 99}))
+    with pytest.raises(ValueError, match="schema 99"):
+        saccade.load(str(copy))
+    (copy / sv.folder.CONFIG).write_text(json.dumps(config | {"latter": False, "former": False}))
+    with pytest.raises(ValueError, match="do not fit its configuration"):
+        saccade.load(str(copy))
+    (copy / sv.folder.CONFIG).write_text(json.dumps(config))
+    (copy / sv.folder.WEIGHTS).write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="cannot read"):
+        saccade.load(str(copy))
+
+
+def test_a_folder_of_something_else_is_not_replaced(kept, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="something else"):
+        sv.save(kept[0], tmp_path)
+    with pytest.raises(ValueError, match="not wrapped"):
+        sv.save(saccade.load("glance"), tmp_path / "stock")
+
+
+def test_a_failed_save_leaves_the_model_wrapped_and_the_old_folder_whole(kept, tmp_path, monkeypatch):
+    loaded, _ = kept
+    folder = sv.save(loaded, tmp_path / "model")
+    before = logits(loaded)
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sv.folder, "save_file", full)
+    with pytest.raises(OSError, match="No space"):
+        sv.save(loaded, folder)
+    assert torch.equal(logits(loaded), before) and torch.equal(logits(saccade.load(str(folder))), before)
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+# PEFT's own use of it.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_lora_trains_beside_the_abstractor_and_merges():
+    from peft import LoraConfig, get_peft_model
+
+    loaded = sv.wrap(saccade.load("glance"), SkipVisionConfig.from_dict(SMALL))
+    peft = get_peft_model(
+        loaded.model,
+        LoraConfig(
+            r=2,
+            target_modules=r".*language_model.*\.(q_proj|up_proj)",
+            modules_to_save=["multi_modal_projector"],
+        ),
+    )
+    batch = inputs(loaded, suite.samples("count", 2))
+    optimiser = torch.optim.SGD([p for p in peft.parameters() if p.requires_grad], lr=0.5)
+    for _ in range(2):
+        peft(**batch, labels=batch["input_ids"]).loss.backward()
+        optimiser.step()
+    with torch.no_grad():
+        trained = peft(**batch).logits
+        merged = peft.merge_and_unload()
+        torch.testing.assert_close(merged(**batch).logits, trained, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_configurations_survive_a_dictionary(number):
+    config = ablation_row(number)
+    assert SkipVisionConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert SkipVisionConfig.from_dict({"row": number, "layout": "cos"}) == config
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"layers": 3}, "no field layers"),
+        ({"layout": "tiles"}, "cos, llava, llava-hd"),
+        ({"row": 12}, "rows 0 to 11"),
+        ({"retained": 0}, "whole number from 1"),
+        ({"scales": [[4]]}, "side of a window"),
+        ({"scales": 5}, "is a list"),
+        ({"former": 1}, "true or false"),
+        ({"registers": 4}, "replace the other parts"),
+        ([1], "fields by name"),
+    ],
+)
+def test_wrong_configurations_are_named(data, message):
+    with pytest.raises(ValueError, match=message):
+        SkipVisionConfig.from_dict(data)
