@@ -1,0 +1,138 @@
+"""The rows of Skip-Vision's ablation and its rivals, on the embedded model: what is trained, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from saccade.skip_vision import SkipVisionConfig
+
+SCALES = ((20, 16), (4, 50), (2, 200))
+"""Windows (patches a side) and tokens: 266 of an image, of which the 66 of the coarser two are retained."""
+MERGED = 50
+"""Rows that the 200 skipped ones are merged into: the paper's quarter."""
+LAYOUT: Mapping[str, Any] = {
+    "layout": "cos",
+    "image_size": 160,
+    "levels": [-2],
+    "scales": [list(scale) for scale in SCALES],
+    "merged": None,
+}
+"""The dense Chain-of-Sight layout, without what a row adds."""
+THREE = (0, 1, 2)
+MERGES = (1, 7, 8, 9, 10, 11)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the ablation.
+
+    Attributes:
+        name: What to call it.
+        number: Its row in the paper's Table 6; None for a rival.
+        seeds: Seeds it is trained with.
+        change: How a rival differs from the dense layout.
+        plan: A plan that is on the model while it trains and answers, beside its own method.
+        weights: The row whose weights it takes, where it differs in decoding alone.
+        cache: What leaves the KV cache once the prompt is read.
+    """
+
+    name: str
+    number: int | None = None
+    seeds: tuple[int, ...] = (0,)
+    change: tuple[tuple[str, Any], ...] = ()
+    plan: str | None = None
+    weights: str | None = None
+    cache: str = "none"
+
+    def layout(self) -> dict[str, Any]:
+        """The model's configuration, for ``SkipVisionConfig.from_dict``."""
+        made = dict(LAYOUT) | {"row": 0 if self.number is None else self.number}
+        if self.number in MERGES:
+            made["merged"] = MERGED
+        return made | dict(self.change) | {"cache": self.cache}
+
+    def config(self) -> SkipVisionConfig:
+        """The same, read."""
+        return SkipVisionConfig.from_dict(self.layout())
+
+
+DENSE = "CoS, dense"
+FULL = "SF FS LS Merge LV"
+ROWS = (
+    Row(DENSE, 0, THREE),
+    Row("Merge", 1, THREE),
+    Row(FULL, 10, THREE),
+    Row("SF", 2),
+    Row("SF LS", 4),
+    Row("SF FS LS", 6),
+    Row("SF FS LS Merge", 8),
+    Row("mean pooling", change=(("merged", MERGED), ("merge", "mean"))),
+    Row("FastV", plan="fastv(layer=2,keep=0.3)"),
+    Row("Victor", change=(("registers", 16), ("register_layer", 3))),
+    Row(f"{FULL} SK", 11, THREE, weights=FULL, cache="small"),
+    Row(f"{FULL} SK middle+small", 11, THREE, weights=FULL, cache="middle+small"),
+)
+"""In the order in which they are worth training; skip KV-cache is of decoding, so its rows need none."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How much is trained.
+
+    Attributes:
+        align_steps: Steps in which the resampler learns to say what Glance's projector says.
+        base_steps: Steps of the dense model that all rows start from.
+        steps: Steps of each row.
+        batch: Images per step.
+        turns: Questions about each image, at most.
+        base_lr: Highest learning rate of the base.
+        lr: Highest learning rate of the rows.
+        seeds: Seeds taken of each row's, from the first on.
+    """
+
+    align_steps: int = 400
+    base_steps: int = 1500
+    steps: int = 400
+    batch: int = 16
+    turns: int = 8
+    base_lr: float = 1e-3
+    lr: float = 5e-4
+    seeds: int = 3
+
+    def training(
+        self, model: str, layout: Mapping[str, Any], out: str, seed: int, plan: str | None, base: bool
+    ) -> dict[str, Any]:
+        """Configuration of a run of ``saccade train``.
+
+        Args:
+            model: Folder of the model that it starts from.
+            layout: The layout it gets.
+            out: Folder of the run.
+            seed: Its seed.
+            plan: A plan that is on the model while it trains.
+            base: Whether it makes the base.
+        """
+        return {
+            "model": {"name": model, "skip_vision": dict(layout)},
+            "train_modules": ["all"],
+            "plan": plan,
+            "data": [{"kind": "glance", "images": 1_000_000, "turns": self.turns}],
+            "optimisation": {
+                "batch": self.batch,
+                "steps": self.base_steps if base else self.steps,
+                "lr": self.base_lr if base else self.lr,
+                "warmup": 0.05,
+                "max_length": 640,
+                "seed": seed,
+                "precision": "bf16",
+                "betas": [0.9, 0.95],
+                "weight_decay": 0.01,
+                "schedule": "cosine",
+            },
+            "save_every": 100,
+            "keep": 1,
+            "logging_every": 25,
+            "out": out,
+        }

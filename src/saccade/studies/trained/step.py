@@ -1,0 +1,114 @@
+"""What a training step, a prefill and a decoded token take under each row, paired with the dense row.
+
+Shape letters: none; everything runs on whole models.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from saccade import models, skip_vision
+from saccade.engine import apply
+from saccade.engine.cache import kv_bytes
+from saccade.glance import suite
+from saccade.models import Loaded
+from saccade.studies.trained.rows import LAYOUT, Recipe, Row
+
+
+def compare_steps(
+    base: Path,
+    rows: Sequence[Row],
+    recipe: Recipe,
+    *,
+    repeats: int = 7,
+    new_tokens: int = 16,
+    step: Callable[[int], None] = lambda done: None,
+) -> dict[str, dict[str, Any]]:
+    """Times every row against the dense one: both run in this process, alternately, on the same questions.
+
+    A training step is forward and backward of the recipe's batch (float32, one question an image, no
+    optimiser, whose work is the same for all). Ratios are medians over pairs, with quartiles.
+
+    Args:
+        base: Folder of the dense model that rows start from.
+        rows: Rows to time.
+        recipe: For the batch.
+        repeats: Pairs per row, after one that warms up.
+        new_tokens: Tokens decoded per question.
+        step: Called with the number of rows done.
+    """
+    dense = _model(base, dict(LAYOUT) | {"row": 0})
+    samples = suite.samples("list", recipe.batch, split="train")
+    found = {}
+    for number, row in enumerate(rows):
+        loaded = _model(base, row.layout())
+        attached = apply(loaded.model, row.plan) if row.plan is not None else None
+        pairs = [[_once(side, samples, new_tokens) for side in (dense, loaded)] for _ in range(repeats + 1)][
+            1:
+        ]
+        if attached is not None:
+            attached.remove()
+        found[row.name] = {
+            name: _ratio([(theirs[name], ours[name]) for theirs, ours in pairs])
+            for name in ("train_s", "prefill_s", "decode_s", "kv_bytes")
+        }
+        step(number + 1)
+    return found
+
+
+def _model(base: Path, layout: dict[str, Any]) -> Loaded:
+    loaded = models.load(str(base))
+    config = skip_vision.SkipVisionConfig.from_dict(layout)
+    return skip_vision.wrap(loaded, config)
+
+
+def _once(loaded: Loaded, samples: Sequence[Any], new_tokens: int) -> dict[str, float]:
+    model = loaded.model
+    batch = models.inputs(loaded, samples)
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    labels = labels.masked_fill(loaded.family.visual_mask(model, batch["input_ids"]), -100)
+    model.train().requires_grad_(True)
+    start = time.perf_counter()
+    model(**batch, labels=labels, use_cache=False).loss.backward()
+    trained = time.perf_counter() - start
+    model.zero_grad(set_to_none=True)
+    model.eval()
+    with torch.inference_mode():
+        start = time.perf_counter()
+        out = model(**batch, use_cache=True, logits_to_keep=1)
+        prefill = time.perf_counter() - start
+        held = kv_bytes(out.past_key_values)
+        cache, mask = out.past_key_values, batch["attention_mask"]
+        token = out.logits[:, -1:].argmax(-1)
+        start = time.perf_counter()
+        for _ in range(new_tokens):
+            mask = torch.nn.functional.pad(mask, (0, 1), value=1)
+            positions = mask.sum(1, keepdim=True) - 1
+            out = model(
+                input_ids=token,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+            )
+            token = out.logits[:, -1:].argmax(-1)
+        decode = (time.perf_counter() - start) / new_tokens
+    return {"train_s": trained, "prefill_s": prefill, "decode_s": decode, "kv_bytes": float(held)}
+
+
+def _ratio(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """Medians of both sides, and of their ratio with its quartiles."""
+    ratios = sorted(ours / theirs for theirs, ours in pairs)
+    return {
+        "dense": statistics.median(theirs for theirs, _ in pairs),
+        "row": statistics.median(ours for _, ours in pairs),
+        "ratio": statistics.median(ratios),
+        "low": ratios[len(ratios) // 4],
+        "high": ratios[-1 - len(ratios) // 4],
+    }
