@@ -43,7 +43,7 @@ class Journal:
         found = found if isinstance(found, dict) else {}
         other = sorted(key for key in {*found, *settings} if found.get(key) != settings.get(key))
         raise ValueError(
-            f"{self.path} holds an interrupted calibration of other settings "
+            f"{self.path} holds an interrupted run of other settings "
             f"({', '.join(other) or 'unreadable'}): repeat that one, or delete the file to start anew"
         )
 

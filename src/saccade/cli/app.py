@@ -15,7 +15,7 @@ from saccade.cli.common import Interrupted
 
 COMMANDS = (
     *("demo", "methods", "cost", "bench", "calibrate", "evaluate"),
-    *("generate", "explain", "plan", "train"),
+    *("generate", "explain", "analyze", "report", "study", "plan", "train"),
 )
 """Modules of this package that register commands, in the order ``--help`` lists them."""
 

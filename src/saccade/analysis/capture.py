@@ -1,0 +1,170 @@
+"""One forward of one prompt, kept layer by layer, under a plan or under the same plan with nothing skipped.
+
+Shape letters: B batch (1 here), N rows, D hidden width, V vocabulary, W head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from saccade.engine import apply, attached
+from saccade.engine.trace import Trace
+from saccade.families import Rotary, find
+from saccade.layout import Layout
+from saccade.plan import Plan, PlanLike
+from saccade.program import Program
+from saccade.route import LayerRoute
+
+
+@dataclass(frozen=True)
+class Unskipped(Plan):
+    """The same plan, but every row that is alive asks and passes the FFN: what skipping is held against."""
+
+    def program(self, layout: Layout, num_layers: int) -> Program:
+        program = super().program(layout, num_layers)
+        whole = {id(layer): _whole(layer) for layer in program.route.layers}
+        layers = tuple(whole[id(layer)] for layer in program.route.layers)
+        return replace(program, route=replace(program.route, layers=layers))
+
+
+def _whole(layer: LayerRoute) -> LayerRoute:
+    return replace(layer, query_BN=layer.alive_BN, ffn_BN=layer.alive_BN, visibility="causal")
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """What one forward of one prompt went through; tensors are detached, on the device of their layer.
+
+    Attributes:
+        trace: The route that ran, and where the visual rows lie.
+        states: Residual stream (N, D) entering every layer, then what left the last one.
+        middles: Residual stream (N, D) entering the FFN half of every layer.
+        rotary: Rotary tables of every layer, each (B, N, W).
+        logits_V: Logits of the last row, float32.
+    """
+
+    trace: Trace
+    states: tuple[torch.Tensor, ...]
+    middles: tuple[torch.Tensor, ...]
+    rotary: tuple[Rotary, ...]
+    logits_V: torch.Tensor
+
+    @property
+    def layout(self) -> Layout:
+        """Where the visual rows are."""
+        return self.trace.layout
+
+    @property
+    def depth(self) -> int:
+        """Number of layers."""
+        return len(self.middles)
+
+    def layer(self, number: int) -> LayerRoute:
+        """Row sets of a layer, on the host."""
+        return self.trace.route.layers[number]
+
+    def rows(self, number: int) -> torch.Tensor:
+        """Numbers of the rows that are alive in a layer, on the host."""
+        return (self.layer(number).alive_BN[0] & self.layout.real_BN[0]).nonzero()[:, 0]
+
+    def check_positions(self) -> None:
+        """Refuses what attention cannot be computed anew for.
+
+        Raises:
+            ValueError: If positions closed up over dropped rows.
+        """
+        if any(cut.compact for cut in self.trace.cuts):
+            raise ValueError(
+                "attention is analysed where rows keep their positions: add position_policy=keep"
+            )
+
+
+@torch.no_grad()
+def record(model: nn.Module, inputs: Mapping[str, Any], plan: PlanLike, *, force: bool = False) -> Trajectory:
+    """Runs one prompt and keeps what it went through.
+
+    Args:
+        model: A stock Hugging Face VLM, with or without a plan of its own.
+        inputs: Its keyword arguments for one sample without padding.
+        plan: What to run it under; it needs a method, if only one that touches no layer.
+        force: Use a plan that was made for another model.
+
+    Raises:
+        ValueError: If there are several samples, padding or no visual rows, or the plan does not fit.
+    """
+    ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+    if ids.shape[0] != 1 or (mask is not None and not bool(mask.all())):
+        raise ValueError(f"one prompt without padding is analysed at a time, got ids of {tuple(ids.shape)}")
+    family = find(model)
+    parts = family.parts(model)
+    if parts.head is None:
+        raise ValueError("analysis needs next-token logits: give the model with its language-model head")
+    states: list[torch.Tensor] = []
+    middles: list[torch.Tensor] = []
+    rotary: list[Rotary] = []
+
+    def enter(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        states.append((args[0] if args else kwargs["hidden_states"])[0].detach())
+        rotary.append(kwargs["position_embeddings"])
+
+    def pass_middle(module: nn.Module, args: tuple) -> None:
+        middles.append(args[0][0].detach())
+
+    def leave(module: nn.Module, args: tuple, output: Any) -> None:
+        states.append((output[0] if isinstance(output, tuple) else output)[0].detach())
+
+    with ExitStack() as stack:
+        stack.enter_context(_evaluating(model, parts.core))
+        # The hooks of the plan come first, so that these see what the layers are really given.
+        attachment = stack.enter_context(apply(model, plan, force=force))
+        traces = stack.enter_context(attachment.tracing())
+        for layer in parts.layers:
+            stack.callback(layer.register_forward_pre_hook(enter, with_kwargs=True).remove)
+            stack.callback(family.norms(layer)[1].register_forward_pre_hook(pass_middle).remove)
+        # Not at the final norm: decisions on the way may call that too.
+        stack.callback(parts.layers[-1].register_forward_hook(leave).remove)
+        result = model(**inputs, use_cache=False, logits_to_keep=1)
+    if not traces:
+        raise ValueError("this prompt has no visual rows: there is nothing to analyse")
+    depth = len(parts.layers)
+    if (len(states), len(middles)) != (depth + 1, depth):
+        raise ValueError(f"{family.name}: a forward did not call each of the {depth} layers once in turn")
+    logits_V = result.logits[0, -1].float()
+    if not bool(torch.isfinite(logits_V).all()):
+        raise ValueError("the model's logits are not finite; check its weights, or take --dtype float32")
+    return Trajectory(traces[0], tuple(states), tuple(middles), tuple(rotary), logits_V)
+
+
+@contextmanager
+def _evaluating(model: nn.Module, core: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and nothing left behind on the modules."""
+    modes = [(module, module.training) for module in model.modules()]
+    # Qwen models keep the position offset of the last prompt on the module.
+    held = {name: getattr(core, name) for name in ("rope_deltas",) if hasattr(core, name)}
+    model.eval()
+    try:
+        yield
+    finally:
+        for name, value in held.items():
+            setattr(core, name, value)
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def bare(model: nn.Module) -> Iterator[None]:
+    """Takes a plan that belongs to the model off for a while: its modules then act on every row they get."""
+    own = attached(model)
+    if own is not None:
+        own.remove()
+    try:
+        yield
+    finally:
+        if own is not None:
+            own.attach()

@@ -1,0 +1,251 @@
+"""Analyses a model on samples, one at a time, and sums up what was found; an interrupted run goes on.
+
+Shape letters: L layers.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from saccade import models
+from saccade.analysis import figures
+from saccade.analysis.capture import Trajectory, Unskipped, bare, record
+from saccade.analysis.checks import BOUNDS, Check, verdicts
+from saccade.analysis.compare import measure, skips_ffn
+from saccade.analysis.constants import Constants, constants
+from saccade.analysis.probes import GROUPS, PROBES, probe_layers
+from saccade.analysis.saturation import MASSES, VisualMap, vig, visual_maps
+from saccade.calibration.draw import data_hash
+from saccade.calibration.journal import Journal
+from saccade.evaluation.runner import weights_digest
+from saccade.methods.ffn_skip import FFNSkip
+from saccade.models import Loaded
+from saccade.plan import Plan, PlanLike
+from saccade.samples import Sample
+
+PARTS = ("ffn", "attention", "bounds")
+"""What can be analysed."""
+
+UNTOUCHED = Plan((FFNSkip(layers=()),))
+"""Skips nothing; a forward under it is the stock model's, and is looked at like any other."""
+
+NO_SKIP = (
+    "bounds compare skipping with not skipping, and nothing here skips the FFN of a row that is alive: give "
+    "a plan such as 'ffn_skip(layers=0-3)', or leave bounds out of --what"
+)
+
+Entry = dict[str, Any]
+Step = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What an analysis found.
+
+    Attributes:
+        data: Everything as plain data.
+        pictures: PNG bytes by name.
+        maps: Attention among the visual rows of the first sample, by layer; empty if attention was left out.
+    """
+
+    data: dict[str, Any]
+    pictures: dict[str, bytes]
+    maps: tuple[VisualMap | None, ...] = ()
+
+
+def read_parts(text: str | None) -> tuple[str, ...] | None:
+    """What to analyse, from a list with commas; None where the user leaves it open.
+
+    Raises:
+        ValueError: If a part is not known.
+    """
+    if text is None:
+        return None
+    parts = tuple(dict.fromkeys(piece.strip() for piece in text.split(",") if piece.strip()))
+    unknown = [part for part in parts if part not in PARTS]
+    if unknown or not parts:
+        raise ValueError(f"--what is a list of {', '.join(PARTS)}; got {text!r}")
+    return parts
+
+
+def analyze(
+    loaded: Loaded,
+    samples: Sequence[Sample],
+    plan: PlanLike | None = None,
+    *,
+    parts: Sequence[str] | None = None,
+    force: bool = False,
+    checkpoint: str | os.PathLike | None = None,
+    step: Step | None = None,
+) -> Study:
+    """Analyses what FFN and attention do to visual rows, and how well the theory bounds skipping them.
+
+    Args:
+        loaded: The model.
+        samples: Questions with images; those without are left out and counted.
+        plan: What to run them under; the stock model if omitted. Rows that it skips become a group.
+        parts: Which of ``PARTS``; if omitted all, the bounds only where the plan skips an FFN.
+        force: Use a plan that was made for another model.
+        checkpoint: File that keeps finished samples, so that the same call goes on; the caller deletes it.
+        step: Called with the number of samples done and of all.
+
+    Raises:
+        ValueError: If no sample has an image, ids repeat, or the plan does not fit what is asked.
+    """
+    if len({sample.id for sample in samples}) != len(samples):
+        raise ValueError("sample ids must be distinct")
+    seen = [sample for sample in samples if sample.images]
+    if not seen:
+        raise ValueError(f"none of the {len(samples)} samples has an image: there is nothing to analyse")
+    given = None if plan is None else Plan.of(plan)
+    stock = given is None or not given.methods
+    wanted = (UNTOUCHED if given is None or stock else given).resolve(loaded.shape.layers)
+    asked = tuple(PARTS if parts is None else parts)
+    settings: dict[str, Any] = {
+        "plan": wanted.spec,
+        "parts": asked,
+        "model": loaded.family.fingerprint(loaded.model.config),
+        "weights": weights_digest(loaded.model),
+        "dtype": str(loaded.model.dtype).removeprefix("torch."),
+        "data": data_hash(seen),
+    }
+    journal = Journal(checkpoint, settings)
+    runner = _Runner(loaded, wanted, asked, parts is not None, force)
+    for number, sample in enumerate(seen):
+        if step is not None:
+            step(number, len(seen))
+        if sample.id not in journal.entries:
+            try:
+                journal.append({"sample": sample.id, **runner.one(sample)})
+            except ValueError as error:
+                raise ValueError(f"sample {sample.id}: {error}") from error
+    if step is not None:
+        step(len(seen), len(seen))
+    entries = [journal.entries[sample.id] for sample in seen]
+    data: dict[str, Any] = {
+        "plan": None if stock else wanted.spec,
+        "model": {"name": loaded.name, **settings["model"]},
+        "samples": [entry["sample"] for entry in entries],
+        "tasks": list(dict.fromkeys(sample.task for sample in seen)),
+        "without_image": len(samples) - len(seen),
+        "visual_rows": [entry["visual"] for entry in entries],
+        "text_rows": [entry["text"] for entry in entries],
+        "data_hash": settings["data"],
+        "weights_hash": settings["weights"],
+        **_summed(entries),
+    }
+    if "bounds" in data:
+        data["bounds"]["constants"] = asdict(runner.constants)
+    pictures = {name: draw(data) for name, draw in figures.FIGURES.items() if name in data}
+    maps: tuple[VisualMap | None, ...] = ()
+    if "attention" in asked:
+        run, maps = runner.maps(seen[0])
+        pictures["attention_maps"] = figures.attention_maps(
+            maps, run.trace.grid, run.layout.image_BN, seen[0].id
+        )
+    return Study(data, pictures, maps)
+
+
+class _Runner:
+    """Analyses single samples of one model under one plan."""
+
+    def __init__(self, loaded: Loaded, plan: Plan, parts: Sequence[str], insists: bool, force: bool) -> None:
+        self.loaded, self.plan, self.parts, self.insists, self.force = loaded, plan, parts, insists, force
+        self._constants: Constants | None = None
+
+    @property
+    def constants(self) -> Constants:
+        """The model's, worked out once."""
+        if self._constants is None:
+            self._constants = constants(self.loaded.family, self.loaded.model)
+        return self._constants
+
+    def one(self, sample: Sample) -> Entry:
+        """Everything about one sample, as plain data."""
+        loaded, model = self.loaded, self.loaded.model
+        family, modules = loaded.family, loaded.family.parts(loaded.model)
+        inputs = models.inputs(loaded, [sample], self.plan)
+        run = record(model, inputs, self.plan, force=self.force)
+        skips = skips_ffn(run)
+        if "bounds" in self.parts and self.insists and not skips:
+            raise ValueError(NO_SKIP)
+        layout = run.layout
+        found: Entry = {"visual": int(layout.visual_BN.sum()), "text": int(layout.text_BN.sum())}
+        with bare(model):
+            if "ffn" in self.parts:
+                found["ffn"] = probe_layers(family, modules.layers, run)
+            if "attention" in self.parts:
+                found["attention"] = visual_maps(family, modules.layers, run)[0]
+        if "attention" in self.parts:
+            found["attention"]["vig"] = vig(model, inputs)
+        if "bounds" in self.parts and skips:
+            plan = Unskipped(self.plan.methods, self.plan.model)
+            whole = record(model, inputs, plan, force=self.force)
+            with bare(model):
+                measured = measure(family, modules, self.constants, whole, run)
+            found["bounds"] = measured.to_dict()
+            found["checks"] = [asdict(check) for check in measured.checks()]
+        return found
+
+    def maps(self, sample: Sample) -> tuple[Trajectory, tuple[VisualMap | None, ...]]:
+        """Attention maps of one sample."""
+        run = record(
+            self.loaded.model, models.inputs(self.loaded, [sample], self.plan), self.plan, force=self.force
+        )
+        layers = self.loaded.family.parts(self.loaded.model).layers
+        with bare(self.loaded.model), torch.no_grad():
+            return run, tuple(visual_maps(self.loaded.family, layers, run)[1])
+
+
+def _summed(entries: Sequence[Entry]) -> dict[str, Any]:
+    """Means over samples, each of equal weight, and verdicts on the bounds."""
+    data: dict[str, Any] = {}
+    if "ffn" in entries[0]:
+        data["ffn"] = {
+            "probes": dict(PROBES),
+            "groups": {group: _group([e["ffn"][group] for e in entries]) for group in GROUPS},
+            "left_out": [e["ffn"]["left_out"] for e in entries],
+        }
+    if "attention" in entries[0]:
+        series = {name: over([e["attention"][name] for e in entries]) for name in entries[0]["attention"]}
+        data["attention"] = {"masses": dict(MASSES), **series}
+    bounded = [e for e in entries if "bounds" in e]
+    if bounded:
+        checks = [Check(**check) for e in bounded for check in e["checks"]]
+        drifts = ("entering", "leaving", "row_leaving")
+        data["bounds"] = {
+            "verdicts": [one.to_dict() for one in verdicts(checks)],
+            "kinds": {name: asdict(kind) for name, kind in BOUNDS.items()},
+            "drift": {name: over([e["bounds"]["layers"][name] for e in bounded]) for name in drifts},
+            "residual": over([e["bounds"]["residual"] for e in bounded]),
+            "by_sample": {e["sample"]: e["bounds"] for e in bounded},
+        }
+    return data
+
+
+def _group(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    probes = {
+        name: over([one[name]["mean"] for one in found])
+        | {"median": over([one[name]["median"] for one in found])["mean"]}
+        for name in PROBES
+    }
+    return {"rows": over([one["rows"] for one in found])["mean"], **probes}
+
+
+def over(values_SL: Iterable[Sequence[float | None]]) -> dict[str, list[float | None]]:
+    """Mean and standard deviation over samples, layer by layer, of what is known."""
+    columns = [[v for v in column if v is not None] for column in zip(*values_SL, strict=True)]
+    return {
+        "mean": [statistics.fmean(column) if column else None for column in columns],
+        "sd": [_spread(column) for column in columns],
+    }
+
+
+def _spread(values: Sequence[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 and max(values) < float("inf") else None

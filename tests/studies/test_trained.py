@@ -1,0 +1,133 @@
+"""The ablation of trained models: its rows, what is read off answers, teacher forcing under skip KV-cache."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import saccade
+from saccade import skip_vision
+from saccade.evaluation.results import Prediction
+from saccade.glance import suite
+from saccade.samples import Sample
+from saccade.shapes import SHAPES
+from saccade.skip_vision import SkipVisionConfig, set_cache
+from saccade.studies.trained.ask import Asked
+from saccade.studies.trained.forced import compared, surprise
+from saccade.studies.trained.judge import judge
+from saccade.studies.trained.make import claimed, place, remember
+from saccade.studies.trained.rows import DENSE, FULL, ROWS, Recipe, Row
+from saccade.training import TrainingConfig
+
+BY_NAME = {row.name: row for row in ROWS}
+
+
+def test_rows_have_the_layouts_of_the_papers_table_scaled_down():
+    counts = {row.name: row.config().length(266) for row in ROWS}
+    assert counts[DENSE] == counts["SF"] == counts["FastV"] == 266
+    assert counts["Merge"] == counts["mean pooling"] == 116
+    assert counts["SF LS"] == 267 and counts["SF FS LS"] == 268
+    assert counts["SF FS LS Merge"] == counts[FULL] == counts[f"{FULL} SK"] == 118
+    assert counts["Victor"] == 282
+    passing = {row.name: judge_entry(row)["pass_ffn"] for row in ROWS}
+    assert passing[DENSE] == 266 and passing["SF"] == 66 and passing[FULL] == 69
+    assert judge_entry(BY_NAME[f"{FULL} SK"])["cached"] == 69
+    assert judge_entry(BY_NAME[f"{FULL} SK middle+small"])["cached"] == 16 + 3
+
+
+def judge_entry(row: Row) -> dict:
+    said = {name: asked({0: "a"}) for name in (DENSE, row.name)}
+    (entry,) = judge([row], said, SHAPES["llava-1.5-7b"], text=20)
+    return entry
+
+
+def asked(answers: dict[int, str], wrong: int = 0) -> Asked:
+    """Ten questions of two tasks; the first ``wrong`` of each are answered wrongly."""
+
+    def said(task: str, text: str) -> tuple[Prediction, ...]:
+        return tuple(
+            Prediction(f"{task}/{n}", task, "a", "b" if n < wrong else text, n >= wrong and text == "a")
+            for n in range(10)
+        )
+
+    by_seed = {seed: {task: said(task, text) for task in ("x", "y")} for seed, text in answers.items()}
+    return Asked(by_seed, {task: said(task, "b") for task in ("x", "y")})
+
+
+def test_a_row_is_paired_with_the_dense_row_of_its_seed():
+    said = {DENSE: asked({0: "a", 1: "a"}), FULL: asked({0: "a", 1: "a"}, wrong=2)}
+    dense, full = judge([BY_NAME[DENSE], BY_NAME[FULL]], said, SHAPES["llava-1.5-7b"], text=20)
+    assert dense["mean"]["difference"] == 0 and dense["mean"]["accuracy"] == 1
+    assert full["mean"]["accuracy"] == pytest.approx(0.8) and full["mean"]["difference"] == pytest.approx(
+        -0.2
+    )
+    assert full["mean"]["n"] == 40 and full["seeds"] == {"0": 0.8, "1": 0.8} and full["sd_over_seeds"] == 0
+    low, high = full["mean"]["difference_low"], full["mean"]["difference_high"]
+    assert -0.5 < low < -0.2 < high < 0
+    assert full["mean"]["retention"] == pytest.approx(0.8) and full["tasks"]["x"]["n"] == 20
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_every_row_is_a_training_run_that_can_be_read(row):
+    data = Recipe().training("glance", row.layout(), "out", 1, row.plan, base=False)
+    config = TrainingConfig.from_data(data)
+    assert SkipVisionConfig.from_dict(dict(config.model.skip_vision)) == row.config()
+
+
+def test_a_run_keeps_its_recipe_and_a_folder_has_one_worker(tmp_path):
+    remember(tmp_path, Recipe(steps=3))
+    remember(tmp_path, Recipe(steps=3))
+    with pytest.raises(ValueError, match="another recipe"):
+        remember(tmp_path, Recipe(steps=4))
+    out = place(tmp_path, BY_NAME[f"{FULL} SK"], 0)
+    assert out == place(tmp_path, BY_NAME[FULL], 0)
+    with claimed(out) as first, claimed(out) as second:
+        assert first and not second
+    (out / "model").mkdir(parents=True)
+    with claimed(out) as again:
+        assert not again
+
+
+@pytest.fixture(scope="module")
+def small():
+    config = SkipVisionConfig.from_dict(
+        dict(row=10, layout="cos", image_size=64, levels=[-2], scales=[[8, 4], [4, 8], [2, 16]], merged=8)
+    )
+    return skip_vision.wrap(saccade.load("glance"), config)
+
+
+def test_teacher_forcing_without_release_is_one_forward_over_prompt_and_answer(small):
+    samples = suite.samples("list", 3)
+    found = surprise(small, samples, batch_size=2)
+    tokenizer = small.processor.tokenizer
+    for sample, value in zip(samples, found, strict=True):
+        batch = saccade.models.inputs(small, [sample])
+        answer = [*tokenizer(sample.answer, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+        ids = torch.cat([batch["input_ids"], torch.tensor([answer])], 1)
+        with torch.no_grad():
+            whole = dict(batch) | {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+            logits = small.model(**whole, use_cache=False).logits[0, -len(answer) : -1]
+        likely = logits.log_softmax(-1)[range(len(answer) - 1), answer[1:]]
+        assert value == pytest.approx(-float(likely.mean()), abs=1e-4)
+
+
+def test_what_leaves_the_cache_changes_later_tokens_alone(small):
+    samples = suite.samples("list", 3)
+    try:
+        levels = {}
+        for level in ("none", "small", "middle+small"):
+            set_cache(small, level)
+            levels[level] = surprise(small, samples)
+    finally:
+        set_cache(small, "none")
+    assert levels["none"] != levels["small"] != levels["middle+small"]
+    found = compared(levels["none"], levels["small"])
+    assert found["difference"] == pytest.approx(found["after"] - found["before"])
+    assert found["difference_low"] < found["difference"] < found["difference_high"]
+
+
+def test_an_answer_of_one_token_is_refused(small):
+    empty = replace(suite.samples("list", 1)[0], answer="")
+    assert isinstance(empty, Sample)
+    with pytest.raises(ValueError, match="answer of one token"):
+        surprise(small, [empty])
