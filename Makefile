@@ -14,10 +14,11 @@ FITS := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 /usr/bin/python3 python; do \
 	$$p -c '$(FITS)' >/dev/null 2>&1 && { echo $$p; break; }; done)
 VENV := .venv
+LMMS := .venv-lmms
 RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lint format tables clean
+.PHONY: help setup demo test lint format tables lmms clean
 
 help:
 	@echo 'make demo    the main job: calibrate, skip, measure and explain, on the embedded model'
@@ -25,6 +26,7 @@ help:
 	@echo 'make lint    style and types'
 	@echo 'make format  rewrite the code in the house style'
 	@echo 'make tables  write the numbers of README.md anew from benchmarks/results'
+	@echo 'make lmms    tests against lmms-eval, in .venv-lmms (a large download)'
 	@echo 'make setup   only build .venv (the others do that when it is needed)'
 	@echo 'make clean   remove .venv and caches'
 
@@ -61,5 +63,15 @@ format: $(READY)
 tables: $(READY)
 	$(RUN)/python -m saccade.report.tables README.md src/saccade/glance/README.md
 
+lmms: $(LMMS)/.ready
+	$(LMMS)/bin/python -m pytest -q e2e/lmms $(ARGS)
+
+$(LMMS)/.ready: pyproject.toml constraints-lmms.txt tools/torchvision_for_cpu.py
+	'$(strip $(PYTHON))' -m venv --clear $(LMMS)
+	$(LMMS)/bin/python -m pip install --disable-pip-version-check -c constraints-lmms.txt $(PIP_FLAGS) \
+		-e '.[lmms]' pytest pytest-timeout
+	$(LMMS)/bin/python tools/torchvision_for_cpu.py
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(LMMS) .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -71,7 +71,19 @@ def test_a_byte_order_mark_and_windows_line_ends_are_read(folder):
         ({"question": "x", "image": 5}, r"line 2: 'image' is a path or a list"),
         ({"question": "x", "images": ["pictures/a.png", ""]}, r"line 2: 'image' is a path or a list"),
         ({"question": "x", "image": "a", "images": ["b"]}, r"line 2: give 'image' or 'images'"),
-        ({"question": "x", "answer": ["a"]}, r"line 2: 'answer' is text or a number, got list"),
+        ({"question": "x", "answer": [["a"]]}, r"line 2: 'answer' is text or a number, got list"),
+        ({"question": "x", "answer": {"a": 1}}, r"line 2: 'answer' is text or a number, got dict"),
+        ({"question": "x", "answer": []}, r"line 2: 'answer' is an empty list"),
+        ({"question": "x", "answer": ["a", ""]}, r"line 2: score exact needs text as the answer, got ''"),
+        ({"question": "x", "score": "nosuch"}, r"line 2: no score 'nosuch'; known: exact, .*number"),
+        ({"question": "x", "score": 0.5}, r"line 2: a score is a name"),
+        (
+            {"question": "x", "score": {"number": {"slack": 1}}},
+            r"line 2: score number has no parameter 'slack'",
+        ),
+        ({"question": "x", "score": "option", "answer": ["B", "dog"]}, r"line 2: .*letter.*got 'dog'"),
+        ({"question": "x", "score": "yes_no", "answer": "maybe"}, r"line 2: .*yes or no.*got 'maybe'"),
+        ({"question": "x", "score": "number", "answer": "many"}, r"line 2: .*a number.*got 'many'"),
         ({"question": "x", "id": True}, r"line 2: 'id' is text or a number, got bool"),
         ({"question": "x", "id": "first"}, r"line 2: id 'first' was used before \(.*line 1\)"),
     ],
@@ -112,3 +124,28 @@ def test_files_that_are_none_are_refused(folder):
     ):
         with pytest.raises(ValueError, match=match):
             load_jsonl(folder / name)
+
+
+def test_answers_and_scores_are_chosen_by_file_or_by_line(folder):
+    path = write(
+        folder,
+        {"question": "a?", "answer": ["red", 3]},
+        {"question": "b?", "answer": 12, "score": {"number": {"tolerance": 0.1}}},
+        {"question": "c?", "answer": "B", "score": "option"},
+        {"question": "d?", "score": "yes_no"},
+        {"question": "e?", "answer": "red", "score": None},
+    )
+    found = load_jsonl(path, "anls(threshold=0.3)")
+    assert [sample.score for sample in found] == [
+        "anls(threshold=0.3)", "number(tolerance=0.1)", "option", "yes_no", "anls(threshold=0.3)"
+    ]  # fmt: skip
+    assert [sample.references for sample in found] == [("red", "3"), ("12",), ("B",), ("",), ("red",)]
+    assert load_jsonl(path)[0].score == "exact"
+
+
+def test_a_score_of_the_whole_file_is_checked_against_every_line(folder):
+    path = write(folder, {"question": "a?", "answer": "B"}, {"question": "b?", "answer": "a dog"})
+    with pytest.raises(ValueError, match=r"line 2: score option needs the letter of an option"):
+        load_jsonl(path, "option")
+    with pytest.raises(ValueError, match="no score 'nosuch'"):
+        load_jsonl(path, "nosuch")

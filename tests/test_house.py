@@ -18,7 +18,8 @@ from saccade.methods import METHODS
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "saccade"
 MODULES = sorted(SOURCE.rglob("*.py"))
-CODE = [*MODULES, *sorted((ROOT / "tests").rglob("*.py")), *sorted((ROOT / "benchmarks").rglob("*.py"))]
+BESIDE = ("tests", "benchmarks", "e2e", "tools")
+CODE = [*MODULES, *(path for name in BESIDE for path in sorted((ROOT / name).rglob("*.py")))]
 
 PURE = {"layout", "rows", "route", "stages", "select", "cluster", "bipartite", "program", "shapes", "pricing"}
 METHODS_MAY_USE = PURE | {"methods"}
@@ -51,7 +52,7 @@ def ours(path: Path) -> set[str]:
 def text_files() -> list[Path]:
     """Every text file of the repository that people wrote or generated."""
     folders = [
-        p for p in (ROOT / n for n in ("src", "tests", "benchmarks", "docs", ".ci", ".github")) if p.exists()
+        p for p in (ROOT / n for n in ("src", *BESIDE, "configs", "docs", ".ci", ".github")) if p.exists()
     ]
     names = ["Makefile", ".gitignore", *(p.name for s in ("md", "toml", "txt") for p in ROOT.glob(f"*.{s}"))]
     files = [p for folder in folders for p in folder.rglob("*") if p.is_file()]

@@ -1,7 +1,9 @@
 """The user's own questions: a JSONL file beside its images.
 
 One object per line: ``question`` (text), ``image`` or ``images`` (a path or a list of paths, relative to the
-file; leave it out for a text-only question), and, where known, ``answer``, ``task``, ``subtask``, ``id``.
+file; leave it out for a text-only question), and, where known, ``answer`` (text, a number, or a list of those
+that all count as right), ``task``, ``subtask``, ``id``, and ``score``, how answers are scored: a name such as
+``"anls"`` or a name with parameters, ``{"number": {"tolerance": 0.1}}`` (``saccade.evaluation.scoring``).
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import Any
 
 from PIL import Image
 
+from saccade.evaluation.scoring import Rule, parse, read
 from saccade.samples import Sample
 
 
@@ -28,7 +31,8 @@ class Entry:
         subtask: The line's sub-task, or the task.
         paths: Image files in prompt order.
         question: The user's question.
-        answer: Reference answer; empty where none is known.
+        answers: Reference answers; empty where none is known.
+        score: How answers are scored.
         where: File and line, for errors.
     """
 
@@ -37,7 +41,8 @@ class Entry:
     subtask: str
     paths: tuple[Path, ...]
     question: str
-    answer: str
+    answers: tuple[str, ...]
+    score: str
     where: str
 
     def load(self) -> Sample:
@@ -47,25 +52,36 @@ class Entry:
             ValueError: If a file is not an image, naming the line.
         """
         images = tuple(_decode(path, self.where) for path in self.paths)
-        return Sample(self.id, self.task, self.subtask, images, self.question, self.answer)
+        answer, *others = self.answers or ("",)
+        return Sample(
+            self.id, self.task, self.subtask, images, self.question, answer, tuple(others), self.score
+        )
 
 
-def load_jsonl(path: str | os.PathLike) -> list[Sample]:
+def load_jsonl(path: str | os.PathLike, score: str = "exact") -> list[Sample]:
     """Reads a JSONL file with all its images.
+
+    Args:
+        path: The file.
+        score: How answers are scored where a line does not say.
 
     Raises:
         ValueError: If the file is missing or empty, or a line cannot be used, with its number.
     """
-    return [entry.load() for entry in read_jsonl(path)]
+    return [entry.load() for entry in read_jsonl(path, score)]
 
 
-def read_jsonl(path: str | os.PathLike) -> list[Entry]:
+def read_jsonl(path: str | os.PathLike, score: str = "exact") -> list[Entry]:
     """Reads and checks a JSONL file without decoding images, so that a few can be drawn from many.
+
+    Args:
+        path: The file.
+        score: How answers are scored where a line does not say.
 
     Raises:
         ValueError: As ``load_jsonl``, except for files that exist and are not images.
     """
-    path = Path(path)
+    path, usual = Path(path), parse(score)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -74,7 +90,7 @@ def read_jsonl(path: str | os.PathLike) -> list[Entry]:
         raise ValueError(f"{path} is a folder, not a JSONL file") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: {error}") from None
-    entries = list(_entries(text, path))
+    entries = list(_entries(text, path, usual))
     if not entries:
         raise ValueError(f"{path} is empty: one JSON object per line is needed, with 'question' and 'image'")
     first: dict[str, str] = {}
@@ -85,7 +101,7 @@ def read_jsonl(path: str | os.PathLike) -> list[Entry]:
     return entries
 
 
-def _entries(text: str, path: Path) -> Iterator[Entry]:
+def _entries(text: str, path: Path, usual: Rule) -> Iterator[Entry]:
     # str.splitlines would also split at U+2028, which JSON strings may hold.
     for number, line in enumerate(text.split("\n"), start=1):
         where = f"{path}, line {number}"
@@ -97,25 +113,48 @@ def _entries(text: str, path: Path) -> Iterator[Entry]:
             raise ValueError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
         if not isinstance(data, dict):
             raise ValueError(f"{where}: a JSON object is needed, got {type(data).__name__}")
-        yield _entry(data, path, number, where)
+        yield _entry(data, path, number, where, usual)
 
 
-def _entry(data: dict[str, Any], path: Path, number: int, where: str) -> Entry:
+def _entry(data: dict[str, Any], path: Path, number: int, where: str, usual: Rule) -> Entry:
     question = data.get("question")
     if not isinstance(question, str) or not question.strip():
         raise ValueError(f"{where}: 'question' is missing or is not text")
     if "<image>" in question:
         raise ValueError(f"{where}: leave '<image>' out of the question; images are placed before it")
     task = _text(data, "task", path.stem, where)
+    rule = _rule(data, where, usual)
     return Entry(
         id=_text(data, "id", f"{path.stem}/{number}", where),
         task=task,
         subtask=_text(data, "subtask", task, where),
         paths=tuple(_find(name, path.parent, where) for name in _names(data, where)),
         question=question,
-        answer=_text(data, "answer", "", where),
+        answers=_answers(data, where, rule),
+        score=str(rule),
         where=where,
     )
+
+
+def _rule(data: dict[str, Any], where: str, usual: Rule) -> Rule:
+    try:
+        return usual if data.get("score") is None else read(data["score"])
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _answers(data: dict[str, Any], where: str, rule: Rule) -> tuple[str, ...]:
+    given = data.get("answer")
+    listed = given if isinstance(given, list) else [given]
+    if given == []:
+        raise ValueError(f"{where}: 'answer' is an empty list; leave it out where none is known")
+    answers = tuple(_text({"answer": each}, "answer", "", where) for each in listed)
+    if answers == ("",):
+        return ()
+    for answer in answers:
+        if not rule.suits(answer):
+            raise ValueError(f"{where}: score {rule.name} needs {rule.takes} as the answer, got {answer!r}")
+    return answers
 
 
 def _text(data: dict[str, Any], key: str, default: str, where: str) -> str:

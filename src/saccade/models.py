@@ -187,13 +187,26 @@ def inputs(loaded: Loaded, samples: Sequence[Sample], plan: PlanLike | None = No
     if not samples:
         raise ValueError("no samples to ask")
     texts = [prompt(loaded, s) for s in samples]
-    tokenizer = loaded.processor.tokenizer
-    bos = tokenizer.bos_token
-    images, sizes = shrink(loaded, [image for s in samples for image in s.images], image_scale(plan))
+    return encode(loaded, texts, [image for s in samples for image in s.images], plan)
+
+
+def encode(
+    loaded: Loaded, texts: Sequence[str], images: Sequence[Image], plan: PlanLike | None = None
+) -> Any:
+    """Model inputs of chat prompts, left padded, on the model's device.
+
+    Args:
+        loaded: The model and its processor.
+        texts: The prompts, as the chat template writes them.
+        images: Their images, in order.
+        plan: The plan they will run under; its ``resize`` methods make the images smaller.
+    """
+    bos = loaded.processor.tokenizer.bos_token
+    pictures, sizes = shrink(loaded, images, image_scale(plan))
     batch = loaded.processor(
-        text=texts,
-        images=images or None,
-        **(sizes if images else {}),
+        text=list(texts),
+        images=pictures or None,
+        **(sizes if pictures else {}),
         padding=True,
         padding_side="left",
         # A template that writes the first token itself must not get it twice.

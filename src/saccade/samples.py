@@ -21,6 +21,8 @@ class Sample:
         images: RGB images in prompt order; may be empty.
         question: The user's question, without image placeholders.
         answer: Reference answer; empty where none is known.
+        others: Further answers that count as right.
+        score: How answers are scored, such as ``anls`` (``saccade.evaluation.scoring``).
     """
 
     id: str
@@ -29,6 +31,13 @@ class Sample:
     images: tuple[Image, ...]
     question: str
     answer: str = ""
+    others: tuple[str, ...] = ()
+    score: str = "exact"
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """All answers that count as right."""
+        return (self.answer, *self.others)
 
 
 def blind_image(image: Image) -> Image:

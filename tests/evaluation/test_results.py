@@ -50,3 +50,21 @@ def test_other_questions_are_refused():
 def test_repeated_ids_are_refused():
     with pytest.raises(ValueError, match="more than once"):
         score("p", "x", predictions("11") * 2, predictions("11"), None)
+
+
+def test_fractional_scores_are_averaged_and_paired():
+    def told(*scores):
+        return [Prediction(str(i), "t", "abc", "abd", worth == 1, worth) for i, worth in enumerate(scores)]
+
+    dense, plan = told(1.0, 0.75, 0.5, 0.0), told(0.75, 0.75, 0.75, 0.0)
+    only = score("p", "x", plan, dense, told(0.0, 0.0, 0.5, 0.0)).tasks["t"]
+    assert only.accuracy.value == pytest.approx(0.5625) and only.accuracy.low < 0.5625 < only.accuracy.high
+    assert only.difference.value == pytest.approx(0) and only.retention.value == pytest.approx(1)
+    assert only.blind == pytest.approx(0.125)
+    assert (only.gained, only.lost, only.p_value) == (1, 1, 1.0)
+
+
+def test_a_prediction_without_a_score_is_right_or_wrong():
+    right, wrong = Prediction("a", "t", "x", "x", True), Prediction("b", "t", "x", "y", False)
+    assert (right.score, wrong.score) == (1.0, 0.0)
+    assert json.dumps(score("d", "d", [right, wrong], [right, wrong], None).to_dict(True), allow_nan=False)

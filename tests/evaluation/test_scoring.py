@@ -1,18 +1,29 @@
-"""Exact match ignores case, spacing and a full stop, and nothing else."""
+"""Rules of scoring: what counts as right, what does not, and how rules are written."""
+
+from __future__ import annotations
+
+from functools import cache
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from saccade.evaluation.scoring import is_match, normalise
+from saccade.evaluation.scoring import RULES, best, is_match, normalise, parse, read
+from saccade.evaluation.scoring.text import edit_distance, similarity
+
+
+def worth(rule: str, said: str, *answers: str) -> float:
+    return best(parse(rule), said, answers)
 
 
 @pytest.mark.parametrize("said", ["Three circles", "three  circles ", "\tthree circles.", "THREE CIRCLES ."])
 def test_form_does_not_matter(said):
-    assert is_match(said, "three circles")
+    assert is_match(said, "three circles") and worth("exact", said, "three circles") == 1
 
 
 @pytest.mark.parametrize("said", ["three", "three circle", "three, circles", "", "threecircles"])
 def test_content_does(said):
-    assert not is_match(said, "three circles")
+    assert not is_match(said, "three circles") and worth("exact", said, "three circles") == 0
 
 
 def test_space_before_punctuation_goes():
@@ -22,3 +33,179 @@ def test_space_before_punctuation_goes():
 @pytest.mark.parametrize("text", ["3.5", "a", "", "no."])
 def test_normalising_twice_changes_nothing(text):
     assert normalise(normalise(text)) == normalise(text)
+
+
+def test_one_of_several_answers_is_enough():
+    assert worth("exact", "Auto", "car", "auto") == 1
+    assert worth("exact", "lorry", "car", "auto") == 0
+    assert worth("anls", "automobil", "car", "automobile") == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(
+    ("said", "answer", "rule", "right"),
+    [
+        ("It is a Red Car.", "red car", "contains", True),
+        ("a concatenation", "cat", "contains", False),
+        ("a concatenation", "cat", "contains(words=false)", True),
+        ("\u7b54\u6848\u662f\u5317\u4eac\u5e02", "\u5317\u4eac", "contains(words=false)", True),
+        ("costs $5 (five)", "$5", "contains", True),
+        ("red", "red car", "contains", False),
+        ("", "red", "contains", False),
+    ],
+)
+def test_contains_looks_for_whole_words_unless_told_otherwise(said, answer, rule, right):
+    assert worth(rule, said, answer) == right
+
+
+def test_anls_equals_the_formula_of_its_paper():
+    # Two edits in nine letters; half of the letters wrong is nothing.
+    assert worth("anls", "Washingtin", "Washington") == pytest.approx(0.9)
+    assert worth("anls", "abcd", "abxy") == 0
+    assert worth("anls", "abcd", "abcx") == pytest.approx(0.75)
+    assert worth("anls(threshold=0.2)", "abcd", "abcx") == 0
+    assert worth("anls", "  A  b ", "a B") == 1
+
+
+@given(st.text("abcd", max_size=7), st.text("abcd", max_size=7))
+def test_edit_distance_equals_its_recursive_definition(a, b):
+    @cache
+    def slow(i: int, j: int) -> int:
+        if not i or not j:
+            return i + j
+        return min(slow(i - 1, j) + 1, slow(i, j - 1) + 1, slow(i - 1, j - 1) + (a[i - 1] != b[j - 1]))
+
+    assert edit_distance(a, b) == slow(len(a), len(b))
+    assert 0 <= similarity(a, b) <= 1 and (similarity(a, b) == 1) == (a == b)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *("B", "b", "(B)", "(b)", "B.", "B)", "**B**", " B\n", "[B]", "B. a dog", "B: a dog", "(B) a dog"),
+        *("The answer is B", "The answer is B.", "the correct answer is (B).", "Answer: B", "answer is b."),
+        *("I would choose option B", "Option B is right", "A dog, so B", "A cat is not here, so it is (B)"),
+        *(
+            "The answer is not A: the answer is B",
+            "The answer is **B**",
+            'Answer: "B"',
+            "answer is: B, a dog",
+        ),
+    ],
+)
+def test_an_option_is_found_however_it_is_dressed(said):
+    assert worth("option", said, "B") == 1 and worth("option", said, "(b)") == 1
+    assert worth("option", said, "C") == 0
+
+
+@pytest.mark.parametrize(
+    "said", ["", "none", "A dog", "A or B", "I think so", "the answer is a dog", "(A) or (C)", "Because"]
+)
+def test_no_option_is_made_up(said):
+    assert all(worth("option", said, letter) == 0 for letter in "ABCDI")
+
+
+@pytest.mark.parametrize(
+    ("said", "right"),
+    [
+        *(("yes", "yes"), ("Yes.", "yes"), ("Yes, there is no doubt", "yes"), ("NO!", "no")),
+        *(("The answer is no", "no"), ("there is nothing", None), ("yesterday", None), ("", None)),
+    ],
+)
+def test_yes_and_no_are_words(said, right):
+    assert worth("yes_no", said, "yes") == (right == "yes")
+    assert worth("yes_no", said, "No") == (right == "no")
+
+
+@pytest.mark.parametrize(
+    ("said", "answer", "tolerance", "right"),
+    [
+        *(("1,234", "1234", 0, True), ("1,234.5", "1234.5", 0, True), ("1234", "1,234", 0, True)),
+        *(
+            ("12 %", "12", 0, True),
+            ("12%", "12 %", 0, True),
+            ("0.12", "12%", 0, True),
+            ("12%", "0.12", 0, True),
+        ),
+        *(("12%", "1200%", 0, False), ("12", "1200", 0, False), ("about 12 apples.", "12", 0, True)),
+        *(
+            ("$3.50", "3.5", 0, True),
+            ("-3", "3", 0, False),
+            ("\u22123", "-3", 0, True),
+            ("- 3", "-3", 0, True),
+        ),
+        *(
+            ("3,5", "3.5", 0, True),
+            ("1e3", "1000", 0, True),
+            (".5", "0.5", 0, True),
+            ("12 percent", "12%", 0, True),
+        ),
+        *(("105", "100", 0.05, True), ("95", "100", 0.05, True), ("106", "100", 0.05, False)),
+        *(("0.0", "0", 0.05, True), ("0.01", "0", 0.05, False), ("-105", "-100", 0.05, True)),
+        *(
+            ("In 2019 the answer is 45", "45", 0, True),
+            ("12 + 5 = 17", "17", 0, True),
+            ("17 of 20", "17", 0, True),
+        ),
+        *(
+            ("seventeen", "17", 0, False),
+            ("", "0", 0, False),
+            ("v2beta", "2", 0, False),
+            ("1,2345", "1", 0, False),
+        ),
+        ("The answer is about 45 in 2019", "45", 0, True),
+    ],
+)
+def test_numbers_are_read_as_people_write_them(said, answer, tolerance, right):
+    assert worth(f"number(tolerance={tolerance})", said, answer) == right
+
+
+@given(st.floats(-1e9, 1e9).filter(lambda x: abs(x) > 1e-3), st.floats(0, 0.5))
+def test_a_number_is_right_within_its_tolerance_and_not_far_outside(value, tolerance):
+    rule, answer = parse(f"number(tolerance={tolerance!r})"), f"{value:.6f}"
+    inside, outside = float(answer) * (1 + 0.99 * tolerance), float(answer) * (1.02 + 1.02 * tolerance)
+    assert rule.score(f"{inside:.9f}", answer) == 1
+    assert rule.score(f"{outside:.9f}", answer) == 0
+
+
+@given(st.sampled_from(sorted(RULES)), st.text(max_size=30), st.text(max_size=30))
+def test_every_rule_gives_a_share_whatever_is_said(name, said, answer):
+    rule = parse(name)
+    assert 0 <= rule.score(said, answer) <= 1
+    if rule.suits(answer):
+        assert rule.score(answer, answer) == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["exact", "contains(words=false)", "anls(threshold=0.3)", "number(tolerance=0)"]
+)
+def test_rules_are_written_as_they_are_read(text):
+    assert str(parse(text)) == text and parse(str(parse(text))) == parse(text)
+
+
+def test_defaults_are_not_written():
+    assert str(parse(" anls ( threshold = 0.5 ) ")) == "anls" == str(read({"anls": {}}))
+    assert read({"number": {"tolerance": 0.1}}) == parse("number(tolerance=0.1)")
+
+
+@pytest.mark.parametrize(
+    ("data", "match"),
+    [
+        ("nosuch", "no score 'nosuch'; known: exact, contains"),
+        ("number(tolerance=x)", "tolerance: 'x' is not a number"),
+        ("number(0.1)", "'0.1' has no name"),
+        ("number(slack=1)", "no parameter 'slack'; it has: tolerance"),
+        ("exact(x=1)", "no parameter 'x'; it has none"),
+        ("number(tolerance=2)", "tolerance is at least 0 and below 1, got 2"),
+        ("anls(threshold=0)", "threshold is above 0"),
+        ("anls(", "cannot read score"),
+        ("contains(words=1)", "words is true or false"),
+        ({"number": {"tolerance": True}}, "tolerance is a number, got True"),
+        ({"number": {"tolerance": "5 %"}}, "tolerance is a number, got '5 %'"),
+        ({"number": 0.1}, "a score is a name such as"),
+        ({"number": {}, "anls": {}}, "a score is a name such as"),
+        (3, "a score is a name such as"),
+    ],
+)
+def test_what_is_no_rule_is_refused(data, match):
+    with pytest.raises(ValueError, match=match):
+        read(data)

@@ -26,10 +26,15 @@ def test_crude_skipping_costs_accuracy(glance):
     assert all(line.passed for line in lines), [(line.what, line.found) for line in lines if not line.passed]
 
 
-@pytest.mark.parametrize("name", ["difference_gate", "glance_table", "glance_family"])
-def test_committed_results_are_of_the_shipped_weights(glance, root, name):
-    found = read_json(root / "benchmarks" / "results" / f"{name}.json")
-    assert found["model"]["weights"] == weights_digest(glance.model)
+def test_committed_results_are_of_the_shipped_weights(glance, root):
+    named = {}
+    for path in sorted((root / "benchmarks" / "results").glob("*.json")):
+        found = read_json(path)
+        model = found.get("model") if isinstance(found, dict) else None
+        if isinstance(model, dict) and model.get("name") in ("glance", "Glance"):
+            named[path.name] = model["weights"]
+    assert "difference_gate.json" in named
+    assert set(named.values()) == {weights_digest(glance.model)}, named
 
 
 def test_the_committed_gate_names_what_failed(root):

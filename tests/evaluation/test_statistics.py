@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saccade.evaluation.statistics import mcnemar, mean_of, paired_difference, retention, wilson
+from saccade.evaluation.statistics import (
+    mcnemar,
+    mean_of,
+    mean_score,
+    paired_difference,
+    retention,
+    wilson,
+)
 
 
 def test_wilson_equals_the_published_example():
@@ -104,3 +111,60 @@ def test_mcnemar_is_the_exact_binomial_test():
 def test_an_empty_task_is_refused():
     with pytest.raises(ValueError, match="at least one"):
         paired_difference([[]])
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=200))
+def test_a_mean_of_right_or_wrong_answers_is_wilsons(answers):
+    assert mean_score([float(a) for a in answers]) == wilson(sum(answers), len(answers))
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=60))
+def test_a_mean_of_scores_stays_a_share_and_never_collapses(scores):
+    found = mean_score(scores)
+    assert 0 <= found.low <= found.value <= found.high <= 1
+    assert found.low < found.high
+    assert found.value == pytest.approx(sum(scores) / len(scores))
+
+
+def test_scores_that_vary_less_than_right_or_wrong_are_known_better():
+    coarse, fine = mean_score([0.0, 1.0] * 20), mean_score([0.4, 0.6] * 20)
+    assert fine.high - fine.low < 0.4 * (coarse.high - coarse.low)
+    # With many samples it is the plain interval of a mean.
+    rng = random.Random(1)
+    many = [rng.betavariate(2, 3) for _ in range(4000)]
+    mean = sum(many) / len(many)
+    error = math.sqrt(sum((x - mean) ** 2 for x in many) / len(many) / len(many))
+    found = mean_score(many)
+    assert found.low == pytest.approx(mean - 1.96 * error, abs=2e-4)
+    assert found.high == pytest.approx(mean + 1.96 * error, abs=2e-4)
+
+
+@pytest.mark.parametrize(("n", "zeros", "shape"), [(20, 0.3, (8, 1)), (40, 0.5, (5, 2)), (30, 0.0, (2, 2))])
+def test_intervals_of_fractional_scores_cover_what_they_promise(n, zeros, shape):
+    # ANLS in miniature: nothing, or a share that is often near one.
+    rng = random.Random(2)
+    truth = (1 - zeros) * shape[0] / sum(shape)
+    hits = 0
+    for _ in range(1500):
+        found = mean_score([0.0 if rng.random() < zeros else rng.betavariate(*shape) for _ in range(n)])
+        hits += found.low <= truth <= found.high
+    assert 0.935 <= hits / 1500 <= 0.99, hits / 1500
+
+
+def test_intervals_of_paired_fractional_scores_cover_what_they_promise():
+    rng = random.Random(3)
+    truth, hits = -0.1, 0
+    for _ in range(600):
+        pairs = []
+        for _ in range(40):
+            dense = rng.betavariate(6, 2)
+            pairs.append((max(0.0, dense - rng.uniform(0, 0.2)), dense))
+        found = paired_difference([pairs])
+        hits += found.low <= truth <= found.high
+    assert hits / 600 >= 0.95
+
+
+@pytest.mark.parametrize("scores", [[], [1.5], [-0.1, 0.5], [math.nan]])
+def test_scores_that_are_none_are_refused(scores):
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        mean_score(scores)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saccade.cli import common
+from saccade.cli.accuracy import show
 
 if TYPE_CHECKING:
     from saccade.evaluation import Comparison, Evaluation
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from saccade.samples import Sample
 
 SUITE_SAMPLES = 100
+NEW_TOKENS = 24
 
 
 def register(app: typer.Typer) -> None:
@@ -39,11 +41,29 @@ def evaluate(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Your own JSONL: image(s), question, answer, optional task."),
+        typer.Option(metavar="FILE", help="Your own JSONL: image(s), question, answer, perhaps task, score."),
+    ] = None,
+    score: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RULE",
+            help="How --data is scored where a line does not say: exact, contains, anls, option, yes_no, "
+            "number, or with a parameter, number(tolerance=0.1); exact if omitted.",
+        ),
+    ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            metavar="lmms:TASK,...",
+            help="Official benchmarks by lmms-eval, or lmms:glance, instead of our own evaluation.",
+        ),
     ] = None,
     samples: Annotated[
         int | None,
-        typer.Option(min=1, help=f"Questions of each task; {SUITE_SAMPLES}, or all of --data, if omitted."),
+        typer.Option(
+            min=1,
+            help=f"Questions of each task; if omitted {SUITE_SAMPLES}, or all of --data or of a benchmark.",
+        ),
     ] = None,
     order: Annotated[
         list[Path] | None,
@@ -55,7 +75,17 @@ def evaluate(
         bool, typer.Option("--blind/--no-blind", help="Also ask with plain grey images.")
     ] = True,
     batch: Annotated[int, typer.Option(min=1, help="Questions per batch.")] = 32,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 24,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help=f"Longest answer; {NEW_TOKENS}, or what a benchmark says, if omitted."),
+    ] = None,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Processes that share the questions of a --suite.")
+    ] = 1,
+    keep: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Keep what lmms-eval writes; with --suite only."),
+    ] = None,
     predictions: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write every answer as JSON.")
     ] = None,
@@ -65,7 +95,7 @@ def evaluate(
     dtype: common.Dtype = None,
     json: common.Json = None,
 ) -> None:
-    """Exact-match accuracy of plans, paired with the stock model on the same questions.
+    """Accuracy of plans, paired with the stock model on the same questions.
 
     Plans with budget= or flops= get their layers from a quick calibration (20 samples) or from --order.
     With --json FILE an interrupted run goes on where it was when the command is repeated.
@@ -75,6 +105,33 @@ def evaluate(
     out = common.Output(json)
     if predictions is not None:
         common.check_writable(predictions)
+    if suite is not None:
+        unused = {"--task": task, "--data": data, "--order": order, "--score": score}
+        check_unused(unused, "--suite, which takes lmms-eval's own tasks, data and scores")
+        from saccade.cli.suite import judge
+
+        judge(
+            out,
+            suite,
+            model,
+            plan or [],
+            samples=samples,
+            blind=blind,
+            batch=batch,
+            max_new_tokens=max_new_tokens,
+            processes=processes,
+            keep=keep,
+            predictions=predictions,
+            seed=seed,
+            force=force,
+            device=device,
+            dtype=dtype,
+        )
+        return
+    check_unused({"--keep": keep, "--processes": processes if processes > 1 else None}, "our own evaluation")
+    if score is not None and data is None:
+        raise ValueError("--score is for --data; the suite of Glance is scored by exact match")
+    longest = max_new_tokens or NEW_TOKENS
     from saccade.evaluation.comparison import compare, name_plans
     from saccade.evaluation.orders import read_orders
     from saccade.measure import record
@@ -82,7 +139,7 @@ def evaluate(
     wanted = name_plans(plan or [])
     orders = read_orders(order or [])
     where = common.read_device(device)
-    questions = read_questions(task or [], data, samples, "test", seed)
+    questions = read_questions(task or [], data, samples, "test", seed, score or "exact")
     from saccade import models
 
     loaded = models.load(model, dtype=common.read_dtype(dtype), device=str(where))
@@ -97,15 +154,17 @@ def evaluate(
             questions,
             wanted,
             batch_size=batch,
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=longest,
             blind=blind,
             ledger=ledger,
         )
-    show(out, found)
+    scores = dict.fromkeys(question.score for question in questions)
+    show(out, found.to_dict(), " and ".join("exact match" if s == "exact" else s for s in scores))
     settings = {
         "model": model,
         "data": str(data) if data else "glance suite",
-        "max_new_tokens": max_new_tokens,
+        "max_new_tokens": longest,
+        "scores": list(scores),
     }
     result = found.to_dict() | settings | {"orders": found_orders}
     out.finish(result | {"provenance": record(device=where, dtype=loaded.model.dtype, seed=seed)})
@@ -116,7 +175,7 @@ def evaluate(
 
 
 def read_questions(
-    tasks: Sequence[str], data: Path | None, samples: int | None, split: str, seed: int
+    tasks: Sequence[str], data: Path | None, samples: int | None, split: str, seed: int, score: str = "exact"
 ) -> list[Sample]:
     """Questions of the suite's tasks or of the user's file, at most ``samples`` of each task.
 
@@ -128,7 +187,7 @@ def read_questions(
             raise ValueError("give --task or --data, not both")
         from saccade.data import load_jsonl
 
-        return thin(load_jsonl(data), samples, seed)
+        return thin(load_jsonl(data, score), samples, seed)
     from saccade.glance import suite
 
     names: list[str | None] = [*dict.fromkeys(tasks)] or [None]
@@ -188,39 +247,15 @@ def resolve(
     return resolved, {name: list(order) for name, order in orders.items()}
 
 
-def show(out: common.Output, found: Comparison) -> None:
-    """Prints accuracy by task, and what the plans cost and kept."""
-    from rich.markup import escape
-    from rich.table import Table
-    from rich.text import Text
+def check_unused(options: dict[str, Any], where: str) -> None:
+    """Refuses options that would have no effect.
 
-    from saccade.report.text import interval, percent, points
-
-    plans = list(found.plans.values())
-    view = Table("task", "n", "blind", "dense", *(escape(e.name) for e in plans))
-    for name, dense in [*found.dense.tasks.items(), ("mean", found.dense.mean)]:
-        scores = [e.mean if name == "mean" else e.tasks[name] for e in plans]
-        if name == "mean":
-            view.add_section()
-        cells = [interval(s.to_dict(), "accuracy") for s in (dense, *scores)]
-        view.add_row(name, str(dense.n), percent(dense.blind), *cells)
-    out.table(view)
-    if plans:
-        kept = Table("plan", "layers", "against dense", "retention", "above blind", "FLOPs", "KV cache")
-        for e in plans:
-            mean = e.mean.to_dict()
-            low, high = points(mean["difference_low"]), points(mean["difference_high"])
-            kept.add_row(
-                Text(e.name),
-                Text(e.spec),
-                f"{points(mean['difference'])} ({low} to {high})",
-                interval(mean, "retention"),
-                interval(mean, "retention_above_blind"),
-                percent(e.cost["flops_ratio"]),
-                percent(e.cost["kv_ratio"]),
-            )
-        out.table(kept)
-    out.line("exact match; in brackets 95 % intervals, against dense in points, paired by question")
+    Raises:
+        ValueError: If one was given.
+    """
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise ValueError(f"{', '.join(given)} cannot be used with {where}")
 
 
 def write_predictions(path: Path, found: Comparison) -> None:

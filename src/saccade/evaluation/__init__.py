@@ -1,4 +1,4 @@
-"""Accuracy of plans by exact match: intervals, the blind baseline, retention, paired differences.
+"""Accuracy of plans, each question by its rule: intervals, the blind baseline, retention, paired differences.
 
 ``evaluate`` takes one plan, ``compare`` several.
 """

@@ -24,7 +24,7 @@ def evaluate(
     max_new_tokens: int = 24,
     blind: bool = True,
 ) -> Evaluation:
-    """Scores a model under a plan by exact match, paired with the stock model on the same questions.
+    """Scores a model under a plan by each sample's rule, paired with the stock model on the same questions.
 
     Args:
         model: A stock VLM.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,9 +13,9 @@ from saccade.evaluation.statistics import (
     Interval,
     mcnemar,
     mean_of,
+    mean_score,
     paired_difference,
     retention,
-    wilson,
 )
 
 
@@ -27,7 +28,8 @@ class Prediction:
         task: Its task.
         answer: The reference.
         text: What the model said.
-        correct: Whether they match.
+        correct: Whether it is worth full marks.
+        score: What it is worth, from 0 to 1; 0 or 1 by ``correct`` if not given.
     """
 
     id: str
@@ -35,6 +37,11 @@ class Prediction:
     answer: str
     text: str
     correct: bool
+    score: float = math.nan
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.score):
+            object.__setattr__(self, "score", float(self.correct))
 
 
 @dataclass(frozen=True)
@@ -43,14 +50,14 @@ class Score:
 
     Attributes:
         n: Number of questions.
-        accuracy: Share answered exactly right.
+        accuracy: Mean score: the share of right answers where they are right or wrong.
         blind: Accuracy of the dense model on plain grey images; None if it was not run.
         retention: accuracy / dense accuracy.
         retention_above_blind: (accuracy - blind) / (dense accuracy - blind).
         difference: accuracy - dense accuracy, paired by question.
-        gained: Questions that only this plan got right.
-        lost: Questions that only the dense model got right.
-        p_value: McNemar's exact test of gained against lost.
+        gained: Questions that this plan answered better than the dense model.
+        lost: Questions that the dense model answered better.
+        p_value: McNemar's exact test of gained against lost (the sign test, where scores are fractional).
     """
 
     n: int
@@ -145,12 +152,12 @@ def score(
     partners = [_index(dense, "dense"), by_id if blind is None else _index(blind, "blind")]
     if any(set(partner) != set(by_id) for partner in partners):
         raise ValueError(f"{name}: dense, blind and plan must have answered the same questions")
-    groups: dict[str, list[tuple[bool, bool, bool]]] = {}
+    groups: dict[str, list[tuple[float, float, float]]] = {}
     for key, prediction in by_id.items():
         triple = (
-            prediction.correct,
-            partners[0][key].correct,
-            blind is not None and partners[1][key].correct,
+            prediction.score,
+            partners[0][key].score,
+            0.0 if blind is None else partners[1][key].score,
         )
         groups.setdefault(prediction.task, []).append(triple)
     tasks = {task: _score([group], blind is not None) for task, group in groups.items()}
@@ -165,13 +172,13 @@ def _index(predictions: Sequence[Prediction], name: str) -> dict[str, Prediction
     return {p.id: p for p in predictions}
 
 
-def _score(groups: list[list[tuple[bool, bool, bool]]], has_blind: bool) -> Score:
+def _score(groups: list[list[tuple[float, float, float]]], has_blind: bool) -> Score:
     flat = [triple for group in groups for triple in group]
-    gained = sum(a and not d for a, d, _ in flat)
-    lost = sum(d and not a for a, d, _ in flat)
+    gained = sum(a > d for a, d, _ in flat)
+    lost = sum(d > a for a, d, _ in flat)
     return Score(
         n=len(flat),
-        accuracy=mean_of([wilson(sum(a for a, _, _ in g), len(g)) for g in groups]),
+        accuracy=mean_of([mean_score([a for a, _, _ in g]) for g in groups]),
         blind=sum(sum(b for _, _, b in g) / len(g) for g in groups) / len(groups) if has_blind else None,
         retention=retention(groups, above_blind=False),
         retention_above_blind=retention(groups, above_blind=True) if has_blind else UNDEFINED,

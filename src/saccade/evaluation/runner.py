@@ -18,7 +18,7 @@ from saccade.budget import price_prompt, shortens_prompts
 from saccade.engine import apply
 from saccade.evaluation.ledger import Cell, Ledger, Spent, sample_digest
 from saccade.evaluation.results import Prediction
-from saccade.evaluation.scoring import is_match
+from saccade.evaluation.scoring import best, parse
 from saccade.layout import Layout
 from saccade.plan import Plan
 from saccade.pricing import Cost, cost
@@ -125,7 +125,7 @@ def answer(
             for indices in chunks(samples, loaded.processor.tokenizer, batch_size):
                 batch = [samples[i] for i in indices]
                 inputs = models.inputs(loaded, batch)
-                prompts.update(_row_counts(loaded, inputs))
+                prompts.update(row_counts(loaded, inputs))
                 for run in runs:
                     cell = _cell(loaded, batch, inputs, run, max_new_tokens, ledger)
                     found[run.key].update(zip(indices, cell.texts, strict=True))
@@ -160,21 +160,29 @@ def count_prompts(loaded: models.Loaded, samples: Sequence[Sample]) -> Counter[t
     """How often each (visual rows, text rows) occurs among the prompts of these samples."""
     found: Counter[tuple[int, int]] = Counter()
     for sample in samples:
-        found.update(_row_counts(loaded, models.inputs(loaded, [sample])))
+        found.update(row_counts(loaded, models.inputs(loaded, [sample])))
     return found
 
 
 def generate(
-    loaded: models.Loaded, inputs: Any, plan: Plan | None, max_new_tokens: int
+    loaded: models.Loaded, inputs: Any, plan: Plan | None, max_new_tokens: int, **how: Any
 ) -> tuple[list[str], Spent | None]:
-    """Greedy answers to a prepared batch under a plan, or of the stock model (plan None).
+    """Answers to a prepared batch under a plan, or of the stock model (plan None), greedy by default.
+
+    Args:
+        loaded: The model.
+        inputs: The prompts.
+        plan: A resolved plan, or None.
+        max_new_tokens: Longest answer in tokens.
+        how: More arguments of the model's ``generate``.
 
     Returns:
         The answers, and the mean cost of a prompt by the route that really ran; None for the stock model.
     """
 
     def ask() -> list[str]:
-        output_ids = loaded.model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
+        settings = {"do_sample": False, "max_new_tokens": max_new_tokens} | how
+        output_ids = loaded.model.generate(**inputs, **settings)
         return models.answers(loaded, output_ids, inputs["input_ids"].shape[1])
 
     with torch.inference_mode():
@@ -250,7 +258,8 @@ def real_cost(stock: Mapping[str, float], spent: Sequence[Spent | None]) -> dict
     }
 
 
-def _row_counts(loaded: models.Loaded, inputs: Any) -> list[tuple[int, int]]:
+def row_counts(loaded: models.Loaded, inputs: Any) -> list[tuple[int, int]]:
+    """Visual and text rows of every prompt of a batch, padding aside."""
     visual_BN = loaded.family.visual_mask(loaded.model, inputs["input_ids"])
     real_BN = inputs["attention_mask"].bool()
     visual = (visual_BN & real_BN).sum(1).tolist()
@@ -258,8 +267,12 @@ def _row_counts(loaded: models.Loaded, inputs: Any) -> list[tuple[int, int]]:
 
 
 def _predictions(samples: Sequence[Sample], texts: Mapping[int, str]) -> tuple[Prediction, ...]:
-    pairs = ((sample, texts[index]) for index, sample in enumerate(samples))
-    return tuple(Prediction(s.id, s.task, s.answer, text, is_match(text, s.answer)) for s, text in pairs)
+    return tuple(_prediction(sample, texts[index]) for index, sample in enumerate(samples))
+
+
+def _prediction(sample: Sample, text: str) -> Prediction:
+    worth = best(parse(sample.score), text, sample.references)
+    return Prediction(sample.id, sample.task, sample.answer, text, worth == 1, worth)
 
 
 def weights_digest(model: torch.nn.Module) -> str:

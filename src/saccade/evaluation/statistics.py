@@ -31,7 +31,7 @@ class Interval:
 UNDEFINED = Interval(None, None, None)
 
 
-def wilson(correct: float, n: int, z: float = Z95) -> Interval:
+def wilson(correct: float, n: float, z: float = Z95) -> Interval:
     """Wilson's score interval of a proportion (Wilson 1927).
 
     Raises:
@@ -45,8 +45,30 @@ def wilson(correct: float, n: int, z: float = Z95) -> Interval:
     return Interval(p, min(p, max(0.0, centre - half)), max(p, min(1.0, centre + half)))
 
 
+def mean_score(values: Sequence[float], z: float = Z95) -> Interval:
+    """Mean of scores from 0 to 1, with limits that fit right-or-wrong scores and fractional ones alike.
+
+    Wilson's interval at an effective sample size: n over the ratio of the variance of the scores to that of
+    right-or-wrong scores with the same mean (the design effect of Kish 1965), with one observation more of
+    ratio 1, so that equal scores do not collapse to a point. Right-or-wrong scores give Wilson's interval.
+
+    Raises:
+        ValueError: If there are no scores, or one is not from 0 to 1.
+    """
+    if not values or not all(0 <= value <= 1 for value in values):
+        raise ValueError("a mean of scores needs at least one, each from 0 to 1")
+    n, total = len(values), math.fsum(values)
+    p = min(1.0, total / n)
+    if all(value in (0, 1) for value in values) or not 0 < p < 1:
+        return wilson(min(total, n), n, z)
+    ratio = math.fsum((value - p) ** 2 for value in values) / n / (p * (1 - p))
+    effective = n * (n + 1) / (n * ratio + 1)
+    found = wilson(p * effective, effective, z)
+    return Interval(p, min(p, found.low or 0.0), max(p, found.high or 0.0))
+
+
 def mean_of(parts: Sequence[Interval]) -> Interval:
-    """Mean of independent proportions, their limits combined by MOVER (Zou and Donner 2008).
+    """Mean of independent means, their limits combined by MOVER (Zou and Donner 2008).
 
     With one part it is that part. Each weighs the same, whatever its sample count.
     """
@@ -60,14 +82,15 @@ def mean_of(parts: Sequence[Interval]) -> Interval:
     return Interval(mean, mean - down, mean + up)
 
 
-def paired_difference(groups: Sequence[Sequence[tuple[bool, bool]]], z: float = Z95) -> Interval:
-    """Mean over groups of (first minus second) accuracy on the same questions.
+def paired_difference(groups: Sequence[Sequence[tuple[float, float]]], z: float = Z95) -> Interval:
+    """Mean over groups of (first minus second) score on the same questions.
 
     The limits are Bonett and Price's (2012): one pseudo-count in each discordant cell, here shared evenly
-    among the groups, so that one group gives exactly their interval.
+    among the groups, so that one group of right-or-wrong
+    scores gives exactly their interval.
 
     Args:
-        groups: For each task, pairs (first is right, second is right).
+        groups: For each task, pairs of scores from 0 to 1.
         z: Normal quantile of the wanted coverage.
 
     Raises:
@@ -77,7 +100,7 @@ def paired_difference(groups: Sequence[Sequence[tuple[bool, bool]]], z: float = 
 
 
 def retention(
-    groups: Sequence[Sequence[tuple[bool, bool, bool]]], above_blind: bool, z: float = Z95
+    groups: Sequence[Sequence[tuple[float, float, float]]], above_blind: bool, z: float = Z95
 ) -> Interval:
     """What is left of the accuracy: a / dense, or (a - blind) / (dense - blind), of means over tasks.
 
@@ -85,7 +108,7 @@ def retention(
     pseudo-counts as ``paired_difference``.
 
     Args:
-        groups: For each task, triples (plan is right, dense is right, blind is right).
+        groups: For each task, triples of scores from 0 to 1: plan, dense, blind.
         above_blind: Whether the blind accuracy is taken off both.
         z: Normal quantile of the wanted coverage.
 
@@ -130,8 +153,8 @@ def mcnemar(gained: int, lost: int) -> float:
     """Exact two-sided McNemar test: how likely a split this uneven is if the two models were equals.
 
     Args:
-        gained: Questions that only the first model got right.
-        lost: Questions that only the second model got right.
+        gained: Questions that the first model answered better.
+        lost: Questions that the second model answered better.
     """
     n, k = gained + lost, min(gained, lost)
     if n == 0:

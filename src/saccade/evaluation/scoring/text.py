@@ -1,0 +1,36 @@
+"""Exact match, after what does not matter has been taken off (pure)."""
+
+from __future__ import annotations
+
+import re
+
+_SPACE = re.compile(r"\s+")
+_BEFORE_MARK = re.compile(r"\s+([,.;:!?])")
+
+
+def normalise(text: str) -> str:
+    """Lower case, single spaces, no space before punctuation, no full stop at the end."""
+    text = _BEFORE_MARK.sub(r"\1", _SPACE.sub(" ", text).strip().lower())
+    return text.rstrip(".").rstrip()
+
+
+def is_match(prediction: str, answer: str) -> bool:
+    """Whether a prediction says exactly what the reference says, after normalisation."""
+    return normalise(prediction) == normalise(answer)
+
+
+def similarity(prediction: str, answer: str) -> float:
+    """One minus edit distance over the longer length, case and spacing aside (arXiv 1905.13648, eq. 1)."""
+    said, right = (" ".join(text.lower().split()) for text in (prediction, answer))
+    longest = max(len(said), len(right))
+    return 1.0 if longest == 0 else 1 - edit_distance(said, right) / longest
+
+
+def edit_distance(a: str, b: str) -> int:
+    """Levenshtein distance: fewest characters inserted, dropped or replaced to turn one into the other."""
+    row = list(range(len(b) + 1))
+    for i, left in enumerate(a, start=1):
+        before, row[0] = row[0], i
+        for j, right in enumerate(b, start=1):
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (left != right))
+    return row[-1]
