@@ -8,6 +8,7 @@ from PIL import Image
 from saccade.demo.family import lineup as lineup_of_all
 from saccade.demo.plans import lineup
 from saccade.evaluation.results import Prediction, score
+from saccade.files import write_json
 from saccade.layout import Layout
 from saccade.plan import Plan
 from saccade.report import figures, route_map
@@ -111,4 +112,97 @@ def pictures(study, columns) -> dict[str, bytes]:
         "flops": figures.accuracy_by_flops(study["dense"], 0.3, study["plans"], 20),
         "measured": figures.promised_and_measured(timed, 4),
         "question-1": route_map.question(Image.new("RGB", (32, 32), "red"), "how many ?", "three", columns),
+    }
+
+
+@pytest.fixture(scope="session")
+def result_files(tmp_path_factory, study, family) -> dict[str, str]:
+    """One small result file of every kind, by kind, as the commands write them."""
+    folder = tmp_path_factory.mktemp("results")
+    made = {
+        "command": "saccade eval toy --samples 10",
+        "versions": {"saccade": "0"},
+        "device": "cpu",
+        "seed": 3,
+    }
+    model = {"name": "toy", "weights": "feedc0de", "layers": 4}
+    cost = {
+        "flops_ratio": 0.7,
+        "kv_ratio": 0.5,
+        "kv_bytes": 1024.0,
+        "visual_tokens": 16.0,
+        "text_tokens": 8.0,
+    }
+    full = cost | {"flops_ratio": 1.0, "kv_ratio": 1.0, "kv_bytes": 2048.0}
+    plans = [
+        evaluation("V-Skip", "vskip(layers=2-3)", 8, cost | {"kv_ratio": 1.0}),
+        evaluation("FastV", "fastv(layer=2,keep=0.5)", 6, cost | {"flops_ratio": 0.5}),
+        evaluation("<b>odd</b>", "not_a_method(layers=1)", 2, cost | {"flops_ratio": 0.2}),
+    ]
+    common = {"dense": evaluation("dense", "dense", 9, full), "model": model, "provenance": made}
+    phase = {"dense_s": 0.5, "plan_s": 0.4, "time_ratio": 0.8, "low": 0.7, "high": 0.9, "flops_ratio": 0.6}
+    run = {
+        **{
+            "name": "toy",
+            "plan": "vskip(budget=2)",
+            "weights": "random",
+            "layers": 2,
+            "depth": 4,
+            "batch": 1,
+        },
+        **{"visual": 16, "text": 8, "new_tokens": 2, "kv_ratio": 1.0, "vision_made_up": False},
+        "prefill": phase | {"efficiency": 0.75, "captured": 0.5},
+        "decode": phase | {"efficiency": 1.0, "captured": None, "low": 0.9},
+        "dense": {"peak_memory_bytes": 100},
+        "planned": {"peak_memory_bytes": 80},
+        "provenance": made,
+    }
+    price = {"plan": "vskip(layers=2-3)", "resolved": "vskip(layers=2-3)", "tflops": 0.5, "ratio": 0.9}
+    price |= {"executed_ratio": 0.9, "kv_bytes": 10, "kv_ratio": 1.0, "equivalent_tokens": 16.0}
+    scores = {"mean": [0.4, 0.1, 0.2, 0.0], "samples": [[0.4, 0.1, 0.2, 0.0], [0.4, 0.1, 0.2, 0.0]]}
+    calibration = {
+        **{"metric": "vig", "scores": scores, "order": [3, 1, 2, 0], "samples": ["a", "b"], "seed": 0},
+        **{"tasks": ["count"], "draw": "global", "weights_hash": "feedc0de", "device": "cpu"},
+    }
+    plan = Plan.of("vskip(layers=1,3)").to_dict()
+    plan |= {"model": {"model_type": "llava", "text": {"layers": 4}}, "calibration": calibration}
+    line = {"what": "a line", "wanted": "much", "found": "little", "passed": False}
+    files = {
+        "eval": common | {"plans": plans, "orders": {"vig": [3, 1, 2, 0]}},
+        "family": {**family, "provenance": made, "ratios": [0.7]},
+        "gate": common | {"plans": plans[:1], "lines": [line], "passed": False},
+        "bench": run | {"plans": [run]},
+        "cost": {"shape": {"name": "toy", "layers": 4}, "visual": 16, "text": 8.5, **price, "plans": [price]},
+        "plan": plan,
+        "study": _study(common, folder),
+    }
+    for name, data in files.items():
+        write_json(folder / f"{name}.json", data)
+    return {name: str(folder / f"{name}.json") for name in files}
+
+
+def _study(common: dict, folder) -> dict:
+    """A result of the study of budgets, every line made up."""
+    cost = {"flops_ratio": 0.8, "kv_ratio": 1.0, "kv_bytes": 2048.0}
+    names = {"vskip": "V-Skip", "ffn_skip": "FFN-Skip", "shortv": "ShortV", "vtw": "VTW"}
+    plans = []
+    for method, title in names.items():
+        for budget in range(5):
+            entry = evaluation(f"{method} {budget}", "dense", 9 - budget, cost)
+            plans.append(entry | {"method": method, "title": title, "budget": budget, "reason": ""})
+    finding = {
+        "claim": "Late layers are free",
+        "source": "a paper",
+        "verdict": "supported",
+        "found": "They are.",
+    }
+    return common | {
+        "schema": 1,
+        "study": "budget",
+        "title": "How many layers",
+        "question": "How many?",
+        "data": {"questions": 20, "tasks": list(TASKS), "seed": 0},
+        "plans": plans,
+        "pairs": [],
+        "findings": [finding],
     }

@@ -98,6 +98,42 @@ def test_the_family_stands_with_its_losses_and_with_what_could_not_run(family, r
     assert "20 held-out questions of 2 tasks" in text and "in the decoder" in text
 
 
+def test_results_of_studies_go_before_those_of_the_benchmarks(study, family, readme):
+    path = readme("glance")
+    results = path.parent / "benchmarks" / "results"
+    results.mkdir(parents=True)
+    old = study | {"headline": study["headline"]["layers"], "calibration": {"samples": 20}}
+    new = old | {"headline": old["headline"][:1], "calibration": {"samples": 21}}
+    for name, data in (("glance_table", old), ("study_budget", new)):
+        (results / f"{name}.json").write_text(json.dumps(data))
+    assert tables.main([str(path)]) == 0
+    text = path.read_text()
+    assert "chosen on 21 samples" in text and "results/study_budget.json" in text
+    assert text.count("\n| ") == 1 + 1 + 1 + 1  # head, rule, dense, the one plan
+
+    ran = [row for row in family["rows"] if row.get("mean")][:2]
+    kept = ran[0] | {"name": f"{ran[0]['name']}, positions kept", "positions": "keep", "title": "kept"}
+    plans = [*(row | {"positions": "authors"} for row in ran), kept]
+    gap = {"first": kept["name"], "second": ran[0]["name"], "difference": 0.25}
+    gap |= {"difference_low": 0.1, "difference_high": 0.4}
+    data = {k: v for k, v in family.items() if k != "rows"} | {"plans": plans, "positions": [gap]}
+    (results / "study_iso_flops.json").write_text(json.dumps(data))
+    path.write_text(README.format(name="glance-family"))
+    assert tables.main([str(path)]) == 0
+    assert path.read_text().count("\n| ") == 2 + 1 + 2 and "kept" not in path.read_text()
+    path.write_text(README.format(name="glance-positions"))
+    assert tables.main([str(path)]) == 0
+    (row,) = [line for line in path.read_text().split("\n") if line.startswith(f"| {ran[0]['name']}")]
+    assert "+25.0 (+10.0 to +40.0)" in row
+
+
+@pytest.mark.parametrize("name", ["findings", "study-budget", "study-iso-flops"])
+def test_any_page_may_have_what_studies_found(readme, name):
+    path = readme(name)
+    assert tables.main([str(path)]) == 0
+    assert "No result file yet; `saccade study" in path.read_text()
+
+
 def test_bench_files_become_rows(readme):
     path = readme("bench")
     results = path.parent / "benchmarks" / "results"

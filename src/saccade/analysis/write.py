@@ -10,7 +10,6 @@ import numpy as np
 
 from saccade.analysis.study import Study
 from saccade.files import write_bytes, write_json
-from saccade.report.style import save_png
 
 DATA, MAPS = "analysis.json", "attention_maps.npz"
 
@@ -27,7 +26,7 @@ def write(study: Study, data: dict[str, Any], folder: Path) -> dict[str, Path]:
         Paths by what they are: ``data``, ``maps`` if there are any, and the figures by name.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    paths = {name: save_png(picture, folder / f"{name}.png") for name, picture in study.pictures.items()}
+    paths = {name: write_bytes(folder / f"{name}.png", picture) for name, picture in study.pictures.items()}
     known = {number: one for number, one in enumerate(study.maps) if one is not None}
     if known:
         stream = io.BytesIO()

@@ -1,27 +1,106 @@
-"""``saccade train glance``: training the embedded model from nothing."""
+"""``saccade train CONFIG.yaml``: training a VLM; ``saccade train glance``: the embedded one from nothing."""
 
 from __future__ import annotations
 
+import dataclasses
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from saccade.cli import common
+
+if TYPE_CHECKING:
+    from saccade.training import Outcome, TrainingConfig
+
+DEFAULT = "run"
+
+
+class _OrConfig(TyperGroup):
+    """A group whose first word may be a file instead of a command."""
+
+    default = DEFAULT
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            args = [self.default, *args]
+        return super().parse_args(ctx, args)
 
 
 def register(app: typer.Typer) -> None:
     """Adds the command group."""
-    group = typer.Typer(help="Train the embedded model.", rich_markup_mode=None)
+    group = typer.Typer(
+        cls=_OrConfig,
+        help="Train a model as a YAML file says, or the embedded one from nothing.",
+        epilog="Options of CONFIG.yaml: saccade train run --help",
+        subcommand_metavar="CONFIG.yaml | COMMAND [ARGS]...",
+        rich_markup_mode=None,
+    )
     group.callback(invoke_without_command=True)(_what)
+    group.command(DEFAULT)(run)
     group.command("glance")(glance)
     app.add_typer(group, name="train")
 
 
 def _what(context: typer.Context) -> None:
-    """Train the embedded model."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
+
+
+def run(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="What to train, on what, and how.")],
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint in the run's folder.")
+    ] = False,
+    run: Annotated[
+        Path | None, typer.Option("--run", metavar="FOLDER", help="Folder of the run, instead of the file's.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Replace a setting, such as optimisation.steps=20."),
+    ] = None,
+    json: common.Json = None,
+) -> None:
+    """Train a model on conversations, as a YAML file says; this is what `saccade train CONFIG.yaml` does.
+
+    Several processes: torchrun --nproc_per_node 2 -m saccade train CONFIG.yaml
+
+    Example: saccade train configs/smoke.yaml --run runs/smoke
+    """
+    out = common.Output(json)
+    from saccade.training import read_config, train
+
+    chosen = read_config(config, settings or ())
+    if run is not None:
+        chosen = dataclasses.replace(chosen, out=str(run))
+    common.check_writable(Path(chosen.out) / "run.json")
+    again = _again(config, run, settings)
+    with common.resumable(f"continue with: {again}"):
+        outcome = train(chosen, resume)
+    if not outcome.main:
+        return
+    if not outcome.finished:
+        raise common.Interrupted(f"step {outcome.steps} is saved; continue with: {again}")
+    _tell(out, chosen, outcome)
+    out.finish(outcome.report | {"run": str(outcome.folder), "model": str(outcome.model)})
+
+
+def _again(config: Path, run: Path | None, settings: list[str] | None) -> str:
+    words = ["saccade", "train", str(config), "--resume", *(["--run", str(run)] if run else [])]
+    return shlex.join([*words, *(w for setting in settings or () for w in ("--set", setting))])
+
+
+def _tell(out: common.Output, config: TrainingConfig, outcome: Outcome) -> None:
+    final, refused = outcome.report["final"], outcome.report["refused"]
+    out.line(f"trained {config.model.name} for {outcome.steps} steps; last loss {final['loss']:.4f}")
+    left_out = refused["before"] + refused["on_the_way"]
+    if left_out:
+        out.line(f"left out {left_out} bad records, for example: {refused['examples'][0]}")
+    out.line(f"wrote {outcome.model}, {outcome.folder / 'metrics.jsonl'} and {outcome.folder / 'loss.png'}")
+    plan = ["--plan", config.plan] if config.plan is not None else []
+    out.line(f"next: {shlex.join(['saccade', 'eval', str(outcome.model), *plan])}")
 
 
 def glance(

@@ -13,14 +13,13 @@ from saccade.demo.family import RATIOS, Row, lineup
 from saccade.evaluation import Comparison, compare
 from saccade.evaluation.orders import calibrated
 from saccade.evaluation.runner import count_prompts, generate, weights_digest
-from saccade.files import write_json
+from saccade.files import write_bytes, write_json
 from saccade.layout import Layout
 from saccade.measure import record
 from saccade.models import Loaded
 from saccade.plan import Plan
 from saccade.report import figures
 from saccade.report.page import render_family
-from saccade.report.style import save_png
 from saccade.samples import Sample
 
 SCORES = ("vig", "ffn", "lc")
@@ -167,5 +166,5 @@ def write_family(data: dict[str, Any], folder: Path) -> dict[str, Path]:
     return {
         "report": page,
         "data": write_json(folder / DATA, data),
-        "picture": save_png(picture, folder / PICTURE),
+        "picture": write_bytes(folder / PICTURE, picture),
     }

@@ -12,7 +12,7 @@ from saccade.demo.plans import Entry, Lineup, lineup
 from saccade.demo.questions import pick, shown
 from saccade.evaluation import Comparison, compare
 from saccade.evaluation.orders import CALIBRATION_SAMPLES, calibrated
-from saccade.evaluation.runner import count_prompts
+from saccade.evaluation.runner import count_prompts, weights_digest
 from saccade.layout import Layout
 from saccade.measure import Target, bench, record
 from saccade.models import Loaded
@@ -168,6 +168,7 @@ def _data(
         "schema": 1,
         "model": {
             "name": "Glance" if loaded.name == "glance" else loaded.name,
+            "weights": weights_digest(loaded.model),
             "layers": _depth(loaded),
             "parameters": sum(p.numel() for p in loaded.model.parameters()),
             "visual_tokens": round(found.dense.cost["visual_tokens"]),

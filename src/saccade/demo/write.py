@@ -6,9 +6,8 @@ import os
 from pathlib import Path
 
 from saccade.demo.study import Study
-from saccade.files import write_json
+from saccade.files import write_bytes, write_json, write_text
 from saccade.report.page import render
-from saccade.report.style import save_png
 
 REPORT, DATA, PLAN = "report.html", "demo.json", "plan.json"
 
@@ -38,11 +37,7 @@ def write(study: Study, folder: Path) -> dict[str, Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     data = study.data | {"commands": commands(folder)}
-    paths = {name: save_png(picture, folder / f"{name}.png") for name, picture in study.pictures.items()}
+    paths = {name: write_bytes(folder / f"{name}.png", picture) for name, picture in study.pictures.items()}
     paths["plan"] = study.plan.save(folder / PLAN)
     paths["data"] = write_json(folder / DATA, data)
-    page = folder / REPORT
-    temporary = page.with_name(f".{page.name}.part")
-    temporary.write_text(render(data, study.pictures), encoding="utf-8")
-    temporary.replace(page)
-    return paths | {"report": page}
+    return paths | {"report": write_text(folder / REPORT, render(data, study.pictures))}

@@ -267,10 +267,11 @@ def row_counts(loaded: models.Loaded, inputs: Any) -> list[tuple[int, int]]:
 
 
 def _predictions(samples: Sequence[Sample], texts: Mapping[int, str]) -> tuple[Prediction, ...]:
-    return tuple(_prediction(sample, texts[index]) for index, sample in enumerate(samples))
+    return tuple(prediction(sample, texts[index]) for index, sample in enumerate(samples))
 
 
-def _prediction(sample: Sample, text: str) -> Prediction:
+def prediction(sample: Sample, text: str) -> Prediction:
+    """An answer with what it is worth by its sample's rule."""
     worth = best(parse(sample.score), text, sample.references)
     return Prediction(sample.id, sample.task, sample.answer, text, worth == 1, worth)
 

@@ -38,7 +38,7 @@ def layer_scores(scores: Mapping[str, Entry], samples: int, chosen: Sequence[int
     figure = style.new_figure(9.2, 4.1)
     grid = figure.add_gridspec(max(1, len(others)), 2, width_ratios=(1.9, 1) if others else (1, 0.01))
     axes = figure.add_subplot(grid[:, 0])
-    _score_panel(axes, scores["vig"], style.color("vskip"), large=True)
+    score_panel(axes, scores["vig"], style.color("vskip"), large=True)
     style.tidy(
         axes,
         "What a layer's visual attention is worth (VIG)",
@@ -62,7 +62,7 @@ def layer_scores(scores: Mapping[str, Entry], samples: int, chosen: Sequence[int
     for row, name in enumerate(others):
         method, short, what = SCORES[name]
         small = figure.add_subplot(grid[row, 1])
-        _score_panel(small, scores[name], style.color(method), large=False)
+        score_panel(small, scores[name], style.color(method), large=False)
         style.tidy(small)
         small.set_title(
             f"{short}: {what}", loc="left", fontsize=8, color=style.color(method), fontweight="bold"
@@ -74,7 +74,8 @@ def layer_scores(scores: Mapping[str, Entry], samples: int, chosen: Sequence[int
     return figure
 
 
-def _score_panel(axes: Axes, score: Entry, color: str, large: bool) -> None:
+def score_panel(axes: Axes, score: Entry, color: str, large: bool) -> None:
+    """Bars of a score per layer; in a large panel one dot per sample too."""
     mean = np.asarray(score["mean"], dtype=float)
     layers = np.arange(len(mean))
     axes.bar(layers, mean, width=0.72, color=color, alpha=0.28 if large else 0.55, linewidth=0)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Callable
 from functools import wraps
-from pathlib import Path
+from html import escape
 from typing import Any
 
 from matplotlib import rc_context
@@ -32,6 +33,13 @@ KIND_COLORS = {
     "composed": "#e29a00",
 }
 """Colour of each kind of method, where there are too many methods for one each."""
+
+THEME = {
+    **{INK: "ink", MUTED: "muted", FAINT: "line", PAPER: "paper"},
+    **{"#0067b1": "blue", "#e29a00": "amber", "#b3427f": "magenta", "#00896a": "green", "#7d8791": "grey"},
+    **{"#7a5cc2": "violet", "#5aa9d6": "sky", "#8b5a2b": "brown", "#4d4d4d": "grey", "#c23b22": "red"},
+}
+"""Variable of the page's style sheet that stands for each colour, so that drawings follow light and dark."""
 
 DPI = 200
 RC: Any = {
@@ -116,9 +124,39 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., bytes]:
     return drawn
 
 
-def save_png(data: bytes, path: Path) -> Path:
-    """Writes a PNG whole or not at all."""
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_bytes(data)
-    temporary.replace(path)
-    return path
+def vector(drawn: Callable[..., bytes], name: str, label: str, *args: Any, **kwargs: Any) -> str:
+    """The figure of a function that ``styled`` made, as SVG for a page: its colours, its fonts, no script.
+
+    An artist with a ``gid`` of ``tip:TEXT`` shows the text where the pointer rests on it.
+
+    Args:
+        drawn: The function.
+        name: Prefix of the drawing's ids, distinct within the page.
+        label: What it shows, for those who hear the page.
+        *args: Of the function.
+        **kwargs: Of the function.
+    """
+    draw: Callable[..., Figure] = drawn.__wrapped__  # type: ignore[attr-defined]
+    stream = io.StringIO()
+    with rc_context(RC | {"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure = draw(*args, **kwargs)
+        figure.patch.set_visible(False)
+        figure.savefig(stream, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    text = stream.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>", "", text, flags=re.DOTALL)
+    text = re.sub(r'<g id="tip:([^"]*)">', r"<g><title>\1</title>", text)
+    text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)
+    text = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", text)
+    text = re.sub("#[0-9a-f]{6}", lambda found: paint(found[0]), text)
+    text = re.sub(r" ?font-family: [^;\"]*;?", "", text)
+    text = re.sub(r"\s*\n\s*", " ", text)
+    head = re.match(r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', text)
+    assert head is not None
+    inner = text[head.end() :].strip()
+    return f'<svg viewBox="{head[1]}" role="img" aria-label="{escape(label)}">{inner}'
+
+
+def paint(color: str) -> str:
+    """A colour of this room as the page's style sheet knows it; others as they are."""
+    return f"var(--{THEME[color]})" if color in THEME else color

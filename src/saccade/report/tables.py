@@ -15,17 +15,14 @@ from typing import Any
 from saccade.files import read_json
 from saccade.methods import METHODS, Method
 from saccade.report.catalogue import SHARED, described, in_brief
-from saccade.report.text import amount, interval, percent, points
+from saccade.report.glance_tables import glance, glance_family, glance_positions, load, missing
+from saccade.report.markdown import markdown
+from saccade.report.study_tables import STUDY_TABLES
+from saccade.report.text import interval, percent
 
 _BLOCK = re.compile(r"(<!-- generated:([\w-]+) -->\n).*?(<!-- /generated -->)", re.DOTALL)
 
 _SAVES = {"prefill": "prefill FLOPs", "kv": "KV cache", "decode": "decode"}
-
-
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]], right_from: int = 1) -> str:
-    """A Markdown table; columns from ``right_from`` on are flush right."""
-    rule = ["---" if i < right_from else "---:" for i in range(len(head))]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *rows))
 
 
 def methods(results: Path) -> str:
@@ -46,85 +43,11 @@ def _parameters(cls: type[Method]) -> str:
     return ", ".join(f"`{one.name}`" + (f" {one.value}" if one.value else "") for one in own)
 
 
-def glance(results: Path) -> str:
-    """Accuracy on Glance's suite, dense and under plans, from ``glance_table.json``."""
-    found = _load(results / "glance_table.json")
-    if found is None:
-        return _missing("python benchmarks/glance_table.py")
-    head = ("plan", "layers", "accuracy", "against dense", "above blind", "FLOPs", "KV cache")
-    dense = found["dense"]
-    rows = [["dense", "0", interval(dense["mean"], "accuracy"), "", "100 %", "100 %", _kv(dense)]]
-    rows += [_plan_row(entry) for entry in found["plans"] if entry["name"] in found["headline"]]
-    note = (
-        f"{dense['mean']['n']} held-out questions of {len(dense['tasks'])} tasks; 95 % intervals; blind: "
-        f"{percent(dense['mean']['blind'])}; layers chosen on {found['calibration']['samples']} samples; "
-        "all budgets are in [the result file](benchmarks/results/glance_table.json)."
-    )
-    return markdown(head, rows) + "\n\n" + note
-
-
-def glance_family(results: Path) -> str:
-    """Every method at matched FLOPs on Glance, beside plain baselines, from ``glance_family.json``."""
-    found = _load(results / "glance_family.json")
-    if found is None:
-        return _missing("python benchmarks/glance_family.py")
-    dense, kinds = found["dense"], dict(_KINDS)
-    rows = [["dense", "", interval(dense["mean"], "accuracy"), "", "100 %", "100 %", "100 %"]]
-    missing: dict[tuple[str, str], list[str]] = {}
-    for row in found["rows"]:
-        if not row.get("mean"):
-            at = "" if row["asked"] is None else percent(row["asked"], 0)
-            missing.setdefault((row["title"], _without_ratio(row["reason"], row["asked"])), []).append(at)
-            continue
-        mean, cost = row["mean"], row["cost"]
-        low, high = points(mean["difference_low"]), points(mean["difference_high"])
-        rows.append(
-            [
-                f"{row['title']} `{row['spec']}`",
-                kinds[row["kind"]],
-                interval(mean, "accuracy"),
-                f"{points(mean['difference'])} ({low} to {high})",
-                interval(mean, "retention_above_blind"),
-                percent(cost["flops_ratio"]),
-                percent(cost["kv_ratio"]),
-            ]
-        )
-    head = ("plan", "reduces", "accuracy", "against dense", "above blind", "FLOPs", "KV cache")
-    ratios = ", ".join(percent(ratio, 0) for ratio in found["ratios"])
-    note = (
-        f"{dense['mean']['n']} held-out questions of {len(dense['tasks'])} tasks; 95 % intervals; blind: "
-        f"{percent(dense['mean']['blind'])}; methods are set to {ratios} of the dense FLOPs by the mildest "
-        "setting that reaches it; FLOPs and KV are of the rows that really ran; layers chosen on "
-        f"{found['calibration']['samples']} samples. Stages that papers give for 32 layers stand at the same "
-        f"depth of {found['model']['layers']}, FastV's and DART's not before layer 2."
-    )
-    absent = [f"- {title} at {', '.join(at)}: {reason}" for (title, reason), at in missing.items()]
-    told = "\n\nNot in the table:\n\n" + "\n".join(absent) if absent else ""
-    return markdown(head, rows, right_from=2) + "\n\n" + note + told
-
-
-_KINDS = (
-    ("plain", "baseline"),
-    ("before", "before the decoder"),
-    ("decoder", "in the decoder"),
-    ("layers", "layers"),
-    ("composed", "composed"),
-)
-
-
-def _without_ratio(reason: str, asked: float | None) -> str:
-    """A reason that lines of one method share, whatever ratio they asked for."""
-    if asked is None:
-        return reason
-    text = reason.replace(f"(flops={asked})", "").replace(f"(flops={asked},", "(")
-    return text.replace(f" a FLOPs ratio of {asked:g} ", " it ")
-
-
 def glance_tasks(results: Path) -> str:
     """Accuracy on each task, dense, blind and under plans, from ``glance_eval.json``."""
-    found = _load(results / "glance_eval.json")
+    found = load(results / "glance_eval.json")
     if found is None:
-        return _missing("saccade eval glance --samples 1000 --json benchmarks/results/glance_eval.json")
+        return missing("saccade eval glance --samples 1000 --json benchmarks/results/glance_eval.json")
     plans = found["plans"]
 
     def row(name: str, dense: Mapping[str, Any], scores: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -137,28 +60,11 @@ def glance_tasks(results: Path) -> str:
     return markdown(("task", "n", "blind", "dense", *(f"`{p['name']}`" for p in plans)), rows)
 
 
-def glance_positions(results: Path) -> str:
-    """What closing up positions costs on Glance, from ``glance_positions.json``."""
-    found = _load(results / "glance_positions.json")
-    if found is None:
-        return _missing("saccade eval glance --plan ... --json benchmarks/results/glance_positions.json")
-    rows = []
-    for entry in found["plans"]:
-        mean = entry["mean"]
-        low, high = points(mean["difference_low"]), points(mean["difference_high"])
-        against = f"{points(mean['difference'])} ({low} to {high})"
-        ratio = percent(entry["cost"]["flops_ratio"])
-        rows.append([f"`{entry['name']}`", interval(mean, "accuracy"), against, ratio])
-    dense = found["dense"]["mean"]
-    note = f"{dense['n']} questions; dense {interval(dense, 'accuracy')}, blind {percent(dense['blind'])}."
-    return markdown(("plan", "accuracy", "against dense", "FLOPs"), rows) + "\n\n" + note
-
-
 def gate(results: Path) -> str:
     """Whether Glance can show a difference, line by line, from ``difference_gate.json``."""
-    found = _load(results / "difference_gate.json")
+    found = load(results / "difference_gate.json")
     if found is None:
-        return _missing("python benchmarks/difference_gate.py")
+        return missing("python benchmarks/difference_gate.py")
     rows = [
         [line["what"], line["wanted"], line["found"], "yes" if line["passed"] else "**no**"]
         for line in found["lines"]
@@ -170,7 +76,7 @@ def bench(results: Path) -> str:
     """FLOPs and time ratios from every ``bench*.json``."""
     runs = [run for path in sorted(results.glob("bench*.json")) for run in _runs(read_json(path))]
     if not runs:
-        return _missing(
+        return missing(
             "saccade bench llava-1.5-7b --plan 'vskip(budget=19)' --json benchmarks/results/bench.json"
         )
     rows = []
@@ -212,7 +118,9 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "bench": bench,
     "support": support,
 }
-"""Tables by the name in the marker."""
+"""Tables of the README by the name in the marker."""
+KNOWN = TABLES | STUDY_TABLES
+"""Tables that any page may have."""
 
 
 def refresh(text: str, results: Path) -> str:
@@ -231,9 +139,9 @@ def refresh(text: str, results: Path) -> str:
 
     def fill(match: re.Match[str]) -> str:
         name = match[2]
-        if name not in TABLES:
-            raise ValueError(f"no generated table {name!r}; known: {', '.join(TABLES)}")
-        return f"{match[1]}{TABLES[name](results)}\n{match[3]}"
+        if name not in KNOWN:
+            raise ValueError(f"no generated table {name!r}; known: {', '.join(KNOWN)}")
+        return f"{match[1]}{KNOWN[name](results)}\n{match[3]}"
 
     return _BLOCK.sub(fill, text)
 
@@ -273,32 +181,6 @@ def _results(page: Path) -> Path:
     """The folder of result files of the checkout that a page stands in."""
     folders = [folder / "benchmarks" / "results" for folder in page.parents]
     return next((folder for folder in folders if folder.is_dir()), folders[0])
-
-
-def _load(path: Path) -> Any:
-    return read_json(path) if path.is_file() else None
-
-
-def _missing(command: str) -> str:
-    return f"*No result file yet; `{command}` writes it.*"
-
-
-def _kv(entry: Mapping[str, Any]) -> str:
-    return amount(entry["cost"]["kv_bytes"])
-
-
-def _plan_row(entry: Mapping[str, Any]) -> list[str]:
-    mean = entry["mean"]
-    low, high = points(mean["difference_low"]), points(mean["difference_high"])
-    return [
-        entry["title"],
-        str(entry["budget"]),
-        interval(mean, "accuracy"),
-        f"{points(mean['difference'])} ({low} to {high})",
-        interval(mean, "retention_above_blind"),
-        percent(entry["cost"]["flops_ratio"]),
-        _kv(entry),
-    ]
 
 
 def _runs(data: Any) -> list[Mapping[str, Any]]:

@@ -63,7 +63,7 @@ FAMILY_FIGURE = (
 FAMILY_COLUMNS = ("plan", "accuracy", "against dense", "above blind", "FLOPs", "KV cache")
 FAMILY_LIMITS = (
     "<b>Few questions.</b> {per_task} a task: differences inside the intervals are noise. With more: "
-    "<code>benchmarks/glance_family.py</code>.",
+    "<code>saccade study iso-flops</code>.",
     "<b>A tower that knows little.</b> The embedded model's vision tower does not mix patches. Its CLS row "
     "was taught to attend to patches in which something is drawn, and methods that rank patches by it "
     "(FasterVLM, VisPruner, VisionZip, PruMerge) have no more than that to go by; CLIP's knows more.",

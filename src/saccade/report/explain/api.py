@@ -18,6 +18,7 @@ from saccade.budget import last_layers, reach_flops, shortens_prompts
 from saccade.engine import apply
 from saccade.engine.tower import grid as grid_of
 from saccade.engine.trace import Trace
+from saccade.files import write_bytes
 from saccade.layout import Layout
 from saccade.models import Loaded
 from saccade.plan import Plan, PlanLike
@@ -27,7 +28,6 @@ from saccade.report.explain.marks import Slot, slot_colours
 from saccade.report.explain.reading import moments, views
 from saccade.report.explain.stages import Moment, View
 from saccade.report.route_map import route_map
-from saccade.report.style import save_png
 from saccade.route import Route
 from saccade.samples import Sample
 from saccade.shapes import ModelShape
@@ -117,8 +117,7 @@ class Explanation:
     def write(self, path: str | os.PathLike) -> Path:
         """Writes the page where the name ends in .html, else the figure; whole or not at all."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return save_png(self.html().encode() if path.suffix.lower() == ".html" else self.png(), path)
+        return write_bytes(path, self.html().encode() if path.suffix.lower() == ".html" else self.png())
 
     def save(self, path: str | os.PathLike) -> list[Path]:
         """Writes ``explain.png`` and ``explain.html`` into a folder, or the one file that is named.

@@ -6,11 +6,11 @@ import base64
 import io
 from collections.abc import Iterable
 from html import escape
-from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from PIL.Image import Image
 
+from saccade.report import pieces
 from saccade.report.explain import words
 from saccade.report.explain.marks import legend, plane_name, planes, veil
 from saccade.report.explain.stages import Left, Moment, View, caption
@@ -26,20 +26,11 @@ LARGEST = 1024
 
 def render(shown: Explanation) -> str:
     """The page."""
-    css = "\n".join(
-        files(room).joinpath("page.css").read_text(encoding="utf-8")
-        for room in ("saccade.report", "saccade.report.explain")
-    )
     chosen = (f"#stage-{n}:checked ~ .stage-{n}" for n in range(len(shown.moments)))
-    css += f"{', '.join(chosen)} {{ display: block; }}\n"
     title = f"Saccade explains: {shown.question}"
     body = "\n".join((_head(shown), _pictures(shown), _stages(shown), _layers(shown), _numbers(shown)))
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{css}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n"
-        f"</body>\n</html>\n"
-    )
+    css = f"{', '.join(chosen)} {{ display: block; }}\n"
+    return pieces.document(title, body, ("saccade.report.explain",), css)
 
 
 def _head(shown: Explanation) -> str:

@@ -1,0 +1,167 @@
+"""``saccade study``: the papers' studies, run again on a model, with one store of answers for all of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from saccade.cli import common
+
+if TYPE_CHECKING:
+    from saccade.studies import Study
+
+SAMPLES = 1000
+POOL = 100
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("study")(study)
+
+
+def study(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A study; 'list' says which there are.")],
+    model: common.Model = "glance",
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--task", metavar="NAME", help="A task of the suite or of --data; repeatable; all if omitted."
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Your own JSONL: image(s), question, answer, optional task."),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Held-out questions of each task, at most.")] = SAMPLES,
+    pool: Annotated[
+        int, typer.Option(min=1, help="Calibration samples of each task to draw from, at most.")
+    ] = POOL,
+    run: Annotated[
+        Path, typer.Option("--run", metavar="FOLDER", help="Store of answers, shared by all studies.")
+    ] = Path("runs/studies"),
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Folder for study_NAME.json, its pictures and its page.")
+    ] = Path("study-results"),
+    batch: Annotated[int, typer.Option(min=1, help="Questions per batch.")] = 32,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that share the work.")] = 1,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 24,
+    seed: common.Seed = 0,
+    device: common.Device = None,
+    dtype: common.Dtype = None,
+    json: common.Json = None,
+) -> None:
+    """Runs one of the papers' studies again: tables with intervals, figures, findings.
+
+    Answers are kept as they come, by weights, plan, questions and answer length: an interrupted study goes on
+    where it was when the command is repeated, and studies share what they have in common.
+
+    Example: saccade study budget --samples 100 --task count --task word --out budget
+    """
+    from saccade.studies import STUDIES
+
+    output = common.Output(json)
+    if name == "list":
+        show_list(output, STUDIES)
+        output.finish({"studies": {one.name: one.question for one in STUDIES.values()}})
+        return
+    if name not in STUDIES:
+        raise ValueError(f"no study {name!r}; there are {', '.join(STUDIES)}")
+    for folder in (out, run):
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{folder} is a file; give a folder")
+        common.check_writable(folder / "study.json")
+    where = common.read_device(device)
+    read_type = common.read_dtype(dtype)
+    from saccade import models
+    from saccade.studies import Bench, Questions, Store
+    from saccade.studies.run import Pace, write
+    from saccade.studies.run import run as run_study
+
+    tasks = tuple(task or ())
+    questions = (
+        Questions.of_suite(tasks, samples, pool, seed)
+        if data is None
+        else Questions.of_file(data, tasks, samples, pool, seed)
+    )
+    chosen = STUDIES[name]
+    console = common.progress_console()
+    loaded = models.load(model, dtype=read_type, device=str(where))
+    with (
+        common.resumable(f"repeat the command to go on with the answers kept in {run}"),
+        common.progress() as bar,
+    ):
+        line = bar.add_task("preparing", total=None)
+
+        def step(done: int, total: int) -> None:
+            bar.update(line, description="scoring layers", completed=done, total=total)
+
+        def progress(done: int, total: int) -> None:
+            bar.update(line, description=f"study {name}: answers", completed=done, total=total)
+
+        def note(text: str) -> None:
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+        bench = Bench(loaded, questions, Store(run), max_new_tokens, note, step)
+        result = run_study(chosen, bench, Pace(batch, workers, model, dtype), progress)
+    paths = write(chosen, result, out)
+    show(output, result, paths)
+    output.finish(result)
+
+
+def show_list(output: common.Output, studies: dict[str, Study]) -> None:
+    """Prints what studies there are."""
+    from rich.table import Table
+
+    view = Table("study", "what it asks")
+    for one in studies.values():
+        view.add_row(one.name, one.question)
+    output.table(view)
+    output.line("next: saccade study main --samples 100")
+
+
+def show(output: common.Output, result: dict[str, Any], paths: dict[str, Path]) -> None:
+    """Prints the lines, the findings, and what to do next."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from saccade.report.text import interval, percent, points
+
+    view = Table("plan", title=result["title"], title_justify="left", title_style="bold")
+    for head in ("accuracy", "against dense", "above blind", "FLOPs", "KV cache"):
+        view.add_column(head, justify="right")
+    dense = result["dense"]["mean"]
+    view.add_row("dense", interval(dense, "accuracy"), "", "100.0 %", "100.0 %", "100.0 %")
+    for entry in result["plans"]:
+        if not entry.get("mean"):
+            continue
+        mean, cost = entry["mean"], entry["cost"]
+        low, high = points(mean["difference_low"]), points(mean["difference_high"])
+        view.add_row(
+            Text(entry["name"]),
+            interval(mean, "accuracy"),
+            f"{points(mean['difference'])} ({low} to {high})",
+            interval(mean, "retention_above_blind"),
+            percent(cost["flops_ratio"]),
+            percent(cost["kv_ratio"]),
+        )
+    view.add_row("blind", percent(dense["blind"]), "", "0.0 %", "", "")
+    output.table(view)
+    for entry in result["plans"]:
+        if not entry.get("mean"):
+            output.line(f"not in the table: {entry['name']}: {entry['reason']}")
+    for finding in result["findings"]:
+        output.line(f"{finding['verdict']}: {finding['claim']} ({finding['source']}). {finding['found']}")
+    asked = result["data"]
+    output.line(
+        f"{asked['questions']} held-out questions of {len(asked['tasks'])} tasks; in brackets 95 % "
+        "intervals; "
+        f"against dense in points, paired by question; {result['seconds']['cells_of_this_run']} of "
+        f"{result['seconds']['cells']} cells were new."
+    )
+    pictures = [str(path) for key, path in paths.items() if key not in ("data", "page")]
+    output.line(
+        f"\nnumbers  {paths['data']}\npage     {paths['page']}\npictures {', '.join(pictures)}\n\n"
+        "next: saccade study list, or saccade eval with one of the plans on questions of your own"
+    )

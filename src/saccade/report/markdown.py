@@ -1,0 +1,19 @@
+"""Tables as Markdown (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from saccade.report.text import points
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]], right_from: int = 1) -> str:
+    """A Markdown table; columns from ``right_from`` on are flush right."""
+    rule = ["---" if i < right_from else "---:" for i in range(len(head))]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *rows))
+
+
+def difference(entry: Mapping[str, Any], name: str = "difference") -> str:
+    """A difference in points with its limits, as ``-5.4 (-6.3 to -4.6)``."""
+    return f"{points(entry[name])} ({points(entry[f'{name}_low'])} to {points(entry[f'{name}_high'])})"

@@ -1,0 +1,185 @@
+"""What the result files hold, whatever wrote them: small plain records that every section draws from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from saccade.plan import Plan
+
+Numbers = Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class ModelId:
+    """Which model a result is of.
+
+    Attributes:
+        name: As the file has it.
+        weights: Digest of its weights; empty where the file has none.
+        layers: Decoder layers; None where nothing tells.
+        visual: Visual rows of a typical prompt.
+        text: Text rows of a typical prompt.
+    """
+
+    name: str
+    weights: str = ""
+    layers: int | None = None
+    visual: int | None = None
+    text: int | None = None
+
+
+@dataclass(frozen=True)
+class Scored:
+    """How one plan answered.
+
+    Attributes:
+        name: What the file calls it.
+        spec: The plan, resolved, as a spec string.
+        mean: Score over all tasks: ``accuracy``, ``low``, ``high``, ``n``, ``blind``, ``difference`` ...
+        tasks: Score by task.
+        cost: ``flops_ratio``, ``kv_ratio``, ``kv_bytes``.
+        timing: ``ratio``, ``low``, ``high`` of the measured prefill; empty where nothing was timed.
+        metrics: Metrics by task that a benchmark's own judge gave, as it names them.
+    """
+
+    name: str
+    spec: str
+    mean: Numbers
+    tasks: Mapping[str, Numbers]
+    cost: Numbers
+    timing: Numbers = field(default_factory=dict)
+    metrics: Mapping[str, Numbers] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Plans beside the stock model on the same questions.
+
+    Attributes:
+        dense: The stock model.
+        entries: The plans that ran.
+        missing: Names of those that could not run, with the reason.
+        headline: Names of the plans that the file puts first; may be empty.
+        scores: Calibration scores by name: ``mean`` per layer, and ``samples``.
+        checks: Lines of a gate: what, wanted, found, passed.
+    """
+
+    dense: Scored
+    entries: tuple[Scored, ...]
+    missing: tuple[tuple[str, str], ...] = ()
+    headline: tuple[str, ...] = ()
+    scores: Mapping[str, Any] = field(default_factory=dict)
+    checks: tuple[tuple[str, str, str, bool], ...] = ()
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One plan timed beside the stock model.
+
+    Attributes:
+        plan: As it was asked for.
+        setting: Layers built, batch and rows, in words.
+        prefill: ``dense_s``, ``plan_s``, ``time_ratio``, ``low``, ``high``, ``flops_ratio``, ``captured``.
+        decode: Likewise per token; empty where none was timed.
+        kv_ratio: KV cache over that of the stock model.
+        memory: Peak memory over that of the stock model; None where it is not known.
+        vision_s: Seconds of the vision tower for one image; None where it was not timed.
+        made_up: Whether it saw made-up numbers of a tower.
+    """
+
+    plan: str
+    setting: str
+    prefill: Numbers
+    decode: Numbers
+    kv_ratio: float | None
+    memory: float | None
+    vision_s: float | None
+    made_up: bool
+
+
+@dataclass(frozen=True)
+class Priced:
+    """One plan's cost in closed form: ``tflops``, ``ratio``, ``executed_ratio``, ``kv_bytes`` and so on."""
+
+    plan: str
+    spec: str
+    numbers: Numbers
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan, and how its layers were chosen.
+
+    Attributes:
+        plan: The plan.
+        metric: The score that chose them; empty if none did.
+        mean: The score of every layer.
+        samples: Scores by sample; may be empty.
+        drawn: Which samples they were, in words.
+    """
+
+    plan: Plan
+    metric: str
+    mean: tuple[float, ...]
+    samples: tuple[tuple[float, ...], ...]
+    drawn: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a study says about a claim of a paper: claim, where it is made, verdict, and what was seen."""
+
+    claim: str
+    source: str
+    verdict: str
+    found: str
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a study tells beside its evaluation.
+
+    Attributes:
+        name: Name on the command line.
+        title: What it is called.
+        question: What it asks.
+        findings: What it says about claims.
+        markdown: Its own tables, as Markdown.
+        pictures: Its own pictures, PNG bytes by name.
+    """
+
+    name: str
+    title: str
+    question: str
+    findings: tuple[Finding, ...]
+    markdown: str
+    pictures: Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One result file.
+
+    Attributes:
+        path: As the user gave it.
+        kind: What wrote it, in words.
+        model: The model.
+        provenance: Command, date, versions, device, seed and so on, as the file has them.
+        comparisons: Evaluations in it, by title.
+        timed: Benches.
+        priced: Costs.
+        planned: A plan, and how its layers were chosen.
+        told: What a study tells.
+    """
+
+    path: str
+    kind: str
+    model: ModelId
+    provenance: Mapping[str, Any]
+    comparisons: Mapping[str, Comparison] = field(default_factory=dict)
+    timed: tuple[Timed, ...] = ()
+    priced: tuple[Priced, ...] = ()
+    planned: Planned | None = None
+    told: Told | None = None

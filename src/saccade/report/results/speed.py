@@ -1,0 +1,140 @@
+"""Benches, costs and calibrated plans as HTML (pure)."""
+
+from __future__ import annotations
+
+from html import escape
+
+from saccade.methods.base import write_value
+from saccade.report import pieces, style
+from saccade.report.results import wording
+from saccade.report.results.group import Group
+from saccade.report.results.kinds import Palette
+from saccade.report.results.maps import layer_map
+from saccade.report.results.model import Numbers, Result, Timed
+from saccade.report.results.plots import layer_score, promised_and_measured
+from saccade.report.text import MISSING, amount, percent
+
+
+def bench(results: list[Result], name: str) -> str:
+    """All timed plans of a model: a table, and promised beside measured."""
+    several = len(results) > 1
+    head = [
+        "plan",
+        "FLOPs",
+        "prefill time",
+        "captured",
+        "stock",
+        "plan",
+        "decode time",
+        "KV cache",
+        "peak memory",
+    ]
+    runs: list[tuple[str, Timed]] = []
+    rows = []
+    for result in results:
+        for run in result.timed:
+            where = f"{result.path}, {run.setting}" if several else run.setting
+            rows.append(_timed(run, where))
+            runs.append((run.plan if len(run.plan) <= 34 else f"{run.plan[:33]}…", run))
+    figure = style.vector(promised_and_measured, f"{name}-time", "FLOPs and time over the stock model", runs)
+    slower = [run.plan for _, run in runs if (run.prefill["low"] or 0) > 1]
+    told = [f"<p>{wording.SLOWER} {escape(', '.join(slower))}.</p>"] if slower else []
+    made_up = [run.plan for _, run in runs if run.made_up]
+    told += [f"<p>{escape(', '.join(made_up))}: {wording.MADE_UP}.</p>"] if made_up else []
+    drawn = pieces.drawing(figure, wording.MEASURED)
+    return f"<p>{wording.BENCH}</p>{''.join(told)}{drawn}{pieces.table(head, rows)}"
+
+
+def _timed(run: Timed, where: str) -> list[str]:
+    prefill, decode = run.prefill, run.decode
+    return [
+        f'{escape(run.plan)}<span class="spec">{escape(where)}</span>',
+        percent(prefill["flops_ratio"]),
+        _paired(prefill),
+        MISSING if prefill["captured"] is None else f"{prefill['captured']:.2f}",
+        *(_ms(prefill[side]) for side in ("dense_s", "plan_s")),
+        _paired(decode) if decode else "",
+        percent(run.kv_ratio),
+        percent(run.memory),
+    ]
+
+
+def _paired(phase: Numbers) -> str:
+    if phase["time_ratio"] is None or phase["low"] is None or phase["high"] is None:
+        return percent(phase["time_ratio"])
+    return f"{percent(phase['time_ratio'])} ({100 * phase['low']:.1f} to {100 * phase['high']:.1f})"
+
+
+def _ms(seconds: float | None) -> str:
+    return MISSING if seconds is None else f"{1e3 * seconds:.1f} ms"
+
+
+def cost(result: Result) -> str:
+    """Prices of plans, and the layers they touch."""
+    head = (
+        "plan",
+        "TFLOPs",
+        "ratio",
+        "executed",
+        "KV cache",
+        "KV ratio",
+        "equivalent tokens",
+        "decode GFLOPs",
+    )
+    rows = []
+    for one in result.priced:
+        n = one.numbers
+        spec = f'<span class="spec">{escape(one.spec)}</span>' if one.spec != one.plan else ""
+        rows.append(
+            [
+                f"{escape(one.plan)}{spec}",
+                _fixed(n["tflops"], 3),
+                percent(n["ratio"]),
+                percent(n["executed_ratio"]),
+                MISSING if n["kv_bytes"] is None else amount(n["kv_bytes"]),
+                percent(n["kv_ratio"]),
+                _fixed(n["equivalent_tokens"], 1),
+                _fixed(n["decode_gflops"], 2),
+            ]
+        )
+    model = result.model
+    prompt = f"A prompt of {model.visual} visual and about {model.text} text rows, {model.layers} layers."
+    plans = [(one.plan, one.spec) for one in result.priced]
+    palette = Palette.of((spec for _, spec in plans), model.layers)
+    drawn = layer_map(plans, model.layers or 0, (model.visual or 1, model.text or 1), palette)
+    shown = pieces.drawing(drawn, wording.MAP) if drawn else ""
+    return f"<p>{wording.COST} {prompt}</p>{pieces.table(head, rows)}{shown}"
+
+
+def _fixed(value: float | None, digits: int) -> str:
+    return MISSING if value is None else f"{value:,.{digits}f}"
+
+
+def plan(result: Result, group: Group, name: str) -> str:
+    """A calibrated plan: its layers, and the scores that chose them."""
+    found = result.planned
+    assert found is not None
+    text = f"<p><code>{escape(found.plan.spec)}</code></p>"
+    if found.metric:
+        told = wording.PLAN.format(metric=found.metric, drawn=found.drawn)
+        text += f"<p>{escape(told)}</p>"
+    else:
+        text += f"<p>{wording.BY_HAND}</p>"
+    if found.mean:
+        layers = sorted({layer for m in found.plan.methods for layer in getattr(m, "layers", None) or ()})
+        layers = [layer for layer in layers if layer < len(found.mean)]
+        rows = [
+            [str(layer), f"{value:.3g}", "yes" if layer in layers else ""]
+            for layer, value in enumerate(found.mean)
+        ]
+        scores = {"mean": found.mean, "samples": found.samples}
+        drawn = style.vector(
+            layer_score, f"{name}-score", "score of every layer", found.metric or "score", scores, layers
+        )
+        chosen = f"Chosen: layers {escape(write_value(tuple(layers)))}." if layers else ""
+        text += pieces.drawing(drawn, chosen)
+        text += pieces.details("Scores as numbers", pieces.table(("layer", "mean score", "chosen"), rows))
+    if group.layers:
+        drawn = layer_map([("plan", found.plan.spec)], group.layers, group.prompt(), Palette())
+        text += pieces.drawing(drawn, wording.MAP) if drawn else ""
+    return text

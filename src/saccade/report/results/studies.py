@@ -1,0 +1,39 @@
+"""Studies as the report's records: what ``saccade study`` writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from saccade.report.results.evaluations import comparison, model_of, provenance
+from saccade.report.results.fields import Fields
+from saccade.report.results.model import Finding, Result, Told
+
+
+def read_study(data: Any, path: str) -> Result:
+    """A study: its evaluation, its findings, and what the study itself tells and draws of them."""
+    top = Fields.of(data, path)
+    name = top.text("study")
+    found = comparison(top)
+    findings = tuple(
+        Finding(one.text("claim"), one.text("source", ""), one.text("verdict"), one.text("found", ""))
+        for one in top.parts("findings")
+    )
+    told = Told(name, top.text("title", name), top.text("question", ""), findings, *_own(name, data, path))
+    return Result(
+        path, f"study {name}", model_of(top, None, found.dense.cost), provenance(top), {"": found}, told=told
+    )
+
+
+def _own(name: str, data: Any, path: str) -> tuple[str, Mapping[str, bytes]]:
+    """Markdown and pictures (PNG) by the study's own hand; nothing where this version does not know it."""
+    from saccade.studies import STUDIES
+
+    if name not in STUDIES:
+        return "", {}
+    try:
+        return STUDIES[name].tell(data), STUDIES[name].draw(data)
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, ZeroDivisionError) as error:
+        raise ValueError(
+            f"{path} is not a whole result of study {name}: {type(error).__name__} {error}"
+        ) from error

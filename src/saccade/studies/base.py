@@ -1,0 +1,120 @@
+"""What a study is: the plans it wants to see, what it makes of their answers, and how it tells that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from saccade.evaluation.statistics import Interval
+from saccade.studies.bench import Bench
+from saccade.studies.lines import Book, Line
+
+Result = Mapping[str, Any]
+"""A finished study as plain data."""
+
+SLACK = 0.01
+"""Loss of accuracy, one point, that still counts as none: no finite sample can show a loss of nothing."""
+VERDICTS = ("supported", "not supported", "mixed", "undecided")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a study says about a claim of a paper.
+
+    Attributes:
+        claim: The claim.
+        source: Where it is made.
+        verdict: One of ``VERDICTS``.
+        found: What was seen, in a sentence with its numbers.
+    """
+
+    claim: str
+    source: str
+    verdict: str
+    found: str
+
+    def to_dict(self) -> dict[str, str]:
+        """Plain dictionary for JSON."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Design:
+    """What a study wants to see.
+
+    Attributes:
+        lines: Plans, or why there is none.
+        facts: What was found on the way there (orders of layers, scores), as plain data.
+    """
+
+    lines: tuple[Line, ...]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Study:
+    """One study; a file of this folder holds it under the name ``STUDY``.
+
+    Attributes:
+        name: Name on the command line.
+        title: What it is called on pages.
+        question: What it asks, in one sentence.
+        design: Which plans it wants to see of a model; calibrates where it must.
+        judge: Plain data from finished cells, beside what all studies tell (pure).
+        draw: Pictures from the result, PNG bytes by name (pure).
+        tell: Markdown from the result (pure).
+    """
+
+    name: str
+    title: str
+    question: str
+    design: Callable[[Bench], Design]
+    judge: Callable[[Book, Design], dict[str, Any]]
+    draw: Callable[[Result], dict[str, bytes]]
+    tell: Callable[[Result], str]
+
+
+def is_above(difference: Interval) -> bool:
+    """Whether a difference lies above 0, outside its interval."""
+    return difference.low is not None and difference.low > 0
+
+
+def is_below(difference: Interval) -> bool:
+    """Whether a difference lies below 0, outside its interval."""
+    return difference.high is not None and difference.high < 0
+
+
+def is_harmless(difference: Interval) -> bool:
+    """Whether a loss is at most ``SLACK``, outside its interval."""
+    return difference.low is not None and difference.low > -SLACK
+
+
+def is_better(differences: Sequence[Interval]) -> str:
+    """Verdict on the claim that one thing beats another.
+
+    Args:
+        differences: Claimed better minus claimed worse.
+
+    Returns:
+        ``supported`` if some are above 0 and none below, outside their intervals; ``not supported`` if it is
+        the other way round; ``mixed`` if there are both, ``undecided`` if there are neither.
+    """
+    good, bad = any(map(is_above, differences)), any(map(is_below, differences))
+    return ("mixed" if bad else "supported") if good else ("not supported" if bad else "undecided")
+
+
+def is_free(differences: Sequence[Interval]) -> str:
+    """Verdict on the claim that something costs nothing, or ``SLACK`` at most.
+
+    Args:
+        differences: With it minus without it.
+
+    Returns:
+        ``supported`` if all lose less than ``SLACK``, outside their intervals; else ``not supported`` if all
+        are below 0, ``mixed`` if some are, ``undecided`` if none is.
+    """
+    if all(map(is_harmless, differences)):
+        return "supported"
+    worse = [is_below(d) and not is_harmless(d) for d in differences]
+    return "not supported" if all(worse) else "mixed" if any(worse) else "undecided"

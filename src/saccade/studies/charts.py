@@ -1,0 +1,202 @@
+"""Pictures of the studies that no other page draws (pure)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from saccade.report import style
+from saccade.report.style import INK, MUTED, styled
+
+COLORS = ("#0067b1", "#e29a00", "#b3427f", "#00896a", "#7a5cc2", "#5aa9d6", "#8b5a2b", "#4d4d4d")
+MARKS = "osD^vPX*"
+
+
+@styled
+def accuracy_lines(
+    series: Mapping[str, Sequence[tuple[int, Mapping[str, Any]]]], dense: Mapping[str, Any], along: str
+) -> Figure:
+    """Accuracy with 95 % limits, a line per name.
+
+    Args:
+        series: By name, (place on the axis, score).
+        dense: Score of the stock model.
+        along: Label of the axis.
+    """
+    figure = style.new_figure(9.2, 4.0)
+    axes = figure.add_subplot()
+    for number, (name, entries) in enumerate(series.items()):
+        x = np.array([place for place, _ in entries], dtype=float) + 0.05 * (number - len(series) / 2)
+        y = np.array([score["accuracy"] for _, score in entries])
+        limits = np.array([[score["low"], score["high"]] for _, score in entries]).T
+        axes.errorbar(
+            x, y, yerr=np.abs(limits - y), label=name, color=COLORS[number % len(COLORS)],
+            marker=MARKS[number % len(MARKS)], markersize=5, linewidth=1.4, elinewidth=1, capsize=2,
+        )  # fmt: skip
+    axes.axhline(dense["accuracy"], color=INK, linewidth=1, linestyle=(0, (4, 3)), label="dense")
+    axes.axhline(dense["blind"], color=MUTED, linewidth=1, linestyle=(0, (1, 2)), label="blind")
+    style.tidy(axes, "Accuracy, mean over tasks", "bars are 95 % intervals")
+    axes.set_xlabel(along)
+    axes.set_ylim(0, 1.03)
+    style.percent_axis(axes)
+    axes.legend(fontsize=8, ncols=2)
+    return figure
+
+
+@styled
+def bands(found: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """VIG of every layer over calibration draws, a panel per number of samples, the whole pool as a line."""
+    figure = style.new_figure(9.2, 2.9)
+    top = max(max(one["high"]) for one in found.values())
+    for number, (size, one) in enumerate(found.items()):
+        axes = figure.add_subplot(1, len(found), number + 1)
+        layers = np.arange(len(one["mean"]))
+        axes.fill_between(layers, one["low"], one["high"], color=COLORS[0], alpha=0.25, linewidth=0)
+        axes.plot(layers, one["mean"], color=COLORS[0], linewidth=1.6)
+        axes.plot(layers, one["pool"], color=INK, linewidth=1, linestyle=(0, (4, 3)))
+        style.tidy(axes, f"{size} samples")
+        style.layer_axis(axes, len(layers))
+        axes.set_ylim(0, 1.05 * top or 1)
+        axes.set_xlabel("layer")
+        axes.tick_params(labelsize=7)
+        if number == 0:
+            axes.set_ylabel("VIG (nats)")
+    return figure
+
+
+@styled
+def dots(groups: Mapping[str, Mapping[str, Any]], dense: Mapping[str, Any], layers: int) -> Figure:
+    """Accuracy of every draw, a column per group."""
+    figure = style.new_figure(9.2, 3.4)
+    axes = figure.add_subplot()
+    for number, one in enumerate(groups.values()):
+        values = np.array(one["accuracies"])
+        shift = ((np.arange(len(values)) * 0.618034) % 1 - 0.5) * 0.5
+        axes.plot(number + shift, values, "o", color=COLORS[0], alpha=0.6, markersize=5, markeredgewidth=0)
+        axes.hlines(one["mean"], number - 0.3, number + 0.3, color=INK, linewidth=2)
+    axes.axhline(dense["accuracy"], color=INK, linewidth=1, linestyle=(0, (4, 3)))
+    style.tidy(
+        axes,
+        f"Accuracy of V-Skip in {layers} layers over calibration draws",
+        "a dot per draw, their mean as a bar, dense as a broken line",
+    )
+    axes.set_xticks(range(len(groups)), list(groups))
+    axes.set_xlim(-0.6, len(groups) - 0.4)
+    style.percent_axis(axes)
+    return figure
+
+
+@styled
+def matrix(found: Mapping[str, Mapping[str, Mapping[str, Any]]], layers: int) -> Figure:
+    """Points against a task's own plan: calibrated on (rows), judged on (columns)."""
+    rows, columns = list(found), list(next(iter(found.values())))
+    values = 100 * np.array([[found[r][c]["difference"] for c in columns] for r in rows])
+    sure = [
+        [not (found[r][c]["difference_low"] <= 0 <= found[r][c]["difference_high"]) for c in columns]
+        for r in rows
+    ]
+    figure = style.new_figure(9.2, 1.6 + 0.33 * len(rows))
+    axes = figure.add_subplot()
+    most = max(1.0, float(np.abs(values).max()))
+    axes.imshow(values, cmap="RdBu", vmin=-most, vmax=most, aspect="auto")
+    for i, line in enumerate(values):
+        for j, value in enumerate(line):
+            axes.text(
+                j, i, f"{value:+.0f}", ha="center", va="center", fontsize=7,
+                color="white" if abs(value) > 0.6 * most else INK,
+                fontweight="bold" if sure[i][j] else "normal",
+            )  # fmt: skip
+    style.tidy(
+        axes,
+        f"V-Skip in {layers} layers: points against a task's own plan",
+        "calibrated on (rows), judged on (columns); bold: outside the 95 % interval",
+    )
+    axes.grid(visible=False)
+    axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right", fontsize=8)
+    axes.set_yticks(range(len(rows)), rows, fontsize=8)
+    return figure
+
+
+@styled
+def ranks(orders: Mapping[str, Sequence[int]], budgets: Sequence[int]) -> Figure:
+    """Place of every layer in the order of every task: dark is skipped first."""
+    names, depth = list(orders), len(next(iter(orders.values())))
+    places = np.array([[list(orders[name]).index(layer) + 1 for layer in range(depth)] for name in names])
+    figure = style.new_figure(9.2, 1.4 + 0.3 * len(names))
+    axes = figure.add_subplot()
+    axes.imshow(places, cmap="Blues_r", vmin=1, vmax=depth * 1.3, aspect="auto")
+    for i, line in enumerate(places):
+        for j, place in enumerate(line):
+            axes.text(
+                j, i, str(place), ha="center", va="center", fontsize=7,
+                color="white" if place < 0.5 * depth else INK,
+                fontweight="bold" if place <= budgets[-1] else "normal",
+            )  # fmt: skip
+    style.tidy(
+        axes, "Order in which layers are skipped, by task", f"bold: skipped in a plan of {budgets[-1]} layers"
+    )
+    axes.grid(visible=False)
+    axes.set_xlabel("decoder layer")
+    axes.set_xticks(range(depth))
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    return figure
+
+
+@styled
+def heat(rows: Mapping[str, Sequence[float]], title: str) -> Figure:
+    """Values by task and layer, each row over its largest."""
+    names = list(rows)
+    values = np.array([np.array(rows[name]) / (max(rows[name]) or 1) for name in names])
+    figure = style.new_figure(9.2, 1.4 + 0.3 * len(names))
+    axes = figure.add_subplot()
+    axes.imshow(values, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for (i, j), value in np.ndenumerate(values):
+        axes.text(
+            j,
+            i,
+            f"{value:.2f}",
+            ha="center",
+            va="center",
+            fontsize=6.5,
+            color="white" if value > 0.6 else INK,
+        )
+    style.tidy(axes, title)
+    axes.grid(visible=False)
+    axes.set_xlabel("decoder layer")
+    axes.set_xticks(range(values.shape[1]))
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    return figure
+
+
+@styled
+def saturation(
+    vig: Mapping[str, Sequence[float]],
+    attention: Mapping[str, Mapping[str, Sequence[float | None]]],
+    cost: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> Figure:
+    """Four panels over layers, a line per task: VIG, visual-to-visual attention, its change, and the cost."""
+    figure = style.new_figure(9.2, 6.0)
+    panels: dict[str, list[Sequence[float | None]]] = {
+        "VIG (nats)": list(vig.values()),
+        "attention of visual rows to visual rows": [row["visual_to_visual"] for row in attention.values()],
+        "change of that map from the layer before": [row["change"] for row in attention.values()],
+        "points lost when that layer alone is skipped": [
+            [-100 * one["difference"] for one in row] for row in cost.values()
+        ],
+    }
+    for number, (title, rows) in enumerate(panels.items()):
+        axes = figure.add_subplot(2, 2, number + 1)
+        known = np.array([[math.nan if v is None else v for v in row] for row in rows])
+        layers = np.arange(known.shape[1])
+        for line in known:
+            axes.plot(layers, line, color=MUTED, alpha=0.35, linewidth=1)
+        seen = np.isfinite(known).any(0)
+        axes.plot(layers[seen], np.nanmean(known[:, seen], axis=0), color=COLORS[0], linewidth=2)
+        style.tidy(axes, title)
+        style.layer_axis(axes, len(layers))
+        axes.set_xlabel("decoder layer")
+    return figure

@@ -1,0 +1,156 @@
+"""Dropping rows and skipping layers together, against each alone at equal FLOPs."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from saccade.budget import reach_flops
+from saccade.demo.family import first_layer, kind_of
+from saccade.evaluation.statistics import Interval
+from saccade.methods import METHODS
+from saccade.plan import Plan
+from saccade.report import figures
+from saccade.report.markdown import difference, markdown
+from saccade.studies.base import Design, Finding, Result, Study, is_above, is_below, is_better, is_free
+from saccade.studies.bench import Bench, orders_of
+from saccade.studies.lines import Book, Line
+from saccade.studies.lineup import tried
+from saccade.studies.skips import published
+from saccade.studies.tables import against, plan_table, task_table
+
+RATIOS = (0.7, 0.5)
+DROPS = ("fastv", "pyramiddrop", "divprune", "visionzip")
+SKIPS = ("vskip", "ffn_skip", "shortv")
+SCORES = ("vig", "ffn", "lc")
+BOOSTED, BOOSTER = "FastV, K = 3, half", "FastV + V-Skip, K = 3, half; N = 19 of 32"
+
+
+def drop(name: str, depth: int, setting: str) -> str:
+    """Spec of a method that drops rows, its positions kept."""
+    layer = first_layer(METHODS[name], depth)
+    at = "" if layer is None else f"layer={layer},"
+    kept = "position_policy=keep," if getattr(METHODS[name], "compacts", False) else ""
+    return f"{name}({at}{kept}{setting})"
+
+
+def name_of(parts: tuple[str, ...], ratio: float) -> str:
+    """Name of a line."""
+    return f"{' + '.join(METHODS[part].title for part in parts)} at {100 * ratio:.0f} %"
+
+
+def design(bench: Bench) -> Design:
+    """Every method alone and every pair at each ratio; the papers' FastV with and without V-Skip."""
+    scored = bench.calibrated(SCORES)
+    orders, depth = orders_of(scored), bench.depth
+    layouts, weights = bench.prompts()
+    half, layer = max(1, depth // 2), first_layer(METHODS["fastv"], depth)
+    lines: list[Line] = []
+
+    def add(parts: tuple[str, ...], ratio: float, spec: str) -> None:
+        about = {
+            "method": "+".join(parts),
+            "title": " + ".join(METHODS[p].title for p in parts),
+            "asked": ratio,
+        }
+        about["kind"] = "composed" if len(parts) > 1 else "layers" if parts[0] in SKIPS else "decoder"
+        name = name_of(parts, ratio)
+        try:
+            plan = reach_flops(Plan.of(spec), bench.loaded.shape, layouts, orders, weights)
+        except ValueError as error:
+            lines.append(Line(name, None, about, str(error)))
+            return
+        lines.append(tried(bench, Line(name, plan, about)))
+
+    for ratio in RATIOS:
+        for one in DROPS:
+            add((one,), ratio, drop(one, depth, f"flops={ratio}"))
+        for other in SKIPS:
+            add((other,), ratio, f"{other}(flops={ratio})")
+        for one in DROPS:
+            for other in SKIPS:
+                add((one, other), ratio, f"{drop(one, depth, f'flops={ratio}')}+{other}(budget={half})")
+    booster = f"fastv(layer={layer},keep=0.5)"
+    for name, spec in ((BOOSTED, booster), (BOOSTER, f"{booster}+vskip(budget={published(depth)})")):
+        plan = Plan.of(spec).resolve(depth, orders)
+        names = [method.name for method in plan.methods]
+        about: dict[str, Any] = {"method": "+".join(names), "title": name, "asked": None}
+        about["kind"] = kind_of(names[0], depth) if len(names) == 1 else "composed"
+        lines.append(Line(name, plan, about))
+    facts = {
+        "ratios": list(RATIOS),
+        "skipped_layers": half,
+        "calibration": {"samples": len(scored["vig"].samples)} | {n: s.to_dict() for n, s in scored.items()},
+    }
+    return Design(tuple(lines), facts)
+
+
+def judge(book: Book, design: Design) -> dict[str, Any]:
+    """Every pair against each of its parts at the same FLOPs, and the papers' booster."""
+    ran = {line.name for line in design.lines if line.plan is not None}
+    pairs = []
+    gaps: dict[str, list[Interval]] = {"drops": [], "skips": []}
+    for ratio, one, other in itertools.product(RATIOS, DROPS, SKIPS):
+        both = name_of((one, other), ratio)
+        for part in (one, other):
+            alone = name_of((part,), ratio)
+            if both in ran and alone in ran:
+                told = {"pair": [one, other], "asked": ratio, "alone": part}
+                pairs.append(told | against(book, both, alone))
+                gaps["drops" if part == one else "skips"].append(book.against(both, alone))
+    findings = []
+    for kind, what in (("drops", "the method that drops rows"), ("skips", "the method that skips layers")):
+        mine = gaps[kind]
+        findings.append(
+            Finding(
+                f"Dropping rows and skipping layers together beats {what} alone at equal FLOPs",
+                "V-Skip, as a booster",
+                is_better(mine),
+                f"Of {len(mine)} pairs at {', '.join(f'{100 * r:.0f} %' for r in RATIOS)} of the FLOPs "
+                f"{sum(map(is_above, mine))} are better and {sum(map(is_below, mine))} worse than it "
+                "alone, outside "
+                "the interval.",
+            )
+        )
+    gap = book.against(BOOSTER, BOOSTED)
+    findings.append(
+        Finding(
+            "V-Skip on top of FastV costs no accuracy",
+            "V-Skip, booster: 99.27 % against 98.86 %",
+            is_free([gap]),
+            f"It changes mean accuracy by {difference(against(book, BOOSTER, BOOSTED))} points.",
+        )
+    )
+    return {"pairs": pairs, "findings": [finding.to_dict() for finding in findings]}
+
+
+def draw(result: Result) -> dict[str, bytes]:
+    """Accuracy against FLOPs, a panel per method, the pairs together."""
+    blind, asked = result["dense"]["mean"]["blind"], result["data"]["questions"]
+    return {"family": figures.accuracy_by_family(result["dense"], blind, result["plans"], asked)}
+
+
+def tell(result: Result) -> str:
+    """What is left, pairs against their parts, and task by task."""
+    rows = [[row["first"], row["second"], difference(row)] for row in result["pairs"]]
+    return "\n\n".join(
+        [
+            plan_table(result),
+            "## A pair minus one of its methods alone, at the same FLOPs",
+            markdown(("pair", "alone", "difference in points"), rows, right_from=2),
+            "## Task by task",
+            task_table(result),
+        ]
+    )
+
+
+STUDY = Study(
+    "compose",
+    "Dropping rows and skipping layers together",
+    "At equal FLOPs, is a pair of a method that drops rows and one that skips layers better than either "
+    "alone?",
+    design,
+    judge,
+    draw,
+    tell,
+)

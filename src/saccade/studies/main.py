@@ -1,0 +1,156 @@
+"""Every method at its paper's operating point, task by task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from saccade.demo.family import first_layer, kind_of
+from saccade.methods import METHODS
+from saccade.plan import Plan
+from saccade.report import figures
+from saccade.report.markdown import difference
+from saccade.report.text import interval
+from saccade.studies.base import Design, Finding, Result, Study, is_better, is_free
+from saccade.studies.bench import Bench, orders_of
+from saccade.studies.lines import Book, Line
+from saccade.studies.lineup import tried
+from saccade.studies.tables import against, plan_table, task_table
+
+SCORES = ("vig", "ffn", "lc")
+SHARE = 19 / 32
+"""Layers that V-Skip, FFN-Skip and ShortV skip of LLaVA-1.5-7B (V-Skip, table 1)."""
+TOKENS = {"192 of 576": 1 / 3, "64 of 576": 1 / 9}
+"""What papers keep of the 576 rows of LLaVA-1.5, as a share of the rows there are."""
+OWN = "V-Skip, each task its own layers"
+CONTEXTUAL = 10 / 64
+"""Share of VisionZip's rows that are merged ones."""
+
+
+def points_of(depth: int) -> list[tuple[str, str]]:
+    """Operating points as (what the paper does, spec), for a model of this depth.
+
+    Depths are those of 32 layers, scaled; counts of rows are shares of the rows of LLaVA-1.5.
+    """
+    budget, layer = max(1, round(SHARE * depth)), first_layer(METHODS["fastv"], depth)
+    found = [
+        *(
+            (f"N = 19 of 32, here {budget}", f"{name}(budget={budget})")
+            for name in ("vskip", "ffn_skip", "shortv")
+        ),
+        ("K = 16 of 32", f"vtw(layer={depth // 2})"),
+        ("K = 3, half", f"fastv(layer={layer},keep=0.5)"),
+        ("K = 3, half; N = 19 of 32", f"fastv(layer={layer},keep=0.5)+vskip(budget={budget})"),
+        ("half at 8, 16, 24 of 32", "pyramiddrop()"),
+        ("K = 5, 128 of 576", f"dart(layer={first_layer(METHODS['dart'], depth)},keep=0.222)"),
+        ("the picture decides", "prumerge()"),
+        ("the picture decides", "prumerge_plus()"),
+        ("16 pairs in every layer of the tower", "tome()"),
+        ("2 by 2", "pool(factor=2)"),
+        ("half the side", "resize(scale=0.5)"),
+    ]
+    for at, share in TOKENS.items():
+        keep = round(share, 3)
+        found += [(at, f"{name}(tokens={keep})") for name in ("sparsevlm", "sparsevlm_plus")]
+        merged = round(share * CONTEXTUAL, 3)
+        found.append((at, f"visionzip(dominant={round(keep - merged, 3)},contextual={merged})"))
+        found += [
+            (at, f"{name}(keep={keep})")
+            for name in ("fastervlm", "vispruner", "divprune", "random", "uniform")
+        ]
+    return found
+
+
+def design(bench: Bench) -> Design:
+    """The operating points, in the order of the methods' kinds."""
+    scored = bench.calibrated(SCORES)
+    orders, depth = orders_of(scored), bench.depth
+    lines = []
+    for at, spec in points_of(depth):
+        plan = Plan.of(spec)
+        names = [method.name for method in plan.methods]
+        title = " + ".join(METHODS[name].title for name in names)
+        kind = kind_of(names[0], depth) if len(names) == 1 else "composed"
+        about = {"method": "+".join(names), "title": title, "kind": kind, "point": at}
+        name = f"{title}, {at}"
+        try:
+            plan = plan.resolve(depth, orders)
+        except ValueError as error:
+            lines.append(Line(name, None, about, str(error)))
+            continue
+        lines.append(tried(bench, Line(name, plan, about)))
+    lines.append(own_layers(bench))
+    kinds = list(dict.fromkeys(("layers", "decoder", "before", "composed", "plain")))
+    lines.sort(key=lambda line: kinds.index(line.about["kind"]))
+    facts = {
+        "calibration": {"samples": len(scored["vig"].samples)} | {n: s.to_dict() for n, s in scored.items()}
+    }
+    return Design(tuple(lines), facts)
+
+
+def own_layers(bench: Bench) -> Line:
+    """V-Skip as its paper runs it: every task with the layers that 20 of its own samples choose."""
+    budget = max(1, round(SHARE * bench.depth))
+    plans = {}
+    for task in bench.tasks:
+        order = bench.own("vig", task).order
+        plans[task] = Plan((METHODS["vskip"](layers=order[:budget]),))  # type: ignore[call-arg]
+    about = {"method": "vskip", "title": OWN, "kind": "layers", "point": f"N = 19 of 32, here {budget}"}
+    return Line(f"{OWN}, {about['point']}", plans, about)
+
+
+def judge(book: Book, design: Design) -> dict[str, Any]:
+    """The papers' order of the methods that skip layers, and whether anything is free."""
+    ran = [line for line in design.lines if line.plan is not None]
+    scored = {line.name: book.of_line(line).mean for line in ran}
+    by_method = {line.about["method"]: line.name for line in reversed(ran)}
+    by_method["vskip"] = next(line.name for line in ran if line.about["title"] == OWN)
+    findings = []
+    vskip = scored[by_method["vskip"]]
+    kept = vskip.to_dict()
+    findings.append(
+        Finding(
+            "V-Skip at N = 19 of 32, each task its own layers, costs nothing",
+            "V-Skip, table 1: 100.31 % of LLaVA-1.5-7B",
+            is_free([vskip.difference]),
+            f"It changes mean accuracy by {difference(kept)} points and keeps "
+            f"{interval(kept, 'retention')} of it, "
+            f"{interval(kept, 'retention_above_blind')} above blind.",
+        ).to_dict()
+    )
+    for other, reported in (("shortv", "97.73 %"), ("vtw", "88.71 %")):
+        gap = book.against(by_method["vskip"], by_method[other])
+        findings.append(
+            Finding(
+                f"V-Skip keeps more accuracy than {METHODS[other].title} at the papers' points",
+                f"V-Skip, table 1: 100.31 % against {reported} of LLaVA-1.5-7B",
+                is_better([gap]),
+                f"Paired difference {difference(against(book, by_method['vskip'], by_method[other]))} "
+                "points.",
+            ).to_dict()
+        )
+    return {"findings": findings}
+
+
+def draw(result: Result) -> dict[str, bytes]:
+    """Accuracy against FLOPs, a panel per method."""
+    blind = result["dense"]["mean"]["blind"]
+    asked = result["data"]["questions"]
+    return {"family": figures.accuracy_by_family(result["dense"], blind, result["plans"], asked)}
+
+
+def tell(result: Result) -> str:
+    """Two tables: what is left, and task by task."""
+    return plan_table(result) + "\n\n" + task_table(result)
+
+
+STUDY = Study(
+    "main",
+    "All methods at their papers' operating points",
+    "What does every method keep, task by task, at the setting its paper argues for (depths and counts of "
+    "rows "
+    "scaled to this model)?",
+    design,
+    judge,
+    draw,
+    tell,
+)

@@ -1,0 +1,101 @@
+"""Where a study's questions come from: Glance's suite or a user's file, with calibration samples apart."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from saccade.data import Entry, read_jsonl
+from saccade.samples import Sample
+
+SUITE_SEEDS = 1 << 16
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Questions by task; processes that are given the same one draw the same.
+
+    Attributes:
+        tasks: Names of the tasks.
+        samples: Held-out questions of each task, at most.
+        pool: Calibration samples of each task, at most.
+        seed: Seed of the draw.
+        data: JSONL file; None for Glance's suite.
+    """
+
+    tasks: tuple[str, ...]
+    samples: int
+    pool: int
+    seed: int
+    data: Path | None = None
+
+    @classmethod
+    def of_suite(cls, tasks: tuple[str, ...], samples: int, pool: int, seed: int) -> Questions:
+        """Questions of Glance's suite, all tasks if none is named.
+
+        Raises:
+            ValueError: If there is no such task, or the seed is too large for the suite.
+        """
+        from saccade.glance.suite import TASKS
+
+        unknown = [task for task in tasks if task not in TASKS]
+        if unknown:
+            raise ValueError(f"unknown task {unknown[0]!r}; choose from {', '.join(TASKS)}")
+        if not 0 <= seed < SUITE_SEEDS:
+            raise ValueError(f"--seed is below {SUITE_SEEDS} for the embedded suite, got {seed}")
+        return cls(tuple(dict.fromkeys(tasks)) or tuple(TASKS), samples, pool, seed)
+
+    @classmethod
+    def of_file(cls, data: Path, tasks: tuple[str, ...], samples: int, pool: int, seed: int) -> Questions:
+        """Questions of a JSONL file by its ``task`` field; part of each task is held back for calibration.
+
+        Raises:
+            ValueError: If the file cannot be read, has no such task, or a task has fewer than two questions.
+        """
+        made = cls(tuple(dict.fromkeys(tasks)), samples, pool, seed, data)
+        found = made._by_task
+        unknown = [task for task in made.tasks if task not in found]
+        if unknown:
+            raise ValueError(f"{data} has no task {unknown[0]!r}; it has {', '.join(found)}")
+        names = made.tasks or tuple(found)
+        few = [task for task in names if len(found[task]) < 2]
+        if few:
+            raise ValueError(
+                f"{data}: task {few[0]!r} has one question; a study needs two at least, one to calibrate on"
+            )
+        return cls(names, samples, pool, seed, data)
+
+    @cached_property
+    def _by_task(self) -> dict[str, list[Entry]]:
+        assert self.data is not None
+        groups: dict[str, list[Entry]] = {}
+        for entry in read_jsonl(self.data):
+            groups.setdefault(entry.task, []).append(entry)
+        return groups
+
+    def _split(self, task: str) -> tuple[list[Entry], list[Entry]]:
+        """Calibration and held-out entries of a task: at most half go to the calibration."""
+        entries = self._by_task[task]
+        order = random.Random(f"{self.seed} {task}").sample(range(len(entries)), len(entries))
+        held = min(self.pool, len(entries) // 2)
+        rest = order[held:][: self.samples]
+        return [entries[i] for i in order[:held]], [entries[i] for i in sorted(rest)]
+
+    def asked(self, task: str) -> list[Sample]:
+        """The held-out questions of a task."""
+        if self.data is not None:
+            return [entry.load() for entry in self._split(task)[1]]
+        from saccade.glance import suite
+
+        return suite.samples(task, self.samples, "test", self.seed)
+
+    def calibration(self, task: str, most: int | None = None) -> list[Sample]:
+        """Calibration samples of a task, the first ``most`` of its pool."""
+        count = self.pool if most is None else min(most, self.pool)
+        if self.data is not None:
+            return [entry.load() for entry in self._split(task)[0][:count]]
+        from saccade.glance import suite
+
+        return suite.samples(task, count, "calibration", self.seed)

@@ -1,0 +1,8 @@
+"""Training any supported VLM on conversations, with or without a plan on its layers."""
+
+from __future__ import annotations
+
+from saccade.training.config import TrainingConfig, read_config
+from saccade.training.run import Outcome, train
+
+__all__ = ["Outcome", "TrainingConfig", "read_config", "train"]

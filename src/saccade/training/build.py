@@ -1,0 +1,149 @@
+"""The model of a run: loaded, wrapped, its plan and adapters put on, its trained parts chosen; and saved."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from saccade import models
+from saccade.engine import Attachment, apply
+from saccade.models import Loaded
+from saccade.plan import Plan
+from saccade.training import parts
+from saccade.training.checkpoints import written_whole
+from saccade.training.config import TrainingConfig
+
+
+@dataclass(frozen=True, eq=False)
+class Built:
+    """A model that is ready to train.
+
+    Attributes:
+        loaded: The model with its processor.
+        model: What is trained: the model, or the adapters' wrapper around it.
+        plan: The plan that is on it while it trains, or None.
+        skips: Whether Skip-Vision wraps it.
+    """
+
+    loaded: Loaded
+    model: nn.Module
+    plan: Attachment | None
+    skips: bool
+
+
+def build(config: TrainingConfig) -> Built:
+    """Loads the model and makes it ready to train.
+
+    Raises:
+        ValueError: If it cannot be loaded, or a plan or adapter does not fit it.
+    """
+    loaded = models.load(config.model.name, dtype=config.model.dtype)
+    settings = check(config)
+    from saccade import skip_vision
+
+    if settings is not None:
+        loaded = skip_vision.wrap(loaded, settings)
+    model, adapters = loaded.model, set()
+    if config.lora is not None:
+        model = _adapted(loaded, config)
+        adapters = {id(p) for n, p in model.named_parameters() if "lora_" in n}
+    trained = [part for part in config.parts if not (part == "decoder" and adapters)]
+    parts.choose(model, loaded.family, trained)
+    for parameter in model.parameters():
+        if id(parameter) in adapters:
+            parameter.requires_grad_(True)
+    plan = apply(model, config.plan) if config.plan is not None else None
+    return Built(loaded, model, plan, skip_vision.wrapped(loaded.model) is not None)
+
+
+def check(config: TrainingConfig) -> Any:
+    """Reads what other rooms will read of the configuration, before anything takes long.
+
+    Returns:
+        Settings of Skip-Vision, or None.
+
+    Raises:
+        ValueError: If the plan or Skip-Vision's settings cannot be read.
+    """
+    if config.plan is not None:
+        Plan.of(config.plan)
+    if config.model.skip_vision is None:
+        return None
+    from saccade import skip_vision
+
+    return skip_vision.SkipVisionConfig.from_dict(dict(config.model.skip_vision))
+
+
+def _adapted(loaded: Loaded, config: TrainingConfig) -> nn.Module:
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError:
+        raise ValueError("lora needs the peft package: pip install peft") from None
+    settings = config.lora
+    assert settings is not None
+    chosen = parts.linear_names(loaded.model, loaded.family, settings.targets)
+    lora = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]
+        lora_dropout=settings.dropout,
+        target_modules=chosen,
+    )
+    with warnings.catch_warnings():
+        # It asks for a property that transformers has renamed.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        return get_peft_model(loaded.model, lora)
+
+
+def finish(built: Built, weights: Mapping[str, torch.Tensor] | None, config: TrainingConfig) -> Loaded:
+    """Takes off what was on the model for training alone, and merges adapters into it.
+
+    Args:
+        built: The trained model.
+        weights: The whole of its parameters, where the process holds shards only; a fresh model gets them.
+        config: The run's configuration.
+
+    Returns:
+        The model as users load it, in eval mode.
+    """
+    if weights is not None:
+        built = build(config)
+        named = dict(built.model.named_parameters())
+        with torch.no_grad():
+            for name, parameter in named.items():
+                parameter.copy_(weights[name])
+    if built.plan is not None:
+        built.plan.remove()
+    model: Any = built.model
+    if config.lora is not None:
+        model = model.merge_and_unload()
+    # Methods of two names within the versions we support.
+    for off in ("activation_checkpointing_disable", "gradient_checkpointing_disable"):
+        if hasattr(model, off):
+            getattr(model, off)()
+            break
+    return replace(built.loaded, model=model.eval())
+
+
+def save(loaded: Loaded, skips: bool, folder: Path) -> Path:
+    """Writes a folder that `saccade.models.load` reads; whole, or not at all.
+
+    Args:
+        loaded: The finished model.
+        skips: Whether Skip-Vision wraps it.
+        folder: Where; replaced if present.
+    """
+    with written_whole(folder) as fresh:
+        if skips:
+            from saccade import skip_vision
+
+            skip_vision.save(loaded, fresh)
+        else:
+            loaded.model.save_pretrained(fresh)
+            loaded.processor.save_pretrained(fresh)
+    return folder

@@ -1,0 +1,204 @@
+"""From records to a batch: placeholders expanded as the processor does it, right padding, labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+
+from saccade.models import Loaded
+from saccade.samples import BLIND_COLOUR
+from saccade.training.encode import IGNORE, Encoded, Encoder, cut
+from saccade.training.records import BadRecord, Conversation, Turn
+
+BLANK_SIZE = (32, 32)
+TEXT_KEYS = ("input_ids", "attention_mask")
+TOKEN_TYPES = "mm_token_type_ids"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a batch holds, for rates.
+
+    Attributes:
+        samples: Records.
+        images: Images.
+        tokens: Rows that are not padding.
+        labels: Rows with a label.
+    """
+
+    samples: int
+    images: int
+    tokens: int
+    labels: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the collator hands to the trainer.
+
+    Attributes:
+        inputs: Keyword arguments of the model, labels included.
+        counts: What it holds.
+        problems: Why records of it were left out.
+    """
+
+    inputs: dict[str, torch.Tensor]
+    counts: Counts
+    problems: tuple[str, ...]
+
+
+class Collator:
+    """Makes batches for one model.
+
+    Attributes:
+        encoder: Text to ids.
+        max_length: Longest sequence, visual rows included.
+        always_image: Whether a batch without images gets a row with a blank one and no labels, so that what
+            sees is run, and has a gradient of zero.
+    """
+
+    def __init__(self, loaded: Loaded, max_length: int, always_image: bool) -> None:
+        self.processor, self.encoder = loaded.processor, Encoder(loaded.processor, loaded.model)
+        self.max_length, self.always_image = max_length, always_image
+        pad = self.encoder.tokenizer.pad_token_id
+        self.pad: int = self.encoder.end if pad is None else pad
+
+    def __call__(self, records: Sequence[Conversation | BadRecord]) -> Batch:
+        """Encodes, expands, truncates, pads.
+
+        A record that does not fit loses whole turns from its end; one whose first answer does not fit is left
+        out, and named among the problems.
+        """
+        problems = [str(record) for record in records if isinstance(record, BadRecord)]
+        rows: list[tuple[Encoded, tuple[Turn, ...], Conversation]] = []
+        for record in records:
+            if isinstance(record, BadRecord):
+                continue
+            try:
+                rows.append((self.encoder(record.turns, record.where), record.turns, record))
+            except BadRecord as error:
+                problems.append(str(error))
+        images = [image for _, _, record in rows for image in record.images]
+        blocks, vision = self._see(images)
+        kept, rows, refused = self._fit(rows, [len(block) for block, _ in blocks])
+        problems += refused
+        if len(kept) < len(images):
+            images = [images[n] for n in kept]
+            blocks, vision = self._see(images)
+        sequences = self._expand([encoded for encoded, _, _ in rows], blocks)
+        counts = Counts(
+            len(rows),
+            len(images),
+            sum(len(ids) for ids, _, _ in sequences),
+            sum(label != IGNORE for _, labels, _ in sequences for label in labels[1:]),
+        )
+        if not rows or (not images and self.always_image):
+            blocks, vision = self._see([Image.new("RGB", BLANK_SIZE, BLIND_COLOUR)])
+            block, types = blocks[0]
+            sequences.append((block, [IGNORE] * len(block), types))
+        return self._pad(sequences, vision, counts, tuple(problems))
+
+    def _see(self, images: list[Image.Image]) -> tuple[list[tuple[list[int], list[int]]], dict[str, Any]]:
+        """What the processor makes of images.
+
+        Returns:
+            For each image the ids that replace its placeholder and their types, and what the model wants
+            beside the text.
+        """
+        if not images:
+            return [], {}
+        made = self.processor(
+            text=[self.encoder.image_token] * len(images),
+            images=images,
+            add_special_tokens=False,
+            padding=True,
+            padding_side="right",
+            return_tensors="pt",
+        )
+        blocks = []
+        types = made.get(TOKEN_TYPES)
+        for number, (ids, mask) in enumerate(zip(made["input_ids"], made["attention_mask"], strict=True)):
+            real = mask.bool()
+            kinds = types[number][real].tolist() if types is not None else []
+            blocks.append((ids[real].tolist(), kinds))
+        rest = {key: value for key, value in made.items() if key not in (*TEXT_KEYS, TOKEN_TYPES)}
+        return blocks, rest
+
+    def _fit(
+        self, rows: list[tuple[Encoded, tuple[Turn, ...], Conversation]], lengths: list[int]
+    ) -> tuple[list[int], list[tuple[Encoded, tuple[Turn, ...], Conversation]], list[str]]:
+        """Cuts rows to the longest length; returns the images left, the rows, and what was refused."""
+        kept: list[int] = []
+        fitting = []
+        refused = []
+        first = 0
+        for encoded, turns, record in rows:
+            mine = lengths[first : first + len(record.images)]
+            for answers in range(len(encoded.ends), 0, -1):
+                shorter, left = cut(encoded, turns, answers)
+                shown = sum(turn.images for turn in left)
+                total = len(shorter.ids) + sum(mine[:shown]) - shown
+                if total <= self.max_length:
+                    fitting.append((shorter, left, record))
+                    kept += range(first, first + shown)
+                    break
+            else:
+                refused.append(
+                    f"{record.where}: its first answer ends at row {total}, "
+                    f"and max_length is {self.max_length}"
+                )
+            first += len(record.images)
+        return kept, fitting, refused
+
+    def _expand(
+        self, rows: list[Encoded], blocks: list[tuple[list[int], list[int]]]
+    ) -> list[tuple[list[int], list[int], list[int]]]:
+        """Ids, labels and types of every row, placeholders replaced in order."""
+        following = iter(blocks)
+        sequences = []
+        for row in rows:
+            ids: list[int] = []
+            labels: list[int] = []
+            types: list[int] = []
+            for token, label in zip(row.ids, row.labels, strict=True):
+                if token == self.encoder.image_id:
+                    block, kinds = next(following)
+                    ids += block
+                    types += kinds or [1] * len(block)
+                    labels += [IGNORE] * len(block)
+                else:
+                    ids.append(token)
+                    labels.append(label)
+                    types.append(0)
+            sequences.append((ids, labels, types))
+        return sequences
+
+    def _pad(
+        self,
+        sequences: list[tuple[list[int], list[int], list[int]]],
+        vision: dict[str, Any],
+        counts: Counts,
+        problems: tuple[str, ...],
+    ) -> Batch:
+        longest = max(len(ids) for ids, _, _ in sequences)
+        shape = (len(sequences), longest)
+        ids_BN = torch.full(shape, self.pad)
+        mask_BN, types_BN = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
+        labels_BN = torch.full(shape, IGNORE)
+        for b, (ids, labels, types) in enumerate(sequences):
+            ids_BN[b, : len(ids)] = torch.tensor(ids)
+            labels_BN[b, : len(ids)] = torch.tensor(labels)
+            mask_BN[b, : len(ids)] = 1
+            types_BN[b, : len(types)] = torch.tensor(types)
+        inputs = {"input_ids": ids_BN, "attention_mask": mask_BN, "labels": labels_BN, **vision}
+        if self._types:
+            inputs[TOKEN_TYPES] = types_BN
+        return Batch(inputs, counts, problems)
+
+    @property
+    def _types(self) -> bool:
+        return TOKEN_TYPES in getattr(self.processor, "model_input_names", ())

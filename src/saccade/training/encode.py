@@ -1,0 +1,150 @@
+"""From a conversation to token ids and labels, by the processor's own chat template.
+
+Prompts come out as they are tokenised at inference: what is rendered with the generation prompt before an
+answer is tokenised as a whole, and only where that does not continue what stands already is a segment
+tokenised alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from saccade.training.records import BadRecord, Turn
+
+IGNORE = -100
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of a conversation, each image still one placeholder.
+
+    Attributes:
+        ids: Token ids.
+        labels: The same where an assistant speaks, `IGNORE` elsewhere.
+        ends: Length after every answer: where whole turns can be cut off.
+    """
+
+    ids: tuple[int, ...]
+    labels: tuple[int, ...]
+    ends: tuple[int, ...]
+
+
+class Encoder:
+    """Encodes conversations for one processor.
+
+    Attributes:
+        image_id: Token id of an image's placeholder.
+        stops: Token ids that end a turn.
+    """
+
+    def __init__(self, processor: Any, model: Any) -> None:
+        """Reads the processor's tokens.
+
+        Args:
+            processor: A processor with a chat template and an image token.
+            model: Its model, whose generation settings know more ways to end a turn.
+
+        Raises:
+            ValueError: If the processor has no chat template, image token or end of sequence.
+        """
+        self.processor, self.tokenizer = processor, processor.tokenizer
+        if not getattr(processor, "chat_template", None):
+            raise ValueError("training needs a processor with a chat template; this one has none")
+        token = getattr(processor, "image_token", None)
+        if token is None:
+            raise ValueError("training needs a processor with an image token; this one has none")
+        self.image_token: str = str(token)
+        self.image_id: int = self.tokenizer.convert_tokens_to_ids(self.image_token)
+        end = self.tokenizer.eos_token_id
+        if end is None:
+            raise ValueError("training needs a tokenizer with an end-of-sequence token; this one has none")
+        more = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+        more = [] if more is None else [more] if isinstance(more, int) else list(more)
+        self.end: int = end
+        self.stops = frozenset((end, *more))
+        self._stop_texts = self.tokenizer.convert_ids_to_tokens(sorted(self.stops))
+
+    def __call__(self, turns: Sequence[Turn], where: str) -> Encoded:
+        """Encodes one conversation.
+
+        Args:
+            turns: The messages; user and assistant take turns after an optional system message.
+            where: The record's place, for errors.
+
+        Raises:
+            BadRecord: If the template cannot write the conversation turn by turn.
+        """
+        messages = [turn.message() for turn in turns]
+        texts: list[str] = []
+        for number, turn in enumerate(turns):
+            if turn.role == "assistant":
+                texts.append(self._render(messages[:number], True, where))
+                texts.append(self._answered(texts[-1], self._render(messages[: number + 1], False, where)))
+        if not self._ended(texts[-1][len(texts[-2]) :]):
+            # Without an end in the template nothing would teach the model to stop.
+            texts[-1] += self.tokenizer.eos_token
+        images = sum(turn.images for turn in turns)
+        if texts[-1].count(self.image_token) != images:
+            raise BadRecord(
+                f"{where}: the text holds {texts[-1].count(self.image_token)} {self.image_token} "
+                f"for {images} images"
+            )
+        return self._join(texts, where)
+
+    def _render(self, messages: list[dict[str, Any]], prompt: bool, where: str) -> str:
+        try:
+            return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+        except Exception as error:  # templates raise whatever their author chose
+            raise BadRecord(f"{where}: the chat template refuses it: {error}") from None
+
+    def _answered(self, prompt: str, text: str) -> str:
+        """A text up to the end of its answer. Where no token ends it, space after it begins the next turn."""
+        return text if self._ended(text[len(prompt) :]) else text.rstrip()
+
+    def _ended(self, answer: str) -> bool:
+        return any(end in answer for end in self._stop_texts)
+
+    def _join(self, texts: list[str], where: str) -> Encoded:
+        # A template that writes the first token itself must not get it twice.
+        bos = self.tokenizer.bos_token
+        special = not (bos and texts[0].startswith(bos))
+        whole: list[list[int]] = self.tokenizer(texts, add_special_tokens=special)["input_ids"]
+        if special and self.tokenizer("", add_special_tokens=True)["input_ids"][-1:] == [self.end]:
+            whole = [ids[:-1] for ids in whole]  # such tokenizers end every text, prompts too
+        ids: list[int] = []
+        labels: list[int] = []
+        ends: list[int] = []
+        before = ""
+        for number, (text, tokens) in enumerate(zip(texts, whole, strict=True)):
+            if not text.startswith(before):
+                raise BadRecord(f"{where}: the chat template does not write conversations turn by turn")
+            if tokens[: len(ids)] == ids:
+                new = tokens[len(ids) :]
+            else:
+                new = self.tokenizer(text[len(before) :], add_special_tokens=False)["input_ids"]
+            answer = number % 2 == 1
+            ids += new
+            labels += self._spoken(new) if answer else [IGNORE] * len(new)
+            if answer:
+                ends.append(len(ids))
+            before = text
+        return Encoded(tuple(ids), tuple(labels), tuple(ends))
+
+    def _spoken(self, answer: list[int]) -> list[int]:
+        """Labels of an answer, up to its end-of-turn token: what the template writes after it is none."""
+        last = max((n for n, token in enumerate(answer) if token in self.stops), default=len(answer) - 1)
+        return answer[: last + 1] + [IGNORE] * (len(answer) - last - 1)
+
+
+def cut(encoded: Encoded, turns: Sequence[Turn], answers: int) -> tuple[Encoded, tuple[Turn, ...]]:
+    """The conversation up to so many answers."""
+    end = encoded.ends[answers - 1]
+    kept: list[Turn] = []
+    for turn in turns:
+        kept.append(turn)
+        if sum(t.role == "assistant" for t in kept) == answers:
+            break
+    shorter = Encoded(encoded.ids[:end], encoded.labels[:end], encoded.ends[:answers])
+    return shorter, tuple(kept)

@@ -1,0 +1,74 @@
+"""The folder of a run: what it holds, and whether a run may begin or go on there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from saccade.files import read_json
+from saccade.training import checkpoints
+
+RUN, MODEL, CURVE = "run.json", "model", "loss.png"
+
+FREE = ("out", "save_every", "keep", "workers")
+"""Settings that a resumed run may change: they do not touch what is computed."""
+
+
+def check_folder(run: Path, resume: bool) -> None:
+    """Refuses a folder that a new run would spoil.
+
+    Raises:
+        ValueError: If it is a file, or holds a run and `resume` is false.
+    """
+    if run.exists() and not run.is_dir():
+        raise ValueError(f"{run} is a file; the run needs a folder")
+    if not resume and (checkpoints.found(run) or (run / MODEL).exists()):
+        raise ValueError(f"{run} holds a run already: pass --resume, or choose another folder with --run")
+
+
+def last_checkpoint(run: Path, report: dict[str, Any]) -> Path | None:
+    """The checkpoint to go on from; None if there is none yet.
+
+    Args:
+        run: Folder of the run.
+        report: What the resumed run would write down.
+
+    Raises:
+        ValueError: If the folder's run had other settings or data.
+    """
+    found = checkpoints.found(run)
+    if not found:
+        return None
+    before = read_json(run / RUN)
+    was, now = _settled(before), _settled(report)
+    odd = sorted(key for key in was.keys() | now.keys() if was.get(key) != now.get(key))
+    if odd:
+        key = odd[0]
+        raise ValueError(
+            f"{run} holds a run with {key} {was.get(key)!r}, not {now.get(key)!r}: "
+            "resume with the settings it was started with, or choose another folder with --run"
+        )
+    return found[-1]
+
+
+def _settled(report: dict[str, Any]) -> dict[str, Any]:
+    """What decides the result of a run, flat. How a global batch is split up does not."""
+    flat: dict[str, Any] = {"global_batch": report["global_batch"], "steps": report["steps"]}
+
+    def walk(data: Any, path: str) -> None:
+        if isinstance(data, dict):
+            for key, value in data.items():
+                walk(value, f"{path}.{key}" if path else str(key))
+        elif isinstance(data, list | tuple):
+            for number, value in enumerate(data):
+                walk(value, f"{path}.{number}")
+        else:
+            flat[path] = data
+
+    config = {key: value for key, value in report["config"].items() if key not in FREE}
+    optimisation = dict(config["optimisation"])
+    for key in ("batch", "accumulation"):
+        optimisation.pop(key)
+    walk(config | {"optimisation": optimisation}, "")
+    walk(report["data"], "data hash")
+    return flat

@@ -1,0 +1,227 @@
+"""What a run reports as it goes: a metrics file, a bar on standard error, and a stop between steps."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import TrainerCallback
+
+from saccade.files import read_json, write_json
+from saccade.training.checkpoints import METER
+from saccade.training.collate import Batch
+
+METRICS = "metrics.jsonl"
+QUIET = 30.0
+"""Seconds between progress lines where standard error is no terminal."""
+
+
+@dataclass
+class Tally:
+    """Sums since the last line of metrics; in checkpoints too, so that no line depends on interruptions."""
+
+    steps: int = 0
+    loss: float = 0.0
+    samples: int = 0
+    images: int = 0
+    tokens: int = 0
+    labels: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class Meter:
+    """Counts what one process does.
+
+    Attributes:
+        tally: Sums since the last line.
+        refused: Why records were left out, and how often.
+        grad_norm: Norm of the last step's gradients, before they were scaled down.
+        rates: Learning rate of every part at the last step.
+    """
+
+    tally: Tally = field(default_factory=Tally)
+    refused: Counter[str] = field(default_factory=Counter)
+    grad_norm: float = 0.0
+    rates: dict[str, float] = field(default_factory=dict)
+
+    def saw(self, batch: Batch) -> None:
+        """Counts a batch."""
+        self.tally.samples += batch.counts.samples
+        self.tally.images += batch.counts.images
+        self.tally.tokens += batch.counts.tokens
+        self.tally.labels += batch.counts.labels
+        self.refused.update(batch.problems)
+
+    def save(self, folder: Path, rank: int) -> None:
+        """Writes the sums beside a checkpoint's weights."""
+        write_json(folder / f"{rank}-{METER}", {"tally": asdict(self.tally), "refused": dict(self.refused)})
+
+    def load(self, folder: Path, rank: int) -> None:
+        """Reads them back; a process that the run did not have before starts from nothing."""
+        path = folder / f"{rank}-{METER}"
+        if path.exists():
+            data = read_json(path)
+            self.tally, self.refused = Tally(**data["tally"]), Counter(data["refused"])
+
+
+class Reporter(TrainerCallback):
+    """Writes a line of metrics every so many steps, and shows how far the run is.
+
+    Attributes:
+        meter: Sums of this process.
+        history: Lines written, those before a resumption included.
+        stopped: Whether a signal ended the run early.
+    """
+
+    def __init__(
+        self, run: Path, meter: Meter, every: int, epoch_size: int, main: bool, total: Callable[[Any], Any]
+    ) -> None:
+        """Args:
+        run: Folder of the run.
+        meter: Sums of this process.
+        every: Steps per line.
+        epoch_size: Records of an epoch.
+        main: Whether this process writes and shows.
+        total: Adds a tensor up over processes.
+        """
+        self.path, self.meter, self.every, self.epoch_size = run / METRICS, meter, every, epoch_size
+        self.main, self.total = main, total
+        self.history: list[dict[str, Any]] = []
+        self.stopped = self.stopping = False
+        self._bar: Progress | None = None
+        self._console = Console(stderr=True)
+        self._began = self._shown = 0.0
+
+    def resume(self, step: int) -> None:
+        """Forgets lines after the checkpoint's step, in the file too."""
+        if self.path.exists():
+            lines = [json.loads(line) for line in self.path.read_text("utf-8").splitlines() if _whole(line)]
+            self.history = [line for line in lines if line["step"] <= step]
+        if self.main:
+            text = "".join(json.dumps(line) + "\n" for line in self.history)
+            part = self.path.with_name(f".{self.path.name}.part")
+            part.write_text(text, "utf-8")
+            part.replace(self.path)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._began = self._shown = time.perf_counter()
+        if self.main and self._console.is_terminal:
+            columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bar = Progress(*columns, TextColumn("{task.fields[text]}"), console=self._console)
+            self._bar.add_task("training", total=state.max_steps, completed=state.global_step, text="")
+            self._bar.start()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        now = time.perf_counter()
+        self.meter.tally.seconds += now - self._began
+        self.meter.tally.steps += 1
+        self._began = now
+        if state.global_step % self.every == 0 or state.global_step >= state.max_steps:
+            self._write(args, state)
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=state.global_step)
+        if self.stopping and state.global_step < state.max_steps:
+            control.should_save = control.should_training_stop = self.stopped = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._began = time.perf_counter()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Takes the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _write(self, args: Any, state: Any) -> None:
+        mine, self.meter.tally = self.meter.tally, Tally()
+        names = ("loss", "samples", "images", "tokens", "labels")
+        sums = torch.tensor([float(getattr(mine, n)) for n in names], dtype=torch.float64)
+        loss, samples, images, tokens, labels = self.total(sums).tolist()
+        seen = state.global_step * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        per_step = mine.seconds / mine.steps
+        line = {
+            "step": state.global_step,
+            "epoch": round(seen / self.epoch_size, 4),
+            "loss": loss / mine.steps / args.world_size,
+            "lr": self.meter.rates,
+            "grad_norm": self.meter.grad_norm,
+            "step_seconds": round(per_step, 6),
+            "samples_per_second": round(samples / mine.seconds, 3),
+            "images_per_second": round(images / mine.seconds, 3),
+            "tokens_per_second": round(tokens / mine.seconds, 1),
+            "label_tokens": int(labels),
+        }
+        self.history.append(line)
+        if self.main:
+            with self.path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(line) + "\n")
+            self._show(line, state.max_steps)
+
+    def _show(self, line: dict[str, Any], steps: int) -> None:
+        text = f"loss {line['loss']:.4f}  {line['step_seconds']:.2f} s/step"
+        now = time.perf_counter()
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], text=text)
+        elif now - self._shown > QUIET or line["step"] == steps:
+            self._shown = now
+            self._console.print(f"step {line['step']} of {steps}  {text}", highlight=False)
+
+    @contextmanager
+    def between_steps(self, alone: bool) -> Iterator[None]:
+        """While it lasts, Ctrl-C and a polite kill end the run after the step, with a checkpoint.
+
+        Args:
+            alone: Whether this is the only process; several would not stop at the same step.
+        """
+        if not alone or threading.current_thread() is not threading.main_thread():
+            try:
+                yield
+            finally:
+                self.close()
+            return
+
+        def stop(number: int, frame: Any) -> None:
+            if self.stopping:  # asked twice: at once
+                raise KeyboardInterrupt
+            self.stopping = True
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            self.close()
+
+
+def _whole(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except json.JSONDecodeError:
+        return False
+
+
+def check_finite(loss: float, step: int) -> None:
+    """Refuses to go on with a loss that is no number.
+
+    Raises:
+        ValueError: If it is not finite.
+    """
+    if not math.isfinite(loss):
+        raise ValueError(f"the loss is {loss} at step {step}; lower the learning rate, or look at the data")

@@ -1,0 +1,200 @@
+"""A training run in a folder: checked, trained, resumed, and ended with a model folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from saccade.files import write_bytes, write_json
+from saccade.measure import record
+from saccade.training import build as building
+from saccade.training import checkpoints, parts
+from saccade.training.collate import Collator
+from saccade.training.config import TrainingConfig
+from saccade.training.curve import loss_curve
+from saccade.training.folder import CURVE, MODEL, RUN, check_folder, last_checkpoint
+from saccade.training.meter import METRICS, Meter, Reporter
+from saccade.training.mixture import Mixture, Stream, steps_of
+from saccade.training.sources import open_source
+
+SHOWN = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a run left.
+
+    Attributes:
+        folder: The run's folder.
+        steps: Steps it has taken.
+        finished: False if it was asked to stop early; ``--resume`` goes on.
+        main: Whether this process is the one that writes and speaks.
+        report: What ``run.json`` holds.
+    """
+
+    folder: Path
+    steps: int
+    finished: bool
+    main: bool
+    report: dict[str, Any]
+
+    @property
+    def model(self) -> Path:
+        """The trained model's folder."""
+        return self.folder / MODEL
+
+
+def train(config: TrainingConfig, resume: bool = False) -> Outcome:
+    """Trains a model as configured; under ``torchrun`` or ``accelerate launch``, on all processes together.
+
+    The run's folder gets ``run.json`` (configuration, versions, data hashes), ``metrics.jsonl``,
+    ``loss.png``, ``checkpoints/`` and ``model/``, which `saccade.models.load` reads.
+
+    Args:
+        config: The run.
+        resume: Go on from the folder's last checkpoint; from the beginning if there is none.
+
+    Raises:
+        ValueError: If the folder holds a run already and `resume` is false, or another run; if data or model
+            cannot be used; if a checkpoint cannot be written.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(config.threads or before)
+    try:
+        with _quiet():
+            return _train(config, resume)
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps transformers' own progress bars off standard error while it lasts."""
+    from transformers import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _train(config: TrainingConfig, resume: bool) -> Outcome:
+    try:
+        from accelerate import PartialState
+    except ImportError:
+        raise ValueError("training needs the accelerate package: pip install 'saccade[train]'") from None
+    from transformers import set_seed
+
+    world = PartialState(cpu=not torch.cuda.is_available())
+    settings, run = config.optimisation, Path(config.out)
+    check_folder(run, resume)
+    building.check(config)
+    skip = config.on_bad_record == "skip"
+    mixture = Mixture([open_source(s, settings.seed, skip) for s in config.data], settings.seed)
+    global_batch = settings.batch * settings.accumulation * world.num_processes
+    steps = steps_of(len(mixture), settings.epochs, settings.steps, global_batch)
+    stream = Stream(mixture, steps * global_batch)
+    report = {
+        "config": config.as_data(),
+        "data": [pool.describe() for pool in mixture.pools],
+        "global_batch": global_batch,
+        "steps": steps,
+    }
+    last = last_checkpoint(run, report) if resume else None
+    set_seed(settings.seed)
+    built = building.build(config)
+    report |= {
+        "processes": world.num_processes,
+        "parameters": parts.counts(built.model, built.loaded.family),
+        "provenance": record(device=world.device, dtype=built.loaded.model.dtype, seed=settings.seed),
+        "finished": False,
+    }
+    world.wait_for_everyone()
+    if world.is_main_process:
+        run.mkdir(parents=True, exist_ok=True)
+        write_json(run / RUN, report)
+    trainer, reporter = _trainer(config, built, stream, steps, world)
+    if last is not None:
+        trainer.meter.load(last, world.process_index)
+        reporter.resume(checkpoints.step_of(last))
+    elif world.is_main_process:
+        (run / METRICS).unlink(missing_ok=True)
+    world.wait_for_everyone()
+    with reporter.between_steps(alone=world.num_processes == 1):
+        trainer.train(resume_from_checkpoint=str(last) if last is not None else None)
+    report["refused"] = _refused(mixture, trainer, reporter)
+    if reporter.stopped:
+        return Outcome(run, trainer.state.global_step, False, world.is_main_process, report)
+    _end(config, built, trainer, reporter, report, world.is_main_process)
+    world.wait_for_everyone()
+    return Outcome(run, steps, True, world.is_main_process, report)
+
+
+def _trainer(
+    config: TrainingConfig, built: building.Built, stream: Stream, steps: int, world: Any
+) -> tuple[Any, Reporter]:
+    from saccade.training.trainer import VlmTrainer, arguments
+
+    args = arguments(config, steps, world.num_processes)
+    # Processes wait for each other wherever one runs the tower. And AdamW passes over what has no gradient,
+    # but not over a gradient of zero: how a global batch is split up must not matter.
+    shows = world.num_processes > 1 or config.parts != ("decoder",)
+    collator = Collator(built.loaded, config.optimisation.max_length, always_image=shows)
+    meter = Meter()
+    trainer = VlmTrainer(built.model, built.loaded.family, config, args, stream, collator, meter)
+
+    def total(sums: torch.Tensor) -> torch.Tensor:
+        if world.num_processes == 1:
+            return sums
+        # Not every device knows doubles.
+        return trainer.accelerator.gather(sums.float().to(args.device)[None]).double().sum(0).cpu()
+
+    reporter = Reporter(
+        Path(config.out), meter, config.logging_every, len(stream.mixture), world.is_main_process, total
+    )
+    trainer.add_callback(reporter)
+    return trainer, reporter
+
+
+def _refused(mixture: Mixture, trainer: Any, reporter: Reporter) -> dict[str, Any]:
+    """Records that were left out: when the sources were opened, and on the way (of this process by name)."""
+    opened = [message for pool in mixture.pools for message in pool.refused]
+    met: Counter[str] = trainer.meter.refused
+    mine = torch.tensor([float(met.total())], dtype=torch.float64)
+    return {
+        "before": len(opened),
+        "on_the_way": int(reporter.total(mine)[0]),
+        "examples": (opened + sorted(met))[:SHOWN],
+    }
+
+
+def _end(
+    config: TrainingConfig,
+    built: building.Built,
+    trainer: Any,
+    reporter: Reporter,
+    report: dict[str, Any],
+    main: bool,
+) -> None:
+    run = Path(config.out)
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.sharded else None
+    if not main:
+        return
+    final = reporter.history[-1] if reporter.history else None
+    report |= {"finished": True, "final": final, "model": MODEL}
+    loaded = building.finish(built, weights, config)
+    kept = f"the run is kept in {run / checkpoints.FOLDER}; make room and --resume"
+    with checkpoints.disk_trouble(f"the model to {run / MODEL}", kept):
+        building.save(loaded, built.skips, run / MODEL)
+        if reporter.history:
+            write_bytes(run / CURVE, loss_curve(reporter.history, f"Training {config.model.name}"))
+        write_json(run / RUN, report)

@@ -1,0 +1,227 @@
+"""Where conversations come from: files in LLaVA's format, and scenes of the embedded suite."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from saccade.training.config import ConversationFile, GlanceScenes
+from saccade.training.records import BadRecord, Conversation, Turn, read_record
+
+BOM = b"\xef\xbb\xbf"
+SHOWN = 3
+
+
+class Pool(Protocol):
+    """Records that can be drawn by number.
+
+    Attributes:
+        name: What reports call it.
+        weight: How often a record is seen per epoch, on average.
+        refused: Bad records that were left out when the source was opened.
+    """
+
+    name: str
+    weight: float
+    refused: list[str]
+
+    def __len__(self) -> int: ...
+
+    def load(self, index: int, epoch: int) -> Conversation:
+        """One record with its images decoded."""
+
+    def describe(self) -> dict[str, Any]:
+        """What provenance says of it."""
+
+
+class FilePool:
+    """The usable records of one file. JSONL is read line by line when asked, JSON arrays are held as text.
+
+    Attributes:
+        name: As in `Pool`.
+        weight: As in `Pool`.
+        refused: As in `Pool`.
+    """
+
+    def __init__(self, settings: ConversationFile, skip: bool) -> None:
+        self.path = Path(settings.file)
+        self.folder = Path(settings.images) if settings.images is not None else self.path.parent
+        self.name, self.weight = settings.name or self.path.name, settings.weight
+        self.refused: list[str] = []
+        if not self.path.is_file():
+            raise ValueError(f"no such file: {self.path}")
+        if settings.images is not None and not self.folder.is_dir():
+            raise ValueError(f"no such image folder: {self.folder}")
+        # LLaVA's own files are one JSON array; a line of JSONL begins with a brace.
+        self._texts: list[bytes] | None = None
+        self._places: list[tuple[int, int]] = []
+        with self.path.open("rb") as stream:
+            array = _first_byte(stream) == b"["
+        for place, at, text in self._array() if array else self._lines():
+            self._check(place, at, text)
+        if self.refused and not skip:
+            more = len(self.refused) - SHOWN
+            tail = f"; and {more} more" if more > 0 else ""
+            raise BadRecord("; ".join(self.refused[:SHOWN]) + tail + " (on_bad_record: skip leaves them out)")
+        if not self._places:
+            raise ValueError(f"{self.path} holds no usable record")
+
+    def _array(self) -> Iterator[tuple[int, int, bytes]]:
+        try:
+            items = json.loads(self.path.read_text(encoding="utf-8-sig"))
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise ValueError(f"{self.path} is not JSON: {error}") from None
+        self._texts = []
+        for index, item in enumerate(items):
+            # Text takes a fraction of the memory of the objects it stands for.
+            text = json.dumps(item, ensure_ascii=False).encode()
+            self._texts.append(text)
+            yield index, index, text
+
+    def _lines(self) -> Iterator[tuple[int, int, bytes]]:
+        with self.path.open("rb") as stream:
+            at = 0
+            for number, line in enumerate(stream, start=1):
+                if line.removeprefix(BOM).strip():
+                    yield number, at, line
+                at += len(line)
+
+    def _check(self, place: int, at: int, text: bytes) -> None:
+        try:
+            record = self._read(place, text)
+            for path in record.paths:
+                if not path.is_file():
+                    raise BadRecord(f"{record.where}: no image file {path}")
+        except BadRecord as error:
+            self.refused.append(str(error))
+            return
+        self._places.append((place, at))
+
+    def _read(self, place: int, text: bytes) -> Any:
+        where = f"{self.path}, {'index' if self._texts is not None else 'line'} {place}"
+        try:
+            data = json.loads(text.decode("utf-8-sig"))
+        except json.JSONDecodeError as error:
+            raise BadRecord(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
+        except (UnicodeDecodeError, RecursionError) as error:
+            raise BadRecord(f"{where}: not JSON ({error})") from None
+        return read_record(data, self.folder, where)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def load(self, index: int, epoch: int) -> Conversation:
+        """The record with its images decoded; the same in every epoch.
+
+        Raises:
+            BadRecord: If an image does not decode.
+        """
+        place, at = self._places[index]
+        if self._texts is not None:
+            text = self._texts[at]
+        else:
+            with self.path.open("rb") as stream:
+                stream.seek(at)
+                text = stream.readline()
+        return self._read(place, text).load()
+
+    def describe(self) -> dict[str, Any]:
+        """Name, size, weight, refused records and the file's hash."""
+        digest = hashlib.sha256()
+        with self.path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+        return {
+            "name": self.name,
+            "records": len(self),
+            "refused": len(self.refused),
+            "weight": self.weight,
+            "sha256": digest.hexdigest(),
+        }
+
+
+class ScenePool:
+    """Scenes of the training split; scene ``index`` of an epoch depends on nothing but the seed and the two.
+
+    Attributes:
+        name: As in `Pool`.
+        weight: As in `Pool`.
+        refused: As in `Pool`; nothing is ever refused.
+    """
+
+    def __init__(self, settings: GlanceScenes, seed: int) -> None:
+        from saccade.glance.data import Mixture
+        from saccade.glance.tasks import TASKS
+
+        self.name, self.weight = settings.name, settings.weight
+        self.refused: list[str] = []
+        self.settings, self.seed = settings, seed
+        unknown = sorted(set(settings.tasks) - set(TASKS))
+        if unknown:
+            raise ValueError(f"unknown task {unknown[0]!r}; choose from {', '.join(TASKS)}")
+        wanted = {kind for name in settings.tasks or TASKS for kind in TASKS[name].kinds}
+        shares = {kind: share for kind, share in Mixture().kinds if kind in wanted}
+        self._kinds = list(shares)
+        self._shares = np.array(list(shares.values())) / sum(shares.values())
+
+    def __len__(self) -> int:
+        return self.settings.images
+
+    def load(self, index: int, epoch: int) -> Conversation:
+        """Questions about one scene, as one conversation; the image comes before the first."""
+        from saccade.glance.scenes import make_scene, scene_seed
+        from saccade.glance.tasks import training_questions
+
+        rng = np.random.default_rng((self.seed, epoch, index, 11))
+        asked: list[Any] = []
+        # A scene may have no question of the wanted tasks; the next one drawn may.
+        while not asked:
+            kind = str(rng.choice(self._kinds, p=self._shares))
+            scene = make_scene(kind, scene_seed("train", int(rng.integers(1 << 47))))
+            asked = training_questions(scene, rng)
+            if self.settings.tasks:
+                asked = [q for q in asked if q.task in self.settings.tasks]
+        turns: list[Turn] = []
+        for number, question in enumerate(asked[: self.settings.turns]):
+            pieces = (question.question,) if number else (None, question.question)
+            turns += [Turn("user", pieces), Turn("assistant", (question.answer,))]
+        return Conversation(tuple(turns), (scene.image,), f"{self.name}, epoch {epoch}, scene {index}")
+
+    def describe(self) -> dict[str, Any]:
+        """Name, size, weight and seed."""
+        return {
+            "name": self.name,
+            "records": len(self),
+            "refused": 0,
+            "weight": self.weight,
+            "seed": self.seed,
+        }
+
+
+def open_source(settings: ConversationFile | GlanceScenes, seed: int, skip: bool) -> Pool:
+    """Opens a source and checks it: every line, and that image files exist, but decodes nothing.
+
+    Args:
+        settings: The source.
+        seed: Seed of what is drawn on the fly.
+        skip: Leave bad records out instead of refusing the source.
+
+    Raises:
+        BadRecord: If a record cannot be used and `skip` is false, naming the first few.
+        ValueError: If there is nothing to read.
+    """
+    if isinstance(settings, GlanceScenes):
+        return ScenePool(settings, seed)
+    return FilePool(settings, skip)
+
+
+def _first_byte(stream: Any) -> bytes:
+    for line in stream:
+        if text := line.removeprefix(BOM).strip():
+            return text[:1]
+    return b""

@@ -1,0 +1,194 @@
+"""YAML read strictly: an unknown key, a wrong type or a missing field is an error that names the key."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import types
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+T = TypeVar("T")
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice and reads ``1e-3`` as the number it is."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Hashable] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                line = key_node.start_mark.line + 1
+                raise ValueError(f"line {line}: key {key!r} is given twice")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def load_yaml(path: str | os.PathLike) -> dict[str, Any]:
+    """Reads a YAML file that holds a mapping.
+
+    Raises:
+        ValueError: If it is missing, not YAML, holds a key twice, or holds no mapping.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ValueError(f"no such file: {path}") from None
+    except IsADirectoryError:
+        raise ValueError(f"{path} is a folder, not a YAML file") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error}") from None
+    data = _parse(text, str(path))
+    if not isinstance(data, dict):
+        raise ValueError(f"{path}: a mapping of sections is needed, got {_kind(data)}")
+    return data
+
+
+def override(data: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """A copy with ``key.path=value`` settings applied; values are YAML, list items go by number.
+
+    Raises:
+        ValueError: If a setting has no ``=``, or its path leads through something that is no section.
+    """
+    data = _parse(yaml.safe_dump(data), "configuration")
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        keys = path.strip().split(".")
+        if not equals or not all(keys):
+            raise ValueError(f"--set takes key=value, such as optimisation.steps=20; got {setting!r}")
+        _put(data, keys, _parse(text, f"--set {path}"), setting)
+    return data
+
+
+def _put(data: Any, keys: list[str], value: Any, setting: str) -> None:
+    for number, key in enumerate(keys):
+        last = number == len(keys) - 1
+        if isinstance(data, list):
+            if not key.isdigit() or int(key) >= len(data):
+                raise ValueError(f"--set {setting}: {'.'.join(keys[:number])} has items 0 to {len(data) - 1}")
+            slot: Any = int(key)
+        elif isinstance(data, dict):
+            slot = key
+        else:
+            raise ValueError(f"--set {setting}: {'.'.join(keys[:number])} is no section")
+        if last:
+            data[slot] = value
+        else:
+            if isinstance(data, dict) and data.get(slot) is None:
+                data[slot] = {}
+            data = data[slot]
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where} is not YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:
+        raise ValueError(f"{where}, {error}") from None
+
+
+def read(cls: type[T], data: Any, path: str = "") -> T:
+    """Builds a dataclass from plain data.
+
+    Args:
+        cls: A frozen dataclass whose fields are plain types, other such dataclasses, or unions of dataclasses
+            told apart by a ``kind`` field.
+        data: A mapping, as YAML or JSON gives it.
+        path: Key path of the mapping, for errors.
+
+    Raises:
+        ValueError: Naming the key that is unknown, missing, of a wrong type, or out of range.
+    """
+    if not isinstance(data, Mapping):
+        raise ValueError(f"{path or 'configuration'}: a mapping is needed, got {_kind(data)}")
+    hints = get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in data:
+        if key not in fields:
+            raise ValueError(f"unknown key {_join(path, str(key))}; known here: {', '.join(fields)}")
+    values = {}
+    for name, field in fields.items():
+        where = _join(path, name)
+        if name in data:
+            values[name] = _value(hints[name], data[name], where)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise ValueError(f"missing key {where}")
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise ValueError(f"{path}.{error}" if path else str(error)) from None
+
+
+def _value(hint: Any, data: Any, where: str) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return _union(arguments, data, where)
+    if origin is Literal:
+        if data not in arguments or isinstance(data, bool):
+            raise ValueError(f"{where} is one of {', '.join(map(str, arguments))}; got {data!r}")
+        return data
+    if origin is tuple:
+        if not isinstance(data, list | tuple):
+            raise ValueError(f"{where} is a list, got {_kind(data)}")
+        if arguments[-1] is not Ellipsis and len(data) != len(arguments):
+            raise ValueError(f"{where} is a list of {len(arguments)}, got {len(data)}")
+        inner = arguments[:1] * len(data) if arguments[-1] is Ellipsis else arguments
+        return tuple(_value(h, d, f"{where}.{n}") for n, (h, d) in enumerate(zip(inner, data, strict=True)))
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(data, Mapping):
+            raise ValueError(f"{where} is a mapping, got {_kind(data)}")
+        return {str(k): _value(arguments[1], v, _join(where, str(k))) for k, v in data.items()}
+    if dataclasses.is_dataclass(hint):
+        return read(hint, data, where)  # type: ignore[arg-type]
+    if hint is Any:
+        return data
+    return _plain(hint, data, where)
+
+
+def _plain(hint: type, data: Any, where: str) -> Any:
+    if hint is float and isinstance(data, int) and not isinstance(data, bool):
+        return float(data)
+    if not isinstance(data, hint) or (isinstance(data, bool) and hint is not bool):
+        names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+        raise ValueError(f"{where} is {names[hint]}, got {_kind(data)}")
+    return data
+
+
+def _union(options: Sequence[Any], data: Any, where: str) -> Any:
+    if data is None and type(None) in options:
+        return None
+    options = [o for o in options if o is not type(None)]
+    if len(options) == 1:
+        return _value(options[0], data, where)
+    kinds: dict[str, Any] = {}
+    for option in options:
+        if dataclasses.is_dataclass(option):
+            kinds[get_args(get_type_hints(option)["kind"])[0]] = option
+    if kinds:
+        kind = data.get("kind") if isinstance(data, Mapping) else None
+        if kind not in kinds:
+            raise ValueError(f"{_join(where, 'kind')} is one of {', '.join(kinds)}; got {kind!r}")
+        return read(kinds[kind], data, where)
+    if int in options and isinstance(data, int) and not isinstance(data, bool):
+        return data
+    return _plain(float if float in options else options[0], data, where)
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
+
+
+def _kind(data: Any) -> str:
+    names = {dict: "a mapping", list: "a list", str: "text", type(None): "nothing", bool: "true or false"}
+    return f"{names.get(type(data), type(data).__name__)} ({data!r})"[:80]

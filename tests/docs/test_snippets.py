@@ -1,0 +1,152 @@
+"""Snippets of README.md and of the docs run: each page's commands in a folder of its own, at tiny sizes.
+
+Languages say what a block is: ``sh`` and ``python`` run here, ``text`` is only shown. There is no other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from saccade.glance import suite
+from support import pages
+
+LANGUAGES = {"sh", "python", "text", ""}
+RUNNING = [page for page in pages.pages() if pages.steps(pages.read(page))]
+NOT_A_SCRIPT = "CONTRIBUTING.md"
+"""Its Python block is a method's class out of its file; test_the_method_that_is_shown looks at it."""
+
+SMALL = (
+    (r"^saccade (\w+) llava-hf/llava-1\.5-7b-hf\b", r"saccade \1 glance"),
+    (r"^saccade bench llava-1\.5-7b\b", "saccade bench glance"),
+    (r"(?<=glance)(.*) --layers \d+", r"\1"),
+    (r"--samples \d+", "--samples 2"),
+    (r"--new-tokens \d+", "--new-tokens 2"),
+    (r"(?<=glance)(.*)budget(=| )19", r"\1budget\g<2>4"),
+    (r"\(layers=20-31\)", "(layers=8-11)"),
+    (r"^(saccade bench .*)$", r"\1 --repeats 1"),
+)
+"""How a command becomes small enough to run here: Glance in the place of a model from a hub, few samples."""
+
+DRIVER = """
+import json, sys
+from saccade.cli import main
+for kind, step in json.load(sys.stdin):
+    print("$", step, flush=True)
+    if kind == "python":
+        exec(compile(step, "snippet", "exec"), {"__name__": "snippet"})
+    elif main(step):
+        sys.exit("failed: " + " ".join(step))
+"""
+"""Runs a page's snippets in one process: what they import takes longer than what they do."""
+
+
+def small(command: str) -> str:
+    """A command as it runs here."""
+    for pattern, instead in SMALL:
+        command = re.sub(pattern, instead, command)
+    return command
+
+
+def surroundings() -> dict[str, str]:
+    """The environment of a command, with this checkout's package."""
+    path = os.pathsep.join([str(pages.ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A folder with the files that the pages speak of: a photo, and questions about images."""
+    Image.new("RGB", (96, 64), "orange").save(tmp_path / "photo.jpg")
+    lines = []
+    (tmp_path / "images").mkdir()
+    (tmp_path / "configs").symlink_to(pages.ROOT / "configs")
+    for number, sample in enumerate(suite.samples("count", n=4), start=1):
+        sample.images[0].save(tmp_path / "images" / f"{number}.jpg")
+        lines.append(
+            json.dumps(
+                {"image": f"images/{number}.jpg", "question": sample.question, "answer": sample.answer}
+            )
+        )
+    for name in ("my.jsonl", "held-out.jsonl"):
+        (tmp_path / name).write_text("\n".join(lines), encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", pages.pages())
+def test_blocks_say_what_they_are(page):
+    assert pages.languages(pages.read(page)) <= LANGUAGES
+
+
+@pytest.mark.parametrize("page", RUNNING)
+def test_snippets_run(page, folder):
+    steps: list[tuple[str, Any]] = []
+    made: list[str] = []
+    for kind, text in pages.steps(pages.read(page)):
+        if kind == "python":
+            steps += [(kind, text)] if page != NOT_A_SCRIPT else []
+            continue
+        words = shlex.split(small(text))
+        assert words[0] in ("saccade", "make"), f"{page}: cannot run {text!r}; mark the block as text"
+        if words[0] == "make":
+            made += words[1:]
+        else:
+            steps.append((kind, words[1:]))
+    if made:
+        # What make would do is shown, not done: it builds an environment.
+        subprocess.run(["make", "-n", *made], cwd=pages.ROOT, check=True, capture_output=True)
+    if not steps:
+        return
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER],
+        input=json.dumps(steps),
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=surroundings(),
+        timeout=280,
+    )
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    for words in (step for kind, step in steps if kind == "sh"):
+        for option in ("--json", "--out"):
+            if option in words:
+                assert (folder / words[words.index(option) + 1]).exists(), words
+
+
+def test_the_method_that_is_shown():
+    """The class in CONTRIBUTING.md is that of its file, less its checks and its option."""
+    (shown,) = pages.blocks(pages.read(NOT_A_SCRIPT), "python")
+    file = (pages.ROOT / "src/saccade/methods/vskip.py").read_text("utf-8")
+    for line in shown.splitlines():
+        bare = line.split("  #")[0].strip().removesuffix('"""')
+        if bare and not bare.startswith("return"):
+            assert bare in file, line
+    namespace = {}
+    imports = file.split("@register")[0]
+    exec(compile(imports + shown.replace("@register\n", ""), NOT_A_SCRIPT, "exec"), namespace)
+    from saccade.layout import Layout
+    from saccade.methods import METHODS
+
+    layout = Layout.single(6, 3)
+    mine = namespace["VSkip"](layers=(1, 2)).route(layout, 4)
+    theirs = METHODS["vskip"](layers=(1, 2)).route(layout, 4)
+    for a, b in zip(mine.layers, theirs.layers, strict=True):
+        assert all(getattr(a, name).equal(getattr(b, name)) for name in ("alive_BN", "query_BN", "ffn_BN"))
+
+
+def test_every_way_to_make_a_command_small_is_needed():
+    lines = [line for page in RUNNING for line in pages.commands(pages.read(page))]
+    for number, (pattern, _) in enumerate(SMALL):
+        before = lines
+        for earlier, instead in SMALL[:number]:
+            before = [re.sub(earlier, instead, line) for line in before]
+        assert any(re.search(pattern, line) for line in before), pattern

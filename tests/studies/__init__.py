@@ -1,0 +1,1 @@
+"""Tests of the studies and of the store of answers that they share."""

@@ -1,0 +1,113 @@
+"""Every study runs at a small size, tells the truth of its cells, and can be told and drawn from its file."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+
+import pytest
+
+from saccade.cli.common import plain
+from saccade.evaluation import evaluate
+from saccade.files import read_json
+from saccade.studies import STUDIES, Bench, Store, run
+from saccade.studies.base import VERDICTS
+from saccade.studies.run import Pace, write
+from studies.conftest import TOKENS
+
+NAMES = (
+    *("budget", "compose", "identify", "iso-flops", "main"),
+    *("saturation", "seeds", "stratified", "transfer"),
+)
+
+
+@pytest.fixture(scope="module")
+def result_of(loaded, questions, shared):
+    """A study's result; each runs once."""
+    bench = Bench(loaded, questions, Store(shared), tokens=TOKENS)
+    return functools.cache(lambda name: run(STUDIES[name], bench, Pace(batch_size=4)))
+
+
+def test_all_studies_are_found_by_name():
+    assert set(NAMES) <= set(STUDIES)
+    assert all(name == study.name and study.title and study.question for name, study in STUDIES.items())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_study_runs_tells_and_draws(name, bench, result_of, tmp_path):
+    study, result = STUDIES[name], result_of(name)
+    paths = write(study, result, tmp_path)
+    read = read_json(paths["data"])
+    assert read == json.loads(json.dumps(plain(result))) and read["study"] == name
+    # From the file alone: what other pages do.
+    assert study.tell(read) == study.tell(result)
+    pictures = study.draw(read)
+    assert pictures and all(png.startswith(b"\x89PNG") for png in pictures.values())
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in paths.values()}
+    page = paths["page"].read_text()
+    for finding in read["findings"]:
+        assert finding["verdict"] in VERDICTS and finding["claim"] in page and finding["found"] in page
+    assert read["data"]["seed"] == 0 and read["data"]["questions"] == 6
+    assert read["model"]["weights"] == bench.weights and read["provenance"]["command"]
+    assert read["blind"]["mean"]["accuracy"] == read["dense"]["mean"]["blind"]
+    ran = [entry for entry in read["plans"] if entry.get("mean")]
+    assert ran and all(entry["reason"] for entry in read["plans"] if not entry.get("mean"))
+    assert len({entry["name"] for entry in read["plans"]}) == len(read["plans"])
+    for entry in ran:
+        scores = [entry["mean"], *entry["tasks"].values()]
+        assert all(s["low"] <= s["accuracy"] <= s["high"] for s in scores)
+        assert all(s["difference_low"] <= s["difference"] <= s["difference_high"] for s in scores)
+        assert 0 < entry["cost"]["flops_ratio"] <= 1.0001
+    assert not re.search(r"\bnan\b|None", page)
+
+
+def test_a_line_is_what_evaluate_says_of_its_plan(bench, result_of):
+    result = result_of("budget")
+    entry = next(e for e in result["plans"] if e["name"] == "shortv 2")
+    samples = [s for task in bench.tasks for s in bench.questions.asked(task)]
+    model, processor = bench.loaded.model, bench.loaded.processor
+    found = evaluate(model, processor, samples, entry["spec"], batch_size=2, max_new_tokens=TOKENS).to_dict()
+    for key in ("mean", "tasks", "spec"):
+        assert entry[key] == found[key]
+    assert entry["cost"] == pytest.approx(found["cost"])
+
+
+def test_the_budget_covers_every_number_of_layers(bench, result_of):
+    result = result_of("budget")
+    for method in ("vskip", "ffn_skip", "shortv", "vtw"):
+        entries = [e for e in result["plans"] if e["method"] == method]
+        assert [e["budget"] for e in entries] == list(range(bench.depth + 1))
+        costs = [e["cost"]["flops_ratio"] for e in entries]
+        assert costs[0] == 1 and costs == sorted(costs, reverse=True)
+        assert entries[0]["mean"]["difference"] == 0
+    assert set(result["headline"]) <= {e["name"] for e in result["plans"]}
+
+
+def test_equal_flops_are_equal_and_kept_positions_stand_beside_closed_ones(bench, result_of):
+    result = result_of("iso-flops")
+    ran = {e["name"]: e for e in result["plans"] if e.get("mean")}
+    for entry in ran.values():
+        if entry["asked"] is not None and not entry["method"].startswith(("prumerge", "sparsevlm")):
+            assert entry["cost"]["flops_ratio"] <= entry["asked"] + 0.02
+    kept = [e for e in ran.values() if e["positions"] == "keep"]
+    assert kept and all("position_policy=keep" in e["spec"] for e in kept)
+    assert {row["second"] for row in result["positions"]} <= set(ran)
+    assert {e["method"] for e in ran.values()} >= {"random", "uniform", "pool", "resize", "fastv", "shortv"}
+
+
+def test_transfer_has_every_pair_of_tasks_and_nothing_to_gain_from_itself(bench, result_of):
+    result = result_of("transfer")
+    tasks = list(bench.tasks)
+    assert list(result["matrix"]) == [*tasks, "mixture"]
+    for task in tasks:
+        assert list(result["matrix"][task]) == tasks and result["matrix"][task][task]["difference"] == 0
+
+
+def test_saturation_skips_every_layer_alone(bench, result_of):
+    result = result_of("saturation")
+    assert [e["spec"] for e in result["plans"]] == [f"vskip(layers={n})" for n in range(bench.depth)]
+    for task in bench.tasks:
+        # Nothing reads the visual rows that the last layer writes.
+        assert result["vig"][task][-1] == 0 and result["cost"][task][-1]["difference"] == 0
+        assert result["attention"][task]["change"][0] is None

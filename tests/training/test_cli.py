@@ -1,0 +1,104 @@
+"""``saccade train CONFIG.yaml``: errors in one line, JSON on request, the next command at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from saccade import models
+from saccade.cli import main
+from training.tiny import settings
+
+
+@pytest.fixture
+def config(here):
+    """The run of six steps as a YAML file."""
+    path = here / "tiny.yaml"
+    path.write_text(yaml.safe_dump(json.loads(json.dumps(settings(here).as_data()))), "utf-8")
+    return path
+
+
+@pytest.fixture
+def command(capsys):
+    def run(*words):
+        code = main([str(word) for word in words])
+        caught = capsys.readouterr()
+        return code, caught.out, caught.err
+
+    return run
+
+
+def test_a_run_says_what_it_wrote_and_what_to_do_next(command, config, here):
+    code, out, err = command("train", config)
+    run = here / "run"
+    assert code == 0 and "trained" in out and f"next: saccade eval {run / 'model'}" in out
+    assert "step 6 of 6" in err and "%|" not in err  # no bars but ours
+    models.load(str(run / "model"))
+
+
+def test_options_may_stand_before_the_file(command, config, here):
+    other, data = here / "other", here / "result.json"
+    words = ("--run", other, "--set", "optimisation.steps=2", "--set", "save_every=1", "--json", data, config)
+    code, out, _ = command("train", *words)
+    report = json.loads(data.read_text("utf-8"))
+    assert (
+        code == 0 and report["steps"] == 2 and report["finished"] and report["model"] == str(other / "model")
+    )
+    assert report["config"]["optimisation"]["steps"] == 2 and not (here / "run").exists()
+    code, out, _ = command("train", config, "--resume", "--json", "-", *words[:6])
+    assert code == 0 and json.loads(out)["final"]["step"] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("none.yaml",), "no such file: none.yaml"),
+        (("--set", "optimisation.stepz=1"), "unknown key optimisation.stepz"),
+        (("--set", "model.name=nowhere"), "cannot load 'nowhere'"),
+        (("--set", "plan=vskip(layers=99)"), "99"),
+        (("--set", "data.0.file=none.json"), "no such file: none.json"),
+        (("--run", "FILE"), "is not a folder"),
+        (("--set", "model.skip_vision={colour: red}"), "colour"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(command, config, here, words, said):
+    (here / "FILE").write_text("", "utf-8")
+    words = [str(here / "FILE") if word == "FILE" else word for word in words]
+    first = () if words[0].endswith(".yaml") else (config,)
+    code, out, err = command("train", *first, *words)
+    last = err.strip().splitlines()[-1]
+    assert code == 2 and not out and last.startswith("saccade: error: ") and said in last
+    assert not (here / "run" / "model").exists()
+
+
+def test_help_knows_both_kinds(command):
+    code, out, _ = command("train")
+    assert code == 0 and "CONFIG.yaml" in out and "glance" in out
+    code, again, _ = command("train", "--help")
+    assert code == 0 and again == out
+    code, out, _ = command("train", "run", "--help")
+    assert code == 0 and "--set" in out and "--resume" in out
+    code, out, _ = command("train", "glance", "--help")
+    assert code == 0 and "--minutes" in out
+
+
+def test_the_smoke_configuration_as_a_program(root, tmp_path):
+    """Cut to two steps here; resumed as the interrupted run says."""
+    words = ["train", str(root / "configs" / "smoke.yaml"), "--run", str(tmp_path / "smoke")]
+    words += ["--set", "optimisation.steps=2", "--set", "optimisation.batch=2", "--set", "save_every=1"]
+    env = os.environ | {"PYTHONPATH": str(root / "src"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "saccade", *words], capture_output=True, text=True, timeout=200, env=env
+    )
+    assert done.returncode == 0, done.stderr
+    assert "next: saccade eval" in done.stdout
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert lines and all(line.startswith("step ") for line in lines), done.stderr
+    assert sorted(p.name for p in (tmp_path / "smoke").iterdir()) == [
+        "checkpoints", "loss.png", "metrics.jsonl", "model", "run.json",
+    ]  # fmt: skip

@@ -1,0 +1,135 @@
+"""Ids and labels: prompts as at inference, answers and their ends labelled, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from saccade import models
+from saccade.samples import Sample
+from saccade.training.collate import Collator
+from saccade.training.encode import IGNORE, Encoder
+from saccade.training.records import BadRecord, Conversation, read_record
+from training.tiny import FAMILIES, RECORDS, TEMPLATES, llava, picture, said
+
+SIZES = ((40, 30), (60, 20), (20, 60))
+
+
+def conversation(record: dict) -> Conversation:
+    """A record with drawn images."""
+    read = read_record(record, Path(), f"record {record.get('id')}")
+    images = tuple(picture("red", SIZES[n]) for n in range(len(read.paths)))
+    return Conversation(read.turns, images, read.where)
+
+
+CONVERSATIONS = [conversation(record) for record in RECORDS]
+
+
+@pytest.fixture(scope="module", params=[(f, t) for f in FAMILIES for t in TEMPLATES], ids="-".join)
+def loaded(request):
+    family, template = request.param
+    return FAMILIES[family](template)
+
+
+def prompts(loaded, record: Conversation) -> list[str]:
+    """The prompt before every answer, as one renders it to ask a model."""
+    messages = [turn.message() for turn in record.turns]
+    return [
+        loaded.processor.apply_chat_template(messages[:n], tokenize=False, add_generation_prompt=True)
+        for n, turn in enumerate(record.turns)
+        if turn.role == "assistant"
+    ]
+
+
+def ask(loaded, text: str, images) -> list[int]:
+    """Ids of a prompt as the processor makes them."""
+    special = not text.startswith(loaded.processor.tokenizer.bos_token)
+    made = loaded.processor(
+        text=[text], images=list(images) or None, add_special_tokens=special, return_tensors="pt"
+    )
+    return made["input_ids"][0].tolist()
+
+
+def test_every_prompt_is_tokenised_as_at_inference(loaded):
+    collator = Collator(loaded, 500, always_image=False)
+    for record in CONVERSATIONS:
+        batch = collator([record]).inputs
+        ids, labels = batch["input_ids"][0].tolist(), batch["labels"][0].tolist()
+        starts = [n for n, label in enumerate(labels) if label != IGNORE and labels[n - 1] == IGNORE]
+        assert len(starts) == len(prompts(loaded, record))
+        shown = 0
+        for start, text, user in zip(starts, prompts(loaded, record), record.turns[::2], strict=True):
+            shown += user.images
+            assert ids[:start] == ask(loaded, text, record.images[:shown])
+
+
+def test_labels_are_the_answers_and_the_end_of_turn(loaded):
+    tokenizer = loaded.processor.tokenizer
+    chatml = "</s>\n" in loaded.processor.chat_template
+    for record in CONVERSATIONS:
+        batch = Collator(loaded, 500, always_image=False)([record])
+        ids, labels = batch.inputs["input_ids"][0], batch.inputs["labels"][0]
+        spoken = labels != IGNORE
+        assert bool((ids[spoken] == labels[spoken]).all())
+        answers = [turn.pieces[0] for turn in record.turns if turn.role == "assistant"]
+        want = "</s>".join(answers) if chatml else " " + " ".join(answers)
+        assert tokenizer.decode(labels[spoken]) == want + "</s>"
+        assert not bool(spoken[ids == loaded.processor.tokenizer.convert_tokens_to_ids("<image>")].any())
+        assert batch.counts.labels == int(spoken.sum())
+
+
+def test_the_first_prompt_equals_that_of_the_models_module(loaded):
+    record = CONVERSATIONS[0]
+    sample = Sample("x", "t", "t", record.images, "what is the color ?")
+    asked = models.inputs(loaded, [sample])
+    batch = Collator(loaded, 500, always_image=False)([record]).inputs
+    length = asked["input_ids"].shape[1]
+    assert torch.equal(batch["input_ids"][:, :length], asked["input_ids"])
+    for key in asked.keys() - {"input_ids", "attention_mask", "mm_token_type_ids"}:
+        assert torch.equal(batch[key], asked[key]), key
+
+
+def test_other_ends_of_turn_are_known_from_the_model():
+    loaded = llava()
+    assert Encoder(loaded.processor, loaded.model).stops == {2}
+    loaded.model.generation_config.eos_token_id = [2, 6]
+    assert Encoder(loaded.processor, loaded.model).stops == {2, 6}
+
+
+def test_a_template_that_rewrites_what_stood_before_is_refused():
+    loaded = llava()
+    loaded.processor.chat_template = "{{ messages|length }}" + loaded.processor.chat_template
+    with pytest.raises(BadRecord, match="turn by turn"):
+        Encoder(loaded.processor, loaded.model)(CONVERSATIONS[3].turns, "here")
+
+
+def test_a_template_that_shows_no_image_is_refused():
+    loaded = llava()
+    loaded.processor.chat_template = TEMPLATES["chatml"].replace("IMAGE", "")
+    with pytest.raises(BadRecord, match="holds 0 <image> for 1 images"):
+        Encoder(loaded.processor, loaded.model)(CONVERSATIONS[0].turns, "here")
+
+
+def test_what_the_template_refuses_is_named():
+    loaded = llava()
+    loaded.processor.chat_template = "{{ raise_exception('no system') }}"
+    with pytest.raises(BadRecord, match="here: the chat template refuses it: no system"):
+        Encoder(loaded.processor, loaded.model)(CONVERSATIONS[0].turns, "here")
+
+
+@pytest.mark.parametrize("lacks", ["chat_template", "image_token", "eos_token"])
+def test_a_processor_that_cannot_speak_is_refused(lacks):
+    loaded = llava()
+    setattr(loaded.processor.tokenizer if lacks == "eos_token" else loaded.processor, lacks, None)
+    with pytest.raises(ValueError, match="training needs a"):
+        Encoder(loaded.processor, loaded.model)
+
+
+def test_an_image_mark_in_plain_text_is_refused():
+    record = conversation({"conversations": said("who ?", "me")})
+    turns = (record.turns[0].__class__("user", ("who is <image> ?",)), record.turns[1])
+    loaded = llava()
+    with pytest.raises(BadRecord, match="holds 1 <image> for 0 images"):
+        Encoder(loaded.processor, loaded.model)(turns, "here")

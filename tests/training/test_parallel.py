@@ -1,0 +1,78 @@
+"""Two processes over gloo: DDP by torchrun, and FSDP2, give what one process gives."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+
+from saccade.training import train
+from training.test_run import lines, weights
+from training.tiny import RECORDS, data_set, said, settings
+
+
+@pytest.fixture
+def env(root):
+    paths = [str(root / "src"), str(root / "tests")]
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+
+
+def test_torchrun_equals_one_process(here, env):
+    """Text-only records make batches without images on one process while the other has some."""
+    texts = [{"conversations": said(f"what {n} ?", "it is " + "red " * n)} for n in range(8)]
+    data_set(here / "data", [*RECORDS, *texts])
+    shared = [
+        "plan=vskip(layers=1-2)",
+        "optimisation.steps=7",
+        "save_every=3",
+        "logging_every=1",
+        "optimisation.lr=1e-3",
+    ]
+    train(settings(here, *shared, "optimisation.batch=4", f"out={here / 'one'}"))
+    config = settings(here, *shared, "optimisation.batch=1", "optimisation.accumulation=2")
+    path = here / "two.yaml"
+    path.write_text(yaml.safe_dump(json.loads(json.dumps(config.as_data()))), "utf-8")
+    words = ["--nproc_per_node", "2", "--master_port", "0", "--rdzv_backend", "c10d", "--rdzv_endpoint"]
+    start = [sys.executable, "-m", "torch.distributed.run", *words, "127.0.0.1:0"]
+    done = subprocess.run(
+        [*start, "-m", "saccade", "train", str(path), "--json", "-"],
+        capture_output=True, text=True, timeout=240, env=env,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)  # one process speaks
+    assert report["processes"] == 2 and report["global_batch"] == 4
+    assert done.stderr.count("step 7 of 7") == 1
+    for line, same in zip(lines(here, "one"), lines(here), strict=True):
+        assert line["loss"] == pytest.approx(same["loss"], rel=1e-4)
+        assert line["grad_norm"] == pytest.approx(same["grad_norm"], rel=1e-3)
+        assert line["label_tokens"] == same["label_tokens"]
+    for name, tensor in weights(here, "one").items():
+        torch.testing.assert_close(weights(here)[name], tensor, atol=2e-3, rtol=2e-3)
+    held = {path.name for path in (here / "run" / "checkpoints" / "checkpoint-6").iterdir()}
+    assert {"rng_state_0.pth", "rng_state_1.pth", "0-meter.json", "1-meter.json"} <= held
+
+
+def test_fsdp2_equals_one_process(root, tmp_path, env):
+    script = str(root / "tests" / "training" / "parallel.py")
+    workers = [
+        subprocess.Popen(
+            [sys.executable, script, str(rank), str(tmp_path)],
+            env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    try:
+        outputs = [worker.communicate(timeout=200)[0] for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+    assert all((tmp_path / f"done{rank}").exists() for rank in range(2)), "\n".join(outputs)
