@@ -93,6 +93,15 @@ def test_the_published_token_counts():
     assert made(torch.zeros(1, 1024, 128)).shape == (1, 1296, 8)
 
 
+def test_a_resampler_inflated_from_one_of_its_own_scales_is_that_one():
+    torch.manual_seed(3)
+    scales = (Scale(8, 3), Scale(4, 8), Scale(2, 16), Scale(2, 16))
+    first, second = (ChainOfSight(scales, 8, 1, 12, 10, heads=3) for _ in range(2))
+    second.inflate_from(first)
+    features = torch.randn(1, 64, 12)
+    assert torch.equal(first(features), second(features))
+
+
 @pytest.mark.parametrize(
     ("scales", "grid", "message"),
     [((Scale(3, 9),), 8, "do not tile"), ((Scale(4, 6),), 8, "share out"), ((), 8, "at least one scale")],

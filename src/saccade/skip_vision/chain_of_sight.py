@@ -137,7 +137,8 @@ class ChainOfSight(nn.Module):
     def inflate_from(self, source: ChainOfSight) -> None:
         """Starts from a resampler with fewer tokens (80 in pre-training, up to 16 times more afterwards).
 
-        The coarsest scale comes from the source's coarsest one, every other from its finest one. Queries of a
+        A scale that the source has too comes from there. Of the others the coarsest comes from the source's
+        coarsest one, the rest from its finest one. Queries of a
         window are repeated over the new windows, nearest first; blocks, norm and projection are copied.
 
         Raises:
@@ -148,11 +149,20 @@ class ChainOfSight(nn.Module):
         self.norm.load_state_dict(source.norm.state_dict())
         self.project.load_state_dict(source.project.state_dict())
         for place, target in enumerate(self.queries):
-            origin = 0 if place == 0 else len(source.scales) - 1
+            origin = _origin(place, self.scales, source.scales)
             self.blocks[place].load_state_dict(source.blocks[origin].state_dict())
             target.copy_(
                 _repeated(source.queries[origin], source.windows[origin], self.windows[place], target)
             )
+
+
+def _origin(place: int, scales: Sequence[Scale], source: Sequence[Scale]) -> int:
+    """Which of the source's scales one starts from."""
+    if place < len(source) and source[place] == scales[place]:
+        return place
+    if scales[place] in source:
+        return list(source).index(scales[place])
+    return 0 if place == 0 else len(source) - 1
 
 
 def _repeated(queries: torch.Tensor, windows: int, wanted: int, target: torch.Tensor) -> torch.Tensor:

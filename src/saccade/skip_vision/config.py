@@ -40,6 +40,7 @@ class SkipVisionConfig:
         former_source: What the former summary is made of: ``usual`` leaves out the coarsest scale of ``cos``,
             as the authors' code does; ``retained`` takes all retained rows.
         scales: Windows and tokens of ``cos``, coarse to fine.
+        fine: How many of the finest scales are skipped; the others are retained.
         levels: Hidden states of the vision tower that become features; the model's own if empty.
         image_size: Side of the image in pixels that the tower gets; the model's own if None.
         heads: Attention heads of the resampler; of width 64 if None.
@@ -60,6 +61,7 @@ class SkipVisionConfig:
     cache: Release = "none"
     former_source: FormerSource = "usual"
     scales: tuple[Scale, ...] = COS_SCALES
+    fine: int = 1
     levels: tuple[int, ...] = ()
     image_size: int | None = None
     heads: int | None = None
@@ -78,7 +80,7 @@ class SkipVisionConfig:
                     f"skip_vision: {name} is one of {', '.join(get_args(allowed))}, "
                     f"got {getattr(self, name)!r}"
                 )
-        for name, least in (("retained", 1), ("registers", 0), ("register_layer", 1)):
+        for name, least in (("retained", 1), ("fine", 1), ("registers", 0), ("register_layer", 1)):
             value = getattr(self, name)
             if type(value) is not int or value < least:
                 raise ValueError(f"skip_vision: {name} is a whole number from {least}, got {value!r}")
@@ -125,7 +127,7 @@ class SkipVisionConfig:
         first = self.retained
         if self.layout == "cos":
             # One scale alone is the pre-training layout: nothing is finer than what is retained.
-            first = sum(s.queries for s in self.scales[:-1]) or self.scales[0].queries
+            first = sum(s.queries for s in self.scales[: -self.fine]) or self.scales[0].queries
         if rows < first:
             raise ValueError(f"skip_vision: {first} rows are to be retained, but an image has {rows}")
         return first, rows - first

@@ -8,8 +8,12 @@ from typing import Any
 
 from saccade.skip_vision import SkipVisionConfig
 
-SCALES = ((20, 16), (4, 50), (2, 200))
-"""Windows (patches a side) and tokens: 266 of an image, of which the 66 of the coarser two are retained."""
+SCALES = ((20, 16), (4, 50), (2, 100), (2, 100))
+"""Windows (patches a side) and tokens: 266 of an image, of which the 66 of the coarser two are retained.
+
+The finest windows have two tokens each, in two passes over the picture: so the second pass stands to the text as
+the patches of Glance do, and the decoder need not learn to read anew.
+"""
 MERGED = 50
 """Rows that the 200 skipped ones are merged into: the paper's quarter."""
 LAYOUT: Mapping[str, Any] = {
@@ -17,6 +21,7 @@ LAYOUT: Mapping[str, Any] = {
     "image_size": 160,
     "levels": [-2],
     "scales": [list(scale) for scale in SCALES],
+    "fine": 2,
     "merged": None,
 }
 """The dense Chain-of-Sight layout, without what a row adds."""
@@ -97,8 +102,8 @@ class Recipe:
     steps: int = 400
     batch: int = 16
     turns: int = 8
-    base_lr: float = 1e-3
-    lr: float = 5e-4
+    base_lr: float = 4e-4
+    lr: float = 3e-4
     seeds: int = 3
 
     def training(
