@@ -1,5 +1,7 @@
 """The ablation of trained models: its rows, what is read off answers, teacher forcing under skip KV-cache."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -12,11 +14,15 @@ from saccade.glance import suite
 from saccade.samples import Sample
 from saccade.shapes import SHAPES
 from saccade.skip_vision import SkipVisionConfig, set_cache
+from saccade.studies import Questions, Store
+from saccade.studies.run import write
+from saccade.studies.skip_vision import STUDY
 from saccade.studies.trained.ask import Asked
 from saccade.studies.trained.forced import compared, surprise
 from saccade.studies.trained.judge import judge
 from saccade.studies.trained.make import claimed, place, remember
-from saccade.studies.trained.rows import DENSE, FULL, ROWS, Recipe, Row
+from saccade.studies.trained.rows import DENSE, FULL, QUICK, ROWS, Recipe, Row
+from saccade.studies.trained.run import run
 from saccade.training import TrainingConfig
 
 BY_NAME = {row.name: row for row in ROWS}
@@ -29,10 +35,11 @@ def test_rows_have_the_layouts_of_the_papers_table_scaled_down():
     assert counts["SF LS"] == 267 and counts["SF FS LS"] == 268
     assert counts["SF FS LS Merge"] == counts[FULL] == counts[f"{FULL} SK"] == 118
     assert counts["Victor"] == 282
-    passing = {row.name: judge_entry(row)["pass_ffn"] for row in ROWS}
+    passing = {row.name: judge_entry(row)["rows"] for row in ROWS}
+    passing = {name: rows["pass_ffn"] for name, rows in passing.items()}
     assert passing[DENSE] == 266 and passing["SF"] == 66 and passing[FULL] == 69
-    assert judge_entry(BY_NAME[f"{FULL} SK"])["cached"] == 69
-    assert judge_entry(BY_NAME[f"{FULL} SK middle+small"])["cached"] == 16 + 3
+    assert judge_entry(BY_NAME[f"{FULL} SK"])["rows"]["cached"] == 69
+    assert judge_entry(BY_NAME[f"{FULL} SK middle+small"])["rows"]["cached"] == 16 + 3
 
 
 def judge_entry(row: Row) -> dict:
@@ -131,3 +138,33 @@ def test_an_answer_of_one_token_is_refused(small):
     assert isinstance(empty, Sample)
     with pytest.raises(ValueError, match="answer of one token"):
         surprise(small, [empty])
+
+
+SOME = tuple(BY_NAME[name] for name in (DENSE, "Merge", FULL, f"{FULL} SK", f"{FULL} SK middle+small"))
+
+
+def test_the_study_trains_asks_and_tells_and_goes_on_where_it_was(tmp_path):
+    """A few steps of the main rows; nothing is learned."""
+    questions, notes = Questions.of_suite(("list", "count"), 2, 2, 0), []
+    parts = (tmp_path / "run", QUICK, questions, Store(tmp_path / "store"))
+    result = run(*parts, note=notes.append, rows=SOME)
+    assert [entry["name"] for entry in result["plans"]] == [row.name for row in SOME]
+    assert result["plans"][0]["mean"]["difference"] == 0 and len(result["findings"]) == 3
+    assert result["plans"][2]["times"]["kv_bytes"]["ratio"] < 0.6
+    paths = write(STUDY, result, tmp_path / "out")
+    page = paths["page"].read_text()
+    assert "Teacher forcing" in page and "training step" in page and "SF FS LS Merge LV SK" in page
+    assert paths["cost"].read_bytes().startswith(b"\x89PNG")
+    assert "training Merge, seed 0" in notes
+    notes.clear()
+    again = run(*parts, note=notes.append, rows=SOME)
+    assert not [text for text in notes if text.startswith(("training", "aligning", "timing"))]
+    assert again["plans"] == result["plans"] and again["forced"] == result["forced"]
+
+
+def test_the_command_takes_no_model_and_no_data_for_it():
+    for wrong in (["--data", "x.jsonl"], ["my-model"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "saccade", "study", "skip-vision", *wrong], capture_output=True, text=True
+        )
+        assert done.returncode == 2 and "Traceback" not in done.stderr and done.stderr.count("\n") == 1

@@ -44,6 +44,9 @@ def study(
     out: Annotated[
         Path, typer.Option(metavar="FOLDER", help="Folder for study_NAME.json, its pictures and its page.")
     ] = Path("study-results"),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Of a study that trains: a few steps, to see that it runs.")
+    ] = False,
     batch: Annotated[int, typer.Option(min=1, help="Questions per batch.")] = 32,
     workers: Annotated[int, typer.Option(min=1, help="Processes that share the work.")] = 1,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 24,
@@ -87,6 +90,18 @@ def study(
     )
     chosen = STUDIES[name]
     console = common.progress_console()
+
+    def note(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    if chosen.trains:
+        if data is not None or model != "glance":
+            raise ValueError(f"study {name} trains the embedded model on its own suite: no MODEL, no --data")
+        result = _trained(questions, run, quick, note)
+        paths = write(chosen, result, out)
+        show(output, result, paths)
+        output.finish(result)
+        return
     loaded = models.load(model, dtype=read_type, device=str(where))
     with (
         common.resumable(f"repeat the command to go on with the answers kept in {run}"),
@@ -100,14 +115,30 @@ def study(
         def progress(done: int, total: int) -> None:
             bar.update(line, description=f"study {name}: answers", completed=done, total=total)
 
-        def note(text: str) -> None:
-            console.print(text, markup=False, highlight=False, soft_wrap=True)
-
         bench = Bench(loaded, questions, Store(run), max_new_tokens, note, step)
         result = run_study(chosen, bench, Pace(batch, workers, model, dtype), progress)
     paths = write(chosen, result, out)
     show(output, result, paths)
     output.finish(result)
+
+
+def _trained(questions: Any, run: Path, quick: bool, note: Any) -> dict[str, Any]:
+    from saccade.studies import Store
+    from saccade.studies.trained.rows import QUICK, Recipe
+    from saccade.studies.trained.run import run as run_trained
+
+    recipe = QUICK if quick else Recipe()
+    folder = run / ("trained-quick" if quick else "trained")
+    with (
+        common.resumable(f"repeat the command to go on with the models kept in {folder}"),
+        common.progress() as bar,
+    ):
+        line = bar.add_task("answers", total=None)
+
+        def step(answers: int) -> None:
+            bar.update(line, advance=answers)
+
+        return run_trained(folder, recipe, questions, Store(run), note=note, step=step)
 
 
 def show_list(output: common.Output, studies: dict[str, Study]) -> None:

@@ -64,6 +64,7 @@ class Study:
         judge: Plain data from finished cells, beside what all studies tell (pure).
         draw: Pictures from the result, PNG bytes by name (pure).
         tell: Markdown from the result (pure).
+        trains: Whether it trains models of its own instead of asking one that is given.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Study:
     judge: Callable[[Book, Design], dict[str, Any]]
     draw: Callable[[Result], dict[str, bytes]]
     tell: Callable[[Result], str]
+    trains: bool = False
 
 
 def is_above(difference: Interval) -> bool:

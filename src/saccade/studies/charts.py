@@ -200,3 +200,32 @@ def saturation(
         style.layer_axis(axes, len(layers))
         axes.set_xlabel("decoder layer")
     return figure
+
+
+@styled
+def accuracy_at_cost(entries: Sequence[Mapping[str, Any]], blind: float) -> Figure:
+    """Accuracy with 95 % limits against the prefill's FLOPs, a mark per entry.
+
+    Args:
+        entries: Lines with a mean score and a cost.
+        blind: Accuracy without the picture.
+    """
+    figure = style.new_figure(9.2, 4.2)
+    axes = figure.add_subplot()
+    for number, entry in enumerate(entries):
+        mean, share = entry["mean"], entry["cost"]["flops_ratio"]
+        color = COLORS[number % len(COLORS)]
+        axes.plot([share, share], [mean["low"], mean["high"]], color=color, linewidth=1.5)
+        mark = MARKS[(number // len(COLORS) + number) % len(MARKS)]
+        axes.plot(share, mean["accuracy"], mark, color=color, markersize=7, label=entry["name"])
+    axes.axhline(blind, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+    axes.annotate(
+        "blind", (1, blind), xytext=(0, 3), textcoords="offset points", ha="right", fontsize=7, color=MUTED
+    )
+    style.tidy(axes, "Accuracy against the FLOPs of the prefill", "of trained models; lines: 95 % intervals")
+    style.percent_axis(axes)
+    style.percent_axis(axes, "x")
+    axes.set_xlim(0, 1.05)
+    axes.set_xlabel("prefill FLOPs of the dense row")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7, frameon=False)
+    return figure

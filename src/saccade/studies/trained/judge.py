@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from saccade.evaluation.statistics import Interval, mean_of, mean_score, paired_difference, retention
+from saccade.evaluation.results import Evaluation, Prediction, score
 from saccade.shapes import ModelShape
 from saccade.skip_vision.accounting import saving
 from saccade.studies.trained.ask import Answers, Asked
 from saccade.studies.trained.rows import DENSE, SCALES, Row
 
 TOKENS = sum(tokens for _, tokens in SCALES)
+"""Rows of an image in the dense layout."""
 
 
 def judge(
@@ -20,81 +22,62 @@ def judge(
 ) -> list[dict[str, Any]]:
     """One entry per row: accuracy by task and seed, what it lost against the dense row, and what it saves.
 
-    Questions are paired with the dense row of the same seed; where a row has several seeds, all count.
+    Questions are paired with the dense row of the same seed; where a row has several seeds, all count, and
+    the interval is that of questions times seeds.
 
     Args:
         rows: Rows that were asked.
         said: Their answers; the dense row among them.
         shape: Sizes of the decoder.
         text: Text rows of a typical prompt, for the prefill's FLOPs.
+
+    Raises:
+        ValueError: If a row has a seed that the dense row lacks.
     """
-    dense = said[DENSE]
-    return [{**_score(said[row.name], dense), **_about(row, shape, text)} for row in rows]
+    return [_entry(row, said[row.name], said[DENSE], shape, text) for row in rows]
 
 
-def _score(own: Asked, dense: Asked) -> dict[str, Any]:
-    seeds, tasks = sorted(own.by_seed), list(dense.blind)
-    per_seed = {seed: _mean(own.by_seed[seed]) for seed in seeds}
-    # A seed the dense row lacks has no partner.
-    pairs = {
-        task: [
-            (mine.score, theirs.score, blind.score)
-            for seed in seeds
-            if seed in dense.by_seed
-            for mine, theirs, blind in zip(
-                own.by_seed[seed][task], dense.by_seed[seed][task], dense.blind[task], strict=True
-            )
-        ]
-        for task in tasks
-    }
-    by_task = {}
-    for task in tasks:
-        scores = [p.score for seed in seeds for p in own.by_seed[seed][task]]
-        by_task[task] = {
-            **_interval("", mean_score(scores)),
-            "n": len(scores),
-            "blind": statistics.fmean(p.score for p in own.blind[task]),
-            **_interval("difference", paired_difference([[(a, b) for a, b, _ in pairs[task]]])),
-        }
-    whole = mean_of([Interval(t["accuracy"], t["low"], t["high"]) for t in by_task.values()])
-    groups = list(pairs.values())
+def evaluation(name: str, own: Asked, dense: Asked, blind: bool = False) -> Evaluation:
+    """Scores a row's answers beside the dense row's of the same seeds; or its blind ones."""
+    seeds = sorted(own.by_seed)
+    lacking = [seed for seed in seeds if seed not in dense.by_seed]
+    if lacking:
+        raise ValueError(f"{name} was trained with seed {lacking[0]}, the dense row was not")
+    mine = [p for seed in seeds for p in _of(own.blind if blind else own.by_seed[seed], seed)]
+    theirs = [p for seed in seeds for p in _of(dense.by_seed[seed], seed)]
+    unseen = [p for seed in seeds for p in _of(dense.blind, seed)]
+    return score(name, "", mine, theirs, unseen, {})
+
+
+def _of(answers: Answers, seed: int) -> list[Prediction]:
+    return [replace(p, id=f"{p.id} seed {seed}") for said in answers.values() for p in said]
+
+
+def mean_of_seeds(own: Asked) -> dict[int, float]:
+    """Mean accuracy over tasks of every seed."""
     return {
-        "seeds": {str(seed): per_seed[seed] for seed in seeds},
-        "sd_over_seeds": statistics.stdev(per_seed.values()) if len(seeds) > 1 else None,
-        "mean": {
-            **_interval("", whole),
-            "n": sum(t["n"] for t in by_task.values()),
-            "blind": statistics.fmean(t["blind"] or 0.0 for t in by_task.values()),
-            **_interval("difference", paired_difference([[(a, b) for a, b, _ in g] for g in groups])),
-            **_interval("retention", retention(groups, above_blind=False)),
-            **_interval("retention_above_blind", retention(groups, above_blind=True)),
-        },
-        "tasks": by_task,
+        seed: statistics.fmean(statistics.fmean(p.score for p in said) for said in answers.values())
+        for seed, answers in sorted(own.by_seed.items())
     }
 
 
-def _mean(answers: Answers) -> float:
-    return statistics.fmean(statistics.fmean(p.score for p in said) for said in answers.values())
-
-
-def _interval(name: str, found: Interval) -> dict[str, float | None]:
-    first, prefix = (name, f"{name}_") if name else ("accuracy", "")
-    return {first: found.value, f"{prefix}low": found.low, f"{prefix}high": found.high}
-
-
-def _about(row: Row, shape: ModelShape, text: int) -> dict[str, Any]:
-    """What a row is, and what its prompts cost beside the dense row's."""
-    config = row.config()
+def _entry(row: Row, own: Asked, dense: Asked, shape: ModelShape, text: int) -> dict[str, Any]:
+    config, seeds = row.config(), mean_of_seeds(own)
     bare, whole = (saving(config, shape, TOKENS, TOKENS, rows) for rows in (0, text))
     return {
-        "name": row.name,
+        **evaluation(row.name, own, dense).to_dict(),
+        "spec": row.plan or "",
         "row": row.number,
-        "plan": row.plan,
-        "attend": whole.attend,
-        "pass_ffn": whole.pass_ffn,
-        "cached": whole.cached,
+        "seeds": {str(seed): value for seed, value in seeds.items()},
+        "sd_over_seeds": statistics.stdev(seeds.values()) if len(seeds) > 1 else None,
+        "rows": {"attend": whole.attend, "pass_ffn": whole.pass_ffn, "cached": whole.cached},
         "visual_ratio_paper": bare.paper_ratio,
         "visual_ratio": bare.ours.ratio,
-        "prefill_ratio": whole.ours.ratio,
-        "kv_ratio": whole.ours.kv_ratio,
+        "cost": {
+            "flops_ratio": whole.ours.ratio,
+            "kv_ratio": whole.ours.kv_ratio,
+            "kv_bytes": whole.ours.kv_bytes,
+            "visual_tokens": float(whole.attend),
+            "text_tokens": float(text),
+        },
     }

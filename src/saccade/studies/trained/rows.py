@@ -9,10 +9,10 @@ from typing import Any
 from saccade.skip_vision import SkipVisionConfig
 
 SCALES = ((20, 16), (4, 50), (2, 100), (2, 100))
-"""Windows (patches a side) and tokens: 266 of an image, of which the 66 of the coarser two are retained.
+"""Windows (patches a side) and tokens: 266 of an image; the 66 of the coarser two are retained.
 
-The finest windows have two tokens each, in two passes over the picture: so the second pass stands to the text as
-the patches of Glance do, and the decoder need not learn to read anew.
+The finest windows have two tokens each, in two passes over the picture: so the second pass stands to the text
+as the patches of Glance do, and the decoder need not learn to read anew.
 """
 MERGED = 50
 """Rows that the 200 skipped ones are merged into: the paper's quarter."""
@@ -95,6 +95,8 @@ class Recipe:
         base_lr: Highest learning rate of the base.
         lr: Highest learning rate of the rows.
         seeds: Seeds taken of each row's, from the first on.
+        repeats: Pairs of timed runs of each row.
+        forced: Questions of each long task that are teacher-forced.
     """
 
     align_steps: int = 400
@@ -105,6 +107,8 @@ class Recipe:
     base_lr: float = 4e-4
     lr: float = 3e-4
     seeds: int = 3
+    repeats: int = 7
+    forced: int = 200
 
     def training(
         self, model: str, layout: Mapping[str, Any], out: str, seed: int, plan: str | None, base: bool
@@ -141,3 +145,7 @@ class Recipe:
             "logging_every": 25,
             "out": out,
         }
+
+
+QUICK = Recipe(align_steps=2, base_steps=2, steps=2, batch=2, turns=2, seeds=1, repeats=1, forced=4)
+"""A few steps of everything, which teach nothing."""

@@ -26,7 +26,6 @@ def compare_steps(
     rows: Sequence[Row],
     recipe: Recipe,
     *,
-    repeats: int = 7,
     new_tokens: int = 16,
     step: Callable[[int], None] = lambda done: None,
 ) -> dict[str, dict[str, Any]]:
@@ -38,8 +37,7 @@ def compare_steps(
     Args:
         base: Folder of the dense model that rows start from.
         rows: Rows to time.
-        recipe: For the batch.
-        repeats: Pairs per row, after one that warms up.
+        recipe: For the batch, and how many pairs are timed after one that warms up.
         new_tokens: Tokens decoded per question.
         step: Called with the number of rows done.
     """
@@ -49,9 +47,9 @@ def compare_steps(
     for number, row in enumerate(rows):
         loaded = _model(base, row.layout())
         attached = apply(loaded.model, row.plan) if row.plan is not None else None
-        pairs = [[_once(side, samples, new_tokens) for side in (dense, loaded)] for _ in range(repeats + 1)][
-            1:
-        ]
+        pairs = [
+            [_once(side, samples, new_tokens) for side in (dense, loaded)] for _ in range(recipe.repeats + 1)
+        ][1:]
         if attached is not None:
             attached.remove()
         found[row.name] = {

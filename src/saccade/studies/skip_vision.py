@@ -1,0 +1,179 @@
+"""The ablation of trained skipping: Skip-Vision's Tables 5 to 7 in our setting, from models trained here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from saccade.evaluation.statistics import Interval
+from saccade.report.markdown import difference, markdown
+from saccade.report.text import amount, interval, percent, points
+from saccade.studies.base import Design, Finding, Result, Study, is_better, is_free
+from saccade.studies.bench import Bench
+from saccade.studies.charts import accuracy_at_cost
+from saccade.studies.lines import Book
+
+FULL, MERGE, POOL, DENSE = "SF FS LS Merge LV", "Merge", "mean pooling", "CoS, dense"
+
+
+def findings(result: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The papers' claims about trained skipping, held against the entries of a result."""
+    entries = {entry["name"]: entry for entry in result["plans"]}
+    full = entries[FULL]
+    made = [
+        Finding(
+            "Skip-Vision keeps the accuracy of the dense model within a point",
+            "Skip-Vision, table 6, rows 0 and 10: 46.0 and 45.9",
+            is_free([_gap(full)]),
+            f"Paired difference {difference(full['mean'])} points over "
+            f"{full['mean']['n']} answers, at {percent(full['visual_ratio_paper'])} of the visual "
+            "prefill's FLOPs.",
+        )
+    ]
+    times = full.get("times")
+    if times:
+        step, merge = times["train_s"], (entries[MERGE].get("times") or times)["train_s"]
+        made.append(
+            Finding(
+                "Training takes 35 % less time",
+                "Skip-Vision, abstract",
+                "supported"
+                if step["high"] <= 0.65
+                else "not supported"
+                if step["low"] > 0.65
+                else "undecided",
+                f"A step takes {_share(step)} of the dense step's time; the merge alone "
+                f"{percent(merge['ratio'])}, so Skip-FFN brings the rest.",
+            )
+        )
+    if POOL in entries:
+        gap = full["mean"]["accuracy"] - entries[POOL]["mean"]["accuracy"]
+        made.append(
+            Finding(
+                "Merging by similarity with summaries beats mean pooling",
+                "Skip-Vision, figure 11",
+                is_better([_between(full, entries[POOL])]),
+                f"{points(gap)} points of mean accuracy.",
+            )
+        )
+    small, middle = (entries.get(f"{FULL} SK{more}") for more in ("", " middle+small"))
+    if small and middle:
+        made.append(
+            Finding(
+                "Skipped rows can leave the cache, the middle ones not",
+                "Skip-Vision, table 7: 45.9, 46.0 and 42.4",
+                is_better([_between(small, middle)]),
+                f"Accuracy {percent(full['mean']['accuracy'])} with all rows in the cache, "
+                f"{percent(small['mean']['accuracy'])} without the skipped ones, "
+                f"{percent(middle['mean']['accuracy'])} without the middle ones too.",
+            )
+        )
+    return [one.to_dict() for one in made]
+
+
+def _gap(entry: Mapping[str, Any]) -> Interval:
+    mean = entry["mean"]
+    return Interval(mean["difference"], mean["difference_low"], mean["difference_high"])
+
+
+def _between(first: Mapping[str, Any], second: Mapping[str, Any]) -> Interval:
+    """Difference of two rows' differences to the dense row, as if independent: wider than paired."""
+    one, two = _gap(first), _gap(second)
+    assert None not in (one.value, one.low, one.high, two.value, two.low, two.high)
+    value = one.value - two.value  # type: ignore[operator]
+    down = ((one.value - one.low) ** 2 + (two.high - two.value) ** 2) ** 0.5  # type: ignore[operator]
+    up = ((one.high - one.value) ** 2 + (two.value - two.low) ** 2) ** 0.5  # type: ignore[operator]
+    return Interval(value, value - down, value + up)
+
+
+def tell(result: Result) -> str:
+    """The ablation, its rivals, times, and skip KV-cache by task."""
+    parts = [_ablation(result)]
+    if any(entry.get("times") for entry in result["plans"]):
+        parts.append(_times(result))
+    if result.get("forced"):
+        parts.append(_forced(result))
+    return "\n\n".join(parts)
+
+
+def _ablation(result: Result) -> str:
+    rows = []
+    for entry in result["plans"]:
+        mean, count = entry["mean"], entry["rows"]
+        spread = "" if entry["sd_over_seeds"] is None else f" ± {100 * entry['sd_over_seeds']:.1f}"
+        rows.append(
+            [
+                entry["name"],
+                "" if entry["row"] is None else str(entry["row"]),
+                str(len(entry["seeds"])),
+                interval(mean, "accuracy") + spread,
+                difference(mean),
+                interval(mean, "retention_above_blind"),
+                f"{count['attend']} / {count['pass_ffn']} / {count['cached']}",
+                percent(entry["visual_ratio_paper"]),
+                percent(entry["cost"]["flops_ratio"]),
+                percent(entry["cost"]["kv_ratio"]),
+            ]
+        )
+    head = ("row", "in table 6", "seeds", "accuracy ± sd over seeds", "against dense", "above blind",
+            "attend / FFN / cached", "visual FLOPs (paper)", "prefill FLOPs", "KV cache")  # fmt: skip
+    return markdown(head, rows)
+
+
+def _times(result: Result) -> str:
+    rows = [
+        [
+            entry["name"],
+            *(_share(entry["times"][key]) for key in ("train_s", "prefill_s", "decode_s", "kv_bytes")),
+        ]
+        for entry in result["plans"]
+        if entry.get("times")
+    ]
+    held = next(e["times"]["kv_bytes"]["dense"] for e in result["plans"] if e.get("times"))
+    head = ("row", "training step", "prefill", "decoded token", "KV bytes")
+    told = (
+        "Time and bytes as shares of the dense row's, medians of pairs in one process with quartiles; "
+        f"float32, batch {result['recipe']['batch']}; the dense row's KV cache has {amount(held)}."
+    )
+    return f"{markdown(head, rows)}\n\n{told}"
+
+
+def _share(found: Mapping[str, float]) -> str:
+    return f"{percent(found['ratio'])} ({100 * found['low']:.1f} to {100 * found['high']:.1f})"
+
+
+def _forced(result: Result) -> str:
+    rows = [
+        [task, level, str(one["n"]), f"{one['before']:.3f}", f"{one['after']:.3f}",
+         f"{one['difference']:+.3f} ({one['difference_low']:+.3f} to {one['difference_high']:+.3f})"]
+        for task, levels in result["forced"].items()
+        for level, one in levels.items()
+    ]  # fmt: skip
+    head = ("task", "leaves the cache", "n", "nats per token before", "after", "paired difference")
+    told = "Teacher forcing: negative log-likelihood of the right answer's tokens after the first, per token."
+    return f"{markdown(head, rows, right_from=2)}\n\n{told}"
+
+
+def draw(result: Result) -> dict[str, bytes]:
+    """Accuracy against prefill FLOPs."""
+    return {"cost": accuracy_at_cost(result["plans"], result["blind"]["mean"]["accuracy"])}
+
+
+def _design(bench: Bench) -> Design:
+    raise ValueError("this study trains its models; run it as saccade study skip-vision")
+
+
+def _judge(book: Book, design: Design) -> dict[str, Any]:
+    raise ValueError("this study trains its models; run it as saccade study skip-vision")
+
+
+STUDY = Study(
+    "skip-vision",
+    "Skip-Vision's ablation, trained",
+    "What does every part of Skip-Vision keep and save when models are trained with it from one dense start?",
+    _design,
+    _judge,
+    draw,
+    tell,
+    trains=True,
+)

@@ -1,0 +1,154 @@
+"""Runs the ablation of trained models: trains, asks, times, judges."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from saccade import models
+from saccade.evaluation.runner import weights_digest
+from saccade.files import read_json, write_json
+from saccade.glance import suite
+from saccade.measure import record
+from saccade.methods.skip_vision import Release
+from saccade.skip_vision import set_cache
+from saccade.studies.questions import Questions
+from saccade.studies.skip_vision import STUDY, findings
+from saccade.studies.store import Store
+from saccade.studies.trained.ask import Asked, ask
+from saccade.studies.trained.forced import compared, surprise
+from saccade.studies.trained.judge import evaluation, judge
+from saccade.studies.trained.make import Note, make, place, seeds_of
+from saccade.studies.trained.rows import DENSE, FULL, ROWS, SCALES, Recipe, Row
+from saccade.studies.trained.step import compare_steps
+
+LONG = ("list", "word")
+"""Tasks with answers of several tokens, by which skip KV-cache is judged."""
+TEXT_ROWS = 16
+"""Text rows of a typical prompt of the suite."""
+LEVELS: tuple[Release, ...] = ("small", "middle+small")
+
+
+def run(
+    folder: Path,
+    recipe: Recipe,
+    questions: Questions,
+    store: Store,
+    *,
+    note: Note = lambda text: None,
+    step: Callable[[int], None] = lambda answers: None,
+    rows: Sequence[Row] = ROWS,
+) -> dict[str, Any]:
+    """Trains what is missing, asks what is not known, and gives the result.
+
+    Args:
+        folder: Folder of the trained models.
+        recipe: How much is trained.
+        questions: What they are asked.
+        store: Where answers are kept.
+        note: Called with a line of text when something begins.
+        step: Called with the number of answers that have come.
+        rows: Rows of the ablation.
+
+    Raises:
+        ValueError: If another process is still training a part, or the folder is of another recipe.
+    """
+    start = time.perf_counter()
+    if not make(folder, recipe, note, rows):
+        raise ValueError(f"another process is still training in {folder}; repeat the command when it is done")
+    said = {}
+    for row in rows:
+        note(f"asking {row.name}")
+        said[row.name] = ask(folder, row, seeds_of(row, recipe), questions, store, step=step)
+    times = _measured(
+        folder / "times.json", lambda: compare_steps(folder / "base" / "model", _timed(rows), recipe), note
+    )
+    surprises = _forced(folder, recipe, rows, note)
+    loaded = models.load(str(place(folder, rows[0], 0) / "model"))
+    entries = judge(rows, said, loaded.shape, TEXT_ROWS)
+    result = {
+        **_told(loaded, questions, said),
+        "plans": [entry | {"times": times.get(entry["name"])} for entry in entries],
+        "recipe": asdict(recipe) | {"scales": [list(scale) for scale in SCALES]},
+        "training": _training(folder, recipe, rows),
+        "forced": surprises,
+        "seconds": {
+            "this_run": round(time.perf_counter() - start, 1),
+            "cells": len(questions.tasks) * len(rows),
+            "cells_of_this_run": 0,
+        },
+        "provenance": record(device=loaded.model.device, dtype=loaded.model.dtype, seed=questions.seed),
+    }
+    return result | {"findings": findings(result)}
+
+
+def _told(loaded: models.Loaded, questions: Questions, said: dict[str, Asked]) -> dict[str, Any]:
+    dense = said[DENSE]
+    asked = sum(len(answers) for answers in dense.blind.values())
+    whole = evaluation(DENSE, dense, dense).to_dict()
+    return {
+        "schema": 1,
+        "study": STUDY.name,
+        "title": STUDY.title,
+        "question": STUDY.question,
+        "model": {
+            "name": "Glance with Chain-of-Sight",
+            "weights": weights_digest(loaded.model),
+            "layers": loaded.shape.layers,
+            "parameters": sum(p.numel() for p in loaded.model.parameters()),
+        },
+        "data": {
+            "source": "Glance suite",
+            "tasks": list(questions.tasks),
+            "questions": asked,
+            "samples_per_task": questions.samples,
+            "seed": questions.seed,
+        },
+        "dense": whole | {"cost": {"visual_tokens": float(sum(n for _, n in SCALES))}},
+        "blind": evaluation("blind", dense, dense, blind=True).to_dict() | {"cost": {}},
+    }
+
+
+def _timed(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row.name != DENSE]
+
+
+def _measured(path: Path, measure: Callable[[], Any], note: Note) -> Any:
+    """A measurement that is taken once per folder, on whatever machine it is then."""
+    if not path.exists():
+        note("timing training steps, prefill and decoding")
+        write_json(path, measure())
+    return read_json(path)
+
+
+def _forced(folder: Path, recipe: Recipe, rows: Sequence[Row], note: Note) -> dict[str, Any]:
+    """What skip KV-cache does to the likelihood of right answers, on tasks with long ones."""
+    full = next((row for row in rows if row.name == FULL), None)
+    if full is None:
+        return {}
+    note("teacher forcing under skip KV-cache")
+    loaded = models.load(str(place(folder, full, 0) / "model"))
+    found: dict[str, Any] = {}
+    for task in LONG:
+        samples = suite.samples(task, recipe.forced)
+        before = surprise(set_cache(loaded, "none"), samples)
+        found[task] = {
+            level: compared(before, surprise(set_cache(loaded, level), samples)) for level in LEVELS
+        }
+    return found
+
+
+def _training(folder: Path, recipe: Recipe, rows: Sequence[Row]) -> dict[str, Any]:
+    """Last loss and seconds per step of every training run, other work of the machine included."""
+    found = {}
+    for row in rows:
+        for seed in seeds_of(row, recipe) if row.weights is None else ():
+            final = read_json(place(folder, row, seed) / "run.json").get("final") or {}
+            found[f"{row.name}, seed {seed}"] = {
+                "loss": final.get("loss"),
+                "step_seconds": final.get("step_seconds"),
+            }
+    return found
