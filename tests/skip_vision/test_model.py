@@ -351,3 +351,13 @@ def test_a_stock_model_is_told_to_be_wrapped_first():
     plan = "skip_vision(retained=4,skipped=5,former=true,latter=true)"
     with saccade.apply(tiny.model, plan), pytest.raises(ValueError, match="wrapped for it"):
         tiny.model(**tiny.batch(SCENES["single"]))
+
+
+@pytest.mark.parametrize("build", [tiny_llava, tiny_llava_next, tiny_qwen])
+def test_with_every_row_retained_it_is_the_stock_model(build):
+    tiny = build()
+    inputs = tiny.batch([[3, SQUARE, 5], [4], [2, WIDE, 1, SQUARE, 3]])
+    with torch.no_grad():
+        stock = tiny.model(**inputs).logits
+        with saccade.apply(tiny.model, "skip_vision(retained=1.0,cache=small)"):
+            assert torch.equal(tiny.model(**inputs).logits, stock)
