@@ -1,6 +1,6 @@
 """Times a training step (forward and backward) with Skip-FFN against the dense step on the same rows.
 
-    python benchmarks/skip_ffn_step.py                     # width 2048, 2 layers, this machine's CPU
+    python benchmarks/skip_ffn_step.py                     # width 2048, 2 layers, batch 4, this machine's CPU
     python benchmarks/skip_ffn_step.py --shape llava-llama3-8b --layers 4 --device cuda --dtype bfloat16
 
 Both steps run in one process on the same random weights and rows, alternately; the ratio is the median over
@@ -49,7 +49,7 @@ def main() -> None:
     )
     parser.add_argument("--shape", default=WIDTH_2048.name)
     parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--visual", type=int, default=576)
     parser.add_argument("--text", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=7)

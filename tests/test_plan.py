@@ -166,7 +166,7 @@ def test_any_json(data):
         return
 
 
-@pytest.mark.parametrize("broken", ["dump", "replace"])
+@pytest.mark.parametrize("broken", ["dumps", "replace"])
 def test_a_failed_write_leaves_the_old_file_and_no_other(broken, tmp_path, monkeypatch):
     path = FULL.save(tmp_path / "plan.json")
     before = path.read_bytes()
@@ -175,7 +175,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(broken, tmp_path, monke
         raise OSError("disk full")
 
     monkeypatch.setattr(files.os, "replace", fail) if broken == "replace" else monkeypatch.setattr(
-        files.json, "dump", fail
+        files.json, "dumps", fail
     )
     with pytest.raises(OSError):
         Plan().save(path)

@@ -78,6 +78,12 @@ def test_every_command_and_option_exists(page):
 def test_the_readme_lists_every_command():
     listed = {line.removeprefix("saccade ") for line in command_lines(README)}
     for words in TREE:
+        if words[:1] in GROUPS and len(words) == 1:
+            continue
+        if len(words) > 1 and TREE.get(words[:1]) == TREE[words]:
+            words = words[:1]  # the command that a group runs without naming it, listed with what it takes
+            assert any(line.split()[0] == words[0] for line in listed), words
+            continue
         # A group such as `saccade plan` may stand for its parts.
         assert " ".join(words) in listed or words[0] in listed, words
 

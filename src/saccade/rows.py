@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -103,8 +104,7 @@ class RowIndex:
     def take(self, x_BND: torch.Tensor) -> torch.Tensor:
         """The selected rows, (B, R, D); padding slots hold row 0. A view where one slice serves."""
         if self.slices is not None:
-            parts = [x_BND[:, a:b] for a, b in self.slices]
-            return parts[0] if len(parts) == 1 else torch.cat(parts or [x_BND[:, :0]], dim=1)
+            return _Take.apply(x_BND, self.slices) if _trains(x_BND) else _take(x_BND, self.slices)
         # Whole rows are copied: a gather would look up every single number.
         if x_BND.shape[0] == 1:
             rows_TD, index_T = x_BND[0], self.index_BR.reshape(-1)
@@ -114,13 +114,11 @@ class RowIndex:
 
     def put(self, y_BRD: torch.Tensor) -> torch.Tensor:
         """Spreads selected rows back over the full sequence, zeros elsewhere: (B, N, D)."""
-        out = y_BRD.new_zeros(self.batch, self.rows, y_BRD.shape[-1])
         if self.slices is not None:
-            start = 0
-            for a, b in self.slices:
-                out[:, a:b] = y_BRD[:, start : start + b - a]
-                start += b - a
-            return out
+            if _trains(y_BRD):
+                return _Put.apply(y_BRD, self.slices, self.rows)
+            return _put(y_BRD, self.slices, self.rows)
+        out = y_BRD.new_zeros(self.batch, self.rows, y_BRD.shape[-1])
         packed = y_BRD.reshape(self.batch * self.count, -1)
         if self.valid_BR is not None:
             packed = packed.index_select(0, self.packed_T)
@@ -135,6 +133,54 @@ class RowIndex:
         y = rowwise(x_BND.reshape(-1, features).index_select(0, self.flat_T)[None])[0]
         out = y.new_zeros(self.batch * self.rows, y.shape[-1])
         return out.index_copy_(0, self.flat_T, y).view(self.batch, self.rows, -1)
+
+
+Slices = tuple[tuple[int, int], ...]
+
+
+def _take(x_BND: torch.Tensor, slices: Slices) -> torch.Tensor:
+    parts = [x_BND[:, a:b] for a, b in slices]
+    return parts[0] if len(parts) == 1 else torch.cat(parts or [x_BND[:, :0]], dim=1)
+
+
+def _put(y_BRD: torch.Tensor, slices: Slices, rows: int) -> torch.Tensor:
+    out = y_BRD.new_zeros(y_BRD.shape[0], rows, y_BRD.shape[-1])
+    start = 0
+    for a, b in slices:
+        out[:, a:b] = y_BRD[:, start : start + b - a]
+        start += b - a
+    return out
+
+
+def _trains(x: torch.Tensor) -> bool:
+    return x.requires_grad and torch.is_grad_enabled()
+
+
+class _Take(torch.autograd.Function):
+    """Taking slices, whose gradient is putting them: one pass, where that of each slice alone fills all rows."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BND: torch.Tensor, slices: Slices) -> torch.Tensor:
+        ctx.slices, ctx.rows = slices, x_BND.shape[1]
+        taken = _take(x_BND, slices)
+        return taken.view_as(taken) if len(slices) == 1 else taken
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return _put(grads[0], ctx.slices, ctx.rows), None
+
+
+class _Put(torch.autograd.Function):
+    """Putting slices, whose gradient is taking them."""
+
+    @staticmethod
+    def forward(ctx: Any, y_BRD: torch.Tensor, slices: Slices, rows: int) -> torch.Tensor:
+        ctx.slices = slices
+        return _put(y_BRD, slices, rows)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        return _take(grads[0], ctx.slices), None, None
 
 
 def runs(mask_N: torch.Tensor) -> tuple[tuple[int, int], ...]:

@@ -225,7 +225,7 @@ def test_an_interrupted_run_goes_on_where_it_was(run, monkeypatch, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(budget=2, out=out)
     assert not out.exists() and len(partial_path(out).read_text().splitlines()) == 1 + 3
-    with pytest.raises(ValueError, match="interrupted calibration of other settings"):
+    with pytest.raises(ValueError, match="interrupted run of other settings"):
         run(SAMPLES[:4], budget=2, out=out)
     seen = []
     resumed = run(budget=2, out=out, progress=lambda done, total: seen.append((done, total)))

@@ -36,7 +36,9 @@ RULES = {
     "the number of a heading": r"^#+ \d+\. ",
     "a release of this package": rf"^## \[{RELEASE}\]",
     "versions of a program": rf"\b(?:Python|from {CODE}) {RELEASE}(?:(?:, | or | and ){RELEASE})*",
-    "a name of a model, a library, a licence or a data set": r"\b(?:(?:LLaVA|Apache)-|Qwen|NLVR|AI|FSDP)\d[\w.]*(?:-VL)?",
+    "a name of a model, a library, a licence or a data set": (
+        r"\b(?:(?:LLaVA|Apache)-|Qwen|NLVR|AI|FSDP)\d[\w.]*(?:-VL)?"
+    ),
     "a number format": r"\bfloat(?:16|32|64)\b",
     "how many axes": r"\b\d-D\b",
     "a paper by its number": r"\barXiv \d{4}\.\d{5}\b",

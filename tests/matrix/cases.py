@@ -18,6 +18,7 @@ PLAIN: dict[str, Recipe] = {
     "ffn_skip(layers=0-1)": [("ffn_skip", (0, 1))],
     "shortv(layers=1-3)": [("shortv", (1, 2, 3))],
     "vtw(layer=2)": [("vtw", (2, 3))],
+    "victor(registers=0,layer=2)": [("vtw", (2, 3))],
 }
 """One plan of every method, with its meaning."""
 

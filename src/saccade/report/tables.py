@@ -99,6 +99,33 @@ def bench(results: Path) -> str:
     return markdown(head, rows, right_from=2)
 
 
+def training_step(results: Path) -> str:
+    """Forward and backward with skipped FFNs against dense, from every ``skip_ffn_step*.json``."""
+    files = sorted(results.glob("skip_ffn_step*.json"))
+    if not files:
+        return missing("python benchmarks/skip_ffn_step.py")
+    rows = []
+    for found in map(read_json, files):
+        shape = found["shape"]
+        told = (
+            f"width {shape['hidden']}, FFN {shape['ffn']}, {shape['layers']} layers, batch {found['batch']}, "
+            f"{found['visual']} + {found['text']} rows"
+        )
+        rows += [
+            [
+                told,
+                f"`{run['plan']}`",
+                f"{run['flops_ratio']:.3f}",
+                f"{run['time_ratio']:.3f} ({run['low']:.3f} to {run['high']:.3f})",
+                f"{run['efficiency']:.2f}",
+                f"{found['provenance']['device']}, {found['provenance']['dtype']}",
+            ]
+            for run in found["runs"]
+        ]
+    head = ("decoder", "plan", "FLOPs", "time of a step (quartiles)", "efficiency", "device")
+    return markdown(head, rows, right_from=2)
+
+
 def support(results: Path) -> str:
     """What works under a plan, from the engine's own table; every row has a test."""
     from saccade.engine.support import SUPPORT
@@ -116,6 +143,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "glance-tasks": glance_tasks,
     "gate": gate,
     "bench": bench,
+    "training-step": training_step,
     "support": support,
 }
 """Tables of the README by the name in the marker."""
@@ -184,7 +212,9 @@ def _results(page: Path) -> Path:
 
 
 def _runs(data: Any) -> list[Mapping[str, Any]]:
-    entries = data if isinstance(data, list) else data.get("runs", [data]) if isinstance(data, dict) else []
+    if isinstance(data, Mapping):
+        data = data.get("runs") or data.get("plans") or [data]
+    entries = data if isinstance(data, list) else []
     return [entry for entry in entries if isinstance(entry, Mapping) and "prefill" in entry]
 
 

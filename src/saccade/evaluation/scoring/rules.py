@@ -62,8 +62,10 @@ class Contains(Rule):
 
     def score(self, prediction: str, answer: str) -> float:
         said, right = normalise(prediction), normalise(answer)
-        if not right or not self.words:
-            return float(bool(right) and right in said)
+        if not right:
+            return float(not said)
+        if not self.words:
+            return float(right in said)
         return float(re.search(rf"(?<!\w){re.escape(right)}(?!\w)", said) is not None)
 
 
