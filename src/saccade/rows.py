@@ -157,7 +157,7 @@ def _trains(x: torch.Tensor) -> bool:
 
 
 class _Take(torch.autograd.Function):
-    """Taking slices, whose gradient is putting them: one pass, where that of each slice alone fills all rows."""
+    """Taking slices, whose gradient is putting them: one pass, where each slice's own would fill all rows."""
 
     @staticmethod
     def forward(ctx: Any, x_BND: torch.Tensor, slices: Slices) -> torch.Tensor:

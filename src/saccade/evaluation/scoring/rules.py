@@ -101,7 +101,8 @@ class Option(Rule):
         return float(said is not None and said == option_letter(answer))
 
     def suits(self, answer: str) -> bool:
-        return re.fullmatch(r"\W*[A-Za-z]\W*", answer) is not None
+        lone = re.fullmatch(r"\W*[A-Za-z]\W*", answer) is not None
+        return lone and option_letter(answer) is not None
 
 
 @dataclass(frozen=True)
