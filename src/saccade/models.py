@@ -101,6 +101,10 @@ def load_config(name: str) -> Any:
         from saccade.glance import weights_path
 
         name = str(weights_path())
+    elif Path(name).is_dir():
+        from saccade.skip_vision import base_of
+
+        name = str(base_of(name))
     try:
         return AutoConfig.from_pretrained(name)
     except (OSError, KeyError, ValueError) as error:

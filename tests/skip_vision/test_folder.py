@@ -155,3 +155,21 @@ def test_configurations_survive_a_dictionary(number):
 def test_wrong_configurations_are_named(data, message):
     with pytest.raises(ValueError, match=message):
         SkipVisionConfig.from_dict(data)
+
+
+@pytest.mark.parametrize("score", ["vig", "lc"])
+def test_layers_are_scored_under_the_models_own_method(kept, score):
+    """Replay equals forwards of the whole model: what is tried stands beside the model's own plan."""
+    loaded, _ = kept
+    samples = suite.samples("count", 1)
+    plan = saccade.calibrate(
+        loaded.model, loaded.processor, samples, method="vskip", score=score, budget=2, num_samples=1
+    )
+    assert plan.calibration["cost"]["largest_difference"] < 1e-4
+
+
+def test_costs_need_no_weights(kept, capsys):
+    from saccade.cli import main
+
+    assert main(["cost", str(kept[1]), "--plan", "vskip(budget=3)", "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["ratio"] < 1

@@ -22,7 +22,7 @@ from saccade.engine.frame import Frame
 from saccade.layout import Layout
 from saccade.plan import Plan
 from saccade.pricing import executed_flops
-from saccade.route import LayerRoute, Route
+from saccade.route import LayerRoute, Route, compose
 from saccade.shapes import ModelShape
 
 
@@ -118,7 +118,7 @@ class Replay:
         parts = self._attachment.parts
         if route.layout is not self.layout or len(route.layers) != len(self._states):
             raise ValueError("a replay runs routes of its own layout and the model's depth")
-        program = shorten(route)
+        program = self._program(route)
         if program is None:
             return self.logits_V
         start = program.start
@@ -134,9 +134,20 @@ class Replay:
                 hidden = torch.where(known, self._states[start + 1], hidden)
         return _head(self._attachment, hidden)
 
+    def _program(self, route: Route) -> Program | None:
+        own = self._attachment.plan
+        if not own.methods:
+            return shorten(route)
+        # What was recorded ran under the model's own plan: from the first touched layer on, both run together.
+        start = next((n for n, layer in enumerate(route.layers) if not layer.is_dense), None)
+        if start is None:
+            return None
+        both = compose([own.route(self.layout, len(route.layers)), route])
+        return Program(start, both.layers[start:])
+
     def flops(self, shape: ModelShape, route: Route) -> int:
         """Decoder FLOPs that ``logits(route)`` dispatches, the head's one row included."""
-        program = shorten(route)
+        program = self._program(route)
         if program is None:
             return 0
         run = [layer for layer in program.layers if layer is not None]

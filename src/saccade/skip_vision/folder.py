@@ -78,6 +78,12 @@ def is_skip_vision(folder: str | os.PathLike) -> bool:
     )
 
 
+def base_of(folder: str | os.PathLike) -> Path:
+    """The stock model's folder within a Skip-Vision model's; other folders are their own."""
+    folder = Path(folder)
+    return folder / BASE if is_skip_vision(folder) else folder
+
+
 def load(
     folder: str | os.PathLike, dtype: torch.dtype | str | None = None, device: str | None = None
 ) -> Loaded:
