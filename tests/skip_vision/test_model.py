@@ -361,3 +361,15 @@ def test_with_every_row_retained_it_is_the_stock_model(build):
         stock = tiny.model(**inputs).logits
         with saccade.apply(tiny.model, "skip_vision(retained=1.0,cache=small)"):
             assert torch.equal(tiny.model(**inputs).logits, stock)
+
+
+def test_methods_that_rank_patches_are_told_that_rows_are_none():
+    tiny, _ = made(cos(10))
+    inputs = tiny.batch(SCENES["single"])
+    with (
+        saccade.apply(tiny.model, "fastervlm(keep=0.5)"),
+        pytest.raises(ValueError, match="lays rows out anew"),
+    ):
+        tiny.model(**inputs)
+    with saccade.apply(tiny.model, "fastv(layer=2,keep=0.5)"):
+        assert tiny.model(**inputs).logits.isfinite().all()

@@ -138,7 +138,7 @@ class Replay:
         own = self._attachment.plan
         if not own.methods:
             return shorten(route)
-        # What was recorded ran under the model's own plan: from the first touched layer on, both run together.
+        # It was recorded under the model's own plan: from the first touched layer on both run.
         start = next((n for n, layer in enumerate(route.layers) if not layer.is_dense), None)
         if start is None:
             return None

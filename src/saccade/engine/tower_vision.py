@@ -94,10 +94,15 @@ def vision(captured: Captured, which: Which, layout: Layout, embeddings_BND: tor
         embeddings_BND: What enters the decoder.
 
     Raises:
-        ValueError: If the layout has other rows than the images.
+        ValueError: If the layout has other rows than the images, or rows are no patches.
     """
     tower, device = captured.tower, embeddings_BND.device
     assert tower is not None
+    if not captured.picture.mapped:
+        raise ValueError(
+            "this plan takes rows for patches of the picture, but it is not known which patch a row of this "
+            "model is (Skip-Vision lays rows out anew): choose a method that scores rows in the decoder"
+        )
     key = captured.keys[which]
     found = [_Patches.of(one.run, key, tower, device) for one in captured.seen]
     patch_BN = _rows(captured.picture.patch_R, layout, -1).to(device)
