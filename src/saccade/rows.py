@@ -104,7 +104,10 @@ class RowIndex:
     def take(self, x_BND: torch.Tensor) -> torch.Tensor:
         """The selected rows, (B, R, D); padding slots hold row 0. A view where one slice serves."""
         if self.slices is not None:
-            return _Take.apply(x_BND, self.slices) if _trains(x_BND) else _take(x_BND, self.slices)
+            if not _trains(x_BND):
+                return _take(x_BND, self.slices)
+            taken: torch.Tensor = _Take.apply(x_BND, self.slices)
+            return taken
         # Whole rows are copied: a gather would look up every single number.
         if x_BND.shape[0] == 1:
             rows_TD, index_T = x_BND[0], self.index_BR.reshape(-1)
@@ -115,9 +118,10 @@ class RowIndex:
     def put(self, y_BRD: torch.Tensor) -> torch.Tensor:
         """Spreads selected rows back over the full sequence, zeros elsewhere: (B, N, D)."""
         if self.slices is not None:
-            if _trains(y_BRD):
-                return _Put.apply(y_BRD, self.slices, self.rows)
-            return _put(y_BRD, self.slices, self.rows)
+            if not _trains(y_BRD):
+                return _put(y_BRD, self.slices, self.rows)
+            spread: torch.Tensor = _Put.apply(y_BRD, self.slices, self.rows)
+            return spread
         out = y_BRD.new_zeros(self.batch, self.rows, y_BRD.shape[-1])
         packed = y_BRD.reshape(self.batch * self.count, -1)
         if self.valid_BR is not None:
