@@ -56,6 +56,27 @@ def _timed(run: Fields) -> Timed:
     )
 
 
+def read_training_step(data: Any, path: str) -> Result:
+    """What ``benchmarks/skip_ffn_step.py`` writes: forward and backward take the place of the prefill."""
+    top = Fields.of(data, path)
+    shape = top.part("shape")
+    n = {key: top.count(key) for key in ("batch", "visual", "text")}
+    layers = shape.count("layers", MOST_LAYERS)
+    setting = (
+    """What ``benchmarks/skip_ffn_step.py`` writes: a forward and backward in the place of the prefill."""
+        "backward"
+    )
+    timed = tuple(
+        Timed(run.text("plan"), setting, {key: run.maybe(key) for key in PHASE}, {}, None, None, None, False)
+        for run in top.parts("runs")
+    )
+    for run in top.parts("runs"):
+        for key in ("time_ratio", "flops_ratio"):
+            run.number(key)
+    model = ModelId(shape.text("name"), "", layers, n["visual"], n["text"])
+    return Result(path, "bench", model, provenance(top), timed=timed)
+
+
 def read_cost(data: Any, path: str) -> Result:
     """What ``saccade cost`` writes."""
     top = Fields.of(data, path)

@@ -8,7 +8,7 @@ from typing import Any
 
 from saccade.files import read_json
 from saccade.plan import Plan
-from saccade.report.results.benches import read_bench, read_cost
+from saccade.report.results.benches import read_bench, read_cost, read_training_step
 from saccade.report.results.evaluations import MOST_LAYERS, read_comparison
 from saccade.report.results.fields import Fields
 from saccade.report.results.model import ModelId, Planned, Result
@@ -86,6 +86,7 @@ def _planned(plan: Plan, facts: Fields) -> Planned:
 
 KINDS: tuple[tuple[Callable[[Any], bool], Callable[[Any, str], Result]], ...] = (
     (_has("study"), read_study),
+    (lambda data: isinstance(data, dict) and data.get("kind") == "training step", read_training_step),
     (_is_bench, read_bench),
     (_has("shape", "plans", "tflops"), read_cost),
     (_has("dense"), read_comparison),

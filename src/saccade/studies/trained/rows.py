@@ -99,8 +99,8 @@ class Recipe:
         forced: Questions of each long task that are teacher-forced.
     """
 
-    align_steps: int = 400
-    base_steps: int = 1500
+    align_steps: int = 300
+    base_steps: int = 2000
     steps: int = 400
     batch: int = 16
     turns: int = 8
