@@ -63,7 +63,7 @@ def read_training_step(data: Any, path: str) -> Result:
     n = {key: top.count(key) for key in ("batch", "visual", "text")}
     layers = shape.count("layers", MOST_LAYERS)
     setting = (
-    """What ``benchmarks/skip_ffn_step.py`` writes: a forward and backward in the place of the prefill."""
+        """What ``benchmarks/skip_ffn_step.py`` writes: a forward and backward in the place of the prefill."""
         "backward"
     )
     timed = tuple(
