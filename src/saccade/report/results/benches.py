@@ -63,8 +63,8 @@ def read_training_step(data: Any, path: str) -> Result:
     n = {key: top.count(key) for key in ("batch", "visual", "text")}
     layers = shape.count("layers", MOST_LAYERS)
     setting = (
-        """What ``benchmarks/skip_ffn_step.py`` writes: a forward and backward in the place of the prefill."""
-        "backward"
+        f"a training step: {layers} layers, batch {n['batch']}, {n['visual']} + {n['text']} rows, "
+        "forward and backward"
     )
     timed = tuple(
         Timed(run.text("plan"), setting, {key: run.maybe(key) for key in PHASE}, {}, None, None, None, False)
