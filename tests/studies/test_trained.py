@@ -1,6 +1,7 @@
 """The ablation of trained models: its rows, what is read off answers, teacher forcing under skip KV-cache."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -159,6 +160,22 @@ def test_the_study_trains_asks_and_tells_and_goes_on_where_it_was(tmp_path):
     again = run(*parts, note=notes.append, rows=SOME)
     assert not [text for text in notes if text.startswith(("training", "aligning", "timing"))]
     assert again["plans"] == result["plans"] and again["forced"] == result["forced"]
+
+
+def test_a_training_that_is_told_to_stop_stops_the_study(tmp_path, monkeypatch):
+    from saccade.studies.trained import make as making
+
+    asked = []
+
+    def stopped(config, resume):
+        asked.append(config.out)
+        return SimpleNamespace(finished=False)
+
+    monkeypatch.setattr("saccade.training.train", stopped)
+    monkeypatch.setattr(making, "aligned", lambda *parts: tmp_path / "aligned")
+    with pytest.raises(KeyboardInterrupt):
+        making.make(tmp_path / "run", QUICK, lambda text: None)
+    assert asked == [str(tmp_path / "run" / "base")]
 
 
 @pytest.mark.parametrize("wrong", [["--data", "x.jsonl"], ["my-model"]])

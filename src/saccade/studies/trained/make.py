@@ -55,7 +55,7 @@ def make(run: Path, recipe: Recipe, note: Note, rows: Sequence[Row] = ROWS) -> b
             note("training the dense base")
             layout = dict(LAYOUT) | {"row": 0}
             data = recipe.training(str(start), layout, str(base), 0, None, base=True)
-            train(TrainingConfig.from_data(data), resume=True)
+            _finish(train(TrainingConfig.from_data(data), resume=True))
     if not (base / "model").exists():
         return False
     wanted = [
@@ -72,8 +72,14 @@ def make(run: Path, recipe: Recipe, note: Note, rows: Sequence[Row] = ROWS) -> b
                 data = recipe.training(
                     str(base / "model"), row.layout(), str(out), seed + 1, row.plan, base=False
                 )
-                train(TrainingConfig.from_data(data), resume=True)
+                _finish(train(TrainingConfig.from_data(data), resume=True))
     return all((place(run, row, seed) / "model").exists() for row, seed in wanted)
+
+
+def _finish(outcome: Any) -> None:
+    """A run that was told to stop has saved its last step: so do we stop, and go on from there another time."""
+    if not outcome.finished:
+        raise KeyboardInterrupt
 
 
 def remember(run: Path, recipe: Recipe) -> None:
