@@ -77,7 +77,7 @@ def make(run: Path, recipe: Recipe, note: Note, rows: Sequence[Row] = ROWS) -> b
 
 
 def _finish(outcome: Any) -> None:
-    """A run that was told to stop has saved its last step: so do we stop, and go on from there another time."""
+    """A run that was told to stop has saved its last step: stop too, and go on from there another time."""
     if not outcome.finished:
         raise KeyboardInterrupt
 
