@@ -69,6 +69,8 @@ ROWS = (
     Row(DENSE, 0, THREE),
     Row("Merge", 1, THREE),
     Row(FULL, 10, THREE),
+    Row("Merge, in place", 1, change=(("merge_order", "raster"),)),
+    Row(f"{FULL}, in place", 10, change=(("merge_order", "raster"),)),
     Row("SF", 2),
     Row("SF LS", 4),
     Row("SF FS LS", 6),
@@ -79,7 +81,10 @@ ROWS = (
     Row(f"{FULL} SK", 11, THREE, weights=FULL, cache="small"),
     Row(f"{FULL} SK middle+small", 11, THREE, weights=FULL, cache="middle+small"),
 )
-"""In the order in which they are worth training; skip KV-cache is of decoding, so its rows need none."""
+"""In the order in which they are worth training; skip KV-cache is of decoding, so its rows need none.
+
+Rows "in place" keep merged rows in the picture's order, which the authors give up.
+"""
 
 
 @dataclass(frozen=True)
