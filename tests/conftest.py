@@ -13,12 +13,17 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
+from hypothesis import settings
 
 from support import models
 
 ROOT = Path(__file__).resolve().parent.parent
 
 torch.set_num_threads(1)
+
+# Property tests draw the same examples every time, and a busy machine does not fail them.
+settings.register_profile("steady", deadline=None, derandomize=True, database=None)
+settings.load_profile("steady")
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saccade.layout import Layout
-from support import steady  # noqa: F401
 
 bits = st.lists(st.booleans(), min_size=1, max_size=12)
 

@@ -15,7 +15,6 @@ from saccade.methods.shortv import ShortV
 from saccade.methods.vskip import VSkip
 from saccade.methods.vtw import VTW
 from saccade.plan import SCHEMA, Plan
-from support import steady  # noqa: F401
 
 FULL = Plan(
     (VSkip(layers=(1, 2, 5), reading="mask"), VTW(layer=7)),

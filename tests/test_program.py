@@ -71,14 +71,14 @@ def test_every_method_is_drawn_from():
 
 
 @pytest.mark.parametrize("name", sorted(PARTS))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_the_route_of_any_method_is_consistent(name, data):
     layout, spec = data.draw(prompts()), data.draw(PARTS[name])
     Plan.of(spec).route(layout, LAYERS).check()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(prompts(), st.lists(st.sampled_from(sorted(PARTS)).flatmap(PARTS.__getitem__), min_size=2, max_size=4))
 def test_composition_never_revives_a_row_and_keeps_text_alive(layout, specs):
     plan = Plan.of("+".join(specs))
@@ -97,7 +97,7 @@ def unscored():
     return st.sampled_from(["vskip", "ffn_skip", "shortv", "vtw", "random"]).flatmap(PARTS.__getitem__)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(prompts(), unscored(), unscored(), unscored())
 def test_composition_of_unscored_methods_is_associative(layout, a, b, c):
     """Whatever is put together first: the same methods in the same order are the same program."""
@@ -108,7 +108,7 @@ def test_composition_of_unscored_methods_is_associative(layout, a, b, c):
         assert torch.equal(one.query_BN, other.query_BN) and torch.equal(one.ffn_BN, other.ffn_BN)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(prompts(), amounts, st.sampled_from(["found", "original"]))
 def test_a_fraction_is_of_what_is_found_unless_it_says_otherwise(layout, keep, of):
     plan = Plan.of(f"random(keep=0.5)+random(layer=3,keep={keep},of={of})")

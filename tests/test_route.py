@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from saccade.layout import Layout
 from saccade.plan import Plan
 from saccade.route import LayerRoute, Route, compose
-from support import steady  # noqa: F401
 
 ROWS, LAYERS = 6, 3
 rows = st.lists(st.booleans(), min_size=ROWS, max_size=ROWS).map(lambda r: torch.tensor([r]))

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saccade.rows import MAX_SLICES, RowIndex, blocks, runs
-from support import steady  # noqa: F401
 
 
 @st.composite

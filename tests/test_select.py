@@ -43,7 +43,7 @@ def slowly(layout, scores, candidates, keep):
     return found
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(batches())
 def test_top_is_pythons_sort(batch):
     layout, scores, candidates, keep = batch
@@ -55,7 +55,7 @@ def test_top_is_pythons_sort(batch):
     )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(batches())
 def test_ranks_number_every_image_from_nought_without_gaps(batch):
     layout, scores, candidates, keep = batch

@@ -12,7 +12,6 @@ from saccade.methods.shortv import ShortV
 from saccade.methods.vskip import VSkip
 from saccade.methods.vtw import VTW
 from saccade.spec import parse, write
-from support import steady  # noqa: F401
 
 layers = st.lists(st.integers(0, 60), unique=True, max_size=12).map(tuple)
 flops = st.floats(0, 1, exclude_min=True, allow_nan=False)

@@ -45,7 +45,7 @@ def test_orthogonal_weights_exceed_what_corollary_9_1_allows():
     assert measured <= local(x, query, key, value)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(SEEDS, st.integers(1, 6), st.floats(0.05, 3), st.booleans(), st.booleans())
 def test_the_local_attention_bound_holds(seed, rows, scale, causal, rope):
     x, query, key, value = draw(seed, (rows, 6), (6, 4), (6, 4), (6, 4))
@@ -54,7 +54,7 @@ def test_the_local_attention_bound_holds(seed, rows, scale, causal, rope):
     assert measured <= local(x, query, key, value, causal, rope) * (1 + 1e-9)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(SEEDS, st.floats(0.05, 2), st.floats(1e-4, 30), st.booleans(), st.booleans())
 def test_between_two_inputs_attention_changes_no_more_than_its_bound(seed, scale, distance, causal, rope):
     x, step, query, key, value = draw(seed, (5, 6), (5, 6), (6, 4), (6, 4), (6, 4))
@@ -74,7 +74,7 @@ def test_between_two_inputs_attention_changes_no_more_than_its_bound(seed, scale
     assert float((attend(y) - attend(x)).norm()) <= bound * float((y - x).norm()) * (1 + 1e-9)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(SEEDS)
 def test_heads_together_are_bounded_by_their_root_sum_of_squares(seed):
     x, output, *weights = draw(seed, (4, 6), (8, 6), *[(6, 4)] * 6)
@@ -95,7 +95,7 @@ def test_slopes_are_those_of_the_activations(name):
     assert bounds.SLOPES[name] >= float(x.grad.max())
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(SEEDS, st.floats(0.1, 10), st.floats(1e-3, 1))
 def test_the_swiglu_bound_holds_in_its_ball(seed, radius, share):
     x, y, gate, up, down = draw(seed, (1, 6), (1, 6), (9, 6), (9, 6), (6, 9))
@@ -114,7 +114,7 @@ def test_a_gated_ffn_of_large_rows_exceeds_the_printed_bound():
     )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(SEEDS)
 def test_two_matrices_around_gelu_need_its_slope(seed):
     x, y, up, down = draw(seed, (1, 6), (1, 6), (9, 6), (6, 9))
@@ -129,7 +129,7 @@ def test_two_matrices_around_gelu_need_its_slope(seed):
     assert bounds.lipschitz_ffn(1, 1, "paper") < steep <= bounds.lipschitz_ffn(1, 1, "gelu")
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(SEEDS, st.floats(0.01, 100), st.floats(0.01, 100))
 def test_the_rmsnorm_bound_holds_between_rows_of_any_size(seed, first, second):
     x, y, gain = draw(seed, (1, 6), (1, 6), (6,))
@@ -197,7 +197,7 @@ def test_the_index_bug_shows_only_where_layers_differ():
     assert bounds.total_bound(skips, other, zero, "index_fixed") == 15 + 5 + 1
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(SEEDS, st.integers(1, 6), st.floats(0.05, 1.5))
 def test_the_residual_total_bounds_the_drift_of_a_residual_network(seed, depth, scale):
     state, *weights = draw(seed, (5, 4), *[(4, 4)] * (2 * depth))
@@ -232,7 +232,7 @@ def test_the_geometric_limit_exists_below_one_only_and_nothing_overflows():
     assert bounds.total_bound([1.0] * 40, [1e20] * 40, [1e20] * 40) == math.inf
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(SEEDS, st.integers(2, 40), st.floats(0.01, 30), st.floats(0.001, 30))
 def test_the_categorical_kl_bounds_hold_both_ways(seed, vocabulary, spread, size):
     logits, change = draw(seed, (vocabulary,), (vocabulary,))
@@ -240,7 +240,8 @@ def test_the_categorical_kl_bounds_hold_both_ways(seed, vocabulary, spread, size
     p, q = logits.log_softmax(-1), (logits + change).log_softmax(-1)
     width = float(change.max() - change.min())
     for a, b in ((p, q), (q, p)):
-        divergence = float((a.exp() * (a - b)).sum())
+        # What is left of differences of rounded log-probabilities is rounded as they are.
+        divergence = float((a.exp() * (a - b)).sum()) - 1e-15 * (1 + float(logits.abs().max()))
         assert divergence <= bounds.kl_bound(float(change.norm())) * (1 + 1e-9)
         assert divergence <= bounds.kl_bound(width, "categorical_range") * (1 + 1e-9)
 
@@ -268,7 +269,7 @@ def test_the_printed_kl_is_that_of_gaussians_and_no_bound_of_next_tokens():
     assert divergence <= bounds.kl_bound(float((head @ error).norm()))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(SEEDS, st.floats(0.01, 10), st.floats(0.01, 10))
 def test_eps_sim_is_the_distance_of_the_two_vectors(seed, first, second):
     a, b = draw(seed, (5,), (5,))

@@ -173,7 +173,7 @@ class PlainRows:
         self.logical, self.held = 0, []
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_rows_and_values_stay_in_step(data):
     """Any sequence of operations, against one plain list per sample; the value of a row is its identity."""

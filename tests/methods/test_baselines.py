@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import avg_pool2d
 
-import support.steady  # noqa: F401
 from saccade.methods.pool import Pool
 from saccade.methods.uniform import Uniform
 from support.tower_scene import (

@@ -7,7 +7,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import support.steady  # noqa: F401
 from saccade.methods.divprune import DivPrune
 from support.tower_reference import divprune
 from support.tower_scene import SAMPLES, build, counts_of, holds

@@ -9,7 +9,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import support.steady  # noqa: F401
 from saccade.methods import METHODS
 from saccade.methods.fastervlm import FasterVLM
 from support.tower_reference import rows_fastervlm

@@ -8,7 +8,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import support.steady  # noqa: F401
 from saccade.methods.prumerge import PruMerge
 from saccade.methods.prumerge_plus import PruMergePlus
 from saccade.spec import parse

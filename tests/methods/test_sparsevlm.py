@@ -232,7 +232,7 @@ def reference_clusters(pruned: int, tau: float, theta: float) -> int:
     return min(again, int(again * theta + 1e-9) + 1) if pruned else 0
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_clusters_are_those_of_the_plain_account(data):
     sizes = data.draw(st.lists(st.integers(0, 12), min_size=1, max_size=4))

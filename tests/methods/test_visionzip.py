@@ -7,7 +7,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import support.steady  # noqa: F401
 from saccade.methods.visionzip import VisionZip
 from saccade.spec import parse
 from support.tower_reference import Pair, tokens_visionzip

@@ -7,7 +7,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import support.steady  # noqa: F401
 from saccade.methods.vispruner import VisPruner
 from support.tower_reference import best, rows_vispruner
 from support.tower_scene import SAMPLES, build, counts_of, holds

@@ -191,7 +191,7 @@ class TestStages:
         assert [list(view.boxes) for view in shown.views] == [[1, 2, 3, 4], [6, 7, 8, 9]]
         assert "image 2" in shown.html()
 
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(st.integers(0, 2**31))
     def test_rows_are_made_of_what_the_trace_says(self, seed):
         draw = torch.Generator().manual_seed(seed)
@@ -357,7 +357,7 @@ class TestFigure:
             warnings.simplefilter("error")
             assert told("dense", question="图中有多少个红色物体").png().startswith(b"\x89PNG")
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(st.text(st.characters(codec="latin-1"), max_size=120), st.floats(0.5, 8), st.sampled_from([8, 13]))
     def test_wrapped_lines_fit_and_lose_nothing(self, text, width, size):
         lines = wrap(text, width, size, 10**6)

@@ -35,7 +35,7 @@ cells = st.builds(
 
 
 @given(cells)
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_cell_comes_back_as_it_was_kept(tmp_path, cell):
     store = Store(tmp_path)
     store.put(cell)

@@ -105,7 +105,7 @@ class Recipe:
     """
 
     align_steps: int = 300
-    base_steps: int = 2000
+    base_steps: int = 600
     steps: int = 400
     batch: int = 16
     turns: int = 8
