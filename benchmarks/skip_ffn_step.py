@@ -11,9 +11,9 @@ mean of the text rows' logits; embeddings and head train too.
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ from rich.progress import track
 import saccade
 from saccade.families import FAMILIES
 from saccade.files import write_json
-from saccade.layout import Layout
 from saccade.measure import record
+from saccade.measure.bench import batched
+from saccade.measure.results import Phase
 from saccade.measure.target import FAMILY_OF, fill_random
 from saccade.models import read_dtype
 from saccade.plan import Plan
@@ -70,8 +71,7 @@ def main() -> None:
         assert part is not None
         part.requires_grad_(True)
     shape = family.shape(model.config, whole.name)
-    single = Layout.single(args.visual, args.text)
-    layout = Layout(*(x.expand(args.batch, -1) for x in (single.visual_BN, single.real_BN, single.image_BN)))
+    layout = batched(args.visual, args.text, args.batch)
     draw = torch.Generator().manual_seed(0)
     rows = torch.randn(args.batch, layout.rows, shape.hidden, generator=draw).to(device, dtype) * 0.02
     text = layout.text_BN.to(device)
@@ -95,23 +95,13 @@ def main() -> None:
         priced = cost(shape, Plan.of(plan).resolve(shape.layers).route(layout, shape.layers))
         step(None), step(plan)
         pairs = [(step(None), step(plan)) for _ in track(range(args.repeats), plan)]
-        ratios = sorted(ours / dense for dense, ours in pairs)
-        time_ratio, flops = statistics.median(ratios), priced.executed_ratio
-        runs.append(
-            {
-                "plan": plan,
-                "flops_ratio": flops,
-                "time_ratio": time_ratio,
-                "low": ratios[len(ratios) // 4],
-                "high": ratios[-1 - len(ratios) // 4],
-                "efficiency": flops / time_ratio,
-                "captured": (1 - time_ratio) / (1 - flops),
-                "dense_s": statistics.median(dense for dense, _ in pairs),
-                "plan_s": statistics.median(ours for _, ours in pairs),
-            }
-        )
+        dense_s, plan_s = zip(*pairs, strict=True)
+        dense_flops, plan_flops = (3e12 * x for x in (priced.dense_executed_tflops, priced.executed_tflops))
+        runs.append({"plan": plan} | asdict(Phase.of(dense_s, plan_s, dense_flops, plan_flops)))
         print(
-            f"{plan}: FLOPs {flops:.3f}, time {time_ratio:.3f}, efficiency {runs[-1]['efficiency']:.3f}",
+            "{plan}: FLOPs {flops_ratio:.3f}, time {time_ratio:.3f}, efficiency {efficiency:.3f}".format_map(
+                runs[-1]
+            ),
             flush=True,
         )
     result = {

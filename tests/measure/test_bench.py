@@ -41,6 +41,7 @@ def counted(call) -> int:
         "fastv(layer=1,keep=0.25)",
         "pyramiddrop(layers=1/2)",
         "resize(scale=0.5)+fastv(layer=2,keep=2)",
+        "skip_vision(retained=4,cache=small)",
     ],
 )
 def test_the_flops_of_both_phases_are_those_the_run_dispatches(each_toy, plan):

@@ -197,7 +197,7 @@ def resolve(plan: PlanLike, shape: ModelShape, depth: int, visual: int, text: in
 def _decode_flops(target: Target, route: Route, new_tokens: int) -> float:
     """Mean FLOPs of the layers for one decode step of the whole batch."""
     real = route.layout.real_BN
-    held_L = torch.tensor([int((layer.alive_BN & real).sum()) for layer in route.layers])
+    held_L = torch.tensor([int((layer.held_BN & real).sum()) for layer in route.layers])
     steps = [
         decode_flops(target.shape, held_L + step * route.layout.batch, route.layout.batch)
         for step in range(new_tokens - 1)

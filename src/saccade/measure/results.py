@@ -6,8 +6,36 @@ Times are seconds, rates GFLOP/s, sizes bytes.
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Something measured on both sides of every pair of runs.
+
+    Attributes:
+        dense: Median of the stock model.
+        plan: Median under the plan.
+        ratio: Median over pairs of plan over stock.
+        low: Lower quartile of those pairs.
+        high: Upper quartile of those pairs.
+    """
+
+    dense: float
+    plan: float
+    ratio: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, dense: Sequence[float], plan: Sequence[float]) -> Pairs:
+        """Compares measurements run by run."""
+        ratios = [p / d for d, p in zip(dense, plan, strict=True)]
+        quartiles = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
+        low, ratio, high = quartiles
+        return cls(statistics.median(dense), statistics.median(plan), ratio, low, high)
 
 
 @dataclass(frozen=True)
@@ -39,24 +67,23 @@ class Phase:
     plan_gflops_per_s: float
 
     @classmethod
-    def of(cls, dense: list[float], plan: list[float], dense_flops: float, plan_flops: float) -> Phase:
+    def of(
+        cls, dense: Sequence[float], plan: Sequence[float], dense_flops: float, plan_flops: float
+    ) -> Phase:
         """Compares paired seconds."""
-        pairs = sorted(p / d for d, p in zip(dense, plan, strict=True))
-        ratio = statistics.median(pairs)
-        low, _, high = statistics.quantiles(pairs, n=4, method="inclusive") if len(pairs) > 1 else pairs * 3
+        pairs = Pairs.of(dense, plan)
         share = plan_flops / dense_flops
-        fast, slow = statistics.median(plan), statistics.median(dense)
         return cls(
-            dense_s=slow,
-            plan_s=fast,
+            dense_s=pairs.dense,
+            plan_s=pairs.plan,
             flops_ratio=share,
-            time_ratio=ratio,
-            low=low,
-            high=high,
-            efficiency=share / ratio,
-            captured=None if abs(1 - share) < 1e-9 else (1 - ratio) / (1 - share),
-            dense_gflops_per_s=dense_flops / slow / 1e9,
-            plan_gflops_per_s=plan_flops / fast / 1e9,
+            time_ratio=pairs.ratio,
+            low=pairs.low,
+            high=pairs.high,
+            efficiency=share / pairs.ratio,
+            captured=None if abs(1 - share) < 1e-9 else (1 - pairs.ratio) / (1 - share),
+            dense_gflops_per_s=dense_flops / pairs.dense / 1e9,
+            plan_gflops_per_s=plan_flops / pairs.plan / 1e9,
         )
 
 

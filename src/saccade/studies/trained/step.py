@@ -5,9 +5,9 @@ Shape letters: none; everything runs on whole models.
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from saccade import models, skip_vision
 from saccade.engine import apply
 from saccade.engine.cache import kv_bytes
 from saccade.glance import suite
+from saccade.measure.results import Pairs
 from saccade.models import Loaded
 from saccade.studies.trained.rows import LAYOUT, Recipe, Row
 
@@ -53,7 +54,7 @@ def compare_steps(
         if attached is not None:
             attached.remove()
         found[row.name] = {
-            name: _ratio([(theirs[name], ours[name]) for theirs, ours in pairs])
+            name: asdict(Pairs.of(*([side[name] for side in sides] for sides in zip(*pairs, strict=True))))
             for name in ("train_s", "prefill_s", "decode_s", "kv_bytes")
         }
         step(number + 1)
@@ -98,15 +99,3 @@ def _once(loaded: Loaded, samples: Sequence[Any], new_tokens: int) -> dict[str, 
             token = out.logits[:, -1:].argmax(-1)
         decode = (time.perf_counter() - start) / new_tokens
     return {"train_s": trained, "prefill_s": prefill, "decode_s": decode, "kv_bytes": float(held)}
-
-
-def _ratio(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
-    """Medians of both sides, and of their ratio with its quartiles."""
-    ratios = sorted(ours / theirs for theirs, ours in pairs)
-    return {
-        "dense": statistics.median(theirs for theirs, _ in pairs),
-        "row": statistics.median(ours for _, ours in pairs),
-        "ratio": statistics.median(ratios),
-        "low": ratios[len(ratios) // 4],
-        "high": ratios[-1 - len(ratios) // 4],
-    }
