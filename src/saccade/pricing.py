@@ -9,7 +9,6 @@ Two FLOPs figures (2 per multiply-accumulate):
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -209,26 +208,6 @@ def decode_flops(shape: ModelShape, cached_L: torch.Tensor, samples: int = 1) ->
     d, dk, dq = shape.hidden, shape.kv_width, shape.query_width
     fixed = shape.layers * samples * (4 * d * dk + 4 * d * dq + 6 * d * shape.ffn)
     return fixed + 4 * dq * (cached_L + samples).sum()
-
-
-def prompt_cost(
-    shape: ModelShape, route_of: Callable[[Layout], Route], visual: int, text: float, dtype_bytes: int = 2
-) -> Cost:
-    """Prices a method at a prompt of one image; a fractional ``text`` interpolates between its neighbours.
-
-    Args:
-        shape: Sizes of the decoder.
-        route_of: Function from a ``Layout`` to a ``Route``.
-        visual: Visual rows.
-        text: Text rows; the papers' averages are fractional (66.6).
-        dtype_bytes: Bytes per number in the KV cache.
-    """
-    low, share = int(text), text - int(text)
-    first = cost(shape, route_of(Layout.single(visual, low)), dtype_bytes)
-    if share == 0:
-        return first
-    second = cost(shape, route_of(Layout.single(visual, low + 1)), dtype_bytes)
-    return blend(first, second, share)
 
 
 def against(found: Cost, full: Cost) -> Cost:

@@ -11,10 +11,10 @@ import pytest
 from evaluation.conftest import build_toy
 from saccade import models
 from saccade.budget import flops_ratio
-from saccade.demo import family, threads
+from saccade.demo import threads
 from saccade.demo.plans import entry, lineup
 from saccade.demo.questions import pick
-from saccade.evaluation import Comparison, Prediction, runner
+from saccade.evaluation import Comparison, Prediction, matched, runner
 from saccade.evaluation.results import score
 from saccade.glance import suite
 from saccade.layout import Layout
@@ -115,11 +115,11 @@ def test_an_unknown_lineup_is_refused(command, tmp_path):
 def test_the_family_line_up_names_every_method_at_every_ratio():
     shape = ModelShape("toy", 12, 128, 4, 4, 32, 320, 132, 100)
     layout = Layout.single(100, 8)
-    rows = family.lineup(
+    rows = matched.lineup(
         shape, [layout], {score: tuple(range(12)) for score in ("vig", "ffn", "lc")}, family="LLaVA-1.5"
     )
     asked = {(row.method, row.asked) for row in rows}
-    assert asked >= {(name, ratio) for name in METHODS for ratio in family.RATIOS}
+    assert asked >= {(name, ratio) for name in METHODS for ratio in matched.RATIOS}
     assert len({row.name for row in rows}) == len(rows)
     for row in rows:
         if row.plan is None:
@@ -137,7 +137,7 @@ def test_the_family_line_up_names_every_method_at_every_ratio():
 def test_a_method_that_is_not_for_the_family_says_so(monkeypatch):
     monkeypatch.setattr(METHODS["tome"], "families", ("LLaVA-1.5",), raising=False)
     shape = ModelShape("toy", 12, 128, 4, 4, 32, 320, 132, 100)
-    rows = family.lineup(shape, [Layout.single(100, 8)], {}, family="Qwen2.5-VL")
+    rows = matched.lineup(shape, [Layout.single(100, 8)], {}, family="Qwen2.5-VL")
     tome = [row for row in rows if row.method == "tome"]
     assert tome and all(
         row.plan is None and "is for LLaVA-1.5, not for Qwen2.5-VL" in row.reason for row in tome

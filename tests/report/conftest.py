@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from saccade.demo.family import lineup as lineup_of_all
 from saccade.demo.plans import lineup
+from saccade.evaluation.matched import lineup as lineup_of_all
 from saccade.evaluation.results import Prediction, score
 from saccade.files import write_json
 from saccade.layout import Layout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from saccade.cli import common
@@ -48,3 +49,45 @@ def show(out: common.Output, found: dict[str, Any], scored_by: str) -> None:
     out.line(
         f"scored by {scored_by}; in brackets 95 % intervals, against dense in points, paired by question"
     )
+
+
+def beside_dense(
+    out: common.Output,
+    title: str,
+    dense: Mapping[str, Any],
+    sections: Sequence[Sequence[Mapping[str, Any]]],
+) -> None:
+    """Prints mean accuracy and cost of plans between the dense and the blind model, then who has none.
+
+    Args:
+        out: Where to.
+        title: What stands over the table.
+        dense: Mean score of the dense model.
+        sections: Plans by section; one without ``mean`` has a ``reason``.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    from saccade.report.text import interval, percent, points
+
+    view = Table("plan", title=title, title_justify="left", title_style="bold")
+    for head in ("accuracy", "against dense", "above blind", "FLOPs", "KV cache"):
+        view.add_column(head, justify="right")
+    view.add_row("dense", interval(dense, "accuracy"), "", "100.0 %", "100.0 %", "100.0 %", end_section=True)
+    for entries in sections:
+        for entry in (entry for entry in entries if entry.get("mean")):
+            mean, cost = entry["mean"], entry["cost"]
+            low, high = points(mean["difference_low"]), points(mean["difference_high"])
+            view.add_row(
+                Text(entry["name"]),
+                interval(mean, "accuracy"),
+                f"{points(mean['difference'])} ({low} to {high})",
+                interval(mean, "retention_above_blind"),
+                percent(cost["flops_ratio"]),
+                percent(cost["kv_ratio"]),
+            )
+        view.add_section()
+    view.add_row("blind", percent(dense["blind"]), "", "0.0 %", "", "")
+    out.table(view)
+    for entry in (entry for entries in sections for entry in entries if not entry.get("mean")):
+        out.line(f"not in the table: {entry['name']}: {entry['reason']}")

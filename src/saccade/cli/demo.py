@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from saccade.cli import common
+from saccade.cli import accuracy, common
 
 if TYPE_CHECKING:
     from saccade.demo import Study
@@ -118,36 +118,12 @@ def show(output: common.Output, found: Study, paths: dict[str, Path]) -> None:
 
 def show_family(output: common.Output, data: dict[str, Any], paths: dict[str, Path]) -> None:
     """Prints every method at matched FLOPs, and what could not run."""
-    from rich.table import Table
-    from rich.text import Text
+    from saccade.evaluation.matched import KINDS
+    from saccade.report.text import duration
 
-    from saccade.demo.family import KINDS
-    from saccade.report.text import duration, interval, percent, points
-
-    view = Table("plan", title="every method, as many FLOPs", title_justify="left", title_style="bold")
-    for name in ("accuracy", "against dense", "above blind", "FLOPs", "KV cache"):
-        view.add_column(name, justify="right")
-    dense = data["dense"]["mean"]
-    view.add_row("dense", interval(dense, "accuracy"), "", "100.0 %", "100.0 %", "100.0 %")
-    for kind in KINDS:
-        view.add_section()
-        for row in (r for r in data["rows"] if r["kind"] == kind and r.get("mean")):
-            mean, cost = row["mean"], row["cost"]
-            low, high = points(mean["difference_low"]), points(mean["difference_high"])
-            view.add_row(
-                Text(row["name"]),
-                interval(mean, "accuracy"),
-                f"{points(mean['difference'])} ({low} to {high})",
-                interval(mean, "retention_above_blind"),
-                percent(cost["flops_ratio"]),
-                percent(cost["kv_ratio"]),
-            )
-    view.add_section()
-    view.add_row("blind", percent(dense["blind"]), "", "0.0 %", "", "")
-    output.table(view)
-    missing = [row for row in data["rows"] if not row.get("mean")]
-    for row in missing:
-        output.line(f"not in the table: {row['name']}: {row['reason']}")
+    rows = data["rows"]
+    sections = [[row for row in rows if row["kind"] == kind] for kind in KINDS]
+    accuracy.beside_dense(output, "every method, as many FLOPs", data["dense"]["mean"], sections)
     asked = data["data"]
     output.line(
         f"{asked['questions']} held-out questions, {asked['per_task']} of each of {len(asked['tasks'])} "

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from saccade.cli import common
+from saccade.cli import accuracy, common
 
 if TYPE_CHECKING:
     from saccade.studies import Study
@@ -154,34 +154,7 @@ def show_list(output: common.Output, studies: dict[str, Study]) -> None:
 
 def show(output: common.Output, result: dict[str, Any], paths: dict[str, Path]) -> None:
     """Prints the lines, the findings, and what to do next."""
-    from rich.table import Table
-    from rich.text import Text
-
-    from saccade.report.text import interval, percent, points
-
-    view = Table("plan", title=result["title"], title_justify="left", title_style="bold")
-    for head in ("accuracy", "against dense", "above blind", "FLOPs", "KV cache"):
-        view.add_column(head, justify="right")
-    dense = result["dense"]["mean"]
-    view.add_row("dense", interval(dense, "accuracy"), "", "100.0 %", "100.0 %", "100.0 %")
-    for entry in result["plans"]:
-        if not entry.get("mean"):
-            continue
-        mean, cost = entry["mean"], entry["cost"]
-        low, high = points(mean["difference_low"]), points(mean["difference_high"])
-        view.add_row(
-            Text(entry["name"]),
-            interval(mean, "accuracy"),
-            f"{points(mean['difference'])} ({low} to {high})",
-            interval(mean, "retention_above_blind"),
-            percent(cost["flops_ratio"]),
-            percent(cost["kv_ratio"]),
-        )
-    view.add_row("blind", percent(dense["blind"]), "", "0.0 %", "", "")
-    output.table(view)
-    for entry in result["plans"]:
-        if not entry.get("mean"):
-            output.line(f"not in the table: {entry['name']}: {entry['reason']}")
+    accuracy.beside_dense(output, result["title"], result["dense"]["mean"], [result["plans"]])
     for finding in result["findings"]:
         output.line(f"{finding['verdict']}: {finding['claim']} ({finding['source']}). {finding['found']}")
     asked = result["data"]

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from saccade import models
-from saccade.demo.family import RATIOS, Row, lineup
 from saccade.evaluation import Comparison, compare
+from saccade.evaluation.matched import RATIOS, Row, lineup
 from saccade.evaluation.orders import calibrated
 from saccade.evaluation.runner import count_prompts, generate, weights_digest
 from saccade.files import write_bytes, write_json

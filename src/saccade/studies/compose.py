@@ -6,7 +6,7 @@ import itertools
 from typing import Any
 
 from saccade.budget import reach_flops
-from saccade.demo.family import first_layer, kind_of
+from saccade.evaluation.matched import first_layer, kind_of
 from saccade.evaluation.statistics import Interval
 from saccade.methods import METHODS
 from saccade.plan import Plan

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from saccade.demo.family import KINDS, PLAIN, RATIOS
+from saccade.evaluation.matched import KINDS, PLAIN, RATIOS
 from saccade.report import figures
 from saccade.report.markdown import difference, markdown
 from saccade.studies.base import (

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from saccade import models
-from saccade.demo.family import lineup
+from saccade.evaluation.matched import lineup
 from saccade.evaluation.runner import generate
 from saccade.methods import METHODS
 from saccade.methods.reducer import Reducer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from saccade.demo.family import first_layer, kind_of
+from saccade.evaluation.matched import first_layer, kind_of
 from saccade.methods import METHODS
 from saccade.plan import Plan
 from saccade.report import figures

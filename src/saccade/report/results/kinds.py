@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from saccade import spec as specs
 from saccade.budget import as_processed
-from saccade.demo.family import KINDS, kind_of
+from saccade.evaluation.matched import KINDS, kind_of
 from saccade.layout import Layout
 from saccade.plan import Plan
 from saccade.report import style

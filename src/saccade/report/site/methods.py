@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from saccade.demo.family import KINDS, kind_of
+from saccade.evaluation.matched import KINDS, kind_of
 from saccade.files import read_json
 from saccade.methods import METHODS, BudgetMethod, Method
 from saccade.report.catalogue import SHARED, described
