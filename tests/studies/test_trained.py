@@ -151,6 +151,8 @@ def test_the_study_trains_asks_and_tells_and_goes_on_where_it_was(tmp_path):
     assert [entry["name"] for entry in result["plans"]] == [row.name for row in SOME]
     assert result["plans"][0]["mean"]["difference"] == 0 and len(result["findings"]) == 3
     assert result["plans"][2]["times"]["kv_bytes"]["ratio"] < 0.6
+    # Every row has an answering and a blind cell in each of two tasks.
+    assert result["seconds"]["cells"] == result["seconds"]["cells_of_this_run"] == 4 * len(SOME)
     paths = write(STUDY, result, tmp_path / "out")
     page = paths["page"].read_text()
     assert "Teacher forcing" in page and "training step" in page and "SF FS LS Merge LV SK" in page
@@ -159,6 +161,7 @@ def test_the_study_trains_asks_and_tells_and_goes_on_where_it_was(tmp_path):
     notes.clear()
     again = run(*parts, note=notes.append, rows=SOME)
     assert not [text for text in notes if text.startswith(("training", "aligning", "timing"))]
+    assert again["seconds"]["cells_of_this_run"] == 0
     assert again["plans"] == result["plans"] and again["forced"] == result["forced"]
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from saccade import models
@@ -12,12 +12,12 @@ from saccade.evaluation.results import Prediction
 from saccade.plan import Plan
 from saccade.skip_vision import set_cache, wrapped
 from saccade.studies.bench import Bench
-from saccade.studies.cells import fill
 from saccade.studies.lines import Book
 from saccade.studies.questions import Questions
 from saccade.studies.store import Store
 from saccade.studies.trained.make import place
 from saccade.studies.trained.rows import Row
+from saccade.studies.workers import fill_all
 
 Answers = Mapping[str, tuple[Prediction, ...]]
 """Predictions by task."""
@@ -30,10 +30,16 @@ class Asked:
     Attributes:
         by_seed: Answers of every seed.
         blind: Answers of the first seed to plain pictures.
+        text: Text rows of a prompt, on average.
+        cells: Columns of tasks that this took.
+        new: Those of them that were asked now.
     """
 
     by_seed: Mapping[int, Answers]
     blind: Answers
+    text: float = 0.0
+    cells: int = 0
+    new: int = 0
 
 
 def ask(
@@ -59,6 +65,8 @@ def ask(
     """
     said: dict[int, Answers] = {}
     blind: Answers = {}
+    cells = new = 0
+    prompts: Counter[int] = Counter()
     for seed in seeds:
         loaded = models.load(str(place(run, row, seed) / "model"))
         set_cache(loaded, row.config().cache)
@@ -68,15 +76,18 @@ def ask(
         plan = None if row.plan is None else Plan.of(row.plan).resolve(loaded.shape.layers)
         # Weights do not tell how they are run: the name of a cell says what is on the model.
         name = "+".join(part for part in (own, plan.spec if plan else "") if part) or "dense"
-        told: dict[str, tuple[Prediction, ...]] = {}
-        for task in questions.tasks:
-            columns = [bench.column(task, name, plan)]
-            if seed == seeds[0]:
-                columns.append(bench.column(task, f"blind {name}", blind=True))
-            fill(loaded, store, partial(questions.asked, task), columns, batch_size=batch_size, step=step)
-            told[task] = Book(bench, ()).predictions(task, name)
-        said[seed] = told
+        wanted = {task: [bench.column(task, name, plan)] for task in questions.tasks}
         if seed == seeds[0]:
-            book = Book(bench, ())
+            for task, columns in wanted.items():
+                columns.append(bench.column(task, f"blind {name}", blind=True))
+        new += fill_all(loaded, store, questions, wanted, batch_size=batch_size, step=step)
+        cells += sum(map(len, wanted.values()))
+        book = Book(bench, ())
+        said[seed] = {task: book.predictions(task, name) for task in questions.tasks}
+        for task in questions.tasks:
+            for _, text, number in book.cell(task, name).prompts:
+                prompts[text] += number
+        if seed == seeds[0]:
             blind = {task: book.predictions(task, f"blind {name}") for task in questions.tasks}
-    return Asked(said, blind)
+    text = sum(rows * number for rows, number in prompts.items()) / prompts.total()
+    return Asked(said, blind, text, cells, new)

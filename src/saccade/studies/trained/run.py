@@ -27,8 +27,6 @@ from saccade.studies.trained.step import compare_steps
 
 LONG = ("list", "word")
 """Tasks with answers of several tokens, by which skip KV-cache is judged."""
-TEXT_ROWS = 16
-"""Text rows of a typical prompt of the suite."""
 LEVELS: tuple[Release, ...] = ("small", "middle+small")
 
 
@@ -68,7 +66,7 @@ def run(
     )
     surprises = _forced(folder, recipe, rows, note)
     loaded = models.load(str(place(folder, rows[0], 0) / "model"))
-    entries = judge(rows, said, loaded.shape, TEXT_ROWS)
+    entries = judge(rows, said, loaded.shape, round(said[DENSE].text))
     result = {
         **_told(loaded, questions, said),
         "plans": [entry | {"times": times.get(entry["name"])} for entry in entries],
@@ -77,8 +75,8 @@ def run(
         "forced": surprises,
         "seconds": {
             "this_run": round(time.perf_counter() - start, 1),
-            "cells": len(questions.tasks) * len(rows),
-            "cells_of_this_run": 0,
+            "cells": sum(each.cells for each in said.values()),
+            "cells_of_this_run": sum(each.new for each in said.values()),
         },
         "provenance": record(device=loaded.model.device, dtype=loaded.model.dtype, seed=questions.seed),
     }
