@@ -1,8 +1,10 @@
-"""What every test shares: no network, a fixed seed, few threads, and tiny models built once."""
+"""What every test shares: no network, a fixed seed, few threads, tiny models built once, the command line."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -15,9 +17,10 @@ import pytest
 import torch
 from hypothesis import settings
 
+from saccade.cli import main
 from support import models
-
-ROOT = Path(__file__).resolve().parent.parent
+from support.programs import ROOT, Result, environment
+from support.toy import save_toy
 
 torch.set_num_threads(1)
 
@@ -59,3 +62,35 @@ def qwen() -> models.Tiny:
 def tiny(request: pytest.FixtureRequest) -> models.Tiny:
     """Each tiny family in turn; leave it as you found it."""
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def toy_folder(tmp_path_factory) -> Path:
+    """A model folder with a random Glance of four small layers; leave it as you found it."""
+    return save_toy(tmp_path_factory.mktemp("toy-glance"))
+
+
+@pytest.fixture
+def command(capsys):
+    """Runs the command line in this process."""
+
+    def run(*words: object) -> Result:
+        code = main([str(word) for word in words])
+        caught = capsys.readouterr()
+        return Result(code, caught.out, caught.err)
+
+    return run
+
+
+@pytest.fixture
+def program():
+    """Runs ``python -m saccade`` as a program."""
+
+    def run(*words: object, cwd=ROOT) -> Result:
+        done = subprocess.run(
+            [sys.executable, "-m", "saccade", *map(str, words)],
+            capture_output=True, text=True, timeout=240, cwd=cwd, env=environment(),
+        )  # fmt: skip
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    return run

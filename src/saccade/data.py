@@ -18,6 +18,7 @@ from typing import Any
 from PIL import Image
 
 from saccade.evaluation.scoring import Rule, parse, read
+from saccade.files import read_text
 from saccade.samples import Sample
 
 
@@ -51,7 +52,7 @@ class Entry:
         Raises:
             ValueError: If a file is not an image, naming the line.
         """
-        images = tuple(_decode(path, self.where) for path in self.paths)
+        images = tuple(decode(path, self.where) for path in self.paths)
         answer, *others = self.answers or ("",)
         return Sample(
             self.id, self.task, self.subtask, images, self.question, answer, tuple(others), self.score
@@ -82,15 +83,7 @@ def read_jsonl(path: str | os.PathLike, score: str = "exact") -> list[Entry]:
         ValueError: As ``load_jsonl``, except for files that exist and are not images.
     """
     path, usual = Path(path), parse(score)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise ValueError(f"no such file: {path}") from None
-    except IsADirectoryError:
-        raise ValueError(f"{path} is a folder, not a JSONL file") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error}") from None
-    entries = list(_entries(text, path, usual))
+    entries = list(_entries(read_text(path, "a JSONL file"), path, usual))
     if not entries:
         raise ValueError(f"{path} is empty: one JSON object per line is needed, with 'question' and 'image'")
     first: dict[str, str] = {}
@@ -99,6 +92,23 @@ def read_jsonl(path: str | os.PathLike, score: str = "exact") -> list[Entry]:
             raise ValueError(f"{entry.where}: id {entry.id!r} was used before ({first[entry.id]})")
         first[entry.id] = entry.where
     return entries
+
+
+def decode(path: Path, where: str) -> Image.Image:
+    """An image file as RGB.
+
+    Args:
+        path: The file.
+        where: What names it, for errors.
+
+    Raises:
+        ValueError: If it is not an image, or is torn.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{where}: cannot decode image {path}: {error}") from None
 
 
 def _entries(text: str, path: Path, usual: Rule) -> Iterator[Entry]:
@@ -183,11 +193,3 @@ def _find(name: str, folder: Path, where: str) -> Path:
     if not path.is_file():
         raise ValueError(f"{where}: no image file {path} (paths are relative to the JSONL file)")
     return path
-
-
-def _decode(path: Path, where: str) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{where}: cannot decode image {path}: {error}") from None

@@ -8,7 +8,6 @@ import time
 
 import pytest
 
-from evaluation.conftest import build_toy
 from saccade import models
 from saccade.budget import flops_ratio
 from saccade.demo import threads
@@ -23,6 +22,7 @@ from saccade.plan import Plan
 from saccade.report import style
 from saccade.samples import Sample
 from saccade.shapes import ModelShape
+from support.toy import build_toy
 
 TASKS = ("count", "word")
 

@@ -7,21 +7,10 @@ import json
 import pytest
 from PIL import Image
 
-from evaluation.conftest import build_toy
 from saccade.evaluation import runner
 from saccade.spec import parse
 
 HARD = "vtw(layer=0)"
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory):
-    """A model folder with a random Glance of four small layers."""
-    where = tmp_path_factory.mktemp("toy-glance")
-    loaded = build_toy()
-    loaded.model.save_pretrained(where)
-    loaded.processor.save_pretrained(where)
-    return where
 
 
 @pytest.fixture
@@ -37,8 +26,8 @@ def data(tmp_path):
     return path
 
 
-def test_json_has_the_promised_fields(command, folder, data):
-    done = command("eval", folder, "--data", data, "--plan", HARD, "--max-new-tokens", 2, "--json", "-")
+def test_json_has_the_promised_fields(command, toy_folder, data):
+    done = command("eval", toy_folder, "--data", data, "--plan", HARD, "--max-new-tokens", 2, "--json", "-")
     assert done.code == 0, done.err
     found = done.json
     for entry in (found["dense"], *found["plans"]):
@@ -50,25 +39,24 @@ def test_json_has_the_promised_fields(command, folder, data):
     assert found["provenance"]["versions"]
 
 
-def test_tables_name_every_plan(command, folder, data):
+def test_tables_name_every_plan(command, toy_folder, data):
     done = command(
-        "eval", folder, "--data", data, "--plan", HARD, "--plan", "vskip(layers=1)", "--max-new-tokens", 2
+        "eval", toy_folder, "--data", data, "--plan", HARD, "--plan", "vskip(layers=1)", "--max-new-tokens", 2
     )
     assert done.code == 0, done.err
     assert HARD in done.out and "vskip(layers=1)" in done.out and "colours" in done.out and "mean" in done.out
 
 
-def test_the_suite_is_asked_by_task(command, folder):
-    done = command(
-        "eval", folder, "--task", "count", "--samples", 2, "--max-new-tokens", 2, "--no-blind", "--json", "-"
-    )
+def test_the_suite_is_asked_by_task(command, toy_folder):
+    words = ("--task", "count", "--samples", 2, "--max-new-tokens", 2, "--no-blind", "--json", "-")
+    done = command("eval", toy_folder, *words)
     assert done.code == 0, done.err
     assert list(done.json["dense"]["tasks"]) == ["count"] and done.json["dense"]["mean"]["n"] == 2
     assert done.json["blind"] is None and done.json["dense"]["mean"]["blind"] is None
 
 
-def test_budgets_get_layers_from_a_quick_calibration_or_a_plan_file(command, folder, data, tmp_path):
-    words = ("eval", folder, "--data", data, "--max-new-tokens", 2, "--no-blind", "--json", "-")
+def test_budgets_get_layers_from_a_quick_calibration_or_a_plan_file(command, toy_folder, data, tmp_path):
+    words = ("eval", toy_folder, "--data", data, "--max-new-tokens", 2, "--no-blind", "--json", "-")
     done = command(*words, "--plan", "vskip(budget=2)", "--plan", "shortv(flops=0.8)")
     assert done.code == 0, done.err
     order = done.json["orders"]["vig"]
@@ -89,10 +77,10 @@ def layers(entry):
     return parse(entry["spec"])[0].layers
 
 
-def test_predictions_are_kept_one_by_one(command, folder, data, tmp_path):
+def test_predictions_are_kept_one_by_one(command, toy_folder, data, tmp_path):
     kept = tmp_path / "answers.json"
     done = command(
-        "eval", folder, "--data", data, "--plan", HARD, "--max-new-tokens", 2, "--predictions", kept
+        "eval", toy_folder, "--data", data, "--plan", HARD, "--max-new-tokens", 2, "--predictions", kept
     )
     assert done.code == 0, done.err
     runs = json.loads(kept.read_text())
@@ -101,9 +89,9 @@ def test_predictions_are_kept_one_by_one(command, folder, data, tmp_path):
     assert ids[0] == ids[1] == ids[2] and len(ids[0]) == 6
 
 
-def test_an_interrupted_run_goes_on(command, folder, data, tmp_path, monkeypatch):
+def test_an_interrupted_run_goes_on(command, toy_folder, data, tmp_path, monkeypatch):
     out = tmp_path / "result.json"
-    words = ("eval", folder, "--data", data, "--plan", HARD, "--max-new-tokens", 2, "--json", out)
+    words = ("eval", toy_folder, "--data", data, "--plan", HARD, "--max-new-tokens", 2, "--json", out)
     real, calls = runner.generate, []
 
     def faulty(*args):
@@ -137,25 +125,25 @@ def test_an_interrupted_run_goes_on(command, folder, data, tmp_path, monkeypatch
         (("--plan", "vskip(layers=7)", "--task", "count", "--samples", "1"), "layer 7"),
     ],
 )
-def test_bad_input_is_one_clear_line(command, folder, words, message):
-    done = command("eval", folder, *words)
+def test_bad_input_is_one_clear_line(command, toy_folder, words, message):
+    done = command("eval", toy_folder, *words)
     assert done.code == 2
     assert message in done.err.split("\n")[-2] and "Traceback" not in done.err
 
 
-def test_answers_are_needed(command, folder, tmp_path):
+def test_answers_are_needed(command, toy_folder, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     path = tmp_path / "mine.jsonl"
     path.write_text('{"image": "a.png", "question": "what ?"}\n')
-    done = command("eval", folder, "--data", path)
+    done = command("eval", toy_folder, "--data", path)
     assert done.code == 2 and "no answer" in done.err
 
 
-def test_a_plan_of_another_model_is_refused_unless_forced(command, folder, data, tmp_path):
+def test_a_plan_of_another_model_is_refused_unless_forced(command, toy_folder, data, tmp_path):
     plan = tmp_path / "plan.json"
     methods = [{"name": "vskip", "layers": [1]}]
     plan.write_text(json.dumps({"schema": 1, "methods": methods, "model": {"model_type": "other"}}))
-    words = ("eval", folder, "--data", data, "--plan", plan, "--max-new-tokens", 2, "--no-blind")
+    words = ("eval", toy_folder, "--data", data, "--plan", plan, "--max-new-tokens", 2, "--no-blind")
     refused = command(*words)
     assert refused.code == 2 and "another model" in refused.err
     assert command(*words, "--force").code == 0

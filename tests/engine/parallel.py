@@ -1,20 +1,14 @@
-"""What two processes run for test_parallel: a plan on a DDP and on an FSDP2 model, against one process.
-
-Run as ``python parallel.py RANK FOLDER``; the store is a file, so that no port is taken.
-"""
+"""What two processes run for test_parallel: a plan on a DDP and on an FSDP2 model, against one process."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import torch
-import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from saccade.engine import apply
+from support import pair
 from support.models import SQUARE, tiny_llava
 
 SPEC = "vskip(layers=0-1)+shortv(layers=1)+vtw(layer=2)"
@@ -67,15 +61,11 @@ def sharded(rank: int, planned_first: bool) -> None:
     check(rank, loss, dict(tiny.model.named_parameters())[PROBE].grad.full_tensor())
 
 
-def main(rank: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", store=dist.FileStore(str(folder / "store"), 2), rank=rank, world_size=2)
+def job(rank: int) -> None:
     data_parallel(rank)
     sharded(rank, planned_first=False)
     sharded(rank, planned_first=True)
-    (folder / f"done{rank}").touch()
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    pair.work(job)

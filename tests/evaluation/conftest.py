@@ -10,22 +10,10 @@ import torch
 from PIL import Image
 
 from saccade import models
-from saccade.glance.model import GlanceConfig, build_model
-from saccade.glance.tokenizer import build_processor
 from saccade.samples import Sample
+from support.toy import build_toy
 
 QUESTIONS = ("what color is the circle ?", "how many red objects are there ?", "is there a ring ?")
-
-
-def build_toy() -> models.Loaded:
-    """A random Glance of four small layers, loud enough that skipping changes answers."""
-    sizes = GlanceConfig(layers=4, width=48, heads=2, mlp=64, image_size=32)
-    model = build_model(sizes, seed=3).eval()
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "language_model.layers" in name and weight.ndim == 2:
-                weight.mul_(12)
-    return models.wrap(model, build_processor(sizes.image_size, sizes.patch), "toy")
 
 
 @pytest.fixture(scope="session")

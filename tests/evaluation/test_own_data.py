@@ -6,21 +6,7 @@ import json
 
 import pytest
 
-from cli.conftest import Result
 from evaluation.conftest import say
-from saccade.cli import main
-
-
-@pytest.fixture
-def command(capsys):
-    """Runs the command line in this process."""
-
-    def run(*words: object) -> Result:
-        code = main([str(word) for word in words])
-        caught = capsys.readouterr()
-        return Result(code, caught.out, caught.err)
-
-    return run
 
 
 @pytest.fixture

@@ -124,7 +124,7 @@ def test_an_export_is_whole_or_not_there(run, tmp_path, monkeypatch) -> None:
     def fail(*_args, **_kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr(checkpoint, "_swap", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
         export(run, out)
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before

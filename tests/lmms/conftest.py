@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluation.conftest import build_toy
 from saccade.samples import Sample
+from support.toy import build_toy
 
 PROGRAM = """
 import argparse, json, os, pathlib, re, sys, time, traceback
@@ -115,16 +115,6 @@ def stand_in(tmp_path, monkeypatch) -> Path:
     yield place / "lmms_eval"
     for name in [n for n in sys.modules if n.split(".")[0] in ("lmms_eval", "loguru")]:
         del sys.modules[name]
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory):
-    """A model folder with a random Glance of four small layers."""
-    where = tmp_path_factory.mktemp("toy-glance")
-    loaded = build_toy()
-    loaded.model.save_pretrained(where)
-    loaded.processor.save_pretrained(where)
-    return where
 
 
 @pytest.fixture(scope="session")

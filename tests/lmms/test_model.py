@@ -58,11 +58,15 @@ def test_other_names_are_not_there():
         model.__getattr__("Other")
 
 
-def test_requests_are_answered_in_order_under_a_plan_and_their_cost_is_noted(chat_model, folder, tmp_path):
+def test_requests_are_answered_in_order_under_a_plan_and_their_cost_is_noted(
+    chat_model, toy_folder, tmp_path
+):
     told = {}
     for plan in ("", '"fastv(layer=1,keep=0.5)"', "fastv(layer=1;keep=0.5)"):
         place = tmp_path / str(len(told))
-        asked = chat_model(pretrained=str(folder), plan=plan, device="cpu", batch_size=2, record=str(place))
+        asked = chat_model(
+            pretrained=str(toy_folder), plan=plan, device="cpu", batch_size=2, record=str(place)
+        )
         asked.task_dict = {"noise": {"test": docs(5)}}
         told[plan] = asked.generate_until(requests(5, max_new_tokens=4, do_sample=False))
         assert (asked.rank if hasattr(asked, "rank") else asked._rank, asked.batch_size) == (0, 2)
@@ -70,13 +74,13 @@ def test_requests_are_answered_in_order_under_a_plan_and_their_cost_is_noted(cha
         assert note["prompts"] == 5 and (note["cost"]["flops_ratio"] < 1) == bool(plan)
     dense, quoted, written = told.values()
     assert quoted == written != dense and len(set(dense)) > 1
-    backwards = chat_model(pretrained=str(folder), device="cpu", batch_size="3")
+    backwards = chat_model(pretrained=str(toy_folder), device="cpu", batch_size="3")
     backwards.task_dict = {"noise": {"test": docs(5)}}
     assert backwards.generate_until(requests(5, max_new_tokens=4)[::-1]) == dense[::-1]
 
 
-def test_settings_that_mean_nothing_are_told_once(chat_model, folder):
-    asked = chat_model(pretrained=str(folder), device="cpu")
+def test_settings_that_mean_nothing_are_told_once(chat_model, toy_folder):
+    asked = chat_model(pretrained=str(toy_folder), device="cpu")
     asked.task_dict = {"noise": {"test": docs(3)}}
     asked.generate_until(requests(3, max_new_tokens=2, typo=1))
     said = importlib.import_module("loguru").logger.said
@@ -96,22 +100,22 @@ def test_settings_that_mean_nothing_are_told_once(chat_model, folder):
         ({"pretrained": "no/such/folder"}, "cannot load"),
     ],
 )
-def test_bad_arguments_are_refused(chat_model, folder, arguments, match):
+def test_bad_arguments_are_refused(chat_model, toy_folder, arguments, match):
     with pytest.raises(ValueError, match=match):
-        chat_model(**({"pretrained": str(folder), "device": "cpu"} | arguments))
+        chat_model(**({"pretrained": str(toy_folder), "device": "cpu"} | arguments))
 
 
-def test_a_plan_of_another_model_is_used_only_if_forced(chat_model, folder, tmp_path):
+def test_a_plan_of_another_model_is_used_only_if_forced(chat_model, toy_folder, tmp_path):
     plan = tmp_path / "plan.json"
     methods = [{"name": "vskip", "layers": [1]}]
     plan.write_text(json.dumps({"schema": 1, "methods": methods, "model": {"model_type": "other"}}))
     with pytest.raises(ValueError, match="another model"):
-        chat_model(pretrained=str(folder), device="cpu", plan=str(plan))
-    assert chat_model(pretrained=str(folder), device="cpu", plan=str(plan), force=True)
+        chat_model(pretrained=str(toy_folder), device="cpu", plan=str(plan))
+    assert chat_model(pretrained=str(toy_folder), device="cpu", plan=str(plan), force=True)
 
 
-def test_a_process_that_fails_beside_others_ends_them_all(chat_model, folder, capsys):
-    asked = chat_model(pretrained=str(folder), device="cpu")
+def test_a_process_that_fails_beside_others_ends_them_all(chat_model, toy_folder, capsys):
+    asked = chat_model(pretrained=str(toy_folder), device="cpu")
     asked.task_dict = {"noise": {"test": []}}
     with pytest.raises(IndexError):
         asked.generate_until(requests(1))
@@ -121,8 +125,8 @@ def test_a_process_that_fails_beside_others_ends_them_all(chat_model, folder, ca
     assert "IndexError" in capsys.readouterr().err
 
 
-def test_other_kinds_of_task_are_refused(chat_model, folder):
-    asked = chat_model(pretrained=str(folder), device="cpu")
+def test_other_kinds_of_task_are_refused(chat_model, toy_folder):
+    asked = chat_model(pretrained=str(toy_folder), device="cpu")
     with pytest.raises(ValueError, match="likelihoods"):
         asked.loglikelihood([])
     with pytest.raises(ValueError, match="several rounds"):

@@ -9,24 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from cli.conftest import Result
-from saccade.cli import main
 from saccade.lmms.process import Job, reason, run
 from saccade.lmms.suite import Suite, merge_costs
 
 PLAN = "vskip(layers=1,2)"
-
-
-@pytest.fixture
-def command(capsys):
-    """Runs the command line in this process; what it starts are programs of their own."""
-
-    def ask(*words: object) -> Result:
-        code = main([str(word) for word in words])
-        caught = capsys.readouterr()
-        return Result(code, caught.out, caught.err)
-
-    return ask
 
 
 def calls(stand_in) -> list[dict]:

@@ -87,6 +87,9 @@ def test_a_folder_of_something_else_is_not_replaced(kept, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="something else"):
         sv.save(kept[0], tmp_path)
+    with pytest.raises(ValueError, match="it is a file"):
+        sv.save(kept[0], tmp_path / "notes.txt")
+    assert (tmp_path / "notes.txt").read_text() == "mine" and sv.wrapped(kept[0].model)
     with pytest.raises(ValueError, match="not wrapped"):
         sv.save(saccade.load("glance"), tmp_path / "stock")
 

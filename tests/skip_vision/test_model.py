@@ -1,38 +1,17 @@
-"""The wrapped model: layouts, the method on the decoder, skip KV-cache, gradients; against a slow account."""
+"""The wrapped model: the method on the decoder, skip KV-cache, gradients; against a slow account."""
 
 import pytest
 import torch
 
 import saccade
 from saccade.engine.cache import kv_lengths
-from saccade.families import unwrap
 from saccade.layout import Layout
 from saccade.methods.skip_vision import SkipVision
-from saccade.models import wrap as pair
-from saccade.skip_vision import SkipVisionConfig, ablation_row, unwrap_skip_vision, wrap, wrapped
-from saccade.skip_vision.chain_of_sight import Scale
+from saccade.skip_vision import SkipVisionConfig, ablation_row, wrapped
 from skip_vision.slow import dense, marks, recomputing, roles
-from support.models import BIG, IMAGE, SQUARE, WIDE, tiny_llava, tiny_llava_next, tiny_qwen
+from skip_vision.small import SCENES, cos, made
+from support.models import IMAGE
 from support.reference import extend, gap
-
-PICTURE = (32, 32)
-COS = dict(layout="cos", scales=(Scale(4, 2), Scale(2, 8), Scale(1, 16)))
-SCENES = {"single": [[3, PICTURE, 5]], "ragged": [[3, PICTURE, 5], [4], [2, PICTURE, PICTURE, 6]]}
-
-
-def cos(row: int, **more) -> SkipVisionConfig:
-    return ablation_row(row, SkipVisionConfig(**COS, **more), merged=6)
-
-
-def made(config: SkipVisionConfig, text: str = "llama"):
-    tiny = tiny_llava(text)
-    torch.manual_seed(4)
-    loaded = wrap(pair(tiny.model, None, "tiny"), config)
-    with torch.no_grad():
-        for parameter in wrapped(tiny.model).abstractor.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return tiny, loaded
-
 
 ROWS = {
     0: (16, {}), 1: (6, {}), 2: (16, {}), 3: (16, dict(lv=True)), 4: (16, dict(ls=True)),
@@ -79,7 +58,7 @@ PUBLISHED = {
 def test_the_published_counts(row):
     config = ablation_row(row)
     attend, pass_ffn = PUBLISHED[row]
-    assert config.length(1296) == attend
+    assert config.projected(1024) == 1296 and config.length(1296) == attend
     layer = _layer(config, 1296, attend)
     assert int((layer.ffn_BN).sum()) == pass_ffn + 2
     held = {11: 275}.get(row, attend)
@@ -225,48 +204,6 @@ def test_the_former_summary_does_not_see_the_skipped_rows_and_the_latter_does():
     assert not changed[names.index("FS")] and changed[names.index("LS")] and changed[names.index("LV")]
 
 
-def test_the_most_attended_patches_are_retained_in_raster_order():
-    tiny, _ = made(SkipVisionConfig(retained=5, merged=None, skip_ffn=False, former=False, latter=False))
-    inputs = tiny.batch(SCENES["single"])
-    core = tiny.model.model
-    tower = core.vision_tower
-    tower.set_attn_implementation("eager")
-    with torch.no_grad():
-        seen = tower(inputs["pixel_values"], output_attentions=True, output_hidden_states=True)
-        rows = core.get_image_features(inputs["pixel_values"]).pooler_output[0]
-        layer = core.config.vision_feature_layer
-        attention = seen.attentions[layer][0, :, 0, 1:].sum(0)
-        best = attention.topk(5).indices.sort().values.tolist()
-        order = best + [p for p in range(16) if p not in best]
-        expected = wrapped(tiny.model).abstractor.project(seen.hidden_states[layer][0, 1:][order])
-    torch.testing.assert_close(rows, expected, atol=1e-5, rtol=1e-5)
-
-
-def test_anyres_retains_the_whole_picture_and_merges_the_tiles():
-    tiny = tiny_llava_next()
-    loaded = pair(tiny.model, None, "next")
-    with torch.no_grad():
-        inputs = tiny.batch([[2, BIG, 3]])
-        stock = tiny.model.model.get_image_features(
-            inputs["pixel_values"], inputs["image_sizes"]
-        ).pooler_output[0]
-    wrap(loaded, SkipVisionConfig(layout="llava-hd", merged=8, learned_summary=False))
-    with torch.no_grad():
-        rows = tiny.model.model.get_image_features(
-            inputs["pixel_values"], inputs["image_sizes"]
-        ).pooler_output[0]
-    assert len(rows) == 9 + 1 + 8 + 1
-    torch.testing.assert_close(rows[:9], stock[:9])
-    torch.testing.assert_close(rows[9], stock[:9].mean(0), atol=1e-5, rtol=1e-5)
-    ragged = tiny.batch([[3, SQUARE, 5], [4], [2, WIDE, 1, BIG, 3]])
-    names = roles(0, 9, 8, fs=True, ls=True, lv=False)
-    with torch.no_grad():
-        ours = tiny.model(**ragged).logits
-        with recomputing(tiny.model, marks(ragged, IMAGE, names, {"S"})):
-            theirs = tiny.model(**ragged, use_cache=False).logits
-    assert gap(ours, theirs, ragged["attention_mask"]) < 1e-5
-
-
 def test_registers_stand_for_the_image_from_their_layer_on():
     config = SkipVisionConfig(
         retained=16, merged=None, skip_ffn=False, former=False, latter=False, registers=3, register_layer=2
@@ -281,95 +218,3 @@ def test_registers_stand_for_the_image_from_their_layer_on():
     loss = tiny.model(**inputs, labels=inputs["input_ids"]).loss
     loss.backward()
     assert float(wrapped(tiny.model).abstractor.registers.grad.abs().max()) > 0
-
-
-def test_text_alone_is_the_stock_model_and_unwrapping_leaves_no_trace():
-    tiny = tiny_llava()
-    inputs, words = tiny.batch(SCENES["single"]), tiny.batch([[6], [3]])
-    before = dict(vars(tiny.model.model)), list(tiny.model.state_dict())
-    with torch.no_grad():
-        stock, text = tiny.model(**inputs).logits, tiny.model(**words).logits
-        loaded = wrap(pair(tiny.model, None, "tiny"), cos(11))
-        assert torch.equal(tiny.model(**words).logits, text)
-        unwrap_skip_vision(loaded)
-        assert torch.equal(tiny.model(**inputs).logits, stock)
-    assert before[1] == list(tiny.model.state_dict()) and before[0].keys() == vars(tiny.model.model).keys()
-
-
-def test_other_plans_run_over_the_models_own():
-    tiny, _ = made(cos(10))
-    inputs = tiny.batch(SCENES["ragged"])
-    own = saccade.engine.attached(tiny.model)
-    with torch.no_grad():
-        before = tiny.model(**inputs).logits
-        with saccade.apply(tiny.model, "vtw(layer=2)") as above:
-            assert [m.name for m in above.plan.methods] == ["skip_vision", "vtw"]
-            assert gap(tiny.model(**inputs).logits, before) > 1e-3
-        with pytest.raises(ValueError, match="layer 9"):
-            saccade.apply(tiny.model, "vtw(layer=9)")
-        assert saccade.engine.attached(tiny.model) is own
-        assert torch.equal(tiny.model(**inputs).logits, before)
-
-
-@pytest.mark.parametrize(
-    ("build", "config", "message"),
-    [
-        (tiny_qwen, SkipVisionConfig(), "split=grid"),
-        (tiny_llava, SkipVisionConfig(layout="llava-hd"), "needs tiles"),
-        (tiny_llava_next, SkipVisionConfig(), "llava-hd"),
-        (tiny_llava, SkipVisionConfig(retained=17), "17 rows are to be retained, but an image has 16"),
-        (tiny_llava, SkipVisionConfig(layout="cos"), "do not tile"),
-    ],
-)
-def test_what_cannot_be_wrapped_says_why_and_is_left_alone(build, config, message):
-    tiny = build()
-    loaded = pair(tiny.model, None, "tiny")
-    before = vars(unwrap(tiny.model).model).keys()
-    with pytest.raises(ValueError, match=message):
-        wrap(loaded, config)
-    assert wrapped(tiny.model) is None and vars(unwrap(tiny.model).model).keys() == before
-    assert saccade.engine.attached(tiny.model) is None
-
-
-@pytest.mark.parametrize("build", [tiny_llava, tiny_llava_next, tiny_qwen])
-@pytest.mark.parametrize(
-    "spec", ["skip_vision(retained=0.25,split=grid,cache=small)", "victor(registers=2,layer=2)"]
-)
-def test_without_wrapping_the_method_works_by_place_on_any_family(build, spec):
-    tiny = build()
-    inputs = tiny.batch([[3, SQUARE, 5], [4], [2, WIDE, 1, SQUARE, 3]])
-    visual = tiny.visual(inputs)
-    with saccade.apply(tiny.model, spec):
-        out = tiny.model.generate(**inputs, max_new_tokens=3, return_dict_in_generate=True)
-    text = (inputs["attention_mask"].bool() & ~visual).sum(1)
-    lengths = kv_lengths(out.past_key_values)
-    assert lengths[-1] < inputs["input_ids"].shape[1] and lengths[-1] >= int(text.max()) + 2
-
-
-def test_a_stock_model_is_told_to_be_wrapped_first():
-    tiny = tiny_llava()
-    plan = "skip_vision(retained=4,skipped=5,former=true,latter=true)"
-    with saccade.apply(tiny.model, plan), pytest.raises(ValueError, match="wrapped for it"):
-        tiny.model(**tiny.batch(SCENES["single"]))
-
-
-@pytest.mark.parametrize("build", [tiny_llava, tiny_llava_next, tiny_qwen])
-def test_with_every_row_retained_it_is_the_stock_model(build):
-    tiny = build()
-    inputs = tiny.batch([[3, SQUARE, 5], [4], [2, WIDE, 1, SQUARE, 3]])
-    with torch.no_grad():
-        stock = tiny.model(**inputs).logits
-        with saccade.apply(tiny.model, "skip_vision(retained=1.0,cache=small)"):
-            assert torch.equal(tiny.model(**inputs).logits, stock)
-
-
-def test_methods_that_rank_patches_are_told_that_rows_are_none():
-    tiny, _ = made(cos(10))
-    inputs = tiny.batch(SCENES["single"])
-    with (
-        saccade.apply(tiny.model, "fastervlm(keep=0.5)"),
-        pytest.raises(ValueError, match="lays rows out anew"),
-    ):
-        tiny.model(**inputs)
-    with saccade.apply(tiny.model, "fastv(layer=2,keep=0.5)"):
-        assert tiny.model(**inputs).logits.isfinite().all()

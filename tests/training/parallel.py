@@ -1,21 +1,17 @@
 """What two processes run for test_parallel: FSDP2 on batches of the collator, against one process.
 
-Run as ``python parallel.py RANK FOLDER``; the store is a file, so that no port is taken. Rank 0 has a batch
-with images, rank 1 one of text alone.
+Rank 0 has a batch with images, rank 1 one of text alone.
 """
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import torch
-import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from saccade.engine import apply
 from saccade.training.collate import Collator
+from support import pair
 from training.test_encode import CONVERSATIONS
 from training.tiny import llava
 
@@ -59,18 +55,14 @@ def sharded(rank: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     return loss.detach(), {name: p.grad.full_tensor() for name, p in named if p.grad is not None}
 
 
-def main(rank: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", store=dist.FileStore(str(folder / "store"), 2), rank=rank, world_size=2)
+def job(rank: int) -> None:
     losses, want = alone()
     loss, got = sharded(rank)
     torch.testing.assert_close(loss, losses[rank], atol=1e-5, rtol=1e-5)
     assert got.keys() >= want.keys() and len(want) > 40
     for name, gradient in want.items():
         torch.testing.assert_close(got[name], gradient, atol=1e-5, rtol=1e-4, msg=name)
-    (folder / f"done{rank}").touch()
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    pair.work(job)

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import yaml
 
 from saccade import models
-from saccade.cli import main
 from training.tiny import settings
 
 
@@ -21,16 +17,6 @@ def config(here):
     path = here / "tiny.yaml"
     path.write_text(yaml.safe_dump(json.loads(json.dumps(settings(here).as_data()))), "utf-8")
     return path
-
-
-@pytest.fixture
-def command(capsys):
-    def run(*words):
-        code = main([str(word) for word in words])
-        caught = capsys.readouterr()
-        return code, caught.out, caught.err
-
-    return run
 
 
 def test_a_run_says_what_it_wrote_and_what_to_do_next(command, config, here):
@@ -87,18 +73,15 @@ def test_help_knows_both_kinds(command):
     assert code == 0 and "--minutes" in out
 
 
-def test_the_smoke_configuration_as_a_program(root, tmp_path):
+def test_the_smoke_configuration_as_a_program(program, root, tmp_path):
     """Cut to two steps here; resumed as the interrupted run says."""
     words = ["train", str(root / "configs" / "smoke.yaml"), "--run", str(tmp_path / "smoke")]
     words += ["--set", "optimisation.steps=2", "--set", "optimisation.batch=2", "--set", "save_every=1"]
-    env = os.environ | {"PYTHONPATH": str(root / "src"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "saccade", *words], capture_output=True, text=True, timeout=200, env=env
-    )
-    assert done.returncode == 0, done.stderr
-    assert "next: saccade eval" in done.stdout
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    assert lines and all(line.startswith("step ") for line in lines), done.stderr
+    done = program(*words)
+    assert done.code == 0, done.err
+    assert "next: saccade eval" in done.out
+    lines = [line for line in done.err.splitlines() if line.strip()]
+    assert lines and all(line.startswith("step ") for line in lines), done.err
     assert sorted(p.name for p in (tmp_path / "smoke").iterdir()) == [
         "checkpoints", "loss.png", "metrics.jsonl", "model", "run.json",
     ]  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 
@@ -12,21 +11,13 @@ import torch
 import yaml
 
 from saccade.training import train
+from support import pair
+from support.programs import environment
 from training.test_run import lines, weights
 from training.tiny import RECORDS, data_set, said, settings
 
 
-@pytest.fixture
-def env(root):
-    paths = [str(root / "src"), str(root / "tests")]
-    return os.environ | {
-        "PYTHONPATH": os.pathsep.join(paths),
-        "OMP_NUM_THREADS": "1",
-        "GLOO_SOCKET_IFNAME": "lo",
-    }
-
-
-def test_torchrun_equals_one_process(here, env):
+def test_torchrun_equals_one_process(here):
     """Text-only records make batches without images on one process while the other has some."""
     texts = [{"conversations": said(f"what {n} ?", "it is " + "red " * n)} for n in range(8)]
     data_set(here / "data", [*RECORDS, *texts])
@@ -45,7 +36,7 @@ def test_torchrun_equals_one_process(here, env):
     start = [sys.executable, "-m", "torch.distributed.run", *words, "127.0.0.1:0"]
     done = subprocess.run(
         [*start, "-m", "saccade", "train", str(path), "--json", "-"],
-        capture_output=True, text=True, timeout=240, env=env,
+        capture_output=True, text=True, timeout=240, env=environment(),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)  # one process speaks
@@ -61,18 +52,5 @@ def test_torchrun_equals_one_process(here, env):
     assert {"rng_state_0.pth", "rng_state_1.pth", "0-meter.json", "1-meter.json"} <= held
 
 
-def test_fsdp2_equals_one_process(root, tmp_path, env):
-    script = str(root / "tests" / "training" / "parallel.py")
-    workers = [
-        subprocess.Popen(
-            [sys.executable, script, str(rank), str(tmp_path)],
-            env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    try:
-        outputs = [worker.communicate(timeout=200)[0] for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-    assert all((tmp_path / f"done{rank}").exists() for rank in range(2)), "\n".join(outputs)
+def test_fsdp2_equals_one_process(tmp_path):
+    pair.run("training/parallel.py", tmp_path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import shutil
 import signal
@@ -16,6 +15,7 @@ import pytest
 import torch
 
 from saccade.training import checkpoints, train
+from support.programs import environment
 from training.test_run import lines, weights
 from training.tiny import settings
 
@@ -144,7 +144,7 @@ def test_no_room_for_the_model_keeps_the_run(here):
     assert train(config, resume=True).finished and (here / "run" / "model").is_dir()
 
 
-def test_a_killed_run_resumes(here, root):
+def test_a_killed_run_resumes(here):
     """SIGKILL at any moment: what stands is whole, and the end is that of the uninterrupted run."""
     change = ["optimisation.steps=40", "save_every=2", "logging_every=2"]
     config = settings(here, *change)
@@ -152,8 +152,7 @@ def test_a_killed_run_resumes(here, root):
         "import json, sys; from saccade.training import train, TrainingConfig;"
         "train(TrainingConfig.from_data(json.loads(sys.argv[1])), resume=True)"
     )
-    env = os.environ | {"PYTHONPATH": str(root / "src"), "OMP_NUM_THREADS": "1"}
-    child = subprocess.Popen([sys.executable, "-c", code, json.dumps(config.as_data())], env=env)
+    child = subprocess.Popen([sys.executable, "-c", code, json.dumps(config.as_data())], env=environment())
     try:
         end = time.monotonic() + 120
         while len(checkpoints.found(here / "run")) < 2 and time.monotonic() < end and child.poll() is None:

@@ -5,10 +5,21 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from saccade.families.base import FAMILIES, Family, Parts, Rotary, find, register, unwrap
+from saccade.families.base import FAMILIES, Family, Parts, Rotary, core_of, find, register, unwrap
 from saccade.families.vision import Picture, Tower
 
 for _module in sorted(m.name for m in pkgutil.iter_modules(__path__)):
     importlib.import_module(f"{__name__}.{_module}")
 
-__all__ = ["FAMILIES", "Family", "Parts", "Picture", "Rotary", "Tower", "find", "register", "unwrap"]
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "Parts",
+    "Picture",
+    "Rotary",
+    "Tower",
+    "core_of",
+    "find",
+    "register",
+    "unwrap",
+]

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
+from saccade.families.hosting import Hosts
 from saccade.families.vision import SeesPictures
 from saccade.shapes import ModelShape
 
@@ -39,7 +40,7 @@ class Parts:
     head: nn.Module | None
 
 
-class Family(SeesPictures, ABC):
+class Family(SeesPictures, Hosts, ABC):
     """Adapter of one model family: the only kind of code that names transformers' internals."""
 
     name: ClassVar[str]
@@ -48,6 +49,9 @@ class Family(SeesPictures, ABC):
     """Text decoders whose attention this adapter can take apart."""
     compact_positions: ClassVar[bool] = True
     """Whether positions can close up over dropped rows; not where they have several axes (mRoPE)."""
+    layouts: ClassVar[tuple[str, ...]] = ()
+    """Layouts of ``SkipVisionConfig`` that its images can have; a family that names some writes ``place`` and
+    ``host``. ``cos`` and ``llava`` are of an image in one view, ``llava-hd`` of one with tiles beside it."""
 
     @abstractmethod
     def visual_ids(self, config: PreTrainedConfig) -> tuple[int, ...]:
@@ -79,9 +83,8 @@ class Family(SeesPictures, ABC):
         Raises:
             ValueError: If the text decoder is of a kind this family cannot take apart.
         """
-        model = unwrap(model)
-        core = model.model if hasattr(model, "lm_head") else model
-        decoder = core.language_model
+        model, core = unwrap(model), core_of(model)
+        decoder: Any = core.language_model
         kind = decoder.config.model_type
         if kind not in self.text_types:
             raise ValueError(
@@ -169,7 +172,7 @@ class Family(SeesPictures, ABC):
 
     def input_norm(self, layer: nn.Module, hidden_BND: torch.Tensor) -> torch.Tensor:
         """What the attention of a decoder layer gets of the residual stream."""
-        return layer.input_layernorm(hidden_BND)
+        return self.norms(layer)[0](hidden_BND)
 
     def norms(self, layer: Any) -> tuple[nn.Module, nn.Module]:
         """The norms of a decoder layer: before its attention, and before its FFN."""
@@ -232,6 +235,12 @@ def unwrap(model: nn.Module) -> nn.Module:
             model = model.module
         else:
             return model
+
+
+def core_of(model: nn.Module) -> nn.Module:
+    """The module that receives token ids and images: the stock model without its head."""
+    stock: Any = unwrap(model)
+    return stock.model if hasattr(stock, "lm_head") else stock
 
 
 FAMILIES: dict[str, Family] = {}

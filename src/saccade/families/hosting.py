@@ -1,15 +1,96 @@
-"""Changes to one model and its processor that can be undone, and what stands in a projector's place."""
+"""What stands in a projector's place: where that is, and how another module is put in and taken out.
+
+Shape letters: N rows of one image, D decoder width.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
 
+import torch
 from torch import nn
 
-from saccade.families.vision import Abstracts
-
 _MISSING = object()
+
+
+class Abstracts(Protocol):
+    """A module in the projector's place that makes another number of rows of an image."""
+
+    def length(self, rows: int) -> int:
+        """Rows of the decoder that an image becomes of which the stock projector makes so many."""
+
+    def pack(self, rows_ND: torch.Tensor, whole: int) -> torch.Tensor:
+        """Rows of the decoder of an image cut into tiles; the first ``whole`` embeddings are of all of it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """The place between the vision tower and the decoder.
+
+    Attributes:
+        tower: The vision tower.
+        projector: What stands there now.
+        width: Width of a patch's features, of one level of the tower.
+        grid: Patches along a side of a view.
+        rows: Rows that the stock projector makes of a typical image.
+    """
+
+    tower: nn.Module
+    projector: nn.Module
+    width: int
+    grid: int
+    rows: int
+
+
+class Hosts:
+    """The part of an adapter that lays visual rows out anew; a family that names ``layouts`` writes it."""
+
+    name: ClassVar[str]
+
+    def place(self, model: nn.Module, image_size: int | None = None) -> Place:
+        """The place of the projector.
+
+        Args:
+            model: The model.
+            image_size: Side of the image in pixels that the tower is to get; as it is if None.
+
+        Raises:
+            ValueError: If the tower cannot get images of that size, or the family names no layouts.
+        """
+        raise self._fixed()
+
+    def host(
+        self,
+        model: nn.Module,
+        processor: Any,
+        module: nn.Module,
+        image_size: int | None = None,
+        levels: Sequence[int] = (),
+    ) -> Callable[[], None]:
+        """Puts a module (``Abstracts``) in the projector's place, and tells the processor of its lengths.
+
+        Args:
+            model: The model.
+            processor: Its processor, or None.
+            module: The module.
+            image_size: Side of the image in pixels that the tower gets from now on; as it is if None.
+            levels: Hidden states of the tower that become features; as they are if empty.
+
+        Returns:
+            What undoes it.
+
+        Raises:
+            ValueError: If the tower cannot get images of that size, or the family names no layouts.
+        """
+        raise self._fixed()
+
+    def _fixed(self) -> ValueError:
+        return ValueError(
+            f"{self.name} cannot take other rows in place of its own. "
+            "Use skip_vision(retained=...,split=grid) as a plan, which skips without merging or summaries"
+        )
 
 
 class Undo:

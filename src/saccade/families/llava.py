@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +17,8 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from saccade.families.base import Family, register, unwrap
-from saccade.families.hosting import Undo, hosted_in
+from saccade.families.base import Family, core_of, register, unwrap
+from saccade.families.hosting import Place, Undo, hosted_in
 from saccade.families.vision import Picture, Tower, of_patches, square
 from saccade.shapes import ModelShape
 
@@ -36,6 +36,7 @@ class Llava(Family):
     name = "LLaVA-1.5"
     model_types = ("llava",)
     text_types = ("llama", "mistral", "qwen2")
+    layouts: ClassVar[tuple[str, ...]] = ("cos", "llava")
 
     def visual_ids(self, config: PreTrainedConfig) -> tuple[int, ...]:
         return (config.image_token_id,)
@@ -53,14 +54,27 @@ class Llava(Family):
         return LlavaForConditionalGeneration
 
     def picture(self, model: nn.Module, inputs: Mapping[str, Any]) -> Picture | None:
+        hosted = hosted_in(core_of(model))
+        if hosted is None:
+            return self._stock_picture(model, inputs)
+        made = made_lengths(inputs)
+        if made is None:
+            rows = self._rows_to_lay_out(model, inputs)
+            made = None if rows is None else tuple(hosted.length(n) for n in rows)
+        return None if made is None else Picture.unmapped(made)
+
+    def _rows_to_lay_out(self, model: nn.Module, inputs: Mapping[str, Any]) -> list[int] | None:
+        """Rows of every image that a module in the projector's place is given; None without pixels."""
+        config: Any = unwrap(model).config
+        pixels, patch = inputs.get("pixel_values"), config.vision_config.patch_size
+        if pixels is None:
+            return None
+        return [(pixels.shape[-2] // patch) * (pixels.shape[-1] // patch)] * len(pixels)
+
+    def _stock_picture(self, model: nn.Module, inputs: Mapping[str, Any]) -> Picture | None:
+        """The picture where the stock projector makes the rows."""
         config: Any = unwrap(model).config
         vision, pixels, made = config.vision_config, inputs.get("pixel_values"), made_lengths(inputs)
-        hosted = hosted_in(self._core(model))
-        if hosted is not None:
-            if made is None and pixels is not None:
-                rows = (pixels.shape[-2] // vision.patch_size) * (pixels.shape[-1] // vision.patch_size)
-                made = (hosted.length(rows),) * len(pixels)
-            return None if made is None else Picture.unmapped(made)
         more = len(self._view(model, inputs, 0))
         if made is not None:
             sides = {square(length - more) for length in made}
@@ -82,11 +96,7 @@ class Llava(Family):
     def _view(self, model: nn.Module, inputs: Mapping[str, Any], patches: int) -> torch.Tensor:
         """Which patch each feature of a view is, -1 for a CLS row."""
         strips = strips_first(unwrap(model).config, inputs)
-        return torch.arange(-1 if _has_cls(self._core(model)) else 0, patches)[1 if strips else 0 :]
-
-    def _core(self, model: Any) -> Any:
-        model = unwrap(model)
-        return model.model if hasattr(model, "lm_head") else model
+        return torch.arange(-1 if _has_cls(core_of(model)) else 0, patches)[1 if strips else 0 :]
 
     def seen(self, processor: Any, image: Image) -> Image:
         from PIL import Image as pil
@@ -96,6 +106,18 @@ class Llava(Family):
         )["pixel_values"][0]
         return pil.fromarray(pixels.round().clip(0, 255).astype("uint8").transpose(1, 2, 0))
 
+    def place(self, model: nn.Module, image_size: int | None = None) -> Place:
+        core: Any = core_of(model)
+        vision = core.config.vision_config
+        side = vision.image_size if image_size is None else image_size
+        if side % vision.patch_size:
+            raise ValueError(
+                f"an image of {side} pixels does not divide into patches of {vision.patch_size}; "
+                f"choose an image_size that is a multiple of {vision.patch_size}"
+            )
+        grid = side // vision.patch_size
+        return Place(core.vision_tower, core.multi_modal_projector, vision.hidden_size, grid, grid * grid)
+
     def host(
         self,
         model: nn.Module,
@@ -104,7 +126,8 @@ class Llava(Family):
         image_size: int | None = None,
         levels: Sequence[int] = (),
     ) -> Callable[[], None]:
-        core = self._core(model)
+        core: Any = core_of(model)
+        patches = self.place(model, image_size).rows
         undo = Undo()
         undo.attribute(core, "multi_modal_projector", module)
         if levels:
@@ -114,25 +137,22 @@ class Llava(Family):
         if image_size is not None and image_size != core.config.vision_config.image_size:
             undo.append(self.other_sizes(model))
         if processor is not None:
-            self._adapt(processor, core.config, module, image_size, undo)
+            self._adapt(processor, module, patches, image_size, undo)
         return undo.all
 
-    def _adapt(self, processor: Any, config: Any, module: Any, image_size: int | None, undo: Undo) -> None:
+    def _adapt(self, processor: Any, module: Any, patches: int, image_size: int | None, undo: Undo) -> None:
         """Tells a processor the size of the picture and the number of its placeholders."""
-        vision, given = config.vision_config, processor.image_processor
-        side = vision.image_size if image_size is None else image_size
         if image_size is not None:
-            square = {"height": side, "width": side}
-            undo.attribute(given, "size", square)
+            given, sides = processor.image_processor, {"height": image_size, "width": image_size}
+            undo.attribute(given, "size", sides)
             if getattr(given, "do_center_crop", False):
-                undo.attribute(given, "crop_size", square)
-        patches = (side // vision.patch_size) ** 2
+                undo.attribute(given, "crop_size", sides)
         # The stock processor counts patches, adds this, and takes one off where the first row is stripped.
         stripped = int(processor.vision_feature_select_strategy == "default")
         undo.attribute(processor, "num_additional_image_tokens", module.length(patches) - patches + stripped)
 
     def tower(self, model: nn.Module) -> Tower | None:
-        core: Any = self._core(model)
+        core: Any = core_of(model)
         config: Any = core.config
         module = core.vision_tower
         if config.vision_config.model_type not in TOWERS:
@@ -174,7 +194,7 @@ class Llava(Family):
         return hidden + layer.mlp(layer.layer_norm2(hidden))
 
     def other_sizes(self, model: nn.Module) -> Callable[[], None]:
-        module, side = self._core(model).vision_tower, unwrap(model).config.vision_config.image_size
+        module, side = core_of(model).vision_tower, unwrap(model).config.vision_config.image_size
 
         def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict] | None:
             pixels = args[0] if args else kwargs["pixel_values"]

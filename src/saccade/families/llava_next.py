@@ -13,8 +13,8 @@ from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration, Pre
 from transformers.image_processing_utils import select_best_resolution
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
-from saccade.families.base import register, unwrap
-from saccade.families.hosting import Undo, hosted_in
+from saccade.families.base import core_of, register, unwrap
+from saccade.families.hosting import Place, Undo, hosted_in
 from saccade.families.llava import Llava, config_parts, made_lengths, strips_first
 from saccade.families.vision import Picture, of_patches
 from saccade.shapes import ModelShape
@@ -29,6 +29,7 @@ class LlavaNext(Llava):
 
     name = "LLaVA-NeXT"
     model_types = ("llava_next",)
+    layouts = ("llava-hd",)
 
     def typical_visual(self, config: PreTrainedConfig) -> int:
         return super().typical_visual(config) * 5
@@ -41,15 +42,10 @@ class LlavaNext(Llava):
     def model_class(self) -> type[nn.Module]:
         return LlavaNextForConditionalGeneration
 
-    def picture(self, model: nn.Module, inputs: Mapping[str, Any]) -> Picture | None:
+    def _stock_picture(self, model: nn.Module, inputs: Mapping[str, Any]) -> Picture | None:
         config: Any = unwrap(model).config
         vision, grids = config.vision_config, config.image_grid_pinpoints
         sizes, made = inputs.get("image_sizes"), made_lengths(inputs)
-        hosted = hosted_in(self._core(model))
-        if hosted is not None and made is None and sizes is not None:
-            made = tuple(hosted.length(n) for n in self._rows_of_views(model, sizes))
-        if hosted is not None:
-            return None if made is None else Picture.unmapped(made)
         if sizes is None or (made is None and inputs.get("pixel_values") is None):
             return None if made is None else Picture.unmapped(made)
         sizes = [tuple(int(n) for n in size) for size in sizes]
@@ -58,7 +54,7 @@ class LlavaNext(Llava):
         one = self._view(model, inputs, side * side)
         patches = torch.where(one < 0, one, one + torch.arange(sum(views))[:, None] * side * side)
         # The model's own packing, run on patch numbers in place of features, says which row is which patch.
-        packed, _ = self._core(model).pack_image_features(
+        packed, _ = core_of(model).pack_image_features(
             list(patches[..., None].split(views)),
             sizes,
             "default" if strips_first(config, inputs) else "full",
@@ -77,6 +73,11 @@ class LlavaNext(Llava):
         plane, line, column, box = (torch.cat(x) for x in zip(*placed, strict=True))
         return replace(shown, plane_R=plane, line_R=line, column_R=column, box_R4=box)
 
+    def place(self, model: nn.Module, image_size: int | None = None) -> Place:
+        if image_size is not None:
+            raise ValueError("LLaVA-NeXT cuts images into tiles of one size: leave image_size as it is")
+        return replace(super().place(model), rows=self.typical_visual(unwrap(model).config))
+
     def host(
         self,
         model: nn.Module,
@@ -85,11 +86,9 @@ class LlavaNext(Llava):
         image_size: int | None = None,
         levels: Sequence[int] = (),
     ) -> Callable[[], None]:
-        if image_size is not None:
-            raise ValueError("LLaVA-NeXT cuts images into tiles of one size: leave image_size as it is")
-        core = self._core(model)
+        core: Any = core_of(model)
         undo = Undo()
-        undo.append(super().host(model, None, module, None, levels))
+        undo.append(super().host(model, None, module, image_size, levels))
         # Rows are laid out when the views of an image come together; newline rows have no place in that.
         stock = core.pack_image_features
 
@@ -110,19 +109,15 @@ class LlavaNext(Llava):
             undo.attribute(processor, "_get_number_of_features", Counted(processor, module))
         return undo.all
 
-    def _rows_of_views(self, model: nn.Module, sizes: Sequence[Any]) -> list[int]:
-        """Rows of every image before they are laid out anew: whole picture, unpadded tiles, no newlines."""
-        core = self._core(model)
-        config: Any = core.config
-        side = config.vision_config.image_size // config.vision_config.patch_size
-        views = [
-            torch.zeros(
-                image_size_to_num_patches(size, config.image_grid_pinpoints, config.vision_config.image_size),
-                side * side,
-                1,
-            )
-            for size in sizes
-        ]
+    def _rows_to_lay_out(self, model: nn.Module, inputs: Mapping[str, Any]) -> list[int] | None:
+        sizes = inputs.get("image_sizes")
+        if sizes is None or inputs.get("pixel_values") is None:
+            return None
+        core: Any = core_of(model)
+        grids, tile = core.config.image_grid_pinpoints, core.config.vision_config.image_size
+        side = tile // core.config.vision_config.patch_size
+        views = [torch.zeros(image_size_to_num_patches(size, grids, tile), side * side, 1) for size in sizes]
+        # The class's packing, for the instance's is ours: the whole picture, unpadded tiles, no newline rows.
         packed, _ = type(core).pack_image_features(core, views, sizes, "default", image_newline=None)
         return [len(rows) for rows in packed]
 

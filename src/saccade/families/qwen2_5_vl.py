@@ -28,6 +28,7 @@ class Qwen25VL(Family):
     model_types = ("qwen2_5_vl",)
     text_types = ("qwen2_5_vl_text",)
     compact_positions = False
+    layouts = ()  # its rows have the positions of a grid, and rows laid out anew are on none
 
     def visual_ids(self, config: PreTrainedConfig) -> tuple[int, ...]:
         return (config.image_token_id, config.video_token_id)

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isqrt
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
@@ -160,16 +160,6 @@ def square(length: int) -> int | None:
     return side if side * side == length else None
 
 
-class Abstracts(Protocol):
-    """A module in the projector's place that makes another number of rows of an image."""
-
-    def length(self, rows: int) -> int:
-        """Rows of the decoder that an image becomes of which the tower makes so many."""
-
-    def pack(self, rows_ND: torch.Tensor, whole: int) -> torch.Tensor:
-        """Rows of the decoder of an image cut into tiles; the first ``whole`` embeddings are of all of it."""
-
-
 @dataclass(frozen=True, eq=False)
 class Tower:
     """The vision tower of a model.
@@ -258,34 +248,6 @@ class SeesPictures(ABC):
     def other_sizes(self, model: nn.Module) -> Callable[[], None]:
         """Lets the tower take pictures of other sizes than it was made for; returns what undoes it."""
         return lambda: None
-
-    def host(
-        self,
-        model: nn.Module,
-        processor: Any,
-        module: nn.Module,
-        image_size: int | None = None,
-        levels: Sequence[int] = (),
-    ) -> Callable[[], None]:
-        """Puts a module (``Abstracts``) in the projector's place, and tells the processor of its lengths.
-
-        Args:
-            model: The model.
-            processor: Its processor, or None.
-            module: The module.
-            image_size: Side of the image in pixels that the tower gets from now on; as it is if None.
-            levels: Hidden states of the tower that become features; as they are if empty.
-
-        Returns:
-            What undoes it.
-
-        Raises:
-            ValueError: If the family's visual rows cannot be laid out anew.
-        """
-        raise ValueError(
-            f"{self.name} cannot take other rows in place of its own: their positions are those of a grid. "
-            "Use skip_vision(retained=...,split=grid) as a plan, which skips without merging or summaries"
-        )
 
     @abstractmethod
     def smaller(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from saccade.files import write_folder
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -26,9 +26,7 @@ def load_state(run_dir: Path) -> dict[str, Any]:
 
 
 def export(run_dir: Path, out: Path, dtype: torch.dtype = torch.float16) -> Path:
-    """Write the averaged weights and the processor as a folder the Auto classes load.
-
-    The folder is completed beside `out` and swapped in at the end: an interrupted export leaves the old one.
+    """Write the averaged weights and the processor as a folder the Auto classes load, whole or not at all.
 
     Args:
         run_dir: Folder of the training run.
@@ -53,31 +51,7 @@ def export(run_dir: Path, out: Path, dtype: torch.dtype = torch.float16) -> Path
     model = model.to(dtype)
     model.config.dtype = dtype
 
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
+    with write_folder(out) as fresh:
         model.save_pretrained(fresh)
         build_processor(sizes.image_size, sizes.patch).save_pretrained(fresh)
-        for file in fresh.iterdir():
-            file.chmod(0o644)
-        fresh.chmod(0o755)
-        _swap(fresh, out)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-    return out
-
-
-def _swap(fresh: Path, out: Path) -> None:
-    """Put `fresh` in the place of `out`; the old folder is set aside, and put back on failure."""
-    if not out.exists():
-        os.replace(fresh, out)
-        return
-    old = fresh.with_name(fresh.name + "-old")
-    os.replace(out, old)
-    try:
-        os.replace(fresh, out)
-    except BaseException:
-        os.replace(old, out)
-        raise
-    shutil.rmtree(old)
+    return Path(out)

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from saccade.select import top
-from saccade.skip_vision.chain_of_sight import ChainOfSight
 from saccade.skip_vision.config import SkipVisionConfig
 from saccade.skip_vision.merge import mean_merge, token_merge
 from saccade.skip_vision.summary import Scorer
@@ -81,16 +80,15 @@ class Abstractor(nn.Module):
             parts.append(self._summary(retained_BRD[:, first:]))
         parts.append(skipped_BSD)
         if config.latter:
+            # The prompt has a place for it also where an image has no skipped rows.
             parts.append(self._summary(skipped_BSD if skipped else retained_BRD))
         if self.registers is not None:
             parts.append(self.registers.to(retained_BRD.dtype).expand(len(retained_BRD), -1, -1))
         return torch.cat(parts, dim=1)
 
     def length(self, rows: int) -> int:
-        """Rows of the decoder that an image becomes of which the tower makes so many."""
-        if self.config.layout == "cos":
-            rows = sum(scale.queries for scale in self.config.scales)
-        return self.config.length(rows)
+        """Rows of the decoder that an image becomes of which the stock projector makes so many."""
+        return self.config.length(self.config.projected(rows))
 
     def _summary(self, rows_BND: torch.Tensor) -> torch.Tensor:
         assert self.scorer is not None
@@ -109,12 +107,3 @@ class Abstractor(nn.Module):
         keep_BP = top(attention_BP, everything, everything.long() - 1, ((first,),) * len(attention_BP))
         order_BP = torch.argsort(~keep_BP, dim=1, stable=True)
         return features_BPC.gather(1, order_BP[..., None].expand_as(features_BPC))
-
-
-def resampler_of(config: SkipVisionConfig, grid: int, levels: int, width: int, out: int) -> ChainOfSight:
-    """The resampler of a configuration.
-
-    Raises:
-        ValueError: If its windows do not fit the grid.
-    """
-    return ChainOfSight(config.scales, grid, levels, width, out, config.heads)

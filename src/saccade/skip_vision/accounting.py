@@ -40,7 +40,7 @@ def saving(config: SkipVisionConfig, shape: ModelShape, rows: int, dense: int, t
     Args:
         config: The layout.
         shape: Sizes of the decoder.
-        rows: Rows that the tower or the resampler makes of an image.
+        rows: Rows of an image (``SkipVisionConfig.projected``).
         dense: Rows of the baseline's image.
         text: Other rows of the prompt.
     """
@@ -63,6 +63,9 @@ def saving(config: SkipVisionConfig, shape: ModelShape, rows: int, dense: int, t
 
 
 def paper_macs(shape: ModelShape, attend: int, pass_ffn: int) -> float:
-    """Multiply-accumulates of a layer for visual rows alone: ``4 n d^2 + 2 n^2 d + 3 f d m`` (facts, 8.8)."""
+    """Multiply-accumulates of a layer for visual rows alone: ``4 n d^2 + 2 n^2 d + 3 f d m``.
+
+    The paper (arXiv 2503.21817) does not write its count down; this one gives the shares that it prints.
+    """
     d = shape.hidden
     return 4 * attend * d * d + 2 * attend * attend * d + 3 * pass_ffn * d * shape.ffn

@@ -8,7 +8,7 @@ Shape letters: B images, P rows of the stock model, N tokens, W windows, K stock
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from math import isqrt
 from typing import Any
 
@@ -62,7 +62,7 @@ def align(
     lr: float = 2e-3,
     on_step: Callable[[int, float], None] | None = None,
 ) -> float:
-    """Trains the resampler (and the tower's patch embedding with it) towards the teacher's rows.
+    """Trains the resampler, and the tower with it, towards the teacher's rows.
 
     Args:
         loaded: A model wrapped with the layout ``cos``.
@@ -82,9 +82,8 @@ def align(
     if done is None or not isinstance(done.abstractor.project, ChainOfSight):
         raise ValueError("only a model wrapped with the layout cos has a resampler to align")
     resampler = done.abstractor.project
-    core: Any = loaded.family.parts(loaded.model).core
-    stock: Any = teacher.family.parts(teacher.model).core
-    trained = [*resampler.parameters(), *core.vision_tower.parameters()]
+    tower = loaded.family.place(loaded.model, done.config.image_size).tower
+    trained = [*resampler.parameters(), *tower.parameters()]
     before = [p.requires_grad for p in trained]
     for parameter in trained:
         parameter.requires_grad_(True)
@@ -94,11 +93,10 @@ def align(
         for step in range(steps):
             batch = images(step)
             with torch.no_grad():
-                seen = stock.get_image_features(_pixels(teacher, batch), return_dict=True).pooler_output
-                want = targets(torch.stack(list(seen)), resampler.scales, resampler.grid)
-            pixels = _pixels(loaded, batch)
-            features = _features(core, pixels)
-            loss = F.mse_loss(resampler(features).float(), want.float()) / want.float().var()
+                stock_BPD = torch.stack(list(_rows(teacher, batch)))
+                want_BND = targets(stock_BPD, resampler.scales, resampler.grid).float()
+            tokens_BND = _tokens(loaded, resampler, batch).float()
+            loss = F.mse_loss(tokens_BND, want_BND) / want_BND.var()
             rate = min(1.0, 10 * (step + 1) / steps, 2 * (1 - step / steps))
             for group in optimiser.param_groups:
                 group["lr"] = lr * max(rate, 0.02)
@@ -116,17 +114,20 @@ def align(
     return left
 
 
-def _pixels(loaded: Loaded, images: list[Any]) -> torch.Tensor:
-    made = loaded.processor.image_processor(images=images, return_tensors="pt")["pixel_values"]
-    return made.to(loaded.model.device, loaded.model.dtype)
+def _rows(loaded: Loaded, images: list[Any]) -> Sequence[torch.Tensor]:
+    """Rows of the decoder of every image, as the model makes them."""
+    pixels = loaded.processor.image_processor(images=images, return_tensors="pt")["pixel_values"]
+    core: Any = loaded.family.parts(loaded.model).core
+    made = core.get_image_features(pixels.to(loaded.model.device, loaded.model.dtype), return_dict=True)
+    return made.pooler_output
 
 
-def _features(core: Any, pixels: torch.Tensor) -> torch.Tensor:
-    """Features that the abstractor gets, as the stock code makes them."""
+def _tokens(loaded: Loaded, resampler: ChainOfSight, images: list[Any]) -> torch.Tensor:
+    """Tokens (B, N, D) that the resampler makes on the way, before any is merged."""
     caught: list[torch.Tensor] = []
-    hook = core.multi_modal_projector.register_forward_pre_hook(lambda module, args: caught.append(args[0]))
+    hook = resampler.register_forward_hook(lambda module, args, output: caught.append(output))
     try:
-        core.get_image_features(pixels, return_dict=True)
+        _rows(loaded, images)
     finally:
         hook.remove()
     return caught[0]

@@ -138,8 +138,8 @@ class ChainOfSight(nn.Module):
         """Starts from a resampler with fewer tokens (80 in pre-training, up to 16 times more afterwards).
 
         A scale that the source has too comes from there. Of the others the coarsest comes from the source's
-        coarsest one, the rest from its finest one. Queries of a
-        window are repeated over the new windows, nearest first; blocks, norm and projection are copied.
+        coarsest one, the rest from its finest one. Queries of a window are repeated over the new windows
+        that it covers; blocks, norm and projection are copied.
 
         Raises:
             ValueError: If widths, levels or tokens of a window differ.

@@ -114,12 +114,20 @@ class SkipVisionConfig:
         """Summary rows of an image."""
         return int(self.former) + int(self.latter)
 
+    def projected(self, patches: int) -> int:
+        """Rows of an image before any is merged or added: its patches, or the tokens of the resampler.
+
+        Args:
+            patches: Rows that the stock projector makes of the image: of ``llava-hd`` those of the whole
+                picture, then those of the tiles.
+        """
+        return sum(scale.queries for scale in self.scales) if self.layout == "cos" else patches
+
     def split(self, rows: int) -> tuple[int, int]:
         """Retained and skipped rows of an image, before any merge.
 
         Args:
-            rows: Rows that the tower (or the resampler) makes of the image: of ``llava-hd`` those of the
-                whole picture, then those of the tiles.
+            rows: Rows of the image (``projected``).
 
         Raises:
             ValueError: If there are fewer rows than are to be retained.

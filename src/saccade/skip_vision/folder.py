@@ -7,17 +7,15 @@ and ``base/`` is a stock model folder with the trained decoder.
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from saccade._version import __version__
-from saccade.files import read_json, write_json
+from saccade.files import read_json, write_folder, write_json
 from saccade.models import Loaded
 from saccade.skip_vision.config import SkipVisionConfig
 from saccade.skip_vision.wrap import put_on, unwrap_skip_vision, wrap, wrapped
@@ -44,24 +42,17 @@ def save(loaded: Loaded, folder: str | os.PathLike) -> Path:
     if done is None:
         raise ValueError("this model is not wrapped for Skip-Vision; save it with save_pretrained")
     folder = Path(folder)
-    if folder.exists() and not ((folder / CONFIG).is_file() or not any(folder.iterdir())):
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG).is_file():
         raise ValueError(f"{folder} holds something else than a Skip-Vision model; choose another folder")
     own = {name: t.detach().clone().contiguous() for name, t in done.abstractor.state_dict().items()}
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{uuid4().hex}.part")
     unwrap_skip_vision(loaded)
     try:
-        loaded.model.save_pretrained(temporary / BASE)
-        loaded.processor.save_pretrained(temporary / BASE)
-        save_file(own, temporary / WEIGHTS)
-        write_json(temporary / CONFIG, {"schema": SCHEMA, "version": __version__} | done.config.to_dict())
-        write_json(temporary / "config.json", GUARD)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        with write_folder(folder) as fresh:
+            loaded.model.save_pretrained(fresh / BASE)
+            loaded.processor.save_pretrained(fresh / BASE)
+            save_file(own, fresh / WEIGHTS)
+            write_json(fresh / CONFIG, {"schema": SCHEMA, "version": __version__} | done.config.to_dict())
+            write_json(fresh / "config.json", GUARD)
     finally:
         put_on(loaded, done.config, done.abstractor)
     return folder

@@ -11,16 +11,24 @@ from torch import nn
 
 from saccade.engine import Attachment, apply, attached
 from saccade.engine.tower_scores import look
-from saccade.families import unwrap
+from saccade.families import FAMILIES, Family, core_of
+from saccade.families.hosting import Place, Undo
 from saccade.methods.skip_vision import Release
 from saccade.models import Loaded
 from saccade.plan import Plan
-from saccade.skip_vision.abstractor import Abstractor, resampler_of
+from saccade.skip_vision.abstractor import Abstractor
 from saccade.skip_vision.chain_of_sight import ChainOfSight
-from saccade.skip_vision.config import SkipVisionConfig
+from saccade.skip_vision.config import LayoutName, SkipVisionConfig
 
 WRAPPED = "saccade_wrapped"
 """Attribute of a wrapped core that holds what was done to it."""
+
+NEEDS: dict[LayoutName, str] = {
+    "cos": "images in one view",
+    "llava": "images in one view",
+    "llava-hd": "tiles",
+}
+"""What a layout needs of the images that a model gets."""
 
 
 @dataclass(eq=False)
@@ -31,13 +39,13 @@ class Wrapped:
         config: Its configuration.
         abstractor: The module in the projector's place.
         attachment: The resident plan, or None where the decoder stays dense.
-        undo: What takes abstractor, hooks and processor settings off, in order.
+        undo: Takes abstractor, hooks and processor settings off.
     """
 
     config: SkipVisionConfig
     abstractor: Abstractor
     attachment: Attachment | None
-    undo: tuple[Callable[[], None], ...]
+    undo: Callable[[], None]
 
 
 def wrap(loaded: Loaded, config: SkipVisionConfig) -> Loaded:
@@ -46,7 +54,8 @@ def wrap(loaded: Loaded, config: SkipVisionConfig) -> Loaded:
     The projector's place is taken by an abstractor that lays an image out as retained, skipped and summary
     rows, the processor is told how many placeholders that makes, and the method runs on the decoder as a
     resident plan: other plans may be applied over it. A model that is wrapped already keeps what fits of its
-    trained parts: the scorer, and the resampler, inflated where the new one has more tokens.
+    trained parts: the scorer, and the resampler, inflated where the new one has more tokens. What cannot be
+    wrapped so stays as it was.
 
     Args:
         loaded: The model and its processor.
@@ -58,45 +67,38 @@ def wrap(loaded: Loaded, config: SkipVisionConfig) -> Loaded:
     Raises:
         ValueError: If the family or its vision tower cannot be laid out so, or the model has a plan.
     """
-    model, family = loaded.model, loaded.family
-    before = wrapped(model)
+    _check_layout(loaded.family, config.layout)
+    before = wrapped(loaded.model)
     if before is not None:
         unwrap_skip_vision(loaded)
-    if attached(model) is not None:
+    if attached(loaded.model) is not None:
         raise ValueError("this model has a saccade plan; remove it before wrapping the model")
-    if config.layout == "llava-hd" and family.name != "LLaVA-NeXT":
-        raise ValueError(f"the layout llava-hd needs tiles (LLaVA-NeXT); {family.name} has cos and llava")
-    if config.layout != "llava-hd" and family.name == "LLaVA-NeXT":
-        raise ValueError(f"the layout {config.layout} is of one view; LLaVA-NeXT has llava-hd")
-    core: Any = family.parts(model).core
-    stock = getattr(core, "multi_modal_projector", None)
-    if stock is None:
-        family.host(model, loaded.processor, nn.Identity())
-    assert stock is not None
-    config = _settled(loaded, config)
-    _, grid = _rows(loaded, config)
-    abstractor = _build(loaded, config, stock, grid, before)
-    reference = next(stock.parameters())
-    abstractor = abstractor.to(device=reference.device, dtype=reference.dtype).train(model.training)
-    return put_on(loaded, config, abstractor)
+    try:
+        place = loaded.family.place(loaded.model, config.image_size)
+        config = _settled(config, place)
+        return put_on(loaded, config, _build(loaded, config, place, before))
+    except BaseException:
+        # The trained abstractor of a wrapped model is nowhere else.
+        if before is not None:
+            put_on(loaded, before.config, before.abstractor)
+        raise
 
 
 def put_on(loaded: Loaded, config: SkipVisionConfig, abstractor: Abstractor) -> Loaded:
     """Puts an abstractor that was made for a model in its place."""
     model, family = loaded.model, loaded.family
-    rows, _ = _rows(loaded, config)
-    steps = [family.host(model, loaded.processor, abstractor, config.image_size, config.levels)]
+    core, rows = family.parts(model).core, _rows(loaded, config)
+    undo = Undo()
+    undo.append(family.host(model, loaded.processor, abstractor, config.image_size, config.levels))
     try:
         if config.layout == "llava":
-            steps.append(_watch_tower(loaded, abstractor))
+            undo.append(_watch_tower(loaded, abstractor))
         methods = config.methods(rows)
         attachment = apply(model, Plan(methods), resident=True) if methods else None
     except BaseException:
-        for step in reversed(steps):
-            step()
+        undo.all()
         raise
-    core: Any = family.parts(model).core
-    core.__dict__[WRAPPED] = Wrapped(config, abstractor, attachment, tuple(reversed(steps)))
+    core.__dict__[WRAPPED] = Wrapped(config, abstractor, attachment, undo.all)
     return replace(loaded, shape=replace(loaded.shape, visual=abstractor.length(rows)))
 
 
@@ -106,7 +108,6 @@ def unwrap_skip_vision(loaded: Loaded) -> Loaded:
     Raises:
         ValueError: If the model is not wrapped, or has a plan over its own.
     """
-    core: Any = loaded.family.parts(loaded.model).core
     done = wrapped(loaded.model)
     if done is None:
         raise ValueError("this model is not wrapped for Skip-Vision")
@@ -115,30 +116,27 @@ def unwrap_skip_vision(loaded: Loaded) -> Loaded:
         raise ValueError("this model has a plan over its own; remove that first")
     if done.attachment is not None:
         done.attachment.remove()
-    for step in done.undo:
-        step()
-    del core.__dict__[WRAPPED]
+    done.undo()
+    del core_of(loaded.model).__dict__[WRAPPED]
     return replace(loaded, shape=loaded.family.shape(loaded.model.config, loaded.name))
 
 
 def wrapped(model: nn.Module) -> Wrapped | None:
     """What was done to a model to make it a Skip-Vision model; None for others."""
-    stock: Any = unwrap(model)
-    core = stock.model if hasattr(stock, "lm_head") else stock
-    return core.__dict__.get(WRAPPED)
+    return core_of(model).__dict__.get(WRAPPED)
 
 
 def set_cache(loaded: Loaded, cache: Release) -> Loaded:
     """Changes what leaves the KV cache once a prompt is read; a matter of serving, no weights change.
 
     Raises:
-        ValueError: If the model is not wrapped, or its layout has no skipped rows.
+        ValueError: If the model is not wrapped, or has registers in place of skipped rows.
     """
     done = wrapped(loaded.model)
     if done is None:
         raise ValueError("this model is not wrapped for Skip-Vision")
     config = replace(done.config, cache=cache)
-    methods = config.methods(_rows(loaded, config)[0])
+    methods = config.methods(_rows(loaded, config))
     if done.attachment is not None:
         done.attachment.remove()
     done.config = done.abstractor.config = config
@@ -146,42 +144,43 @@ def set_cache(loaded: Loaded, cache: Release) -> Loaded:
     return loaded
 
 
-def _settled(loaded: Loaded, config: SkipVisionConfig) -> SkipVisionConfig:
+def _check_layout(family: Family, layout: LayoutName) -> None:
+    """Refuses a layout that a family has not, where it has others; one without any refuses by itself."""
+    if layout in family.layouts or not family.layouts:
+        return
+    others = sorted({other.name for other in FAMILIES.values() if layout in other.layouts})
+    raise ValueError(
+        f"the layout {layout} needs {NEEDS[layout]} ({', '.join(others)}); "
+        f"for {family.name} choose {' or '.join(family.layouts)}"
+    )
+
+
+def _settled(config: SkipVisionConfig, place: Place) -> SkipVisionConfig:
     """The configuration with the number of retained rows that its layout has on this model."""
-    vision = loaded.model.config.vision_config
     if config.layout == "llava-hd":
-        return replace(config, retained=(vision.image_size // vision.patch_size) ** 2)
-    if config.layout == "cos":
-        return replace(config, retained=config.split(sum(s.queries for s in config.scales))[0])
-    return config
+        return replace(config, retained=place.grid**2)
+    return replace(config, retained=config.split(config.projected(place.rows))[0])
 
 
-def _rows(loaded: Loaded, config: SkipVisionConfig) -> tuple[int, int]:
-    """Rows that the tower or the resampler makes of a typical image, and patches along its side."""
-    vision = loaded.model.config.vision_config
-    side = vision.image_size if config.image_size is None else config.image_size
-    if side % vision.patch_size:
-        raise ValueError(f"an image of {side} pixels does not divide into patches of {vision.patch_size}")
-    grid = side // vision.patch_size
-    if config.layout == "cos":
-        return sum(scale.queries for scale in config.scales), grid
-    return grid * grid * (5 if config.layout == "llava-hd" else 1), grid
+def _rows(loaded: Loaded, config: SkipVisionConfig) -> int:
+    """Rows of a typical image before any is merged or added."""
+    return config.projected(loaded.family.place(loaded.model, config.image_size).rows)
 
 
-def _build(
-    loaded: Loaded, config: SkipVisionConfig, stock: nn.Module, grid: int, before: Wrapped | None
-) -> Abstractor:
-    width, vision = loaded.shape.hidden, loaded.model.config.vision_config
-    project = stock
+def _build(loaded: Loaded, config: SkipVisionConfig, place: Place, before: Wrapped | None) -> Abstractor:
+    """The abstractor of a configuration, with what fits of the trained parts of the one before it."""
+    width, project = loaded.shape.hidden, place.projector
     old = None if before is None else before.abstractor
     if config.layout == "cos":
-        project = resampler_of(config, grid, max(len(config.levels), 1), vision.hidden_size, width)
+        levels = max(len(config.levels), 1)
+        project = ChainOfSight(config.scales, place.grid, levels, place.width, width, config.heads)
         if old is not None and isinstance(old.project, ChainOfSight):
             project.inflate_from(old.project)
     abstractor = Abstractor(config, project, width)
     if old is not None and old.scorer is not None and abstractor.scorer is not None:
         abstractor.scorer.load_state_dict(old.scorer.state_dict())
-    return abstractor
+    stock = next(place.projector.parameters())
+    return abstractor.to(device=stock.device, dtype=stock.dtype).train(loaded.model.training)
 
 
 def _watch_tower(loaded: Loaded, abstractor: Abstractor) -> Callable[[], None]:

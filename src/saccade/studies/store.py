@@ -6,7 +6,6 @@ may share a store: a lock that dies with its process says who is at a cell.
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from saccade.evaluation.ledger import Spent, settings_hash
-from saccade.files import read_json, write_json
+from saccade.files import locked, read_json, write_json
 
 SCHEMA = 1
 
@@ -127,19 +126,9 @@ class Store:
     @contextmanager
     def claim(self, key: Key) -> Iterator[bool]:
         """Says whether this process may work on a cell; False where another does, or it is finished."""
-        lock = self.place(key).with_suffix(".lock")
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with lock.open("w") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            try:
-                # Finished by another between our look and our lock.
-                yield not self.has(key)
-            finally:
-                lock.unlink(missing_ok=True)
+        with locked(self.place(key).with_suffix(".lock")) as mine:
+            # Finished by another between our look and our lock.
+            yield mine and not self.has(key)
 
     def measured(self, settings: Mapping[str, Any]) -> list[Any] | None:
         """What was measured of samples under these settings, one entry per sample, if it was kept.

@@ -13,10 +13,10 @@ from torch import nn
 
 from saccade import models
 from saccade.engine import Attachment, apply
+from saccade.files import write_folder
 from saccade.models import Loaded
 from saccade.plan import Plan
 from saccade.training import parts
-from saccade.training.checkpoints import written_whole
 from saccade.training.config import TrainingConfig
 
 
@@ -138,12 +138,11 @@ def save(loaded: Loaded, skips: bool, folder: Path) -> Path:
         skips: Whether Skip-Vision wraps it.
         folder: Where; replaced if present.
     """
-    with written_whole(folder) as fresh:
-        if skips:
-            from saccade import skip_vision
+    if skips:
+        from saccade import skip_vision
 
-            skip_vision.save(loaded, fresh)
-        else:
-            loaded.model.save_pretrained(fresh)
-            loaded.processor.save_pretrained(fresh)
+        return skip_vision.save(loaded, folder)
+    with write_folder(folder) as fresh:
+        loaded.model.save_pretrained(fresh)
+        loaded.processor.save_pretrained(fresh)
     return folder

@@ -1,14 +1,12 @@
-"""Checkpoints and model folders: written whole or not at all, read back bit by bit."""
+"""Checkpoints: found, tidied, read back bit by bit; and what is said where the disk is full."""
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError
@@ -18,30 +16,6 @@ FOLDER = "checkpoints"
 WEIGHTS = "weights.safetensors"
 METER = "meter.json"
 PREFIX = "checkpoint-"
-
-
-@contextmanager
-def written_whole(folder: Path) -> Iterator[Path]:
-    """A folder to fill that takes the place of `folder` when the block ends well, and vanishes otherwise."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = folder.with_name(f".{folder.name}.{uuid4().hex}.part")
-    old = fresh.with_suffix(".old")
-    fresh.mkdir()
-    try:
-        yield fresh
-        for file in fresh.rglob("*"):
-            file.chmod(0o755 if file.is_dir() else 0o644)  # some writers leave private files
-        if folder.exists():
-            os.replace(folder, old)
-        try:
-            os.replace(fresh, folder)
-        except BaseException:
-            if old.exists():
-                os.replace(old, folder)
-            raise
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager

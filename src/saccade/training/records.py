@@ -9,6 +9,8 @@ from typing import Any
 
 from PIL import Image
 
+from saccade.data import decode
+
 MARK = "<image>"
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
@@ -77,7 +79,11 @@ class Record:
         Raises:
             BadRecord: If a file is not an image.
         """
-        return Conversation(self.turns, tuple(_decode(path, self.where) for path in self.paths), self.where)
+        try:
+            images = tuple(decode(path, self.where) for path in self.paths)
+        except ValueError as error:
+            raise BadRecord(str(error)) from None
+        return Conversation(self.turns, images, self.where)
 
 
 def read_record(data: Any, folder: Path, where: str) -> Record:
@@ -140,11 +146,3 @@ def _turn(message: Any, where: str) -> Turn:
         if part.strip():
             pieces.append(part)
     return Turn(role, tuple(pieces))
-
-
-def _decode(path: Path, where: str) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BadRecord(f"{where}: cannot decode image {path}: {error}") from None

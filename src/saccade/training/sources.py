@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from saccade.files import read_json
 from saccade.training.config import ConversationFile, GlanceScenes
 from saccade.training.records import BadRecord, Conversation, Turn, read_record
 
@@ -72,10 +73,7 @@ class FilePool:
             raise ValueError(f"{self.path} holds no usable record")
 
     def _array(self) -> Iterator[tuple[int, int, bytes]]:
-        try:
-            items = json.loads(self.path.read_text(encoding="utf-8-sig"))
-        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ValueError(f"{self.path} is not JSON: {error}") from None
+        items = read_json(self.path)
         self._texts = []
         for index, item in enumerate(items):
             # Text takes a fraction of the memory of the objects it stands for.

@@ -7,10 +7,11 @@ import os
 import re
 import types
 from collections.abc import Hashable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
+
+from saccade.files import read_text
 
 T = TypeVar("T")
 
@@ -40,15 +41,7 @@ def load_yaml(path: str | os.PathLike) -> dict[str, Any]:
     Raises:
         ValueError: If it is missing, not YAML, holds a key twice, or holds no mapping.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise ValueError(f"no such file: {path}") from None
-    except IsADirectoryError:
-        raise ValueError(f"{path} is a folder, not a YAML file") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error}") from None
-    data = _parse(text, str(path))
+    data = _parse(read_text(path, "a YAML file"), str(path))
     if not isinstance(data, dict):
         raise ValueError(f"{path}: a mapping of sections is needed, got {_kind(data)}")
     return data

@@ -85,8 +85,8 @@ def ask(
         book = Book(bench, ())
         said[seed] = {task: book.predictions(task, name) for task in questions.tasks}
         for task in questions.tasks:
-            for _, text, number in book.cell(task, name).prompts:
-                prompts[text] += number
+            for _, rows, number in book.cell(task, name).prompts:
+                prompts[rows] += number
         if seed == seeds[0]:
             blind = {task: book.predictions(task, f"blind {name}") for task in questions.tasks}
     text = sum(rows * number for rows, number in prompts.items()) / prompts.total()

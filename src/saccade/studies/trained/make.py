@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from saccade import models, skip_vision
-from saccade.files import write_json
+from saccade.files import locked, read_json, write_json
 from saccade.glance.scenes import KINDS, make_scene, scene_seed
 from saccade.skip_vision.align import align
 from saccade.studies.trained.rows import LAYOUT, ROWS, Recipe, Row
@@ -88,10 +88,6 @@ def remember(run: Path, recipe: Recipe) -> None:
     Raises:
         ValueError: If the folder was begun with another one.
     """
-    from dataclasses import asdict
-
-    from saccade.files import read_json
-
     path = run / "recipe.json"
     if path.exists() and read_json(path) != asdict(recipe):
         raise ValueError(f"{run} was begun with another recipe ({path}); give another folder")
@@ -132,11 +128,5 @@ def scenes(step: int) -> list[Any]:
 @contextmanager
 def claimed(folder: Path) -> Iterator[bool]:
     """Whether this process may work on a folder: nobody else is at it, and it is not finished."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f"{folder.name}.lock").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield not (folder / "model").exists()
+    with locked(folder.with_name(f"{folder.name}.lock")) as mine:
+        yield mine and not (folder / "model").exists()

@@ -1,0 +1,54 @@
+"""Two processes that work together over gloo: the script of both, and the test that starts them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from support.programs import ROOT, environment
+
+RANKS = range(2)
+TIMEOUT_S = 200
+
+
+def run(script: str, folder: Path) -> None:
+    """Runs a script of `tests/` as two processes, and fails with what they said unless both end well.
+
+    Args:
+        script: Its path under ``tests/``; it calls `work`.
+        folder: An empty folder in which they meet.
+    """
+    workers = [
+        subprocess.Popen(
+            [sys.executable, str(ROOT / "tests" / script), str(rank), str(folder)],
+            env=environment(ROOT / "tests"), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        for rank in RANKS
+    ]  # fmt: skip
+    try:
+        outputs = [worker.communicate(timeout=TIMEOUT_S)[0] for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+    assert all((folder / f"done{rank}").exists() for rank in RANKS), "\n".join(outputs)
+
+
+def work(job: Callable[[int], None]) -> None:
+    """Does a rank's job in a process that `run` has started, once it has met the other.
+
+    Args:
+        job: What a rank does.
+    """
+    rank, folder = int(sys.argv[1]), Path(sys.argv[2])
+    torch.set_num_threads(1)
+    # The store is a file, so that no port is taken.
+    store = dist.FileStore(str(folder / "store"), len(RANKS))
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=len(RANKS))
+    job(rank)
+    (folder / f"done{rank}").touch()
+    dist.destroy_process_group()
