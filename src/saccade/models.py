@@ -209,7 +209,7 @@ def encode(
     pictures, sizes = shrink(loaded, images, image_scale(plan))
     batch = loaded.processor(
         text=list(texts),
-        images=pictures or None,
+        images=loaded.family.by_prompt(loaded.processor, texts, pictures) if pictures else None,
         **(sizes if pictures else {}),
         padding=True,
         padding_side="left",

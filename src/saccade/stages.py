@@ -96,8 +96,9 @@ class Grid:
         line_BN: Line of the row in its plane, from 0; -1 where it is no patch.
         column_BN: Column in its plane; -1 where it is no patch.
         plane_BN: Which plane of the image the row lies on (0: the whole picture; 1: the tiles together, where
-            there are any); -1 where it is no patch.
-        box_BN4: Left, top, right, bottom of the row's patch in the picture that the model saw, each 0 to 1.
+            there are any, or 1 and on: one each); -1 where it is no patch.
+        box_BN4: Left, top, right, bottom of the row's patch in what its plane shows of the picture that the
+            model saw, each 0 to 1; planes show all of it, but for tiles that are one each.
     """
 
     line_BN: torch.Tensor

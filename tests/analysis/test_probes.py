@@ -57,7 +57,7 @@ def analysed(tiny, inputs, plan):
     return probe_layers(family, family.parts(tiny.model).layers, run)
 
 
-@pytest.mark.parametrize("name", ["llava-llama", "qwen2_5_vl"])
+@pytest.mark.parametrize("name", ["llava-llama", "qwen2_5_vl", "qwen3_vl"])
 def test_the_probes_of_every_group_are_those_of_a_loop_over_rows(name):
     tiny = FACTORIES[name]()
     inputs = tiny.singles([PROMPT])[0]

@@ -117,7 +117,7 @@ def test_an_assistant_may_have_a_plan_of_its_own(llava, spec):
     assert torch.equal(got, want)
 
 
-@pytest.mark.parametrize("name", ["llava-llama", "qwen2_5_vl"])
+@pytest.mark.parametrize("name", ["llava-llama", "qwen2_5_vl", "qwen3_vl"])
 @pytest.mark.parametrize("spec", SPECS)
 def test_chunked_prefill_of_images_gives_the_tokens_of_greedy(name, spec):
     tiny = FACTORIES[name]()

@@ -14,7 +14,17 @@ from saccade import rows
 from saccade.engine import apply, kv_lengths
 from saccade.families import find
 from saccade.pricing import cost
-from support.models import BANNER, FACTORIES, SQUARE, TALL, WIDE, tiny_llava, tiny_llava_next, tiny_qwen
+from support.models import (
+    BANNER,
+    FACTORIES,
+    SQUARE,
+    TALL,
+    WIDE,
+    tiny_llava,
+    tiny_llava_next,
+    tiny_qwen,
+    tiny_qwen3,
+)
 from support.reference import extend, gap
 from support.rowwise import Sets, rowwise, sets_of
 from support.turns import next_turn, stock_takes_new_images
@@ -26,6 +36,14 @@ LOOKING = (
     "sparsevlm_plus(tokens=0.4,layers=1/2/3)",
     "sparsevlm(tokens=0.4,layers=1/2/3)",
     "dart(layer=2,keep=0.5)",
+)
+GENERATING = (
+    "llava-llama",
+    "llava_next-mistral",
+    "qwen2_5_vl",
+    "qwen3_vl",
+    "llava_onevision",
+    "internvl-qwen3",
 )
 BEFORE = (
     "random(keep=0.25)",
@@ -102,7 +120,7 @@ def test_no_layer_runs_twice_and_no_map_is_made(spec):
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
-@pytest.mark.parametrize("family", [tiny_llava, tiny_qwen])
+@pytest.mark.parametrize("family", [tiny_llava, tiny_qwen, tiny_qwen3])
 @pytest.mark.parametrize(
     "spec",
     ["fastv(layer=1,keep=0.5)+ffn_skip(layers=2)", "sparsevlm(tokens=0.5,layers=1/2/3)", "pool(factor=2)"],
@@ -122,7 +140,7 @@ def test_checkpointing_changes_no_gradient(spec, family, reentrant):
 
 
 @pytest.mark.parametrize("spec", BEFORE)
-@pytest.mark.parametrize("family", ["llava-llama", "llava_next-mistral", "qwen2_5_vl"])
+@pytest.mark.parametrize("family", GENERATING)
 def test_what_is_reduced_before_the_decoder_generates_with_a_cache_as_without(spec, family):
     tiny = FACTORIES[family](layers=3)
     inputs = tiny.batch(RAGGED)

@@ -31,6 +31,7 @@ from support.models import (
 BOTH = frozenset({"made", "reads"})
 SAMPLES = [[3, SQUARE, 2], [4], [1, WIDE, 2, TALL, 1], [2, BIG, 1]]
 LLAVAS = ["llava-llama", "llava_next-llama"]
+OTHERS = ["qwen2_5_vl", "llava_onevision", "internvl-qwen2"]
 
 
 def siglip(layers: int = 3) -> T.LlavaForConditionalGeneration:
@@ -249,14 +250,14 @@ def prompt(tiny, given):
     )
 
 
-@pytest.mark.parametrize("name", [*LLAVAS, "qwen2_5_vl"])
+@pytest.mark.parametrize("name", [*LLAVAS, *OTHERS])
 @torch.no_grad()
 def test_features_made_earlier_bring_what_was_seen_with_them(name):
     tiny = FACTORIES[name]()
     given, family = tiny.batch(SAMPLES), find(tiny.model)
     direct = look(tiny.model, given)[0]
     tap = TowerTap(tiny.model, family, BOTH)
-    keys = ("pixel_values", "image_sizes", "image_grid_thw")
+    keys = ("pixel_values", "image_sizes", "batch_num_images", "image_grid_thw")
     made = tiny.model.get_image_features(**{k: v for k, v in given.items() if k in keys}, return_dict=True)
     tap.begin()
     captured = tap.captured({"image": made})
@@ -271,18 +272,19 @@ def test_features_made_earlier_bring_what_was_seen_with_them(name):
     assert less.captured({"image": made}) is not None
     made = tiny.model.get_image_features(**{k: v for k, v in given.items() if k in keys}, return_dict=True)
     less.remove()
-    if name != "qwen2_5_vl":
+    if name in LLAVAS:
         with pytest.raises(ValueError, match="made without it"):
             TowerTap(tiny.model, family, BOTH).captured({"image": made})
 
 
-@pytest.mark.parametrize("name", [*LLAVAS, "qwen2_5_vl"])
+@pytest.mark.parametrize("name", [*LLAVAS, *OTHERS])
 @torch.no_grad()
 def test_beams_see_what_their_sample_sees(name):
     """``generate`` makes features first and repeats them; each copy is a view of its own."""
     tiny = FACTORIES[name]()
-    # One image each: older transformers mix up the images of a sample when they repeat them.
-    given, family = tiny.batch([[3, SQUARE, 2], [1, WIDE, 2]]), find(tiny.model)
+    # One image each, of InternVL one view: older transformers mix up those of a sample when they repeat them.
+    second = SQUARE if name.startswith("internvl") else WIDE
+    given, family = tiny.batch([[3, SQUARE, 2], [1, second, 2]]), find(tiny.model)
     begins = tiny.visual(given).long().diff(dim=1) == 1
     given["input_ids"][:, :-1][begins] = VISION_START
     direct = look(tiny.model, given)[0]

@@ -10,7 +10,15 @@ import torch
 
 from engine.reference import masked
 from saccade.engine import apply
-from support.models import PAD, SQUARE, tiny_llava, tiny_qwen
+from support.models import (
+    PAD,
+    SQUARE,
+    tiny_internvl,
+    tiny_llava,
+    tiny_llava_onevision,
+    tiny_qwen,
+    tiny_qwen3,
+)
 
 SAMPLES = [[3, SQUARE, 5], [6], [2, SQUARE, 1, SQUARE, 4]]
 SPECS = (
@@ -20,7 +28,9 @@ SPECS = (
     "vtw(layer=2)",
     "vskip(layers=0-1)+vtw(layer=3)",
 )
-MODELS = {"llava": tiny_llava, "qwen": tiny_qwen}
+MODELS = {"llava": tiny_llava, "qwen": tiny_qwen, "qwen3": tiny_qwen3}
+VIEWED = {"llava_onevision": tiny_llava_onevision, "internvl": lambda: tiny_internvl("qwen3")}
+CASES = [(f, s) for f in MODELS for s in SPECS] + [(f, s) for f in VIEWED for s in SPECS[2:4]]
 
 
 def batch_of(tiny, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -60,10 +70,9 @@ def same(first: dict, second: dict, **tolerance: float) -> None:
         torch.testing.assert_close(gradient, second[name], msg=lambda m, n=name: f"{n}: {m}", **tolerance)
 
 
-@pytest.mark.parametrize("family", MODELS)
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize(("family", "spec"), CASES)
 def test_gradients_equal_the_masked_reference(family, spec):
-    tiny = MODELS[family]()
+    tiny = (MODELS | VIEWED)[family]()
     inputs = batch_of(tiny)
     with masked(tiny.model, spec, inputs):
         reference = tiny.model(**inputs).loss

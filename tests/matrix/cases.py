@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -54,8 +55,24 @@ SCENES: dict[str, Scene] = {
 
 
 def fits(family: str, scene: str) -> bool:
-    """Whether the family takes such prompts: Qwen puts a text row between any two images."""
-    return not (family.startswith("qwen") and scene == "single-adjacent")
+    """Whether the family takes such prompts: Qwen and InternVL put text rows between any two images."""
+    return not (family.startswith(("qwen", "internvl")) and scene == "single-adjacent")
+
+
+SHARES = {"llava_onevision": 3, "internvl-qwen2": 3, "internvl-qwen3": 3, "qwen2_vl": 4, "qwen3_vl": 2}
+"""Models that meet one in so many cases: every plan and every scene, but not each in every test. The engine
+does with their rows what it does with another family's, and what is their own is in ``tests/families``."""
+
+
+def meets(family: str, number: int) -> bool:
+    """Whether a model meets a case of this number."""
+    return number % SHARES.get(family, 1) == 0
+
+
+def crossed(plans: Iterable[str], every: int = 1, shift: int = 0) -> list[tuple[str, str]]:
+    """Plans with the models they meet: all, or every second or third; of ``SHARES`` other ones by shift."""
+    pairs = [(i - j, p, f) for i, p in enumerate(plans) for j, f in enumerate(FACTORIES)]
+    return [(p, f) for number, p, f in pairs if number % every == 0 and meets(f, number + shift)]
 
 
 TEXT: dict[str, Scene] = {

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import saccade
-from matrix.cases import LAYERS, PLANS, TOLERANCE, greedy, model
+from matrix.cases import LAYERS, PLANS, TOLERANCE, crossed, greedy, model
 from saccade.engine import kv_lengths
 from support.models import BANNER, FACTORIES, SQUARE, TALL, WIDE
 from support.reference import extend, gap, kv_rows, recompute, step_logits
@@ -14,7 +14,7 @@ from support.turns import next_turn
 
 FIRST = [[3, SQUARE, 2], [2, WIDE, 4], [5]]
 SECOND = {"text": [[3], [5], [2]], "image": [[2, TALL, 1], [1, SQUARE, 2], [1, BANNER, 3]]}
-PAIRS = [(p, f) for i, p in enumerate(PLANS) for f in list(FACTORIES)[i % 3 :: 3]]
+PAIRS = crossed(PLANS, every=3)
 
 
 def refuses_new_image(plan: str) -> bool:

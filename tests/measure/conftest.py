@@ -12,6 +12,9 @@ SIZES = {
     "llava": ModelShape("toy-llava", 3, 64, 4, 4, 16, 128, 256, 24),
     "llava_next": ModelShape("toy-next", 3, 64, 4, 4, 16, 128, 256, 40),
     "qwen2_5_vl": ModelShape("toy-qwen", 3, 64, 4, 2, 16, 128, 256, 24),
+    "qwen3_vl": ModelShape("toy-qwen3", 3, 64, 4, 2, 16, 128, 256, 24),
+    "llava_onevision": ModelShape("toy-onevision", 3, 64, 4, 2, 16, 128, 256, 40),
+    "internvl": ModelShape("toy-internvl", 3, 64, 4, 2, 16, 128, 256, 36),
 }
 
 

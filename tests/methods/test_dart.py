@@ -13,7 +13,7 @@ from support import decoder_reference as reference
 from support.decoder_parity import check, check_never_waits, scenes, twins
 
 
-@pytest.mark.parametrize("name", ["llava-llama", "llava-qwen2", "qwen2_5_vl"])
+@pytest.mark.parametrize("name", ["llava-llama", "llava-qwen2", "qwen2_5_vl", "qwen3_vl"])
 @pytest.mark.parametrize(("layer", "keep", "pivots"), [(3, 0.5, 4), (2, 0.8, 1), (6, 0.4, 3), (1, 0.1, 2)])
 def test_rows_and_logits_are_those_of_the_plain_account(name, layer, keep, pivots):
     spec = f"dart(layer={layer},keep={keep},pivots={pivots})"

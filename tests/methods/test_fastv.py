@@ -15,7 +15,7 @@ from support import decoder_reference as reference
 from support.decoder_parity import check, check_never_waits, scenes, twins
 
 
-@pytest.mark.parametrize("name", ["llava-llama", "llava-qwen2", "qwen2_5_vl"])
+@pytest.mark.parametrize("name", ["llava-llama", "llava-qwen2", "qwen2_5_vl", "qwen3_vl"])
 @pytest.mark.parametrize(("layer", "keep"), [(1, 0.25), (3, 0.5), (7, 0.9)])
 def test_rows_and_logits_are_those_of_the_plain_account(name, layer, keep):
     runs = check(name, f"fastv(layer={layer},keep={keep})", lambda m, i: reference.fastv(m, i, layer, keep))

@@ -17,7 +17,7 @@ from support import decoder_reference as reference
 from support.decoder_parity import check, check_never_waits, scenes, twins
 
 
-@pytest.mark.parametrize("name", ["llava-llama", "llava-qwen2", "qwen2_5_vl"])
+@pytest.mark.parametrize("name", ["llava-llama", "llava-qwen2", "qwen2_5_vl", "qwen3_vl"])
 @pytest.mark.parametrize(
     ("spec", "layers", "keep", "compact"),
     [

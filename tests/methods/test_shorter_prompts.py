@@ -19,7 +19,7 @@ from torch.nn.functional import avg_pool2d
 
 from saccade import apply
 from saccade.methods import METHODS
-from support.models import FACTORIES, SQUARE, TALL, WIDE, Tiny, tiny_qwen
+from support.models import FACTORIES, SQUARE, TALL, WIDE, Tiny
 from support.reference import gap
 from support.rowwise import rowwise, sets_of
 from support.tower_reference import (
@@ -228,13 +228,16 @@ class Told(View):
         return self.told[single]
 
 
-def told(evidence: Any, b: int, rows: list[int]) -> View:
-    """An image of a tower without CLS, from what a method was given; patches are numbered by place."""
+def told(evidence: Any, b: int, rows: list[int], states_ND: torch.Tensor) -> View:
+    """An image of a tower without CLS, from what a method was given; patches are numbered by place.
+
+    What is merged are the given states, of one row each.
+    """
     vision = evidence.vision
     keys, queries = vision.keys_BNV[b, rows], vision.keys_BNV.new_zeros(vision.heads, 1, 1)
     places = list(enumerate(rows))
     keys = torch.cat((torch.zeros_like(keys[:1]), keys))
-    view = Told(queries, keys, vision.features_BNV[b, rows], None, places)
+    view = Told(queries, keys, states_ND, None, places)
     view.told = {
         single: {p: float(x[b, row]) for p, row in places}
         for single, x in ((False, vision.attention_BN), (True, vision.single_BN))
@@ -242,15 +245,38 @@ def told(evidence: Any, b: int, rows: list[int]) -> View:
     return view
 
 
+def lives(
+    spec: str, evidence: Any, b: int, rows: list[int], states_ND: torch.Tensor, places: list
+) -> list[tuple[int, torch.Tensor]]:
+    """The rows of an image that a reducer leaves, and what it makes of the image's states there."""
+    if evidence.vision is None:
+        return pool(Shown(rows, states_ND, [], places), 2)
+    state = dict(zip(rows, states_ND, strict=True))
+
+    def account(merged_ND: torch.Tensor) -> list:
+        return TOWER[spec][1](Shown(rows, merged_ND, [told(evidence, b, rows, merged_ND)], places))
+
+    # Which rows are kept is decided by the embeddings alone.
+    kept = account(evidence.hidden_BND[b, rows])
+    if all(isinstance(one, int) for one in kept):
+        return [(row, state[row]) for row in kept]
+    return [(one[1]["row"], one[1]["feature"]) for one in account(states_ND)]
+
+
 @contextmanager
-def embedded(tiny: Tiny, new: dict[tuple[int, int], torch.Tensor]):
-    """The stock decoder gets other embeddings at some rows."""
+def embedded(tiny: Tiny, new: list[dict[tuple[int, int], torch.Tensor]]):
+    """The stock decoder gets other embeddings at some rows, and other features to add (DeepStack)."""
 
     def swap(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        embeds = kwargs["inputs_embeds"].clone()
-        for at, state in new.items():
-            embeds[at] = state
-        return args, kwargs | {"inputs_embeds": embeds}
+        levels, rows_BN = deep(kwargs), kwargs.get("visual_pos_masks")
+        changed = [kwargs["inputs_embeds"].clone(), *levels]
+        for dense, states in zip(changed, new, strict=True):
+            for at, state in states.items():
+                dense[at] = state
+        kwargs = kwargs | {"inputs_embeds": changed[0]}
+        if levels:
+            kwargs["deepstack_visual_embeds"] = [dense[rows_BN] for dense in changed[1:]]
+        return args, kwargs
 
     hook = tiny.model.model.language_model.register_forward_pre_hook(swap, with_kwargs=True)
     try:
@@ -259,10 +285,22 @@ def embedded(tiny: Tiny, new: dict[tuple[int, int], torch.Tensor]):
         hook.remove()
 
 
+def deep(kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    """Features that the stock loop adds after its first layers (B, N, D), zeros at text."""
+    levels = []
+    for features_RD in kwargs.get("deepstack_visual_embeds") or []:
+        dense = torch.zeros_like(kwargs["inputs_embeds"])
+        dense[kwargs["visual_pos_masks"]] = features_RD
+        levels.append(dense)
+    return levels
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
 @pytest.mark.parametrize("spec", [*TOWER, "pool(factor=2)"])
 @torch.no_grad()
-def test_with_positions_of_several_axes_rows_stay_in_their_places(monkeypatch, spec):
-    tiny, given = tiny_qwen(layers=3), []
+def test_with_positions_of_several_axes_rows_stay_in_their_places(monkeypatch, spec, name):
+    """What the decoder adds later (DeepStack) is merged as the embeddings are, level by level."""
+    tiny, given = FACTORIES[name](layers=3), []
     cls = METHODS[spec.split("(")[0]]
     choose = cls.choose
 
@@ -271,33 +309,29 @@ def test_with_positions_of_several_axes_rows_stay_in_their_places(monkeypatch, s
         return choose(self, stage, evidence)
 
     monkeypatch.setattr(cls, "choose", spy)
-    inputs = tiny.batch(RAGGED, seed=2)
+    inputs, levels = tiny.batch(RAGGED, seed=2), []
+    note = tiny.model.model.language_model.register_forward_pre_hook(
+        lambda module, args, kwargs: levels.extend(deep(kwargs)), with_kwargs=True
+    )
     with apply(tiny.model, spec) as handle, handle.tracing() as traces:
         ours = tiny.model(**inputs).logits
+    note.remove()
+    assert len(levels) == (2 if name == "qwen3_vl" else 0)
     (evidence,), image_BN = given, traces[0].layout.image_BN
     grids = iter((inputs["image_grid_thw"][:, 1:] // 2).tolist())
-    new: dict[tuple[int, int], torch.Tensor] = {}
+    new: list[dict[tuple[int, int], torch.Tensor]] = [{} for _ in (evidence.hidden_BND, *levels)]
     for b in range(len(RAGGED)):
         expected = []
         for number in range(int(image_BN[b].max()) + 1):
             rows = (image_BN[b] == number).nonzero()[:, 0].tolist()
             lines, columns = next(grids)
             places = [(0, line, column) for line in range(lines) for column in range(columns)]
-            view = None if evidence.vision is None else told(evidence, b, rows)
-            image = Shown(rows, evidence.hidden_BND[b, rows], [] if view is None else [view], places)
-            if view is None:
-                left = [(row, state) for row, state in pool(image, 2)]
-            else:
-                left = [
-                    (one, evidence.hidden_BND[b, one])
-                    if isinstance(one, int)
-                    else (one[1]["row"], one[1]["feature"])
-                    for one in TOWER[spec][1](image)
-                ]
-            if evidence.keep[b][number] >= len(rows):
-                left = [(row, evidence.hidden_BND[b, row]) for row in rows]
+            for states, all_BND in zip(new, (evidence.hidden_BND, *levels), strict=True):
+                left = lives(spec, evidence, b, rows, all_BND[b, rows], places)
+                if evidence.keep[b][number] >= len(rows):
+                    left = [(row, all_BND[b, row]) for row in rows]
+                states |= {(b, row): state for row, state in left}
             expected += [row for row, _ in left]
-            new |= {(b, row): state for row, state in left}
         assert traces[0].kept(0)[b] == sorted(expected)
     with embedded(tiny, new), rowwise(tiny.model, sets_of(traces[0])):
         theirs = tiny.model(**inputs, use_cache=False).logits

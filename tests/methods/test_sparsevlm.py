@@ -24,7 +24,7 @@ from support import decoder_reference as reference
 from support.decoder_parity import LAYERS, check, check_never_waits, scenes, twins
 from support.models import BANNER, SQUARE, WIDE
 
-NAMES = ["llava-llama", "llava-qwen2", "qwen2_5_vl"]
+NAMES = ["llava-llama", "llava-qwen2", "qwen2_5_vl", "qwen3_vl"]
 BOTH = [SparseVLM, SparseVLMPlus]
 
 

@@ -267,7 +267,7 @@ def test_tiles_merge_on_their_own_and_newlines_go():
     assert 0 < merged <= 2 * sum(shown.views) and int(alive.sum()) < int((views >= 0).sum())
 
 
-@pytest.mark.parametrize("name", ["llava-llama", "llava_next-llama"])
+@pytest.mark.parametrize("name", ["llava-llama", "llava_next-llama", "llava_onevision"])
 @torch.no_grad()
 def test_a_batch_is_its_singles(name):
     tiny = FACTORIES[name]()

@@ -17,7 +17,7 @@ from support.models import FACTORIES, SQUARE, TALL, WIDE, Segment, Tiny
 LAYERS = 8
 SCENES = {
     "llava": [[3, SQUARE, 6], [2, SQUARE, 1, SQUARE, 9], [4]],
-    "qwen2": [[3, WIDE, 6], [2, TALL, 1, SQUARE, 9], [4]],
+    "qwen": [[3, WIDE, 6], [2, TALL, 1, SQUARE, 9], [4]],
 }
 """One image, two images, none."""
 
@@ -26,7 +26,7 @@ Reference = Callable[[Any, dict[str, torch.Tensor]], Run]
 
 def scenes(name: str) -> Sequence[Sequence[Segment]]:
     """Samples for a family."""
-    return SCENES[name[:5]]
+    return SCENES["llava" if name.startswith("llava") else "qwen"]
 
 
 @cache

@@ -30,6 +30,7 @@ class Row:
         made_of: Weights of the prompt's rows in it.
         state: What it holds (D).
         angles: Cosines and sines of its position (W each).
+        later: What is still added to it (D), one entry for each of the next layers that are followed by that.
     """
 
     seat: int
@@ -37,6 +38,7 @@ class Row:
     made_of: dict[int, float]
     state: torch.Tensor
     angles: tuple[torch.Tensor, torch.Tensor]
+    later: list[torch.Tensor] = field(default_factory=list)
 
 
 @dataclass
@@ -87,21 +89,30 @@ class Walk:
             caught["hidden"] = args[0] if args else kwargs["hidden_states"]
             caught["angles"] = kwargs["position_embeddings"]
 
-        handle = self.decoder.layers[0].register_forward_pre_hook(catch, with_kwargs=True)
+        def enter(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+            caught["later"] = kwargs.get("deepstack_visual_embeds") or []
+
+        handles = [
+            self.decoder.register_forward_pre_hook(enter, with_kwargs=True),
+            self.decoder.layers[0].register_forward_pre_hook(catch, with_kwargs=True),
+        ]
         try:
             model(**inputs)
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
         cos, sin = (part[0] for part in caught["angles"])
         self.rows: list[Row] = []
-        image = -1
+        image, shown = -1, 0
         before = False
         for n, token in enumerate(inputs["input_ids"][0].tolist()):
             visual = token == IMAGE
             image += visual and not before
             before = visual
             state = caught["hidden"][0, n]
-            self.rows.append(Row(n, image if visual else None, {n: 1.0}, state, (cos[n], sin[n])))
+            later = [level[shown] for level in caught["later"]] if visual else []
+            shown += visual
+            self.rows.append(Row(n, image if visual else None, {n: 1.0}, state, (cos[n], sin[n]), later))
         self.images = image + 1
         self.places = {}
         for one in range(self.images):
@@ -125,9 +136,9 @@ class Walk:
         return Seen(caught["map"][0], cache.layers[number].keys[0], out[0])
 
     def go(self, seen: Seen) -> None:
-        """Takes a layer's output as the new states."""
+        """Takes a layer's output, and what is added to it, as the new states."""
         for row, state in zip(self.rows, seen.out_ND, strict=True):
-            row.state = state
+            row.state = state + row.later.pop(0) if row.later else state
 
     def of(self, image: int) -> list[int]:
         """Where in the sequence the rows of an image are."""
@@ -264,7 +275,8 @@ def merged(members: list[Row]) -> Row:
         for source, weight in row.made_of.items():
             made_of[source] = made_of.get(source, 0.0) + weight / len(members)
     state = sum(row.state for row in members) / len(members)
-    return Row(members[0].seat, members[0].image, made_of, state, members[0].angles)
+    later = [sum(level) / len(members) for level in zip(*(row.later for row in members), strict=True)]
+    return Row(members[0].seat, members[0].image, made_of, state, members[0].angles, later)
 
 
 def sparsevlm(

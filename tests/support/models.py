@@ -21,11 +21,19 @@ from typing import Any
 import torch
 import transformers as T
 
+from support import models_qwen as qwen
+from support import models_views as views
+
 SQUARE, WIDE, TALL, BANNER, BIG = (24, 24), (24, 48), (48, 24), (8, 48), (48, 48)
-"""Image sizes in pixels; visual rows in LLaVA: 16 each, NeXT: 24, 30, 33, 16, 51, Qwen: 9, 18, 18, 6, 36."""
+"""Image sizes in pixels; visual rows in LLaVA: 16 each, NeXT: 24, 30, 33, 16, 51, Qwen: 9, 18, 18, 6, 36,
+InternVL: 9, 27, 27, 27, 45; OneVision: 24, 30, 33, 16, 29, and 10 each where a sample has several."""
 
 PAD, BOS, EOS, IMAGE, VIDEO, VISION_START, VISION_END, FIRST_WORD = range(8)
 VOCAB, HIDDEN, HEADS, FFN = 128, 64, 4, 96
+_QWEN_IDS = dict(
+    image_token_id=IMAGE, video_token_id=VIDEO,
+    vision_start_token_id=VISION_START, vision_end_token_id=VISION_END,
+)  # fmt: skip
 
 Segment = int | tuple[int, int]
 
@@ -77,7 +85,13 @@ class Tiny:
             texts.append(parts)
         inputs = _VISION[self.family](sizes, pixels) if sizes else {}
         inputs = {k: v.to(self.model.dtype) if v.is_floating_point() else v for k, v in inputs.items()}
+        if self.family == "llava_onevision" and sizes:
+            counts = [sum(part is None for part in parts) for parts in texts]
+            inputs["batch_num_images"] = torch.tensor([count for count in counts if count])
         lengths = iter(self._image_lengths(inputs) if sizes else [])
+        if self.family == "internvl":
+            each = lengths
+            lengths = iter([sum(next(each) for _ in image) for image in pixels])
         rows = [
             torch.cat([torch.full((next(lengths),), IMAGE) if p is None else p for p in parts])
             for parts in texts
@@ -137,20 +151,52 @@ def tiny_llava_next(
 
 def tiny_qwen(layers: int = 4, attn: str = "sdpa", seed: int = 0, dtype: torch.dtype = torch.float32) -> Tiny:
     """Qwen2.5-VL in miniature: dynamic resolution, window attention in the tower, GQA, biases, mRoPE."""
-    config = T.Qwen2_5_VLConfig(
-        vision_config=dict(
-            depth=2, hidden_size=32, intermediate_size=48, num_heads=2, out_hidden_size=HIDDEN,
-            patch_size=4, spatial_merge_size=2, temporal_patch_size=2, window_size=16,
-            fullatt_block_indexes=[1],
-        ),
-        text_config=dict(
-            **_sizes(layers, kv_heads=2),
-            rope_parameters=dict(rope_type="default", mrope_section=[2, 3, 3], rope_theta=1e4),
-        ),
-        image_token_id=IMAGE, video_token_id=VIDEO,
-        vision_start_token_id=VISION_START, vision_end_token_id=VISION_END,
-    )  # fmt: skip
+    config = qwen.qwen2_5_vl(_sizes(layers, kv_heads=2), _QWEN_IDS)
     return _ready("qwen2_5_vl", "qwen", T.Qwen2_5_VLForConditionalGeneration, config, attn, seed, dtype)
+
+
+def tiny_qwen2(
+    layers: int = 4, attn: str = "sdpa", seed: int = 0, dtype: torch.dtype = torch.float32
+) -> Tiny:
+    """Qwen2-VL in miniature: as Qwen2.5-VL, without windows."""
+    config = qwen.qwen2_vl(_sizes(layers, kv_heads=2), _QWEN_IDS)
+    return _ready("qwen2_vl", "qwen", T.Qwen2VLForConditionalGeneration, config, attn, seed, dtype)
+
+
+def tiny_qwen3(
+    layers: int = 4, attn: str = "sdpa", seed: int = 0, dtype: torch.dtype = torch.float32
+) -> Tiny:
+    """Qwen3-VL in miniature: norms on heads, interleaved mRoPE, DeepStack after the first two layers."""
+    config = qwen.qwen3_vl(_sizes(layers, kv_heads=2), _QWEN_IDS)
+    return _ready("qwen3_vl", "qwen", T.Qwen3VLForConditionalGeneration, config, attn, seed, dtype)
+
+
+def tiny_llava_onevision(
+    text: str = "qwen2",
+    layers: int = 4,
+    attn: str = "sdpa",
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> Tiny:
+    """LLaVA-OneVision in miniature: tiles, interpolated if many, and newlines; one view beside others."""
+    config = views.llava_onevision(
+        _text(text, layers), dict(image_token_index=IMAGE, video_token_index=VIDEO)
+    )
+    cls = T.LlavaOnevisionForConditionalGeneration
+    return _ready("llava_onevision", "llava_onevision", cls, config, attn, seed, dtype)
+
+
+def tiny_internvl(
+    text: str = "qwen2",
+    layers: int = 4,
+    attn: str = "sdpa",
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> Tiny:
+    """InternVL in miniature: tiles of 9 rows, thumbnails, a Qwen2, Qwen3 (head norms) or Llama decoder."""
+    config = views.internvl(_text(text, layers), image_token_id=IMAGE)
+    cls = T.InternVLForConditionalGeneration
+    return _ready(f"internvl-{text}", "internvl", cls, config, attn, seed, dtype)
 
 
 FACTORIES = {
@@ -160,6 +206,11 @@ FACTORIES = {
     "llava_next-llama": lambda **kw: tiny_llava_next("llama", **kw),
     "llava_next-mistral": lambda **kw: tiny_llava_next("mistral", **kw),
     "qwen2_5_vl": lambda **kw: tiny_qwen(**kw),
+    "qwen2_vl": lambda **kw: tiny_qwen2(**kw),
+    "qwen3_vl": lambda **kw: tiny_qwen3(**kw),
+    "llava_onevision": lambda **kw: tiny_llava_onevision(**kw),
+    "internvl-qwen2": lambda **kw: tiny_internvl("qwen2", **kw),
+    "internvl-qwen3": lambda **kw: tiny_internvl("qwen3", **kw),
 }
 """Every tiny model by name, for parametrised tests: ``FACTORIES[name](layers=6)``."""
 
@@ -174,9 +225,9 @@ def _sizes(layers: int, kv_heads: int) -> dict[str, Any]:
 
 def _text(kind: str, layers: int) -> Any:
     configs = {"llama": (T.LlamaConfig, HEADS), "mistral": (T.MistralConfig, 2), "qwen2": (T.Qwen2Config, 2)}
-    cls, kv_heads = configs[kind]
-    extra = {"sliding_window": None} if kind == "mistral" else {}
-    return cls(**_sizes(layers, kv_heads), **extra)
+    cls, kv_heads = configs.get(kind, (T.Qwen3Config, 2))
+    extra = {"mistral": {"sliding_window": None}, "qwen3": {"head_dim": HIDDEN // HEADS}}
+    return cls(**_sizes(layers, kv_heads), **extra.get(kind, {}))
 
 
 def _clip(image_size: int) -> T.CLIPVisionConfig:
@@ -222,12 +273,15 @@ def _qwen_patches(size: tuple[int, int]) -> int:
 
 
 _PIXELS = {
+    "internvl": views.internvl_pixels,
+    "llava_onevision": lambda size, draw: _noise(_next_tiles(size), 3, 24, 24, draw=draw),
     "llava": lambda size, draw: _noise(3, 32, 32, draw=draw),
     "llava_next": lambda size, draw: _noise(_next_tiles(size), 3, 24, 24, draw=draw),
     "qwen": lambda size, draw: _noise(_qwen_patches(size), 3 * 2 * 4 * 4, draw=draw),
 }
 
 _VISION = {
+    "internvl": lambda sizes, pixels: {"pixel_values": torch.cat(pixels)},
     "llava": lambda sizes, pixels: {"pixel_values": torch.stack(pixels)},
     "llava_next": lambda sizes, pixels: {
         "pixel_values": torch.nn.utils.rnn.pad_sequence(pixels, batch_first=True),
@@ -238,3 +292,4 @@ _VISION = {
         "image_grid_thw": torch.tensor([[1, h // 4, w // 4] for h, w in sizes]),
     },
 }
+_VISION["llava_onevision"] = _VISION["llava_next"]

@@ -9,6 +9,7 @@ import torch
 import transformers
 
 from support.models import IMAGE, Segment, Tiny
+from support.models_views import internvl_views
 
 _VERSION = tuple(int(part) for part in transformers.__version__.split(".")[:2])
 
@@ -65,14 +66,18 @@ def _images(
     """Vision inputs of every image of every sample."""
     found, number, patch = [], 0, 0
     for sample in samples:
-        images = []
-        for _ in [s for s in sample if not isinstance(s, int)]:
+        images, sizes = [], [s for s in sample if not isinstance(s, int)]
+        for _ in sizes:
             if tiny.family == "qwen":
                 grid = inputs["image_grid_thw"][number]
                 end = patch + int(grid.prod())
                 images.append(
                     {"pixel_values": inputs["pixel_values"][patch:end], "image_grid_thw": grid[None]}
                 )
+                patch = end
+            elif tiny.family == "internvl":
+                end = patch + internvl_views(sizes[len(images)])
+                images.append({"pixel_values": inputs["pixel_values"][patch:end]})
                 patch = end
             else:
                 keys = [k for k in ("pixel_values", "image_sizes") if k in inputs]
@@ -86,7 +91,7 @@ def _join(tiny: Tiny, images: list[list[dict[str, torch.Tensor]]]) -> dict[str, 
     flat = [image for sample in images for image in sample]
     if not flat:
         return {}
-    if tiny.family == "llava_next":
+    if tiny.family in ("llava_next", "llava_onevision"):
         most = max(i["pixel_values"].shape[1] for i in flat)
         pad = (0, 0, 0, 0, 0, 0)
         flat = [

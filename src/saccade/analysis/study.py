@@ -110,7 +110,7 @@ def analyze(
     settings: dict[str, Any] = {
         "plan": wanted.spec,
         "parts": asked,
-        "model": loaded.family.fingerprint(loaded.model.config),
+        "model": loaded.family.identity(loaded.model),
         "weights": weights_digest(loaded.model),
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
         "data": data_hash(seen),

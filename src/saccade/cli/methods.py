@@ -29,6 +29,8 @@ def methods(json: common.Json = None) -> None:
     families = sorted({family.name for family in FAMILIES.values()})
     rows = catalogue(families)
     view = Table("spec name", "title", "saves", "parameters", "presets", "families", "paper")
+    for column in (view.columns[0], view.columns[-1]):
+        column.no_wrap = True  # they are copied from here
     for row in rows:
         parameters = [p for p in described(METHODS[row["name"]]) if p.name not in SHARED]
         view.add_row(

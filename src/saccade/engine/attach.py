@@ -20,6 +20,7 @@ from saccade.engine.frame import Frame, Positions
 from saccade.engine.layers import FRAME, AttentionStandIn, Cell, MlpStandIn, eager
 from saccade.engine.prompt import Prompt, by_name, layout_of
 from saccade.engine.release import release
+from saccade.engine.rewrite import Carried
 from saccade.engine.support import check_supported, refuse_split_prompts
 from saccade.engine.tower import Captured, TowerTap, allow_other_sizes, grid, vision
 from saccade.engine.trace import Trace
@@ -53,7 +54,7 @@ def apply(model: nn.Module, plan: PlanLike, *, force: bool = False, resident: bo
     family = find(model)
     found = Plan.of(plan)
     config: Any = unwrap(model).config
-    fingerprint = family.fingerprint(config)
+    fingerprint = family.identity(model)
     if found.model and found.model != fingerprint and not force:
         other = Plan(model=fingerprint)
         fields = ", ".join(f"{k} {a} here {b}" for k, (a, b) in Plan(model=found.model).diff(other).items())
@@ -61,8 +62,7 @@ def apply(model: nn.Module, plan: PlanLike, *, force: bool = False, resident: bo
     below = attached(model)
     if below is None or not below.resident:
         return Attachment(model, family, found.resolve(family.shape(config).layers), resident=resident)
-    own = [m for m in below.plan.methods if m.name not in {other.name for other in found.methods}]
-    both = replace(found, methods=(*own, *found.methods)).resolve(family.shape(config).layers)
+    both = found.over(below.plan).resolve(family.shape(config).layers)
     below.remove()
     try:
         above = Attachment(model, family, both)
@@ -164,7 +164,7 @@ class Attachment:
         if stages or any(method.by_image for method in self.plan.methods):
             self._tap = TowerTap(self.model, family, wanted, merge)
             self._undo.append(self._tap.remove)
-        if stages or any(method.releases for method in self.plan.methods):
+        if stages or any(method.releases or method.by_image for method in self.plan.methods):
             self._undo.append(
                 refuse_split_prompts(unwrap(self.model), self.plan.spec, any(s.look.layer for s in stages))
             )
@@ -308,9 +308,15 @@ class Attachment:
         frame = Frame.build(route, num_layers, batch, new, past, mask, rows.device, positions)
         if program is None or (not program.stages and self._call.traces is None):
             return args, kwargs | {FRAME: frame}
-        frame.decisions = Decisions(program, frame, self._scene(program.route.layout, captured))
+        added = self.family.added(named)
+        carried = None if added is None else Carried(added)
+        scene = self._scene(program.route.layout, captured, carried)
+        frame.decisions = Decisions(program, frame, scene)
+        changed: dict[str, Any] = {"inputs_embeds": frame.decisions.enter(rows), FRAME: frame}
+        if carried is not None:
+            changed[carried.added.keyword] = carried
         # The decoder's input is rewritten: from here on every argument goes by its name.
-        return (), {**named, "inputs_embeds": frame.decisions.enter(rows), FRAME: frame}
+        return (), {**named, **changed}
 
     @eager
     def _after_decoder(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
@@ -339,7 +345,7 @@ class Attachment:
             return None
         return self._tap.captured(prompt.inputs.get("mm_encoder_outputs"), prompt.inputs)
 
-    def _scene(self, layout: Layout, captured: Captured | None) -> Scene:
+    def _scene(self, layout: Layout, captured: Captured | None, carried: Carried | None) -> Scene:
         given = self._call.given_vision
         look: Callable[[Which, torch.Tensor], Vision] | None = None
         if given is not None:
@@ -354,7 +360,7 @@ class Attachment:
         where = self._call.given_grid
         if captured is not None:
             where = grid(captured.picture, layout, torch.device("cpu"))
-        return Scene(self.family, self.parts, where, look, self._call.traces, self._call.sources)
+        return Scene(self.family, self.parts, where, look, self._call.traces, self._call.sources, carried)
 
     @eager
     def _before_layer(self, number: int, layer: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:

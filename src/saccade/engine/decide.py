@@ -1,7 +1,7 @@
 """The stages of one forward: reaching them, gathering evidence from a few score rows, applying the choice.
 
 Shape letters: B batch, N new rows, R asking rows, H heads, G key/value heads, K cached keys, W head width,
-D hidden, S rewritten rows.
+D hidden.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from transformers.cache_utils import Cache
 from saccade.engine.attention import take_rotary, take_rows
 from saccade.engine.cache import KeyRows, ragged_layer
 from saccade.engine.frame import Frame
+from saccade.engine.rewrite import Carried, rewritten, without
 from saccade.engine.steps import Moves, Narrowing, Step, closed_up
 from saccade.engine.trace import Trace
 from saccade.families import Family, Parts, Rotary
 from saccade.program import Program, Tally
 from saccade.rows import RowIndex
-from saccade.stages import Choice, Counts, Evidence, Grid, Rewrite, Scoring, Stage, Vision, Which
+from saccade.stages import Choice, Counts, Evidence, Grid, Scoring, Stage, Vision, Which
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +37,7 @@ class Scene:
         vision: Gives what the vision tower knows, for one of its layers and the decoder's input.
         traces: Where to note what happens, or None.
         sources: Whether to note what merged rows are made of.
+        carried: What the stock loop adds to rows between layers, or None.
     """
 
     family: Family
@@ -44,15 +46,24 @@ class Scene:
     vision: Callable[[Which, torch.Tensor], Vision] | None = None
     traces: list[Trace] | None = None
     sources: bool = True
+    carried: Carried | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class _Taken:
-    """A decision that was taken, for layers that are recomputed under gradient checkpointing."""
+    """A decision that was taken, for layers that are recomputed under gradient checkpointing.
+
+    Attributes:
+        found: Candidates of every image.
+        keep: Rows to keep of every image.
+        alive_BN: The candidates.
+        due_BND: What the stock loop is about to add to the rows, which the decision sees added; or None.
+    """
 
     found: Counts
     keep: Counts
     alive_BN: torch.Tensor
+    due_BND: torch.Tensor | None
 
 
 class Decisions:
@@ -125,32 +136,38 @@ class Decisions:
                         return {}
                     return self._look(stage, number, layer, into_BND, kwargs, fresh=False)
 
-                hidden_BND = self._take(place, hidden_BND, see)
+                hidden_BND = self._take(place, hidden_BND, see, number)
         return hidden_BND
 
     def _take(
-        self, place: int, hidden_BND: torch.Tensor, see: Callable[[Stage], dict[str, Any]]
+        self,
+        place: int,
+        hidden_BND: torch.Tensor,
+        see: Callable[[Stage], dict[str, Any]],
+        ran: int | None = None,
     ) -> torch.Tensor:
         stage, again = self.stages[place], place in self._taken
         if not again:
-            self._taken[place] = self._reach(stage)
+            self._taken[place] = self._reach(stage, ran)
         taken = self._taken[place]
         if taken is None:
             return hidden_BND
         home, where = self.frame.device, hidden_BND.device
+        due_BND = None if taken.due_BND is None else taken.due_BND.to(hidden_BND)
         self._scored = None
         with torch.no_grad():
             seen = see(stage)
         vision = self.scene.vision
         if stage.look.tower is not None and vision is not None:
             seen["vision"] = vision(stage.look.tower, hidden_BND)
+        # A boundary is where the next layer begins: what comes in between belongs to the layer before.
         evidence = Evidence(
             layout=self.layout,
             alive_BN=taken.alive_BN.to(where),
             image_BN=self.image_BN.to(where),
             found=taken.found,
             keep=taken.keep,
-            hidden_BND=hidden_BND,
+            hidden_BND=hidden_BND if due_BND is None else hidden_BND + due_BND,
             norm=self.scene.parts.norm,
             grid=None if self.scene.grid is None else _on(self.scene.grid, where),
             **seen,
@@ -158,16 +175,21 @@ class Decisions:
         choice = stage.by.choose(stage, evidence)
         if not again:
             self._apply(stage, choice, taken, home)
-        return hidden_BND if choice.rewrite is None else rewritten(hidden_BND, choice.rewrite)
+        if choice.rewrite is None:
+            return hidden_BND
+        rewrite = choice.rewrite if due_BND is None else without(choice.rewrite, due_BND)
+        return rewritten(hidden_BND, rewrite)
 
-    def _reach(self, stage: Stage) -> _Taken | None:
+    def _reach(self, stage: Stage, ran: int | None) -> _Taken | None:
         found, keep = self._tally.reach(stage, self.left_BN.cpu)
         if keep == found:
             return None
         meets, alive_BN = self._tally.meets(stage), self.left_BN
         if meets is not None:
             alive_BN = alive_BN & meets.to(alive_BN.device, non_blocking=True)
-        return _Taken(found, keep, alive_BN)
+        carried = self.scene.carried
+        due_BND = None if carried is None or ran is None else carried.due(ran)
+        return _Taken(found, keep, alive_BN, due_BND)
 
     def _apply(self, stage: Stage, choice: Choice, taken: _Taken, home: torch.device) -> None:
         counts = taken.keep if choice.counts is None else choice.counts
@@ -179,6 +201,8 @@ class Decisions:
         totals = [sum(sample) for sample in counts]
         steps = self._narrowings[stage.before].steps(self.left_BN, totals, self.text_BN, self._moves)
         self.frame.change(stage.before, steps)
+        if choice.rewrite is not None and self.scene.carried is not None:
+            self.scene.carried.follow(choice.rewrite)
         if self.trace is not None:
             rewrite = choice.rewrite if self.scene.sources else None
             self.trace.cut(stage, self.left_BN, rewrite, compact, self._scored)
@@ -281,17 +305,6 @@ def _over_rows(x_BHRK: torch.Tensor, step: Step, frame: Frame) -> torch.Tensor:
     out = newest.new_zeros(*newest.shape[:-1], frame.new)
     # Padding slots all point at row 0 and add nothing.
     return out.scatter_add_(-1, index_BR[:, None, None, :].expand_as(newest), newest)
-
-
-def rewritten(hidden_BND: torch.Tensor, rewrite: Rewrite) -> torch.Tensor:
-    """Hidden states with some rows replaced."""
-    batch, rows, width = hidden_BND.shape
-    index = torch.where(rewrite.rows_BS < 0, rows, rewrite.rows_BS)[..., None].expand(-1, -1, width)
-    # Padding slots write into one row too many, which is cut off again.
-    spare = hidden_BND.new_zeros(batch, 1, width)
-    return torch.cat([hidden_BND, spare], 1).scatter(1, index, rewrite.states_BSD.to(hidden_BND.dtype))[
-        :, :rows
-    ]
 
 
 def _on(grid: Grid, device: torch.device) -> Grid:

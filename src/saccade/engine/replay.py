@@ -19,6 +19,7 @@ from torch import nn
 
 from saccade.engine.attach import FRAME, Attachment, apply, check_supported
 from saccade.engine.frame import Frame
+from saccade.families import Added
 from saccade.layout import Layout
 from saccade.plan import Plan
 from saccade.pricing import executed_flops
@@ -104,9 +105,10 @@ class Replay:
         logits_V: torch.Tensor,
         states: list[torch.Tensor],
         calls: list[dict[str, Any]],
+        added: Added | None = None,
     ) -> None:
         self.layout, self.logits_V = layout, logits_V
-        self._attachment, self._states, self._calls = attachment, states, calls
+        self._attachment, self._states, self._calls, self._added = attachment, states, calls, added
 
     @torch.no_grad()
     def logits(self, route: Route) -> torch.Tensor:
@@ -129,6 +131,8 @@ class Replay:
         for number, layer in enumerate(program.layers, start):
             if layer is not None:
                 hidden = parts.layers[number](hidden, **self._calls[number] | {FRAME: frame})
+            if self._added is not None:
+                hidden = self._added.after(number, hidden)
             if number == start and program.known_BN is not None:
                 known = program.known_BN.to(hidden.device)[..., None]
                 hidden = torch.where(known, self._states[start + 1], hidden)
@@ -180,7 +184,12 @@ class Replayer:
         calls: list[dict[str, Any]] = []
         outputs: list[torch.Tensor] = []
         seen: list[int] = []
-        hooks = []
+        added: list[Added | None] = []
+
+        def enter(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            added.append(self.attachment.family.added(kwargs))
+
+        hooks = [self.attachment.parts.decoder.register_forward_pre_hook(enter, with_kwargs=True)]
         for number, layer in enumerate(self.attachment.parts.layers):
 
             def before(module: nn.Module, args: tuple, kwargs: dict[str, Any], n: int = number) -> None:
@@ -200,12 +209,14 @@ class Replayer:
         finally:
             for hook in hooks:
                 hook.remove()
+        if added[0] is not None:
+            outputs = [added[0].after(number, left) for number, left in enumerate(outputs)]
         self._check_loop(seen, states, outputs)
         logits_V = result.logits[0, -1]
         again = _head(self.attachment, outputs[-1])
         if not torch.allclose(logits_V.float(), again.float(), rtol=1e-2, atol=1e-2, equal_nan=True):
             raise ValueError("this model changes its logits after the head, which replay cannot follow")
-        return Replay(self.attachment, layout, logits_V, states, calls)
+        return Replay(self.attachment, layout, logits_V, states, calls, added[0])
 
     def _check_loop(self, seen: list[int], states: list[torch.Tensor], outputs: list[Any]) -> None:
         name, depth = self.attachment.family.name, len(self.attachment.parts.layers)

@@ -138,7 +138,8 @@ class TowerTap:
         joined = Picture.join([one.picture for one in seen])
         order = self._order(images, joined.lengths, inputs.get("input_ids"))
         views = tuple(joined.views_of(order))
-        return Captured(joined.take(order), tuple(seen), views, self.tower, self.keys)
+        picture = self.family.grouped(self.model, joined.take(order), inputs)
+        return Captured(picture, tuple(seen), views, self.tower, self.keys)
 
     def _serves(self, seen: Seen) -> bool:
         """Whether what another tap saw would do: features may outlive the attachment that made them."""
@@ -179,11 +180,14 @@ class TowerTap:
 
         @functools.wraps(inner)
         def watched(*args: Any, **kwargs: Any) -> Any:
-            outer, self._call.run = self._call.run, Run()
+            if self._call.run is not None:
+                # Qwen3-VL makes the features of videos by its own call for images.
+                return inner(*args, **kwargs)
+            run = self._call.run = Run()
             try:
-                output, run = inner(*args, **kwargs), self._call.run
+                output = inner(*args, **kwargs)
             finally:
-                self._call.run = outer
+                self._call.run = None
             self._keep(kind, signature.bind(*args, **kwargs).arguments, output, run)
             return output
 
@@ -329,6 +333,18 @@ def _served(family: Family, tower: Tower) -> dict[Which, Which]:
 
 def _same(made: tuple[torch.Tensor, ...], given: Any) -> list[int] | None:
     """Which of the images these features are of, beams repeat them; None if of others."""
+    if isinstance(given, torch.Tensor):
+        return _copies(made, given)
     numbers = {id(one): number for number, one in enumerate(made)}
     found = [numbers.get(id(one)) for one in given]
     return None if None in found else [n for n in found if n is not None]
+
+
+def _copies(made: tuple[torch.Tensor, ...], given: torch.Tensor) -> list[int] | None:
+    """The same of features in one tensor, which beams copy: they are told by what they hold."""
+    if not made or given.shape[1:] != made[0].shape:
+        return None
+    if given.shape[0] == len(made) and given.data_ptr() == made[0].data_ptr():
+        return list(range(len(made)))
+    equal = torch.stack([(given == one).flatten(1).all(1) for one in made], dim=1)
+    return equal.int().argmax(1).tolist() if bool(equal.any(1).all()) else None

@@ -111,6 +111,13 @@ def vision(captured: Captured, which: Which, layout: Layout, embeddings_BND: tor
     at_BN = patch_BN.clamp(min=0)
     into_BN = sizes_BN = None
     groups = [f.groups for f in found if f.groups is not None]
+    mix = _mixture(captured.picture, layout, device)
+    if groups and mix is not None:
+        raise ValueError(
+            "this plan merges tokens inside the vision tower, but this model interpolates the features of "
+            "these images afterwards (a video, or tiles beyond its budget), so that a row is no token of the "
+            "tower: choose a method that merges before or in the decoder"
+        )
     if groups:
         # A tower that merges makes the images alone, in one run.
         (one,) = groups
@@ -121,7 +128,12 @@ def vision(captured: Captured, which: Which, layout: Layout, embeddings_BND: tor
     def spread(name: str) -> torch.Tensor:
         x_P = torch.cat([getattr(f, name) for f in found])
         mask = shown_BN.view(*shown_BN.shape, *[1] * (x_P.ndim - 1))
-        return torch.where(mask, x_P[at_BN], x_P.new_zeros(()))
+        if mix is None:
+            return torch.where(mask, x_P[at_BN], x_P.new_zeros(()))
+        total = x_P.new_zeros(())
+        for part_BN, share_BN in mix:
+            total = total + x_P[part_BN] * share_BN.view_as(mask).to(x_P.dtype)
+        return torch.where(mask, total, x_P.new_zeros(()))
 
     views_T = torch.tensor(captured.views, dtype=torch.long, device=device)
     cls = [f.cls_TV for f in found if f.cls_TV is not None]
@@ -223,6 +235,17 @@ def _rows(x_R: torch.Tensor, layout: Layout, fill: int) -> torch.Tensor:
     placed = torch.full((layout.batch, layout.rows, *x_R.shape[1:]), fill, dtype=x_R.dtype)
     placed[layout.visual_BN] = x_R
     return placed
+
+
+def _mixture(
+    picture: Picture, layout: Layout, device: torch.device
+) -> list[tuple[torch.Tensor, torch.Tensor]] | None:
+    """Patches that rows are interpolated between and their shares, each (B, N); None where no row is."""
+    if picture.mix_RM is None or picture.share_RM is None:
+        return None
+    mix_BNM, share_BNM = _rows(picture.mix_RM, layout, 0), _rows(picture.share_RM, layout, 0)
+    pairs = zip(mix_BNM.clamp(min=0).unbind(-1), share_BNM.unbind(-1), strict=True)
+    return [(patch.to(device), share.to(device)) for patch, share in pairs]
 
 
 def _holders(group_BN: torch.Tensor, view_BN: torch.Tensor, groups: int, views: int) -> torch.Tensor:

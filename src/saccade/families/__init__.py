@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 
 from saccade.families.base import FAMILIES, Family, Parts, Rotary, core_of, find, register, unwrap
+from saccade.families.between import Added
 from saccade.families.vision import Picture, Tower
 
 for _module in sorted(m.name for m in pkgutil.iter_modules(__path__)):
@@ -13,6 +14,7 @@ for _module in sorted(m.name for m in pkgutil.iter_modules(__path__)):
 
 __all__ = [
     "FAMILIES",
+    "Added",
     "Family",
     "Parts",
     "Picture",

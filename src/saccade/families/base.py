@@ -6,6 +6,7 @@ Shape letters: B batch, N rows, D hidden, H heads, K head width.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,7 +14,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from saccade.families.hosting import Hosts
+from saccade.families.between import Added
+from saccade.families.hosting import Hosts, hosted_in
 from saccade.families.vision import SeesPictures
 from saccade.shapes import ModelShape
 
@@ -148,6 +150,12 @@ class Family(SeesPictures, Hosts, ABC):
         }
         return {"model_type": config.model_type, "text_type": text.model_type, "text": sizes, "vision": seen}
 
+    def identity(self, model: nn.Module) -> dict[str, Any]:
+        """The ``fingerprint`` of a model, and what lays its visual rows out where that is not the stock way."""
+        hosted = hosted_in(core_of(model))
+        found = self.fingerprint(unwrap(model).config)  # type: ignore[arg-type]
+        return found if hosted is None else found | hosted.identity()
+
     def sliding_window(self, decoder: nn.Module, number: int) -> int | None:
         """Attention window of a layer in rows, or None where it sees everything before it."""
         config = decoder.config
@@ -158,17 +166,17 @@ class Family(SeesPictures, Hosts, ABC):
 
     def queries(self, attn: nn.Module, x_BND: torch.Tensor, rotary: Rotary) -> torch.Tensor:
         """Rotated queries (B, H, N, K) of normed hidden states."""
-        return _rotate(_heads(attn.q_proj(x_BND), attn.head_dim), rotary)
+        return rotate(heads_of(attn.q_proj(x_BND), attn.head_dim), rotary)
 
     def keys_values(
         self, attn: nn.Module, x_BND: torch.Tensor, rotary: Rotary
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Rotated keys and values, each (B, kv heads, N, K), of normed hidden states."""
-        return self.keys(attn, x_BND, rotary), _heads(attn.v_proj(x_BND), attn.head_dim)
+        return self.keys(attn, x_BND, rotary), heads_of(attn.v_proj(x_BND), attn.head_dim)
 
     def keys(self, attn: nn.Module, x_BND: torch.Tensor, rotary: Rotary) -> torch.Tensor:
         """Rotated keys (B, kv heads, N, K) of normed hidden states."""
-        return _rotate(_heads(attn.k_proj(x_BND), attn.head_dim), rotary)
+        return rotate(heads_of(attn.k_proj(x_BND), attn.head_dim), rotary)
 
     def input_norm(self, layer: nn.Module, hidden_BND: torch.Tensor) -> torch.Tensor:
         """What the attention of a decoder layer gets of the residual stream."""
@@ -213,12 +221,18 @@ class Family(SeesPictures, Hosts, ABC):
         """Attention output (B, N, D) of mixed values."""
         return attn.o_proj(context_BHNK.transpose(1, 2).flatten(2))
 
+    def added(self, given: Mapping[str, Any]) -> Added | None:
+        """What the stock loop adds to rows between layers, of the decoder's arguments; None for nothing."""
+        return None
 
-def _heads(x_BND: torch.Tensor, width: int) -> torch.Tensor:
+
+def heads_of(x_BND: torch.Tensor, width: int) -> torch.Tensor:
+    """Projected rows by head (B, H, N, K)."""
     return x_BND.unflatten(-1, (-1, width)).transpose(1, 2)
 
 
-def _rotate(x_BHNK: torch.Tensor, rotary: Rotary) -> torch.Tensor:
+def rotate(x_BHNK: torch.Tensor, rotary: Rotary) -> torch.Tensor:
+    """Rows turned to their positions."""
     cos, sin = (part.unsqueeze(1) for part in rotary)
     low, high = x_BHNK.chunk(2, dim=-1)
     return x_BHNK * cos + torch.cat((-high, low), dim=-1) * sin

@@ -24,6 +24,9 @@ class Abstracts(Protocol):
     def pack(self, rows_ND: torch.Tensor, whole: int) -> torch.Tensor:
         """Rows of the decoder of an image cut into tiles; the first ``whole`` embeddings are of all of it."""
 
+    def identity(self) -> dict[str, Any]:
+        """What tells a model with it from the stock one and from others (plain data, for fingerprints)."""
+
 
 @dataclass(frozen=True, eq=False)
 class Place:
@@ -35,6 +38,7 @@ class Place:
         width: Width of a patch's features, of one level of the tower.
         grid: Patches along a side of a view.
         rows: Rows that the stock projector makes of a typical image.
+        levels: Hidden states of the tower that the projector takes side by side.
     """
 
     tower: nn.Module
@@ -42,6 +46,7 @@ class Place:
     width: int
     grid: int
     rows: int
+    levels: int = 1
 
 
 class Hosts:
@@ -58,6 +63,18 @@ class Hosts:
 
         Raises:
             ValueError: If the tower cannot get images of that size, or the family names no layouts.
+        """
+        raise self._fixed()
+
+    def stock_rows(self, config: Any, image_size: int | None = None) -> int:
+        """Rows that the stock projector makes of a typical image, from the model's configuration alone.
+
+        Args:
+            config: The configuration.
+            image_size: Side of the image in pixels; the model's own if None.
+
+        Raises:
+            ValueError: If the family names no layouts.
         """
         raise self._fixed()
 
@@ -82,7 +99,8 @@ class Hosts:
             What undoes it.
 
         Raises:
-            ValueError: If the tower cannot get images of that size, or the family names no layouts.
+            ValueError: If the tower cannot get images of that size or has no such hidden states, or the family
+                names no layouts.
         """
         raise self._fixed()
 
@@ -127,7 +145,10 @@ class Undo:
 
 def hosted_in(core: Any) -> Abstracts | None:
     """What stands in the projector's place and makes another number of rows, or None."""
-    module: Any = core.multi_modal_projector
-    # PEFT keeps the module that it trains whole under its adapter's name.
-    module = getattr(module, "original_module", module)
+    module: Any = getattr(core, "multi_modal_projector", None)
+    copies = getattr(module, "modules_to_save", None)
+    if copies is not None:
+        # PEFT trains a copy of the module, which runs in its place unless adapters are off.
+        active = [] if module.disable_adapters else [n for n in module.active_adapters if n in copies]
+        module = copies[active[0]] if active else module.original_module
     return module if hasattr(module, "length") and hasattr(module, "pack") else None

@@ -116,7 +116,20 @@ class Llava(Family):
                 f"choose an image_size that is a multiple of {vision.patch_size}"
             )
         grid = side // vision.patch_size
-        return Place(core.vision_tower, core.multi_modal_projector, vision.hidden_size, grid, grid * grid)
+        levels = core.config.vision_feature_layer
+        return Place(
+            core.vision_tower,
+            core.multi_modal_projector,
+            vision.hidden_size,
+            grid,
+            grid * grid,
+            1 if isinstance(levels, int) else len(levels),
+        )
+
+    def stock_rows(self, config: Any, image_size: int | None = None) -> int:
+        if image_size is None:
+            return self.typical_visual(config)
+        return (image_size // config.vision_config.patch_size) ** 2
 
     def host(
         self,
@@ -128,6 +141,12 @@ class Llava(Family):
     ) -> Callable[[], None]:
         core: Any = core_of(model)
         patches = self.place(model, image_size).rows
+        depth = core.config.vision_config.num_hidden_layers
+        if any(not -depth - 1 <= level <= depth for level in levels):
+            raise ValueError(
+                f"levels {', '.join(map(str, levels))}: the vision tower has {depth} layers, so its hidden states "
+                f"are 0 to {depth}, or {-depth - 1} to -1 from the end"
+            )
         undo = Undo()
         undo.attribute(core, "multi_modal_projector", module)
         if levels:
@@ -220,9 +239,9 @@ class Llava(Family):
         return images, sizes
 
 
-def made_lengths(inputs: Mapping[str, Any]) -> tuple[int, ...] | None:
-    """Rows of every image, where its features were made earlier."""
-    made = (inputs.get("mm_encoder_outputs") or {}).get("image")
+def made_lengths(inputs: Mapping[str, Any], kind: str = "image") -> tuple[int, ...] | None:
+    """Rows of every image (or video), where its features were made earlier."""
+    made = (inputs.get("mm_encoder_outputs") or {}).get(kind)
     return None if made is None else tuple(len(rows) for rows in made.pooler_output)
 
 
@@ -241,18 +260,23 @@ def _heads(x_TPV: torch.Tensor, attn: nn.Module) -> torch.Tensor:
     return x_TPV.unflatten(-1, (-1, attn.head_dim)).transpose(1, 2)
 
 
+def text_sizes(shape: ModelShape, layers: int | None, positions: int) -> dict[str, int]:
+    """Arguments of a text configuration: a decoder of this shape, of another depth if ``layers`` says so."""
+    return {
+        "vocab_size": shape.vocab,
+        "hidden_size": shape.hidden,
+        "intermediate_size": shape.ffn,
+        "num_hidden_layers": shape.layers if layers is None else layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "head_dim": shape.head_dim,
+        "max_position_embeddings": positions,
+    }
+
+
 def config_parts(shape: ModelShape, layers: int | None, vision_layers: int) -> dict:
     """Arguments of a configuration: a decoder of this shape and LLaVA's tower."""
-    text = LlamaConfig(
-        vocab_size=shape.vocab,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.ffn,
-        num_hidden_layers=shape.layers if layers is None else layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        head_dim=shape.head_dim,
-        max_position_embeddings=8192,
-    )
+    text = LlamaConfig(**text_sizes(shape, layers, 8192))
     vision = CLIPVisionConfig(
         hidden_size=1024,
         intermediate_size=4096,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
@@ -29,7 +29,7 @@ class LlavaNext(Llava):
 
     name = "LLaVA-NeXT"
     model_types = ("llava_next",)
-    layouts = ("llava-hd",)
+    layouts: ClassVar[tuple[str, ...]] = ("llava-hd",)
 
     def typical_visual(self, config: PreTrainedConfig) -> int:
         return super().typical_visual(config) * 5
@@ -43,26 +43,23 @@ class LlavaNext(Llava):
         return LlavaNextForConditionalGeneration
 
     def _stock_picture(self, model: nn.Module, inputs: Mapping[str, Any]) -> Picture | None:
-        config: Any = unwrap(model).config
-        vision, grids = config.vision_config, config.image_grid_pinpoints
         sizes, made = inputs.get("image_sizes"), made_lengths(inputs)
         if sizes is None or (made is None and inputs.get("pixel_values") is None):
             return None if made is None else Picture.unmapped(made)
-        sizes = [tuple(int(n) for n in size) for size in sizes]
+        shown = self._tiled(model, inputs, [(int(high), int(wide)) for high, wide in sizes])
+        return shown if made is None or shown.lengths == made else Picture.unmapped(made)
+
+    def _tiled(self, model: nn.Module, inputs: Mapping[str, Any], sizes: list[tuple[int, int]]) -> Picture:
+        """The picture of images of these heights and widths."""
+        config: Any = unwrap(model).config
+        vision, grids = config.vision_config, config.image_grid_pinpoints
         tile, cell, side = vision.image_size, vision.patch_size, vision.image_size // vision.patch_size
-        views = [image_size_to_num_patches(size, grids, tile) for size in sizes]
+        views = self._views(config, inputs, sizes)
         one = self._view(model, inputs, side * side)
         patches = torch.where(one < 0, one, one + torch.arange(sum(views))[:, None] * side * side)
         # The model's own packing, run on patch numbers in place of features, says which row is which patch.
-        packed, _ = core_of(model).pack_image_features(
-            list(patches[..., None].split(views)),
-            sizes,
-            "default" if strips_first(config, inputs) else "full",
-            image_newline=torch.tensor([-1]),
-        )
+        packed = self._packed(model, inputs, list(patches[..., None].split(views)), sizes)
         lengths = tuple(len(rows) for rows in packed)
-        if made is not None and lengths != made:
-            return Picture.unmapped(made)
         shown = of_patches(torch.cat(packed)[:, 0], lengths, views, side, side)
         box = shown.box_R4 * (side * cell / tile)
         rows = (x.split(lengths) for x in (shown.plane_R, shown.line_R, shown.column_R, box))
@@ -72,6 +69,23 @@ class LlavaNext(Llava):
         ]
         plane, line, column, box = (torch.cat(x) for x in zip(*placed, strict=True))
         return replace(shown, plane_R=plane, line_R=line, column_R=column, box_R4=box)
+
+    def _views(self, config: Any, inputs: Mapping[str, Any], sizes: list[tuple[int, int]]) -> list[int]:
+        """Views of every image."""
+        tile = config.vision_config.image_size
+        return [image_size_to_num_patches(size, config.image_grid_pinpoints, tile) for size in sizes]
+
+    def _packed(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Any],
+        patches: list[torch.Tensor],
+        sizes: list[tuple[int, int]],
+    ) -> list[torch.Tensor]:
+        """Patch numbers (views, patches, 1) of images as the model packs features; -1 at newline rows."""
+        core, strips = core_of(model), strips_first(unwrap(model).config, inputs)
+        strategy = "default" if strips else "full"
+        return core.pack_image_features(patches, sizes, strategy, image_newline=torch.tensor([-1]))[0]
 
     def place(self, model: nn.Module, image_size: int | None = None) -> Place:
         if image_size is not None:
@@ -129,11 +143,15 @@ class LlavaNext(Llava):
     ) -> tuple[list[Image], dict[str, Any]]:
         small = []
         for image in images:
-            canvas = select_best_resolution(image.size[::-1], processor.image_processor.image_grid_pinpoints)
             # What the tiles show of a large image is the image fitted to their canvas: that is made smaller.
-            fit = min(canvas[1] / image.width, canvas[0] / image.height, 1.0) * scale
+            fit = min(self._fit(processor, image), 1.0) * scale
             small.append(image.resize((max(round(image.width * fit), 1), max(round(image.height * fit), 1))))
         return small, {}
+
+    def _fit(self, processor: Any, image: Image) -> float:
+        """By how much each side of an image grows for its tiles."""
+        canvas = select_best_resolution(image.size[::-1], processor.image_processor.image_grid_pinpoints)
+        return min(canvas[1] / image.width, canvas[0] / image.height)
 
 
 class Counted:

@@ -1,14 +1,14 @@
 """What a family knows of the way from pixels to visual rows: the picture's map and the tower's parts.
 
-Shape letters: R visual rows of a forward in placeholder order, T views, P rows of a view in the tower, Q rows
-of it that ask, V its width, H heads, K head width.
+Shape letters: R visual rows of a forward in placeholder order, M patches that a row is mixed of, T views,
+P rows of a view in the tower, Q rows of it that ask, V its width, H heads, K head width.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isqrt
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,6 +17,12 @@ from torch import nn
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+MIXED = 4
+"""Patches that an interpolated row is mixed of: two lines by two columns."""
+
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom, each 0 to 1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,15 +34,17 @@ class Picture:
         views: Views (tiles, or frames of a video) of every image.
         patches: Patches of all views.
         patch_R: Which patch the row is made of, counted over all views in the tower's own order; -1 where it
-            is no patch (newline rows, a CLS row).
+            is no patch (newline rows, a CLS row). Of an interpolated row the one with the largest share.
         view_R: View of the patch, counted over all images; -1 likewise.
         plane_R: Plane of the image it lies on (0: the whole picture, 1: the tiles together; of a video the
-            frame); -1 likewise.
+            frame; where it is not known how tiles lie, each is a plane from 1 on); -1 likewise.
         line_R: Line in its plane; -1 likewise.
         column_R: Column in its plane; -1 likewise.
-        box_R4: Left, top, right, bottom of the patch in the picture that ``Family.seen`` gives, each 0 to 1;
-            zeros likewise.
+        box_R4: Left, top, right, bottom of the patch in what its plane shows (``Family.crops``) of the
+            picture that ``Family.seen`` gives, each 0 to 1; zeros likewise.
         mapped: False where only the lengths are known; everything else is -1 then.
+        mix_RM: Patches that each row is interpolated between, -1 likewise; None where no row is.
+        share_RM: Their shares; None likewise.
     """
 
     lengths: tuple[int, ...]
@@ -49,6 +57,8 @@ class Picture:
     column_R: torch.Tensor
     box_R4: torch.Tensor
     mapped: bool = True
+    mix_RM: torch.Tensor | None = None
+    share_RM: torch.Tensor | None = None
 
     @classmethod
     def unmapped(cls, lengths: Sequence[int]) -> Picture:
@@ -79,6 +89,8 @@ class Picture:
             self.column_R[at],
             self.box_R4[at],
             self.mapped,
+            None if self.mix_RM is None else self.mix_RM[at],
+            None if self.share_RM is None else self.share_RM[at],
         )
 
     def views_of(self, images: Sequence[int]) -> list[int]:
@@ -92,6 +104,8 @@ class Picture:
         if len(parts) == 1:
             return parts[0]
         patches, views = _starts([p.patches for p in parts]), _starts([sum(p.views) for p in parts])
+        mixes = any(p.mix_RM is not None for p in parts)
+        parts = [p._mixing() for p in parts] if mixes else parts
 
         def moved(name: str, by: Sequence[int]) -> torch.Tensor:
             each = [getattr(p, name) for p in parts]
@@ -111,7 +125,16 @@ class Picture:
             joined("column_R"),
             joined("box_R4"),
             all(p.mapped for p in parts),
+            moved("mix_RM", patches) if mixes else None,
+            joined("share_RM") if mixes else None,
         )
+
+    def _mixing(self) -> Picture:
+        """The same, rows that are one patch being mixed of that alone."""
+        if self.mix_RM is not None:
+            return self
+        mix_RM = self.patch_R[:, None].expand(-1, MIXED)
+        return replace(self, mix_RM=mix_RM, share_RM=(torch.arange(MIXED) < 1).float().expand_as(mix_RM))
 
 
 def _starts(lengths: Sequence[int]) -> list[int]:
@@ -202,9 +225,24 @@ class SeesPictures(ABC):
             inputs: Keyword arguments of the core's forward or of its ``get_image_features``.
         """
 
+    def grouped(self, model: nn.Module, picture: Picture, inputs: Mapping[str, Any]) -> Picture:
+        """A picture with those views put together that are of one image, where only the prompt tells which.
+
+        ``inputs`` are keyword arguments of the core's forward.
+        """
+        return picture
+
     def seen(self, processor: Any, image: Image) -> Image:
         """The picture that boxes refer to: the whole image, unless its processor crops it."""
         return image
+
+    def crops(self, processor: Any, image: Image) -> list[Box]:
+        """What each plane shows of the picture that ``seen`` gives; empty where all show all of it."""
+        return []
+
+    def by_prompt(self, processor: Any, texts: Sequence[str], images: Sequence[Image]) -> list[Any]:
+        """Images as the processor takes them with these prompts: in one list, unless it wants one for each."""
+        return list(images)
 
     @abstractmethod
     def tower(self, model: nn.Module) -> Tower | None:

@@ -25,7 +25,7 @@ class Pool(Reducer):
     """Windows of ``factor`` by ``factor`` rows become their mean (pooling as in DeCo, arXiv 2405.20985).
 
     Each plane (the whole picture, the anyres tiles together) is pooled on its own; windows at the border
-    average what is there. A mean lives in its window's first row. Of the newline rows of LLaVA-NeXT the first
+    average what is there. A mean lives in its window's first row. Of newline rows (LLaVA-NeXT) the first
     of each pooled line stays. Positions close up, so that it equals a prompt with fewer placeholders; where
     they cannot (mRoPE), a mean has the position of its window's first row.
 

@@ -22,9 +22,10 @@ class Resize(Method):
 
     It works at the processor, so the prompt itself gets shorter: ``saccade.models.inputs(..., plan=plan)``
     and ``saccade.models.shrink`` apply it. Attached to a model, the plan lets a tower of fixed size take
-    smaller pictures (its position embeddings are interpolated). LLaVA-NeXT and Qwen2.5-VL get a smaller image
-    and make tiles or patches of it as ever: rows of LLaVA-NeXT fall in steps, with the tiles that it chooses,
-    and Qwen2.5-VL stays above its smallest number of pixels.
+    smaller pictures (its position embeddings are interpolated). LLaVA-NeXT, LLaVA-OneVision, InternVL and the
+    Qwen-VL models get a smaller image and make tiles or patches of it as ever: rows of the first three fall
+    in steps, with the tiles that they choose, and Qwen-VL stays above its smallest number of pixels. An image
+    of a single view (InternVL's smallest; LLaVA-OneVision's beside other images) keeps its rows.
 
     Attributes:
         scale: Of each side, above 0 and at most 1; 1 changes nothing.

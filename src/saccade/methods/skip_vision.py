@@ -33,7 +33,7 @@ class SkipVision(Method):
     without training costs accuracy. The paper counts neither summaries nor the promoted last row as retained.
 
     Attributes:
-        retained: Rows of an image that pass the FFN: a fraction up to 1, or a number of rows.
+        retained: Rows of an image that pass the FFN: a fraction up to 1, or a number of rows from 2.
         skipped: Most rows of an image that bypass it; the rest of the image if omitted.
         coarse: How many of the retained rows are of the coarsest scale (Chain-of-Sight's large windows).
         former: Whether a summary of the retained rows follows them (FS).
@@ -43,6 +43,7 @@ class SkipVision(Method):
         cache: What leaves the KV cache once the prompt is read (SK): the skipped rows (``small``), or the
             retained ones that are not of the coarsest scale as well (``middle+small``). Positions stay.
         split: Where the retained rows stand: first (``leading``), or evenly spread over the image (``grid``).
+        rows: Rows that are retained, as a number from 1, in place of ``retained``, where 1 is all of them.
     """
 
     name = "skip_vision"
@@ -60,9 +61,12 @@ class SkipVision(Method):
     ffn: bool = True
     cache: Release = "none"
     split: Split = "leading"
+    rows: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.rows is not None:
+            self._read_rows(self.rows)
         object.__setattr__(self, "retained", read_amount(self.retained, "skip_vision: retained"))
         for name, rows in (("skipped", self.skipped), ("coarse", self.coarse)):
             if rows is not None and (type(rows) is not int or rows < 0):
@@ -77,6 +81,16 @@ class SkipVision(Method):
                 "skip_vision: summaries and the last row need their places (split=leading); with split=grid "
                 "rows are only retained or skipped"
             )
+
+    def _read_rows(self, rows: int) -> None:
+        if type(rows) is not int or rows < 1:
+            raise ValueError(f"skip_vision: rows is a number of rows from 1, got {rows!r}")
+        if self.retained != type(self).retained:
+            raise ValueError("skip_vision: retained and rows say the same; give one of them")
+        if rows > 1:
+            # One way to write it, that of earlier plans.
+            object.__setattr__(self, "retained", rows)
+            object.__setattr__(self, "rows", None)
 
     @property
     def is_resolved(self) -> bool:
@@ -97,7 +111,7 @@ class SkipVision(Method):
     def turned(self, notch: int) -> SkipVision:
         if self.skipped is not None:
             return replace(self, flops=None)
-        return replace(self, retained=(NOTCHES - notch) / NOTCHES, flops=None)
+        return replace(self, retained=(NOTCHES - notch) / NOTCHES, rows=None, flops=None)
 
     def route(self, layout: Layout, num_layers: int) -> Route:
         self.resolve(num_layers)
@@ -125,14 +139,15 @@ class SkipVision(Method):
             ValueError: If so many rows are not laid out like this.
         """
         spare = int(self.former) + int(self.latter)
-        retained = rows_of(self.retained, rows)
+        retained = rows_of(self.retained, rows) if self.rows is None else self.rows
         skipped = rows - retained - spare
         most = self.skipped
         if skipped < int(self.local) or (most is not None and skipped > most):
             raise ValueError(
                 f"{self} lays out {retained} retained, {'the other' if most is None else most} skipped and "
                 f"{spare} summary rows, but an image here has {rows} rows: take a model that was wrapped for "
-                "it (saccade.skip_vision), or leave skipped open and the summaries off"
+                "it (saccade.skip_vision), with the prompt in one piece, or leave skipped open and the "
+                "summaries off"
             )
         passes = torch.ones(rows, dtype=torch.bool)
         if self.split == "grid":

@@ -29,7 +29,8 @@ class ToMe(Reducer):
     sizes; ports to VLMs dropped both. The CLS token never merges. Every view (anyres tile) merges on its own,
     and newline rows go. A group lives in the row of its first patch, so rows keep their raster order. Towers
     whose features come before their first layer, and those that join patches at fixed places themselves, are
-    refused.
+    refused; so are prompts with rows that the model interpolates between patches (LLaVA-OneVision: videos,
+    and tiles beyond its budget).
 
     Attributes:
         r: Tokens that disappear per layer and view, at most half of those there are; 0 changes nothing. The
@@ -40,7 +41,7 @@ class ToMe(Reducer):
     title = "ToMe"
     paper = "https://arxiv.org/abs/2210.09461"
     compacts = True
-    families = ("LLaVA-1.5", "LLaVA-NeXT")
+    families = ("LLaVA-1.5", "LLaVA-NeXT", "LLaVA-OneVision")
 
     r: int = 16
 

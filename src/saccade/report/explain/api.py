@@ -26,7 +26,7 @@ from saccade.pricing import against, cost
 from saccade.report.explain import figure, page
 from saccade.report.explain.marks import Slot, slot_colours
 from saccade.report.explain.reading import moments, views
-from saccade.report.explain.stages import Moment, View
+from saccade.report.explain.stages import Box, Moment, View
 from saccade.report.route_map import route_map
 from saccade.route import Route
 from saccade.samples import Sample
@@ -186,7 +186,9 @@ def explain(
     # The engine does not even look at a prompt under a plan without methods.
     trace = traces[0] if traces else Trace(Route.dense(layout, depth), grid)
     pictures = [loaded.family.seen(loaded.processor, image).convert("RGB") for image in images]
-    return of_trace(trace, handle.plan, pictures, loaded.shape, question, answers, layout)
+    given, _ = models.shrink(loaded, images, models.image_scale(resolved))
+    crops = [loaded.family.crops(loaded.processor, image) for image in given]
+    return of_trace(trace, handle.plan, pictures, loaded.shape, question, answers, layout, crops)
 
 
 def of_trace(
@@ -197,6 +199,7 @@ def of_trace(
     question: str,
     answers: Mapping[str, str],
     layout: Layout | None = None,
+    crops: Sequence[Sequence[Box]] = (),
 ) -> Explanation:
     """An explanation of a forward that ran already, with ``Attachment.tracing``.
 
@@ -208,12 +211,13 @@ def of_trace(
         question: The question.
         answers: ``dense`` and ``planned``.
         layout: The prompt without the plan, where the plan makes it shorter; the trace's own if omitted.
+        crops: What each plane of each image shows of it (``Family.crops``); all of it where nothing is said.
 
     Raises:
         ValueError: If the trace is of several samples, of other images, or does not know where its rows lie.
     """
     layout = layout or trace.layout
-    seen = views(trace, pictures)
+    seen = views(trace, pictures, crops)
     shares = route_map(trace.route)["image"]
     price = against(cost(shape, trace.route), cost(shape, Route.dense(layout, shape.layers)))
     return Explanation(
@@ -244,5 +248,6 @@ def _placed(loaded: Loaded, batch: Any) -> tuple[Layout, Grid | None]:
     picture = loaded.family.picture(loaded.model, batch)
     if picture is None:
         raise ValueError(f"{loaded.name} says nothing of where its visual rows lie")
+    picture = loaded.family.grouped(loaded.model, picture, batch)
     layout = Layout.from_mask(visual, batch["attention_mask"], [list(picture.lengths)])
     return layout, grid_of(picture, layout, torch.device("cpu"))

@@ -12,15 +12,17 @@ from saccade.plan import Plan
 from saccade.report.explain.stages import Box, Left, Made, Moment, View, patch_of
 
 
-def views(trace: Trace, pictures: Sequence[Image]) -> tuple[View, ...]:
+def views(trace: Trace, pictures: Sequence[Image], crops: Sequence[Sequence[Box]] = ()) -> tuple[View, ...]:
     """The images of a trace of one sample.
 
     Args:
         trace: What a forward did.
         pictures: What the model saw of each image (``Family.seen``).
+        crops: What each plane of each image shows of it (``Family.crops``); all of it where nothing is said.
 
     Raises:
-        ValueError: If the trace does not know where the rows lie, or is of several samples or other images.
+        ValueError: If the trace does not know where the rows lie, is of several samples or other images, or
+            the crops are of another picture.
     """
     grid, layout = trace.grid, trace.layout
     if layout.batch != 1:
@@ -34,11 +36,15 @@ def views(trace: Trace, pictures: Sequence[Image]) -> tuple[View, ...]:
     found = []
     for number, picture in enumerate(pictures):
         rows = (layout.image_BN[0] == number).nonzero()[:, 0].tolist()
+        parts = crops[number] if crops else ()
         lies = dict(zip(rows, grid.plane_BN[0, rows].tolist(), strict=True))
         planes = {row: plane for row, plane in lies.items() if plane >= 0}
+        if parts and max(planes.values(), default=0) >= len(parts):
+            raise ValueError(f"image {number} has more planes than crops; give the crops of what was shown")
         corners = zip(rows, grid.box_BN4[0, rows].tolist(), strict=True)
-        boxes = {row: _box(box) if row in planes else None for row, box in corners}
-        found.append(View(picture, boxes, planes))
+        boxes = {row: _box(box, parts, lies[row]) if row in planes else None for row, box in corners}
+        # Tiles that are planes of their own are drawn side by side on one.
+        found.append(View(picture, boxes, {r: min(p, 1) for r, p in planes.items()} if parts else planes))
     return tuple(found)
 
 
@@ -138,6 +144,9 @@ def _left(view: View, before: Made, after: Made) -> Left:
     )
 
 
-def _box(box: Sequence[float]) -> Box:
-    left, top, right, bottom = (round(side, 6) for side in box)
+def _box(box: Sequence[float], parts: Sequence[Box], plane: int) -> Box:
+    """A box in the picture, of one in what its plane shows of it."""
+    x, y, end, low = parts[plane] if parts else (0.0, 0.0, 1.0, 1.0)
+    sides = (x + box[0] * (end - x), y + box[1] * (low - y), x + box[2] * (end - x), y + box[3] * (low - y))
+    left, top, right, bottom = (round(side, 6) for side in sides)
     return left, top, right, bottom

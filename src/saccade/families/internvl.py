@@ -1,0 +1,201 @@
+"""InternVL as transformers has it: square views, each joined two by two patches, tiles before a thumbnail.
+
+Shape letters: B batch, N rows, T views, P patches of a view, H heads, K head width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.nn.functional import pad
+from transformers import (
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    InternVLVisionConfig,
+    PreTrainedConfig,
+    Qwen2Config,
+)
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
+
+from saccade.families.base import core_of, register, unwrap
+from saccade.families.head_norms import HeadNorms
+from saccade.families.llava import made_lengths, text_sizes
+from saccade.families.vision import Box, Picture, Tower, of_patches, square
+from saccade.shapes import ModelShape
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+JOINED = 2
+"""Patches along each side of the square that a row joins, of every published model."""
+
+
+@register
+class InternVL(HeadNorms):
+    """InternVL: the model gets views without knowing how many are of one image, and how tiles lie.
+
+    The prompt tells the first: an unbroken run of placeholders is an image, as its processor writes them (so
+    each frame of a video is one). The last view of several is the thumbnail, plane 0; every tile is a plane
+    of its own, and ``crops`` says where it lies. A row joins four patches: what the tower says of it is their
+    mean, and what is merged are embeddings. CLS, whose attention ranks patches, is never a row.
+    """
+
+    name = "InternVL"
+    model_types = ("internvl",)
+    text_types = ("qwen2", "qwen3", "llama")
+    layouts = ()  # what stands in its projector's place gets four patches in one
+
+    def visual_ids(self, config: PreTrainedConfig) -> tuple[int, ...]:
+        return (config.image_token_id,)
+
+    def typical_visual(self, config: PreTrainedConfig) -> int:
+        """Of a picture of 4 by 3: twelve tiles and the thumbnail."""
+        side = config.vision_config.image_size[0] // config.vision_config.patch_size[0]
+        return 13 * round(side * config.downsample_ratio) ** 2
+
+    def config(
+        self, shape: ModelShape, layers: int | None = None, vision_layers: int = 1
+    ) -> PreTrainedConfig:
+        return InternVLConfig(
+            text_config=Qwen2Config(**text_sizes(shape, layers, 32768)),
+            vision_config=InternVLVisionConfig(num_hidden_layers=vision_layers),
+            image_token_id=min(151667, shape.vocab - 1),
+            tie_word_embeddings=False,
+        )
+
+    def model_class(self) -> type[nn.Module]:
+        return InternVLForConditionalGeneration
+
+    def fingerprint(self, config: PreTrainedConfig) -> dict[str, Any]:
+        found, vision = super().fingerprint(config), config.vision_config
+        found["vision"] |= {key: list(getattr(vision, key)) for key in ("image_size", "patch_size")}
+        return found
+
+    def picture(self, model: nn.Module, inputs: Mapping[str, Any]) -> Picture | None:
+        """Every view is an image here; ``grouped`` puts them together."""
+        config: Any = unwrap(model).config
+        made, pixels = made_lengths(inputs), inputs.get("pixel_values")
+        if made is not None:
+            sides = {square(length) for length in made}
+            side = sides.pop() if len(sides) == 1 else None
+            if side is None:
+                return Picture.unmapped(made)
+            views = len(made)
+        elif pixels is None:
+            return None
+        else:
+            side = round(pixels.shape[-2] // config.vision_config.patch_size[0] * config.downsample_ratio)
+            views = len(pixels)
+        rows = side * side
+        return of_patches(torch.arange(views * rows), (rows,) * views, (1,) * views, side, side)
+
+    def grouped(self, model: nn.Module, picture: Picture, inputs: Mapping[str, Any]) -> Picture:
+        ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
+        if ids is None and embeds is None:
+            return picture
+        runs = _runs(self.visual_mask(model, ids, embeds))
+        views = _filled(runs, picture.lengths)
+        if views is None:
+            return picture
+        if not picture.mapped:
+            return Picture.unmapped(runs)
+        # The thumbnail is the last view; an only view is the whole picture too.
+        planes = [n + 1 if n + 1 < count else 0 for count in views for n in range(count)]
+        plane_R = torch.tensor(planes, dtype=torch.long)[picture.view_R]
+        return replace(picture, lengths=runs, views=views, plane_R=plane_R)
+
+    def crops(self, processor: Any, image: Image) -> list[Box]:
+        columns, lines = _canvas(processor, image)
+        if columns * lines == 1:
+            return []
+        tiles = [(x, y) for y in range(lines) for x in range(columns)]
+        parts = [(x / columns, y / lines, (x + 1) / columns, (y + 1) / lines) for x, y in tiles]
+        return [(0.0, 0.0, 1.0, 1.0), *parts]
+
+    def tower(self, model: nn.Module) -> Tower | None:
+        core: Any = core_of(model)
+        config: Any = core.config
+        if config.vision_config.model_type != "internvl_vision" or config.downsample_ratio * JOINED != 1:
+            return None
+        layers = core.vision_tower.encoder.layer
+        state = config.vision_feature_layer % (len(layers) + 1)
+        return Tower(
+            core.vision_tower,
+            layers,
+            states=(),
+            made=layers[state - 1].attention if state else None,
+            reads=layers[state].attention if state < len(layers) else None,
+            has_cls=True,
+            merge=JOINED**2,
+            projector=None,
+            strips=True,
+        )
+
+    def tower_heads(
+        self, attn: nn.Module, x: torch.Tensor, kwargs: Mapping[str, Any], cls_only: bool
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        side = square(x.shape[1] - 1)
+        assert side is not None
+        # CLS, then patches in the order of the rows that join them.
+        squares = torch.arange(side * side).view(side // JOINED, JOINED, side // JOINED, JOINED)
+        order = torch.cat((torch.zeros(1, dtype=torch.long), squares.transpose(1, 2).flatten() + 1))
+        x = x[:, order.to(x.device)]
+        asking = x[:, :1] if cls_only else x
+        q, k = attn.q_norm(attn.q_proj(asking)), attn.k_norm(attn.k_proj(x))
+        return [(_heads(q, attn.num_heads), _heads(k, attn.num_heads))]
+
+    def smaller(
+        self, processor: Any, images: list[Image], scale: float
+    ) -> tuple[list[Image], dict[str, Any]]:
+        """Fewer tiles, of the shape nearest the picture's; one view is the least."""
+        given, small = processor.image_processor, []
+        for image in images:
+            now = _canvas(processor, image)
+            most = max(int(math.prod(now) * scale * scale), given.min_patches, 1)
+            canvas = _canvas(processor, image, most)
+            if canvas != now:
+                # In the shape of the canvas, so that it is chosen again; among canvases of one shape the
+                # processor takes a larger one for a picture that fills more than half of it.
+                times = math.gcd(*canvas)
+                larger = math.prod(canvas) * ((times + 1) / times) ** 2
+                held = larger > given.max_patches
+                fit = 1.0 if held else min(math.sqrt(larger / math.prod(canvas) / 2), 1.0)
+                unit = int(given.size["height"] * fit)
+                image = image.resize((canvas[0] * unit, canvas[1] * unit))
+            small.append(image)
+        return small, {}
+
+
+def _heads(x_TPV: torch.Tensor, heads: int) -> torch.Tensor:
+    return x_TPV.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def _canvas(processor: Any, image: Image, most: int | None = None) -> tuple[int, int]:
+    """Columns and lines of tiles that the processor cuts an image into, at most so many tiles."""
+    given = processor.image_processor
+    tile = (given.size["height"], given.size["width"])
+    return get_optimal_tiled_canvas(image.size[::-1], tile, given.min_patches, most or given.max_patches)
+
+
+def _runs(visual_BN: torch.Tensor) -> tuple[int, ...]:
+    """Lengths of the unbroken runs of placeholders, sample by sample."""
+    held, counts = pad(visual_BN, (0, 1)).flatten().unique_consecutive(return_counts=True)
+    return tuple(counts[held].tolist())
+
+
+def _filled(runs: tuple[int, ...], lengths: tuple[int, ...]) -> tuple[int, ...] | None:
+    """How many views fill each run, one after another; None if they do not."""
+    left, found = list(lengths), []
+    for run in runs:
+        rows = views = 0
+        while rows < run and left:
+            rows, views = rows + left.pop(0), views + 1
+        if rows != run:
+            return None
+        found.append(views)
+    return None if left else tuple(found)

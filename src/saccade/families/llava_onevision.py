@@ -1,0 +1,140 @@
+"""LLaVA-OneVision: tiles as in LLaVA-NeXT, interpolated where they are too many; videos, pooled."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from transformers import (
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+    PreTrainedConfig,
+    Qwen2Config,
+    SiglipVisionConfig,
+)
+
+from saccade.families.base import core_of, register, unwrap
+from saccade.families.hosting import Hosts
+from saccade.families.interpolation import TOLERATED, Rows, pooled_videos
+from saccade.families.llava import made_lengths, text_sizes
+from saccade.families.llava_next import LlavaNext
+from saccade.families.vision import Picture
+from saccade.shapes import ModelShape
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@register
+class LlavaOnevision(LlavaNext):
+    """LLaVA-OneVision: an image that is alone in its prompt has tiles, one among several a single view.
+
+    Rows of a video are pooled, and those of tiles beyond the budget interpolated: each then lies between four
+    patches, and has their scores, keys and features in the model's own shares. A video is one image, whose
+    frames are planes and views.
+    """
+
+    name = "LLaVA-OneVision"
+    model_types = ("llava_onevision",)
+    layouts = ()  # rows laid out anew would have to fit its budget
+    place, stock_rows, host = Hosts.place, Hosts.stock_rows, Hosts.host
+
+    def visual_ids(self, config: PreTrainedConfig) -> tuple[int, ...]:
+        return (config.image_token_id, config.video_token_id)
+
+    def config(
+        self, shape: ModelShape, layers: int | None = None, vision_layers: int = 1
+    ) -> PreTrainedConfig:
+        vision = SiglipVisionConfig(
+            hidden_size=1152,
+            intermediate_size=4304,
+            num_hidden_layers=vision_layers,
+            num_attention_heads=16,
+            image_size=384,
+            patch_size=14,
+            vision_use_head=False,
+        )
+        return LlavaOnevisionConfig(
+            text_config=Qwen2Config(**text_sizes(shape, layers, 32768)),
+            vision_config=vision,
+            image_token_index=min(151646, shape.vocab - 2),
+            video_token_index=min(151647, shape.vocab - 1),
+        )
+
+    def model_class(self) -> type[nn.Module]:
+        return LlavaOnevisionForConditionalGeneration
+
+    def picture(self, model: nn.Module, inputs: Mapping[str, Any]) -> Picture | None:
+        """Images, then videos."""
+        found = (self._stock_picture(model, inputs), self._videos(model, inputs))
+        parts = [part for part in found if part is not None]
+        return Picture.join(parts) if parts else None
+
+    def _views(self, config: Any, inputs: Mapping[str, Any], sizes: list[tuple[int, int]]) -> list[int]:
+        tiled = self._alone(inputs, len(sizes))
+        views = super()._views(config, inputs, sizes)
+        return [count if alone else 1 for count, alone in zip(views, tiled, strict=True)]
+
+    def _alone(self, inputs: Mapping[str, Any], images: int) -> list[bool]:
+        """Whether each image is alone in its prompt, as the model is told; else it has one view."""
+        counts = inputs.get("batch_num_images")
+        return [True] * images if counts is None else [n == 1 for n in map(int, counts) for _ in range(n)]
+
+    def _packed(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Any],
+        patches: list[torch.Tensor],
+        sizes: list[tuple[int, int]],
+    ) -> list[torch.Tensor]:
+        # Numbers cannot be interpolated: a budget that nothing exceeds.
+        core, newline = core_of(model), torch.tensor([-1])
+        return core.pack_image_features(patches, sizes, newline, f"anyres_max_{1 << 30}")[0]
+
+    def _tiled(self, model: nn.Module, inputs: Mapping[str, Any], sizes: list[tuple[int, int]]) -> Picture:
+        config: Any = unwrap(model).config
+        shown, alone = super()._tiled(model, inputs, sizes), self._alone(inputs, len(sizes))
+        side = config.vision_config.image_size // config.vision_config.patch_size
+        budget = _budget(inputs.get("vision_aspect_ratio") or config.vision_aspect_ratio)
+        parts, start = [], 0
+        for size, tiled, rows in zip(sizes, alone, shown.lengths, strict=True):
+            own = Rows.of(shown, start, rows)
+            parts.append(own.within(budget, side) if tiled else own.padded(size))
+            start += rows
+        return Rows.put(shown, parts)
+
+    def _videos(self, model: nn.Module, inputs: Mapping[str, Any]) -> Picture | None:
+        """The picture of the videos of a forward; None if it has none."""
+        made, pixels = made_lengths(inputs, "video"), inputs.get("pixel_values_videos")
+        if pixels is None and inputs.get("image_sizes") is None:
+            # Where get_video_features is older, its argument has no name of its own.
+            pixels = inputs.get("pixel_values")
+        if made is None and pixels is None:
+            return None
+        vision: Any = unwrap(model).config.vision_config
+        side = vision.image_size // vision.patch_size
+        pooled = -(-side // 2)
+        videos, frames = pixels.shape[:2] if made is None else (len(made), made[0] // pooled**2)
+        if made is not None and set(made) != {frames * pooled**2 + 1}:
+            return Picture.unmapped(made)
+        return pooled_videos(videos, frames, side, side * vision.patch_size / vision.image_size)
+
+    def by_prompt(self, processor: Any, texts: Sequence[str], images: Sequence[Image]) -> list[Any]:
+        counts, left = [text.count(processor.image_token) for text in texts], list(images)
+        if sum(counts) != len(left):
+            return left  # which the processor refuses
+        return [[left.pop(0) for _ in range(count)] for count in counts]
+
+    def _fit(self, processor: Any, image: Image) -> float:
+        fit, given = super()._fit(processor, image), processor.image_processor
+        tile = given.size.get("height") or given.size["shortest_edge"]
+        over = fit / tile * math.sqrt(image.width * image.height / _budget(processor.vision_aspect_ratio))
+        return fit / over if over > TOLERATED else fit
+
+
+def _budget(aspect: str) -> int:
+    """Views that the tiles of an image may have rows of: the number at the end of ``anyres_max_9``."""
+    return int(aspect.rpartition("_")[2])

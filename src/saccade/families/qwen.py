@@ -1,0 +1,137 @@
+"""What the Qwen-VL families have in common: images as grids of any size, rotary positions with three axes.
+
+Shape letters: B batch, N rows, D hidden; in the tower H heads, P patches of all views, K head width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig
+
+from saccade.families.base import Family, Rotary, unwrap
+from saccade.families.vision import Picture, Tower, of_grids
+from saccade.shapes import ModelShape
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class QwenVL(Family):
+    """The common part; its text loop hands out rotary tables already mixed by axis, so rows slice alike."""
+
+    compact_positions = False
+    layouts = ()  # its rows have the positions of a grid, and rows laid out anew are on none
+
+    def visual_ids(self, config: PreTrainedConfig) -> tuple[int, ...]:
+        return (config.image_token_id, config.video_token_id)
+
+    def typical_visual(self, config: PreTrainedConfig) -> int:
+        return 1280
+
+    def rotary(self, decoder: nn.Module, hidden_BND: torch.Tensor, position_ids: torch.Tensor) -> Rotary:
+        if position_ids.ndim == 2:
+            position_ids = position_ids.expand(3, *position_ids.shape)
+        # A fourth axis in front is that of the text, for packed sequences.
+        return decoder.rotary_emb(hidden_BND, position_ids[-3:])
+
+    def picture(self, model: nn.Module, inputs: Mapping[str, Any]) -> Picture | None:
+        """Images, then videos; a video is one image whose frames (pairs of them) are planes and views."""
+        config: Any = unwrap(model).config
+        merge = config.vision_config.spatial_merge_size
+        made, parts = inputs.get("mm_encoder_outputs") or {}, []
+        for kind, pixels in (("image", "pixel_values"), ("video", "pixel_values_videos")):
+            given = inputs.get(f"{kind}_grid_thw")
+            grids = [] if given is None else [(int(t), int(h) // merge, int(w) // merge) for t, h, w in given]
+            if made.get(kind) is not None:
+                lengths = tuple(len(rows) for rows in made[kind].pooler_output)
+                # The grids are those of the whole conversation, the features those of its last turn.
+                grids = grids[max(len(grids) - len(lengths), 0) :]
+                if tuple(math.prod(grid) for grid in grids) != lengths:
+                    parts.append(Picture.unmapped(lengths))
+                    continue
+            elif inputs.get(pixels) is None:
+                continue
+            parts.append(of_grids(grids))
+        return Picture.join(parts) if parts else None
+
+    def tower(self, model: nn.Module) -> Tower | None:
+        module: Any = self.parts(model).core.visual
+        return Tower(
+            module,
+            module.blocks,
+            states=(),
+            made=module.blocks[-1].attn,
+            reads=None,
+            has_cls=False,
+            merge=module.spatial_merge_size**2,
+            projector=None,
+            strips=False,
+        )
+
+    def tower_heads(
+        self, attn: nn.Module, x: torch.Tensor, kwargs: Mapping[str, Any], cls_only: bool
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        q_HPK, k_HPK, _ = attn.qkv(x).unflatten(-1, (3, attn.num_heads, -1)).permute(1, 2, 0, 3)
+        cos, sin = (part.float() for part in kwargs["position_embeddings"])
+        ends = kwargs["cu_seqlens"].tolist()
+        q_HPK, k_HPK = (_turn(part.float(), cos, sin).to(x.dtype) for part in (q_HPK, k_HPK))
+        return [(q_HPK[None, :, start:end], k_HPK[None, :, start:end]) for start, end in pairwise(ends)]
+
+    def smaller(
+        self, processor: Any, images: list[Image], scale: float
+    ) -> tuple[list[Image], dict[str, Any]]:
+        size, small = processor.image_processor.size, []
+        for image in images:
+            area = image.width * image.height
+            # What the model sees of an image is never more, and never less, than its processor allows.
+            seen = min(max(area, size["shortest_edge"]), size["longest_edge"])
+            fit = min(math.sqrt(max(seen * scale * scale, size["shortest_edge"]) / area), 1.0)
+            small.append(image.resize((max(round(image.width * fit), 1), max(round(image.height * fit), 1))))
+        return small, {}
+
+
+def text_part(shape: ModelShape, layers: int | None, rope: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a text configuration of this shape.
+
+    Args:
+        shape: Sizes of the decoder.
+        layers: Decoder layers, the shape's own if None.
+        rope: How positions turn, beside that it is plain.
+    """
+    return {
+        "vocab_size": shape.vocab,
+        "hidden_size": shape.hidden,
+        "intermediate_size": shape.ffn,
+        "num_hidden_layers": shape.layers if layers is None else layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "max_position_embeddings": 32768,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, **rope},
+    }
+
+
+def tokens(shape: ModelShape) -> dict[str, int]:
+    """Placeholder tokens of a configuration, within the vocabulary."""
+    return {
+        "image_token_id": min(151655, shape.vocab - 2),
+        "video_token_id": min(151656, shape.vocab - 1),
+    }
+
+
+def thirds(head_dim: int) -> list[int]:
+    """Frequencies of a head for time, height and width: a quarter for time, the rest in halves."""
+    half = head_dim // 2
+    time = half // 4
+    height = (half - time) // 2
+    return [time, height, half - time - height]
+
+
+def _turn(x_HPK: torch.Tensor, cos_PK: torch.Tensor, sin_PK: torch.Tensor) -> torch.Tensor:
+    low, high = x_HPK.chunk(2, dim=-1)
+    return x_HPK * cos_PK + torch.cat((-high, low), dim=-1) * sin_PK

@@ -1,0 +1,31 @@
+"""Qwen2-VL: as Qwen2.5-VL, with a tower whose every layer sees the whole picture."""
+
+from __future__ import annotations
+
+from torch import nn
+from transformers import PreTrainedConfig, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+from saccade.families.base import register
+from saccade.families.qwen import QwenVL, text_part, thirds, tokens
+from saccade.shapes import ModelShape
+
+
+@register
+class Qwen2VL(QwenVL):
+    """Qwen2-VL: its tower takes every picture, or pair of a video's frames, on its own, patches in order."""
+
+    name = "Qwen2-VL"
+    model_types = ("qwen2_vl",)
+    text_types = ("qwen2_vl_text",)
+
+    def config(
+        self, shape: ModelShape, layers: int | None = None, vision_layers: int = 1
+    ) -> PreTrainedConfig:
+        return Qwen2VLConfig(
+            text_config=text_part(shape, layers, {"mrope_section": thirds(shape.head_dim)}),
+            vision_config={"depth": vision_layers, "hidden_size": shape.hidden},
+            **tokens(shape),
+        )
+
+    def model_class(self) -> type[nn.Module]:
+        return Qwen2VLForConditionalGeneration

@@ -1,0 +1,56 @@
+"""Qwen3-VL (dense text decoder): norms on query and key heads, interleaved positions, DeepStack."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedConfig, Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+from saccade.families.base import register
+from saccade.families.between import Added
+from saccade.families.head_norms import HeadNorms
+from saccade.families.qwen import QwenVL, text_part, tokens
+from saccade.shapes import ModelShape
+
+DEEPSTACK = (8, 16, 24)
+"""Layers of the tower of the 8B model whose states the decoder gets as well."""
+
+
+@register
+class Qwen3VL(HeadNorms, QwenVL):
+    """Qwen3-VL: after its first layers the decoder adds states of earlier tower layers to the visual rows.
+
+    The frames of a video (pairs of them) stand apart in the prompt, each after its time; all rows of a video
+    count as one image.
+    """
+
+    name = "Qwen3-VL"
+    model_types = ("qwen3_vl",)
+    text_types = ("qwen3_vl_text",)
+
+    def config(
+        self, shape: ModelShape, layers: int | None = None, vision_layers: int = 1
+    ) -> PreTrainedConfig:
+        side = shape.head_dim // 2 * 5 // 16
+        rope = {"mrope_section": [shape.head_dim // 2 - 2 * side, side, side], "mrope_interleaved": True}
+        text = text_part(shape, layers, rope)
+        return Qwen3VLConfig(
+            text_config={**text, "head_dim": shape.head_dim},
+            vision_config={
+                "depth": vision_layers,
+                "out_hidden_size": shape.hidden,
+                "deepstack_visual_indexes": sorted({min(n, vision_layers - 1) for n in DEEPSTACK}),
+            },
+            **tokens(shape),
+        )
+
+    def model_class(self) -> type[nn.Module]:
+        return Qwen3VLForConditionalGeneration
+
+    def added(self, given: Mapping[str, Any]) -> Added | None:
+        features = given.get("deepstack_visual_embeds")
+        if features is None:
+            return None
+        return Added("deepstack_visual_embeds", given["visual_pos_masks"], features)

@@ -1,0 +1,56 @@
+"""Configurations of the tiny Qwen models: towers and positions differ, everything else is shared.
+
+The patches of all three are of one size, so that the same pixels fit each of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import transformers as T
+
+SECTIONS = [2, 3, 3]
+"""Frequencies of a head for time, height and width."""
+
+
+def qwen2_vl(text: dict[str, Any], ids: dict[str, int]) -> T.Qwen2VLConfig:
+    """Qwen2-VL in miniature: a tower that sees whole pictures."""
+    return T.Qwen2VLConfig(
+        vision_config=dict(
+            depth=2, embed_dim=32, hidden_size=text["hidden_size"], mlp_ratio=2, num_heads=2,
+            patch_size=4, spatial_merge_size=2, temporal_patch_size=2,
+        ),
+        text_config=_turning(text, mrope_section=SECTIONS),
+        **ids,
+    )  # fmt: skip
+
+
+def qwen2_5_vl(text: dict[str, Any], ids: dict[str, int]) -> T.Qwen2_5_VLConfig:
+    """Qwen2.5-VL in miniature: a tower with windows."""
+    return T.Qwen2_5_VLConfig(
+        vision_config=dict(
+            depth=2, hidden_size=32, intermediate_size=48, num_heads=2, out_hidden_size=text["hidden_size"],
+            patch_size=4, spatial_merge_size=2, temporal_patch_size=2, window_size=16,
+            fullatt_block_indexes=[1],
+        ),
+        text_config=_turning(text, mrope_section=SECTIONS),
+        **ids,
+    )  # fmt: skip
+
+
+def qwen3_vl(text: dict[str, Any], ids: dict[str, int]) -> T.Qwen3VLConfig:
+    """Qwen3-VL in miniature: the decoder gets the first two layers of the tower as well, and norms heads."""
+    width = text["hidden_size"] // text["num_attention_heads"]
+    return T.Qwen3VLConfig(
+        vision_config=dict(
+            depth=3, hidden_size=32, intermediate_size=48, num_heads=2, out_hidden_size=text["hidden_size"],
+            patch_size=4, spatial_merge_size=2, temporal_patch_size=2, num_position_embeddings=16,
+            deepstack_visual_indexes=[0, 1],
+        ),
+        text_config=_turning(text, mrope_section=[4, 2, 2], mrope_interleaved=True) | {"head_dim": width},
+        **ids,
+    )  # fmt: skip
+
+
+def _turning(text: dict[str, Any], **rope: Any) -> dict[str, Any]:
+    return text | {"rope_parameters": dict(rope_type="default", rope_theta=1e4, **rope)}
