@@ -13,8 +13,8 @@ from pathlib import Path
 from saccade import models
 from saccade.evaluation import gate
 from saccade.evaluation.by_task import compare_by_task, forget
+from saccade.evaluation.identity import weights_digest
 from saccade.evaluation.orders import calibrated
-from saccade.evaluation.runner import weights_digest
 from saccade.files import write_json
 from saccade.glance import suite
 from saccade.measure import record

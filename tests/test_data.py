@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from saccade.data import load_jsonl, read_jsonl
+from saccade.data import decode, load_jsonl, read_jsonl
 
 
 @pytest.fixture
@@ -19,11 +20,16 @@ def folder(tmp_path):
     return tmp_path
 
 
+def dumped(line) -> str:
+    text = json.dumps(line, ensure_ascii=False)
+    # Halves of surrogate pairs stand in files as escapes.
+    return json.dumps(line) if any("\ud800" <= letter <= "\udfff" for letter in text) else text
+
+
 def write(folder, *lines) -> str:
     path = folder / "mine.jsonl"
     path.write_text(
-        "\n".join(line if isinstance(line, str) else json.dumps(line, ensure_ascii=False) for line in lines),
-        encoding="utf-8",
+        "\n".join(line if isinstance(line, str) else dumped(line) for line in lines), encoding="utf-8"
     )
     return str(path)
 
@@ -85,6 +91,17 @@ def test_a_byte_order_mark_and_windows_line_ends_are_read(folder):
         ({"question": "x", "score": "yes_no", "answer": "maybe"}, r"line 2: .*yes or no.*got 'maybe'"),
         ({"question": "x", "score": "number", "answer": "many"}, r"line 2: .*a number.*got 'many'"),
         ({"question": "x", "id": True}, r"line 2: 'id' is text or a number, got bool"),
+        ({"question": "half \ud83d"}, r"line 2: 'question' holds half of a surrogate pair"),
+        ({"question": "x", "answer": ["a", "\udfff"]}, r"line 2: 'answer' holds half of a surrogate pair"),
+        ({"question": "x", "image": "iVBORw0KGgo" * 900}, r"line 2: no image file"),
+        ({"question": "x", "image": "\0"}, r"line 2: no image file"),
+        ({"question": "x", "image": "\ud800.png"}, r"line 2: 'image' is a path"),
+        ('{"question": "x", "id": ' + "9" * 5000 + "}", r"line 2: not JSON that can be read"),
+        ('{"question": ' + "[" * 9000 + "]" * 9000 + "}", r"line 2: not JSON that can be read"),
+        (
+            {"question": "x", "answer": 1, "score": {"number": {"tolerance": 10**400}}},
+            r"line 2: ",
+        ),
         ({"question": "x", "id": "first"}, r"line 2: id 'first' was used before \(.*line 1\)"),
     ],
 )
@@ -106,6 +123,36 @@ def test_a_torn_image_is_refused(folder):
     (folder / "pictures" / "torn.jpg").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="line 1: cannot decode"):
         load_jsonl(write(folder, {"question": "x", "image": "pictures/torn.jpg"}))
+
+
+@pytest.mark.parametrize("how", range(1, 9))
+def test_a_picture_is_turned_the_way_its_camera_was_held(folder, how):
+    """Stored in each of the eight ways, it comes out the same."""
+    upright = Image.new("RGB", (6, 4), "blue")
+    upright.paste((255, 0, 0), (0, 0, 2, 1))
+    back = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # what undoes the way that the tag asks for
+    stored = upright if how == 1 else upright.transpose(Image.Transpose(back[how]))
+    exif = Image.Exif()
+    exif[0x0112] = how
+    stored.save(folder / "photo.png", exif=exif)
+    assert decode(folder / "photo.png", "here").tobytes() == upright.tobytes()
+
+
+def test_a_torn_note_of_the_camera_spoils_no_picture(folder):
+    picture = Image.new("RGB", (6, 4), "blue")
+    picture.save(folder / "noted.jpg", exif=b"Exif\0\0what is this")
+    picture.save(folder / "plain.jpg")
+    assert decode(folder / "noted.jpg", "").tobytes() == decode(folder / "plain.jpg", "").tobytes()
+
+
+@pytest.mark.parametrize("name", ["deep.png", "deep.tiff", "deep.pgm"])
+def test_sixteen_bits_of_grey_become_eight(folder, name):
+    steep = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
+    Image.fromarray(steep).save(folder / name)
+    found = decode(folder / name, "here")
+    assert found.mode == "RGB"
+    want = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)
+    assert np.array_equal(np.asarray(found), want)
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n"])

@@ -11,15 +11,20 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageOps
 
 from saccade.evaluation.scoring import Rule, parse, read
 from saccade.files import read_text
 from saccade.samples import Sample
+
+LONGEST_NAME = 200
+"""Letters of a path that messages show."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ def read_jsonl(path: str | os.PathLike, score: str = "exact") -> list[Entry]:
 
 
 def decode(path: Path, where: str) -> Image.Image:
-    """An image file as RGB.
+    """An image file as RGB, as `rgb` makes it.
 
     Args:
         path: The file.
@@ -106,9 +111,49 @@ def decode(path: Path, where: str) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{where}: cannot decode image {path}: {error}") from None
+            return rgb(image)
+    except Exception as error:  # decoders raise whatever their authors chose
+        raise ValueError(f"{where}: cannot decode image {short(path)}: {error}") from None
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """An opened image as RGB, turned the way its camera was held; 16 bits of grey become 8.
+
+    Args:
+        image: The image, decoded or not.
+    """
+    image.load()
+    turned = image
+    with suppress(Exception):  # what a camera noted may be torn, and the picture whole
+        turned = ImageOps.exif_transpose(image)
+    if turned.mode == "I" or turned.mode.startswith("I;16"):
+        # Pillow would cut such values off at 255. It reads 16-bit files of some formats into mode I.
+        grey_HW = np.asarray(turned).clip(0, 0xFFFF) / 257
+        turned = Image.fromarray(grey_HW.round().astype(np.uint8))
+    return turned.convert("RGB")
+
+
+def short(path: str | os.PathLike) -> str:
+    """A path for messages: data that stands where a name should be has thousands of letters."""
+    text = str(path)
+    return text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME // 2]}...{text[-20:]}"
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; no for what cannot be the name of one."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_text(text: str) -> bool:
+    """Whether a string can be written down: JSON may hold halves of surrogate pairs, which cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _entries(text: str, path: Path, usual: Rule) -> Iterator[Entry]:
@@ -121,6 +166,8 @@ def _entries(text: str, path: Path, usual: Rule) -> Iterator[Entry]:
             data = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
+        except (ValueError, RecursionError) as error:  # numbers of thousands of digits, deep nesting
+            raise ValueError(f"{where}: not JSON that can be read ({error})") from None
         if not isinstance(data, dict):
             raise ValueError(f"{where}: a JSON object is needed, got {type(data).__name__}")
         yield _entry(data, path, number, where, usual)
@@ -130,6 +177,7 @@ def _entry(data: dict[str, Any], path: Path, number: int, where: str, usual: Rul
     question = data.get("question")
     if not isinstance(question, str) or not question.strip():
         raise ValueError(f"{where}: 'question' is missing or is not text")
+    _text(data, "question", "", where)
     if "<image>" in question:
         raise ValueError(f"{where}: leave '<image>' out of the question; images are placed before it")
     task = _text(data, "task", path.stem, where)
@@ -149,7 +197,7 @@ def _entry(data: dict[str, Any], path: Path, number: int, where: str, usual: Rul
 def _rule(data: dict[str, Any], where: str, usual: Rule) -> Rule:
     try:
         return usual if data.get("score") is None else read(data["score"])
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise ValueError(f"{where}: {error}") from None
 
 
@@ -173,6 +221,8 @@ def _text(data: dict[str, Any], key: str, default: str, where: str) -> str:
         return default
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(f"{where}: {key!r} is text or a number, got {type(value).__name__}")
+    if not is_text(str(value)):
+        raise ValueError(f"{where}: {key!r} holds half of a surrogate pair, which is no text")
     return str(value)
 
 
@@ -183,13 +233,13 @@ def _names(data: dict[str, Any], where: str) -> list[str]:
     if names is None:
         return []
     names = [names] if isinstance(names, str) else names
-    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+    if not isinstance(names, list) or not all(isinstance(n, str) and n and is_text(n) for n in names):
         raise ValueError(f"{where}: 'image' is a path or a list of paths")
     return names
 
 
 def _find(name: str, folder: Path, where: str) -> Path:
     path = folder / name
-    if not path.is_file():
-        raise ValueError(f"{where}: no image file {path} (paths are relative to the JSONL file)")
+    if not is_file(path):
+        raise ValueError(f"{where}: no image file {short(path)} (paths are relative to the JSONL file)")
     return path

@@ -94,6 +94,11 @@ class Plan:
             self, methods=tuple(m.resolve(num_layers, orders.get(m.score or "")) for m in self.methods)
         )
 
+    def over(self, own: Plan) -> Plan:
+        """This plan on a model with one of its own: that comes first, but for methods that both have."""
+        mine = {method.name for method in self.methods}
+        return replace(self, methods=(*(m for m in own.methods if m.name not in mine), *self.methods))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionary for JSON."""
         methods = [{"name": m.name} | m.parameters() for m in self.methods]

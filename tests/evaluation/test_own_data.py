@@ -52,6 +52,28 @@ def test_each_line_is_scored_by_its_own_rule(command, data, tmp_path):
     assert done.json["plans"][0]["tasks"]["mine"]["difference"] <= 0
 
 
+def test_a_task_may_have_any_name(command, data, tmp_path):
+    folder, path, told = data
+    names = ["chart[/human]", "[bold]x", "mean", "a|b", "$x^$", "[/red]"]
+    write(path, [row | {"answer": "red", "task": name} for (row, _), name in zip(told, names, strict=True)])
+    out = tmp_path / "out.json"
+    words = ("eval", folder, "--data", path, "--max-new-tokens", 2, "--device", "cpu", "--no-blind")
+    done = command(*words, "--plan", "vtw(layer=0)", "--json", out)
+    assert done.code == 0, done.err
+    assert all(name in done.out for name in names)
+    assert list(json.loads(out.read_text())["dense"]["tasks"]) == names
+
+
+def test_results_and_answers_do_not_go_to_one_file(command, data, tmp_path):
+    folder, path, told = data
+    write(path, [row | {"answer": "red"} for row, _ in told])
+    same = tmp_path / "deep" / ".." / "out.json"
+    words = ("eval", folder, "--data", path, "--device", "cpu", "--json", tmp_path / "out.json")
+    done = command(*words, "--predictions", same)
+    assert done.code == 2 and "--json and --predictions both write" in done.err
+    assert not (tmp_path / "out.json").exists()
+
+
 def test_a_rule_for_the_file_and_its_name_beside_the_table(command, data):
     folder, path, told = data
     write(path, [row | {"answer": said + "x"} for row, said in told])

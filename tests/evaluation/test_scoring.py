@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from functools import cache
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saccade.evaluation.scoring import RULES, best, is_match, normalise, parse, read
+from saccade.evaluation.scoring.reading import option_letter, quantity
 from saccade.evaluation.scoring.text import edit_distance, similarity
 
 
@@ -131,7 +133,7 @@ def test_yes_and_no_are_words(said, right):
             ("$3.50", "3.5", 0, True),
             ("-3", "3", 0, False),
             ("\u22123", "-3", 0, True),
-            ("- 3", "-3", 0, True),
+            ("= - 3", "-3", 0, True),
         ),
         *(
             ("3,5", "3.5", 0, True),
@@ -157,6 +159,70 @@ def test_yes_and_no_are_words(said, right):
 )
 def test_numbers_are_read_as_people_write_them(said, answer, tolerance, right):
     assert worth(f"number(tolerance={tolerance})", said, answer) == right
+
+
+@pytest.mark.parametrize(
+    ("said", "number"),
+    [
+        *(("- 5", 5), ("- 5\n- 7", 5), ("Total - 5", 5), ("The answer is - 5", -5), ("x = - 5", -5)),
+        *(("Total -5", -5), ("-$5", -5), ("$-5", -5), ("- $5", 5)),
+        *(("1 000", 1000), ("1\u00a0000", 1000), ("12\u202f345,5", 12345.5), ("2019", 2019), ("5 20", 5)),
+        *(("12,34,567", 1234567), ("1,00,000.5", 100000.5), ("1,234,567", 1234567)),
+        *(("1.234,5", 1234.5), ("1.234.567", 1234567), ("1.234", 1.234), ("0,123", 0.123), ("12,5", 12.5)),
+        *(("1,000,00", None), ("1.2.3", None), ("1e400", None), ("9" * 400, None), ("1e5", 1e5)),
+    ],
+)
+def test_marks_group_divide_and_negate_as_in_print(said, number):
+    found = quantity(said)
+    assert (None if found is None else found.value) == number
+
+
+@pytest.mark.parametrize("answer", ["1e400", "9" * 400])
+def test_a_number_that_is_too_large_is_no_reference(answer):
+    rule = parse("number")
+    assert not rule.suits(answer) and rule.score("5", answer) == rule.score("banana 7", answer) == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "letter"),
+    [
+        *(("The answer is B. Option A is wrong.", "B"), ("Option A is wrong, so the answer is B", "B")),
+        *(("The correct option is B) cat. Option A) dog is not there.", "B"), ("Option A is right", "A")),
+        *(("The answer is 'B'", "B"), ("The answer is 'B'.", "B"), ("I take 'B'", "B"), ("answer: 'a'", "A")),
+        *(("The answer is A or B", None), ("the answer is (a) or (b)", None), ("Option A or B", None)),
+        *(("Answer: A / C", None), ("The answer is A and B", None), ("The answer is A or B. Answer: B", "B")),
+        *(("The answer is B and I am sure", "B"), ("the answer is b or a dog", "B")),
+        *(
+            ("the answer is c because", "C"),
+            ("the answer is a because", "A"),
+            ("the answer is b, I think", "B"),
+        ),
+        *(("Answer: I do not know", None), ("Answer: A dog runs", None), ("the answer is e.g. red", None)),
+        *(("Answer: I", "I"), ("Answer: A", "A"), ("The answer is A because it is red", "A")),
+    ],
+)
+def test_the_letter_of_a_sentence_is_the_one_it_answers(said, letter):
+    assert option_letter(said) == letter
+
+
+@pytest.mark.parametrize("tenths", range(1, 11))
+def test_anls_is_nothing_exactly_from_its_threshold_on(tenths):
+    rule = parse(f"anls(threshold={tenths / 10})")
+    for wrong in range(10):
+        said = "x" * wrong + "a" * (10 - wrong)
+        assert rule.score(said, "a" * 10) == (pytest.approx(1 - wrong / 10) if wrong < tenths else 0)
+
+
+@pytest.mark.parametrize("rule", ["exact", "anls", "contains"])
+def test_composed_and_decomposed_letters_are_the_same(rule):
+    assert worth(rule, unicodedata.normalize("NFD", "Caf\u00c9"), "caf\u00e9") == 1
+    assert worth(rule, "caf\u00e9", unicodedata.normalize("NFD", "caf\u00e9")) == 1
+
+
+@given(st.floats(0, 1, exclude_max=True), st.floats(0, 1, exclude_min=True))
+def test_any_parameter_is_read_back_as_it_is_written(tolerance, threshold):
+    for rule in (read({"number": {"tolerance": tolerance}}), read({"anls": {"threshold": threshold}})):
+        assert parse(str(rule)) == rule
 
 
 @given(st.floats(-1e9, 1e9).filter(lambda x: abs(x) > 1e-3), st.floats(0, 0.5))
@@ -201,6 +267,7 @@ def test_defaults_are_not_written():
         ("contains(words=1)", "words is true or false"),
         ({"number": {"tolerance": True}}, "tolerance is a number, got True"),
         ({"number": {"tolerance": "5 %"}}, "tolerance is a number, got '5 %'"),
+        ({"number": {"tolerance": 10**400}}, "tolerance is too large"),
         ({"number": 0.1}, "a score is a name such as"),
         ({"number": {}, "anls": {}}, "a score is a name such as"),
         (3, "a score is a name such as"),

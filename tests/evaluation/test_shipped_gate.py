@@ -6,7 +6,7 @@ import pytest
 
 from saccade import models
 from saccade.evaluation import compare, gate
-from saccade.evaluation.runner import weights_digest
+from saccade.evaluation.identity import weights_digest
 from saccade.files import read_json
 from saccade.glance import suite
 

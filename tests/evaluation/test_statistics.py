@@ -8,9 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saccade.evaluation.statistics import (
+    UNDEFINED,
+    Interval,
+    holm,
     mcnemar,
     mean_of,
     mean_score,
+    p_value,
     paired_difference,
     retention,
     wilson,
@@ -168,3 +172,24 @@ def test_intervals_of_paired_fractional_scores_cover_what_they_promise():
 def test_scores_that_are_none_are_refused(scores):
     with pytest.raises(ValueError, match="from 0 to 1"):
         mean_score(scores)
+
+
+def test_holm_steps_down_as_its_paper_does():
+    # Levels 0.05 / 4, / 3, / 2, / 1; the third is above its own, so the fourth falls too.
+    assert holm([0.04, 0.01, 0.016, 0.045]) == [False, True, True, False]
+    assert holm([0.05]) == [True] and holm([0.051]) == [False] and holm([]) == []
+    assert holm([0.013] * 4) == [False] * 4
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_lies_between_bonferroni_and_no_correction(p_values):
+    for p, told in zip(p_values, holm(p_values), strict=True):
+        assert told >= (p <= 0.05 / len(p_values)) and told <= (p <= 0.05)
+
+
+def test_p_values_are_those_of_the_interval():
+    assert p_value(Interval(0.1, 0.0, 0.2)) == pytest.approx(0.05)
+    assert p_value(Interval(-0.1, -0.2, 0.0)) == pytest.approx(0.05)
+    assert p_value(Interval(0.1, -0.1, 0.3)) == pytest.approx(math.erfc(0.5 * 1.959964 / math.sqrt(2)))
+    assert p_value(UNDEFINED) == 1 and p_value(Interval(0.0, 0.0, 0.0)) == 1
+    assert p_value(Interval(1.0, 1.0, 1.0)) == 0

@@ -11,6 +11,7 @@ from PIL import Image
 from saccade.layout import Layout
 from saccade.plan import Plan
 from saccade.report import figures, route_map, style
+from saccade.report.markdown import markdown
 
 
 def pixels(png: bytes) -> np.ndarray:
@@ -55,6 +56,16 @@ def test_the_family_has_a_panel_for_every_method_that_ran(family, monkeypatch):
         assert has_colour(image, style.KIND_COLORS[kind]), kind
     few = [row for row in family["rows"] if row["method"] in ("random", "fastv")]
     assert pixels(figures.accuracy_by_family(family["dense"], None, few, 20)).shape[0] < image.shape[0] / 2
+
+
+def test_names_with_dollar_signs_are_names(study):
+    plans = [dict(e, title="$x^$ and $\\frac$", method="$_$") for e in study["plans"]]
+    assert figures.retention_by_budget(plans, 4, 20).startswith(b"\x89PNG")
+
+
+def test_a_cell_of_a_table_stays_one_cell():
+    told = markdown(("task", "a|b"), [["x|y", "1\n2"]])
+    assert told.split("\n") == ["| task | a\\|b |", "| --- | ---: |", "| x\\|y | 1 2 |"]
 
 
 def test_a_method_without_a_colour_gets_a_steady_one():

@@ -118,6 +118,18 @@ def test_a_killed_study_goes_on_within_a_cell_and_repeats_nothing(loaded, questi
             assert json.loads(first.read_text())["texts"] == json.loads(second.read_text())["texts"]
 
 
+def test_a_worker_whose_parent_is_gone_stops_within_a_cell_and_loses_nothing(
+    loaded, questions, tmp_path, counted
+):
+    bench = Bench(loaded, questions, Store(tmp_path), tokens=TOKENS)
+    wanted = columns(bench, LINES)
+    fill_all(loaded, bench.store, questions, wanted, batch_size=2, alive=lambda: len(counted.asked) < 3)
+    assert len(counted.asked) == 3 and len(list(tmp_path.rglob("*.partial.jsonl"))) == 1
+    assert not list(tmp_path.rglob("*.lock"))
+    fill_all(loaded, bench.store, questions, wanted, batch_size=2)
+    assert len(counted.asked) == 2 * (2 + len(SPECS)) * 2
+
+
 def test_a_later_study_asks_only_what_no_study_asked_before(loaded, questions, tmp_path, counted):
     bench = Bench(loaded, questions, Store(tmp_path), tokens=TOKENS)
     first = run(STUDIES["budget"], bench, Pace(batch_size=4))

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from saccade.evaluation.ledger import settings_hash
 from saccade.studies import Cell, Key, Store
 
 KEY = Key("w", "float32", "vskip(layers=1)", "s", 24)
@@ -42,12 +43,20 @@ def test_a_cell_comes_back_as_it_was_kept(tmp_path, cell):
     assert store.has(cell.key) and store.get(cell.key) == cell
 
 
-@pytest.mark.parametrize("field", ["weights", "dtype", "plan", "samples", "tokens"])
+@pytest.mark.parametrize("field", ["weights", "dtype", "plan", "samples", "tokens", "setup"])
 def test_whatever_answers_depend_on_makes_another_cell(tmp_path, field):
     store = Store(tmp_path)
     store.put(Cell(KEY, ("a",), ("yes",), None, ((100, 6, 1),)))
     other = replace(KEY, **{field: 7 if field == "tokens" else "other"})
     assert store.get(other) is None and store.place(other) != store.place(KEY)
+
+
+def test_a_cell_without_a_setup_is_filed_as_before_there_were_setups(tmp_path):
+    store = Store(tmp_path)
+    store.put(Cell(KEY, ("a",), ("yes",), None, ()))
+    told = {"weights": "w", "dtype": "float32", "plan": "vskip(layers=1)", "samples": "s", "tokens": 24}
+    assert json.loads(store.place(KEY).read_text())["key"] == told
+    assert store.place(KEY).stem == settings_hash(told)
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", '{"schema": 9}', "not json"])
@@ -75,6 +84,9 @@ def test_measurements_come_back_and_hang_on_their_settings(tmp_path):
     (place,) = (tmp_path / "scores").iterdir()
     place.write_text(json.dumps({"settings": {"score": "lc"}, "values": []}))
     with pytest.raises(ValueError, match="other measurements"):
+        store.measured({"score": "vig"})
+    place.write_text(json.dumps({"settings": {"score": "vig"}}))
+    with pytest.raises(ValueError, match=f"{place.name} holds no values"):
         store.measured({"score": "vig"})
 
 

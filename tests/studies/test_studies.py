@@ -8,10 +8,12 @@ import re
 
 import pytest
 
+from calibration.vlm import save_model
+from saccade import models
 from saccade.cli.common import plain
 from saccade.evaluation import evaluate
 from saccade.files import read_json
-from saccade.studies import STUDIES, Bench, Store, run
+from saccade.studies import STUDIES, Bench, Questions, Store, run
 from saccade.studies.base import VERDICTS
 from saccade.studies.run import Pace, write
 from studies.conftest import TOKENS
@@ -60,6 +62,58 @@ def test_a_study_runs_tells_and_draws(name, bench, result_of, tmp_path):
         assert all(s["difference_low"] <= s["difference"] <= s["difference_high"] for s in scores)
         assert 0 < entry["cost"]["flops_ratio"] <= 1.0001
     assert not re.search(r"\bnan\b|None", page)
+
+
+@pytest.mark.parametrize(("name", "layers"), [("saturation", 2), ("compose", 3)])
+def test_a_model_that_is_too_shallow_is_refused_and_one_layer_more_is_enough(
+    name, layers, questions, tmp_path
+):
+    for depth in (layers - 1, layers):
+        loaded = models.load(str(save_model(tmp_path / str(depth), layers=depth)))
+        bench = Bench(loaded, questions, Store(tmp_path / "store"), tokens=TOKENS)
+        if depth < layers:
+            with pytest.raises(ValueError, match=f"study {name} needs a model of at least {layers} layers"):
+                run(STUDIES[name], bench)
+        else:
+            assert run(STUDIES[name], bench, Pace(batch_size=4))["findings"]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"image": "bad.png", "answer": "red"}, "line 17: cannot decode image"),
+        ({"image": "0.png"}, "line 17: no answer"),
+    ],
+)
+def test_questions_that_cannot_be_asked_are_found_before_any_work(row, said, loaded, data_file, tmp_path):
+    (data_file.parent / "bad.png").write_bytes(b"no picture")
+    path = data_file.parent / "broken.jsonl"
+    row = {"id": "broken", "task": "first", "question": "is the red ?"} | row
+    path.write_text(data_file.read_text() + json.dumps(row) + "\n")
+    # Eight of the nine questions are held out, this one among them.
+    asked = Questions.of_file(path, (), 9, 1, 0)
+    notes = []
+    bench = Bench(loaded, asked, Store(tmp_path), tokens=TOKENS, note=notes.append)
+    with pytest.raises(ValueError, match=said):
+        run(STUDIES["transfer"], bench)
+    assert not notes and not list(tmp_path.iterdir())
+
+
+def test_names_of_tasks_with_marks_are_told_and_drawn(loaded, data_file, tmp_path):
+    path = data_file.parent / "marked.jsonl"
+    text = data_file.read_text().replace('"task": "first"', '"task": "$x^$|first"')
+    path.write_text(text)
+    bench = Bench(loaded, Questions.of_file(path, (), 3, 4, 0), Store(tmp_path / "store"), tokens=TOKENS)
+    paths = write(STUDIES["transfer"], run(STUDIES["transfer"], bench, Pace(batch_size=4)), tmp_path / "out")
+    lines = paths["page"].read_text().split("\n")
+    head = next(line for line in lines if line.startswith("| calibrated on | $x^$"))
+    assert head == "| calibrated on | $x^$\\|first | second |"
+
+
+def test_limits_over_tasks_are_not_told_as_intervals(result_of):
+    found = [f["found"] for f in result_of("saturation")["findings"] if "ank correlation" in f["found"]]
+    assert len(found) == 2
+    assert all(("lowest" in text and "highest" in text) or "not defined" in text for text in found)
 
 
 def test_a_line_is_what_evaluate_says_of_its_plan(bench, result_of):

@@ -62,6 +62,18 @@ def test_bad_input_is_one_line_and_exit_code_2(command, config, here, words, sai
     assert not (here / "run" / "model").exists()
 
 
+def test_a_run_of_one_kind_is_no_place_for_the_other(command, config, here):
+    folder = here / "other"
+    folder.mkdir()
+    (folder / "run.json").write_text("{}", "utf-8")
+    code, _, err = command("train", "glance", "--steps", "1", "--run", folder)
+    assert code == 2 and "holds a run of 'saccade train CONFIG.yaml'" in err
+    (folder / "run.json").rename(folder / "metrics.jsonl")
+    code, _, err = command("train", config, "--run", folder)
+    assert code == 2 and "holds the files of another run" in err
+    assert [path.name for path in folder.iterdir()] == ["metrics.jsonl"]
+
+
 def test_help_knows_both_kinds(command):
     code, out, _ = command("train")
     assert code == 0 and "CONFIG.yaml" in out and "glance" in out

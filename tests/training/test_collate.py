@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from PIL import Image
 
+from saccade import models
+from saccade.engine import apply
 from saccade.training.collate import BLANK_SIZE, Collator
-from saccade.training.encode import IGNORE
-from saccade.training.records import BadRecord
+from saccade.training.encode import IGNORE, Encoder
+from saccade.training.records import BadRecord, Conversation
 from training.test_encode import CONVERSATIONS, conversation
 from training.tiny import FAMILIES, said
 
@@ -77,6 +80,32 @@ def test_bad_records_leave_the_rest_alone(loaded):
     want = collate(loaded, CONVERSATIONS[:2])
     assert batch.problems == ("file, line 3: bad",) and batch.counts == want.counts
     assert torch.equal(batch.inputs["input_ids"], want.inputs["input_ids"])
+
+
+def test_a_record_whose_image_the_processor_refuses_is_left_out_and_named():
+    """Qwen's takes no image two hundred times as wide as it is high."""
+    wide = Conversation(CONVERSATIONS[0].turns, (Image.new("RGB", (2100, 10)),), "file, line 7")
+    loaded = FAMILIES["qwen"]()
+    batch = collate(loaded, [CONVERSATIONS[0], wide, CONVERSATIONS[2]])
+    want = collate(loaded, [CONVERSATIONS[0], CONVERSATIONS[2]])
+    (problem,) = batch.problems
+    assert problem.startswith("file, line 7: the processor refuses an image: ") and "aspect ratio" in problem
+    assert batch.counts == want.counts
+    assert all(torch.equal(batch.inputs[key], tensor) for key, tensor in want.inputs.items())
+
+
+def test_images_are_as_small_as_at_inference(loaded):
+    """A plan's ``resize`` leaves as many rows as `models.encode` makes of the same picture."""
+    spec, record = "resize(scale=0.5)", CONVERSATIONS[0]
+    encoder = Encoder(loaded.processor, loaded.model)
+    batch = Collator(loaded, 500, False, scale=0.5)([record])
+    want = models.encode(loaded, [encoder.image_token], record.images, spec)
+    rows = [int((ids["input_ids"] == encoder.image_id).sum()) for ids in (batch.inputs, want)]
+    whole = int((collate(loaded, [record]).inputs["input_ids"] == encoder.image_id).sum())
+    assert rows[0] == rows[1] < whole
+    torch.testing.assert_close(batch.inputs["pixel_values"], want["pixel_values"])
+    with apply(loaded.model, spec):
+        assert loss_of(loaded, batch) > 0
 
 
 def test_a_batch_of_bad_records_alone_trains_nothing(loaded):

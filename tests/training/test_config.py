@@ -45,6 +45,13 @@ def test_defaults_and_values(tmp_path):
         ({"optimisation": {"batch": 2, "steps": 3, "warmup": 1.5}}, "optimisation.warmup is a share"),
         ({"optimisation": {"batch": 2, "steps": 3, "betas": [0.9]}}, "optimisation.betas is a list of 2"),
         ({"optimisation": 3}, "optimisation: a mapping is needed"),
+        ({"optimisation": {"batch": 2, "steps": 3, "lr": 10**400}}, "optimisation.lr is a number too large"),
+        (
+            {"optimisation": {"batch": 2, "steps": 3, "part_lr": {"tower": 1e-5}}},
+            "part_lr.tower: the tower does",
+        ),
+        ({"data": [{"kind": ["glance"]}]}, "data.0.kind is one of conversations, glance"),
+        ({"out": ""}, "out: the run needs the name of a folder"),
         ({"data": []}, "data: at least one source"),
         ({"data": {"kind": "glance"}}, "data is a list"),
         ({"data": [{"kind": "parquet"}]}, "data.0.kind is one of conversations, glance"),
@@ -64,6 +71,24 @@ def test_what_is_wrong_is_named(tmp_path, change, said):
     with pytest.raises(ValueError) as caught:
         read_config(written(tmp_path, BASE | change))
     assert said in str(caught.value) and "run.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize("bad", ["nan", "inf", "-inf", "1e999"])
+@pytest.mark.parametrize(
+    "key",
+    ["optimisation." + name for name in ("lr", "part_lr.decoder", "warmup", "weight_decay", "max_grad_norm")]
+    + ["optimisation.epochs", "lora.alpha", "lora.dropout", "data.0.weight"],
+)
+def test_numbers_that_are_none_are_refused(tmp_path, key, bad):
+    value = bad if bad[-1].isdigit() else bad.replace("nan", ".nan").replace("inf", ".inf")
+    steps = ["optimisation.steps=null"] if key == "optimisation.epochs" else []
+    with pytest.raises(ValueError, match=key.replace(".", r"\.") + " is a .*number"):
+        read_config(written(tmp_path, BASE), [*steps, f"{key}={value}"])
+
+
+def test_betas_that_are_no_numbers_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"optimisation\.betas"):
+        read_config(written(tmp_path, BASE), ["optimisation.betas=[.nan, 0.9]"])
 
 
 def test_stage_and_modules_name_the_same_parts():
@@ -98,6 +123,48 @@ def test_what_is_no_mapping_is_refused(tmp_path, text):
         read_config(tmp_path / "none.yaml")
     with pytest.raises(ValueError, match="folder"):
         read_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("? [a, b]\n: 1\n", "line 1: a key is a word, not a list or a mapping"),
+        ("stage: 2\n? {a: 1}\n: 1\n", "line 2: a key is a word"),
+        ("a: " + "[" * 3000 + "]" * 3000, "is nested too deeply"),
+        ("a: &x [*x]\n", "is nested too deeply, or a part of it stands in itself"),
+        ("a: !!bool maybe\n", "a tag does not fit its value"),
+        ("a: " + "9" * 5000, "integer string conversion"),
+        ("a: {<<: 3}\n", "merging"),
+    ],
+)
+def test_yaml_of_unusual_forms_is_refused_in_one_line(tmp_path, text, said):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text, "utf-8")
+    with pytest.raises(ValueError) as caught:
+        read_config(path)
+    assert said in str(caught.value) and "bad.yaml" in str(caught.value) and "\n" not in str(caught.value)
+
+
+MERGED = """
+stage: 2
+data:
+  - &scenes {kind: glance, images: 8, tasks: [count]}
+  - {<<: *scenes, images: 9}
+  - {<<: [*scenes], turns: 2}
+optimisation: {batch: 2, steps: 3}
+"""
+
+
+def test_a_merge_key_brings_in_another_mapping_and_may_be_overridden(tmp_path):
+    path = tmp_path / "merged.yaml"
+    path.write_text(MERGED, "utf-8")
+    found = read_config(path, ["data.0.tasks.0=word"]).data
+    assert [(source.images, source.turns, source.tasks) for source in found] == [
+        (8, 6, ("word",)), (9, 6, ("count",)), (8, 2, ("count",))
+    ]  # fmt: skip
+    path.write_text(MERGED.replace("turns: 2", "turns: 2, turns: 3"), "utf-8")
+    with pytest.raises(ValueError, match="key 'turns' is given twice"):
+        read_config(path)
 
 
 def test_settings_of_the_command_line_replace_those_of_the_file(tmp_path):

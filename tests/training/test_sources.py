@@ -56,6 +56,11 @@ BAD = [
     ({"image": "red.png", "conversations": said("q", "an <image>")}, "stands in a message of gpt"),
     ({"image": 3, "conversations": said("q", "a")}, "'image' is a file name"),
     ({"image": "none.png", "conversations": said("<image> q", "a")}, "no image file"),
+    ({"image": "iVBORw0KGgo" * 900, "conversations": said("<image> q", "a")}, "no image file"),
+    ({"image": "\0.png", "conversations": said("<image> q", "a")}, "no image file"),
+    ({"image": "\ud800.png", "conversations": said("<image> q", "a")}, "'image' is a file name"),
+    ({"conversations": said("q", "half \udfff")}, "half of a surrogate pair"),
+    ({"conversations": said("half \ud83d", "a")}, "half of a surrogate pair"),
 ]
 
 
@@ -69,6 +74,29 @@ def test_a_bad_record_is_named(tmp_path, record, why, name, place):
     pool = opened(path, skip=True)
     assert len(pool) == 2 and len(pool.refused) == 1 and why in pool.refused[0]
     assert pool.load(1, 0).where.endswith("index 2" if place == "index 1" else "line 3")
+
+
+@pytest.mark.parametrize(
+    "line", ['{"id": ' + "9" * 5000 + "}", '{"id": ' + "[" * 9000 + "]" * 9000 + "}", '{"id": "\xff"}'],
+    ids=["digits", "nesting", "bytes"],
+)  # fmt: skip
+def test_a_line_that_python_does_not_read_is_named_and_can_be_left_out(tmp_path, line):
+    path = data_set(tmp_path, name="data.jsonl")
+    path.write_bytes(line.encode("latin-1") + b"\n" + path.read_bytes())
+    with pytest.raises(BadRecord, match=r"data\.jsonl, line 1: not JSON"):
+        opened(path)
+    assert len(opened(path, skip=True)) == len(RECORDS)
+    if "\xff" not in line:
+        path = data_set(tmp_path)
+        path.write_text(f"[{line}]", "utf-8")
+        with pytest.raises(ValueError, match=r"data\.json is not JSON that can be read"):
+            opened(path, skip=True)
+
+
+def test_messages_about_long_names_stay_short(tmp_path):
+    record = {"image": "iVBORw0KGgo" * 9000, "conversations": said("<image> q", "a")}
+    pool = opened(data_set(tmp_path, [RECORDS[1], record]), skip=True)
+    assert len(pool.refused) == 1 and len(pool.refused[0]) < 600
 
 
 def test_a_broken_line_is_named_and_a_broken_array_is_refused(tmp_path):
@@ -99,7 +127,10 @@ def test_files_and_folders_that_are_not_there(tmp_path):
     with pytest.raises(ValueError, match="no such image folder"):
         opened(path, images=str(tmp_path / "none"))
     path.write_text("[]", "utf-8")
-    with pytest.raises(ValueError, match="holds no usable record"):
+    with pytest.raises(ValueError, match=r"holds no usable record$"):
+        opened(path, skip=True)
+    path.write_text("[3]", "utf-8")
+    with pytest.raises(ValueError, match=r"holds no usable record: .*index 0: a JSON object is needed"):
         opened(path, skip=True)
 
 

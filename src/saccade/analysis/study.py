@@ -23,7 +23,7 @@ from saccade.analysis.probes import GROUPS, PROBES, probe_layers
 from saccade.analysis.saturation import MASSES, VisualMap, vig, visual_maps
 from saccade.calibration.draw import data_hash
 from saccade.calibration.journal import Journal
-from saccade.evaluation.runner import weights_digest
+from saccade.evaluation.identity import setup_digest, weights_digest
 from saccade.methods.ffn_skip import FFNSkip
 from saccade.models import Loaded
 from saccade.plan import Plan, PlanLike
@@ -115,6 +115,8 @@ def analyze(
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
         "data": data_hash(seen),
     }
+    if setup := setup_digest(loaded):
+        settings["setup"] = setup
     journal = Journal(checkpoint, settings)
     runner = _Runner(loaded, wanted, asked, parts is not None, force)
     for number, sample in enumerate(seen):

@@ -19,7 +19,7 @@ from saccade.calibration.run import compare, try_layers
 from saccade.calibration.scores import Scores
 from saccade.data import Entry
 from saccade.engine.replay import replaying
-from saccade.evaluation.runner import weights_digest
+from saccade.evaluation.identity import setup_digest, weights_digest
 from saccade.measure.provenance import record
 from saccade.methods import Method
 from saccade.plan import Plan
@@ -193,12 +193,14 @@ def score_samples(
     settings: dict[str, Any] = {
         "score": str(probe.at(0, like)) if probe.method else probe.name,
         "distance": f"{probe.distance} {direction}" if by_kl else probe.distance,
-        "model": loaded.family.fingerprint(loaded.model.config),
+        "model": loaded.family.identity(loaded.model),
         "weights": weights_digest(loaded.model),
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
         "samples": ids,
         "data": data_hash(samples),
     }
+    if setup := setup_digest(loaded):
+        settings["setup"] = setup
     values: list[tuple[float, ...]] = []
     cost: dict[str, Any] = {}
     if probe.method is not None:

@@ -11,6 +11,8 @@ from typing import Any
 class Journal:
     """Results by sample, appended to a file as they come; its first line holds the settings.
 
+    The file begins with the first result: what ends before one leaves nothing behind.
+
     Args:
         path: The file, or None to keep nothing.
         settings: Everything that the results depend on, as plain values.
@@ -22,19 +24,18 @@ class Journal:
     def __init__(self, path: str | os.PathLike | None, settings: dict[str, Any]) -> None:
         self.path = None if path is None else Path(path)
         self.entries: dict[str, dict[str, Any]] = {}
+        self._header = b""
         if self.path is None:
             return
         lines, whole = _whole_lines(self.path)
-        if lines:
+        if len(lines) > 1:
             self._check(lines[0], settings)
             self.entries = {entry["sample"]: entry for entry in lines[1:]}
             # What stands after the last whole line is half a result.
             with self.path.open("r+b") as stream:
                 stream.truncate(whole)
         else:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.unlink(missing_ok=True)
-            self._write({"settings": settings})
+            self._header = _line({"settings": settings})
 
     def _check(self, header: dict[str, Any], settings: dict[str, Any]) -> None:
         found = header.get("settings")
@@ -51,19 +52,26 @@ class Journal:
         """Keeps one result; ``entry["sample"]`` is its key."""
         self.entries[entry["sample"]] = entry
         if self.path is not None:
-            self._write(entry)
+            self._write(_line(entry))
 
     def remove(self) -> None:
         """Deletes the file of a finished calibration."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
 
-    def _write(self, data: dict[str, Any]) -> None:
+    def _write(self, line: bytes) -> None:
         assert self.path is not None
-        with self.path.open("ab") as stream:
-            stream.write(json.dumps(data).encode() + b"\n")
+        if self._header:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("wb" if self._header else "ab") as stream:
+            stream.write(self._header + line)
             stream.flush()
             os.fsync(stream.fileno())
+        self._header = b""
+
+
+def _line(data: dict[str, Any]) -> bytes:
+    return json.dumps(data).encode() + b"\n"
 
 
 def _whole_lines(path: Path) -> tuple[list[dict[str, Any]], int]:

@@ -24,12 +24,13 @@ def show(out: common.Output, found: dict[str, Any], scored_by: str) -> None:
 
     plans = found["plans"]
     view = Table("task", "n", "blind", "dense", *(escape(e["name"]) for e in plans))
-    for name, dense in [*found["dense"]["tasks"].items(), ("mean", found["dense"]["mean"])]:
-        scores = [e["mean"] if name == "mean" else e["tasks"][name] for e in plans]
-        if name == "mean":
+    # A task may have any name, "mean" too.
+    for name, dense in [*found["dense"]["tasks"].items(), (None, found["dense"]["mean"])]:
+        scores = [e["mean"] if name is None else e["tasks"][name] for e in plans]
+        if name is None:
             view.add_section()
         cells = [interval(s, "accuracy") for s in (dense, *scores)]
-        view.add_row(name, str(dense["n"]), percent(dense["blind"]), *cells)
+        view.add_row("mean" if name is None else Text(name), str(dense["n"]), percent(dense["blind"]), *cells)
     out.table(view)
     if plans:
         kept = Table("plan", "layers", "against dense", "retention", "above blind", "FLOPs", "KV cache")

@@ -115,10 +115,13 @@ def _check(
 
     from saccade.measure import shape_of
     from saccade.measure.bench import resolve
-    from saccade.measure.target import layers_to_build, refuse_layers
+    from saccade.measure.target import laid_of, layers_to_build, refuse_layers
+    from saccade.plan import Plan
     from saccade.shapes import SHAPES
 
-    shape = shape_of(model)
+    shape, laid = shape_of(model), laid_of(model)
+    if laid is not None:
+        visual = laid.asked(visual)
     depth, visual = shape.layers, shape.visual if visual is None else visual
     if model in SHAPES:
         rows = visual + text + rest["new_tokens"]
@@ -126,7 +129,8 @@ def _check(
     else:
         refuse_layers(model, layers)
     for plan in plans:
-        resolve(plan, shape, depth, visual, text)
+        found = Plan.of(plan)
+        resolve(found if laid is None else found.over(laid.own), shape, depth, visual, text)
     return visual
 
 
@@ -140,6 +144,11 @@ def _show(out: common.Output, results: list[Bench]) -> None:
         f"batch {first.batch}, {first.visual} visual and {first.text} text rows, {first.new_tokens} new, "
         f"on {first.provenance['device']} ({first.provenance['threads']} threads)"
     )
+    if first.stock_visual != first.visual:
+        out.line(
+            f"a Skip-Vision model, its own plan in every row, beside its decoder alone on the stock model's "
+            f"{first.stock_visual} visual rows"
+        )
     view = Table(
         "plan",
         "phase",

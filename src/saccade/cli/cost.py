@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from saccade.plan import Plan
     from saccade.pricing import Cost
     from saccade.shapes import ModelShape
+    from saccade.skip_vision.accounting import Laid
 
 TEXT = 66.6
 """Mean text rows of the papers' prompts, fitted from V-Skip's Table 3."""
@@ -49,35 +50,39 @@ def cost(
 
     TFLOPs are those of the decoder layers for one prompt, 2 per multiply-accumulate, by the papers'
     rectangle; 'executed' is what the engine dispatches, 'scores' what of it methods spend on score rows. A
-    budget without a calibration takes the last layers. In the JSON the top level is the first plan; 'plans'
-    holds all of them.
+    budget without a calibration takes the last layers. A Skip-Vision folder is priced as it runs, with its
+    own rows and plan, beside its decoder on the stock model's rows. In the JSON the top level is the first
+    plan; 'plans' holds all of them.
 
     Example: saccade cost llava-1.5-7b --visual 576 --text 66.6 --plan "vskip(budget=19)"
     """
     out = common.Output(json)
     if dtype not in BYTES:
         raise ValueError(f"no dtype {dtype!r}; known: {', '.join(BYTES)}")
-    shape = _shape(model)
+    shape, laid = _shape(model)
+    if laid is not None:
+        visual = laid.asked(visual)
     visual = shape.visual if visual is None else visual
-    prices = [price(shape, text_of_plan, visual, text, BYTES[dtype]) for text_of_plan in plan or ["dense"]]
-    _show(out, shape, prices, visual, text)
+    prices = [price(shape, each, visual, text, BYTES[dtype], laid) for each in plan or ["dense"]]
+    _show(out, shape, prices, visual, text, laid)
     entries = [p.to_dict() for p in prices]
     out.finish(
         {"shape": vars(shape), "visual": visual, "text": text, "dtype": dtype}
+        | ({} if laid is None else {"stock_visual": laid.stock})
         | entries[0]
         | {"plans": entries}
     )
 
 
-def _shape(name: str) -> ModelShape:
+def _shape(name: str) -> tuple[ModelShape, Laid | None]:
     from saccade.shapes import SHAPES
 
     if name in SHAPES:
         # Presets need no transformers, whose import takes longer than the answer.
-        return SHAPES[name]
-    from saccade.measure.target import shape_of
+        return SHAPES[name], None
+    from saccade.measure.target import laid_of, shape_of
 
-    return shape_of(name)
+    return shape_of(name), laid_of(name)
 
 
 @dataclass(frozen=True)
@@ -106,17 +111,30 @@ class Price:
         }
 
 
-def price(shape: ModelShape, asked: str, visual: int, text: float, dtype_bytes: int = 2) -> Price:
-    """Prices one plan at a one-image prompt.
+def price(
+    shape: ModelShape,
+    asked: str,
+    visual: int,
+    text: float,
+    dtype_bytes: int = 2,
+    laid: Laid | None = None,
+) -> Price:
+    """Prices one plan at a one-image prompt; of a Skip-Vision model over its own, beside the stock prompt.
 
     Raises:
         ValueError: If the plan cannot be read or does not fit the shape.
     """
     from saccade.budget import as_processed, layouts_of, price_prompt, resolve_for_prompt
     from saccade.plan import Plan
+    from saccade.pricing import against
 
-    plan = resolve_for_prompt(Plan.of(asked), shape, visual, text)
+    plan = Plan.of(asked)
+    if laid is not None:
+        plan = plan.over(laid.own)
+    plan = resolve_for_prompt(plan, shape, visual, text)
     found = price_prompt(plan, shape, visual, text, dtype_bytes)
+    if laid is not None:
+        found = against(found, price_prompt(Plan(), shape, laid.stock, text, dtype_bytes))
     layouts, weights = layouts_of(visual, text)
     counts = [plan.route(as_processed(plan, layout), shape.layers).counts() for layout in layouts]
     groups: dict[tuple, list[int]] = {}
@@ -139,13 +157,27 @@ def price(shape: ModelShape, asked: str, visual: int, text: float, dtype_bytes: 
     return Price(asked, plan, found, sets)
 
 
-def _show(out: common.Output, shape: ModelShape, prices: list[Price], visual: int, text: float) -> None:
+def _show(
+    out: common.Output,
+    shape: ModelShape,
+    prices: list[Price],
+    visual: int,
+    text: float,
+    laid: Laid | None,
+) -> None:
     from rich.table import Table
+
+    from saccade.plan import Plan
 
     out.line(
         f"{shape.name}: {shape.layers} layers, width {shape.hidden}, FFN {shape.ffn}, {shape.heads} heads "
         f"({shape.kv_heads} KV); prompt of {visual} visual and {text:g} text rows"
     )
+    if laid is not None:
+        out.line(
+            f"a Skip-Vision model: every plan runs over its own ({laid.own.spec}); dense is its decoder on "
+            f"the stock model's {laid.stock} visual rows"
+        )
     first = prices[0].cost
     view = Table(
         "plan",
@@ -170,12 +202,12 @@ def _show(out: common.Output, shape: ModelShape, prices: list[Price], visual: in
         f"{first.dense_decode_gflops:.2f}",
     )
     for p in prices:
-        if not p.plan.methods:
+        if not p.plan.methods and laid is None:
             continue
         c = p.cost
         executed = "-" if c.executed_ratio != c.executed_ratio else f"{c.executed_ratio:.3f}"
         view.add_row(
-            p.asked,
+            "its own" if laid is not None and not Plan.of(p.asked).methods else p.asked,
             f"{c.tflops:.2f}",
             f"{c.ratio:.3f}",
             executed,

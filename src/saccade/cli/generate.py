@@ -73,14 +73,16 @@ def open_image(path: Path) -> Image:
     Raises:
         ValueError: If the file is missing or not an image, naming it.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
+
+    from saccade.data import rgb
 
     try:
         with Image.open(path) as opened:
-            return ImageOps.exif_transpose(opened).convert("RGB")
+            return rgb(opened)
     except FileNotFoundError:
         raise ValueError(f"no such image: {path}") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # decoders raise whatever their authors chose
         reason = "not an image that can be read" if isinstance(error, UnidentifiedImageError) else str(error)
         raise ValueError(f"cannot read image {path}: {reason}") from None
 

@@ -94,11 +94,11 @@ def validate(
     found = Plan.of(plan)
     layers = found.model.get("text", {}).get("layers") if found.model else None
     if model is not None:
-        from saccade import families, models
+        from saccade import families, models, skip_vision
 
         config = models.load_config(model)
         family = families.find(config)
-        fingerprint = family.fingerprint(config)
+        fingerprint = skip_vision.identity(model, config)
         if found.model and found.model != fingerprint:
             changes = Plan(model=found.model).diff(Plan(model=fingerprint))
             fields = ", ".join(f"{key}: {a} in the plan, {b} in {model}" for key, (a, b) in changes.items())

@@ -57,8 +57,10 @@ def study(
 ) -> None:
     """Runs one of the papers' studies again: tables with intervals, figures, findings.
 
-    Answers are kept as they come, by weights, plan, questions and answer length: an interrupted study goes on
-    where it was when the command is repeated, and studies share what they have in common.
+    Answers are kept as they come, by model (weights, chat template, processor, Skip-Vision configuration),
+    plan, questions and answer length: an interrupted study goes on where it was when the command is repeated,
+    and studies share what they have in common. A verdict that rests on several comparisons is held against
+    Holm's correction for them.
 
     Example: saccade study budget --samples 100 --task count --task word --out budget
     """

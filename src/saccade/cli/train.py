@@ -94,10 +94,13 @@ def _again(config: Path, run: Path | None, settings: list[str] | None) -> str:
 
 def _tell(out: common.Output, config: TrainingConfig, outcome: Outcome) -> None:
     final, refused = outcome.report["final"], outcome.report["refused"]
-    out.line(f"trained {config.model.name} for {outcome.steps} steps; last loss {final['loss']:.4f}")
+    loss = final["loss"] if final is not None else None
+    last = "" if loss is None else f"; last loss {loss:.4f}"
+    out.line(f"trained {config.model.name} for {outcome.steps} steps{last}")
     left_out = refused["before"] + refused["on_the_way"]
     if left_out:
-        out.line(f"left out {left_out} bad records, for example: {refused['examples'][0]}")
+        records = "record" if left_out == 1 else "records"
+        out.line(f"left out {left_out} bad {records}, for example: {refused['examples'][0]}")
     out.line(f"wrote {outcome.model}, {outcome.folder / 'metrics.jsonl'} and {outcome.folder / 'loss.png'}")
     plan = ["--plan", config.plan] if config.plan is not None else []
     out.line(f"next: {shlex.join(['saccade', 'eval', str(outcome.model), *plan])}")
@@ -171,6 +174,11 @@ def _train(minutes, steps, seed: int, run: Path, resume: bool, threads) -> None:
     from saccade.glance.checkpoint import CHECKPOINT
     from saccade.glance.train import TrainConfig, train
 
+    # Both kinds of run write metrics.jsonl.
+    if (run / "run.json").exists():
+        raise ValueError(
+            f"{run} holds a run of 'saccade train CONFIG.yaml': choose another folder with --run"
+        )
     chosen = {"minutes": minutes, "steps": steps, "threads": threads}
     given = {key: value for key, value in chosen.items() if value is not None}
     config = replace(TrainConfig(), seed=seed, **given)

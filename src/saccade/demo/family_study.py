@@ -10,9 +10,10 @@ from typing import Any
 
 from saccade import models
 from saccade.evaluation import Comparison, compare
+from saccade.evaluation.identity import weights_digest
 from saccade.evaluation.matched import RATIOS, Row, lineup
 from saccade.evaluation.orders import calibrated
-from saccade.evaluation.runner import count_prompts, generate, weights_digest
+from saccade.evaluation.runner import count_prompts, generate
 from saccade.files import write_bytes, write_json
 from saccade.layout import Layout
 from saccade.measure import record

@@ -11,8 +11,9 @@ from typing import Any
 from saccade.demo.plans import Entry, Lineup, lineup
 from saccade.demo.questions import pick, shown
 from saccade.evaluation import Comparison, compare
+from saccade.evaluation.identity import weights_digest
 from saccade.evaluation.orders import CALIBRATION_SAMPLES, calibrated
-from saccade.evaluation.runner import count_prompts, weights_digest
+from saccade.evaluation.runner import count_prompts
 from saccade.layout import Layout
 from saccade.measure import Target, bench, record
 from saccade.models import Loaded

@@ -8,7 +8,7 @@ from typing import Any
 
 from saccade.engine import apply
 from saccade.evaluation.results import Comparison, Evaluation, score
-from saccade.evaluation.runner import BLIND, DENSE, Answers, Run, answer, mean_cost, real_cost
+from saccade.evaluation.runner import BLIND, DENSE, Answers, Run, answer, mean_cost, real_cost, stock_cost
 from saccade.models import Loaded, wrap
 from saccade.plan import Plan, PlanLike
 from saccade.samples import Sample
@@ -116,7 +116,7 @@ def tally(loaded: Loaded, plans: Mapping[str, Plan], found: Answers) -> Comparis
     Costs are those of the routes that ran; of answers that were kept without them, those of the closed form.
     """
     dense, blind = found.predictions[DENSE], found.predictions.get(BLIND)
-    stock = mean_cost(loaded, Plan(), found.prompts)
+    stock = stock_cost(loaded, found.prompts, found.spent.get(DENSE, ()))
 
     def price(plan: Plan) -> dict[str, float]:
         ran = real_cost(stock, found.spent.get(plan.spec, ())) if plan.methods else stock

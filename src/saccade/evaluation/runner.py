@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from saccade import models
 from saccade.budget import price_prompt, shortens_prompts
-from saccade.engine import apply
+from saccade.engine import apply, attached
+from saccade.evaluation.identity import model_digest
 from saccade.evaluation.ledger import Cell, Ledger, Spent, sample_digest
 from saccade.evaluation.results import Prediction
 from saccade.evaluation.scoring import best, parse
@@ -109,7 +109,7 @@ def answer(
     if batch_size < 1 or max_new_tokens < 1:
         raise ValueError(f"batch size and new tokens are at least 1, got {batch_size} and {max_new_tokens}")
     settings = {
-        "weights": weights_digest(loaded.model),
+        "weights": model_digest(loaded),
         "samples": sample_digest(samples),
         "tokens": max_new_tokens,
     }
@@ -177,8 +177,12 @@ def generate(
         how: More arguments of the model's ``generate``.
 
     Returns:
-        The answers, and the mean cost of a prompt by the route that really ran; None for the stock model.
+        The answers, and the mean cost of a prompt by the route that really ran; None for a stock model that
+        has no plan of its own.
     """
+    own = attached(loaded.model)
+    if plan is None and own is not None and own.resident:
+        plan = Plan()  # Over the plan that belongs to the model it changes nothing, and the route is told.
 
     def ask() -> list[str]:
         settings = {"do_sample": False, "max_new_tokens": max_new_tokens} | how
@@ -238,11 +242,29 @@ def mean_cost(loaded: models.Loaded, plan: Plan, prompts: Mapping[tuple[int, int
     }
 
 
+def stock_cost(
+    loaded: models.Loaded, prompts: Mapping[tuple[int, int], int], spent: Sequence[Spent | None] = ()
+) -> dict[str, float]:
+    """Mean cost of a prompt of the stock model; that of one with a plan of its own is what ran under it.
+
+    Args:
+        loaded: The model.
+        prompts: How often each (visual rows, text rows) occurred.
+        spent: What every prompt cost without a plan of the user's, where it was noted.
+    """
+    plain = mean_cost(loaded, Plan(), prompts)
+    ran = real_cost(plain, spent)
+    if ran is None:
+        return plain
+    whole = {"dense_gflops": ran["gflops"], "dense_kv_bytes": ran["kv_bytes"]}
+    return ran | whole | {"flops_ratio": 1.0, "kv_ratio": 1.0}
+
+
 def real_cost(stock: Mapping[str, float], spent: Sequence[Spent | None]) -> dict[str, float] | None:
     """Mean cost of a prompt by the routes that really ran, or None where one was not noted.
 
     Args:
-        stock: Mean cost of the same prompts under the stock model, from ``mean_cost``.
+        stock: Mean cost of the same prompts under the stock model, from ``stock_cost``.
         spent: What every prompt cost.
     """
     known = [each for each in spent if each is not None]
@@ -274,13 +296,3 @@ def prediction(sample: Sample, text: str) -> Prediction:
     """An answer with what it is worth by its sample's rule."""
     worth = best(parse(sample.score), text, sample.references)
     return Prediction(sample.id, sample.task, sample.answer, text, worth == 1, worth)
-
-
-def weights_digest(model: torch.nn.Module) -> str:
-    """A digest that changes with the weights: shapes and up to 64 spread-out numbers of every tensor."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        flat = tensor.detach().reshape(-1)
-        spread = flat[:: max(1, flat.numel() // 64)][:64].float().cpu().numpy()
-        digest.update(f"{name}{tuple(tensor.shape)}".encode() + spread.tobytes())
-    return digest.hexdigest()[:16]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 Z95 = 1.959963984540054
 
@@ -97,6 +98,35 @@ def paired_difference(groups: Sequence[Sequence[tuple[float, float]]], z: float 
         ValueError: If a group is empty.
     """
     return _ratio([[(float(a), float(b), 0.0) for a, b in group] for group in groups], z, known=1.0)
+
+
+def p_value(difference: Interval, z: float = Z95) -> float:
+    """Two-sided p-value of a difference against 0, from a normal interval's limits; 1 if it is undefined.
+
+    Args:
+        difference: A difference with its limits.
+        z: Normal quantile that the limits were made with.
+    """
+    if difference.low is None or difference.high is None:
+        return 1.0
+    centre, half = (difference.low + difference.high) / 2, (difference.high - difference.low) / 2
+    if half <= 0:
+        return float(centre == 0)
+    return 2 * NormalDist().cdf(-abs(centre) / half * z)
+
+
+def holm(p_values: Sequence[float], level: float = 0.05) -> list[bool]:
+    """Which of several comparisons differ, so that any is said to by mistake with at most this probability.
+
+    Holm's step-down correction (1979): the smallest p-value is held against level / n, the next against
+    level / (n - 1), and so on up to the first that is above.
+    """
+    found = [False] * len(p_values)
+    for place, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        if p_values[index] > level / (len(p_values) - place):
+            break
+        found[index] = True
+    return found
 
 
 def retention(

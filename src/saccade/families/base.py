@@ -151,9 +151,9 @@ class Family(SeesPictures, Hosts, ABC):
         return {"model_type": config.model_type, "text_type": text.model_type, "text": sizes, "vision": seen}
 
     def identity(self, model: nn.Module) -> dict[str, Any]:
-        """The ``fingerprint`` of a model, and what lays its visual rows out where that is not the stock way."""
+        """The ``fingerprint`` of a model, and what lays its visual rows out where the stock way does not."""
         hosted = hosted_in(core_of(model))
-        found = self.fingerprint(unwrap(model).config)  # type: ignore[arg-type]
+        found = self.fingerprint(unwrap(model).config)
         return found if hosted is None else found | hosted.identity()
 
     def sliding_window(self, decoder: nn.Module, number: int) -> int | None:

@@ -99,8 +99,8 @@ class Hosts:
             What undoes it.
 
         Raises:
-            ValueError: If the tower cannot get images of that size or has no such hidden states, or the family
-                names no layouts.
+            ValueError: If the tower cannot get images of that size or has no such hidden states, or the
+                family names no layouts.
         """
         raise self._fixed()
 

@@ -144,8 +144,8 @@ class Llava(Family):
         depth = core.config.vision_config.num_hidden_layers
         if any(not -depth - 1 <= level <= depth for level in levels):
             raise ValueError(
-                f"levels {', '.join(map(str, levels))}: the vision tower has {depth} layers, so its hidden states "
-                f"are 0 to {depth}, or {-depth - 1} to -1 from the end"
+                f"levels {', '.join(map(str, levels))}: the vision tower has {depth} layers, so its hidden "
+                f"states are 0 to {depth}, or {-depth - 1} to -1 from the end"
             )
         undo = Undo()
         undo.attribute(core, "multi_modal_projector", module)

@@ -241,7 +241,7 @@ class SeesPictures(ABC):
         return []
 
     def by_prompt(self, processor: Any, texts: Sequence[str], images: Sequence[Image]) -> list[Any]:
-        """Images as the processor takes them with these prompts: in one list, unless it wants one for each."""
+        """Images as the processor takes them with these prompts: in one list, unless it wants one each."""
         return list(images)
 
     @abstractmethod

@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from saccade import models
+from saccade.data import rgb
 from saccade.plan import PlanLike
 from saccade.samples import blind_image
 
@@ -64,10 +65,10 @@ def _part(part: Mapping[str, Any], images: list[Image.Image]) -> dict[str, Any]:
 
 def _image(source: Any) -> Image.Image:
     if isinstance(source, Image.Image):
-        return source.convert("RGB")
+        return rgb(source)
     if isinstance(source, (str, Path)) and Path(source).is_file():
         with Image.open(source) as opened:
-            return opened.convert("RGB")
+            return rgb(opened)
     raise ValueError(f"an image is a picture or the path of one, got {str(source)[:80]!r}")
 
 

@@ -51,7 +51,8 @@ def bench(
 
     Both run in this process on the same weights, alternately (A B, B A, ...); ratios are medians over pairs.
     The stock model runs without attachment. The plan ``"dense"`` attaches with every row in every set, which
-    measures the overhead of the attachment.
+    measures the overhead of the attachment. A Skip-Vision model runs its own plan (and the one asked for over
+    it) on the rows of its layout, beside its decoder alone on as many rows as the stock projector makes.
 
     Args:
         target: A preset shape (random weights), model folder, hub id, ``glance``, a loaded model, or a
@@ -87,6 +88,8 @@ def bench(
     elif not isinstance(target, Target):
         target = of_model(target)
     _check_counts(batch=batch, new_tokens=new_tokens, repeats=repeats)
+    if target.laid is not None:
+        visual = target.laid.asked(visual)
     visual = target.shape.visual if visual is None else visual
     _check_counts(0, visual=visual, text=text, warmup=warmup)
     _check_counts(rows=visual + text)
@@ -95,9 +98,12 @@ def bench(
     if force or not target.real:
         # A plan file for the whole model may be tried on part of its shape.
         asked = Plan(asked.methods)
+    layout = laid = batched(visual, text, batch)
+    if target.laid is not None:
+        asked = asked.over(target.laid.own)
+        layout = batched(target.laid.stock, text, batch)
     resolved = resolve(asked, target.shape, target.depth, visual, text)
-    layout = batched(visual, text, batch)
-    runner = Runner(target, layout, new_tokens, seed, resolved)
+    runner = Runner(target, layout, new_tokens, seed, resolved, laid)
     attach = lambda: apply(target.model, resolved, force=force)  # noqa: E731
     with attach() as handle:
         route = runner.route(handle)
@@ -149,6 +155,7 @@ def bench(
         total_ratio=statistics.median(
             p.total_s / d.total_s for d, p in zip(dense_runs, plan_runs, strict=True)
         ),
+        stock_visual=visual if target.laid is None else target.laid.stock,
         kv_ratio=plan_runs[0].kv_bytes / dense_runs[0].kv_bytes,
         memory_source=source,
         vision_s=vision_seconds(target, repeats) if target.real and visual else None,

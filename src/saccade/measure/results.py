@@ -121,6 +121,7 @@ class Bench:
         weights: ``"random"`` or ``"real"``.
         batch: Samples that ran together.
         visual: Visual rows per sample.
+        stock_visual: Those of the stock model; others than ``visual`` for a Skip-Vision model alone.
         text: Text rows per sample.
         new_tokens: Tokens generated per sample.
         warmup: Runs of each side before the timing.
@@ -147,6 +148,7 @@ class Bench:
     weights: str
     batch: int
     visual: int
+    stock_visual: int
     text: int
     new_tokens: int
     warmup: int

@@ -47,7 +47,7 @@ class Runner:
 
     Attributes:
         target: The model.
-        layout: Where its visual rows are.
+        layout: Where its visual rows are, in the stock model's prompt.
         planned: The same under the plan, which may shorten the prompt.
         grid: Where they would lie in the picture, made up.
         vision: What a vision tower would say of them, made up; None unless the plan asks.
@@ -55,10 +55,18 @@ class Runner:
     """
 
     def __init__(
-        self, target: Target, layout: Layout, new_tokens: int, seed: int = 0, plan: Plan | None = None
+        self,
+        target: Target,
+        layout: Layout,
+        new_tokens: int,
+        seed: int = 0,
+        plan: Plan | None = None,
+        laid: Layout | None = None,
     ) -> None:
         self.target, self.layout, self.new_tokens = target, layout, new_tokens
-        self.planned = layout if plan is None else as_processed(plan, layout)
+        # What the model itself makes of the prompt comes before the plan.
+        own = layout if laid is None else laid
+        self.planned = own if plan is None else as_processed(plan, own)
         parts = target.parts
         if parts.head is None:
             raise ValueError("a bench needs a model with a language-model head, not its bare core")
@@ -67,7 +75,7 @@ class Runner:
         weight = self.embed.weight
         self.device, self.dtype = weight.device, weight.dtype
         draw = torch.Generator().manual_seed(seed)
-        shape = (layout.batch, layout.rows, target.shape.hidden)
+        shape = (layout.batch, max(layout.rows, self.planned.rows), target.shape.hidden)
         self.prompt_BND = (torch.randn(shape, generator=draw) * 0.02).to(self.device, self.dtype)
         self.grid = made_up_grid(self.planned)
         self.vision = None
@@ -81,10 +89,9 @@ class Runner:
     def prefill(self, handle: Attachment | None) -> tuple[torch.Tensor, Cache]:
         """The prompt: next token of every sample (B, 1) and the cache; stock where there is no handle."""
         cache = DynamicCache(config=self.decoder.config)
-        prompt_BND = self.prompt_BND
-        if handle is not None:
-            # A shortened prompt is as good as any other: its numbers are random.
-            prompt_BND = prompt_BND[:, : self.planned.rows]
+        # A shortened prompt is as good as any other: its numbers are random.
+        rows = (self.layout if handle is None else self.planned).rows
+        prompt_BND = self.prompt_BND[:, :rows]
         given = nullcontext() if handle is None else handle.with_layout(self.planned, self.vision, self.grid)
         with given:
             hidden_BND = self.decoder(

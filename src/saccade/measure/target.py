@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -15,13 +15,20 @@ from torch.overrides import TorchFunctionMode
 from saccade.families import FAMILIES, Family, Parts, find
 from saccade.shapes import SHAPES, ModelShape
 
+if TYPE_CHECKING:
+    from saccade.skip_vision.accounting import Laid
+
 FAMILY_OF = {
     "llava-1.5-7b": "llava",
     "llava-1.5-13b": "llava",
     "llava-llama3-8b": "llava",
     "llava-next-7b": "llava_next",
     "llava-next-13b": "llava_next",
+    "qwen2-vl-7b": "qwen2_vl",
     "qwen2.5-vl-7b": "qwen2_5_vl",
+    "qwen3-vl-8b": "qwen3_vl",
+    "llava-onevision-7b": "llava_onevision",
+    "internvl3-8b": "internvl",
 }
 """Model type of each preset shape."""
 
@@ -44,6 +51,7 @@ class Target:
         depth: Layers of the model it stands for; more than ``shape.layers`` where only a few were built.
         real: Whether the weights are real rather than random.
         loaded: What ``saccade.models.load`` gave, where the weights are real.
+        laid: How a Skip-Vision model lays its images out; None for stock models.
     """
 
     name: str
@@ -53,6 +61,7 @@ class Target:
     depth: int
     real: bool
     loaded: Any = None
+    laid: Laid | None = None
 
     @property
     def parts(self) -> Parts:
@@ -62,6 +71,8 @@ class Target:
 
 def shape_of(name: str) -> ModelShape:
     """Sizes of a preset shape, of a model folder or of a hub model; no weights are read.
+
+    The visual rows of a Skip-Vision model's folder are those that its layout makes.
 
     Raises:
         ValueError: If it is none of these, or of an unknown family.
@@ -78,14 +89,33 @@ def shape_of(name: str) -> ModelShape:
         config = load_config(name)
     except ValueError as error:
         raise ValueError(f"{error} ({presets})") from None
-    return find(config).shape(config, name)
+    shape, laid = find(config).shape(config, name), laid_of(name)
+    return shape if laid is None else replace(shape, visual=laid.visual)
+
+
+def laid_of(name: str) -> Laid | None:
+    """How the Skip-Vision model of a folder lays images out, from its configuration; None for other models.
+
+    Raises:
+        ValueError: If its configuration cannot be read.
+    """
+    from saccade import skip_vision
+    from saccade.models import load_config
+    from saccade.skip_vision.accounting import laid_out
+
+    if name in SHAPES or not skip_vision.is_skip_vision(name):
+        return None
+    config = load_config(name)
+    return laid_out(skip_vision.read_config(name), find(config), config)
 
 
 def of_model(model: nn.Module, name: str = "") -> Target:
     """A target for a model that is loaded already."""
     family = find(model)
-    shape = family.shape(_config(model), name)
-    return Target(shape.name, model, family, shape, shape.layers, True)
+    shape, laid = family.shape(_config(model), name), _laid(model, family)
+    if laid is not None:
+        shape = replace(shape, visual=laid.visual)
+    return Target(shape.name, model, family, shape, shape.layers, True, laid=laid)
 
 
 def build(
@@ -118,7 +148,8 @@ def build(
 
         loaded = load(name, dtype=dtype, device=str(device))
         shape = loaded.shape
-        return Target(name, loaded.model.eval(), loaded.family, shape, shape.layers, True, loaded)
+        laid = _laid(loaded.model, loaded.family)
+        return Target(name, loaded.model.eval(), loaded.family, shape, shape.layers, True, loaded, laid)
     preset = SHAPES[name]
     wanted = layers_to_build(preset, layers, batch, rows, dtype, device)
     family = FAMILIES[FAMILY_OF[name]]
@@ -254,6 +285,14 @@ def _default(dtype: torch.dtype) -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
+
+
+def _laid(model: nn.Module, family: Family) -> Laid | None:
+    from saccade.skip_vision import wrapped
+    from saccade.skip_vision.accounting import laid_out
+
+    done = wrapped(model)
+    return None if done is None else laid_out(done.config, family, _config(model))
 
 
 def _config(model: nn.Module) -> Any:

@@ -18,7 +18,8 @@ KINDS = {
     "composed": "composed",
 }
 """What methods of each kind reduce."""
-BUDGET, FAMILY = ("study_budget", "glance_table"), ("study_iso_flops", "glance_family")
+BUDGET = "study_budget"
+FAMILY = ("study_iso_flops", "glance_family")
 """Result files, the first that there is."""
 POSITIONS = "glance_positions"
 
@@ -40,7 +41,7 @@ def first_of(results: Path, names: tuple[str, ...]) -> tuple[str, Any]:
 
 def glance(results: Path) -> str:
     """Accuracy on Glance's suite, dense and under plans of as many layers and of as many FLOPs."""
-    name, found = first_of(results, BUDGET)
+    found = load(results / f"{BUDGET}.json")
     if found is None:
         return missing("saccade study budget --out benchmarks/results")
     head = ("plan", "layers", "accuracy", "against dense", "above blind", "FLOPs", "KV cache")
@@ -50,7 +51,7 @@ def glance(results: Path) -> str:
     note = (
         f"{dense['mean']['n']} held-out questions of {len(dense['tasks'])} tasks; 95 % intervals; blind: "
         f"{percent(dense['mean']['blind'])}; layers chosen on {found['calibration']['samples']} samples; "
-        f"all budgets are in [the result file](benchmarks/results/{name}.json)."
+        f"all budgets are in [the result file](benchmarks/results/{BUDGET}.json)."
     )
     return markdown(head, rows) + "\n\n" + note
 

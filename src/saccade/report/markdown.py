@@ -9,9 +9,14 @@ from saccade.report.text import points
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]], right_from: int = 1) -> str:
-    """A Markdown table; columns from ``right_from`` on are flush right."""
+    """A Markdown table; columns from ``right_from`` on are flush right, and a cell stays one cell."""
     rule = ["---" if i < right_from else "---:" for i in range(len(head))]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *rows))
+    return "\n".join("| " + " | ".join(map(_cell, row)) + " |" for row in (head, rule, *rows))
+
+
+def _cell(text: str) -> str:
+    """A cell's text with what would end it, a bar or a line's end, taken as text."""
+    return " ".join(text.replace("|", "\\|").splitlines())
 
 
 def difference(entry: Mapping[str, Any], name: str = "difference") -> str:

@@ -73,8 +73,8 @@ FAMILY_LIMITS = (
     "asked for are reached by the mildest setting that does.",
 )
 LIMITS = (
-    "<b>Few questions.</b> {per_task} a task: differences inside the intervals are noise. The full table, "
-    "with more of each, is <code>benchmarks/results/glance_table.json</code>.",
+    "<b>Few questions.</b> {per_task} a task: differences inside the intervals are noise. With more: "
+    "<code>saccade study budget</code>.",
     "<b>Few calibration samples.</b> The layers were chosen on {calibration_samples} samples; another draw "
     "can give another order, above all among layers of like score.",
     "<b>A miniature.</b> The embedded model is trained on generated scenes, and its vision tower does not "

@@ -86,6 +86,10 @@ class Abstractor(nn.Module):
             parts.append(self.registers.to(retained_BRD.dtype).expand(len(retained_BRD), -1, -1))
         return torch.cat(parts, dim=1)
 
+    def identity(self) -> dict[str, Any]:
+        """What tells a model with this layout from others, for fingerprints."""
+        return {"skip_vision": self.config.identity()}
+
     def length(self, rows: int) -> int:
         """Rows of the decoder that an image becomes of which the stock projector makes so many."""
         return self.config.length(self.config.projected(rows))
@@ -97,10 +101,17 @@ class Abstractor(nn.Module):
     def _ranked(self, features_BPC: torch.Tensor) -> torch.Tensor:
         """Features with the retained patches first; both groups keep the order of the picture."""
         attention_BP, self.glimpse.attention_BP = self.glimpse.attention_BP, None
-        if attention_BP is None or attention_BP.shape != features_BPC.shape[:2]:
+        if attention_BP is None:
             raise ValueError(
-                "the abstractor ranks patches by the attention of the vision tower, which did not run just "
-                "before it; call the model (or its get_image_features), not the projector alone"
+                "the abstractor ranks patches by the attention of the vision tower, which was not seen just "
+                "before it: call the model (or its get_image_features) rather than the projector alone, "
+                "without a plan that replaces the tower's attention (tome)"
+            )
+        if attention_BP.shape != features_BPC.shape[:2]:
+            raise ValueError(
+                f"the abstractor ranks {attention_BP.shape[1]} patches of {attention_BP.shape[0]} views, but "
+                f"gets features of {features_BPC.shape[1]} patches of {features_BPC.shape[0]}: a plan that "
+                "merges inside the vision tower (tome) does not go with the layout llava"
             )
         first, _ = self.config.split(features_BPC.shape[1])
         everything = torch.ones_like(attention_BP, dtype=torch.bool)

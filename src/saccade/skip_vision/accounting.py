@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+from saccade.families import Family
 from saccade.layout import Layout
 from saccade.plan import Plan
 from saccade.pricing import Cost, against, cost
@@ -32,6 +34,46 @@ class Saving:
     dense: int
     paper_ratio: float
     ours: Cost
+
+
+@dataclass(frozen=True)
+class Laid:
+    """A model's prompt of one typical image.
+
+    Attributes:
+        visual: Rows of the image as the layout makes them.
+        stock: Rows that the stock model makes of it.
+        own: The model's own plan for them.
+    """
+
+    visual: int
+    stock: int
+    own: Plan
+
+    def asked(self, visual: int | None) -> int:
+        """Visual rows where a user may ask for some.
+
+        Raises:
+            ValueError: If others are asked for than the layout makes.
+        """
+        if visual not in (None, self.visual):
+            raise ValueError(
+                f"this Skip-Vision model makes {self.visual} visual rows of an image, not {visual}: leave "
+                "the number out"
+            )
+        return self.visual
+
+
+def laid_out(config: SkipVisionConfig, family: Family, stock: Any) -> Laid:
+    """How a model lays a typical image out; no weights are needed.
+
+    Args:
+        config: The layout.
+        family: Adapter of the stock model.
+        stock: The stock model's configuration.
+    """
+    rows = config.projected(family.stock_rows(stock, config.image_size))
+    return Laid(config.length(rows), family.stock_rows(stock), Plan(config.methods(rows)))
 
 
 def saving(config: SkipVisionConfig, shape: ModelShape, rows: int, dense: int, text: int = 0) -> Saving:

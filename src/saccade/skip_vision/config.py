@@ -96,8 +96,25 @@ class SkipVisionConfig:
                 "skip_vision: registers (Victor) replace the other parts: turn off skip_ffn, former, latter, "
                 "local and cache, or leave registers at 0"
             )
-        if self.layout == "cos" and len(self.scales) < 1:
+        if any(type(level) is not int for level in self.levels) or len(set(self.levels)) < len(self.levels):
+            raise ValueError(
+                "skip_vision: levels are distinct whole numbers, hidden states of the vision tower, got "
+                f"{list(self.levels)}"
+            )
+        if not all(isinstance(scale, Scale) for scale in self.scales):
+            raise ValueError(f"skip_vision: scales are of Scale(window, queries), got {self.scales!r}")
+        if self.layout == "cos":
+            self._check_scales()
+
+    def _check_scales(self) -> None:
+        if not self.scales:
             raise ValueError("skip_vision: the layout cos needs scales, coarse to fine")
+        # One scale alone is the pre-training layout, in which all is retained.
+        if self.fine > max(len(self.scales) - 1, 1):
+            raise ValueError(
+                f"skip_vision: fine={self.fine} of {len(self.scales)} scales are to be skipped, which leaves "
+                f"none to retain; choose fine below {len(self.scales)}"
+            )
 
     @property
     def releases(self) -> bool:
@@ -158,7 +175,7 @@ class SkipVisionConfig:
             return ()
         return (
             SkipVision(
-                retained=first,
+                rows=first,
                 skipped=self.skipped(rows),
                 coarse=self.coarse,
                 former=self.former,
@@ -174,6 +191,10 @@ class SkipVisionConfig:
         data = asdict(self)
         data["scales"] = [list((s.window, s.queries)) for s in self.scales]
         return data | {"levels": list(self.levels)}
+
+    def identity(self) -> dict[str, Any]:
+        """What tells a model of this layout from others: all but what serving and initialisation choose."""
+        return {k: v for k, v in self.to_dict().items() if k not in ("cache", "learned_summary")}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SkipVisionConfig:

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from saccade._version import __version__
+from saccade.families import find, unwrap
 from saccade.files import read_json, write_folder, write_json
 from saccade.models import Loaded
 from saccade.skip_vision.config import SkipVisionConfig
@@ -36,26 +37,37 @@ def save(loaded: Loaded, folder: str | os.PathLike) -> Path:
     """Writes a wrapped model, whole or not at all; a folder of the same kind is replaced.
 
     Raises:
-        ValueError: If the model is not wrapped, or the folder holds something else.
+        ValueError: If the model is not wrapped or has adapters, or the folder holds something else.
     """
     done = wrapped(loaded.model)
     if done is None:
         raise ValueError("this model is not wrapped for Skip-Vision; save it with save_pretrained")
+    if _has_adapters(loaded.model):
+        raise ValueError(
+            "merge the adapters first: model = peft_model.merge_and_unload(); a folder keeps whole weights"
+        )
     folder = Path(folder)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG).is_file():
         raise ValueError(f"{folder} holds something else than a Skip-Vision model; choose another folder")
-    own = {name: t.detach().clone().contiguous() for name, t in done.abstractor.state_dict().items()}
+    abstractor = done.abstractor
+    own = {name: t.detach().clone().contiguous() for name, t in abstractor.state_dict().items()}
     unwrap_skip_vision(loaded)
     try:
         with write_folder(folder) as fresh:
-            loaded.model.save_pretrained(fresh / BASE)
+            stock: Any = unwrap(loaded.model)
+            stock.save_pretrained(fresh / BASE)
             loaded.processor.save_pretrained(fresh / BASE)
             save_file(own, fresh / WEIGHTS)
             write_json(fresh / CONFIG, {"schema": SCHEMA, "version": __version__} | done.config.to_dict())
             write_json(fresh / "config.json", GUARD)
     finally:
-        put_on(loaded, done.config, done.abstractor)
+        put_on(loaded, done.config, abstractor)
     return folder
+
+
+def _has_adapters(model: torch.nn.Module) -> bool:
+    kinds = {cls for module in model.modules() for cls in type(module).__mro__}
+    return any(cls.__module__.partition(".")[0] == "peft" for cls in kinds)
 
 
 def is_skip_vision(folder: str | os.PathLike) -> bool:
@@ -97,14 +109,7 @@ def load(
                 f"{folder} is a Skip-Vision model without its {part}: its abstractor and summaries are "
                 "missing. Copy the whole folder; base/ alone is another model"
             )
-    data: Any = read_json(folder / CONFIG)
-    if not isinstance(data, dict) or type(data.get("schema")) is not int:
-        raise ValueError(f"{folder / CONFIG} is not the configuration of a Skip-Vision model")
-    if not 1 <= data["schema"] <= SCHEMA:
-        raise ValueError(
-            f"{folder / CONFIG} has schema {data['schema']}; this version of saccade reads up to {SCHEMA}"
-        )
-    config = SkipVisionConfig.from_dict({k: v for k, v in data.items() if k not in ("schema", "version")})
+    config = read_config(folder)
     loaded = models.load(str(folder / BASE), dtype, device)
     try:
         own = load_file(folder / WEIGHTS)
@@ -120,3 +125,28 @@ def load(
             f"{folder}: the abstractor's weights do not fit its configuration: {error}"
         ) from error
     return loaded
+
+
+def read_config(folder: str | os.PathLike) -> SkipVisionConfig:
+    """The configuration of a Skip-Vision model's folder; no weights are read.
+
+    Raises:
+        ValueError: If it is missing, damaged or of a newer version.
+    """
+    folder = Path(folder)
+    data: Any = read_json(folder / CONFIG)
+    if not isinstance(data, dict) or type(data.get("schema")) is not int:
+        raise ValueError(f"{folder / CONFIG} is not the configuration of a Skip-Vision model")
+    if not 1 <= data["schema"] <= SCHEMA:
+        raise ValueError(
+            f"{folder / CONFIG} has schema {data['schema']}; this version of saccade reads up to {SCHEMA}"
+        )
+    return SkipVisionConfig.from_dict({k: v for k, v in data.items() if k not in ("schema", "version")})
+
+
+def identity(name: str, config: Any) -> dict[str, Any]:
+    """What ``Family.identity`` says of a model, from its name and stock configuration, without weights."""
+    found = find(config).fingerprint(config)
+    if not is_skip_vision(name):
+        return found
+    return found | {"skip_vision": read_config(name).identity()}

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from saccade.engine import Attachment, apply, attached
 from saccade.engine.tower_scores import look
-from saccade.families import FAMILIES, Family, core_of
-from saccade.families.hosting import Place, Undo
+from saccade.families import FAMILIES, Family, core_of, unwrap
+from saccade.families.hosting import Place, Undo, hosted_in
 from saccade.methods.skip_vision import Release
 from saccade.models import Loaded
 from saccade.plan import Plan
@@ -37,15 +37,20 @@ class Wrapped:
 
     Attributes:
         config: Its configuration.
-        abstractor: The module in the projector's place.
+        core: The module whose projector was replaced.
         attachment: The resident plan, or None where the decoder stays dense.
         undo: Takes abstractor, hooks and processor settings off.
     """
 
     config: SkipVisionConfig
-    abstractor: Abstractor
+    core: nn.Module
     attachment: Attachment | None
     undo: Callable[[], None]
+
+    @property
+    def abstractor(self) -> Abstractor:
+        """The module in the projector's place: the one that was put there, or the copy that PEFT trained."""
+        return cast(Abstractor, hosted_in(self.core))
 
 
 def wrap(loaded: Loaded, config: SkipVisionConfig) -> Loaded:
@@ -69,6 +74,7 @@ def wrap(loaded: Loaded, config: SkipVisionConfig) -> Loaded:
     """
     _check_layout(loaded.family, config.layout)
     before = wrapped(loaded.model)
+    old = None if before is None else before.abstractor
     if before is not None:
         unwrap_skip_vision(loaded)
     if attached(loaded.model) is not None:
@@ -76,11 +82,11 @@ def wrap(loaded: Loaded, config: SkipVisionConfig) -> Loaded:
     try:
         place = loaded.family.place(loaded.model, config.image_size)
         config = _settled(config, place)
-        return put_on(loaded, config, _build(loaded, config, place, before))
+        return put_on(loaded, config, _build(loaded, config, place, old))
     except BaseException:
         # The trained abstractor of a wrapped model is nowhere else.
-        if before is not None:
-            put_on(loaded, before.config, before.abstractor)
+        if before is not None and old is not None:
+            put_on(loaded, before.config, old)
         raise
 
 
@@ -98,7 +104,8 @@ def put_on(loaded: Loaded, config: SkipVisionConfig, abstractor: Abstractor) -> 
     except BaseException:
         undo.all()
         raise
-    core.__dict__[WRAPPED] = Wrapped(config, abstractor, attachment, undo.all)
+    undo.attribute(unwrap(model), "save_pretrained", _refuse_stock_folder)
+    core.__dict__[WRAPPED] = Wrapped(config, core, attachment, undo.all)
     return replace(loaded, shape=replace(loaded.shape, visual=abstractor.length(rows)))
 
 
@@ -130,18 +137,34 @@ def set_cache(loaded: Loaded, cache: Release) -> Loaded:
     """Changes what leaves the KV cache once a prompt is read; a matter of serving, no weights change.
 
     Raises:
-        ValueError: If the model is not wrapped, or has registers in place of skipped rows.
+        ValueError: If the model is not wrapped, has a plan over its own, or has registers in place of skipped
+            rows; nothing is changed then.
     """
     done = wrapped(loaded.model)
     if done is None:
         raise ValueError("this model is not wrapped for Skip-Vision")
     config = replace(done.config, cache=cache)
-    methods = config.methods(_rows(loaded, config))
-    if done.attachment is not None:
-        done.attachment.remove()
+    if attached(loaded.model) is not done.attachment:
+        raise ValueError("this model has a plan over its own; remove that first")
+    methods, own = config.methods(_rows(loaded, config)), done.attachment
+    if own is not None:
+        own.remove()
+    try:
+        done.attachment = apply(loaded.model, Plan(methods), resident=True) if methods else None
+    except BaseException:
+        if own is not None:
+            own.attach()
+        raise
     done.config = done.abstractor.config = config
-    done.attachment = apply(loaded.model, Plan(methods), resident=True) if methods else None
     return loaded
+
+
+def _refuse_stock_folder(*args: Any, **kwargs: Any) -> None:
+    """In place of ``save_pretrained``, which would write a stock folder without its projector."""
+    raise ValueError(
+        "save_pretrained would write this Skip-Vision model as a stock one without a projector: save it with "
+        "saccade.skip_vision.save(loaded, folder), or take it apart first (unwrap_skip_vision)"
+    )
 
 
 def _check_layout(family: Family, layout: LayoutName) -> None:
@@ -167,12 +190,17 @@ def _rows(loaded: Loaded, config: SkipVisionConfig) -> int:
     return config.projected(loaded.family.place(loaded.model, config.image_size).rows)
 
 
-def _build(loaded: Loaded, config: SkipVisionConfig, place: Place, before: Wrapped | None) -> Abstractor:
+def _build(loaded: Loaded, config: SkipVisionConfig, place: Place, old: Abstractor | None) -> Abstractor:
     """The abstractor of a configuration, with what fits of the trained parts of the one before it."""
-    width, project = loaded.shape.hidden, place.projector
-    old = None if before is None else before.abstractor
+    width, project, levels = loaded.shape.hidden, place.projector, len(config.levels) or place.levels
+    if config.layout != "cos" and levels != place.levels:
+        raise ValueError(
+            f"the layout {config.layout} keeps the model's own projector, which takes {place.levels} of the "
+            f"vision tower's hidden states, got levels {list(config.levels)}; several are for the layout cos"
+        )
+    if old is not None and not isinstance(old.project, ChainOfSight):
+        project = old.project  # the model's own, or the copy that PEFT trained
     if config.layout == "cos":
-        levels = max(len(config.levels), 1)
         project = ChainOfSight(config.scales, place.grid, levels, place.width, width, config.heads)
         if old is not None and isinstance(old.project, ChainOfSight):
             project.inflate_from(old.project)

@@ -9,9 +9,10 @@ from typing import Any
 from saccade.calibration import ascending, data_hash, draw, scores
 from saccade.calibration.draw import Draw
 from saccade.calibration.measures import mean_sd, shuffled
+from saccade.evaluation.identity import setup_digest, weights_digest
 from saccade.evaluation.ledger import sample_digest
 from saccade.evaluation.orders import CALIBRATION_SAMPLES
-from saccade.evaluation.runner import Run, count_prompts, weights_digest
+from saccade.evaluation.runner import Run, count_prompts
 from saccade.layout import Layout
 from saccade.models import Loaded
 from saccade.plan import Plan
@@ -101,6 +102,7 @@ class Bench:
     note: Callable[[str], None] = silent
     step: Callable[[int, int], None] | None = None
     _weights: str = ""
+    _setup: str | None = None
     _digests: dict[str, str] = field(default_factory=dict)
     _asked: dict[str, tuple[Sample, ...]] = field(default_factory=dict)
 
@@ -121,6 +123,13 @@ class Bench:
         return self._weights
 
     @property
+    def setup(self) -> str:
+        """Digest of what else of the model answers depend on; empty for the shipped Glance."""
+        if self._setup is None:
+            self._setup = setup_digest(self.loaded)
+        return self._setup
+
+    @property
     def dtype(self) -> str:
         """Number format of the weights."""
         return str(self.loaded.model.dtype).removeprefix("torch.")
@@ -136,7 +145,7 @@ class Bench:
     def column(self, task: str, name: str, plan: Plan | None = None, blind: bool = False) -> Column:
         """What is asked of a task under a plan, and where its answers are kept."""
         self.asked(task)
-        key = Key(self.weights, self.dtype, name, self._digests[task], self.tokens)
+        key = Key(self.weights, self.dtype, name, self._digests[task], self.tokens, self.setup)
         return Column(Run(name, plan, blind), key)
 
     def scored(self, score: str, samples: Sequence[Sample], what: str = "") -> Scored:
@@ -174,13 +183,15 @@ class Bench:
             told: What is measured, for the note.
             what: What the samples are, for the note.
         """
-        settings = {
+        settings: dict[str, Any] = {
             "weights": self.weights,
             "dtype": self.dtype,
             "score": name,
             "samples": [sample.id for sample in samples],
             "data": data_hash(samples),
         }
+        if self.setup:
+            settings["setup"] = self.setup
         values = self.store.measured(settings)
         if values is None:
             self.note(f"measuring {told} on {len(samples)} samples{what and f' of {what}'}")

@@ -15,8 +15,8 @@ from saccade.studies.base import (
     Finding,
     Result,
     Study,
-    is_above,
-    is_below,
+    corrected,
+    directions,
     is_better,
     is_free,
     is_harmless,
@@ -82,29 +82,31 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
     findings = []
     for other, where in (("ffn_skip", "each in its own best layers"), (SAME, "in the same layers")):
         differences = [book.against(name_of("vskip", n), name_of(other, n)) for n in range(1, depth + 1)]
-        better = [n for n, d in enumerate(differences, start=1) if is_above(d)]
-        worse = [n for n, d in enumerate(differences, start=1) if is_below(d)]
+        seen = directions(differences)
+        better = [n for n, side in enumerate(seen, start=1) if side > 0]
+        worse = [n for n, side in enumerate(seen, start=1) if side < 0]
         findings.append(
             Finding(
                 f"Visual attention can be spared in more layers than visual FFN, {where}",
                 "V-Skip, tables 4 and 7",
                 is_better(differences),
                 f"Of {depth} budgets V-Skip keeps more accuracy at {spans(better)}, FFN-Skip at "
-                f"{spans(worse)}; at the others the interval of the paired difference holds 0.",
+                f"{spans(worse)}, {corrected(depth)}; at the others the paired difference cannot be told "
+                "from 0.",
             ).to_dict()
         )
     costs = [book.against(name_of("vskip", n), name_of("vskip", 0)) for n in range(1, depth + 1)]
     wanted = published(depth)
     free = next((n for n, cost in enumerate(costs) if not is_harmless(cost)), depth)
-    hurt = next((n for n, cost in enumerate(costs, start=1) if is_below(cost)), None)
+    hurt = next((n for n, side in enumerate(directions(costs), start=1) if side < 0), None)
     findings.append(
         Finding(
             f"About 60 % of the layers (here {wanted} of {depth}) can skip visual attention at no cost",
             "V-Skip, table 1",
             is_free([costs[wanted - 1]]),
             f"One plan for all tasks loses less than a point up to {free} of {depth} layers; the first "
-            "measurable "
-            f"loss is at {'none' if hurt is None else hurt}; {wanted} layers change mean accuracy by "
+            f"measurable loss, {corrected(depth)}, is at {'none' if hurt is None else hurt}; "
+            f"{wanted} layers change mean accuracy by "
             f"{difference(against(book, name_of('vskip', wanted), name_of('vskip', 0)))} points.",
         ).to_dict()
     )

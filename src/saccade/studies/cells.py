@@ -6,7 +6,7 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -157,7 +157,7 @@ def ask(loaded: models.Loaded, store: Store, prompts: Prompts, column: Column, s
     """Asks all questions under one column; what was answered before an interruption is not asked again."""
     run, key = column.run, column.key
     start, worked = time.perf_counter(), time.process_time()
-    ledger = Ledger(store.partial(key), asdict(key))
+    ledger = Ledger(store.partial(key), key.to_dict())
     texts: dict[int, str] = {}
     spent: list[Spent | None] = []
     try:

@@ -12,7 +12,7 @@ from saccade.methods import METHODS
 from saccade.plan import Plan
 from saccade.report import figures
 from saccade.report.markdown import difference, markdown
-from saccade.studies.base import Design, Finding, Result, Study, is_above, is_below, is_better, is_free
+from saccade.studies.base import Design, Finding, Result, Study, corrected, directions, is_better, is_free
 from saccade.studies.bench import Bench, orders_of
 from saccade.studies.lines import Book, Line
 from saccade.studies.lineup import tried
@@ -101,15 +101,15 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
     findings = []
     for kind, what in (("drops", "the method that drops rows"), ("skips", "the method that skips layers")):
         mine = gaps[kind]
+        seen = directions(mine)
         findings.append(
             Finding(
                 f"Dropping rows and skipping layers together beats {what} alone at equal FLOPs",
                 "V-Skip, as a booster",
                 is_better(mine),
                 f"Of {len(mine)} pairs at {', '.join(f'{100 * r:.0f} %' for r in RATIOS)} of the FLOPs "
-                f"{sum(map(is_above, mine))} are better and {sum(map(is_below, mine))} worse than it "
-                "alone, outside "
-                "the interval.",
+                f"{seen.count(1)} are better and {seen.count(-1)} worse than it alone, "
+                f"{corrected(len(mine))}.",
             )
         )
     gap = book.against(BOOSTER, BOOSTED)
@@ -153,4 +153,5 @@ STUDY = Study(
     judge,
     draw,
     tell,
+    layers=3,
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 from saccade.report.markdown import difference, markdown
 from saccade.studies import charts
-from saccade.studies.base import Design, Finding, Result, Study, is_above, is_below, is_better
+from saccade.studies.base import Design, Finding, Result, Study, corrected, directions, is_better
 from saccade.studies.bench import Bench
 from saccade.studies.lines import Book, Line
 from saccade.studies.skips import budgets, first
@@ -68,15 +68,15 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
     for kind in ("cosine", "lc", "last", "random"):
         mine = [w for w in ways if w.split()[0] == kind]
         gaps = [book.against(name_of(OWN, n), name_of(w, n)) for w in mine for n in sizes]
-        better, worse = sum(map(is_above, gaps)), sum(map(is_below, gaps))
+        seen = directions(gaps)
         findings.append(
             Finding(
                 f"VIG chooses better layers than {TITLES[kind]}",
                 "V-Skip, identification of layers",
                 is_better(gaps),
                 f"At {', '.join(map(str, sizes))} of {book.bench.depth} layers VIG keeps more accuracy in "
-                f"{better} of "
-                f"{len(gaps)} comparisons and less in {worse}, outside the interval.",
+                f"{seen.count(1)} of {len(gaps)} comparisons and less in {seen.count(-1)}, "
+                f"{corrected(len(gaps))}.",
             ).to_dict()
         )
     return {"pairs": pairs, "findings": findings}

@@ -12,8 +12,8 @@ from saccade.studies.base import (
     Finding,
     Result,
     Study,
-    is_above,
-    is_below,
+    corrected,
+    directions,
     is_better,
     is_free,
     is_harmless,
@@ -54,24 +54,23 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
         if kept in names:
             positions.append(told | against(book, kept, line.name))
             closed.append(book.against(line.name, kept))
+    seen, beside_kept = directions(gaps), directions(closed)
     ratios = ", ".join(f"{100 * ratio:.0f} %" for ratio in RATIOS)
     findings = [
         Finding(
             "Methods that choose rows or layers beat random rows at equal FLOPs",
             "FastV and its kin",
             is_better(gaps),
-            f"Of {len(gaps)} lines at {ratios} of the FLOPs {sum(map(is_above, gaps))} are above random "
-            "rows and "
-            f"{sum(map(is_below, gaps))} below, outside the interval.",
+            f"Of {len(gaps)} lines at {ratios} of the FLOPs {seen.count(1)} are above random "
+            f"rows and {seen.count(-1)} below, {corrected(len(gaps))}.",
         ),
         Finding(
             "Closing positions up, as the authors do, costs nothing",
             "code of VisionZip, FasterVLM, PyramidDrop, SparseVLM 1.x",
-            is_free(closed) if closed else "undecided",
-            f"Of {len(closed)} lines {sum(map(is_below, closed))} are worse with positions closed up and "
-            f"{sum(map(is_above, closed))} better, outside the interval; {sum(map(is_harmless, closed))} "
-            "lose less "
-            "than a point.",
+            is_free(closed),
+            f"Of {len(closed)} lines {beside_kept.count(-1)} are worse with positions closed up and "
+            f"{beside_kept.count(1)} better, {corrected(len(closed))}; {sum(map(is_harmless, closed))} "
+            "lose less than a point.",
         ),
     ]
     claims = [finding.to_dict() for finding in findings]

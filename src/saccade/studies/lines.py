@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from saccade.evaluation.comparison import check_plans
+from saccade.evaluation.ledger import Spent
 from saccade.evaluation.results import Evaluation, Prediction, score
-from saccade.evaluation.runner import BLIND, DENSE, mean_cost, prediction, real_cost
+from saccade.evaluation.runner import BLIND, DENSE, mean_cost, prediction, real_cost, stock_cost
 from saccade.evaluation.statistics import Interval, paired_difference
 from saccade.plan import Plan
 from saccade.studies.bench import Bench
@@ -145,17 +146,23 @@ class Book:
         }
 
     def _price(self, plans: Mapping[str, str], tasks: Sequence[str]) -> dict[str, float]:
-        stock = mean_cost(self.bench.loaded, Plan(), self._prompts(tasks))
+        stock = stock_cost(
+            self.bench.loaded, self._prompts(tasks), [self._spent(dict.fromkeys(tasks, DENSE), tasks)]
+        )
+        priced = real_cost(stock, [self._spent(plans, tasks)])
+        assert priced is not None
+        return priced
+
+    def _spent(self, plans: Mapping[str, str], tasks: Sequence[str]) -> Spent:
+        """Mean cost of a prompt over tasks."""
         costs = []
         for task in tasks:
             cell = self.cell(task, plans[task] or DENSE)
-            # Cells of the stock model note no cost of their own: it is the closed form.
+            # Cells of a stock model without a plan of its own note no cost: it is the closed form.
             noted = cell.spent or mean_cost(self.bench.loaded, Plan(), self._prompts((task,)))
             costs.append((len(cell.ids), {key: noted[key] for key in SPENT}))
         total = sum(count for count, _ in costs)
-        priced = real_cost(stock, [{key: sum(n * cost[key] for n, cost in costs) / total for key in SPENT}])
-        assert priced is not None
-        return priced
+        return {key: sum(n * cost[key] for n, cost in costs) / total for key in SPENT}
 
     def _prompts(self, tasks: Sequence[str] = ()) -> Counter[tuple[int, int]]:
         found: Counter[tuple[int, int]] = Counter()

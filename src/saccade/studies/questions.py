@@ -83,6 +83,20 @@ class Questions:
         rest = order[held:][: self.samples]
         return [entries[i] for i in order[:held]], [entries[i] for i in sorted(rest)]
 
+    def check(self) -> None:
+        """Looks at all questions of a file once, before any work is done on them.
+
+        Raises:
+            ValueError: If a held-out question has no answer, or an image cannot be decoded.
+        """
+        for task in self.tasks if self.data is not None else ():
+            pool, held_out = self._split(task)
+            for entry in held_out:
+                if not entry.answers:
+                    raise ValueError(f"{entry.where}: no answer; a study needs one for every question")
+            for entry in (*pool, *held_out):
+                entry.load()
+
     def asked(self, task: str) -> list[Sample]:
         """The held-out questions of a task."""
         if self.data is not None:

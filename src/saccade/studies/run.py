@@ -52,8 +52,15 @@ def run(
         Plain data: what all studies tell, and what this one makes of it.
 
     Raises:
-        ValueError: If a plan cannot be applied, or the store holds something else.
+        ValueError: If the model is too shallow, a question cannot be asked, a plan cannot be applied, or the
+            store holds something else.
     """
+    if bench.depth < study.layers:
+        raise ValueError(
+            f"study {study.name} needs a model of at least {study.layers} layers; "
+            f"{bench.loaded.name} has {bench.depth}"
+        )
+    bench.questions.check()
     pace = pace or Pace()
     start = time.perf_counter()
     bench.note(f"{study.name}: choosing plans")

@@ -8,7 +8,7 @@ from typing import Any
 
 from saccade.report.markdown import markdown
 from saccade.report.text import percent
-from saccade.studies.base import is_below
+from saccade.studies.base import directions
 from saccade.studies.bench import Scored
 from saccade.studies.lines import Book, Line
 from saccade.studies.skips import first
@@ -37,9 +37,12 @@ def groups(book: Book) -> dict[str, dict[str, Any]]:
         gap = book.against(line.name, POOL)
         group = found.setdefault(line.about["group"], {"accuracies": [], "against_pool": []})
         group["accuracies"].append(book.of_line(line).mean.accuracy.value)
-        group["against_pool"].append(limits(gap) | {"below": is_below(gap)})
+        group["against_pool"].append(gap)
     for group in found.values():
-        values = group["accuracies"]
+        values, gaps = group["accuracies"], group["against_pool"]
+        group["against_pool"] = [
+            limits(gap) | {"below": side < 0} for gap, side in zip(gaps, directions(gaps), strict=True)
+        ]
         group |= {
             "draws": len(values),
             "mean": statistics.fmean(values),
@@ -61,5 +64,5 @@ def table(result: Mapping[str, Any]) -> str:
         for name, one in result["groups"].items()
     ]  # fmt: skip
     rows.append([POOL, "1", percent(pool["mean"]["accuracy"]), "", "", "", ""])
-    head = ("draws", "n", "mean accuracy", "sd", "lowest", "highest", "measurably below the pool's plan")
+    head = ("draws", "n", "mean accuracy", "sd", "lowest", "highest", "below the pool's plan (Holm)")
     return markdown(head, rows)

@@ -17,7 +17,7 @@ from saccade.evaluation.gate import rank_correlation
 from saccade.report.markdown import difference, markdown
 from saccade.samples import Sample
 from saccade.studies import charts
-from saccade.studies.base import Design, Finding, Result, Study, is_below, is_free, is_harmless
+from saccade.studies.base import Design, Finding, Result, Study, corrected, directions, is_free, is_harmless
 from saccade.studies.bench import Bench
 from saccade.studies.lines import Book, Line
 from saccade.studies.skips import first
@@ -100,16 +100,16 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
             is_free(small),
             f"Of {len(small)} pairs of task and layer with a VIG below a tenth of the task's largest, "
             "skipping "
-            f"that layer alone costs accuracy measurably in {sum(map(is_below, small))}, and less than a "
-            "point in "
-            f"{sum(map(is_harmless, small))}; of the {len(large)} others in {sum(map(is_below, large))} and "
-            f"{sum(map(is_harmless, large))}. Rank correlation of VIG with the loss {_mean(together)}.",
+            f"that layer alone costs accuracy measurably, {corrected(len(small))}, in "
+            f"{directions(small).count(-1)}, and less than a point in {sum(map(is_harmless, small))}; of the "
+            f"{len(large)} others, corrected alike, in {directions(large).count(-1)} and "
+            f"{sum(map(is_harmless, large))}. Rank correlation of VIG with the loss: {_mean(together)}.",
         ),
         Finding(
             "Where attention among visual rows hardly changes from layer to layer, it can be skipped",
             "V-Skip, analysis of saturation",
             _agree(changes),
-            f"Rank correlation of VIG with the change of the map, mean over tasks {_mean(changes)}.",
+            f"Rank correlation of VIG with the change of the map: {_mean(changes)}.",
         ),
     ]
     told = {task: [limits(one) for one in row] for task, row in cost.items()}
@@ -127,7 +127,10 @@ def _together(a: Sequence[float | None], b: Sequence[float | None]) -> float | N
 
 def _mean(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
-    return f"{statistics.fmean(known):.2f} ({min(known):.2f} to {max(known):.2f})" if known else "not defined"
+    if not known:
+        return "not defined"
+    # These are limits over tasks, not of an interval, and say so.
+    return f"mean over tasks {statistics.fmean(known):.2f}, lowest {min(known):.2f}, highest {max(known):.2f}"
 
 
 def _agree(values: Sequence[float | None]) -> str:
@@ -187,4 +190,5 @@ STUDY = Study(
     judge,
     draw,
     tell,
+    layers=2,
 )

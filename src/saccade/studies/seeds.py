@@ -6,7 +6,7 @@ from typing import Any
 
 from saccade.report.markdown import markdown
 from saccade.studies import charts, sampled
-from saccade.studies.base import Design, Finding, Result, Study, is_below, is_free, is_harmless
+from saccade.studies.base import Design, Finding, Result, Study, corrected, directions, is_free, is_harmless
 from saccade.studies.bench import Bench
 from saccade.studies.draws import DRAWS, drawn, spread
 from saccade.studies.lines import Book
@@ -48,14 +48,13 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
     group = groups[f"{enough} samples"]
     names = [name for name, line in book.lines.items() if line.about["group"] == f"{enough} samples"]
     gaps = [book.against(name, sampled.POOL) for name in names]
-    near, below = sum(map(is_harmless, gaps)), sum(map(is_below, gaps))
+    near, below = sum(map(is_harmless, gaps)), directions(gaps).count(-1)
     found = (
         f"Over {group['draws']} draws of {enough} samples the plans lie between {100 * group['least']:.1f} "
         "% and "
         f"{100 * group['most']:.1f} %; {near} lose less than a point against the plan of all "
-        f"{design.facts['pool']} samples and {below} lose measurably; {bands[enough]['sets']} different "
-        "sets of "
-        "layers."
+        f"{design.facts['pool']} samples and {below} lose measurably, {corrected(len(gaps))}; "
+        f"{bands[enough]['sets']} different sets of layers."
     )
     claim = Finding(
         f"{enough} samples are enough to choose layers by VIG",

@@ -29,6 +29,8 @@ class Key:
         plan: The resolved plan as a spec string; ``dense`` or ``blind`` for the stock model.
         samples: Digest of the questions and pictures.
         tokens: Longest answer in tokens.
+        setup: Digest of what else of the model they depend on (``setup_digest``); empty for the shipped
+            Glance.
     """
 
     weights: str
@@ -36,6 +38,11 @@ class Key:
     plan: str
     samples: str
     tokens: int
+    setup: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionary for JSON and digests; an empty setup is left out, for cells older than it."""
+        return {name: value for name, value in asdict(self).items() if name != "setup" or value}
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ class Cell:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionary for JSON."""
-        return {"schema": SCHEMA, **asdict(self)}
+        return {"schema": SCHEMA, **asdict(self), "key": self.key.to_dict()}
 
     @classmethod
     def from_dict(cls, data: Any, source: str) -> Cell:
@@ -95,7 +102,7 @@ class Store:
 
     def place(self, key: Key) -> Path:
         """The file of a cell."""
-        return self.path / "cells" / key.samples / f"{settings_hash(asdict(key))}.json"
+        return self.path / "cells" / key.samples / f"{settings_hash(key.to_dict())}.json"
 
     def partial(self, key: Key) -> Path:
         """Where the answers of a cell that is not finished are kept."""
@@ -142,6 +149,8 @@ class Store:
         found = read_json(place)
         if not isinstance(found, dict) or found.get("settings") != dict(settings):
             raise ValueError(f"{place} holds other measurements; delete it to make them anew")
+        if not isinstance(found.get("values"), list):
+            raise ValueError(f"{place} holds no values; delete it to measure them anew")
         return list(found["values"])
 
     def put_measured(self, settings: Mapping[str, Any], values: Sequence[Any]) -> None:

@@ -13,8 +13,8 @@ from saccade.studies.base import (
     Finding,
     Result,
     Study,
-    is_above,
-    is_below,
+    corrected,
+    directions,
     is_better,
     is_free,
     is_harmless,
@@ -75,6 +75,7 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
         for task in tasks
         if task != source
     ]
+    lost = directions(singles).count(-1)
     findings = [
         Finding(
             "One plan from one task serves all tasks as well as their own plans (V-Skip*)",
@@ -82,9 +83,8 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
             is_free(singles),
             f"At {budget} layers {sum(map(is_harmless, singles))} of {len(tasks)} one-task plans lose less "
             "than a "
-            f"point of mean accuracy and {sum(map(is_below, singles))} lose measurably; the worst, of "
-            f"{worst}, "
-            f"differs by {difference(universal[worst])} points.",
+            f"point of mean accuracy and {lost} lose measurably, {corrected(len(singles))}; the worst, "
+            f"of {worst}, differs by {difference(universal[worst])} points.",
         ),
         Finding(
             "A plan from a mixture of tasks serves all of them as well as their own plans",
@@ -94,13 +94,14 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
         ),
     ]
     if off:
+        seen = directions(off)
         findings.append(
             Finding(
                 "A task's own plan beats a plan of another task",
                 "V-Skip, transfer from MME: 0.57 and 0.90 points",
                 is_better([Interval(-(d.value or 0), -(d.high or 0), -(d.low or 0)) for d in off]),
-                f"Of {len(off)} transfers at {budget} layers {sum(map(is_below, off))} lose and "
-                f"{sum(map(is_above, off))} gain against the task's own plan, outside the interval.",
+                f"Of {len(off)} transfers at {budget} layers {seen.count(-1)} lose and "
+                f"{seen.count(1)} gain against the task's own plan, {corrected(len(off))}.",
             )
         )
     told = [finding.to_dict() for finding in findings]

@@ -49,6 +49,10 @@ class Work:
     batch_size: int
 
 
+class _Orphaned(Exception):
+    """Nobody waits for the work any more."""
+
+
 def fill_all(
     loaded: models.Loaded,
     store: Store,
@@ -70,25 +74,33 @@ def fill_all(
         batch_size: Questions per batch.
         backwards: Whether to begin with the last task, so that two processes meet in the middle.
         step: Called with the number of answers that have come.
-        alive: Asked between tasks; the work ends where it says no.
+        alive: Asked between batches; the work ends where it says no.
 
     Returns:
         How many cells were finished here.
     """
     done = 0
     tasks = list(wanted)[::-1] if backwards else list(wanted)
-    while alive() and any(True for task in tasks for _ in missing(store, wanted[task])):
-        before = done
-        for task in tasks:
 
-            def drawn(task: str = task) -> Any:
-                return questions.asked(task)
+    def stepped(answers: int) -> None:
+        step(answers)
+        if not alive():
+            raise _Orphaned
 
-            done += fill(loaded, store, drawn, wanted[task], batch_size=batch_size, step=step)
-            if not alive():
-                break
-        if done == before:
-            time.sleep(WAIT)
+    try:
+        while alive() and any(True for task in tasks for _ in missing(store, wanted[task])):
+            before = done
+            for task in tasks:
+
+                def drawn(task: str = task) -> Any:
+                    return questions.asked(task)
+
+                done += fill(loaded, store, drawn, wanted[task], batch_size=batch_size, step=stepped)
+            if done == before:
+                time.sleep(WAIT)
+    except _Orphaned:
+        # What was answered of the cell is in its ledger, for whoever goes on.
+        pass
     return done
 
 

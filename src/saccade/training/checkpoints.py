@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from transformers import TrainerState
 
 FOLDER = "checkpoints"
 WEIGHTS = "weights.safetensors"
+OPTIMIZER, SCHEDULER, STATE = "optimizer.pt", "scheduler.pt", "trainer_state.json"
 METER = "meter.json"
 PREFIX = "checkpoint-"
 
@@ -31,6 +34,57 @@ def disk_trouble(what: str, kept: str) -> Iterator[None]:
     except (OSError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"cannot write {what}: {reason}; {kept}") from error
+
+
+@contextmanager
+def damage(checkpoint: Path) -> Iterator[None]:
+    """Turns a failed read, by whichever library, into one line that says what to do.
+
+    Raises:
+        ValueError: In place of the failure.
+    """
+    try:
+        yield
+    except Exception as error:  # a torn file makes torch, pickle and numpy raise whatever comes up first
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(
+            f"the checkpoint {checkpoint} is damaged ({reason}); delete it and --resume from the one before"
+        ) from error
+
+
+def check(checkpoint: Path, sharded: bool) -> None:
+    """Refuses a checkpoint that lacks a file: the library would go on from a fresh state without a word.
+
+    Args:
+        checkpoint: Its folder.
+        sharded: Whether weights and the optimizer's state are in shards, which their library looks after.
+
+    Raises:
+        ValueError: Naming a file that is missing.
+    """
+    there = {path.name for path in checkpoint.iterdir() if path.is_file()}
+    ranks = [int(name.partition("-")[0]) for name in there if re.fullmatch(rf"\d+-{METER}", name)]
+    drawn = [int(n) for name in there for n in re.findall(r"^rng_state_(\d+)\.pth$", name)]
+    processes = max([1, *(rank + 1 for rank in ranks + drawn)])
+    needed = [SCHEDULER, STATE, *(() if sharded else (WEIGHTS, OPTIMIZER))]
+    needed += [f"{rank}-{METER}" for rank in range(processes)]
+    needed += [f"rng_state_{rank}.pth" for rank in range(processes)] if processes > 1 else ["rng_state.pth"]
+    with damage(checkpoint):
+        for name in needed:
+            if name not in there:
+                raise ValueError(f"{name} is missing")
+        TrainerState.load_from_json(str(checkpoint / STATE))
+
+
+def not_finite(named: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """Name of the first tensor that holds something that is no number; empty if there is none."""
+    for name, tensor in named:
+        here: Any = tensor.detach()
+        # Of a tensor in shards each process looks at its own.
+        here = here.to_local() if hasattr(here, "to_local") else here
+        if not bool(torch.isfinite(here).all()):
+            return name
+    return ""
 
 
 def found(run: Path) -> list[Path]:
@@ -64,9 +118,10 @@ def load_weights(folder: Path, into: Mapping[str, torch.Tensor]) -> None:
     """Copies saved tensors into a model's, bit by bit.
 
     Raises:
-        ValueError: If names or shapes are not those that were saved.
+        ValueError: If names or shapes are not those that were saved, or the file is damaged.
     """
-    saved = load_file(folder / WEIGHTS)
+    with damage(folder):
+        saved = load_file(folder / WEIGHTS)
     odd = sorted(saved.keys() ^ into.keys())
     if odd:
         raise ValueError(f"{folder} is of another model or other trained parts: {odd[0]} is not in both")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from saccade.models import Loaded
+from saccade.models import Loaded, shrink
 from saccade.samples import BLIND_COLOUR
 from saccade.training.encode import IGNORE, Encoded, Encoder, cut
 from saccade.training.records import BadRecord, Conversation, Turn
@@ -17,6 +17,10 @@ from saccade.training.records import BadRecord, Conversation, Turn
 BLANK_SIZE = (32, 32)
 TEXT_KEYS = ("input_ids", "attention_mask")
 TOKEN_TYPES = "mm_token_type_ids"
+
+Row = tuple[Encoded, tuple[Turn, ...], Conversation]
+Seen = tuple[list[tuple[list[int], list[int]]], dict[str, Any]]
+"""For each image the ids and types that replace its placeholder; and what the model wants beside the text."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +63,11 @@ class Collator:
         max_length: Longest sequence, visual rows included.
         always_image: Whether a batch without images gets a row with a blank one and no labels, so that what
             sees is run, and has a gradient of zero.
+        scale: What is left of each side of an image, as the plan's ``resize`` says.
     """
 
-    def __init__(self, loaded: Loaded, max_length: int, always_image: bool) -> None:
+    def __init__(self, loaded: Loaded, max_length: int, always_image: bool, scale: float = 1.0) -> None:
+        self.loaded, self.scale = loaded, scale
         self.processor, self.encoder = loaded.processor, Encoder(loaded.processor, loaded.model)
         self.max_length, self.always_image = max_length, always_image
         pad = self.encoder.tokenizer.pad_token_id
@@ -74,7 +80,7 @@ class Collator:
         out, and named among the problems.
         """
         problems = [str(record) for record in records if isinstance(record, BadRecord)]
-        rows: list[tuple[Encoded, tuple[Turn, ...], Conversation]] = []
+        rows: list[Row] = []
         for record in records:
             if isinstance(record, BadRecord):
                 continue
@@ -82,8 +88,7 @@ class Collator:
                 rows.append((self.encoder(record.turns, record.where), record.turns, record))
             except BadRecord as error:
                 problems.append(str(error))
-        images = [image for _, _, record in rows for image in record.images]
-        blocks, vision = self._see(images)
+        rows, images, (blocks, vision) = self._look(rows, problems)
         kept, rows, refused = self._fit(rows, [len(block) for block, _ in blocks])
         problems += refused
         if len(kept) < len(images):
@@ -102,7 +107,25 @@ class Collator:
             sequences.append((block, [IGNORE] * len(block), types))
         return self._pad(sequences, vision, counts, tuple(problems))
 
-    def _see(self, images: list[Image.Image]) -> tuple[list[tuple[list[int], list[int]]], dict[str, Any]]:
+    def _look(self, rows: list[Row], problems: list[str]) -> tuple[list[Row], list[Image.Image], Seen]:
+        """Rows whose images the processor takes, the images, and what it makes of them; others are named."""
+        images = [image for _, _, record in rows for image in record.images]
+        try:
+            return rows, images, self._see(images)
+        except Exception:  # processors raise whatever their authors chose
+            # Which record it is shows one by one.
+            taken = []
+            for row in rows:
+                try:
+                    self._see(list(row[2].images))
+                except Exception as error:
+                    problems.append(f"{row[2].where}: the processor refuses an image: {error}")
+                else:
+                    taken.append(row)
+        images = [image for _, _, record in taken for image in record.images]
+        return taken, images, self._see(images)
+
+    def _see(self, images: list[Image.Image]) -> Seen:
         """What the processor makes of images.
 
         Returns:
@@ -111,9 +134,11 @@ class Collator:
         """
         if not images:
             return [], {}
+        smaller, sizes = shrink(self.loaded, images, self.scale)
         made = self.processor(
             text=[self.encoder.image_token] * len(images),
-            images=images,
+            images=smaller,
+            **sizes,
             add_special_tokens=False,
             padding=True,
             padding_side="right",
@@ -128,9 +153,7 @@ class Collator:
         rest = {key: value for key, value in made.items() if key not in (*TEXT_KEYS, TOKEN_TYPES)}
         return blocks, rest
 
-    def _fit(
-        self, rows: list[tuple[Encoded, tuple[Turn, ...], Conversation]], lengths: list[int]
-    ) -> tuple[list[int], list[tuple[Encoded, tuple[Turn, ...], Conversation]], list[str]]:
+    def _fit(self, rows: list[Row], lengths: list[int]) -> tuple[list[int], list[Row], list[str]]:
         """Cuts rows to the longest length; returns the images left, the rows, and what was refused."""
         kept: list[int] = []
         fitting = []

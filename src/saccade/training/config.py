@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from saccade.training.strict import load_yaml, override, read
@@ -50,6 +50,7 @@ class LoraSettings:
     targets: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        _finite(self)
         if self.rank < 1 or self.alpha <= 0 or not 0 <= self.dropout < 1:
             raise ValueError("rank is at least 1, alpha above 0 and dropout in [0, 1)")
 
@@ -142,6 +143,7 @@ class Optimisation:
     checkpointing: bool = False
 
     def __post_init__(self) -> None:
+        _finite(self)
         for name in ("batch", "accumulation", "max_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 1, got {getattr(self, name)}")
@@ -203,6 +205,14 @@ class TrainingConfig:
             raise ValueError("data: at least one source is needed")
         if (self.stage is None) == (not self.train_modules):
             raise ValueError("train_modules: give stage (1 or 2) or train_modules, one of the two")
+        for part in self.optimisation.part_lr:
+            if part not in self.parts:
+                raise ValueError(
+                    f"optimisation.part_lr.{part}: the {part} does not train; "
+                    f"what trains: {', '.join(self.parts)}"
+                )
+        if not self.out.strip():
+            raise ValueError("out: the run needs the name of a folder, got nothing")
         if self.lora is not None and "decoder" not in self.parts:
             raise ValueError("lora: adapters are on the decoder, which is not among the trained parts")
         for name in ("save_every", "keep", "logging_every"):
@@ -246,6 +256,14 @@ def read_config(path: str | os.PathLike, settings: Sequence[str] = ()) -> Traini
         return TrainingConfig.from_data(data)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def _finite(settings: Any) -> None:
+    """Refuses numbers that are none, in every field."""
+    for each in fields(settings):
+        value = getattr(settings, each.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{each.name} is a finite number, got {value}")
 
 
 def _above_zero(name: str, value: float) -> None:

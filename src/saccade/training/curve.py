@@ -27,7 +27,8 @@ def loss_curve(history: Sequence[Mapping[str, Any]], title: str) -> Figure:
     """
     figure = new_figure(6.4, 3.6)
     axes = figure.add_subplot()
-    steps, losses = [line["step"] for line in history], [line["loss"] for line in history]
+    shown = [line for line in history if line["loss"] is not None]
+    steps, losses = [line["step"] for line in shown], [line["loss"] for line in shown]
     dense = len(steps) >= ENOUGH
     axes.plot(steps, losses, color=MUTED if dense else INK, linewidth=0.8 if dense else 1.4,
               alpha=0.5 if dense else 1.0, marker="." if len(steps) < ENOUGH else None)  # fmt: skip
@@ -36,7 +37,8 @@ def loss_curve(history: Sequence[Mapping[str, Any]], title: str) -> Figure:
     tidy(axes, title, "loss per label token" + (", smoothed" if dense else ""))
     axes.set_xlabel("step")
     rate = axes.twinx()
-    rate.plot(steps, [max(line["lr"].values()) for line in history], color=PALETTE["vskip"], linewidth=1.0)
+    rates = [(line["step"], max(line["lr"].values())) for line in history]
+    rate.plot(*zip(*rates, strict=True), color=PALETTE["vskip"], linewidth=1.0)
     rate.set_ylabel("learning rate", color=PALETTE["vskip"])
     rate.set_ylim(bottom=0)
     rate.spines[["top", "left"]].set_visible(False)

@@ -8,7 +8,7 @@ from typing import Any
 from saccade.files import read_json
 from saccade.training import checkpoints
 
-RUN, MODEL, CURVE = "run.json", "model", "loss.png"
+RUN, METRICS, MODEL, CURVE = "run.json", "metrics.jsonl", "model", "loss.png"
 
 FREE = ("out", "save_every", "keep", "workers")
 """Settings that a resumed run may change: they do not touch what is computed."""
@@ -18,10 +18,22 @@ def check_folder(run: Path, resume: bool) -> None:
     """Refuses a folder that a new run would spoil.
 
     Raises:
-        ValueError: If it is a file, or holds a run and `resume` is false.
+        ValueError: If it is a file, holds a run and `resume` is false, or files of another kind of run.
     """
     if run.exists() and not run.is_dir():
         raise ValueError(f"{run} is a file; the run needs a folder")
+    if (run / RUN).exists():
+        _read(run)
+    elif checkpoints.found(run):
+        raise ValueError(
+            f"{run} holds checkpoints, but {RUN}, which says of what run, is missing: "
+            "choose another folder with --run"
+        )
+    elif (run / METRICS).exists():
+        raise ValueError(
+            f"{run} holds the files of another run ('saccade train glance' writes such) and no {RUN}: "
+            "choose another folder with --run"
+        )
     if not resume and (checkpoints.found(run) or (run / MODEL).exists()):
         raise ValueError(f"{run} holds a run already: pass --resume, or choose another folder with --run")
 
@@ -39,7 +51,7 @@ def last_checkpoint(run: Path, report: dict[str, Any]) -> Path | None:
     found = checkpoints.found(run)
     if not found:
         return None
-    before = read_json(run / RUN)
+    before = _read(run)
     was, now = _settled(before), _settled(report)
     odd = sorted(key for key in was.keys() | now.keys() if was.get(key) != now.get(key))
     if odd:
@@ -49,6 +61,23 @@ def last_checkpoint(run: Path, report: dict[str, Any]) -> Path | None:
             "resume with the settings it was started with, or choose another folder with --run"
         )
     return found[-1]
+
+
+def _read(run: Path) -> dict[str, Any]:
+    """What a run wrote down when it began.
+
+    Raises:
+        ValueError: If the file is damaged, or something else.
+    """
+    data = read_json(run / RUN)
+    config = data.get("config") if isinstance(data, dict) else None
+    optimisation = config.get("optimisation") if isinstance(config, dict) else None
+    if not (isinstance(optimisation, dict) and {"data", "global_batch", "steps"} <= data.keys()):
+        raise ValueError(
+            f"{run / RUN} is damaged, or not of a training run: choose another folder with --run, "
+            f"or delete {run} to start over"
+        )
+    return data
 
 
 def _settled(report: dict[str, Any]) -> dict[str, Any]:
@@ -68,7 +97,7 @@ def _settled(report: dict[str, Any]) -> dict[str, Any]:
     config = {key: value for key, value in report["config"].items() if key not in FREE}
     optimisation = dict(config["optimisation"])
     for key in ("batch", "accumulation"):
-        optimisation.pop(key)
+        optimisation.pop(key, None)
     walk(config | {"optimisation": optimisation}, "")
     walk(report["data"], "data hash")
     return flat

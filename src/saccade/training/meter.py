@@ -19,20 +19,28 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
-from saccade.files import read_json, write_json
-from saccade.training.checkpoints import METER
+from saccade.files import read_json, read_text, write_json
+from saccade.training.checkpoints import METER, damage
 from saccade.training.collate import Batch
+from saccade.training.folder import METRICS
 
-METRICS = "metrics.jsonl"
+KEYS: dict[str, type | tuple[type, ...]] = {
+    "step": int, "loss": (float, type(None)), "lr": dict, "label_tokens": int
+}  # fmt: skip
+"""What is read again of a line, and its types."""
 QUIET = 30.0
 """Seconds between progress lines where standard error is no terminal."""
 
 
 @dataclass
 class Tally:
-    """Sums since the last line of metrics; in checkpoints too, so that no line depends on interruptions."""
+    """Sums since the last line of metrics; in checkpoints too, so that no line depends on interruptions.
+
+    ``labelled`` counts the steps whose global batch had a label: the others have no loss.
+    """
 
     steps: int = 0
+    labelled: int = 0
     loss: float = 0.0
     samples: int = 0
     images: int = 0
@@ -48,12 +56,14 @@ class Meter:
     Attributes:
         tally: Sums since the last line.
         refused: Why records were left out, and how often.
+        learnt: Whether any step so far had a label.
         grad_norm: Norm of the last step's gradients, before they were scaled down.
         rates: Learning rate of every part at the last step.
     """
 
     tally: Tally = field(default_factory=Tally)
     refused: Counter[str] = field(default_factory=Counter)
+    learnt: bool = False
     grad_norm: float = 0.0
     rates: dict[str, float] = field(default_factory=dict)
 
@@ -67,14 +77,24 @@ class Meter:
 
     def save(self, folder: Path, rank: int) -> None:
         """Writes the sums beside a checkpoint's weights."""
-        write_json(folder / f"{rank}-{METER}", {"tally": asdict(self.tally), "refused": dict(self.refused)})
+        data = {"tally": asdict(self.tally), "refused": dict(self.refused), "learnt": self.learnt}
+        write_json(folder / f"{rank}-{METER}", data)
 
     def load(self, folder: Path, rank: int) -> None:
-        """Reads them back; a process that the run did not have before starts from nothing."""
+        """Reads them back; a process that the run did not have before has only what all of them share.
+
+        Raises:
+            ValueError: If the file is damaged.
+        """
         path = folder / f"{rank}-{METER}"
-        if path.exists():
-            data = read_json(path)
-            self.tally, self.refused = Tally(**data["tally"]), Counter(data["refused"])
+        own = path.exists()
+        with damage(folder):
+            data = read_json(path if own else folder / f"0-{METER}")
+            tally, self.learnt = Tally(**data["tally"]), bool(data["learnt"])
+            if own:
+                self.tally, self.refused = tally, Counter(data["refused"])
+            else:
+                self.tally = Tally(steps=tally.steps, labelled=tally.labelled, seconds=tally.seconds)
 
 
 class Reporter(TrainerCallback):
@@ -106,10 +126,13 @@ class Reporter(TrainerCallback):
         self._began = self._shown = 0.0
 
     def resume(self, step: int) -> None:
-        """Forgets lines after the checkpoint's step, in the file too."""
+        """Forgets lines after the checkpoint's step, in the file too.
+
+        Raises:
+            ValueError: If the file holds something else.
+        """
         if self.path.exists():
-            lines = [json.loads(line) for line in self.path.read_text("utf-8").splitlines() if _whole(line)]
-            self.history = [line for line in lines if line["step"] <= step]
+            self.history = [line for line in _lines(self.path) if line["step"] <= step]
         if self.main:
             text = "".join(json.dumps(line) + "\n" for line in self.history)
             part = self.path.with_name(f".{self.path.name}.part")
@@ -129,11 +152,13 @@ class Reporter(TrainerCallback):
         self.meter.tally.seconds += now - self._began
         self.meter.tally.steps += 1
         self._began = now
-        if state.global_step % self.every == 0 or state.global_step >= state.max_steps:
+        if not self.meter.learnt and (self._seen(args, state) >= self.epoch_size or _done(state)):
+            raise ValueError(nothing_learnt(self.meter.refused))
+        if state.global_step % self.every == 0 or _done(state):
             self._write(args, state)
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=state.global_step)
-        if self.stopping and state.global_step < state.max_steps:
+        if self.stopping and not _done(state):
             control.should_save = control.should_training_stop = self.stopped = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -153,12 +178,12 @@ class Reporter(TrainerCallback):
         names = ("loss", "samples", "images", "tokens", "labels")
         sums = torch.tensor([float(getattr(mine, n)) for n in names], dtype=torch.float64)
         loss, samples, images, tokens, labels = self.total(sums).tolist()
-        seen = state.global_step * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         per_step = mine.seconds / mine.steps
         line = {
             "step": state.global_step,
-            "epoch": round(seen / self.epoch_size, 4),
-            "loss": loss / mine.steps / args.world_size,
+            "epoch": round(self._seen(args, state) / self.epoch_size, 4),
+            # None where no step since the last line had a label.
+            "loss": loss / mine.labelled / args.world_size if mine.labelled else None,
             "lr": self.meter.rates,
             "grad_norm": self.meter.grad_norm,
             "step_seconds": round(per_step, 6),
@@ -173,8 +198,15 @@ class Reporter(TrainerCallback):
                 stream.write(json.dumps(line) + "\n")
             self._show(line, state.max_steps)
 
+    @staticmethod
+    def _seen(args: Any, state: Any) -> int:
+        """Records that were drawn so far, by all processes."""
+        each: int = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        return each * state.global_step
+
     def _show(self, line: dict[str, Any], steps: int) -> None:
-        text = f"loss {line['loss']:.4f}  {line['step_seconds']:.2f} s/step"
+        loss = "no labels" if line["loss"] is None else f"loss {line['loss']:.4f}"
+        text = f"{loss}  {line['step_seconds']:.2f} s/step"
         now = time.perf_counter()
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], text=text)
@@ -210,11 +242,32 @@ class Reporter(TrainerCallback):
             self.close()
 
 
-def _whole(line: str) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except json.JSONDecodeError:
-        return False
+def _done(state: Any) -> bool:
+    return bool(state.global_step >= state.max_steps)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Lines of metrics, in order; the last may be torn, as a kill leaves it."""
+    texts = read_text(path, "a file of metrics").splitlines()
+    lines = []
+    for number, text in enumerate(texts, start=1):
+        try:
+            line = json.loads(text)
+        except ValueError:
+            if number == len(texts):
+                break
+            line = None
+        known = isinstance(line, dict) and all(isinstance(line.get(k), kind) for k, kind in KEYS.items())
+        if not known:
+            raise ValueError(f"{path}, line {number} is damaged; move the file away and --resume")
+        lines.append(line)
+    return lines
+
+
+def nothing_learnt(refused: Counter[str]) -> str:
+    """What to say of a run that never saw a label."""
+    first = f", for example: {min(refused)}" if refused else ""
+    return f"there is nothing to train on: no record that was drawn has an answer that fits{first}"
 
 
 def check_finite(loss: float, step: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from saccade.data import decode
+from saccade.data import decode, is_text
 
 MARK = "<image>"
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
@@ -101,7 +101,7 @@ def read_record(data: Any, folder: Path, where: str) -> Record:
         raise BadRecord(f"{where}: a JSON object is needed, got {type(data).__name__}")
     names = data.get("image")
     names = [] if names is None else [names] if isinstance(names, str) else names
-    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+    if not isinstance(names, list) or not all(isinstance(n, str) and n and is_text(n) for n in names):
         raise BadRecord(f"{where}: 'image' is a file name or a list of file names")
     turns = tuple(_turns(data.get("conversations"), where))
     marks = sum(turn.images for turn in turns)
@@ -131,6 +131,8 @@ def _turn(message: Any, where: str) -> Turn:
     if role is None:
         raise BadRecord(f"{where}: 'from' is human, gpt or system, got {message.get('from')!r}")
     text = message["value"]
+    if not is_text(text):
+        raise BadRecord(f"{where}: a message holds half of a surrogate pair, which is no text")
     if role != "user":
         if MARK in text:
             raise BadRecord(f"{where}: {MARK} stands in a message of {message['from']}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,13 +12,14 @@ import torch
 
 from saccade.files import write_bytes, write_json
 from saccade.measure import record
+from saccade.models import image_scale
 from saccade.training import build as building
 from saccade.training import checkpoints, parts
 from saccade.training.collate import Collator
 from saccade.training.config import TrainingConfig
 from saccade.training.curve import loss_curve
-from saccade.training.folder import CURVE, MODEL, RUN, check_folder, last_checkpoint
-from saccade.training.meter import METRICS, Meter, Reporter
+from saccade.training.folder import CURVE, METRICS, MODEL, RUN, check_folder, last_checkpoint
+from saccade.training.meter import Meter, Reporter, nothing_learnt
 from saccade.training.mixture import Mixture, Stream, steps_of
 from saccade.training.sources import open_source
 
@@ -124,6 +124,7 @@ def _train(config: TrainingConfig, resume: bool) -> Outcome:
         write_json(run / RUN, report)
     trainer, reporter = _trainer(config, built, stream, steps, world)
     if last is not None:
+        checkpoints.check(last, trainer.sharded)
         trainer.meter.load(last, world.process_index)
         reporter.resume(checkpoints.step_of(last))
     elif world.is_main_process:
@@ -131,7 +132,7 @@ def _train(config: TrainingConfig, resume: bool) -> Outcome:
     world.wait_for_everyone()
     with reporter.between_steps(alone=world.num_processes == 1):
         trainer.train(resume_from_checkpoint=str(last) if last is not None else None)
-    report["refused"] = _refused(mixture, trainer, reporter)
+    report["refused"] = _refused(mixture, trainer.meter, world.num_processes)
     if reporter.stopped:
         return Outcome(run, trainer.state.global_step, False, world.is_main_process, report)
     _end(config, built, trainer, reporter, report, world.is_main_process)
@@ -148,7 +149,8 @@ def _trainer(
     # Processes wait for each other wherever one runs the tower. And AdamW passes over what has no gradient,
     # but not over a gradient of zero: how a global batch is split up must not matter.
     shows = world.num_processes > 1 or config.parts != ("decoder",)
-    collator = Collator(built.loaded, config.optimisation.max_length, always_image=shows)
+    scale = image_scale(config.plan)
+    collator = Collator(built.loaded, config.optimisation.max_length, always_image=shows, scale=scale)
     meter = Meter()
     trainer = VlmTrainer(built.model, built.loaded.family, config, args, stream, collator, meter)
 
@@ -165,16 +167,15 @@ def _trainer(
     return trainer, reporter
 
 
-def _refused(mixture: Mixture, trainer: Any, reporter: Reporter) -> dict[str, Any]:
-    """Records that were left out: when the sources were opened, and on the way (of this process by name)."""
+def _refused(mixture: Mixture, meter: Meter, processes: int) -> dict[str, Any]:
+    """Records that were left out, each counted once: when the sources were opened, and on the way."""
     opened = [message for pool in mixture.pools for message in pool.refused]
-    met: Counter[str] = trainer.meter.refused
-    mine = torch.tensor([float(met.total())], dtype=torch.float64)
-    return {
-        "before": len(opened),
-        "on_the_way": int(reporter.total(mine)[0]),
-        "examples": (opened + sorted(met))[:SHOWN],
-    }
+    met = sorted(meter.refused)
+    if processes > 1:
+        from accelerate.utils import gather_object
+
+        met = sorted(set(gather_object(met)))
+    return {"before": len(opened), "on_the_way": len(met), "examples": (opened + met)[:SHOWN]}
 
 
 def _end(
@@ -186,12 +187,17 @@ def _end(
     main: bool,
 ) -> None:
     run = Path(config.out)
+    if not trainer.meter.learnt:
+        raise ValueError(nothing_learnt(trainer.meter.refused))
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.sharded else None
     if not main:
         return
     final = reporter.history[-1] if reporter.history else None
     report |= {"finished": True, "final": final, "model": MODEL}
     loaded = building.finish(built, weights, config)
+    odd = checkpoints.not_finite(loaded.model.named_parameters())
+    if odd:
+        raise ValueError(f"the model is not saved: {odd} holds what is no number; lower the learning rate")
     kept = f"the run is kept in {run / checkpoints.FOLDER}; make room and --resume"
     with checkpoints.disk_trouble(f"the model to {run / MODEL}", kept):
         building.save(loaded, built.skips, run / MODEL)

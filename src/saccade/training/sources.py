@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from saccade.files import read_json
+from saccade.data import is_file, short
+from saccade.files import read_text
 from saccade.training.config import ConversationFile, GlanceScenes
 from saccade.training.records import BadRecord, Conversation, Turn, read_record
 
@@ -70,14 +71,19 @@ class FilePool:
             tail = f"; and {more} more" if more > 0 else ""
             raise BadRecord("; ".join(self.refused[:SHOWN]) + tail + " (on_bad_record: skip leaves them out)")
         if not self._places:
-            raise ValueError(f"{self.path} holds no usable record")
+            why = f": {self.refused[0]}" if self.refused else ""
+            raise ValueError(f"{self.path} holds no usable record{why}")
 
     def _array(self) -> Iterator[tuple[int, int, bytes]]:
-        items = read_json(self.path)
+        whole = read_text(self.path)
+        try:
+            items = json.loads(whole)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{self.path} is not JSON that can be read: {error}") from None
         self._texts = []
         for index, item in enumerate(items):
             # Text takes a fraction of the memory of the objects it stands for.
-            text = json.dumps(item, ensure_ascii=False).encode()
+            text = json.dumps(item, ensure_ascii=False).encode("utf-8", "surrogatepass")
             self._texts.append(text)
             yield index, index, text
 
@@ -93,8 +99,8 @@ class FilePool:
         try:
             record = self._read(place, text)
             for path in record.paths:
-                if not path.is_file():
-                    raise BadRecord(f"{record.where}: no image file {path}")
+                if not is_file(path):
+                    raise BadRecord(f"{record.where}: no image file {short(path)}")
         except BadRecord as error:
             self.refused.append(str(error))
             return
@@ -103,11 +109,11 @@ class FilePool:
     def _read(self, place: int, text: bytes) -> Any:
         where = f"{self.path}, {'index' if self._texts is not None else 'line'} {place}"
         try:
-            data = json.loads(text.decode("utf-8-sig"))
+            data = json.loads(text.decode("utf-8-sig", "surrogatepass"))
         except json.JSONDecodeError as error:
             raise BadRecord(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
-        except (UnicodeDecodeError, RecursionError) as error:
-            raise BadRecord(f"{where}: not JSON ({error})") from None
+        except (ValueError, RecursionError) as error:  # no UTF-8, thousands of digits, deep nesting
+            raise BadRecord(f"{where}: not JSON that can be read ({error})") from None
         return read_record(data, self.folder, where)
 
     def __len__(self) -> int:

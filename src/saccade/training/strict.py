@@ -6,7 +6,7 @@ import dataclasses
 import os
 import re
 import types
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
@@ -19,15 +19,18 @@ T = TypeVar("T")
 class _Loader(yaml.SafeLoader):
     """SafeLoader that refuses a key given twice and reads ``1e-3`` as the number it is."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Hashable] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                line = key_node.start_mark.line + 1
-                raise ValueError(f"line {line}: key {key!r} is given twice")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        # Here, because what a merge key (<<) brings in may be given again.
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            where = f"line {key.start_mark.line + 1}"
+            if not isinstance(key, yaml.ScalarNode):
+                raise ValueError(f"{where}: a key is a word, not a list or a mapping")
+            if key.value in seen:
+                raise ValueError(f"{where}: key {key.value!r} is given twice")
+            seen.add(key.value)
+        return node
 
 
 _Loader.add_implicit_resolver(
@@ -53,7 +56,7 @@ def override(data: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
     Raises:
         ValueError: If a setting has no ``=``, or its path leads through something that is no section.
     """
-    data = _parse(yaml.safe_dump(data), "configuration")
+    data = _own(data)
     for setting in settings:
         path, equals, text = setting.partition("=")
         keys = path.strip().split(".")
@@ -61,6 +64,13 @@ def override(data: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
             raise ValueError(f"--set takes key=value, such as optimisation.steps=20; got {setting!r}")
         _put(data, keys, _parse(text, f"--set {path}"), setting)
     return data
+
+
+def _own(data: Any) -> Any:
+    """A copy in which nothing stands at two places, as what a YAML alias names does."""
+    if isinstance(data, dict):
+        return {key: _own(value) for key, value in data.items()}
+    return [_own(value) for value in data] if isinstance(data, list | tuple) else data
 
 
 def _put(data: Any, keys: list[str], value: Any, setting: str) -> None:
@@ -84,11 +94,15 @@ def _put(data: Any, keys: list[str], value: Any, setting: str) -> None:
 
 def _parse(text: str, where: str) -> Any:
     try:
-        return yaml.load(text, Loader=_Loader)
+        return _own(yaml.load(text, Loader=_Loader))
+    except RecursionError:
+        raise ValueError(f"{where} is nested too deeply, or a part of it stands in itself") from None
     except yaml.YAMLError as error:
         raise ValueError(f"{where} is not YAML: {' '.join(str(error).split())}") from None
     except ValueError as error:
         raise ValueError(f"{where}, {error}") from None
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+        raise ValueError(f"{where}: a tag does not fit its value ({error!r})") from None
 
 
 def read(cls: type[T], data: Any, path: str = "") -> T:
@@ -151,7 +165,10 @@ def _value(hint: Any, data: Any, where: str) -> Any:
 
 def _plain(hint: type, data: Any, where: str) -> Any:
     if hint is float and isinstance(data, int) and not isinstance(data, bool):
-        return float(data)
+        try:
+            return float(data)
+        except OverflowError:
+            raise ValueError(f"{where} is a number too large to count with") from None
     if not isinstance(data, hint) or (isinstance(data, bool) and hint is not bool):
         names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
         raise ValueError(f"{where} is {names[hint]}, got {_kind(data)}")
@@ -170,7 +187,7 @@ def _union(options: Sequence[Any], data: Any, where: str) -> Any:
             kinds[get_args(get_type_hints(option)["kind"])[0]] = option
     if kinds:
         kind = data.get("kind") if isinstance(data, Mapping) else None
-        if kind not in kinds:
+        if not isinstance(kind, str) or kind not in kinds:
             raise ValueError(f"{_join(where, 'kind')} is one of {', '.join(kinds)}; got {kind!r}")
         return read(kinds[kind], data, where)
     if int in options and isinstance(data, int) and not isinstance(data, bool):

@@ -83,6 +83,7 @@ class VlmTrainer(Trainer):
     ) -> None:
         self.settings, self.family, self.meter, self._stream = settings, family, meter, stream
         self._staging: Path | None = None
+        self._blank = False
         self._needed = set(parts.needed(model, family))
         self._frozen = parts.frozen_towers(model, family)
         collate: Any = collator  # it makes batches that only this class takes apart
@@ -132,7 +133,12 @@ class VlmTrainer(Trainer):
     def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> torch.Tensor:
         """Labels of the global batch, all processes and accumulated forwards together; at least one."""
         mine = torch.tensor(sum(batch.counts.labels for batch in batch_samples), device=device)
-        return self.accelerator.gather(mine).sum().clamp(min=1)
+        labels = self.accelerator.gather(mine).sum()
+        # The same on every process: all of them take the step, or none.
+        self._blank = not bool(labels)
+        self.meter.tally.labelled += not self._blank
+        self.meter.learnt |= not self._blank
+        return labels.clamp(min=1)
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """One forward and backward; the loss is a share of the global batch's mean over labels."""
@@ -155,16 +161,26 @@ class VlmTrainer(Trainer):
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         found = super()._get_grad_norm(model, grad_norm)
         self.meter.grad_norm = float(found)
+        if self._blank:
+            # The optimizer's step comes next and passes over what has no gradient: without a label neither
+            # weight decay nor momentum moves a weight.
+            for parameter in model.parameters():
+                parameter.grad = None
         return found
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._staging if self._staging is not None else self.settings.out)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Writes a checkpoint beside its place and moves it there when every process is done with it."""
+        """Writes a checkpoint beside its place and moves it there when every process is done with it.
+
+        Raises:
+            ValueError: If the disk is full, or a weight is no number any more.
+        """
         run, step = Path(self.settings.out), self.state.global_step
         last = checkpoints.found(run)
         kept = f"the last checkpoint is {last[-1]}" if last else "there is no checkpoint yet"
+        self._check_weights(kept)
         kept += "; make room and --resume"
         name = self._agreed_name()
         self._staging = run / FOLDER / name
@@ -185,6 +201,16 @@ class VlmTrainer(Trainer):
             checkpoints.tidy(run, self.settings.keep)
         self.accelerator.wait_for_everyone()
 
+    def _check_weights(self, kept: str) -> None:
+        """Refuses weights that are no numbers, on all processes if any of them has one."""
+        odd = checkpoints.not_finite((n, p) for n, p in self._model.named_parameters() if p.requires_grad)
+        mine = torch.tensor(int(bool(odd)), device=self.args.device)
+        if int(self.accelerator.gather(mine).sum()):
+            raise ValueError(
+                f"weights are no numbers after step {self.state.global_step}{f' ({odd})' if odd else ''}; "
+                f"lower the learning rate, or look at the data; {kept}"
+            )
+
     def _agreed_name(self) -> str:
         """A folder name that all processes share and no former run has left behind."""
         number = torch.tensor(uuid4().int % (1 << 62), device=self.args.device)
@@ -201,10 +227,21 @@ class VlmTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            with checkpoints.damage(Path(resume_from_checkpoint)):
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
         named = {k: v for k, v in self._model.named_parameters() if k in self._needed}
         checkpoints.load_weights(Path(resume_from_checkpoint), named)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            with checkpoints.damage(Path(checkpoint)):
+                super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            with checkpoints.damage(Path(checkpoint)):
+                super()._load_rng_state(checkpoint)
 
     @property
     def _model(self) -> nn.Module:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any, ClassVar
 
 from saccade.evaluation.scoring.reading import option_letter, quantity, same_quantity, yes_or_no
-from saccade.evaluation.scoring.text import is_match, normalise, similarity
+from saccade.evaluation.scoring.text import edits_of, is_match, normalise
 
 _CALL = re.compile(r"\s*([a-z_]+)\s*(?:\(([^()]*)\))?\s*")
 
@@ -32,7 +34,7 @@ class Rule(ABC):
 
     def __str__(self) -> str:
         changed = [
-            f"{f.name}={str(value).lower() if isinstance(value, bool) else format(value, 'g')}"
+            f"{f.name}={_written(value)}"
             for f in fields(self)
             if (value := getattr(self, f.name)) != f.default
         ]
@@ -85,8 +87,10 @@ class Anls(Rule):
             raise ValueError(f"anls: threshold is above 0 and at most 1, got {self.threshold:g}")
 
     def score(self, prediction: str, answer: str) -> float:
-        found = similarity(prediction, answer)
-        return found if 1 - found < self.threshold else 0.0
+        edits, longest = edits_of(prediction, answer)
+        # As it is written: 0.7 is 7 / 10, and three edits of ten are not below 0.3.
+        near = edits < Fraction(repr(self.threshold)) * longest
+        return 1 - edits / longest if near else float(not longest)
 
 
 @dataclass(frozen=True)
@@ -164,6 +168,8 @@ def make(name: str, parameters: Mapping[str, Any]) -> Rule:
         if not isinstance(value, wanted) or isinstance(value, bool) != (wanted is bool):
             kind = "true or false" if wanted is bool else "a number"
             raise ValueError(f"score {name}: {key} is {kind}, got {value!r}")
+        if abs(value) > sys.float_info.max:
+            raise ValueError(f"score {name}: {key} is too large")
     return RULES[name](**parameters)
 
 
@@ -206,6 +212,13 @@ def read(data: Any) -> Rule:
 def best(rule: Rule, prediction: str, answers: Sequence[str]) -> float:
     """The best score over all references."""
     return max(rule.score(prediction, answer) for answer in answers)
+
+
+def _written(value: bool | float) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    short = format(value, "g")
+    return short if float(short) == value else repr(value)
 
 
 def _value(text: str, where: str) -> bool | float:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 _SPACE = re.compile(r"\s+")
 _BEFORE_MARK = re.compile(r"\s+([,.;:!?])")
 
 
 def normalise(text: str) -> str:
-    """Lower case, single spaces, no space before punctuation, no full stop at the end."""
-    text = _BEFORE_MARK.sub(r"\1", _SPACE.sub(" ", text).strip().lower())
+    """Lower case, composed letters (NFC), single spaces, none before punctuation, no full stop at the end."""
+    text = _BEFORE_MARK.sub(r"\1", _SPACE.sub(" ", _folded(text)).strip())
     return text.rstrip(".").rstrip()
 
 
@@ -21,9 +22,18 @@ def is_match(prediction: str, answer: str) -> bool:
 
 def similarity(prediction: str, answer: str) -> float:
     """One minus edit distance over the longer length, case and spacing aside (arXiv 1905.13648, eq. 1)."""
-    said, right = (" ".join(text.lower().split()) for text in (prediction, answer))
-    longest = max(len(said), len(right))
-    return 1.0 if longest == 0 else 1 - edit_distance(said, right) / longest
+    edits, longest = edits_of(prediction, answer)
+    return 1.0 if longest == 0 else 1 - edits / longest
+
+
+def edits_of(prediction: str, answer: str) -> tuple[int, int]:
+    """Edit distance and the longer length, case, spacing and composed letters (NFC) aside."""
+    said, right = (" ".join(_folded(text).split()) for text in (prediction, answer))
+    return edit_distance(said, right), max(len(said), len(right))
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFC", text.lower())
 
 
 def edit_distance(a: str, b: str) -> int:

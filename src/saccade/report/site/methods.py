@@ -12,6 +12,7 @@ from saccade.evaluation.matched import KINDS, kind_of
 from saccade.files import read_json
 from saccade.methods import METHODS, BudgetMethod, Method
 from saccade.report.catalogue import SHARED, described
+from saccade.report.glance_tables import BUDGET, load
 from saccade.report.markdown import markdown
 from saccade.report.text import interval, percent, points
 
@@ -133,10 +134,10 @@ def _measured(name: str, results: Path) -> list[str]:
         parts += _table([row for row in rows if row.get("mean")], read_json(path)["dense"]["mean"])
         absent = dict.fromkeys(f"- {row['name']}: {row['reason']}" for row in rows if not row.get("mean"))
         parts += ["\n".join(absent)] * bool(absent)
-    path = results / "glance_table.json"
-    if path.is_file():
-        found = read_json(path)
-        parts += _table([e for e in found["plans"] if e["method"] == name], found["dense"]["mean"])
+    found = load(results / f"{BUDGET}.json")
+    if found is not None:
+        lines = [e for e in found["plans"] if e["method"] == name and e["budget"]]
+        parts += _table(lines, found["dense"]["mean"])
     return ["## On the embedded model", *parts, "[All methods side by side](index.md)."] if parts else []
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from saccade import models
-from saccade.evaluation.runner import weights_digest
+from saccade.evaluation.identity import weights_digest
 from saccade.files import read_json, write_json
 from saccade.glance import suite
 from saccade.measure import record

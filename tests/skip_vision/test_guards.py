@@ -1,0 +1,171 @@
+"""What must not go wrong quietly: adapters, saving, plans of other layouts, single rows, wrong settings."""
+
+import json
+
+import pytest
+import torch
+
+import saccade
+from saccade import skip_vision as sv
+from saccade.cli import main
+from saccade.engine.cache import kv_lengths
+from saccade.glance import suite
+from saccade.measure import bench
+from saccade.models import inputs
+from saccade.models import wrap as pair
+from saccade.plan import Plan
+from saccade.skip_vision import SkipVisionConfig, wrap, wrapped
+from saccade.skip_vision.chain_of_sight import Scale
+from skip_vision.small import COS, SCENES, cos, made
+from support.models import tiny_llava
+
+ROWS = SkipVisionConfig(retained=20, merged=10, cache="small")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return sv.save(wrap(saccade.load("glance"), ROWS), tmp_path_factory.mktemp("models") / "rows")
+
+
+# PEFT's own use of it.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_a_projector_that_peft_trained_is_saved_once_adapters_are_merged(tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    loaded = wrap(saccade.load("glance"), ROWS)
+    batch = inputs(loaded, suite.samples("count", 1))
+    trained = get_peft_model(
+        loaded.model, LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["multi_modal_projector"])
+    )
+    with torch.no_grad():
+        for name, parameter in trained.named_parameters():
+            if "lora_B" in name or "modules_to_save" in name:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+        for _ in range(2):
+            with pytest.raises(ValueError, match="merge the adapters first"):
+                sv.save(loaded, tmp_path / "model")
+        assert not any(tmp_path.iterdir())
+        expected = trained.eval()(**batch).logits
+        trained.merge_and_unload()
+        again = saccade.load(str(sv.save(loaded, tmp_path / "model")))
+        for model in (loaded.model, again.model):
+            torch.testing.assert_close(model(**batch).logits, expected, atol=1e-4, rtol=1e-4)
+        # The copy goes on into another layout as well.
+        copy = wrapped(loaded.model).abstractor.project
+        wrap(loaded, SkipVisionConfig(retained=30, merged=10))
+        assert wrapped(loaded.model).abstractor.project is copy
+
+
+def test_a_wrapped_model_is_not_written_as_a_stock_one(tmp_path):
+    tiny, loaded = made(cos(10))
+    with pytest.raises(ValueError, match=r"saccade\.skip_vision\.save"):
+        tiny.model.save_pretrained(tmp_path / "stock")
+    sv.unwrap_skip_vision(loaded)
+    tiny.model.save_pretrained(tmp_path / "stock")
+    assert (tmp_path / "stock" / "config.json").is_file()
+
+
+def test_changing_the_cache_under_a_plan_changes_nothing():
+    tiny, loaded = made(cos(11))
+    before = wrapped(tiny.model).config
+    with saccade.apply(tiny.model, "vskip(layers=1)"), pytest.raises(ValueError, match="over its own"):
+        sv.set_cache(loaded, "none")
+    assert wrapped(tiny.model).config == before and wrapped(tiny.model).abstractor.config == before
+    assert saccade.engine.attached(tiny.model) is wrapped(tiny.model).attachment
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        SkipVisionConfig(retained=1, merged=4, former=False, latter=False, cache="small"),
+        SkipVisionConfig(
+            **COS | dict(scales=(Scale(4, 1), Scale(1, 16))),
+            merged=4,
+            former=False,
+            latter=False,
+            cache="small",
+        ),
+    ],
+)
+def test_one_retained_row_is_one_row(config):
+    tiny, _ = made(config)
+    batch = tiny.batch(SCENES["single"])
+    with torch.no_grad():
+        held = kv_lengths(tiny.model(**batch, use_cache=True).past_key_values)
+    assert set(held) == {batch["input_ids"].shape[1] - 4}
+    (method,) = wrapped(tiny.model).attachment.plan.methods
+    assert Plan.of(str(method)).methods == (method,) and int(method.of_image(5)[0].sum()) == 1
+
+
+def test_numbers_of_rows_are_written_as_they_always_were():
+    (one,), (all_rows,) = (Plan.of(f"skip_vision({k}=1)").methods for k in ("rows", "retained"))
+    assert int(one.of_image(9)[0].sum()) == 1 and int(all_rows.of_image(9)[0].sum()) == 9
+    assert Plan.of("skip_vision(rows=7)").spec == "skip_vision(retained=7)"
+    for wrong in ("rows=0", "rows=3,retained=4"):
+        with pytest.raises(ValueError, match="skip_vision: r"):
+            Plan.of(f"skip_vision({wrong})")
+
+
+def test_a_plan_is_for_the_layout_that_it_was_made_on(folder, tmp_path):
+    tiny, loaded = made(cos(10))
+    mine = Plan.of("vskip(layers=1)").methods
+    plan = Plan(mine, model=loaded.family.identity(tiny.model))
+    file = plan.save(tmp_path / "plan.json")
+    sv.set_cache(loaded, "small")
+    saccade.apply(tiny.model, str(file)).remove()
+    others = [tiny_llava().model, made(SkipVisionConfig(retained=4, merged=5))[0].model]
+    for other in others:
+        with pytest.raises(ValueError, match=r"another model .*skip_vision"):
+            saccade.apply(other, plan)
+    stock = loaded.family.identity(others[0])
+    assert stock == loaded.family.fingerprint(others[0].config) and "skip_vision" not in stock
+    again = saccade.load(str(folder))
+    Plan(mine, model=again.family.identity(again.model)).save(tmp_path / "own.json")
+    assert main(["plan", "validate", str(tmp_path / "own.json"), "--model", str(folder)]) == 0
+    assert main(["plan", "validate", str(tmp_path / "own.json"), "--model", "glance"]) == 2
+
+
+def test_costs_are_of_what_the_folder_runs(folder, capsys):
+    assert main(["cost", str(folder), "--text", "40", "--json", "-"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["visual"], found["stock_visual"], found["visual_tokens"]) == (32, 100, 100)
+    assert found["kv_ratio"] == pytest.approx((22 + 40) / (100 + 40))
+    assert [(s["alive"], s["ffn"]) for s in found["layer_sets"]] == [(72, 62)]
+    assert main(["cost", str(folder), "--visual", "50"]) == 2
+    assert "makes 32 visual rows" in capsys.readouterr().err
+
+
+def test_benches_run_the_folder_beside_the_stock_prompt(folder):
+    found = bench(str(folder), "vskip(layers=11)", text=8, new_tokens=1, warmup=0, repeats=1, device="cpu")
+    assert (found.visual, found.stock_visual) == (32, 100)
+    assert found.kv_ratio == pytest.approx((22 + 8) / (100 + 8)) and "skip_vision" in found.resolved
+    with pytest.raises(ValueError, match="makes 32 visual rows"):
+        bench(str(folder), visual=50, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(levels=("a",)), "whole numbers"),
+        (dict(levels=(-1, -1)), "distinct"),
+        (dict(levels=(9,)), "hidden states"),
+        (dict(levels=(-1, -2)), "keeps the model's own projector"),
+        (COS | dict(fine=3), "leaves none to retain"),
+        (COS | dict(scales=((4, 2), (1, 16))), "Scale"),
+    ],
+)
+def test_configurations_that_cannot_be_say_so_and_leave_the_model_alone(change, message):
+    tiny = tiny_llava()
+    projector = tiny.model.model.multi_modal_projector
+    with pytest.raises(ValueError, match=message):
+        wrap(pair(tiny.model, None, "tiny"), SkipVisionConfig(**dict(retained=4, merged=4) | change))
+    assert tiny.model.model.multi_modal_projector is projector and wrapped(tiny.model) is None
+
+
+def test_refusals_on_a_wrapped_model_are_true():
+    tiny, _ = made(SkipVisionConfig(retained=4, merged=5))
+    batch = tiny.batch(SCENES["single"])
+    with pytest.raises(ValueError, match="the prompt in one piece"):
+        tiny.model.generate(**batch, max_new_tokens=2, prefill_chunk_size=4)
+    with saccade.apply(tiny.model, "tome(r=1)"), pytest.raises(ValueError, match="tome"):
+        tiny.model(**batch)
