@@ -9,6 +9,7 @@ from evaluation.conftest import say
 from saccade import models
 from saccade.engine import apply
 from saccade.evaluation import compare, evaluate, runner
+from saccade.evaluation.identity import weights_digest
 from saccade.plan import Plan
 from saccade.samples import Sample
 
@@ -135,14 +136,14 @@ def test_an_interrupted_run_resumes(toy, questions, tmp_path, monkeypatch):
 
 
 def test_other_weights_do_not_resume(toy):
-    before = runner.weights_digest(toy.model)
+    before = weights_digest(toy.model)
     weight = toy.model.lm_head.weight.data
     kept = weight.clone()
     weight[0, 0] += 1
-    after = runner.weights_digest(toy.model)
+    after = weights_digest(toy.model)
     weight.copy_(kept)
     assert before != after
-    assert runner.weights_digest(toy.model) == before
+    assert weights_digest(toy.model) == before
 
 
 def test_batches_hold_one_task_and_like_prompts(toy, questions):

@@ -39,6 +39,14 @@ def test_rotary_tables_of_a_built_model_are_those_of_transformers(each_toy):
         assert torch.equal(buffer, mine[name]), name
 
 
+@pytest.mark.timeout(20)
+def test_a_draw_that_is_repeated_until_it_fits_ends_whatever_memory_held():
+    weight = torch.full((4, 8), 99.0)
+    with target._Bare():
+        torch.nn.init.trunc_normal_(weight, std=0.02)
+    assert weight.abs().max() <= 2
+
+
 def test_large_matrices_repeat_no_row():
     linear = torch.nn.Linear(4096, 2100, bias=True)
     target.fill_random(linear, seed=1)

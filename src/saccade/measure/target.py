@@ -206,8 +206,11 @@ class _Bare(TorchFunctionMode):
     """Skips random initialisation while a model is built, for its weights are filled afterwards."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if getattr(func, "__name__", "") in _DRAWS:
-            return args[0] if args else (kwargs or {})["tensor"]
+        name = getattr(func, "__name__", "")
+        if name in _DRAWS:
+            tensor = args[0] if args else (kwargs or {})["tensor"]
+            # A truncated normal redraws what lies outside until nothing does, which old memory may never be.
+            return tensor.zero_() if name == "normal_" else tensor
         return func(*args, **(kwargs or {}))
 
 
