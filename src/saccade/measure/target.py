@@ -210,7 +210,9 @@ class _Bare(TorchFunctionMode):
         if name in _DRAWS:
             tensor = args[0] if args else (kwargs or {})["tensor"]
             # A truncated normal redraws what lies outside until nothing does, which old memory may never be.
-            return tensor.zero_() if name == "normal_" else tensor
+            if name == "normal_":
+                tensor.detach().zero_()
+            return tensor
         return func(*args, **(kwargs or {}))
 
 
