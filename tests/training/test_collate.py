@@ -8,6 +8,7 @@ from PIL import Image
 
 from saccade import models
 from saccade.engine import apply
+from saccade.families import FAMILIES as REGISTERED
 from saccade.training.collate import BLANK_SIZE, Collator
 from saccade.training.encode import IGNORE, Encoder
 from saccade.training.records import BadRecord, Conversation
@@ -92,6 +93,18 @@ def test_a_record_whose_image_the_processor_refuses_is_left_out_and_named():
     assert problem.startswith("file, line 7: the processor refuses an image: ") and "aspect ratio" in problem
     assert batch.counts == want.counts
     assert all(torch.equal(batch.inputs[key], tensor) for key, tensor in want.inputs.items())
+
+
+def test_a_model_whose_layout_hangs_on_the_prompt_takes_records_of_one_image(monkeypatch):
+    """LLaVA-OneVision cuts an image into tiles only where it is alone in its prompt."""
+    loaded = FAMILIES["llava"]()
+    monkeypatch.setattr(type(loaded.family), "by_prompt", type(REGISTERED["llava_onevision"]).by_prompt)
+    two = next(c for c in CONVERSATIONS if len(c.images) == 2)
+    one = next(c for c in CONVERSATIONS if len(c.images) == 1)
+    batch = collate(loaded, [one, two])
+    (problem,) = batch.problems
+    assert problem.startswith(f"{two.where}: LLaVA-1.5 lays several images of a prompt out otherwise")
+    assert batch.counts.samples == batch.counts.images == 1
 
 
 def test_images_are_as_small_as_at_inference(loaded):

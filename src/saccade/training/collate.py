@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from saccade.families import Family
 from saccade.models import Loaded, shrink
 from saccade.samples import BLIND_COLOUR
 from saccade.training.encode import IGNORE, Encoded, Encoder, cut
@@ -72,6 +73,8 @@ class Collator:
         self.max_length, self.always_image = max_length, always_image
         pad = self.encoder.tokenizer.pad_token_id
         self.pad: int = self.encoder.end if pad is None else pad
+        # Images are encoded one by one, which is another layout where the prompt they are in decides it.
+        self.one_image = type(loaded.family).by_prompt is not Family.by_prompt
 
     def __call__(self, records: Sequence[Conversation | BadRecord]) -> Batch:
         """Encodes, expands, truncates, pads.
@@ -83,6 +86,13 @@ class Collator:
         rows: list[Row] = []
         for record in records:
             if isinstance(record, BadRecord):
+                continue
+            if self.one_image and len(record.images) > 1:
+                name = self.loaded.family.name
+                problems.append(
+                    f"{record.where}: {name} lays several images of a prompt out otherwise than one; it is "
+                    "trained on records with one image each"
+                )
                 continue
             try:
                 rows.append((self.encoder(record.turns, record.where), record.turns, record))
