@@ -135,8 +135,8 @@ def read_json(path: str | os.PathLike) -> Any:
     text = read_text(path)
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
+    except (ValueError, RecursionError) as error:  # thousands of digits and deep nesting, too
+        raise ValueError(f"{path} is not JSON that can be read: {error}") from None
 
 
 def _beside(path: Path) -> Path:

@@ -16,6 +16,7 @@ from saccade.engine import tower_scores
 from saccade.engine.tower import TowerTap, allow_other_sizes, grid, vision
 from saccade.families import find
 from saccade.layout import Layout
+from support.looking import BOTH, look
 from support.models import (
     BIG,
     FACTORIES,
@@ -28,7 +29,6 @@ from support.models import (
     tiny_qwen,
 )
 
-BOTH = frozenset({"made", "reads"})
 SAMPLES = [[3, SQUARE, 2], [4], [1, WIDE, 2, TALL, 1], [2, BIG, 1]]
 LLAVAS = ["llava-llama", "llava_next-llama"]
 OTHERS = ["qwen2_5_vl", "llava_onevision", "internvl-qwen2"]
@@ -48,24 +48,6 @@ def siglip(layers: int = 3) -> T.LlavaForConditionalGeneration:
             if parameter.ndim == 2:
                 parameter.copy_(torch.randn(parameter.shape) * 1.5 * parameter.shape[-1] ** -0.5)
     return model
-
-
-def look(model, given, merge=None, which="made", wanted=BOTH):
-    """Vision of one forward, its layout, what was captured, and the decoder's input."""
-    family, caught = find(model), {}
-    tap = TowerTap(model, family, wanted, merge)
-    decoder = family.parts(model).decoder
-    hook = decoder.register_forward_pre_hook(
-        lambda m, a, kw: caught.update(embeddings=kw["inputs_embeds"]), with_kwargs=True
-    )
-    tap.begin()
-    model(**given)
-    captured = tap.captured(inputs=given)
-    tap.remove()
-    hook.remove()
-    visual = family.visual_mask(model, given["input_ids"])
-    layout = Layout.from_mask(visual, given["attention_mask"].bool())
-    return vision(captured, which, layout, caught["embeddings"]), layout, captured, caught["embeddings"]
 
 
 def unpacked(given) -> torch.Tensor:

@@ -14,7 +14,7 @@ import saccade
 from families.test_pictures import features, ramp
 from matrix.cases import TOLERANCE
 from saccade import models, skip_vision
-from saccade.engine.tower import TowerTap, vision
+from saccade.engine.tower import TowerTap
 from saccade.families import FAMILIES, find
 from saccade.families.vision import Picture
 from saccade.layout import Layout
@@ -22,6 +22,7 @@ from saccade.report.explain import explain
 from saccade.report.explain.reading import views as views_of
 from saccade.samples import Sample
 from support import processors
+from support.looking import look
 from support.models import BIG, IMAGE, SQUARE, TALL, WIDE, tiny_internvl
 from support.models_views import internvl_views
 from support.reference import gap, recompute
@@ -101,19 +102,9 @@ def test_a_budget_is_of_all_views_of_an_image_together():
 @torch.no_grad()
 def test_the_tower_ranks_rows_by_what_cls_gives_their_patches():
     tiny = tiny_internvl("qwen3")
-    given, family = tiny.batch(SAMPLES), find(tiny.model)
-    tap, caught = TowerTap(tiny.model, family, frozenset({"made", "reads"})), {}
-    assert tap.keys == {"made": "made", "reads": "made"}
-    tap.begin()
-    hook = family.parts(tiny.model).decoder.register_forward_pre_hook(
-        lambda m, a, kw: caught.update(embeddings=kw["inputs_embeds"]), with_kwargs=True
-    )
-    tiny.model(**given)
-    captured = tap.captured(inputs=given)
-    tap.remove()
-    hook.remove()
-    layout = Layout.from_mask(tiny.visual(given), given["attention_mask"])
-    found = vision(captured, "made", layout, caught["embeddings"])
+    given = tiny.batch(SAMPLES)
+    found, layout, captured, inputs_BND = look(tiny.model, given)
+    assert captured.keys == {"made": "made", "reads": "made"}
     tower = tiny.model.model.vision_tower
     tower.set_attn_implementation("eager")
     out = tower(given["pixel_values"], output_attentions=True, output_hidden_states=True)
@@ -131,7 +122,7 @@ def test_the_tower_ranks_rows_by_what_cls_gives_their_patches():
             assert torch.allclose(found.keys_BNV[at][number], mean, atol=1e-5)
             number += 1
     assert number == int(at.sum()) and found.heads == 2 and found.cls_TV is None
-    assert torch.equal(found.features_BNV[at], caught["embeddings"][at])
+    assert torch.equal(found.features_BNV[at], inputs_BND[at])
 
 
 @torch.no_grad()

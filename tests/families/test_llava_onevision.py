@@ -13,13 +13,12 @@ from PIL import Image
 import saccade
 from families.test_pictures import ODD, account, ramp
 from saccade import models, skip_vision
-from saccade.engine.tower import TowerTap, vision
 from saccade.families import find
 from saccade.families.vision import Picture, of_grids
-from saccade.layout import Layout
 from saccade.report.explain import explain
 from saccade.samples import Sample
 from support import processors
+from support.looking import look
 from support.models import BIG, IMAGE, SQUARE, TALL, VIDEO, WIDE, tiny_llava_onevision
 from support.reference import gap, recompute
 
@@ -188,19 +187,8 @@ def test_boxes_show_what_the_patches_show(sizes):
 @torch.no_grad()
 def test_what_the_tower_knows_of_a_row_is_mixed_as_the_row_is():
     tiny = tiny_llava_onevision()
-    given, family = tiny.batch(SAMPLES), find(tiny.model)
-    tap = TowerTap(tiny.model, family, frozenset({"made"}))
-    tap.begin()
-    caught = {}
-    hook = family.parts(tiny.model).decoder.register_forward_pre_hook(
-        lambda m, a, kw: caught.update(embeddings=kw["inputs_embeds"]), with_kwargs=True
-    )
-    tiny.model(**given)
-    captured = tap.captured(inputs=given)
-    tap.remove()
-    hook.remove()
-    layout = Layout.from_mask(tiny.visual(given), given["attention_mask"])
-    found = vision(captured, "made", layout, caught["embeddings"])
+    given = tiny.batch(SAMPLES)
+    found, layout, captured, inputs_BND = look(tiny.model, given, wanted=frozenset({"made"}))
     tower, pixels = tiny.model.model.vision_tower, views_of(given)
     tower.set_attn_implementation("eager")
     out = tower(pixels, output_attentions=True, output_hidden_states=True)
@@ -220,7 +208,7 @@ def test_what_the_tower_knows_of_a_row_is_mixed_as_the_row_is():
             assert torch.allclose(row, made, atol=1e-5)
     assert found.cls_TV is None and found.heads == 2
     whole = torch.tensor([len(mix) == 1 for mix in mixes(captured.picture)])
-    embeddings, projected = caught["embeddings"][at], found.project(found.features_BNV)[at]
+    embeddings, projected = inputs_BND[at], found.project(found.features_BNV)[at]
     assert int(whole.sum()) > 45 and torch.allclose(projected[whole], embeddings[whole], atol=1e-5)
 
 

@@ -5,15 +5,13 @@ What the tower says of every row is held elsewhere; here slow accounts of the me
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 
 from methods.test_shorter_prompts import TOWER, Shown, Told, pool, shorter
 from saccade import apply
-from saccade.methods import METHODS
 from saccade.stages import Evidence
+from support.looking import evidence_of
 from support.models import BIG, FACTORIES, SQUARE, TALL, WIDE
 from support.reference import gap
 
@@ -78,15 +76,7 @@ def planes_of(image: Shown) -> list[Shown]:
 @pytest.mark.parametrize("spec", [*TOWER, "pool(factor=2)"])
 @torch.no_grad()
 def test_a_reduced_prompt_equals_a_shorter_one(monkeypatch, spec, name):
-    tiny, given = FACTORIES[name](layers=3), []
-    cls = METHODS[spec.split("(")[0]]
-    choose = cls.choose
-
-    def spy(self: Any, stage: Any, evidence: Evidence) -> Any:
-        given.append(evidence)
-        return choose(self, stage, evidence)
-
-    monkeypatch.setattr(cls, "choose", spy)
+    tiny, given = FACTORIES[name](layers=3), evidence_of(spec, monkeypatch)
     for single in tiny.singles(SAMPLES, seed=2):
         given.clear()
         with apply(tiny.model, spec):

@@ -18,7 +18,7 @@ import torch
 from torch.nn.functional import avg_pool2d
 
 from saccade import apply
-from saccade.methods import METHODS
+from support.looking import evidence_of
 from support.models import FACTORIES, SQUARE, TALL, WIDE, Tiny
 from support.reference import gap
 from support.rowwise import rowwise, sets_of
@@ -300,15 +300,7 @@ def deep(kwargs: dict[str, Any]) -> list[torch.Tensor]:
 @torch.no_grad()
 def test_with_positions_of_several_axes_rows_stay_in_their_places(monkeypatch, spec, name):
     """What the decoder adds later (DeepStack) is merged as the embeddings are, level by level."""
-    tiny, given = FACTORIES[name](layers=3), []
-    cls = METHODS[spec.split("(")[0]]
-    choose = cls.choose
-
-    def spy(self: Any, stage: Any, evidence: Any) -> Any:
-        given.append(evidence)
-        return choose(self, stage, evidence)
-
-    monkeypatch.setattr(cls, "choose", spy)
+    tiny, given = FACTORIES[name](layers=3), evidence_of(spec, monkeypatch)
     inputs, levels = tiny.batch(RAGGED, seed=2), []
     note = tiny.model.model.language_model.register_forward_pre_hook(
         lambda module, args, kwargs: levels.extend(deep(kwargs)), with_kwargs=True

@@ -8,13 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from saccade import models
 from saccade.evaluation import Comparison, compare
 from saccade.evaluation.identity import weights_digest
 from saccade.evaluation.matched import RATIOS, Row, lineup
 from saccade.evaluation.orders import calibrated
-from saccade.evaluation.runner import count_prompts, generate
-from saccade.files import write_bytes, write_json
+from saccade.evaluation.runner import count_prompts, refusal
+from saccade.files import write_bytes, write_json, write_text
 from saccade.layout import Layout
 from saccade.measure import record
 from saccade.models import Loaded
@@ -52,12 +51,8 @@ def rows_for(
 def _tried(loaded: Loaded, row: Row, question: Sample) -> Row:
     if row.plan is None:
         return row
-    plan: Plan = row.plan
-    try:
-        generate(loaded, models.inputs(loaded, [question], plan), plan, 1)
-    except ValueError as error:
-        return row.without_plan(str(error))
-    return row
+    reason = refusal(loaded, row.plan, question)
+    return row.without_plan(reason) if reason else row
 
 
 def plans_of(rows: Sequence[Row]) -> dict[str, Plan]:
@@ -160,12 +155,8 @@ def write_family(data: dict[str, Any], folder: Path) -> dict[str, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     blind = data["dense"]["mean"]["blind"]
     picture = figures.accuracy_by_family(data["dense"], blind, data["rows"], data["data"]["questions"])
-    page = folder / REPORT
-    temporary = page.with_name(f".{page.name}.part")
-    temporary.write_text(render_family(data, picture), encoding="utf-8")
-    temporary.replace(page)
     return {
-        "report": page,
+        "report": write_text(folder / REPORT, render_family(data, picture)),
         "data": write_json(folder / DATA, data),
         "picture": write_bytes(folder / PICTURE, picture),
     }

@@ -212,6 +212,15 @@ def _spent(loaded: models.Loaded, route: Route) -> Spent:
     }
 
 
+def refusal(loaded: models.Loaded, plan: Plan, sample: Sample) -> str:
+    """Why a plan cannot run on a question; empty where it can."""
+    try:
+        generate(loaded, models.inputs(loaded, [sample], plan), plan, 1)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 def mean_cost(loaded: models.Loaded, plan: Plan, prompts: Mapping[tuple[int, int], int]) -> dict[str, float]:
     """Mean closed-form cost of a prompt under a plan; ratios are of totals, KV bytes of the model's format.
 

@@ -257,6 +257,20 @@ def core_of(model: nn.Module) -> nn.Module:
     return stock.model if hasattr(stock, "lm_head") else stock
 
 
+def text_sizes(shape: ModelShape, layers: int | None, positions: int) -> dict[str, int]:
+    """Arguments of a text configuration: a decoder of this shape, of another depth if ``layers`` says so."""
+    return {
+        "vocab_size": shape.vocab,
+        "hidden_size": shape.hidden,
+        "intermediate_size": shape.ffn,
+        "num_hidden_layers": shape.layers if layers is None else layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "head_dim": shape.head_dim,
+        "max_position_embeddings": positions,
+    }
+
+
 FAMILIES: dict[str, Family] = {}
 
 

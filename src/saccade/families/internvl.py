@@ -22,9 +22,9 @@ from transformers import (
 )
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 
-from saccade.families.base import core_of, register, unwrap
+from saccade.families.base import core_of, register, text_sizes, unwrap
 from saccade.families.head_norms import HeadNorms
-from saccade.families.llava import made_lengths, text_sizes
+from saccade.families.llava import made_lengths
 from saccade.families.vision import Box, Picture, Tower, of_patches, square
 from saccade.shapes import ModelShape
 

@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from saccade.families.base import Family, core_of, register, unwrap
+from saccade.families.base import Family, core_of, register, text_sizes, unwrap
 from saccade.families.hosting import Place, Undo, hosted_in
 from saccade.families.vision import Picture, Tower, of_patches, square
 from saccade.shapes import ModelShape
@@ -258,20 +258,6 @@ def _has_cls(core: nn.Module) -> bool:
 
 def _heads(x_TPV: torch.Tensor, attn: nn.Module) -> torch.Tensor:
     return x_TPV.unflatten(-1, (-1, attn.head_dim)).transpose(1, 2)
-
-
-def text_sizes(shape: ModelShape, layers: int | None, positions: int) -> dict[str, int]:
-    """Arguments of a text configuration: a decoder of this shape, of another depth if ``layers`` says so."""
-    return {
-        "vocab_size": shape.vocab,
-        "hidden_size": shape.hidden,
-        "intermediate_size": shape.ffn,
-        "num_hidden_layers": shape.layers if layers is None else layers,
-        "num_attention_heads": shape.heads,
-        "num_key_value_heads": shape.kv_heads,
-        "head_dim": shape.head_dim,
-        "max_position_embeddings": positions,
-    }
 
 
 def config_parts(shape: ModelShape, layers: int | None, vision_layers: int) -> dict:

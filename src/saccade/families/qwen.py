@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from saccade.families.base import Family, Rotary, unwrap
+from saccade.families.base import Family, Rotary, text_sizes, unwrap
 from saccade.families.vision import Picture, Tower, of_grids
 from saccade.shapes import ModelShape
 
@@ -105,13 +105,7 @@ def text_part(shape: ModelShape, layers: int | None, rope: dict[str, Any]) -> di
         rope: How positions turn, beside that it is plain.
     """
     return {
-        "vocab_size": shape.vocab,
-        "hidden_size": shape.hidden,
-        "intermediate_size": shape.ffn,
-        "num_hidden_layers": shape.layers if layers is None else layers,
-        "num_attention_heads": shape.heads,
-        "num_key_value_heads": shape.kv_heads,
-        "max_position_embeddings": 32768,
+        **text_sizes(shape, layers, 32768),
         "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, **rope},
     }
 

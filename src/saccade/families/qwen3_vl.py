@@ -37,7 +37,7 @@ class Qwen3VL(HeadNorms, QwenVL):
         rope = {"mrope_section": [shape.head_dim // 2 - 2 * side, side, side], "mrope_interleaved": True}
         text = text_part(shape, layers, rope)
         return Qwen3VLConfig(
-            text_config={**text, "head_dim": shape.head_dim},
+            text_config=text,
             vision_config={
                 "depth": vision_layers,
                 "out_hidden_size": shape.hidden,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from saccade.files import read_json
+from saccade.files import read_json, write_text
 from saccade.methods import METHODS, Method
 from saccade.report.catalogue import SHARED, described, in_brief
 from saccade.report.glance_tables import glance, glance_family, glance_positions, load, missing
@@ -199,9 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{path}: stale; run python -m saccade.report.tables {path}", file=sys.stderr)
             stale = 1
         else:
-            temporary = path.with_name(f".{path.name}.part")
-            temporary.write_text(new, encoding="utf-8")
-            temporary.replace(path)
+            write_text(path, new)
     return stale
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from saccade import models
 from saccade.evaluation.matched import lineup
-from saccade.evaluation.runner import generate
+from saccade.evaluation.runner import refusal
 from saccade.methods import METHODS
 from saccade.methods.reducer import Reducer
 from saccade.plan import Plan
@@ -22,12 +21,9 @@ def tried(bench: Bench, line: Line) -> Line:
     """The same line if its plan runs on one question, or a line that says why it does not."""
     if not isinstance(line.plan, Plan):
         return line
-    question = bench.questions.calibration(bench.tasks[0], 1)
-    try:
-        generate(bench.loaded, models.inputs(bench.loaded, question, line.plan), line.plan, 1)
-    except ValueError as error:
-        return replace(line, plan=None, reason=str(error))
-    return line
+    (question,) = bench.questions.calibration(bench.tasks[0], 1)
+    reason = refusal(bench.loaded, line.plan, question)
+    return replace(line, plan=None, reason=reason) if reason else line
 
 
 def matched(bench: Bench, orders: dict[str, Any]) -> list[Line]:

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
-from saccade.files import read_json, read_text, write_json
+from saccade.files import read_json, read_text, write_json, write_text
 from saccade.training.checkpoints import METER, damage
 from saccade.training.collate import Batch
 from saccade.training.folder import METRICS
@@ -135,9 +135,7 @@ class Reporter(TrainerCallback):
             self.history = [line for line in _lines(self.path) if line["step"] <= step]
         if self.main:
             text = "".join(json.dumps(line) + "\n" for line in self.history)
-            part = self.path.with_name(f".{self.path.name}.part")
-            part.write_text(text, "utf-8")
-            part.replace(self.path)
+            write_text(self.path, text)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._began = self._shown = time.perf_counter()

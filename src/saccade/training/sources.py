@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from saccade.data import is_file, short
-from saccade.files import read_text
+from saccade.files import read_json
 from saccade.training.config import ConversationFile, GlanceScenes
 from saccade.training.records import BadRecord, Conversation, Turn, read_record
 
@@ -75,11 +75,7 @@ class FilePool:
             raise ValueError(f"{self.path} holds no usable record{why}")
 
     def _array(self) -> Iterator[tuple[int, int, bytes]]:
-        whole = read_text(self.path)
-        try:
-            items = json.loads(whole)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{self.path} is not JSON that can be read: {error}") from None
+        items = read_json(self.path)
         self._texts = []
         for index, item in enumerate(items):
             # Text takes a fraction of the memory of the objects it stands for.
