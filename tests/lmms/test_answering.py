@@ -11,10 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+import saccade
+from saccade.evaluation.runner import mean_cost
 from saccade.lmms.answering import Asker, Question, batches
 from saccade.lmms.conversation import Conversation
 from saccade.lmms.generation import Generation
 from saccade.plan import Plan
+from saccade.skip_vision import SkipVisionConfig, wrap
 
 SHORT = Generation.read({"max_new_tokens": 4})
 LONG = Generation.read({"max_new_tokens": 9})
@@ -102,6 +105,19 @@ def test_a_plan_that_cannot_run_is_refused_before_anything_is_asked(toy):
 def test_nothing_asked_costs_nothing(toy):
     asker = Asker(toy)
     assert asker.ask([]) == [] and asker.cost() == (0, {})
+
+
+def test_a_model_with_a_plan_of_its_own_is_priced_by_it():
+    config = SkipVisionConfig(retained=20, merged=10, cache="small")
+    loaded = wrap(saccade.load("glance"), config)
+    picture = Image.new("RGB", (80, 80), "red")
+    content = [{"type": "image", "url": picture}, {"type": "text", "text": "How many shapes are there?"}]
+    words = Conversation.read([{"role": "user", "content": content}])
+    asker = Asker(loaded)
+    asker.ask([Question("t", 1, SHORT, lambda: words)])
+    count, found = asker.cost()
+    assert count == 1 and found["flops_ratio"] == 1
+    assert found["gflops"] < mean_cost(loaded, Plan(), asker._prompts)["gflops"]
 
 
 @pytest.mark.parametrize("spec", ["", "fastv(layer=2,keep=0.5)"])

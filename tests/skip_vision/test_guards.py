@@ -1,9 +1,11 @@
 """What must not go wrong quietly: adapters, saving, plans of other layouts, single rows, wrong settings."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 import saccade
 from saccade import skip_vision as sv
@@ -15,6 +17,7 @@ from saccade.models import inputs
 from saccade.models import wrap as pair
 from saccade.plan import Plan
 from saccade.skip_vision import SkipVisionConfig, wrap, wrapped
+from saccade.skip_vision.align import align
 from saccade.skip_vision.chain_of_sight import Scale
 from skip_vision.small import COS, SCENES, cos, made
 from support.models import tiny_llava
@@ -160,6 +163,31 @@ def test_configurations_that_cannot_be_say_so_and_leave_the_model_alone(change, 
     with pytest.raises(ValueError, match=message):
         wrap(pair(tiny.model, None, "tiny"), SkipVisionConfig(**dict(retained=4, merged=4) | change))
     assert tiny.model.model.multi_modal_projector is projector and wrapped(tiny.model) is None
+
+
+def test_a_configuration_is_no_dictionary():
+    with pytest.raises(ValueError, match="by a SkipVisionConfig, got dict"):
+        wrap(saccade.load("glance"), ROWS.to_dict())
+
+
+# PEFT's own use of it.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_the_copy_of_a_resampler_that_peft_trains_is_the_one_aligned():
+    from peft import LoraConfig, get_peft_model
+
+    teacher = saccade.load("glance")
+    scales = [[20, 4], [4, 50]]
+    settings = {"row": 0, "layout": "cos", "image_size": 160, "levels": [-2], "scales": scales}
+    loaded = wrap(saccade.load("glance"), SkipVisionConfig.from_dict(settings))
+    stale = wrapped(loaded.model).abstractor
+    kept = LoraConfig(target_modules=r".*language_model.*q_proj", modules_to_save=["multi_modal_projector"])
+    adapted = replace(loaded, model=get_peft_model(loaded.model, kept))
+    assert wrapped(adapted.model).abstractor is not stale
+    before = [p.clone() for p in wrapped(adapted.model).abstractor.parameters()]
+    pictures = [Image.new("RGB", (80, 80), "red"), Image.new("RGB", (80, 80), "blue")]
+    align(adapted, teacher, lambda step: pictures, steps=2)
+    after = [*wrapped(adapted.model).abstractor.parameters()]
+    assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
 def test_refusals_on_a_wrapped_model_are_true():

@@ -17,7 +17,7 @@ from saccade.skip_vision import SkipVisionConfig, set_cache
 from saccade.studies import Questions, Store
 from saccade.studies.run import write
 from saccade.studies.skip_vision import STUDY
-from saccade.studies.trained.ask import Asked
+from saccade.studies.trained.ask import Asked, Way
 from saccade.studies.trained.forced import compared, surprise
 from saccade.studies.trained.judge import judge
 from saccade.studies.trained.make import claimed, place, remember
@@ -163,6 +163,22 @@ def test_the_study_trains_asks_and_tells_and_goes_on_where_it_was(tmp_path):
     assert not [text for text in notes if text.startswith(("training", "aligning", "timing"))]
     assert again["seconds"]["cells_of_this_run"] == 0
     assert again["plans"] == result["plans"] and again["forced"] == result["forced"]
+
+
+def test_two_processes_share_it_in_the_number_format_that_is_asked_for(tmp_path):
+    questions, notes = Questions.of_suite(("list", "count"), 2, 2, 0), []
+    parts = (tmp_path / "run", QUICK, questions, Store(tmp_path / "store"))
+    rows = SOME[:3]
+    result = run(*parts, Way(workers=2, dtype="bfloat16"), note=notes.append, rows=rows)
+    trained = [text for text in notes if text.startswith("training ") and "seed" in text]
+    assert sorted(trained) == sorted(f"training {row.name}, seed 0" for row in rows)
+    assert sum(text == "asking Merge" for text in notes) == 3
+    assert result["provenance"]["dtype"] == "bfloat16"
+    assert result["seconds"]["cells_of_this_run"] == result["seconds"]["cells"] == 4 * len(rows)
+    # Another format is another cell.
+    other = run(*parts, note=notes.append, rows=rows)
+    assert other["seconds"]["cells_of_this_run"] == 4 * len(rows)
+    assert other["provenance"]["dtype"] == "float32"
 
 
 def test_a_training_that_is_told_to_stop_stops_the_study(tmp_path, monkeypatch):

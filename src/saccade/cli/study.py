@@ -97,9 +97,12 @@ def study(
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     if chosen.trains:
+        from saccade.studies.trained.ask import Way
+
         if data is not None or model != "glance":
             raise ValueError(f"study {name} trains the embedded model on its own suite: no MODEL, no --data")
-        result = _trained(questions, run, quick, note)
+        way = Way(workers, batch, max_new_tokens, str(where), dtype)
+        result = _trained(questions, run, way, quick, note)
         paths = write(chosen, result, out)
         show(output, result, paths)
         output.finish(result)
@@ -124,7 +127,7 @@ def study(
     output.finish(result)
 
 
-def _trained(questions: Any, run: Path, quick: bool, note: Any) -> dict[str, Any]:
+def _trained(questions: Any, run: Path, way: Any, quick: bool, note: Any) -> dict[str, Any]:
     from saccade.studies import Store
     from saccade.studies.trained.rows import QUICK, Recipe
     from saccade.studies.trained.run import run as run_trained
@@ -140,7 +143,7 @@ def _trained(questions: Any, run: Path, quick: bool, note: Any) -> dict[str, Any
         def step(answers: int) -> None:
             bar.update(line, advance=answers)
 
-        return run_trained(folder, recipe, questions, Store(run), note=note, step=step)
+        return run_trained(folder, recipe, questions, Store(run), way, note=note, step=step)
 
 
 def show_list(output: common.Output, studies: dict[str, Study]) -> None:

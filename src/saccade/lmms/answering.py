@@ -11,7 +11,7 @@ from saccade import models
 from saccade.budget import shortens_prompts
 from saccade.evaluation.comparison import check_plans
 from saccade.evaluation.ledger import Spent
-from saccade.evaluation.runner import generate, mean_cost, real_cost, row_counts
+from saccade.evaluation.runner import generate, mean_cost, real_cost, row_counts, stock_cost
 from saccade.lmms.conversation import Conversation, inputs
 from saccade.lmms.generation import Generation, StopsAt
 from saccade.plan import Plan
@@ -107,7 +107,7 @@ class Asker:
         count = sum(self._prompts.values())
         if not count:
             return 0, {}
-        stock = mean_cost(self.loaded, Plan(), self._prompts)
         if self.plan is None:
-            return count, stock
+            return count, stock_cost(self.loaded, self._prompts, self._spent)
+        stock = mean_cost(self.loaded, Plan(), self._prompts)
         return count, real_cost(stock, self._spent) or mean_cost(self.loaded, self.plan, self._prompts)

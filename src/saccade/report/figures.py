@@ -211,7 +211,9 @@ def accuracy_by_flops(dense: Entry, blind: float | None, plans: Sequence[Entry],
 
 
 @styled
-def accuracy_by_family(dense: Entry, blind: float | None, rows: Sequence[Entry], questions: int) -> Figure:
+def accuracy_by_family(
+    dense: Entry, blind: float | None, rows: Sequence[Entry], questions: int, note: str = ""
+) -> Figure:
     """Accuracy against FLOPs, one small panel per method, random rows in grey behind each.
 
     Args:
@@ -219,6 +221,7 @@ def accuracy_by_family(dense: Entry, blind: float | None, rows: Sequence[Entry],
         blind: Its accuracy without the picture.
         rows: Lines of the comparison; those that could not run have no ``mean``.
         questions: How many questions were asked.
+        note: What the lines have in common, for the title.
     """
     ran = [row for row in rows if row.get("mean")]
     panels = {m: lines for m, lines in _by_method(ran).items() if lines[0]["kind"] != "composed"}
@@ -229,7 +232,8 @@ def accuracy_by_family(dense: Entry, blind: float | None, rows: Sequence[Entry],
     lines = -(-max(len(panels), 1) // columns)
     figure = style.new_figure(9.2, 0.9 + 1.55 * lines)
     figure.suptitle(
-        f"Accuracy against FLOPs of the decoder's prefill: mean over tasks, {questions} questions, 95 %",
+        f"Accuracy against FLOPs of the decoder's prefill{f', {note}' if note else ''}: mean over tasks, "
+        f"{questions} questions, 95 %",
         x=0.01, ha="left", fontsize=9.5, fontweight="bold",
     )  # fmt: skip
     chance = sorted(panels.get("random", []), key=lambda e: e["cost"]["flops_ratio"])
@@ -247,8 +251,8 @@ def accuracy_by_family(dense: Entry, blind: float | None, rows: Sequence[Entry],
             axes.plot([x, x], [mean["low"], mean["high"]], color=color, linewidth=1.2, alpha=0.6)
             if method == "composed":
                 axes.annotate(
-                    entry["title"], (x, mean["accuracy"]), xytext=(-4, 3), textcoords="offset points",
-                    ha="right", fontsize=5, color=color,
+                    entry["title"].replace(" + ", "\n+ "), (x, mean["accuracy"]), xytext=(-4, 0),
+                    textcoords="offset points", ha="right", va="center", fontsize=5, color=color,
                 )  # fmt: skip
         line = sorted(((e["cost"]["flops_ratio"], e["mean"]["accuracy"]) for e in entries), reverse=True)
         path = line if method == "composed" else [(1.0, top), *line]

@@ -18,10 +18,8 @@ KINDS = {
     "composed": "composed",
 }
 """What methods of each kind reduce."""
-BUDGET = "study_budget"
-FAMILY = ("study_iso_flops", "glance_family")
-"""Result files, the first that there is."""
-POSITIONS = "glance_positions"
+BUDGET, FAMILY = "study_budget", "study_iso_flops"
+"""Result files."""
 
 
 def load(path: Path) -> Any:
@@ -32,11 +30,6 @@ def load(path: Path) -> Any:
 def missing(command: str) -> str:
     """What stands where a result file is missing."""
     return f"*No result file yet; `{command}` writes it.*"
-
-
-def first_of(results: Path, names: tuple[str, ...]) -> tuple[str, Any]:
-    """The first result file that there is, and its name; None if there is none."""
-    return next(((n, data) for n in names if (data := load(results / f"{n}.json")) is not None), ("", None))
 
 
 def glance(results: Path) -> str:
@@ -75,14 +68,14 @@ def _plan_row(entry: Mapping[str, Any]) -> list[str]:
 
 def glance_family(results: Path) -> str:
     """Every method at matched FLOPs on Glance, beside plain baselines."""
-    _, found = first_of(results, FAMILY)
+    found = load(results / f"{FAMILY}.json")
     if found is None:
         return missing("saccade study iso-flops --out benchmarks/results")
     dense = found["dense"]
     rows = [["dense", "", interval(dense["mean"], "accuracy"), "", "100 %", "100 %", "100 %"]]
     absent: dict[tuple[str, str], list[str]] = {}
-    for row in found.get("rows", found.get("plans", [])):
-        if row.get("positions", "authors") != "authors":
+    for row in found["plans"]:
+        if row["positions"] != "authors":
             continue
         if not row.get("mean"):
             at = "" if row["asked"] is None else percent(row["asked"], 0)
@@ -127,9 +120,9 @@ def _without_ratio(reason: str, asked: float | None) -> str:
 
 def glance_positions(results: Path) -> str:
     """What closing up positions costs on Glance, method by method."""
-    found = load(results / f"{FAMILY[0]}.json")
+    found = load(results / f"{FAMILY}.json")
     if found is None:
-        return _few_positions(results)
+        return missing("saccade study iso-flops --out benchmarks/results")
     plans = {entry["name"]: entry for entry in found["plans"]}
     rows = []
     for row in found["positions"]:
@@ -144,25 +137,6 @@ def glance_positions(results: Path) -> str:
             ]
         )
     head = ("plan", "closed up, as the authors do", "kept", "kept minus closed up", "FLOPs")
-    return markdown(head, rows) + "\n\n" + _asked(found["dense"]["mean"])
-
-
-def _few_positions(results: Path) -> str:
-    found = load(results / f"{POSITIONS}.json")
-    if found is None:
-        return missing("saccade study iso-flops --out benchmarks/results")
-    rows = [
-        [
-            f"`{entry['name']}`",
-            interval(entry["mean"], "accuracy"),
-            difference(entry["mean"]),
-            percent(entry["cost"]["flops_ratio"]),
-        ]
-        for entry in found["plans"]
-    ]
-    head = ("plan", "accuracy", "against dense", "FLOPs")
-    return markdown(head, rows) + "\n\n" + _asked(found["dense"]["mean"])
-
-
-def _asked(dense: Mapping[str, Any]) -> str:
-    return f"{dense['n']} questions; dense {interval(dense, 'accuracy')}, blind {percent(dense['blind'])}."
+    dense = found["dense"]["mean"]
+    told = f"{dense['n']} questions; dense {interval(dense, 'accuracy')}, blind {percent(dense['blind'])}."
+    return f"{markdown(head, rows)}\n\n{told}"

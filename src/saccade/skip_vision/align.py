@@ -76,7 +76,7 @@ def align(
         The share of the teacher's variance that is left unexplained at the end.
 
     Raises:
-        ValueError: If the model is not wrapped with a resampler.
+        ValueError: If the model is not wrapped with a resampler, or PEFT has put a copy in its place.
     """
     done = wrapped(loaded.model)
     if done is None or not isinstance(done.abstractor.project, ChainOfSight):
@@ -130,4 +130,6 @@ def _tokens(loaded: Loaded, resampler: ChainOfSight, images: list[Any]) -> torch
         _rows(loaded, images)
     finally:
         hook.remove()
+    if not caught:
+        raise ValueError("another copy of the resampler runs in this model; align it before PEFT wraps it")
     return caught[0]

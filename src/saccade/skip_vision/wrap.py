@@ -72,6 +72,8 @@ def wrap(loaded: Loaded, config: SkipVisionConfig) -> Loaded:
     Raises:
         ValueError: If the family or its vision tower cannot be laid out so, or the model has a plan.
     """
+    if not isinstance(config, SkipVisionConfig):
+        raise ValueError(f"a model is wrapped by a SkipVisionConfig, got {type(config).__name__}")
     _check_layout(loaded.family, config.layout)
     before = wrapped(loaded.model)
     old = None if before is None else before.abstractor

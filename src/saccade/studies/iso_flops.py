@@ -84,7 +84,8 @@ def draw(result: Result) -> dict[str, bytes]:
     kept = [e for e in result["plans"] if e["positions"] == "keep" or e["method"] in PLAIN]
     drawn = {"family": figures.accuracy_by_family(result["dense"], blind, own, asked)}
     if any(e["positions"] == "keep" and e.get("mean") for e in kept):
-        drawn["kept"] = figures.accuracy_by_family(result["dense"], blind, kept, asked)
+        named = [e | {"title": e["title"].removesuffix(", positions kept")} for e in kept]
+        drawn["kept"] = figures.accuracy_by_family(result["dense"], blind, named, asked, "positions kept")
     return drawn
 
 

@@ -112,6 +112,10 @@ class Store:
         """Whether a cell is finished."""
         return self.place(key).is_file()
 
+    def count(self) -> int:
+        """How many cells are finished, of all models and questions."""
+        return sum(1 for _ in self.path.glob("cells/*/*.json"))
+
     def get(self, key: Key) -> Cell | None:
         """A finished cell.
 

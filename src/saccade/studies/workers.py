@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,9 @@ from saccade import models
 from saccade.evaluation.runner import Run
 from saccade.plan import Plan
 from saccade.studies.cells import Column, fill, missing
+from saccade.studies.crew import WAIT, Orphaned, Say, together
 from saccade.studies.questions import Questions
 from saccade.studies.store import Key, Store
-
-WAIT = 0.5
-"""Seconds between looks at a store that others work on."""
 
 Progress = Callable[[int, int], None]
 """Called with answers that have come and of all."""
@@ -47,10 +44,6 @@ class Work:
     store: Path
     columns: Mapping[str, Sequence[tuple[str, str, Key]]]
     batch_size: int
-
-
-class _Orphaned(Exception):
-    """Nobody waits for the work any more."""
 
 
 def fill_all(
@@ -85,7 +78,7 @@ def fill_all(
     def stepped(answers: int) -> None:
         step(answers)
         if not alive():
-            raise _Orphaned
+            raise Orphaned
 
     try:
         while alive() and any(True for task in tasks for _ in missing(store, wanted[task])):
@@ -98,7 +91,7 @@ def fill_all(
                 done += fill(loaded, store, drawn, wanted[task], batch_size=batch_size, step=stepped)
             if done == before:
                 time.sleep(WAIT)
-    except _Orphaned:
+    except Orphaned:
         # What was answered of the cell is in its ledger, for whoever goes on.
         pass
     return done
@@ -125,61 +118,37 @@ def fill_with(
     """
     store = Store(work.store)
     total = sum(sizes[task] * len(columns) for task, columns in wanted.items())
+    open_by_task: dict[str, Sequence[Column]] = dict(wanted)
 
     def left() -> int:
-        return sum(sizes[task] for task, columns in wanted.items() for _ in missing(store, columns))
+        for task, columns in open_by_task.items():
+            open_by_task[task] = [*missing(store, columns)]
+        return sum(sizes[task] * len(columns) for task, columns in open_by_task.items())
 
-    context = multiprocessing.get_context("spawn")
-    said: Any = context.SimpleQueue()
-    crew = [
-        context.Process(target=_take_part, args=(work, number, said), daemon=True)
-        for number in range(workers)
-    ]
-    try:
-        for process in crew:
-            process.start()
-        while any(process.is_alive() for process in crew) and said.empty():
-            progress(total - left(), total)
-            time.sleep(WAIT)
-        if not said.empty():
-            raise ValueError(said.get())
-        if left():
-            codes = ", ".join(str(process.exitcode) for process in crew)
-            raise ValueError(f"a process ended ({codes}) before all was asked; repeat the command to go on")
-        progress(total, total)
-    finally:
-        for process in crew:
-            if process.is_alive():
-                process.terminate()
-        for process in crew:
-            process.join()
+    together(partial(_take_part, work), workers, watch=lambda: progress(total - left(), total))
+    if left():
+        raise ValueError("the processes ended before all was asked; repeat the command to go on")
 
 
-def _take_part(work: Work, number: int, said: Any) -> None:
-    """One process: loads the model and works until nothing is missing, or its parent is gone."""
-    parent = os.getppid()
-    try:
-        # Processes, not threads, share the cores.
-        if work.device == "cpu":
-            torch.set_num_threads(1)
-        loaded = models.load(work.model, dtype=work.dtype, device=work.device)
-        wanted = {
-            task: [
-                Column(Run(name, Plan.of(spec) if spec else None, name == "blind"), key)
-                for name, spec, key in columns
-            ]
-            for task, columns in work.columns.items()
-        }
-        fill_all(
-            loaded,
-            Store(work.store),
-            work.questions,
-            wanted,
-            batch_size=work.batch_size,
-            backwards=number % 2 == 1,
-            alive=lambda: os.getppid() == parent,
-        )
-    except KeyboardInterrupt:
-        return
-    except Exception as error:
-        said.put(f"{type(error).__name__}: {error}")
+def _take_part(work: Work, number: int, say: Say, alive: Callable[[], bool]) -> None:
+    """One process: loads the model and works until nothing is missing, or nobody waits for it."""
+    # Processes, not threads, share the cores.
+    if work.device == "cpu":
+        torch.set_num_threads(1)
+    loaded = models.load(work.model, dtype=work.dtype, device=work.device)
+    wanted = {
+        task: [
+            Column(Run(name, Plan.of(spec) if spec else None, name == "blind"), key)
+            for name, spec, key in columns
+        ]
+        for task, columns in work.columns.items()
+    }
+    fill_all(
+        loaded,
+        Store(work.store),
+        work.questions,
+        wanted,
+        batch_size=work.batch_size,
+        backwards=number % 2 == 1,
+        alive=alive,
+    )

@@ -191,7 +191,9 @@ class VlmTrainer(Trainer):
                 self.meter.save(self._staging / target.name, self.args.process_index)
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
-                    shutil.rmtree(target, ignore_errors=True)
+                    # Of a step saved twice the first goes only when the second stands.
+                    if target.exists():
+                        os.replace(target, self._staging / "before")
                     os.replace(self._staging / target.name, target)
         finally:
             if self.args.should_save:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from saccade.files import read_json, write_bytes, write_text
+from saccade.files import write_bytes, write_text
 from saccade.methods import METHODS
-from saccade.report import figures
 from saccade.report.site import commands, findings, includes, methods
 from saccade.report.site.values import filled
 from saccade.report.tables import KNOWN
@@ -64,15 +63,7 @@ class Site:
 
     def pictures(self) -> dict[str, bytes]:
         """Pictures by their path in the site."""
-        made = findings.pictures(self.results)
-        family = self.results / "glance_family.json"
-        if family.is_file():
-            found = read_json(family)
-            dense = found["dense"]
-            made["figures/family.png"] = figures.accuracy_by_family(
-                dense, dense["mean"]["blind"], found["rows"], dense["mean"]["n"]
-            )
-        return made
+        return findings.pictures(self.results)
 
     def written(self) -> dict[str, str]:
         """Markdown of the pages that people write, filled in, by their path in the site."""
@@ -134,5 +125,5 @@ class Site:
             )
         if what == "figure":
             way = "../" * page.count("/")
-            return f"![{name}]({way}figures/{name}.png)"
+            return f"![{name}]({way}{name}.png)"
         return findings.page("", self.results, self.root / "docs" / "published.toml")

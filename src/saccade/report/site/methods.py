@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from saccade.evaluation.matched import KINDS, kind_of
-from saccade.files import read_json
 from saccade.methods import METHODS, BudgetMethod, Method
 from saccade.report.catalogue import SHARED, described
-from saccade.report.glance_tables import BUDGET, load
+from saccade.report.glance_tables import BUDGET, FAMILY, load
 from saccade.report.markdown import markdown
 from saccade.report.text import interval, percent, points
 
@@ -74,9 +73,8 @@ def examples(name: str, results: Path) -> list[str]:
 
 def _rows(name: str, results: Path) -> list[Mapping[str, Any]]:
     """The method's lines in the comparison of all methods on the embedded model."""
-    path = results / "glance_family.json"
-    found = read_json(path)["rows"] if path.is_file() else []
-    return [row for row in found if row["method"] == name]
+    found = load(results / f"{FAMILY}.json")
+    return [] if found is None else [row for row in found["plans"] if row["method"] == name]
 
 
 def _prose(cls: type[Method]) -> str:
@@ -128,10 +126,10 @@ def _value(value: Any) -> str:
 def _measured(name: str, results: Path) -> list[str]:
     """Its lines in the comparisons on the embedded model: at matched FLOPs, and by budget."""
     parts = []
-    path = results / "glance_family.json"
-    if path.is_file():
-        rows = _rows(name, results)
-        parts += _table([row for row in rows if row.get("mean")], read_json(path)["dense"]["mean"])
+    rows = _rows(name, results)
+    if rows:
+        dense = load(results / f"{FAMILY}.json")["dense"]["mean"]
+        parts += _table([row for row in rows if row.get("mean")], dense)
         absent = dict.fromkeys(f"- {row['name']}: {row['reason']}" for row in rows if not row.get("mean"))
         parts += ["\n".join(absent)] * bool(absent)
     found = load(results / f"{BUDGET}.json")

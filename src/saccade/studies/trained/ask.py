@@ -12,6 +12,7 @@ from saccade.evaluation.results import Prediction
 from saccade.plan import Plan
 from saccade.skip_vision import set_cache, wrapped
 from saccade.studies.bench import Bench
+from saccade.studies.crew import Orphaned
 from saccade.studies.lines import Book
 from saccade.studies.questions import Questions
 from saccade.studies.store import Store
@@ -24,6 +25,25 @@ Answers = Mapping[str, tuple[Prediction, ...]]
 
 
 @dataclass(frozen=True)
+class Way:
+    """How models are trained, asked and timed.
+
+    Attributes:
+        workers: Processes that share the work.
+        batch_size: Questions per batch.
+        tokens: Longest answer.
+        device: Where models are asked and timed; None for the CPU.
+        dtype: Number format that they answer in; None for the one they are saved in.
+    """
+
+    workers: int = 1
+    batch_size: int = 32
+    tokens: int = 24
+    device: str | None = None
+    dtype: str | None = None
+
+
+@dataclass(frozen=True)
 class Asked:
     """What a row said.
 
@@ -32,14 +52,12 @@ class Asked:
         blind: Answers of the first seed to plain pictures.
         text: Text rows of a prompt, on average.
         cells: Columns of tasks that this took.
-        new: Those of them that were asked now.
     """
 
     by_seed: Mapping[int, Answers]
     blind: Answers
     text: float = 0.0
     cells: int = 0
-    new: int = 0
 
 
 def ask(
@@ -48,9 +66,11 @@ def ask(
     seeds: tuple[int, ...],
     questions: Questions,
     store: Store,
+    way: Way,
     *,
-    batch_size: int = 50,
+    backwards: bool = False,
     step: Callable[[int], None] = lambda answers: None,
+    alive: Callable[[], bool] = lambda: True,
 ) -> Asked:
     """Asks a row's models what the store does not know yet.
 
@@ -60,17 +80,19 @@ def ask(
         seeds: Seeds that are trained.
         questions: The questions.
         store: Where answers are kept.
-        batch_size: Questions per batch.
+        way: How they are asked.
+        backwards: Whether to begin with the last task, so that two processes meet in the middle.
         step: Called with the number of answers that have come.
+        alive: Asked between batches; the work ends where it says no.
     """
     said: dict[int, Answers] = {}
     blind: Answers = {}
-    cells = new = 0
+    cells = 0
     prompts: Counter[int] = Counter()
     for seed in seeds:
-        loaded = models.load(str(place(run, row, seed) / "model"))
+        loaded = models.load(str(place(run, row, seed) / "model"), dtype=way.dtype, device=way.device)
         set_cache(loaded, row.config().cache)
-        bench = Bench(loaded, questions, store)
+        bench = Bench(loaded, questions, store, way.tokens)
         done = wrapped(loaded.model)
         own = "" if done is None or done.attachment is None else done.attachment.plan.spec
         plan = None if row.plan is None else Plan.of(row.plan).resolve(loaded.shape.layers)
@@ -80,7 +102,18 @@ def ask(
         if seed == seeds[0]:
             for task, columns in wanted.items():
                 columns.append(bench.column(task, f"blind {name}", blind=True))
-        new += fill_all(loaded, store, questions, wanted, batch_size=batch_size, step=step)
+        fill_all(
+            loaded,
+            store,
+            questions,
+            wanted,
+            batch_size=way.batch_size,
+            backwards=backwards,
+            step=step,
+            alive=alive,
+        )
+        if not alive():
+            raise Orphaned
         cells += sum(map(len, wanted.values()))
         book = Book(bench, ())
         said[seed] = {task: book.predictions(task, name) for task in questions.tasks}
@@ -90,4 +123,4 @@ def ask(
         if seed == seeds[0]:
             blind = {task: book.predictions(task, f"blind {name}") for task in questions.tasks}
     text = sum(rows * number for rows, number in prompts.items()) / prompts.total()
-    return Asked(said, blind, text, cells, new)
+    return Asked(said, blind, text, cells)

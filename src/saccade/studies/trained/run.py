@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from saccade import models
 from saccade.evaluation.identity import weights_digest
@@ -15,10 +18,11 @@ from saccade.glance import suite
 from saccade.measure import record
 from saccade.methods.skip_vision import Release
 from saccade.skip_vision import set_cache
+from saccade.studies.crew import WAIT, Orphaned, Say, together
 from saccade.studies.questions import Questions
 from saccade.studies.skip_vision import STUDY, findings
 from saccade.studies.store import Store
-from saccade.studies.trained.ask import Asked, ask
+from saccade.studies.trained.ask import Asked, Way, ask
 from saccade.studies.trained.forced import compared, surprise
 from saccade.studies.trained.judge import evaluation, judge
 from saccade.studies.trained.make import Note, make, place, seeds_of
@@ -35,6 +39,7 @@ def run(
     recipe: Recipe,
     questions: Questions,
     store: Store,
+    way: Way | None = None,
     *,
     note: Note = lambda text: None,
     step: Callable[[int], None] = lambda answers: None,
@@ -47,25 +52,30 @@ def run(
         recipe: How much is trained.
         questions: What they are asked.
         store: Where answers are kept.
+        way: How they are trained, asked and timed.
         note: Called with a line of text when something begins.
         step: Called with the number of answers that have come.
         rows: Rows of the ablation.
 
     Raises:
-        ValueError: If another process is still training a part, or the folder is of another recipe.
+        ValueError: If another command is still training a part, or the folder is of another recipe.
     """
-    start = time.perf_counter()
+    start, before, way = time.perf_counter(), store.count(), way or Way()
+    if way.workers > 1:
+        part = partial(_take_part, folder, recipe, questions, store.path, way, tuple(rows))
+        together(part, way.workers, note)
     if not make(folder, recipe, note, rows):
-        raise ValueError(f"another process is still training in {folder}; repeat the command when it is done")
+        raise ValueError(f"another command is still training in {folder}; repeat the command when it is done")
     said = {}
     for row in rows:
         note(f"asking {row.name}")
-        said[row.name] = ask(folder, row, seeds_of(row, recipe), questions, store, step=step)
+        said[row.name] = ask(folder, row, seeds_of(row, recipe), questions, store, way, step=step)
+    base = folder / "base" / "model"
     times = _measured(
-        folder / "times.json", lambda: compare_steps(folder / "base" / "model", _timed(rows), recipe), note
+        folder / "times.json", lambda: compare_steps(base, _timed(rows), recipe, device=way.device), note
     )
-    surprises = _forced(folder, recipe, rows, note)
-    loaded = models.load(str(place(folder, rows[0], 0) / "model"))
+    surprises = _forced(folder, recipe, rows, way, note)
+    loaded = models.load(str(place(folder, rows[0], 0) / "model"), dtype=way.dtype, device=way.device)
     entries = judge(rows, said, loaded.shape, round(said[DENSE].text))
     result = {
         **_told(loaded, questions, said),
@@ -76,11 +86,41 @@ def run(
         "seconds": {
             "this_run": round(time.perf_counter() - start, 1),
             "cells": sum(each.cells for each in said.values()),
-            "cells_of_this_run": sum(each.new for each in said.values()),
+            "cells_of_this_run": store.count() - before,
         },
         "provenance": record(device=loaded.model.device, dtype=loaded.model.dtype, seed=questions.seed),
     }
     return result | {"findings": findings(result)}
+
+
+def _take_part(
+    folder: Path,
+    recipe: Recipe,
+    questions: Questions,
+    store: Path,
+    way: Way,
+    rows: tuple[Row, ...],
+    number: int,
+    say: Say,
+    alive: Callable[[], bool],
+) -> None:
+    """One process: trains and asks what nobody else is at, until all is there or nobody waits for it."""
+
+    def told(text: str) -> None:
+        if not alive():
+            raise Orphaned
+        say(text)
+
+    torch.set_num_threads(max(1, torch.get_num_threads() // way.workers))
+    while not make(folder, recipe, told, rows):
+        if not alive():
+            raise Orphaned
+        time.sleep(WAIT)
+    backwards = number % 2 == 1
+    for row in rows[::-1] if backwards else rows:
+        told(f"asking {row.name}")
+        seeds = seeds_of(row, recipe)
+        ask(folder, row, seeds, questions, Store(store), way, backwards=backwards, alive=alive)
 
 
 def _told(loaded: models.Loaded, questions: Questions, said: dict[str, Asked]) -> dict[str, Any]:
@@ -122,13 +162,13 @@ def _measured(path: Path, measure: Callable[[], Any], note: Note) -> Any:
     return read_json(path)
 
 
-def _forced(folder: Path, recipe: Recipe, rows: Sequence[Row], note: Note) -> dict[str, Any]:
+def _forced(folder: Path, recipe: Recipe, rows: Sequence[Row], way: Way, note: Note) -> dict[str, Any]:
     """What skip KV-cache does to the likelihood of right answers, on tasks with long ones."""
     full = next((row for row in rows if row.name == FULL), None)
     if full is None:
         return {}
     note("teacher forcing under skip KV-cache")
-    loaded = models.load(str(place(folder, full, 0) / "model"))
+    loaded = models.load(str(place(folder, full, 0) / "model"), device=way.device)
     found: dict[str, Any] = {}
     for task in LONG:
         samples = suite.samples(task, recipe.forced)

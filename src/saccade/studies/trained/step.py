@@ -27,6 +27,7 @@ def compare_steps(
     rows: Sequence[Row],
     recipe: Recipe,
     *,
+    device: str | None = None,
     new_tokens: int = 16,
     step: Callable[[int], None] = lambda done: None,
 ) -> dict[str, dict[str, Any]]:
@@ -39,14 +40,15 @@ def compare_steps(
         base: Folder of the dense model that rows start from.
         rows: Rows to time.
         recipe: For the batch, and how many pairs are timed after one that warms up.
+        device: Where to time; None for the CPU.
         new_tokens: Tokens decoded per question.
         step: Called with the number of rows done.
     """
-    dense = _model(base, dict(LAYOUT) | {"row": 0})
+    dense = _model(base, dict(LAYOUT) | {"row": 0}, device)
     samples = suite.samples("list", recipe.batch, split="train")
     found = {}
     for number, row in enumerate(rows):
-        loaded = _model(base, row.layout())
+        loaded = _model(base, row.layout(), device)
         attached = apply(loaded.model, row.plan) if row.plan is not None else None
         pairs = [
             [_once(side, samples, new_tokens) for side in (dense, loaded)] for _ in range(recipe.repeats + 1)
@@ -61,8 +63,8 @@ def compare_steps(
     return found
 
 
-def _model(base: Path, layout: dict[str, Any]) -> Loaded:
-    loaded = models.load(str(base))
+def _model(base: Path, layout: dict[str, Any], device: str | None) -> Loaded:
+    loaded = models.load(str(base), device=device)
     config = skip_vision.SkipVisionConfig.from_dict(layout)
     return skip_vision.wrap(loaded, config)
 
@@ -73,19 +75,19 @@ def _once(loaded: Loaded, samples: Sequence[Any], new_tokens: int) -> dict[str, 
     labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
     labels = labels.masked_fill(loaded.family.visual_mask(model, batch["input_ids"]), -100)
     model.train().requires_grad_(True)
-    start = time.perf_counter()
+    start = _now(model)
     model(**batch, labels=labels, use_cache=False).loss.backward()
-    trained = time.perf_counter() - start
+    trained = _now(model) - start
     model.zero_grad(set_to_none=True)
     model.eval()
     with torch.inference_mode():
-        start = time.perf_counter()
+        start = _now(model)
         out = model(**batch, use_cache=True, logits_to_keep=1)
-        prefill = time.perf_counter() - start
+        prefill = _now(model) - start
         held = kv_bytes(out.past_key_values)
         cache, mask = out.past_key_values, batch["attention_mask"]
         token = out.logits[:, -1:].argmax(-1)
-        start = time.perf_counter()
+        start = _now(model)
         for _ in range(new_tokens):
             mask = torch.nn.functional.pad(mask, (0, 1), value=1)
             positions = mask.sum(1, keepdim=True) - 1
@@ -97,5 +99,12 @@ def _once(loaded: Loaded, samples: Sequence[Any], new_tokens: int) -> dict[str, 
                 use_cache=True,
             )
             token = out.logits[:, -1:].argmax(-1)
-        decode = (time.perf_counter() - start) / new_tokens
+        decode = (_now(model) - start) / new_tokens
     return {"train_s": trained, "prefill_s": prefill, "decode_s": decode, "kv_bytes": float(held)}
+
+
+def _now(model: Any) -> float:
+    """The time once the device has done what it was given."""
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)
+    return time.perf_counter()
