@@ -164,7 +164,7 @@ def _tasks(study: Entry) -> str:
 def _heat(score: Entry) -> str:
     loss = max(0.0, -score["difference"])
     shade = f"background:rgba(var(--loss),{min(0.5, loss * 0.8):.2f})" if loss else ""
-    change = f"<small>{100 * score['difference']:+.0f}</small>"
+    change = f"<small>{round(100 * score['difference']):+d}</small>"
     return f'<td style="{shade}">{percent(score["accuracy"], 0)} {change}</td>'
 
 

@@ -106,7 +106,7 @@ def matrix(found: Mapping[str, Mapping[str, Mapping[str, Any]]], layers: int) ->
     for i, line in enumerate(values):
         for j, value in enumerate(line):
             axes.text(
-                j, i, f"{value:+.0f}", ha="center", va="center", fontsize=7,
+                j, i, f"{round(value):+d}", ha="center", va="center", fontsize=7,
                 color="white" if abs(value) > 0.6 * most else INK,
                 fontweight="bold" if sure[i][j] else "normal",
             )  # fmt: skip
