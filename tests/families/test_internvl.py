@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import transformers as T
-from PIL import Image
 
 import saccade
 from families.test_pictures import features, ramp
@@ -25,6 +24,7 @@ from support import processors
 from support.looking import look
 from support.models import BIG, IMAGE, SQUARE, TALL, WIDE, tiny_internvl
 from support.models_views import internvl_views
+from support.pictures import picture, samples
 from support.reference import gap, recompute
 
 SAMPLES = [[3, SQUARE, 2], [4], [1, WIDE, 1, TALL, 1], [2, BIG, 1, SQUARE]]
@@ -214,11 +214,6 @@ def test_boxes_show_what_the_patches_show(size):
         assert abs(area[..., 0].mean() - told[row][0]) < 14 and abs(area[..., 1].mean() - told[row][1]) < 14
 
 
-def picture(width: int, height: int, seed: int = 0) -> Image.Image:
-    draw = np.random.default_rng(seed)
-    return Image.fromarray(draw.integers(0, 256, (height, width, 3), dtype="uint8"))
-
-
 SIZES = [(48, 48), (400, 400), (640, 480), (480, 640), (100, 31), (20, 20), (900, 100)]
 
 
@@ -240,18 +235,14 @@ def test_a_lower_resolution_has_fewer_tiles_and_one_view_at_least(most, scale):
 @torch.no_grad()
 def test_from_pictures_to_answers():
     loaded = processors.internvl()
-    samples = [
-        Sample("a", "t", "s", (picture(90, 120), picture(80, 80)), "w1 w2"),
-        Sample("b", "t", "s", (), "w3"),
-        Sample("c", "t", "s", (picture(200, 100),), "w4 w5"),
-    ]
-    batch = models.inputs(loaded, samples)
+    asked = samples(("w1 w2", "w3", "w4 w5"))
+    batch = models.inputs(loaded, asked)
     assert (batch["input_ids"] == IMAGE).sum(1).tolist() == [9 * 7 + 9 * 5, 0, 9 * 3]
     with saccade.apply(loaded.model, "fastv(layer=1,keep=9)") as handle, handle.tracing() as traces:
         said = loaded.model.generate(**batch, max_new_tokens=3, do_sample=False)
     assert [len(rows) for rows in traces[0].kept(2)] == [18, 0, 9]
     assert len(models.answers(loaded, said, batch["input_ids"].shape[1])) == 3
-    half = models.inputs(loaded, samples, "resize(scale=0.5)")
+    half = models.inputs(loaded, asked, "resize(scale=0.5)")
     assert (half["input_ids"] == IMAGE).sum(1).tolist() == [9 + 9, 0, 9]
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import transformers as T
-from PIL import Image
 
 import saccade
 from families.test_pictures import ODD, account, ramp
@@ -20,6 +19,7 @@ from saccade.samples import Sample
 from support import processors
 from support.looking import look
 from support.models import BIG, IMAGE, SQUARE, TALL, VIDEO, WIDE, tiny_llava_onevision
+from support.pictures import picture, samples
 from support.reference import gap, recompute
 
 SAMPLES = [[3, SQUARE, 2], [4], [1, WIDE, 1, TALL, 1], [2, BIG, 1]]
@@ -303,20 +303,11 @@ def test_pictures_with_and_without_interpolated_rows_come_together():
     assert mixes(both.take([1, 0])) == mixes(both)[2:] + mixes(both)[:2]
 
 
-def picture(width: int, height: int, seed: int = 0) -> Image.Image:
-    draw = np.random.default_rng(seed)
-    return Image.fromarray(draw.integers(0, 256, (height, width, 3), dtype="uint8"))
-
-
 @torch.no_grad()
 def test_inputs_say_which_images_share_a_prompt():
     loaded = processors.onevision()
-    samples = [
-        Sample("a", "t", "s", (picture(90, 120), picture(80, 80)), "w1 w2"),
-        Sample("b", "t", "s", (), "w3"),
-        Sample("c", "t", "s", (picture(60, 60),), "w4 w5"),
-    ]
-    batch = models.inputs(loaded, samples)
+    asked = samples(("w1 w2", "w3", "w4 w5"), last=(60, 60))
+    batch = models.inputs(loaded, asked)
     assert batch["batch_num_images"].tolist() == [2, 1]
     assert (batch["input_ids"] == IMAGE).sum(1).tolist() == [20, 0, len(rows_of((60, 60)))]
     loaded.model(**batch)

@@ -4,32 +4,19 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 import transformers as T
-from PIL import Image
 
 import saccade
 from saccade import models
 from saccade.engine.tower import allow_other_sizes
 from saccade.families import find
 from saccade.methods.resize import Resize
-from saccade.samples import Sample
 from support.models import tiny_llava, tiny_llava_next, tiny_qwen
+from support.pictures import picture, samples
 
-
-def picture(width: int, height: int, seed: int = 0) -> Image.Image:
-    draw = np.random.default_rng(seed)
-    return Image.fromarray(draw.integers(0, 256, (height, width, 3), dtype="uint8"))
-
-
-def samples() -> list[Sample]:
-    return [
-        Sample("a", "t", "s", (picture(90, 120), picture(80, 80)), "how many circles ?"),
-        Sample("b", "t", "s", (), "how many ?"),
-        Sample("c", "t", "s", (picture(200, 100),), "how many ?"),
-    ]
+QUESTIONS = samples(("how many circles ?", "how many ?", "how many ?"))
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +30,10 @@ def rows(glance, batch) -> list[int]:
 
 @torch.no_grad()
 def test_glance_at_half_the_resolution(glance):
-    full, half = models.inputs(glance, samples()), models.inputs(glance, samples(), "resize(scale=0.5)")
+    full, half = (
+        models.inputs(glance, QUESTIONS),
+        models.inputs(glance, QUESTIONS, "resize(scale=0.5)"),
+    )
     assert rows(glance, full) == [200, 0, 100] and rows(glance, half) == [50, 0, 25]
     assert half["pixel_values"].shape[-2:] == (40, 40)
     undo = allow_other_sizes(glance.model, glance.family)
@@ -57,7 +47,7 @@ def test_glance_at_half_the_resolution(glance):
 
 @torch.no_grad()
 def test_the_plan_lets_the_tower_take_them(glance):
-    half = models.inputs(glance, samples(), "resize(scale=0.5)")
+    half = models.inputs(glance, QUESTIONS, "resize(scale=0.5)")
     undo = allow_other_sizes(glance.model, glance.family)
     expected = glance.model(**half).logits
     undo()
@@ -74,25 +64,31 @@ def test_the_plan_lets_the_tower_take_them(glance):
 def test_scales_multiply_and_other_methods_do_not_count(glance):
     assert models.image_scale(None) == models.image_scale("dense") == 1
     assert models.image_scale("resize(scale=0.5)+vskip(layers=0)+resize(scale=0.8)") == pytest.approx(0.4)
-    batch = models.inputs(glance, samples(), "resize(scale=0.5)+resize(scale=0.8)")
+    batch = models.inputs(glance, QUESTIONS, "resize(scale=0.5)+resize(scale=0.8)")
     assert rows(glance, batch) == [32, 0, 16]
-    full, same = models.inputs(glance, samples()), models.inputs(glance, samples(), "fastv(keep=0.1)")
+    full, same = (
+        models.inputs(glance, QUESTIONS),
+        models.inputs(glance, QUESTIONS, "fastv(keep=0.1)"),
+    )
     assert all(torch.equal(full[key], same[key]) for key in full)
 
 
 def test_the_whole_resolution_changes_nothing(glance):
-    full, same = models.inputs(glance, samples()), models.inputs(glance, samples(), "resize(scale=1)")
+    full, same = (
+        models.inputs(glance, QUESTIONS),
+        models.inputs(glance, QUESTIONS, "resize(scale=1)"),
+    )
     assert all(torch.equal(full[key], same[key]) for key in full)
 
 
 def test_the_smallest_picture_is_one_patch(glance):
-    tiny = models.inputs(glance, samples(), "resize(scale=0.001)")
+    tiny = models.inputs(glance, QUESTIONS, "resize(scale=0.001)")
     assert rows(glance, tiny) == [2, 0, 1] and Resize(scale=0.001).visual_rows(100) == 1
 
 
 @pytest.mark.parametrize("scale", [0.1, 0.25, 0.33, 0.5, 0.7, 0.75, 0.9, 1.0])
 def test_the_price_list_counts_what_the_processor_makes(glance, scale):
-    batch = models.inputs(glance, samples(), f"resize(scale={scale})")
+    batch = models.inputs(glance, QUESTIONS, f"resize(scale={scale})")
     assert rows(glance, batch)[2] == Resize(scale=scale).visual_rows(100)
 
 

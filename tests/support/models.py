@@ -7,6 +7,7 @@ A sample is a list of segments: a number is that many text tokens, a pair (heigh
     inputs = tiny.batch([[3, SQUARE, 5], [4], [2, WIDE, 1, TALL, 3]], padding="left", seed=1)
     logits = tiny.model(**inputs).logits
 
+All take ``layers``, the attention implementation ``attn``, the ``seed`` of their weights, and a ``dtype``.
 Weights are drawn wide, biases and norms included, so that every row and layer matters to the logits.
 
 Shape letters: B batch, N rows.
@@ -113,13 +114,7 @@ class Tiny:
         return [len(f) for f in self.model.get_image_features(**inputs, return_dict=True).pooler_output]
 
 
-def tiny_llava(
-    text: str = "llama",
-    layers: int = 4,
-    attn: str = "sdpa",
-    seed: int = 0,
-    dtype: torch.dtype = torch.float32,
-) -> Tiny:
+def tiny_llava(text: str = "llama", layers: int = 4, **how: Any) -> Tiny:
     """LLaVA-1.5 in miniature: a CLIP tower, 16 visual rows an image, a Llama, Mistral or Qwen2 decoder."""
     config = T.LlavaConfig(
         vision_config=_clip(image_size=32),
@@ -127,16 +122,10 @@ def tiny_llava(
         image_token_index=IMAGE,
         image_seq_length=16,
     )
-    return _ready(f"llava-{text}", "llava", T.LlavaForConditionalGeneration, config, attn, seed, dtype)
+    return _ready(f"llava-{text}", "llava", T.LlavaForConditionalGeneration, config, **how)
 
 
-def tiny_llava_next(
-    text: str = "llama",
-    layers: int = 4,
-    attn: str = "sdpa",
-    seed: int = 0,
-    dtype: torch.dtype = torch.float32,
-) -> Tiny:
+def tiny_llava_next(text: str = "llama", layers: int = 4, **how: Any) -> Tiny:
     """LLaVA-NeXT in miniature: anyres tiles of 9 rows, a newline row after each line, unpadded."""
     config = T.LlavaNextConfig(
         vision_config=_clip(image_size=24),
@@ -144,59 +133,41 @@ def tiny_llava_next(
         image_token_index=IMAGE,
         image_grid_pinpoints=[[24, 48], [48, 24], [48, 48]],
     )
-    return _ready(
-        f"llava_next-{text}", "llava_next", T.LlavaNextForConditionalGeneration, config, attn, seed, dtype
-    )
+    return _ready(f"llava_next-{text}", "llava_next", T.LlavaNextForConditionalGeneration, config, **how)
 
 
-def tiny_qwen(layers: int = 4, attn: str = "sdpa", seed: int = 0, dtype: torch.dtype = torch.float32) -> Tiny:
+def tiny_qwen(layers: int = 4, **how: Any) -> Tiny:
     """Qwen2.5-VL in miniature: dynamic resolution, window attention in the tower, GQA, biases, mRoPE."""
     config = qwen.qwen2_5_vl(_sizes(layers, kv_heads=2), _QWEN_IDS)
-    return _ready("qwen2_5_vl", "qwen", T.Qwen2_5_VLForConditionalGeneration, config, attn, seed, dtype)
+    return _ready("qwen2_5_vl", "qwen", T.Qwen2_5_VLForConditionalGeneration, config, **how)
 
 
-def tiny_qwen2(
-    layers: int = 4, attn: str = "sdpa", seed: int = 0, dtype: torch.dtype = torch.float32
-) -> Tiny:
+def tiny_qwen2(layers: int = 4, **how: Any) -> Tiny:
     """Qwen2-VL in miniature: as Qwen2.5-VL, without windows."""
     config = qwen.qwen2_vl(_sizes(layers, kv_heads=2), _QWEN_IDS)
-    return _ready("qwen2_vl", "qwen", T.Qwen2VLForConditionalGeneration, config, attn, seed, dtype)
+    return _ready("qwen2_vl", "qwen", T.Qwen2VLForConditionalGeneration, config, **how)
 
 
-def tiny_qwen3(
-    layers: int = 4, attn: str = "sdpa", seed: int = 0, dtype: torch.dtype = torch.float32
-) -> Tiny:
+def tiny_qwen3(layers: int = 4, **how: Any) -> Tiny:
     """Qwen3-VL in miniature: norms on heads, interleaved mRoPE, DeepStack after the first two layers."""
     config = qwen.qwen3_vl(_sizes(layers, kv_heads=2), _QWEN_IDS)
-    return _ready("qwen3_vl", "qwen", T.Qwen3VLForConditionalGeneration, config, attn, seed, dtype)
+    return _ready("qwen3_vl", "qwen", T.Qwen3VLForConditionalGeneration, config, **how)
 
 
-def tiny_llava_onevision(
-    text: str = "qwen2",
-    layers: int = 4,
-    attn: str = "sdpa",
-    seed: int = 0,
-    dtype: torch.dtype = torch.float32,
-) -> Tiny:
+def tiny_llava_onevision(text: str = "qwen2", layers: int = 4, **how: Any) -> Tiny:
     """LLaVA-OneVision in miniature: tiles, interpolated if many, and newlines; one view beside others."""
     config = views.llava_onevision(
         _text(text, layers), dict(image_token_index=IMAGE, video_token_index=VIDEO)
     )
     cls = T.LlavaOnevisionForConditionalGeneration
-    return _ready("llava_onevision", "llava_onevision", cls, config, attn, seed, dtype)
+    return _ready("llava_onevision", "llava_onevision", cls, config, **how)
 
 
-def tiny_internvl(
-    text: str = "qwen2",
-    layers: int = 4,
-    attn: str = "sdpa",
-    seed: int = 0,
-    dtype: torch.dtype = torch.float32,
-) -> Tiny:
+def tiny_internvl(text: str = "qwen2", layers: int = 4, **how: Any) -> Tiny:
     """InternVL in miniature: tiles of 9 rows, thumbnails, a Qwen2, Qwen3 (head norms) or Llama decoder."""
     config = views.internvl(_text(text, layers), image_token_id=IMAGE)
     cls = T.InternVLForConditionalGeneration
-    return _ready(f"internvl-{text}", "internvl", cls, config, attn, seed, dtype)
+    return _ready(f"internvl-{text}", "internvl", cls, config, **how)
 
 
 FACTORIES = {
@@ -205,10 +176,10 @@ FACTORIES = {
     "llava-qwen2": lambda **kw: tiny_llava("qwen2", **kw),
     "llava_next-llama": lambda **kw: tiny_llava_next("llama", **kw),
     "llava_next-mistral": lambda **kw: tiny_llava_next("mistral", **kw),
-    "qwen2_5_vl": lambda **kw: tiny_qwen(**kw),
-    "qwen2_vl": lambda **kw: tiny_qwen2(**kw),
-    "qwen3_vl": lambda **kw: tiny_qwen3(**kw),
-    "llava_onevision": lambda **kw: tiny_llava_onevision(**kw),
+    "qwen2_5_vl": tiny_qwen,
+    "qwen2_vl": tiny_qwen2,
+    "qwen3_vl": tiny_qwen3,
+    "llava_onevision": tiny_llava_onevision,
     "internvl-qwen2": lambda **kw: tiny_internvl("qwen2", **kw),
     "internvl-qwen3": lambda **kw: tiny_internvl("qwen3", **kw),
 }
@@ -237,7 +208,16 @@ def _clip(image_size: int) -> T.CLIPVisionConfig:
     )  # fmt: skip
 
 
-def _ready(name: str, family: str, cls: Any, config: Any, attn: str, seed: int, dtype: torch.dtype) -> Tiny:
+def _ready(
+    name: str,
+    family: str,
+    cls: Any,
+    config: Any,
+    *,
+    attn: str = "sdpa",
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> Tiny:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = cls(config)

@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 
-from saccade.families.base import core_of, register, text_sizes, unwrap
+from saccade.families.base import core_of, heads_of, register, text_sizes, unwrap
 from saccade.families.head_norms import HeadNorms
 from saccade.families.llava import made_lengths
 from saccade.families.vision import Box, Picture, Tower, of_patches, square
@@ -147,7 +147,7 @@ class InternVL(HeadNorms):
         x = x[:, order.to(x.device)]
         asking = x[:, :1] if cls_only else x
         q, k = attn.q_norm(attn.q_proj(asking)), attn.k_norm(attn.k_proj(x))
-        return [(_heads(q, attn.num_heads), _heads(k, attn.num_heads))]
+        return [(heads_of(q, attn.head_dim), heads_of(k, attn.head_dim))]
 
     def smaller(
         self, processor: Any, images: list[Image], scale: float
@@ -169,10 +169,6 @@ class InternVL(HeadNorms):
                 image = image.resize((canvas[0] * unit, canvas[1] * unit))
             small.append(image)
         return small, {}
-
-
-def _heads(x_TPV: torch.Tensor, heads: int) -> torch.Tensor:
-    return x_TPV.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 def _canvas(processor: Any, image: Image, most: int | None = None) -> tuple[int, int]:

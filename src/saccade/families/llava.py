@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from saccade.families.base import Family, core_of, register, text_sizes, unwrap
+from saccade.families.base import Family, core_of, heads_of, register, text_sizes, unwrap
 from saccade.families.hosting import Place, Undo, hosted_in
 from saccade.families.vision import Picture, Tower, of_patches, square
 from saccade.shapes import ModelShape
@@ -195,7 +195,7 @@ class Llava(Family):
         self, attn: nn.Module, x: torch.Tensor, kwargs: Mapping[str, Any], cls_only: bool
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
         asking = x[:, :1] if cls_only else x
-        return [(_heads(attn.q_proj(asking), attn), _heads(attn.k_proj(x), attn))]
+        return [(heads_of(attn.q_proj(asking), attn.head_dim), heads_of(attn.k_proj(x), attn.head_dim))]
 
     def tower_layer(
         self,
@@ -205,7 +205,7 @@ class Llava(Family):
         between: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
     ) -> torch.Tensor:
         attn, x = layer.self_attn, layer.layer_norm1(hidden_TPV)
-        q, k, v = (_heads(project(x), attn) for project in (attn.q_proj, attn.k_proj, attn.v_proj))
+        q, k, v = (heads_of(project(x), attn.head_dim) for project in (attn.q_proj, attn.k_proj, attn.v_proj))
         bias = None if bias_T11P is None else bias_T11P.to(q.dtype)
         dropout = attn.dropout if attn.training else 0.0
         mixed = F.scaled_dot_product_attention(q, k, v, bias, dropout, scale=attn.scale)
@@ -254,10 +254,6 @@ def strips_first(config: PreTrainedConfig, inputs: Mapping[str, Any]) -> bool:
 
 def _has_cls(core: nn.Module) -> bool:
     return hasattr(getattr(core.vision_tower, "embeddings", None), "class_embedding")
-
-
-def _heads(x_TPV: torch.Tensor, attn: nn.Module) -> torch.Tensor:
-    return x_TPV.unflatten(-1, (-1, attn.head_dim)).transpose(1, 2)
 
 
 def config_parts(shape: ModelShape, layers: int | None, vision_layers: int) -> dict:

@@ -20,7 +20,7 @@ from saccade.studies.base import (
 )
 from saccade.studies.bench import Bench, orders_of
 from saccade.studies.lines import Book
-from saccade.studies.lineup import matched
+from saccade.studies.lineup import KEPT, matched
 from saccade.studies.tables import against, plan_table, task_table
 
 SCORES = ("vig", "ffn", "lc")
@@ -50,7 +50,7 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
             beside.append(told | against(book, line.name, partner))
             if line.about["kind"] != "plain":
                 gaps.append(book.against(line.name, partner))
-        kept = f"{line.name}, positions kept"
+        kept = line.name + KEPT
         if kept in names:
             positions.append(told | against(book, kept, line.name))
             closed.append(book.against(line.name, kept))
@@ -84,7 +84,7 @@ def draw(result: Result) -> dict[str, bytes]:
     kept = [e for e in result["plans"] if e["positions"] == "keep" or e["method"] in PLAIN]
     drawn = {"family": figures.accuracy_by_family(result["dense"], blind, own, asked)}
     if any(e["positions"] == "keep" and e.get("mean") for e in kept):
-        named = [e | {"title": e["title"].removesuffix(", positions kept")} for e in kept]
+        named = [e | {"title": e["title"].removesuffix(KEPT)} for e in kept]
         drawn["kept"] = figures.accuracy_by_family(result["dense"], blind, named, asked, "positions kept")
     return drawn
 

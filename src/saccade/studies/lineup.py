@@ -16,6 +16,9 @@ from saccade.studies.lines import Line
 TRAINED = ("skip_vision", "victor")
 """Methods that a model is trained with; on a stock model they are not what their papers judge."""
 
+KEPT = ", positions kept"
+"""What names and titles of lines with kept positions end with."""
+
 
 def tried(bench: Bench, line: Line) -> Line:
     """The same line if its plan runs on one question, or a line that says why it does not."""
@@ -49,6 +52,5 @@ def kept(line: Line) -> Line:
         replace(m, position_policy="keep") if isinstance(m, Reducer) and m.compacts else m
         for m in line.plan.methods
     )
-    title = f"{line.about['title']}, positions kept"
-    about = {**line.about, "title": title, "positions": "keep"}
-    return Line(f"{line.name}, positions kept", Plan(methods), about)
+    about = {**line.about, "title": line.about["title"] + KEPT, "positions": "keep"}
+    return Line(line.name + KEPT, Plan(methods), about)

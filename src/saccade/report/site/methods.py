@@ -66,15 +66,14 @@ def examples(name: str, results: Path) -> list[str]:
     by_budget = issubclass(cls, BudgetMethod)
     spec = f"{name}({'budget=4' if by_budget else ''})"
     price = f"saccade cost llava-1.5-7b --plan '{spec}'"
-    runs = by_budget or any(row.get("mean") for row in _rows(name, results))
+    runs = by_budget or any(row.get("mean") for row in _lines(load(results / f"{FAMILY}.json"), name))
     task = "--task count --task word --samples 50"
     return [price, f"saccade eval glance --plan '{spec}' {task}"] if runs else [price]
 
 
-def _rows(name: str, results: Path) -> list[Mapping[str, Any]]:
-    """The method's lines in the comparison of all methods on the embedded model."""
-    found = load(results / f"{FAMILY}.json")
-    return [] if found is None else [row for row in found["plans"] if row["method"] == name]
+def _lines(found: Mapping[str, Any] | None, name: str) -> list[Mapping[str, Any]]:
+    """A method's lines in a study on the embedded model; none where there is no result."""
+    return [] if found is None else [line for line in found["plans"] if line["method"] == name]
 
 
 def _prose(cls: type[Method]) -> str:
@@ -126,16 +125,16 @@ def _value(value: Any) -> str:
 def _measured(name: str, results: Path) -> list[str]:
     """Its lines in the comparisons on the embedded model: at matched FLOPs, and by budget."""
     parts = []
-    rows = _rows(name, results)
+    found = load(results / f"{FAMILY}.json")
+    rows = _lines(found, name)
     if rows:
-        dense = load(results / f"{FAMILY}.json")["dense"]["mean"]
-        parts += _table([row for row in rows if row.get("mean")], dense)
+        parts += _table([row for row in rows if row.get("mean")], found["dense"]["mean"])
         absent = dict.fromkeys(f"- {row['name']}: {row['reason']}" for row in rows if not row.get("mean"))
         parts += ["\n".join(absent)] * bool(absent)
     found = load(results / f"{BUDGET}.json")
-    if found is not None:
-        lines = [e for e in found["plans"] if e["method"] == name and e["budget"]]
-        parts += _table(lines, found["dense"]["mean"])
+    rows = [row for row in _lines(found, name) if row["budget"]]
+    if rows:
+        parts += _table(rows, found["dense"]["mean"])
     return ["## On the embedded model", *parts, "[All methods side by side](index.md)."] if parts else []
 
 
