@@ -17,7 +17,7 @@ from saccade.studies.lines import Book
 from saccade.studies.questions import Questions
 from saccade.studies.store import Store
 from saccade.studies.trained.make import place
-from saccade.studies.trained.rows import Row
+from saccade.studies.trained.rows import DENSE, Row
 from saccade.studies.workers import fill_all
 
 Answers = Mapping[str, tuple[Prediction, ...]]
@@ -49,7 +49,7 @@ class Asked:
 
     Attributes:
         by_seed: Answers of every seed.
-        blind: Answers of the first seed to plain pictures.
+        blind: Answers of the dense row's first seed to plain pictures; other rows are held against the same.
         text: Text rows of a prompt, on average.
         cells: Columns of tasks that this took.
     """
@@ -99,7 +99,8 @@ def ask(
         # Weights do not tell how they are run: the name of a cell says what is on the model.
         name = "+".join(part for part in (own, plan.spec if plan else "") if part) or "dense"
         wanted = {task: [bench.column(task, name, plan)] for task in questions.tasks}
-        if seed == seeds[0]:
+        unseen = row.name == DENSE and seed == seeds[0]
+        if unseen:
             for task, columns in wanted.items():
                 columns.append(bench.column(task, f"blind {name}", blind=True))
         fill_all(
@@ -120,7 +121,7 @@ def ask(
         for task in questions.tasks:
             for _, rows, number in book.cell(task, name).prompts:
                 prompts[rows] += number
-        if seed == seeds[0]:
+        if unseen:
             blind = {task: book.predictions(task, f"blind {name}") for task in questions.tasks}
     text = sum(rows * number for rows, number in prompts.items()) / prompts.total()
     return Asked(said, blind, text, cells)
