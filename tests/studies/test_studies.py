@@ -165,3 +165,22 @@ def test_saturation_skips_every_layer_alone(bench, result_of):
         # Nothing reads the visual rows that the last layer writes.
         assert result["vig"][task][-1] == 0 and result["cost"][task][-1]["difference"] == 0
         assert result["attention"][task]["change"][0] is None
+
+
+def test_a_pair_is_left_out_where_the_layer_method_alone_is_cheap_enough(result_of):
+    """Such a pair would drop no rows: it is the layer method in more layers, not at equal FLOPs."""
+    result = result_of("compose")
+    entries = {entry["name"]: entry for entry in result["plans"]}
+    out = [entry for entry in entries.values() if "nothing is left to drop" in entry["reason"]]
+    assert out and all(entry["kind"] == "composed" and not entry.get("mean") for entry in out)
+    assert not {entry["name"] for entry in out} & {row["first"] for row in result["pairs"]}
+    for row in result["pairs"]:
+        both, alone = entries[row["first"]], entries[row["second"]]
+        assert max(e["cost"]["flops_ratio"] for e in (both, alone)) <= row["asked"] + 0.03
+        # Rows are dropped, or the cache would be the whole one.
+        assert both["cost"]["kv_ratio"] < 1
+    for row in result["best"]:
+        mine = [e for e in entries.values() if e["asked"] == row["asked"] and e.get("mean")]
+        for name, composed in ((row["first"], True), (row["second"], False)):
+            kind = [e["mean"]["accuracy"] for e in mine if (e["kind"] == "composed") == composed]
+            assert entries[name]["mean"]["accuracy"] == max(kind)

@@ -14,6 +14,7 @@ from saccade.report.style import INK, MUTED, styled
 
 COLORS = ("#0067b1", "#e29a00", "#b3427f", "#00896a", "#7a5cc2", "#5aa9d6", "#8b5a2b", "#4d4d4d")
 MARKS = "osD^vPX*"
+THIN = {"linewidth": 0.9, "linestyle": (0, (2, 2)), "alpha": 0.8}
 
 
 @styled
@@ -44,6 +45,46 @@ def accuracy_lines(
     axes.set_ylim(0, 1.03)
     style.percent_axis(axes)
     axes.legend(fontsize=8, ncols=2)
+    return figure
+
+
+@styled
+def pairs(
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, Mapping[str, Any]]]]],
+    alone: Mapping[str, Sequence[tuple[float, Mapping[str, Any]]]],
+    dense: Mapping[str, Any],
+) -> Figure:
+    """Accuracy at FLOPs ratios, a panel per first method and a line per second one.
+
+    Args:
+        panels: By first method and by what stands beside it, (ratio, score).
+        alone: What stands beside it, without the first; drawn thin in every panel.
+        dense: Score of the stock model.
+    """
+    figure = style.new_figure(9.2, 3.2)
+    for place, (title, series) in enumerate(panels.items()):
+        axes = figure.add_subplot(1, len(panels), place + 1)
+        for number, (name, entries) in enumerate(series.items()):
+            color = COLORS[number % len(COLORS)]
+            for thin, points in ((False, entries), (True, alone.get(name, ()))):
+                if points:
+                    path = [(1.0, dense["accuracy"]), *((ratio, one["accuracy"]) for ratio, one in points)]
+                    look = THIN if thin else {"marker": MARKS[number % len(MARKS)], "label": name}
+                    axes.plot(*zip(*path, strict=True), color=color, markersize=5, **look)
+        axes.axhline(dense["blind"], color=MUTED, linewidth=1, linestyle=(0, (1, 2)))
+        axes.plot([1], [dense["accuracy"]], "*", color=INK, markersize=8, markeredgewidth=0, zorder=4)
+        style.tidy(axes, title)
+        axes.set_ylim(0, 1.03)
+        style.percent_axis(axes)
+        style.percent_axis(axes, "x")
+        axes.set_xlabel("FLOPs that were asked for")
+        axes.tick_params(labelsize=7)
+        if place == 0:
+            axes.legend(fontsize=7, frameon=False, loc="lower right")
+    figure.suptitle(
+        "Accuracy of pairs, mean over tasks; thin: the second method alone; dotted: blind",
+        x=0.01, ha="left", fontsize=9.5, fontweight="bold",
+    )  # fmt: skip
     return figure
 
 

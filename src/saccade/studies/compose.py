@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from saccade.budget import reach_flops
+from saccade.budget import SLACK, flops_ratio, reach_flops
 from saccade.evaluation.matched import first_layer, kind_of
 from saccade.evaluation.statistics import Interval
 from saccade.methods import METHODS
 from saccade.plan import Plan
-from saccade.report import figures
 from saccade.report.markdown import difference, markdown
+from saccade.studies import charts
 from saccade.studies.base import Design, Finding, Result, Study, corrected, directions, is_better, is_free
 from saccade.studies.bench import Bench, orders_of
 from saccade.studies.lines import Book, Line
@@ -46,6 +46,11 @@ def design(bench: Bench) -> Design:
     layouts, weights = bench.prompts()
     half, layer = max(1, depth // 2), first_layer(METHODS["fastv"], depth)
     lines: list[Line] = []
+    shape = bench.loaded.shape
+    alone = {
+        one: flops_ratio(Plan.of(f"{one}(budget={half})").resolve(depth, orders), shape, layouts, weights)
+        for one in SKIPS
+    }
 
     def add(parts: tuple[str, ...], ratio: float, spec: str) -> None:
         about = {
@@ -55,8 +60,12 @@ def design(bench: Bench) -> Design:
         }
         about["kind"] = "composed" if len(parts) > 1 else "layers" if parts[0] in SKIPS else "decoder"
         name = name_of(parts, ratio)
+        if len(parts) > 1 and alone[parts[1]] <= ratio + SLACK:
+            left = f"{METHODS[parts[1]].title} in {half} layers alone is at {100 * alone[parts[1]]:.1f} %"
+            lines.append(Line(name, None, about, f"{left}: nothing is left to drop"))
+            return
         try:
-            plan = reach_flops(Plan.of(spec), bench.loaded.shape, layouts, orders, weights)
+            plan = reach_flops(Plan.of(spec), shape, layouts, orders, weights)
         except ValueError as error:
             lines.append(Line(name, None, about, str(error)))
             return
@@ -112,6 +121,22 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
                 f"{corrected(len(mine))}.",
             )
         )
+    best = _best(book, ran)
+    if best:
+        gains = [book.against(one["first"], one["second"]) for one in best]
+        findings.append(
+            Finding(
+                "The best pair keeps more than the best method alone at equal FLOPs",
+                "asked here, not by the papers",
+                is_better(gains),
+                "; ".join(
+                    f"at {100 * one['asked']:.0f} % {one['first'].split(' at ')[0]} against "
+                    f"{one['second'].split(' at ')[0]}: {difference(one)} points"
+                    for one in best
+                )
+                + "; both are the best of these very questions.",
+            )
+        )
     gap = book.against(BOOSTER, BOOSTED)
     findings.append(
         Finding(
@@ -121,13 +146,41 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
             f"It changes mean accuracy by {difference(against(book, BOOSTER, BOOSTED))} points.",
         )
     )
-    return {"pairs": pairs, "findings": [finding.to_dict() for finding in findings]}
+    return {"pairs": pairs, "best": best, "findings": [finding.to_dict() for finding in findings]}
+
+
+def _best(book: Book, ran: set[str]) -> list[dict[str, Any]]:
+    """The most accurate pair of each ratio minus the most accurate method alone there."""
+    found = []
+    for ratio in RATIOS:
+        singles = [name_of((one,), ratio) for one in (*DROPS, *SKIPS)]
+        both = [name_of(pair, ratio) for pair in itertools.product(DROPS, SKIPS)]
+        tops = [
+            max(names, key=lambda name: book.of_line(book.lines[name]).mean.accuracy.value or 0.0)
+            for names in ([n for n in both if n in ran], [n for n in singles if n in ran])
+            if names
+        ]
+        if len(tops) == 2:
+            found.append({"asked": ratio, **against(book, *tops)})
+    return found
 
 
 def draw(result: Result) -> dict[str, bytes]:
-    """Accuracy against FLOPs, a panel per method, the pairs together."""
-    blind, asked = result["dense"]["mean"]["blind"], result["data"]["questions"]
-    return {"family": figures.accuracy_by_family(result["dense"], blind, result["plans"], asked)}
+    """Accuracy at every ratio, a panel per method that drops rows: alone, and with each that skips layers."""
+    ran = {(e["method"], e["asked"]): e["mean"] for e in result["plans"] if e.get("mean")}
+
+    def line(method: str) -> list[tuple[float, Any]]:
+        return [(ratio, ran[method, ratio]) for ratio in result["ratios"] if (method, ratio) in ran]
+
+    panels = {
+        METHODS[one].title: {
+            "alone": line(one),
+            **{f"with {METHODS[other].title}": line(f"{one}+{other}") for other in SKIPS},
+        }
+        for one in DROPS
+    }
+    skips = {f"with {METHODS[other].title}": line(other) for other in SKIPS}
+    return {"pairs": charts.pairs(panels, skips, result["dense"]["mean"])}
 
 
 def tell(result: Result) -> str:
