@@ -215,11 +215,11 @@ def test_an_interrupted_run_goes_on_where_it_was(run, monkeypatch, tmp_path):
     whole = run(budget=2)
     true, calls = Replayer.record, []
 
-    def interrupted(self, inputs):
+    def interrupted(self, inputs, tail):
         calls.append(1)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return true(self, inputs)
+        return true(self, inputs, tail)
 
     monkeypatch.setattr(Replayer, "record", interrupted)
     with pytest.raises(KeyboardInterrupt):

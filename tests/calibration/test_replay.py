@@ -36,25 +36,26 @@ PLANS = [
 ]
 
 
-def full_forward(model, inputs, method) -> torch.Tensor:
-    """Logits of the last row by an attached plan and a whole forward: nothing of replay is in it."""
+def full_forward(model, inputs, method, tail) -> torch.Tensor:
+    """Logits of the last rows by an attached plan and a whole forward: nothing of replay is in it."""
     with saccade.apply(model, method), torch.no_grad():
-        return model(**inputs).logits[0, -1]
+        return model(**inputs).logits[0, -tail:]
 
 
+@pytest.mark.parametrize("tail", [1, 3])
 @pytest.mark.parametrize("prompt", PROMPTS)
 @pytest.mark.parametrize("name", FACTORIES)
-def test_replay_equals_full_forwards(name, prompt):
+def test_replay_equals_full_forwards(name, prompt, tail):
     tiny = FACTORIES[name](layers=L)
     inputs = tiny.batch([PROMPTS[prompt]], seed=3)
     with torch.no_grad():
-        stock = tiny.model(**inputs, logits_to_keep=1).logits[0, -1]
+        stock = tiny.model(**inputs, logits_to_keep=tail).logits[0]
     with replaying(tiny.model) as replayer:
-        replay = replayer.record(inputs)
+        replay = replayer.record(inputs, tail)
         replayed = [replay.logits(method.route(replay.layout, L)) for method in PLANS]
-    assert torch.equal(replay.logits_V, stock)
+    assert torch.equal(replay.logits_TV, stock)
     for method, logits in zip(PLANS, replayed, strict=True):
-        expected = full_forward(tiny.model, inputs, method)
+        expected = full_forward(tiny.model, inputs, method, tail)
         torch.testing.assert_close(
             logits, expected, atol=2e-5, rtol=1e-5, msg=lambda m, p=method: f"{p}: {m}"
         )
@@ -79,6 +80,14 @@ def test_visual_rows_of_the_last_layer_cannot_reach_the_answer(cls):
     assert shorten(cls(layers=(L - 2,)).route(layout, L)) is not None
 
 
+@pytest.mark.parametrize("tail", [1, 4])
+def test_of_the_last_layer_the_rows_that_are_asked_for_are_computed(tail):
+    program = shorten(ShortV(layers=(0,)).route(Layout.single(6, 5), L), tail)
+    *whole, last = program.layers
+    assert last.query_BN.sum() == last.ffn_BN.sum() == tail and bool(last.query_BN[:, -tail:].all())
+    assert all(layer.ffn_BN.sum() == 11 for layer in whole[1:])
+
+
 def test_withdrawing_in_the_last_layer_does_reach_the_answer():
     program = shorten(VTW(layer=L - 1).route(Layout.single(6, 5), L))
     assert program is not None and program.start == L - 1
@@ -98,13 +107,14 @@ def test_only_what_differs_is_computed():
     assert shorten(Route.dense(layout, L)) is None
 
 
+@pytest.mark.parametrize("tail", [1, 3])
 @pytest.mark.parametrize("make", [tiny_llava, tiny_qwen])
 @pytest.mark.parametrize("cls", [VSkip, ShortV, FFNSkip])
-def test_claimed_flops_are_those_that_run(make, cls):
+def test_claimed_flops_are_those_that_run(make, cls, tail):
     tiny = make(layers=4)
     shape = find(tiny.model).shape(tiny.model.config)
     with replaying(tiny.model) as replayer:
-        replay = replayer.record(tiny.batch([[3, BANNER, 1, SQUARE, 5]]))
+        replay = replayer.record(tiny.batch([[3, BANNER, 1, SQUARE, 5]]), tail)
         for layer in range(4):
             route = cls(layers=(layer,)).route(replay.layout, 4)
             assert counted(lambda r=route: replay.logits(r)) == replay.flops(shape, route)

@@ -32,39 +32,39 @@ METHODS = {
 MEASURED = list(METHODS)
 
 
-def distances(model, inputs, name, direction="perturbed-full") -> list[float]:
-    """Scores written out anew: one full forward per layer, torch's own KL."""
+def distances(model, inputs, name, direction="perturbed-full", tail=1) -> list[float]:
+    """Scores written out anew: one full forward per layer, torch's own KL, row by row."""
 
     def log_p(plan):
         with saccade.apply(model, plan), torch.no_grad():
-            return model(**inputs).logits[0, -1].double()
+            return model(**inputs).logits[0].double()
 
-    full, found = log_p(Plan()), []
+    def distance(full, tried) -> float:
+        if name == "cosine":
+            return 1 - float(full @ tried / full.norm() / tried.norm())
+        p, q = (tried, full) if direction == "perturbed-full" else (full, tried)
+        logs = q.log_softmax(-1), p.log_softmax(-1)
+        return float(torch.nn.functional.kl_div(*logs, log_target=True, reduction="sum"))
+
+    whole, found = log_p(Plan()), []
     for layer in range(len(find(model).parts(model).layers)):
         tried = log_p(METHODS[name](layer))
-        if name == "cosine":
-            found.append(1 - float(full @ tried / full.norm() / tried.norm()))
-            continue
-        p, q = (tried, full) if direction == "perturbed-full" else (full, tried)
-        kl = torch.nn.functional.kl_div(
-            q.log_softmax(-1), p.log_softmax(-1), log_target=True, reduction="sum"
-        )
-        found.append(float(kl))
+        found.append(sum(distance(whole[-row], tried[-row]) for row in range(1, tail + 1)))
     return found
 
 
+@pytest.mark.parametrize("tail", [1, 4])
 @pytest.mark.parametrize("make", [tiny_llava, tiny_llava_next, tiny_qwen])
 @pytest.mark.parametrize("name", MEASURED)
-def test_scores_equal_brute_force(make, name):
+def test_scores_equal_brute_force(make, name, tail):
     tiny = make(layers=5, seed=2)
     inputs = tiny.batch([PROMPT], seed=1)
-    expected = distances(tiny.model, inputs, name)
+    expected = distances(tiny.model, inputs, name, tail=tail)
     with replaying(tiny.model) as replayer:
-        found = try_layers(replayer, inputs, PROBES[name], "perturbed-full")
+        found = try_layers(replayer, inputs, PROBES[name], "perturbed-full", tail=tail)
     assert found.values == pytest.approx(expected, abs=1e-5, rel=1e-5)
-    assert brute_force(tiny.model, inputs, PROBES[name], "perturbed-full") == pytest.approx(
-        expected, abs=1e-5
-    )
+    brute = brute_force(tiny.model, inputs, PROBES[name], "perturbed-full", tail=tail)
+    assert brute == pytest.approx(expected, abs=1e-5)
     assert max(expected) > 1e-3 and found.visual + found.text == inputs["input_ids"].numel()
 
 

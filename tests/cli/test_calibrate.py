@@ -55,6 +55,15 @@ def test_own_questions_give_a_plan_a_table_and_the_next_command(model, mine, tmp
     assert sorted(p.name for p in tmp_path.glob("plan*")) == ["plan.json"]
 
 
+def test_more_tokens_of_the_answer_are_looked_at_when_asked_for(model, mine, tmp_path, capsys):
+    out = tmp_path / "plan.json"
+    words = ["--budget", "1", "--samples", "2", "--data", mine, "--answer-tokens", "3", "--out", str(out)]
+    assert main(["calibrate", model, *words]) == 0
+    assert Plan.load(out).calibration["answer_tokens"] == 3
+    assert "the first 3 tokens of the answer" in " ".join(capsys.readouterr().out.split())
+    assert main(["calibrate", model, *words[:-4], "--answer-tokens", "0"]) == 2
+
+
 def test_json_on_standard_output_stands_alone(model, mine, tmp_path, capsys):
     out = tmp_path / "plan.json"
     words = ["--method", "shortv", "--budget", "1", "--samples", "2", "--data", mine, "--no-check"]
@@ -153,11 +162,11 @@ def test_an_interruption_says_how_to_go_on_and_the_same_command_does(
     ]
     true, calls = Replayer.record, []
 
-    def interrupted(self, inputs):
+    def interrupted(self, inputs, tail):
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return true(self, inputs)
+        return true(self, inputs, tail)
 
     monkeypatch.setattr(Replayer, "record", interrupted)
     assert main(words) == 130

@@ -20,7 +20,7 @@ from studies.conftest import TOKENS
 
 NAMES = (
     *("budget", "compose", "identify", "iso-flops", "main"),
-    *("saturation", "seeds", "stratified", "transfer"),
+    *("saturation", "seeds", "stratified", "transfer", "whole-answer"),
 )
 
 

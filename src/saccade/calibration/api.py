@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from torch import nn
 from saccade import models
 from saccade.calibration.draw import Draw, data_hash
 from saccade.calibration.journal import Journal
-from saccade.calibration.measures import Direction, check_direction
+from saccade.calibration.measures import Direction, check_answer_tokens, check_direction
 from saccade.calibration.probes import Probe, Progress, find_probe, probe_for
 from saccade.calibration.request import choose, reach, wanted_method
 from saccade.calibration.run import compare, try_layers
 from saccade.calibration.scores import Scores
+from saccade.calibration.spoken import with_answer
 from saccade.data import Entry
 from saccade.engine.replay import replaying
 from saccade.evaluation.identity import setup_digest, weights_digest
@@ -42,6 +44,7 @@ def calibrate(
     draw: Draw = "global",
     seed: int = 0,
     direction: Direction = "perturbed-full",
+    answer_tokens: int = 1,
     eta: float = ETA,
     check: bool = True,
     out: str | os.PathLike | None = None,
@@ -65,6 +68,9 @@ def calibrate(
         draw: ``global``, or ``stratified`` by sub-task.
         seed: Of the draw, and of ``score="random"``.
         direction: Of the KL.
+        answer_tokens: Over how many tokens of the model's own greedy answer, its end included, a score is
+            summed; 1 looks at the first alone, as the papers do. More for tasks with answers of several
+            tokens: a layer may matter for the second and not for the first.
         eta: Largest mean KL (nats) at which VTW withdraws.
         check: Also run brute force on the last sample, for the cost ratio and the largest difference.
         out: Plan file to write. Until then finished samples are kept beside it (``partial_path``), so that
@@ -96,6 +102,7 @@ def calibrate(
         probe,
         like=wanted,
         direction=direction,
+        answer_tokens=answer_tokens,
         eta=eta,
         draw=draw if num_samples is not None else "all",
         seed=seed,
@@ -127,6 +134,7 @@ def scores(
     draw: Draw = "global",
     seed: int = 0,
     direction: Direction = "perturbed-full",
+    answer_tokens: int = 1,
     eta: float = ETA,
     check: bool = True,
     checkpoint: str | os.PathLike | None = None,
@@ -143,6 +151,7 @@ def scores(
         draw: How samples are drawn.
         seed: Of the draw, and of ``score="random"``.
         direction: Of the KL.
+        answer_tokens: Tokens of the answer that are looked at.
         eta: Threshold of ``withdrawal``.
         check: Whether brute force is run on the last sample, to compare.
         checkpoint: File that keeps finished samples; a second call goes on from it, the end removes it.
@@ -156,6 +165,7 @@ def scores(
         choose(samples, num_samples, draw, seed),
         find_probe(score),
         direction=direction,
+        answer_tokens=answer_tokens,
         eta=eta,
         draw=draw if num_samples is not None else "all",
         seed=seed,
@@ -175,6 +185,7 @@ def score_samples(
     *,
     like: Method | None = None,
     direction: Direction = "perturbed-full",
+    answer_tokens: int = 1,
     eta: float = ETA,
     draw: str = "all",
     seed: int = 0,
@@ -184,6 +195,7 @@ def score_samples(
 ) -> Scores:
     """Scores every layer on samples that are drawn already; leaves the checkpoint to the caller to delete."""
     check_direction(direction)
+    check_answer_tokens(answer_tokens)
     if not eta >= 0:
         raise ValueError(f"eta is a KL in nats and not negative, got {eta}")
     ids = [sample.id for sample in samples]
@@ -198,6 +210,7 @@ def score_samples(
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
         "samples": ids,
         "data": data_hash(samples),
+        "answer_tokens": answer_tokens,
     }
     if setup := setup_digest(loaded):
         settings["setup"] = setup
@@ -205,10 +218,12 @@ def score_samples(
     cost: dict[str, Any] = {}
     if probe.method is not None:
         journal = Journal(checkpoint, settings)
-        values, last = _values(loaded, samples, probe, direction, like, journal, progress)
+        ask = partial(_asked, loaded, tokens=answer_tokens)
+        values, last = _values(loaded, samples, ask, probe, direction, like, journal, progress)
         if check:
-            inputs = models.inputs(loaded, [last])
-            cost = compare(loaded.model, inputs, probe, direction, loaded.shape, like) | {"sample": last.id}
+            inputs, tail = ask(last)
+            cost = compare(loaded.model, inputs, probe, direction, loaded.shape, like, tail)
+            cost |= {"sample": last.id}
     origin = record(device=loaded.model.device, dtype=loaded.model.dtype)
     kept = {key: origin[key] for key in ("date", "versions", "device", "dtype")}
     return Scores(
@@ -218,6 +233,7 @@ def score_samples(
         samples=tuple(ids),
         tasks=tuple(dict.fromkeys(sample.task for sample in samples)),
         direction=direction if by_kl else None,
+        answer_tokens=answer_tokens,
         eta=eta,
         draw=draw,
         seed=seed,
@@ -227,9 +243,14 @@ def score_samples(
     )
 
 
+def _asked(loaded: models.Loaded, sample: Sample, tokens: int) -> tuple[dict[str, Any], int]:
+    return with_answer(loaded.model, models.inputs(loaded, [sample]), tokens)
+
+
 def _values(
     loaded: models.Loaded,
     samples: Sequence[Sample],
+    ask: Callable[[Sample], tuple[dict[str, Any], int]],
     probe: Probe,
     direction: Direction,
     like: Method | None,
@@ -244,7 +265,8 @@ def _values(
             if sample.id in journal.entries:
                 continue
             try:
-                tried = try_layers(replayer, models.inputs(loaded, [sample]), probe, direction, like)
+                inputs, tail = ask(sample)
+                tried = try_layers(replayer, inputs, probe, direction, like, tail)
             except ValueError as error:
                 raise ValueError(f"sample {sample.id}: {error}") from error
             journal.append({"sample": sample.id, **vars(tried)})

@@ -50,6 +50,12 @@ def check_direction(direction: str) -> None:
         raise ValueError(f"direction is perturbed-full or full-perturbed, got {direction!r}")
 
 
+def check_answer_tokens(tokens: int) -> None:
+    """Raises ``ValueError`` for a number of tokens below 1."""
+    if tokens < 1:
+        raise ValueError(f"a score looks at 1 token of the answer or more, got {tokens}")
+
+
 def mean_sd(values_SL: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
     """Mean and standard deviation (of a sample, n - 1) of every layer; 0 for the spread of one value."""
     n = len(values_SL)

@@ -44,11 +44,15 @@ class Probe:
         changes: dict[str, Any] = {"budget": None, "flops": None, "preset": None, self.parameter: value}
         return replace(base, **changes)
 
-    def read(self, full_V: torch.Tensor, tried_LV: torch.Tensor, direction: Direction) -> list[float]:
-        """Scores of every layer from the logits of the last prompt row."""
+    def read(self, full_TV: torch.Tensor, tried_LTV: torch.Tensor, direction: Direction) -> list[float]:
+        """Scores of every layer from the logits that choose the tokens of an answer.
+
+        The sum over tokens: by the chain rule that is how far the whole answer's distribution moves along the
+        one path that is looked at, and for an answer of one token it is the papers' score.
+        """
         if self.distance == "cosine":
-            return cosine_distance(full_V, tried_LV).tolist()
-        return kl(full_V, tried_LV, direction).tolist()
+            return cosine_distance(full_TV, tried_LTV).sum(-1).tolist()
+        return kl(full_TV, tried_LTV, direction).sum(-1).tolist()
 
 
 PROBES: dict[str, Probe] = {

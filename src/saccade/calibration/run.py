@@ -33,7 +33,7 @@ class Tried:
     Attributes:
         values: Score of every layer; all 0 for a prompt without visual rows, which no method changes.
         visual: Visual rows of the prompt.
-        text: Other rows of the prompt.
+        text: Other rows, those of an appended answer among them.
     """
 
     values: tuple[float, ...]
@@ -58,8 +58,17 @@ def try_layers(
     probe: Probe,
     direction: Direction,
     like: Method | None = None,
+    tail: int = 1,
 ) -> Tried:
     """Scores every layer on one prompt: one dense forward, then each layer from where it first differs.
+
+    Args:
+        replayer: Of the model.
+        inputs: One prompt, with the tokens of an answer appended if later ones are to be scored.
+        probe: The score.
+        direction: Of the KL.
+        like: A method whose further options are kept.
+        tail: How many rows at the end are read: the last one of the prompt and those appended.
 
     Raises:
         ValueError: If logits are not finite.
@@ -68,11 +77,11 @@ def try_layers(
     visual, text = rows_of(replayer.model, inputs)
     if not visual:
         return Tried((0.0,) * num_layers, visual, text)
-    replay = replayer.record(inputs)
-    if not bool(torch.isfinite(replay.logits_V).all()):
+    replay = replayer.record(inputs, tail)
+    if not bool(torch.isfinite(replay.logits_TV).all()):
         raise ValueError("the model's logits are not finite even without a plan; check its weights and dtype")
-    tried_LV = torch.stack([replay.logits(route) for route in routes(replay, probe, num_layers, like)])
-    return Tried(_read(probe, replay.logits_V, tried_LV, direction), visual, text)
+    tried_LTV = torch.stack([replay.logits(route) for route in routes(replay, probe, num_layers, like)])
+    return Tried(_read(probe, replay.logits_TV, tried_LTV, direction), visual, text)
 
 
 def brute_force(
@@ -81,6 +90,7 @@ def brute_force(
     probe: Probe,
     direction: Direction,
     like: Method | None = None,
+    tail: int = 1,
 ) -> tuple[float, ...]:
     """The same scores by a full forward under each layer's plan, vision tower included."""
     family = find(model)
@@ -88,26 +98,26 @@ def brute_force(
 
     def forward(plan: Plan) -> torch.Tensor:
         with torch.no_grad(), apply(model, plan):
-            return model(**inputs, use_cache=False, logits_to_keep=1).logits[0, -1]
+            return model(**inputs, use_cache=False, logits_to_keep=tail).logits[0]
 
-    full_V = forward(Plan())
-    tried_LV = torch.stack([forward(Plan((probe.at(layer, like),))) for layer in range(num_layers)])
-    return _read(probe, full_V, tried_LV, direction)
+    full_TV = forward(Plan())
+    tried_LTV = torch.stack([forward(Plan((probe.at(layer, like),))) for layer in range(num_layers)])
+    return _read(probe, full_TV, tried_LTV, direction)
 
 
 def _read(
-    probe: Probe, full_V: torch.Tensor, tried_LV: torch.Tensor, direction: Direction
+    probe: Probe, full_TV: torch.Tensor, tried_LTV: torch.Tensor, direction: Direction
 ) -> tuple[float, ...]:
-    finite = torch.isfinite(tried_LV).all(dim=-1)
+    finite = torch.isfinite(tried_LTV).flatten(1).all(dim=-1)
     if not bool(finite.all()):
         layer = int((~finite).nonzero()[0])
         raise ValueError(f"logits are not finite when {probe.method} is tried at layer {layer}; try float32")
-    return tuple(probe.read(full_V, tried_LV, direction))
+    return tuple(probe.read(full_TV, tried_LTV, direction))
 
 
 def flops(replay: Replay, shape: ModelShape, tried: Sequence[Route]) -> tuple[int, int]:
     """Decoder FLOPs (vision tower aside) of the replays and of brute force, the dense forward in both."""
-    head = 2 * shape.hidden * shape.vocab
+    head = 2 * shape.hidden * shape.vocab * replay.tail
 
     def forward(route: Route) -> int:
         known = {layer: executed_flops(shape, layer, replay.layout) for layer in dict.fromkeys(route.layers)}
@@ -124,6 +134,7 @@ def compare(
     direction: Direction,
     shape: ModelShape,
     like: Method | None = None,
+    tail: int = 1,
 ) -> dict[str, Any]:
     """Measures replay against brute force on one prompt with visual rows.
 
@@ -132,16 +143,16 @@ def compare(
         the largest difference between the scores of both.
     """
     with replaying(model) as replayer:
-        replay = replayer.record(inputs)
+        replay = replayer.record(inputs, tail)
         counted = flops(replay, shape, routes(replay, probe, shape.layers, like))
     del replay
 
     def quick() -> tuple[float, ...]:
         with replaying(model) as replayer:
-            return try_layers(replayer, inputs, probe, direction, like).values
+            return try_layers(replayer, inputs, probe, direction, like, tail).values
 
     def slow() -> tuple[float, ...]:
-        return brute_force(model, inputs, probe, direction, like)
+        return brute_force(model, inputs, probe, direction, like, tail)
 
     pairs: list[tuple[float, float]] = []
     while not pairs or (len(pairs) < 3 and sum(map(sum, pairs)) < TIMING_SECONDS):

@@ -23,6 +23,7 @@ class Scores:
         samples: Ids of the samples.
         tasks: Their tasks, each once.
         direction: Of the KL; None for other distances.
+        answer_tokens: Tokens of the model's own answer that were looked at, at most.
         eta: Largest mean KL at which VTW withdraws; used by ``withdrawal`` alone.
         draw: How the samples were drawn.
         seed: Of the draw, and of the permutation of ``random``.
@@ -37,6 +38,7 @@ class Scores:
     samples: tuple[str, ...]
     tasks: tuple[str, ...]
     direction: str | None = None
+    answer_tokens: int = 1
     eta: float = 3e-3
     draw: str = "all"
     seed: int = 0
@@ -82,7 +84,8 @@ class Scores:
         return {
             "metric": self.metric,
             "direction": self.direction,
-            "position": "last prompt row",
+            "position": "last prompt row" if self.answer_tokens == 1 else "every token of the answer",
+            "answer_tokens": self.answer_tokens,
             **extra,
             "scores": {
                 "mean": self.mean,

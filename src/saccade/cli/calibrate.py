@@ -53,6 +53,10 @@ def calibrate(
     direction: Annotated[
         str, typer.Option(help="Of the KL: perturbed-full or full-perturbed.")
     ] = "perturbed-full",
+    answer_tokens: Annotated[
+        int,
+        typer.Option(min=1, help="Score this many tokens of the model's own answer, not the first alone."),
+    ] = 1,
     draw: Annotated[str, typer.Option(help="global, or stratified by sub-task.")] = "global",
     seed: common.Seed = 0,
     eta: Annotated[
@@ -103,6 +107,7 @@ def calibrate(
             draw=cast("Draw", draw),
             seed=seed,
             direction=cast("Direction", direction),
+            answer_tokens=answer_tokens,
             eta=eta,
             check=check,
             out=out,
@@ -179,6 +184,8 @@ def touched(plan: Plan) -> set[int]:
 def _summary(facts: dict[str, Any]) -> str:
     count, tasks = len(facts["samples"]), ", ".join(facts["tasks"])
     text = f"{count} samples ({facts['draw']} draw, seed {facts['seed']}) of {tasks}"
+    if facts.get("answer_tokens", 1) > 1:
+        text += f", the first {facts['answer_tokens']} tokens of the answer"
     cost = facts["cost"]
     if not cost:
         return text

@@ -2,9 +2,9 @@
 
 Calibration asks for the next-token logits of many routes that differ in a layer or two. Everything before the
 first of them is known, and so is every row that layer computes as the stock model does; of the last layer
-only the last row matters. All of this is exact.
+only the rows at the end matter whose logits are asked for. All of this is exact.
 
-Shape letters: B batch (1 here), N rows, D hidden, V vocabulary.
+Shape letters: B batch (1 here), N rows, T rows at the end, D hidden, V vocabulary.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from saccade.shapes import ModelShape
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """What has to run to get the last row's logits of a route.
+    """What has to run to get the last rows' logits of a route.
 
     Attributes:
         start: First layer that differs from the stock layer; its input is the dense one.
@@ -42,11 +42,12 @@ class Program:
     known_BN: torch.Tensor | None = None
 
 
-def shorten(route: Route) -> Program | None:
-    """The least that gives the last row's logits of a route, or None where they are the dense ones.
+def shorten(route: Route, tail: int = 1) -> Program | None:
+    """The least that gives the last rows' logits of a route, or None where they are the dense ones.
 
     Args:
         route: Of one sample without padding.
+        tail: How many rows at the end are asked for.
     """
     layout, depth = route.layout, len(route.layers)
     dense = {layer: layer.is_dense for layer in dict.fromkeys(route.layers)}
@@ -54,12 +55,12 @@ def shorten(route: Route) -> Program | None:
     if start is None:
         return None
     last_BN = torch.zeros_like(layout.visual_BN)
-    last_BN[:, -1] = True
+    last_BN[:, -tail:] = True
     final = route.layers[-1]
-    tail = _only(final, last_BN, layout)
+    end = _only(final, last_BN, layout)
     if start == depth - 1:
-        return None if bool((_as_dense(final, layout) & last_BN).any()) else Program(start, (tail,))
-    first, rest = route.layers[start], (*route.layers[start + 1 : -1], tail)
+        return Program(start, (end,)) if bool((last_BN & ~_as_dense(final, layout)).any()) else None
+    first, rest = route.layers[start], (*route.layers[start + 1 : -1], end)
     known_BN = _as_dense(first, layout)
     if not bool(known_BN.any()):
         return Program(start, (first, *rest))
@@ -95,24 +96,24 @@ class Replay:
 
     Attributes:
         layout: Where the prompt's visual rows are.
-        logits_V: Dense logits of the last prompt row.
+        logits_TV: Dense logits of the rows at the end.
     """
 
     def __init__(
         self,
         attachment: Attachment,
         layout: Layout,
-        logits_V: torch.Tensor,
+        logits_TV: torch.Tensor,
         states: list[torch.Tensor],
         calls: list[dict[str, Any]],
         added: Added | None = None,
     ) -> None:
-        self.layout, self.logits_V = layout, logits_V
+        self.layout, self.logits_TV = layout, logits_TV
         self._attachment, self._states, self._calls, self._added = attachment, states, calls, added
 
     @torch.no_grad()
     def logits(self, route: Route) -> torch.Tensor:
-        """Logits (V,) of the last prompt row under a route of this replay's ``layout``.
+        """Logits (T, V) of the rows at the end under a route of this replay's ``layout``.
 
         Raises:
             ValueError: If the route is of another layout or depth.
@@ -122,7 +123,7 @@ class Replay:
             raise ValueError("a replay runs routes of its own layout and the model's depth")
         program = self._program(route)
         if program is None:
-            return self.logits_V
+            return self.logits_TV
         start = program.start
         hidden = self._states[start]
         stock = Route.dense(self.layout, 1).layers
@@ -136,12 +137,17 @@ class Replay:
             if number == start and program.known_BN is not None:
                 known = program.known_BN.to(hidden.device)[..., None]
                 hidden = torch.where(known, self._states[start + 1], hidden)
-        return _head(self._attachment, hidden)
+        return _head(self._attachment, hidden, self.tail)
+
+    @property
+    def tail(self) -> int:
+        """How many rows at the end have logits."""
+        return self.logits_TV.shape[0]
 
     def _program(self, route: Route) -> Program | None:
         own = self._attachment.plan
         if not own.methods:
-            return shorten(route)
+            return shorten(route, self.tail)
         # It was recorded under the model's own plan: from the first touched layer on both run.
         start = next((n for n, layer in enumerate(route.layers) if not layer.is_dense), None)
         if start is None:
@@ -150,13 +156,13 @@ class Replay:
         return Program(start, both.layers[start:])
 
     def flops(self, shape: ModelShape, route: Route) -> int:
-        """Decoder FLOPs that ``logits(route)`` dispatches, the head's one row included."""
+        """Decoder FLOPs that ``logits(route)`` dispatches, the head's rows included."""
         program = self._program(route)
         if program is None:
             return 0
         run = [layer for layer in program.layers if layer is not None]
         layers = sum(executed_flops(shape, layer, self.layout) for layer in run)
-        return layers + 2 * shape.hidden * shape.vocab
+        return layers + 2 * shape.hidden * shape.vocab * self.tail
 
 
 class Replayer:
@@ -166,11 +172,12 @@ class Replayer:
         self.model, self.attachment = model, attachment
 
     @torch.no_grad()
-    def record(self, inputs: Mapping[str, Any]) -> Replay:
+    def record(self, inputs: Mapping[str, Any], tail: int = 1) -> Replay:
         """Runs the dense forward of one prompt and keeps what each layer was given.
 
         Args:
             inputs: Keyword arguments of the model for one sample without padding.
+            tail: How many rows at the end will be asked for their logits.
 
         Raises:
             ValueError: If there are more samples, padding, or a decoder loop that replay cannot follow.
@@ -205,18 +212,18 @@ class Replayer:
             hooks.append(layer.register_forward_pre_hook(before, with_kwargs=True, prepend=True))
             hooks.append(layer.register_forward_hook(after))
         try:
-            result = self.model(**inputs, use_cache=False, logits_to_keep=1)
+            result = self.model(**inputs, use_cache=False, logits_to_keep=tail)
         finally:
             for hook in hooks:
                 hook.remove()
         if added[0] is not None:
             outputs = [added[0].after(number, left) for number, left in enumerate(outputs)]
         self._check_loop(seen, states, outputs)
-        logits_V = result.logits[0, -1]
-        again = _head(self.attachment, outputs[-1])
-        if not torch.allclose(logits_V.float(), again.float(), rtol=1e-2, atol=1e-2, equal_nan=True):
+        logits_TV = result.logits[0]
+        again = _head(self.attachment, outputs[-1], tail)
+        if not torch.allclose(logits_TV.float(), again.float(), rtol=1e-2, atol=1e-2, equal_nan=True):
             raise ValueError("this model changes its logits after the head, which replay cannot follow")
-        return Replay(self.attachment, layout, logits_V, states, calls, added[0])
+        return Replay(self.attachment, layout, logits_TV, states, calls, added[0])
 
     def _check_loop(self, seen: list[int], states: list[torch.Tensor], outputs: list[Any]) -> None:
         name, depth = self.attachment.family.name, len(self.attachment.parts.layers)
@@ -235,10 +242,10 @@ class Replayer:
             )
 
 
-def _head(attachment: Attachment, hidden_BND: torch.Tensor) -> torch.Tensor:
+def _head(attachment: Attachment, hidden_BND: torch.Tensor, tail: int) -> torch.Tensor:
     parts = attachment.parts
     assert parts.head is not None
-    return parts.head(parts.norm(hidden_BND[:, -1:]))[0, -1]
+    return parts.head(parts.norm(hidden_BND[:, -tail:]))[0]
 
 
 @contextmanager

@@ -148,21 +148,25 @@ class Bench:
         key = Key(self.weights, self.dtype, name, self._digests[task], self.tokens, self.setup)
         return Column(Run(name, plan, blind), key)
 
-    def scored(self, score: str, samples: Sequence[Sample], what: str = "") -> Scored:
+    def scored(self, score: str, samples: Sequence[Sample], what: str = "", tokens: int = 1) -> Scored:
         """Scores of every layer on these samples, measured once for all studies.
 
         Args:
             score: Name of the score.
             samples: Samples with their images.
             what: What they are, for the note.
+            tokens: How many tokens of the model's own answer it looks at.
         """
+        over = "" if tokens == 1 else f" summed over {tokens} tokens"
 
         def measure() -> list[list[float]]:
             model, processor = self.loaded.model, self.loaded.processor
-            found = scores(model, processor, samples, score, check=False, progress=self.step)
+            found = scores(
+                model, processor, samples, score, answer_tokens=tokens, check=False, progress=self.step
+            )
             return [list(row) for row in found.values_SL]
 
-        values = self.measured(score, samples, measure, f"layers by {score}", what)
+        values = self.measured(f"{score}{over}", samples, measure, f"layers by {score}{over}", what)
         bare = tuple(replace(sample, images=()) for sample in samples)
         return Scored(score, bare, tuple(map(tuple, values)))
 
@@ -212,20 +216,21 @@ class Bench:
             tuple(row for part in parts for row in part.values_SL),
         )
 
-    def own(self, score: str, task: str) -> Scored:
+    def own(self, score: str, task: str, tokens: int = 1) -> Scored:
         """Scores on 20 samples of a task (the papers' number): the first of its pool."""
-        return self.scored(score, self.questions.calibration(task, CALIBRATION_SAMPLES), f"task {task}")
+        samples = self.questions.calibration(task, CALIBRATION_SAMPLES)
+        return self.scored(score, samples, f"task {task}", tokens)
 
     def mixture(self) -> list[Sample]:
         """Calibration samples of all tasks, a few of each."""
         few = FEW if len(self.tasks) > MANY_TASKS else CALIBRATION_SAMPLES
         return [sample for task in self.tasks for sample in self.questions.calibration(task, few)]
 
-    def calibrated(self, names: Sequence[str]) -> dict[str, Scored]:
+    def calibrated(self, names: Sequence[str], tokens: int = 1) -> dict[str, Scored]:
         """Scores by name on 20 samples of the mixture, drawn evenly over sub-tasks (the papers' number)."""
         pool = self.mixture()
         drawn = draw(pool, min(CALIBRATION_SAMPLES, len(pool)), "stratified", self.questions.seed)
-        return {name: self.scored(name, drawn, "all tasks") for name in names}
+        return {name: self.scored(name, drawn, "all tasks", tokens) for name in names}
 
     def shuffled(self) -> tuple[int, ...]:
         """Layers in a random order, by the seed."""

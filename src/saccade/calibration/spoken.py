@@ -1,0 +1,48 @@
+"""The model's own answer behind its prompt, so that every token of it can be scored, not the first alone.
+
+Shape letters: B batch (1 here), N rows, A appended rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def with_answer(model: nn.Module, inputs: Mapping[str, Any], tokens: int) -> tuple[dict[str, Any], int]:
+    """A prompt with the model's greedy answer appended, and how many rows at its end choose a token of it.
+
+    The row before the end of the answer is one of them: whether an answer stops belongs to it.
+
+    Args:
+        model: A VLM with its generation configuration, under no plan but its own.
+        inputs: Keyword arguments of the model for one prompt without padding.
+        tokens: Most tokens of the answer that are looked at; with 1 the prompt stays as it is.
+
+    Returns:
+        The longer inputs, and between 1 and ``tokens`` rows.
+    """
+    if tokens == 1:
+        return dict(inputs), 1
+    rows = inputs["input_ids"].shape[1]
+    with torch.no_grad():
+        whole_BN = model.generate(**inputs, do_sample=False, max_new_tokens=tokens - 1)  # type: ignore[operator]
+    answer_BA = whole_BN[:, rows:]
+    ends = model.generation_config.eos_token_id  # type: ignore[union-attr]
+    stops = torch.tensor(ends if isinstance(ends, list) else [ends] if ends is not None else [])
+    if answer_BA.shape[1] and bool(torch.isin(answer_BA[0, -1].cpu(), stops)):
+        answer_BA = answer_BA[:, :-1]
+    return extended(inputs, answer_BA), answer_BA.shape[1] + 1
+
+
+def extended(inputs: Mapping[str, Any], answer_BA: torch.Tensor) -> dict[str, Any]:
+    """Inputs with text tokens appended: seen by the attention mask, and text by every other mark of rows."""
+    found = dict(inputs)
+    for name, value in inputs.items():
+        if name in ("input_ids", "attention_mask") or name.endswith("token_type_ids"):
+            more = answer_BA if name == "input_ids" else torch.full_like(answer_BA, name == "attention_mask")
+            found[name] = torch.cat([value, more.to(value)], dim=1)
+    return found
