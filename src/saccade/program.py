@@ -40,7 +40,12 @@ class Program:
                 continue
             scoring = expected_scoring(stage, layout, found)
             candidates_BN = alive_BN & self.route.layers[stage.before].alive_BN
-            alive_BN = top(candidates_BN.float(), candidates_BN, layout.image_BN, keep)
+            level_BN = candidates_BN.float()
+            if stage.last:
+                ends = tuple(tuple(stage.last for _ in sample) for sample in found)
+                place_BN = torch.arange(layout.rows).expand_as(level_BN).float()
+                level_BN = level_BN + top(place_BN, candidates_BN, layout.image_BN, ends)
+            alive_BN = top(level_BN, candidates_BN, layout.image_BN, keep)
             tally.cut(keep)
             route = narrowed(route, stage.before, layout.text_BN | alive_BN)
             route = replace(route, scorings=(*route.scorings, *([scoring] if scoring else [])))

@@ -211,6 +211,7 @@ class Stage:
         rewrites: Whether it gives rows new contents.
         places: Whether it takes a row for the patch at its place in the picture, as every look at the tower
             does.
+        last: Rows at the end of every image that stay for certain, for prices; the first ones are taken to.
     """
 
     before: int
@@ -220,6 +221,7 @@ class Stage:
     compact: Literal["never", "if possible", "always"] = "never"
     rewrites: bool = False
     places: bool = False
+    last: int = 0
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from analysis.toys import attention_map, draw, head, local_constant, norm2, swiglu
 from saccade.analysis import bounds
-from saccade.skip_vision.merge import token_merge
+from saccade.merge import token_merge
 
 SEEDS = st.integers(0, 10_000)
 

@@ -50,6 +50,7 @@ BEFORE = (
     "fastervlm(keep=0.5)",
     "visionzip(dominant=5,contextual=3)",
     "prumerge()",
+    "token_merge()",
     "pool(factor=2)",
 )
 

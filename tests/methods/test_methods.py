@@ -25,7 +25,16 @@ def test_the_registry_is_complete_and_linked():
     skipping = {"vskip", "ffn_skip", "shortv", "vtw"}
     inside = {"fastv", "pyramiddrop", "sparsevlm", "sparsevlm_plus", "dart"}
     trained = {"skip_vision", "victor"}
-    before = {"visionzip", "fastervlm", "vispruner", "prumerge", "prumerge_plus", "divprune", "tome"}
+    before = {
+        "visionzip",
+        "fastervlm",
+        "vispruner",
+        "prumerge",
+        "prumerge_plus",
+        "divprune",
+        "tome",
+        "token_merge",
+    }
     assert set(METHODS) == skipping | inside | before | trained | {"random", "uniform", "pool", "resize"}
     for name, cls in METHODS.items():
         assert cls.name == name and cls.paper.startswith("https://") and cls.title and cls.__doc__

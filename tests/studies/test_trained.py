@@ -21,7 +21,7 @@ from saccade.studies.trained.ask import Asked, Way
 from saccade.studies.trained.forced import compared, surprise
 from saccade.studies.trained.judge import judge
 from saccade.studies.trained.make import claimed, place, remember
-from saccade.studies.trained.rows import DENSE, FULL, QUICK, ROWS, Recipe, Row
+from saccade.studies.trained.rows import DENSE, FULL, IN_PLACE, KEPT, MERGE, QUICK, ROWS, Recipe, Row
 from saccade.studies.trained.run import run
 from saccade.training import TrainingConfig
 
@@ -29,17 +29,30 @@ BY_NAME = {row.name: row for row in ROWS}
 
 
 def test_rows_have_the_layouts_of_the_papers_table_scaled_down():
-    counts = {row.name: row.config().length(266) for row in ROWS}
-    assert counts[DENSE] == counts["SF"] == counts["FastV"] == 266
-    assert counts["Merge"] == counts["mean pooling"] == 116
+    entries = {row.name: judge_entry(row) for row in ROWS}
+    counts = {name: entry["rows"]["attend"] for name, entry in entries.items()}
+    assert counts[DENSE] == counts["SF"] == 266 and counts["FastV"] == 79
+    assert counts[MERGE] == counts[MERGE + IN_PLACE] == counts[MERGE + KEPT] == counts["mean pooling"] == 116
     assert counts["SF LS"] == 267 and counts["SF FS LS"] == 268
-    assert counts["SF FS LS Merge"] == counts[FULL] == counts[f"{FULL} SK"] == 118
-    assert counts["Victor"] == 282
-    passing = {row.name: judge_entry(row)["rows"] for row in ROWS}
-    passing = {name: rows["pass_ffn"] for name, rows in passing.items()}
-    assert passing[DENSE] == 266 and passing["SF"] == 66 and passing[FULL] == 69
-    assert judge_entry(BY_NAME[f"{FULL} SK"])["rows"]["cached"] == 69
-    assert judge_entry(BY_NAME[f"{FULL} SK middle+small"])["rows"]["cached"] == 16 + 3
+    assert counts["SF FS LS Merge" + KEPT] == counts[f"{FULL} SK{KEPT}"] == 118
+    assert counts[FULL] == counts[FULL + IN_PLACE] == counts[FULL + KEPT] == 118
+    assert counts["Victor"] == 16
+    passing = {name: entry["rows"]["pass_ffn"] for name, entry in entries.items()}
+    assert passing[DENSE] == 266 and passing["SF"] == 66 and passing[FULL] == passing[FULL + KEPT] == 69
+    cached = {name: entry["rows"]["cached"] for name, entry in entries.items()}
+    assert cached[f"{FULL} SK{KEPT}"] == 69 and cached[f"{FULL} SK middle+small{KEPT}"] == 16 + 3
+
+
+def test_what_a_plan_over_a_model_saves_is_counted():
+    """Rows that merge before the decoder cost what rows that merge in the projector's place cost."""
+    own, over = (judge_entry(BY_NAME[name]) for name in (FULL, FULL + KEPT))
+    for key in ("flops_ratio", "kv_ratio", "visual_tokens"):
+        assert own["cost"][key] == pytest.approx(over["cost"][key], rel=1e-9)
+    assert own["visual_ratio_paper"] == pytest.approx(over["visual_ratio_paper"])
+    fastv, victor = (judge_entry(BY_NAME[name]) for name in ("FastV", "Victor"))
+    # Two of 32 layers with all rows, then three tenths; three with all rows and registers, then those.
+    assert fastv["visual_ratio_paper"] == pytest.approx((2 + 30 * 0.3) / 32, abs=0.02)
+    assert 0.1 < victor["visual_ratio_paper"] < 0.2
 
 
 def judge_entry(row: Row) -> dict:
@@ -86,8 +99,8 @@ def test_a_run_keeps_its_recipe_and_a_folder_has_one_worker(tmp_path):
     remember(tmp_path, Recipe(steps=3))
     with pytest.raises(ValueError, match="another recipe"):
         remember(tmp_path, Recipe(steps=4))
-    out = place(tmp_path, BY_NAME[f"{FULL} SK"], 0)
-    assert out == place(tmp_path, BY_NAME[FULL], 0)
+    out = place(tmp_path, BY_NAME[f"{FULL} SK{KEPT}"], 0)
+    assert out == place(tmp_path, BY_NAME[FULL + KEPT], 0)
     with claimed(out) as first, claimed(out) as second:
         assert first and not second
     (out / "model").mkdir(parents=True)
@@ -140,7 +153,10 @@ def test_an_answer_of_one_token_is_refused(small):
         surprise(small, [empty])
 
 
-SOME = tuple(BY_NAME[name] for name in (DENSE, "Merge", FULL, f"{FULL} SK", f"{FULL} SK middle+small"))
+SOME = tuple(
+    BY_NAME[name + KEPT if name != DENSE else name]
+    for name in (DENSE, MERGE, FULL, f"{FULL} SK", f"{FULL} SK middle+small")
+)
 
 
 def test_the_study_trains_asks_and_tells_and_goes_on_where_it_was(tmp_path):
@@ -157,7 +173,7 @@ def test_the_study_trains_asks_and_tells_and_goes_on_where_it_was(tmp_path):
     page = paths["page"].read_text()
     assert "Teacher forcing" in page and "training step" in page and "SF FS LS Merge LV SK" in page
     assert paths["cost"].read_bytes().startswith(b"\x89PNG")
-    assert "training Merge, seed 0" in notes
+    assert "training Merge, positions kept, seed 0" in notes
     notes.clear()
     again = run(*parts, note=notes.append, rows=SOME)
     assert not [text for text in notes if text.startswith(("training", "aligning", "timing"))]
@@ -172,7 +188,7 @@ def test_two_processes_share_it_in_the_number_format_that_is_asked_for(tmp_path)
     result = run(*parts, Way(workers=2, dtype="bfloat16"), note=notes.append, rows=rows)
     trained = [text for text in notes if text.startswith("training ") and "seed" in text]
     assert sorted(trained) == sorted(f"training {row.name}, seed 0" for row in rows)
-    assert sum(text == "asking Merge" for text in notes) == 3
+    assert sum(text == "asking Merge, positions kept" for text in notes) == 3
     assert result["provenance"]["dtype"] == "bfloat16"
     assert result["seconds"]["cells_of_this_run"] == result["seconds"]["cells"] == 2 * len(rows) + 2
     # Another format is another cell.

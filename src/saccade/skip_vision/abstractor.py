@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from saccade.merge import mean_merge, token_merge
 from saccade.select import top
 from saccade.skip_vision.config import SkipVisionConfig
-from saccade.skip_vision.merge import mean_merge, token_merge
 from saccade.skip_vision.summary import Scorer
 
 

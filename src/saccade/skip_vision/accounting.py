@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from saccade.families import Family
 from saccade.layout import Layout
 from saccade.plan import Plan
 from saccade.pricing import Cost, against, cost
-from saccade.route import Route
+from saccade.route import LayerRoute, Route
 from saccade.shapes import ModelShape
 from saccade.skip_vision.config import SkipVisionConfig
 
@@ -19,8 +21,8 @@ class Saving:
     """A layout beside its dense baseline.
 
     Attributes:
-        attend: Rows of an image that attend, summaries included.
-        pass_ffn: Rows of an image that pass the FFN.
+        attend: Rows of an image that attend in the last layer, summaries included.
+        pass_ffn: Rows of an image that pass the FFN there.
         cached: Rows of an image in the KV cache that decoding starts from.
         dense: Rows of an image of the baseline.
         paper_ratio: FLOPs of the visual rows alone by the paper's convention: retained and skipped rows
@@ -76,7 +78,14 @@ def laid_out(config: SkipVisionConfig, family: Family, stock: Any) -> Laid:
     return Laid(config.length(rows), family.stock_rows(stock), Plan(config.methods(rows)))
 
 
-def saving(config: SkipVisionConfig, shape: ModelShape, rows: int, dense: int, text: int = 0) -> Saving:
+def saving(
+    config: SkipVisionConfig,
+    shape: ModelShape,
+    rows: int,
+    dense: int,
+    text: int = 0,
+    over: Plan | None = None,
+) -> Saving:
     """Counts a layout.
 
     Args:
@@ -85,21 +94,28 @@ def saving(config: SkipVisionConfig, shape: ModelShape, rows: int, dense: int, t
         rows: Rows of an image (``SkipVisionConfig.projected``).
         dense: Rows of the baseline's image.
         text: Other rows of the prompt.
+        over: A plan over the model's own.
     """
     first, _ = config.split(rows)
-    skipped, attend = config.skipped(rows), config.length(rows)
-    layout = Layout.single(attend, text)
-    plan = Plan(config.methods(rows)).resolve(shape.layers)
-    route = plan.route(layout, shape.layers)
-    visual = layout.visual_BN
+    layout = Layout.single(config.length(rows), text)
+    methods = (*config.methods(rows), *(over.methods if over else ()))
+    route = Plan(methods).resolve(shape.layers).route(layout, shape.layers)
     full = cost(shape, Route.dense(Layout.single(dense, text), shape.layers))
-    passing = first if config.skip_ffn else first + skipped
+
+    def visual(rows_BN: torch.Tensor) -> int:
+        return int((rows_BN & layout.visual_BN).sum())
+
+    def macs(layer: LayerRoute) -> float:
+        attend = visual(layer.alive_BN) - config.summaries
+        return paper_macs(shape, attend, min(first, attend) if config.skip_ffn else attend)
+
+    last = route.layers[-1]
     return Saving(
-        attend,
-        int((route.layers[0].ffn_BN & visual).sum()),
-        int((route.layers[-1].held_BN & visual).sum()),
+        visual(last.alive_BN),
+        visual(last.ffn_BN),
+        visual(last.held_BN),
         dense,
-        paper_macs(shape, first + skipped, passing) / paper_macs(shape, dense, dense),
+        sum(map(macs, route.layers)) / (shape.layers * paper_macs(shape, dense, dense)),
         against(cost(shape, route), full),
     )
 

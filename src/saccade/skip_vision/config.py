@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
+from saccade.merge import Order
 from saccade.methods.base import Method
 from saccade.methods.skip_vision import Release, SkipVision
 from saccade.methods.victor import Victor
 from saccade.skip_vision.chain_of_sight import Scale
-from saccade.skip_vision.merge import Order
 
 LayoutName = Literal["cos", "llava", "llava-hd"]
 MergeRule = Literal["similarity", "mean"]

@@ -12,27 +12,55 @@ from saccade.studies.base import Design, Finding, Result, Study, is_better, is_f
 from saccade.studies.bench import Bench
 from saccade.studies.charts import accuracy_at_cost
 from saccade.studies.lines import Book
+from saccade.studies.tables import task_table
 
-FULL, MERGE, POOL, DENSE = "SF FS LS Merge LV", "Merge", "mean pooling", "CoS, dense"
+MERGE, FULL, KEPT, POOL, DENSE = (
+    "Merge",
+    "SF FS LS Merge LV",
+    ", positions kept",
+    "mean pooling",
+    "CoS, dense",
+)
 
 
 def findings(result: Mapping[str, Any]) -> list[dict[str, str]]:
     """The papers' claims about trained skipping, held against the entries of a result."""
     entries = {entry["name"]: entry for entry in result["plans"]}
-    full = entries[FULL]
+    full = entries[FULL + KEPT]
     made = [
         Finding(
-            "Skip-Vision keeps the accuracy of the dense model within a point",
+            f"Skip-Vision{told} keeps the accuracy of the dense model within a point",
             "Skip-Vision, table 6, rows 0 and 10: 46.0 and 45.9",
-            is_free([_gap(full)]),
-            f"Paired difference {difference(full['mean'])} points over "
-            f"{full['mean']['n']} answers, at {percent(full['visual_ratio_paper'])} of the visual "
+            is_free([_gap(entry)]),
+            f"Paired difference {difference(entry['mean'])} points over {entry['mean']['n']} answers of "
+            f"{len(entry['seeds'])} trained models, at {percent(entry['visual_ratio_paper'])} of the visual "
             "prefill's FLOPs.",
         )
+        for told, entry in (("", entries.get(FULL)), (" with positions kept", full))
+        if entry
     ]
+    if FULL in entries:
+        made.append(
+            Finding(
+                "Merged rows that keep their positions keep more than rows that close up by similarity",
+                "asked here, not by the paper",
+                is_better([_between(full, entries[FULL])]),
+                f"{points(full['mean']['accuracy'] - entries[FULL]['mean']['accuracy'])} points of mean "
+                "accuracy.",
+            )
+        )
+    if "SF" in entries:
+        made.append(
+            Finding(
+                "Skipped rows can bypass every FFN at no cost",
+                "Skip-Vision, table 6, row 2",
+                is_free([_gap(entries["SF"])]),
+                f"Paired difference {difference(entries['SF']['mean'])} points, nothing merged.",
+            )
+        )
     times = full.get("times")
     if times:
-        step, merge = times["train_s"], (entries[MERGE].get("times") or times)["train_s"]
+        step, merge = times["train_s"], (entries[MERGE + KEPT].get("times") or times)["train_s"]
         made.append(
             Finding(
                 "Training takes 35 % less time",
@@ -56,7 +84,7 @@ def findings(result: Mapping[str, Any]) -> list[dict[str, str]]:
                 f"{points(gap)} points of mean accuracy.",
             )
         )
-    small, middle = (entries.get(f"{FULL} SK{more}") for more in ("", " middle+small"))
+    small, middle = (entries.get(f"{FULL} SK{more}{KEPT}") for more in ("", " middle+small"))
     if small and middle:
         made.append(
             Finding(
@@ -91,9 +119,24 @@ def tell(result: Result) -> str:
     parts = [_ablation(result)]
     if any(entry.get("times") for entry in result["plans"]):
         parts.append(_times(result))
+    parts += ["## Task by task", task_table(result), *_by_cache(result)]
     if result.get("forced"):
         parts.append(_forced(result))
     return "\n\n".join(parts)
+
+
+def _by_cache(result: Result) -> list[str]:
+    """Every task under both levels of skip KV-cache, beside the same model with all rows in the cache."""
+    entries = {entry["name"]: entry for entry in result["plans"]}
+    names = [FULL + KEPT, *(f"{FULL} SK{more}{KEPT}" for more in ("", " middle+small"))]
+    if not all(name in entries for name in names):
+        return []
+    rows = [
+        [task, *(interval(entries[name]["tasks"][task], "accuracy") for name in names)]
+        for task in result["dense"]["tasks"]
+    ]
+    head = ("task", "all rows cached", "without the skipped", "without the middle ones too")
+    return ["## Skip KV-cache, task by task", markdown(head, rows)]
 
 
 def _ablation(result: Result) -> str:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from saccade.evaluation.results import Evaluation, Prediction, score
+from saccade.plan import Plan
 from saccade.shapes import ModelShape
 from saccade.skip_vision.accounting import saving
 from saccade.studies.trained.ask import Answers, Asked
@@ -63,7 +64,8 @@ def mean_of_seeds(own: Asked) -> dict[int, float]:
 
 def _entry(row: Row, own: Asked, dense: Asked, shape: ModelShape, text: int) -> dict[str, Any]:
     config, seeds = row.config(), mean_of_seeds(own)
-    bare, whole = (saving(config, shape, TOKENS, TOKENS, rows) for rows in (0, text))
+    over = None if row.plan is None else Plan.of(row.plan)
+    bare, whole = (saving(config, shape, TOKENS, TOKENS, rows, over) for rows in (0, text))
     return {
         **evaluation(row.name, own, dense).to_dict(),
         "spec": row.plan or "",

@@ -14,6 +14,7 @@ SCALES = ((20, 16), (4, 50), (2, 100), (2, 100))
 The finest windows have two tokens each, in two passes over the picture: so the second pass stands to the text
 as the patches of Glance do, and the decoder need not learn to read anew.
 """
+RETAINED = sum(tokens for _, tokens in SCALES[:2])
 MERGED = 50
 """Rows that the 200 skipped ones are merged into: the paper's quarter."""
 LAYOUT: Mapping[str, Any] = {
@@ -38,7 +39,7 @@ class Row:
         number: Its row in the paper's Table 6; None for a rival.
         seeds: Seeds it is trained with.
         change: How a rival differs from the dense layout.
-        plan: A plan that is on the model while it trains and answers, beside its own method.
+        plan: A plan that is on the model while it trains and answers, over its own method.
         weights: The row whose weights it takes, where it differs in decoding alone.
         cache: What leaves the KV cache once the prompt is read.
     """
@@ -64,26 +65,50 @@ class Row:
 
 
 DENSE = "CoS, dense"
+MERGE = "Merge"
 FULL = "SF FS LS Merge LV"
+IN_PLACE = ", in place"
+KEPT = ", positions kept"
+
+
+def kept(name: str, number: int, first: int, last: int, **more: Any) -> Row:
+    """A row that merges before the decoder, where positions are kept, and not in the projector's place.
+
+    Args:
+        name: What the paper's row is called.
+        number: Its number.
+        first: Rows of an image before the skipped ones.
+        last: Rows that end it and do not merge; a promoted row is one of the ``MERGED``.
+        more: Further fields.
+    """
+    merge = f"token_merge(keep={MERGED - max(last - 1, 0)},first={first},last={last})"
+    return Row(name + KEPT, number, change=(("merged", None),), plan=merge, **more)
+
+
 ROWS = (
     Row(DENSE, 0, THREE),
-    Row("Merge", 1, THREE),
-    Row(FULL, 10, THREE),
-    Row("Merge, in place", 1, change=(("merge_order", "raster"),)),
-    Row(f"{FULL}, in place", 10, change=(("merge_order", "raster"),)),
+    Row(MERGE, 1),
+    Row(FULL, 10),
+    Row(MERGE + IN_PLACE, 1, change=(("merge_order", "raster"),)),
+    Row(FULL + IN_PLACE, 10, change=(("merge_order", "raster"),)),
+    kept(MERGE, 1, RETAINED, 0, seeds=THREE),
+    kept(FULL, 10, RETAINED + 1, 2, seeds=THREE),
     Row("SF", 2),
     Row("SF LS", 4),
     Row("SF FS LS", 6),
-    Row("SF FS LS Merge", 8),
+    kept("SF FS LS Merge", 8, RETAINED + 1, 1),
     Row("mean pooling", change=(("merged", MERGED), ("merge", "mean"))),
     Row("FastV", plan="fastv(layer=2,keep=0.3)"),
     Row("Victor", change=(("registers", 16), ("register_layer", 3))),
-    Row(f"{FULL} SK", 11, THREE, weights=FULL, cache="small"),
-    Row(f"{FULL} SK middle+small", 11, THREE, weights=FULL, cache="middle+small"),
+    kept(f"{FULL} SK", 11, RETAINED + 1, 2, seeds=THREE, weights=FULL + KEPT, cache="small"),
+    kept(
+        f"{FULL} SK middle+small", 11, RETAINED + 1, 2, seeds=THREE, weights=FULL + KEPT, cache="middle+small"
+    ),
 )
 """In the order in which they are worth training; skip KV-cache is of decoding, so its rows need none.
 
-Rows "in place" keep merged rows in the picture's order, which the authors give up.
+The authors merge in the projector's place, from the most to the least similar row. Rows "in place" keep
+merged rows in the picture's order; rows with "positions kept" keep the places between them too.
 """
 
 

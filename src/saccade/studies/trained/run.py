@@ -12,11 +12,14 @@ from typing import Any
 import torch
 
 from saccade import models
+from saccade.engine import apply
 from saccade.evaluation.identity import weights_digest
 from saccade.files import read_json, write_json
 from saccade.glance import suite
 from saccade.measure import record
 from saccade.methods.skip_vision import Release
+from saccade.plan import Plan
+from saccade.samples import Sample
 from saccade.skip_vision import set_cache
 from saccade.studies.crew import WAIT, Orphaned, Say, together
 from saccade.studies.questions import Questions
@@ -26,7 +29,7 @@ from saccade.studies.trained.ask import Asked, Way, ask
 from saccade.studies.trained.forced import compared, surprise
 from saccade.studies.trained.judge import evaluation, judge
 from saccade.studies.trained.make import Note, make, place, seeds_of
-from saccade.studies.trained.rows import DENSE, FULL, ROWS, SCALES, Recipe, Row
+from saccade.studies.trained.rows import DENSE, FULL, KEPT, ROWS, SCALES, Recipe, Row
 from saccade.studies.trained.step import compare_steps
 
 LONG = ("list", "word")
@@ -164,18 +167,22 @@ def _measured(path: Path, measure: Callable[[], Any], note: Note) -> Any:
 
 def _forced(folder: Path, recipe: Recipe, rows: Sequence[Row], way: Way, note: Note) -> dict[str, Any]:
     """What skip KV-cache does to the likelihood of right answers, on tasks with long ones."""
-    full = next((row for row in rows if row.name == FULL), None)
+    full = next((row for row in rows if row.name == FULL + KEPT), None)
     if full is None:
         return {}
     note("teacher forcing under skip KV-cache")
     loaded = models.load(str(place(folder, full, 0) / "model"), device=way.device)
+
+    def surprised(level: Release, samples: Sequence[Sample]) -> list[float]:
+        set_cache(loaded, level)
+        with apply(loaded.model, full.plan or Plan()):
+            return surprise(loaded, samples)
+
     found: dict[str, Any] = {}
     for task in LONG:
         samples = suite.samples(task, recipe.forced)
-        before = surprise(set_cache(loaded, "none"), samples)
-        found[task] = {
-            level: compared(before, surprise(set_cache(loaded, level), samples)) for level in LEVELS
-        }
+        before = surprised("none", samples)
+        found[task] = {level: compared(before, surprised(level, samples)) for level in LEVELS}
     return found
 
 

@@ -1,0 +1,92 @@
+"""Skip-Vision's token merge as a method of its own: before the decoder, with positions kept.
+
+Shape letters: B batch, N rows, T images that are reduced, P rows of an image, K rows that stay, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from saccade.merge import token_merge
+from saccade.methods.reducer import KeepReducer, rows_of
+from saccade.methods.registry import register
+from saccade.methods.survivors import rewrite_of, settled
+from saccade.methods.towerwise import Groups, by_image
+from saccade.stages import Choice, Evidence, Stage
+
+
+@register
+@dataclass(frozen=True)
+class TokenMerge(KeepReducer):
+    """The token merge of Skip-Vision (arXiv 2503.21817), wherever rows come from.
+
+    The rows of an image that are least like all its others (cosine of the decoder's input embeddings) stay;
+    every other row joins the one of these that it is most like, and a group becomes the plain mean of its
+    members, in the row of the one that stayed. Gradients pass through the means. A model that is wrapped for
+    Skip-Vision merges in its projector's place, so that rows close up in the prompt; here they keep their
+    order and, unless ``position_policy=compact``, their positions. To train a wrapped model so, leave its own
+    merge out and give this as the plan, with the rows that must not merge in ``first`` and ``last``.
+
+    Attributes:
+        keep: What stays of the rows between: a fraction up to 1, or a number of rows.
+        first: Rows at the start of every image that are left alone: retained rows and their summary.
+        last: Rows at its end that are left alone: the summary of skipped rows, the promoted last one.
+    """
+
+    name = "token_merge"
+    title = "Token merge"
+    paper = "https://arxiv.org/abs/2503.21817"
+    usual = 0.25
+
+    first: int = 0
+    last: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("first", "last"):
+            if type(value := getattr(self, key)) is not int or value < 0:
+                raise ValueError(f"token_merge: {key} is a number of rows from 0, got {value!r}")
+
+    def stages(self, num_layers: int) -> tuple[Stage, ...]:
+        return (Stage(0, self, compact=self.compact, rewrites=True, last=self.last),)
+
+    def kept(self, stage: Stage, found: int, start: int, original: int) -> int:
+        alone = self.first + self.last
+        between, base = found - alone, (original if self.of == "original" else found) - alone
+        if between <= 0:
+            return found
+        return alone + min(between, rows_of(self.amount, base))
+
+    def choose(self, stage: Stage, evidence: Evidence) -> Choice:
+        groups = by_image(evidence)
+        hidden_TPD, rows = groups.take(evidence.hidden_BND), groups.real_TP.shape[1]
+        stays = [max(k - self.first - self.last, 0) for k in groups.keep]
+        homes_TK = torch.zeros(len(stays), max(stays, default=0), dtype=torch.long, device=hidden_TPD.device)
+        states_TKD = hidden_TPD.new_zeros(*homes_TK.shape, hidden_TPD.shape[-1])
+        weights_TKP = torch.zeros(*homes_TK.shape, rows, device=hidden_TPD.device)
+        alone_TP = groups.real_TP.clone()
+        # Images of one size are merged together.
+        for (size, keep), members in _alike(groups, stays).items():
+            stop = size - self.last
+            alone_TP[members, self.first : stop] = False
+            if keep:
+                merged = token_merge(hidden_TPD[members, self.first : stop], keep, "raster")
+                homes_TK[members, :keep] = merged.homes_BK + self.first
+                states_TKD[members, :keep] = merged.rows_BKD
+                weights_TKP[members, :keep, self.first : stop] = merged.weights_BKN.float()
+        used_TK = torch.arange(homes_TK.shape[1]) < torch.tensor(stays, dtype=torch.long)[:, None]
+        kept_TP = torch.zeros_like(alone_TP).long()
+        kept_TP.scatter_add_(1, homes_TK, used_TK.to(homes_TK.device).long())
+        keep_BN = groups.put(alone_TP | (kept_TP > 0), evidence.alive_BN)
+        rewrite = rewrite_of(evidence, groups, homes_TK, used_TK, states_TKD, weights_TKP)
+        return settled(stage, evidence, keep_BN, groups.totals(evidence, groups.keep), rewrite)
+
+
+def _alike(groups: Groups, stays: list[int]) -> dict[tuple[int, int], list[int]]:
+    """Images by their rows and what stays of them."""
+    found: dict[tuple[int, int], list[int]] = {}
+    for number, pair in enumerate(zip(groups.sizes, stays, strict=True)):
+        found.setdefault(pair, []).append(number)
+    return found
