@@ -34,7 +34,6 @@ PRUNERS = [
     "fastervlm(keep=0.5)",
     "vispruner(keep=7)",
     "divprune(keep=0.4)",
-    "token_merge(keep=0.4,first=2,last=1)",
     "uniform(keep=0.3)",
     "dart(layer=1,keep=0.5)",
     "sparsevlm_plus(tokens=0.4,layers=1/2/3)",
