@@ -21,7 +21,19 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 BESIDE = ("tests", "benchmarks", "e2e", "tools")
 CODE = [*MODULES, *(path for name in BESIDE for path in sorted((ROOT / name).rglob("*.py")))]
 
-PURE = {"layout", "rows", "route", "stages", "select", "cluster", "bipartite", "program", "shapes", "pricing"}
+PURE = {
+    "layout",
+    "rows",
+    "route",
+    "stages",
+    "select",
+    "cluster",
+    "bipartite",
+    "merge",
+    "program",
+    "shapes",
+    "pricing",
+}
 METHODS_MAY_USE = PURE | {"methods"}
 TAKES_MODELS_APART = ("families", "glance")
 MAY_USE_INTERNALS = (*TAKES_MODELS_APART, "engine", "models.py")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from saccade.calibration.journal import Journal
 from saccade.calibration.measures import Direction, check_answer_tokens, check_direction
 from saccade.calibration.probes import Probe, Progress, find_probe, probe_for
 from saccade.calibration.request import choose, reach, wanted_method
-from saccade.calibration.run import compare, try_layers
+from saccade.calibration.run import Tried, brute_force, compare, decides, rows_of, try_layers
 from saccade.calibration.scores import Scores
 from saccade.calibration.spoken import with_answer
 from saccade.data import Entry
@@ -220,7 +221,7 @@ def score_samples(
         journal = Journal(checkpoint, settings)
         ask = partial(_asked, loaded, tokens=answer_tokens)
         values, last = _values(loaded, samples, ask, probe, direction, like, journal, progress)
-        if check:
+        if check and not decides(loaded.model):
             inputs, tail = ask(last)
             cost = compare(loaded.model, inputs, probe, direction, loaded.shape, like, tail)
             cost |= {"sample": last.id}
@@ -258,7 +259,7 @@ def _values(
     progress: Progress | None,
 ) -> tuple[list[tuple[float, ...]], Sample]:
     """Scores of every sample, and the last sample that has visual rows."""
-    with replaying(loaded.model) as replayer:
+    with nullcontext() if decides(loaded.model) else replaying(loaded.model) as replayer:
         for number, sample in enumerate(samples):
             if progress is not None:
                 progress(number, len(samples))
@@ -266,7 +267,11 @@ def _values(
                 continue
             try:
                 inputs, tail = ask(sample)
-                tried = try_layers(replayer, inputs, probe, direction, like, tail)
+                if replayer is None:
+                    values = brute_force(loaded.model, inputs, probe, direction, like, tail)
+                    tried = Tried(values, *rows_of(loaded.model, inputs))
+                else:
+                    tried = try_layers(replayer, inputs, probe, direction, like, tail)
             except ValueError as error:
                 raise ValueError(f"sample {sample.id}: {error}") from error
             journal.append({"sample": sample.id, **vars(tried)})

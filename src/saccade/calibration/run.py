@@ -13,10 +13,11 @@ from torch import nn
 
 from saccade.calibration.measures import Direction
 from saccade.calibration.probes import Probe
-from saccade.engine import apply
+from saccade.engine import apply, attached
 from saccade.engine.replay import Replay, Replayer, replaying
 from saccade.families import find
 from saccade.methods import Method
+from saccade.methods.reducer import Reducer
 from saccade.plan import Plan
 from saccade.pricing import executed_flops
 from saccade.route import Route
@@ -39,6 +40,12 @@ class Tried:
     values: tuple[float, ...]
     visual: int
     text: int
+
+
+def decides(model: nn.Module) -> bool:
+    """Whether a plan that belongs to the model decides on the way, which replay cannot follow."""
+    own = attached(model)
+    return own is not None and any(isinstance(method, Reducer) for method in own.plan.methods)
 
 
 def rows_of(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[int, int]:

@@ -26,8 +26,8 @@ class TokenMerge(KeepReducer):
     every other row joins the one of these that it is most like, and a group becomes the plain mean of its
     members, in the row of the one that stayed. Gradients pass through the means. A model that is wrapped for
     Skip-Vision merges in its projector's place, so that rows close up in the prompt; here they keep their
-    order and, unless ``position_policy=compact``, their positions. To train a wrapped model so, leave its own
-    merge out and give this as the plan, with the rows that must not merge in ``first`` and ``last``.
+    order and, unless ``position_policy=compact``, their positions: what ``merge_order="kept"`` does on a
+    wrapped model.
 
     Attributes:
         keep: What stays of the rows between: a fraction up to 1, or a number of rows.

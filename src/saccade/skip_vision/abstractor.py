@@ -69,7 +69,7 @@ class Abstractor(nn.Module):
     def assemble(self, retained_BRD: torch.Tensor, skipped_BSD: torch.Tensor) -> torch.Tensor:
         """Retained rows, their summary, skipped rows (merged), their summary, registers."""
         config, skipped = self.config, skipped_BSD.shape[1]
-        if config.merged is not None and skipped > config.merged:
+        if config.merged is not None and skipped > config.merged and config.merge_order != "kept":
             if config.merge == "mean":
                 skipped_BSD = mean_merge(skipped_BSD, config.merged)
             else:

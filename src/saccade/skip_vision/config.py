@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
-from saccade.merge import Order
 from saccade.methods.base import Method
 from saccade.methods.skip_vision import Release, SkipVision
+from saccade.methods.token_merge import TokenMerge
 from saccade.methods.victor import Victor
 from saccade.skip_vision.chain_of_sight import Scale
 
 LayoutName = Literal["cos", "llava", "llava-hd"]
 MergeRule = Literal["similarity", "mean"]
+MergeOrder = Literal["similarity", "raster", "kept"]
 FormerSource = Literal["usual", "retained"]
 
 COS_SCALES = (Scale(32, 16), Scale(4, 256), Scale(2, 1024))
@@ -31,7 +32,9 @@ class SkipVisionConfig:
         retained: Patches that ``llava`` retains; the other layouts know theirs.
         merged: Rows that the skipped ones are merged into; None leaves them as they are.
         merge: By similarity, as the method does, or means of neighbours, its plain rival.
-        merge_order: Order of merged rows, see ``token_merge``.
+        merge_order: Where merged rows stand: from the most to the least similar one, as the authors' code
+            has it; by place (``raster``); or ``kept``: by place and at their old positions, for which rows
+            merge not in the projector's place but before the decoder, the latter summary unmerged.
         skip_ffn: SF: skipped rows bypass every FFN.
         former: FS: a summary of the retained rows behind them.
         latter: LS: a summary of the skipped rows behind those.
@@ -53,7 +56,7 @@ class SkipVisionConfig:
     retained: int = 64
     merged: int | None = 156
     merge: MergeRule = "similarity"
-    merge_order: Order = "similarity"
+    merge_order: MergeOrder = "similarity"
     skip_ffn: bool = True
     former: bool = True
     latter: bool = True
@@ -71,7 +74,7 @@ class SkipVisionConfig:
 
     def __post_init__(self) -> None:
         options = {
-            "layout": LayoutName, "merge": MergeRule, "merge_order": Order, "cache": Release,
+            "layout": LayoutName, "merge": MergeRule, "merge_order": MergeOrder, "cache": Release,
             "former_source": FormerSource,
         }  # fmt: skip
         for name, allowed in options.items():
@@ -91,6 +94,11 @@ class SkipVisionConfig:
         for name in ("skip_ffn", "former", "latter", "local", "learned_summary"):
             if type(getattr(self, name)) is not bool:
                 raise ValueError(f"skip_vision: {name} is true or false, got {getattr(self, name)!r}")
+        if self.merges_late and (self.merge == "mean" or self.registers or self._joined < 2):
+            raise ValueError(
+                "skip_vision: merge_order=kept goes with merge=similarity, without registers, and with "
+                "merged from 2 (3 with local)"
+            )
         if self.registers and (self.skip_ffn or self.former or self.latter or self.local or self.releases):
             raise ValueError(
                 "skip_vision: registers (Victor) replace the other parts: turn off skip_ffn, former, latter, "
@@ -120,6 +128,16 @@ class SkipVisionConfig:
     def releases(self) -> bool:
         """Whether rows leave the cache once the prompt is read."""
         return self.cache != "none"
+
+    @property
+    def merges_late(self) -> bool:
+        """Whether rows merge before the decoder, where they keep their positions."""
+        return self.merged is not None and self.merge_order == "kept"
+
+    @property
+    def _joined(self) -> int:
+        """Merged rows, the promoted one aside."""
+        return (self.merged or 0) - int(self.local)
 
     @property
     def coarse(self) -> int:
@@ -158,9 +176,9 @@ class SkipVisionConfig:
         return first, rows - first
 
     def skipped(self, rows: int) -> int:
-        """Skipped rows of an image of so many rows, merged."""
+        """Skipped rows in the prompt, of an image of so many rows: merged, unless that comes later."""
         _, skipped = self.split(rows)
-        return skipped if self.merged is None else min(self.merged, skipped)
+        return skipped if self.merged is None or self.merges_late else min(self.merged, skipped)
 
     def length(self, rows: int) -> int:
         """Rows of the decoder that an image of so many rows becomes."""
@@ -170,21 +188,25 @@ class SkipVisionConfig:
         """What the decoder does with the rows of an image that had so many; nothing for a dense baseline."""
         if self.registers:
             return (Victor(registers=self.registers, layer=self.register_layer),)
-        first, _ = self.split(rows)
-        if not (self.skip_ffn or self.releases) or not self.skipped(rows):
-            return ()
-        return (
-            SkipVision(
-                rows=first,
-                skipped=self.skipped(rows),
-                coarse=self.coarse,
-                former=self.former,
-                latter=self.latter,
-                local=self.local,
-                ffn=self.skip_ffn,
-                cache=self.cache,
-            ),
-        )
+        (first, _), skipped = self.split(rows), self.skipped(rows)
+        found: list[Method] = []
+        if (self.skip_ffn or self.releases) and skipped:
+            found.append(
+                SkipVision(
+                    rows=first,
+                    skipped=skipped,
+                    coarse=self.coarse,
+                    former=self.former,
+                    latter=self.latter,
+                    local=self.local,
+                    ffn=self.skip_ffn,
+                    cache=self.cache,
+                )
+            )
+        if self.merged is not None and self.merges_late and skipped > self.merged:
+            alone = {"first": first + int(self.former), "last": int(self.latter) + int(self.local)}
+            found.append(TokenMerge(keep=self._joined, **alone))
+        return tuple(found)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionary for JSON and YAML."""

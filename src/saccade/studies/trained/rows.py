@@ -14,7 +14,6 @@ SCALES = ((20, 16), (4, 50), (2, 100), (2, 100))
 The finest windows have two tokens each, in two passes over the picture: so the second pass stands to the text
 as the patches of Glance do, and the decoder need not learn to read anew.
 """
-RETAINED = sum(tokens for _, tokens in SCALES[:2])
 MERGED = 50
 """Rows that the 200 skipped ones are merged into: the paper's quarter."""
 LAYOUT: Mapping[str, Any] = {
@@ -71,39 +70,25 @@ IN_PLACE = ", in place"
 KEPT = ", positions kept"
 
 
-def kept(name: str, number: int, first: int, last: int, **more: Any) -> Row:
-    """A row that merges before the decoder, where positions are kept, and not in the projector's place.
-
-    Args:
-        name: What the paper's row is called.
-        number: Its number.
-        first: Rows of an image before the skipped ones.
-        last: Rows that end it and do not merge; a promoted row is one of the ``MERGED``.
-        more: Further fields.
-    """
-    merge = f"token_merge(keep={MERGED - max(last - 1, 0)},first={first},last={last})"
-    return Row(name + KEPT, number, change=(("merged", None),), plan=merge, **more)
-
-
+_IN_PLACE = (("merge_order", "raster"),)
+_KEPT = (("merge_order", "kept"),)
 ROWS = (
     Row(DENSE, 0, THREE),
     Row(MERGE, 1),
     Row(FULL, 10),
-    Row(MERGE + IN_PLACE, 1, change=(("merge_order", "raster"),)),
-    Row(FULL + IN_PLACE, 10, change=(("merge_order", "raster"),)),
-    kept(MERGE, 1, RETAINED, 0, seeds=THREE),
-    kept(FULL, 10, RETAINED + 1, 2, seeds=THREE),
+    Row(MERGE + IN_PLACE, 1, change=_IN_PLACE),
+    Row(FULL + IN_PLACE, 10, change=_IN_PLACE),
+    Row(MERGE + KEPT, 1, THREE, _KEPT),
+    Row(FULL + KEPT, 10, THREE, _KEPT),
     Row("SF", 2),
     Row("SF LS", 4),
     Row("SF FS LS", 6),
-    kept("SF FS LS Merge", 8, RETAINED + 1, 1),
+    Row("SF FS LS Merge" + KEPT, 8, change=_KEPT),
     Row("mean pooling", change=(("merged", MERGED), ("merge", "mean"))),
     Row("FastV", plan="fastv(layer=2,keep=0.3)"),
     Row("Victor", change=(("registers", 16), ("register_layer", 3))),
-    kept(f"{FULL} SK", 11, RETAINED + 1, 2, seeds=THREE, weights=FULL + KEPT, cache="small"),
-    kept(
-        f"{FULL} SK middle+small", 11, RETAINED + 1, 2, seeds=THREE, weights=FULL + KEPT, cache="middle+small"
-    ),
+    Row(f"{FULL} SK{KEPT}", 11, THREE, _KEPT, weights=FULL + KEPT, cache="small"),
+    Row(f"{FULL} SK middle+small{KEPT}", 11, THREE, _KEPT, weights=FULL + KEPT, cache="middle+small"),
 )
 """In the order in which they are worth training; skip KV-cache is of decoding, so its rows need none.
 

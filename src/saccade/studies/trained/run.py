@@ -12,14 +12,11 @@ from typing import Any
 import torch
 
 from saccade import models
-from saccade.engine import apply
 from saccade.evaluation.identity import weights_digest
 from saccade.files import read_json, write_json
 from saccade.glance import suite
 from saccade.measure import record
 from saccade.methods.skip_vision import Release
-from saccade.plan import Plan
-from saccade.samples import Sample
 from saccade.skip_vision import set_cache
 from saccade.studies.crew import WAIT, Orphaned, Say, together
 from saccade.studies.questions import Questions
@@ -173,16 +170,13 @@ def _forced(folder: Path, recipe: Recipe, rows: Sequence[Row], way: Way, note: N
     note("teacher forcing under skip KV-cache")
     loaded = models.load(str(place(folder, full, 0) / "model"), device=way.device)
 
-    def surprised(level: Release, samples: Sequence[Sample]) -> list[float]:
-        set_cache(loaded, level)
-        with apply(loaded.model, full.plan or Plan()):
-            return surprise(loaded, samples)
-
     found: dict[str, Any] = {}
     for task in LONG:
         samples = suite.samples(task, recipe.forced)
-        before = surprised("none", samples)
-        found[task] = {level: compared(before, surprised(level, samples)) for level in LEVELS}
+        before = surprise(set_cache(loaded, "none"), samples)
+        found[task] = {
+            level: compared(before, surprise(set_cache(loaded, level), samples)) for level in LEVELS
+        }
     return found
 
 
