@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -21,6 +25,7 @@ from saccade.studies.lines import columns
 from saccade.studies.run import Pace
 from saccade.studies.workers import fill_all
 from studies.conftest import TOKENS
+from support.programs import environment
 
 SPECS = ("vskip(layers=1,3)", "random(keep=0.3)", "resize(scale=0.6)", "vtw(layer=2)")
 LINES = [Line(spec, Plan.of(spec)) for spec in SPECS]
@@ -118,16 +123,42 @@ def test_a_killed_study_goes_on_within_a_cell_and_repeats_nothing(loaded, questi
             assert json.loads(first.read_text())["texts"] == json.loads(second.read_text())["texts"]
 
 
-def test_a_worker_whose_parent_is_gone_stops_within_a_cell_and_loses_nothing(
+def test_a_worker_that_is_interrupted_stops_within_a_cell_and_loses_nothing(
     loaded, questions, tmp_path, counted
 ):
     bench = Bench(loaded, questions, Store(tmp_path), tokens=TOKENS)
     wanted = columns(bench, LINES)
-    fill_all(loaded, bench.store, questions, wanted, batch_size=2, alive=lambda: len(counted.asked) < 3)
+
+    def step(answers: int) -> None:
+        if len(counted.asked) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fill_all(loaded, bench.store, questions, wanted, batch_size=2, step=step)
     assert len(counted.asked) == 3 and len(list(tmp_path.rglob("*.partial.jsonl"))) == 1
     assert not list(tmp_path.rglob("*.lock"))
     fill_all(loaded, bench.store, questions, wanted, batch_size=2)
     assert len(counted.asked) == 2 * (2 + len(SPECS)) * 2
+
+
+def test_workers_whose_parent_is_killed_end_as_by_an_interrupt(tmp_path):
+    program = Path(__file__).with_name("waiting.py")
+    parent = subprocess.Popen([sys.executable, str(program), str(tmp_path)], env=environment())
+
+    def both(name: str) -> bool:
+        limit = time.monotonic() + 60
+        while time.monotonic() < limit:
+            if all((tmp_path / f"{name}-{number}").exists() for number in (0, 1)):
+                return True
+            time.sleep(0.05)
+        return False
+
+    try:
+        assert both("begun")
+    finally:
+        parent.kill()
+        parent.wait()
+    assert both("ended")
 
 
 def test_a_later_study_asks_only_what_no_study_asked_before(loaded, questions, tmp_path, counted):

@@ -204,8 +204,8 @@ class SkipVisionConfig:
                 )
             )
         if self.merged is not None and self.merges_late and skipped > self.merged:
-            alone = {"first": first + int(self.former), "last": int(self.latter) + int(self.local)}
-            found.append(TokenMerge(keep=self._joined, **alone))
+            last = int(self.latter) + int(self.local)
+            found.append(TokenMerge(keep=self._joined, first=first + int(self.former), last=last))
         return tuple(found)
 
     def to_dict(self) -> dict[str, Any]:

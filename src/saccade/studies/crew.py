@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,12 +14,8 @@ WAIT = 0.5
 """Seconds between looks at what others do."""
 
 Say = Callable[[str], None]
-Part = Callable[[int, Say, Callable[[], bool]], None]
-"""What a process does: told its number, how to say a line, and how to ask whether anybody still waits."""
-
-
-class Orphaned(Exception):
-    """Nobody waits for the work any more."""
+Part = Callable[[int, Say], None]
+"""What a process does: told its number, and how to say a line."""
 
 
 def together(
@@ -64,10 +62,17 @@ def together(
 
 
 def _run(part: Part, number: int, said: Any) -> None:
-    parent = os.getppid()
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     try:
-        part(number, lambda line: said.put((False, line)), lambda: os.getppid() == parent)
-    except (KeyboardInterrupt, Orphaned):
+        part(number, lambda line: said.put((False, line)))
+    except KeyboardInterrupt:
         return
     except Exception as error:
         said.put((True, f"{type(error).__name__}: {error}"))
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process as Ctrl-C does once nobody waits for it: answers are in ledgers, trainings save."""
+    while os.getppid() == parent:
+        time.sleep(WAIT)
+    os.kill(os.getpid(), signal.SIGINT)

@@ -43,7 +43,7 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
     sizes = budgets(book.bench.depth)
     findings, pairs = [], []
     for source in (OWN, MIXTURE):
-        names = [tuple(name_of(looked, source, n) for looked in (WHOLE, FIRST)) for n in sizes]
+        names = [(name_of(WHOLE, source, n), name_of(FIRST, source, n)) for n in sizes]
         gaps = [book.against(*both) for both in names]
         told = [against(book, *both) for both in names]
         pairs += [{"source": source, "budget": n, **row} for n, row in zip(sizes, told, strict=True)]
@@ -61,7 +61,7 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
             ).to_dict()
         )
     tasks = {
-        task: [against(book, *(name_of(looked, OWN, n) for looked in (WHOLE, FIRST)), (task,)) for n in sizes]
+        task: [against(book, name_of(WHOLE, OWN, n), name_of(FIRST, OWN, n), (task,)) for n in sizes]
         for task in book.tasks
     }
     return {"pairs": pairs, "tasks": tasks, "budgets": list(sizes), "findings": findings}

@@ -15,7 +15,7 @@ from saccade import models
 from saccade.evaluation.runner import Run
 from saccade.plan import Plan
 from saccade.studies.cells import Column, fill, missing
-from saccade.studies.crew import WAIT, Orphaned, Say, together
+from saccade.studies.crew import WAIT, Say, together
 from saccade.studies.questions import Questions
 from saccade.studies.store import Key, Store
 
@@ -55,7 +55,6 @@ def fill_all(
     batch_size: int,
     backwards: bool = False,
     step: Callable[[int], None] = lambda answers: None,
-    alive: Callable[[], bool] = lambda: True,
 ) -> int:
     """Fills every missing cell; waits for cells that another process is at.
 
@@ -67,33 +66,22 @@ def fill_all(
         batch_size: Questions per batch.
         backwards: Whether to begin with the last task, so that two processes meet in the middle.
         step: Called with the number of answers that have come.
-        alive: Asked between batches; the work ends where it says no.
 
     Returns:
         How many cells were finished here.
     """
     done = 0
     tasks = list(wanted)[::-1] if backwards else list(wanted)
+    while any(True for task in tasks for _ in missing(store, wanted[task])):
+        before = done
+        for task in tasks:
 
-    def stepped(answers: int) -> None:
-        step(answers)
-        if not alive():
-            raise Orphaned
+            def drawn(task: str = task) -> Any:
+                return questions.asked(task)
 
-    try:
-        while alive() and any(True for task in tasks for _ in missing(store, wanted[task])):
-            before = done
-            for task in tasks:
-
-                def drawn(task: str = task) -> Any:
-                    return questions.asked(task)
-
-                done += fill(loaded, store, drawn, wanted[task], batch_size=batch_size, step=stepped)
-            if done == before:
-                time.sleep(WAIT)
-    except Orphaned:
-        # What was answered of the cell is in its ledger, for whoever goes on.
-        pass
+            done += fill(loaded, store, drawn, wanted[task], batch_size=batch_size, step=step)
+        if done == before:
+            time.sleep(WAIT)
     return done
 
 
@@ -130,8 +118,8 @@ def fill_with(
         raise ValueError("the processes ended before all was asked; repeat the command to go on")
 
 
-def _take_part(work: Work, number: int, say: Say, alive: Callable[[], bool]) -> None:
-    """One process: loads the model and works until nothing is missing, or nobody waits for it."""
+def _take_part(work: Work, number: int, say: Say) -> None:
+    """One process: loads the model and works until nothing is missing."""
     # Processes, not threads, share the cores.
     if work.device == "cpu":
         torch.set_num_threads(1)
@@ -150,5 +138,4 @@ def _take_part(work: Work, number: int, say: Say, alive: Callable[[], bool]) -> 
         wanted,
         batch_size=work.batch_size,
         backwards=number % 2 == 1,
-        alive=alive,
     )

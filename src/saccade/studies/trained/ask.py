@@ -12,7 +12,6 @@ from saccade.evaluation.results import Prediction
 from saccade.plan import Plan
 from saccade.skip_vision import set_cache, wrapped
 from saccade.studies.bench import Bench
-from saccade.studies.crew import Orphaned
 from saccade.studies.lines import Book
 from saccade.studies.questions import Questions
 from saccade.studies.store import Store
@@ -70,7 +69,6 @@ def ask(
     *,
     backwards: bool = False,
     step: Callable[[int], None] = lambda answers: None,
-    alive: Callable[[], bool] = lambda: True,
 ) -> Asked:
     """Asks a row's models what the store does not know yet.
 
@@ -83,7 +81,6 @@ def ask(
         way: How they are asked.
         backwards: Whether to begin with the last task, so that two processes meet in the middle.
         step: Called with the number of answers that have come.
-        alive: Asked between batches; the work ends where it says no.
     """
     said: dict[int, Answers] = {}
     blind: Answers = {}
@@ -111,10 +108,7 @@ def ask(
             batch_size=way.batch_size,
             backwards=backwards,
             step=step,
-            alive=alive,
         )
-        if not alive():
-            raise Orphaned
         cells += sum(map(len, wanted.values()))
         book = Book(bench, ())
         said[seed] = {task: book.predictions(task, name) for task in questions.tasks}

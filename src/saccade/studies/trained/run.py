@@ -18,7 +18,7 @@ from saccade.glance import suite
 from saccade.measure import record
 from saccade.methods.skip_vision import Release
 from saccade.skip_vision import set_cache
-from saccade.studies.crew import WAIT, Orphaned, Say, together
+from saccade.studies.crew import WAIT, Say, together
 from saccade.studies.questions import Questions
 from saccade.studies.skip_vision import STUDY, findings
 from saccade.studies.store import Store
@@ -102,25 +102,16 @@ def _take_part(
     rows: tuple[Row, ...],
     number: int,
     say: Say,
-    alive: Callable[[], bool],
 ) -> None:
-    """One process: trains and asks what nobody else is at, until all is there or nobody waits for it."""
-
-    def told(text: str) -> None:
-        if not alive():
-            raise Orphaned
-        say(text)
-
+    """One process: trains and asks what nobody else is at, until all is there."""
     torch.set_num_threads(max(1, torch.get_num_threads() // way.workers))
-    while not make(folder, recipe, told, rows):
-        if not alive():
-            raise Orphaned
+    while not make(folder, recipe, say, rows):
         time.sleep(WAIT)
     backwards = number % 2 == 1
     for row in rows[::-1] if backwards else rows:
-        told(f"asking {row.name}")
+        say(f"asking {row.name}")
         seeds = seeds_of(row, recipe)
-        ask(folder, row, seeds, questions, Store(store), way, backwards=backwards, alive=alive)
+        ask(folder, row, seeds, questions, Store(store), way, backwards=backwards)
 
 
 def _told(loaded: models.Loaded, questions: Questions, said: dict[str, Asked]) -> dict[str, Any]:
