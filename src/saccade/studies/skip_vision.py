@@ -167,15 +167,17 @@ def _times(result: Result) -> str:
     rows = [
         [
             entry["name"],
+            percent(entry["times"]["train_flops"]["ratio"]),
             *(_share(entry["times"][key]) for key in ("train_s", "prefill_s", "decode_s", "kv_bytes")),
         ]
         for entry in result["plans"]
         if entry.get("times")
     ]
     held = next(e["times"]["kv_bytes"]["dense"] for e in result["plans"] if e.get("times"))
-    head = ("row", "training step", "prefill", "decoded token", "KV bytes")
+    head = ("row", "FLOPs of a step", "time of a step", "prefill", "decoded token", "KV bytes")
     told = (
-        "Time and bytes as shares of the dense row's, medians of pairs in one process with quartiles; "
+        "FLOPs (as torch counts them, tower and head included), time and bytes as shares of the dense row's; "
+        "times are medians of pairs in one process with quartiles; "
         f"float32, batch {result['recipe']['batch']}; the dense row's KV cache has {amount(held)}."
     )
     return f"{markdown(head, rows)}\n\n{told}"

@@ -1,7 +1,4 @@
-"""What a training step, a prefill and a decoded token take under each row, paired with the dense row.
-
-Shape letters: none; everything runs on whole models.
-"""
+"""What a training step, a prefill and a decoded token take under each row, paired with the dense row."""
 
 from __future__ import annotations
 
@@ -12,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from saccade import models, skip_vision
 from saccade.engine import apply
@@ -34,7 +32,8 @@ def compare_steps(
     """Times every row against the dense one: both run in this process, alternately, on the same questions.
 
     A training step is forward and backward of the recipe's batch (float32, one question an image, no
-    optimiser, whose work is the same for all). Ratios are medians over pairs, with quartiles.
+    optimiser, whose work is the same for all). Ratios are medians over pairs, with quartiles. The FLOPs of a
+    step are those that torch dispatches, vision tower and head included.
 
     Args:
         base: Folder of the dense model that rows start from.
@@ -53,12 +52,13 @@ def compare_steps(
         pairs = [
             [_once(side, samples, new_tokens) for side in (dense, loaded)] for _ in range(recipe.repeats + 1)
         ][1:]
+        flops = [[_step_flops(side, samples)] for side in (dense, loaded)]
         if attached is not None:
             attached.remove()
         found[row.name] = {
             name: asdict(Pairs.of(*([side[name] for side in sides] for sides in zip(*pairs, strict=True))))
             for name in ("train_s", "prefill_s", "decode_s", "kv_bytes")
-        }
+        } | {"train_flops": asdict(Pairs.of(*flops))}
         step(number + 1)
     return found
 
@@ -69,14 +69,38 @@ def _model(base: Path, layout: dict[str, Any], device: str | None) -> Loaded:
     return skip_vision.wrap(loaded, config)
 
 
+def _train(loaded: Loaded, batch: Any) -> None:
+    """Forward and backward of a batch; gradients are left for the caller to clear."""
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    labels = labels.masked_fill(loaded.family.visual_mask(loaded.model, batch["input_ids"]), -100)
+    loaded.model.train().requires_grad_(True)
+    loaded.model(**batch, labels=labels, use_cache=False).loss.backward()
+
+
+def _step_flops(loaded: Loaded, samples: Sequence[Any]) -> float:
+    """FLOPs of a training step as torch counts them, and of the CPU's attention kernel, which it does not."""
+
+    def forward(q: Any, k: Any, v: Any, *args: Any, **kwargs: Any) -> int:
+        return sdpa_flop_count(q, k, v)
+
+    def backward(out: Any, q: Any, k: Any, v: Any, *args: Any, **kwargs: Any) -> int:
+        return sdpa_backward_flop_count(out, q, k, v)
+
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    own = {kernel: forward, torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: backward}
+    batch = models.inputs(loaded, samples)
+    with FlopCounterMode(display=False, custom_mapping=own) as counter:
+        _train(loaded, batch)
+    loaded.model.zero_grad(set_to_none=True)
+    loaded.model.eval()
+    return float(counter.get_total_flops())
+
+
 def _once(loaded: Loaded, samples: Sequence[Any], new_tokens: int) -> dict[str, float]:
     model = loaded.model
     batch = models.inputs(loaded, samples)
-    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
-    labels = labels.masked_fill(loaded.family.visual_mask(model, batch["input_ids"]), -100)
-    model.train().requires_grad_(True)
     start = _now(model)
-    model(**batch, labels=labels, use_cache=False).loss.backward()
+    _train(loaded, batch)
     trained = _now(model) - start
     model.zero_grad(set_to_none=True)
     model.eval()
