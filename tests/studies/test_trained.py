@@ -171,7 +171,7 @@ def test_the_study_trains_asks_and_tells_and_goes_on_where_it_was(tmp_path):
     assert result["seconds"]["cells"] == result["seconds"]["cells_of_this_run"] == 2 * len(SOME) + 2
     paths = write(STUDY, result, tmp_path / "out")
     page = paths["page"].read_text()
-    assert "Teacher forcing" in page and "training step" in page and "SF FS LS Merge LV SK" in page
+    assert "Teacher forcing" in page and "FLOPs of a step" in page and "SF FS LS Merge LV SK" in page
     assert paths["cost"].read_bytes().startswith(b"\x89PNG")
     assert "training Merge, positions kept, seed 0" in notes
     notes.clear()
