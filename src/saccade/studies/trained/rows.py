@@ -120,7 +120,7 @@ class Recipe:
     batch: int = 16
     turns: int = 8
     base_lr: float = 4e-4
-    lr: float = 3e-4
+    lr: float = 1e-4
     seeds: int = 3
     repeats: int = 7
     forced: int = 200
