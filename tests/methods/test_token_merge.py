@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -10,46 +12,72 @@ from hypothesis import strategies as st
 import saccade
 from saccade.methods.token_merge import TokenMerge
 from saccade.plan import Plan
+from skip_vision.small import PICTURE, cos, made
 from support.models import FACTORIES, SQUARE, tiny_llava
 from support.tower_scene import SAMPLES, build, counts_of, holds
 
 
 def slow(rows_ND: torch.Tensor, keep: int) -> dict[int, tuple[list[int], torch.Tensor]]:
-    """By row that stays: its members, and their mean; one pair of rows after another."""
+    """By row that stays, in the authors' order: its members and their mean; one pair of rows at a time."""
     unit = [row / row.norm() for row in rows_ND]
     total = [sum(float(a @ b) for j, b in enumerate(unit) if j != i) for i, a in enumerate(unit)]
     order = sorted(range(len(unit)), key=lambda i: (-total[i], i))
-    homes = sorted(order[len(order) - keep :])
+    homes = order[len(order) - keep :]
     members = {home: [home] for home in homes}
     for row in order[: len(order) - keep]:
         members[max(homes, key=lambda home: (float(unit[row] @ unit[home]), -home))].append(row)
     return {home: (sorted(m), rows_ND[m].mean(0)) for home, m in members.items()}
 
 
+def noise(scene) -> None:
+    scene.hidden_BND.copy_(torch.randn(scene.hidden_BND.shape, generator=torch.Generator().manual_seed(1)))
+
+
+@pytest.mark.parametrize("policy", ["keep", "compact"])
 @pytest.mark.parametrize(("first", "last"), [(0, 0), (3, 0), (2, 1)])
 @pytest.mark.parametrize("keep", [0.3, 2, 5])
-def test_it_makes_what_the_reference_makes(keep, first, last):
-    scene, method = (
-        build([["square", "large"], [], ["wide"]], seed=2),
-        TokenMerge(keep=keep, first=first, last=last),
-    )
-    scene.hidden_BND.copy_(torch.randn(scene.hidden_BND.shape, generator=torch.Generator().manual_seed(1)))
+def test_it_makes_what_the_reference_makes(keep, first, last, policy):
+    scene = build([["square", "large"], [], ["wide"]], seed=2)
+    method = TokenMerge(keep=keep, first=first, last=last, position_policy=policy)
+    noise(scene)
     choice, wanted = scene.choose(method), scene.evidence(method).keep
     for b, sample in enumerate(scene.pictures):
-        states = dict(zip(choice.rewrite.rows_BS[b].tolist(), choice.rewrite.states_BSD[b], strict=False))
-        sources = dict(zip(choice.rewrite.rows_BS[b].tolist(), choice.rewrite.sources_BSN[b], strict=False))
+        places = choice.rewrite.rows_BS[b].tolist()
+        states = dict(zip(places, choice.rewrite.states_BSD[b], strict=True))
+        sources = dict(zip(places, choice.rewrite.sources_BSN[b], strict=True))
         for image, picture in enumerate(sample):
             rows = picture.rows
             between = rows[first : len(rows) - last]
-            made = slow(scene.hidden_BND[b, between], wanted[b][image] - first - last)
-            alone = [row for row in rows if row not in between]
+            merged = slow(scene.hidden_BND[b, between], wanted[b][image] - first - last)
+            groups = [[between[member] for member in members] for members, _ in merged.values()]
+            homes = [between[home] for home in merged]
             kept = [row for row in rows if choice.keep_BN[b, row]]
-            assert kept == sorted(alone + [between[home] for home in made])
-            for home, (members, mean) in made.items():
-                torch.testing.assert_close(states[between[home]], mean)
+            if policy == "keep":
+                assert kept == sorted(rows[:first] + homes + rows[len(rows) - last :])
+                expected = dict(zip(homes, groups, strict=True))
+            else:
+                # As the prompt of the authors has them: closed up, from the most to the least similar row.
+                assert kept == rows[: wanted[b][image]]
+                order = [[row] for row in rows[:first]] + groups + [[row] for row in rows[len(rows) - last :]]
+                expected = dict(zip(kept, order, strict=True))
+            for seat, members in expected.items():
+                torch.testing.assert_close(states[seat], scene.hidden_BND[b, members].mean(0))
                 weights = torch.zeros(scene.layout.rows)
-                weights[[between[member] for member in members]] = 1 / len(members)
-                torch.testing.assert_close(sources[between[home]], weights)
+                weights[members] = 1 / len(members)
+                torch.testing.assert_close(sources[seat], weights)
+
+
+@pytest.mark.parametrize("row", [1, 7])
+def test_closed_up_it_is_the_merge_in_the_projectors_place(row):
+    """The same model with its own merge, and without it under this method."""
+    scene = [[3, PICTURE, 5]]
+    said = []
+    for merged in (6, None):
+        tiny, _ = made(replace(cos(row), merged=merged, skip_ffn=False, latter=False))
+        plan = Plan() if merged else Plan.of("token_merge(keep=6,first=10)")
+        with saccade.apply(tiny.model, plan), torch.no_grad():
+            said.append(tiny.model(**tiny.batch(scene)).logits[0, -5:])
+    torch.testing.assert_close(*said, atol=1e-5, rtol=1e-4)
 
 
 @given(
@@ -76,7 +104,7 @@ def test_training_passes_through_the_means(name):
     assert bool(torch.isfinite(gradient).all()) and (gradient != 0).float().mean() > 0.9
 
 
-def test_positions_are_kept_unless_they_are_to_close_up():
+def test_positions_close_up_unless_they_are_to_be_kept():
     tiny = tiny_llava(layers=3)
     inputs = tiny.batch([[2, SQUARE, 4]])
     with torch.no_grad():
@@ -86,7 +114,7 @@ def test_positions_are_kept_unless_they_are_to_close_up():
                 said[policy] = tiny.model(**inputs).logits[0, -1]
         with saccade.apply(tiny.model, "token_merge(keep=4)"):
             usual = tiny.model(**inputs).logits[0, -1]
-    assert torch.equal(usual, said["keep"]) and not torch.allclose(usual, said["compact"], atol=1e-4)
+    assert torch.equal(usual, said["compact"]) and not torch.allclose(usual, said["keep"], atol=1e-4)
 
 
 def test_all_that_is_between_can_stay_and_an_image_that_is_too_small_stays_whole():

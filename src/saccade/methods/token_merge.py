@@ -1,4 +1,4 @@
-"""Skip-Vision's token merge as a method of its own: before the decoder, with positions kept.
+"""Skip-Vision's token merge as a method of its own, before the decoder.
 
 Shape letters: B batch, N rows, T images that are reduced, P rows of an image, K rows that stay, D width.
 """
@@ -24,9 +24,9 @@ class TokenMerge(KeepReducer):
 
     The rows of an image that are least like all its others (cosine of the decoder's input embeddings) stay;
     every other row joins the one of these that it is most like, and a group becomes the plain mean of its
-    members, in the row of the one that stayed. Gradients pass through the means. A model that is wrapped for
-    Skip-Vision merges in its projector's place, so that rows close up in the prompt; here they keep their
-    order and, unless ``position_policy=compact``, their positions: what ``merge_order="kept"`` does on a
+    members, in the row of the one that stayed. Gradients pass through the means. Where positions close up,
+    rows come in the authors' order, from the most to the least similar one, as if they had merged in the
+    projector's place; else they keep order and positions, which is what ``merge_order="kept"`` does on a
     wrapped model.
 
     Attributes:
@@ -38,6 +38,7 @@ class TokenMerge(KeepReducer):
     name = "token_merge"
     title = "Token merge"
     paper = "https://arxiv.org/abs/2503.21817"
+    compacts = True
     usual = 0.25
 
     first: int = 0
@@ -67,13 +68,19 @@ class TokenMerge(KeepReducer):
         states_TKD = hidden_TPD.new_zeros(*homes_TK.shape, hidden_TPD.shape[-1])
         weights_TKP = torch.zeros(*homes_TK.shape, rows, device=hidden_TPD.device)
         alone_TP = groups.real_TP.clone()
+        # The authors' order: rows at the start, merged ones, rows at the end.
+        order_TP = torch.arange(rows, device=hidden_TPD.device).expand_as(alone_TP).clone()
+        order_TP += rows * (order_TP >= self.first)
         # Images of one size are merged together.
         for (size, keep), members in _alike(groups, stays).items():
             stop = size - self.last
             alone_TP[members, self.first : stop] = False
             if keep:
-                merged = token_merge(hidden_TPD[members, self.first : stop], keep, "raster")
-                homes_TK[members, :keep] = merged.homes_BK + self.first
+                merged = token_merge(hidden_TPD[members, self.first : stop], keep)
+                homes_BK = merged.homes_BK + self.first
+                homes_TK[members, :keep] = homes_BK
+                place_K = torch.arange(self.first, self.first + keep, device=homes_BK.device)
+                order_TP[members] = order_TP[members].scatter(1, homes_BK, place_K.expand_as(homes_BK))
                 states_TKD[members, :keep] = merged.rows_BKD
                 weights_TKP[members, :keep, self.first : stop] = merged.weights_BKN.float()
         used_TK = torch.arange(homes_TK.shape[1]) < torch.tensor(stays, dtype=torch.long)[:, None]
@@ -81,7 +88,8 @@ class TokenMerge(KeepReducer):
         kept_TP.scatter_add_(1, homes_TK, used_TK.to(homes_TK.device).long())
         keep_BN = groups.put(alone_TP | (kept_TP > 0), evidence.alive_BN)
         rewrite = rewrite_of(evidence, groups, homes_TK, used_TK, states_TKD, weights_TKP)
-        return settled(stage, evidence, keep_BN, groups.totals(evidence, groups.keep), rewrite)
+        order_BN = groups.put(order_TP, evidence.alive_BN)
+        return settled(stage, evidence, keep_BN, groups.totals(evidence, groups.keep), rewrite, order_BN)
 
 
 def _alike(groups: Groups, stays: list[int]) -> dict[tuple[int, int], list[int]]:

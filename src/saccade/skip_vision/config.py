@@ -205,7 +205,8 @@ class SkipVisionConfig:
             )
         if self.merged is not None and self.merges_late and skipped > self.merged:
             last = int(self.latter) + int(self.local)
-            found.append(TokenMerge(keep=self._joined, first=first + int(self.former), last=last))
+            first += int(self.former)
+            found.append(TokenMerge(keep=self._joined, first=first, last=last, position_policy="keep"))
         return tuple(found)
 
     def to_dict(self) -> dict[str, Any]:
