@@ -43,6 +43,9 @@ PARTS = {
     "prumerge": st.just("prumerge()"),
     "prumerge_plus": st.just("prumerge_plus()"),
     "pool": st.integers(1, 4).map(lambda n: f"pool(factor={n})"),
+    "token_merge": st.tuples(amounts, st.integers(0, 4), st.integers(0, 4)).map(
+        lambda t: f"token_merge(keep={t[0]},first={t[1]},last={t[2]})"
+    ),
     "tome": st.integers(0, 20).map(lambda r: f"tome(r={r})"),
     "resize": st.just("resize(scale=0.5)"),
     "skip_vision": st.tuples(amounts, st.sampled_from(["none", "small"]), st.booleans()).map(
