@@ -6,11 +6,11 @@ import pytest
 import torch
 
 import saccade
-from calibration.vlm import counted
 from saccade.engine import attached
 from saccade.engine.replay import replaying, shorten
 from saccade.families import find
 from saccade.layout import Layout
+from saccade.measure.counter import dispatched_flops
 from saccade.methods.ffn_skip import FFNSkip
 from saccade.methods.shortv import ShortV
 from saccade.methods.vskip import VSkip
@@ -117,7 +117,7 @@ def test_claimed_flops_are_those_that_run(make, cls, tail):
         replay = replayer.record(tiny.batch([[3, BANNER, 1, SQUARE, 5]]), tail)
         for layer in range(4):
             route = cls(layers=(layer,)).route(replay.layout, 4)
-            assert counted(lambda r=route: replay.logits(r)) == replay.flops(shape, route)
+            assert dispatched_flops(lambda r=route: replay.logits(r)) == replay.flops(shape, route)
 
 
 def test_the_model_is_left_as_it_was(qwen):

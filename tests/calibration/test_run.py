@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import saccade
-from calibration.vlm import counted
 from saccade.calibration import run
 from saccade.calibration.probes import PROBES, find_probe, probe_for
 from saccade.calibration.run import brute_force, compare, try_layers
 from saccade.engine.replay import replaying
 from saccade.families import find
+from saccade.measure.counter import dispatched_flops
 from saccade.methods.ffn_skip import FFNSkip
 from saccade.methods.shortv import ShortV
 from saccade.methods.vskip import VSkip
@@ -131,10 +131,10 @@ def test_replay_costs_little_more_than_half_and_says_so_truly(make, name, monkey
     assert found["flops_ratio"] <= 0.55
     assert found["flops_ratio"] == found["replay_flops"] / found["brute_force_flops"]
     assert found["replay_seconds"] > 0 and found["largest_difference"] < 1e-5
-    tower = counted(lambda: tiny.model.get_image_features(**vision(inputs), return_dict=True))
+    tower = dispatched_flops(lambda: tiny.model.get_image_features(**vision(inputs), return_dict=True))
     with replaying(tiny.model) as replayer:
-        replayed = counted(lambda: try_layers(replayer, inputs, PROBES[name], "perturbed-full"))
-    brute = counted(lambda: brute_force(tiny.model, inputs, PROBES[name], "perturbed-full"))
+        replayed = dispatched_flops(lambda: try_layers(replayer, inputs, PROBES[name], "perturbed-full"))
+    brute = dispatched_flops(lambda: brute_force(tiny.model, inputs, PROBES[name], "perturbed-full"))
     assert replayed - tower == pytest.approx(found["replay_flops"], rel=0.005)
     assert brute - 9 * tower == pytest.approx(found["brute_force_flops"], rel=0.005)
 

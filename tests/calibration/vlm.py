@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from saccade.glance.model import GlanceConfig, build_model
 from saccade.glance.tokenizer import build_processor
@@ -42,15 +41,3 @@ def question(number: int, images: int = 1, task: str = "mine", subtask: str = "a
     text = " ".join(words[(number * step) % len(words)] for step in (1, 2, 3, 5))
     shown = tuple(picture(10 * number + i) for i in range(images))
     return Sample(f"{task}/{subtask}/{number}", task, subtask, shown, f"is the {text}?")
-
-
-def counted(run) -> int:
-    """FLOPs by torch's counter, the CPU's attention kernel included (it counts that one as nothing)."""
-
-    def attention(q, k, v, *args, out_shape=None, **kwargs):
-        return sdpa_flop_count(q, k, v)
-
-    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    with FlopCounterMode(display=False, custom_mapping={kernel: attention}) as counter:
-        run()
-    return counter.get_total_flops()

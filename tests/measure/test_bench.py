@@ -6,27 +6,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from saccade.engine import apply, attached, kv_lengths
 from saccade.measure import bench
 from saccade.measure.bench import batched
+from saccade.measure.counter import dispatched_flops
 from saccade.measure.results import Phase
 from saccade.measure.runs import Runner
 from saccade.plan import Plan
 from saccade.pricing import cost
 
 FAST = {"text": 12, "new_tokens": 3, "repeats": 2, "warmup": 0}
-CPU_SDPA = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-
-
-def counted(call) -> int:
-    def sdpa(query, key, value, *args, **kwargs):
-        return sdpa_flop_count(query, key, value)
-
-    with FlopCounterMode(display=False, custom_mapping={CPU_SDPA: sdpa}) as counter:
-        call()
-    return counter.get_total_flops()
 
 
 @pytest.mark.parametrize(
@@ -52,11 +42,13 @@ def test_the_flops_of_both_phases_are_those_the_run_dispatches(each_toy, plan):
     head = 2 * batch * each_toy.shape.hidden * each_toy.shape.vocab
     with apply(each_toy.model, plan) as handle:
         token, cache = runner.prefill(handle)
-        prefill = counted(lambda: runner.prefill(handle)) - head
-        steps = counted(lambda: [runner.step(token, cache) for _ in range(new - 1)]) / (new - 1) - head
+        prefill = dispatched_flops(lambda: runner.prefill(handle)) - head
+        steps = (
+            dispatched_flops(lambda: [runner.step(token, cache) for _ in range(new - 1)]) / (new - 1) - head
+        )
     assert found.prefill.plan_gflops_per_s * found.prefill.plan_s * 1e9 == pytest.approx(prefill, rel=0.005)
     assert found.decode.plan_gflops_per_s * found.decode.plan_s * 1e9 == pytest.approx(steps, rel=0.005)
-    dense = counted(lambda: runner.prefill(None)) - head
+    dense = dispatched_flops(lambda: runner.prefill(None)) - head
     assert found.prefill.flops_ratio == pytest.approx(prefill / dense, rel=0.005)
 
 

@@ -15,13 +15,14 @@ from saccade.samples import Sample
 from saccade.shapes import SHAPES
 from saccade.skip_vision import SkipVisionConfig, set_cache
 from saccade.studies import Questions, Store
+from saccade.studies.lineup import KEPT
 from saccade.studies.run import write
 from saccade.studies.skip_vision import STUDY
 from saccade.studies.trained.ask import Asked, Way
 from saccade.studies.trained.forced import compared, surprise
 from saccade.studies.trained.judge import judge
 from saccade.studies.trained.make import claimed, place, remember
-from saccade.studies.trained.rows import DENSE, FULL, IN_PLACE, KEPT, MERGE, QUICK, ROWS, Recipe, Row
+from saccade.studies.trained.rows import DENSE, FULL, IN_PLACE, MERGE, QUICK, ROWS, Recipe, Row
 from saccade.studies.trained.run import run
 from saccade.training import TrainingConfig
 

@@ -19,9 +19,7 @@ from torch import nn
 from saccade.analysis.attention import layer_heads
 from saccade.analysis.capture import Trajectory
 from saccade.calibration.probes import find_probe
-from saccade.calibration.run import brute_force, try_layers
-from saccade.engine import attached
-from saccade.engine.replay import replaying
+from saccade.calibration.run import trying
 from saccade.families import Family
 
 MASSES = {
@@ -133,9 +131,5 @@ def visual_maps(
 
 def vig(model: nn.Module, inputs: Mapping[str, Any]) -> list[float]:
     """VIG of every layer on one prompt: KL of the next token when visual rows skip that layer's attention."""
-    probe = find_probe("vig")
-    if attached(model) is not None:
-        # A plan that belongs to the model stays in force, which replay does not know how to do.
-        return list(brute_force(model, inputs, probe, "perturbed-full"))
-    with replaying(model) as replayer:
-        return list(try_layers(replayer, inputs, probe, "perturbed-full").values)
+    with trying(model) as try_layers:
+        return list(try_layers(inputs, find_probe("vig"), "perturbed-full").values)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,10 @@ from saccade.calibration.journal import Journal
 from saccade.calibration.measures import Direction, check_answer_tokens, check_direction
 from saccade.calibration.probes import Probe, Progress, find_probe, probe_for
 from saccade.calibration.request import choose, reach, wanted_method
-from saccade.calibration.run import Tried, brute_force, compare, decides, rows_of, try_layers
+from saccade.calibration.run import compare, decides, trying
 from saccade.calibration.scores import Scores
 from saccade.calibration.spoken import with_answer
 from saccade.data import Entry
-from saccade.engine.replay import replaying
 from saccade.evaluation.identity import setup_digest, weights_digest
 from saccade.measure.provenance import record
 from saccade.methods import Method
@@ -259,7 +257,7 @@ def _values(
     progress: Progress | None,
 ) -> tuple[list[tuple[float, ...]], Sample]:
     """Scores of every sample, and the last sample that has visual rows."""
-    with nullcontext() if decides(loaded.model) else replaying(loaded.model) as replayer:
+    with trying(loaded.model) as try_layers:
         for number, sample in enumerate(samples):
             if progress is not None:
                 progress(number, len(samples))
@@ -267,11 +265,7 @@ def _values(
                 continue
             try:
                 inputs, tail = ask(sample)
-                if replayer is None:
-                    values = brute_force(loaded.model, inputs, probe, direction, like, tail)
-                    tried = Tried(values, *rows_of(loaded.model, inputs))
-                else:
-                    tried = try_layers(replayer, inputs, probe, direction, like, tail)
+                tried = try_layers(inputs, probe, direction, like, tail)
             except ValueError as error:
                 raise ValueError(f"sample {sample.id}: {error}") from error
             journal.append({"sample": sample.id, **vars(tried)})

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -120,6 +122,23 @@ def _read(
         layer = int((~finite).nonzero()[0])
         raise ValueError(f"logits are not finite when {probe.method} is tried at layer {layer}; try float32")
     return tuple(probe.read(full_TV, tried_LTV, direction))
+
+
+@contextmanager
+def trying(model: nn.Module) -> Iterator[Callable[..., Tried]]:
+    """Makes a model ready for ``try_layers``, which it gives without its first argument.
+
+    Where a plan that belongs to the model decides on the way, every layer takes a forward of its own.
+    """
+    if not decides(model):
+        with replaying(model) as replayer:
+            yield partial(try_layers, replayer)
+        return
+
+    def whole(inputs: Mapping[str, Any], *how: Any, **more: Any) -> Tried:
+        return Tried(brute_force(model, inputs, *how, **more), *rows_of(model, inputs))
+
+    yield whole
 
 
 def flops(replay: Replay, shape: ModelShape, tried: Sequence[Route]) -> tuple[int, int]:

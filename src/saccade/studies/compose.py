@@ -17,7 +17,7 @@ from saccade.studies.bench import Bench, orders_of
 from saccade.studies.lines import Book, Line
 from saccade.studies.lineup import tried
 from saccade.studies.skips import published
-from saccade.studies.tables import against, plan_table, task_table
+from saccade.studies.tables import against, interval_of, plan_table, task_table
 
 RATIOS = (0.7, 0.5)
 DROPS = ("fastv", "pyramiddrop", "divprune", "visionzip")
@@ -104,9 +104,9 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
         for part in (one, other):
             alone = name_of((part,), ratio)
             if both in ran and alone in ran:
-                told = {"pair": [one, other], "asked": ratio, "alone": part}
-                pairs.append(told | against(book, both, alone))
-                gaps["drops" if part == one else "skips"].append(book.against(both, alone))
+                found = against(book, both, alone)
+                pairs.append({"pair": [one, other], "asked": ratio, "alone": part} | found)
+                gaps["drops" if part == one else "skips"].append(interval_of(found))
     findings = []
     for kind, what in (("drops", "the method that drops rows"), ("skips", "the method that skips layers")):
         mine = gaps[kind]
@@ -123,12 +123,11 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
         )
     best = _best(book, ran)
     if best:
-        gains = [book.against(one["first"], one["second"]) for one in best]
         findings.append(
             Finding(
                 "The best pair keeps more than the best method alone at equal FLOPs",
                 "asked here, not by the papers",
-                is_better(gains),
+                is_better([interval_of(one) for one in best]),
                 "; ".join(
                     f"at {100 * one['asked']:.0f} % {one['first'].split(' at ')[0]} against "
                     f"{one['second'].split(' at ')[0]}: {difference(one)} points"
@@ -137,13 +136,13 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
                 + "; both are the best of these very questions.",
             )
         )
-    gap = book.against(BOOSTER, BOOSTED)
+    boost = against(book, BOOSTER, BOOSTED)
     findings.append(
         Finding(
             "V-Skip on top of FastV costs no accuracy",
             "V-Skip, booster: 99.27 % against 98.86 %",
-            is_free([gap]),
-            f"It changes mean accuracy by {difference(against(book, BOOSTER, BOOSTED))} points.",
+            is_free([interval_of(boost)]),
+            f"It changes mean accuracy by {difference(boost)} points.",
         )
     )
     return {"pairs": pairs, "best": best, "findings": [finding.to_dict() for finding in findings]}

@@ -12,15 +12,9 @@ from saccade.studies.base import Design, Finding, Result, Study, is_better, is_f
 from saccade.studies.bench import Bench
 from saccade.studies.charts import accuracy_at_cost
 from saccade.studies.lines import Book
-from saccade.studies.tables import task_table
-
-MERGE, FULL, KEPT, POOL, DENSE = (
-    "Merge",
-    "SF FS LS Merge LV",
-    ", positions kept",
-    "mean pooling",
-    "CoS, dense",
-)
+from saccade.studies.lineup import KEPT
+from saccade.studies.tables import interval_of, task_table
+from saccade.studies.trained.rows import FULL, MERGE, POOL
 
 
 def findings(result: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -100,8 +94,7 @@ def findings(result: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def _gap(entry: Mapping[str, Any]) -> Interval:
-    mean = entry["mean"]
-    return Interval(mean["difference"], mean["difference_low"], mean["difference_high"])
+    return interval_of(entry["mean"])
 
 
 def _between(first: Mapping[str, Any], second: Mapping[str, Any]) -> Interval:

@@ -17,6 +17,11 @@ def limits(found: Interval) -> dict[str, float | None]:
     return {"difference": found.value, "difference_low": found.low, "difference_high": found.high}
 
 
+def interval_of(told: Mapping[str, Any]) -> Interval:
+    """The difference that ``limits`` wrote."""
+    return Interval(told["difference"], told["difference_low"], told["difference_high"])
+
+
 def against(book: Book, first: str, second: str, tasks: Sequence[str] = ()) -> dict[str, Any]:
     """The paired difference of two lines, for JSON."""
     return {"first": first, "second": second, **limits(book.against(first, second, tasks))}

@@ -10,7 +10,7 @@ from saccade.studies.base import Design, Finding, Result, Study, corrected, dire
 from saccade.studies.bench import Bench
 from saccade.studies.lines import Book, Line
 from saccade.studies.skips import budgets, first
-from saccade.studies.tables import against, plan_table
+from saccade.studies.tables import against, interval_of, plan_table
 
 FIRST, WHOLE = "first token", "whole answer"
 OWN, MIXTURE = "own task", "mixture"
@@ -43,9 +43,8 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
     sizes = budgets(book.bench.depth)
     findings, pairs = [], []
     for source in (OWN, MIXTURE):
-        names = [(name_of(WHOLE, source, n), name_of(FIRST, source, n)) for n in sizes]
-        gaps = [book.against(*both) for both in names]
-        told = [against(book, *both) for both in names]
+        told = [against(book, name_of(WHOLE, source, n), name_of(FIRST, source, n)) for n in sizes]
+        gaps = [interval_of(row) for row in told]
         pairs += [{"source": source, "budget": n, **row} for n, row in zip(sizes, told, strict=True)]
         seen = directions(gaps)
         findings.append(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from saccade.skip_vision import SkipVisionConfig
+from saccade.studies.lineup import KEPT
 
 SCALES = ((20, 16), (4, 50), (2, 100), (2, 100))
 """Windows (patches a side) and tokens: 266 of an image; the 66 of the coarser two are retained.
@@ -66,29 +67,28 @@ class Row:
 DENSE = "CoS, dense"
 MERGE = "Merge"
 FULL = "SF FS LS Merge LV"
+POOL = "mean pooling"
 IN_PLACE = ", in place"
-KEPT = ", positions kept"
 
-
-_IN_PLACE = (("merge_order", "raster"),)
-_KEPT = (("merge_order", "kept"),)
+_BY_PLACE = (("merge_order", "raster"),)
+_AT_PLACE = (("merge_order", "kept"),)
 ROWS = (
     Row(DENSE, 0, THREE),
     Row(MERGE, 1),
     Row(FULL, 10),
-    Row(MERGE + IN_PLACE, 1, change=_IN_PLACE),
-    Row(FULL + IN_PLACE, 10, change=_IN_PLACE),
-    Row(MERGE + KEPT, 1, THREE, _KEPT),
-    Row(FULL + KEPT, 10, THREE, _KEPT),
+    Row(MERGE + IN_PLACE, 1, change=_BY_PLACE),
+    Row(FULL + IN_PLACE, 10, change=_BY_PLACE),
+    Row(MERGE + KEPT, 1, THREE, _AT_PLACE),
+    Row(FULL + KEPT, 10, THREE, _AT_PLACE),
     Row("SF", 2),
     Row("SF LS", 4),
     Row("SF FS LS", 6),
-    Row("SF FS LS Merge" + KEPT, 8, change=_KEPT),
-    Row("mean pooling", change=(("merged", MERGED), ("merge", "mean"))),
+    Row("SF FS LS Merge" + KEPT, 8, change=_AT_PLACE),
+    Row(POOL, change=(("merged", MERGED), ("merge", "mean"))),
     Row("FastV", plan="fastv(layer=2,keep=0.3)"),
     Row("Victor", change=(("registers", 16), ("register_layer", 3))),
-    Row(f"{FULL} SK{KEPT}", 11, THREE, _KEPT, weights=FULL + KEPT, cache="small"),
-    Row(f"{FULL} SK middle+small{KEPT}", 11, THREE, _KEPT, weights=FULL + KEPT, cache="middle+small"),
+    Row(f"{FULL} SK{KEPT}", 11, THREE, _AT_PLACE, weights=FULL + KEPT, cache="small"),
+    Row(f"{FULL} SK middle+small{KEPT}", 11, THREE, _AT_PLACE, weights=FULL + KEPT, cache="middle+small"),
 )
 """In the order in which they are worth training; skip KV-cache is of decoding, so its rows need none.
 

@@ -19,6 +19,7 @@ from saccade.measure import record
 from saccade.methods.skip_vision import Release
 from saccade.skip_vision import set_cache
 from saccade.studies.crew import WAIT, Say, together
+from saccade.studies.lineup import KEPT
 from saccade.studies.questions import Questions
 from saccade.studies.skip_vision import STUDY, findings
 from saccade.studies.store import Store
@@ -26,7 +27,7 @@ from saccade.studies.trained.ask import Asked, Way, ask
 from saccade.studies.trained.forced import compared, surprise
 from saccade.studies.trained.judge import evaluation, judge
 from saccade.studies.trained.make import Note, make, place, seeds_of
-from saccade.studies.trained.rows import DENSE, FULL, KEPT, ROWS, SCALES, Recipe, Row
+from saccade.studies.trained.rows import DENSE, FULL, ROWS, SCALES, Recipe, Row
 from saccade.studies.trained.step import compare_steps
 
 LONG = ("list", "word")
@@ -160,7 +161,6 @@ def _forced(folder: Path, recipe: Recipe, rows: Sequence[Row], way: Way, note: N
         return {}
     note("teacher forcing under skip KV-cache")
     loaded = models.load(str(place(folder, full, 0) / "model"), device=way.device)
-
     found: dict[str, Any] = {}
     for task in LONG:
         samples = suite.samples(task, recipe.forced)

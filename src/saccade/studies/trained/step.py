@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from saccade import models, skip_vision
 from saccade.engine import apply
 from saccade.engine.cache import kv_bytes
 from saccade.glance import suite
+from saccade.measure.counter import dispatched_flops
 from saccade.measure.results import Pairs
 from saccade.models import Loaded
 from saccade.studies.trained.rows import LAYOUT, Recipe, Row
@@ -45,6 +45,7 @@ def compare_steps(
     """
     dense = _model(base, dict(LAYOUT) | {"row": 0}, device)
     samples = suite.samples("list", recipe.batch, split="train")
+    dense_flops = _step_flops(dense, samples)
     found = {}
     for number, row in enumerate(rows):
         loaded = _model(base, row.layout(), device)
@@ -52,13 +53,13 @@ def compare_steps(
         pairs = [
             [_once(side, samples, new_tokens) for side in (dense, loaded)] for _ in range(recipe.repeats + 1)
         ][1:]
-        flops = [[_step_flops(side, samples)] for side in (dense, loaded)]
+        flops = Pairs.of([dense_flops], [_step_flops(loaded, samples)])
         if attached is not None:
             attached.remove()
         found[row.name] = {
             name: asdict(Pairs.of(*([side[name] for side in sides] for sides in zip(*pairs, strict=True))))
             for name in ("train_s", "prefill_s", "decode_s", "kv_bytes")
-        } | {"train_flops": asdict(Pairs.of(*flops))}
+        } | {"train_flops": asdict(flops)}
         step(number + 1)
     return found
 
@@ -69,38 +70,33 @@ def _model(base: Path, layout: dict[str, Any], device: str | None) -> Loaded:
     return skip_vision.wrap(loaded, config)
 
 
-def _train(loaded: Loaded, batch: Any) -> None:
-    """Forward and backward of a batch; gradients are left for the caller to clear."""
+def _questions(loaded: Loaded, samples: Sequence[Any]) -> tuple[Any, torch.Tensor]:
+    """A batch, and labels at its text rows."""
+    batch = models.inputs(loaded, samples)
     labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
-    labels = labels.masked_fill(loaded.family.visual_mask(loaded.model, batch["input_ids"]), -100)
-    loaded.model.train().requires_grad_(True)
-    loaded.model(**batch, labels=labels, use_cache=False).loss.backward()
+    return batch, labels.masked_fill(loaded.family.visual_mask(loaded.model, batch["input_ids"]), -100)
+
+
+def _train(model: Any, batch: Any, labels: torch.Tensor) -> None:
+    model(**batch, labels=labels, use_cache=False).loss.backward()
 
 
 def _step_flops(loaded: Loaded, samples: Sequence[Any]) -> float:
-    """FLOPs of a training step as torch counts them, and of the CPU's attention kernel, which it does not."""
-
-    def forward(q: Any, k: Any, v: Any, *args: Any, **kwargs: Any) -> int:
-        return sdpa_flop_count(q, k, v)
-
-    def backward(out: Any, q: Any, k: Any, v: Any, *args: Any, **kwargs: Any) -> int:
-        return sdpa_backward_flop_count(out, q, k, v)
-
-    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    own = {kernel: forward, torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: backward}
-    batch = models.inputs(loaded, samples)
-    with FlopCounterMode(display=False, custom_mapping=own) as counter:
-        _train(loaded, batch)
-    loaded.model.zero_grad(set_to_none=True)
-    loaded.model.eval()
-    return float(counter.get_total_flops())
+    """FLOPs of a training step."""
+    model = loaded.model
+    batch, labels = _questions(loaded, samples)
+    model.train().requires_grad_(True)
+    found = dispatched_flops(lambda: _train(model, batch, labels))
+    model.zero_grad(set_to_none=True)
+    return float(found)
 
 
 def _once(loaded: Loaded, samples: Sequence[Any], new_tokens: int) -> dict[str, float]:
     model = loaded.model
-    batch = models.inputs(loaded, samples)
+    batch, labels = _questions(loaded, samples)
+    model.train().requires_grad_(True)
     start = _now(model)
-    _train(loaded, batch)
+    _train(model, batch, labels)
     trained = _now(model) - start
     model.zero_grad(set_to_none=True)
     model.eval()
