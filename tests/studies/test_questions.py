@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 
-from saccade.studies import Questions
+from saccade.studies import Questions, questions
 
 
 def ids(samples):
@@ -33,6 +33,31 @@ def test_the_suite_gives_its_own_splits():
     assert all(i.startswith("test/5/count/") for i in ids(made.asked("count")))
     assert all(i.startswith("calibration/5/word/") for i in ids(made.calibration("word")))
     assert len(made.calibration("word")) == 3 and len(Questions.of_suite((), 1, 1, 0).tasks) == 13
+
+
+def test_questions_are_drawn_once_while_there_is_room_for_their_pictures(data_file, monkeypatch):
+    made = Questions.of_file(data_file, (), 1000, 100, 3)
+    first, second = made.asked("first"), made.asked("second")
+    assert made.asked("first") is first and made.asked("second") is second
+
+    size = sum(4 * image.width * image.height for sample in first for image in sample.images)
+    assert size > 0
+    monkeypatch.setattr(questions, "KEPT_BYTES", size)
+    tight = Questions.of_file(data_file, (), 1000, 100, 3)
+    assert tight.asked("first") is tight.asked("first")
+    assert tight.asked("second") is not tight.asked("second")
+    assert ids(tight.asked("second")) == ids(second)
+
+
+def test_another_process_is_not_sent_the_pictures_and_draws_the_same(data_file):
+    made = Questions.of_file(data_file, (), 1000, 100, 3)
+    before = len(pickle.dumps(made))
+    bare, digest = made.bare("first")
+    assert ids(bare) == ids(made.asked("first")) and not any(sample.images for sample in bare)
+    assert len(pickle.dumps(made)) == before
+    again = pickle.loads(pickle.dumps(made))
+    assert again == made and again.bare("first") == (bare, digest)
+    assert made.bare("second")[1] != digest
 
 
 def test_what_cannot_be_asked_is_refused(data_file, tmp_path):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from saccade.calibration import ascending, data_hash, draw, scores
 from saccade.calibration.draw import Draw
 from saccade.calibration.measures import mean_sd, shuffled
 from saccade.evaluation.identity import setup_digest, weights_digest
-from saccade.evaluation.ledger import sample_digest
 from saccade.evaluation.orders import CALIBRATION_SAMPLES
 from saccade.evaluation.runner import Run, count_prompts
 from saccade.layout import Layout
@@ -103,8 +102,6 @@ class Bench:
     step: Callable[[int, int], None] | None = None
     _weights: str = ""
     _setup: str | None = None
-    _digests: dict[str, str] = field(default_factory=dict)
-    _asked: dict[str, tuple[Sample, ...]] = field(default_factory=dict)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -136,16 +133,12 @@ class Bench:
 
     def asked(self, task: str) -> tuple[Sample, ...]:
         """The held-out questions of a task, without their images."""
-        if task not in self._asked:
-            whole = self.questions.asked(task)
-            self._digests[task] = sample_digest(whole)
-            self._asked[task] = tuple(replace(sample, images=()) for sample in whole)
-        return self._asked[task]
+        return self.questions.bare(task)[0]
 
     def column(self, task: str, name: str, plan: Plan | None = None, blind: bool = False) -> Column:
         """What is asked of a task under a plan, and where its answers are kept."""
-        self.asked(task)
-        key = Key(self.weights, self.dtype, name, self._digests[task], self.tokens, self.setup)
+        digest = self.questions.bare(task)[1]
+        key = Key(self.weights, self.dtype, name, digest, self.tokens, self.setup)
         return Column(Run(name, plan, blind), key)
 
     def scored(self, score: str, samples: Sequence[Sample], what: str = "", tokens: int = 1) -> Scored:

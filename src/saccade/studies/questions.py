@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from saccade.data import Entry, read_jsonl
+from saccade.evaluation.ledger import sample_digest
 from saccade.samples import Sample
 
 SUITE_SEEDS = 1 << 16
+KEPT_BYTES = 1 << 30
+"""Questions are kept for the next model while their pictures take no more memory than this."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +101,36 @@ class Questions:
             for entry in (*pool, *held_out):
                 entry.load()
 
-    def asked(self, task: str) -> list[Sample]:
+    def asked(self, task: str) -> tuple[Sample, ...]:
         """The held-out questions of a task."""
+        if task not in self._kept:
+            drawn = tuple(self._draw(task))
+            pictures = sum(4 * image.width * image.height for sample in drawn for image in sample.images)
+            if sum(size for size, _ in self._kept.values()) + pictures > KEPT_BYTES:
+                return drawn
+            self._kept[task] = pictures, drawn
+        return self._kept[task][1]
+
+    def bare(self, task: str) -> tuple[tuple[Sample, ...], str]:
+        """The held-out questions of a task without their images, and their digest with them."""
+        if task not in self._bare:
+            whole = self.asked(task)
+            self._bare[task] = tuple(replace(sample, images=()) for sample in whole), sample_digest(whole)
+        return self._bare[task]
+
+    @cached_property
+    def _kept(self) -> dict[str, tuple[int, tuple[Sample, ...]]]:
+        return {}
+
+    @cached_property
+    def _bare(self) -> dict[str, tuple[tuple[Sample, ...], str]]:
+        return {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process draws for itself rather than be sent the pictures.
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def _draw(self, task: str) -> list[Sample]:
         if self.data is not None:
             return [entry.load() for entry in self._split(task)[1]]
         from saccade.glance import suite
