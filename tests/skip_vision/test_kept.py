@@ -8,6 +8,7 @@ import torch
 import saccade
 from saccade import skip_vision
 from saccade.engine.cache import kv_lengths
+from saccade.engine.replay import replaying
 from saccade.glance import suite
 from saccade.skip_vision import SkipVisionConfig, wrapped
 from skip_vision.slow import dense
@@ -132,6 +133,9 @@ def test_a_folder_brings_it_back_and_its_layers_are_scored_under_it(tmp_path):
     # Its own plan decides on the way: every layer takes a forward of its own.
     plan = saccade.calibrate(again.model, again.processor, samples, budget=2)
     assert not plan.calibration["cost"] and plan.calibration["scores"]["mean"][0] > 0
+    with pytest.raises(ValueError, match="decides on the way"), replaying(again.model):
+        pass
+    assert wrapped(again.model).attachment.plan == wrapped(loaded.model).attachment.plan
 
 
 @pytest.mark.parametrize(

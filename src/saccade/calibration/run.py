@@ -19,7 +19,6 @@ from saccade.engine import apply, attached
 from saccade.engine.replay import Replay, Replayer, replaying
 from saccade.families import find
 from saccade.methods import Method
-from saccade.methods.reducer import Reducer
 from saccade.plan import Plan
 from saccade.pricing import executed_flops
 from saccade.route import Route
@@ -47,7 +46,7 @@ class Tried:
 def decides(model: nn.Module) -> bool:
     """Whether a plan that belongs to the model decides on the way, which replay cannot follow."""
     own = attached(model)
-    return own is not None and any(isinstance(method, Reducer) for method in own.plan.methods)
+    return own is not None and own.decides
 
 
 def rows_of(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[int, int]:

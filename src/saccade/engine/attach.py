@@ -92,11 +92,13 @@ class Attachment:
         parts: Modules of the model.
         resident: Whether the plan is part of the model, so that others may be applied over it.
         below: The resident plan that this one was applied over; it comes back when this one goes.
+        decides: Whether the plan decides on the way which rows go on, by what it sees there.
     """
 
     def __init__(self, model: nn.Module, family: Family, plan: Plan, resident: bool = False) -> None:
         self.model, self.family, self.plan, self.resident = model, family, plan, resident
         self.below: Attachment | None = None
+        self.decides = False
         self.parts = family.parts(model)
         self._call = _Call()
         self._undo: list[Callable[[], None]] = []
@@ -167,7 +169,7 @@ class Attachment:
             self._undo.append(
                 refuse_split_prompts(unwrap(self.model), self.plan.spec, any(s.look.layer for s in stages))
             )
-        self._decides = bool(stages)
+        self.decides = bool(stages)
         if any(hasattr(method, "visual_rows") for method in self.plan.methods):
             self._undo.append(allow_other_sizes(self.model, family))
 
@@ -329,7 +331,7 @@ class Attachment:
             release(frame, cache, [layer.self_attn.layer_idx for layer in layers])
 
     def _positions(self, named: dict[str, Any], rows: torch.Tensor, past: int) -> Positions | None:
-        if not (self._decides and self.family.compact_positions):
+        if not (self.decides and self.family.compact_positions):
             return None
         ids = named.get("position_ids")
         if ids is None:

@@ -253,11 +253,17 @@ def replaying(model: nn.Module) -> Iterator[Replayer]:
     """Makes a model ready for replay, in evaluation mode; leaves it as it was.
 
     Raises:
-        ValueError: If the family is unknown, the model has no language-model head, or a plan is attached.
+        ValueError: If the family is unknown, the model has no language-model head, a plan is attached, or the
+            model's own plan decides on the way which rows go on.
     """
     modes = [(module, module.training) for module in model.modules()]
     with apply(model, Plan()) as attachment:
         parts = attachment.parts
+        if attachment.decides:
+            raise ValueError(
+                f"the model's own plan {attachment.plan.spec} decides on the way which rows go on, "
+                "which replay cannot follow; run whole forwards instead"
+            )
         if parts.head is None:
             raise ValueError("replay needs next-token logits: give the model with its language-model head")
         # Qwen models keep the position offset of the last prompt on the module: a probe must not move it.
