@@ -30,6 +30,7 @@ PURE = {
     "cluster",
     "bipartite",
     "merge",
+    "precision",
     "program",
     "shapes",
     "pricing",

@@ -10,6 +10,8 @@ from typing import Literal
 
 import torch
 
+from saccade.precision import exact
+
 Order = Literal["similarity", "raster"]
 
 
@@ -36,7 +38,8 @@ def token_merge(x_BND: torch.Tensor, keep: int, order: Order = "similarity") -> 
     Rows are ranked by their total similarity to all others. The ``keep`` least similar ones stay; every other
     row joins the one of these that it is most like, and each cluster becomes the plain mean of its raw
     members, so that the sum of cluster sizes times means is the sum of all rows. The choice takes no
-    gradient, the means do. Similarities are float32 and ties go by position, so results are repeatable.
+    gradient, the means do. Similarities are float32, under autocast too, and ties go by position, so results
+    are repeatable.
 
     Args:
         x_BND: Rows.
@@ -47,9 +50,14 @@ def token_merge(x_BND: torch.Tensor, keep: int, order: Order = "similarity") -> 
     Raises:
         ValueError: If fewer than one row or more than all are to stay.
     """
+    if not 1 <= keep <= x_BND.shape[1]:
+        raise ValueError(f"token merge keeps 1 to all of {x_BND.shape[1]} rows, got {keep}")
+    with exact(x_BND):
+        return _merged(x_BND, keep, order)
+
+
+def _merged(x_BND: torch.Tensor, keep: int, order: Order) -> Merged:
     batch, rows, _ = x_BND.shape
-    if not 1 <= keep <= rows:
-        raise ValueError(f"token merge keeps 1 to all of {rows} rows, got {keep}")
     with torch.no_grad():
         if keep == rows:
             weights = torch.eye(rows, dtype=x_BND.dtype, device=x_BND.device).expand(batch, -1, -1)

@@ -13,6 +13,7 @@ from engine.test_training import batch_of, gradients, same, training
 from saccade import rows
 from saccade.engine import apply, kv_lengths
 from saccade.families import find
+from saccade.plan import Plan
 from saccade.pricing import cost
 from support.models import (
     BANNER,
@@ -99,6 +100,24 @@ def test_index_tensors_made_without_reading_the_mask_give_the_same(monkeypatch, 
             unread = tiny.model(**inputs).logits
             monkeypatch.undo()
         assert gap(unread, read, inputs["attention_mask"].bool() & ~tiny.visual(inputs)) < 1e-6
+
+
+@pytest.mark.parametrize("spec", (*LOOKING, *BEFORE, "divprune(keep=0.25)", "vispruner(keep=0.25)"))
+def test_rows_are_chosen_outside_autocast(monkeypatch, spec):
+    tiny, seen = tiny_llava(), []
+    (method,) = Plan.of(spec).methods
+    choose = type(method).choose
+
+    def watched(self, stage, evidence):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return choose(self, stage, evidence)
+
+    monkeypatch.setattr(type(method), "choose", watched)
+    given = tiny.batch(RAGGED)
+    with torch.autocast("cpu", torch.bfloat16), apply(tiny.model, spec):
+        logits = tiny.model(**given).logits
+        logits[given["attention_mask"].bool()].float().square().mean().backward()
+    assert seen and not any(seen) and bool(torch.isfinite(logits[given["attention_mask"].bool()]).all())
 
 
 @pytest.mark.parametrize("spec", LOOKING)

@@ -86,3 +86,17 @@ def test_mean_pooling_is_the_mean_of_neighbours():
 def test_impossible_numbers_are_refused(merge, keep):
     with pytest.raises(ValueError, match="keeps 1 to all of 4 rows"):
         merge(torch.ones(1, 4, 2), keep)
+
+
+def test_autocast_changes_nothing():
+    """Rows that share most of their direction, as embeddings do: rounded products would order them anew."""
+    torch.manual_seed(3)
+    x = (torch.randn(2, 1, 64) * 3 + torch.randn(2, 70, 64)).bfloat16().requires_grad_(True)
+    want = token_merge(x, 20)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = (x.float() @ x.float().mT).dtype
+        found = token_merge(x, 20)
+        found.rows_BKD.float().square().sum().backward()
+    assert rounded == torch.bfloat16 and x.grad is not None and bool(x.grad.abs().sum() > 0)
+    assert torch.equal(found.homes_BK, want.homes_BK) and torch.equal(found.rows_BKD, want.rows_BKD)
+    assert torch.equal(found.weights_BKN, want.weights_BKN)

@@ -21,6 +21,7 @@ from saccade.engine.rewrite import Carried, rewritten, without
 from saccade.engine.steps import Moves, Narrowing, Step, closed_up
 from saccade.engine.trace import Trace
 from saccade.families import Family, Parts, Rotary
+from saccade.precision import exact
 from saccade.program import Program, Tally
 from saccade.rows import RowIndex
 from saccade.stages import Choice, Counts, Evidence, Grid, Scoring, Stage, Vision, Which
@@ -172,13 +173,14 @@ class Decisions:
             grid=None if self.scene.grid is None else _on(self.scene.grid, where),
             **seen,
         )
-        choice = stage.by.choose(stage, evidence)
-        if not again:
-            self._apply(stage, choice, taken, home)
-        if choice.rewrite is None:
-            return hidden_BND
-        rewrite = choice.rewrite if due_BND is None else without(choice.rewrite, due_BND)
-        return rewritten(hidden_BND, rewrite)
+        with exact(hidden_BND):
+            choice = stage.by.choose(stage, evidence)
+            if not again:
+                self._apply(stage, choice, taken, home)
+            if choice.rewrite is None:
+                return hidden_BND
+            rewrite = choice.rewrite if due_BND is None else without(choice.rewrite, due_BND)
+            return rewritten(hidden_BND, rewrite)
 
     def _reach(self, stage: Stage, ran: int | None) -> _Taken | None:
         found, keep = self._tally.reach(stage, self.left_BN.cpu)
@@ -211,7 +213,7 @@ class Decisions:
         evidence = Evidence(
             self.layout, self.left_BN, self.image_BN, self._tally.alive, self._tally.alive, hidden_BND
         )
-        with torch.no_grad():
+        with torch.no_grad(), exact(hidden_BND):
             mask_BN = stage.by.asking(evidence)
         # How many rows ask depends on the data: the host waits, once a prompt.
         return RowIndex.from_mask(mask_BN.cpu()).on(self.frame.device)
