@@ -294,6 +294,26 @@ def test_eps_sim_is_what_a_merged_row_is_from_the_row_it_joins(seed):
             assert found == pytest.approx(float((a - b).norm()), abs=1e-6)
 
 
+@pytest.mark.parametrize(("first", "second", "width"), [(1.0, 1.0, 3), (0.3, 2.0, 1), (2.5, 0.4, 5)])
+def test_the_gaussian_kl_is_torchs(first, second, width):
+    from torch.distributions import MultivariateNormal, kl_divergence
+
+    move = torch.arange(1, width + 1).double()
+    p, q = (
+        MultivariateNormal(mean, torch.eye(width).double() * variance)
+        for mean, variance in ((move, first), (0 * move, second))
+    )
+    found = bounds.kl_gaussian(float(move.norm()), first, second, width)
+    assert found == pytest.approx(float(kl_divergence(p, q)))
+    if first == second:
+        assert found == pytest.approx(bounds.kl_bound(float(move.norm()), "paper", first))
+
+
+def test_a_layer_that_leaves_nothing_out_adds_nothing_however_large_the_rest():
+    assert bounds.total_bound([0, 0, 0], [1e200] * 3, [0] * 3, "paper") == 0
+    assert bounds.total_bound([1, 0, 0], [1e200] * 3, [0] * 3, "paper") == math.inf
+
+
 def test_what_does_not_make_sense_is_refused():
     for call, words in (
         (lambda: bounds.eps_sim(1.1), "cosine"),
@@ -309,6 +329,14 @@ def test_what_does_not_make_sense_is_refused():
         (lambda: bounds.total_bound([1], [1], []), "layers"),
         (lambda: bounds.total_bound([1], [1], [1], "printed"), "mode is"),
         (lambda: bounds.geometric_bound(1, -0.5), "not negative"),
+        (lambda: bounds.geometric_bound(math.nan, 0.5, 3), "not negative"),
+        (lambda: bounds.lipschitz_attention(1, 1, 1, 0, "paper"), "width"),
+        (lambda: bounds.lipschitz_attention(-1, 1, 1, 4, "paper"), "query is a size"),
+        (lambda: bounds.lipschitz_ffn(1, 1, gate=1, radius=-3), "radius is a size"),
+        (lambda: bounds.total_bound([-1.0], [1], [1]), "skip error of layer 0"),
+        (lambda: bounds.total_bound([1], [1], [1], unasked=[1, 1]), "left out of 2"),
+        (lambda: bounds.kl_bound(math.nan, "paper", 1.0), "error is a size"),
+        (lambda: bounds.kl_gaussian(1.0, 0.0), "positive"),
     ):
         with pytest.raises(ValueError, match=words):
             call()

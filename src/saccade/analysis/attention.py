@@ -65,11 +65,16 @@ def heads(
     return Heads(queries[0].float(), keys[0].float(), values[0].float(), asks_Q, float(attn.scaling))
 
 
-def attention(family: Family, attn: Any, normed_ND: torch.Tensor, rotary: Rotary) -> torch.Tensor:
-    """Attention output (N, D) of normed states, all rows asking; differentiable."""
+def mixed(family: Family, attn: Any, normed_ND: torch.Tensor, rotary: Rotary) -> torch.Tensor:
+    """What the heads mix (H, N, W) of normed states, before the output projection; differentiable."""
     found = heads(family, attn, normed_ND, rotary)
     values_HNW = found.values_GNW.repeat_interleave(found.groups, dim=0)
-    mixed_HNW = found.weights() @ values_HNW
+    return found.weights() @ values_HNW
+
+
+def attention(family: Family, attn: Any, normed_ND: torch.Tensor, rotary: Rotary) -> torch.Tensor:
+    """Attention output (N, D) of normed states, all rows asking; differentiable."""
+    mixed_HNW = mixed(family, attn, normed_ND, rotary)
     return family.output(attn, mixed_HNW[None].to(normed_ND.dtype))[0]
 
 

@@ -97,8 +97,11 @@ def lipschitz_attention(
             positions, which turn each row by itself.
 
     Raises:
-        ValueError: If the mode is unknown, or ``local`` lacks its norms.
+        ValueError: If the mode is unknown, a norm is negative, or ``local`` lacks its norms.
     """
+    _sizes(query=query, key=key, value=value, weights=weights, states=states)
+    if width < 1:
+        raise ValueError(f"a head has a width of 1 at least, got {width}")
     if mode == "paper":
         return query * key * value / math.sqrt(width)
     if mode != "local":
@@ -167,8 +170,9 @@ def lipschitz_ffn(
         slope: For ``swiglu``: largest slope of the gate's activation, which is at most its argument in size.
 
     Raises:
-        ValueError: If the mode is unknown, or ``swiglu`` lacks its gate or radius.
+        ValueError: If the mode is unknown, a norm is negative, or ``swiglu`` lacks its gate or radius.
     """
+    _sizes(up=up, down=down, gate=gate, radius=radius)
     if mode == "paper":
         return up * down
     if mode == "gelu":
@@ -235,17 +239,23 @@ def total_bound(
         The bound; infinity beyond the range of a double.
 
     Raises:
-        ValueError: If the mode is unknown, or the sequences differ in length.
+        ValueError: If the mode is unknown, a number is negative, or the sequences differ in length.
     """
     depth = len(skips)
     unasked = [0.0] * depth if unasked is None else unasked
     if not len(attention) == len(ffn) == len(unasked) == depth:
-        raise ValueError(f"{depth} skip errors, but constants of {len(attention)} and {len(ffn)} layers")
+        raise ValueError(
+            f"{depth} skip errors, but constants of {len(attention)} and {len(ffn)} layers, and attention "
+            f"left out of {len(unasked)}"
+        )
+    for n, numbers in enumerate(zip(skips, attention, ffn, unasked, strict=True)):
+        _sizes(**dict(zip((f"{name} of layer {n}" for name in _SERIES), numbers, strict=True)))
     if mode not in ("paper", "index_fixed", "residual"):
         raise ValueError(f"mode is paper, index_fixed or residual, got {mode!r}")
     if mode == "paper":
         factors = [a + f for a, f in zip(attention, ffn, strict=True)]
-        return math.fsum(skip * math.prod(factors[1 : depth - n]) for n, skip in enumerate(skips))
+        # A layer that leaves nothing out adds nothing, even where the product is beyond a double.
+        return math.fsum(skip * math.prod(factors[1 : depth - n]) for n, skip in enumerate(skips) if skip > 0)
     step: Literal["paper", "residual"] = "paper" if mode == "index_fixed" else "residual"
     error = 0.0
     for a, f, skip, left in zip(attention, ffn, skips, unasked, strict=True):
@@ -265,8 +275,7 @@ def geometric_bound(skip: float, gamma: float, layers: int | None = None) -> flo
     Raises:
         ValueError: If a number is negative.
     """
-    if skip < 0 or gamma < 0 or (layers or 0) < 0:
-        raise ValueError(f"skip errors, factors and depths are not negative, got {skip}, {gamma}, {layers}")
+    _sizes(skip=skip, gamma=gamma, layers=layers)
     if skip == 0 or layers == 0:
         return 0.0
     if layers is None:
@@ -294,8 +303,9 @@ def kl_bound(error: float, mode: KlMode = "categorical_l2", variance: float | No
         variance: For ``paper``.
 
     Raises:
-        ValueError: If the mode is unknown, or ``paper`` has no positive variance.
+        ValueError: If the mode is unknown, the error negative, or ``paper`` has no positive variance.
     """
+    _sizes(error=error)
     divisors = {"categorical_l2": 4.0, "categorical_range": 8.0}
     if mode == "paper":
         if variance is None or not variance > 0:
@@ -304,6 +314,26 @@ def kl_bound(error: float, mode: KlMode = "categorical_l2", variance: float | No
     if mode not in divisors:
         raise ValueError(f"mode is paper, categorical_l2 or categorical_range, got {mode!r}")
     return error * error / divisors[mode]
+
+
+def kl_gaussian(distance: float, variance: float, other: float | None = None, width: int = 1) -> float:
+    """KL divergence, in nats, of two isotropic Gaussians (eq. 28-29): the second is what it is taken from.
+
+    Args:
+        distance: Norm of the difference of the means.
+        variance: Of every coordinate of the first.
+        other: Of the second; the same if omitted, which leaves eq. 27: ``distance^2 / (2 variance)``.
+        width: Number of coordinates.
+
+    Raises:
+        ValueError: If a variance is not positive, a distance negative, or there is no coordinate.
+    """
+    other = variance if other is None else other
+    _sizes(distance=distance)
+    if not (variance > 0 and other > 0 and width >= 1):
+        raise ValueError(f"variances and widths are positive, got {variance}, {other} and {width}")
+    ratio = variance / other
+    return 0.5 * (width * (ratio - 1 - math.log(ratio)) + distance * distance / other)
 
 
 def eps_sim(cosine: float, norm: float = 1.0, other: float | None = None) -> float:
@@ -318,8 +348,17 @@ def eps_sim(cosine: float, norm: float = 1.0, other: float | None = None) -> flo
         ValueError: If the cosine is not in [-1, 1] or a norm is negative.
     """
     other = norm if other is None else other
-    if not -1 <= cosine <= 1 or norm < 0 or other < 0:
-        raise ValueError(
-            f"a cosine lies in [-1, 1] and norms are not negative, got {cosine}, {norm}, {other}"
-        )
+    _sizes(norm=norm, other=other)
+    if not -1 <= cosine <= 1:
+        raise ValueError(f"a cosine lies in [-1, 1], got {cosine}")
     return math.sqrt(max((norm - other) ** 2 + 2 * norm * other * (1 - cosine), 0.0))
+
+
+_SERIES = ("skip error", "attention constant", "FFN constant", "attention left out")
+
+
+def _sizes(**numbers: float | None) -> None:
+    """Refuses what is no size: a negative number, or none at all."""
+    for name, number in numbers.items():
+        if number is not None and not number >= 0:
+            raise ValueError(f"{name} is a size, so not negative, got {number}")

@@ -13,13 +13,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from saccade.analysis.merging import Merge
 from saccade.engine import apply, attached
 from saccade.engine.trace import Trace
 from saccade.families import Rotary, find
 from saccade.layout import Layout
+from saccade.merge import Merged
 from saccade.plan import Plan, PlanLike
 from saccade.program import Program
 from saccade.route import LayerRoute
+from saccade.skip_vision.wrap import wrapped
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Trajectory:
         middles: Residual stream (N, D) entering the FFN half of every layer.
         rotary: Rotary tables of every layer, each (B, N, W).
         logits_V: Logits of the last row, float32.
+        merges: What was merged before layer 0, in the projector's place or by the plan.
     """
 
     trace: Trace
@@ -54,6 +58,7 @@ class Trajectory:
     middles: tuple[torch.Tensor, ...]
     rotary: tuple[Rotary, ...]
     logits_V: torch.Tensor
+    merges: tuple[Merge, ...] = ()
 
     @property
     def layout(self) -> Layout:
@@ -108,6 +113,10 @@ def record(model: nn.Module, inputs: Mapping[str, Any], plan: PlanLike, *, force
     states: list[torch.Tensor] = []
     middles: list[torch.Tensor] = []
     rotary: list[Rotary] = []
+    given: list[torch.Tensor | None] = []
+
+    def begin(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        given.append(kwargs.get("inputs_embeds"))
 
     def enter(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         states.append((args[0] if args else kwargs["hidden_states"])[0].detach())
@@ -121,6 +130,9 @@ def record(model: nn.Module, inputs: Mapping[str, Any], plan: PlanLike, *, force
 
     with ExitStack() as stack:
         stack.enter_context(_evaluating(model, parts.core))
+        # Before the hooks of the plan: what it merges is still whole here.
+        stack.callback(parts.decoder.register_forward_pre_hook(begin, with_kwargs=True, prepend=True).remove)
+        noted = stack.enter_context(_noting(model))
         # The hooks of the plan come first, so that these see what the layers are really given.
         attachment = stack.enter_context(apply(model, plan, force=force))
         traces = stack.enter_context(attachment.tracing())
@@ -138,7 +150,51 @@ def record(model: nn.Module, inputs: Mapping[str, Any], plan: PlanLike, *, force
     logits_V = result.logits[0, -1].float()
     if not bool(torch.isfinite(logits_V).all()):
         raise ValueError("the model's logits are not finite; check its weights, or take --dtype float32")
-    return Trajectory(traces[0], tuple(states), tuple(middles), tuple(rotary), logits_V)
+    merges = (*_in_place(noted), *_by_plan(traces[0], given[0], states[0]))
+    return Trajectory(traces[0], tuple(states), tuple(middles), tuple(rotary), logits_V, merges)
+
+
+@contextmanager
+def _noting(model: nn.Module) -> Iterator[list[tuple[torch.Tensor, Merged]]]:
+    """Has the abstractor of a Skip-Vision model put down what it merges."""
+    noted: list[tuple[torch.Tensor, Merged]] = []
+    own = wrapped(model)
+    if own is None:
+        yield noted
+        return
+    own.abstractor.noted = noted
+    try:
+        yield noted
+    finally:
+        own.abstractor.noted = None
+
+
+def _in_place(noted: list[tuple[torch.Tensor, Merged]]) -> Iterator[Merge]:
+    for rows_BND, made in noted:
+        for b in range(len(rows_BND)):
+            yield Merge(rows_BND[b], made.rows_BKD[b], made.weights_BKN[b], made.homes_BK[b])
+
+
+def _by_plan(trace: Trace, embeds_BND: torch.Tensor | None, entering_ND: torch.Tensor) -> Iterator[Merge]:
+    """Merges among rows of the prompt, each from what the one before it left.
+
+    Methods that merge features of the tower, before a projector that is not linear, leave no such rows.
+    """
+    if embeds_BND is None:
+        return
+    cuts = [cut for cut in trace.cuts if cut.before == 0 and cut.sources_BNN is not None]
+    x_ND = embeds_BND[0].detach()
+    for place, cut in enumerate(cuts, 1):
+        assert cut.sources_BNN is not None
+        homes_K, device = cut.rows_BN[0].nonzero()[:, 0], x_ND.device
+        weights_KN = cut.sources_BNN[0, homes_K].to(device)
+        mixed_KD = weights_KN @ x_ND.float()
+        # The last one's rows are what the first layer really got.
+        made_KD = entering_ND[homes_K.to(device)] if place == len(cuts) else mixed_KD.to(x_ND.dtype)
+        slack = 16 * torch.finfo(x_ND.dtype).eps * float(x_ND.abs().max())
+        if bool(((made_KD - mixed_KD).abs() <= slack).all()):
+            yield Merge(x_ND, made_KD, weights_KN, homes_K)
+        x_ND = x_ND.index_copy(0, homes_K.to(device), made_KD.to(x_ND.dtype))
 
 
 @contextmanager

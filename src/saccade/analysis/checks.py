@@ -31,9 +31,9 @@ class Bound:
 
 BOUNDS: dict[str, Bound] = {
     "attention_paper": Bound(
-        "printed", "19, 23", "Lipschitz constant of attention", "Jacobian at the states"
+        "printed", "19, 23", "Lipschitz constant of attention", "Jacobian of the heads, before W_O"
     ),
-    "attention_local": Bound("corrected", "19, 23", "the same, local", "Jacobian at the states"),
+    "attention_local": Bound("corrected", "19, 23", "the same, local, W_O in it", "Jacobian at the states"),
     "attention_between": Bound(
         "corrected", "19, 23", "the same between two inputs, with norm", "drift's gain"
     ),
@@ -55,6 +55,15 @@ BOUNDS: dict[str, Bound] = {
     ),
     "kl_range": Bound("corrected", "27, 30", "KL, from their range", "KL of the next token"),
     "kl_chain": Bound("corrected", "27, 30", "KL, from the total bound", "KL of the next token"),
+    "similarity_paper": Bound("printed", "31", "distance of a row from the one it joined", "that distance"),
+    "similarity_joined": Bound("corrected", "31", "the same, with the norms", "that distance"),
+    "similarity_became": Bound(
+        "corrected", "31", "distance of a row from the mean that it became", "that distance"
+    ),
+    "kl_merge_paper": Bound("printed", "31", "KL of skipping and merging, Gaussian", "KL of the next token"),
+    "kl_merge_l2": Bound(
+        "corrected", "31", "the same, from the norm of the logits' difference", "KL of the next token"
+    ),
 }
 """Every bound by name, in the order of tables."""
 

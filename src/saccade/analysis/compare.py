@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from saccade.analysis import bounds
-from saccade.analysis.attention import attention, layer_heads, normed
+from saccade.analysis.attention import attention, layer_heads, mixed, normed
 from saccade.analysis.capture import Trajectory
 from saccade.analysis.constants import Constants, Gain, LayerConstants
 from saccade.analysis.drift import Drift, LayerDrift, Multiple
@@ -133,6 +133,9 @@ def _layer(
     def attend(x: torch.Tensor) -> torch.Tensor:
         return attention(family, layer.self_attn, x, rotary)
 
+    def mix(x: torch.Tensor) -> torch.Tensor:
+        return mixed(family, layer.self_attn, x, rotary)
+
     drift, left = _drift(*before), _drift(*after)
     return LayerDrift(
         entering=float(drift.norm()),
@@ -142,6 +145,7 @@ def _layer(
         skip=bounds.skip_error(output_ND[~fed]),
         unasked=float(branch[0][~asks].norm()),
         attention_paper=bounds.lipschitz_attention(known.query, known.key, known.value, known.width, "paper"),
+        attention_heads=jacobian_norm(mix, x_ND),
         attention_local=local,
         attention_true=jacobian_norm(attend, x_ND),
         attention_between=norms[0] * between,

@@ -33,7 +33,8 @@ class LayerDrift:
         row_leaving: Of one leaving it.
         skip: What it leaves out of its FFN, on the unskipped forward.
         unasked: What it leaves out of its attention output, Frobenius norm.
-        attention_paper: LA as printed; the norm left out.
+        attention_paper: LA as printed; the norm left out, and the output projection.
+        attention_heads: The norm of the heads' Jacobian there, before the output projection.
         attention_local: LA at the unskipped states, corrected; the norm left out.
         attention_true: The Jacobian's norm there.
         attention_between: LA between the two forwards, its norm included.
@@ -55,6 +56,7 @@ class LayerDrift:
     skip: bounds.SkipError
     unasked: float
     attention_paper: float
+    attention_heads: float
     attention_local: float
     attention_true: float
     attention_between: float
@@ -106,6 +108,13 @@ class Drift:
             found.append(error)
         return found
 
+    @property
+    def printed(self) -> dict[str, float]:
+        """Eq. 18 as printed, and with its indices fixed."""
+        skips = [one.skip.max for one in self.layers]
+        attention, ffn = [one.attention_paper for one in self.layers], [one.ffn_paper for one in self.layers]
+        return {mode: bounds.total_bound(skips, attention, ffn, mode) for mode in ("paper", "index_fixed")}
+
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionary: series by layer, and figures of the output."""
         rows = [asdict(one) for one in self.layers]
@@ -128,11 +137,10 @@ class Drift:
         """Every bound beside what was measured."""
         found = [check for number, one in enumerate(self.layers) for check in _layer_checks(number, one)]
         skips = [one.skip.max for one in self.layers]
-        printed = [one.attention_paper for one in self.layers], [one.ffn_paper for one in self.layers]
         depth, final = len(skips), self.layers[-1]
         row, last, slack = final.row_leaving, final.leaving, final.rounding
-        total = {mode: bounds.total_bound(skips, *printed, mode) for mode in ("paper", "index_fixed")}
-        gamma = max(a + f for a, f in zip(*printed, strict=True))
+        total = self.printed
+        gamma = max(one.attention_paper + one.ffn_paper for one in self.layers)
         factors = [(1 + one.attention_between) * (1 + one.ffn_between) for one in self.layers]
         left = [one.skip.total + (1 + one.ffn_between) * one.unasked for one in self.layers]
         error = self.residual[-1]
@@ -164,7 +172,7 @@ def _layer_checks(number: int, one: LayerDrift) -> list[Check]:
         one.entering, one.attention_between, one.ffn_between, one.skip.total, unasked=one.unasked
     )
     found = [
-        Check("attention_paper", number, one.attention_paper, one.attention_true),
+        Check("attention_paper", number, one.attention_paper, one.attention_heads),
         Check("attention_local", number, one.attention_local, one.attention_true),
         Check("ffn_paper", number, one.ffn_paper, one.ffn_true),
         Check("ffn_swiglu", number, one.ffn_swiglu, one.ffn_true),

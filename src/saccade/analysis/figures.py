@@ -108,10 +108,14 @@ def attention(data: Data) -> Figure:
 
 @styled
 def bounds(data: Data) -> Figure:
-    """Drift and its bounds layer by layer, and how loose every bound is."""
+    """Drift and its bounds layer by layer where something is skipped, and how loose every bound is."""
     found = data["bounds"]
     figure = style.new_figure(9.2, 5.2)
     grid = figure.add_gridspec(1, 2, width_ratios=(1, 1.25))
+    skips = "drift" in found
+    _looseness(figure.add_subplot(grid[0, 1] if skips else grid[0, :]), found["verdicts"])
+    if not skips:
+        return figure
     axes = figure.add_subplot(grid[0, 0])
     depth = len(found["residual"]["mean"])
     layers = np.arange(depth)
@@ -127,7 +131,6 @@ def bounds(data: Data) -> Figure:
     axes.set_xlabel("decoder layer")
     style.layer_axis(axes, depth)
     axes.legend(loc="upper left", fontsize=8)
-    _looseness(figure.add_subplot(grid[0, 1]), found["verdicts"])
     return figure
 
 

@@ -19,10 +19,12 @@ from saccade.analysis.capture import Trajectory, Unskipped, bare, record
 from saccade.analysis.checks import BOUNDS, Check, verdicts
 from saccade.analysis.compare import measure, skips_ffn
 from saccade.analysis.constants import Constants, constants
+from saccade.analysis.merging import Similarity, kl_checks, similarity
 from saccade.analysis.probes import GROUPS, PROBES, probe_layers
 from saccade.analysis.saturation import MASSES, VisualMap, vig, visual_maps
 from saccade.calibration.draw import data_hash
 from saccade.calibration.journal import Journal
+from saccade.calibration.measures import kl
 from saccade.evaluation.identity import setup_digest, weights_digest
 from saccade.methods.ffn_skip import FFNSkip
 from saccade.models import Loaded
@@ -36,8 +38,8 @@ UNTOUCHED = Plan((FFNSkip(layers=()),))
 """Skips nothing; a forward under it is the stock model's, and is looked at like any other."""
 
 NO_SKIP = (
-    "bounds compare skipping with not skipping, and nothing here skips the FFN of a row that is alive: give "
-    "a plan such as 'ffn_skip(layers=0-3)', or leave bounds out of --what"
+    "bounds compare skipping and merging with neither, and nothing here skips the FFN of a row that is alive "
+    "or merges rows: give a plan such as 'ffn_skip(layers=0-3)', or leave bounds out of --what"
 )
 
 Entry = dict[str, Any]
@@ -142,7 +144,7 @@ def analyze(
         "weights_hash": settings["weights"],
         **_summed(entries),
     }
-    if "bounds" in data:
+    if "drift" in data.get("bounds", {}):
         data["bounds"]["constants"] = asdict(runner.constants)
     pictures = {name: draw(data) for name, draw in figures.FIGURES.items() if name in data}
     maps: tuple[VisualMap | None, ...] = ()
@@ -175,10 +177,11 @@ class _Runner:
         inputs = models.inputs(loaded, [sample], self.plan)
         run = record(model, inputs, self.plan, force=self.force)
         skips = skips_ffn(run)
-        if "bounds" in self.parts and self.insists and not skips:
+        if "bounds" in self.parts and self.insists and not (skips or run.merges):
             raise ValueError(NO_SKIP)
         layout = run.layout
         found: Entry = {"visual": int(layout.visual_BN.sum()), "text": int(layout.text_BN.sum())}
+        drift = 0.0
         with bare(model):
             if "ffn" in self.parts:
                 found["ffn"] = probe_layers(family, modules.layers, run)
@@ -193,7 +196,28 @@ class _Runner:
                 measured = measure(family, modules, self.constants, whole, run)
             found["bounds"] = measured.to_dict()
             found["checks"] = [asdict(check) for check in measured.checks()]
+            drift = measured.printed["paper"]
+        if "bounds" in self.parts and run.merges:
+            merged = self._merged(inputs, run, drift)
+            found["merging"] = [asdict(one) for one in merged[0]]
+            found["checks"] = [*found.get("checks", ()), *(asdict(check) for check in merged[1])]
         return found
+
+    def _merged(
+        self, inputs: Mapping[str, Any], run: Trajectory, drift: float
+    ) -> tuple[list[Similarity], list[Check]]:
+        """The similarity errors of a prompt's merges, and every bound of them."""
+        found = [one for one in map(similarity, run.merges) if one is not None]
+        checks = [check for one in found for check in one.checks()]
+        with bare(self.loaded.model):
+            # Rows that merge in the projector's place leave no prompt to hold the answer against.
+            whole = record(self.loaded.model, inputs, UNTOUCHED) if run.trace.cuts else None
+        if whole is None or not found:
+            return found, checks
+        change_V = (run.logits_V - whole.logits_V).double()
+        divergence = float(kl(whole.logits_V, run.logits_V[None])[0])
+        variance = float(whole.logits_V.double().var(correction=0))
+        return found, checks + kl_checks(found, drift, variance, float(change_V.norm()), divergence)
 
     def maps(self, sample: Sample) -> tuple[Trajectory, tuple[VisualMap | None, ...]]:
         """Attention maps of one sample."""
@@ -217,17 +241,22 @@ def _summed(entries: Sequence[Entry]) -> dict[str, Any]:
     if "attention" in entries[0]:
         series = {name: over([e["attention"][name] for e in entries]) for name in entries[0]["attention"]}
         data["attention"] = {"masses": dict(MASSES), **series}
-    bounded = [e for e in entries if "bounds" in e]
-    if bounded:
-        checks = [Check(**check) for e in bounded for check in e["checks"]]
-        drifts = ("entering", "leaving", "row_leaving")
+    checks = [Check(**check) for e in entries for check in e.get("checks", ())]
+    if checks:
         data["bounds"] = {
             "verdicts": [one.to_dict() for one in verdicts(checks)],
             "kinds": {name: asdict(kind) for name, kind in BOUNDS.items()},
+        }
+    bounded = [e for e in entries if "bounds" in e]
+    if bounded:
+        drifts = ("entering", "leaving", "row_leaving")
+        data["bounds"] |= {
             "drift": {name: over([e["bounds"]["layers"][name] for e in bounded]) for name in drifts},
             "residual": over([e["bounds"]["residual"] for e in bounded]),
             "by_sample": {e["sample"]: e["bounds"] for e in bounded},
         }
+    if merging := {e["sample"]: e["merging"] for e in entries if "merging" in e}:
+        data["bounds"] = data.get("bounds", {}) | {"merging": merging}
     return data
 
 

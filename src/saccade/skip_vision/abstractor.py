@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from saccade.merge import mean_merge, token_merge
+from saccade.merge import Merged, mean_merge, token_merge
 from saccade.select import top
 from saccade.skip_vision.config import SkipVisionConfig
 from saccade.skip_vision.summary import Scorer
@@ -36,7 +36,10 @@ class Abstractor(nn.Module):
         scorer: Scores rows for their summaries; None without summaries.
         registers: Learned rows (Victor); None without.
         glimpse: Where the tower's attention is found, for the layout ``llava``.
+        noted: Where an analysis has rows put down before a token merge, and what it makes of them; else None.
     """
+
+    noted: list[tuple[torch.Tensor, Merged]] | None = None
 
     def __init__(self, config: SkipVisionConfig, project: nn.Module, width: int) -> None:
         """Creates it for a decoder of this width."""
@@ -73,7 +76,10 @@ class Abstractor(nn.Module):
             if config.merge == "mean":
                 skipped_BSD = mean_merge(skipped_BSD, config.merged)
             else:
-                skipped_BSD = token_merge(skipped_BSD, config.merged, config.merge_order).rows_BKD
+                merged = token_merge(skipped_BSD, config.merged, config.merge_order)
+                if self.noted is not None:
+                    self.noted.append((skipped_BSD, merged))
+                skipped_BSD = merged.rows_BKD
         parts = [retained_BRD]
         if config.former:
             first = config.coarse if config.former_source == "usual" else 0
