@@ -77,7 +77,6 @@ ROWS = (
     Row(MERGE, 1),
     Row(FULL, 10),
     Row(MERGE + IN_PLACE, 1, change=_BY_PLACE),
-    Row(FULL + IN_PLACE, 10, change=_BY_PLACE),
     Row(MERGE + KEPT, 1, THREE, _AT_PLACE),
     Row(FULL + KEPT, 10, THREE, _AT_PLACE),
     Row("SF", 2),
@@ -88,7 +87,7 @@ ROWS = (
     Row("FastV", plan="fastv(layer=2,keep=0.3)"),
     Row("Victor", change=(("registers", 16), ("register_layer", 3))),
     Row(f"{FULL} SK{KEPT}", 11, THREE, _AT_PLACE, weights=FULL + KEPT, cache="small"),
-    Row(f"{FULL} SK middle+small{KEPT}", 11, THREE, _AT_PLACE, weights=FULL + KEPT, cache="middle+small"),
+    Row(f"{FULL} SK middle+small{KEPT}", 11, change=_AT_PLACE, weights=FULL + KEPT, cache="middle+small"),
 )
 """In the order in which they are worth training; skip KV-cache is of decoding, so its rows need none.
 
