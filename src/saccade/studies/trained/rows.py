@@ -87,7 +87,7 @@ ROWS = (
     Row("FastV", plan="fastv(layer=2,keep=0.3)"),
     Row("Victor", change=(("registers", 16), ("register_layer", 3))),
     Row(f"{FULL} SK{KEPT}", 11, THREE, _AT_PLACE, weights=FULL + KEPT, cache="small"),
-    Row(f"{FULL} SK middle+small{KEPT}", 11, change=_AT_PLACE, weights=FULL + KEPT, cache="middle+small"),
+    Row(f"{FULL} SK middle+small{KEPT}", 11, THREE, _AT_PLACE, weights=FULL + KEPT, cache="middle+small"),
 )
 """In the order in which they are worth training; skip KV-cache is of decoding, so its rows need none.
 
