@@ -141,9 +141,15 @@ def test_a_worker_that_is_interrupted_stops_within_a_cell_and_loses_nothing(
     assert len(counted.asked) == 2 * (2 + len(SPECS)) * 2
 
 
-def test_workers_whose_parent_is_killed_end_as_by_an_interrupt(tmp_path):
+@pytest.mark.parametrize("shell", ["in front", "nohup in the background"])
+def test_workers_whose_parent_is_killed_end_as_by_an_interrupt(tmp_path, shell):
     program = Path(__file__).with_name("waiting.py")
-    parent = subprocess.Popen([sys.executable, str(program), str(tmp_path)], env=environment())
+    command = [sys.executable, str(program), str(tmp_path)]
+    if shell.startswith("nohup"):
+        # What shells do with background jobs: Ctrl-C is ignored, by all that they start too.
+        ignoring = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+        command = [sys.executable, "-c", ignoring + "os.execv(sys.argv[1], sys.argv[1:])", *command]
+    parent = subprocess.Popen(command, env=environment())
 
     def both(name: str) -> bool:
         limit = time.monotonic() + 60

@@ -62,6 +62,8 @@ def together(
 
 
 def _run(part: Part, number: int, said: Any) -> None:
+    # A shell's background job ignores Ctrl-C, and so would the processes that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     try:
         part(number, lambda line: said.put((False, line)))
