@@ -41,7 +41,7 @@ class SkipVisionConfig:
         local: LV: the last skipped row is promoted.
         cache: SK: what leaves the KV cache once the prompt is read.
         former_source: What the former summary is made of: ``usual`` leaves out the coarsest scale of ``cos``,
-            as the authors' code does; ``retained`` takes all retained rows.
+            as the authors' code does, unless it is all that is retained; ``retained`` takes all retained rows.
         scales: Windows and tokens of ``cos``, coarse to fine.
         fine: How many of the finest scales are skipped; the others are retained.
         levels: Hidden states of the vision tower that become features; the model's own if empty.
