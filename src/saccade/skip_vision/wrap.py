@@ -59,8 +59,8 @@ def wrap(loaded: Loaded, config: SkipVisionConfig) -> Loaded:
     The projector's place is taken by an abstractor that lays an image out as retained, skipped and summary
     rows, the processor is told how many placeholders that makes, and the method runs on the decoder as a
     resident plan: other plans may be applied over it. A model that is wrapped already keeps what fits of its
-    trained parts: the scorer, and the resampler, inflated where the new one has more tokens. What cannot be
-    wrapped so stays as it was.
+    trained parts: the scorer, the registers, and the resampler, inflated where the new one has more tokens.
+    What cannot be wrapped so stays as it was.
 
     Args:
         loaded: The model and its processor.
@@ -70,7 +70,8 @@ def wrap(loaded: Loaded, config: SkipVisionConfig) -> Loaded:
         The same objects, with the shape of the new prompts.
 
     Raises:
-        ValueError: If the family or its vision tower cannot be laid out so, or the model has a plan.
+        ValueError: If the family or its vision tower cannot be laid out so, the model has a plan, or it has
+            another number of trained registers.
     """
     if not isinstance(config, SkipVisionConfig):
         raise ValueError(f"a model is wrapped by a SkipVisionConfig, got {type(config).__name__}")
@@ -209,6 +210,15 @@ def _build(loaded: Loaded, config: SkipVisionConfig, place: Place, old: Abstract
     abstractor = Abstractor(config, project, width)
     if old is not None and old.scorer is not None and abstractor.scorer is not None:
         abstractor.scorer.load_state_dict(old.scorer.state_dict())
+    if old is not None and old.registers is not None and abstractor.registers is not None:
+        have, wanted = len(old.registers), config.registers
+        if have != wanted:
+            raise ValueError(
+                f"this model has {have} trained registers, which cannot become {wanted}: keep registers={have}, "
+                "or take the model apart first (unwrap_skip_vision), which forgets them"
+            )
+        with torch.no_grad():
+            abstractor.registers.copy_(old.registers)
     stock = next(place.projector.parameters())
     return abstractor.to(device=stock.device, dtype=stock.dtype).train(loaded.model.training)
 
