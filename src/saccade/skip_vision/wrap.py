@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from types import MethodType
 from typing import Any, cast
 
 import torch
@@ -22,6 +24,9 @@ from saccade.skip_vision.config import LayoutName, SkipVisionConfig
 
 WRAPPED = "saccade_wrapped"
 """Attribute of a wrapped core that holds what was done to it."""
+
+MEANINGLESS = ("safe_serialization", "token", "save_peft_format", "save_original_format")
+"""Options of ``save_pretrained`` that change nothing here: there are no adapters, and files are safetensors."""
 
 NEEDS: dict[LayoutName, str] = {
     "cos": "images in one view",
@@ -107,7 +112,7 @@ def put_on(loaded: Loaded, config: SkipVisionConfig, abstractor: Abstractor) -> 
     except BaseException:
         undo.all()
         raise
-    undo.attribute(unwrap(model), "save_pretrained", _refuse_stock_folder)
+    undo.attribute(unwrap(model), "save_pretrained", _saver(loaded))
     core.__dict__[WRAPPED] = Wrapped(config, core, attachment, undo.all)
     return replace(loaded, shape=replace(loaded.shape, visual=abstractor.length(rows)))
 
@@ -162,12 +167,29 @@ def set_cache(loaded: Loaded, cache: Release) -> Loaded:
     return loaded
 
 
-def _refuse_stock_folder(*args: Any, **kwargs: Any) -> None:
+def _saver(loaded: Loaded) -> MethodType:
     """In place of ``save_pretrained``, which would write a stock folder without its projector."""
-    raise ValueError(
-        "save_pretrained would write this Skip-Vision model as a stock one without a projector: save it with "
-        "saccade.skip_vision.save(loaded, folder), or take it apart first (unwrap_skip_vision)"
-    )
+
+    def save_pretrained(
+        self: nn.Module,
+        save_directory: str | os.PathLike,
+        is_main_process: bool = True,
+        state_dict: Mapping[str, torch.Tensor] | None = None,
+        max_shard_size: int | str | None = None,
+        **options: Any,
+    ) -> None:
+        """Writes this Skip-Vision model, which ``saccade.load`` reads; other files of the folder stay."""
+        from saccade.skip_vision.folder import save_beside
+
+        if self is not unwrap(loaded.model):
+            raise ValueError("this is a copy of a wrapped model, which cannot be saved; save the model itself")
+        unknown = sorted(name for name, value in options.items() if value and name not in MEANINGLESS)
+        if unknown:
+            raise ValueError(f"a Skip-Vision model is not saved with {unknown[0]}; leave it out")
+        if is_main_process:
+            save_beside(loaded, save_directory, state_dict, max_shard_size)
+
+    return MethodType(save_pretrained, unwrap(loaded.model))
 
 
 def _check_layout(family: Family, layout: LayoutName) -> None:
