@@ -101,7 +101,7 @@ def _train(config: TrainingConfig, resume: bool) -> Outcome:
     skip = config.on_bad_record == "skip"
     mixture = Mixture([open_source(s, settings.seed, skip) for s in config.data], settings.seed)
     global_batch = settings.batch * settings.accumulation * world.num_processes
-    steps = steps_of(len(mixture), settings.epochs, settings.steps, global_batch)
+    steps = steps_of(mixture.per_epoch, settings.epochs, settings.steps, global_batch)
     stream = Stream(mixture, steps * global_batch)
     report = {
         "config": config.as_data(),
@@ -161,7 +161,7 @@ def _trainer(
         return trainer.accelerator.gather(sums.float().to(args.device)[None]).double().sum(0).cpu()
 
     reporter = Reporter(
-        Path(config.out), meter, config.logging_every, len(stream.mixture), world.is_main_process, total
+        Path(config.out), meter, config.logging_every, stream.mixture.per_epoch, world.is_main_process, total
     )
     trainer.add_callback(reporter)
     return trainer, reporter
