@@ -23,7 +23,7 @@ LAYOUTS = {
 
 
 def summary(scorer, rows):
-    """A mean of raw rows by the softmax of a score of normed ones, row by row; the plain mean without scores."""
+    """A mean of raw rows by the softmax of scores of normed ones, row by row; plain without scores."""
     if not bool(scorer.score.weight.any()):
         return sum(rows) / len(rows)
     scores = []

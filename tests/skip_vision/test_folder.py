@@ -133,7 +133,7 @@ def test_save_pretrained_writes_the_whole_folder_and_leaves_others_alone(kept, t
 
 
 def test_a_model_without_a_processor_is_saved_without(tmp_path):
-    tiny, loaded = made(cos(10))
+    tiny, _ = made(cos(10))
     tiny.model.save_pretrained(tmp_path / "mine")
     again = saccade.load(str(tmp_path / "mine"))
     inputs = tiny.batch(SCENES["ragged"])

@@ -75,7 +75,9 @@ def test_over_many_epochs_a_source_is_seen_as_often_as_its_weight_says(pools, se
         assert 0 <= epochs * share_of(pool) - seen[number] < 1
 
 
-@pytest.mark.parametrize(("size", "weight", "every"), [(40, 0.01, (0, 0, 1, 0, 1)), (1, 0.5, (0, 1, 0, 1, 0))])
+@pytest.mark.parametrize(
+    ("size", "weight", "every"), [(40, 0.01, (0, 0, 1, 0, 1)), (1, 0.5, (0, 1, 0, 1, 0))]
+)
 def test_a_small_source_comes_up_again_and_again(size, weight, every):
     mixture = Mixture([Fake(7, 1.0), Fake(size, weight)], seed=5)
     found = [sum(source for source, _ in mixture.order(epoch)) for epoch in range(5)]

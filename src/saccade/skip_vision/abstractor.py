@@ -94,7 +94,7 @@ class Abstractor(nn.Module):
         return self.config.length(self.config.projected(rows))
 
     def _former_from(self, retained: int) -> int:
-        """Where the former summary's rows begin: behind the coarsest scale, unless nothing is retained there."""
+        """Where the former summary's rows begin: behind the coarsest scale, if more is retained."""
         first = self.config.coarse if self.config.former_source == "usual" else 0
         return first if first < retained else 0
 

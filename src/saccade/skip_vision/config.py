@@ -41,7 +41,7 @@ class SkipVisionConfig:
         local: LV: the last skipped row is promoted.
         cache: SK: what leaves the KV cache once the prompt is read.
         former_source: What the former summary is made of: ``usual`` leaves out the coarsest scale of ``cos``,
-            as the authors' code does, unless it is all that is retained; ``retained`` takes all retained rows.
+            as the authors' code does, unless it is all that is retained; ``retained`` takes all of them.
         scales: Windows and tokens of ``cos``, coarse to fine.
         fine: How many of the finest scales are skipped; the others are retained.
         levels: Hidden states of the vision tower that become features; the model's own if empty.
@@ -254,12 +254,10 @@ _FLAGS = {
 
 
 ROWS = {number: flags.replace(" ", "-") or "dense" for number, flags in _FLAGS.items()}
-"""Names of the rows: ``dense``, or the row's parts as the paper's table lists them (``sf-fs-ls-merge-lv``)."""
+"""Names of the rows: ``dense``, or a row's parts as the paper's table lists them (``sf-fs-ls-merge-lv``)."""
 
 
-def ablation_row(
-    row: int | str, base: SkipVisionConfig | None = None, merged: int = 256
-) -> SkipVisionConfig:
+def ablation_row(row: int | str, base: SkipVisionConfig | None = None, merged: int = 256) -> SkipVisionConfig:
     """A row of the paper's ablation (Table 6): 0 is the dense baseline, 10 the method, 11 adds skip KV-cache.
 
     Args:

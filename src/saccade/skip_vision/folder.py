@@ -42,7 +42,9 @@ GUARD = {
 INDEX = "model.safetensors.index.json"
 SIGN = {
     "metadata": {"total_size": 0},
-    "weight_map": {"all": "(a Skip-Vision model: load this folder with saccade.load, of the package saccade)"},
+    "weight_map": {
+        "all": "(of Skip-Vision: load this folder with saccade.load, of the package saccade)"
+    },
 }
 """What a model class finds that does not look at the model type: it names the file that it misses."""
 
@@ -134,9 +136,7 @@ def _write(
             # The stock projector either is a part of the abstractor, or rests, unchanged.
             projector = loaded.family.place(loaded.model).projector
             kept = projector is abstractor.project
-            base |= {
-                place + n: own[f"project.{n}"] if kept else t for n, t in projector.state_dict().items()
-            }
+            base |= {place + n: own[f"project.{n}"] if kept else t for n, t in projector.state_dict().items()}
         options: dict[str, Any] = {} if shards is None else {"max_shard_size": shards}
         whole: Any = stock
         whole.save_pretrained(fresh / BASE, state_dict=base, **options)
@@ -162,9 +162,7 @@ def is_skip_vision(folder: str | os.PathLike) -> bool:
     if (folder / CONFIG).is_file():
         return True
     guard = folder / "config.json"
-    return guard.is_file() and f'"{KIND}' in guard.read_text(
-        encoding="utf-8", errors="replace"
-    )
+    return guard.is_file() and f'"{KIND}' in guard.read_text(encoding="utf-8", errors="replace")
 
 
 def base_of(folder: str | os.PathLike) -> Path:

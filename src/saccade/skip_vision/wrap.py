@@ -26,7 +26,7 @@ WRAPPED = "saccade_wrapped"
 """Attribute of a wrapped core that holds what was done to it."""
 
 MEANINGLESS = ("safe_serialization", "token", "save_peft_format", "save_original_format")
-"""Options of ``save_pretrained`` that change nothing here: there are no adapters, and files are safetensors."""
+"""Options of ``save_pretrained`` without a meaning here: no adapters, and safetensors alone."""
 
 NEEDS: dict[LayoutName, str] = {
     "cos": "images in one view",
@@ -182,7 +182,9 @@ def _saver(loaded: Loaded) -> MethodType:
         from saccade.skip_vision.folder import save_beside
 
         if self is not unwrap(loaded.model):
-            raise ValueError("this is a copy of a wrapped model, which cannot be saved; save the model itself")
+            raise ValueError(
+                "this is a copy of a wrapped model, which is not saved; save the model itself"
+            )
         unknown = sorted(name for name, value in options.items() if value and name not in MEANINGLESS)
         if unknown:
             raise ValueError(f"a Skip-Vision model is not saved with {unknown[0]}; leave it out")
@@ -236,8 +238,8 @@ def _build(loaded: Loaded, config: SkipVisionConfig, place: Place, old: Abstract
         have, wanted = len(old.registers), config.registers
         if have != wanted:
             raise ValueError(
-                f"this model has {have} trained registers, which cannot become {wanted}: keep registers={have}, "
-                "or take the model apart first (unwrap_skip_vision), which forgets them"
+                f"this model has {have} trained registers, which cannot become {wanted}: keep "
+                f"registers={have}, or take the model apart first (unwrap_skip_vision), which forgets them"
             )
         with torch.no_grad():
             abstractor.registers.copy_(old.registers)

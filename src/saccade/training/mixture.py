@@ -39,7 +39,7 @@ class Mixture(Dataset):
         return float(sum(self.shares))
 
     def __len__(self) -> int:
-        """Records of an epoch, to the next whole number; single epochs may have one more or less per source."""
+        """Records of an epoch, rounded up; an epoch may have one more or less of each source."""
         return math.ceil(sum(self.shares))
 
     def __getitem__(self, key: Key) -> Conversation | BadRecord:
@@ -88,8 +88,8 @@ class Stream(Sampler[Key]):
             before = sum(math.floor((first - 1) * other) for other in mixture.shares)
             if before >= length:
                 raise ValueError(
-                    f"{pool.name} would never be seen: {len(pool)} records at weight {pool.weight:g} show the "
-                    f"first one in epoch {first}, and the run ends before; raise its weight, or leave it out"
+                    f"{pool.name} would never be seen: {len(pool)} records at weight {pool.weight:g} show "
+                    f"the first one in epoch {first}, and the run ends before; raise its weight, or leave it out"
                 )
         self.mixture, self.length = mixture, length
 
