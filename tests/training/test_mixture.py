@@ -86,7 +86,7 @@ def test_a_small_source_comes_up_again_and_again(size, weight, every):
 
 @pytest.mark.parametrize("seed", [0, 7])
 def test_whole_weights_are_seen_in_the_order_they_always_were(seed):
-    """Trained models rest on it: every record as often as its weight says, in the order of one permutation."""
+    """Trained models rest on it: records as often as weights say, in the order of one permutation."""
     mixture = Mixture([Fake(5, 1.0), Fake(3, 2.0)], seed)
     keys = [(0, n) for n in range(5)] + [(1, n) for n in range(3)] * 2
     for epoch in range(3):

@@ -42,9 +42,7 @@ GUARD = {
 INDEX = "model.safetensors.index.json"
 SIGN = {
     "metadata": {"total_size": 0},
-    "weight_map": {
-        "all": "(of Skip-Vision: load this folder with saccade.load, of the package saccade)"
-    },
+    "weight_map": {"all": "(of Skip-Vision: load this folder with saccade.load, of the package saccade)"},
 }
 """What a model class finds that does not look at the model type: it names the file that it misses."""
 

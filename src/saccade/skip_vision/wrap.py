@@ -182,9 +182,7 @@ def _saver(loaded: Loaded) -> MethodType:
         from saccade.skip_vision.folder import save_beside
 
         if self is not unwrap(loaded.model):
-            raise ValueError(
-                "this is a copy of a wrapped model, which is not saved; save the model itself"
-            )
+            raise ValueError("this is a copy of a wrapped model, which is not saved; save the model itself")
         unknown = sorted(name for name, value in options.items() if value and name not in MEANINGLESS)
         if unknown:
             raise ValueError(f"a Skip-Vision model is not saved with {unknown[0]}; leave it out")

@@ -89,7 +89,8 @@ class Stream(Sampler[Key]):
             if before >= length:
                 raise ValueError(
                     f"{pool.name} would never be seen: {len(pool)} records at weight {pool.weight:g} show "
-                    f"the first one in epoch {first}, and the run ends before; raise its weight, or leave it out"
+                    f"the first one in epoch {first}, and the run ends before; raise its weight or "
+                    "leave it out"
                 )
         self.mixture, self.length = mixture, length
 
