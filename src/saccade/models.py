@@ -50,8 +50,6 @@ def load(name: str = "glance", dtype: torch.dtype | str | None = None, device: s
     Raises:
         ValueError: If it cannot be loaded, or its family is not supported.
     """
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
     if isinstance(dtype, str):
         dtype = read_dtype(dtype)
     where: str | Path = name
@@ -64,8 +62,28 @@ def load(name: str = "glance", dtype: torch.dtype | str | None = None, device: s
 
         if skip_vision.is_skip_vision(name):
             return skip_vision.load(name, dtype, device)
+    return read(where, name, dtype, device)
+
+
+def read(
+    where: str | Path, name: str, dtype: torch.dtype | None, device: str | None, speaks: bool = True
+) -> Loaded:
+    """Reads a stock model and its processor.
+
+    Args:
+        where: A folder or a hub id.
+        name: What the user calls it.
+        dtype: Data type of the weights; as saved if None.
+        device: Where to put it; the CPU if None.
+        speaks: Whether it has a processor; without one it takes ready-made inputs alone.
+
+    Raises:
+        ValueError: If it cannot be loaded, or its family is not supported.
+    """
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
     try:
-        processor = AutoProcessor.from_pretrained(where, backend="pil")
+        processor = AutoProcessor.from_pretrained(where, backend="pil") if speaks else None
         model = AutoModelForImageTextToText.from_pretrained(
             where, dtype=dtype or "auto", attn_implementation="sdpa"
         )

@@ -1,16 +1,22 @@
 """A wrapped model as a folder: round trips, guards, damaged folders, LoRA; configurations."""
 
+import copy as copying
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
+import transformers
 
 import saccade
 from saccade import skip_vision as sv
 from saccade.glance import suite
 from saccade.models import inputs
 from saccade.skip_vision import SkipVisionConfig, ablation_row
+from skip_vision.small import SCENES, cos, made
+from support.programs import environment
 
 SMALL = dict(row=10, layout="cos", image_size=64, levels=[-2], scales=[[8, 4], [4, 8], [2, 16]], merged=8)
 
@@ -51,14 +57,124 @@ def test_saving_again_replaces_the_folder_and_keeps_the_modules(kept, tmp_path):
     assert not [p for p in tmp_path.iterdir() if p.name != "twice"]
 
 
-def test_a_stock_loader_stops_and_the_base_is_a_stock_model(kept):
-    from transformers import AutoModelForImageTextToText
+ADVICE = r"load this folder with saccade\.load"
 
+
+@pytest.mark.parametrize("loader", ["AutoModelForImageTextToText", "AutoModel", "AutoConfig"])
+def test_stock_loaders_stop_and_their_message_says_what_to_do(kept, loader):
+    with pytest.raises(ValueError, match=ADVICE):
+        getattr(transformers, loader).from_pretrained(kept[1])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_model_class_stops_too_and_says_what_to_do(kept):
+    with pytest.raises(OSError, match=ADVICE):
+        transformers.LlavaForConditionalGeneration.from_pretrained(kept[1])
+
+
+def test_the_advice_of_stock_loaders_works(kept):
+    """What they say is followed to the letter, in a process that has not met saccade before."""
+    code = (
+        "import sys, transformers\n"
+        "try: transformers.AutoModelForImageTextToText.from_pretrained(sys.argv[1])\n"
+        "except ValueError as error: said = str(error)\n"
+        "assert 'saccade' not in sys.modules\n"
+        "words = said.partition('load this folder with ')[2].partition(',')[0]\n"
+        "module, name = words.split('.')\n"
+        "import importlib\n"
+        "loaded = getattr(importlib.import_module(module), name)(sys.argv[1])\n"
+        "from saccade.skip_vision import wrapped\n"
+        "print(wrapped(loaded.model).config.layout)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(kept[1])], capture_output=True, text=True, env=environment()
+    )
+    assert (done.returncode, done.stdout) == (0, "cos\n"), done.stderr
+
+
+def test_the_base_is_a_stock_model(kept):
     _, folder = kept
-    with pytest.raises(ValueError, match="saccade_skip_vision"):
-        AutoModelForImageTextToText.from_pretrained(folder)
     assert "saccade.load" in json.loads((folder / "config.json").read_text())["note"]
     assert saccade.load(str(folder / "base")).shape.visual == 100
+
+
+def test_folders_of_the_first_versions_go_on_loading(kept, copy):
+    loaded, _ = kept
+    (copy / sv.folder.INDEX).unlink()
+    (copy / "config.json").write_text(json.dumps({"model_type": "saccade_skip_vision", "note": "as before"}))
+    config = json.loads((copy / sv.folder.CONFIG).read_text())
+    del config["processor"]
+    (copy / sv.folder.CONFIG).write_text(json.dumps(config))
+    assert torch.equal(logits(saccade.load(str(copy))), logits(loaded))
+    (copy / sv.folder.CONFIG).unlink()
+    with pytest.raises(ValueError, match=f"without its {sv.folder.CONFIG}"):
+        saccade.load(str(copy))
+
+
+def test_save_pretrained_writes_the_whole_folder_and_leaves_others_alone(kept, tmp_path):
+    loaded, _ = kept
+    module, before = sv.wrapped(loaded.model).abstractor, logits(loaded)
+    (tmp_path / "checkpoint-3").mkdir()
+    (tmp_path / "notes.txt").write_text("mine")
+    for _ in range(2):
+        loaded.model.save_pretrained(tmp_path)
+        again = saccade.load(str(tmp_path))
+        assert torch.equal(logits(again), before) and again.processor is not None
+        assert sv.wrapped(again.model).config == sv.wrapped(loaded.model).config
+    assert sv.wrapped(loaded.model).abstractor is module and torch.equal(logits(loaded), before)
+    ours = {sv.folder.CONFIG, sv.folder.WEIGHTS, sv.folder.BASE, sv.folder.INDEX, "config.json"}
+    assert {path.name for path in tmp_path.iterdir()} == ours | {"checkpoint-3", "notes.txt"}
+    loaded.model.save_pretrained(tmp_path / "quiet", is_main_process=False)
+    assert not (tmp_path / "quiet").exists()
+    with pytest.raises(ValueError, match="not saved with push_to_hub"):
+        loaded.model.save_pretrained(tmp_path / "hub", push_to_hub=True)
+    with pytest.raises(ValueError, match="it is a file"):
+        loaded.model.save_pretrained(tmp_path / "notes.txt")
+
+
+def test_a_model_without_a_processor_is_saved_without(tmp_path):
+    tiny, _ = made(cos(10))
+    tiny.model.save_pretrained(tmp_path / "mine")
+    again = saccade.load(str(tmp_path / "mine"))
+    inputs = tiny.batch(SCENES["ragged"])
+    with torch.no_grad():
+        assert torch.equal(again.model(**inputs).logits, tiny.model(**inputs).logits)
+    assert again.processor is None
+    twin = copying.deepcopy(made(cos(0))[0].model)
+    with pytest.raises(ValueError, match="copy of a wrapped model"):
+        twin.save_pretrained(tmp_path / "twin")
+
+
+@pytest.mark.parametrize("config", [cos(10), SkipVisionConfig(retained=4, merged=5)], ids=["cos", "llava"])
+def test_weights_that_are_handed_over_are_the_ones_saved(config, tmp_path):
+    """As a trainer does whose processes hold shards: the model itself has others."""
+    tiny, _ = made(config)
+    handed = {name: t + torch.randn_like(t) * 0.1 for name, t in tiny.model.state_dict().items()}
+    tiny.model.save_pretrained(tmp_path / "mine", state_dict=handed)
+    again = saccade.load(str(tmp_path / "mine")).model.state_dict()
+    assert again.keys() == handed.keys() and all(torch.equal(again[name], t) for name, t in handed.items())
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_checkpoints_of_the_stock_trainer_load(tmp_path):
+    tiny, _ = made(SkipVisionConfig(retained=4, merged=5))
+    one = {name: t[0] for name, t in tiny.batch(SCENES["single"]).items()}
+    one["labels"] = one["input_ids"]
+    trainer = transformers.Trainer(
+        tiny.model,
+        transformers.TrainingArguments(
+            str(tmp_path / "run"), max_steps=2, save_steps=1, use_cpu=True, report_to="none",
+            per_device_train_batch_size=1, learning_rate=0.01, disable_tqdm=True,
+        ),
+        train_dataset=[one] * 4,
+    )  # fmt: skip
+    trainer.train()
+    trainer.save_model()
+    want = tiny.model.state_dict()
+    for folder in (tmp_path / "run" / "checkpoint-2", tmp_path / "run"):
+        got = saccade.load(str(folder)).model.state_dict()
+        assert got.keys() == want.keys() and all(torch.equal(got[name], t) for name, t in want.items())
+    assert (tmp_path / "run" / "checkpoint-1" / "optimizer.pt").is_file()
 
 
 @pytest.mark.parametrize("part", [sv.folder.WEIGHTS, sv.folder.BASE, sv.folder.CONFIG])

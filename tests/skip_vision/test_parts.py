@@ -87,6 +87,36 @@ def test_inflation_repeats_queries_over_the_new_windows():
     assert torch.equal(large.blocks[2][0].query.weight, small.blocks[1][0].query.weight)
 
 
+SOURCE = (Scale(16, 16), Scale(4, 64))
+INFLATED = {
+    "336 tokens": ((Scale(32, 16), Scale(16, 64), Scale(4, 256)), (0, 0, 1)),
+    "1296 tokens, v1": ((Scale(32, 16), Scale(8, 256), Scale(2, 1024)), (0, 0, 1)),
+    "1296 tokens, v2": ((Scale(32, 16), Scale(4, 256), Scale(2, 1024)), (0, 1, 1)),
+}
+"""Scales on a grid of 32, and the scale of the 80-token source on a grid of 16 that each starts from."""
+
+
+@pytest.mark.parametrize("name", INFLATED)
+def test_the_published_layouts_are_inflated_from_eighty_tokens(name):
+    scales, origins = INFLATED[name]
+    torch.manual_seed(5)
+    source, made = (ChainOfSight(s, g, 1, 4, 3, heads=1) for s, g in ((SOURCE, 16), (scales, 32)))
+    made.inflate_from(source)
+    for place, (scale, origin) in enumerate(zip(scales, origins, strict=True)):
+        assert made.queries[place].shape == (1, scale.queries, 4)
+        before, now = 16 // SOURCE[origin].window, 32 // scale.window
+        own = source.queries[origin][0].view(before, before, -1, 4)
+        new = made.queries[place][0].view(now, now, -1, 4)
+        for line in range(now):
+            for column in range(now):
+                assert torch.equal(new[line, column], own[line * before // now, column * before // now])
+        for ours, theirs in zip(
+            made.blocks[place].parameters(), source.blocks[origin].parameters(), strict=True
+        ):
+            assert torch.equal(ours, theirs)
+    assert made(torch.randn(1, 1024, 4)).isfinite().all()
+
+
 def test_the_published_token_counts():
     scales = (Scale(32, 16), Scale(4, 256), Scale(2, 1024))
     made = ChainOfSight(scales, 32, 2, width=64, out=8)

@@ -122,6 +122,28 @@ def test_a_model_keeps_its_trained_abstractor_where_another_does_not_fit():
             assert torch.equal(tiny.model(**inputs).logits, before)
 
 
+VICTOR = dict(retained=4, merged=None, skip_ffn=False, former=False, latter=False)
+
+
+def test_trained_registers_go_on_into_another_layout():
+    tiny, loaded = made(SkipVisionConfig(**VICTOR, registers=3, register_layer=2))
+    inputs, own = tiny.batch(SCENES["single"]), wrapped(tiny.model).abstractor
+    trained = own.registers.detach().clone()
+    with torch.no_grad():
+        before = tiny.model(**inputs).logits
+        with pytest.raises(ValueError, match="3 trained registers, which cannot become 5"):
+            wrap(loaded, SkipVisionConfig(**VICTOR, registers=5))
+        assert wrapped(tiny.model).abstractor is own and torch.equal(tiny.model(**inputs).logits, before)
+        wrap(loaded, SkipVisionConfig(**VICTOR | dict(retained=6), registers=3, register_layer=1))
+        assert wrapped(tiny.model).abstractor is not own
+        assert torch.equal(wrapped(tiny.model).abstractor.registers, trained)
+        rows = tiny.model.model.get_image_features(inputs["pixel_values"]).pooler_output[0]
+        assert torch.equal(rows[-3:], trained)
+    # A layout without registers is asked for by name, and starts without them.
+    wrap(loaded, SkipVisionConfig(retained=4, merged=5))
+    assert wrapped(tiny.model).abstractor.registers is None
+
+
 def test_a_processor_is_left_alone_where_rows_are_too_few():
     loaded = saccade.load("glance")
     before = str(loaded.processor), loaded.model.model.multi_modal_projector

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, field
+from fractions import Fraction
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,17 +44,63 @@ sources = st.lists(
 )
 
 
+def share_of(pool):
+    return pool.size * Fraction(str(pool.weight))
+
+
 @given(sources, st.integers(0, 99), st.integers(0, 5))
 def test_every_record_is_seen_as_often_as_its_weight_says(pools, seed, epoch):
     mixture = Mixture(pools, seed)
     order = mixture.order(epoch)
-    assert len(order) == len(mixture)
     seen = Counter(order)
     for number, pool in enumerate(pools):
         times = [seen[number, index] for index in range(len(pool))]
-        assert sum(times) == round(len(pool) * pool.weight)
+        assert abs(sum(times) - share_of(pool)) < 1
         assert set(times) <= {math.floor(pool.weight), math.floor(pool.weight) + 1}
     assert mixture.order(epoch) == order == Mixture(pools, seed).order(epoch)
+
+
+small = st.lists(
+    st.tuples(st.integers(1, 40), st.floats(0.003, 2.5, allow_nan=False)).map(lambda x: Fake(*x)),
+    min_size=1,
+    max_size=3,
+)
+
+
+@given(small, st.integers(0, 99), st.integers(1, 60))
+def test_over_many_epochs_a_source_is_seen_as_often_as_its_weight_says(pools, seed, epochs):
+    mixture = Mixture(pools, seed)
+    seen = Counter(source for epoch in range(epochs) for source, _ in mixture.order(epoch))
+    for number, pool in enumerate(pools):
+        assert 0 <= epochs * share_of(pool) - seen[number] < 1
+
+
+@pytest.mark.parametrize(
+    ("size", "weight", "every"), [(40, 0.01, (0, 0, 1, 0, 1)), (1, 0.5, (0, 1, 0, 1, 0))]
+)
+def test_a_small_source_comes_up_again_and_again(size, weight, every):
+    mixture = Mixture([Fake(7, 1.0), Fake(size, weight)], seed=5)
+    found = [sum(source for source, _ in mixture.order(epoch)) for epoch in range(5)]
+    assert tuple(found) == every
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_whole_weights_are_seen_in_the_order_they_always_were(seed):
+    """Trained models rest on it: records as often as weights say, in the order of one permutation."""
+    mixture = Mixture([Fake(5, 1.0), Fake(3, 2.0)], seed)
+    keys = [(0, n) for n in range(5)] + [(1, n) for n in range(3)] * 2
+    for epoch in range(3):
+        places = np.random.default_rng((seed, epoch, 19)).permutation(11)
+        assert mixture.order(epoch) == [keys[place] for place in places]
+    assert len(mixture) == mixture.per_epoch == 11
+
+
+def test_a_source_that_would_never_be_seen_is_refused():
+    mixture = Mixture([Fake(10, 1.0), Fake(4, 0.1, "rare")], seed=0)
+    with pytest.raises(ValueError, match=r"rare would never be seen: 4 records .*first one in epoch 3"):
+        Stream(mixture, 20)
+    # From the third epoch on it has its place.
+    assert any(source for source, _, _ in Stream(mixture, 31))
 
 
 def test_a_weight_below_one_shows_every_record_in_the_end():
@@ -63,13 +111,11 @@ def test_a_weight_below_one_shows_every_record_in_the_end():
 
 @given(st.integers(1, 100))
 def test_the_stream_is_the_epochs_one_after_another(length):
-    mixture = Mixture([Fake(7, 1.0), Fake(4, 0.5)], seed=3)
+    mixture = Mixture([Fake(7, 1.0), Fake(5, 0.5)], seed=3)
     keys = list(Stream(mixture, length))
     assert len(keys) == length == len(Stream(mixture, length))
-    for epoch in range(math.ceil(length / 9)):
-        mine = [(source, index) for source, index, e in keys if e == epoch]
-        assert mine == mixture.order(epoch)[: len(mine)]
-        assert len(mine) == min(9, length - 9 * epoch)
+    whole = [(source, index, e) for e in range(12) for source, index in mixture.order(e)]
+    assert keys == whole[:length]
 
 
 def test_a_bad_record_comes_back_as_the_reason():
@@ -83,5 +129,6 @@ def test_epochs_become_steps():
     assert steps_of(100, 1.0, None, 8) == 13
     assert steps_of(100, 0.5, None, 10) == 5
     assert steps_of(3, 0.1, None, 10) == 1
-    with pytest.raises(ValueError, match="mixture is empty"):
+    assert steps_of(10.5, 2.0, None, 7) == 3
+    with pytest.raises(ValueError, match="less than one record per epoch"):
         Stream(Mixture([Fake(1, 0.2)], 0), 4)

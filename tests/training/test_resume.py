@@ -13,7 +13,9 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+import yaml
 
+from saccade.cli import main
 from saccade.training import checkpoints, train
 from support.programs import environment
 from training.test_run import lines, weights
@@ -59,6 +61,38 @@ def test_resumed_equals_uninterrupted_bit_by_bit(here, name):
         back_to(here, step)
         assert train(config, resume=True).finished
         same_run(here, "whole")
+
+
+def test_a_run_goes_on_from_any_of_its_checkpoints(here):
+    config = settings(here, "keep=2")
+    train(config)
+    shutil.copytree(here / "run", here / "whole")
+    assert train(config, from_step=4).finished
+    same_run(here, "whole")
+    with pytest.raises(ValueError, match=r"no checkpoint of step 2; those there are: 4, 6$"):
+        train(config, from_step=2)
+    # Stopped before its next checkpoint, it goes on from the one that was named, not from a later one.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("saccade.training.trainer.check_finite", lambda loss, step: 1 / (step != 5))
+        with pytest.raises(ZeroDivisionError):
+            train(config, from_step=4)
+    assert [checkpoints.step_of(path) for path in checkpoints.found(here / "run")] == [4]
+    assert [line["step"] for line in lines(here)] == [1, 2, 3, 4]
+    assert train(config, resume=True).finished
+    same_run(here, "whole")
+
+
+def test_a_step_is_named_on_the_command_line(here, capsys):
+    file = here / "run.yaml"
+    file.write_text(yaml.safe_dump(json.loads(json.dumps(settings(here).as_data()))), "utf-8")
+    assert main(["train", str(file), "--from-step", "2"]) == 2
+    assert "has no checkpoint of step 2; there is none at all" in capsys.readouterr().err
+    assert main(["train", str(file)]) == 0
+    shutil.copytree(here / "run", here / "whole")
+    assert main(["train", str(file), "--from-step", "2"]) == 0
+    same_run(here, "whole")
+    assert main(["train", str(file), "--from-step", "3"]) == 2
+    assert "no checkpoint of step 3; those there are: 2, 4, 6" in capsys.readouterr().err
 
 
 def test_how_a_global_batch_is_split_may_change(here):

@@ -54,6 +54,14 @@ def run(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint in the run's folder.")
     ] = False,
+    from_step: Annotated[
+        int | None,
+        typer.Option(
+            "--from-step",
+            metavar="N",
+            help="Go on from the checkpoint of this step; metrics and checkpoints after it are dropped.",
+        ),
+    ] = None,
     run: Annotated[
         Path | None, typer.Option("--run", metavar="FOLDER", help="Folder of the run, instead of the file's.")
     ] = None,
@@ -78,7 +86,7 @@ def run(
     common.check_writable(Path(chosen.out) / "run.json")
     again = _again(config, run, settings)
     with common.resumable(f"continue with: {again}"):
-        outcome = train(chosen, resume)
+        outcome = train(chosen, resume, from_step)
     if not outcome.main:
         return
     if not outcome.finished:

@@ -82,8 +82,7 @@ class Abstractor(nn.Module):
                 skipped_BSD = merged.rows_BKD
         parts = [retained_BRD]
         if config.former:
-            first = config.coarse if config.former_source == "usual" else 0
-            parts.append(self._summary(retained_BRD[:, first:]))
+            parts.append(self._summary(retained_BRD[:, self._former_from(retained_BRD.shape[1]) :]))
         parts.append(skipped_BSD)
         if config.latter:
             # The prompt has a place for it also where an image has no skipped rows.
@@ -99,6 +98,11 @@ class Abstractor(nn.Module):
     def length(self, rows: int) -> int:
         """Rows of the decoder that an image becomes of which the stock projector makes so many."""
         return self.config.length(self.config.projected(rows))
+
+    def _former_from(self, retained: int) -> int:
+        """Where the former summary's rows begin: behind the coarsest scale, if more is retained."""
+        first = self.config.coarse if self.config.former_source == "usual" else 0
+        return first if first < retained else 0
 
     def _summary(self, rows_BND: torch.Tensor) -> torch.Tensor:
         assert self.scorer is not None

@@ -109,6 +109,11 @@ class ChainOfSight(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.project = nn.Linear(width, out)
 
+    @property
+    def each(self) -> tuple[int, ...]:
+        """Tokens of one window, of every scale."""
+        return tuple(s.queries // count for s, count in zip(self.scales, self.windows, strict=True))
+
     def forward(self, features_BPC: torch.Tensor) -> torch.Tensor:
         """Tokens (B, N, D) of all scales, from the features (B, P, levels * C) of square images.
 
@@ -137,43 +142,41 @@ class ChainOfSight(nn.Module):
     def inflate_from(self, source: ChainOfSight) -> None:
         """Starts from a resampler with fewer tokens (80 in pre-training, up to 16 times more afterwards).
 
-        A scale that the source has too comes from there. Of the others the coarsest comes from the source's
-        coarsest one, the rest from its finest one. Queries of a window are repeated over the new windows
-        that it covers; blocks, norm and projection are copied.
+        A scale comes from one of the source with as many tokens per window: from the same scale if the source
+        has it; else the coarsest from the coarsest such, the others from the finest such. Queries of a window
+        are repeated over the new windows that it covers; blocks, norm and projection are copied.
 
         Raises:
-            ValueError: If widths, levels or tokens of a window differ.
+            ValueError: If widths or levels differ, or the source has no scale with as many tokens per window.
         """
         if source.levels != self.levels or source.project.weight.shape != self.project.weight.shape:
             raise ValueError("a resampler is inflated from one of the same levels and widths")
         self.norm.load_state_dict(source.norm.state_dict())
         self.project.load_state_dict(source.project.state_dict())
         for place, target in enumerate(self.queries):
-            origin = _origin(place, self.scales, source.scales)
+            origin = _origin(place, self, source)
             self.blocks[place].load_state_dict(source.blocks[origin].state_dict())
-            target.copy_(
-                _repeated(source.queries[origin], source.windows[origin], self.windows[place], target)
-            )
+            target.copy_(_repeated(source.queries[origin], source.windows[origin], self.windows[place]))
 
 
-def _origin(place: int, scales: Sequence[Scale], source: Sequence[Scale]) -> int:
-    """Which of the source's scales one starts from."""
-    if place < len(source) and source[place] == scales[place]:
-        return place
-    if scales[place] in source:
-        return list(source).index(scales[place])
-    return 0 if place == 0 else len(source) - 1
+def _origin(place: int, target: ChainOfSight, source: ChainOfSight) -> int:
+    """Which of the source's scales one starts from: a window keeps its tokens."""
+    wanted, each = target.scales[place], target.each[place]
+    fitting = [n for n, own in enumerate(source.each) if own == each]
+    if not fitting:
+        raise ValueError(
+            f"windows of {' or '.join(map(str, sorted(set(source.each))))} tokens cannot become windows of "
+            f"{each}; keep tokens per window as they are"
+        )
+    same = [n for n in fitting if source.scales[n] == wanted]
+    if same:
+        return place if place in same else same[0]
+    return fitting[0] if place == 0 else fitting[-1]
 
 
-def _repeated(queries: torch.Tensor, windows: int, wanted: int, target: torch.Tensor) -> torch.Tensor:
+def _repeated(queries: torch.Tensor, windows: int, wanted: int) -> torch.Tensor:
     """Queries (1, S, C) of a square of windows, repeated over a square of more or fewer windows."""
     own, side, new = queries.unflatten(1, (windows, -1))[0], isqrt(windows), isqrt(wanted)
-    each = target.shape[1] // wanted
-    if own.shape[1] != each:
-        raise ValueError(
-            f"windows of {own.shape[1]} tokens cannot become windows of {each}; "
-            "keep tokens per window as they are"
-        )
     at = (torch.arange(new) * side) // new
     return own.unflatten(0, (side, side))[at][:, at].flatten(0, 2)[None]
 

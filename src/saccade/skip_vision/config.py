@@ -41,7 +41,7 @@ class SkipVisionConfig:
         local: LV: the last skipped row is promoted.
         cache: SK: what leaves the KV cache once the prompt is read.
         former_source: What the former summary is made of: ``usual`` leaves out the coarsest scale of ``cos``,
-            as the authors' code does; ``retained`` takes all retained rows.
+            as the authors' code does, unless it is all that is retained; ``retained`` takes all of them.
         scales: Windows and tokens of ``cos``, coarse to fine.
         fine: How many of the finest scales are skipped; the others are retained.
         levels: Hidden states of the vision tower that become features; the model's own if empty.
@@ -223,7 +223,8 @@ class SkipVisionConfig:
     def from_dict(cls, data: Mapping[str, Any]) -> SkipVisionConfig:
         """Reads what ``to_dict`` wrote, or what a user wrote in a configuration.
 
-        ``row: N`` takes the N-th row of the paper's ablation as a start; scales are pairs of numbers.
+        ``row`` takes a row of the paper's ablation as a start, by number or name (``ROWS``); scales are pairs
+        of numbers.
 
         Raises:
             ValueError: If a field is unknown or of the wrong kind.
@@ -252,19 +253,25 @@ _FLAGS = {
 }  # fmt: skip
 
 
-def ablation_row(number: int, base: SkipVisionConfig | None = None, merged: int = 256) -> SkipVisionConfig:
+ROWS = {number: flags.replace(" ", "-") or "dense" for number, flags in _FLAGS.items()}
+"""Names of the rows: ``dense``, or a row's parts as the paper's table lists them (``sf-fs-ls-merge-lv``)."""
+
+
+def ablation_row(row: int | str, base: SkipVisionConfig | None = None, merged: int = 256) -> SkipVisionConfig:
     """A row of the paper's ablation (Table 6): 0 is the dense baseline, 10 the method, 11 adds skip KV-cache.
 
     Args:
-        number: The row, 0 to 11.
+        row: The row, 0 to 11, or its name in ``ROWS``.
         base: The layout it is applied to; Chain-of-Sight with 1296 tokens if omitted.
         merged: Rows that the skipped ones are merged into, where the row merges.
 
     Raises:
         ValueError: If there is no such row.
     """
-    if type(number) is not int or number not in _FLAGS:
-        raise ValueError(f"the ablation has rows 0 to 11, got {number!r}")
+    number = {name: number for number, name in ROWS.items()}.get(row) if isinstance(row, str) else row
+    if type(number) is not int or number not in ROWS:
+        names = ", ".join(ROWS.values())
+        raise ValueError(f"the ablation has rows 0 to 11, or by name {names}; got {row!r}")
     flags = _FLAGS[number].split()
     return replace(
         base or SkipVisionConfig(layout="cos"),

@@ -1,12 +1,14 @@
 """A Skip-Vision model as a folder: the stock model, and beside it what is ours.
 
-``config.json`` and ``base/`` keep the two apart: a loader that knows only stock models stops at the first,
-and ``base/`` is a stock model folder with the trained decoder.
+``config.json``, an index of weights and ``base/`` keep the two apart: a loader that knows only stock models
+stops at one of the first two, and ``base/`` is a stock model folder with the trained decoder.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,44 +27,126 @@ CONFIG, WEIGHTS, BASE = "skip_vision.json", "skip_vision.safetensors", "base"
 SCHEMA = 1
 """Version of the folder; newer ones are refused."""
 
+ABOUT = ("schema", "version", "processor")
+"""What the configuration's file says of the folder rather than of the model."""
+
+KIND = "saccade_skip_vision"
 GUARD = {
-    "model_type": "saccade_skip_vision",
+    # The Auto classes print this where they say that they do not know it.
+    "model_type": f"{KIND}: load this folder with saccade.load, of the package saccade",
     "note": "A Skip-Vision model: load it with saccade.load(folder). base/ alone is a stock model without "
     "its abstractor, summaries and skipping.",
 }
 """What a stock loader finds, and stops at."""
 
+INDEX = "model.safetensors.index.json"
+SIGN = {
+    "metadata": {"total_size": 0},
+    "weight_map": {"all": "(of Skip-Vision: load this folder with saccade.load, of the package saccade)"},
+}
+"""What a model class finds that does not look at the model type: it names the file that it misses."""
+
 
 def save(loaded: Loaded, folder: str | os.PathLike) -> Path:
     """Writes a wrapped model, whole or not at all; a folder of the same kind is replaced.
 
+    Args:
+        loaded: The model; a processor of None is left out.
+        folder: Where.
+
     Raises:
         ValueError: If the model is not wrapped or has adapters, or the folder holds something else.
     """
-    done = wrapped(loaded.model)
-    if done is None:
+    folder = Path(folder)
+    _check_whole(loaded)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG).is_file():
+        raise ValueError(f"{folder} holds something else than a Skip-Vision model; choose another folder")
+    with write_folder(folder) as fresh:
+        _write(loaded, fresh)
+    return folder
+
+
+def save_beside(
+    loaded: Loaded,
+    folder: str | os.PathLike,
+    weights: Mapping[str, torch.Tensor] | None = None,
+    shards: int | str | None = None,
+) -> None:
+    """Writes a wrapped model into a folder that may hold other files, as ``save_pretrained`` does.
+
+    Args:
+        loaded: The model.
+        folder: Where; what else is there stays.
+        weights: All of the wrapped model's parameters by name, where the model holds shards; its own if None.
+        shards: Largest file of the base model's weights.
+
+    Raises:
+        ValueError: If the model is not wrapped or has adapters, or there is a file in the folder's place.
+    """
+    folder = Path(folder)
+    _check_whole(loaded)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"cannot write {folder}: it is a file, and a folder is to be written")
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / ".skip_vision.part"
+    try:
+        with write_folder(part) as fresh:
+            _write(loaded, fresh, weights, shards)
+        # Without it the folder is refused as incomplete, so it goes first and comes last.
+        (folder / CONFIG).unlink(missing_ok=True)
+        for made in sorted(part.iterdir(), key=lambda path: path.name == CONFIG):
+            target = folder / made.name
+            if target.is_dir():
+                shutil.rmtree(target)
+            os.replace(made, target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _check_whole(loaded: Loaded) -> None:
+    if wrapped(loaded.model) is None:
         raise ValueError("this model is not wrapped for Skip-Vision; save it with save_pretrained")
     if _has_adapters(loaded.model):
         raise ValueError(
             "merge the adapters first: model = peft_model.merge_and_unload(); a folder keeps whole weights"
         )
-    folder = Path(folder)
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG).is_file():
-        raise ValueError(f"{folder} holds something else than a Skip-Vision model; choose another folder")
-    abstractor = done.abstractor
-    own = {name: t.detach().clone().contiguous() for name, t in abstractor.state_dict().items()}
+
+
+def _write(
+    loaded: Loaded,
+    fresh: Path,
+    weights: Mapping[str, torch.Tensor] | None = None,
+    shards: int | str | None = None,
+) -> None:
+    """Fills an empty folder with all that belongs to a wrapped model."""
+    done = wrapped(loaded.model)
+    assert done is not None
+    abstractor, stock = done.abstractor, unwrap(loaded.model)
+    own: Mapping[str, torch.Tensor] = abstractor.state_dict()
+    base: dict[str, torch.Tensor] | None = None
+    if weights is not None:
+        place = next(name for name, module in stock.named_modules() if module is abstractor) + "."
+        own = {n.removeprefix(place): t for n, t in weights.items() if n.startswith(place)}
+        base = {n: t for n, t in weights.items() if not n.startswith(place)}
     unwrap_skip_vision(loaded)
     try:
-        with write_folder(folder) as fresh:
-            stock: Any = unwrap(loaded.model)
-            stock.save_pretrained(fresh / BASE)
+        if base is not None:
+            # The stock projector either is a part of the abstractor, or rests, unchanged.
+            projector = loaded.family.place(loaded.model).projector
+            kept = projector is abstractor.project
+            base |= {place + n: own[f"project.{n}"] if kept else t for n, t in projector.state_dict().items()}
+        options: dict[str, Any] = {} if shards is None else {"max_shard_size": shards}
+        whole: Any = stock
+        whole.save_pretrained(fresh / BASE, state_dict=base, **options)
+        if loaded.processor is not None:
             loaded.processor.save_pretrained(fresh / BASE)
-            save_file(own, fresh / WEIGHTS)
-            write_json(fresh / CONFIG, {"schema": SCHEMA, "version": __version__} | done.config.to_dict())
-            write_json(fresh / "config.json", GUARD)
     finally:
         put_on(loaded, done.config, abstractor)
-    return folder
+    save_file({n: t.detach().cpu().clone().contiguous() for n, t in own.items()}, fresh / WEIGHTS)
+    about = {"schema": SCHEMA, "version": __version__, "processor": loaded.processor is not None}
+    write_json(fresh / CONFIG, about | done.config.to_dict())
+    write_json(fresh / "config.json", GUARD)
+    write_json(fresh / INDEX, SIGN)
 
 
 def _has_adapters(model: torch.nn.Module) -> bool:
@@ -76,9 +160,7 @@ def is_skip_vision(folder: str | os.PathLike) -> bool:
     if (folder / CONFIG).is_file():
         return True
     guard = folder / "config.json"
-    return guard.is_file() and f'"{GUARD["model_type"]}"' in guard.read_text(
-        encoding="utf-8", errors="replace"
-    )
+    return guard.is_file() and f'"{KIND}' in guard.read_text(encoding="utf-8", errors="replace")
 
 
 def base_of(folder: str | os.PathLike) -> Path:
@@ -110,12 +192,16 @@ def load(
                 "missing. Copy the whole folder; base/ alone is another model"
             )
     config = read_config(folder)
-    loaded = models.load(str(folder / BASE), dtype, device)
+    # Folders of the first versions do not say; they have one.
+    speaks = read_json(folder / CONFIG).get("processor", True) is not False
+    if isinstance(dtype, str):
+        dtype = models.read_dtype(dtype)
+    loaded = models.read(folder / BASE, str(folder), dtype, device, speaks)
     try:
         own = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"cannot read {folder / WEIGHTS}: {error}") from error
-    loaded = wrap(models.wrap(loaded.model, loaded.processor, str(folder)), config)
+    loaded = wrap(loaded, config)
     done = wrapped(loaded.model)
     assert done is not None
     try:
@@ -141,7 +227,7 @@ def read_config(folder: str | os.PathLike) -> SkipVisionConfig:
         raise ValueError(
             f"{folder / CONFIG} has schema {data['schema']}; this version of saccade reads up to {SCHEMA}"
         )
-    return SkipVisionConfig.from_dict({k: v for k, v in data.items() if k not in ("schema", "version")})
+    return SkipVisionConfig.from_dict({k: v for k, v in data.items() if k not in ABOUT})
 
 
 def identity(name: str, config: Any) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from types import MethodType
 from typing import Any, cast
 
 import torch
@@ -22,6 +24,9 @@ from saccade.skip_vision.config import LayoutName, SkipVisionConfig
 
 WRAPPED = "saccade_wrapped"
 """Attribute of a wrapped core that holds what was done to it."""
+
+MEANINGLESS = ("safe_serialization", "token", "save_peft_format", "save_original_format")
+"""Options of ``save_pretrained`` without a meaning here: no adapters, and safetensors alone."""
 
 NEEDS: dict[LayoutName, str] = {
     "cos": "images in one view",
@@ -59,8 +64,8 @@ def wrap(loaded: Loaded, config: SkipVisionConfig) -> Loaded:
     The projector's place is taken by an abstractor that lays an image out as retained, skipped and summary
     rows, the processor is told how many placeholders that makes, and the method runs on the decoder as a
     resident plan: other plans may be applied over it. A model that is wrapped already keeps what fits of its
-    trained parts: the scorer, and the resampler, inflated where the new one has more tokens. What cannot be
-    wrapped so stays as it was.
+    trained parts: the scorer, the registers, and the resampler, inflated where the new one has more tokens.
+    What cannot be wrapped so stays as it was.
 
     Args:
         loaded: The model and its processor.
@@ -70,7 +75,8 @@ def wrap(loaded: Loaded, config: SkipVisionConfig) -> Loaded:
         The same objects, with the shape of the new prompts.
 
     Raises:
-        ValueError: If the family or its vision tower cannot be laid out so, or the model has a plan.
+        ValueError: If the family or its vision tower cannot be laid out so, the model has a plan, or it has
+            another number of trained registers.
     """
     if not isinstance(config, SkipVisionConfig):
         raise ValueError(f"a model is wrapped by a SkipVisionConfig, got {type(config).__name__}")
@@ -106,7 +112,7 @@ def put_on(loaded: Loaded, config: SkipVisionConfig, abstractor: Abstractor) -> 
     except BaseException:
         undo.all()
         raise
-    undo.attribute(unwrap(model), "save_pretrained", _refuse_stock_folder)
+    undo.attribute(unwrap(model), "save_pretrained", _saver(loaded))
     core.__dict__[WRAPPED] = Wrapped(config, core, attachment, undo.all)
     return replace(loaded, shape=replace(loaded.shape, visual=abstractor.length(rows)))
 
@@ -161,12 +167,29 @@ def set_cache(loaded: Loaded, cache: Release) -> Loaded:
     return loaded
 
 
-def _refuse_stock_folder(*args: Any, **kwargs: Any) -> None:
+def _saver(loaded: Loaded) -> MethodType:
     """In place of ``save_pretrained``, which would write a stock folder without its projector."""
-    raise ValueError(
-        "save_pretrained would write this Skip-Vision model as a stock one without a projector: save it with "
-        "saccade.skip_vision.save(loaded, folder), or take it apart first (unwrap_skip_vision)"
-    )
+
+    def save_pretrained(
+        self: nn.Module,
+        save_directory: str | os.PathLike,
+        is_main_process: bool = True,
+        state_dict: Mapping[str, torch.Tensor] | None = None,
+        max_shard_size: int | str | None = None,
+        **options: Any,
+    ) -> None:
+        """Writes this Skip-Vision model, which ``saccade.load`` reads; other files of the folder stay."""
+        from saccade.skip_vision.folder import save_beside
+
+        if self is not unwrap(loaded.model):
+            raise ValueError("this is a copy of a wrapped model, which is not saved; save the model itself")
+        unknown = sorted(name for name, value in options.items() if value and name not in MEANINGLESS)
+        if unknown:
+            raise ValueError(f"a Skip-Vision model is not saved with {unknown[0]}; leave it out")
+        if is_main_process:
+            save_beside(loaded, save_directory, state_dict, max_shard_size)
+
+    return MethodType(save_pretrained, unwrap(loaded.model))
 
 
 def _check_layout(family: Family, layout: LayoutName) -> None:
@@ -209,6 +232,15 @@ def _build(loaded: Loaded, config: SkipVisionConfig, place: Place, old: Abstract
     abstractor = Abstractor(config, project, width)
     if old is not None and old.scorer is not None and abstractor.scorer is not None:
         abstractor.scorer.load_state_dict(old.scorer.state_dict())
+    if old is not None and old.registers is not None and abstractor.registers is not None:
+        have, wanted = len(old.registers), config.registers
+        if have != wanted:
+            raise ValueError(
+                f"this model has {have} trained registers, which cannot become {wanted}: keep "
+                f"registers={have}, or take the model apart first (unwrap_skip_vision), which forgets them"
+            )
+        with torch.no_grad():
+            abstractor.registers.copy_(old.registers)
     stock = next(place.projector.parameters())
     return abstractor.to(device=stock.device, dtype=stock.dtype).train(loaded.model.training)
 

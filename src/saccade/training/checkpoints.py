@@ -109,6 +109,13 @@ def tidy(run: Path, keep: int) -> None:
         shutil.rmtree(scrap, ignore_errors=True)
 
 
+def forget_after(run: Path, step: int) -> None:
+    """Deletes checkpoints that a run which goes on from an earlier one will write anew."""
+    for path in found(run):
+        if step_of(path) > step:
+            shutil.rmtree(path)
+
+
 def save_weights(folder: Path, weights: Mapping[str, torch.Tensor]) -> None:
     """Writes tensors under their own names."""
     save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, folder / WEIGHTS)

@@ -38,17 +38,21 @@ def check_folder(run: Path, resume: bool) -> None:
         raise ValueError(f"{run} holds a run already: pass --resume, or choose another folder with --run")
 
 
-def last_checkpoint(run: Path, report: dict[str, Any]) -> Path | None:
+def checkpoint_of(run: Path, report: dict[str, Any], step: int | None = None) -> Path | None:
     """The checkpoint to go on from; None if there is none yet.
 
     Args:
         run: Folder of the run.
         report: What the resumed run would write down.
+        step: The checkpoint's step; the last one if None.
 
     Raises:
-        ValueError: If the folder's run had other settings or data.
+        ValueError: If the folder's run had other settings or data, or there is no checkpoint of that step.
     """
-    found = checkpoints.found(run)
+    found = {checkpoints.step_of(path): path for path in checkpoints.found(run)}
+    if step is not None and step not in found:
+        there = f"those there are: {', '.join(map(str, found))}" if found else "there is none at all"
+        raise ValueError(f"{run} has no checkpoint of step {step}; {there}")
     if not found:
         return None
     before = _read(run)
@@ -60,7 +64,7 @@ def last_checkpoint(run: Path, report: dict[str, Any]) -> Path | None:
             f"{run} holds a run with {key} {was.get(key)!r}, not {now.get(key)!r}: "
             "resume with the settings it was started with, or choose another folder with --run"
         )
-    return found[-1]
+    return found[max(found) if step is None else step]
 
 
 def _read(run: Path) -> dict[str, Any]:

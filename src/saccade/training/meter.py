@@ -107,13 +107,13 @@ class Reporter(TrainerCallback):
     """
 
     def __init__(
-        self, run: Path, meter: Meter, every: int, epoch_size: int, main: bool, total: Callable[[Any], Any]
+        self, run: Path, meter: Meter, every: int, epoch_size: float, main: bool, total: Callable[[Any], Any]
     ) -> None:
         """Args:
         run: Folder of the run.
         meter: Sums of this process.
         every: Steps per line.
-        epoch_size: Records of an epoch.
+        epoch_size: Records of an epoch, on average.
         main: Whether this process writes and shows.
         total: Adds a tensor up over processes.
         """

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from itertools import count
 
 import numpy as np
 from torch.utils.data import Dataset, Sampler
@@ -26,9 +28,19 @@ class Mixture(Dataset):
     def __init__(self, pools: Sequence[Pool], seed: int) -> None:
         self.pools, self.seed = list(pools), seed
 
+    @property
+    def shares(self) -> list[Fraction]:
+        """Records of every source per epoch, on average: exactly what the weights say as they are written."""
+        return [len(pool) * Fraction(str(pool.weight)) for pool in self.pools]
+
+    @property
+    def per_epoch(self) -> float:
+        """Records per epoch, on average."""
+        return float(sum(self.shares))
+
     def __len__(self) -> int:
-        """Records per epoch."""
-        return sum(round(len(pool) * pool.weight) for pool in self.pools)
+        """Records of an epoch, rounded up; an epoch may have one more or less of each source."""
+        return math.ceil(sum(self.shares))
 
     def __getitem__(self, key: Key) -> Conversation | BadRecord:
         source, index, epoch = key
@@ -41,13 +53,14 @@ class Mixture(Dataset):
         """Source and record of every position of an epoch.
 
         Every record is seen as often as its source's weight says, rounded down, and a random draw of the
-        records once more, another in every epoch, so that the weight is met on average.
+        records once more, another in every epoch. What a share leaves over goes on into the next epoch, so
+        that the weight is met on average, however small it is.
         """
         keys: list[tuple[int, int]] = []
-        for number, pool in enumerate(self.pools):
+        for number, (pool, share) in enumerate(zip(self.pools, self.shares, strict=True)):
             rng = np.random.default_rng((self.seed, epoch, number, 17))
             whole = math.floor(pool.weight)
-            extra = round(len(pool) * pool.weight) - whole * len(pool)
+            extra = math.floor((epoch + 1) * share) - math.floor(epoch * share) - whole * len(pool)
             more = rng.permutation(len(pool))[:extra]
             keys += [(number, index) for index in [*range(len(pool))] * whole + more.tolist()]
         order = np.random.default_rng((self.seed, epoch, 19)).permutation(len(keys))
@@ -63,21 +76,39 @@ class Stream(Sampler[Key]):
     """
 
     def __init__(self, mixture: Mixture, length: int) -> None:
-        if not len(mixture):
-            raise ValueError("the mixture is empty: raise a source's weight")
+        """Lays the run out.
+
+        Raises:
+            ValueError: If there is less than a record per epoch, or a source that no epoch of the run shows.
+        """
+        if mixture.per_epoch < 1:
+            raise ValueError("the mixture shows less than one record per epoch: raise a source's weight")
+        for pool, share in zip(mixture.pools, mixture.shares, strict=True):
+            first = math.ceil(1 / share)
+            before = sum(math.floor((first - 1) * other) for other in mixture.shares)
+            if before >= length:
+                raise ValueError(
+                    f"{pool.name} would never be seen: {len(pool)} records at weight {pool.weight:g} show "
+                    f"the first one in epoch {first}, and the run ends before; raise its weight or "
+                    "leave it out"
+                )
         self.mixture, self.length = mixture, length
 
     def __len__(self) -> int:
         return self.length
 
     def __iter__(self) -> Iterator[Key]:
-        size = len(self.mixture)
-        for epoch in range(math.ceil(self.length / size)):
-            for source, index in self.mixture.order(epoch)[: self.length - epoch * size]:
+        left = self.length
+        for epoch in count():
+            order = self.mixture.order(epoch)[:left]
+            for source, index in order:
                 yield source, index, epoch
+            left -= len(order)
+            if not left:
+                return
 
 
-def steps_of(records: int, epochs: float | None, steps: int | None, global_batch: int) -> int:
+def steps_of(records: float, epochs: float | None, steps: int | None, global_batch: int) -> int:
     """Steps of a run: as given, or as many as show the mixture so many times, the last batch filled up."""
     if steps is not None:
         return steps

@@ -18,7 +18,7 @@ from saccade.training import checkpoints, parts
 from saccade.training.collate import Collator
 from saccade.training.config import TrainingConfig
 from saccade.training.curve import loss_curve
-from saccade.training.folder import CURVE, METRICS, MODEL, RUN, check_folder, last_checkpoint
+from saccade.training.folder import CURVE, METRICS, MODEL, RUN, check_folder, checkpoint_of
 from saccade.training.meter import Meter, Reporter, nothing_learnt
 from saccade.training.mixture import Mixture, Stream, steps_of
 from saccade.training.sources import open_source
@@ -50,7 +50,7 @@ class Outcome:
         return self.folder / MODEL
 
 
-def train(config: TrainingConfig, resume: bool = False) -> Outcome:
+def train(config: TrainingConfig, resume: bool = False, from_step: int | None = None) -> Outcome:
     """Trains a model as configured; under ``torchrun`` or ``accelerate launch``, on all processes together.
 
     The run's folder gets ``run.json`` (configuration, versions, data hashes), ``metrics.jsonl``,
@@ -59,16 +59,17 @@ def train(config: TrainingConfig, resume: bool = False) -> Outcome:
     Args:
         config: The run.
         resume: Go on from the folder's last checkpoint; from the beginning if there is none.
+        from_step: Go on from the checkpoint of this step; metrics and checkpoints after it are dropped.
 
     Raises:
-        ValueError: If the folder holds a run already and `resume` is false, or another run; if data or model
-            cannot be used; if a checkpoint cannot be written.
+        ValueError: If the folder holds a run already and is not to be resumed, or another run; if there is no
+            checkpoint of the step; if data or model cannot be used; if a checkpoint cannot be written.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(config.threads or before)
     try:
         with _quiet():
-            return _train(config, resume)
+            return _train(config, resume or from_step is not None, from_step)
     finally:
         torch.set_num_threads(before)
 
@@ -87,7 +88,7 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _train(config: TrainingConfig, resume: bool) -> Outcome:
+def _train(config: TrainingConfig, resume: bool, from_step: int | None) -> Outcome:
     try:
         from accelerate import PartialState
     except ImportError:
@@ -101,7 +102,7 @@ def _train(config: TrainingConfig, resume: bool) -> Outcome:
     skip = config.on_bad_record == "skip"
     mixture = Mixture([open_source(s, settings.seed, skip) for s in config.data], settings.seed)
     global_batch = settings.batch * settings.accumulation * world.num_processes
-    steps = steps_of(len(mixture), settings.epochs, settings.steps, global_batch)
+    steps = steps_of(mixture.per_epoch, settings.epochs, settings.steps, global_batch)
     stream = Stream(mixture, steps * global_batch)
     report = {
         "config": config.as_data(),
@@ -109,7 +110,7 @@ def _train(config: TrainingConfig, resume: bool) -> Outcome:
         "global_batch": global_batch,
         "steps": steps,
     }
-    last = last_checkpoint(run, report) if resume else None
+    last = checkpoint_of(run, report, from_step) if resume else None
     set_seed(settings.seed)
     built = building.build(config)
     report |= {
@@ -127,6 +128,8 @@ def _train(config: TrainingConfig, resume: bool) -> Outcome:
         checkpoints.check(last, trainer.sharded)
         trainer.meter.load(last, world.process_index)
         reporter.resume(checkpoints.step_of(last))
+        if world.is_main_process:
+            checkpoints.forget_after(run, checkpoints.step_of(last))
     elif world.is_main_process:
         (run / METRICS).unlink(missing_ok=True)
     world.wait_for_everyone()
@@ -161,7 +164,7 @@ def _trainer(
         return trainer.accelerator.gather(sums.float().to(args.device)[None]).double().sum(0).cpu()
 
     reporter = Reporter(
-        Path(config.out), meter, config.logging_every, len(stream.mixture), world.is_main_process, total
+        Path(config.out), meter, config.logging_every, stream.mixture.per_epoch, world.is_main_process, total
     )
     trainer.add_callback(reporter)
     return trainer, reporter
