@@ -52,11 +52,11 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
     near, below = sum(map(is_harmless, gaps)), directions(gaps).count(-1)
     pool = book.of_line(book.lines[sampled.POOL]).mean.accuracy.value
     found = (
-        f"Over {group['draws']} draws of {enough} samples the plans lie between {percent(group['least'])} and "
-        f"{percent(group['most'])}, mean {percent(group['mean'])} with an sd of {100 * group['sd']:.1f} "
+        f"Over {group['draws']} draws of {enough} samples the plans lie between {percent(group['least'])} "
+        f"and {percent(group['most'])}, mean {percent(group['mean'])} with an sd of {100 * group['sd']:.1f} "
         f"points; {bands[enough]['sets']} different sets of layers. Held against the plan of all "
-        f"{design.facts['pool']} samples, one set of layers that keeps {percent(pool)} and is itself not the "
-        f"best: {near} lose less than a point and {below} lose measurably, {corrected(len(gaps))}."
+        f"{design.facts['pool']} samples, one set of layers that keeps {percent(pool)}: "
+        f"{near} lose less than a point and {below} lose measurably, {corrected(len(gaps))}."
     )
     claim = Finding(
         f"{enough} samples are enough to choose layers by VIG",

@@ -82,7 +82,7 @@ def task_table(result: Mapping[str, Any], label: str = "name") -> str:
 
 
 def kept_table(result: Mapping[str, Any], label: str = "name") -> str:
-    """Retention of every line on every task, raw and above blind, and how wide their intervals are at most."""
+    """Retention of every line on every task, raw and above blind, and how wide the intervals are at most."""
     tasks = list(result["dense"]["tasks"])
     ran = [entry for entry in result["plans"] if entry.get("mean")]
     rows = [
@@ -91,8 +91,8 @@ def kept_table(result: Mapping[str, Any], label: str = "name") -> str:
     ]
     single = [entry["tasks"][task] for entry in ran for task in tasks]
     note = (
-        f"Retention / retention above blind, in percent of dense; {_counts(s['n'] for s in single)} questions "
-        f"of each task. 95 % intervals reach at most {_reach(single, 'retention_')} and "
+        f"Retention / retention above blind, in percent of dense; {_counts(s['n'] for s in single)} "
+        f"questions of each task. 95 % intervals reach at most {_reach(single, 'retention_')} and "
         f"{_reach(single, 'retention_above_blind_')} points to a side."
     )
     return markdown(("plan", *tasks, "mean"), rows) + "\n\n" + note
