@@ -110,10 +110,10 @@ def test_names_of_tasks_with_marks_are_told_and_drawn(loaded, data_file, tmp_pat
     assert head == "| calibrated on | $x^$\\|first | second |"
 
 
-def test_limits_over_tasks_are_not_told_as_intervals(result_of):
+def test_correlations_over_tasks_say_what_their_limits_are_of(result_of):
     found = [f["found"] for f in result_of("saturation")["findings"] if "ank correlation" in f["found"]]
     assert len(found) == 2
-    assert all(("lowest" in text and "highest" in text) or "not defined" in text for text in found)
+    assert all("bootstrap over tasks" in text or "not defined" in text for text in found)
 
 
 def test_a_line_is_what_evaluate_says_of_its_plan(bench, result_of):
@@ -148,6 +148,73 @@ def test_equal_flops_are_equal_and_kept_positions_stand_beside_closed_ones(bench
     assert kept and all("position_policy=keep" in e["spec"] for e in kept)
     assert {row["second"] for row in result["positions"]} <= set(ran)
     assert {e["method"] for e in ran.values()} >= {"random", "uniform", "pool", "resize", "fastv", "shortv"}
+
+
+def test_random_rows_are_a_measure_for_lines_that_place_rows_as_they_do(result_of):
+    result = result_of("iso-flops")
+    reached = {e["name"]: e["cost"]["flops_ratio"] for e in result["plans"] if e.get("mean")}
+    for row in result["against_random"]:
+        near = abs(reached[row["first"]] - reached[row["second"]]) <= 0.02
+        assert row["counts"] == (near and row["kind"] != "plain")
+        if row["first"].endswith(", positions kept"):
+            assert row["closed"] is False
+    closed = {row["method"] for row in result["against_random"] if row["closed"]}
+    assert {"fastervlm", "pyramiddrop"} <= closed and not closed & {
+        "fastv",
+        "dart",
+        "vtw",
+        "shortv",
+        "resize",
+    }
+    counted = [row["closed"] for row in result["against_random"] if row["counts"]]
+    found = result["findings"][0]["found"]
+    assert f"Of {len(counted) - counted.count(True)} lines" in found
+    assert f"Of {counted.count(True)} with positions closed up" in found
+    away = [r["first"] for r in result["against_random"] if not r["counts"] and r["kind"] != "plain"]
+    assert all(name in found for name in away)
+
+
+def test_equal_flops_of_the_budget_are_the_nearest_lines_within_a_point(bench, result_of):
+    result = result_of("budget")
+    reached = {e["name"]: e["cost"]["flops_ratio"] for e in result["plans"]}
+    told = {(row["method"], row["budget"]): row for row in result["equal_flops"]}
+    for method in ("ffn_skip", "shortv", "vtw"):
+        for budget in range(1, bench.depth + 1):
+            mine = reached[f"vskip {budget}"]
+            gaps = [abs(reached[f"{method} {n}"] - mine) for n in range(1, bench.depth + 1)]
+            assert ((method, budget) in told) == (min(gaps) <= 0.01)
+            if (method, budget) in told:
+                assert abs(reached[told[method, budget]["second"]] - mine) == min(gaps)
+
+
+def test_the_main_study_holds_one_plan_against_one_plan_and_judges_every_method(result_of):
+    result = result_of("main")
+    entries = {e["name"]: e for e in result["plans"] if e.get("mean")}
+    claims = {f["claim"]: f for f in result["findings"]}
+    judged = {e["title"] for e in entries.values() if e["kind"] not in ("plain", "composed") and e["spec"]}
+    assert {"V-Skip", "ShortV", "FastV", "VisionZip", "DivPrune"} <= judged
+    assert all(any(c.startswith(f"{title} costs nothing") for c in claims) for title in judged)
+    order = next(f for claim, f in claims.items() if "than ShortV" in claim)
+    for title in ("V-Skip", "ShortV"):
+        (entry,) = [e for e in entries.values() if e["title"] == title]
+        assert f"{100 * entry['cost']['flops_ratio']:.1f} %" in order["found"]
+
+
+def test_no_plan_is_held_against_itself(bench, result_of):
+    for name in ("identify", "whole-answer"):
+        result = result_of(name)
+        specs = {e["name"]: e["spec"] for e in result["plans"]}
+        alike = sum(
+            bool(specs[row["first"]]) and specs[row["first"]] == specs[row["second"]]
+            for row in result["pairs"]
+        )
+        told = [re.search(r"of (\d+) comparisons", f["found"]) for f in result["findings"]]
+        assert alike and sum(int(one[1]) for one in told) <= len(result["pairs"]) - alike
+
+
+@pytest.mark.parametrize("name", ["identify", "transfer", "whole-answer"])
+def test_findings_on_one_calibration_say_that_draws_are_in_no_interval(name, result_of):
+    assert all("one draw" in f["found"] for f in result_of(name)["findings"])
 
 
 def test_transfer_has_every_pair_of_tasks_and_nothing_to_gain_from_itself(bench, result_of):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from saccade.budget import flops_ratio
@@ -10,6 +10,7 @@ from saccade.methods import METHODS, BudgetMethod
 from saccade.plan import Plan
 from saccade.report import figures
 from saccade.report.markdown import difference
+from saccade.report.text import percent
 from saccade.studies.base import (
     Design,
     Finding,
@@ -24,11 +25,13 @@ from saccade.studies.base import (
 from saccade.studies.bench import Bench, orders_of
 from saccade.studies.lines import Book, Line
 from saccade.studies.skips import published
-from saccade.studies.tables import against, plan_table, spans
+from saccade.studies.tables import against, interval_of, plan_table, spans
 
 METHODS_HERE = ("vskip", "ffn_skip", "shortv", "vtw")
 SAME = "ffn_skip in V-Skip's layers"
 SCORES = ("vig", "ffn", "lc")
+NEAR = 0.01
+"""Most that the FLOPs ratios of two lines may differ by for them to be at equal FLOPs."""
 
 
 def name_of(method: str, budget: int) -> str:
@@ -110,7 +113,47 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
             f"{difference(against(book, name_of('vskip', wanted), name_of('vskip', 0)))} points.",
         ).to_dict()
     )
-    return {"pairs": pairs, "findings": findings}
+    equal = equal_flops(book)
+    for others, source in (
+        (("shortv", "vtw"), "V-Skip, iso-FLOPs: 100.31 % against 99.92 % and 99.91 %"),
+        (("ffn_skip",), "asked here, not by the papers"),
+    ):
+        rows = [row for row in equal if row["method"] in others]
+        findings.append(_equal(rows, " and ".join(METHODS[one].title for one in others), source).to_dict())
+    return {"pairs": pairs, "equal_flops": equal, "findings": findings}
+
+
+def equal_flops(book: Book) -> list[dict[str, Any]]:
+    """Every V-Skip line beside the line of each other method that is nearest in FLOPs, if one is near."""
+    depth = book.bench.depth
+    ratios = {m: [book.flops_ratio(name_of(m, n)) for n in range(depth + 1)] for m in METHODS_HERE}
+    found = []
+    for other in METHODS_HERE[1:]:
+        for budget in range(1, depth + 1):
+            ratio = ratios["vskip"][budget]
+            near = nearest(ratios[other], ratio)
+            if abs(ratios[other][near] - ratio) > NEAR:
+                continue
+            told = against(book, name_of("vskip", budget), name_of(other, near))
+            sizes = {"budget": budget, "near": near, "flops": ratio, "near_flops": ratios[other][near]}
+            found.append({"method": other, **sizes, **told})
+    return found
+
+
+def _equal(rows: Sequence[Mapping[str, Any]], others: str, source: str) -> Finding:
+    gaps = [interval_of(row) for row in rows]
+    seen = directions(gaps)
+    told = "; ".join(
+        f"{row['budget']} layers at {percent(row['flops'])} against {METHODS[row['method']].title} "
+        f"{row['near']} at {percent(row['near_flops'])}: {difference(row)}"
+        for row in rows
+    )
+    found = (
+        f"Of {len(rows)} pairs within {100 * NEAR:.0f} point of FLOPs V-Skip keeps more accuracy in "
+        f"{seen.count(1)} and less in {seen.count(-1)}, {corrected(len(rows))}"
+    )
+    claim = f"V-Skip keeps more accuracy than {others} at equal FLOPs"
+    return Finding(claim, source, is_better(gaps), f"{found}. V-Skip minus the other, in points: {told}.")
 
 
 def draw(result: Result) -> dict[str, bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from saccade.budget import SLACK, flops_ratio, reach_flops
@@ -111,14 +112,17 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
     for kind, what in (("drops", "the method that drops rows"), ("skips", "the method that skips layers")):
         mine = gaps[kind]
         seen = directions(mine)
+        partners = ""
+        if kind == "skips":
+            partners = _partners(book, [row for row in pairs if row["alone"] in SKIPS], seen)
         findings.append(
             Finding(
                 f"Dropping rows and skipping layers together beats {what} alone at equal FLOPs",
-                "V-Skip, as a booster",
+                "asked here, not by the papers",
                 is_better(mine),
-                f"Of {len(mine)} pairs at {', '.join(f'{100 * r:.0f} %' for r in RATIOS)} of the FLOPs "
-                f"{seen.count(1)} are better and {seen.count(-1)} worse than it alone, "
-                f"{corrected(len(mine))}.",
+                f"Of {len(mine)} comparisons at {', '.join(f'{100 * r:.0f} %' for r in RATIOS)} of the FLOPs "
+                f"pairs are better in {seen.count(1)} and worse in {seen.count(-1)}, "
+                f"{corrected(len(mine))}{partners}.",
             )
         )
     best = _best(book, ran)
@@ -146,6 +150,22 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
         )
     )
     return {"pairs": pairs, "best": best, "findings": [finding.to_dict() for finding in findings]}
+
+
+def _partners(book: Book, rows: Sequence[Mapping[str, Any]], seen: Sequence[int]) -> str:
+    """What the pairs were held against, and how each of these fared."""
+    sides: dict[str, list[int]] = {}
+    for row, side in zip(rows, seen, strict=True):
+        sides.setdefault(row["second"], []).append(side)
+    told = []
+    for name, its in sides.items():
+        plan = book.lines[name].plan
+        layers = getattr(plan.methods[0], "layers", None) if isinstance(plan, Plan) else None
+        where = f" ({len(layers)} of {book.bench.depth} layers)" if isinstance(layers, tuple) else ""
+        told.append(f"{name}{where} {its.count(1)} better and {its.count(-1)} worse of {len(its)}")
+    absent = [METHODS[one].title for one in SKIPS if one not in {row["alone"] for row in rows}]
+    none = f"; none against {', '.join(absent)}" if absent else ""
+    return f": against {'; '.join(told)}{none}" if told else none
 
 
 def _best(book: Book, ran: set[str]) -> list[dict[str, Any]]:

@@ -14,6 +14,10 @@ from saccade.studies.bench import Scored
 
 DRAWS = 10
 """Draws of each kind."""
+ONE_DRAW = (
+    "Layers are of one draw of calibration samples; intervals do not include the draw (study stratified)."
+)
+"""What findings on plans of one calibration say of their limits."""
 
 
 def drawn(pool: Scored, size: int, how: Draw, seed: int, draws: int = DRAWS) -> list[Scored]:

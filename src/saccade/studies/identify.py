@@ -9,6 +9,7 @@ from saccade.report.markdown import difference, markdown
 from saccade.studies import charts
 from saccade.studies.base import Design, Finding, Result, Study, corrected, directions, is_better
 from saccade.studies.bench import Bench
+from saccade.studies.draws import ONE_DRAW
 from saccade.studies.lines import Book, Line
 from saccade.studies.skips import budgets, first
 from saccade.studies.tables import against, plan_table
@@ -67,16 +68,19 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
     findings = []
     for kind in ("cosine", "lc", "last", "random"):
         mine = [w for w in ways if w.split()[0] == kind]
-        gaps = [book.against(name_of(OWN, n), name_of(w, n)) for w in mine for n in sizes]
+        met = [(name_of(OWN, n), name_of(w, n)) for w in mine for n in sizes]
+        gaps = [book.against(*names) for names in met if not book.same(*names)]
+        alike = len(met) - len(gaps)
         seen = directions(gaps)
         findings.append(
             Finding(
                 f"VIG chooses better layers than {TITLES[kind]}",
                 "V-Skip, identification of layers",
                 is_better(gaps),
-                f"At {', '.join(map(str, sizes))} of {book.bench.depth} layers VIG keeps more accuracy in "
-                f"{seen.count(1)} of {len(gaps)} comparisons and less in {seen.count(-1)}, "
-                f"{corrected(len(gaps))}.",
+                f"At {', '.join(map(str, sizes))} of {book.bench.depth} layers "
+                f"VIG keeps more accuracy in {seen.count(1)} of {len(gaps)} comparisons and less in "
+                f"{seen.count(-1)}, {corrected(len(gaps))}"
+                f"{f'; {alike} more would compare a plan with itself' if alike else ''}. {ONE_DRAW}",
             ).to_dict()
         )
     return {"pairs": pairs, "findings": findings}

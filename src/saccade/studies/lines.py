@@ -130,6 +130,17 @@ class Book:
             groups.append([(a.score, b.score) for a, b in zip(*answers, strict=True)])
         return paired_difference(groups)
 
+    def flops_ratio(self, name: str) -> float:
+        """Share of the dense model's FLOPs that a line took."""
+        line = self.lines[name]
+        plans = {task: plan.spec for task in self.tasks if (plan := line.plan_of(task)) is not None}
+        return self._price(plans, self.tasks)["flops_ratio"]
+
+    def same(self, first: str, second: str) -> bool:
+        """Whether two lines run every task under the same plan."""
+        sides = [self.lines[first], self.lines[second]]
+        return all(len({plan.spec for line in sides if (plan := line.plan_of(t))}) == 1 for t in self.tasks)
+
     def entries(self) -> list[dict[str, Any]]:
         """Every line as plain data, lines that could not run included."""
         found = []

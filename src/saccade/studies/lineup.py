@@ -45,6 +45,16 @@ def matched(bench: Bench, orders: dict[str, Any]) -> list[Line]:
     return found
 
 
+def closes_up(bench: Bench, line: Line) -> bool | None:
+    """Whether rows that stay get the positions of a prompt without the others; None if none are dropped."""
+    assert isinstance(line.plan, Plan)
+    reducers = [method for method in line.plan.methods if isinstance(method, Reducer)]
+    if not reducers:
+        return None
+    can = bench.loaded.family.compact_positions
+    return can and any(method.compact != "never" for method in reducers)
+
+
 def kept(line: Line) -> Line:
     """A line with positions kept where its methods would close them up."""
     assert isinstance(line.plan, Plan)

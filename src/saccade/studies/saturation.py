@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,10 +14,21 @@ from saccade.analysis.capture import bare, record
 from saccade.analysis.saturation import MASSES, visual_maps
 from saccade.analysis.study import UNTOUCHED, over
 from saccade.evaluation.gate import rank_correlation
+from saccade.evaluation.statistics import UNDEFINED, Interval
 from saccade.report.markdown import difference, markdown
 from saccade.samples import Sample
 from saccade.studies import charts
-from saccade.studies.base import Design, Finding, Result, Study, corrected, directions, is_free, is_harmless
+from saccade.studies.base import (
+    SLACK,
+    Design,
+    Finding,
+    Result,
+    Study,
+    corrected,
+    directions,
+    is_free,
+    is_harmless,
+)
 from saccade.studies.bench import Bench
 from saccade.studies.lines import Book, Line
 from saccade.studies.skips import first
@@ -26,6 +37,10 @@ from saccade.studies.tables import limits
 SERIES = (*MASSES, "change")
 SMALL = 0.1
 """Share of the largest VIG below which a layer counts as saturated."""
+HARDLY = 0.1
+"""Change of a map (0 the same, 1 nothing in common) below which it hardly changes."""
+RESAMPLES = 10_000
+"""Draws of the bootstrap."""
 
 
 def name_of(layer: int) -> str:
@@ -79,13 +94,8 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
         task: [book.of_line(book.lines[name_of(n)], (task,)).tasks[task].difference for n in range(depth)]
         for task in book.tasks
     }
-    places = [(task, n) for task in book.tasks for n in range(depth)]
-    small = [cost[t][n] for t, n in places if vig[t][n] < SMALL * max(vig[t])]
-    large = [cost[t][n] for t, n in places if vig[t][n] >= SMALL * max(vig[t])]
-    half = max(1, depth // 2)
+    half, last = max(1, depth // 2), depth - 1
     deep = sum(statistics.fmean(vig[t][half:]) < statistics.fmean(vig[t][:half]) for t in book.tasks)
-    together = [_together(vig[t], [-(c.value or 0) for c in cost[t]]) for t in book.tasks]
-    changes = [_together(vig[t][1:], design.facts["attention"][t]["change"][1:]) for t in book.tasks]
     findings = [
         Finding(
             "Visual attention saturates with depth: the deeper half of the layers adds least",
@@ -94,26 +104,83 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
             f"Mean VIG of the deeper half is below that of the other half in {deep} of {len(book.tasks)} "
             "tasks.",
         ),
-        Finding(
-            "Skipping visual attention in a saturated layer costs nothing",
-            "V-Skip, analysis of saturation",
-            is_free(small),
-            f"Of {len(small)} pairs of task and layer with a VIG below a tenth of the task's largest, "
-            "skipping "
-            f"that layer alone costs accuracy measurably, {corrected(len(small))}, in "
-            f"{directions(small).count(-1)}, and less than a point in {sum(map(is_harmless, small))}; of the "
-            f"{len(large)} others, corrected alike, in {directions(large).count(-1)} and "
-            f"{sum(map(is_harmless, large))}. Rank correlation of VIG with the loss: {_mean(together)}.",
-        ),
-        Finding(
-            "Where attention among visual rows hardly changes from layer to layer, it can be skipped",
-            "V-Skip, analysis of saturation",
-            _agree(changes),
-            f"Rank correlation of VIG with the change of the map: {_mean(changes)}.",
-        ),
+        saturated(vig, cost, half),
+        changing({task: row["change"] for task, row in design.facts["attention"].items()}, cost, last),
     ]
     told = {task: [limits(one) for one in row] for task, row in cost.items()}
     return {"cost": told, "findings": [finding.to_dict() for finding in findings]}
+
+
+def saturated(
+    vig: Mapping[str, Sequence[float]], cost: Mapping[str, Sequence[Interval]], half: int
+) -> Finding:
+    """Verdict on layers of a small VIG, the halves of the model apart, without the last layer.
+
+    Args:
+        vig: VIG by task and layer.
+        cost: Accuracy of skipping that layer alone minus dense, by task and layer.
+        half: First layer of the deeper half.
+    """
+    last = len(next(iter(vig.values()))) - 1
+    small = [(t, n) for t in vig for n in range(last) if vig[t][n] < SMALL * max(vig[t])]
+    large = [cost[t][n] for t in vig for n in range(last) if vig[t][n] >= SMALL * max(vig[t])]
+    gaps = [cost[t][n] for t, n in small]
+    worse = directions(gaps)
+    parts = []
+    for name, low, high in (("first", 0, half), ("second", half, last)):
+        here = [i for i, (_, n) in enumerate(small) if low <= n < high]
+        parts.append(
+            f"{sum(worse[i] < 0 for i in here)} of {len(here)} in the {name} half, where "
+            f"{sum((gaps[i].value or 0.0) < -SLACK for i in here)} lose more than a point by estimate"
+        )
+    together = [_together(vig[t][:last], [-(c.value or 0.0) for c in cost[t][:last]]) for t in vig]
+    return Finding(
+        "Skipping visual attention in a saturated layer costs nothing",
+        "V-Skip, analysis of saturation",
+        is_free(gaps),
+        f"Of {len(small)} pairs of task and layer with a VIG below a tenth of the task's largest, skipping "
+        f"that layer alone costs accuracy measurably, {corrected(len(small))}, in {worse.count(-1)} "
+        f"({'; '.join(parts)}), and less than a point in {sum(map(is_harmless, gaps))}; of the {len(large)} "
+        f"others, corrected alike, in {directions(large).count(-1)} and {sum(map(is_harmless, large))}. "
+        f"Rank correlation of VIG with the loss, {last} layers of each task: {_told(over_tasks(together))}. "
+        f"Layer {last}, the last, is in none of these: nothing reads what its visual rows become, so its VIG "
+        "and its loss are 0.",
+    )
+
+
+def changing(
+    change: Mapping[str, Sequence[float | None]], cost: Mapping[str, Sequence[Interval]], last: int
+) -> Finding:
+    """Verdict on the change of the map among visual rows against the loss, without the last layer.
+
+    Args:
+        change: Change of the map from the layer before, by task and layer; None where it is not defined.
+        cost: Accuracy of skipping that layer alone minus dense, by task and layer.
+        last: The last layer.
+    """
+    known = {t: [n for n in range(last) if row[n] is not None] for t, row in change.items()}
+    found = over_tasks(
+        [
+            _together([change[t][n] for n in at], [-(cost[t][n].value or 0.0) for n in at])
+            for t, at in known.items()
+        ]
+    )
+    values = [value for row in change.values() for value in row if value is not None]
+    if found.low is None or found.high is None:
+        verdict = "undecided"
+    else:
+        verdict = "supported" if found.low > 0 else "not supported" if found.high < 0 else "undecided"
+    seen = ""
+    if values:
+        seen = f" The change lies between {min(values):.2f} and {max(values):.2f} over all tasks and layers"
+        seen += "." if min(values) < HARDLY else ": a layer where the map hardly changes does not occur here."
+    return Finding(
+        "The less attention among visual rows changes from the layer before, the less it costs to skip it",
+        "after V-Skip, analysis of saturation",
+        verdict,
+        f"Rank correlation of the change with the loss, {max(map(len, known.values()), default=0)} layers of "
+        f"each task (the last layer, which costs nothing in any case, is left out): {_told(found)}.{seen}",
+    )
 
 
 def _together(a: Sequence[float | None], b: Sequence[float | None]) -> float | None:
@@ -125,21 +192,20 @@ def _together(a: Sequence[float | None], b: Sequence[float | None]) -> float | N
     return rank_correlation(first_L, second_L)
 
 
-def _mean(values: Sequence[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    if not known:
+def over_tasks(values: Sequence[float | None]) -> Interval:
+    """Mean over tasks with the 95 % limits of a bootstrap that draws tasks."""
+    known = torch.tensor([value for value in values if value is not None], dtype=torch.float64)
+    if len(known) < 2:
+        return UNDEFINED
+    drawn = torch.randint(len(known), (RESAMPLES, len(known)), generator=torch.Generator().manual_seed(0))
+    low, high = known[drawn].mean(1).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Interval(float(known.mean()), low, high)
+
+
+def _told(found: Interval) -> str:
+    if found.value is None:
         return "not defined"
-    # These are limits over tasks, not of an interval, and say so.
-    return f"mean over tasks {statistics.fmean(known):.2f}, lowest {min(known):.2f}, highest {max(known):.2f}"
-
-
-def _agree(values: Sequence[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    if not known:
-        return "undecided"
-    if min(known) > 0:
-        return "supported"
-    return "not supported" if statistics.fmean(known) <= 0 else "mixed"
+    return f"mean over tasks {found.value:.2f} ({found.low:.2f} to {found.high:.2f}, bootstrap over tasks)"
 
 
 def draw(result: Result) -> dict[str, bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from saccade.report.markdown import markdown
+from saccade.report.text import percent
 from saccade.studies import charts, sampled
 from saccade.studies.base import Design, Finding, Result, Study, corrected, directions, is_free, is_harmless
 from saccade.studies.bench import Bench
@@ -49,12 +50,13 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
     names = [name for name, line in book.lines.items() if line.about["group"] == f"{enough} samples"]
     gaps = [book.against(name, sampled.POOL) for name in names]
     near, below = sum(map(is_harmless, gaps)), directions(gaps).count(-1)
+    pool = book.of_line(book.lines[sampled.POOL]).mean.accuracy.value
     found = (
-        f"Over {group['draws']} draws of {enough} samples the plans lie between {100 * group['least']:.1f} "
-        "% and "
-        f"{100 * group['most']:.1f} %; {near} lose less than a point against the plan of all "
-        f"{design.facts['pool']} samples and {below} lose measurably, {corrected(len(gaps))}; "
-        f"{bands[enough]['sets']} different sets of layers."
+        f"Over {group['draws']} draws of {enough} samples the plans lie between {percent(group['least'])} "
+        f"and {percent(group['most'])}, mean {percent(group['mean'])} with an sd of {100 * group['sd']:.1f} "
+        f"points; {bands[enough]['sets']} different sets of layers. Held against the plan of all "
+        f"{design.facts['pool']} samples, one set of layers that keeps {percent(pool)}: "
+        f"{near} lose less than a point and {below} lose measurably, {corrected(len(gaps))}."
     )
     claim = Finding(
         f"{enough} samples are enough to choose layers by VIG",

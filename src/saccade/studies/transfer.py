@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from saccade.evaluation.statistics import Interval
 from saccade.report.markdown import difference, markdown
 from saccade.report.text import percent
 from saccade.studies import charts
@@ -20,9 +19,10 @@ from saccade.studies.base import (
     is_harmless,
 )
 from saccade.studies.bench import Bench
+from saccade.studies.draws import ONE_DRAW
 from saccade.studies.lines import Book, Line
 from saccade.studies.skips import budgets, first, published
-from saccade.studies.tables import against, plan_table
+from saccade.studies.tables import against, opposite, plan_table
 
 OWN, MIXTURE = "own", "mixture"
 
@@ -84,13 +84,14 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
             f"At {budget} layers {sum(map(is_harmless, singles))} of {len(tasks)} one-task plans lose less "
             "than a "
             f"point of mean accuracy and {lost} lose measurably, {corrected(len(singles))}; the worst, "
-            f"of {worst}, differs by {difference(universal[worst])} points.",
+            f"of {worst}, differs by {difference(universal[worst])} points. {ONE_DRAW}",
         ),
         Finding(
             "A plan from a mixture of tasks serves all of them as well as their own plans",
             "V-Skip*, with a mixture in place of MME",
             is_free([gaps[MIXTURE]]),
-            f"At {budget} layers mean accuracy differs by {difference(universal[MIXTURE])} points.",
+            f"At {budget} layers mean accuracy differs by {difference(universal[MIXTURE])} points. "
+            f"{ONE_DRAW}",
         ),
     ]
     if off:
@@ -99,9 +100,9 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
             Finding(
                 "A task's own plan beats a plan of another task",
                 "V-Skip, transfer from MME: 0.57 and 0.90 points",
-                is_better([Interval(-(d.value or 0), -(d.high or 0), -(d.low or 0)) for d in off]),
+                is_better(list(map(opposite, off))),
                 f"Of {len(off)} transfers at {budget} layers {seen.count(-1)} lose and "
-                f"{seen.count(1)} gain against the task's own plan, {corrected(len(off))}.",
+                f"{seen.count(1)} gain against the task's own plan, {corrected(len(off))}. {ONE_DRAW}",
             )
         )
     told = [finding.to_dict() for finding in findings]

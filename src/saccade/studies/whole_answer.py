@@ -8,6 +8,7 @@ from saccade.report.markdown import difference, markdown
 from saccade.studies import charts
 from saccade.studies.base import Design, Finding, Result, Study, corrected, directions, is_better
 from saccade.studies.bench import Bench
+from saccade.studies.draws import ONE_DRAW
 from saccade.studies.lines import Book, Line
 from saccade.studies.skips import budgets, first
 from saccade.studies.tables import against, interval_of, plan_table
@@ -44,7 +45,8 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
     findings, pairs = [], []
     for source in (OWN, MIXTURE):
         told = [against(book, name_of(WHOLE, source, n), name_of(FIRST, source, n)) for n in sizes]
-        gaps = [interval_of(row) for row in told]
+        gaps = [interval_of(row) for row in told if not book.same(row["first"], row["second"])]
+        alike = len(told) - len(gaps)
         pairs += [{"source": source, "budget": n, **row} for n, row in zip(sizes, told, strict=True)]
         seen = directions(gaps)
         findings.append(
@@ -54,9 +56,10 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
                 "asked here, not by the papers",
                 is_better(gaps),
                 f"At {', '.join(map(str, sizes))} of {book.bench.depth} layers: "
-                f"{', '.join(difference(row) for row in told)} points of mean accuracy; it keeps more in "
-                f"{seen.count(1)} of {len(gaps)} comparisons and less in {seen.count(-1)}, "
-                f"{corrected(len(gaps))}.",
+                f"{', '.join(difference(row) for row in told)} points of mean accuracy; "
+                f"it keeps more in {seen.count(1)} of {len(gaps)} comparisons and less in "
+                f"{seen.count(-1)}, {corrected(len(gaps))}"
+                f"{f'; {alike} more would compare a plan with itself' if alike else ''}. {ONE_DRAW}",
             ).to_dict()
         )
     tasks = {

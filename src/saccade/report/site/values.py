@@ -24,6 +24,7 @@ FORMATS: dict[str, Callable[[Any], str]] = {
     "whole": lambda value: percent(value, 0),
     "count": lambda value: f"{value:,}",
     "plain": str,
+    "line": lambda name: name.split(" at ")[0],
     "millions": lambda value: f"{value / 1e6:.1f}",
     "ratio": lambda value: f"{value:.2f}",
     "accuracy": lambda entry: interval(entry, "accuracy"),
@@ -65,7 +66,7 @@ def value(results: Path, file: str, way: str, form: str) -> str:
         found = _step(found, key, f"{file}: {way}")
     try:
         return FORMATS[form](found)
-    except (TypeError, KeyError, ValueError):
+    except (TypeError, KeyError, ValueError, AttributeError):
         raise ValueError(f"{file}: {way} cannot be written as {form}") from None
 
 
