@@ -64,17 +64,22 @@ class Entry:
         )
 
 
-def load_jsonl(path: str | os.PathLike, score: str = "exact") -> list[Sample]:
+def load_jsonl(path: str | os.PathLike, score: str = "exact", *, answered: bool = False) -> list[Sample]:
     """Reads a JSONL file with all its images.
 
     Args:
         path: The file.
         score: How answers are scored where a line does not say.
+        answered: Whether every line needs an answer.
 
     Raises:
         ValueError: If the file is missing or empty, or a line cannot be used, with its number.
     """
-    return [entry.load() for entry in read_jsonl(path, score)]
+    entries = read_jsonl(path, score)
+    bare = next((entry for entry in entries if answered and not entry.answers), None)
+    if bare is not None:
+        raise ValueError(f"{bare.where}: no answer; evaluation needs one for every question")
+    return [entry.load() for entry in entries]
 
 
 def read_jsonl(path: str | os.PathLike, score: str = "exact") -> list[Entry]:

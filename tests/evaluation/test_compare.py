@@ -12,6 +12,7 @@ from saccade.evaluation import compare, evaluate, runner
 from saccade.evaluation.identity import weights_digest
 from saccade.plan import Plan
 from saccade.samples import Sample
+from support.toy import build_toy
 
 TOKENS = 4
 HARD = "vtw(layer=0)"
@@ -133,6 +134,20 @@ def test_an_interrupted_run_resumes(toy, questions, tmp_path, monkeypatch):
     assert path.exists()  # the caller removes it once the result is written
     fresh = compare(toy.model, toy.processor, questions, [HARD], **settings)
     assert json.dumps(resumed.to_dict(True)) == json.dumps(fresh.to_dict(True))
+
+
+def test_answers_of_another_number_format_do_not_resume(questions, tmp_path, monkeypatch):
+    toy = build_toy()
+    path, settings = tmp_path / "cells.jsonl", dict(batch_size=64, max_new_tokens=1, blind=False)
+    for weight in toy.model.parameters():
+        weight.data = weight.data.bfloat16().float()  # as read from a file of 16 bits
+    compare(toy.model, toy.processor, questions, [], ledger=path, **settings)
+    calls, real = [], runner.generate
+    monkeypatch.setattr(runner, "generate", lambda *a: calls.append(a) or real(*a))
+    compare(toy.model, toy.processor, questions, [], ledger=path, **settings)
+    assert not calls
+    compare(toy.model.bfloat16(), toy.processor, questions, [], ledger=path, **settings)
+    assert len(calls) == 3  # tasks
 
 
 def test_other_weights_do_not_resume(toy):

@@ -1,5 +1,6 @@
 """The gate: its yardsticks do what they say, and its judgements follow from the figures."""
 
+import pytest
 import torch
 
 from saccade.engine import apply
@@ -79,3 +80,19 @@ def test_task_by_task_equals_all_at_once_and_resumes(toy, questions, tmp_path):
     assert len(list((tmp_path / "cells").iterdir())) == len(tasks)
     forget(tmp_path / "cells")
     assert not (tmp_path / "cells").exists()
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "rho"),
+    [
+        ([1.0, 2, 2, 3], [1.0, 2, 3, 4], 4.5 / (4.5 * 5) ** 0.5),  # ranks 1, 2.5, 2.5, 4
+        ([1.0, 2, 2, 3], [5.0, 7, 7, 9], 1.0),
+        ([0.0, 0, 0, 1], [3.0, 1, 2, 4], 3 / (3 * 5) ** 0.5),  # ranks 2, 2, 2, 4
+        ([1.0, 2, 3, 4], [4.0, 3, 2, 1], -1.0),
+        ([1.0, 1, 1, 1], [1.0, 2, 3, 4], 0.0),
+    ],
+)
+def test_equal_values_share_the_mean_of_their_ranks(a, b, rho):
+    for one, other in ((a, b), (b, a), (a[::-1], b[::-1])):  # whichever comes first
+        found = gate.rank_correlation(torch.tensor(one).double(), torch.tensor(other).double())
+        assert found == pytest.approx(rho)

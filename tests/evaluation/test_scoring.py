@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saccade.evaluation.scoring import RULES, best, is_match, normalise, parse, read
-from saccade.evaluation.scoring.reading import option_letter, quantity
+from saccade.evaluation.scoring.quantities import quantity
+from saccade.evaluation.scoring.reading import option_letter, yes_or_no
 from saccade.evaluation.scoring.text import edit_distance, similarity
 
 
@@ -203,6 +204,133 @@ def test_a_number_that_is_too_large_is_no_reference(answer):
 )
 def test_the_letter_of_a_sentence_is_the_one_it_answers(said, letter):
     assert option_letter(said) == letter
+
+
+@pytest.mark.parametrize(
+    ("said", "letter"),
+    [
+        # An answer that is stated stands above all that is told about options.
+        ("The correct answer is option B. Option A shows a cat.", "B"),
+        ("The correct answer is B, C is a cat", "B"),
+        ("The answer is B and A is wrong.", "B"),
+        ("The answer is option B rather than option D", "B"),
+        ("Answer is (C) because A is a cat", "C"),
+        ("The answer is therefore B", "B"),
+        ("The correct choice would be (D).", "D"),
+        ("The best answer to the question is B.", "B"),
+        ("**Answer:** (B) a dog", "B"),
+        ("The answer is: \\boxed{B}", "B"),
+        ("I would go with option C, since A and B are wrong.", "C"),
+        ("I'd pick B over A.", "B"),
+        ("Choose A, B, C, or D.\nAnswer: B", "B"),
+        ("A. cat\nB. dog\nThe answer is B.", "B"),
+        ("Option A shows a cat. Option B shows a dog. The question asks for a dog, so B.", "B"),
+        ("The answer is B. The other options (A, C, D) do not match.", "B"),
+        # Then an option that is called right.
+        ("Option B is correct; option A is incorrect.", "B"),
+        ("B is the correct answer.", "B"),
+        ("Option B (a dog) is correct, whereas option A (a cat) is not.", "B"),
+        ("Option C is most likely correct.", "C"),
+        ("A is correct. B is correct.", None),
+        ("A is right of B", None),
+        # Then one in front, and the first that is named.
+        ("B. Option A shows a cat and option C a mouse.", "B"),
+        ("(B) because option A shows a cat.", "B"),
+        ("Option B shows a dog. Option A shows a cat.", "B"),
+        ("Looking at the picture, it is option (d).", "D"),
+        ("Options A and C", None),
+        # What is turned down is not chosen.
+        ("not B", None),
+        ("The answer is not B.", None),
+        ("A and B are wrong", None),
+        ("Option A is incorrect.", None),
+        ("B, not A", "B"),
+        ("It is not B but C.", "C"),
+        ("The answer isn\u2019t option A, it's option C.", "C"),
+        ("The answer is not A or B, it is C", "C"),
+        ("Neither A, B nor D fits; C does.", "C"),
+        ("A can be ruled out. B cannot be right either. That leaves C.", "C"),
+        ("I eliminated options A and C, so option B", "B"),
+        ("Option A is wrong. Option B is wrong. Option C fits.", "C"),
+        ("Unlike option A, option B shows a dog.", "B"),
+        ("A is not the answer, B is.", "B"),
+        # Nothing is chosen between several.
+        ("The answer is either A or B", None),
+        ("It could be A, B, or C.", None),
+        ("The image shows a cat (A) and a dog (B).", None),
+    ],
+)
+def test_the_option_of_a_long_answer_is_the_one_it_settles_on(said, letter):
+    assert option_letter(said) == letter
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("There are no clouds in the sky. Final answer: Yes", "yes"),
+        ("No, there are no dogs.", "no"),
+        ("**Answer:** Yes", "yes"),
+        ("The correct answer is **No**, yes is wrong", "no"),
+        ("There is no dog, so yes.", "yes"),
+        ("There are no dogs, so no clouds and yes", "no"),
+        ("Answer yes or no: Yes", "yes"),
+        ("The answer to the question is no.", "no"),
+        ("maybe", None),
+    ],
+)
+def test_yes_or_no_is_what_is_stated_as_the_answer_before_what_is_said_first(said, meant):
+    assert yes_or_no(said) == meant
+
+
+@pytest.mark.parametrize(
+    ("said", "answer", "right"),
+    [
+        *(("1,300", "300", False), ("3.5", "3", False), ("12:30", "30", False), ("12:30", "12", False)),
+        *(("1.300", "300", False), ("it costs $5.50", "$5", False), ("1.5%", "5%", False)),
+        *(("300, no more", "300", True), ("at 12:30.", "12:30", True), ("There are 3.", "3", True)),
+        *(("answer:3", "3", True), ("1,300 people", "1,300", True), ("v. 3: new", "3", True)),
+    ],
+)
+def test_contains_does_not_find_a_number_within_another(said, answer, right):
+    assert worth("contains", said, answer) == right
+
+
+@pytest.mark.parametrize(
+    ("said", "number"),
+    [
+        ("There is 1 cup on the left and 2 on the right. Total: 3", 3),
+        ("There are 2 cats and 3 dogs, for a total of 5 animals.", 5),
+        ("2 on the left, 3 on the right; 5 animals in total.", 5),
+        ("The sum of 3 and 4 is 7.", 7),
+        ("The total number of cups is 3, 2 of them red", 3),
+        ("In 2019 there were 12. **Answer:** 12", 12),
+        *(
+            ("1.5 million", 1.5e6),
+            ("$2 thousand", 2000),
+            ("3 Billion people", 3e9),
+            ("half of 1/2 million", 5e5),
+        ),
+        *(("5k", 5), ("3/4", 0.75), ("-3/4", -0.75), ("1 3/4 cups", 1.75), ("3/4/2020", 3), ("3/0", 3)),
+    ],
+)
+def test_the_number_of_a_long_answer_is_the_one_it_comes_to(said, number):
+    found = quantity(said)
+    assert found is not None and found.value == pytest.approx(number)
+
+
+@pytest.mark.parametrize(
+    ("said", "answer", "right"),
+    [
+        *(("100%", "1", False), ("150%", "1.5", False), ("5%", "5", True), ("5%", "0.05", True)),
+        *(("1", "100%", True), ("100", "100%", True), ("75%", "3/4", True), ("1%", "100%", False)),
+    ],
+)
+def test_a_percent_sign_divides_by_a_hundred_only_where_the_reference_says_so(said, answer, right):
+    assert worth("number(tolerance=0)", said, answer) == right
+
+
+def test_the_usual_tolerance_is_a_century_of_years():
+    assert worth("number", "1950", "2019") == 1 and worth("number(tolerance=0)", "2018", "2019") == 0
 
 
 @pytest.mark.parametrize("tenths", range(1, 11))

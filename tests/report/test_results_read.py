@@ -83,6 +83,16 @@ def test_what_is_wrong_is_named(tmp_path, text, words):
     assert str(path) in str(raised.value)
 
 
+@pytest.mark.parametrize("name", ["stratified", "seeds"])
+def test_a_study_of_draws_without_its_plans_is_named(root, tmp_path, name):
+    data = json.loads((root / "benchmarks" / "results" / f"study_{name}.json").read_text("utf-8"))
+    path = tmp_path / "bad.json"
+    path.write_text(json.dumps(data | {"plans": []}), encoding="utf-8")
+    with pytest.raises(ValueError, match=f"not a whole result of study {name}: .*no plan of") as raised:
+        read(path)
+    assert str(path) in str(raised.value)
+
+
 @st.composite
 def damaged(draw, files):
     """A result file of one kind, with one value gone or another in its place."""

@@ -98,7 +98,8 @@ def evaluate(
     """Accuracy of plans, paired with the stock model on the same questions.
 
     Plans with budget= or flops= get their layers from a quick calibration (20 samples) or from --order.
-    With --json FILE an interrupted run goes on where it was when the command is repeated.
+    With --json FILE an interrupted run goes on where it was when the command is repeated; with other
+    weights, questions, --dtype or --max-new-tokens it starts anew.
 
     Example: saccade eval glance --plan 'vskip(budget=4)' --plan 'shortv(budget=4)' --task count
     """
@@ -191,7 +192,7 @@ def read_questions(
             raise ValueError("give --task or --data, not both")
         from saccade.data import load_jsonl
 
-        return thin(load_jsonl(data, score), samples, seed)
+        return thin(load_jsonl(data, score, answered=True), samples, seed)
     from saccade.glance import suite
 
     names: list[str | None] = [*dict.fromkeys(tasks)] or [None]

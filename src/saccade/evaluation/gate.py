@@ -132,6 +132,17 @@ def judge_orders(by_task: Mapping[str, Sequence[Sequence[float]]]) -> Line:
 
 
 def rank_correlation(a_L: torch.Tensor, b_L: torch.Tensor) -> float:
-    """Spearman's rank correlation, without ties in mind."""
-    ranks = torch.stack([a_L.argsort().argsort(), b_L.argsort().argsort()]).double()
+    """Spearman's rank correlation: Pearson's of midranks, so equal values share the mean of their ranks.
+
+    0 where either side is constant, and so has no order.
+    """
+    ranks = torch.stack([_midranks(a_L), _midranks(b_L)])
+    if (ranks == ranks[:, :1]).all(1).any():
+        return 0.0
     return float(torch.corrcoef(ranks)[0, 1])
+
+
+def _midranks(values_L: torch.Tensor) -> torch.Tensor:
+    below_L = (values_L[None] < values_L[:, None]).sum(1)
+    equal_L = (values_L[None] == values_L[:, None]).sum(1)
+    return below_L.double() + equal_L / 2

@@ -110,6 +110,7 @@ def answer(
         raise ValueError(f"batch size and new tokens are at least 1, got {batch_size} and {max_new_tokens}")
     settings = {
         "weights": model_digest(loaded),
+        "dtype": str(loaded.model.dtype),  # weights saved in 16 bits have one digest in either format
         "samples": sample_digest(samples),
         "tokens": max_new_tokens,
     }

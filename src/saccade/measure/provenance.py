@@ -5,14 +5,21 @@ from __future__ import annotations
 import os
 import platform
 import shlex
+import subprocess
 import sys
 from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
 from saccade._version import __version__
+
+PACKAGE = Path(__file__).resolve().parents[1]
+GIT_SECONDS = 2.0
+"""Longest wait for git, which takes some hundredths of one."""
 
 
 def record(
@@ -33,7 +40,8 @@ def record(
         **extra: Further fields, as they are.
 
     Returns:
-        Plain dictionary: command, date (UTC), versions, device, dtype, threads, seed and the extra fields.
+        Plain dictionary: command, date (UTC), versions, source (``checkout``), device, dtype, threads, seed
+        and the extra fields.
     """
     return {
         "command": command or command_line(),
@@ -44,12 +52,47 @@ def record(
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         },
+        "source": checkout(PACKAGE),
         "device": device_name(device),
         "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "seed": seed,
         **extra,
     }
+
+
+@lru_cache(maxsize=8)
+def checkout(package: Path) -> dict[str, Any] | None:
+    """The git commit that a package runs from; asked once per process.
+
+    Args:
+        package: Folder of the package.
+
+    Returns:
+        ``commit``, its full name, and ``dirty``, whether files of the package differ from it or are not in
+        it; None where the package is no ``src/`` folder of a checkout, or git cannot tell.
+    """
+    root = package.parents[1]
+    # A package that is installed may lie within a checkout of something else.
+    if package.parent.name != "src" or not (root / ".git").exists():
+        return None
+    git = ["git", "--no-optional-locks", f"--git-dir={root / '.git'}", f"--work-tree={root}"]
+    ask = ["-c", "core.fsmonitor=false", "status", "--porcelain=v2", "--branch", "--untracked-files=normal"]
+    try:
+        told = subprocess.run(
+            [*git, *ask, "--", str(package)],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            timeout=GIT_SECONDS,
+            check=True,
+        ).stdout.splitlines()
+    except (OSError, subprocess.SubprocessError, UnicodeError):
+        return None
+    commits = [line.split()[-1] for line in told if line.startswith("# branch.oid ")]
+    if not commits or commits[0] == "(initial)":
+        return None
+    return {"commit": commits[0], "dirty": any(not line.startswith("#") for line in told)}
 
 
 def command_line() -> str:

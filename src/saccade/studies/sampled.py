@@ -54,8 +54,14 @@ def groups(book: Book) -> dict[str, dict[str, Any]]:
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """Accuracy over draws, group by group."""
-    pool = next(entry for entry in result["plans"] if entry["group"] == POOL)
+    """Accuracy over draws, group by group.
+
+    Raises:
+        ValueError: If the result lacks the plan of the whole pool.
+    """
+    pool = next((entry for entry in result["plans"] if entry["group"] == POOL), None)
+    if pool is None:
+        raise ValueError(f"there is no plan of {POOL}, which the draws are compared with")
     rows = [
         [
             name, str(one["draws"]), percent(one["mean"]), percent(one["sd"]), percent(one["least"]),

@@ -11,7 +11,8 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any, ClassVar
 
-from saccade.evaluation.scoring.reading import option_letter, quantity, same_quantity, yes_or_no
+from saccade.evaluation.scoring.quantities import quantity, same_quantity
+from saccade.evaluation.scoring.reading import option_letter, yes_or_no
 from saccade.evaluation.scoring.text import edits_of, is_match, normalise
 
 _CALL = re.compile(r"\s*([a-z_]+)\s*(?:\(([^()]*)\))?\s*")
@@ -56,7 +57,8 @@ class Contains(Rule):
     """The reference stands somewhere in the prediction.
 
     Attributes:
-        words: Whether it has to stand there as whole words; scripts without spaces want false.
+        words: Whether it has to stand there as whole words, and numbers whole ("300" not in "1,300", "3" not
+            in "3.5" or "3:30"); scripts without spaces want false.
     """
 
     words: bool = True
@@ -68,7 +70,9 @@ class Contains(Rule):
             return float(not said)
         if not self.words:
             return float(right in said)
-        return float(re.search(rf"(?<!\w){re.escape(right)}(?!\w)", said) is not None)
+        before = r"(?<!\w)(?<!\d[.,:])" if right[0].isdigit() else r"(?<!\w)"
+        after = r"(?!\w|[.,:]\d)" if right[-1].isdigit() else r"(?!\w)"
+        return float(re.search(before + re.escape(right) + after, said) is not None)
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ class Option(Rule):
 
 @dataclass(frozen=True)
 class YesNo(Rule):
-    """The first yes or no of the prediction."""
+    """The yes or no that the prediction states as its answer, else its first."""
 
     name = "yes_no"
     takes = "yes or no"
@@ -129,7 +133,8 @@ class Number(Rule):
     """The number of the prediction, within a share of the right one.
 
     Attributes:
-        tolerance: That share; ChartQA's relaxed accuracy allows 0.05 (arXiv 2203.10244, section 5).
+        tolerance: That share; ChartQA's relaxed accuracy allows 0.05 (arXiv 2203.10244, section 5). Of a
+            year that is a century: where years or counts are asked, give 0.
     """
 
     tolerance: float = 0.05

@@ -33,7 +33,7 @@ def _own(name: str, data: Any, path: str) -> tuple[str, Mapping[str, bytes]]:
         return "", {}
     try:
         return STUDIES[name].tell(data), STUDIES[name].draw(data)
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError, ZeroDivisionError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, StopIteration) as error:
         raise ValueError(
             f"{path} is not a whole result of study {name}: {type(error).__name__} {error}"
         ) from error
