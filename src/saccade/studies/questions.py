@@ -114,7 +114,8 @@ class Questions:
     def bare(self, task: str) -> tuple[tuple[Sample, ...], str]:
         """The held-out questions of a task without their images, and their digest with them."""
         if task not in self._bare:
-            whole = self.asked(task)
+            # Who names questions need not ask them: their pictures are kept for those who do.
+            whole = self._kept[task][1] if task in self._kept else tuple(self._draw(task))
             self._bare[task] = tuple(replace(sample, images=()) for sample in whole), sample_digest(whole)
         return self._bare[task]
 
