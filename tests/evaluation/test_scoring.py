@@ -329,6 +329,17 @@ def test_a_percent_sign_divides_by_a_hundred_only_where_the_reference_says_so(sa
     assert worth("number(tolerance=0)", said, answer) == right
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "piece", ["A, ", "A or ", "B (", "B is ", "answer to ", "answer", "* ", " ", "1 a b c ", "total a ", "1,"]
+)
+def test_a_model_that_repeats_itself_is_read_in_time_that_grows_with_its_words(piece):
+    said = piece * 1000  # a search through all ways to match would never end
+    assert option_letter(f"{said} dog") == ({"A": "A", "B": "B"}.get(piece[0]))
+    assert yes_or_no(f"answer{said}") is None
+    assert quantity(f"answer{said}x") is None or "1" in piece
+
+
 def test_the_usual_tolerance_is_a_century_of_years():
     assert worth("number", "1950", "2019") == 1 and worth("number(tolerance=0)", "2018", "2019") == 0
 

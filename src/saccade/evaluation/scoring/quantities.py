@@ -28,8 +28,8 @@ _NUMBER = re.compile(
     re.IGNORECASE,
 )
 _NUMBER_NAMED = re.compile(
-    r"(?:\banswer\b(?:\s+is)?\s*:?|\btotal\s+of\b(?!\s*\S+\s+and\b)|="
-    r"|\b(?:total|sum|result)\b(?:(?:\s+(?!is\b)\w+){0,8}?\s+is\b|\s*:))\s*(?=\D{0,12}\d)",
+    r"(?:\banswer\b(?:\s+is)?\s*+:?|\btotal\s+of\b(?!\s*\S+\s+and\b)|="
+    r"|\b(?:total|sum|result)\b(?:(?:\s+(?!is\b)\w+){0,8}?\s+is\b|\s*+:))\s*+(?=\D{0,12}\d)",
     re.IGNORECASE,
 )
 _IN_TOTAL = re.compile(r"\s+(?:\w+\s+){0,3}(?:in\s+total|altogether|in\s+all)\b", re.IGNORECASE)

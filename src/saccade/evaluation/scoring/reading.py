@@ -10,11 +10,12 @@ NEAR = 160
 """Letters before and after a mention in which its context is looked for."""
 
 _OPENING = " \t\r\n\u00a0*_`\"'([{<"
-_DRESS = r"[\s*_`\"'(\[{<]*"
-_UNDRESS = r"[\s*_`\"')\]}>.,:;!]*"
+# Possessive, as all runs here: a model that repeats itself must not cost a search through all ways to match.
+_DRESS = r"[\s*_`\"'(\[{<]*+"
+_UNDRESS = r"[\s*_`\"')\]}>.,:;!]*+"
 _IS = r"(?:is|was|seems|appears\s+to\s+be|(?:would|should|must|will|has\s+to|can\s+only)\s+be)\b"
 _SURELY = r"(?:(?:therefore|thus|clearly|definitely|indeed|most\s+likely|likely|probably|then)\b,?\s*)?"
-_ANSWER = rf"\banswer\b[*_\"]*(?:(?:\s+(?:to|for)\b[^.!?\n]{{0,80}}?)?\s+{_IS})?[*_]*\s*:?\s*{_SURELY}"
+_ANSWER = rf"\banswer\b[*_\"]*+(?:(?:\s+(?:to|for)\b[^.!?\n]{{0,80}}?)?\s+{_IS})?[*_]*+\s*+:?\s*+{_SURELY}"
 _CONCLUDED = r"\b(?:so|therefore|thus|hence)\b,?\s*"
 
 _LETTER = re.compile(r"(?<![\w.])(?<!\w')(?:[A-Z](?!\w|'\w)|[a-z](?!\w|'\w|\.\w))")
@@ -43,7 +44,8 @@ _REFUSED = re.compile(
     r"(?:\s+(?:the\s+)?(?:(?:correct|right)\s+)?answer(?:\s+is)?)?\s*$",
     re.IGNORECASE,
 )
-_BETWEEN = r"[\s*_`\"')\]}>]*(?:\([^()]*\)\s*)?"
+_CLOSED = r"[\s*_`\"')\]}>]*+"
+_BETWEEN = rf"{_CLOSED}(?:\([^()]*+\)\s*+)?"
 _RIGHT = (
     r"(?:correct|best|true|answer\b|right\b(?!\s+(?:of|next|beside|behind|above|below|there|side|hand)\b))"
 )
@@ -57,12 +59,11 @@ _WRONG = re.compile(
     rf"|(?:(?:is|are|was|were)(?:\s+\w+ly)?\s+not|(?:is|are)n't|cannot\s+be|can't\s+be)\s+(?:the\s+)?{_RIGHT})",
     re.IGNORECASE,
 )
-_CLOSED = r"[\s*_`\"')\]}>]*"
 _LINK = re.compile(
     # A comma links only in a list that ends in "or": "A, B or C".
-    rf"{_CLOSED}(?:,?\s*(?:\b(?:or|nor|(and))\b|[/&])"
-    rf"|,(?=(?:\s*{_DRESS}[A-Za-z]{_CLOSED},)*\s*{_DRESS}[A-Za-z]{_CLOSED},?\s*n?or\b))"
-    rf"\s*(?:(?:option|choice)s?\b)?{_DRESS}",
+    rf"{_CLOSED}(?:,?\s*+(?:\b(?:or|nor|(and))\b|[/&])"
+    rf"|,(?=(?:{_DRESS}[A-Za-z]{_CLOSED},){{0,25}}{_DRESS}[A-Za-z]{_CLOSED},?\s*+n?or\b))"
+    rf"\s*+(?:(?:option|choice)s?\b)?{_DRESS}",
     re.IGNORECASE,
 )
 _SPEAKS = re.compile(rf"{_BETWEEN}(?:is|was|shows|has|does|matches)\b")
