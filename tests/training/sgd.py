@@ -38,3 +38,5 @@ def plainly() -> Iterator[None]:
 if __name__ == "__main__":
     with plainly():
         train(TrainingConfig.from_data(json.loads(Path(sys.argv[1]).read_text("utf-8"))))
+    # As the command does: an end with open connections may be taken for a failure.
+    torch.distributed.destroy_process_group()

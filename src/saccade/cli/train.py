@@ -87,12 +87,21 @@ def run(
     again = _again(config, run, settings)
     with common.resumable(f"continue with: {again}"):
         outcome = train(chosen, resume, from_step)
+    _part()
     if not outcome.main:
         return
     if not outcome.finished:
         raise common.Interrupted(f"step {outcome.steps} is saved; continue with: {again}")
     _tell(out, chosen, outcome)
     out.finish(outcome.report | {"run": str(outcome.folder), "model": str(outcome.model)})
+
+
+def _part() -> None:
+    """Takes leave of the other processes: one that ends with the connections open may be aborted by them."""
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _again(config: Path, run: Path | None, settings: list[str] | None) -> str:
