@@ -122,6 +122,13 @@ def test_an_analysis_holds_merging_against_neither_skipping_nor_merging(loaded, 
     assert all(one["rows"] > 1 for (one,) in data["merging"].values()) and found.pictures["bounds"]
 
 
+def test_merging_of_smaller_pictures_is_held_against_the_prompt_of_the_same_pictures():
+    plan = "resize(scale=0.5)+token_merge(keep=0.5,position_policy=keep)"
+    data = analyze(models.load("glance"), suite.samples("count", 1), plan, parts=("bounds",)).data["bounds"]
+    assert {one["bound"] for one in data["verdicts"]} >= SIMILARITY
+    assert not any(one["failures"] for one in data["verdicts"] if one["form"] == "corrected")
+
+
 @pytest.mark.parametrize("order", ["similarity", "kept"])
 def test_a_skip_vision_model_shows_what_it_merges_in_the_projectors_place_or_after(order):
     config = SkipVisionConfig(retained=30, merged=20, merge_order=order)

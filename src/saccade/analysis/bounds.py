@@ -248,8 +248,14 @@ def total_bound(
             f"{depth} skip errors, but constants of {len(attention)} and {len(ffn)} layers, and attention "
             f"left out of {len(unasked)}"
         )
-    for n, numbers in enumerate(zip(skips, attention, ffn, unasked, strict=True)):
-        _sizes(**dict(zip((f"{name} of layer {n}" for name in _SERIES), numbers, strict=True)))
+    series_of = {
+        "skip error": skips,
+        "attention constant": attention,
+        "FFN constant": ffn,
+        "unasked": unasked,
+    }
+    for n in range(depth):
+        _sizes(**{f"{name} of layer {n}": series[n] for name, series in series_of.items()})
     if mode not in ("paper", "index_fixed", "residual"):
         raise ValueError(f"mode is paper, index_fixed or residual, got {mode!r}")
     if mode == "paper":
@@ -352,9 +358,6 @@ def eps_sim(cosine: float, norm: float = 1.0, other: float | None = None) -> flo
     if not -1 <= cosine <= 1:
         raise ValueError(f"a cosine lies in [-1, 1], got {cosine}")
     return math.sqrt(max((norm - other) ** 2 + 2 * norm * other * (1 - cosine), 0.0))
-
-
-_SERIES = ("skip error", "attention constant", "FFN constant", "attention left out")
 
 
 def _sizes(**numbers: float | None) -> None:

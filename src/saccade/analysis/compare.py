@@ -76,18 +76,25 @@ def measure(family: Family, parts: Parts, known: Constants, whole: Trajectory, p
         for n in range(whole.depth)
     )
     last = whole.states[-1][-1:], planned.states[-1][-1:]
-    change_V = (planned.logits_V - whole.logits_V).double()
+    change_V, variance, divergence = next_token(whole, planned)
     return Drift(
         layers=layers,
         logits=float(change_V.norm()),
         logits_rounding=_rounding(whole.states[-1], whole.logits_V),
         logit_range=float(change_V.max() - change_V.min()),
-        variance=float(whole.logits_V.double().var(correction=0)),
-        kl=float(kl(whole.logits_V, planned.logits_V[None])[0]),
+        variance=variance,
+        kl=divergence,
         last_row=float(_drift(*last).norm()),
         final_norm=_norm_between(known.final_gain, *last),
         head=known.head,
     )
+
+
+def next_token(whole: Trajectory, planned: Trajectory) -> tuple[torch.Tensor, float, float]:
+    """How the next token differs: the change of its logits, the variance of the whole ones, KL in nats."""
+    change_V = (planned.logits_V - whole.logits_V).double()
+    variance = float(whole.logits_V.double().var(correction=0))
+    return change_V, variance, float(kl(whole.logits_V, planned.logits_V[None])[0])
 
 
 def _layer(

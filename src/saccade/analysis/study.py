@@ -17,14 +17,13 @@ from saccade import models
 from saccade.analysis import figures
 from saccade.analysis.capture import Trajectory, Unskipped, bare, record
 from saccade.analysis.checks import BOUNDS, Check, verdicts
-from saccade.analysis.compare import measure, skips_ffn
+from saccade.analysis.compare import measure, next_token, skips_ffn
 from saccade.analysis.constants import Constants, constants
 from saccade.analysis.merging import Similarity, kl_checks, similarity
 from saccade.analysis.probes import GROUPS, PROBES, probe_layers
 from saccade.analysis.saturation import MASSES, VisualMap, vig, visual_maps
 from saccade.calibration.draw import data_hash
 from saccade.calibration.journal import Journal
-from saccade.calibration.measures import kl
 from saccade.evaluation.identity import setup_digest, weights_digest
 from saccade.methods.ffn_skip import FFNSkip
 from saccade.models import Loaded
@@ -209,14 +208,15 @@ class _Runner:
         """The similarity errors of a prompt's merges, and every bound of them."""
         found = [one for one in map(similarity, run.merges) if one is not None]
         checks = [check for one in found for check in one.checks()]
-        with bare(self.loaded.model):
-            # Rows that merge in the projector's place leave no prompt to hold the answer against.
-            whole = record(self.loaded.model, inputs, UNTOUCHED) if run.trace.cuts else None
-        if whole is None or not found:
+        if not found or not run.trace.cuts:
             return found, checks
-        change_V = (run.logits_V - whole.logits_V).double()
-        divergence = float(kl(whole.logits_V, run.logits_V[None])[0])
-        variance = float(whole.logits_V.double().var(correction=0))
+        shorten = tuple(method for method in self.plan.methods if hasattr(method, "visual_rows"))
+        with bare(self.loaded.model):
+            whole = record(self.loaded.model, inputs, Plan(shorten) if shorten else UNTOUCHED)
+        # Rows that merge in the projector's place leave no prompt to hold the answer against.
+        if whole.merges:
+            return found, checks
+        change_V, variance, divergence = next_token(whole, run)
         return found, checks + kl_checks(found, drift, variance, float(change_V.norm()), divergence)
 
     def maps(self, sample: Sample) -> tuple[Trajectory, tuple[VisualMap | None, ...]]:

@@ -12,7 +12,7 @@ from saccade.studies.bench import Bench
 from saccade.studies.draws import ONE_DRAW
 from saccade.studies.lines import Book, Line
 from saccade.studies.skips import budgets, first
-from saccade.studies.tables import against, plan_table
+from saccade.studies.tables import against, plan_table, unlike
 
 TITLES = {
     "vig": "VIG",
@@ -67,10 +67,7 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
     ]
     findings = []
     for kind in ("cosine", "lc", "last", "random"):
-        mine = [w for w in ways if w.split()[0] == kind]
-        met = [(name_of(OWN, n), name_of(w, n)) for w in mine for n in sizes]
-        gaps = [book.against(*names) for names in met if not book.same(*names)]
-        alike = len(met) - len(gaps)
+        gaps, alike = unlike(book, [row for row in pairs if row["way"].split()[0] == kind])
         seen = directions(gaps)
         findings.append(
             Finding(
@@ -79,8 +76,7 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
                 is_better(gaps),
                 f"At {', '.join(map(str, sizes))} of {book.bench.depth} layers "
                 f"VIG keeps more accuracy in {seen.count(1)} of {len(gaps)} comparisons and less in "
-                f"{seen.count(-1)}, {corrected(len(gaps))}"
-                f"{f'; {alike} more would compare a plan with itself' if alike else ''}. {ONE_DRAW}",
+                f"{seen.count(-1)}, {corrected(len(gaps))}{alike}. {ONE_DRAW}",
             ).to_dict()
         )
     return {"pairs": pairs, "findings": findings}

@@ -25,7 +25,7 @@ from saccade.studies.base import (
 from saccade.studies.bench import Bench, orders_of
 from saccade.studies.lines import Book
 from saccade.studies.lineup import KEPT, closes_up, matched
-from saccade.studies.tables import against, interval_of, limits, opposite, plan_table, task_table
+from saccade.studies.tables import against, interval_of, opposite, plan_table, task_table
 
 SCORES = ("vig", "ffn", "lc")
 CHANCE = "random"
@@ -58,11 +58,10 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
         if partner is not None and partner != line.name:
             mine, theirs = book.flops_ratio(line.name), book.flops_ratio(partner)
             counts = line.about["kind"] != "plain" and abs(mine - theirs) <= APART
-            found = book.against(line.name, partner)
-            row = {"first": line.name, "second": partner, **limits(found)}
+            row = against(book, line.name, partner)
             beside.append({**told, "closed": shuts, "counts": counts, **row})
             if counts:
-                gaps[bool(shuts)].append(found)
+                gaps[bool(shuts)].append(interval_of(row))
             elif line.about["kind"] != "plain":
                 far.append(f"{line.name} ({percent(mine)} against {percent(theirs)})")
         kept = line.name + KEPT

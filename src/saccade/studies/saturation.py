@@ -26,6 +26,7 @@ from saccade.studies.base import (
     Study,
     corrected,
     directions,
+    is_better,
     is_free,
     is_harmless,
 )
@@ -166,10 +167,6 @@ def changing(
         ]
     )
     values = [value for row in change.values() for value in row if value is not None]
-    if found.low is None or found.high is None:
-        verdict = "undecided"
-    else:
-        verdict = "supported" if found.low > 0 else "not supported" if found.high < 0 else "undecided"
     seen = ""
     if values:
         seen = f" The change lies between {min(values):.2f} and {max(values):.2f} over all tasks and layers"
@@ -177,7 +174,7 @@ def changing(
     return Finding(
         "The less attention among visual rows changes from the layer before, the less it costs to skip it",
         "after V-Skip, analysis of saturation",
-        verdict,
+        is_better([found]),
         f"Rank correlation of the change with the loss, {max(map(len, known.values()), default=0)} layers of "
         f"each task (the last layer, which costs nothing in any case, is left out): {_told(found)}.{seen}",
     )

@@ -22,6 +22,13 @@ def interval_of(told: Mapping[str, Any]) -> Interval:
     return Interval(told["difference"], told["difference_low"], told["difference_high"])
 
 
+def unlike(book: Book, rows: Sequence[Mapping[str, Any]]) -> tuple[list[Interval], str]:
+    """Differences of rows that hold one plan against another, and what a finding says of the other rows."""
+    gaps = [interval_of(row) for row in rows if not book.same(row["first"], row["second"])]
+    alike = len(rows) - len(gaps)
+    return gaps, f"; {alike} more would compare a plan with itself" if alike else ""
+
+
 def opposite(found: Interval) -> Interval:
     """The same difference seen from the other side."""
     return Interval(-(found.value or 0.0), -(found.high or 0.0), -(found.low or 0.0))

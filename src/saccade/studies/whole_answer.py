@@ -11,7 +11,7 @@ from saccade.studies.bench import Bench
 from saccade.studies.draws import ONE_DRAW
 from saccade.studies.lines import Book, Line
 from saccade.studies.skips import budgets, first
-from saccade.studies.tables import against, interval_of, plan_table
+from saccade.studies.tables import against, plan_table, unlike
 
 FIRST, WHOLE = "first token", "whole answer"
 OWN, MIXTURE = "own task", "mixture"
@@ -45,8 +45,7 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
     findings, pairs = [], []
     for source in (OWN, MIXTURE):
         told = [against(book, name_of(WHOLE, source, n), name_of(FIRST, source, n)) for n in sizes]
-        gaps = [interval_of(row) for row in told if not book.same(row["first"], row["second"])]
-        alike = len(told) - len(gaps)
+        gaps, alike = unlike(book, told)
         pairs += [{"source": source, "budget": n, **row} for n, row in zip(sizes, told, strict=True)]
         seen = directions(gaps)
         findings.append(
@@ -58,8 +57,7 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
                 f"At {', '.join(map(str, sizes))} of {book.bench.depth} layers: "
                 f"{', '.join(difference(row) for row in told)} points of mean accuracy; "
                 f"it keeps more in {seen.count(1)} of {len(gaps)} comparisons and less in "
-                f"{seen.count(-1)}, {corrected(len(gaps))}"
-                f"{f'; {alike} more would compare a plan with itself' if alike else ''}. {ONE_DRAW}",
+                f"{seen.count(-1)}, {corrected(len(gaps))}{alike}. {ONE_DRAW}",
             ).to_dict()
         )
     tasks = {
