@@ -49,16 +49,13 @@ def dense(model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def recomputing(
-    model: Any, skips_BN: torch.Tensor, hidden_BN: torch.Tensor | None = None, prompt: int | None = None
-) -> Iterator[None]:
+def recomputing(model: Any, skips_BN: torch.Tensor, *hidden: tuple[torch.Tensor, int]) -> Iterator[None]:
     """Forwards of the whole sequence without a cache, meaning what the method means.
 
     Args:
         model: The model; its plan is taken off.
         skips_BN: Rows without FFN.
-        hidden_BN: Rows that rows from ``prompt`` on do not see.
-        prompt: Length of the prompt.
+        *hidden: Rows (B, N), and the row from which on they are not seen any more.
     """
     state: dict[str, torch.Tensor] = {}
 
@@ -67,9 +64,9 @@ def recomputing(
         rows = ids.shape[1]
         real = kwargs.get("attention_mask", torch.ones_like(ids)).bool()
         allowed = torch.ones(rows, rows, dtype=torch.bool).tril()[None] & real[:, None, :]
-        if hidden_BN is not None:
+        for hidden_BN, since in hidden:
             gone = torch.nn.functional.pad(hidden_BN, (0, rows - hidden_BN.shape[1]))
-            late = torch.arange(rows) >= prompt
+            late = torch.arange(rows) >= since
             allowed = allowed & ~(late[None, :, None] & gone[:, None, :])
         state["allowed"] = allowed | torch.eye(rows, dtype=torch.bool)[None]
 

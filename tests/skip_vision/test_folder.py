@@ -276,6 +276,14 @@ def test_wrong_configurations_are_named(data, message):
         SkipVisionConfig.from_dict(data)
 
 
+@pytest.mark.parametrize(
+    "given", [{"levels": None}, {"levels": 3}, {"scales": None}, {"scales": ((4, 1),)}, {"levels": (1, 1)}]
+)
+def test_wrong_fields_are_named_too(given):
+    with pytest.raises(ValueError, match=f"skip_vision: ({next(iter(given))}|scales are)"):
+        SkipVisionConfig(layout="cos", **given)
+
+
 @pytest.mark.parametrize("score", ["vig", "lc"])
 def test_layers_are_scored_under_the_models_own_method(kept, score):
     """Replay equals forwards of the whole model: what is tried stands beside the model's own plan."""

@@ -9,9 +9,10 @@ from saccade.layout import Layout
 from saccade.methods.skip_vision import SkipVision
 from saccade.skip_vision import SkipVisionConfig, ablation_row, wrapped
 from skip_vision.slow import dense, marks, recomputing, roles
-from skip_vision.small import SCENES, cos, made
+from skip_vision.small import PICTURE, SCENES, cos, made
 from support.models import IMAGE
 from support.reference import extend, gap
+from support.turns import next_turn
 
 ROWS = {
     0: (16, {}), 1: (6, {}), 2: (16, {}), 3: (16, dict(lv=True)), 4: (16, dict(ls=True)),
@@ -105,7 +106,7 @@ def test_the_skip_kv_cache_is_hiding_from_every_later_token(level, scene, text):
     ours = torch.stack(out.logits, 1)
     whole = extend(inputs, out.sequences)
     positions = (whole["attention_mask"].cumsum(-1) - 1).clamp(min=0)
-    with torch.no_grad(), recomputing(tiny.model, skips, gone, prompt):
+    with torch.no_grad(), recomputing(tiny.model, skips, (gone, prompt)):
         theirs = tiny.model(**whole, position_ids=positions, use_cache=False).logits[:, prompt - 1 : -1]
     assert gap(ours, theirs) < 1e-5
     held = (inputs["attention_mask"].bool() & ~gone).sum(1).max()
@@ -128,7 +129,29 @@ def _plain(model):
     return replace(method, cache="none")
 
 
-def test_beams_and_second_turns_keep_the_rows_in_step():
+@pytest.mark.parametrize(
+    "second", [[[3], [5]], [[2, PICTURE, 1], [1, PICTURE, PICTURE]]], ids=["text", "image"]
+)
+@pytest.mark.parametrize("level", ["small", "middle+small"])
+def test_a_later_turn_finds_what_the_first_one_left_in_the_cache(level, second):
+    tiny, _ = made(_with(cos(11), cache=level))
+    names, first = names_of(11), [[3, PICTURE, 5], [2, PICTURE, PICTURE, 6]]
+    left = {"S", "M"} if level == "middle+small" else {"S"}
+    options = dict(do_sample=False, output_logits=True, return_dict_in_generate=True)
+    inputs = tiny.batch(first)
+    said = tiny.model.generate(**inputs, max_new_tokens=3, **options)
+    cached, full = next_turn(tiny, first, inputs, said.sequences, second)
+    ours = tiny.model.generate(**cached, max_new_tokens=4, past_key_values=said.past_key_values, **options)
+    once, twice = inputs["input_ids"].shape[1], full["input_ids"].shape[1]
+    whole = extend(full, ours.sequences)
+    positions = (whole["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+    gone = [(marks(given, IMAGE, names, left), since) for given, since in ((inputs, once), (full, twice))]
+    with torch.no_grad(), recomputing(tiny.model, marks(full, IMAGE, names, {"S"}), *gone):
+        theirs = tiny.model(**whole, position_ids=positions, use_cache=False).logits[:, twice - 1 : -1]
+    assert gap(torch.stack(ours.logits, 1), theirs) < 1e-5
+
+
+def test_beams_keep_the_rows_in_step():
     tiny, _ = made(cos(11))
     inputs = tiny.batch(SCENES["ragged"])
     out = tiny.model.generate(**inputs, max_new_tokens=4, num_beams=3, return_dict_in_generate=True)

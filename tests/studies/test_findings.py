@@ -41,6 +41,15 @@ def test_the_last_layer_decides_nothing_about_saturation():
     assert "2 of 2 in the first half" in found.found and "2 of 2 in the second half" in found.found
 
 
+def test_deep_layers_add_least_without_the_last_one():
+    deeper, last_alone = [1.0, 0.5, 0.4, 0.0], [1.0, 0.5, 0.9, 0.0]
+    assert saturation.fading({"a": deeper, "b": deeper}, 2).verdict == "supported"
+    mixed = saturation.fading({"a": deeper, "b": last_alone}, 2)
+    assert mixed.verdict == "mixed" and "in 1 of 2 tasks" in mixed.found
+    assert saturation.fading({"a": last_alone}, 2).verdict == "not supported"
+    assert saturation.fading({"a": [1.0, 0.0]}, 1).verdict == "undecided"
+
+
 @pytest.mark.parametrize(("turn", "verdict"), [(1, "supported"), (-1, "not supported")])
 def test_the_change_of_attention_is_judged_by_what_skipping_costs(turn, verdict):
     change = {t: [None, 0.9, 0.8, 0.7, 0.65, 0.6] for t in "abc"}

@@ -224,7 +224,7 @@ def score_samples(
             cost = compare(loaded.model, inputs, probe, direction, loaded.shape, like, tail)
             cost |= {"sample": last.id}
     origin = record(device=loaded.model.device, dtype=loaded.model.dtype)
-    kept = {key: origin[key] for key in ("date", "versions", "device", "dtype")}
+    kept = {key: origin[key] for key in ("date", "versions", "source", "device", "dtype")}
     return Scores(
         metric=probe.name,
         num_layers=loaded.shape.layers,

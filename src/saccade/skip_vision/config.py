@@ -104,6 +104,8 @@ class SkipVisionConfig:
                 "skip_vision: registers (Victor) replace the other parts: turn off skip_ffn, former, latter, "
                 "local and cache, or leave registers at 0"
             )
+        for name in ("scales", "levels"):
+            object.__setattr__(self, name, tuple(_listed(getattr(self, name), name)))
         if any(type(level) is not int for level in self.levels) or len(set(self.levels)) < len(self.levels):
             raise ValueError(
                 "skip_vision: levels are distinct whole numbers, hidden states of the vision tower, got "
@@ -242,8 +244,6 @@ class SkipVisionConfig:
         start = ablation_row(given.pop("row")) if "row" in given else cls()
         if "scales" in given:
             given["scales"] = tuple(_scale(pair) for pair in _listed(given["scales"], "scales"))
-        if "levels" in given:
-            given["levels"] = tuple(_listed(given["levels"], "levels"))
         return replace(start, **given)
 
 

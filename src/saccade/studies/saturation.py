@@ -96,20 +96,32 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
         for task in book.tasks
     }
     half, last = max(1, depth // 2), depth - 1
-    deep = sum(statistics.fmean(vig[t][half:]) < statistics.fmean(vig[t][:half]) for t in book.tasks)
     findings = [
-        Finding(
-            "Visual attention saturates with depth: the deeper half of the layers adds least",
-            "V-Skip, analysis of saturation",
-            "supported" if deep == len(book.tasks) else "mixed" if deep else "not supported",
-            f"Mean VIG of the deeper half is below that of the other half in {deep} of {len(book.tasks)} "
-            "tasks.",
-        ),
+        fading(vig, half),
         saturated(vig, cost, half),
         changing({task: row["change"] for task, row in design.facts["attention"].items()}, cost, last),
     ]
     told = {task: [limits(one) for one in row] for task, row in cost.items()}
     return {"cost": told, "findings": [finding.to_dict() for finding in findings]}
+
+
+def fading(vig: Mapping[str, Sequence[float]], half: int) -> Finding:
+    """Verdict on what the deeper layers add, without the last one.
+
+    Args:
+        vig: VIG by task and layer.
+        half: First layer of the deeper half.
+    """
+    halves = [(row[:half], row[half:-1]) for row in vig.values()]
+    known = [(statistics.fmean(first), statistics.fmean(deep)) for first, deep in halves if first and deep]
+    less = sum(deep < first for first, deep in known)
+    return Finding(
+        "Visual attention saturates with depth: the deeper half of the layers adds least",
+        "V-Skip, analysis of saturation",
+        {0: "not supported", len(known): "supported"}.get(less, "mixed") if known else "undecided",
+        f"Mean VIG of the deeper half, without the last layer, is below that of the other half in {less} of "
+        f"{len(known)} tasks.",
+    )
 
 
 def saturated(
