@@ -39,11 +39,18 @@ def test_a_torchvision_without_its_operators_can_be_imported(root, tmp_path):
     written = tool["install"](shim)
     assert sorted(path.suffix for path in written) == [".pth", ".py"]
 
-    def start(before: str) -> subprocess.CompletedProcess:
-        code = f"import site, sys; sys.path.insert(0, {str(packages)!r}); {before}; import torchvision"
+    def start(before: str, cuda: str | None = None) -> subprocess.CompletedProcess:
+        # Whichever build of torch the tests run on.
+        build = f"import torch; torch.version.cuda, torch.version.hip = {cuda!r}, None"
+        code = (
+            f"import site, sys; sys.path.insert(0, {str(packages)!r}); {build}; {before}; import torchvision"
+        )
         return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
 
     broken = start("pass")
     assert broken.returncode != 0 and "torchvision::nms does not exist" in broken.stderr
-    mended = start(f"site.addsitedir({str(shim)!r})")
+    mend = f"site.addsitedir({str(shim)!r})"
+    mended = start(mend)
     assert mended.returncode == 0, mended.stderr
+    # Beside a CUDA build the operators are torchvision's own to declare.
+    assert start(mend, cuda="13.2").returncode != 0
