@@ -20,7 +20,7 @@ from saccade.plan import Plan
 from saccade.samples import Sample
 from saccade.studies import STUDIES, Bench, Book, Line, Questions, Store, run
 from saccade.studies import cells as cells_of
-from saccade.studies.cells import LEAST, batches, fill
+from saccade.studies.cells import LEAST, MADE_BY, batches, fill, makers
 from saccade.studies.lines import columns
 from saccade.studies.run import Pace
 from saccade.studies.workers import fill_all
@@ -176,6 +176,9 @@ def test_a_later_study_asks_only_what_no_study_asked_before(loaded, questions, t
     again = run(STUDIES["budget"], bench, Pace(batch_size=4))
     assert not counted.asked and again["seconds"]["cells_of_this_run"] == 0
     assert {**again, "seconds": 0, "provenance": 0} == {**first, "seconds": 0, "provenance": 0}
+    (by,) = again["provenance"]["answers"]
+    assert by["cells"] == first["seconds"]["cells"] and by["versions"]["transformers"]
+    assert {name: by[name] for name in MADE_BY} == {name: again["provenance"][name] for name in MADE_BY}
     identify = run(STUDIES["identify"], bench, Pace(batch_size=4))
     assert identify["seconds"]["cells_of_this_run"] < identify["seconds"]["cells"] - 4
     assert not {spec for spec, _ in counted.asked} & set(asked)
@@ -194,6 +197,15 @@ def test_prompts_are_built_once_for_all_plans_of_a_task(bench, questions, tmp_pa
 def test_a_plan_that_cannot_run_is_refused_before_anything_is_asked(bench):
     with pytest.raises(ValueError, match="names layer 9"):
         columns(bench, [Line("deep", Plan.of("vskip(layers=9)"))])
+
+
+def test_answers_of_several_versions_are_told_apart():
+    old, new = ({"versions": {"saccade": v}, "seconds": n} for n, v in enumerate(("0.1", "0.2")))
+    assert [(by["cells"], by["versions"]["saccade"]) for by in makers([old, new, new])] == [
+        (2, "0.2"),
+        (1, "0.1"),
+    ]
+    assert makers([{}, {"seconds": 3}]) == [{"cells": 2} | dict.fromkeys(MADE_BY)]
 
 
 def test_answers_hang_on_the_questions(data_file, loaded, tmp_path):

@@ -170,6 +170,8 @@ def test_the_study_trains_asks_and_tells_and_goes_on_where_it_was(tmp_path):
     assert result["plans"][2]["times"]["kv_bytes"]["ratio"] < 0.6
     # Every row has a cell in each of two tasks, the dense row a blind one beside it.
     assert result["seconds"]["cells"] == result["seconds"]["cells_of_this_run"] == 2 * len(SOME) + 2
+    assert sum(by["cells"] for by in result["provenance"]["answers"]) == result["seconds"]["cells"]
+    assert all("source" in told for told in result["training"].values())
     paths = write(STUDY, result, tmp_path / "out")
     page = paths["page"].read_text()
     assert "Teacher forcing" in page and "FLOPs of a step" in page and "SF FS LS Merge LV SK" in page

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import platform
+import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from saccade import models
-from saccade._version import __version__
 from saccade.budget import shortens_prompts
 from saccade.evaluation.comparison import check_samples
 from saccade.evaluation.ledger import Cell as Answered
 from saccade.evaluation.ledger import Ledger, Spent
 from saccade.evaluation.runner import Run, chunks, generate
 from saccade.layout import Layout
-from saccade.measure.provenance import device_name
+from saccade.measure.provenance import record
 from saccade.samples import Sample
 from saccade.studies.store import Cell, Key, Store
 
@@ -27,6 +26,8 @@ LEAST = 16
 """Smallest batch that is closed early so that the next one has prompts of one length, without padding."""
 KEPT_BYTES = 1 << 30
 """Prompts of a task are kept for all its plans while they take no more memory than this."""
+MADE_BY = ("versions", "source", "device", "threads")
+"""What a cell keeps of the process that made it."""
 
 Step = Callable[[int], None]
 
@@ -173,6 +174,7 @@ def ask(loaded: models.Loaded, store: Store, prompts: Prompts, column: Column, s
             step(len(ids))
     finally:
         ledger.close()
+    origin = record(device=loaded.model.device)
     return Cell(
         key,
         tuple(sample.id for sample in prompts.samples),
@@ -182,16 +184,16 @@ def ask(loaded: models.Loaded, store: Store, prompts: Prompts, column: Column, s
         {
             "seconds": round(time.perf_counter() - start, 3),
             "cpu_seconds": round(time.process_time() - worked, 3),
-            "device": device_name(loaded.model.device),
-            "threads": torch.get_num_threads(),
             "batches": len(prompts.indices),
-            "versions": {
-                "saccade": __version__,
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-            },
+            **{name: origin[name] for name in MADE_BY},
         },
     )
+
+
+def makers(made: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """By what cells were made (``MADE_BY``), and how many: a store may be older than what judges it."""
+    told = Counter(json.dumps({name: one.get(name) for name in MADE_BY}, sort_keys=True) for one in made)
+    return [{"cells": number, **json.loads(by)} for by, number in told.most_common()]
 
 
 def _mean(spent: Sequence[Spent | None]) -> Spent | None:

@@ -13,7 +13,7 @@ from saccade.measure import record
 from saccade.report.text import interval, percent
 from saccade.studies.base import Study
 from saccade.studies.bench import Bench
-from saccade.studies.cells import missing
+from saccade.studies.cells import makers, missing
 from saccade.studies.lines import Book, columns
 from saccade.studies.workers import Progress, Work, fill_all, fill_with
 
@@ -112,7 +112,9 @@ def run(
         "cells_of_this_run": new,
     }
     model = bench.loaded.model
-    result["provenance"] = record(device=model.device, dtype=model.dtype, seed=bench.questions.seed)
+    result["provenance"] = record(
+        device=model.device, dtype=model.dtype, seed=bench.questions.seed, answers=makers(made)
+    )
     return result
 
 

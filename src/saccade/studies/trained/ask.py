@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from saccade import models
 from saccade.evaluation.results import Prediction
@@ -50,13 +51,13 @@ class Asked:
         by_seed: Answers of every seed.
         blind: Answers of the dense row's first seed to plain pictures; other rows are held against the same.
         text: Text rows of a prompt, on average.
-        cells: Columns of tasks that this took.
+        made: How each of its cells was made.
     """
 
     by_seed: Mapping[int, Answers]
     blind: Answers
     text: float = 0.0
-    cells: int = 0
+    made: tuple[Mapping[str, Any], ...] = ()
 
 
 def ask(
@@ -84,7 +85,7 @@ def ask(
     """
     said: dict[int, Answers] = {}
     blind: Answers = {}
-    cells = 0
+    made: list[Mapping[str, Any]] = []
     prompts: Counter[int] = Counter()
     for seed in seeds:
         loaded = models.load(str(place(run, row, seed) / "model"), dtype=way.dtype, device=way.device)
@@ -109,8 +110,8 @@ def ask(
             backwards=backwards,
             step=step,
         )
-        cells += sum(map(len, wanted.values()))
         book = Book(bench, ())
+        made += [book.cell(task, column.run.key).made for task in wanted for column in wanted[task]]
         said[seed] = {task: book.predictions(task, name) for task in questions.tasks}
         for task in questions.tasks:
             for _, rows, number in book.cell(task, name).prompts:
@@ -118,4 +119,4 @@ def ask(
         if unseen:
             blind = {task: book.predictions(task, f"blind {name}") for task in questions.tasks}
     text = sum(rows * number for rows, number in prompts.items()) / prompts.total()
-    return Asked(said, blind, text, cells)
+    return Asked(said, blind, text, tuple(made))

@@ -18,6 +18,7 @@ from saccade.glance import suite
 from saccade.measure import record
 from saccade.methods.skip_vision import Release
 from saccade.skip_vision import set_cache
+from saccade.studies.cells import makers
 from saccade.studies.crew import WAIT, Say, together
 from saccade.studies.lineup import KEPT
 from saccade.studies.questions import Questions
@@ -78,6 +79,7 @@ def run(
     surprises = _forced(folder, recipe, rows, way, note)
     loaded = models.load(str(place(folder, rows[0], 0) / "model"), dtype=way.dtype, device=way.device)
     entries = judge(rows, said, loaded.shape, round(said[DENSE].text))
+    made = [one for each in said.values() for one in each.made]
     result = {
         **_told(loaded, questions, said),
         "plans": [entry | {"times": times.get(entry["name"])} for entry in entries],
@@ -86,10 +88,12 @@ def run(
         "forced": surprises,
         "seconds": {
             "this_run": round(time.perf_counter() - start, 1),
-            "cells": sum(each.cells for each in said.values()),
+            "cells": len(made),
             "cells_of_this_run": store.count() - before,
         },
-        "provenance": record(device=loaded.model.device, dtype=loaded.model.dtype, seed=questions.seed),
+        "provenance": record(
+            device=loaded.model.device, dtype=loaded.model.dtype, seed=questions.seed, answers=makers(made)
+        ),
     }
     return result | {"findings": findings(result)}
 
@@ -172,13 +176,15 @@ def _forced(folder: Path, recipe: Recipe, rows: Sequence[Row], way: Way, note: N
 
 
 def _training(folder: Path, recipe: Recipe, rows: Sequence[Row]) -> dict[str, Any]:
-    """Last loss and seconds per step of every training run, other work of the machine included."""
+    """Last loss, seconds per step (other work of the machine included) and commit of every training run."""
     found = {}
     for row in rows:
         for seed in seeds_of(row, recipe) if row.weights is None else ():
-            final = read_json(place(folder, row, seed) / "run.json").get("final") or {}
+            told = read_json(place(folder, row, seed) / "run.json")
+            final = told.get("final") or {}
             found[f"{row.name}, seed {seed}"] = {
                 "loss": final.get("loss"),
                 "step_seconds": final.get("step_seconds"),
+                "source": told.get("provenance", {}).get("source"),
             }
     return found
