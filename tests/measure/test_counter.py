@@ -7,16 +7,18 @@ import torch
 
 from saccade.measure.counter import dispatched_flops
 
-B, H, Q, N, W = 2, 3, 5, 7, 16
+B, H, Q, N, W = 2, 4, 5, 7, 16
 
 
+@pytest.mark.parametrize("kept", [H, 2, 1])
 @pytest.mark.parametrize(("grad", "passes"), [(False, 2), (True, 7)])
-def test_attention_is_counted_by_its_products(grad, passes):
+def test_attention_is_counted_by_its_products(grad, passes, kept):
     """Scores and mixing; backward the scores again, and two products for each of the two."""
-    q, k, v = (torch.randn(B, H, rows, W, requires_grad=grad) for rows in (Q, N, N))
+    heads = ((H, Q), (kept, N), (kept, N))
+    q, k, v = (torch.randn(B, h, rows, W, requires_grad=grad) for h, rows in heads)
 
     def run() -> None:
-        out = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+        out = torch.nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=kept < H)
         if grad:
             out.sum().backward()
 

@@ -29,7 +29,9 @@ eager = functools.partial(
 class Cell(threading.local):
     """Hands a layer's FFN rows from its attention to its MLP, which is called right after it."""
 
-    ffn: RowIndex | None = None
+    def __init__(self) -> None:
+        # In every thread's own dictionary: torch.compile of 2.11 takes a class attribute for a constant.
+        self.ffn: RowIndex | None = None
 
 
 _STOCK = Step()

@@ -1,4 +1,4 @@
-"""FLOPs that torch dispatches, its CPU attention kernel included, which torch's own registry lacks."""
+"""FLOPs that torch dispatches, attention kernels with grouped keys included, on every version and device."""
 
 from __future__ import annotations
 
@@ -6,23 +6,31 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode
+
+KERNELS = ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention")
+"""Kernels of ``scaled_dot_product_attention``; older versions of torch count some not, or no grouped keys."""
 
 
 def dispatched_flops(run: Callable[[], Any]) -> int:
     """FLOPs (2 per multiply-accumulate) of everything that a call dispatches, backward passes included."""
-
-    def forward(q: Any, k: Any, v: Any, *args: Any, **kwargs: Any) -> int:
-        return sdpa_flop_count(q, k, v)
-
-    def backward(out: Any, q: Any, k: Any, v: Any, *args: Any, **kwargs: Any) -> int:
-        return sdpa_backward_flop_count(out, q, k, v)
-
-    aten = torch.ops.aten
-    kernels = {
-        aten._scaled_dot_product_flash_attention_for_cpu: forward,
-        aten._scaled_dot_product_flash_attention_for_cpu_backward: backward,
-    }
+    kernels: dict[Any, Callable[..., int]] = {}
+    for name in KERNELS:
+        packet = f"_scaled_dot_product_{name}"
+        kernels[getattr(torch.ops.aten, packet)] = _forward
+        kernels[getattr(torch.ops.aten, f"{packet}_backward")] = _backward
     with FlopCounterMode(display=False, custom_mapping=kernels) as counter:
         run()
     return counter.get_total_flops()
+
+
+def _forward(q: Any, k: Any, v: Any, *args: Any, **kwargs: Any) -> int:
+    """Scores, and the mixing of values; shapes are (B, H, rows, width), and grouped keys serve all heads."""
+    batch, heads, queries, width = q
+    return 2 * batch * heads * queries * k[2] * (width + v[3])
+
+
+def _backward(out: Any, q: Any, k: Any, v: Any, *args: Any, **kwargs: Any) -> int:
+    """Scores once more, gradients of them and of values, then of queries and keys."""
+    batch, heads, queries, width = q
+    return 2 * batch * heads * queries * k[2] * (3 * width + 2 * v[3])
