@@ -209,8 +209,9 @@ class _Bare(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in _DRAWS:
             tensor = args[0] if args else (kwargs or {})["tensor"]
-            # A truncated normal redraws what lies outside until nothing does, which old memory may never be.
-            if name == "normal_":
+            # Truncated normals redraw what lies outside until nothing does, or (torch 2.11) bend a uniform
+            # draw: old memory may never fit, or bend to NaN.
+            if name in ("normal_", "uniform_"):
                 tensor.detach().zero_()
             return tensor
         return func(*args, **(kwargs or {}))
