@@ -108,6 +108,7 @@ class Recipe:
         turns: Questions about each image, at most.
         base_lr: Highest learning rate of the base.
         lr: Highest learning rate of the rows.
+        precision: fp32, or bf16 (slower on processors without matrix units for it).
         seeds: Seeds taken of each row's, from the first on.
         repeats: Pairs of timed runs of each row.
         forced: Questions of each long task that are teacher-forced.
@@ -120,6 +121,7 @@ class Recipe:
     turns: int = 8
     base_lr: float = 4e-4
     lr: float = 1e-4
+    precision: str = "fp32"
     seeds: int = 3
     repeats: int = 7
     forced: int = 200
@@ -149,7 +151,7 @@ class Recipe:
                 "warmup": 0.05,
                 "max_length": 640,
                 "seed": seed,
-                "precision": "bf16",
+                "precision": self.precision,
                 "betas": [0.9, 0.95],
                 "weight_decay": 0.01,
                 "schedule": "cosine",
