@@ -1,5 +1,6 @@
 """The ablation of trained models: its rows, what is read off answers, teacher forcing under skip KV-cache."""
 
+import pickle
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -22,7 +23,7 @@ from saccade.studies.trained.ask import Asked, Way
 from saccade.studies.trained.forced import compared, surprise
 from saccade.studies.trained.judge import judge
 from saccade.studies.trained.make import claimed, place, remember
-from saccade.studies.trained.rows import DENSE, FULL, IN_PLACE, MERGE, QUICK, ROWS, Recipe, Row
+from saccade.studies.trained.rows import DENSE, FULL, MERGE, QUICK, ROWS, Recipe, Row
 from saccade.studies.trained.run import run
 from saccade.training import TrainingConfig
 
@@ -33,7 +34,7 @@ def test_rows_have_the_layouts_of_the_papers_table_scaled_down():
     entries = {row.name: judge_entry(row) for row in ROWS}
     counts = {name: entry["rows"]["attend"] for name, entry in entries.items()}
     assert counts[DENSE] == counts["SF"] == 266 and counts["FastV"] == 79
-    assert counts[MERGE] == counts[MERGE + IN_PLACE] == counts[MERGE + KEPT] == counts["mean pooling"] == 116
+    assert counts[MERGE + KEPT] == counts["mean pooling"] == 116
     assert counts["SF LS"] == 267 and counts["SF FS LS"] == 268
     assert counts["SF FS LS Merge" + KEPT] == counts[f"{FULL} SK{KEPT}"] == 118
     assert counts[FULL] == counts[FULL + KEPT] == 118
@@ -63,29 +64,58 @@ def judge_entry(row: Row) -> dict:
 
 
 def asked(answers: dict[int, str], wrong: int = 0) -> Asked:
-    """Ten questions of two tasks; the first ``wrong`` of each are answered wrongly."""
+    """Ten questions of two tasks, shared among seeds; the first ``wrong`` of a share are answered wrongly."""
+    each = 10 // len(answers)
 
-    def said(task: str, text: str) -> tuple[Prediction, ...]:
+    def said(task: str, text: str, start: int = 0, count: int = 10) -> tuple[Prediction, ...]:
         return tuple(
-            Prediction(f"{task}/{n}", task, "a", "b" if n < wrong else text, n >= wrong and text == "a")
-            for n in range(10)
+            Prediction(f"{task}/{n}", task, "a", "b" if (bad := n < start + wrong) else text, not bad)
+            for n in range(start, start + count)
         )
 
-    by_seed = {seed: {task: said(task, text) for task in ("x", "y")} for seed, text in answers.items()}
-    return Asked(by_seed, {task: said(task, "b") for task in ("x", "y")})
+    by_seed = {
+        seed: {task: said(task, text, place * each, each) for task in ("x", "y")}
+        for place, (seed, text) in enumerate(answers.items())
+    }
+    whole = {task: said(task, "a") for task in ("x", "y")}
+    unseen = {task: tuple(replace(p, text="b", score=0.0) for p in whole[task]) for task in ("x", "y")}
+    return Asked(by_seed, whole, unseen)
 
 
 def test_a_row_is_paired_with_the_dense_row_of_its_seed():
-    said = {DENSE: asked({0: "a", 1: "a"}), FULL: asked({0: "a", 1: "a"}, wrong=2)}
-    dense, full = judge([BY_NAME[DENSE], BY_NAME[FULL]], said, SHAPES["llava-1.5-7b"], text=20)
+    said = {DENSE: asked({0: "a", 1: "a"}), FULL: asked({0: "a", 1: "a"}, wrong=2), "SF": asked({0: "a"})}
+    dense, full, one = judge([BY_NAME[n] for n in (DENSE, FULL, "SF")], said, SHAPES["llava-1.5-7b"], text=20)
     assert dense["mean"]["difference"] == 0 and dense["mean"]["accuracy"] == 1
-    assert full["mean"]["accuracy"] == pytest.approx(0.8) and full["mean"]["difference"] == pytest.approx(
-        -0.2
-    )
-    assert full["mean"]["n"] == 40 and full["seeds"] == {"0": 0.8, "1": 0.8} and full["sd_over_seeds"] == 0
+    assert full["mean"]["accuracy"] == pytest.approx(0.6)
+    assert full["mean"]["difference"] == pytest.approx(-0.4)
+    assert full["mean"]["n"] == 20 and full["seeds"] == {"0": 0.6, "1": 0.6} and full["sd_over_seeds"] == 0
     low, high = full["mean"]["difference_low"], full["mean"]["difference_high"]
-    assert -0.5 < low < -0.2 < high < 0
-    assert full["mean"]["retention"] == pytest.approx(0.8) and full["tasks"]["x"]["n"] == 20
+    assert -0.7 < low < -0.4 < high < 0
+    assert full["mean"]["retention"] == pytest.approx(0.6) and full["tasks"]["x"]["n"] == 10
+    # A row of one seed has answered all, and is held against all of the dense row's first seed.
+    assert one["mean"]["n"] == 20 and one["seeds"] == {"0": 1.0} and one["sd_over_seeds"] is None
+
+
+def test_a_seed_that_the_dense_row_lacks_is_named():
+    said = {DENSE: asked({0: "a"}), FULL: asked({0: "a", 1: "a"})}
+    with pytest.raises(ValueError, match="seed 1"):
+        judge([BY_NAME[FULL]], said, SHAPES["llava-1.5-7b"], text=20)
+
+
+def test_seeds_share_the_questions():
+    whole = Questions.of_suite(("list", "count"), 7, 2, 0)
+    parts = whole.shares(3)
+    assert [part.samples for part in parts] == [2, 2, 3]
+    for task in whole.tasks:
+        assert sum((part.asked(task) for part in parts), ()) == whole.asked(task)
+        assert parts[1].bare(task)[0] == whole.bare(task)[0][2:4]
+    assert len({part.bare("list")[1] for part in parts}) == 3
+    assert parts[0].calibration("list") == whole.calibration("list")
+    (same,) = whole.shares(1)
+    assert same.bare("list") == whole.bare("list")
+    with pytest.raises(ValueError, match="3 questions a task do not make 4 shares"):
+        replace(whole, samples=3).shares(4)
+    assert pickle.loads(pickle.dumps(parts[1])).asked("list") == parts[1].asked("list")
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)

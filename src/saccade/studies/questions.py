@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ class Questions:
         pool: Calibration samples of each task, at most.
         seed: Seed of the draw.
         data: JSONL file; None for Glance's suite.
+        whole: What these are a share of, if they are (``shares``).
+        first: Place of the share's first question among those of the whole.
     """
 
     tasks: tuple[str, ...]
@@ -34,6 +38,8 @@ class Questions:
     pool: int
     seed: int
     data: Path | None = None
+    whole: Questions | None = None
+    first: int = 0
 
     @classmethod
     def of_suite(cls, tasks: tuple[str, ...], samples: int, pool: int, seed: int) -> Questions:
@@ -87,6 +93,17 @@ class Questions:
         rest = order[held:][: self.samples]
         return [entries[i] for i in order[:held]], [entries[i] for i in sorted(rest)]
 
+    def shares(self, count: int) -> list[Questions]:
+        """The held-out questions of every task in so many runs of nearly equal length; calibration as it is.
+
+        Raises:
+            ValueError: If a task has fewer questions than there are shares.
+        """
+        if not 1 <= count <= self.samples:
+            raise ValueError(f"{self.samples} questions a task do not make {count} shares")
+        ends = [self.samples * n // count for n in range(count + 1)]
+        return [replace(self, samples=end - start, whole=self, first=start) for start, end in pairwise(ends)]
+
     def check(self) -> None:
         """Looks at all questions of a file once, before any work is done on them.
 
@@ -131,7 +148,9 @@ class Questions:
         # Another process draws for itself rather than be sent the pictures.
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
-    def _draw(self, task: str) -> list[Sample]:
+    def _draw(self, task: str) -> Sequence[Sample]:
+        if self.whole is not None:
+            return self.whole.asked(task)[self.first : self.first + self.samples]
         if self.data is not None:
             return [entry.load() for entry in self._split(task)[1]]
         from saccade.glance import suite

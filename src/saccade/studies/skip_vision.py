@@ -107,9 +107,15 @@ def _between(first: Mapping[str, Any], second: Mapping[str, Any]) -> Interval:
     return Interval(value, value - down, value + up)
 
 
+SHARED = (
+    "Seeds of a row share the questions: each model answers a part of its own, and is paired with the dense "
+    "model of its seed on it."
+)
+
+
 def tell(result: Result) -> str:
     """The ablation, its rivals, times, and skip KV-cache by task."""
-    parts = [_ablation(result)]
+    parts = [_ablation(result), SHARED]
     if any(entry.get("times") for entry in result["plans"]):
         parts.append(_times(result))
     parts += ["## Task by task", task_table(result), *_by_cache(result)]

@@ -1,4 +1,7 @@
-"""What trained models answer: the same held-out questions for every row, seed and level of skip KV-cache."""
+"""What trained models answer: the same held-out questions for every row and level of skip KV-cache.
+
+Seeds of a row share the questions: each model answers a part of its own, and together they answer all.
+"""
 
 from __future__ import annotations
 
@@ -48,13 +51,15 @@ class Asked:
     """What a row said.
 
     Attributes:
-        by_seed: Answers of every seed.
-        blind: Answers of the dense row's first seed to plain pictures; other rows are held against the same.
+        by_seed: Answers of every seed to its share of the questions.
+        whole: Answers of the dense row's first seed to all questions, for rows of that seed alone.
+        blind: The same to plain pictures; other rows are held against the same.
         text: Text rows of a prompt, on average.
         made: How each of its cells was made.
     """
 
     by_seed: Mapping[int, Answers]
+    whole: Answers
     blind: Answers
     text: float = 0.0
     made: tuple[Mapping[str, Any], ...] = ()
@@ -84,27 +89,29 @@ def ask(
         step: Called with the number of answers that have come.
     """
     said: dict[int, Answers] = {}
+    whole: Answers = {}
     blind: Answers = {}
     made: list[Mapping[str, Any]] = []
     prompts: Counter[int] = Counter()
-    for seed in seeds:
+    for seed, share in zip(seeds, questions.shares(len(seeds)), strict=True):
+        first = row.name == DENSE and seed == seeds[0]
+        mine = questions if first else share
         loaded = models.load(str(place(run, row, seed) / "model"), dtype=way.dtype, device=way.device)
         set_cache(loaded, row.config().cache)
-        bench = Bench(loaded, questions, store, way.tokens)
+        bench = Bench(loaded, mine, store, way.tokens)
         done = wrapped(loaded.model)
         own = "" if done is None or done.attachment is None else done.attachment.plan.spec
         plan = None if row.plan is None else Plan.of(row.plan).resolve(loaded.shape.layers)
         # Weights do not tell how they are run: the name of a cell says what is on the model.
         name = "+".join(part for part in (own, plan.spec if plan else "") if part) or "dense"
-        wanted = {task: [bench.column(task, name, plan)] for task in questions.tasks}
-        unseen = row.name == DENSE and seed == seeds[0]
-        if unseen:
+        wanted = {task: [bench.column(task, name, plan)] for task in mine.tasks}
+        if first:
             for task, columns in wanted.items():
                 columns.append(bench.column(task, f"blind {name}", blind=True))
         fill_all(
             loaded,
             store,
-            questions,
+            mine,
             wanted,
             batch_size=way.batch_size,
             backwards=backwards,
@@ -112,11 +119,13 @@ def ask(
         )
         book = Book(bench, ())
         made += [book.cell(task, column.run.key).made for task in wanted for column in wanted[task]]
-        said[seed] = {task: book.predictions(task, name) for task in questions.tasks}
-        for task in questions.tasks:
+        answers = {task: book.predictions(task, name) for task in mine.tasks}
+        for task in mine.tasks:
             for _, rows, number in book.cell(task, name).prompts:
                 prompts[rows] += number
-        if unseen:
-            blind = {task: book.predictions(task, f"blind {name}") for task in questions.tasks}
+        if first:
+            whole = answers
+            blind = {task: book.predictions(task, f"blind {name}") for task in mine.tasks}
+        said[seed] = {task: answers[task][: share.samples] for task in mine.tasks}
     text = sum(rows * number for rows, number in prompts.items()) / prompts.total()
-    return Asked(said, blind, text, tuple(made))
+    return Asked(said, whole, blind, text, tuple(made))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from saccade.evaluation.results import Evaluation, Prediction, score
@@ -23,8 +22,8 @@ def judge(
 ) -> list[dict[str, Any]]:
     """One entry per row: accuracy by task and seed, what it lost against the dense row, and what it saves.
 
-    Questions are paired with the dense row of the same seed; where a row has several seeds, all count, and
-    the interval is that of questions times seeds.
+    Questions are paired with the dense row of the same seed; where a row has several seeds, each has answered
+    its share of them.
 
     Args:
         rows: Rows that were asked.
@@ -44,18 +43,24 @@ def evaluation(name: str, own: Asked, dense: Asked, blind: bool = False) -> Eval
     lacking = [seed for seed in seeds if seed not in dense.by_seed]
     if lacking:
         raise ValueError(f"{name} was trained with seed {lacking[0]}, the dense row was not")
-    mine = [p for seed in seeds for p in _of(own.blind if blind else own.by_seed[seed], seed)]
-    theirs = [p for seed in seeds for p in _of(dense.by_seed[seed], seed)]
-    unseen = [p for seed in seeds for p in _of(dense.blind, seed)]
+    mine: list[Prediction] = []
+    theirs: list[Prediction] = []
+    unseen: list[Prediction] = []
+    for seed in seeds:
+        share = {p.id for said in own.by_seed[seed].values() for p in said}
+        beside = dense.whole if seed == min(dense.by_seed) else dense.by_seed[seed]
+        mine += _of(own.blind if blind else own.by_seed[seed], share)
+        theirs += _of(beside, share)
+        unseen += _of(dense.blind, share)
     return score(name, "", mine, theirs, unseen, {})
 
 
-def _of(answers: Answers, seed: int) -> list[Prediction]:
-    return [replace(p, id=f"{p.id} seed {seed}") for said in answers.values() for p in said]
+def _of(answers: Answers, share: Container[str]) -> list[Prediction]:
+    return [p for said in answers.values() for p in said if p.id in share]
 
 
 def mean_of_seeds(own: Asked) -> dict[int, float]:
-    """Mean accuracy over tasks of every seed."""
+    """Mean accuracy over tasks of every seed, each on its share of the questions."""
     return {
         seed: statistics.fmean(statistics.fmean(p.score for p in said) for said in answers.values())
         for seed, answers in sorted(own.by_seed.items())

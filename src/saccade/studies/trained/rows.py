@@ -68,15 +68,11 @@ DENSE = "CoS, dense"
 MERGE = "Merge"
 FULL = "SF FS LS Merge LV"
 POOL = "mean pooling"
-IN_PLACE = ", in place"
 
-_BY_PLACE = (("merge_order", "raster"),)
 _AT_PLACE = (("merge_order", "kept"),)
 ROWS = (
     Row(DENSE, 0, THREE),
-    Row(MERGE, 1),
     Row(FULL, 10),
-    Row(MERGE + IN_PLACE, 1, change=_BY_PLACE),
     Row(MERGE + KEPT, 1, THREE, _AT_PLACE),
     Row(FULL + KEPT, 10, THREE, _AT_PLACE),
     Row("SF", 2),
@@ -91,8 +87,8 @@ ROWS = (
 )
 """In the order in which they are worth training; skip KV-cache is of decoding, so its rows need none.
 
-The authors merge in the projector's place, from the most to the least similar row. Rows "in place" keep
-merged rows in the picture's order; rows with "positions kept" keep the places between them too.
+The authors merge in the projector's place, from the most to the least similar row, and so does the row
+without "positions kept"; the others keep merged rows in the picture's order, and the places between them.
 """
 
 
