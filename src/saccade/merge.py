@@ -1,5 +1,7 @@
 """Skip-Vision's token merge: the rows least like all others stay, each other row joins its most similar one.
 
+And mean pooling, its plain rival.
+
 Shape letters: B batch, N rows, K rows that stay, R rows that join others, D width.
 """
 
@@ -83,21 +85,34 @@ def _merged(x_BND: torch.Tensor, keep: int, order: Order) -> Merged:
     return Merged(merged_BKD, homes_BK, sizes_BK, weights_BKN.to(x_BND.dtype))
 
 
-def mean_merge(x_BND: torch.Tensor, keep: int) -> torch.Tensor:
-    """Means of runs of neighbouring rows (B, K, D): the plain rival of the merge.
+def mean_merge(x_BND: torch.Tensor, keep: int) -> Merged:
+    """Means of runs of neighbouring rows, each around its middle row: the plain rival of the merge.
 
-    Runs differ by one row at most where ``keep`` does not divide the rows. In Chain-of-Sight's order a run of
-    as many rows as a window has is that window's mean.
+    Where ``keep`` does not divide the rows, neighbouring runs overlap by a row. In Chain-of-Sight's order a
+    run of as many rows as a window has is that window's mean.
+
+    Args:
+        x_BND: Rows.
+        keep: How many means; with ``keep = N`` the rows are returned as they are.
 
     Raises:
         ValueError: If fewer than one row or more than all are to stay.
     """
-    rows = x_BND.shape[1]
+    batch, rows, _ = x_BND.shape
     if not 1 <= keep <= rows:
         raise ValueError(f"mean pooling keeps 1 to all of {rows} rows, got {keep}")
+    run_K = torch.arange(keep, device=x_BND.device)
+    start_K, stop_K = run_K * rows // keep, -(-(run_K + 1) * rows // keep)
+    place_N = torch.arange(rows, device=x_BND.device)
+    member_KN = (place_N >= start_K[:, None]) & (place_N < stop_K[:, None])
+    sizes_K = stop_K - start_K
+    weights_BKN = (member_KN.float() / sizes_K[:, None]).to(x_BND.dtype).expand(batch, -1, -1)
     if rows % keep == 0:
-        return x_BND.unflatten(1, (keep, rows // keep)).mean(2)
-    return torch.nn.functional.adaptive_avg_pool1d(x_BND.mT, keep).mT
+        means_BKD = x_BND.unflatten(1, (keep, rows // keep)).mean(2)
+    else:
+        means_BKD = torch.nn.functional.adaptive_avg_pool1d(x_BND.mT, keep).mT
+    homes_K = (2 * run_K + 1) * rows // (2 * keep)
+    return Merged(means_BKD, homes_K.expand(batch, -1), sizes_K.expand(batch, -1), weights_BKN)
 
 
 def _take(x_BND: torch.Tensor, index_BK: torch.Tensor) -> torch.Tensor:

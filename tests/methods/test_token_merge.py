@@ -29,6 +29,15 @@ def slow(rows_ND: torch.Tensor, keep: int) -> dict[int, tuple[list[int], torch.T
     return {home: (sorted(m), rows_ND[m].mean(0)) for home, m in members.items()}
 
 
+def runs(rows_ND: torch.Tensor, keep: int) -> dict[int, tuple[list[int], torch.Tensor]]:
+    """The same of mean pooling."""
+    total, found = len(rows_ND), {}
+    for n in range(keep):
+        members = [i for i in range(total) if i * keep < (n + 1) * total and (i + 1) * keep > n * total]
+        found[(2 * n + 1) * total // (2 * keep)] = (members, rows_ND[members].mean(0))
+    return found
+
+
 def noise(scene) -> None:
     scene.hidden_BND.copy_(torch.randn(scene.hidden_BND.shape, generator=torch.Generator().manual_seed(1)))
 
@@ -36,9 +45,10 @@ def noise(scene) -> None:
 @pytest.mark.parametrize("policy", ["keep", "compact"])
 @pytest.mark.parametrize(("first", "last"), [(0, 0), (3, 0), (2, 1)])
 @pytest.mark.parametrize("keep", [0.3, 2, 5])
-def test_it_makes_what_the_reference_makes(keep, first, last, policy):
+@pytest.mark.parametrize("rule", ["similarity", "mean"])
+def test_it_makes_what_the_reference_makes(rule, keep, first, last, policy):
     scene = build([["square", "large"], [], ["wide"]], seed=2)
-    method = TokenMerge(keep=keep, first=first, last=last, position_policy=policy)
+    method = TokenMerge(keep=keep, first=first, last=last, rule=rule, position_policy=policy)
     noise(scene)
     choice, wanted = scene.choose(method), scene.evidence(method).keep
     for b, sample in enumerate(scene.pictures):
@@ -48,7 +58,8 @@ def test_it_makes_what_the_reference_makes(keep, first, last, policy):
         for image, picture in enumerate(sample):
             rows = picture.rows
             between = rows[first : len(rows) - last]
-            merged = slow(scene.hidden_BND[b, between], wanted[b][image] - first - last)
+            reference = slow if rule == "similarity" else runs
+            merged = reference(scene.hidden_BND[b, between], wanted[b][image] - first - last)
             groups = [[between[member] for member in members] for members, _ in merged.values()]
             homes = [between[home] for home in merged]
             kept = [row for row in rows if choice.keep_BN[b, row]]
@@ -125,7 +136,10 @@ def test_all_that_is_between_can_stay_and_an_image_that_is_too_small_stays_whole
     assert bool(kept[0, dot.rows].all()) and kept[0, square.rows].sum() == 16
 
 
-@pytest.mark.parametrize("spec", ["token_merge(first=-1)", "token_merge(last=0.5)", "token_merge(keep=-1)"])
+@pytest.mark.parametrize(
+    "spec",
+    ["token_merge(first=-1)", "token_merge(last=0.5)", "token_merge(keep=-1)", "token_merge(rule=max)"],
+)
 def test_bad_settings_are_refused(spec):
-    with pytest.raises(ValueError, match=r"token_merge: (first|last|keep)"):
+    with pytest.raises(ValueError, match=r"token_merge: (first|last|keep|rule)"):
         Plan.of(spec)

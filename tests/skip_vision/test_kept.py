@@ -19,7 +19,22 @@ from support.reference import gap
 FIRST, SKIPPED, STEPS = 10, 16, 4
 
 
-def by_hand(model, row: int, given) -> tuple[list[torch.Tensor], list[int], list[bool]]:
+def groups(rows: list[torch.Tensor], stay: int, merge: str) -> dict[int, list[int]]:
+    """By row that stays: the rows that become one with it."""
+    if merge == "mean":
+        runs = [range(n * len(rows) // stay, -(-(n + 1) * len(rows) // stay)) for n in range(stay)]
+        return {(2 * n + 1) * len(rows) // (2 * stay): list(run) for n, run in enumerate(runs)}
+    unit = [x / x.norm() for x in rows]
+    total = [sum(float(a @ b) for j, b in enumerate(unit) if j != i) for i, a in enumerate(unit)]
+    order = sorted(range(len(unit)), key=lambda i: (-total[i], i))
+    homes = sorted(order[len(unit) - stay :])
+    members = {home: [home] for home in homes}
+    for place in order[: len(unit) - stay]:
+        members[max(homes, key=lambda home: float(unit[place] @ unit[home]))].append(place)
+    return members
+
+
+def by_hand(model, row: int, merge: str, given) -> tuple[list[torch.Tensor], list[int], list[bool]]:
     """Embeddings, positions and whether the FFN is skipped, of every row that is left of one prompt."""
     seen = []
     hook = wrapped(model).abstractor.register_forward_hook(
@@ -31,14 +46,7 @@ def by_hand(model, row: int, given) -> tuple[list[torch.Tensor], list[int], list
     fs, ls, lv = (row in rows for rows in ((6, 8, 10), (4, 6, 7, 8, 9, 10), (9, 10)))
     image = list(seen[0])
     start, end = FIRST + fs, FIRST + fs + SKIPPED - lv
-    unit = [x / x.norm() for x in image[start:end]]
-    total = [sum(float(a @ b) for j, b in enumerate(unit) if j != i) for i, a in enumerate(unit)]
-    order = sorted(range(len(unit)), key=lambda i: (-total[i], i))
-    stay = 6 - lv
-    homes = sorted(order[len(unit) - stay :])
-    members = {home: [home] for home in homes}
-    for place in order[: len(unit) - stay]:
-        members[max(homes, key=lambda home: float(unit[place] @ unit[home]))].append(place)
+    members = groups(image[start:end], 6 - lv, merge)
     means = {
         start + home: torch.stack([image[start + m] for m in ms]).mean(0) for home, ms in members.items()
     }
@@ -81,13 +89,17 @@ def short_forward(model, rows, positions, skips) -> torch.Tensor:
             hook.remove()
 
 
-@pytest.mark.parametrize("row", [1, 7, 8, 10])
-def test_a_prompt_and_its_answer_are_those_of_the_short_sequence(row):
-    tiny, loaded = made(SkipVisionConfig.from_dict(cos(row).to_dict() | {"merge_order": "kept"}))
+@pytest.mark.parametrize(
+    ("row", "merge"),
+    [*((row, "similarity") for row in (1, 7, 8, 10)), (1, "mean"), (10, "mean")],
+)
+def test_a_prompt_and_its_answer_are_those_of_the_short_sequence(row, merge):
+    changed = cos(row).to_dict() | {"merge_order": "kept", "merge": merge}
+    tiny, loaded = made(SkipVisionConfig.from_dict(changed))
     given = tiny.batch([[3, PICTURE, 5]])
     length = given["input_ids"].shape[1]
     assert loaded.shape.visual == length - 8
-    rows, positions, skips = by_hand(tiny.model, row, given)
+    rows, positions, skips = by_hand(tiny.model, row, merge, given)
     out = tiny.model.generate(
         **given, max_new_tokens=STEPS, do_sample=False, output_logits=True, return_dict_in_generate=True
     )
@@ -140,7 +152,7 @@ def test_a_folder_brings_it_back_and_its_layers_are_scored_under_it(tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"merge": "mean"}, {"merged": 1}, {"merged": 2, "local": True}, {"row": 0, "merged": 9, "registers": 4}],
+    [{"merged": 1}, {"merged": 2, "local": True}, {"row": 0, "merged": 9, "registers": 4}],
 )
 def test_what_does_not_go_with_it_is_refused(change):
     with pytest.raises(ValueError, match="merge_order=kept goes with"):

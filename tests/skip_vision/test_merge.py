@@ -76,9 +76,21 @@ def test_the_means_take_gradient_and_the_choice_none():
 
 def test_mean_pooling_is_the_mean_of_neighbours():
     x = torch.arange(12.0).view(1, 12, 1)
-    assert mean_merge(x, 4).flatten().tolist() == [1, 4, 7, 10]
+    even, overlapping = mean_merge(x, 4), mean_merge(x, 5)
+    assert even.rows_BKD.flatten().tolist() == [1, 4, 7, 10] == even.homes_BK[0].tolist()
     # Where runs cannot be equal they overlap by a row.
-    assert mean_merge(x, 5).flatten().tolist() == [1, 3, 5.5, 8, 10]
+    assert overlapping.rows_BKD.flatten().tolist() == [1, 3, 5.5, 8, 10]
+    assert overlapping.sizes_BK[0].tolist() == [3, 3, 4, 3, 3]
+
+
+@given(st.integers(1, 40), st.data())
+def test_weights_of_mean_pooling_say_what_it_did(rows, data):
+    x = torch.randn(2, rows, 3, generator=torch.Generator().manual_seed(rows))
+    found = mean_merge(x, data.draw(st.integers(1, rows)))
+    torch.testing.assert_close(found.weights_BKN @ x, found.rows_BKD)
+    assert torch.equal((found.weights_BKN > 0).sum(2), found.sizes_BK)
+    at_home = found.weights_BKN.gather(2, found.homes_BK[..., None])
+    assert bool((at_home > 0).all()) and bool((found.homes_BK.diff(dim=1) > 0).all())
 
 
 @pytest.mark.parametrize("merge", [token_merge, mean_merge])

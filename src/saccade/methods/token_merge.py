@@ -6,10 +6,11 @@ Shape letters: B batch, N rows, T images that are reduced, P rows of an image, K
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
-from saccade.merge import token_merge
+from saccade.merge import mean_merge, token_merge
 from saccade.methods.reducer import KeepReducer, rows_of
 from saccade.methods.registry import register
 from saccade.methods.survivors import rewrite_of, settled
@@ -27,12 +28,13 @@ class TokenMerge(KeepReducer):
     members, in the row of the one that stayed. Gradients pass through the means. Where positions close up,
     rows come in the authors' order, from the most to the least similar one, as if they had merged in the
     projector's place; else they keep order and positions, which is what ``merge_order="kept"`` does on a
-    wrapped model.
+    wrapped model. Its plain rival, the means of neighbours, is the rule ``mean``.
 
     Attributes:
         keep: What stays of the rows between: a fraction up to 1, or a number of rows.
         first: Rows at the start of every image that are left alone: retained rows and their summary.
         last: Rows at its end that are left alone: the summary of skipped rows, the promoted last one.
+        rule: ``similarity``, or ``mean``: runs of neighbours become their means, in the row of their middle.
     """
 
     name = "token_merge"
@@ -43,12 +45,15 @@ class TokenMerge(KeepReducer):
 
     first: int = 0
     last: int = 0
+    rule: Literal["similarity", "mean"] = "similarity"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for key in ("first", "last"):
             if type(value := getattr(self, key)) is not int or value < 0:
                 raise ValueError(f"token_merge: {key} is a number of rows from 0, got {value!r}")
+        if self.rule not in ("similarity", "mean"):
+            raise ValueError(f"token_merge: rule is similarity or mean, got {self.rule!r}")
 
     def stages(self, num_layers: int) -> tuple[Stage, ...]:
         return (Stage(0, self, compact=self.compact, rewrites=True, last=self.last),)
@@ -76,7 +81,8 @@ class TokenMerge(KeepReducer):
             stop = size - self.last
             alone_TP[members, self.first : stop] = False
             if keep:
-                merged = token_merge(hidden_TPD[members, self.first : stop], keep)
+                merge = token_merge if self.rule == "similarity" else mean_merge
+                merged = merge(hidden_TPD[members, self.first : stop], keep)
                 homes_BK = merged.homes_BK + self.first
                 homes_TK[members, :keep] = homes_BK
                 place_K = torch.arange(self.first, self.first + keep, device=homes_BK.device)

@@ -74,7 +74,7 @@ class Abstractor(nn.Module):
         config, skipped = self.config, skipped_BSD.shape[1]
         if config.merged is not None and skipped > config.merged and config.merge_order != "kept":
             if config.merge == "mean":
-                skipped_BSD = mean_merge(skipped_BSD, config.merged)
+                skipped_BSD = mean_merge(skipped_BSD, config.merged).rows_BKD
             else:
                 merged = token_merge(skipped_BSD, config.merged, config.merge_order)
                 if self.noted is not None:

@@ -94,10 +94,9 @@ class SkipVisionConfig:
         for name in ("skip_ffn", "former", "latter", "local", "learned_summary"):
             if type(getattr(self, name)) is not bool:
                 raise ValueError(f"skip_vision: {name} is true or false, got {getattr(self, name)!r}")
-        if self.merges_late and (self.merge == "mean" or self.registers or self._joined < 2):
+        if self.merges_late and (self.registers or self._joined < 2):
             raise ValueError(
-                "skip_vision: merge_order=kept goes with merge=similarity, without registers, and with "
-                "merged from 2 (3 with local)"
+                "skip_vision: merge_order=kept goes without registers, and with merged from 2 (3 with local)"
             )
         if self.registers and (self.skip_ffn or self.former or self.latter or self.local or self.releases):
             raise ValueError(
@@ -208,7 +207,9 @@ class SkipVisionConfig:
         if self.merged is not None and self.merges_late and skipped > self.merged:
             last = int(self.latter) + int(self.local)
             first += int(self.former)
-            found.append(TokenMerge(keep=self._joined, first=first, last=last, position_policy="keep"))
+            found.append(
+                TokenMerge(keep=self._joined, first=first, last=last, rule=self.merge, position_policy="keep")
+            )
         return tuple(found)
 
     def to_dict(self) -> dict[str, Any]:

@@ -79,7 +79,7 @@ ROWS = (
     Row("SF LS", 4),
     Row("SF FS LS", 6),
     Row("SF FS LS Merge" + KEPT, 8, change=_AT_PLACE),
-    Row(POOL, change=(("merged", MERGED), ("merge", "mean"))),
+    Row(POOL + KEPT, change=(("merged", MERGED), ("merge", "mean"), *_AT_PLACE)),
     Row("FastV", plan="fastv(layer=2,keep=0.3)"),
     Row("Victor", change=(("registers", 16), ("register_layer", 3))),
     Row(f"{FULL} SK{KEPT}", 11, THREE, _AT_PLACE, weights=FULL + KEPT, cache="small"),
