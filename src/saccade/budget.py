@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -52,7 +53,7 @@ def layouts_of(visual: int, text: float) -> tuple[tuple[Layout, ...], tuple[floa
 
 def shortens_prompts(plan: Plan) -> bool:
     """Whether a method of the plan makes the prompt itself shorter, so that inputs depend on the plan."""
-    return any(hasattr(m, "visual_rows") for m in plan.methods)
+    return bool(plan.shortening)
 
 
 def as_processed(plan: Plan, layout: Layout) -> Layout:
@@ -62,9 +63,9 @@ def as_processed(plan: Plan, layout: Layout) -> Layout:
         plan: Methods; those that work at the processor have ``visual_rows(rows) -> int``.
         layout: The prompts without the plan.
     """
-    if not shortens_prompts(plan):
+    shorten: list[Any] = list(plan.shortening)
+    if not shorten:
         return layout
-    shorten = [m.visual_rows for m in plan.methods if hasattr(m, "visual_rows")]
     samples = []
     for visual_N, real_N, image_N, counts in zip(
         layout.visual_BN, layout.real_BN, layout.image_BN, layout.counts, strict=True
@@ -72,8 +73,8 @@ def as_processed(plan: Plan, layout: Layout) -> Layout:
         keep_N = real_N.clone()
         for image, rows in enumerate(counts):
             fewer = rows
-            for rule in shorten:
-                fewer = rule(fewer)
+            for method in shorten:
+                fewer = method.visual_rows(fewer)
             keep_N[(image_N == image).nonzero()[fewer:, 0]] = False
         samples.append((visual_N[keep_N], image_N[keep_N]))
     longest = max((len(visual_N) for visual_N, _ in samples), default=0)

@@ -39,6 +39,11 @@ class Plan:
         return all(m.is_resolved for m in self.methods)
 
     @property
+    def shortening(self) -> tuple[Method, ...]:
+        """Methods that work at the processor and make the prompt itself shorter (``visual_rows``)."""
+        return tuple(method for method in self.methods if hasattr(method, "visual_rows"))
+
+    @property
     def spec(self) -> str:
         """The methods as a spec string."""
         return spec.write(self.methods)

@@ -33,7 +33,7 @@ def test_without_queries_the_printed_attention_bound_is_zero_and_the_values_stil
     query = torch.zeros(8, 8, dtype=torch.float64)
     measured = local_constant(head(query, key, value), x)
     assert printed(query, key, value) == 0 and measured > 0.5
-    assert measured <= local(x, query, key, value)
+    assert measured <= local(x, query, key, value) * (1 + 1e-9)
 
 
 def test_orthogonal_weights_exceed_what_corollary_9_1_allows():
@@ -42,7 +42,7 @@ def test_orthogonal_weights_exceed_what_corollary_9_1_allows():
     measured = local_constant(head(query, key, value), x)
     assert printed(query, key, value) == pytest.approx(1 / math.sqrt(8))
     assert measured > 3 * printed(query, key, value)
-    assert measured <= local(x, query, key, value)
+    assert measured <= local(x, query, key, value) * (1 + 1e-9)
 
 
 @settings(max_examples=30)
@@ -103,8 +103,8 @@ def test_the_swiglu_bound_holds_in_its_ball(seed, radius, share):
     y = y / y.norm() * radius * share
     bound = bounds.lipschitz_ffn(norm2(up), norm2(down), gate=norm2(gate), radius=radius)
     ffn = swiglu(gate, up, down)
-    assert local_constant(ffn, x) <= bound
-    assert float((ffn(x) - ffn(y)).norm()) <= bound * float((x - y).norm())
+    assert local_constant(ffn, x) <= bound * (1 + 1e-9)
+    assert float((ffn(x) - ffn(y)).norm()) <= bound * float((x - y).norm()) * (1 + 1e-9)
 
 
 def test_a_gated_ffn_of_large_rows_exceeds_the_printed_bound():
@@ -123,7 +123,7 @@ def test_two_matrices_around_gelu_need_its_slope(seed):
         return torch.nn.functional.gelu(x @ up.mT) @ down.mT
 
     bound = bounds.lipschitz_ffn(norm2(up), norm2(down), "gelu")
-    assert float((ffn(x) - ffn(y)).norm()) <= bound * float((x - y).norm())
+    assert float((ffn(x) - ffn(y)).norm()) <= bound * float((x - y).norm()) * (1 + 1e-9)
     # One channel at GELU's steepest place is the counterexample to a slope of 1.
     steep = local_constant(torch.nn.functional.gelu, torch.tensor([math.sqrt(2)], dtype=torch.float64))
     assert bounds.lipschitz_ffn(1, 1, "paper") < steep <= bounds.lipschitz_ffn(1, 1, "gelu")
@@ -266,7 +266,7 @@ def test_the_printed_kl_is_that_of_gaussians_and_no_bound_of_next_tokens():
     divergence = float((q.exp() * (q - p)).sum())
     variance = float((head @ hidden).var(correction=0))
     assert divergence > bounds.kl_bound(float(error.norm()), "paper", variance)
-    assert divergence <= bounds.kl_bound(float((head @ error).norm()))
+    assert divergence <= bounds.kl_bound(float((head @ error).norm())) * (1 + 1e-9)
 
 
 @settings(max_examples=60)

@@ -10,6 +10,7 @@ import saccade
 from matrix.cases import PLANS, SCENES, fits, inputs, model
 from saccade.families import find
 from saccade.layout import Layout
+from saccade.measure.counter import meter
 from saccade.plan import Plan
 from saccade.pricing import cost
 from support.models import FACTORIES
@@ -18,23 +19,13 @@ EVERY_PLAN = ["dense", *PLANS]
 WITHIN = 0.005
 
 
-def _attention_flops(q, k, v, *args, out_shape=None, **kwargs) -> int:
-    """Scores and mixing of one call, from shapes (B, H, rows, width); grouped keys serve every head."""
-    batch, heads, asks, width = q
-    return 2 * batch * heads * asks * k[2] * (width + v[3])
-
-
-# The op packet, not its overload: torch's registry lacks the CPU kernel and would count 0.
-CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
-
-
 def counted(layers, run) -> int:
     """FLOPs that torch dispatches inside the given modules."""
 
     meters: list[FlopCounterMode] = []
 
     def enter(module, args, kwargs):
-        meters.append(FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION))
+        meters.append(meter())
         meters[-1].__enter__()
 
     def leave(module, args, kwargs, output):
@@ -47,7 +38,7 @@ def counted(layers, run) -> int:
     finally:
         for handle in handles:
             handle.remove()
-    return sum(meter.get_total_flops() for meter in meters)
+    return sum(each.get_total_flops() for each in meters)
 
 
 def price(tiny, given, plan):

@@ -254,8 +254,8 @@ def total_bound(
         "FFN constant": ffn,
         "unasked": unasked,
     }
-    for n in range(depth):
-        _sizes(**{f"{name} of layer {n}": series[n] for name, series in series_of.items()})
+    for name, series in series_of.items():
+        _sizes(**{f"{name} of layer {n}": number for n, number in enumerate(series)})
     if mode not in ("paper", "index_fixed", "residual"):
         raise ValueError(f"mode is paper, index_fixed or residual, got {mode!r}")
     if mode == "paper":

@@ -210,9 +210,8 @@ class _Runner:
         checks = [check for one in found for check in one.checks()]
         if not found or not run.trace.cuts:
             return found, checks
-        shorten = tuple(method for method in self.plan.methods if hasattr(method, "visual_rows"))
         with bare(self.loaded.model):
-            whole = record(self.loaded.model, inputs, Plan(shorten) if shorten else UNTOUCHED)
+            whole = record(self.loaded.model, inputs, Plan(self.plan.shortening or UNTOUCHED.methods))
         # Rows that merge in the projector's place leave no prompt to hold the answer against.
         if whole.merges:
             return found, checks

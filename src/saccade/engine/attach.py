@@ -170,7 +170,7 @@ class Attachment:
                 refuse_split_prompts(unwrap(self.model), self.plan.spec, any(s.look.layer for s in stages))
             )
         self.decides = bool(stages)
-        if any(hasattr(method, "visual_rows") for method in self.plan.methods):
+        if self.plan.shortening:
             self._undo.append(allow_other_sizes(self.model, family))
 
     def _swap(self, module: nn.Module, make: Callable[[Callable], Callable]) -> None:

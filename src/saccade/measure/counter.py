@@ -9,17 +9,22 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 KERNELS = ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention")
-"""Kernels of ``scaled_dot_product_attention``; older versions of torch count some not, or no grouped keys."""
+"""Kernels of ``scaled_dot_product_attention``: older versions of torch miss some, or refuse grouped keys."""
 
 
-def dispatched_flops(run: Callable[[], Any]) -> int:
-    """FLOPs (2 per multiply-accumulate) of everything that a call dispatches, backward passes included."""
+def meter() -> FlopCounterMode:
+    """Counts FLOPs (2 per multiply-accumulate) of what is dispatched within it, backward passes included."""
     kernels: dict[Any, Callable[..., int]] = {}
     for name in KERNELS:
         packet = f"_scaled_dot_product_{name}"
         kernels[getattr(torch.ops.aten, packet)] = _forward
         kernels[getattr(torch.ops.aten, f"{packet}_backward")] = _backward
-    with FlopCounterMode(display=False, custom_mapping=kernels) as counter:
+    return FlopCounterMode(display=False, custom_mapping=kernels)
+
+
+def dispatched_flops(run: Callable[[], Any]) -> int:
+    """FLOPs of everything that a call dispatches (``meter``)."""
+    with meter() as counter:
         run()
     return counter.get_total_flops()
 
