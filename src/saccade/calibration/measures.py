@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+from torch.nn.functional import normalize
 
 Direction = Literal["perturbed-full", "full-perturbed"]
 """``perturbed-full`` is KL(perturbed || full), what the code of ShortV and VTW computes."""
@@ -40,8 +41,9 @@ def kl(
 
 def cosine_distance(full_V: torch.Tensor, perturbed_LV: torch.Tensor) -> torch.Tensor:
     """One minus the cosine similarity of logits, (L,)."""
-    full_1V, perturbed_LV = full_V.double().cpu()[None], perturbed_LV.double().cpu()
-    return (1 - torch.nn.functional.cosine_similarity(full_1V, perturbed_LV, dim=-1)).clamp_min(0)
+    full_V, perturbed_LV = (normalize(logits.double().cpu(), dim=-1) for logits in (full_V, perturbed_LV))
+    # Half the squared distance of unit vectors: the same, and exactly 0 of equal ones.
+    return (perturbed_LV - full_V).square().sum(-1) / 2
 
 
 def check_direction(direction: str) -> None:
