@@ -214,6 +214,13 @@ def test_the_study_trains_asks_and_tells_and_goes_on_where_it_was(tmp_path):
     assert again["plans"] == result["plans"] and again["forced"] == result["forced"]
 
 
+def test_too_few_questions_for_the_seeds_are_refused_before_anything_is_trained(tmp_path):
+    questions = Questions.of_suite(("list",), 2, 2, 0)
+    with pytest.raises(ValueError, match="2 questions a task do not make 3 shares; take more"):
+        run(tmp_path / "run", Recipe(), questions, Store(tmp_path / "store"))
+    assert not list(tmp_path.iterdir())
+
+
 def test_two_processes_share_it_in_the_number_format_that_is_asked_for(tmp_path):
     questions, notes = Questions.of_suite(("list", "count"), 2, 2, 0), []
     parts = (tmp_path / "run", QUICK, questions, Store(tmp_path / "store"))

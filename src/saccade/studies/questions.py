@@ -100,7 +100,7 @@ class Questions:
             ValueError: If a task has fewer questions than there are shares.
         """
         if not 1 <= count <= self.samples:
-            raise ValueError(f"{self.samples} questions a task do not make {count} shares")
+            raise ValueError(f"{self.samples} questions a task do not make {count} shares; take more of them")
         ends = [self.samples * n // count for n in range(count + 1)]
         return [replace(self, samples=end - start, whole=self, first=start) for start, end in pairwise(ends)]
 

@@ -60,9 +60,12 @@ def run(
         rows: Rows of the ablation.
 
     Raises:
-        ValueError: If another command is still training a part, or the folder is of another recipe.
+        ValueError: If there are fewer questions than seeds to share them, another command is still training a
+            part, or the folder is of another recipe.
     """
     start, before, way = time.perf_counter(), store.count(), way or Way()
+    for row in rows:
+        questions.shares(len(seeds_of(row, recipe)))
     if way.workers > 1:
         part = partial(_take_part, folder, recipe, questions, store.path, way, tuple(rows))
         together(part, way.workers, note)
