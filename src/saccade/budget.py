@@ -51,11 +51,6 @@ def layouts_of(visual: int, text: float) -> tuple[tuple[Layout, ...], tuple[floa
     return (Layout.single(visual, low), Layout.single(visual, low + 1)), (1 - share, share)
 
 
-def shortens_prompts(plan: Plan) -> bool:
-    """Whether a method of the plan makes the prompt itself shorter, so that inputs depend on the plan."""
-    return bool(plan.shortening)
-
-
 def as_processed(plan: Plan, layout: Layout) -> Layout:
     """The prompts as they reach the model: methods that shorten the prompt itself make images smaller.
 

@@ -15,6 +15,8 @@ import torch
 from saccade.precision import exact
 
 Order = Literal["similarity", "raster"]
+Rule = Literal["similarity", "mean"]
+"""What merges: rows that are alike, or neighbours."""
 
 
 @dataclass(frozen=True, eq=False)

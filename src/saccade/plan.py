@@ -40,7 +40,7 @@ class Plan:
 
     @property
     def shortening(self) -> tuple[Method, ...]:
-        """Methods that work at the processor and make the prompt itself shorter (``visual_rows``)."""
+        """Methods that work at the processor (``visual_rows``): the prompt itself is shorter under them."""
         return tuple(method for method in self.methods if hasattr(method, "visual_rows"))
 
     @property

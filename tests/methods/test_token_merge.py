@@ -12,30 +12,10 @@ from hypothesis import strategies as st
 import saccade
 from saccade.methods.token_merge import TokenMerge
 from saccade.plan import Plan
+from skip_vision.slow import merge_groups
 from skip_vision.small import PICTURE, cos, made
 from support.models import FACTORIES, SQUARE, tiny_llava
 from support.tower_scene import SAMPLES, build, counts_of, holds
-
-
-def slow(rows_ND: torch.Tensor, keep: int) -> dict[int, tuple[list[int], torch.Tensor]]:
-    """By row that stays, in the authors' order: its members and their mean; one pair of rows at a time."""
-    unit = [row / row.norm() for row in rows_ND]
-    total = [sum(float(a @ b) for j, b in enumerate(unit) if j != i) for i, a in enumerate(unit)]
-    order = sorted(range(len(unit)), key=lambda i: (-total[i], i))
-    homes = order[len(order) - keep :]
-    members = {home: [home] for home in homes}
-    for row in order[: len(order) - keep]:
-        members[max(homes, key=lambda home: (float(unit[row] @ unit[home]), -home))].append(row)
-    return {home: (sorted(m), rows_ND[m].mean(0)) for home, m in members.items()}
-
-
-def runs(rows_ND: torch.Tensor, keep: int) -> dict[int, tuple[list[int], torch.Tensor]]:
-    """The same of mean pooling."""
-    total, found = len(rows_ND), {}
-    for n in range(keep):
-        members = [i for i in range(total) if i * keep < (n + 1) * total and (i + 1) * keep > n * total]
-        found[(2 * n + 1) * total // (2 * keep)] = (members, rows_ND[members].mean(0))
-    return found
 
 
 def noise(scene) -> None:
@@ -58,9 +38,9 @@ def test_it_makes_what_the_reference_makes(rule, keep, first, last, policy):
         for image, picture in enumerate(sample):
             rows = picture.rows
             between = rows[first : len(rows) - last]
-            reference = slow if rule == "similarity" else runs
-            merged = reference(scene.hidden_BND[b, between], wanted[b][image] - first - last)
-            groups = [[between[member] for member in members] for members, _ in merged.values()]
+            stay = wanted[b][image] - first - last
+            merged = merge_groups(scene.hidden_BND[b, between], stay, rule)
+            groups = [[between[member] for member in members] for members in merged.values()]
             homes = [between[home] for home in merged]
             kept = [row for row in rows if choice.keep_BN[b, row]]
             if policy == "keep":

@@ -7,7 +7,7 @@ Shape letters: B batch, N rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -91,3 +91,23 @@ def recomputing(model: Any, skips_BN: torch.Tensor, *hidden: tuple[torch.Tensor,
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def merge_groups(rows: Sequence[torch.Tensor], keep: int, rule: str) -> dict[int, list[int]]:
+    """By row that stays, in the authors' order: the rows that become one with it, one pair at a time."""
+    total = len(rows)
+    if rule == "mean":
+        return {
+            (2 * n + 1) * total // (2 * keep): [
+                i for i in range(total) if i * keep < (n + 1) * total and (i + 1) * keep > n * total
+            ]
+            for n in range(keep)
+        }
+    unit = [row / row.norm() for row in rows]
+    likeness = [sum(float(a @ b) for j, b in enumerate(unit) if j != i) for i, a in enumerate(unit)]
+    order = sorted(range(total), key=lambda i: (-likeness[i], i))
+    homes = order[total - keep :]
+    members = {home: [home] for home in homes}
+    for row in order[: total - keep]:
+        members[max(homes, key=lambda home: (float(unit[row] @ unit[home]), -home))].append(row)
+    return {home: sorted(found) for home, found in members.items()}

@@ -11,27 +11,12 @@ from saccade.engine.cache import kv_lengths
 from saccade.engine.replay import replaying
 from saccade.glance import suite
 from saccade.skip_vision import SkipVisionConfig, wrapped
-from skip_vision.slow import dense
+from skip_vision.slow import dense, merge_groups
 from skip_vision.small import PICTURE, cos, made
 from support.models import IMAGE
 from support.reference import gap
 
 FIRST, SKIPPED, STEPS = 10, 16, 4
-
-
-def groups(rows: list[torch.Tensor], stay: int, merge: str) -> dict[int, list[int]]:
-    """By row that stays: the rows that become one with it."""
-    if merge == "mean":
-        runs = [range(n * len(rows) // stay, -(-(n + 1) * len(rows) // stay)) for n in range(stay)]
-        return {(2 * n + 1) * len(rows) // (2 * stay): list(run) for n, run in enumerate(runs)}
-    unit = [x / x.norm() for x in rows]
-    total = [sum(float(a @ b) for j, b in enumerate(unit) if j != i) for i, a in enumerate(unit)]
-    order = sorted(range(len(unit)), key=lambda i: (-total[i], i))
-    homes = sorted(order[len(unit) - stay :])
-    members = {home: [home] for home in homes}
-    for place in order[: len(unit) - stay]:
-        members[max(homes, key=lambda home: float(unit[place] @ unit[home]))].append(place)
-    return members
 
 
 def by_hand(model, row: int, merge: str, given) -> tuple[list[torch.Tensor], list[int], list[bool]]:
@@ -46,7 +31,7 @@ def by_hand(model, row: int, merge: str, given) -> tuple[list[torch.Tensor], lis
     fs, ls, lv = (row in rows for rows in ((6, 8, 10), (4, 6, 7, 8, 9, 10), (9, 10)))
     image = list(seen[0])
     start, end = FIRST + fs, FIRST + fs + SKIPPED - lv
-    members = groups(image[start:end], 6 - lv, merge)
+    members = merge_groups(image[start:end], 6 - lv, merge)
     means = {
         start + home: torch.stack([image[start + m] for m in ms]).mean(0) for home, ms in members.items()
     }

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from saccade import models
-from saccade.budget import price_prompt, shortens_prompts
+from saccade.budget import price_prompt
 from saccade.engine import apply, attached
 from saccade.evaluation.identity import model_digest
 from saccade.evaluation.ledger import Cell, Ledger, Spent, sample_digest
@@ -150,7 +150,7 @@ def _cell(
     prompt = inputs
     if run.blind:
         prompt = models.inputs(loaded, [models.blind(s) for s in batch])
-    elif run.plan is not None and shortens_prompts(run.plan):
+    elif run.plan is not None and run.plan.shortening:
         prompt = models.inputs(loaded, batch, run.plan)
     texts, spent = generate(loaded, prompt, run.plan, max_new_tokens)
     ledger.put(run.key, ids, texts, spent)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from saccade import models
-from saccade.budget import shortens_prompts
 from saccade.evaluation.comparison import check_plans
 from saccade.evaluation.ledger import Spent
 from saccade.evaluation.runner import generate, mean_cost, real_cost, row_counts, stock_cost
@@ -92,7 +91,7 @@ class Asker:
             conversations = [conversation.blind() for conversation in conversations]
         prompts = inputs(self.loaded, conversations)
         self._prompts.update(row_counts(self.loaded, prompts))
-        if self.plan is not None and shortens_prompts(self.plan):
+        if self.plan is not None and self.plan.shortening:
             prompts = inputs(self.loaded, conversations, self.plan)
         how = dict(wanted.how)
         if wanted.until:

@@ -6,11 +6,11 @@ Shape letters: B batch, N rows, T images that are reduced, P rows of an image, K
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import get_args
 
 import torch
 
-from saccade.merge import mean_merge, token_merge
+from saccade.merge import Rule, mean_merge, token_merge
 from saccade.methods.reducer import KeepReducer, rows_of
 from saccade.methods.registry import register
 from saccade.methods.survivors import rewrite_of, settled
@@ -45,14 +45,14 @@ class TokenMerge(KeepReducer):
 
     first: int = 0
     last: int = 0
-    rule: Literal["similarity", "mean"] = "similarity"
+    rule: Rule = "similarity"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for key in ("first", "last"):
             if type(value := getattr(self, key)) is not int or value < 0:
                 raise ValueError(f"token_merge: {key} is a number of rows from 0, got {value!r}")
-        if self.rule not in ("similarity", "mean"):
+        if self.rule not in get_args(Rule):
             raise ValueError(f"token_merge: rule is similarity or mean, got {self.rule!r}")
 
     def stages(self, num_layers: int) -> tuple[Stage, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
+from saccade.merge import Rule
 from saccade.methods.base import Method
 from saccade.methods.skip_vision import Release, SkipVision
 from saccade.methods.token_merge import TokenMerge
@@ -13,7 +14,6 @@ from saccade.methods.victor import Victor
 from saccade.skip_vision.chain_of_sight import Scale
 
 LayoutName = Literal["cos", "llava", "llava-hd"]
-MergeRule = Literal["similarity", "mean"]
 MergeOrder = Literal["similarity", "raster", "kept"]
 FormerSource = Literal["usual", "retained"]
 
@@ -55,7 +55,7 @@ class SkipVisionConfig:
     layout: LayoutName = "llava"
     retained: int = 64
     merged: int | None = 156
-    merge: MergeRule = "similarity"
+    merge: Rule = "similarity"
     merge_order: MergeOrder = "similarity"
     skip_ffn: bool = True
     former: bool = True
@@ -74,7 +74,7 @@ class SkipVisionConfig:
 
     def __post_init__(self) -> None:
         options = {
-            "layout": LayoutName, "merge": MergeRule, "merge_order": MergeOrder, "cache": Release,
+            "layout": LayoutName, "merge": Rule, "merge_order": MergeOrder, "cache": Release,
             "former_source": FormerSource,
         }  # fmt: skip
         for name, allowed in options.items():

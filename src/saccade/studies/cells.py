@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from saccade import models
-from saccade.budget import shortens_prompts
 from saccade.evaluation.comparison import check_samples
 from saccade.evaluation.ledger import Cell as Answered
 from saccade.evaluation.ledger import Ledger, Spent
@@ -101,7 +100,7 @@ class Prompts:
         batch = [self.samples[i] for i in self.indices[number]]
         if run.blind:
             return models.inputs(self.loaded, [models.blind(sample) for sample in batch])
-        if run.plan is not None and shortens_prompts(run.plan):
+        if run.plan is not None and run.plan.shortening:
             return models.inputs(self.loaded, batch, run.plan)
         return self.full(number)
 

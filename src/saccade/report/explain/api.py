@@ -14,7 +14,7 @@ import torch
 from PIL.Image import Image
 
 from saccade import models
-from saccade.budget import last_layers, reach_flops, shortens_prompts
+from saccade.budget import last_layers, reach_flops
 from saccade.engine import apply
 from saccade.engine.tower import grid as grid_of
 from saccade.engine.trace import Trace
@@ -179,7 +179,7 @@ def explain(
     depth = loaded.shape.layers
     resolved = reach_flops(found, loaded.shape, [layout], last_layers(depth))
     answers = {"dense": _answer(loaded, batch, max_new_tokens)}
-    if shortens_prompts(resolved):
+    if resolved.shortening:
         batch = models.inputs(loaded, [sample], resolved)
     with apply(loaded.model, resolved, force=force) as handle, handle.tracing() as traces:
         answers["planned"] = _answer(loaded, batch, max_new_tokens)

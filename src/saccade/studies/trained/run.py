@@ -64,8 +64,8 @@ def run(
             part, or the folder is of another recipe.
     """
     start, before, way = time.perf_counter(), store.count(), way or Way()
-    for row in rows:
-        questions.shares(len(seeds_of(row, recipe)))
+    # Refuses too few questions before anything is trained.
+    questions.shares(max(len(seeds_of(row, recipe)) for row in rows))
     if way.workers > 1:
         part = partial(_take_part, folder, recipe, questions, store.path, way, tuple(rows))
         together(part, way.workers, note)
