@@ -10,6 +10,7 @@ import torch
 
 from engine.reference import masked
 from saccade.engine import apply
+from saccade.measure.counter import dispatched_flops
 from support.models import (
     PAD,
     SQUARE,
@@ -169,3 +170,15 @@ def test_a_step_of_training_under_a_plan_learns(llava):
             optimiser.step()
             losses.append(loss.item())
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    "spec", ["fastv(layer=1,keep=0.5)", "pyramiddrop(layers=1-2,keep=0.5)", "sparsevlm(layers=1-2)"]
+)
+def test_steps_of_methods_that_look_at_a_layer_can_be_counted(spec):
+    """Torch's counter hooks gradients of every module's inputs, which a look at attention has not."""
+    tiny = tiny_llava()
+    batch = batch_of(tiny)
+    tiny.model.train()
+    with apply(tiny.model, spec):
+        assert dispatched_flops(lambda: tiny.model(**batch).loss.backward()) > 0

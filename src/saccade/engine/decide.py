@@ -228,6 +228,8 @@ class Decisions:
         fresh: bool,
     ) -> dict[str, Any]:
         """Score rows of a layer, from its input. ``fresh``: the layer has not run yet."""
+        # A view of a tensor with gradients says it wants one, which hooks on modules cannot give it here.
+        hidden_BND = hidden_BND.detach()
         family, attn = self.scene.family, layer.self_attn
         frame = self.frame.to(hidden_BND.device)
         step = frame.steps[number] or Step()
