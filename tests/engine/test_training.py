@@ -178,7 +178,8 @@ def test_a_step_of_training_under_a_plan_learns(llava):
 def test_steps_of_methods_that_look_at_a_layer_can_be_counted(spec):
     """Torch's counter hooks gradients of every module's inputs, which a look at attention has not."""
     tiny = tiny_llava()
-    batch = batch_of(tiny)
+    inputs = tiny.batch(SAMPLES[:1])
+    batch = inputs | {"labels": inputs["input_ids"], "use_cache": False}
     tiny.model.train()
     with apply(tiny.model, spec):
         assert dispatched_flops(lambda: tiny.model(**batch).loss.backward()) > 0
