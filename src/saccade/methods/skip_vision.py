@@ -26,11 +26,12 @@ Split = Literal["leading", "grid"]
 class SkipVision(Method):
     """Skip-Vision (arXiv 2503.21817): the rows of an image are retained ones, skipped ones and summaries.
 
-    In every layer all rows attend; skipped rows get no FFN. The rows of an image stand in this order:
-    ``retained`` rows, the former summary, the skipped rows, the latter summary. On a model that was wrapped
-    for it (``saccade.skip_vision``) that is how its abstractor lays them out. On a stock model leave
-    ``skipped`` open and the summaries off: then the skipped rows are all that are not retained, which
-    without training costs accuracy. The paper counts neither summaries nor the promoted last row as retained.
+    In every layer all rows attend; skipped rows get no FFN, in every layer or from a given one on. The rows
+    of an image stand in this order: ``retained`` rows, the former summary, the skipped rows, the latter
+    summary. On a model that was wrapped for it (``saccade.skip_vision``) that is how its abstractor lays them
+    out. On a stock model leave ``skipped`` open and the summaries off: then the skipped rows are all that are
+    not retained, which without training costs accuracy. The paper counts neither summaries nor the promoted
+    last row as retained.
 
     Attributes:
         retained: Rows of an image that pass the FFN: a fraction up to 1, or a number of rows from 2.
@@ -44,6 +45,7 @@ class SkipVision(Method):
             retained ones that are not of the coarsest scale as well (``middle+small``). Positions stay.
         split: Where the retained rows stand: first (``leading``), or evenly spread over the image (``grid``).
         rows: Rows that are retained, as a number from 1, in place of ``retained``, where 1 is all of them.
+        layer: First layer whose FFN skipped rows bypass, from 0: the paper's, all of them.
     """
 
     name = "skip_vision"
@@ -62,6 +64,7 @@ class SkipVision(Method):
     cache: Release = "none"
     split: Split = "leading"
     rows: int | None = None
+    layer: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,6 +74,10 @@ class SkipVision(Method):
         for name, rows in (("skipped", self.skipped), ("coarse", self.coarse)):
             if rows is not None and (type(rows) is not int or rows < 0):
                 raise ValueError(f"skip_vision: {name} is a number of rows from 0, got {rows!r}")
+        if type(self.layer) is not int or self.layer < 0:
+            raise ValueError(f"skip_vision: layer is the number of a layer from 0, got {self.layer!r}")
+        if self.layer and not self.ffn:
+            raise ValueError("skip_vision: layer says where FFNs are bypassed; with ffn=false none is")
         for name, word, options in (("cache", self.cache, Release), ("split", self.split, Split)):
             if word not in get_args(options):
                 raise ValueError(
@@ -103,6 +110,10 @@ class SkipVision(Method):
     def resolve(self, num_layers: int, order: Sequence[int] | None = None) -> SkipVision:
         if self.flops is not None:
             raise ValueError(f"{self}: flops must be resolved to a setting against a prompt first")
+        if self.layer >= num_layers:
+            raise ValueError(
+                f"{self}: layer {self.layer} is past the model's {num_layers} layers (0-{num_layers - 1})"
+            )
         return self
 
     def notches(self, num_layers: int, order: Sequence[int] | None = None) -> int:
@@ -116,7 +127,9 @@ class SkipVision(Method):
     def route(self, layout: Layout, num_layers: int) -> Route:
         self.resolve(num_layers)
         full = torch.ones_like(layout.visual_BN)
-        return Route(layout, (self.layer_route(layout, full, 0),) * num_layers)
+        late = self.layer_route(layout, full, self.layer)
+        early = replace(late, ffn_BN=full)
+        return Route(layout, (early,) * self.layer + (late,) * (num_layers - self.layer))
 
     def layer_route(self, layout: Layout, full_BN: torch.Tensor, number: int) -> LayerRoute:
         passes_BN, stays_BN = layout.text_BN.clone(), layout.text_BN.clone()
@@ -124,7 +137,7 @@ class SkipVision(Method):
             for image, count in enumerate(sample):
                 rows = (layout.image_BN[b] == image).nonzero()[:, 0]
                 passes_BN[b, rows], stays_BN[b, rows] = self.of_image(count)
-        skips = self.ffn and bool((layout.visual_BN & ~passes_BN).any())
+        skips = self.ffn and number >= self.layer and bool((layout.visual_BN & ~passes_BN).any())
         releases = self.releases and bool((layout.visual_BN & ~stays_BN).any())
         ffn_BN = passes_BN if skips else full_BN
         return LayerRoute(full_BN, full_BN, ffn_BN, cached_BN=stays_BN if releases else None)

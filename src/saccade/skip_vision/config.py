@@ -36,6 +36,7 @@ class SkipVisionConfig:
             has it; by place (``raster``); or ``kept``: by place and at their old positions, for which rows
             merge not in the projector's place but before the decoder, the latter summary unmerged.
         skip_ffn: SF: skipped rows bypass every FFN.
+        skip_ffn_layer: First layer where they do, from 0: the paper's, all of them.
         former: FS: a summary of the retained rows behind them.
         latter: LS: a summary of the skipped rows behind those.
         local: LV: the last skipped row is promoted.
@@ -58,6 +59,7 @@ class SkipVisionConfig:
     merge: Rule = "similarity"
     merge_order: MergeOrder = "similarity"
     skip_ffn: bool = True
+    skip_ffn_layer: int = 0
     former: bool = True
     latter: bool = True
     local: bool = False
@@ -83,7 +85,8 @@ class SkipVisionConfig:
                     f"skip_vision: {name} is one of {', '.join(get_args(allowed))}, "
                     f"got {getattr(self, name)!r}"
                 )
-        for name, least in (("retained", 1), ("fine", 1), ("registers", 0), ("register_layer", 1)):
+        least_of = {"retained": 1, "fine": 1, "registers": 0, "register_layer": 1, "skip_ffn_layer": 0}
+        for name, least in least_of.items():
             value = getattr(self, name)
             if type(value) is not int or value < least:
                 raise ValueError(f"skip_vision: {name} is a whole number from {least}, got {value!r}")
@@ -94,6 +97,8 @@ class SkipVisionConfig:
         for name in ("skip_ffn", "former", "latter", "local", "learned_summary"):
             if type(getattr(self, name)) is not bool:
                 raise ValueError(f"skip_vision: {name} is true or false, got {getattr(self, name)!r}")
+        if self.skip_ffn_layer and not self.skip_ffn:
+            raise ValueError("skip_vision: skip_ffn_layer goes with skip_ffn: turn it on, or leave it out")
         if self.merges_late and (self.registers or self._joined < 2):
             raise ValueError(
                 "skip_vision: merge_order=kept goes without registers, and with merged from 2 (3 with local)"
@@ -201,6 +206,7 @@ class SkipVisionConfig:
                     latter=self.latter,
                     local=self.local,
                     ffn=self.skip_ffn,
+                    layer=self.skip_ffn_layer,
                     cache=self.cache,
                 )
             )
@@ -216,6 +222,9 @@ class SkipVisionConfig:
         """Plain dictionary for JSON and YAML."""
         data = asdict(self)
         data["scales"] = [list((s.window, s.queries)) for s in self.scales]
+        if not self.skip_ffn_layer:
+            # Told where it is used: what was kept of models from before the field existed is still theirs.
+            del data["skip_ffn_layer"]
         return data | {"levels": list(self.levels)}
 
     def identity(self) -> dict[str, Any]:

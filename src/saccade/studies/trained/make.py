@@ -69,8 +69,9 @@ def make(run: Path, recipe: Recipe, note: Note, rows: Sequence[Row] = ROWS) -> b
         with claimed(out) as mine:
             if mine:
                 note(f"training {row.name}, seed {seed}")
+                begun = str(base / "model")
                 data = recipe.training(
-                    str(base / "model"), row.layout(), str(out), seed + 1, row.plan, base=False
+                    begun, row.layout(), str(out), seed + 1, row.plan, base=False, longer=row.longer
                 )
                 _finish(train(TrainingConfig.from_data(data), resume=True))
     return all((place(run, row, seed) / "model").exists() for row, seed in wanted)

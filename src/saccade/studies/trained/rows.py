@@ -42,6 +42,7 @@ class Row:
         plan: A plan that is on the model while it trains and answers, over its own method.
         weights: The row whose weights it takes, where it differs in decoding alone.
         cache: What leaves the KV cache once the prompt is read.
+        longer: How many times the recipe's steps it is trained for.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Row:
     plan: str | None = None
     weights: str | None = None
     cache: str = "none"
+    longer: int = 1
 
     def layout(self) -> dict[str, Any]:
         """The model's configuration, for ``SkipVisionConfig.from_dict``."""
@@ -69,6 +71,17 @@ MERGE = "Merge"
 FULL = "SF FS LS Merge LV"
 POOL = "mean pooling"
 
+LONGER = ", 3 times the steps"
+"""Ends the name of a row that is trained for longer."""
+LATER = (3, 6)
+"""First layers of Skip-FFN, of Glance's twelve, in rows that ask where the bypass hurts."""
+
+
+def later(layer: int) -> str:
+    """Name of the row whose skipped rows bypass FFNs from this layer on."""
+    return f"{FULL}, SF from layer {layer}{KEPT}"
+
+
 _AT_PLACE = (("merge_order", "kept"),)
 ROWS = (
     Row(DENSE, 0, THREE),
@@ -84,11 +97,16 @@ ROWS = (
     Row("Victor", change=(("registers", 16), ("register_layer", 3))),
     Row(f"{FULL} SK{KEPT}", 11, THREE, _AT_PLACE, weights=FULL + KEPT, cache="small"),
     Row(f"{FULL} SK middle+small{KEPT}", 11, THREE, _AT_PLACE, weights=FULL + KEPT, cache="middle+small"),
+    Row(DENSE + LONGER, 0, longer=3),
+    *(Row(later(n), 10, change=(("skip_ffn_layer", n), *_AT_PLACE)) for n in LATER),
+    Row(FULL + KEPT + LONGER, 10, change=_AT_PLACE, longer=3),
 )
 """In the order in which they are worth training; skip KV-cache is of decoding, so its rows need none.
 
 The authors merge in the projector's place, from the most to the least similar row, and so does the row
 without "positions kept"; the others keep merged rows in the picture's order, and the places between them.
+The last four are not of the paper: they ask whether longer training, or FFNs in the first layers, close the
+gap.
 """
 
 
@@ -123,7 +141,14 @@ class Recipe:
     forced: int = 200
 
     def training(
-        self, model: str, layout: Mapping[str, Any], out: str, seed: int, plan: str | None, base: bool
+        self,
+        model: str,
+        layout: Mapping[str, Any],
+        out: str,
+        seed: int,
+        plan: str | None,
+        base: bool,
+        longer: int = 1,
     ) -> dict[str, Any]:
         """Configuration of a run of ``saccade train``.
 
@@ -134,6 +159,7 @@ class Recipe:
             seed: Its seed.
             plan: A plan that is on the model while it trains.
             base: Whether it makes the base.
+            longer: How many times a row's steps it is trained for.
         """
         return {
             "model": {"name": model, "skip_vision": dict(layout)},
@@ -142,7 +168,7 @@ class Recipe:
             "data": [{"kind": "glance", "images": 1_000_000, "turns": self.turns}],
             "optimisation": {
                 "batch": self.batch,
-                "steps": self.base_steps if base else self.steps,
+                "steps": self.base_steps if base else self.steps * longer,
                 "lr": self.base_lr if base else self.lr,
                 "warmup": 0.05,
                 "max_length": 640,

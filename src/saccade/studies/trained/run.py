@@ -76,9 +76,7 @@ def run(
         note(f"asking {row.name}")
         said[row.name] = ask(folder, row, seeds_of(row, recipe), questions, store, way, step=step)
     base = folder / "base" / "model"
-    times = _measured(
-        folder / "times.json", lambda: compare_steps(base, _timed(rows), recipe, device=way.device), note
-    )
+    times = _timed(folder / "times.json", base, rows, recipe, way, note)
     surprises = _forced(folder, recipe, rows, way, note)
     loaded = models.load(str(place(folder, rows[0], 0) / "model"), dtype=way.dtype, device=way.device)
     entries = judge(rows, said, loaded.shape, round(said[DENSE].text))
@@ -149,16 +147,17 @@ def _told(loaded: models.Loaded, questions: Questions, said: dict[str, Asked]) -
     }
 
 
-def _timed(rows: Sequence[Row]) -> list[Row]:
-    return [row for row in rows if row.name != DENSE]
-
-
-def _measured(path: Path, measure: Callable[[], Any], note: Note) -> Any:
-    """A measurement that is taken once per folder, on whatever machine it is then."""
-    if not path.exists():
+def _timed(path: Path, base: Path, rows: Sequence[Row], recipe: Recipe, way: Way, note: Note) -> Any:
+    """Times of every row, each taken once per folder and written down, on whatever machine it is then."""
+    known = read_json(path) if path.exists() else {}
+    # What is trained for longer takes what its twin takes.
+    todo = [row for row in rows if row.name not in (DENSE, *known) and row.longer == 1]
+    if todo:
         note("timing training steps, prefill and decoding")
-        write_json(path, measure())
-    return read_json(path)
+    for name, found in compare_steps(base, todo, recipe, device=way.device):
+        known[name] = found
+        write_json(path, known)
+    return known
 
 
 def _forced(folder: Path, recipe: Recipe, rows: Sequence[Row], way: Way, note: Note) -> dict[str, Any]:

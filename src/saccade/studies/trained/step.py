@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,7 @@ def compare_steps(
     *,
     device: str | None = None,
     new_tokens: int = 16,
-    step: Callable[[int], None] = lambda done: None,
-) -> dict[str, dict[str, Any]]:
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Times every row against the dense one: both run in this process, alternately, on the same questions.
 
     A training step is forward and backward of the recipe's batch (float32, one question an image, no
@@ -41,13 +40,16 @@ def compare_steps(
         recipe: For the batch, and how many pairs are timed after one that warms up.
         device: Where to time; None for the CPU.
         new_tokens: Tokens decoded per question.
-        step: Called with the number of rows done.
+
+    Yields:
+        The name of a row, and what it takes.
     """
+    if not rows:
+        return
     dense = _model(base, dict(LAYOUT) | {"row": 0}, device)
     samples = suite.samples("list", recipe.batch, split="train")
     dense_flops = _step_flops(dense, samples)
-    found = {}
-    for number, row in enumerate(rows):
+    for row in rows:
         loaded = _model(base, row.layout(), device)
         attached = apply(loaded.model, row.plan) if row.plan is not None else None
         pairs = [
@@ -56,12 +58,16 @@ def compare_steps(
         flops = Pairs.of([dense_flops], [_step_flops(loaded, samples)])
         if attached is not None:
             attached.remove()
-        found[row.name] = {
-            name: asdict(Pairs.of(*([side[name] for side in sides] for sides in zip(*pairs, strict=True))))
-            for name in ("train_s", "prefill_s", "decode_s", "kv_bytes")
-        } | {"train_flops": asdict(flops)}
-        step(number + 1)
-    return found
+        yield (
+            row.name,
+            {
+                name: asdict(
+                    Pairs.of(*([side[name] for side in sides] for sides in zip(*pairs, strict=True)))
+                )
+                for name in ("train_s", "prefill_s", "decode_s", "kv_bytes")
+            }
+            | {"train_flops": asdict(flops)},
+        )
 
 
 def _model(base: Path, layout: dict[str, Any], device: str | None) -> Loaded:
