@@ -49,13 +49,16 @@ def dense(model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def recomputing(model: Any, skips_BN: torch.Tensor, *hidden: tuple[torch.Tensor, int]) -> Iterator[None]:
+def recomputing(
+    model: Any, skips_BN: torch.Tensor, *hidden: tuple[torch.Tensor, int], layer: int = 0
+) -> Iterator[None]:
     """Forwards of the whole sequence without a cache, meaning what the method means.
 
     Args:
         model: The model; its plan is taken off.
         skips_BN: Rows without FFN.
         *hidden: Rows (B, N), and the row from which on they are not seen any more.
+        layer: First layer where rows go without FFN.
     """
     state: dict[str, torch.Tensor] = {}
 
@@ -83,9 +86,10 @@ def recomputing(model: Any, skips_BN: torch.Tensor, *hidden: tuple[torch.Tensor,
 
     with dense(model):
         handles = [model.model.register_forward_pre_hook(before_model, with_kwargs=True)]
-        for layer in model.model.language_model.layers:
-            handles.append(layer.self_attn.register_forward_pre_hook(before_attention, with_kwargs=True))
-            handles.append(layer.mlp.register_forward_hook(silence))
+        for number, block in enumerate(model.model.language_model.layers):
+            handles.append(block.self_attn.register_forward_pre_hook(before_attention, with_kwargs=True))
+            if number >= layer:
+                handles.append(block.mlp.register_forward_hook(silence))
         try:
             yield
         finally:

@@ -34,6 +34,15 @@ def test_llava_of_table_5():
     assert (found.attend, found.pass_ffn, found.cached) == (222, 66, 222)
 
 
+@pytest.mark.parametrize("layer", [0, 8, 31])
+def test_layers_that_keep_their_ffns_cost_what_those_of_the_merge_cost(layer):
+    """Row 10 is row 1 with Skip-FFN: with the first layers as in row 1 its share lies between theirs."""
+    full, merge = (saving(ablation_row(row), LLAMA3, 1296, 1296).paper_ratio for row in (10, 1))
+    found = saving(replace(ablation_row(10), skip_ffn_layer=layer), LLAMA3, 1296, 1296)
+    assert found.paper_ratio == pytest.approx(full + (merge - full) * layer / 32, abs=1e-4)
+    assert found.pass_ffn == 275
+
+
 def test_text_is_in_our_share_and_the_cache_in_its_own():
     config = replace(ablation_row(10), cache="small")
     bare, real = (saving(config, LLAMA3, 1296, 1296, text) for text in (0, 60))

@@ -255,6 +255,14 @@ def test_configurations_survive_a_dictionary(number):
     config = ablation_row(number)
     assert SkipVisionConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     assert SkipVisionConfig.from_dict({"row": number, "layout": "cos"}) == config
+    # Models from before the first layer could be chosen are still found by what they are.
+    assert "skip_ffn_layer" not in config.to_dict()
+
+
+def test_the_first_layer_without_ffns_survives_a_dictionary():
+    config = SkipVisionConfig.from_dict({"row": 10, "skip_ffn_layer": 4})
+    assert SkipVisionConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert config.identity() != ablation_row(10).identity() and config.methods(1296)[0].layer == 4
 
 
 @pytest.mark.parametrize(
@@ -268,6 +276,8 @@ def test_configurations_survive_a_dictionary(number):
         ({"scales": 5}, "is a list"),
         ({"former": 1}, "true or false"),
         ({"registers": 4}, "replace the other parts"),
+        ({"skip_ffn_layer": -1}, "whole number from 0"),
+        ({"row": 1, "skip_ffn_layer": 2}, "goes with skip_ffn"),
         ([1], "fields by name"),
     ],
 )

@@ -48,6 +48,28 @@ def test_every_row_of_the_ablation_is_what_its_table_says(row, scene, padding):
     assert (gap(ours, stock, real) > 1e-3) == (row > 1)
 
 
+@pytest.mark.parametrize("layer", [1, 3])
+@pytest.mark.parametrize("cache", ["none", "small"])
+def test_the_first_layers_may_keep_their_ffns(layer, cache):
+    tiny, _ = made(_with(cos(11), skip_ffn_layer=layer, cache=cache))
+    names, inputs = names_of(11), tiny.batch(SCENES["ragged"])
+    skips = marks(inputs, IMAGE, names, {"S"})
+    with torch.no_grad():
+        ours = tiny.model(**inputs).logits
+        with recomputing(tiny.model, skips, layer=layer):
+            theirs = tiny.model(**inputs, use_cache=False).logits
+        with recomputing(tiny.model, skips):
+            from_first = tiny.model(**inputs, use_cache=False).logits
+    real = inputs["attention_mask"]
+    assert gap(ours, theirs, real) < 1e-5 and gap(ours, from_first, real) > 1e-3
+    (method,) = wrapped(tiny.model).attachment.plan.methods
+    route = method.route(Layout.single(len(names), 2), 4).check()
+    held = len(names) + 2 - (names.count("S") if cache == "small" else 0)
+    for number, found in enumerate(route.layers):
+        gone = names.count("S") if number >= layer else 0
+        assert int(found.ffn_BN.sum()) == len(names) + 2 - gone and int(found.held_BN.sum()) == held
+
+
 PUBLISHED = {
     0: (1296, 1296), 1: (528, 528), 2: (1296, 272), 3: (1296, 273), 4: (1297, 273), 5: (1297, 274),
     6: (1298, 274), 7: (529, 273), 8: (530, 274), 9: (529, 274), 10: (530, 275), 11: (530, 275),

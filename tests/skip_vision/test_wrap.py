@@ -97,6 +97,7 @@ def test_other_plans_run_over_the_models_own():
         (tiny_llava, SkipVisionConfig(retained=17), "17 rows are to be retained, but an image has 16"),
         (tiny_llava, SkipVisionConfig(layout="cos"), "do not tile"),
         (tiny_llava, SkipVisionConfig(image_size=41), "a multiple of 8"),
+        (tiny_llava, SkipVisionConfig(retained=4, skip_ffn_layer=4), "layer 4 is past the model's 4 layers"),
         (tiny_llava_next, SkipVisionConfig(layout="llava-hd", image_size=48), "leave image_size"),
     ],
 )
@@ -204,6 +205,19 @@ def test_a_stock_model_is_told_to_be_wrapped_first():
     plan = "skip_vision(retained=4,skipped=5,former=true,latter=true)"
     with saccade.apply(tiny.model, plan), pytest.raises(ValueError, match="wrapped for it"):
         tiny.model(**tiny.batch(SCENES["single"]))
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("skip_vision(layer=-1)", "layer is the number of a layer from 0"),
+        ("skip_vision(layer=2,ffn=false,cache=small)", "with ffn=false none is"),
+        ("skip_vision(layer=4)", "layer 4 is past the model's 4 layers"),
+    ],
+)
+def test_a_first_layer_that_cannot_be_is_named(spec, message):
+    with pytest.raises(ValueError, match=message):
+        saccade.apply(tiny_llava().model, spec)
 
 
 @pytest.mark.parametrize("build", [tiny_llava, tiny_llava_next, tiny_qwen])

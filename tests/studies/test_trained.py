@@ -20,10 +20,22 @@ from saccade.studies.lineup import KEPT
 from saccade.studies.run import write
 from saccade.studies.skip_vision import STUDY
 from saccade.studies.trained.ask import Asked, Way
+from saccade.studies.trained.claims import findings
 from saccade.studies.trained.forced import compared, surprise
 from saccade.studies.trained.judge import judge
 from saccade.studies.trained.make import claimed, place, remember
-from saccade.studies.trained.rows import DENSE, FULL, MERGE, QUICK, ROWS, Recipe, Row
+from saccade.studies.trained.rows import (
+    DENSE,
+    FULL,
+    LATER,
+    LONGER,
+    MERGE,
+    QUICK,
+    ROWS,
+    Recipe,
+    Row,
+    later,
+)  # fmt: skip
 from saccade.studies.trained.run import run
 from saccade.training import TrainingConfig
 
@@ -100,6 +112,71 @@ def test_a_seed_that_the_dense_row_lacks_is_named():
     said = {DENSE: asked({0: "a"}), FULL: asked({0: "a", 1: "a"})}
     with pytest.raises(ValueError, match="seed 1"):
         judge([BY_NAME[FULL]], said, SHAPES["llava-1.5-7b"], text=20)
+
+
+def entry(name: str, accuracy: float, gap: float, **more) -> dict:
+    half = 0.005
+    mean = {"accuracy": accuracy, "low": accuracy - half, "high": accuracy + half, "n": 900}
+    mean |= {"difference": gap, "difference_low": gap - half, "difference_high": gap + half}
+    return {"name": name, "mean": mean, "seeds": {"0": accuracy}, "visual_ratio_paper": 0.3} | more
+
+
+def verdicts(*entries: dict) -> dict[str, str]:
+    return {found["claim"]: found["verdict"] for found in findings({"plans": entries})}
+
+
+def test_claims_are_judged_by_the_rows_that_speak_of_them():
+    times = {"train_s": {"ratio": 0.6, "low": 0.58, "high": 0.64}}
+    rows = [
+        entry(DENSE, 0.8, 0.0),
+        entry(FULL + KEPT, 0.4, -0.4, times=times),
+        entry(MERGE + KEPT, 0.7, -0.1, times=times),
+    ]
+    said = verdicts(*rows)
+    assert set(said.values()) == {"supported", "not supported"} and len(said) == 2
+    assert said["Training takes 35 % less time"] == "supported"
+    for ratio, verdict in (((0.6, 0.7), "undecided"), ((0.66, 0.7), "not supported")):
+        times["train_s"] |= dict(zip(("low", "high"), ratio, strict=True))
+        assert verdicts(*rows)["Training takes 35 % less time"] == verdict
+    late = [entry(later(n), 0.4 + 0.05 * n, -0.4 + 0.05 * n) for n in LATER]
+    said = verdicts(*rows, *late)
+    assert said["FFNs in the first layers win back accuracy that Skip-FFN costs"] == "supported"
+    # Layer 6 is at the merge's accuracy; layer 3 is far below it.
+    assert said["Bypassing the FFNs of the last layers alone costs nothing beside the merge"] == "mixed"
+    longer = [entry(DENSE + LONGER, 0.82, 0.02), entry(FULL + KEPT + LONGER, 0.815, 0.015)]
+    (claim,) = set(verdicts(*rows, *longer)) - set(verdicts(*rows))
+    # Half a point below, with an interval of seven tenths: within a point cannot be said.
+    assert "three times as long" in claim and verdicts(*rows, *longer)[claim] == "undecided"
+
+
+def test_rows_that_train_for_longer_take_more_steps_of_the_same_recipe():
+    usual, longer = (
+        Recipe().training("glance", row.layout(), "out", 1, None, base=False, longer=row.longer)
+        for row in (BY_NAME[FULL + KEPT], BY_NAME[FULL + KEPT + LONGER])
+    )
+    assert longer["optimisation"].pop("steps") == 3 * usual["optimisation"].pop("steps") == 1200
+    assert longer == usual
+
+
+def test_times_are_written_row_by_row_and_go_on_where_they_were(tmp_path, monkeypatch):
+    from saccade.studies.trained import run as running
+
+    asked: list[list[str]] = []
+
+    def timed(base, rows, recipe, device):
+        asked.append([row.name for row in rows])
+        for row in rows:
+            if row.name == "SF LS" and len(asked) == 1:
+                raise OSError("the machine went away")
+            yield row.name, {"train_s": {"ratio": 1.0}}
+
+    monkeypatch.setattr(running, "compare_steps", timed)
+    rows = [BY_NAME[name] for name in (DENSE, "SF", "SF LS", DENSE + LONGER)]
+    parts = (tmp_path / "times.json", tmp_path, rows, QUICK, Way(), lambda text: None)
+    with pytest.raises(OSError, match="went away"):
+        running._timed(*parts)
+    assert set(running._timed(*parts)) == {"SF", "SF LS"}
+    assert asked == [["SF", "SF LS"], ["SF LS"]]
 
 
 def test_seeds_share_the_questions():

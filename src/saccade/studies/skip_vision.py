@@ -2,111 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-from saccade.evaluation.statistics import Interval
 from saccade.report.markdown import difference, markdown
-from saccade.report.text import amount, interval, percent, points
-from saccade.studies.base import Design, Finding, Result, Study, is_better, is_free
+from saccade.report.text import amount, interval, percent
+from saccade.studies.base import Design, Result, Study
 from saccade.studies.bench import Bench
 from saccade.studies.charts import accuracy_at_cost
 from saccade.studies.lines import Book
 from saccade.studies.lineup import KEPT
-from saccade.studies.tables import interval_of, task_table
-from saccade.studies.trained.rows import FULL, MERGE, POOL
-
-
-def findings(result: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The papers' claims about trained skipping, held against the entries of a result."""
-    entries = {entry["name"]: entry for entry in result["plans"]}
-    full = entries[FULL + KEPT]
-    made = [
-        Finding(
-            f"Skip-Vision{told} keeps the accuracy of the dense model within a point",
-            "Skip-Vision, table 6, rows 0 and 10: 46.0 and 45.9",
-            is_free([_gap(entry)]),
-            f"Paired difference {difference(entry['mean'])} points over {entry['mean']['n']} answers of "
-            f"{len(entry['seeds'])} trained models, at {percent(entry['visual_ratio_paper'])} of the visual "
-            "prefill's FLOPs.",
-        )
-        for told, entry in (("", entries.get(FULL)), (" with positions kept", full))
-        if entry
-    ]
-    if FULL in entries:
-        made.append(
-            Finding(
-                "Merged rows that keep their positions keep more than rows that close up by similarity",
-                "asked here, not by the paper",
-                is_better([_between(full, entries[FULL])]),
-                f"{points(full['mean']['accuracy'] - entries[FULL]['mean']['accuracy'])} points of mean "
-                "accuracy.",
-            )
-        )
-    if "SF" in entries:
-        made.append(
-            Finding(
-                "Skipped rows can bypass every FFN at no cost",
-                "Skip-Vision, table 6, row 2",
-                is_free([_gap(entries["SF"])]),
-                f"Paired difference {difference(entries['SF']['mean'])} points, nothing merged.",
-            )
-        )
-    times = full.get("times")
-    if times:
-        step, merge = times["train_s"], (entries[MERGE + KEPT].get("times") or times)["train_s"]
-        made.append(
-            Finding(
-                "Training takes 35 % less time",
-                "Skip-Vision, abstract",
-                "supported"
-                if step["high"] <= 0.65
-                else "not supported"
-                if step["low"] > 0.65
-                else "undecided",
-                f"A step takes {_share(step)} of the dense step's time; the merge alone "
-                f"{percent(merge['ratio'])}, so Skip-FFN brings the rest.",
-            )
-        )
-    pooled = entries.get(POOL + KEPT)
-    if pooled:
-        gap = full["mean"]["accuracy"] - pooled["mean"]["accuracy"]
-        made.append(
-            Finding(
-                "Merging by similarity with summaries beats mean pooling",
-                "Skip-Vision, figure 11",
-                is_better([_between(full, pooled)]),
-                f"{points(gap)} points of mean accuracy.",
-            )
-        )
-    small, middle = (entries.get(f"{FULL} SK{more}{KEPT}") for more in ("", " middle+small"))
-    if small and middle:
-        made.append(
-            Finding(
-                "Skipped rows can leave the cache, the middle ones not",
-                "Skip-Vision, table 7: 45.9, 46.0 and 42.4",
-                is_better([_between(small, middle)]),
-                f"Accuracy {percent(full['mean']['accuracy'])} with all rows in the cache, "
-                f"{percent(small['mean']['accuracy'])} without the skipped ones, "
-                f"{percent(middle['mean']['accuracy'])} without the middle ones too.",
-            )
-        )
-    return [one.to_dict() for one in made]
-
-
-def _gap(entry: Mapping[str, Any]) -> Interval:
-    return interval_of(entry["mean"])
-
-
-def _between(first: Mapping[str, Any], second: Mapping[str, Any]) -> Interval:
-    """Difference of two rows' differences to the dense row, as if independent: wider than paired."""
-    one, two = _gap(first), _gap(second)
-    assert None not in (one.value, one.low, one.high, two.value, two.low, two.high)
-    value = one.value - two.value  # type: ignore[operator]
-    down = ((one.value - one.low) ** 2 + (two.high - two.value) ** 2) ** 0.5  # type: ignore[operator]
-    up = ((one.high - one.value) ** 2 + (two.value - two.low) ** 2) ** 0.5  # type: ignore[operator]
-    return Interval(value, value - down, value + up)
-
+from saccade.studies.tables import task_table
+from saccade.studies.trained.claims import share
+from saccade.studies.trained.rows import FULL
 
 SHARED = (
     "Seeds of a row share the questions: each model answers a part of its own, and is paired with the dense "
@@ -168,7 +75,7 @@ def _times(result: Result) -> str:
         [
             entry["name"],
             percent(entry["times"]["train_flops"]["ratio"]),
-            *(_share(entry["times"][key]) for key in ("train_s", "prefill_s", "decode_s", "kv_bytes")),
+            *(share(entry["times"][key]) for key in ("train_s", "prefill_s", "decode_s", "kv_bytes")),
         ]
         for entry in result["plans"]
         if entry.get("times")
@@ -181,10 +88,6 @@ def _times(result: Result) -> str:
         f"float32, batch {result['recipe']['batch']}; the dense row's KV cache has {amount(held)}."
     )
     return f"{markdown(head, rows)}\n\n{told}"
-
-
-def _share(found: Mapping[str, float]) -> str:
-    return f"{percent(found['ratio'])} ({100 * found['low']:.1f} to {100 * found['high']:.1f})"
 
 
 def _forced(result: Result) -> str:

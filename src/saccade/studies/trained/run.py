@@ -22,9 +22,10 @@ from saccade.studies.cells import makers
 from saccade.studies.crew import WAIT, Say, together
 from saccade.studies.lineup import KEPT
 from saccade.studies.questions import Questions
-from saccade.studies.skip_vision import STUDY, findings
+from saccade.studies.skip_vision import STUDY
 from saccade.studies.store import Store
 from saccade.studies.trained.ask import Asked, Way, ask
+from saccade.studies.trained.claims import findings
 from saccade.studies.trained.forced import compared, surprise
 from saccade.studies.trained.judge import evaluation, judge
 from saccade.studies.trained.make import Note, make, place, seeds_of
