@@ -139,6 +139,9 @@ def test_claims_are_judged_by_the_rows_that_speak_of_them():
         times["train_s"] |= dict(zip(("low", "high"), ratio, strict=True))
         assert verdicts(*rows)["Training takes 35 % less time"] == verdict
     late = [entry(later(n), 0.4 + 0.05 * n, -0.4 + 0.05 * n) for n in LATER]
+    added = {"visual": {"mean": [0.9, 0.7, 0.5, 0.4, 0.8, 0.3] + [0.1] * 5 + [0.7]}}
+    (told,) = [f["found"] for f in findings({"plans": rows + late, "ffn": added}) if "win back" in f["claim"]]
+    assert told.endswith("0.70 in layers 0-2, 0.50 in layers 3-5, 0.10 in layers 6-10.")
     said = verdicts(*rows, *late)
     assert said["FFNs in the first layers win back accuracy that Skip-FFN costs"] == "supported"
     # Layer 6 is at the merge's accuracy; layer 3 is far below it.
@@ -281,7 +284,13 @@ def test_the_study_trains_asks_and_tells_and_goes_on_where_it_was(tmp_path):
     assert all("source" in told for told in result["training"].values())
     paths = write(STUDY, result, tmp_path / "out")
     page = paths["page"].read_text()
-    assert "Teacher forcing" in page and "FLOPs of a step" in page and "SF FS LS Merge LV SK" in page
+    assert result["ffn"]["samples"] == 4 and len(result["ffn"]["visual"]["mean"]) == 12
+    assert (
+        "What FFNs add" in page
+        and "Teacher forcing" in page
+        and "FLOPs of a step" in page
+        and "SF FS LS Merge LV SK" in page
+    )
     assert paths["cost"].read_bytes().startswith(b"\x89PNG")
     assert "training Merge, positions kept, seed 0" in notes
     notes.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from saccade.report.markdown import difference, markdown
@@ -29,6 +30,8 @@ def tell(result: Result) -> str:
     parts += ["## Task by task", task_table(result), *_by_cache(result)]
     if result.get("forced"):
         parts.append(_forced(result))
+    if result.get("ffn"):
+        parts.append(_added(result["ffn"]))
     return "\n\n".join(parts)
 
 
@@ -100,6 +103,15 @@ def _forced(result: Result) -> str:
     head = ("task", "leaves the cache", "n", "nats per token before", "after", "paired difference")
     told = "Teacher forcing: negative log-likelihood of the right answer's tokens after the first, per token."
     return f"{markdown(head, rows, right_from=2)}\n\n{told}"
+
+
+def _added(found: Mapping[str, Any]) -> str:
+    head = ("layer", *map(str, range(len(found["visual"]["mean"]))))
+    rows = [
+        [f"{group} rows", *(f"{value:.2f}" for value in found[group]["mean"])] for group in ("visual", "text")
+    ]
+    told = f"Norm of an FFN's output over that of the row it is added to; {found['samples']} samples."
+    return f"## What FFNs add to rows of the dense model\n\n{markdown(head, rows)}\n\n{told}"
 
 
 def draw(result: Result) -> dict[str, bytes]:

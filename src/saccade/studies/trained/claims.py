@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import itertools
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from saccade.evaluation.statistics import Interval
@@ -21,8 +23,9 @@ ASKED = "asked here, not by the paper"
 def findings(result: Mapping[str, Any]) -> list[dict[str, str]]:
     """The paper's claims about trained skipping, and ours, held against the entries of a result."""
     entries = {entry["name"]: entry for entry in result["plans"]}
-    parts = (_keeps, _saves, _merges, _leaves_the_cache, _where_it_hurts, _trained_longer)
-    return [finding.to_dict() for part in parts for finding in part(entries)]
+    parts = (_keeps, _saves, _merges, _leaves_the_cache, _trained_longer)
+    found = [finding for part in parts for finding in part(entries)]
+    return [finding.to_dict() for finding in (*found, *_where_it_hurts(entries, result.get("ffn")))]
 
 
 def share(found: Mapping[str, float]) -> str:
@@ -96,7 +99,7 @@ def _leaves_the_cache(entries: Entries) -> Iterable[Finding]:
         )
 
 
-def _where_it_hurts(entries: Entries) -> Iterable[Finding]:
+def _where_it_hurts(entries: Entries, added: Mapping[str, Any] | None) -> Iterable[Finding]:
     full, merge = entries[FULL + KEPT], entries.get(MERGE + KEPT)
     late = {n: entries[later(n)] for n in LATER if later(n) in entries}
     if not late or merge is None:
@@ -111,7 +114,7 @@ def _where_it_hurts(entries: Entries) -> Iterable[Finding]:
         ASKED,
         is_better([_between(entry, full) for entry in late.values()]),
         f"Accuracy with FFNs bypassed: {told.replace('from none on', 'nowhere, merged alone')}; in brackets "
-        "the visual prefill's FLOPs.",
+        f"the visual prefill's FLOPs.{_added(added['visual']['mean']) if added else ''}",
     )
     yield Finding(
         "Bypassing the FFNs of the last layers alone costs nothing beside the merge",
@@ -120,6 +123,17 @@ def _where_it_hurts(entries: Entries) -> Iterable[Finding]:
         f"{' and '.join(_points(entry, merge) for entry in late.values())} points from layer "
         f"{' and '.join(map(str, late))} on.",
     )
+
+
+def _added(mean_L: Sequence[float]) -> str:
+    """What FFNs add to visual rows, over the parts of the decoder that the rows tell apart."""
+    # Nothing reads what visual rows become in the last layer.
+    edges = (0, *LATER, len(mean_L) - 1)
+    told = ", ".join(
+        f"{statistics.fmean(mean_L[start:end]):.2f} in layers {start}-{end - 1}"
+        for start, end in itertools.pairwise(edges)
+    )
+    return f" Of a visual row's norm the dense model's FFNs add {told}."
 
 
 def _trained_longer(entries: Entries) -> Iterable[Finding]:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from saccade import models
+from saccade.analysis import analyze
 from saccade.evaluation.identity import weights_digest
 from saccade.files import read_json, write_json
 from saccade.glance import suite
@@ -34,6 +35,8 @@ from saccade.studies.trained.step import compare_steps
 
 LONG = ("list", "word")
 """Tasks with answers of several tokens, by which skip KV-cache is judged."""
+PROBED = 4
+"""Samples of each task on which FFNs are probed."""
 LEVELS: tuple[Release, ...] = ("small", "middle+small")
 
 
@@ -88,6 +91,7 @@ def run(
         "recipe": asdict(recipe) | {"scales": [list(scale) for scale in SCALES]},
         "training": _training(folder, recipe, rows),
         "forced": surprises,
+        "ffn": _added(loaded, questions, note),
         "seconds": {
             "this_run": round(time.perf_counter() - start, 1),
             "cells": len(made),
@@ -176,6 +180,15 @@ def _forced(folder: Path, recipe: Recipe, rows: Sequence[Row], way: Way, note: N
             level: compared(before, surprise(set_cache(loaded, level), samples)) for level in LEVELS
         }
     return found
+
+
+def _added(loaded: models.Loaded, questions: Questions, note: Note) -> dict[str, Any]:
+    """What FFNs add to rows of the dense model, as a share of their norm (probe P3), layer by layer."""
+    note("measuring what FFNs add to visual rows")
+    samples = [s for task in questions.tasks for s in questions.calibration(task, PROBED)]
+    groups = analyze(loaded, samples, parts=("ffn",)).data["ffn"]["groups"]
+    probes = {group: groups[group]["p3"] for group in ("visual", "text")}
+    return {"samples": len(samples)} | {g: {k: p[k] for k in ("mean", "sd")} for g, p in probes.items()}
 
 
 def _training(folder: Path, recipe: Recipe, rows: Sequence[Row]) -> dict[str, Any]:
