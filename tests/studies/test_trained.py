@@ -27,6 +27,7 @@ from saccade.studies.trained.make import claimed, place, remember
 from saccade.studies.trained.rows import (
     DENSE,
     FULL,
+    LATE_SF,
     LATER,
     LONGER,
     MERGE,
@@ -142,10 +143,12 @@ def test_claims_are_judged_by_the_rows_that_speak_of_them():
     added = {"visual": {"mean": [0.9, 0.7, 0.5, 0.4, 0.8, 0.3] + [0.1] * 5 + [0.7]}}
     (told,) = [f["found"] for f in findings({"plans": rows + late, "ffn": added}) if "win back" in f["claim"]]
     assert told.endswith("0.70 in layers 0-2, 0.50 in layers 3-5, 0.10 in layers 6-10.")
-    said = verdicts(*rows, *late)
+    alone = entry(LATE_SF, 0.8, 0.0)
+    said = verdicts(*rows, *late, alone)
     assert said["FFNs in the first layers win back accuracy that Skip-FFN costs"] == "supported"
-    # Layer 6 is at the merge's accuracy; layer 3 is far below it.
-    assert said["Bypassing the FFNs of the last layers alone costs nothing beside the merge"] == "mixed"
+    free = "Skipped rows can bypass the FFNs of the last layers at no cost"
+    assert said[free] == "supported" and free not in verdicts(*rows, *late)
+    assert verdicts(*rows, *late, entry(LATE_SF, 0.7, -0.1))[free] == "mixed"
     longer = [entry(DENSE + LONGER, 0.82, 0.02), entry(FULL + KEPT + LONGER, 0.815, 0.015)]
     (claim,) = set(verdicts(*rows, *longer)) - set(verdicts(*rows))
     # Half a point below, with an interval of seven tenths: within a point cannot be said.

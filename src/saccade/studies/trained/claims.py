@@ -13,7 +13,7 @@ from saccade.report.text import percent, points
 from saccade.studies.base import Finding, is_better, is_free
 from saccade.studies.lineup import KEPT
 from saccade.studies.tables import interval_of
-from saccade.studies.trained.rows import DENSE, FULL, LATER, LONGER, MERGE, POOL, later
+from saccade.studies.trained.rows import DENSE, FULL, LATE_SF, LATER, LONGER, MERGE, POOL, later
 
 Entries = Mapping[str, Mapping[str, Any]]
 """Rows of a result by name."""
@@ -116,13 +116,15 @@ def _where_it_hurts(entries: Entries, added: Mapping[str, Any] | None) -> Iterab
         f"Accuracy with FFNs bypassed: {told.replace('from none on', 'nowhere, merged alone')}; in brackets "
         f"the visual prefill's FLOPs.{_added(added['visual']['mean']) if added else ''}",
     )
-    yield Finding(
-        "Bypassing the FFNs of the last layers alone costs nothing beside the merge",
-        ASKED,
-        is_free([_between(entry, merge) for entry in late.values()]),
-        f"{' and '.join(_points(entry, merge) for entry in late.values())} points from layer "
-        f"{' and '.join(map(str, late))} on.",
-    )
+    if LATE_SF in entries and LATER[-1] in late:
+        alone, merged = entries[LATE_SF], late[LATER[-1]]
+        yield Finding(
+            "Skipped rows can bypass the FFNs of the last layers at no cost",
+            ASKED,
+            is_free([_gap(alone), _between(merged, merge)]),
+            f"From layer {LATER[-1]} on: paired difference {difference(alone['mean'])} points to the dense "
+            f"model with nothing merged; {_points(merged, merge)} points to the merge alone, merged.",
+        )
 
 
 def _added(mean_L: Sequence[float]) -> str:

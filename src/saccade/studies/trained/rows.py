@@ -77,6 +77,10 @@ LATER = (3, 6)
 """First layers of Skip-FFN, of Glance's twelve, in rows that ask where the bypass hurts."""
 
 
+LATE_SF = f"SF from layer {LATER[-1]}"
+"""The same with nothing merged."""
+
+
 def later(layer: int) -> str:
     """Name of the row whose skipped rows bypass FFNs from this layer on."""
     return f"{FULL}, SF from layer {layer}{KEPT}"
@@ -98,6 +102,7 @@ ROWS = (
     Row(f"{FULL} SK{KEPT}", 11, THREE, _AT_PLACE, weights=FULL + KEPT, cache="small"),
     Row(f"{FULL} SK middle+small{KEPT}", 11, THREE, _AT_PLACE, weights=FULL + KEPT, cache="middle+small"),
     Row(DENSE + LONGER, 0, longer=3),
+    Row(LATE_SF, 2, change=(("skip_ffn_layer", LATER[-1]),)),
     *(Row(later(n), 10, change=(("skip_ffn_layer", n), *_AT_PLACE)) for n in LATER),
     Row(FULL + KEPT + LONGER, 10, change=_AT_PLACE, longer=3),
 )
@@ -105,7 +110,7 @@ ROWS = (
 
 The authors merge in the projector's place, from the most to the least similar row, and so does the row
 without "positions kept"; the others keep merged rows in the picture's order, and the places between them.
-The last four are not of the paper: they ask whether longer training, or FFNs in the first layers, close the
+The last five are not of the paper: they ask whether longer training, or FFNs in the first layers, close the
 gap.
 """
 
