@@ -49,7 +49,8 @@ def test_check_finds_stale_tables_and_changes_nothing(readme, capsys):
 
 
 @pytest.mark.parametrize(
-    "name", ["glance", "glance-family", "glance-positions", "glance-tasks", "gate", "bench"]
+    "name",
+    ["glance", "glance-family", "glance-positions", "glance-trained", "glance-tasks", "gate", "bench"],
 )
 def test_a_missing_result_file_is_said(readme, name):
     path = readme(name)
@@ -173,3 +174,35 @@ def test_a_missing_file_is_refused(tmp_path, capsys):
 def test_the_tables_of_this_repository_are_fresh(root):
     marked = [p for p in sorted(root.glob("*.md")) if "<!-- generated:" in p.read_text(encoding="utf-8")]
     assert tables.main(["--check", *map(str, marked)]) == (0 if marked else 2)
+
+
+def test_trained_rows_stand_with_their_losses_and_with_times_where_they_were_taken(readme):
+    path = readme("glance-trained")
+    results = path.parent / "benchmarks" / "results"
+    results.mkdir(parents=True)
+
+    def row(name: str, accuracy: float, gap: float, **more) -> dict:
+        mean = {"accuracy": accuracy, "low": accuracy - 0.01, "high": accuracy + 0.01}
+        mean |= {"difference": gap, "difference_low": gap - 0.02, "difference_high": gap + 0.02}
+        cost = {"flops_ratio": 0.31, "kv_ratio": 0.46}
+        return {
+            "name": name,
+            "mean": mean,
+            "cost": cost,
+            "visual_ratio_paper": 0.28,
+            "seeds": {"0": 1},
+        } | more
+
+    plans = [row("dense", 0.8, 0.0), row("skipping", 0.5, -0.3, times={"train_s": {"ratio": 0.55}})]
+    found = {
+        "plans": plans,
+        "dense": {"mean": {"blind": 0.17}, "tasks": {"count": {}}},
+        "data": {"questions": 40},
+        "recipe": {"steps": 400, "batch": 16},
+    }
+    (results / "study_skip_vision.json").write_text(json.dumps(found))
+    assert tables.main([str(path)]) == 0
+    text = path.read_text()
+    assert "| dense | 1 | 80.0 % (79.0 to 81.0) |  | 28.0 % | 31.0 % | 46.0 % |  |" in text
+    assert "| 50.0 % (49.0 to 51.0) | -30.0 (-32.0 to -28.0) | 28.0 % | 31.0 % | 46.0 % | 55.0 % |" in text
+    assert "40 held-out questions of 1 tasks" in text and "blind: 17.0 %" in text

@@ -18,7 +18,7 @@ KINDS = {
     "composed": "composed",
 }
 """What methods of each kind reduce."""
-BUDGET, FAMILY = "study_budget", "study_iso_flops"
+BUDGET, FAMILY, TRAINED = "study_budget", "study_iso_flops", "study_skip_vision"
 """Result files."""
 
 
@@ -139,4 +139,36 @@ def glance_positions(results: Path) -> str:
     head = ("plan", "closed up, as the authors do", "kept", "kept minus closed up", "FLOPs")
     dense = found["dense"]["mean"]
     told = f"{dense['n']} questions; dense {interval(dense, 'accuracy')}, blind {percent(dense['blind'])}."
+    return f"{markdown(head, rows)}\n\n{told}"
+
+
+def glance_trained(results: Path) -> str:
+    """What Skip-Vision's parts and their rivals keep and save on Glance, trained from one dense start."""
+    found = load(results / f"{TRAINED}.json")
+    if found is None:
+        return missing("saccade study skip-vision --out benchmarks/results")
+    rows = []
+    for entry in found["plans"]:
+        mean, cost, times = entry["mean"], entry["cost"], entry.get("times")
+        rows.append(
+            [
+                entry["name"],
+                str(len(entry["seeds"])),
+                interval(mean, "accuracy"),
+                difference(mean) if entry is not found["plans"][0] else "",
+                percent(entry["visual_ratio_paper"]),
+                percent(cost["flops_ratio"]),
+                percent(cost["kv_ratio"]),
+                percent(times["train_s"]["ratio"]) if times else "",
+            ]
+        )
+    head = ("trained model", "seeds", "accuracy", "against dense", "visual FLOPs", "FLOPs", "KV cache",
+            "training step")  # fmt: skip
+    recipe, dense, data = found["recipe"], found["dense"], found["data"]
+    told = (
+        f"{data['questions']} held-out questions of {len(dense['tasks'])} tasks; 95 % intervals; blind: "
+        f"{percent(dense['mean']['blind'])}; {recipe['steps']} steps of {recipe['batch']} pictures from one "
+        "dense start, unless said. Visual FLOPs: by the paper's convention; all but accuracy as shares of "
+        f"the dense row's. More in [the study's page](benchmarks/results/{TRAINED}.md)."
+    )
     return f"{markdown(head, rows)}\n\n{told}"

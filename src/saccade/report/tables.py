@@ -15,7 +15,14 @@ from typing import Any
 from saccade.files import read_json, write_text
 from saccade.methods import METHODS, Method
 from saccade.report.catalogue import SHARED, described, in_brief
-from saccade.report.glance_tables import glance, glance_family, glance_positions, load, missing
+from saccade.report.glance_tables import (
+    glance,
+    glance_family,
+    glance_positions,
+    glance_trained,
+    load,
+    missing,
+)
 from saccade.report.markdown import markdown
 from saccade.report.study_tables import STUDY_TABLES
 from saccade.report.text import interval, percent
@@ -140,6 +147,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "glance": glance,
     "glance-family": glance_family,
     "glance-positions": glance_positions,
+    "glance-trained": glance_trained,
     "glance-tasks": glance_tasks,
     "gate": gate,
     "bench": bench,
