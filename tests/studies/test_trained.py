@@ -140,9 +140,12 @@ def test_claims_are_judged_by_the_rows_that_speak_of_them():
         times["train_s"] |= dict(zip(("low", "high"), ratio, strict=True))
         assert verdicts(*rows)["Training takes 35 % less time"] == verdict
     late = [entry(later(n), 0.4 + 0.05 * n, -0.4 + 0.05 * n) for n in LATER]
-    added = {"visual": {"mean": [0.9, 0.7, 0.5, 0.4, 0.8, 0.3] + [0.1] * 5 + [0.7]}}
-    (told,) = [f["found"] for f in findings({"plans": rows + late, "ffn": added}) if "win back" in f["claim"]]
-    assert told.endswith("0.70 in layers 0-2, 0.50 in layers 3-5, 0.10 in layers 6-10.")
+    mean = [0.9, 0.7, 0.5, 0.4, 0.8, 0.3] + [0.1] * 5 + [0.0]
+    score = {"mean": mean, "order": [11, 6, 7, 8, 10, 9, 5, 3, 2, 1, 4, 0], "n": 20}
+    data = {"plans": [*rows, *late, entry(LATE_SF, 0.8, 0.0)], "ffn": {"score": score}}
+    hurts, free = (f["found"] for f in findings(data)[-2:])
+    assert hurts.endswith("0.700 in layers 0-2, 0.500 in layers 3-5, 0.100 in layers 6-10.")
+    assert "on 20 samples" in free and free.endswith("in layers 6, 7, 8, 9, 10, 11 as the first 6.")
     alone = entry(LATE_SF, 0.8, 0.0)
     said = verdicts(*rows, *late, alone)
     assert said["FFNs in the first layers win back accuracy that Skip-FFN costs"] == "supported"
@@ -287,9 +290,11 @@ def test_the_study_trains_asks_and_tells_and_goes_on_where_it_was(tmp_path):
     assert all("source" in told for told in result["training"].values())
     paths = write(STUDY, result, tmp_path / "out")
     page = paths["page"].read_text()
-    assert result["ffn"]["samples"] == 4 and len(result["ffn"]["visual"]["mean"]) == 12
+    ffn = result["ffn"]
+    assert ffn["added"]["samples"] == 4 and len(ffn["added"]["skipped"]["mean"]) == 12
+    assert sorted(ffn["score"]["order"]) == list(range(12)) and ffn["score"]["score"] == "ffn"
     assert (
-        "What FFNs add" in page
+        "What FFNs do" in page
         and "Teacher forcing" in page
         and "FLOPs of a step" in page
         and "SF FS LS Merge LV SK" in page

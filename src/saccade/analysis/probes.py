@@ -84,7 +84,9 @@ def group_rows(layout: Layout, layer: LayerRoute) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def probe_layers(family: Family, layers: nn.ModuleList, run: Trajectory) -> dict[str, Any]:
+def probe_layers(
+    family: Family, layers: nn.ModuleList, run: Trajectory, apart: LayerRoute | None = None
+) -> dict[str, Any]:
     """The probes of every group in every layer of a forward; skipped rows by what the FFN would have added.
 
     The first row of the prompt and rows with massive activations are in no group.
@@ -93,6 +95,8 @@ def probe_layers(family: Family, layers: nn.ModuleList, run: Trajectory) -> dict
         family: Adapter of the model.
         layers: Its decoder layers, without a plan on them.
         run: The forward.
+        apart: Row sets that tell groups apart in every layer, as another plan would; the forward's own if
+            omitted.
 
     Returns:
         By group: ``rows`` (per layer), and by probe ``mean`` and ``median`` (per layer, None where the
@@ -110,7 +114,7 @@ def probe_layers(family: Family, layers: nn.ModuleList, run: Trajectory) -> dict
         odd_N = massive_rows(entering_ND).cpu()
         odd_N[0] = True
         left_out.append(int((odd_N & run.layer(number).alive_BN[0])[1:].sum()))
-        for group, rows_N in group_rows(run.layout, run.layer(number)).items():
+        for group, rows_N in group_rows(run.layout, apart or run.layer(number)).items():
             kept_N = rows_N & ~odd_N
             found[group]["rows"].append(int(kept_N.sum()))
             for name, value_N in values.items():

@@ -14,6 +14,7 @@ from saccade.studies.lines import Book
 from saccade.studies.lineup import KEPT
 from saccade.studies.tables import task_table
 from saccade.studies.trained.claims import share
+from saccade.studies.trained.probe import GROUPS
 from saccade.studies.trained.rows import FULL
 
 SHARED = (
@@ -31,7 +32,7 @@ def tell(result: Result) -> str:
     if result.get("forced"):
         parts.append(_forced(result))
     if result.get("ffn"):
-        parts.append(_added(result["ffn"]))
+        parts.append(_ffns(result["ffn"]))
     return "\n\n".join(parts)
 
 
@@ -105,13 +106,19 @@ def _forced(result: Result) -> str:
     return f"{markdown(head, rows, right_from=2)}\n\n{told}"
 
 
-def _added(found: Mapping[str, Any]) -> str:
-    head = ("layer", *map(str, range(len(found["visual"]["mean"]))))
+def _ffns(found: Mapping[str, Any]) -> str:
+    added, score = found["added"], found["score"]
+    head = ("layer", *map(str, range(len(score["mean"]))))
     rows = [
-        [f"{group} rows", *(f"{value:.2f}" for value in found[group]["mean"])] for group in ("visual", "text")
+        ["answer without it (nats)", *(f"{value:.3f}" for value in score["mean"])],
+        *([f"added to {group} rows", *(f"{v:.2f}" for v in added[group]["mean"])] for group in GROUPS),
     ]
-    told = f"Norm of an FFN's output over that of the row it is added to; {found['samples']} samples."
-    return f"## What FFNs add to rows of the dense model\n\n{markdown(head, rows)}\n\n{told}"
+    told = (
+        "How much the answer changes without one layer's FFN on visual rows, as FFN-Skip is calibrated "
+        f"({score['n']} samples); and the norm of an FFN's output over that of the row it is added to, for "
+        f"rows that SF would skip, would retain, and text ({added['samples']} samples)."
+    )
+    return f"## What FFNs do in the dense model\n\n{markdown(head, rows)}\n\n{told}"
 
 
 def draw(result: Result) -> dict[str, bytes]:

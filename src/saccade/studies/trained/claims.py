@@ -99,7 +99,7 @@ def _leaves_the_cache(entries: Entries) -> Iterable[Finding]:
         )
 
 
-def _where_it_hurts(entries: Entries, added: Mapping[str, Any] | None) -> Iterable[Finding]:
+def _where_it_hurts(entries: Entries, ffn: Mapping[str, Any] | None) -> Iterable[Finding]:
     full, merge = entries[FULL + KEPT], entries.get(MERGE + KEPT)
     late = {n: entries[later(n)] for n in LATER if later(n) in entries}
     if not late or merge is None:
@@ -114,28 +114,37 @@ def _where_it_hurts(entries: Entries, added: Mapping[str, Any] | None) -> Iterab
         ASKED,
         is_better([_between(entry, full) for entry in late.values()]),
         f"Accuracy with FFNs bypassed: {told.replace('from none on', 'nowhere, merged alone')}; in brackets "
-        f"the visual prefill's FLOPs.{_added(added['visual']['mean']) if added else ''}",
+        f"the visual prefill's FLOPs.{_missed(ffn['score']['mean']) if ffn else ''}",
     )
     if LATE_SF in entries and LATER[-1] in late:
         alone, merged = entries[LATE_SF], late[LATER[-1]]
+        told = f" {_would_skip(ffn['score'])}" if ffn else ""
         yield Finding(
             "Skipped rows can bypass the FFNs of the last layers at no cost",
             ASKED,
             is_free([_gap(alone), _between(merged, merge)]),
             f"From layer {LATER[-1]} on: paired difference {difference(alone['mean'])} points to the dense "
-            f"model with nothing merged; {_points(merged, merge)} points to the merge alone, merged.",
+            f"model with nothing merged; {_points(merged, merge)} points to the merge alone, merged.{told}",
         )
 
 
-def _added(mean_L: Sequence[float]) -> str:
-    """What FFNs add to visual rows, over the parts of the decoder that the rows tell apart."""
+def _missed(mean_L: Sequence[float]) -> str:
+    """What skipping FFNs does to the dense model, over the parts of the decoder that the rows tell apart."""
     # Nothing reads what visual rows become in the last layer.
     edges = (0, *LATER, len(mean_L) - 1)
     told = ", ".join(
-        f"{statistics.fmean(mean_L[start:end]):.2f} in layers {start}-{end - 1}"
+        f"{statistics.fmean(mean_L[start:end]):.3f} in layers {start}-{end - 1}"
         for start, end in itertools.pairwise(edges)
     )
-    return f" Of a visual row's norm the dense model's FFNs add {told}."
+    return f" In nats the dense model's answer misses of one layer's FFN on visual rows, on average, {told}."
+
+
+def _would_skip(score: Mapping[str, Any]) -> str:
+    first = score["order"][: len(score["order"]) - LATER[-1]]
+    return (
+        f"A calibration of the dense model on {score['n']} samples, before any training to skip, would skip "
+        f"FFNs in layers {', '.join(map(str, sorted(first)))} as the first {len(first)}."
+    )
 
 
 def _trained_longer(entries: Entries) -> Iterable[Finding]:

@@ -11,10 +11,7 @@ from saccade.plan import Plan
 from saccade.shapes import ModelShape
 from saccade.skip_vision.accounting import saving
 from saccade.studies.trained.ask import Answers, Asked
-from saccade.studies.trained.rows import DENSE, SCALES, Row
-
-TOKENS = sum(tokens for _, tokens in SCALES)
-"""Rows of an image in the dense layout."""
+from saccade.studies.trained.rows import DENSE, TOKENS, Row
 
 
 def judge(

@@ -15,6 +15,8 @@ SCALES = ((20, 16), (4, 50), (2, 100), (2, 100))
 The finest windows have two tokens each, in two passes over the picture: so the second pass stands to the text
 as the patches of Glance do, and the decoder need not learn to read anew.
 """
+TOKENS = sum(tokens for _, tokens in SCALES)
+"""Rows of an image in the dense layout."""
 MERGED = 50
 """Rows that the 200 skipped ones are merged into: the paper's quarter."""
 LAYOUT: Mapping[str, Any] = {

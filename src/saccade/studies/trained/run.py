@@ -12,13 +12,13 @@ from typing import Any
 import torch
 
 from saccade import models
-from saccade.analysis import analyze
 from saccade.evaluation.identity import weights_digest
 from saccade.files import read_json, write_json
 from saccade.glance import suite
 from saccade.measure import record
 from saccade.methods.skip_vision import Release
 from saccade.skip_vision import set_cache
+from saccade.studies.bench import Bench
 from saccade.studies.cells import makers
 from saccade.studies.crew import WAIT, Say, together
 from saccade.studies.lineup import KEPT
@@ -30,13 +30,12 @@ from saccade.studies.trained.claims import findings
 from saccade.studies.trained.forced import compared, surprise
 from saccade.studies.trained.judge import evaluation, judge
 from saccade.studies.trained.make import Note, make, place, seeds_of
+from saccade.studies.trained.probe import probe
 from saccade.studies.trained.rows import DENSE, FULL, ROWS, SCALES, Recipe, Row
 from saccade.studies.trained.step import compare_steps
 
 LONG = ("list", "word")
 """Tasks with answers of several tokens, by which skip KV-cache is judged."""
-PROBED = 4
-"""Samples of each task on which FFNs are probed."""
 LEVELS: tuple[Release, ...] = ("small", "middle+small")
 
 
@@ -91,7 +90,7 @@ def run(
         "recipe": asdict(recipe) | {"scales": [list(scale) for scale in SCALES]},
         "training": _training(folder, recipe, rows),
         "forced": surprises,
-        "ffn": _added(loaded, questions, note),
+        "ffn": probe(Bench(loaded, questions, store, way.tokens, note)),
         "seconds": {
             "this_run": round(time.perf_counter() - start, 1),
             "cells": len(made),
@@ -180,15 +179,6 @@ def _forced(folder: Path, recipe: Recipe, rows: Sequence[Row], way: Way, note: N
             level: compared(before, surprise(set_cache(loaded, level), samples)) for level in LEVELS
         }
     return found
-
-
-def _added(loaded: models.Loaded, questions: Questions, note: Note) -> dict[str, Any]:
-    """What FFNs add to rows of the dense model, as a share of their norm (probe P3), layer by layer."""
-    note("measuring what FFNs add to visual rows")
-    samples = [s for task in questions.tasks for s in questions.calibration(task, PROBED)]
-    groups = analyze(loaded, samples, parts=("ffn",)).data["ffn"]["groups"]
-    probes = {group: groups[group]["p3"] for group in ("visual", "text")}
-    return {"samples": len(samples)} | {g: {k: p[k] for k in ("mean", "sd")} for g, p in probes.items()}
 
 
 def _training(folder: Path, recipe: Recipe, rows: Sequence[Row]) -> dict[str, Any]:
