@@ -129,14 +129,14 @@ def _where_it_hurts(entries: Entries, ffn: Mapping[str, Any] | None) -> Iterable
 
 
 def _missed(mean_L: Sequence[float]) -> str:
-    """What skipping FFNs does to the dense model, over the parts of the decoder that the rows tell apart."""
+    """What the dense model misses of an FFN, on average over the parts of the decoder that rows tell apart."""
     # Nothing reads what visual rows become in the last layer.
     edges = (0, *LATER, len(mean_L) - 1)
     told = ", ".join(
         f"{statistics.fmean(mean_L[start:end]):.3f} in layers {start}-{end - 1}"
         for start, end in itertools.pairwise(edges)
     )
-    return f" In nats the dense model's answer misses of one layer's FFN on visual rows, on average, {told}."
+    return f" Nats by which the dense model's answer changes without one layer's FFN on visual rows: {told}."
 
 
 def _would_skip(score: Mapping[str, Any]) -> str:
