@@ -13,6 +13,7 @@ from saccade.analysis.probes import GROUPS, massive_rows, probe_layers, probe_ro
 from saccade.engine import apply, attached
 from saccade.families import find
 from saccade.layout import Layout
+from saccade.methods.skip_vision import SkipVision
 from support.models import FACTORIES, SQUARE
 
 PROMPT = [3, SQUARE, 6]
@@ -92,6 +93,22 @@ def test_rows_are_grouped_by_the_routes_row_sets_whatever_method_made_them(llava
     assert cut["visual"]["p3"]["mean"][2] is None
     later = analysed(llava, inputs, "random(keep=5,layer=1)+ffn_skip(layers=2-3)")
     assert later["skipped"]["rows"] == [0, 0, 5, 5] and later["retained"]["rows"] == [16, 5, 0, 0]
+
+
+def test_rows_can_be_told_apart_as_another_plan_would(llava):
+    inputs = llava.singles([PROMPT])[0]
+    family, run = find(llava.model), record(llava.model, inputs, "ffn_skip(layers=none)")
+    layout = run.layout
+    apart = SkipVision(retained=4).layer_route(layout, torch.ones_like(layout.visual_BN), 0)
+    found = probe_layers(family, family.parts(llava.model).layers, run, apart)
+    assert [found[group]["rows"] for group in GROUPS] == [[16] * 4, [4] * 4, [12] * 4, [6] * 4]
+    plain = analysed(llava, inputs, "ffn_skip(layers=none)")
+    for number in range(4):
+        # The forward is that of the whole model: both groups together are its visual rows.
+        mean = (
+            4 * found["retained"]["p3"]["mean"][number] + 12 * found["skipped"]["p3"]["mean"][number]
+        ) / 16
+        assert mean == pytest.approx(plain["visual"]["p3"]["mean"][number], rel=1e-5)
 
 
 def test_a_skipping_model_is_probed_without_a_plan_of_the_users(llava):

@@ -129,7 +129,7 @@ def _where_it_hurts(entries: Entries, ffn: Mapping[str, Any] | None) -> Iterable
 
 
 def _missed(mean_L: Sequence[float]) -> str:
-    """What the dense model misses of an FFN, on average over the parts of the decoder that rows tell apart."""
+    """What the dense model misses of an FFN, on average over parts of the decoder that rows tell apart."""
     # Nothing reads what visual rows become in the last layer.
     edges = (0, *LATER, len(mean_L) - 1)
     told = ", ".join(
