@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from saccade import models
-from saccade.analysis.capture import bare, record
+from saccade.analysis.capture import record
 from saccade.analysis.probes import probe_layers
 from saccade.analysis.study import UNTOUCHED, over
 from saccade.models import Loaded
@@ -42,17 +42,13 @@ def added(loaded: Loaded, samples: Sequence[Sample]) -> dict[str, Any]:
         number of ``samples``.
     """
     (method,) = SkipVisionConfig.from_dict({**LAYOUT, "row": 2}).methods(TOKENS)
+    layers = loaded.family.parts(loaded.model).layers
     found: dict[str, list[Sequence[float | None]]] = {group: [] for group in GROUPS}
     for sample in samples:
         run = record(loaded.model, models.inputs(loaded, [sample]), UNTOUCHED)
         layout = run.layout
         apart = method.layer_route(layout, torch.ones_like(layout.visual_BN), 0)
-        with bare(loaded.model):
-            layers = loaded.family.parts(loaded.model).layers
-            probed = probe_layers(loaded.family, layers, run, apart)
+        probed = probe_layers(loaded.family, layers, run, apart)
         for group in GROUPS:
             found[group].append(probed[group]["p3"]["mean"])
-    return {"samples": len(samples)} | {
-        group: {key: values for key, values in over(rows).items() if key in ("mean", "sd")}
-        for group, rows in found.items()
-    }
+    return {"samples": len(samples)} | {group: over(rows) for group, rows in found.items()}
