@@ -36,7 +36,7 @@ from saccade.studies.trained.rows import (
     Recipe,
     Row,
     later,
-)  # fmt: skip
+)
 from saccade.studies.trained.run import run
 from saccade.training import TrainingConfig
 

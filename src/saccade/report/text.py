@@ -17,9 +17,14 @@ def interval(entry: Mapping[str, Any], name: str, digits: int = 1) -> str:
     """A share with its 95 % limits, as ``93.2 % (89.1 to 97.0)``; those of accuracy have no prefix."""
     prefix = "" if name == "accuracy" else f"{name}_"
     low, high = entry.get(f"{prefix}low"), entry.get(f"{prefix}high")
-    if entry.get(name) is None or low is None or high is None:
-        return percent(entry.get(name), digits)
-    return f"{percent(entry[name], digits)} ({100 * low:.{digits}f} to {100 * high:.{digits}f})"
+    return spread(entry.get(name), low, high, digits)
+
+
+def spread(value: float | None, low: float | None, high: float | None, digits: int = 1) -> str:
+    """A share with its limits; without them where they are not known."""
+    if value is None or low is None or high is None:
+        return percent(value, digits)
+    return f"{percent(value, digits)} ({100 * low:.{digits}f} to {100 * high:.{digits}f})"
 
 
 def points(value: float | None) -> str:

@@ -105,19 +105,18 @@ def saving(
     def visual(rows_BN: torch.Tensor) -> int:
         return int((rows_BN & layout.visual_BN).sum())
 
-    def macs(number: int, layer: LayerRoute) -> float:
+    def macs(layer: LayerRoute) -> float:
         attend = visual(layer.alive_BN) - config.summaries
-        skips = config.skip_ffn and number >= config.skip_ffn_layer
+        skips = visual(layer.ffn_BN) < visual(layer.alive_BN)
         return paper_macs(shape, attend, min(first, attend) if skips else attend)
 
     last = route.layers[-1]
-    paper = sum(macs(number, layer) for number, layer in enumerate(route.layers))
     return Saving(
         visual(last.alive_BN),
         visual(last.ffn_BN),
         visual(last.held_BN),
         dense,
-        paper / (shape.layers * paper_macs(shape, dense, dense)),
+        sum(map(macs, route.layers)) / (shape.layers * paper_macs(shape, dense, dense)),
         against(cost(shape, route), full),
     )
 

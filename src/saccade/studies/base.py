@@ -15,6 +15,8 @@ Result = Mapping[str, Any]
 
 SLACK = 0.01
 """Loss of accuracy, one point, that still counts as none: no finite sample can show a loss of nothing."""
+ASKED = "asked here, not by the papers"
+"""Where a claim is made that no paper makes."""
 VERDICTS = ("supported", "not supported", "mixed", "undecided")
 
 

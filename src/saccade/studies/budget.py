@@ -12,6 +12,7 @@ from saccade.report import figures
 from saccade.report.markdown import difference
 from saccade.report.text import percent
 from saccade.studies.base import (
+    ASKED,
     Design,
     Finding,
     Result,
@@ -116,7 +117,7 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
     equal = equal_flops(book)
     for others, source in (
         (("shortv", "vtw"), "V-Skip, iso-FLOPs: 100.31 % against 99.92 % and 99.91 %"),
-        (("ffn_skip",), "asked here, not by the papers"),
+        (("ffn_skip",), ASKED),
     ):
         rows = [row for row in equal if row["method"] in others]
         findings.append(_equal(rows, " and ".join(METHODS[one].title for one in others), source).to_dict())

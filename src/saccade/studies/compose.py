@@ -13,7 +13,17 @@ from saccade.methods import METHODS
 from saccade.plan import Plan
 from saccade.report.markdown import difference, markdown
 from saccade.studies import charts
-from saccade.studies.base import Design, Finding, Result, Study, corrected, directions, is_better, is_free
+from saccade.studies.base import (
+    ASKED,
+    Design,
+    Finding,
+    Result,
+    Study,
+    corrected,
+    directions,
+    is_better,
+    is_free,
+)
 from saccade.studies.bench import Bench, orders_of
 from saccade.studies.lines import Book, Line
 from saccade.studies.lineup import tried
@@ -118,7 +128,7 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
         findings.append(
             Finding(
                 f"Dropping rows and skipping layers together beats {what} alone at equal FLOPs",
-                "asked here, not by the papers",
+                ASKED,
                 is_better(mine),
                 f"Of {len(mine)} comparisons at {', '.join(f'{100 * r:.0f} %' for r in RATIOS)} of the FLOPs "
                 f"pairs are better in {seen.count(1)} and worse in {seen.count(-1)}, "
@@ -130,7 +140,7 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
         findings.append(
             Finding(
                 "The best pair keeps more than the best method alone at equal FLOPs",
-                "asked here, not by the papers",
+                ASKED,
                 is_better([interval_of(one) for one in best]),
                 "; ".join(
                     f"at {100 * one['asked']:.0f} % {one['first'].split(' at ')[0]} against "

@@ -6,7 +6,7 @@ from typing import Any
 
 from saccade.report.markdown import difference, markdown
 from saccade.studies import charts
-from saccade.studies.base import Design, Finding, Result, Study, corrected, directions, is_better
+from saccade.studies.base import ASKED, Design, Finding, Result, Study, corrected, directions, is_better
 from saccade.studies.bench import Bench
 from saccade.studies.draws import ONE_DRAW
 from saccade.studies.lines import Book, Line
@@ -52,7 +52,7 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
             Finding(
                 f"Calibrated on {'its own task' if source == OWN else 'a mixture'}, VIG of the whole answer "
                 "chooses better layers than VIG of the first token",
-                "asked here, not by the papers",
+                ASKED,
                 is_better(gaps),
                 f"At {', '.join(map(str, sizes))} of {book.bench.depth} layers: "
                 f"{', '.join(difference(row) for row in told)} points of mean accuracy; "

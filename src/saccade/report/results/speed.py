@@ -12,7 +12,7 @@ from saccade.report.results.kinds import Palette
 from saccade.report.results.maps import layer_map
 from saccade.report.results.model import Numbers, Result, Timed
 from saccade.report.results.plots import layer_score, promised_and_measured
-from saccade.report.text import MISSING, amount, percent
+from saccade.report.text import MISSING, amount, percent, spread
 
 
 def bench(results: list[Result], name: str) -> str:
@@ -60,9 +60,7 @@ def _timed(run: Timed, where: str) -> list[str]:
 
 
 def _paired(phase: Numbers) -> str:
-    if phase["time_ratio"] is None or phase["low"] is None or phase["high"] is None:
-        return percent(phase["time_ratio"])
-    return f"{percent(phase['time_ratio'])} ({100 * phase['low']:.1f} to {100 * phase['high']:.1f})"
+    return spread(phase["time_ratio"], phase["low"], phase["high"])
 
 
 def _ms(seconds: float | None) -> str:

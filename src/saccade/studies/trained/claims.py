@@ -9,15 +9,14 @@ from typing import Any
 
 from saccade.evaluation.statistics import Interval
 from saccade.report.markdown import difference
-from saccade.report.text import percent, points
-from saccade.studies.base import Finding, is_better, is_free
+from saccade.report.text import percent, points, spread
+from saccade.studies.base import ASKED, Finding, is_better, is_free
 from saccade.studies.lineup import KEPT
 from saccade.studies.tables import interval_of
 from saccade.studies.trained.rows import DENSE, FULL, LATE_SF, LATER, LONGER, MERGE, POOL, later
 
 Entries = Mapping[str, Mapping[str, Any]]
 """Rows of a result by name."""
-ASKED = "asked here, not by the paper"
 
 
 def findings(result: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -30,7 +29,7 @@ def findings(result: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def share(found: Mapping[str, float]) -> str:
     """A ratio with its quartiles, in per cent."""
-    return f"{percent(found['ratio'])} ({100 * found['low']:.1f} to {100 * found['high']:.1f})"
+    return spread(found["ratio"], found["low"], found["high"])
 
 
 def _keeps(entries: Entries) -> Iterable[Finding]:
@@ -104,17 +103,17 @@ def _where_it_hurts(entries: Entries, ffn: Mapping[str, Any] | None) -> Iterable
     late = {n: entries[later(n)] for n in LATER if later(n) in entries}
     if not late or merge is None:
         return
-    bypassed = {"layer 0": full} | {f"layer {n}": entry for n, entry in late.items()} | {"none": merge}
+    bypassed = {f"from layer {n} on": entry for n, entry in ({0: full} | late).items()}
     told = ", ".join(
-        f"{_accuracy(entry)} from {where} on ({percent(entry['visual_ratio_paper'])})"
-        for where, entry in bypassed.items()
+        f"{_accuracy(entry)} {where} ({percent(entry['visual_ratio_paper'])})"
+        for where, entry in (bypassed | {"nowhere, merged alone": merge}).items()
     )
     yield Finding(
         "FFNs in the first layers win back accuracy that Skip-FFN costs",
         ASKED,
         is_better([_between(entry, full) for entry in late.values()]),
-        f"Accuracy with FFNs bypassed: {told.replace('from none on', 'nowhere, merged alone')}; in brackets "
-        f"the visual prefill's FLOPs.{_missed(ffn['score']['mean']) if ffn else ''}",
+        f"Accuracy with FFNs bypassed: {told}; in brackets the visual prefill's FLOPs."
+        f"{_missed(ffn['score']['mean']) if ffn else ''}",
     )
     if LATE_SF in entries and LATER[-1] in late:
         alone, merged = entries[LATE_SF], late[LATER[-1]]

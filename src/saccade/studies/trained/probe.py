@@ -13,9 +13,8 @@ from saccade.analysis.probes import probe_layers
 from saccade.analysis.study import UNTOUCHED, over
 from saccade.models import Loaded
 from saccade.samples import Sample
-from saccade.skip_vision import SkipVisionConfig
 from saccade.studies.bench import Bench
-from saccade.studies.trained.rows import LAYOUT, TOKENS
+from saccade.studies.trained.rows import TOKENS, Row
 
 SCORE = "ffn"
 """How much the answer changes without one layer's FFN on visual rows, as FFN-Skip is calibrated."""
@@ -41,7 +40,7 @@ def added(loaded: Loaded, samples: Sequence[Sample]) -> dict[str, Any]:
         By group of rows its ``mean`` over rows and samples and its ``sd`` over samples, per layer; and the
         number of ``samples``.
     """
-    (method,) = SkipVisionConfig.from_dict({**LAYOUT, "row": 2}).methods(TOKENS)
+    (method,) = Row("SF", 2).config().methods(TOKENS)
     layers = loaded.family.parts(loaded.model).layers
     found: dict[str, list[Sequence[float | None]]] = {group: [] for group in GROUPS}
     for sample in samples:

@@ -77,10 +77,8 @@ LONGER = ", 3 times the steps"
 """Ends the name of a row that is trained for longer."""
 LATER = (3, 6)
 """First layers of Skip-FFN, of Glance's twelve, in rows that ask where the bypass hurts."""
-
-
 LATE_SF = f"SF from layer {LATER[-1]}"
-"""The same with nothing merged."""
+"""The row of the last of them with nothing merged."""
 
 
 def later(layer: int) -> str:

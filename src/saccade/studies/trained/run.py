@@ -156,8 +156,9 @@ def _timed(path: Path, base: Path, rows: Sequence[Row], recipe: Recipe, way: Way
     known = read_json(path) if path.exists() else {}
     # What is trained for longer takes what its twin takes.
     todo = [row for row in rows if row.name not in (DENSE, *known) and row.longer == 1]
-    if todo:
-        note("timing training steps, prefill and decoding")
+    if not todo:
+        return known
+    note("timing training steps, prefill and decoding")
     for name, found in compare_steps(base, todo, recipe, device=way.device):
         known[name] = found
         write_json(path, known)

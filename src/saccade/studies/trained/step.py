@@ -44,8 +44,6 @@ def compare_steps(
     Yields:
         The name of a row, and what it takes.
     """
-    if not rows:
-        return
     dense = _model(base, dict(LAYOUT) | {"row": 0}, device)
     samples = suite.samples("list", recipe.batch, split="train")
     dense_flops = _step_flops(dense, samples)
@@ -58,16 +56,11 @@ def compare_steps(
         flops = Pairs.of([dense_flops], [_step_flops(loaded, samples)])
         if attached is not None:
             attached.remove()
-        yield (
-            row.name,
-            {
-                name: asdict(
-                    Pairs.of(*([side[name] for side in sides] for sides in zip(*pairs, strict=True)))
-                )
-                for name in ("train_s", "prefill_s", "decode_s", "kv_bytes")
-            }
-            | {"train_flops": asdict(flops)},
-        )
+        found = {
+            name: asdict(Pairs.of(*([side[name] for side in sides] for sides in zip(*pairs, strict=True))))
+            for name in ("train_s", "prefill_s", "decode_s", "kv_bytes")
+        }
+        yield row.name, found | {"train_flops": asdict(flops)}
 
 
 def _model(base: Path, layout: dict[str, Any], device: str | None) -> Loaded:
