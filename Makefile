@@ -17,6 +17,7 @@ VENV := .venv
 LMMS := .venv-lmms
 RUN := $(VENV)/bin
 READY := $(VENV)/.ready
+TABLES := docs/results.md docs/support.md docs/methods/index.md src/saccade/glance/README.md
 
 .PHONY: help setup demo test lint format tables docs lmms clean
 
@@ -25,7 +26,7 @@ help:
 	@echo 'make test    run the tests'
 	@echo 'make lint    style and types'
 	@echo 'make format  rewrite the code in the house style'
-	@echo 'make tables  write the numbers of README.md anew from benchmarks/results'
+	@echo 'make tables  write the numbers of the docs anew from benchmarks/results'
 	@echo 'make docs    build the documentation site'
 	@echo 'make lmms    tests against lmms-eval, in .venv-lmms (a large download)'
 	@echo 'make setup   only build .venv (the others do that when it is needed)'
@@ -62,7 +63,7 @@ format: $(READY)
 	$(RUN)/ruff format .
 
 tables: $(READY)
-	$(RUN)/python -m saccade.report.tables README.md src/saccade/glance/README.md
+	$(RUN)/python -m saccade.report.tables $(TABLES)
 
 docs: $(READY)
 	$(RUN)/python -m saccade.report.site build/docs
