@@ -1,4 +1,4 @@
-"""What works under a plan and what is refused: the check of a forward, and the table for the README."""
+"""What works under a plan and what is refused: the check of a forward, and the table for the docs."""
 
 from __future__ import annotations
 
@@ -347,4 +347,4 @@ SUPPORT: tuple[Support, ...] = (
         "engine/test_attach.py::test_a_second_plan_is_refused_and_the_first_stays",
     ),
 )
-"""Every feature that was tried, in the order of the README."""
+"""Every feature that was tried, in the order of the docs."""

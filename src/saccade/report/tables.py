@@ -196,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     paths = [Path(word) for word in words if word != "--check"]
     if not paths:
-        print("usage: python -m saccade.report.tables [--check] README.md ...", file=sys.stderr)
+        print("usage: python -m saccade.report.tables [--check] docs/results.md ...", file=sys.stderr)
         return 2
     stale = 0
     for path in paths:
