@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from saccade.data import decode, load_jsonl, read_jsonl
+from saccade.data import load_jsonl, read_jsonl
+from saccade.pictures import open_picture
 
 
 @pytest.fixture
@@ -114,7 +115,7 @@ def test_errors_name_the_line(folder, line, match):
 def test_a_file_that_is_no_image_is_named_when_it_is_decoded(folder):
     path = write(folder, {"question": "fine?"}, {"question": "x", "image": "pictures/text.png"})
     assert len(read_jsonl(path)) == 2
-    with pytest.raises(ValueError, match=r"line 2: cannot decode image .*text\.png"):
+    with pytest.raises(ValueError, match=r"line 2: cannot read image .*text\.png"):
         load_jsonl(path)
 
 
@@ -135,21 +136,21 @@ def test_a_picture_is_turned_the_way_its_camera_was_held(folder, how):
     exif = Image.Exif()
     exif[0x0112] = how
     stored.save(folder / "photo.png", exif=exif)
-    assert decode(folder / "photo.png", "here").tobytes() == upright.tobytes()
+    assert open_picture(folder / "photo.png", "here").tobytes() == upright.tobytes()
 
 
 def test_a_torn_note_of_the_camera_spoils_no_picture(folder):
     picture = Image.new("RGB", (6, 4), "blue")
     picture.save(folder / "noted.jpg", exif=b"Exif\0\0what is this")
     picture.save(folder / "plain.jpg")
-    assert decode(folder / "noted.jpg", "").tobytes() == decode(folder / "plain.jpg", "").tobytes()
+    assert open_picture(folder / "noted.jpg", "").tobytes() == decode(folder / "plain.jpg", "").tobytes()
 
 
 @pytest.mark.parametrize("name", ["deep.png", "deep.tiff", "deep.pgm"])
 def test_sixteen_bits_of_grey_become_eight(folder, name):
     steep = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
     Image.fromarray(steep).save(folder / name)
-    found = decode(folder / name, "here")
+    found = open_picture(folder / name, "here")
     assert found.mode == "RGB"
     want = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)
     assert np.array_equal(np.asarray(found), want)

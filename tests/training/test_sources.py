@@ -116,7 +116,7 @@ def test_an_image_that_does_not_decode_is_named_when_it_is_loaded(tmp_path):
     path = data_set(tmp_path)
     (tmp_path / "red.png").write_bytes((tmp_path / "red.png").read_bytes()[:60])
     pool = opened(path)
-    with pytest.raises(BadRecord, match=r"data\.json, index 0: cannot decode image .*red\.png"):
+    with pytest.raises(BadRecord, match=r"data\.json, index 0: cannot read image .*red\.png"):
         pool.load(0, 0)
 
 
