@@ -17,8 +17,9 @@ from typing import Any
 
 from saccade.evaluation.scoring import Rule, parse, read
 from saccade.files import LONGEST_LINE, lines
-from saccade.pictures import is_file, open_picture, short, unfetched
+from saccade.pictures import is_file, open_picture, unfetched
 from saccade.samples import Sample
+from saccade.text import short
 
 
 @dataclass(frozen=True)
@@ -128,15 +129,15 @@ def read_line(line: bytes | None, where: str) -> Any:
     """
     if line is None:
         raise ValueError(
-            f"{where}: longer than {LONGEST_LINE:,} bytes; a line is one question or conversation, and images "
-            "stand beside the file"
+            f"{where}: longer than {LONGEST_LINE:,} bytes; a line is one question or conversation, and "
+            "images stand beside the file"
         )
     try:
         return json.loads(line.decode("utf-8", "surrogatepass"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"{where}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+        raise ValueError(f"{where}: not JSON: no UTF-8 text ({error.reason} at byte {error.start})") from None
     except (ValueError, RecursionError) as error:  # numbers of thousands of digits, deep nesting
         raise ValueError(f"{where}: not JSON that can be read ({error})") from None
 

@@ -146,13 +146,12 @@ def lines(path: str | os.PathLike, what: str = "a file") -> Iterator[tuple[int, 
     Raises:
         ValueError: If the file is missing or a folder.
     """
-    try:
-        stream = Path(path).open("rb")
-    except FileNotFoundError:
-        raise ValueError(f"no such file: {path}") from None
-    except IsADirectoryError:
-        raise ValueError(f"{path} is a folder, not {what}") from None
-    with stream:
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, not {what}")
+    if not path.exists():
+        raise ValueError(f"no such file: {path}")
+    with path.open("rb") as stream:
         at, number = 0, 0
         while line := stream.readline(LONGEST_LINE + 1):
             number, began = number + 1, at

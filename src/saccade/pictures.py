@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from saccade.text import short
+
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 """What is read, by content and not by the file's name; of several frames the first."""
 
@@ -23,9 +25,6 @@ MOST_PIXELS = 100_000_000
 
 MOST_STRETCH = 5000
 """Longest side over shortest: processors scale the short side up first, and memory grows with this ratio."""
-
-LONGEST_NAME = 200
-"""Letters of a path that messages show."""
 
 BEHIND = "white"
 """What transparent pictures are laid on."""
@@ -94,12 +93,6 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def short(path: str | os.PathLike) -> str:
-    """A path for messages: data that stands where a name should be has thousands of letters."""
-    text = str(path)
-    return text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME // 2]}...{text[-20:]}"
-
-
 def _check_size(image: Image.Image) -> None:
     """Looks at the header alone, before anything is decoded.
 
@@ -129,7 +122,7 @@ def _reason(error: Exception, path: str | os.PathLike) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Pillow's own warnings: what matters of them is an error here, or does not change the picture."""
+    """Without Pillow's own warnings: what matters is an error here, or does not change the picture."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

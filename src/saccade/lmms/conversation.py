@@ -10,9 +10,10 @@ from typing import Any
 from PIL import Image
 
 from saccade import models
-from saccade.pictures import is_file, open_picture, rgb, short
+from saccade.pictures import is_file, open_picture, rgb
 from saccade.plan import PlanLike
 from saccade.samples import blind_image
+from saccade.text import short
 
 
 @dataclass(frozen=True)

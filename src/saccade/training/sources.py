@@ -13,7 +13,8 @@ import numpy as np
 
 from saccade.data import read_line
 from saccade.files import LONGEST_LINE, lines, read_json
-from saccade.pictures import is_file, short, unfetched
+from saccade.pictures import is_file, unfetched
+from saccade.text import short
 from saccade.training.config import ConversationFile, GlanceScenes
 from saccade.training.records import BadRecord, Conversation, Record, Turn, read_record
 
@@ -104,79 +105,6 @@ class FilePool:
             raise BadRecord(str(error)) from None
         return read_record(data, self.folder, where)
 
-    def __len__(self) -> int: ...
-
-    def load(self, index: int, epoch: int) -> Conversation:
-        """One record with its images decoded."""
-
-    def describe(self) -> dict[str, Any]:
-        """What provenance says of it."""
-
-
-class FilePool:
-    """The usable records of one file. JSONL is read line by line when asked, JSON arrays are held as text.
-
-    Attributes:
-        name: As in `Pool`.
-        weight: As in `Pool`.
-        refused: As in `Pool`.
-    """
-
-    def __init__(self, settings: ConversationFile, skip: bool) -> None:
-        self.path = Path(settings.file)
-        self.folder = Path(settings.images) if settings.images is not None else self.path.parent
-        self.name, self.weight = settings.name or self.path.name, settings.weight
-        self.refused: list[str] = []
-        if not self.path.is_file():
-            raise ValueError(f"no such file: {self.path}")
-        if settings.images is not None and not self.folder.is_dir():
-            raise ValueError(f"no such image folder: {self.folder}")
-        self._texts: list[bytes] | None = None
-        self._places: list[tuple[int, int]] = []
-        for place, at, text in self._items() if self._is_array() else lines(self.path):
-            self._check(place, at, text)
-        if self.refused and not skip:
-            more = len(self.refused) - SHOWN
-            tail = f"; and {more} more" if more > 0 else ""
-            raise BadRecord("; ".join(self.refused[:SHOWN]) + tail + " (on_bad_record: skip leaves them out)")
-        if not self._places:
-            why = f": {self.refused[0]}" if self.refused else ""
-            raise ValueError(f"{self.path} holds no usable record{why}")
-
-    def _is_array(self) -> bool:
-        with self.path.open("rb") as stream:
-            head = stream.read(LONGEST_LINE).removeprefix(BOM_UTF8)
-        return head.lstrip().startswith(b"[")  # LLaVA's own files are one JSON array
-
-    def _items(self) -> Iterator[tuple[int, int, bytes]]:
-        self._texts = []
-        for index, item in enumerate(read_json(self.path)):
-            # Text takes a fraction of the memory of the objects it stands for.
-            text = json.dumps(item, ensure_ascii=False).encode("utf-8", "surrogatepass")
-            self._texts.append(text)
-            yield index, index, text
-
-    def _check(self, place: int, at: int, text: bytes) -> None:
-        try:
-            record = self._read(place, text)
-            for path in record.paths:
-                if not is_file(path):
-                    raise BadRecord(f"{record.where}: no image file {short(path)}{unfetched(path)}")
-        except BadRecord as error:
-            self.refused.append(str(error))
-            return
-        self._places.append((place, at))
-
-    def _read(self, place: int, text: bytes) -> Any:
-        where = f"{self.path}, {'index' if self._texts is not None else 'line'} {place}"
-        try:
-            data = json.loads(text.decode("utf-8-sig", "surrogatepass"))
-        except json.JSONDecodeError as error:
-            raise BadRecord(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
-        except (ValueError, RecursionError) as error:  # no UTF-8, thousands of digits, deep nesting
-            raise BadRecord(f"{where}: not JSON that can be read ({error})") from None
-        return read_record(data, self.folder, where)
-
     def __len__(self) -> int:
         return len(self._places)
 
@@ -192,7 +120,7 @@ class FilePool:
         else:
             with self.path.open("rb") as stream:
                 stream.seek(at)
-                text = stream.readline()
+                text = stream.readline().removeprefix(BOM_UTF8)
         return self._read(place, text).load()
 
     def describe(self) -> dict[str, Any]:
