@@ -11,12 +11,12 @@ from typing import Any
 from saccade import spec
 from saccade.files import read_json, write_json
 from saccade.layout import Layout
-from saccade.methods import METHODS, Method
+from saccade.methods import Method
+from saccade.names import looks_like_file
+from saccade.plan_file import SCHEMA, check, read_method
 from saccade.program import Program, in_order
 from saccade.route import Route, compose
-
-SCHEMA = 1
-"""Version of the plan file; files of a newer schema are refused."""
+from saccade.text import short
 
 
 @dataclass(frozen=True)
@@ -114,25 +114,12 @@ class Plan:
         """Reads what ``to_dict`` wrote.
 
         Raises:
-            ValueError: If the data are not a plan, or of a newer schema, naming what is wrong.
+            ValueError: If the data are not a plan, or of a newer schema, naming the wrong field by its path.
         """
-        if not isinstance(data, dict) or "methods" not in data or "schema" not in data:
-            raise ValueError(f"{source} is not a plan: it needs 'schema' and 'methods'")
-        if type(data["schema"]) is not int or not 1 <= data["schema"] <= SCHEMA:
-            raise ValueError(
-                f"{source} has schema {data['schema']!r}; this version of saccade reads up to {SCHEMA}"
-            )
-        unknown = set(data) - {"schema", "methods", "model", "calibration"}
-        if unknown:
-            raise ValueError(f"{source} has unknown fields: {', '.join(sorted(unknown))}")
-        if not isinstance(data["methods"], list):
-            raise ValueError(f"{source}: methods is a list")
-        methods = tuple(_read_method(entry, source) for entry in data["methods"])
-        parts = {key: data.get(key, {}) for key in ("model", "calibration")}
-        for key, part in parts.items():
-            if not isinstance(part, dict):
-                raise ValueError(f"{source}: {key} is an object")
-        return cls(methods, **parts)
+        data = _listed(data, source)
+        check(data, source)
+        methods = tuple(read_method(one, f"{source}: methods[{i}]") for i, one in enumerate(data["methods"]))
+        return cls(methods, data.get("model", {}), data.get("calibration", {}))
 
     def save(self, path: str | os.PathLike) -> Path:
         """Writes the plan file, whole or not at all."""
@@ -145,7 +132,12 @@ class Plan:
         Raises:
             ValueError: If it is missing, not JSON or not a plan.
         """
-        return cls.from_dict(read_json(path), str(path))
+        name = short(path)
+        try:
+            data = read_json(path)
+        except OSError as error:
+            raise ValueError(f"cannot read {name}: {error.strerror}") from None
+        return cls.from_dict(data, name)
 
     @classmethod
     def of(cls, what: PlanLike) -> Plan:
@@ -160,7 +152,7 @@ class Plan:
             return cls((what,))
         if isinstance(what, (list, tuple)) and all(isinstance(m, Method) for m in what):
             return cls(tuple(what))
-        if isinstance(what, os.PathLike) or (isinstance(what, str) and _looks_like_file(what)):
+        if isinstance(what, os.PathLike) or (isinstance(what, str) and looks_like_file(what)):
             return cls.load(what)
         if isinstance(what, str):
             return cls(spec.parse(what))
@@ -177,21 +169,14 @@ PlanLike = Plan | Method | Sequence[Method] | str | os.PathLike
 """Everything that is taken where a plan is wanted."""
 
 
-def _looks_like_file(text: str) -> bool:
-    return text.endswith(".json") or (os.sep in text and "(" not in text) or Path(text).is_file()
-
-
-def _read_method(entry: Any, source: str) -> Method:
-    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str) or entry["name"] not in METHODS:
-        name = entry.get("name") if isinstance(entry, dict) else entry
-        raise ValueError(f"{source} asks for method {name!r}; known: {', '.join(sorted(METHODS))}")
-    values: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in entry.items() if k != "name"
-    }
+def _listed(data: Any, source: str) -> Any:
+    """The data with lists for tuples, as JSON writes them."""
     try:
-        return METHODS[entry["name"]](**values)
-    except TypeError:
-        raise ValueError(f"{source}: {entry['name']} does not take {', '.join(sorted(values))}") from None
+        if isinstance(data, dict):
+            return {key: _listed(value, source) for key, value in data.items()}
+        return [_listed(value, source) for value in data] if isinstance(data, (list, tuple)) else data
+    except RecursionError:
+        raise ValueError(f"{source} is nested too deeply") from None
 
 
 def _differences(mine: Any, theirs: Any, where: str) -> Iterator[tuple[str, tuple[Any, Any]]]:

@@ -200,6 +200,7 @@ def score_samples(
     ids = [sample.id for sample in samples]
     if len(set(ids)) != len(ids):
         raise ValueError("sample ids must be distinct")
+    models.try_longest(loaded, samples)
     by_kl = probe.distance == "kl"
     settings: dict[str, Any] = {
         "score": str(probe.at(0, like)) if probe.method else probe.name,

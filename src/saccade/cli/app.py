@@ -12,6 +12,7 @@ import typer
 
 from saccade._version import __version__
 from saccade.cli.common import Interrupted
+from saccade.cli.terminal import plain_warnings
 
 COMMANDS = (
     *("demo", "methods", "cost", "bench", "calibrate", "evaluate"),
@@ -68,7 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         words.remove("--traceback")
         return _run(words)
     try:
-        return _run(words)
+        with plain_warnings(PROGRAM):
+            return _run(words)
     except Interrupted as stopped:
         return _say(f"interrupted; {stopped}", 130)
     except (KeyboardInterrupt, typer.Abort):

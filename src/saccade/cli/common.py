@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from saccade.cli.terminal import console
+from saccade.text import printable
+
 if TYPE_CHECKING:
     import torch
     from rich.console import Console
@@ -69,7 +72,7 @@ class Output:
 
     def __init__(self, target: str | None) -> None:
         self.target = target
-        self.console: Console = _console(stderr=target == "-")
+        self.console: Console = console(stderr=target == "-")
         if target not in (None, "-"):
             check_writable(str(target))
 
@@ -95,17 +98,9 @@ class Output:
             progress_console().print(f"wrote {self.target}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _console(stderr: bool) -> Console:
-    from rich.console import Console
-
-    stream = sys.stderr if stderr else sys.stdout
-    # Piped tables must not be folded to the 80 columns that rich assumes.
-    return Console(stderr=stderr, width=None if stream.isatty() else 160)
-
-
 def progress_console() -> Console:
     """The console of progress and notes: standard error."""
-    return _console(stderr=True)
+    return console(stderr=True)
 
 
 def progress() -> Progress:
@@ -114,13 +109,20 @@ def progress() -> Progress:
         BarColumn,
         MofNCompleteColumn,
         Progress,
-        TextColumn,
+        ProgressColumn,
+        Task,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.text import Text
+
+    class Description(ProgressColumn):
+        # Bars are drawn past the console's own cleaning, and names of tasks are the user's.
+        def render(self, task: Task) -> Text:
+            return Text(printable(task.description))
 
     return Progress(
-        TextColumn("{task.description}"),
+        Description(),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

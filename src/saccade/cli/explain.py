@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saccade.cli import common
-from saccade.cli.generate import open_image
 
 if TYPE_CHECKING:
     from saccade.report.explain import Explanation
@@ -55,8 +54,10 @@ def explain(
     out = common.Output(json)
     if not question.strip():
         raise ValueError("the question is empty")
+    from saccade.pictures import open_picture
+
     paths = [image, *(more or [])]
-    images = [open_image(path) for path in paths]
+    images = [open_picture(path) for path in paths]
     from saccade import models
     from saccade.measure import record
     from saccade.plan import Plan

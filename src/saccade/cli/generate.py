@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from saccade.cli import common
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 
 def register(app: typer.Typer) -> None:
@@ -40,7 +37,9 @@ def generate(
     out = common.Output(json)
     if not question.strip():
         raise ValueError("the question is empty")
-    images = tuple(open_image(path) for path in image or [])
+    from saccade.pictures import open_picture
+
+    images = tuple(open_picture(path) for path in image or [])
     from saccade import models
     from saccade.measure import record
     from saccade.plan import Plan
@@ -65,26 +64,6 @@ def generate(
             bar.advance(task)
     _show(out, result)
     out.finish(result | {"provenance": record(device=where, dtype=loaded.model.dtype)})
-
-
-def open_image(path: Path) -> Image:
-    """Reads an image as RGB, turned the way its camera was held.
-
-    Raises:
-        ValueError: If the file is missing or not an image, naming it.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    from saccade.data import rgb
-
-    try:
-        with Image.open(path) as opened:
-            return rgb(opened)
-    except FileNotFoundError:
-        raise ValueError(f"no such image: {path}") from None
-    except Exception as error:  # decoders raise whatever their authors chose
-        reason = "not an image that can be read" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise ValueError(f"cannot read image {path}: {reason}") from None
 
 
 def _answer(loaded, batch, max_new_tokens: int) -> dict[str, Any]:
