@@ -20,11 +20,12 @@ from saccade.calibration.run import compare, decides, trying
 from saccade.calibration.scores import Scores
 from saccade.calibration.spoken import with_answer
 from saccade.data import Entry
-from saccade.evaluation.identity import setup_digest, weights_digest
+from saccade.evaluation.identity import setup_digest
 from saccade.measure.provenance import record
 from saccade.methods import Method
 from saccade.plan import Plan
 from saccade.samples import Sample
+from saccade.weights import weights_digest
 
 ETA = 3e-3
 """VTW's threshold for LLaVA-1.5-7B, and its default; 5e-4 for 13B, 1e-4 for LLaVA-1.6 (official code)."""

@@ -27,7 +27,22 @@ Plan = Annotated[
     typer.Option("--plan", metavar="PLAN", help="A plan file or a spec such as 'vskip(layers=12-31)'."),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Use a plan even if it was made for another model.")]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict", help="Refuse a plan that was made for other weights of this shape, instead of warning of it."
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of everything that is drawn.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        min=1,
+        max=1024,
+        help="CPU threads to compute with; if omitted as many as there are cores that nothing else keeps busy.",
+    ),
+]
 Device = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda, cuda:1, ...; cuda where there is one if omitted.")
 ]
@@ -40,6 +55,28 @@ Json = Annotated[
         help="Write results as JSON; '-' for standard output, and nothing else there.",
     ),
 ]
+
+
+# The largest numbers that options take: more is a mistyped number, and would end in a crash or never.
+MOST_SAMPLES = 1_000_000
+MOST_BATCH = 65_536
+MOST_ROWS = 4_000_000
+MOST_TOKENS = 1_000_000
+MOST_LAYERS = 10_000
+MOST_PROCESSES = 1024
+MOST_REPEATS = 1_000_000
+MOST_STEPS = 1_000_000_000
+
+
+def finite(value: float | None) -> float | None:
+    """A callback of options that are numbers with a fraction: refuses ``nan``, which no range does.
+
+    Raises:
+        typer.BadParameter: If the number is none.
+    """
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number")
+    return value
 
 
 class Interrupted(Exception):
@@ -127,6 +164,13 @@ def progress() -> Progress:
         TimeRemainingColumn(),
         console=progress_console(),
     )
+
+
+def use_threads(threads: int | None) -> None:
+    """Sets how many threads torch computes with, for this command."""
+    from saccade import threads as cores
+
+    cores.use(threads)
 
 
 def check_writable(path: str | os.PathLike) -> None:

@@ -14,13 +14,13 @@ import torch
 from torch import nn
 
 from saccade.budget import resolve_for_prompt
-from saccade.engine import apply
+from saccade.engine import apply, check_made_for
 from saccade.layout import Layout
 from saccade.measure.memory import peak_memory
 from saccade.measure.provenance import record
 from saccade.measure.results import Bench, Phase, Usage
 from saccade.measure.runs import Runner
-from saccade.measure.target import Target, build, of_model
+from saccade.measure.target import Target, build, of_model, preset_print
 from saccade.measure.vision import vision_seconds
 from saccade.plan import Plan, PlanLike
 from saccade.pricing import against, cost, decode_flops
@@ -43,6 +43,7 @@ def bench(
     repeats: int = 5,
     seed: int = 0,
     force: bool = False,
+    strict: bool = False,
     profile: bool = False,
     limits: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
@@ -69,6 +70,7 @@ def bench(
         repeats: Timed pairs.
         seed: Seed of the random weights and embeddings.
         force: Use a plan that was made for another model.
+        strict: Refuse a plan that was made for other weights, instead of warning of it.
         profile: Also record per-operator times.
         limits: Also measure the device's rates and state the prefill's roofline.
         progress: Called with (what, done, total) after every run.
@@ -95,16 +97,20 @@ def bench(
     _check_counts(rows=visual + text)
 
     asked = Plan.of(plan)
+    if target.real:
+        check_made_for(target.model, asked, force=force, strict=strict)
+    elif not force:
+        asked.check_shape(preset_print(target.name), part=True)
     if force or not target.real:
         # A plan file for the whole model may be tried on part of its shape.
-        asked = Plan(asked.methods)
+        asked = asked.for_any()
     layout = laid = batched(visual, text, batch)
     if target.laid is not None:
         asked = asked.over(target.laid.own)
         layout = batched(target.laid.stock, text, batch)
     resolved = resolve(asked, target.shape, target.depth, visual, text)
     runner = Runner(target, layout, new_tokens, seed, resolved, laid)
-    attach = lambda: apply(target.model, resolved, force=force)  # noqa: E731
+    attach = lambda: apply(target.model, resolved)  # noqa: E731
     with attach() as handle:
         route = runner.route(handle)
     dense_runs, plan_runs = runner.compare(attach, warmup, repeats, progress)

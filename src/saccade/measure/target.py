@@ -16,6 +16,7 @@ from saccade.families import FAMILIES, Family, Parts, find
 from saccade.shapes import SHAPES, ModelShape
 
 if TYPE_CHECKING:
+    from saccade.plan import Plan
     from saccade.skip_vision.accounting import Laid
 
 FAMILY_OF = {
@@ -91,6 +92,30 @@ def shape_of(name: str) -> ModelShape:
         raise ValueError(f"{error} ({presets})") from None
     shape, laid = find(config).shape(config, name), laid_of(name)
     return shape if laid is None else replace(shape, visual=laid.visual)
+
+
+def preset_print(name: str) -> dict[str, Any]:
+    """What a preset shape says of a model's fingerprint, for ``Plan.check_shape``."""
+    shape = SHAPES[name]
+    sizes = ("layers", "hidden", "heads", "kv_heads", "head_dim", "ffn")
+    return {"model_type": FAMILY_OF[name], "text": {size: getattr(shape, size) for size in sizes}}
+
+
+def check_plan(name: str, plan: Plan) -> None:
+    """Refuses a plan that was made for another shape than that of a preset, a model folder or a hub model.
+
+    Raises:
+        ValueError: If it was; no weights are read, so nothing is said of those.
+    """
+    if not plan.model:
+        return
+    if name in SHAPES:
+        plan.check_shape(preset_print(name), part=True)
+        return
+    from saccade import skip_vision
+    from saccade.models import load_config
+
+    plan.check_shape(skip_vision.identity(name, load_config(name)))
 
 
 def laid_of(name: str) -> Laid | None:
