@@ -1,7 +1,7 @@
 """How many CPU threads to compute with: no more than there are cores that nothing else keeps busy.
 
-Threads of one product wait for each other, so one that shares its core with another program holds up all: on two
-cores beside two busy programs a model was seen to take five times as long with two threads as with one.
+Threads of one product wait for each other, so one that shares its core with another program holds up all: on
+two cores beside two busy programs Glance took five times as long with two threads as with one.
 """
 
 from __future__ import annotations

@@ -66,6 +66,8 @@ def differ(model: nn.Module, made_for: Mapping[str, Any]) -> tuple[str, str] | N
         raise LookupError("it notes no weights")
     if not _readable(model):
         raise LookupError("they are quantised, sharded or not in memory")
+    if any(".base_layer." in name for name, _ in model.named_parameters()):
+        raise LookupError("adapters lie over them")
     mine = _digest(model, None)
     if mine == wanted:
         return None

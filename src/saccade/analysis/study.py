@@ -227,9 +227,7 @@ class _Runner:
 
     def maps(self, sample: Sample) -> tuple[Trajectory, tuple[VisualMap | None, ...]]:
         """Attention maps of one sample."""
-        run = record(
-            self.loaded.model, models.inputs(self.loaded, [sample], self.plan), self.plan
-        )
+        run = record(self.loaded.model, models.inputs(self.loaded, [sample], self.plan), self.plan)
         layers = self.loaded.family.parts(self.loaded.model).layers
         with bare(self.loaded.model), torch.no_grad():
             return run, tuple(visual_maps(self.loaded.family, layers, run)[1])

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from saccade.cli import streams
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +34,8 @@ Force = Annotated[bool, typer.Option("--force", help="Use a plan even if it was 
 Strict = Annotated[
     bool,
     typer.Option(
-        "--strict", help="Refuse a plan that was made for other weights of this shape, instead of warning of it."
+        "--strict",
+        help="Refuse a plan that was made for other weights of this shape, instead of warning of it.",
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of everything that is drawn.")]
@@ -40,7 +45,7 @@ Threads = Annotated[
         "--threads",
         min=1,
         max=1024,
-        help="CPU threads to compute with; if omitted as many as there are cores that nothing else keeps busy.",
+        help="CPU threads; if omitted as many as there are cores that nothing else keeps busy.",
     ),
 ]
 Device = Annotated[
@@ -64,6 +69,7 @@ MOST_ROWS = 4_000_000
 MOST_TOKENS = 1_000_000
 MOST_LAYERS = 10_000
 MOST_PROCESSES = 1024
+MOST_THREADS = 1024
 MOST_REPEATS = 1_000_000
 MOST_STEPS = 1_000_000_000
 
@@ -105,6 +111,8 @@ class Output:
     """
 
     def __init__(self, target: str | None) -> None:
+        if target == "-" and streams.closed(sys.stdout):
+            raise ValueError("--json - writes to standard output, which is closed; give a file")
         self.target = target
         self.console: Console = _console(stderr=target == "-")
         if target not in (None, "-"):
@@ -164,6 +172,18 @@ def progress() -> Progress:
         TimeRemainingColumn(),
         console=progress_console(),
     )
+
+
+@contextmanager
+def threads_kept() -> Iterator[None]:
+    """Puts torch's number of threads back, for a caller that goes on after the command."""
+    torch: Any = sys.modules.get("torch")
+    before = None if torch is None else torch.get_num_threads()
+    try:
+        yield
+    finally:
+        if before is not None:
+            torch.set_num_threads(before)
 
 
 def use_threads(threads: int | None) -> None:
@@ -243,6 +263,41 @@ def human_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.2f} GiB"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A unit of FLOPs.
+
+    Attributes:
+        name: ``TFLOPs``, ``GFLOPs``, ...
+        size: FLOPs in one.
+    """
+
+    name: str
+    size: float
+
+
+def flops_unit(most: float) -> Unit:
+    """The unit in which the largest FLOPs of a column show their digits."""
+    for name, size in (("TFLOPs", 1e12), ("GFLOPs", 1e9), ("MFLOPs", 1e6)):
+        if most >= 0.1 * size:
+            return Unit(name, size)
+    return Unit("kFLOPs", 1e3)
+
+
+def command(*words: str) -> str:
+    """A command of this program as a shell takes it."""
+    return shlex.join(["saccade", *map(str, words)])
+
+
+def given(*options: tuple[str, Any]) -> list[str]:
+    """Words of the options that were given, for a command to type next; a list gives its option once each."""
+    words: list[str] = []
+    for name, value in options:
+        values = value if isinstance(value, (list, tuple)) else [] if value is None else [value]
+        words += [word for one in values for word in (name, str(one))]
+    return words
 
 
 def numbers(layers: list[int]) -> str:

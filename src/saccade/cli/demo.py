@@ -30,13 +30,15 @@ def demo(
         typer.Option(help="kin: V-Skip and its kin, at many budgets; all: every method at matched FLOPs."),
     ] = "kin",
     seed: common.Seed = 0,
+    threads: common.Threads = None,
     json: common.Json = None,
 ) -> None:
     """Calibrate, skip, evaluate and time the embedded model; about two minutes on two cores.
 
     Writes DIR/report.html (open it in a browser), figures, the calibrated plan and all numbers. With
     --methods all every method runs at 70, 50 and 30 % of the FLOPs beside plain baselines, and nothing is
-    timed; about four minutes on two cores.
+    timed; about four minutes on two cores. Without --threads, one thread and as many as there are cores are
+    tried on the first questions, and the faster is taken.
 
     Example: saccade demo --methods all --samples 10 --out family
     """
@@ -65,7 +67,7 @@ def demo(
     hint = f"repeat the command to go on with the answers kept in {out}"
     from saccade.demo.threads import fastest_threads
 
-    with common.resumable(hint), fastest_threads(loaded, questions[:8]), common.progress() as bar:
+    with common.resumable(hint), fastest_threads(loaded, questions[:8], threads), common.progress() as bar:
         task = bar.add_task("calibrating", total=None)
 
         def step(done: int, total: int) -> None:

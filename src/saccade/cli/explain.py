@@ -9,6 +9,7 @@ import typer
 
 from saccade.cli import common
 from saccade.cli.generate import open_image
+from saccade.names import check_plans
 
 if TYPE_CHECKING:
     from saccade.report.explain import Explanation
@@ -42,8 +43,10 @@ def explain(
             help="A folder, or a name that ends in .png or .html; repeatable.  [default: saccade-explain]",
         ),
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=common.MOST_TOKENS, help="Longest answer.")] = 64,
     force: common.Force = False,
+    strict: common.Strict = False,
+    threads: common.Threads = None,
     device: common.Device = None,
     dtype: common.Dtype = None,
     json: common.Json = None,
@@ -53,6 +56,7 @@ def explain(
     Example: saccade explain scene.png "how many red objects ?" --plan "fastv(layer=3,keep=0.5)"
     """
     out = common.Output(json)
+    check_plans([plan])
     if not question.strip():
         raise ValueError("the question is empty")
     paths = [image, *(more or [])]
@@ -67,10 +71,13 @@ def explain(
         common.check_writable(file)
     wanted = Plan.of(plan)
     where = common.read_device(device)
+    common.use_threads(threads)
     loaded = models.load(model, dtype=common.read_dtype(dtype), device=str(where))
     with common.progress() as bar:
         task = bar.add_task("answering and drawing", total=1 + len(files))
-        shown = report.explain(loaded, images, question, wanted, max_new_tokens=max_new_tokens, force=force)
+        shown = report.explain(
+            loaded, images, question, wanted, max_new_tokens=max_new_tokens, force=force, strict=strict
+        )
         bar.advance(task)
         for file in files:
             shown.write(file)

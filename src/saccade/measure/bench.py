@@ -25,7 +25,7 @@ from saccade.measure.vision import vision_seconds
 from saccade.plan import Plan, PlanLike
 from saccade.pricing import against, cost, decode_flops
 from saccade.route import Route
-from saccade.shapes import ModelShape
+from saccade.shapes import SHAPES, ModelShape
 
 
 def bench(
@@ -64,7 +64,8 @@ def bench(
         visual: Visual rows per sample; those of a typical image if omitted.
         text: Text rows per sample.
         new_tokens: Tokens generated per sample, the first of them by the prefill.
-        dtype: Number format; bfloat16 on a GPU and float32 on a CPU if omitted.
+        dtype: Number format; if omitted, a checkpoint's own, and of a preset shape bfloat16 on a GPU and
+            float32 on a CPU.
         device: Where to run; a GPU where there is one if omitted.
         warmup: Runs of each side before the timing.
         repeats: Timed pairs.
@@ -80,7 +81,8 @@ def bench(
     """
     if isinstance(target, str):
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+        if dtype is None and target in SHAPES:
+            dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         _check_counts(batch=batch, new_tokens=new_tokens, repeats=repeats)
         _check_counts(0, visual=visual or 0, text=text, warmup=warmup)
         from saccade.measure.target import shape_of
