@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
+from saccade.shapes import SHAPES
 from saccade.text import short
 
 LONGEST_SPEC = 20_000
@@ -73,6 +74,36 @@ def check_plans(plans: Iterable[str]) -> None:
                 check_method(name, method_names())
         elif not os.path.exists(plan):
             raise ValueError(f"no such file: {short(plan)}")
+
+
+def check_target(name: str) -> None:
+    """Refuses what is neither a preset shape nor can be a model: a folder, ``glance`` or a hub id.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    if name in SHAPES or name == "glance" or os.path.isdir(name):
+        return
+    path_like = name.startswith((".", "~", os.sep))
+    if path_like or name.count("/") != 1:
+        raise ValueError(
+            f"no model {short(name)!r}: not a folder, nor a hub id (owner/name); {preset_names()}"
+        )
+
+
+def preset_names() -> str:
+    """Preset shapes, for errors."""
+    return f"preset shapes are {', '.join(SHAPES)}"
+
+
+def check_study(name: str) -> None:
+    """Refuses a study that is not there.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if name not in study_names():
+        raise ValueError(f"no study {short(name)!r}; there are {', '.join(study_names())}")
 
 
 def check_method(name: str, known: Iterable[str]) -> None:

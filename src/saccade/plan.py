@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -99,10 +99,34 @@ class Plan:
             self, methods=tuple(m.resolve(num_layers, orders.get(m.score or "")) for m in self.methods)
         )
 
+    def for_any(self) -> Plan:
+        """The methods alone: a plan that is not tied to a model."""
+        return Plan(self.methods)
+
     def over(self, own: Plan) -> Plan:
         """This plan on a model with one of its own: that comes first, but for methods that both have."""
         mine = {method.name for method in self.methods}
         return replace(self, methods=(*(m for m in own.methods if m.name not in mine), *self.methods))
+
+    def check_shape(self, fingerprint: Mapping[str, Any], *, part: bool = False) -> None:
+        """Refuses a model of another shape than the one the plan was made for, if it was made for one.
+
+        Args:
+            fingerprint: Of the model (``Family.identity``).
+            part: The fingerprint is not complete (of a preset shape): only what it says is compared.
+
+        Raises:
+            ValueError: If they differ, naming the fields.
+        """
+        mine = _shared(self.model, fingerprint) if part else self.model
+        if not mine or mine == fingerprint:
+            return
+        changes = Plan(model=mine).diff(Plan(model=dict(fingerprint)))
+        fields = ", ".join(
+            f"{key}: {short(a)} in the plan, {short(b)} here" for key, (a, b) in changes.items()
+        )
+        if fields:
+            raise ValueError(f"this plan was made for another model ({fields}); make a new one, or use force")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionary for JSON."""
@@ -177,6 +201,15 @@ def _listed(data: Any, source: str) -> Any:
         return [_listed(value, source) for value in data] if isinstance(data, (list, tuple)) else data
     except RecursionError:
         raise ValueError(f"{source} is nested too deeply") from None
+
+
+def _shared(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """What both say, of mine."""
+    both = {key: (mine[key], theirs[key]) for key in theirs if key in mine}
+    return {
+        key: _shared(a, b) if isinstance(a, Mapping) and isinstance(b, Mapping) else a
+        for key, (a, b) in both.items()
+    }
 
 
 def _differences(mine: Any, theirs: Any, where: str) -> Iterator[tuple[str, tuple[Any, Any]]]:

@@ -1,8 +1,8 @@
 """What a plan file holds, field by field, so that a wrong one is named by its path.
 
-Fields that are known are typed strictly. Unknown ones are refused beside ``methods``, where they would change what
-runs; in ``model`` and ``calibration`` they are kept as they are, for those of a newer version that reads the same
-schema only say more. A file whose meaning changes gets a higher schema, which older versions refuse.
+Fields that are known are typed strictly. Unknown ones are refused beside ``methods``, where they would change
+what runs; in ``model`` and ``calibration`` they are kept as they are, for those of a newer version that reads
+the same schema only say more. A file whose meaning changes gets a higher schema, which older versions refuse.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
+from functools import cache
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -192,7 +194,7 @@ def read_method(entry: Any, where: str) -> Method:
             raise ValueError(f"{where}.{_key(key)}: {name} does not take it; it takes {', '.join(known)}")
         values[key] = tuple(value) if isinstance(value, list) else value
         try:
-            TypeAdapter(hints[key], config=ConfigDict(strict=True)).validate_python(values[key])
+            _adapter(hints[key]).validate_python(values[key])
         except ValidationError as error:
             says = dict.fromkeys(_says(one) for one in error.errors(include_url=False))
             wanted = " or ".join(word.removesuffix(" is needed") for word in says)
@@ -201,6 +203,11 @@ def read_method(entry: Any, where: str) -> Method:
         return cls(**values)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
+
+
+@cache
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(hint, config=ConfigDict(strict=True))
 
 
 def _contradictions(found: Calibration, depth: int | None) -> Iterator[str]:
@@ -232,7 +239,7 @@ def _contradictions(found: Calibration, depth: int | None) -> Iterator[str]:
     if found.metric != "withdrawal" and len(order) != (depth or max(order, default=-1) + 1):
         yield f"order: every one of the {depth or max(order) + 1} layers once is needed, got {len(order)}"
     if scores is not None and scores.mean and found.metric not in ("withdrawal", "random", None):
-        for place, (lower, higher) in enumerate(zip(order, order[1:], strict=False)):
+        for place, (lower, higher) in enumerate(pairwise(order)):
             if scores.mean[lower] > scores.mean[higher]:
                 yield (
                     f"order[{place}]: layer {lower} ({scores.mean[lower]:.3g}) before layer {higher} "

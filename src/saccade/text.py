@@ -33,5 +33,31 @@ def short(text: object, most: int = LONGEST) -> str:
     return f"{line[:head]} ... {line[len(line) - tail :]}"
 
 
+_ASCII = {
+    "\N{FULL BLOCK}": "#",
+    "\N{MIDDLE DOT}": "*",
+    "\N{HORIZONTAL ELLIPSIS}": "...",
+    "\N{PLUS-MINUS SIGN}": "+-",
+    "\N{MULTIPLICATION SIGN}": "x",
+    "\N{RIGHTWARDS ARROW}": "->",
+    "\N{LESS-THAN OR EQUAL TO}": "<=",
+    "\N{GREATER-THAN OR EQUAL TO}": ">=",
+    "\N{EN DASH}": "-",
+    "\N{EM DASH}": "-",
+    "\N{BOX DRAWINGS LIGHT HORIZONTAL}": "-",
+    "\N{BOX DRAWINGS HEAVY HORIZONTAL}": "-",
+    "\N{BOX DRAWINGS HEAVY LEFT}": "-",
+    "\N{BOX DRAWINGS HEAVY RIGHT}": "-",
+}
+
+
+def replace_unknown(error: UnicodeError) -> tuple[str, int]:
+    """Stands in for characters that a stream cannot write, as a handler of ``codecs.register_error``."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    missing = error.object[error.start : error.end]
+    return "".join(_ASCII.get(char, _escaped(char)) for char in missing), error.end
+
+
 def _escaped(char: str) -> str:
     return char.encode("unicode_escape", "backslashreplace").decode("ascii")

@@ -91,14 +91,13 @@ class Trajectory:
 
 
 @torch.no_grad()
-def record(model: nn.Module, inputs: Mapping[str, Any], plan: PlanLike, *, force: bool = False) -> Trajectory:
+def record(model: nn.Module, inputs: Mapping[str, Any], plan: PlanLike) -> Trajectory:
     """Runs one prompt and keeps what it went through.
 
     Args:
         model: A stock Hugging Face VLM, with or without a plan of its own.
         inputs: Its keyword arguments for one sample without padding.
         plan: What to run it under; it needs a method, if only one that touches no layer.
-        force: Use a plan that was made for another model.
 
     Raises:
         ValueError: If there are several samples, padding or no visual rows, or the plan does not fit.
@@ -134,7 +133,7 @@ def record(model: nn.Module, inputs: Mapping[str, Any], plan: PlanLike, *, force
         stack.callback(parts.decoder.register_forward_pre_hook(begin, with_kwargs=True, prepend=True).remove)
         noted = stack.enter_context(_noting(model))
         # The hooks of the plan come first, so that these see what the layers are really given.
-        attachment = stack.enter_context(apply(model, plan, force=force))
+        attachment = stack.enter_context(apply(model, plan))
         traces = stack.enter_context(attachment.tracing())
         for layer in parts.layers:
             stack.callback(layer.register_forward_pre_hook(enter, with_kwargs=True).remove)

@@ -9,6 +9,7 @@ import typer
 
 from saccade.cli import common
 from saccade.cli.calibrate import read_pool
+from saccade.names import check_plans
 
 if TYPE_CHECKING:
     from saccade.analysis import Study
@@ -27,7 +28,9 @@ def analyze(
     samples: Annotated[
         int | None,
         typer.Option(
-            min=1, help=f"How many samples to draw; {SAMPLES}, or all of a shorter --data, if omitted."
+            min=1,
+            max=common.MOST_SAMPLES,
+            help=f"How many samples to draw; {SAMPLES}, or all of a shorter --data, if omitted.",
         ),
     ] = None,
     task: Annotated[
@@ -49,6 +52,8 @@ def analyze(
     ),
     seed: common.Seed = 0,
     force: common.Force = False,
+    strict: common.Strict = False,
+    threads: common.Threads = None,
     device: common.Device = None,
     dtype: common.Dtype = None,
     json: common.Json = None,
@@ -62,6 +67,7 @@ def analyze(
     Example: saccade analyze glance --plan 'ffn_skip(layers=0-11)' --samples 8 --out analysis
     """
     view = common.Output(json)
+    check_plans([plan] if plan else [])
     from saccade.analysis import study, write
     from saccade.calibration.request import choose
     from saccade.measure import record
@@ -77,6 +83,7 @@ def analyze(
     chosen = choose(pool, samples or min(SAMPLES, len(pool)), "global", seed)
     from saccade import models
 
+    common.use_threads(threads)
     loaded = models.load(model, dtype=common.read_dtype(dtype), device=str(where))
     partial = out / f"{write.DATA}.partial.jsonl"
     with (
@@ -90,6 +97,7 @@ def analyze(
             wanted,
             parts=parts,
             force=force,
+            strict=strict,
             checkpoint=partial,
             step=lambda done, total: bar.update(line, completed=done, total=total),
         )
@@ -100,20 +108,20 @@ def analyze(
     partial.unlink(missing_ok=True)
     show(view, found)
     view.line("".join(f"\nwrote {path}" for path in paths.values()).strip())
-    view.line(f"next: {_next(model, found, loaded.shape.layers)}")
+    same = common.given(("--device", device), ("--dtype", dtype))
+    view.line(f"next: {_next(model, data, found, loaded.shape.layers, same)}")
     view.finish(result | {"files": {name: str(path) for name, path in paths.items()}})
 
 
-def _next(model: str, found: Study, layers: int) -> str:
+def _next(model: str, data: Path | None, found: Study, layers: int, same: list[str]) -> str:
     plan = found.data["plan"]
+    asked = common.given(("--data", data))
     if plan is not None:
-        return f"saccade eval {model} --plan '{plan}'"
+        return common.command("eval", model, *common.given(("--plan", plan)), *asked, *same)
     skips = any(found.data.get("ffn", {}).get("groups", {}).get("skipped", {}).get("rows", []))
-    return (
-        f"saccade eval {model}"
-        if skips
-        else f"saccade analyze {model} --plan 'ffn_skip(layers=0-{layers - 1})'"
-    )
+    if skips:
+        return common.command("eval", model, *asked, *same)
+    return common.command("analyze", model, "--plan", f"ffn_skip(layers=0-{layers - 1})", *asked, *same)
 
 
 def show(view: common.Output, found: Study) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saccade.cli import common
+from saccade.names import check_plans, check_target
 
 if TYPE_CHECKING:
     from saccade.measure.results import Bench, Phase, Usage
@@ -33,21 +34,30 @@ def bench(
     layers: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Decoder layers built of a preset shape; 4 on a CPU, all that fit on a GPU."
+            min=1,
+            max=common.MOST_LAYERS,
+            help="Decoder layers built of a preset shape; 4 on a CPU, all that fit on a GPU.",
         ),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Samples that run together.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, max=common.MOST_BATCH, help="Samples that run together.")] = 1,
     visual: Annotated[
-        int | None, typer.Option(min=0, help="Visual rows; those of a typical image if omitted.")
+        int | None,
+        typer.Option(min=0, max=common.MOST_ROWS, help="Visual rows; those of a typical image if omitted."),
     ] = None,
-    text: Annotated[int, typer.Option(min=1, help="Text rows.")] = 64,
-    new_tokens: Annotated[int, typer.Option(min=1, help="Tokens generated per sample.")] = 8,
+    text: Annotated[int, typer.Option(min=1, max=common.MOST_ROWS, help="Text rows.")] = 64,
+    new_tokens: Annotated[
+        int, typer.Option(min=1, max=common.MOST_TOKENS, help="Tokens generated per sample.")
+    ] = 8,
     dtype: common.Dtype = None,
     device: common.Device = None,
-    warmup: Annotated[int, typer.Option(min=0, help="Runs of each side before the timing.")] = 1,
-    repeats: Annotated[int, typer.Option(min=1, help="Timed pairs.")] = 5,
+    warmup: Annotated[
+        int, typer.Option(min=0, max=common.MOST_REPEATS, help="Runs of each side before the timing.")
+    ] = 1,
+    repeats: Annotated[int, typer.Option(min=1, max=common.MOST_REPEATS, help="Timed pairs.")] = 5,
     seed: common.Seed = 0,
     force: common.Force = False,
+    strict: common.Strict = False,
+    threads: common.Threads = None,
     profile: Annotated[
         bool, typer.Option("--profile", help="Also show per-operator times of both sides.")
     ] = False,
@@ -67,11 +77,14 @@ def bench(
     Example: saccade bench llava-1.5-7b --layers 2 --plan "shortv(budget=2)"
     """
     out = common.Output(json)
+    plans = plan or ["dense"]
+    check_target(model)
+    check_plans(plans)
     import torch
 
     from saccade.measure import bench as measure
+    from saccade.shapes import SHAPES
 
-    plans = plan or ["dense"]
     settings: dict[str, Any] = {
         "batch": batch,
         "visual": visual,
@@ -81,13 +94,17 @@ def bench(
         "repeats": repeats,
         "seed": seed,
         "force": force,
+        "strict": strict,
         "profile": profile,
         "limits": roofline,
     }
     from saccade.measure.target import build
 
     where = common.read_device(device)
-    kind = common.read_dtype(dtype) or (torch.bfloat16 if where.type == "cuda" else torch.float32)
+    kind = common.read_dtype(dtype)
+    if kind is None and model in SHAPES:
+        kind = torch.bfloat16 if where.type == "cuda" else torch.float32
+    common.use_threads(threads)
     settings["visual"] = _check(model, plans, layers, kind, where, **settings)
     rows = settings["visual"] + text + new_tokens
     results = []
@@ -115,7 +132,7 @@ def _check(
 
     from saccade.measure import shape_of
     from saccade.measure.bench import resolve
-    from saccade.measure.target import laid_of, layers_to_build, refuse_layers
+    from saccade.measure.target import check_plan, laid_of, layers_to_build, refuse_layers
     from saccade.plan import Plan
     from saccade.shapes import SHAPES
 
@@ -130,6 +147,8 @@ def _check(
         refuse_layers(model, layers)
     for plan in plans:
         found = Plan.of(plan)
+        if not rest["force"]:
+            check_plan(model, found)
         resolve(found if laid is None else found.over(laid.own), shape, depth, visual, text)
     return visual
 
@@ -185,6 +204,16 @@ def _show(out: common.Output, results: list[Bench]) -> None:
         if r.vision_made_up:
             out.line(f"{r.plan}: saw made-up numbers of a vision tower; its part in the tower is not timed")
         out.line(f"{r.plan}: {r.verdict}")
+        if noisy := [
+            name
+            for name, phase in (("prefill", r.prefill), ("decode", r.decode))
+            if phase is not None and phase.noise and phase.captured is not None
+        ]:
+            out.line(
+                f"{r.plan}: what was captured of the saving is noise in {' and '.join(noisy)}: the pairs are "
+                f"too few or differ by as much as was promised; take more --repeats than {r.repeats}, a larger "
+                "--batch or --visual, or fewer --threads"
+            )
         if r.roofline is not None:
             out.line(_limits(r))
         if r.profile is not None:
@@ -192,7 +221,7 @@ def _show(out: common.Output, results: list[Bench]) -> None:
 
 
 def _cells(phase: Phase) -> tuple[str, ...]:
-    captured = "-" if phase.captured is None else f"{phase.captured:.3f}"
+    captured = "-" if phase.captured is None else "noise" if phase.noise else f"{phase.captured:.3f}"
     return (
         f"{phase.dense_s * 1e3:.1f} ms",
         f"{phase.plan_s * 1e3:.1f} ms",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saccade.cli import common
+from saccade.names import check_plans
 
 if TYPE_CHECKING:
     from saccade.report.explain import Explanation
@@ -41,8 +42,10 @@ def explain(
             help="A folder, or a name that ends in .png or .html; repeatable.  [default: saccade-explain]",
         ),
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=common.MOST_TOKENS, help="Longest answer.")] = 64,
     force: common.Force = False,
+    strict: common.Strict = False,
+    threads: common.Threads = None,
     device: common.Device = None,
     dtype: common.Dtype = None,
     json: common.Json = None,
@@ -52,6 +55,7 @@ def explain(
     Example: saccade explain scene.png "how many red objects ?" --plan "fastv(layer=3,keep=0.5)"
     """
     out = common.Output(json)
+    check_plans([plan])
     if not question.strip():
         raise ValueError("the question is empty")
     from saccade.pictures import open_picture
@@ -68,10 +72,13 @@ def explain(
         common.check_writable(file)
     wanted = Plan.of(plan)
     where = common.read_device(device)
+    common.use_threads(threads)
     loaded = models.load(model, dtype=common.read_dtype(dtype), device=str(where))
     with common.progress() as bar:
         task = bar.add_task("answering and drawing", total=1 + len(files))
-        shown = report.explain(loaded, images, question, wanted, max_new_tokens=max_new_tokens, force=force)
+        shown = report.explain(
+            loaded, images, question, wanted, max_new_tokens=max_new_tokens, force=force, strict=strict
+        )
         bar.advance(task)
         for file in files:
             shown.write(file)

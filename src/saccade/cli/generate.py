@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from saccade.cli import common
+from saccade.names import check_plans
 
 
 def register(app: typer.Typer) -> None:
@@ -24,8 +25,10 @@ def generate(
         typer.Option("--image", metavar="PATH", help="An image; repeat for several, in order."),
     ] = None,
     plan: common.Plan = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=common.MOST_TOKENS, help="Longest answer.")] = 64,
     force: common.Force = False,
+    strict: common.Strict = False,
+    threads: common.Threads = None,
     device: common.Device = None,
     dtype: common.Dtype = None,
     json: common.Json = None,
@@ -35,19 +38,26 @@ def generate(
     Example: saccade generate glance --image scene.png --question "how many?" --plan "vskip(layers=6-11)"
     """
     out = common.Output(json)
+    check_plans([plan] if plan else [])
     if not question.strip():
         raise ValueError("the question is empty")
     from saccade.pictures import open_picture
 
     images = tuple(open_picture(path) for path in image or [])
     from saccade import models
+    from saccade.engine import check_made_for
     from saccade.measure import record
     from saccade.plan import Plan
     from saccade.samples import Sample
 
     wanted = None if plan is None else Plan.of(plan)
     where = common.read_device(device)
+    common.use_threads(threads)
     loaded = models.load(model, dtype=common.read_dtype(dtype), device=str(where))
+    if wanted is not None:
+        # Before layers are looked at, so that the first error is the true one.
+        check_made_for(loaded.model, wanted, force=force, strict=strict)
+        wanted = wanted.for_any() if force else wanted
     asked = [Sample("question", "cli", "", images, question)]
     batch = models.inputs(loaded, asked)
     result: dict[str, Any] = {
@@ -60,7 +70,7 @@ def generate(
         result["dense"] = _answer(loaded, batch, max_new_tokens)
         bar.advance(task)
         if wanted is not None:
-            result |= _planned(loaded, asked, batch, max_new_tokens, wanted, force)
+            result |= _planned(loaded, asked, batch, max_new_tokens, wanted)
             bar.advance(task)
     _show(out, result)
     out.finish(result | {"provenance": record(device=where, dtype=loaded.model.dtype)})
@@ -89,7 +99,7 @@ def _answer(loaded, batch, max_new_tokens: int) -> dict[str, Any]:
     }
 
 
-def _planned(loaded, asked, batch, max_new_tokens: int, plan, force: bool) -> dict[str, Any]:
+def _planned(loaded, asked, batch, max_new_tokens: int, plan) -> dict[str, Any]:
     from saccade import models
     from saccade.budget import last_layers, price, reach_flops
     from saccade.engine import apply
@@ -99,12 +109,9 @@ def _planned(loaded, asked, batch, max_new_tokens: int, plan, force: bool) -> di
 
     visual = loaded.family.visual_mask(loaded.model, batch["input_ids"])
     layout = Layout.from_mask(visual, batch["attention_mask"])
-    if plan.model and not force:
-        # The fingerprint is checked before layers are looked at, so that the first error is the true one.
-        apply(loaded.model, Plan(model=plan.model)).remove()
     resolved = reach_flops(plan, loaded.shape, [layout], last_layers(loaded.shape.layers))
     shape, size = loaded.shape, loaded.model.dtype.itemsize
-    with apply(loaded.model, resolved, force=force) as handle, handle.tracing(sources=False) as traces:
+    with apply(loaded.model, resolved) as handle, handle.tracing(sources=False) as traces:
         found = _answer(loaded, models.inputs(loaded, asked, resolved), max_new_tokens)
     spent = price(handle.plan, shape, layout, size)
     if traces:

@@ -26,6 +26,7 @@ def judge(
     predictions: Path | None,
     seed: int,
     force: bool,
+    strict: bool,
     device: str | None,
     dtype: str | None,
 ) -> None:
@@ -67,6 +68,7 @@ def judge(
                 wanted,
                 blind=blind,
                 force=force,
+                strict=strict,
                 note=lambda text: console.print(f"lmms-eval: {text}", markup=False, highlight=False),
             )
     except BaseException:

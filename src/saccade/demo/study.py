@@ -11,7 +11,6 @@ from typing import Any
 from saccade.demo.plans import Entry, Lineup, lineup
 from saccade.demo.questions import pick, shown
 from saccade.evaluation import Comparison, compare
-from saccade.evaluation.identity import weights_digest
 from saccade.evaluation.orders import CALIBRATION_SAMPLES, calibrated
 from saccade.evaluation.runner import count_prompts
 from saccade.layout import Layout
@@ -21,6 +20,7 @@ from saccade.plan import Plan
 from saccade.report import figures
 from saccade.report.figures import SCORES
 from saccade.samples import Sample
+from saccade.weights import weights_digest
 
 TIMED_BATCH = 8
 Note = Callable[[str], None]

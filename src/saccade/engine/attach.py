@@ -17,6 +17,7 @@ from saccade.engine.cache import ragged_layer
 from saccade.engine.decide import Decisions, Scene
 from saccade.engine.frame import Frame, Positions
 from saccade.engine.layers import FRAME, AttentionStandIn, Cell, MlpStandIn, eager
+from saccade.engine.made_for import check_made_for
 from saccade.engine.prompt import Prompt, by_name, layout_of
 from saccade.engine.release import release
 from saccade.engine.rewrite import Carried
@@ -31,7 +32,9 @@ from saccade.stages import Grid, Vision, Which
 _IMAGES = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")
 
 
-def apply(model: nn.Module, plan: PlanLike, *, force: bool = False, resident: bool = False) -> Attachment:
+def apply(
+    model: nn.Module, plan: PlanLike, *, force: bool = False, strict: bool = False, resident: bool = False
+) -> Attachment:
     """Attaches a plan to a model; only this instance is touched.
 
     A plan that belongs to the model (``resident``: it was trained with it) stays in force under any other:
@@ -41,6 +44,7 @@ def apply(model: nn.Module, plan: PlanLike, *, force: bool = False, resident: bo
         model: A stock Hugging Face VLM (PEFT and DDP wrappers are seen through).
         plan: A plan, a method, a plan file or a spec string such as ``"vskip(layers=12-31)"``.
         force: Apply a plan that was made for another model.
+        strict: Refuse a plan that was made for other weights of this shape, instead of warning of it once.
         resident: The plan is part of the model; others may be applied over it.
 
     Returns:
@@ -53,11 +57,7 @@ def apply(model: nn.Module, plan: PlanLike, *, force: bool = False, resident: bo
     family = find(model)
     found = Plan.of(plan)
     config: Any = unwrap(model).config
-    fingerprint = family.identity(model)
-    if found.model and found.model != fingerprint and not force:
-        other = Plan(model=fingerprint)
-        fields = ", ".join(f"{k} {a} here {b}" for k, (a, b) in Plan(model=found.model).diff(other).items())
-        raise ValueError(f"this plan was made for another model ({fields}); make a new one, or use force")
+    check_made_for(model, found, force=force, strict=strict)
     below = attached(model)
     if below is None or not below.resident:
         return Attachment(model, family, found.resolve(family.shape(config).layers), resident=resident)

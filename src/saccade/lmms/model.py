@@ -9,7 +9,6 @@ cost). ``device`` and ``batch_size`` are lmms-eval's own options.
 from __future__ import annotations
 
 import traceback
-from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ def _build() -> type:
     from tqdm import tqdm
 
     from saccade import models
+    from saccade.engine import check_made_for
     from saccade.files import write_json
     from saccade.lmms.answering import Asker, Question
     from saccade.lmms.conversation import Conversation
@@ -49,6 +49,7 @@ def _build() -> type:
             pretrained: Any = "glance",
             plan: Any = "",
             force: Any = False,
+            strict: Any = False,
             device: Any = None,
             dtype: Any = None,
             batch_size: Any = 1,
@@ -61,7 +62,7 @@ def _build() -> type:
             if unknown:
                 raise ValueError(
                     f"saccade takes no argument {', '.join(unknown)}; it takes pretrained, plan, force, "
-                    "device, dtype, batch_size, blind and record"
+                    "strict, device, dtype, batch_size, blind and record"
                 )
             self.accelerator = Accelerator()
             self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
@@ -70,11 +71,12 @@ def _build() -> type:
                 where = f"cuda:{self.accelerator.local_process_index}"
             self._device = torch.device(where)
             wanted = Plan.of(read_spec(plan))
-            if read_flag(force, "force"):
-                wanted = replace(wanted, model={})
             loaded = models.load(
                 read_text(pretrained), dtype=read_text(dtype) if dtype else None, device=where
             )
+            anyway = read_flag(force, "force")
+            check_made_for(loaded.model, wanted, force=anyway, strict=read_flag(strict, "strict"))
+            wanted = wanted.for_any() if anyway else wanted
             self._asker = Asker(
                 loaded, wanted, read_flag(blind, "blind"), read_count(batch_size, "batch_size")
             )
