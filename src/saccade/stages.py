@@ -38,6 +38,7 @@ class Look:
         moment: Which layer's attention: of the layer that ran just before the boundary (``after``), or of the
             layer that runs next (``before``).
         keys: Whether the keys of that layer are wanted.
+        rotary: Whether its rotary tables are wanted.
         tower: Which layer of the vision tower is wanted, if any: the one that made the features the decoder
             gets (``made``), or the one that reads them (``reads``). Where a tower has only one of the two, it
             serves for both.
@@ -46,6 +47,7 @@ class Look:
     ask: Ask = "nothing"
     moment: Literal["after", "before"] = "after"
     keys: bool = False
+    rotary: bool = False
     tower: Which | None = None
 
     @property
@@ -61,8 +63,9 @@ class Vision:
     Attributes:
         patch_BN: Whether the row is a patch of the picture; False at text and at newline rows.
         view_BN: Which view (tile) of the batch the row belongs to, -1 where it is no patch.
-        attention_BN: Attention that the patch gets in the looked-at layer, mean over heads, float32: from the
-            CLS row, or where there is none from every row of its view, summed over the rows that ask.
+        attention_BN: Attention that the patch gets in the looked-at layer, mean over heads, in float32 at
+            least: from the CLS row, or where there is none from every row of its view, summed over the rows
+            that ask.
         single_BN: The same with all heads as one head of full width (PruMerge).
         keys_BNV: Keys of that layer, heads side by side.
         heads: Heads in ``keys_BNV``.
@@ -119,11 +122,12 @@ class Evidence:
         keep: Rows to keep of every image (what ``kept`` answered), at most ``found``.
         hidden_BND: Residual stream at the boundary.
         weights_BHRN: Attention of the asking rows in the looked-at layer: softmax over all keys they see, in
-            float32, given at the rows of this forward; 0 at dead rows. None if nothing was asked.
+            float32 at least, given at the rows of this forward; 0 at dead rows. None if nothing was asked.
         asks_BR: False where ``R`` pads a sample with fewer asking rows.
         asking_BR: Row numbers of the asking rows.
         keys_BGNW: Rotated keys of the looked-at layer, zeros at dead rows; None if not wanted.
-        rotary: Cosines and sines (B or 1, N, W) of the rows in that layer.
+        rotary: Cosines and sines (B or 1, N, W) of the rows in that layer, in float32 at least; None if not
+            wanted.
         norm: The decoder's final norm.
         grid: Where the rows lie in the picture; None where the model cannot say (embeddings alone).
         vision: What the tower knows; None unless ``Look.tower``.

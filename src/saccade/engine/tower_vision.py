@@ -17,6 +17,7 @@ from saccade.engine.tower_merge import Merging
 from saccade.engine.tower_scores import Scores
 from saccade.families.vision import Picture, Tower
 from saccade.layout import Layout
+from saccade.precision import wide
 from saccade.stages import Grid, Vision
 
 Which = Literal["made", "reads"]
@@ -206,7 +207,7 @@ class _Patches:
         def rows(parts: tuple[torch.Tensor, ...]) -> torch.Tensor:
             x = torch.cat([patches(part) for part in parts])
             if tower.merge > 1:
-                x = x.unflatten(0, (-1, tower.merge)).mean(1)
+                x = wide(x).unflatten(0, (-1, tower.merge)).mean(1).to(x.dtype)
             return (x if run.order is None else x[run.order.to(x.device)]).to(device)
 
         scores = run.scores[key]

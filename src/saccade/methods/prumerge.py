@@ -15,6 +15,7 @@ from saccade.methods.reducer import KeepReducer, rows_of
 from saccade.methods.registry import register
 from saccade.methods.survivors import mixed, rewrite_of, settled
 from saccade.methods.towerwise import Groups, by_view, seen
+from saccade.precision import unit, wide
 from saccade.stages import Choice, Evidence, Look, Stage
 
 NEIGHBOURS = 32
@@ -69,7 +70,7 @@ class PruMerge(KeepReducer):
     def choose(self, stage: Stage, evidence: Evidence) -> Choice:
         vision = seen(self.name, evidence)
         groups = by_view(evidence, vision)
-        weights_TP = groups.take(vision.single_BN).float() * groups.real_TP
+        weights_TP = wide(groups.take(vision.single_BN)) * groups.real_TP
         if vision.cls_TV is None:
             weights_TP = normalize(weights_TP, p=1, dim=1)
         homes, pruned_TP, extra_TK = self._plan(weights_TP, groups)
@@ -97,7 +98,7 @@ class PruMerge(KeepReducer):
         """
         homes, pruned_TP = [], groups.real_TP.clone().cpu()
         extras = []
-        for t, attention_P in enumerate(weights_TP.cpu().double().numpy()):
+        for t, attention_P in enumerate(weights_TP.detach().cpu().double().numpy()):
             size, share = groups.sizes[t], groups.keep[t]
             fixed = None if self.keep is None else max(share - 1, 0)
             kept = self.pick(attention_P[:size], fixed)
@@ -134,14 +135,14 @@ def gathered(
         real_TP: False at padding.
         kept_TK: Places of the patches that are kept.
     """
-    unit_TPV = normalize(keys_TPV.float(), dim=-1)
+    unit_TPV = unit(keys_TPV)
     unit_TKV = unit_TPV.gather(1, kept_TK[..., None].expand(-1, -1, unit_TPV.shape[2]))
     itself_TKP = one_hot(kept_TK, real_TP.shape[1]).bool()
     others_TKP = real_TP[:, None] & ~itself_TKP
     like_TKP = (unit_TKV @ unit_TPV.transpose(1, 2)).masked_fill(~others_TKP, -2)
     near_TKM = like_TKP.argsort(dim=2, descending=True, stable=True)[..., :NEIGHBOURS]
     near_TKP = torch.zeros_like(others_TKP).scatter(2, near_TKM, True) & others_TKP
-    return weights_TP[:, None] * near_TKP + itself_TKP.float()
+    return weights_TP[:, None] * near_TKP + itself_TKP.to(weights_TP.dtype)
 
 
 def _table(lists: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

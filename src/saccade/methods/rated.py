@@ -16,6 +16,7 @@ import torch
 
 from saccade.methods.reducer import NOTCHES, Amount, read_amount
 from saccade.methods.staged import PUBLISHED_DEPTH, StagedReducer, instruction
+from saccade.precision import wide
 from saccade.stages import Counts, Evidence, Look, Stage
 
 PUBLISHED_ROWS = 576
@@ -69,7 +70,7 @@ class RatedReducer(StagedReducer):
         return left(found, min(found, rows[stage.number]), self.recycling)
 
     def asking(self, evidence: Evidence) -> torch.Tensor:
-        hidden_BND: torch.Tensor = evidence.hidden_BND.float()
+        hidden_BND = wide(evidence.hidden_BND)
         layout, device = evidence.layout, hidden_BND.device
         said_BN = instruction(layout)
         longest = int(said_BN.sum(1).max()) if layout.batch else 0

@@ -20,6 +20,9 @@ NOTCHES = 1000
 Amount = int | float
 """A fraction up to 1, or a number of rows above it."""
 
+Rounds = Literal["down", "nearest"]
+"""How a fraction becomes a number of rows."""
+
 
 def read_amount(amount: Any, where: str) -> Amount:
     """Checks a fraction (0 to 1) or a number of rows (2 and more).
@@ -36,12 +39,19 @@ def read_amount(amount: Any, where: str) -> Amount:
     return int(amount)
 
 
-def rows_of(amount: Amount, rows: int) -> int:
-    """Rows that an amount makes of so many; fractions are rounded down, but not to nothing."""
+def rows_of(amount: Amount, rows: int, rounds: Rounds = "down") -> int:
+    """Rows that an amount makes of so many.
+
+    Args:
+        amount: A number of rows, or a fraction.
+        rows: What a fraction is of.
+        rounds: How a fraction becomes a number, never of nothing; ``nearest`` takes the even one of two.
+    """
     if isinstance(amount, int):
         return amount
     # Products such as 0.29 * 100 must not lose a row to rounding.
-    return max(int(rows * amount + 1e-9), 1 if amount > 0 and rows else 0)
+    count = round(rows * amount) if rounds == "nearest" else int(rows * amount + 1e-9)
+    return max(count, 1 if amount > 0 and rows else 0)
 
 
 @dataclass(frozen=True)
@@ -131,13 +141,16 @@ class KeepReducer(Reducer):
     """A reducer with one stage and one number, ``keep``.
 
     Attributes:
-        keep: What stays of every image: a fraction up to 1, or a number of rows.
+        keep: What stays of every image: a fraction up to 1, rounded down but not to nothing, or a number of
+            rows.
     """
 
     keep: Amount | None = None
 
     usual: ClassVar[Amount] = 0.5
     """What ``keep`` is if it is not given."""
+    rounds: ClassVar[Rounds] = "down"
+    """How a fraction becomes a number of rows, as the method's authors do it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -150,7 +163,7 @@ class KeepReducer(Reducer):
         return self.usual if self.keep is None else self.keep
 
     def kept(self, stage: Stage, found: int, start: int, original: int) -> int:
-        return min(found, rows_of(self.amount, original if self.of == "original" else found))
+        return min(found, rows_of(self.amount, original if self.of == "original" else found, self.rounds))
 
     def notches(self, num_layers: int, order: Sequence[int] | None = None) -> int:
         return NOTCHES

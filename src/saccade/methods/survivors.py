@@ -11,14 +11,15 @@ from torch.nn.functional import one_hot, pad
 from torch.nn.utils.rnn import pad_sequence
 
 from saccade.methods.towerwise import Groups, loses, losing_rows
+from saccade.precision import narrowed, wide
 from saccade.select import top
 from saccade.stages import Choice, Counts, Evidence, Rewrite, Stage
 
 
 def mixed(weights: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """Weighted sums of rows, (..., K, P) by (..., P, V), computed in float32 at least."""
-    exact = torch.promote_types(x.dtype, torch.float32)
-    return (weights.to(exact) @ x.to(exact)).to(x.dtype)
+    x_wide = wide(x)
+    return narrowed(weights.to(x_wide.dtype) @ x_wide, x.dtype)
 
 
 def rewrite_of(
@@ -51,7 +52,8 @@ def rewrite_of(
     # Column N takes what pads a group or a sample.
     padding_BSP = ~groups.real_TP[group_BS] | ~there_BS[..., None]
     columns_BSP = (groups.rows_TP[group_BS] - first_B1[..., None]).masked_fill(padding_BSP, rows)
-    sources_BSN = torch.zeros(*entry_BS.shape, rows + 1, device=device)
+    weights_TKP = weights_TKP.detach()
+    sources_BSN = weights_TKP.new_zeros(*entry_BS.shape, rows + 1)
     sources_BSN.scatter_(2, columns_BSP, weights_TKP.flatten(0, 1)[entry_BS])
     homes_BS = groups.rows_TP.gather(1, homes_TK).flatten()[entry_BS] - first_B1
     states_BSD = states_TKD.flatten(0, 1)[entry_BS].to(evidence.hidden_BND.dtype)
@@ -107,7 +109,7 @@ def _contents(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What some rows hold after a rewrite, and what they are made of."""
     batch, rows, width = hidden_BND.shape
-    sources_BSN = one_hot(rows_BS, rows).float()
+    sources_BSN = one_hot(rows_BS, rows).to(torch.float32 if rewrite is None else rewrite.sources_BSN.dtype)
     if rewrite is not None:
         # Row N takes the padding of the rewrite.
         homes_BW = rewrite.rows_BS.masked_fill(rewrite.rows_BS < 0, rows)

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch.nn.functional import normalize, one_hot
+from torch.nn.functional import one_hot
 
 from saccade.methods.reducer import NOTCHES, Amount, Reducer, read_amount, rows_of
 from saccade.methods.registry import register
 from saccade.methods.survivors import mixed, rewrite_of, settled
 from saccade.methods.towerwise import Groups, by_view, seen
+from saccade.precision import unit, wide
 from saccade.stages import Choice, Counts, Evidence, Look, Rewrite, Stage, Vision
 
 
@@ -124,7 +125,7 @@ class _Parts:
 def _rewrite(evidence: Evidence, vision: Vision, groups: Groups, part: _Parts) -> Rewrite | None:
     """Contents of the CLS rows and the contextual rows."""
     features_TPV = groups.take(vision.features_BNV)
-    keys_TPW = groups.take(vision.keys_BNV).float().unflatten(-1, (vision.heads, -1)).mean(-2)
+    keys_TPW = wide(groups.take(vision.keys_BNV)).unflatten(-1, (vision.heads, -1)).mean(-2)
     most = max(part.contextual, default=0)
     homes_TK = part.targets_TP.int().argsort(dim=1, descending=True, stable=True)[:, :most]
     sources_TKP = assigned(keys_TPW, homes_TK, groups.column(part.contextual), part.merged_TP)
@@ -136,7 +137,7 @@ def _rewrite(evidence: Evidence, vision: Vision, groups: Groups, part: _Parts) -
         homes_TK = torch.cat((part.cls_T1, homes_TK), dim=1)
         # The source trace knows patches alone: CLS comes of none.
         sources_TKP = torch.cat(
-            (torch.zeros_like(features_TPV[:, None, :, 0], dtype=torch.float32), sources_TKP), dim=1
+            (sources_TKP.new_zeros(*features_TPV[:, :1, 0].shape, sources_TKP.shape[2]), sources_TKP), dim=1
         )
         used_TK = torch.cat((torch.tensor(part.cls, dtype=torch.bool)[:, None], used_TK), dim=1)
     return rewrite_of(evidence, groups, homes_TK, used_TK, vision.project(new_TKV), sources_TKP)
@@ -171,15 +172,15 @@ def assigned(
         counts_T1: How many of these count.
         merged_TP: Patches that are merged, each into the first of the targets that are most like it.
     """
-    weights_TCP = one_hot(targets_TC, keys_TPW.shape[1]).float()
+    unit_TPW = unit(keys_TPW)
+    weights_TCP = one_hot(targets_TC, keys_TPW.shape[1]).to(unit_TPW.dtype)
     if not targets_TC.shape[1]:
         return weights_TCP
-    unit_TPW = normalize(keys_TPW, dim=-1)
     unit_TCW = unit_TPW.gather(1, targets_TC[..., None].expand(-1, -1, unit_TPW.shape[2]))
     counted_TC = torch.arange(targets_TC.shape[1], device=targets_TC.device) < counts_T1
     like_TPC = (unit_TPW @ unit_TCW.transpose(1, 2)).masked_fill(~counted_TC[:, None], -2)
     joins_TCP = torch.zeros_like(weights_TCP)
-    joins_TCP.scatter_(1, like_TPC.argmax(2)[:, None], merged_TP[:, None].float())
+    joins_TCP.scatter_(1, like_TPC.argmax(2)[:, None], merged_TP[:, None].to(joins_TCP.dtype))
     return weights_TCP + joins_TCP / joins_TCP.sum(2, keepdim=True).clamp(min=1)
 
 

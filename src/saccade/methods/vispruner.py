@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch.nn.functional import normalize
 
 from saccade.methods.reducer import KeepReducer
 from saccade.methods.registry import register
 from saccade.methods.survivors import settled
 from saccade.methods.towerwise import Groups, by_view, seen
+from saccade.precision import unit
 from saccade.stages import Choice, Evidence, Look, Stage
 
 AT_ONCE = 8
@@ -80,7 +80,7 @@ def distinct(
         taken: How many those are.
     """
     listed_TP = groups.real_TP & ~taken_TP
-    unit_TPV = normalize(features_TPV.float(), dim=-1)
+    unit_TPV = unit(features_TPV)
     like_TPP = unit_TPV @ unit_TPV.transpose(1, 2)
     list_TP = scores_TP.argsort(dim=1, descending=True, stable=True)
     list_TP = _first(list_TP, listed_TP.gather(1, list_TP))
