@@ -1,4 +1,4 @@
-"""Scores, cosines and sums in float32 at least, whatever the model computes in, also under autocast (pure)."""
+"""Scores, cosines and sums in float32 at least, whatever a model computes in, also under autocast (pure)."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from typing import Literal, Protocol
 
 import torch
 
-from saccade.layout import Layout
+from saccade.layout import Layout, Views
 
 Counts = tuple[tuple[int, ...], ...]
 """Rows per image, for every image of every sample."""
@@ -57,6 +57,29 @@ class Look:
 
 
 @dataclass(frozen=True, eq=False)
+class Unseen:
+    """Patches that the vision tower computed and no row holds: the padding of anyres tiles.
+
+    Shapes are those of ``Vision``, with E such patches of a sample in place of N rows.
+
+    Attributes:
+        view_BE: View of the patch, -1 where ``E`` pads a sample with fewer; on the host.
+        image_BE: Image of the patch inside its sample, -1 likewise; on the host.
+        before_BE: The row before which it would stand, on the host; of several the order is that given.
+        attention_BN: See ``Vision``.
+        keys_BNV: See ``Vision``.
+        features_BNV: See ``Vision``.
+    """
+
+    view_BE: torch.Tensor
+    image_BE: torch.Tensor
+    before_BE: torch.Tensor
+    attention_BN: torch.Tensor
+    keys_BNV: torch.Tensor
+    features_BNV: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Vision:
     """What the vision tower knows of the visual rows, in row coordinates; zeros at other rows.
 
@@ -76,6 +99,7 @@ class Vision:
         into_BN: Where the tower itself has merged patches: the row that holds this row's content, itself
             where nothing was merged into another; None where the tower merges nothing.
         sizes_BN: Patches that were merged into each row, 0 where its content went elsewhere; None likewise.
+        unseen: Patches of the views that no row holds, None where there are none.
     """
 
     patch_BN: torch.Tensor
@@ -89,6 +113,7 @@ class Vision:
     project: Callable[[torch.Tensor], torch.Tensor]
     into_BN: torch.Tensor | None = None
     sizes_BN: torch.Tensor | None = None
+    unseen: Unseen | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +208,7 @@ class Choice:
 class Decider(Protocol):
     """The part of a reducer that the engine and the price list call."""
 
-    def kept(self, stage: Stage, found: int, start: int, original: int) -> int:
+    def kept(self, stage: Stage, found: int, start: int, original: int, views: Views = ()) -> int:
         """Rows an image keeps at a stage, merged and new ones included; the closed-form cost rests on it.
 
         Args:
@@ -191,6 +216,7 @@ class Decider(Protocol):
             found: Visual rows of the image that are alive.
             start: Those that were alive when the method's first stage was reached.
             original: Those that the image has.
+            views: Patches of each of its views, those without a row included; empty where that is not known.
         """
 
     def asking(self, evidence: Evidence) -> torch.Tensor:

@@ -42,6 +42,14 @@ def cost(
     visual: Annotated[
         int | None, typer.Option(min=0, help="Visual rows; those of a typical image if omitted.")
     ] = None,
+    views: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Views (tiles and the whole picture) that the image is cut into; as many as its rows fill "
+            "if omitted.",
+        ),
+    ] = None,
     text: Annotated[float, typer.Option(min=0, help="Text rows; may be a mean such as 66.6.")] = TEXT,
     dtype: Annotated[str, typer.Option(help="Type of the KV cache.")] = "bfloat16",
     json: common.Json = None,
@@ -63,7 +71,9 @@ def cost(
     if laid is not None:
         visual = laid.asked(visual)
     visual = shape.visual if visual is None else visual
-    prices = [price(shape, each, visual, text, BYTES[dtype], laid) for each in plan or ["dense"]]
+    if views is not None and views > 1 and shape.view is None:
+        raise ValueError(f"{shape.name} does not cut images into views; leave out --views")
+    prices = [price(shape, each, visual, text, BYTES[dtype], laid, views) for each in plan or ["dense"]]
     _show(out, shape, prices, visual, text, laid)
     entries = [p.to_dict() for p in prices]
     out.finish(
@@ -118,6 +128,7 @@ def price(
     text: float,
     dtype_bytes: int = 2,
     laid: Laid | None = None,
+    cut: int | None = None,
 ) -> Price:
     """Prices one plan at a one-image prompt; of a Skip-Vision model over its own, beside the stock prompt.
 
@@ -131,11 +142,11 @@ def price(
     plan = Plan.of(asked)
     if laid is not None:
         plan = plan.over(laid.own)
-    plan = resolve_for_prompt(plan, shape, visual, text)
-    found = price_prompt(plan, shape, visual, text, dtype_bytes)
+    plan = resolve_for_prompt(plan, shape, visual, text, cut=cut)
+    found = price_prompt(plan, shape, visual, text, dtype_bytes, cut)
     if laid is not None:
         found = against(found, price_prompt(Plan(), shape, laid.stock, text, dtype_bytes))
-    layouts, weights = layouts_of(visual, text)
+    layouts, weights = layouts_of(visual, text, shape.views(visual, cut))
     counts = [plan.route(as_processed(plan, layout), shape.layers).counts() for layout in layouts]
     groups: dict[tuple, list[int]] = {}
     for number in range(shape.layers):

@@ -114,12 +114,11 @@ def _planned(loaded, asked, batch, max_new_tokens: int, plan, force: bool) -> di
     from saccade import models
     from saccade.budget import last_layers, price, reach_flops
     from saccade.engine import apply
-    from saccade.layout import Layout
+    from saccade.engine.prompt import layout_of_inputs
     from saccade.plan import Plan
     from saccade.pricing import against, cost
 
-    visual = loaded.family.visual_mask(loaded.model, batch["input_ids"])
-    layout = Layout.from_mask(visual, batch["attention_mask"])
+    layout = layout_of_inputs(loaded.family, loaded.model, batch)
     if plan.model and not force:
         # The fingerprint is checked before layers are looked at, so that the first error is the true one.
         apply(loaded.model, Plan(model=plan.model)).remove()

@@ -6,11 +6,12 @@ D decoder width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from saccade.bipartite import TowerMerge
 from saccade.engine.tower_merge import Merging
@@ -18,7 +19,7 @@ from saccade.engine.tower_scores import Scores
 from saccade.families.vision import Picture, Tower
 from saccade.layout import Layout
 from saccade.precision import wide
-from saccade.stages import Grid, Vision
+from saccade.stages import Grid, Unseen, Vision
 
 Which = Literal["made", "reads"]
 
@@ -136,6 +137,9 @@ def vision(captured: Captured, which: Which, layout: Layout, embeddings_BND: tor
             total = total + x_P[part_BN] * share_BN.view_as(mask).to(x_P.dtype)
         return torch.where(mask, total, x_P.new_zeros(()))
 
+    def elsewhere(name: str, patch_BE: torch.Tensor) -> torch.Tensor:
+        return torch.cat([getattr(f, name) for f in found])[patch_BE.to(device)]
+
     views_T = torch.tensor(captured.views, dtype=torch.long, device=device)
     cls = [f.cls_TV for f in found if f.cls_TV is not None]
     if tower.projector is None:
@@ -154,6 +158,8 @@ def vision(captured: Captured, which: Which, layout: Layout, embeddings_BND: tor
         project=tower.projector or _itself,
         into_BN=into_BN,
         sizes_BN=sizes_BN,
+        # Where patches are merged, those without a row are part of others that have one.
+        unseen=None if groups or tower.projector is None else _unseen(captured.picture, layout, elsewhere),
     )
 
 
@@ -236,6 +242,28 @@ def _rows(x_R: torch.Tensor, layout: Layout, fill: int) -> torch.Tensor:
     placed = torch.full((layout.batch, layout.rows, *x_R.shape[1:]), fill, dtype=x_R.dtype)
     placed[layout.visual_BN] = x_R
     return placed
+
+
+def _unseen(
+    picture: Picture, layout: Layout, spread: Callable[[str, torch.Tensor], torch.Tensor]
+) -> Unseen | None:
+    """Patches that no row holds, sample by sample; ``spread`` gives what the tower says of some patches."""
+    if not any(len(missing) for missing in picture.unseen):
+        return None
+    samples, left = [], iter(picture.unseen)
+    for b, counts in enumerate(layout.counts):
+        here = []
+        for image in range(len(counts)):
+            missing, rows = next(left), (layout.image_BN[b] == image).nonzero()[:, 0]
+            # After the last row of an image stands none of its own.
+            before = torch.cat((rows, rows[-1:] + 1))[missing[:, 2]]
+            owner = torch.full_like(before, image)
+            here.append(torch.stack((missing[:, 0], missing[:, 1], owner, before), 1))
+        samples.append(torch.cat(here) if here else torch.zeros(0, 4, dtype=torch.long))
+    table_BE4 = pad_sequence(samples, batch_first=True, padding_value=-1)
+    patch_BE, view_BE, image_BE, before_BE = table_BE4.unbind(-1)
+    names = ("attention_P", "keys_PV", "features_PV")
+    return Unseen(view_BE, image_BE, before_BE, *(spread(name, patch_BE.clamp(min=0)) for name in names))
 
 
 def _mixture(

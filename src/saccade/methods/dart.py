@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from saccade.layout import Views
 from saccade.methods.reducer import KeepReducer
 from saccade.methods.registry import register
 from saccade.methods.staged import instruction
@@ -55,7 +56,7 @@ class DART(KeepReducer):
         self.check_layer(self.layer, num_layers)
         return (Stage(self.layer, self, look=Look(keys=True, rotary=True), compact=self.compact),)
 
-    def kept(self, stage: Stage, found: int, start: int, original: int) -> int:
+    def kept(self, stage: Stage, found: int, start: int, original: int, views: Views = ()) -> int:
         whole = original if self.of == "original" else found
         if self.amount == 1:
             return found

@@ -25,7 +25,7 @@ class DivPrune(KeepReducer):
     has picked, and so keeps fewer than it was asked for; here every row is picked once.
 
     Attributes:
-        keep: What stays of every image: a fraction up to 1, rounded to the nearest number of rows and, of two,
+        keep: What stays of every image: a fraction up to 1, rounded to the nearest number of rows, and of two
             to the even one (``int(round(keep * rows))``, as the authors do), or a number of rows.
     """
 

@@ -9,6 +9,7 @@ from math import isqrt
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from saccade.layout import Views
 from saccade.methods.reducer import Reducer
 from saccade.methods.registry import register
 from saccade.methods.survivors import mixed, settled
@@ -49,7 +50,7 @@ class Pool(Reducer):
     def stages(self, num_layers: int) -> tuple[Stage, ...]:
         return (Stage(0, self, compact=self.compact, rewrites=True, places=True),)
 
-    def kept(self, stage: Stage, found: int, start: int, original: int) -> int:
+    def kept(self, stage: Stage, found: int, start: int, original: int, views: Views = ()) -> int:
         """Of a square exactly what stays; else what would without borders, and the choice tells the truth."""
         side = isqrt(found)
         if side * side == found:

@@ -11,6 +11,7 @@ import torch
 from torch.nn.functional import normalize, one_hot
 from torch.nn.utils.rnn import pad_sequence
 
+from saccade.layout import Views
 from saccade.methods.reducer import KeepReducer, rows_of
 from saccade.methods.registry import register
 from saccade.methods.survivors import mixed, rewrite_of, settled
@@ -52,9 +53,9 @@ class PruMerge(KeepReducer):
     def stages(self, num_layers: int) -> tuple[Stage, ...]:
         return (Stage(0, self, look=Look(tower="reads"), compact=self.compact, rewrites=True),)
 
-    def kept(self, stage: Stage, found: int, start: int, original: int) -> int:
+    def kept(self, stage: Stage, found: int, start: int, original: int, views: Views = ()) -> int:
         if self.keep is not None:
-            return super().kept(stage, found, start, original)
+            return super().kept(stage, found, start, original, views)
         base = original if self.of == "original" else found
         return min(found, rows_of(self.nominal, base) + self.extra)
 

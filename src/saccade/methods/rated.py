@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 
+from saccade.layout import Views
 from saccade.methods.reducer import NOTCHES, Amount, read_amount
 from saccade.methods.staged import PUBLISHED_DEPTH, StagedReducer, instruction
 from saccade.precision import wide
@@ -60,7 +61,7 @@ class RatedReducer(StagedReducer):
         """What becomes of pruned rows, if anything."""
         return None
 
-    def kept(self, stage: Stage, found: int, start: int, original: int) -> int:
+    def kept(self, stage: Stage, found: int, start: int, original: int, views: Views = ()) -> int:
         whole = original if self.of == "original" else start
         target = self.tokens if isinstance(self.tokens, int) else self.tokens * whole
         if target >= whole:

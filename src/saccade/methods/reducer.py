@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from saccade.layout import Layout
+from saccade.layout import Layout, Views
 from saccade.methods.base import Method
 from saccade.route import LayerRoute
 from saccade.stages import Choice, Evidence, Stage
@@ -98,7 +98,7 @@ class Reducer(Method):
         """
 
     @abstractmethod
-    def kept(self, stage: Stage, found: int, start: int, original: int) -> int:
+    def kept(self, stage: Stage, found: int, start: int, original: int, views: Views = ()) -> int:
         """Rows an image keeps at a stage, see ``saccade.stages.Decider``."""
 
     @abstractmethod
@@ -162,7 +162,7 @@ class KeepReducer(Reducer):
         """What stays of every image."""
         return self.usual if self.keep is None else self.keep
 
-    def kept(self, stage: Stage, found: int, start: int, original: int) -> int:
+    def kept(self, stage: Stage, found: int, start: int, original: int, views: Views = ()) -> int:
         return min(found, rows_of(self.amount, original if self.of == "original" else found, self.rounds))
 
     def notches(self, num_layers: int, order: Sequence[int] | None = None) -> int:

@@ -10,6 +10,7 @@ from typing import get_args
 
 import torch
 
+from saccade.layout import Views
 from saccade.merge import Rule, mean_merge, token_merge
 from saccade.methods.reducer import KeepReducer, rows_of
 from saccade.methods.registry import register
@@ -60,7 +61,7 @@ class TokenMerge(KeepReducer):
     def stages(self, num_layers: int) -> tuple[Stage, ...]:
         return (Stage(0, self, compact=self.compact, rewrites=True, last=self.last),)
 
-    def kept(self, stage: Stage, found: int, start: int, original: int) -> int:
+    def kept(self, stage: Stage, found: int, start: int, original: int, views: Views = ()) -> int:
         alone = self.first + self.last
         between, base = found - alone, (original if self.of == "original" else found) - alone
         if between <= 0:
