@@ -42,6 +42,8 @@ class Look:
         tower: Which layer of the vision tower is wanted, if any: the one that made the features the decoder
             gets (``made``), or the one that reads them (``reads``). Where a tower has only one of the two, it
             serves for both.
+        weighs: Whether attention in the tower (``Vision.single_BN``) weighs what rows hold, so that gradients
+            have to flow through it.
     """
 
     ask: Ask = "nothing"
@@ -49,6 +51,7 @@ class Look:
     keys: bool = False
     rotary: bool = False
     tower: Which | None = None
+    weighs: bool = False
 
     @property
     def layer(self) -> bool:

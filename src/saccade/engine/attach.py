@@ -164,7 +164,7 @@ class Attachment:
         merge = merges[0] if merges else None
         self._tap: TowerTap | None = None
         if stages or any(method.by_image for method in self.plan.methods):
-            self._tap = TowerTap(self.model, family, wanted, merge)
+            self._tap = TowerTap(self.model, family, wanted, merge, any(s.look.weighs for s in stages))
             self._undo.append(self._tap.remove)
         if stages or any(method.releases or method.by_image for method in self.plan.methods):
             self._undo.append(

@@ -53,13 +53,19 @@ def look(
         cls_only: Whether only the first row of every view asks.
         bias_T11P: What the layer adds to its attention logits.
     """
-    attention, single, keys = [], [], []
-    for q, k in heads:
-        q = q[:, :, :1] if cls_only else q
-        attention.append(received(q, k, bias_T11P))
-        single.append(received(_wide(q), _wide(k), bias_T11P))
-        keys.append(_wide(k)[:, 0])
-    return Scores(heads[0][1].shape[1] if heads else 1, tuple(attention), tuple(single), tuple(keys))
+    attention = tuple(received(q[:, :, :1] if cls_only else q, k, bias_T11P) for q, k in heads)
+    keys = tuple(_side_by_side(k)[:, 0] for _, k in heads)
+    single = together(heads, cls_only, bias_T11P)
+    return Scores(heads[0][1].shape[1] if heads else 1, attention, single, keys)
+
+
+def together(
+    heads: list[tuple[torch.Tensor, torch.Tensor]], cls_only: bool, bias_T11P: torch.Tensor | None = None
+) -> tuple[torch.Tensor, ...]:
+    """The attention of ``look`` with all heads as one of full width; differentiable."""
+    return tuple(
+        received(_side_by_side(q[:, :, :1] if cls_only else q), _side_by_side(k), bias_T11P) for q, k in heads
+    )
 
 
 def received(
@@ -75,9 +81,9 @@ def received(
             logits = wide(q) @ k_THPK.transpose(2, 3)
             if bias_T11P is not None:
                 logits = logits + bias_T11P
-            total_TP += logits.softmax(-1).mean(1).sum(1)
+            total_TP = total_TP + logits.softmax(-1).mean(1).sum(1)
     return total_TP
 
 
-def _wide(x_THPK: torch.Tensor) -> torch.Tensor:
+def _side_by_side(x_THPK: torch.Tensor) -> torch.Tensor:
     return x_THPK.transpose(1, 2).flatten(2)[:, None]

@@ -33,12 +33,14 @@ class Run:
         states: The states that become features, by their number.
         order: Where the tower's row of each visual row stands in its layers, where that is not in order.
         merging: Which tokens were merged, if any.
+        later: What is left to do once the tower has run.
     """
 
     scores: dict[Which, Scores] = field(default_factory=dict)
     states: dict[int, torch.Tensor] = field(default_factory=dict)
     order: torch.Tensor | None = None
     merging: Merging | None = None
+    later: list[Callable[[], None]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)

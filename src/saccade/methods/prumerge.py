@@ -34,10 +34,14 @@ class PruMerge(KeepReducer):
     (anyres tile) is reduced on its own, where the official code takes quartiles over the batch; at least one
     patch is kept; newline rows go. Where positions close up, rows come in the official order, by attention
     and the extra row last; else they stay, and the extra row takes the place of the last pruned patch. Where
-    the tower has no CLS row, weights are shares of the attention that patches receive.
+    the tower has no CLS row, weights are shares of the attention that patches receive. Gradients flow through
+    the weights as through the features, where the authors' code runs its tower without any; they do not where
+    ToMe has merged patches, nor through the weights of what is added later (DeepStack).
 
     Attributes:
-        keep: Rows that are kept, extra row included; by default the data decide (about 5.5 % in the paper).
+        keep: Rows that are kept, extra row included; by default the data decide (about 5.5 % in the paper). Of
+            a fraction up to 1 the patches are rounded down, as in the authors' code, and the extra row comes
+            on top.
     """
 
     name = "prumerge"
@@ -51,12 +55,15 @@ class PruMerge(KeepReducer):
     """Rows that the price list adds to it."""
 
     def stages(self, num_layers: int) -> tuple[Stage, ...]:
-        return (Stage(0, self, look=Look(tower="reads"), compact=self.compact, rewrites=True),)
+        return (Stage(0, self, look=Look(tower="reads", weighs=True), compact=self.compact, rewrites=True),)
 
     def kept(self, stage: Stage, found: int, start: int, original: int, views: Views = ()) -> int:
-        if self.keep is not None:
-            return super().kept(stage, found, start, original, views)
         base = original if self.of == "original" else found
+        if isinstance(self.keep, float):
+            patches = rows_of(self.keep, base)
+            return min(found, patches + 1 if 0 < patches < base else patches)
+        if self.keep is not None:
+            return min(found, self.keep)
         return min(found, rows_of(self.nominal, base) + self.extra)
 
     def pick(self, attention_P: np.ndarray, keep: int | None) -> list[int]:
