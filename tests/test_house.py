@@ -30,6 +30,7 @@ PURE = {
     "cluster",
     "bipartite",
     "merge",
+    "pivots",
     "precision",
     "program",
     "shapes",

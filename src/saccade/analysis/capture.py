@@ -20,6 +20,7 @@ from saccade.families import Rotary, find
 from saccade.layout import Layout
 from saccade.merge import Merged
 from saccade.plan import Plan, PlanLike
+from saccade.precision import wide
 from saccade.program import Program
 from saccade.route import LayerRoute
 from saccade.skip_vision.wrap import wrapped
@@ -187,7 +188,7 @@ def _by_plan(trace: Trace, embeds_BND: torch.Tensor | None, entering_ND: torch.T
         assert cut.sources_BNN is not None
         homes_K, device = cut.rows_BN[0].nonzero()[:, 0], x_ND.device
         weights_KN = cut.sources_BNN[0, homes_K].to(device)
-        mixed_KD = weights_KN @ x_ND.float()
+        mixed_KD = weights_KN.to(wide(x_ND[:0]).dtype) @ wide(x_ND)
         # The last one's rows are what the first layer really got.
         made_KD = entering_ND[homes_K.to(device)] if place == len(cuts) else mixed_KD.to(x_ND.dtype)
         slack = 16 * torch.finfo(x_ND.dtype).eps * float(x_ND.abs().max())

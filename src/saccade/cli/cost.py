@@ -52,6 +52,15 @@ def cost(
             min=0, max=common.MOST_ROWS, callback=common.finite, help="Text rows; may be a mean such as 66.6."
         ),
     ] = TEXT,
+    views: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=common.MOST_ROWS,
+            help="Views (tiles and the whole picture) that the image is cut into; as many as its rows fill "
+            "if omitted.",
+        ),
+    ] = None,
     dtype: Annotated[str, typer.Option(help="Type of the KV cache.")] = "bfloat16",
     force: common.Force = False,
     json: common.Json = None,
@@ -78,7 +87,9 @@ def cost(
     plans = plan or ["dense"]
     if not force:
         _check_shapes(model, plans)
-    prices = [price(shape, each, visual, text, BYTES[dtype], laid) for each in plans]
+    if views is not None and views > 1 and shape.view is None:
+        raise ValueError(f"{shape.name} does not cut images into views; leave out --views")
+    prices = [price(shape, each, visual, text, BYTES[dtype], laid, views) for each in plans]
     _show(out, shape, prices, visual, text, laid)
     entries = [p.to_dict() for p in prices]
     out.finish(
@@ -144,6 +155,7 @@ def price(
     text: float,
     dtype_bytes: int = 2,
     laid: Laid | None = None,
+    cut: int | None = None,
 ) -> Price:
     """Prices one plan at a one-image prompt; of a Skip-Vision model over its own, beside the stock prompt.
 
@@ -157,11 +169,11 @@ def price(
     plan = Plan.of(asked)
     if laid is not None:
         plan = plan.over(laid.own)
-    plan = resolve_for_prompt(plan, shape, visual, text)
-    found = price_prompt(plan, shape, visual, text, dtype_bytes)
+    plan = resolve_for_prompt(plan, shape, visual, text, cut=cut)
+    found = price_prompt(plan, shape, visual, text, dtype_bytes, cut)
     if laid is not None:
         found = against(found, price_prompt(Plan(), shape, laid.stock, text, dtype_bytes))
-    layouts, weights = layouts_of(visual, text)
+    layouts, weights = layouts_of(visual, text, shape.views(visual, cut))
     counts = [plan.route(as_processed(plan, layout), shape.layers).counts() for layout in layouts]
     groups: dict[tuple, list[int]] = {}
     for number in range(shape.layers):

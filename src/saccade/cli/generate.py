@@ -103,12 +103,11 @@ def _planned(loaded, asked, batch, max_new_tokens: int, plan) -> dict[str, Any]:
     from saccade import models
     from saccade.budget import last_layers, price, reach_flops
     from saccade.engine import apply
-    from saccade.layout import Layout
+    from saccade.engine.prompt import layout_of_inputs
     from saccade.plan import Plan
     from saccade.pricing import against, cost
 
-    visual = loaded.family.visual_mask(loaded.model, batch["input_ids"])
-    layout = Layout.from_mask(visual, batch["attention_mask"])
+    layout = layout_of_inputs(loaded.family, loaded.model, batch)
     resolved = reach_flops(plan, loaded.shape, [layout], last_layers(loaded.shape.layers))
     shape, size = loaded.shape, loaded.model.dtype.itemsize
     with apply(loaded.model, resolved) as handle, handle.tracing(sources=False) as traces:

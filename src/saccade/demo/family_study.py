@@ -42,7 +42,7 @@ def rows_for(
         orders: Calibrated orders by score name.
     """
     prompts = count_prompts(loaded, questions[:PRICED])
-    layouts = [Layout.single(visual, text) for visual, text in prompts]
+    layouts = [Layout.single(visual, text, views=loaded.shape.views(visual)) for visual, text in prompts]
     weights = [float(count) for count in prompts.values()]
     rows = lineup(loaded.shape, layouts, orders, weights, loaded.family.name)
     return tuple(_tried(loaded, row, questions[0]) for row in rows)

@@ -81,7 +81,7 @@ def study(
 
     orders = {name: found.order for name, found in scores.items()}
     visual, text = count_prompts(loaded, questions[:1]).most_common(1)[0][0]
-    plans = lineup(loaded.shape, Layout.single(visual, text), orders)
+    plans = lineup(loaded.shape, Layout.single(visual, text, views=loaded.shape.views(visual)), orders)
     note(f"asking {len(questions)} questions under {len(plans.entries) + 2} plans, dense and blind included")
     named = {e.name: e.plan for e in plans.entries}
     found = compare(

@@ -27,6 +27,7 @@ from saccade.engine.trace import Trace
 from saccade.families import Family, find, unwrap
 from saccade.layout import Layout
 from saccade.plan import Plan, PlanLike
+from saccade.precision import wide
 from saccade.stages import Grid, Vision, Which
 
 _IMAGES = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")
@@ -163,7 +164,7 @@ class Attachment:
         merge = merges[0] if merges else None
         self._tap: TowerTap | None = None
         if stages or any(method.by_image for method in self.plan.methods):
-            self._tap = TowerTap(self.model, family, wanted, merge)
+            self._tap = TowerTap(self.model, family, wanted, merge, any(s.look.weighs for s in stages))
             self._undo.append(self._tap.remove)
         if stages or any(method.releases or method.by_image for method in self.plan.methods):
             self._undo.append(
@@ -331,14 +332,14 @@ class Attachment:
             release(frame, cache, [layer.self_attn.layer_idx for layer in layers])
 
     def _positions(self, named: dict[str, Any], rows: torch.Tensor, past: int) -> Positions | None:
-        if not (self.decides and self.family.compact_positions):
+        if not self.decides:
             return None
         ids = named.get("position_ids")
         if ids is None:
             ids = torch.arange(past, past + rows.shape[1], device=rows.device)[None]
         decoder, family = self.parts.decoder, self.family
         like = rows if rows.is_floating_point() else next(self.parts.norm.parameters())
-        return Positions(ids, lambda at: family.rotary(decoder, like, at))
+        return Positions(ids, lambda at, exact: family.rotary(decoder, wide(like) if exact else like, at))
 
     def _captured(self, prompt: Prompt | None) -> Captured | None:
         """What is known of the images of this forward, where anybody wants to know."""

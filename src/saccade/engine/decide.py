@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache
 
-from saccade.engine.attention import take_rotary, take_rows
+from saccade.engine.attention import scaled_scores, take_rotary, take_rows
 from saccade.engine.cache import KeyRows, ragged_layer
 from saccade.engine.frame import Frame
 from saccade.engine.rewrite import Carried, rewritten, without
@@ -237,7 +237,10 @@ class Decisions:
         ragged = None if cache is None else ragged_layer(cache, attn.layer_idx)
         rotary = frame.rotary(step, None if ragged is None else ragged.rows, kwargs["position_embeddings"])
         keys_BGKW, rows = self._keys(attn, layer, frame, step, hidden_BND, rotary, cache, fresh)
-        seen: dict[str, Any] = {"rotary": rotary}
+        seen: dict[str, Any] = {}
+        if stage.look.rotary:
+            held = None if ragged is None else ragged.rows
+            seen["rotary"] = frame.rotary(step, held, kwargs["position_embeddings"], exact=True)
         if stage.look.keys:
             seen["keys_BGNW"] = _over_rows(keys_BGKW.transpose(2, 3), step, frame).transpose(2, 3)
         if stage.look.ask == "nothing":
@@ -248,10 +251,8 @@ class Decisions:
         self._scored = Scoring(asks.count, keys_BGKW.shape[2], fresh or cache is None)
         normed = family.input_norm(layer, take_rows(asks, hidden_BND))
         queries_BHRW = family.queries(attn, normed, take_rotary(asks, rotary))
-        scores = queries_BHRW.unflatten(1, (keys_BGKW.shape[1], -1)) @ keys_BGKW[:, :, None].transpose(3, 4)
-        scores = scores.flatten(1, 2) * attn.scaling
-        scores = scores.masked_fill(~frame.mask(asks, rows), float("-inf"))
-        weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+        scores = scaled_scores(queries_BHRW, keys_BGKW, attn.scaling)
+        weights = scores.masked_fill(~frame.mask(asks, rows), float("-inf")).softmax(-1)
         seen["weights_BHRN"] = _over_rows(weights, step, frame)
         seen["asking_BR"] = asks.index_BR
         seen["asks_BR"] = torch.ones_like(asks.index_BR).bool() if asks.valid_BR is None else asks.valid_BR

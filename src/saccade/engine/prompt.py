@@ -6,14 +6,16 @@ Shape letters: B batch, N rows.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from saccade.engine.tower import Captured
+from saccade.families import Family
+from saccade.families.vision import Picture
 from saccade.layout import Layout
 
 
@@ -36,10 +38,34 @@ def layout_of(prompt: Prompt | None, captured: Captured | None) -> Layout | None
     """Where the visual rows are. Without a picture, every unbroken run of them counts as one image."""
     if prompt is None:
         return None
-    lengths = None
-    if captured is not None:
-        lengths = _by_sample(captured.picture.lengths, prompt.visual_BN.sum(1).tolist())
-    return Layout.from_mask(prompt.visual_BN, prompt.real_BN, lengths)
+    if captured is None:
+        return Layout.from_mask(prompt.visual_BN, prompt.real_BN)
+    return _cut(prompt.visual_BN, prompt.real_BN, captured.picture)
+
+
+def layout_of_inputs(family: Family, model: nn.Module, inputs: Mapping[str, Any]) -> Layout:
+    """Where the visual rows of ready inputs are, and how their images are cut into views.
+
+    Raises:
+        ValueError: If the images do not fill the prompts.
+    """
+    visual_BN = family.visual_mask(model, inputs["input_ids"])
+    picture = family.picture(model, inputs)
+    # Images and videos together stand in an order that only a forward finds out.
+    both = all(inputs.get(kind) is not None for kind in ("pixel_values", "pixel_values_videos"))
+    if picture is None or both:
+        return Layout.from_mask(visual_BN, inputs.get("attention_mask"))
+    return _cut(visual_BN, inputs.get("attention_mask"), family.grouped(model, picture, inputs))
+
+
+def _cut(visual_BN: torch.Tensor, real_BN: torch.Tensor | None, picture: Picture) -> Layout:
+    lengths = _by_sample(picture.lengths, visual_BN.sum(1).tolist())
+    layout = Layout.from_mask(visual_BN, real_BN, lengths)
+    sizes = picture.view_sizes
+    if sizes is None:
+        return layout
+    left = iter(sizes)
+    return replace(layout, views=tuple(tuple(next(left) for _ in sample) for sample in lengths))
 
 
 def _by_sample(lengths: Sequence[int], rows: Sequence[int]) -> list[list[int]]:

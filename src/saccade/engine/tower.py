@@ -13,6 +13,7 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch import nn
 
 from saccade.bipartite import TowerMerge
 from saccade.engine.tower_merge import MERGING, Merging, MergingLayer
-from saccade.engine.tower_scores import Scores, look
+from saccade.engine.tower_scores import Scores, look, together
 from saccade.engine.tower_vision import Captured, Run, Seen, Which, grid, vision
 from saccade.families import Family, unwrap
 from saccade.families.vision import Picture, Tower
@@ -59,6 +60,7 @@ class TowerTap:
         family: Family,
         wanted: frozenset[Which] = frozenset(),
         merge: TowerMerge | None = None,
+        weighs: bool = False,
     ) -> None:
         """Installs its hooks.
 
@@ -67,11 +69,12 @@ class TowerTap:
             family: Its adapter.
             wanted: Which layers of the tower are looked at.
             merge: How tokens merge inside the tower; None, or ``r`` of 0, for not at all.
+            weighs: Whether gradients flow through the attention of all heads as one.
 
         Raises:
             ValueError: If the tower cannot give what is wanted.
         """
-        self.model, self.family, self.wanted = model, family, wanted
+        self.model, self.family, self.wanted, self.weighs = model, family, wanted, weighs
         self.merge = merge if merge is not None and merge.r else None
         self._call = _Call()
         self._undo: list[Callable[[], None]] = []
@@ -210,6 +213,9 @@ class TowerTap:
                 f"this plan looks at the features of layer {config.vision_feature_layer}, but "
                 f"vision_feature_layer={chosen} was asked for; set it in the model's configuration"
             )
+        for weigh in run.later:
+            weigh()
+        run.later.clear()
         picture = self.family.picture(self.model, named)
         if picture is None or not hasattr(output, "pooler_output"):
             return
@@ -253,10 +259,22 @@ class TowerTap:
         if run is None or tower is None:
             return
         x = args[0] if args else kwargs["hidden_states"]
+        bias = run.merging.bias(-1) if run.merging is not None else None
         with torch.no_grad():
             pairs = self.family.tower_heads(module, x.detach(), kwargs, tower.has_cls)
-            bias = run.merging.bias(-1) if run.merging is not None else None
             run.scores[key] = look(pairs, tower.has_cls, bias)
+        if not (self.weighs and x.requires_grad and torch.is_grad_enabled()):
+            return
+
+        def weigh() -> None:
+            pairs = self.family.tower_heads(module, x, kwargs, tower.has_cls)
+            run.scores[key] = replace(run.scores[key], single=together(pairs, tower.has_cls, bias))
+
+        if tower.module.training and any(getattr(m, "gradient_checkpointing", False) for m in tower.layers):
+            # What a checkpointed layer does must be what it does again when it is recomputed.
+            run.later.append(weigh)
+        else:
+            weigh()
 
     @_eager
     def _after_layer(self, number: int, module: nn.Module, args: tuple, output: Any) -> None:

@@ -15,6 +15,7 @@ from torch import nn
 from saccade import bipartite
 from saccade.engine.tower_scores import Scores, look
 from saccade.families import Family
+from saccade.precision import wide
 
 MERGING = "saccade_merging"
 """Keyword that carries a run's merging through the stock tower to its layers, recomputed ones too."""
@@ -50,9 +51,10 @@ class Merging:
     def enter(self, layer: int, keys: torch.Tensor) -> tuple[bipartite.Pairs | None, torch.Tensor]:
         """What merges in a layer with these keys (T, H, N, K), and the sizes of the tokens that enter it."""
         sizes, where = self._sizes[layer], self._where[layer]
-        pairs = bipartite.match(keys.detach().mean(1), self.r, self.protected)
+        keys = wide(keys.detach())
+        pairs = bipartite.match(keys.mean(1), self.r, self.protected)
         if sizes is None:
-            sizes = torch.ones(keys.shape[0], keys.shape[2], device=keys.device)
+            sizes = keys.new_ones(keys.shape[0], keys.shape[2])
         if len(self._sizes) > layer + 1:
             # A layer that is recomputed comes to the same, and what later layers found stays.
             return pairs, sizes

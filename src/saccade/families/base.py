@@ -63,6 +63,10 @@ class Family(SeesPictures, Hosts, ABC):
     def typical_visual(self, config: PreTrainedConfig) -> int:
         """Visual rows of a typical image."""
 
+    def view_patches(self, config: PreTrainedConfig) -> int | None:
+        """Patches of a view, where images are cut into views; None where they are not."""
+        return None
+
     @abstractmethod
     def config(
         self, shape: ModelShape, layers: int | None = None, vision_layers: int = 1
@@ -134,6 +138,7 @@ class Family(SeesPictures, Hosts, ABC):
             ffn=text.intermediate_size,
             vocab=text.vocab_size,
             visual=self.typical_visual(config),
+            view=self.view_patches(config),
         )
 
     def fingerprint(self, config: PreTrainedConfig) -> dict[str, Any]:

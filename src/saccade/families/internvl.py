@@ -55,8 +55,11 @@ class InternVL(HeadNorms):
 
     def typical_visual(self, config: PreTrainedConfig) -> int:
         """Of a picture of 4 by 3: twelve tiles and the thumbnail."""
+        return 13 * (self.view_patches(config) or 0)
+
+    def view_patches(self, config: PreTrainedConfig) -> int | None:
         side = config.vision_config.image_size[0] // config.vision_config.patch_size[0]
-        return 13 * round(side * config.downsample_ratio) ** 2
+        return round(side * config.downsample_ratio) ** 2
 
     def config(
         self, shape: ModelShape, layers: int | None = None, vision_layers: int = 1
@@ -107,7 +110,7 @@ class InternVL(HeadNorms):
         # The thumbnail is the last view; an only view is the whole picture too.
         planes = [n + 1 if n + 1 < count else 0 for count in views for n in range(count)]
         plane_R = torch.tensor(planes, dtype=torch.long)[picture.view_R]
-        return replace(picture, lengths=runs, views=views, plane_R=plane_R)
+        return replace(picture, lengths=runs, views=views, plane_R=plane_R, unseen=())
 
     def crops(self, processor: Any, image: Image) -> list[Box]:
         columns, lines = _canvas(processor, image)

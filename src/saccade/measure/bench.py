@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import nn
 
 from saccade.budget import resolve_for_prompt
 from saccade.engine import apply, check_made_for
-from saccade.layout import Layout
+from saccade.layout import Layout, Views
 from saccade.measure.memory import peak_memory
 from saccade.measure.provenance import record
 from saccade.measure.results import Bench, Phase, Usage
@@ -106,7 +107,7 @@ def bench(
     if force or not target.real:
         # A plan file for the whole model may be tried on part of its shape.
         asked = asked.for_any()
-    layout = laid = batched(visual, text, batch)
+    layout = laid = batched(visual, text, batch, target.shape.views(visual))
     if target.laid is not None:
         asked = asked.over(target.laid.own)
         layout = batched(target.laid.stock, text, batch)
@@ -174,10 +175,11 @@ def bench(
     )
 
 
-def batched(visual: int, text: int, batch: int) -> Layout:
+def batched(visual: int, text: int, batch: int, views: Views | None = None) -> Layout:
     """Layout of a batch of equal one-image prompts."""
-    one = Layout.single(visual, text)
-    return Layout.from_mask(one.visual_BN.expand(batch, -1))
+    one = Layout.single(visual, text, views=views)
+    many = Layout.from_mask(one.visual_BN.expand(batch, -1))
+    return many if one.views is None else replace(many, views=one.views * batch)
 
 
 def _check_counts(least: int = 1, **counts: int) -> None:

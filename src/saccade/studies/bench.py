@@ -233,7 +233,9 @@ class Bench:
     def prompts(self, most: int = 64) -> tuple[list[Layout], list[float]]:
         """Layouts of prompts like those that are asked, and how often each occurs."""
         counts = count_prompts(self.loaded, self.mixture()[:most])
-        return [Layout.single(v, t) for v, t in counts], [float(n) for n in counts.values()]
+        return [Layout.single(v, t, views=self.loaded.shape.views(v)) for v, t in counts], [
+            float(n) for n in counts.values()
+        ]
 
 
 def orders_of(scored: Mapping[str, Scored]) -> dict[str, Sequence[int]]:
