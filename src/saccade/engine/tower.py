@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from saccade.bipartite import TowerMerge
+from saccade.engine.mesh import all_heads
 from saccade.engine.tower_merge import MERGING, Merging, MergingLayer
 from saccade.engine.tower_scores import Scores, look
 from saccade.engine.tower_vision import Captured, Run, Seen, Which, grid, vision
@@ -254,7 +255,10 @@ class TowerTap:
             return
         x = args[0] if args else kwargs["hidden_states"]
         with torch.no_grad():
-            pairs = self.family.tower_heads(module, x.detach(), kwargs, tower.has_cls)
+            pairs = [
+                (all_heads(q, tower.heads, module), all_heads(k, tower.heads, module))
+                for q, k in self.family.tower_heads(module, x.detach(), kwargs, tower.has_cls)
+            ]
             bias = run.merging.bias(-1) if run.merging is not None else None
             run.scores[key] = look(pairs, tower.has_cls, bias)
 
@@ -274,7 +278,7 @@ class TowerTap:
             last = number + 1 == tower.states[0]
             watch = self._watch_merged if last and "made" in self.keys.values() else None
             merges = number < tower.states[0]
-            self._undo.append(MergingLayer(self.family, layer, number, merges, watch).install())
+            self._undo.append(MergingLayer(self.family, layer, number, tower.heads, merges, watch).install())
         assert tower.projector is not None
         self._undo.append(tower.projector.register_forward_hook(self._after_projector).remove)
 

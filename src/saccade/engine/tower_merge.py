@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from saccade import bipartite
+from saccade.engine.mesh import all_heads
 from saccade.engine.tower_scores import Scores, look
 from saccade.families import Family
 
@@ -84,6 +85,7 @@ class MergingLayer:
         family: Family,
         layer: Any,
         number: int,
+        heads: int,
         merges: bool,
         watch: Callable[[Scores], None] | None,
     ) -> None:
@@ -93,11 +95,12 @@ class MergingLayer:
             family: Adapter that takes the layer apart.
             layer: The layer.
             number: Its number.
+            heads: Its heads: all, also where processes share them.
             merges: Whether tokens merge in it; else it runs as ever, on what is left.
             watch: Called with the layer's scores, of the tokens that leave it.
         """
         self.family, self.layer, self.number = family, layer, number
-        self.merges, self.watch = merges, watch
+        self.heads, self.merges, self.watch = heads, merges, watch
         # accelerate keeps the true forward in _old_forward; attaching there leaves its hooks around us.
         self.slot = "_old_forward" if "_old_forward" in layer.__dict__ else "forward"
         self.inner = getattr(layer, self.slot)
@@ -135,6 +138,7 @@ class MergingLayer:
         bias = merging.bias(self.number)
 
         def between(x_TNV: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+            q, k = (all_heads(x.detach(), self.heads, self.layer) for x in (q, k))
             pairs, sizes = merging.enter(self.number, k)
             if self.watch is not None:
                 with torch.no_grad():

@@ -164,6 +164,12 @@ class Family(SeesPictures, Hosts, ABC):
             return None
         return getattr(config, "sliding_window", None)
 
+    def heads(self, attn: Any) -> tuple[int, int]:
+        """Heads of a decoder layer's queries, and of its keys: all, also where processes share them."""
+        config = attn.config
+        heads = config.num_attention_heads
+        return heads, getattr(config, "num_key_value_heads", None) or heads
+
     def queries(self, attn: nn.Module, x_BND: torch.Tensor, rotary: Rotary) -> torch.Tensor:
         """Rotated queries (B, H, N, K) of normed hidden states."""
         return rotate(heads_of(attn.q_proj(x_BND), attn.head_dim), rotary)

@@ -130,6 +130,7 @@ class InternVL(HeadNorms):
             states=(),
             made=layers[state - 1].attention if state else None,
             reads=layers[state].attention if state < len(layers) else None,
+            heads=config.vision_config.num_attention_heads,
             has_cls=True,
             merge=JOINED**2,
             projector=None,

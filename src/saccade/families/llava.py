@@ -185,6 +185,7 @@ class Llava(Family):
             states,
             made=layers[states[-1] - 1].self_attn if states[-1] else None,
             reads=layers[states[-1]].self_attn if states[-1] < depth else None,
+            heads=config.vision_config.num_attention_heads,
             has_cls=_has_cls(core),
             merge=1,
             projector=core.multi_modal_projector,
