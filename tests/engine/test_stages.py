@@ -184,23 +184,57 @@ def test_beams_of_a_cached_prompt_share_its_decisions(spec):
     assert len(traces) == 1 and kept[0] == kept[1] == kept[2] and kept[6] == kept[8] and kept[3] == []
 
 
-@pytest.mark.parametrize("spec", ["fastv(layer=1,keep=0.5)", "fastervlm(keep=0.5)", "pool(factor=2)"])
-def test_a_prompt_in_chunks_is_refused(spec):
+def where(tiny, part):
+    """What a plan may be put on; ``generate`` is of the whole model."""
+    return {"model": tiny.model, "core": tiny.model.model}[part]
+
+
+@pytest.mark.parametrize("part", ["model", "core"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "fastv(layer=1,keep=0.5)",
+        "fastervlm(keep=0.5)",
+        "pool(factor=2)",
+        "victor(registers=2,layer=2)",
+        "skip_vision(retained=0.25,split=grid,cache=small)",
+    ],
+)
+def test_a_prompt_in_chunks_is_refused(spec, part):
     tiny = tiny_llava()
     inputs = tiny.batch(RAGGED[:1])
-    with apply(tiny.model, spec), pytest.raises(ValueError, match="prefill_chunk_size"):
-        tiny.model.generate(**inputs, max_new_tokens=2, prefill_chunk_size=8)
+    for size in (8, 22):  # Through the image, and after it.
+        with apply(where(tiny, part), spec), pytest.raises(ValueError, match="prefill_chunk_size"):
+            tiny.model.generate(**inputs, max_new_tokens=2, prefill_chunk_size=size)
     assert tiny.model.generate(**inputs, max_new_tokens=2).shape[1] == inputs["input_ids"].shape[1] + 2
 
 
-def test_assisted_decoding_is_refused_where_the_end_of_the_prompt_decides():
+@pytest.mark.parametrize("part", ["model", "core"])
+@pytest.mark.parametrize(
+    "spec", ["fastv(layer=1,keep=0.5)", "skip_vision(retained=0.25,split=grid,cache=small)"]
+)
+def test_assisted_decoding_is_refused_where_the_end_of_the_prompt_decides(spec, part):
     tiny = tiny_llava()
     inputs = tiny.batch(RAGGED[:1])
     go = dict(max_new_tokens=6, do_sample=False)
-    with apply(tiny.model, "fastv(layer=1,keep=0.5)"), pytest.raises(ValueError, match="assisted"):
+    with apply(where(tiny, part), spec), pytest.raises(ValueError, match="assisted"):
         tiny.model.generate(**inputs, **go, prompt_lookup_num_tokens=2)
-    with apply(tiny.model, "fastv(layer=1,keep=0.5)"), pytest.raises(ValueError, match="assisted"):
+    with apply(where(tiny, part), spec), pytest.raises(ValueError, match="assisted"):
         tiny.model.generate(**inputs, **go, assistant_model=tiny_llava(layers=2).model)
+
+
+def test_generation_inside_another_models_assisted_decoding_is_its_own():
+    tiny, other = tiny_llava(), tiny_llava(layers=3)
+    go = tiny.batch(RAGGED[:1]) | dict(max_new_tokens=3, do_sample=False)
+    with apply(other.model, "fastv(layer=1,keep=0.5)"):
+        want, said = other.model.generate(**go), []
+
+        def asks(input_ids, scores):
+            said.append(other.model.generate(**go))
+            return scores
+
+        tiny.model.generate(**go, prompt_lookup_num_tokens=2, logits_processor=[asks])
+    assert said and all(torch.equal(one, want) for one in said)
 
 
 def test_assisted_decoding_gives_the_tokens_of_greedy_where_the_image_decides():

@@ -165,10 +165,9 @@ class Attachment:
         if stages or any(method.by_image for method in self.plan.methods):
             self._tap = TowerTap(self.model, family, wanted, merge)
             self._undo.append(self._tap.remove)
-        if stages or any(method.releases or method.by_image for method in self.plan.methods):
-            self._undo.append(
-                refuse_split_prompts(unwrap(self.model), self.plan.spec, any(s.look.layer for s in stages))
-            )
+        releases = any(method.releases for method in self.plan.methods)
+        self._whole = bool(stages) or releases or any(method.by_image for method in self.plan.methods)
+        self._looks_at_end = releases or any(s.look.layer for s in stages)
         self.decides = bool(stages)
         if self.plan.shortening:
             self._undo.append(allow_other_sizes(self.model, family))
@@ -279,6 +278,8 @@ class Attachment:
         if FRAME in kwargs:
             return args, kwargs
         prompt, self._call.prompt = self._call.prompt, None
+        if self._whole and prompt is not None:
+            refuse_split_prompts(self.plan.spec, self._looks_at_end)
         captured = self._captured(prompt)
         layout = self._call.given or layout_of(prompt, captured)
         named = by_name(module, args, kwargs)

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+import sys
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import nn
+from transformers import GenerationMixin
 from transformers.cache_utils import Cache
 
 from saccade.engine.cache import CACHE_LAYERS
 from saccade.families import Family
+
+_GENERATE, _PREFILL, _ASSISTED = (
+    inspect.unwrap(one).__code__.co_qualname
+    for one in (GenerationMixin.generate, GenerationMixin._prefill, GenerationMixin._assisted_decoding)
+)
+"""What ``generate`` is made of, as a stack of calls names it."""
 
 Status = Literal["supported", "supported, untested on GPU", "refused"]
 
@@ -62,48 +70,37 @@ def check_supported(
     return past
 
 
-def refuse_split_prompts(model: Any, spec: str, looks_at_layers: bool) -> Callable[[], None]:
-    """Makes ``generate`` refuse ways of decoding in which a decision would not see the prompt as it is.
+def refuse_split_prompts(spec: str, looks_at_end: bool) -> None:
+    """Refuses a prompt that ``generate`` shows in pieces, or with guessed tokens after it.
+
+    Nothing that a core is given tells, so whoever called it is asked: it may be another model than the one
+    that the plan was put on.
 
     Args:
-        model: The model with its head; a bare core is left alone.
         spec: The plan, for the message.
-        looks_at_layers: Whether a decision looks at the rows that end the prompt. Assisted decoding shows it
-            guessed tokens as well.
+        looks_at_end: Whether the end of the prompt counts, where assisted decoding puts guessed tokens.
 
-    Returns:
-        Undoes it.
+    Raises:
+        ValueError: Saying what to leave out.
     """
-    undo: list[Callable[[], None]] = []
-
-    def refused(name: str, reason: Callable[[tuple, dict[str, Any]], str | None]) -> None:
-        inner = getattr(model, name, None)
-        if inner is None:
+    caller = sys._getframe(1)
+    while caller is not None:
+        by = caller.f_code.co_qualname
+        if by == _GENERATE:
+            # An assistant's own generation is no part of the one that it assists.
             return
-
-        def guard(*args: Any, **kwargs: Any) -> Any:
-            why = reason(args, kwargs)
-            if why is not None:
-                raise ValueError(f"{spec} chooses rows by the whole prompt, so {why}")
-            return inner(*args, **kwargs)
-
-        model.__dict__[name] = guard
-        undo.append(lambda: model.__dict__.pop(name, None))
-
-    def chunked(args: tuple, kwargs: dict[str, Any]) -> str | None:
-        config = kwargs.get("generation_config", args[1] if len(args) > 1 else None)
-        size = getattr(config, "prefill_chunk_size", None)
-        return None if size is None else "it needs the prompt in one piece: leave prefill_chunk_size unset"
-
-    refused("_prefill", chunked)
-    if looks_at_layers:
-        refused("_get_candidate_generator", lambda args, kwargs: "assisted decoding is not supported with it")
-
-    def undo_all() -> None:
-        for done in undo:
-            done()
-
-    return undo_all
+        if by == _PREFILL:
+            config = caller.f_locals.get("generation_config")
+            if getattr(config, "prefill_chunk_size", None) is not None:
+                raise ValueError(
+                    f"{spec} chooses rows by the whole prompt, so it needs the prompt in one piece: "
+                    "leave prefill_chunk_size unset"
+                )
+        if by == _ASSISTED and looks_at_end:
+            raise ValueError(
+                f"{spec} chooses rows by the whole prompt, so assisted decoding is not supported with it"
+            )
+        caller = caller.f_back
 
 
 @dataclass(frozen=True)
