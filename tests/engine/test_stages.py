@@ -386,6 +386,37 @@ def test_a_cache_is_cropped_after_a_prompt_that_closed_up_and_not_within(spec):
                 cache.crop(-4)
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "skip_vision(retained=0.25,split=grid,cache=small)",
+        "skip_vision(retained=0.5,split=grid,cache=small,layer=2)+vtw(layer=3)",
+    ],
+)
+@torch.no_grad()
+def test_a_cache_whose_rows_have_left_is_cropped_around_that_prompt_and_not_within(spec):
+    tiny = tiny_llava()
+    given = tiny.batch([[3, SQUARE, 5], [5, SQUARE, 3]])
+    more = torch.tensor([[9, 11], [12, 13]])
+    with apply(tiny.model, spec):
+        prompt = tiny.model(**given, use_cache=True).past_key_values
+        once = tiny.model(input_ids=more, past_key_values=prompt).logits
+        prompt.crop(-2)
+        assert torch.equal(tiny.model(input_ids=more, past_key_values=prompt).logits, once)
+        prompt.crop(-2)
+        held = kv_lengths(prompt)
+        for cut in (1, 4, 9):  # Text after the image, of one sample alone, and rows of the image.
+            with pytest.raises(ValueError, match="rows have left it"):
+                prompt.crop(-cut)
+            assert kv_lengths(prompt) == held and prompt.get_seq_length() == 24
+        # Before the image of every sample nothing has left: what follows is a prompt of that text alone.
+        prompt.crop(-22)
+        start = {key: given[key][:, :2] for key in ("input_ids", "attention_mask")}
+        want = tiny.model(input_ids=torch.cat([start["input_ids"], more], 1)).logits[:, 2:]
+        got = tiny.model(input_ids=more, past_key_values=prompt).logits
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+
+
 @torch.no_grad()
 def test_sources_name_the_rows_that_survivors_are_made_of():
     tiny = tiny_llava()

@@ -14,6 +14,7 @@ from transformers.cache_utils import Cache
 
 from saccade.engine.cache import CACHE_LAYERS
 from saccade.families import Family
+from saccade.families.base import ADVICE
 
 _GENERATE, _PREFILL, _ASSISTED = (
     inspect.unwrap(one).__code__.co_qualname
@@ -42,6 +43,11 @@ def check_supported(
                 f"saccade plans need a dynamic KV cache, this one has a {type(wrong).__name__}; "
                 "leave cache_implementation unset"
             )
+    if cache is not None and decoder.training and getattr(decoder, "gradient_checkpointing", False):
+        raise ValueError(
+            "gradient checkpointing in training mode keeps no KV cache, so that tokens would be made without "
+            "their prompt: call model.eval() first, or leave the cache out (use_cache=False)"
+        )
     past = cache.get_seq_length() if cache is not None else 0
     config: Any = decoder.config
     if kwargs.get("output_attentions") or getattr(config, "output_attentions", False):
@@ -68,6 +74,16 @@ def check_supported(
                 "plans support sequences shorter than the window"
             )
     return past
+
+
+def refuse_replicas(module: nn.Module) -> None:
+    """Refuses the copies that ``DataParallel`` makes of a model: their layers would run those of the model.
+
+    Raises:
+        ValueError: Saying what to take instead.
+    """
+    if getattr(module, "_is_replica", False):
+        raise ValueError(f"a model with a saccade plan is not run by DataParallel: {ADVICE}")
 
 
 def refuse_split_prompts(spec: str, looks_at_end: bool) -> None:

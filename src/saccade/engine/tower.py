@@ -60,6 +60,7 @@ class TowerTap:
         family: Family,
         wanted: frozenset[Which] = frozenset(),
         merge: TowerMerge | None = None,
+        check: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> None:
         """Installs its hooks.
 
@@ -68,11 +69,12 @@ class TowerTap:
             family: Its adapter.
             wanted: Which layers of the tower are looked at.
             merge: How tokens merge inside the tower; None, or ``r`` of 0, for not at all.
+            check: Called with the arguments of ``get_image_features``, by name.
 
         Raises:
             ValueError: If the tower cannot give what is wanted.
         """
-        self.model, self.family, self.wanted = model, family, wanted
+        self.model, self.family, self.wanted, self.check = model, family, wanted, check
         self.merge = merge if merge is not None and merge.r else None
         self._call = _Call()
         self._undo: list[Callable[[], None]] = []
@@ -204,6 +206,8 @@ class TowerTap:
 
     @_eager
     def _keep(self, kind: str, named: Mapping[str, Any], output: Any, run: Run) -> None:
+        if self.check is not None:
+            self.check(named)
         chosen: Any = named.get("vision_feature_layer")
         config: Any = unwrap(self.model).config
         if self.tower is not None and chosen not in (None, getattr(config, "vision_feature_layer", chosen)):
@@ -291,7 +295,7 @@ class TowerTap:
         run, tower = self._call.run, self.tower
         if run is None or run.merging is None or tower is None:
             return None
-        return run.merging.spread(output, first=int(tower.has_cls and tower.strips))
+        return run.merging.spread(output)
 
 
 def check_merging(family: Family, tower: Tower | None) -> None:

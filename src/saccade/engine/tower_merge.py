@@ -65,15 +65,24 @@ class Merging:
             self._where.append(pairs.into_TN if where is None else pairs.into_TN.gather(1, where))
         return pairs, sizes
 
-    def spread(self, x_TND: torch.Tensor, first: int) -> torch.Tensor | None:
+    def spread(self, x_TND: torch.Tensor) -> torch.Tensor | None:
         """Gives every patch what its token holds; None while nothing is merged.
 
         Args:
-            x_TND: One row per token, without the first ``first``.
-            first: Leading tokens that have no row.
+            x_TND: One row per token. Where there is one row less, the first token's was taken off, by the
+                model's configuration or by an argument.
+
+        Raises:
+            ValueError: If that token stands for patches.
         """
-        if self.where_TP is None:
+        if self.where_TP is None or self.sizes_TN is None:
             return None
+        first = self.sizes_TN.shape[1] - x_TND.shape[1]
+        if first > self.protected:
+            raise ValueError(
+                "this model takes the first row off its features, but its vision tower has no CLS row: set "
+                "vision_feature_select_strategy to full"
+            )
         return x_TND.gather(1, (self.where_TP[:, first:] - first)[..., None].expand(-1, -1, x_TND.shape[-1]))
 
 

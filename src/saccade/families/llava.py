@@ -213,6 +213,10 @@ class Llava(Family):
         hidden = between(hidden_TPV + attn.out_proj(mixed.transpose(1, 2).flatten(2)), q, k)
         return hidden + layer.mlp(layer.layer_norm2(hidden))
 
+    def full_size(self, model: nn.Module, pixels: torch.Tensor) -> bool | None:
+        side: int = unwrap(model).config.vision_config.image_size
+        return tuple(pixels.shape[-2:]) == (side, side)
+
     def other_sizes(self, model: nn.Module) -> Callable[[], None]:
         module, side = core_of(model).vision_tower, unwrap(model).config.vision_config.image_size
 

@@ -285,6 +285,10 @@ class SeesPictures(ABC):
         """
         raise ValueError(f"{self.name}: the layers of this vision tower cannot be taken apart")
 
+    def full_size(self, model: nn.Module, pixels: torch.Tensor) -> bool | None:
+        """Whether pictures have the size that the model is made for; None where any size is as good."""
+        return None
+
     def other_sizes(self, model: nn.Module) -> Callable[[], None]:
         """Lets the tower take pictures of other sizes than it was made for; returns what undoes it."""
         return lambda: None
