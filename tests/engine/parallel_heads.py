@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import pytest
 import torch
 import torch.distributed as dist
 from torch.nn.functional import interpolate
@@ -155,22 +154,9 @@ def gradients() -> None:
     torch.testing.assert_close(found[1], found[0], atol=1e-5, rtol=1e-4)
 
 
-def split_rows() -> None:
-    """Rows over processes (sequence parallel) are refused, whatever a layer's norms or outputs do with them."""
-    tiny, model = shared("llava-llama", {"model.language_model.layers.*.self_attn.o_proj": "rowwise"})
-    layer = model.model.language_model.layers[1]
-    half = layer.mlp.register_forward_hook(lambda module, args, out: out[:, : out.shape[1] // RANKS])
-    spare = layer.self_attn.o_proj.register_forward_hook(lambda module, args, out: out[:, ::RANKS])
-    for spec in ("vskip(layers=1-2)", "fastv(layer=1,keep=0.5)"):
-        with apply(model, spec), pytest.raises(ValueError, match="sequence parallel"):
-            model(**tiny.batch(RAGGED))
-    half.remove()
-    spare.remove()
-
-
 def job(rank: int) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(RANKS)}
-    for part in (every_method, other_families, shared_towers, gradients, split_rows):
+    for part in (every_method, other_families, shared_towers, gradients):
         part()
 
 

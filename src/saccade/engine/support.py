@@ -182,13 +182,13 @@ SUPPORT: tuple[Support, ...] = (
     Support(
         "chunked prefill under a method that decides on the way",
         "refused",
-        "it needs the prompt, and its images, in one piece",
+        "it needs the prompt, and its images, in one piece; also where the plan is on the core alone",
         "engine/test_stages.py::test_a_prompt_in_chunks_is_refused",
     ),
     Support(
         "assisted and prompt lookup decoding under a method that looks at the prompt's end",
         "refused",
-        "FastV and its kin would see guessed tokens; what decides before the decoder is served",
+        "FastV and its kin, and a skip KV-cache, would see guessed tokens; what decides before the decoder is served",
         "engine/test_stages.py::test_assisted_decoding_is_refused_where_the_end_of_the_prompt_decides",
     ),
     Support(
@@ -218,7 +218,7 @@ SUPPORT: tuple[Support, ...] = (
     Support(
         "crop, reset, reorder, select and repeat of a cache",
         "supported",
-        "row numbers, padding and lengths stay in step",
+        "row numbers, padding and lengths stay in step; not into a prompt whose rows have left (skip KV-cache)",
         "engine/test_cache.py::test_rows_and_values_stay_in_step",
     ),
     Support(
@@ -300,6 +300,12 @@ SUPPORT: tuple[Support, ...] = (
         "engine/test_training.py::test_checkpointing_recomputes_each_layer_once_and_changes_no_gradient",
     ),
     Support(
+        "`generate` in training mode with gradient checkpointing",
+        "refused",
+        "transformers keeps no cache there: `model.eval()` first, or `use_cache=False`",
+        "engine/test_training.py::test_generation_with_checkpointing_in_training_mode_says_that_there_is_no_cache",
+    ),
+    Support(
         "PEFT LoRA on attention and MLP",
         "supported",
         "wrapped before or after; a plan may be put on the wrapper",
@@ -316,6 +322,24 @@ SUPPORT: tuple[Support, ...] = (
         "supported",
         "two gloo processes equal one",
         "engine/test_parallel.py::test_ddp_and_fsdp2_equal_one_process",
+    ),
+    Support(
+        "tensor parallel (`from_pretrained(tp_plan=...)`), the vision tower too",
+        "supported, untested on GPU",
+        "scores are gathered over the processes: under every method two choose the rows of one",
+        "engine/test_parallel.py::test_tensor_parallel_chooses_the_rows_of_one_process",
+    ),
+    Support(
+        "sequence parallel",
+        "refused",
+        "every process has to hold all rows of a sample",
+        "engine/test_parallel.py::test_rows_that_are_split_over_processes_are_refused",
+    ),
+    Support(
+        "`DataParallel`",
+        "refused",
+        "before and after attaching: give `.module`, or take DDP",
+        "engine/test_wrappers.py::test_data_parallel_is_told_what_to_take_instead",
     ),
     Support(
         "a model split over devices, an offloaded KV cache",
@@ -340,6 +364,12 @@ SUPPORT: tuple[Support, ...] = (
         "supported",
         "nothing is kept on classes or globally",
         "engine/test_attach.py::test_threads_may_share_a_model",
+    ),
+    Support(
+        "`tracing()` and `with_layout()` around a model that runs in another thread",
+        "refused",
+        "they are of the thread that opens them: an empty trace is warned of, a layout missed is an error",
+        "engine/test_attach.py::test_a_layout_is_of_the_thread_that_gives_it",
     ),
     Support(
         "saving a model that has a plan",
