@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache
 
+from saccade.engine.blocks import Blocks
 from saccade.engine.cache import ragged_layer
 from saccade.engine.decide import Decisions, Scene
 from saccade.engine.frame import Frame, Positions
@@ -20,8 +20,9 @@ from saccade.engine.layers import FRAME, AttentionStandIn, Cell, MlpStandIn, eag
 from saccade.engine.made_for import check_made_for
 from saccade.engine.prompt import Prompt, by_name, layout_of
 from saccade.engine.release import release
+from saccade.engine.resolution import FullSize
 from saccade.engine.rewrite import Carried
-from saccade.engine.support import check_supported, refuse_split_prompts
+from saccade.engine.support import check_supported, refuse_replicas, refuse_split_prompts
 from saccade.engine.tower import Captured, TowerTap, allow_other_sizes, grid, vision
 from saccade.engine.trace import Trace
 from saccade.families import Family, find, unwrap
@@ -82,6 +83,7 @@ class _Call(threading.local):
     given_grid: Grid | None = None
     sources: bool = True
     traces: list[Trace] | None = None
+    inside: bool = False
 
 
 class Attachment:
@@ -102,6 +104,7 @@ class Attachment:
         self.decides = False
         self.parts = family.parts(model)
         self._call = _Call()
+        self._blocks = Blocks()
         self._undo: list[Callable[[], None]] = []
         self.attach()
 
@@ -163,15 +166,17 @@ class Attachment:
             raise ValueError(f"{self.plan.spec}: a vision tower merges by one rule only")
         merge = merges[0] if merges else None
         self._tap: TowerTap | None = None
-        if stages or any(method.by_image for method in self.plan.methods):
-            self._tap = TowerTap(self.model, family, wanted, merge, any(s.look.weighs for s in stages))
+        shortening = bool(self.plan.shortening)
+        if stages or shortening or any(method.by_image for method in self.plan.methods):
+            check = FullSize(self.model, family, self.plan).check if shortening else None
+            weighs = any(stage.look.weighs for stage in stages)
+            self._tap = TowerTap(self.model, family, wanted, merge, weighs, check)
             self._undo.append(self._tap.remove)
-        if stages or any(method.releases or method.by_image for method in self.plan.methods):
-            self._undo.append(
-                refuse_split_prompts(unwrap(self.model), self.plan.spec, any(s.look.layer for s in stages))
-            )
+        releases = any(method.releases for method in self.plan.methods)
+        self._whole = bool(stages) or releases or any(method.by_image for method in self.plan.methods)
+        self._looks_at_end = releases or any(s.look.layer for s in stages)
         self.decides = bool(stages)
-        if self.plan.shortening:
+        if shortening:
             self._undo.append(allow_other_sizes(self.model, family))
 
     def _swap(self, module: nn.Module, make: Callable[[Callable], Callable]) -> None:
@@ -217,6 +222,8 @@ class Attachment:
     ) -> Iterator[None]:
         """Says which rows are visual where the model cannot see it: calls with merged embeddings only.
 
+        It is for forwards of the thread that opens it.
+
         Args:
             layout: Where the visual rows are.
             vision: What a vision tower would know of them, for methods that look at it.
@@ -225,13 +232,16 @@ class Attachment:
         call = self._call
         call.given, call.given_vision, call.given_grid = layout, vision, grid
         try:
-            yield
+            with self._blocks.layout():
+                yield
         finally:
             call.given = call.given_vision = call.given_grid = None
 
     @contextmanager
     def tracing(self, sources: bool = True) -> Iterator[list[Trace]]:
         """Notes what happens to the visual rows: one ``Trace`` for every forward that has some, in order.
+
+        It notes forwards of the thread that opens it, and warns if they all ran in others.
 
         Args:
             sources: Whether to note what merged rows are made of, which takes memory of rows times rows.
@@ -240,7 +250,8 @@ class Attachment:
         self._call.traces, self._call.sources = found, sources
         own, self._tap = self._tap, self._tap or TowerTap(self.model, self.family)
         try:
-            yield found
+            with self._blocks.tracing(found):
+                yield found
         finally:
             self._call.traces = None
             if own is None:
@@ -249,20 +260,19 @@ class Attachment:
 
     @eager
     def _before_core(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        self._call.prompt = None
+        refuse_replicas(module)
+        self._call.prompt, self._call.inside = None, True
         if self._tap is not None:
             self._tap.begin()
         if self._call.given is not None or not self.plan.methods:
             return
         named = by_name(module, args, kwargs)
         ids, embeds, padding = (named.get(key) for key in ("input_ids", "inputs_embeds", "attention_mask"))
+        if ids is None and embeds is None:
+            return
         if not any(named.get(name) is not None for name in _IMAGES):
             if ids is None and embeds is not None and embeds.shape[1] > 1:
-                warnings.warn(
-                    "saccade cannot tell which of these embeddings are visual and treats all as text; "
-                    "give the layout with Attachment.with_layout(...)",
-                    stacklevel=2,
-                )
+                self._blocks.cannot_tell()
             return
         mask = self.family.visual_mask(self.model, ids, embeds)
         real = None
@@ -271,7 +281,7 @@ class Attachment:
         self._call.prompt = Prompt(mask, real, named)
 
     def _after_core(self, module: nn.Module, args: tuple, output: Any) -> None:
-        self._call.prompt = None
+        self._call.prompt, self._call.inside = None, False
         if self._tap is not None:
             self._tap.begin()
 
@@ -279,7 +289,10 @@ class Attachment:
     def _before_decoder(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict]:
         if FRAME in kwargs:
             return args, kwargs
+        refuse_replicas(module)
         prompt, self._call.prompt = self._call.prompt, None
+        if self._whole and prompt is not None:
+            refuse_split_prompts(self.plan.spec, self._looks_at_end)
         captured = self._captured(prompt)
         layout = self._call.given or layout_of(prompt, captured)
         named = by_name(module, args, kwargs)
@@ -289,6 +302,12 @@ class Attachment:
         if rows is None:
             return args, kwargs
         batch, new = rows.shape[:2]
+        # The core was passed by, or its forward called without its hooks.
+        alone = layout is None and not self._call.inside and bool(self.plan.methods)
+        if alone and new > 1 and rows.is_floating_point():
+            self._blocks.cannot_tell()
+        if layout is not None and self._call.traces is None:
+            self._blocks.untraced()
         if layout is not None and (layout.batch, layout.rows) != (batch, new):
             raise ValueError(
                 f"the layout is of {layout.batch} x {layout.rows} rows, the forward of {batch} x {new}"
@@ -305,7 +324,7 @@ class Attachment:
         if route is None and not ragged:
             return args, kwargs
         past = check_supported(self.family, module, named, rows, cache)
-        positions = self._positions(named, rows, past)
+        positions = self._positions(named, rows, past) if self.decides or ragged else None
         mask = named.get("attention_mask")
         frame = Frame.build(route, num_layers, batch, new, past, mask, rows.device, positions)
         if program is None or (not program.stages and self._call.traces is None):
@@ -332,7 +351,7 @@ class Attachment:
             release(frame, cache, [layer.self_attn.layer_idx for layer in layers])
 
     def _positions(self, named: dict[str, Any], rows: torch.Tensor, past: int) -> Positions | None:
-        if not self.decides:
+        if not (self.decides or self.family.compact_positions):
             return None
         ids = named.get("position_ids")
         if ids is None:

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from saccade.bipartite import TowerMerge
+from saccade.engine.mesh import all_heads
 from saccade.engine.tower_merge import MERGING, Merging, MergingLayer
 from saccade.engine.tower_scores import Scores, look, together
 from saccade.engine.tower_vision import Captured, Run, Seen, Which, grid, vision
@@ -61,6 +62,7 @@ class TowerTap:
         wanted: frozenset[Which] = frozenset(),
         merge: TowerMerge | None = None,
         weighs: bool = False,
+        check: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> None:
         """Installs its hooks.
 
@@ -70,11 +72,13 @@ class TowerTap:
             wanted: Which layers of the tower are looked at.
             merge: How tokens merge inside the tower; None, or ``r`` of 0, for not at all.
             weighs: Whether gradients flow through the attention of all heads as one.
+            check: Called with the arguments of ``get_image_features``, by name.
 
         Raises:
             ValueError: If the tower cannot give what is wanted.
         """
-        self.model, self.family, self.wanted, self.weighs = model, family, wanted, weighs
+        self.model, self.family, self.wanted = model, family, wanted
+        self.weighs, self.check = weighs, check
         self.merge = merge if merge is not None and merge.r else None
         self._call = _Call()
         self._undo: list[Callable[[], None]] = []
@@ -206,6 +210,8 @@ class TowerTap:
 
     @_eager
     def _keep(self, kind: str, named: Mapping[str, Any], output: Any, run: Run) -> None:
+        if self.check is not None:
+            self.check(named)
         chosen: Any = named.get("vision_feature_layer")
         config: Any = unwrap(self.model).config
         if self.tower is not None and chosen not in (None, getattr(config, "vision_feature_layer", chosen)):
@@ -261,13 +267,13 @@ class TowerTap:
         x = args[0] if args else kwargs["hidden_states"]
         bias = run.merging.bias(-1) if run.merging is not None else None
         with torch.no_grad():
-            pairs = self.family.tower_heads(module, x.detach(), kwargs, tower.has_cls)
+            pairs = self._pairs(tower, module, x.detach(), kwargs)
             run.scores[key] = look(pairs, tower.has_cls, bias)
         if not (self.weighs and x.requires_grad and torch.is_grad_enabled()):
             return
 
         def weigh() -> None:
-            pairs = self.family.tower_heads(module, x, kwargs, tower.has_cls)
+            pairs = self._pairs(tower, module, x, kwargs)
             run.scores[key] = replace(run.scores[key], single=together(pairs, tower.has_cls, bias))
 
         if tower.module.training and any(getattr(m, "gradient_checkpointing", False) for m in tower.layers):
@@ -275,6 +281,11 @@ class TowerTap:
             run.later.append(weigh)
         else:
             weigh()
+
+    def _pairs(self, tower: Tower, module: nn.Module, x: torch.Tensor, kwargs: dict[str, Any]) -> list:
+        """Queries and keys of all heads, also where processes share them."""
+        own = self.family.tower_heads(module, x, kwargs, tower.has_cls)
+        return [tuple(all_heads(part, tower.heads, module) for part in pair) for pair in own]
 
     @_eager
     def _after_layer(self, number: int, module: nn.Module, args: tuple, output: Any) -> None:
@@ -292,7 +303,7 @@ class TowerTap:
             last = number + 1 == tower.states[0]
             watch = self._watch_merged if last and "made" in self.keys.values() else None
             merges = number < tower.states[0]
-            self._undo.append(MergingLayer(self.family, layer, number, merges, watch).install())
+            self._undo.append(MergingLayer(self.family, layer, number, tower.heads, merges, watch).install())
         assert tower.projector is not None
         self._undo.append(tower.projector.register_forward_hook(self._after_projector).remove)
 
@@ -305,7 +316,7 @@ class TowerTap:
         run, tower = self._call.run, self.tower
         if run is None or run.merging is None or tower is None:
             return None
-        return run.merging.spread(output, first=int(tower.has_cls and tower.strips))
+        return run.merging.spread(output)
 
 
 def check_merging(family: Family, tower: Tower | None) -> None:
