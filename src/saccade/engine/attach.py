@@ -15,6 +15,7 @@ from transformers.cache_utils import Cache
 
 from saccade.engine.cache import ragged_layer
 from saccade.engine.decide import Decisions, Scene
+from saccade.engine.ending import read_where_left
 from saccade.engine.frame import Frame, Positions
 from saccade.engine.layers import FRAME, AttentionStandIn, Cell, MlpStandIn, eager
 from saccade.engine.prompt import Prompt, by_name, layout_of
@@ -130,7 +131,7 @@ class Attachment:
         self._undo.append(core.register_forward_pre_hook(self._before_core, with_kwargs=True).remove)
         self._undo.append(core.register_forward_hook(self._after_core, always_call=True).remove)
         self._undo.append(decoder.register_forward_pre_hook(self._before_decoder, with_kwargs=True).remove)
-        if any(method.releases for method in self.plan.methods):
+        if self.plan.methods:
             self._undo.append(decoder.register_forward_hook(self._after_decoder, with_kwargs=True).remove)
 
     def _hook_stages(self) -> None:
@@ -320,15 +321,18 @@ class Attachment:
         return (), {**named, **changed}
 
     @eager
-    def _after_decoder(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+    def _after_decoder(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
         frame: Frame | None = kwargs.get(FRAME)
-        if frame is None or not frame.cached:
-            return
-        values = output if isinstance(output, tuple) else output.values()
+        if frame is None:
+            return None
+        values = output if isinstance(output, tuple) else tuple(output.values())
         cache = next((value for value in values if isinstance(value, Cache)), None)
-        if cache is not None:
+        if cache is not None and frame.cached:
             layers: Any = self.parts.layers
             release(frame, cache, [layer.self_attn.layer_idx for layer in layers])
+        hidden = values[0]
+        read = read_where_left(frame, hidden)
+        return output if read is hidden else _replaced(output, hidden, read)
 
     def _positions(self, named: dict[str, Any], rows: torch.Tensor, past: int) -> Positions | None:
         if not (self.decides and self.family.compact_positions):
@@ -385,6 +389,21 @@ class Attachment:
         hidden = output[0] if isinstance(output, tuple) else output
         changed = frame.decisions.after(number, layer, into, kwargs, hidden)
         return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+
+def _replaced(output: Any, old: torch.Tensor, new: torch.Tensor) -> Any:
+    """A decoder's output with its last state replaced, also where the recorded states end with it."""
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(changed, value))
+        return new if value is old else value
+
+    if isinstance(output, tuple):
+        return changed(output)
+    for key, value in output.items():
+        output[key] = changed(value)
+    return output
 
 
 def attached(model: nn.Module) -> Attachment | None:
