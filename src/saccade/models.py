@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from saccade.engine.resolution import note_shrunk
 from saccade.families import Family, find
 from saccade.methods.resize import Resize
 from saccade.plan import Plan, PlanLike
@@ -192,6 +193,7 @@ def shrink(loaded: Loaded, images: Sequence[Image], scale: float) -> tuple[list[
     pictures = [image.convert("RGB") for image in images]
     if Resize(scale=scale).scale == 1:
         return pictures, {}
+    note_shrunk(loaded.model)
     return loaded.family.smaller(loaded.processor, pictures, scale)
 
 

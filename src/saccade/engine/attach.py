@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,8 +21,9 @@ from saccade.engine.frame import Frame, Positions
 from saccade.engine.layers import FRAME, AttentionStandIn, Cell, MlpStandIn, eager
 from saccade.engine.prompt import Prompt, by_name, layout_of
 from saccade.engine.release import release
+from saccade.engine.resolution import FullSize
 from saccade.engine.rewrite import Carried
-from saccade.engine.support import check_supported, refuse_split_prompts
+from saccade.engine.support import check_supported, refuse_replicas, refuse_split_prompts
 from saccade.engine.tower import Captured, TowerTap, allow_other_sizes, grid, vision
 from saccade.engine.trace import Trace
 from saccade.families import Family, find, unwrap
@@ -82,6 +84,20 @@ class _Call(threading.local):
     given_grid: Grid | None = None
     sources: bool = True
     traces: list[Trace] | None = None
+    inside: bool = False
+
+
+@dataclass(eq=False)
+class _Block:
+    """A ``with_layout`` or a ``tracing`` that is open: it is of the thread that opened it alone.
+
+    Attributes:
+        name: Which of the two.
+        missed: Whether another thread ran what it was meant for.
+    """
+
+    name: str
+    missed: bool = False
 
 
 class Attachment:
@@ -102,6 +118,7 @@ class Attachment:
         self.decides = False
         self.parts = family.parts(model)
         self._call = _Call()
+        self._blocks: list[_Block] = []
         self._undo: list[Callable[[], None]] = []
         self.attach()
 
@@ -163,15 +180,16 @@ class Attachment:
             raise ValueError(f"{self.plan.spec}: a vision tower merges by one rule only")
         merge = merges[0] if merges else None
         self._tap: TowerTap | None = None
-        if stages or any(method.by_image for method in self.plan.methods):
-            self._tap = TowerTap(self.model, family, wanted, merge)
+        shortening = bool(self.plan.shortening)
+        if stages or shortening or any(method.by_image for method in self.plan.methods):
+            check = FullSize(self.model, family, self.plan).check if shortening else None
+            self._tap = TowerTap(self.model, family, wanted, merge, check)
             self._undo.append(self._tap.remove)
-        if stages or any(method.releases or method.by_image for method in self.plan.methods):
-            self._undo.append(
-                refuse_split_prompts(unwrap(self.model), self.plan.spec, any(s.look.layer for s in stages))
-            )
+        releases = any(method.releases for method in self.plan.methods)
+        self._whole = bool(stages) or releases or any(method.by_image for method in self.plan.methods)
+        self._looks_at_end = releases or any(s.look.layer for s in stages)
         self.decides = bool(stages)
-        if self.plan.shortening:
+        if shortening:
             self._undo.append(allow_other_sizes(self.model, family))
 
     def _swap(self, module: nn.Module, make: Callable[[Callable], Callable]) -> None:
@@ -225,7 +243,8 @@ class Attachment:
         call = self._call
         call.given, call.given_vision, call.given_grid = layout, vision, grid
         try:
-            yield
+            with self._block("with_layout"):
+                yield
         finally:
             call.given = call.given_vision = call.given_grid = None
 
@@ -240,29 +259,57 @@ class Attachment:
         self._call.traces, self._call.sources = found, sources
         own, self._tap = self._tap, self._tap or TowerTap(self.model, self.family)
         try:
-            yield found
+            with self._block("tracing") as block:
+                yield found
+            if block.missed and not found:
+                warnings.warn(
+                    "nothing was traced: the model ran in another thread than the one that opened tracing(); "
+                    "open it in the thread that runs the model",
+                    stacklevel=3,
+                )
         finally:
             self._call.traces = None
             if own is None:
                 self._tap.remove()
             self._tap = own
 
+    @contextmanager
+    def _block(self, name: str) -> Iterator[_Block]:
+        block = _Block(name)
+        self._blocks.append(block)
+        try:
+            yield block
+        finally:
+            self._blocks.remove(block)
+
+    def _cannot_tell(self) -> None:
+        """Embeddings came, and nobody says which of them are visual."""
+        if any(block.name == "with_layout" for block in self._blocks):
+            raise ValueError(
+                "these embeddings need a layout, and with_layout(...) was opened in another thread: open it "
+                "in the thread that runs the model"
+            )
+        warnings.warn(
+            "saccade cannot tell which of these embeddings are visual and treats all as text; "
+            "give the layout with Attachment.with_layout(...)",
+            stacklevel=3,
+        )
+
     @eager
     def _before_core(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        self._call.prompt = None
+        refuse_replicas(module)
+        self._call.prompt, self._call.inside = None, True
         if self._tap is not None:
             self._tap.begin()
         if self._call.given is not None or not self.plan.methods:
             return
         named = by_name(module, args, kwargs)
         ids, embeds, padding = (named.get(key) for key in ("input_ids", "inputs_embeds", "attention_mask"))
+        if ids is None and embeds is None:
+            return
         if not any(named.get(name) is not None for name in _IMAGES):
             if ids is None and embeds is not None and embeds.shape[1] > 1:
-                warnings.warn(
-                    "saccade cannot tell which of these embeddings are visual and treats all as text; "
-                    "give the layout with Attachment.with_layout(...)",
-                    stacklevel=2,
-                )
+                self._cannot_tell()
             return
         mask = self.family.visual_mask(self.model, ids, embeds)
         real = None
@@ -271,7 +318,7 @@ class Attachment:
         self._call.prompt = Prompt(mask, real, named)
 
     def _after_core(self, module: nn.Module, args: tuple, output: Any) -> None:
-        self._call.prompt = None
+        self._call.prompt, self._call.inside = None, False
         if self._tap is not None:
             self._tap.begin()
 
@@ -279,7 +326,10 @@ class Attachment:
     def _before_decoder(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict]:
         if FRAME in kwargs:
             return args, kwargs
+        refuse_replicas(module)
         prompt, self._call.prompt = self._call.prompt, None
+        if self._whole and prompt is not None:
+            refuse_split_prompts(self.plan.spec, self._looks_at_end)
         captured = self._captured(prompt)
         layout = self._call.given or layout_of(prompt, captured)
         named = by_name(module, args, kwargs)
@@ -289,6 +339,13 @@ class Attachment:
         if rows is None:
             return args, kwargs
         batch, new = rows.shape[:2]
+        if layout is None and not self._call.inside and self.plan.methods:
+            # The core was passed by, or its forward called without its hooks.
+            if new > 1 and rows.is_floating_point():
+                self._cannot_tell()
+        if layout is not None and self._call.traces is None:
+            for block in self._blocks:
+                block.missed = True
         if layout is not None and (layout.batch, layout.rows) != (batch, new):
             raise ValueError(
                 f"the layout is of {layout.batch} x {layout.rows} rows, the forward of {batch} x {new}"
@@ -305,7 +362,7 @@ class Attachment:
         if route is None and not ragged:
             return args, kwargs
         past = check_supported(self.family, module, named, rows, cache)
-        positions = self._positions(named, rows, past)
+        positions = self._positions(named, rows, past) if self.decides or ragged else None
         mask = named.get("attention_mask")
         frame = Frame.build(route, num_layers, batch, new, past, mask, rows.device, positions)
         if program is None or (not program.stages and self._call.traces is None):
@@ -335,7 +392,7 @@ class Attachment:
         return output if read is hidden else _replaced(output, hidden, read)
 
     def _positions(self, named: dict[str, Any], rows: torch.Tensor, past: int) -> Positions | None:
-        if not (self.decides and self.family.compact_positions):
+        if not self.family.compact_positions:
             return None
         ids = named.get("position_ids")
         if ids is None:

@@ -13,6 +13,7 @@ from transformers.cache_utils import Cache
 
 from saccade.engine.cache import KeyRows, make_ragged, ragged_layer
 from saccade.engine.frame import Frame
+from saccade.engine.mesh import check_rows
 from saccade.engine.steps import Step
 from saccade.families import Family, Rotary
 from saccade.rows import RowIndex
@@ -65,7 +66,7 @@ def routed_attention(
     ]
     # A prompt of nothing but visual rows may leave no query at all.
     mixed_BHQW = torch.cat(parts, dim=2) if len(parts) > 1 else parts[0] if parts else queries_BHQW
-    out = family.output(attn, mixed_BHQW)
+    out = check_rows(family.output(attn, mixed_BHQW), mixed_BHQW.shape[2])
     out = out if step.query is None else step.query.put(out)
     if step.narrow is None:
         return out

@@ -18,6 +18,7 @@ from saccade.engine.attention import take_rotary, take_rows
 from saccade.engine.cache import KeyRows, ragged_layer
 from saccade.engine.ending import those_left
 from saccade.engine.frame import Frame
+from saccade.engine.mesh import all_heads, check_rows
 from saccade.engine.rewrite import Carried, rewritten, without
 from saccade.engine.steps import Moves, Narrowing, Step, closed_up
 from saccade.engine.trace import Trace
@@ -232,7 +233,7 @@ class Decisions:
     ) -> dict[str, Any]:
         """Score rows of a layer, from its input. ``fresh``: the layer has not run yet."""
         # A view of a tensor with gradients says it wants one, which hooks on modules cannot give it here.
-        hidden_BND = hidden_BND.detach()
+        hidden_BND = check_rows(hidden_BND.detach(), self.frame.new)
         family, attn = self.scene.family, layer.self_attn
         frame = self.frame.to(hidden_BND.device)
         step = frame.steps[number] or Step()
@@ -242,7 +243,8 @@ class Decisions:
         keys_BGKW, rows = self._keys(attn, layer, frame, step, hidden_BND, rotary, cache, fresh)
         seen: dict[str, Any] = {"rotary": rotary}
         if stage.look.keys:
-            seen["keys_BGNW"] = _over_rows(keys_BGKW.transpose(2, 3), step, frame).transpose(2, 3)
+            keys = _over_rows(keys_BGKW.transpose(2, 3), step, frame).transpose(2, 3)
+            seen["keys_BGNW"] = all_heads(keys, family.heads(attn)[1], attn)
         if stage.look.ask == "nothing":
             self._scored = Scoring(0, keys_BGKW.shape[2], fresh or cache is None)
             return seen
@@ -257,7 +259,7 @@ class Decisions:
         scores = scores.flatten(1, 2) * attn.scaling
         scores = scores.masked_fill(~frame.mask(asks, rows), float("-inf"))
         weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
-        seen["weights_BHRN"] = _over_rows(weights, step, frame)
+        seen["weights_BHRN"] = all_heads(_over_rows(weights, step, frame), family.heads(attn)[0], attn)
         seen["asking_BR"] = asks.index_BR
         seen["asks_BR"] = torch.ones_like(asks.index_BR).bool() if asks.valid_BR is None else asks.valid_BR
         return seen

@@ -215,7 +215,7 @@ class Frame:
             return KeyRows(fresh, False, gapless, shifts)
         wide = max(held.ids_BK.shape[0], fresh.shape[0])
         ids = torch.cat([held.ids_BK.expand(wide, -1), fresh.expand(wide, -1)], dim=1)
-        return KeyRows(ids, False, gapless and held.gapless, (*held.shifts, *shifts))
+        return KeyRows(ids, False, gapless and held.gapless, (*held.shifts, *shifts), held.left)
 
     def _shift(self, moves: Moves) -> Shift:
         return Shift(self.past, self.past + self.new, moves.total_B1)

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from saccade.bipartite import TowerMerge
+from saccade.engine.mesh import all_heads
 from saccade.engine.tower_merge import MERGING, Merging, MergingLayer
 from saccade.engine.tower_scores import Scores, look
 from saccade.engine.tower_vision import Captured, Run, Seen, Which, grid, vision
@@ -59,6 +60,7 @@ class TowerTap:
         family: Family,
         wanted: frozenset[Which] = frozenset(),
         merge: TowerMerge | None = None,
+        check: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> None:
         """Installs its hooks.
 
@@ -67,11 +69,12 @@ class TowerTap:
             family: Its adapter.
             wanted: Which layers of the tower are looked at.
             merge: How tokens merge inside the tower; None, or ``r`` of 0, for not at all.
+            check: Called with the arguments of ``get_image_features``, by name.
 
         Raises:
             ValueError: If the tower cannot give what is wanted.
         """
-        self.model, self.family, self.wanted = model, family, wanted
+        self.model, self.family, self.wanted, self.check = model, family, wanted, check
         self.merge = merge if merge is not None and merge.r else None
         self._call = _Call()
         self._undo: list[Callable[[], None]] = []
@@ -203,6 +206,8 @@ class TowerTap:
 
     @_eager
     def _keep(self, kind: str, named: Mapping[str, Any], output: Any, run: Run) -> None:
+        if self.check is not None:
+            self.check(named)
         chosen: Any = named.get("vision_feature_layer")
         config: Any = unwrap(self.model).config
         if self.tower is not None and chosen not in (None, getattr(config, "vision_feature_layer", chosen)):
@@ -254,7 +259,10 @@ class TowerTap:
             return
         x = args[0] if args else kwargs["hidden_states"]
         with torch.no_grad():
-            pairs = self.family.tower_heads(module, x.detach(), kwargs, tower.has_cls)
+            pairs = [
+                (all_heads(q, tower.heads, module), all_heads(k, tower.heads, module))
+                for q, k in self.family.tower_heads(module, x.detach(), kwargs, tower.has_cls)
+            ]
             bias = run.merging.bias(-1) if run.merging is not None else None
             run.scores[key] = look(pairs, tower.has_cls, bias)
 
@@ -274,7 +282,7 @@ class TowerTap:
             last = number + 1 == tower.states[0]
             watch = self._watch_merged if last and "made" in self.keys.values() else None
             merges = number < tower.states[0]
-            self._undo.append(MergingLayer(self.family, layer, number, merges, watch).install())
+            self._undo.append(MergingLayer(self.family, layer, number, tower.heads, merges, watch).install())
         assert tower.projector is not None
         self._undo.append(tower.projector.register_forward_hook(self._after_projector).remove)
 
@@ -287,7 +295,7 @@ class TowerTap:
         run, tower = self._call.run, self.tower
         if run is None or run.merging is None or tower is None:
             return None
-        return run.merging.spread(output, first=int(tower.has_cls and tower.strips))
+        return run.merging.spread(output)
 
 
 def check_merging(family: Family, tower: Tower | None) -> None:

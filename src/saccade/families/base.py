@@ -164,6 +164,12 @@ class Family(SeesPictures, Hosts, ABC):
             return None
         return getattr(config, "sliding_window", None)
 
+    def heads(self, attn: Any) -> tuple[int, int]:
+        """Heads of a decoder layer's queries, and of its keys: all, also where processes share them."""
+        config = attn.config
+        heads = config.num_attention_heads
+        return heads, getattr(config, "num_key_value_heads", None) or heads
+
     def queries(self, attn: nn.Module, x_BND: torch.Tensor, rotary: Rotary) -> torch.Tensor:
         """Rotated queries (B, H, N, K) of normed hidden states."""
         return rotate(heads_of(attn.q_proj(x_BND), attn.head_dim), rotary)
@@ -238,8 +244,16 @@ def rotate(x_BHNK: torch.Tensor, rotary: Rotary) -> torch.Tensor:
     return x_BHNK * cos + torch.cat((-high, low), dim=-1) * sin
 
 
+ADVICE = "give the model itself (.module) and run that, or wrap it in DistributedDataParallel"
+"""What to do instead of ``DataParallel``."""
+
+
 def unwrap(model: nn.Module) -> nn.Module:
-    """The stock model inside PEFT, DDP and compile wrappers."""
+    """The stock model inside PEFT, DDP and compile wrappers.
+
+    Raises:
+        ValueError: If ``DataParallel`` wraps it, which runs copies that no plan is on.
+    """
     while True:
         if hasattr(model, "get_base_model"):
             model = model.get_base_model()
@@ -247,6 +261,8 @@ def unwrap(model: nn.Module) -> nn.Module:
             model = model.get_submodule("_orig_mod")
         elif isinstance(model, nn.parallel.DistributedDataParallel):
             model = model.module
+        elif isinstance(model, nn.DataParallel):
+            raise ValueError(f"DataParallel runs copies of the model, which no plan is on: {ADVICE}")
         else:
             return model
 

@@ -130,6 +130,7 @@ class InternVL(HeadNorms):
             states=(),
             made=layers[state - 1].attention if state else None,
             reads=layers[state].attention if state < len(layers) else None,
+            heads=config.vision_config.num_attention_heads,
             has_cls=True,
             merge=JOINED**2,
             projector=None,
@@ -140,7 +141,8 @@ class InternVL(HeadNorms):
         self, attn: nn.Module, x: torch.Tensor, kwargs: Mapping[str, Any], cls_only: bool
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
         side = square(x.shape[1] - 1)
-        assert side is not None
+        if side is None:
+            raise ValueError(f"{self.name}: its tower is looked into where views are square, these are not")
         # CLS, then patches in the order of the rows that join them.
         squares = torch.arange(side * side).view(side // JOINED, JOINED, side // JOINED, JOINED)
         order = torch.cat((torch.zeros(1, dtype=torch.long), squares.transpose(1, 2).flatten() + 1))

@@ -138,6 +138,9 @@ class LlavaNext(Llava):
     def seen(self, processor: Any, image: Image) -> Image:
         return image
 
+    def full_size(self, model: nn.Module, pixels: torch.Tensor) -> bool | None:
+        return None  # tiles are of one size, and a smaller picture has fewer
+
     def smaller(
         self, processor: Any, images: list[Image], scale: float
     ) -> tuple[list[Image], dict[str, Any]]:

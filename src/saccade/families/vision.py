@@ -194,6 +194,7 @@ class Tower:
             is no layer i). Empty where the features are made after the tower has merged patches.
         made: Attention module of the layer that makes the features, or None.
         reads: Attention module of the layer that reads them, or None; None too where it never runs on them.
+        heads: Heads of its layers: all, also where processes share them.
         has_cls: Whether row 0 of every view is a CLS row.
         merge: Patches that the tower merges into one row.
         projector: What turns features into embeddings, or None where the tower does it.
@@ -205,6 +206,7 @@ class Tower:
     states: tuple[int, ...]
     made: nn.Module | None
     reads: nn.Module | None
+    heads: int
     has_cls: bool
     merge: int
     projector: nn.Module | None
@@ -282,6 +284,10 @@ class SeesPictures(ABC):
                 goes on.
         """
         raise ValueError(f"{self.name}: the layers of this vision tower cannot be taken apart")
+
+    def full_size(self, model: nn.Module, pixels: torch.Tensor) -> bool | None:
+        """Whether pictures have the size that the model is made for; None where any size is as good."""
+        return None
 
     def other_sizes(self, model: nn.Module) -> Callable[[], None]:
         """Lets the tower take pictures of other sizes than it was made for; returns what undoes it."""
