@@ -73,8 +73,8 @@ class Layout:
                 )
                 if len(ids) != int(visual_BN[b].sum()):
                     raise ValueError(
-                        f"sample {b} has {int(visual_BN[b].sum())} visual rows "
-                        f"but its images add up to {len(ids)}"
+                        f"sample {b} has {int(visual_BN[b].sum())} visual rows that its attention mask does "
+                        f"not hide, but its images add up to {len(ids)}"
                     )
                 image_BN[b, visual_BN[b]] = ids
         return cls(visual_BN, real_BN, image_BN.masked_fill(~visual_BN, -1))

@@ -16,6 +16,7 @@ from transformers.cache_utils import Cache
 
 from saccade.engine.attention import scaled_scores, take_rotary, take_rows
 from saccade.engine.cache import KeyRows, ragged_layer
+from saccade.engine.ending import those_left
 from saccade.engine.frame import Frame
 from saccade.engine.mesh import all_heads, check_rows
 from saccade.engine.rewrite import Carried, rewritten, without
@@ -90,7 +91,9 @@ class Decisions:
         self._moves: Moves | None = None
         self._asking: dict[int, RowIndex] = {}
         self._taken: dict[int, _Taken | None] = {}
-        self._last = RowIndex.from_mask(_last_rows(layout.real_BN)).on(device)
+        last_BN = _last_rows(layout.real_BN)
+        self._last = RowIndex.from_mask(last_BN).on(device)
+        self._ends_visual = bool((last_BN & layout.visual_BN).any())
         self.trace = None if scene.traces is None else Trace(program.route, scene.grid)
         if self.trace is not None and scene.traces is not None:
             scene.traces.append(self.trace)
@@ -250,6 +253,8 @@ class Decisions:
             return seen
         asks = self._last if stage.look.ask == "last" else self._asking[id(stage.by)]
         asks = asks.on(hidden_BND.device)
+        if self._ends_visual:
+            asks = those_left(asks, step.alive)
         self._scored = Scoring(asks.count, keys_BGKW.shape[2], fresh or cache is None)
         normed = family.input_norm(layer, take_rows(asks, hidden_BND))
         queries_BHRW = family.queries(attn, normed, take_rotary(asks, rotary))

@@ -63,6 +63,7 @@ class Frame:
         positions: Where rows stand and how that becomes rotary tables; None where nothing is decided
             on the way.
         decisions: The stages of this forward (``Decisions``), or None.
+        visual_BN: Visual rows, on the host; None where no new row is visual.
         cached: For every layer the rows of this forward that stay in the cache once it is over, on the host;
             None where all that are alive stay. Empty if that holds for every layer.
     """
@@ -80,6 +81,7 @@ class Frame:
         self.steps, self.batch, self.new, self.past = steps, batch, new, past
         self.real_BT, self.device, self.positions = real_BT, device, positions
         self.decisions: Any = None
+        self.visual_BN: torch.Tensor | None = None
         self.cached: tuple[torch.Tensor | None, ...] = ()
         self._memo: dict[tuple, tuple[Any, tuple]] = {}
 
@@ -114,6 +116,8 @@ class Frame:
             hidden = not bool(before.any()) if past == 0 else bool(real.all())
             real = None if hidden else real
         frame = cls(steps, batch, new, past, real, device, positions)
+        if route is not None:
+            frame.visual_BN = route.layout.visual_BN
         if route is not None and any(layer.cached_BN is not None for layer in route.layers):
             frame.cached = tuple(layer.cached_BN for layer in route.layers)
         return frame

@@ -24,14 +24,32 @@ class Prompt:
     """What the core was given.
 
     Attributes:
-        visual_BN: Rows that hold a visual placeholder.
+        visual_BN: Rows that hold a visual placeholder and are not hidden as padding.
         real_BN: Rows that are not padding, or None.
         inputs: All arguments by name.
+        shown_R: Which of all placeholders are not hidden, one after another, on the host; None for all.
     """
 
     visual_BN: torch.Tensor
     real_BN: torch.Tensor | None
     inputs: dict[str, Any]
+    shown_R: torch.Tensor | None = None
+
+    @classmethod
+    def of(cls, placeholders_BN: torch.Tensor, padding: Any, inputs: dict[str, Any]) -> Prompt:
+        """Reads a prompt.
+
+        Args:
+            placeholders_BN: Rows that hold a visual placeholder.
+            padding: The attention mask, if it was given.
+            inputs: All arguments by name.
+        """
+        if not isinstance(padding, torch.Tensor) or padding.ndim != 2:
+            return cls(placeholders_BN, None, inputs)
+        real_BN = padding[:, -placeholders_BN.shape[1] :]
+        shown_BN = placeholders_BN & real_BN.to(placeholders_BN.device, torch.bool)
+        shown_R = shown_BN[placeholders_BN].cpu()
+        return cls(shown_BN, real_BN, inputs, None if bool(shown_R.all()) else shown_R)
 
 
 def layout_of(prompt: Prompt | None, captured: Captured | None) -> Layout | None:
@@ -86,6 +104,13 @@ def _by_sample(lengths: Sequence[int], rows: Sequence[int]) -> list[list[int]]:
                 "prompt in one piece, with its own images"
             )
     return found
+
+
+def goes_on(named: Mapping[str, Any], images: bool) -> bool:
+    """Whether a forward holds no more than tokens that follow what its cache holds already."""
+    cache = named.get("past_key_values")
+    past = 0 if cache is None else cache.get_seq_length()
+    return past > 0 and named.get("input_ids") is not None and not images
 
 
 def by_name(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -88,14 +88,15 @@ def refuse_replicas(module: nn.Module) -> None:
 
 
 def refuse_split_prompts(spec: str, looks_at_end: bool) -> None:
-    """Refuses a prompt that ``generate`` shows in pieces, or with guessed tokens after it.
+    """Refuses a prompt that ``generate`` shows in pieces, with guessed tokens after it, or anew for each token.
 
     Nothing that a core is given tells, so whoever called it is asked: it may be another model than the one
     that the plan was put on.
 
     Args:
         spec: The plan, for the message.
-        looks_at_end: Whether the end of the prompt counts, where assisted decoding puts guessed tokens.
+        looks_at_end: Whether the end of the prompt counts, where assisted decoding puts guessed tokens and
+            decoding without a cache those that were said.
 
     Raises:
         ValueError: Saying what to leave out.
@@ -112,6 +113,11 @@ def refuse_split_prompts(spec: str, looks_at_end: bool) -> None:
                 raise ValueError(
                     f"{spec} chooses rows by the whole prompt, so it needs the prompt in one piece: "
                     "leave prefill_chunk_size unset"
+                )
+            if looks_at_end and not caller.f_locals["model_kwargs"].get("use_cache", True):
+                raise ValueError(
+                    f"{spec} decides once, at the end of the prompt, and without a cache generate would have it "
+                    "decide anew for every token: leave use_cache on"
                 )
         if by == _ASSISTED and looks_at_end:
             raise ValueError(

@@ -7,7 +7,7 @@ D decoder width.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -77,6 +77,24 @@ class Captured:
     views: tuple[int, ...]
     tower: Tower | None
     keys: Mapping[Which, Which]
+
+    def showing(self, shown_R: torch.Tensor) -> Captured:
+        """The same without rows that are hidden as padding, and without images of which nothing is shown.
+
+        Args:
+            shown_R: Which rows are shown, in placeholder order.
+
+        Raises:
+            ValueError: If the images have other rows than the prompt.
+        """
+        if len(shown_R) != sum(self.picture.lengths):
+            raise ValueError(
+                f"the images have {sum(self.picture.lengths)} rows, but the prompt has {len(shown_R)} "
+                f"placeholders, {int((~shown_R).sum())} of them hidden by the attention mask"
+            )
+        left, images = self.picture.showing(shown_R)
+        views = tuple(self.views[view] for view in self.picture.views_of(images))
+        return replace(self, picture=left, views=views)
 
 
 def grid(picture: Picture, layout: Layout, device: torch.device) -> Grid | None:

@@ -111,6 +111,15 @@ class Picture:
             tuple(unseen),
         )
 
+    def showing(self, shown_R: torch.Tensor) -> tuple[Picture, list[int]]:
+        """Some of the rows alone, and the numbers of the images that have any of them."""
+        lengths = tuple(int(rows.sum()) for rows in shown_R.split(list(self.lengths)))
+        names = ("patch_R", "view_R", "plane_R", "line_R", "column_R", "box_R4", "mix_RM", "share_RM")
+        held = {name: getattr(self, name) for name in names}
+        rows = {name: x if x is None else x[shown_R] for name, x in held.items()}
+        images = [number for number, length in enumerate(lengths) if length]
+        return replace(self, lengths=lengths, **rows).take(images), images
+
     def views_of(self, images: Sequence[int]) -> list[int]:
         """Numbers of the views of some images, in this order."""
         first = _starts(self.views)
