@@ -12,7 +12,7 @@ import torch
 
 from saccade.families import Family, find
 from saccade.methods.resize import Resize
-from saccade.opening import Opening, open_config, open_model, read_dtype
+from saccade.opening import Opening, open_config, open_model
 from saccade.plan import Plan, PlanLike
 from saccade.samples import Sample, blind_image
 from saccade.shapes import ModelShape

@@ -246,7 +246,7 @@ class SeesPictures(ABC):
         return list(images)
 
     def processor_settings(self, config: PreTrainedConfig) -> dict[str, Any]:
-        """Arguments of the processor that the configuration knows, for folders whose files do not say them."""
+        """Arguments of the processor that the configuration knows, for files that do not say them."""
         return {}
 
     @abstractmethod

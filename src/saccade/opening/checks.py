@@ -1,4 +1,4 @@
-"""Damage that is found before a model runs: shards that are not whole, tensors missing, numbers not finite."""
+"""Damage found before a model runs: shards that are not whole, tensors missing, numbers not finite."""
 
 from __future__ import annotations
 
@@ -156,9 +156,9 @@ def _plain(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     for name, parameter in model.named_parameters():
         # Quantised weights are packed, and what is offloaded is not here.
         kind = type(parameter.data)
-        if kind is torch.Tensor and parameter.dtype.is_floating_point and parameter.dtype.itemsize > 1:
-            if parameter.device.type != "meta" and parameter.numel():
-                yield name, parameter
+        plain = kind is torch.Tensor and parameter.dtype.is_floating_point and parameter.dtype.itemsize > 1
+        if plain and parameter.device.type != "meta" and parameter.numel():
+            yield name, parameter
 
 
 def _some(names: list[str]) -> str:

@@ -1,9 +1,9 @@
 """The processor of a checkpoint: its pictures read by Pillow, its videos where torchvision is installed.
 
-Stock `AutoProcessor` loads nothing of a checkpoint whose processor has a part for videos unless torchvision is
-there, and with ``backend="pil"`` not even then. Here the parts are loaded one by one and the checkpoint's own
-class is built from them. Pictures always go through Pillow, so that their numbers do not depend on what else is
-installed.
+Stock `AutoProcessor` loads nothing of a checkpoint whose processor has a part for videos unless torchvision
+is there, and with ``backend="pil"`` not even then. Here the parts are loaded one by one and the checkpoint's
+own class is built from them. Pictures always go through Pillow, so that their numbers do not depend on what
+else is installed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from transformers import PROCESSOR_MAPPING, AutoImageProcessor, AutoTokenizer, PreTrainedConfig, ProcessorMixin
+from transformers import (
+    PROCESSOR_MAPPING,
+    AutoImageProcessor,
+    AutoTokenizer,
+    PreTrainedConfig,
+    ProcessorMixin,
+)
 from transformers.utils.hub import PushToHubMixin
 
 from saccade.opening.checks import read_object
@@ -34,8 +40,8 @@ TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "t
 class NoVideos(PushToHubMixin):
     """Stands where a processor keeps its part for videos, where that cannot be loaded.
 
-    It has the settings that the checkpoint gives the part, hands them on when the processor is saved, and says
-    what to install when it is asked for a video.
+    It has the settings that the checkpoint gives the part, hands them on when the processor is saved, and
+    says what to install when it is asked for a video.
     """
 
     model_input_names: list[str] = []
@@ -61,7 +67,10 @@ class NoVideos(PushToHubMixin):
 
 
 def read_processor(
-    folder: Path, config: PreTrainedConfig, defaults: Mapping[str, Any] | None = None, opening: Opening | None = None
+    folder: Path,
+    config: PreTrainedConfig,
+    defaults: Mapping[str, Any] | None = None,
+    opening: Opening | None = None,
 ) -> Any:
     """Loads the processor of a folder.
 
@@ -114,8 +123,8 @@ def _check_parts(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
         raise ValueError(f"{folder} has no tokenizer: neither {', nor '.join(TOKENIZERS[:2])} is there")
     if not pictures.exists() and "image_processor" not in files["processor_config.json"]:
         raise ValueError(
-            f"{folder} has a tokenizer but no preprocessor_config.json, so that pictures cannot be read; copy "
-            "that file from the checkpoint it was made of"
+            f"{folder} has a tokenizer but no preprocessor_config.json, so that pictures cannot be read; "
+            "copy that file from the checkpoint it was made of"
         )
 
 
@@ -168,6 +177,9 @@ def _without_videos(stock: type[ProcessorMixin]) -> type[ProcessorMixin]:
             return NoVideos
         return super(made, self).check_argument_for_proper_class(argument_name, argument)
 
-    body = {"check_argument_for_proper_class": check_argument_for_proper_class, "__module__": stock.__module__}
+    body = {
+        "check_argument_for_proper_class": check_argument_for_proper_class,
+        "__module__": stock.__module__,
+    }
     made: Any = type(stock.__name__, (stock,), body)
     return made

@@ -6,6 +6,7 @@ import importlib.util
 from typing import Any
 
 import torch
+from transformers import PreTrainedConfig
 
 from saccade.opening.settings import Opening
 
@@ -14,8 +15,14 @@ KEPT = ("lm_head", "vision_tower", "visual", "multi_modal_projector")
 that some methods read in it are of its own precision."""
 
 
-def config_of(opening: Opening, device: torch.device) -> Any:
-    """The quantisation configuration of an opening, as from_pretrained takes it; None without one.
+GROUP = 32
+"""Weights of int4 that share a scale; the widths of every family divide by it."""
+
+
+def config_of(opening: Opening, config: PreTrainedConfig, device: torch.device) -> Any:
+    """The quantisation of an opening, as from_pretrained takes it; None without one.
+
+    ``config`` is the model's, for its data type.
 
     Raises:
         ValueError: If what it takes is not installed, or the device cannot run it.
@@ -23,13 +30,15 @@ def config_of(opening: Opening, device: torch.device) -> Any:
     if opening.quantize is None:
         return None
     if opening.quantize == "nf4":
-        return _bitsandbytes()
+        wanted = opening.torch_dtype()
+        known = config.dtype or getattr(config.get_text_config(), "dtype", None)
+        return _bitsandbytes(wanted if isinstance(wanted, torch.dtype) else known or torch.bfloat16)
     if importlib.util.find_spec("torchao") is None:
         raise ValueError(f"quantize {opening.quantize} needs torchao: pip install torchao")
     return _torchao(opening.quantize, device)
 
 
-def _bitsandbytes() -> Any:
+def _bitsandbytes(dtype: torch.dtype) -> Any:
     from transformers import BitsAndBytesConfig
 
     if importlib.util.find_spec("bitsandbytes") is None:
@@ -37,7 +46,7 @@ def _bitsandbytes() -> Any:
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
-        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_compute_dtype=dtype,
         llm_int8_skip_modules=list(KEPT),
     )
 
@@ -46,10 +55,15 @@ def _torchao(kind: str, device: torch.device) -> Any:
     from torchao import quantization
     from transformers import TorchAoConfig
 
+    how: Any
     if kind == "int8":
         how = quantization.Int8WeightOnlyConfig()
-    elif kind == "int4":
-        how = quantization.Int4WeightOnlyConfig(group_size=128)
-    else:
+    elif kind == "fp8":
         how = quantization.Float8WeightOnlyConfig()
+    elif device.type == "cuda":
+        # The one format of torchao whose kernel is torch's own.
+        how = quantization.Int4WeightOnlyConfig(GROUP, int4_packing_format="tile_packed_to_4d")
+    else:
+        # No kernel on a CPU packs two in a byte: the numbers are of 4 bits, each in a byte of its own.
+        how = quantization.IntxWeightOnlyConfig(torch.int4, quantization.PerGroup(GROUP))
     return TorchAoConfig(how, modules_to_not_convert=list(KEPT))

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
 
-ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention")
+ATTENTIONS = (
+    "sdpa",
+    "eager",
+    "flash_attention_2",
+    "flash_attention_3",
+    "flash_attention_4",
+    "flex_attention",
+)
 QUANTIZATIONS = ("int8", "int4", "nf4", "fp8")
 SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp64": "float64"}
 OURS = ("output_loading_info", "return_unused_kwargs")
 """Arguments of from_pretrained that change what it gives back."""
-HUB = ("revision", "token", "cache_dir", "force_download", "local_files_only")
-"""Arguments that say where files come from; from the folder they make of a hub id on, they have done their work."""
+HUB = ("revision", "token", "cache_dir", "force_download", "local_files_only", "endpoint")
+"""Arguments that say where files come from; once those lie in a folder they have done their work."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,6 @@ class Opening:
         taken = [name for name in OURS if name in self.more]
         if taken:
             raise ValueError(f"{', '.join(taken)} cannot be given: it changes what loading gives back")
-        object.__setattr__(self, "more", MappingProxyType(dict(self.more)))
 
     @classmethod
     def of(cls, **settings: Any) -> Opening:
@@ -80,6 +85,12 @@ class Opening:
     def but(self, **changes: Any) -> Opening:
         """The same with some settings changed."""
         return replace(self, **changes)
+
+    def told(self) -> dict[str, str]:
+        """Settings that are not the defaults, as words, the device left out: for records and hints."""
+        plain = (f for f in fields(self) if f.name not in ("device", "more"))
+        given = {f.name: getattr(self, f.name) for f in plain if getattr(self, f.name) != f.default}
+        return {name: str(value).removeprefix("torch.") for name, value in given.items()}
 
     @property
     def hub(self) -> dict[str, Any]:

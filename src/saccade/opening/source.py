@@ -52,9 +52,7 @@ def files_of(
     return _fetched(name, hub, weights, code, kind)
 
 
-def _fetched(
-    name: str, hub: Mapping[str, Any], weights: bool, code: bool, kind: tuple[str, ...]
-) -> Path:
+def _fetched(name: str, hub: Mapping[str, Any], weights: bool, code: bool, kind: tuple[str, ...]) -> Path:
     from huggingface_hub import snapshot_download
 
     where = dict(hub)
@@ -75,7 +73,7 @@ def _ask(name: str, where: Mapping[str, Any]) -> Any:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import OfflineModeIsEnabled
 
-    api = HfApi(token=where.get("token"))
+    api = HfApi(endpoint=where.get("endpoint"), token=where.get("token"))
     try:
         return api.model_info(name, revision=where.get("revision"), timeout=REACH_S)
     except Exception as error:

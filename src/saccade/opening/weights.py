@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import AutoModelForImageTextToText, PreTrainedConfig
 from transformers.utils import logging
@@ -40,7 +39,7 @@ def read_weights(folder: Path, config: PreTrainedConfig, opening: Opening) -> An
 def _load(folder: Path, config: PreTrainedConfig, opening: Opening) -> tuple[nn.Module, Mapping[str, Any]]:
     rest: dict[str, Any] = {"config": config, **opening.rest}
     device = opening.torch_device()
-    settings = quantize.config_of(opening, device)
+    settings = quantize.config_of(opening, config, device)
     if settings is not None:
         rest["quantization_config"] = settings
     if opening.device_map is not None:
@@ -68,7 +67,7 @@ def _is_quantized(config: PreTrainedConfig, rest: Mapping[str, Any]) -> bool:
 
 @contextmanager
 def quiet() -> Iterator[list[str]]:
-    """Keeps reports and bars of transformers off standard error while a model is opened; gives the warnings."""
+    """Keeps reports and bars off standard error while a model is opened; gives the warnings."""
     said: list[str] = []
     before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
