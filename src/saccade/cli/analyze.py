@@ -9,7 +9,9 @@ import typer
 
 from saccade.cli import common
 from saccade.cli.calibrate import read_pool
+from saccade.cli.opening import opens, words
 from saccade.names import check_plans
+from saccade.opening.settings import Opening
 
 if TYPE_CHECKING:
     from saccade.analysis import Study
@@ -19,7 +21,7 @@ SAMPLES = 8
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command("analyze")(analyze)
+    app.command("analyze")(opens(analyze))
 
 
 def analyze(
@@ -54,8 +56,7 @@ def analyze(
     force: common.Force = False,
     strict: common.Strict = False,
     threads: common.Threads = None,
-    device: common.Device = None,
-    dtype: common.Dtype = None,
+    opening: Opening = Opening(),
     json: common.Json = None,
 ) -> None:
     """Measure what FFN and attention do to visual rows in every layer, as plots and data.
@@ -78,13 +79,13 @@ def analyze(
     if out.exists() and not out.is_dir():
         raise ValueError(f"cannot write into {out}: it is a file; --out is a folder")
     common.check_writable(out / write.DATA)
-    where = common.read_device(device)
+    where = opening.torch_device()
     pool = read_pool(task or [], data, False, samples or SAMPLES, seed)
     chosen = choose(pool, samples or min(SAMPLES, len(pool)), "global", seed)
     from saccade import models
 
     common.use_threads(threads)
-    loaded = models.load(model, dtype=common.read_dtype(dtype), device=str(where))
+    loaded = models.open_as(model, opening)
     partial = out / f"{write.DATA}.partial.jsonl"
     with (
         common.resumable("repeat the command to go on from the last finished sample"),
@@ -108,8 +109,7 @@ def analyze(
     partial.unlink(missing_ok=True)
     show(view, found)
     view.line("".join(f"\nwrote {path}" for path in paths.values()).strip())
-    same = common.given(("--device", device), ("--dtype", dtype))
-    view.line(f"next: {_next(model, data, found, loaded.shape.layers, same)}")
+    view.line(f"next: {_next(model, data, found, loaded.shape.layers, words(opening))}")
     view.finish(result | {"files": {name: str(path) for name, path in paths.items()}})
 
 

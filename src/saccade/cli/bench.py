@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saccade.cli import common
+from saccade.cli.opening import opens
 from saccade.names import check_plans, check_target
+from saccade.opening.settings import Opening
 
 if TYPE_CHECKING:
     from saccade.measure.results import Bench, Phase, Usage
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command("bench")(bench)
+    app.command("bench")(opens(bench))
 
 
 def bench(
@@ -48,8 +50,7 @@ def bench(
     new_tokens: Annotated[
         int, typer.Option(min=1, max=common.MOST_TOKENS, help="Tokens generated per sample.")
     ] = 8,
-    dtype: common.Dtype = None,
-    device: common.Device = None,
+    opening: Opening = Opening(),
     warmup: Annotated[
         int, typer.Option(min=0, max=common.MOST_REPEATS, help="Runs of each side before the timing.")
     ] = 1,
@@ -80,10 +81,7 @@ def bench(
     plans = plan or ["dense"]
     check_target(model)
     check_plans(plans)
-    import torch
-
     from saccade.measure import bench as measure
-    from saccade.shapes import SHAPES
 
     settings: dict[str, Any] = {
         "batch": batch,
@@ -98,19 +96,19 @@ def bench(
         "profile": profile,
         "limits": roofline,
     }
-    from saccade.measure.target import build
+    from saccade.measure.target import build, shape_dtype
 
-    where = common.read_device(device)
-    kind = common.read_dtype(dtype)
-    if kind is None and model in SHAPES:
-        kind = torch.bfloat16 if where.type == "cuda" else torch.float32
+    where = opening.torch_device()
+    kind = shape_dtype(opening, where)
     common.use_threads(threads)
     settings["visual"] = _check(model, plans, layers, kind, where, **settings)
     rows = settings["visual"] + text + new_tokens
     results = []
     with common.progress() as bar:
         task = bar.add_task(f"building {model}", total=1)
-        target = build(model, layers=layers, batch=batch, rows=rows, dtype=kind, device=where, seed=seed)
+        target = build(
+            model, layers=layers, batch=batch, rows=rows, dtype=kind, device=where, seed=seed, opening=opening
+        )
         bar.update(task, completed=1)
         for each in plans:
             task = bar.add_task(each, total=2 * (warmup + repeats))
@@ -134,7 +132,6 @@ def _check(
     from saccade.measure.bench import resolve
     from saccade.measure.target import check_plan, laid_of, layers_to_build, refuse_layers
     from saccade.plan import Plan
-    from saccade.shapes import SHAPES
 
     shape, laid = shape_of(model), laid_of(model)
     if laid is not None:

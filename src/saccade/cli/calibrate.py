@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from saccade.cli import common
+from saccade.cli.opening import opens, words
 from saccade.names import check_plans
+from saccade.opening.settings import Opening
 
 if TYPE_CHECKING:
     from saccade.calibration.draw import Draw
@@ -24,7 +26,7 @@ BAR = 24
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command("calibrate")(calibrate)
+    app.command("calibrate")(opens(calibrate))
 
 
 def calibrate(
@@ -90,8 +92,7 @@ def calibrate(
     force: common.Force = False,
     strict: common.Strict = False,
     threads: common.Threads = None,
-    device: common.Device = None,
-    dtype: common.Dtype = None,
+    opening: Opening = Opening(),
     json: common.Json = None,
 ) -> None:
     """Choose the layers of a method by what skipping them does to the next-token distribution.
@@ -104,7 +105,7 @@ def calibrate(
     view = common.Output(json)
     common.check_writable(out)
     check_plans([method])
-    where, kind = common.read_device(device), common.read_dtype(dtype)
+    opening.torch_device()
     from saccade import models
     from saccade.calibration.api import calibrate as run
     from saccade.calibration.request import check_request, choose
@@ -115,7 +116,7 @@ def calibrate(
         pool, samples, cast("Draw", draw), seed
     )  # too few samples or a broken image: say so before loading
     common.use_threads(threads)
-    loaded = models.load(model, dtype=kind, device=str(where))
+    loaded = models.open_as(model, opening)
     with (
         common.resumable("repeat the command to go on from the last finished sample"),
         common.progress() as bar,
@@ -143,7 +144,7 @@ def calibrate(
         )
     show(view, plan)
     view.line(f"plan: {plan.spec}, written to {out}")
-    asked = common.given(("--task", task), ("--data", data), ("--device", device), ("--dtype", dtype))
+    asked = [*common.given(("--task", task), ("--data", data)), *words(opening)]
     view.line(f"next: {common.command('eval', model, '--plan', str(out), *asked)}")
     if data is not None and not all(getattr(item, "answers", True) for item in pool):
         view.line(f"eval needs an answer to every question, and some lines of {data} have none")

@@ -11,7 +11,9 @@ import typer
 
 from saccade.cli import common
 from saccade.cli.accuracy import show
+from saccade.cli.opening import opens
 from saccade.names import check_plans
+from saccade.opening.settings import Opening
 
 if TYPE_CHECKING:
     from saccade.evaluation import Comparison, Evaluation
@@ -25,7 +27,7 @@ NEW_TOKENS = 24
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command("eval")(evaluate)
+    app.command("eval")(opens(evaluate))
 
 
 def evaluate(
@@ -102,8 +104,7 @@ def evaluate(
     force: common.Force = False,
     strict: common.Strict = False,
     threads: common.Threads = None,
-    device: common.Device = None,
-    dtype: common.Dtype = None,
+    opening: Opening = Opening(),
     json: common.Json = None,
 ) -> None:
     """Accuracy of plans, paired with the stock model on the same questions.
@@ -142,8 +143,7 @@ def evaluate(
             seed=seed,
             force=force,
             strict=strict,
-            device=device,
-            dtype=dtype,
+            opening=opening,
         )
         return
     check_unused({"--keep": keep, "--processes": processes if processes > 1 else None}, "our own evaluation")
@@ -158,12 +158,12 @@ def evaluate(
 
     wanted = name_plans(plan or [])
     orders = read_orders(order or [])
-    where = common.read_device(device)
+    where = opening.torch_device()
     questions = read_questions(task or [], data, samples, "test", seed, score or "exact")
     from saccade import models
 
     common.use_threads(threads)
-    loaded = models.load(model, dtype=common.read_dtype(dtype), device=str(where))
+    loaded = models.open_as(model, opening)
     for path in order or []:
         check_made_for(loaded.model, Plan.load(path), force=force, strict=strict)
     wanted, found_orders = resolve(loaded, wanted, orders, task or [], data, questions, seed, force, strict)

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saccade.cli import common
+from saccade.cli.opening import opens
 from saccade.names import check_plans
+from saccade.opening.settings import Opening
 
 if TYPE_CHECKING:
     from saccade.report.explain import Explanation
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command("explain")(explain)
+    app.command("explain")(opens(explain))
 
 
 def explain(
@@ -46,8 +48,7 @@ def explain(
     force: common.Force = False,
     strict: common.Strict = False,
     threads: common.Threads = None,
-    device: common.Device = None,
-    dtype: common.Dtype = None,
+    opening: Opening = Opening(),
     json: common.Json = None,
 ) -> None:
     """Show what a plan keeps, merges and drops of an image at every stage, and whether the answer changes.
@@ -71,9 +72,9 @@ def explain(
     for file in files:
         common.check_writable(file)
     wanted = Plan.of(plan)
-    where = common.read_device(device)
+    where = opening.torch_device()
     common.use_threads(threads)
-    loaded = models.load(model, dtype=common.read_dtype(dtype), device=str(where))
+    loaded = models.open_as(model, opening)
     with common.progress() as bar:
         task = bar.add_task("answering and drawing", total=1 + len(files))
         shown = report.explain(

@@ -9,12 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from saccade.cli import common
+from saccade.cli.opening import opens
 from saccade.names import check_plans
+from saccade.opening.settings import Opening
 
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command("generate")(generate)
+    app.command("generate")(opens(generate))
 
 
 def generate(
@@ -29,8 +31,7 @@ def generate(
     force: common.Force = False,
     strict: common.Strict = False,
     threads: common.Threads = None,
-    device: common.Device = None,
-    dtype: common.Dtype = None,
+    opening: Opening = Opening(),
     json: common.Json = None,
 ) -> None:
     """Answer one question about an image; with a plan, beside the stock model's answer.
@@ -51,9 +52,9 @@ def generate(
     from saccade.samples import Sample
 
     wanted = None if plan is None else Plan.of(plan)
-    where = common.read_device(device)
+    where = opening.torch_device()
     common.use_threads(threads)
-    loaded = models.load(model, dtype=common.read_dtype(dtype), device=str(where))
+    loaded = models.open_as(model, opening)
     if wanted is not None:
         # Before layers are looked at, so that the first error is the true one.
         check_made_for(loaded.model, wanted, force=force, strict=strict)

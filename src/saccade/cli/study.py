@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saccade.cli import accuracy, common
+from saccade.cli.opening import opens
 from saccade.names import check_study
+from saccade.opening.settings import Opening
 
 if TYPE_CHECKING:
     from saccade.studies import Study
@@ -19,7 +21,7 @@ POOL = 100
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command("study")(study)
+    app.command("study")(opens(study))
 
 
 def study(
@@ -60,8 +62,7 @@ def study(
     max_new_tokens: Annotated[int, typer.Option(min=1, max=common.MOST_TOKENS, help="Longest answer.")] = 24,
     seed: common.Seed = 0,
     threads: common.Threads = None,
-    device: common.Device = None,
-    dtype: common.Dtype = None,
+    opening: Opening = Opening(),
     json: common.Json = None,
 ) -> None:
     """Runs one of the papers' studies again: tables with intervals, figures, findings.
@@ -92,8 +93,7 @@ def study(
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"{folder} is a file; give a folder")
         common.check_writable(folder / "study.json")
-    where = common.read_device(device)
-    read_type = common.read_dtype(dtype)
+    where = opening.torch_device()
     common.use_threads(threads)
     from saccade import models
     from saccade.studies import Bench, Questions, Store
@@ -116,13 +116,13 @@ def study(
 
         if data is not None or model != "glance":
             raise ValueError(f"study {name} trains the embedded model on its own suite: no MODEL, no --data")
-        way = Way(workers, batch, max_new_tokens, str(where), dtype)
+        way = Way(workers, batch, max_new_tokens, str(where), opening.dtype)
         result = _trained(questions, run, way, quick, note)
         paths = write(chosen, result, out)
         show(output, result, paths)
         output.finish(result)
         return
-    loaded = models.load(model, dtype=read_type, device=str(where))
+    loaded = models.open_as(model, opening)
     with (
         common.resumable(f"repeat the command to go on with the answers kept in {run}"),
         common.progress() as bar,
@@ -136,7 +136,7 @@ def study(
             bar.update(line, description=f"study {name}: answers", completed=done, total=total)
 
         bench = Bench(loaded, questions, Store(run), max_new_tokens, note, step)
-        result = run_study(chosen, bench, Pace(batch, workers, model, dtype), progress)
+        result = run_study(chosen, bench, Pace(batch, workers, model, opening), progress)
     paths = write(chosen, result, out)
     show(output, result, paths)
     output.finish(result)
