@@ -80,10 +80,13 @@ def read(
     Raises:
         ValueError: If it cannot be loaded, or its family is not supported.
     """
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    from saccade.opening.processor import read_processor
 
     try:
-        processor = AutoProcessor.from_pretrained(where, backend="pil") if speaks else None
+        config = AutoConfig.from_pretrained(where)
+        processor = read_processor(str(where), config) if speaks else None
         model = AutoModelForImageTextToText.from_pretrained(
             where, dtype=dtype or "auto", attn_implementation="sdpa"
         )
