@@ -126,6 +126,9 @@ def rgb(image: Image.Image) -> Image.Image:
 
     Args:
         image: The image, decoded or not.
+
+    Returns:
+        The image, with the name of its file as Pillow gives it (``filename``), for messages.
     """
     image.load()
     turned = image
@@ -135,7 +138,9 @@ def rgb(image: Image.Image) -> Image.Image:
         # Pillow would cut such values off at 255. It reads 16-bit files of some formats into mode I.
         grey_HW = np.asarray(turned).clip(0, 0xFFFF) / 257
         turned = Image.fromarray(grey_HW.round().astype(np.uint8))
-    return turned.convert("RGB")
+    made = turned.convert("RGB")
+    vars(made)["filename"] = getattr(image, "filename", "")
+    return made
 
 
 def short(path: str | os.PathLike) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from rehearsal import tables
 from rehearsal.checkpoint import Checkpoint
 from saccade.files import write_folder, write_json, write_text
 
+INDEX = "model.safetensors.index.json"
 SPREAD = 0.05
 """Standard deviation of the random matrices."""
 
@@ -60,9 +63,23 @@ def _write_weights(checkpoint: Checkpoint, folder: Path) -> None:
     written = folder / "weights"
     # The stock writer turns names into those of the hub; its configuration files are of today, not of the hub.
     model.save_pretrained(written, max_shard_size=1 + size * 6 // 10)
-    for path in written.glob("model*"):
-        shutil.move(path, folder / path.name)
+    _rename(written, folder, checkpoint.weights.get("renamed", {}))
     shutil.rmtree(written)
+
+
+def _rename(written: Path, folder: Path, renamed: Mapping[str, str]) -> None:
+    """Moves shards and their index, with the beginnings of names that the stock writer no longer knows."""
+    from safetensors.torch import load_file, save_file
+
+    def old(name: str) -> str:
+        return next((new + name[len(now) :] for now, new in renamed.items() if name.startswith(now)), name)
+
+    for path in written.glob("*.safetensors"):
+        tensors = {old(name): tensor for name, tensor in load_file(path).items()}
+        save_file(tensors, folder / path.name, metadata={"format": "pt"})
+    index = json.loads((written / INDEX).read_text(encoding="utf-8"))
+    index["weight_map"] = {old(name): file for name, file in index["weight_map"].items()}
+    write_json(folder / INDEX, index)
 
 
 def template(checkpoint: Checkpoint) -> str:

