@@ -1,4 +1,4 @@
-"""Folders of tiny models that lie as checkpoints lie on the hub: the hub's class names, files and settings."""
+"""Folders of tiny models as checkpoints lie on the hub: its class names, files and settings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ Files = dict[str, dict[str, Any]]
 
 
 def _crop(side: int) -> dict[str, Any]:
-    return CLIP | {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}, "resample": 3}
+    return CLIP | {
+        "size": {"shortest_edge": side},
+        "crop_size": {"height": side, "width": side},
+        "resample": 3,
+    }
 
 
 def _llava(strategy: str = "default") -> dict[str, Any]:

@@ -58,13 +58,13 @@ def tokenizer(image: str = "<image>") -> Any:
     special = {PAD: "<pad>", BOS: "<s>", EOS: "</s>", IMAGE: image, VIDEO: video}
     special |= {5: "<img>", 6: "</img>"}
     words = special | {n: f"w{n - FIRST_WORD}" for n in range(FIRST_WORD, VOCAB)}
-    words_to_ids = Tokenizer(models.WordLevel({word: n for n, word in words.items()}, unk_token="<pad>"))
-    words_to_ids.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    words_to_ids.decoder = decoders.WordPiece()
-    words_to_ids.add_special_tokens(list(special.values()))
+    core = Tokenizer(models.WordLevel({word: n for n, word in words.items()}, unk_token="<pad>"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    core.decoder = decoders.WordPiece()
+    core.add_special_tokens(list(special.values()))
     names = {"image_token": image, "context_image_token": image, "video_token": video}
     names |= {"start_image_token": "<img>", "end_image_token": "</img>"}
     return T.PreTrainedTokenizerFast(
-        tokenizer_object=words_to_ids, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<pad>",
+        tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<pad>",
         extra_special_tokens=names, padding_side="left",
     )  # fmt: skip

@@ -1,37 +1,47 @@
 """The processor of a checkpoint: its pictures read by Pillow, its videos where torchvision is installed.
 
-Stock `AutoProcessor` loads nothing of a checkpoint whose processor has a part for videos unless torchvision is
-there, and with ``backend="pil"`` not even then. Here the parts are loaded one by one and the checkpoint's own
-class is built from them. Pictures always go through Pillow, so that their numbers do not depend on what else is
-installed.
+Stock `AutoProcessor` loads nothing of a checkpoint whose processor has a part for videos unless torchvision
+is there, and with ``backend="pil"`` not even then. Here the parts are loaded one by one and the checkpoint's
+own class is built from them. Pictures always go through Pillow, so that their numbers do not depend on what
+else is installed.
 """
 
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import transformers
-from transformers import PROCESSOR_MAPPING, AutoImageProcessor, AutoTokenizer, PreTrainedConfig, ProcessorMixin
-from transformers.utils import cached_file
+from transformers import (
+    PROCESSOR_MAPPING,
+    AutoImageProcessor,
+    AutoTokenizer,
+    PreTrainedConfig,
+    ProcessorMixin,
+)
 from transformers.utils.hub import PushToHubMixin
 
+from saccade.opening.checks import read_object
 from saccade.opening.environment import has_torchvision, matching_torchvision
+from saccade.opening.errors import named, reason, telling
+from saccade.opening.settings import Opening
+from saccade.opening.weights import quiet
 
 NAMED_IN = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
 """Files that may name the class of the processor, in the order transformers asks them."""
 VIDEO_FILES = ("video_preprocessor_config.json", "preprocessor_config.json")
 """Files that hold the settings of the video part, where processor_config.json does not."""
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
+"""Files that hold a tokenizer's table."""
 
 
 class NoVideos(PushToHubMixin):
     """Stands where a processor keeps its part for videos, where that cannot be loaded.
 
-    It has the settings that the checkpoint gives the part, hands them on when the processor is saved, and says
-    what to install when it is asked for a video.
+    It has the settings that the checkpoint gives the part, hands them on when the processor is saved, and
+    says what to install when it is asked for a video.
     """
 
     model_input_names: list[str] = []
@@ -57,56 +67,79 @@ class NoVideos(PushToHubMixin):
 
 
 def read_processor(
-    where: str, config: PreTrainedConfig, defaults: Mapping[str, Any] | None = None, **hub: Any
+    folder: Path,
+    config: PreTrainedConfig,
+    defaults: Mapping[str, Any] | None = None,
+    opening: Opening | None = None,
 ) -> Any:
-    """Loads the processor of a checkpoint.
+    """Loads the processor of a folder.
 
     Args:
-        where: A folder or a hub id.
+        folder: The model's folder.
         config: The model's configuration; it decides where the files name no class.
         defaults: Arguments of the processor that the configuration knows, for files that do not say them.
-        hub: Where and how to read from the hub: ``revision``, ``token``, ``cache_dir`` and the like.
+        opening: Whether code of the repository may run.
 
     Raises:
-        ValueError: If a part is missing or cannot be read.
+        ValueError: If a part is missing or cannot be read, naming the file.
     """
     videos = has_torchvision()
-    files = {name: read_json(where, name, **hub) for name in (*NAMED_IN, *VIDEO_FILES)}
-    stock = _class(files, config)
-    settings, rest = stock.get_processor_dict(where, **hub)
-    given = {key: value for key, value in settings.items() if value is not None}
-    parts: list[Any] = []
-    kind = stock
-    for part in stock.get_attributes():
-        if "tokenizer" in part:
-            parts.append(AutoTokenizer.from_pretrained(where, **hub))
-        elif part == "video_processor" and not videos:
-            kind = _without_videos(stock)
-            parts.append(NoVideos(_video_settings(files)))
-        elif part == "video_processor":
-            parts.append(transformers.AutoVideoProcessor.from_pretrained(where, **hub))
-        else:
-            parts.append(_pictures(where, config, files, **hub))
-    return kind.from_args_and_dict(parts, {**(defaults or {}), **given}, **_unread(rest, hub))
+    how = {"trust_remote_code": bool(opening and opening.trust_remote_code)}
+    files = {name: _settings(folder / name) for name in (*NAMED_IN, *VIDEO_FILES)}
+    _check_parts(folder, files)
+    with quiet():
+        stock = _class(files, config)
+        with telling(f"the processor of {folder}"):
+            settings, rest = stock.get_processor_dict(folder)
+        given = {key: value for key, value in settings.items() if value is not None}
+        parts: list[Any] = []
+        kind = stock
+        for part in stock.get_attributes():
+            if "tokenizer" in part:
+                with telling(f"the tokenizer {named(folder, *TOKENIZERS, 'tokenizer_config.json')}"):
+                    parts.append(AutoTokenizer.from_pretrained(folder, **how))
+            elif part == "video_processor" and not videos:
+                kind = _without_videos(stock)
+                parts.append(NoVideos(_video_settings(files)))
+            elif part == "video_processor":
+                with telling(f"the settings for videos {named(folder, VIDEO_FILES[0], NAMED_IN[0])}"):
+                    parts.append(transformers.AutoVideoProcessor.from_pretrained(folder, **how))
+            else:
+                with telling(f"the settings for pictures {named(folder, VIDEO_FILES[1], NAMED_IN[0])}"):
+                    parts.append(_pictures(folder, config, files, how))
+        with telling(f"the processor of {folder}"):
+            processor = kind.from_args_and_dict(parts, {**(defaults or {}), **given}, **rest)
+    _check_template(folder, processor)
+    return processor
 
 
-def read_json(where: str, name: str, **hub: Any) -> dict[str, Any]:
-    """A JSON file of a checkpoint; empty if it has none of that name.
+def _settings(path: Path) -> dict[str, Any]:
+    return read_object(path) if path.exists() else {}
 
-    Raises:
-        ValueError: If it is not a JSON object, naming the file.
-    """
-    reach = {key: value for key, value in hub.items() if key != "trust_remote_code"}
-    found = cached_file(where, name, **reach, _raise_exceptions_for_missing_entries=False)
-    if found is None:
-        return {}
+
+def _check_parts(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
+    pictures = folder / "preprocessor_config.json"
+    if not any((folder / name).exists() for name in TOKENIZERS):
+        raise ValueError(f"{folder} has no tokenizer: neither {', nor '.join(TOKENIZERS[:2])} is there")
+    if not pictures.exists() and "image_processor" not in files["processor_config.json"]:
+        raise ValueError(
+            f"{folder} has a tokenizer but no preprocessor_config.json, so that pictures cannot be read; "
+            "copy that file from the checkpoint it was made of"
+        )
+
+
+def _check_template(folder: Path, processor: Any) -> None:
+    """Compiles the chat template; what it does with a conversation is told when there is one."""
+    if not getattr(processor, "chat_template", None):
+        return
+    text = [{"role": "user", "content": [{"type": "text", "text": "hello"}]}]
     try:
-        data = json.loads(Path(found).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{found} is not JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise ValueError(f"{found} holds no JSON object")
-    return data
+        processor.apply_chat_template(text, tokenize=False)
+    except Exception as error:
+        if type(error).__name__ != "TemplateSyntaxError":
+            return
+        file = named(folder, "chat_template.json", "chat_template.jinja", "tokenizer_config.json")
+        raise ValueError(f"the chat template in {file} is broken: {reason(error)}") from error
 
 
 def _class(files: Mapping[str, Mapping[str, Any]], config: PreTrainedConfig) -> type[ProcessorMixin]:
@@ -117,22 +150,16 @@ def _class(files: Mapping[str, Mapping[str, Any]], config: PreTrainedConfig) -> 
     return PROCESSOR_MAPPING[type(config)]
 
 
-def _pictures(where: str, config: PreTrainedConfig, files: Mapping[str, Mapping[str, Any]], **hub: Any) -> Any:
-    named = files["processor_config.json"].get("image_processor") or files["preprocessor_config.json"]
-    kind = str(named.get("image_processor_type") or "").removesuffix("Fast")
+def _pictures(
+    folder: Path, config: PreTrainedConfig, files: Mapping[str, Mapping[str, Any]], how: Mapping[str, Any]
+) -> Any:
+    said = files["processor_config.json"].get("image_processor") or files["preprocessor_config.json"]
+    kind = str(said.get("image_processor_type") or "").removesuffix("Fast")
     if kind and not hasattr(transformers, kind):
-        # A name of before: the configuration's model type decides, as where the file names none.
+        # A name of an earlier release: the model type decides, as where the file names none.
         mapping = transformers.IMAGE_PROCESSOR_MAPPING[type(config)]
-        return (mapping.get("pil") or mapping["torchvision"]).from_pretrained(where, **_local(hub))
-    return AutoImageProcessor.from_pretrained(where, backend="pil", **hub)
-
-
-def _local(hub: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in hub.items() if key != "trust_remote_code"}
-
-
-def _unread(rest: Mapping[str, Any], hub: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in rest.items() if key not in hub}
+        return (mapping.get("pil") or mapping["torchvision"]).from_pretrained(folder)
+    return AutoImageProcessor.from_pretrained(folder, backend="pil", **how)
 
 
 def _video_settings(files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -150,6 +177,9 @@ def _without_videos(stock: type[ProcessorMixin]) -> type[ProcessorMixin]:
             return NoVideos
         return super(made, self).check_argument_for_proper_class(argument_name, argument)
 
-    body = {"check_argument_for_proper_class": check_argument_for_proper_class, "__module__": stock.__module__}
+    body = {
+        "check_argument_for_proper_class": check_argument_for_proper_class,
+        "__module__": stock.__module__,
+    }
     made: Any = type(stock.__name__, (stock,), body)
     return made
