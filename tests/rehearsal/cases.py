@@ -176,7 +176,7 @@ def _train(place: Place) -> list[object]:
         f"model: {{name: '{place.model}'}}\n"
         "stage: 2\n"
         f"data: [{{kind: conversations, file: '{place.scene.conversations}'}}]\n"
-        "optimisation: {batch: 1, accumulation: 3, steps: 2, lr: 1.0e-3, max_length: 8192}\n"
+        "optimisation: {batch: 1, steps: 2, lr: 1.0e-3, max_length: 8192}\n"
         "save_every: 2\nlogging_every: 1\n"
         f"out: '{place.work / 'run'}'\n",
         encoding="utf-8",

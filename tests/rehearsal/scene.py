@@ -16,6 +16,7 @@ SIZES = {
     "square": (336, 336),
     "wide": (1024, 768),
     "low": (448, 224),
+    "small": (112, 112),
     "tall": (20, 4000),
     "thread": (1, 4000),
 }
@@ -64,11 +65,7 @@ def make(folder: Path) -> Scene:
         {"question": "What is two and two?", "answer": "four", "task": "none"},
     ]
     write_text(scene.questions, "".join(json.dumps(line) + "\n" for line in asked))
-    said = [
-        ("square.png", "<image>\n" + QUESTION, "A cup on a table."),
-        ("low.png", "<image>\nIs it dark?", "No."),
-        (None, "What is two and two?", "Four."),
-    ]
+    said = [("small.png", "<image>\n" + QUESTION, "A cup."), (None, "What is two and two?", "Four.")]
     talks = [
         {"id": str(number), **({"image": image} if image else {}), "conversations": _talk(question, answer)}
         for number, (image, question, answer) in enumerate(said)
