@@ -240,6 +240,19 @@ def _refused(loaded: Loaded, images: Sequence[Image], plan: PlanLike | None) -> 
     return None
 
 
+def greedy(max_new_tokens: int) -> dict[str, Any]:
+    """Arguments of ``generate`` with which every command asks a model.
+
+    The checkpoint's generation configuration stands: ends of a turn, penalties, banned tokens. What would make
+    something else than one greedy answer of it is off (Qwen-VL models sample by default).
+
+    Args:
+        max_new_tokens: Longest answer.
+    """
+    off = {"do_sample": False, "num_beams": 1, "num_return_sequences": 1, "return_dict_in_generate": False}
+    return {**off, "max_new_tokens": max_new_tokens}
+
+
 def answers(loaded: Loaded, output_ids: torch.Tensor, prompt_rows: int) -> list[str]:
     """The new text of each sample of a ``generate`` output (B, N).
 

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from saccade.models import greedy
+
 
 def with_answer(model: nn.Module, inputs: Mapping[str, Any], tokens: int) -> tuple[dict[str, Any], int]:
     """A prompt with the model's greedy answer appended, and how many rows at its end choose a token of it.
@@ -29,7 +31,7 @@ def with_answer(model: nn.Module, inputs: Mapping[str, Any], tokens: int) -> tup
         return dict(inputs), 1
     rows = inputs["input_ids"].shape[1]
     with torch.no_grad():
-        whole_BN = model.generate(**inputs, do_sample=False, max_new_tokens=tokens - 1)  # type: ignore[operator]
+        whole_BN = model.generate(**inputs, **greedy(tokens - 1))  # type: ignore[operator]
     answer_BA = whole_BN[:, rows:]
     ends = model.generation_config.eos_token_id  # type: ignore[union-attr]
     stops = torch.tensor(ends if isinstance(ends, list) else [ends] if ends is not None else [])
