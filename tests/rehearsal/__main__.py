@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -53,7 +54,8 @@ def main(words: Sequence[str] | None = None) -> int:
         if not chosen:
             return []
         own = work / where.replace(" ", "-") / one.short
-        own.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(own, ignore_errors=True)  # commands refuse to write over what others left
+        own.mkdir(parents=True)
         model = layout.build(one, own / "model", given.cache)
         place = Place(one, model, shown, own)
         runner = program(python)

@@ -1,4 +1,4 @@
-"""A fixed part of the rehearsal: every case on one checkpoint, drawn by a hash of their names.
+"""A fixed part of the rehearsal: every case on one checkpoint, drawn by a hash of their names, and every checkpoint.
 
 Most run in this process through the same entry as the command; ``make checkpoints`` runs all, as programs.
 """
@@ -14,10 +14,10 @@ from rehearsal.cases import CASES, Place
 from rehearsal.running import draw, program, with_needs, within
 
 CHECKPOINTS = checkpoint.every()
-PROGRAMS = 3
+PROGRAMS = 2
 """How many of the drawn cases run as programs of their own."""
-EVERYWHERE = "prompt square"
-"""The case that runs on every checkpoint."""
+USUAL = "plan scored in the decoder"
+"""The case of a checkpoint that no other case drew."""
 
 
 def drawn() -> list[tuple[str, str]]:
@@ -26,11 +26,15 @@ def drawn() -> list[tuple[str, str]]:
     def key(pair: tuple[str, str]) -> float:
         return draw("/".join(pair))
 
-    chosen = []
-    for case in CASES:
-        pairs = [(one.short, case.name) for one in CHECKPOINTS.values() if case.suits(one)]
-        chosen += pairs if case.name == EVERYWHERE else [min(pairs, key=key)]
-    return sorted(chosen, key=key)
+    # What another case needs runs with it.
+    needed = {name for case in CASES for name in case.after}
+    chosen = [
+        min(((one.short, case.name) for one in CHECKPOINTS.values() if case.suits(one)), key=key)
+        for case in CASES
+        if case.name not in needed
+    ]
+    left = set(CHECKPOINTS) - {short for short, _ in chosen}
+    return sorted([*chosen, *((short, USUAL) for short in left)], key=key)
 
 
 DRAWN = drawn()
@@ -40,7 +44,8 @@ DRAWN = drawn()
 def test_a_command_on_a_checkpoint(short, name, hub_folder, pictures, tmp_path):
     known = CHECKPOINTS[short]
     place = Place(known, hub_folder(known), pictures, tmp_path)
-    runner = program(sys.executable) if (short, name) in DRAWN[:PROGRAMS] else within
+    alone = [pair for pair in DRAWN if not any(case.after for case in CASES if case.name == pair[1])]
+    runner = program(sys.executable) if (short, name) in alone[:PROGRAMS] else within
     for case in with_needs(c for c in CASES if c.name == name):
         case.judge(place, runner(case, place))
 
