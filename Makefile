@@ -15,11 +15,14 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 /usr/bin/pyt
 	$$p -c '$(FITS)' >/dev/null 2>&1 && { echo $$p; break; }; done)
 VENV := .venv
 LMMS := .venv-lmms
+VISION := .venv-vision
+# The one that was made for the torch of constraints.txt.
+TORCHVISION := 0.28.0
 RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 TABLES := docs/results.md docs/support.md docs/methods/index.md src/saccade/glance/README.md
 
-.PHONY: help setup demo test lint format tables docs lmms clean
+.PHONY: help setup demo test lint format tables docs lmms checkpoints clean
 
 help:
 	@echo 'make demo    the main job: calibrate, skip, measure and explain, on the embedded model'
@@ -28,6 +31,7 @@ help:
 	@echo 'make format  rewrite the code in the house style'
 	@echo 'make tables  write the numbers of the docs anew from benchmarks/results'
 	@echo 'make docs    build the documentation site'
+	@echo 'make checkpoints  every command on small copies of the hub'"'"'s checkpoints, without torchvision and with it'
 	@echo 'make lmms    tests against lmms-eval, in .venv-lmms (a large download)'
 	@echo 'make setup   only build .venv (the others do that when it is needed)'
 	@echo 'make clean   remove .venv and caches'
@@ -80,5 +84,16 @@ $(LMMS)/.ready: pyproject.toml constraints-lmms.txt tools/torchvision_for_cpu.py
 	$(LMMS)/bin/python tools/torchvision_for_cpu.py
 	@touch $@
 
+checkpoints: $(READY) $(VISION)/.ready
+	PYTHONPATH=tests $(RUN)/python -m rehearsal --work build/checkpoints --out benchmarks/results/checkpoints.json \
+		--python $(RUN)/python --python $(VISION)/bin/python $(ARGS)
+
+$(VISION)/.ready: pyproject.toml constraints.txt tools/torchvision_for_cpu.py
+	'$(strip $(PYTHON))' -m venv --clear $(VISION)
+	$(VISION)/bin/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_FLAGS) -e '.[dev]'
+	$(VISION)/bin/python -m pip install --disable-pip-version-check --no-deps torchvision==$(TORCHVISION)
+	$(VISION)/bin/python tools/torchvision_for_cpu.py
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(LMMS) .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(LMMS) $(VISION) .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -216,22 +216,57 @@ def encode(
         texts: The prompts, as the chat template writes them.
         images: Their images, in order.
         plan: The plan they will run under; its ``resize`` methods make the images smaller.
+
+    Raises:
+        ValueError: If the processor refuses an image, naming it.
     """
     bos = loaded.processor.tokenizer.bos_token
-    pictures, sizes = shrink(loaded, images, image_scale(plan))
-    batch = loaded.processor(
-        text=list(texts),
-        images=loaded.family.by_prompt(loaded.processor, texts, pictures) if pictures else None,
-        **(sizes if pictures else {}),
-        padding=True,
-        padding_side="left",
-        # A template that writes the first token itself must not get it twice.
-        add_special_tokens=not (bos and texts[0].startswith(bos)),
-        return_tensors="pt",
-    )
+    try:
+        pictures, sizes = shrink(loaded, images, image_scale(plan))
+        batch = loaded.processor(
+            text=list(texts),
+            images=loaded.family.by_prompt(loaded.processor, texts, pictures) if pictures else None,
+            **(sizes if pictures else {}),
+            padding=True,
+            padding_side="left",
+            # A template that writes the first token itself must not get it twice.
+            add_special_tokens=not (bos and texts[0].startswith(bos)),
+            return_tensors="pt",
+        )
+    except Exception as error:  # processors raise whatever their authors chose
+        raise _refused(loaded, images, plan) or error from None
     model = loaded.model
     check_length(batch["input_ids"].shape[1], model.config)
     return batch.to(model.device, dtype=model.dtype)
+
+
+def _refused(loaded: Loaded, images: Sequence[Image], plan: PlanLike | None) -> ValueError | None:
+    """What to say where the processor takes one of the images in no prompt; None if it takes each."""
+    for number, image in enumerate(images, start=1):
+        try:
+            pictures, sizes = shrink(loaded, [image], image_scale(plan))
+            loaded.processor.image_processor(images=pictures, **sizes)
+        except Exception as error:
+            name = getattr(image, "filename", "") or f"image {number}"
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            width, height = image.size
+            return ValueError(
+                f"{name}: {loaded.name} takes no picture of {width} x {height} pixels ({reason})"
+            )
+    return None
+
+
+def greedy(max_new_tokens: int) -> dict[str, Any]:
+    """Arguments of ``generate`` with which every command asks a model.
+
+    The checkpoint's generation configuration stands: ends of a turn, penalties, banned tokens. What would make
+    something else than one greedy answer of it is off (Qwen-VL models sample by default).
+
+    Args:
+        max_new_tokens: Longest answer.
+    """
+    off = {"do_sample": False, "num_beams": 1, "num_return_sequences": 1, "return_dict_in_generate": False}
+    return {**off, "max_new_tokens": max_new_tokens}
 
 
 def answers(loaded: Loaded, output_ids: torch.Tensor, prompt_rows: int) -> list[str]:

@@ -57,6 +57,9 @@ def rgb(image: Image.Image) -> Image.Image:
 
     Args:
         image: The image, decoded or not.
+
+    Returns:
+        The image, with the name of its file as Pillow gives it (``filename``), for messages.
     """
     with _quiet():
         image.load()
@@ -67,11 +70,13 @@ def rgb(image: Image.Image) -> Image.Image:
             # Pillow would cut such values off at 255. It reads 16-bit files of some formats into mode I.
             grey_HW = np.asarray(turned).clip(0, 0xFFFF) / 257
             turned = Image.fromarray(grey_HW.round().astype(np.uint8))
-        if not turned.has_transparency_data:
-            return turned.convert("RGB")
-        # Behind alpha lie whatever colours the drawing program left there, often black.
-        above = turned.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", above.size, BEHIND), above).convert("RGB")
+        if turned.has_transparency_data:
+            # Behind alpha lie whatever colours the drawing program left there, often black.
+            above = turned.convert("RGBA")
+            turned = Image.alpha_composite(Image.new("RGBA", above.size, BEHIND), above)
+        made = turned.convert("RGB")
+    vars(made)["filename"] = getattr(image, "filename", "")
+    return made
 
 
 def unfetched(name: str | os.PathLike) -> str:

@@ -206,3 +206,24 @@ def test_trained_rows_stand_with_their_losses_and_with_times_where_they_were_tak
     assert "| dense | 1 | 80.0 % (79.0 to 81.0) |  | 28.0 % | 31.0 % | 46.0 % |  |" in text
     assert "| 50.0 % (49.0 to 51.0) | -30.0 (-32.0 to -28.0) | 28.0 % | 31.0 % | 46.0 % | 55.0 % |" in text
     assert "40 held-out questions of 1 tasks" in text and "blind: 17.0 %" in text
+
+
+def test_checkpoints_tell_where_each_group_ran_and_failed(tmp_path):
+    assert "No result file yet" in tables.KNOWN["checkpoints-methods"](tmp_path)
+    cells = [
+        {"checkpoint": name, "family": "llava", "environment": where, "case": case, "group": group, "why": why}
+        for name, where, case, group, why in (
+            ("a/one", "with", "eval", "eval", ""),
+            ("a/one", "without", "eval", "eval", ""),
+            ("a/one", "with", "plan x", "merged", ""),
+            ("a/one", "without", "plan x", "merged", "it broke"),
+            ("b/two", "with", "eval", "eval", ""),
+        )
+    ]
+    data = {"groups": {"commands": ["eval"], "methods": ["merged"]}, "cells": cells}
+    (tmp_path / "checkpoints.json").write_text(json.dumps(data))
+    commands = tables.KNOWN["checkpoints-commands"](tmp_path).split("\n")
+    assert commands[0] == "| checkpoint | family | eval |"
+    assert commands[2:] == ["| a/one | `llava` | yes |", "| b/two | `llava` | yes with |"]
+    methods = tables.KNOWN["checkpoints-methods"](tmp_path).split("\n")
+    assert methods[2:] == ["| a/one | `llava` | **no** without; yes with |", "| b/two | `llava` | not run |"]

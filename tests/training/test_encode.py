@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,25 @@ def test_other_ends_of_turn_are_known_from_the_model():
     assert Encoder(loaded.processor, loaded.model).stops == {2}
     loaded.model.generation_config.eos_token_id = [2, 6]
     assert Encoder(loaded.processor, loaded.model).stops == {2, 6}
+
+
+def test_answers_stand_behind_the_prompt_where_the_template_opens_written_ones_otherwise():
+    """LLaVA-OneVision's template ends the prompt in a line break, and opens written answers with a blank."""
+    loaded = llava()
+    asks, talk = CONVERSATIONS[0], CONVERSATIONS[3]
+    usual = Encoder(loaded.processor, loaded.model)
+    expected = {c.where: usual(c.turns, "here") for c in (asks, talk)}
+    loaded.processor.chat_template = loaded.processor.chat_template.replace(
+        "<s>{{ m['role'] }}\n", "<s>{{ m['role'] }}{{ ' ' if m['role'] == 'assistant' else '\n' }}"
+    )
+    written = loaded.processor.apply_chat_template([t.message() for t in asks.turns])
+    assert "<s>assistant " in written
+    for record in (asks, talk):
+        assert usual(record.turns, "here") == expected[record.where]
+    turns = (talk.turns[0], replace(talk.turns[1], pieces=("assistant",)))
+    found = usual(turns, "here")
+    spoken = [label for label in found.labels if label != IGNORE]
+    assert loaded.processor.tokenizer.decode(spoken) == "assistant</s>"
 
 
 def test_a_template_that_rewrites_what_stood_before_is_refused():

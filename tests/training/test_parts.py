@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from saccade.families import FAMILIES as ADAPTERS
+from saccade.families import find
+from saccade.models import Loaded, wrap
 from saccade.training.config import PARTS, Optimisation
 from saccade.training.parts import choose, groups, linear_names, needed, parts_of
+from support.models import FACTORIES
 from training.tiny import FAMILIES
 
 SIGNS = {
@@ -18,12 +22,37 @@ SIGNS = {
         "visual.blocks": "tower", "visual.patch_embed": "tower", "visual.merger": "projector",
         "language_model": "decoder",
     },
+    "llava_onevision": {
+        "vision_tower": "tower", "multi_modal_projector": "projector", "image_newline": "projector",
+        "language_model": "decoder",
+    },
+    "internvl-qwen2": {
+        "vision_tower": "tower", "multi_modal_projector": "projector", "language_model": "decoder",
+    },
+    "qwen2_vl": {
+        "visual.blocks": "tower", "visual.patch_embed": "tower", "visual.merger": "projector",
+        "language_model": "decoder",
+    },
+    "qwen3_vl": {
+        "visual.blocks": "tower", "visual.patch_embed": "tower", "visual.pos_embed": "tower",
+        "visual.merger": "projector", "visual.deepstack_merger": "projector", "language_model": "decoder",
+    },
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+def test_every_family_is_looked_at():
+    models = [found(name).model for name in SIGNS]
+    assert {id(find(model)) for model in models} == {id(family) for family in ADAPTERS.values()}
+
+
+def found(name: str) -> Loaded:
+    """A tiny model by name, with a processor where training tests have one."""
+    return FAMILIES[name]() if name in FAMILIES else wrap(FACTORIES[name](layers=2).model, None)
+
+
+@pytest.fixture(scope="module", params=SIGNS)
 def named(request):
-    return request.param, FAMILIES[request.param]()
+    return request.param, found(request.param)
 
 
 def test_every_parameter_is_in_the_part_that_its_name_says(named):

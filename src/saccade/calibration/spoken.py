@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from saccade.families import find
+from saccade.models import greedy
 
 
 def with_answer(model: nn.Module, inputs: Mapping[str, Any], tokens: int) -> tuple[dict[str, Any], int]:
@@ -31,7 +32,7 @@ def with_answer(model: nn.Module, inputs: Mapping[str, Any], tokens: int) -> tup
         return dict(inputs), 1
     rows = inputs["input_ids"].shape[1]
     with torch.no_grad():
-        whole_BN = model.generate(**inputs, do_sample=False, max_new_tokens=tokens - 1)  # type: ignore[operator]
+        whole_BN = model.generate(**inputs, **greedy(tokens - 1))  # type: ignore[operator]
     answer_BA = whole_BN[:, rows:]
     # A placeholder in an answer would be read as an image that is not there: the answer ends before it.
     visual = find(model).visual_mask(model, answer_BA)[0].nonzero()

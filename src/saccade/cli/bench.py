@@ -137,6 +137,8 @@ def _check(
     if laid is not None:
         visual = laid.asked(visual)
     depth, visual = shape.layers, shape.visual if visual is None else visual
+    from saccade.shapes import SHAPES
+
     if model in SHAPES:
         rows = visual + text + rest["new_tokens"]
         shape = replace(shape, layers=layers_to_build(shape, layers, batch, rows, dtype, device))

@@ -87,7 +87,7 @@ def _answer(loaded, batch, max_new_tokens: int) -> dict[str, Any]:
     start = time.perf_counter()
     with torch.inference_mode():
         made = loaded.model.generate(
-            **batch, max_new_tokens=max_new_tokens, do_sample=False, return_dict_in_generate=True
+            **batch, **models.greedy(max_new_tokens) | {"return_dict_in_generate": True}
         )
     seconds = time.perf_counter() - start
     cache = made.past_key_values

@@ -187,7 +187,7 @@ def generate(
         plan = Plan()  # Over the plan that belongs to the model it changes nothing, and the route is told.
 
     def ask() -> list[str]:
-        settings = {"do_sample": False, "max_new_tokens": max_new_tokens} | how
+        settings = models.greedy(max_new_tokens) | how
         output_ids = loaded.model.generate(**inputs, **settings)
         return models.answers(loaded, output_ids, inputs["input_ids"].shape[1])
 

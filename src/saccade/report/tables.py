@@ -15,6 +15,7 @@ from typing import Any
 from saccade.files import read_json, write_text
 from saccade.methods import METHODS, Method
 from saccade.report.catalogue import SHARED, described, in_brief
+from saccade.report.checkpoint_tables import CHECKPOINT_TABLES
 from saccade.report.glance_tables import (
     glance,
     glance_family,
@@ -158,7 +159,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "support": support,
 }
 """Tables of the docs by the name in the marker."""
-KNOWN = TABLES | STUDY_TABLES
+KNOWN = TABLES | STUDY_TABLES | CHECKPOINT_TABLES
 """Tables that any page may have."""
 
 

@@ -2,13 +2,14 @@
 
 Prompts come out as they are tokenised at inference: what is rendered with the generation prompt before an
 answer is tokenised as a whole, and only where that does not continue what stands already is a segment
-tokenised alone.
+tokenised alone. Answers stand behind the prompt that asks for them, also in the history of later turns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os.path import commonprefix
 from typing import Any
 
 from saccade.training.records import BadRecord, Turn
@@ -78,10 +79,15 @@ class Encoder:
         """
         messages = [turn.message() for turn in turns]
         texts: list[str] = []
+        told = written = ""
         for number, turn in enumerate(turns):
             if turn.role == "assistant":
-                texts.append(self._render(messages[:number], True, where))
-                texts.append(self._answered(texts[-1], self._render(messages[: number + 1], False, where)))
+                asked = self._render(messages[:number], True, where)
+                answered = self._answered(asked, self._render(messages[: number + 1], False, where))
+                before = self._render(messages[:number], False, where)
+                opened = self._opened(asked, answered, before, turn)
+                texts += [_onto(written, told, asked), _onto(written, told, opened)]
+                told, written = answered, texts[-1]
         if not self._ended(texts[-1][len(texts[-2]) :]):
             # Without an end in the template nothing would teach the model to stop.
             texts[-1] += self.tokenizer.eos_token
@@ -102,6 +108,19 @@ class Encoder:
     def _answered(self, prompt: str, text: str) -> str:
         """A text up to the end of its answer. Where no token ends it, space after it begins the next turn."""
         return text if self._ended(text[len(prompt) :]) else text.rstrip()
+
+    def _opened(self, asked: str, answered: str, before: str, turn: Turn) -> str:
+        """A text whose answer stands behind the prompt that asks for it.
+
+        Some templates open a written answer otherwise than the one they ask for (LLaVA-OneVision's); a model
+        answers behind the latter.
+        """
+        text = "".join(piece or "" for piece in turn.pieces)
+        shared = len(commonprefix([asked, answered]))
+        _, found, end = answered[shared:].partition(text)
+        if shared == len(asked) or shared < len(before) or not found:
+            return answered
+        return asked + text + end
 
     def _ended(self, answer: str) -> bool:
         return any(end in answer for end in self._stop_texts)
@@ -136,6 +155,11 @@ class Encoder:
         """Labels of an answer, up to its end-of-turn token: what the template writes after it is none."""
         last = max((n for n, token in enumerate(answer) if token in self.stops), default=len(answer) - 1)
         return answer[: last + 1] + [IGNORE] * (len(answer) - last - 1)
+
+
+def _onto(written: str, told: str, text: str) -> str:
+    """A text with its beginning, as the template tells it, as it is written here."""
+    return written + text[len(told) :] if text.startswith(told) else text
 
 
 def cut(encoded: Encoded, turns: Sequence[Turn], answers: int) -> tuple[Encoded, tuple[Turn, ...]]:

@@ -16,8 +16,8 @@ def parts_of(model: nn.Module, family: Family) -> dict[str, list[tuple[str, nn.P
     """Named parameters of every part, each once, under the model's own names.
 
     The projector is everything between the tower and the decoder: also the row that ends a line of tiles, or
-    what Skip-Vision puts in a projector's place. Where the tower makes embeddings itself, it is what
-    follows the tower's layers.
+    what Skip-Vision puts in a projector's place. Where nothing is (the tower makes embeddings itself), it is
+    what follows the tower's layers.
 
     Raises:
         ValueError: If the vision tower is of a kind that cannot be taken apart.
@@ -29,8 +29,9 @@ def parts_of(model: nn.Module, family: Family) -> dict[str, list[tuple[str, nn.P
     for module in (found.decoder, found.head):
         for parameter in module.parameters() if module is not None else ():
             owner[id(parameter)] = "decoder"
-    children = list(tower.module.children())
-    if tower.projector is None:
+    inside = {id(parameter) for parameter in tower.module.parameters()}
+    if all(id(parameter) in inside or id(parameter) in owner for parameter in model.parameters()):
+        children = list(tower.module.children())
         after = next(n for n, child in enumerate(children) if child is tower.layers) + 1
         for child in children[after:]:
             for parameter in child.parameters():

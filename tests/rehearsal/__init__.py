@@ -1,0 +1,1 @@
+"""The rehearsal: checkpoints of the hub laid out small, and every command run on them."""

@@ -1,0 +1,268 @@
+"""What is run on every checkpoint: the words after ``saccade``, and what must be true of the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rehearsal.checkpoint import Checkpoint
+from rehearsal.scene import QUESTION, SIZES, Scene
+from support.programs import Result
+
+LAYERS = 4
+"""Decoder layers of every small copy."""
+TOKENS = 3
+"""Tokens that answers may have."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a case runs.
+
+    Attributes:
+        checkpoint: What is known of the checkpoint.
+        model: Its folder.
+        scene: Pictures and questions.
+        work: Folder of the checkpoint's own for what commands write.
+    """
+
+    checkpoint: Checkpoint
+    model: Path
+    scene: Scene
+    work: Path
+
+
+@dataclass(frozen=True)
+class Case:
+    """One command.
+
+    Attributes:
+        name: What it shows; stable, for cases are drawn by it.
+        group: Column of the conformance table.
+        words: The program's words at a place, ``--json`` left out.
+        check: Holds what it printed, parsed, against what is known; raises an AssertionError. None where the
+            program itself does.
+        after: Names of cases whose files it needs.
+        program: The module that runs; with a ``check`` it is ``saccade`` and gets ``--json -``.
+        refused: Whether the stock processor refuses this, so that the command must end with exit code 2 and
+            one line that names the picture.
+    """
+
+    name: str
+    group: str
+    words: Callable[[Place], list[object]]
+    check: Callable[[Place, Any], None] | None
+    after: tuple[str, ...] = ()
+    program: str = "saccade"
+    refused: str = ""
+
+    def suits(self, checkpoint: Checkpoint) -> bool:
+        """Whether the case says something about a checkpoint: only some refuse a picture."""
+        return not self.refused or checkpoint.visual_tokens[self.refused] is None
+
+    def judge(self, place: Place, done: Result) -> None:
+        """Raises an AssertionError that says what is wrong with what the program left behind."""
+        if self.refused:
+            (line,) = done.err.strip().splitlines() or [""]
+            assert done.code == 2 and str(place.scene.picture("thread")) in line, done.err
+            return
+        assert done.code == 0, done.err.strip()[-400:]
+        if self.check is not None:
+            self.check(place, done.json)
+
+
+PLANS = {
+    "layers skipped": f"vskip(layers=1-{LAYERS - 2})",
+    "scored in the tower": "fastervlm(keep=0.5)",
+    "blind or by content": "divprune(keep=0.5)",
+    "scored in the decoder": "fastv(layer=2,keep=0.5)",
+    "merged": "token_merge(keep=0.5)",
+    "resized": "resize(scale=0.5)",
+    "cache released": "skip_vision(retained=0.5,cache=small)",
+    "composed": f"divprune(keep=0.5)+vskip(layers=1-{LAYERS - 2})",
+}
+"""One plan of each group of methods."""
+
+
+def _ask(*pictures: str, more: Sequence[object] = ()) -> Callable[[Place], list[object]]:
+    def words(place: Place) -> list[object]:
+        images = [word for name in pictures for word in ("--image", place.scene.picture(name))]
+        asked = ("--question", QUESTION, "--max-new-tokens", TOKENS)
+        return ["generate", place.model, *asked, *images, *more]
+
+    return words
+
+
+def _answered(place: Place, found: Any) -> None:
+    assert 1 <= found["dense"]["new_tokens"] <= TOKENS
+    assert len(found["dense"]["kv_lengths"]) == LAYERS
+
+
+def _planned(place: Place, found: Any) -> None:
+    _answered(place, found)
+    (picture,) = found["images"]
+    size = SIZES[Path(picture).stem]
+    assert found["visual_tokens"] == place.checkpoint.visual_tokens["{}x{}".format(*size)]
+    assert 0 < found["flops_ratio"] < 1
+    assert 1 <= found["planned"]["new_tokens"] <= TOKENS
+
+
+def _skipped(place: Place, found: Any) -> None:
+    _planned(place, found)
+    assert _rows(found["planned"]) == _rows(found["dense"]), "skipped layers keep every row's key and value"
+
+
+def _dropped(place: Place, found: Any) -> None:
+    _planned(place, found)
+    assert _rows(found["planned"])[-1] < _rows(found["dense"])[-1]
+    assert found["planned"]["kv_bytes"] < found["dense"]["kv_bytes"]
+
+
+def _rows(side: Any) -> list[int]:
+    """Rows of the prompt in the cache of each layer."""
+    return [length - side["new_tokens"] for length in side["kv_lengths"]]
+
+
+def _plan(group: str, spec: str) -> Case:
+    check = _skipped if group == "layers skipped" else _dropped
+    # A small picture is the least that some processors make of one; it gets no smaller.
+    picture = "wide" if group == "resized" else "square"
+    return Case(f"plan {group}", group, _ask(picture, more=["--plan", spec]), check)
+
+
+def _calibrated(place: Place, found: Any) -> None:
+    scores = found["plan"]["calibration"]["scores"]["mean"]
+    assert len(scores) == LAYERS and all(score >= 0 for score in scores)
+    assert found["spec"].startswith("vskip(")
+
+
+def _evaluated(place: Place, found: Any) -> None:
+    assert {*found["dense"]["tasks"]} == {"one", "two", "none"}
+    assert [plan["name"] for plan in found["plans"]] == [PLANS["layers skipped"]]
+
+
+def _explained(place: Place, found: Any) -> None:
+    assert found["answers"].keys() == {"dense", "planned"}
+    assert all(Path(file).stat().st_size for file in found["pictures"])
+
+
+def _analysed(place: Place, found: Any) -> None:
+    assert len(found["attention"]["vig"]["mean"]) == LAYERS
+    assert found["files"]
+
+
+def _timed(place: Place, found: Any) -> None:
+    assert found["plan"] == PLANS["layers skipped"] and found["prefill"]["flops_ratio"] < 1
+
+
+def _priced(place: Place, found: Any) -> None:
+    assert found
+
+
+def _valid(place: Place, found: Any) -> None:
+    assert found["valid"] and found["resolved"]
+
+
+def _trained(place: Place, found: Any) -> None:
+    assert found["final"]["loss"] > 0 and Path(found["model"]).is_dir()
+
+
+def _train(place: Place) -> list[object]:
+    """Two steps of projector and decoder, on records with and without a picture."""
+    config = place.work / "train.yaml"
+    config.write_text(
+        f"model: {{name: '{place.model}'}}\n"
+        "stage: 2\n"
+        f"data: [{{kind: conversations, file: '{place.scene.conversations}'}}]\n"
+        "optimisation: {batch: 1, steps: 2, lr: 1.0e-3, max_length: 8192}\n"
+        "save_every: 2\nlogging_every: 1\n"
+        f"out: '{place.work / 'run'}'\n",
+        encoding="utf-8",
+    )
+    return ["train", config]
+
+
+def _prompt(name: str, *pictures: str) -> Case:
+    def words(place: Place) -> list[object]:
+        return [place.checkpoint.short, place.model, place.scene.folder, *pictures]
+
+    return Case(name, "prompt", words, None, program="rehearsal.prompts")
+
+
+CASES = (
+    _prompt("prompt square", "square"),
+    _prompt("prompt wide and tall", "wide", "tall"),
+    Case("a picture that stock refuses", "prompt", _ask("thread"), None, refused="1x4000"),
+    Case("generate one picture", "generate", _ask("square"), _answered),
+    Case("generate two pictures", "generate", _ask("square", "low"), _answered),
+    Case("generate text alone", "generate", _ask(), _answered),
+    Case(
+        "calibrate",
+        "calibrate",
+        lambda p: [
+            *("calibrate", p.model, "--data", p.scene.questions, "--budget", 2, "--samples", 2),
+            *("--answer-tokens", 2, "--out", p.work / "plan.json"),
+        ],
+        _calibrated,
+    ),
+    Case(
+        "plan validate",
+        "plan validate",
+        lambda p: ["plan", "validate", p.work / "plan.json", "--model", p.model],
+        _valid,
+        after=("calibrate",),
+    ),
+    Case(
+        "eval",
+        "eval",
+        lambda p: [
+            *("eval", p.model, "--data", p.scene.questions, "--plan", PLANS["layers skipped"]),
+            *("--batch", 2, "--max-new-tokens", TOKENS),
+        ],
+        _evaluated,
+    ),
+    Case(
+        "explain",
+        "explain",
+        lambda p: [
+            *("explain", p.scene.picture("square"), QUESTION, "--model", p.model),
+            *("--image", p.scene.picture("low"), "--plan", PLANS["scored in the decoder"]),
+            *("--max-new-tokens", TOKENS, "--output", p.work / "explain.html"),
+        ],
+        _explained,
+    ),
+    Case(
+        "analyze",
+        "analyze",
+        lambda p: [
+            *("analyze", p.model, "--data", p.scene.questions, "--samples", 2, "--out", p.work / "analysis"),
+        ],
+        _analysed,
+    ),
+    Case(
+        "bench",
+        "bench",
+        lambda p: [
+            *("bench", p.model, "--plan", PLANS["layers skipped"], "--visual", 64, "--text", 8),
+            *("--new-tokens", 2, "--repeats", 1),
+        ],
+        _timed,
+    ),
+    Case("cost", "cost", lambda p: ["cost", p.model, "--plan", PLANS["layers skipped"]], _priced),
+    Case("train", "train", _train, _trained),
+    Case(
+        "eval what was trained",
+        "train",
+        lambda p: [
+            *("eval", p.work / "run" / "model", "--data", p.scene.questions, "--max-new-tokens", TOKENS),
+            *("--plan", PLANS["layers skipped"], "--no-blind"),
+        ],
+        _evaluated,
+        after=("train",),
+    ),
+    Case("README", "Python", lambda p: [p.model], None, program="rehearsal.readme"),
+    *(_plan(group, spec) for group, spec in PLANS.items()),
+)
+"""Every case, in the order they run: one that needs another's files comes after it."""

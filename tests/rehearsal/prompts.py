@@ -1,0 +1,124 @@
+"""Whether a prompt is what transformers itself makes: text, ids, pixels, visual tokens, positions, answer.
+
+``python -m rehearsal.prompts CHECKPOINT MODEL SCENE PICTURE...`` prints what was seen. What a checkpoint should
+give is told twice by nothing of ours: by the stock processor, where it opens in the environment at hand (one
+with a part for videos needs torchvision), and by the model card's words around as many placeholders as the
+data of the checkpoint say.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+
+from rehearsal import checkpoint, layout, scene
+
+TOKENS = 3
+
+
+def main(words: Sequence[str]) -> int:
+    """Compares, and prints what was found as JSON.
+
+    Returns:
+        0; an AssertionError says what differs.
+    """
+    import saccade
+    from saccade import models
+    from saccade.samples import Sample
+
+    known = checkpoint.every()[words[0]]
+    folder, where = Path(words[1]), scene.Scene(Path(words[2]))
+    loaded = saccade.load(str(folder), device="cpu")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    stock = stock_processor(folder)
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto").eval()
+    found: dict[str, Any] = {"stock_processor": stock is not None, "visual_tokens": {}}
+    for name in words[3:]:
+        image = where.image(name)
+        asked = Sample("", "", "", (image,), scene.QUESTION)
+        ours = dict(models.inputs(loaded, [asked]))
+        size = "{}x{}".format(*image.size)
+        count = int((ours["input_ids"] == tokenizer.convert_tokens_to_ids(known.placeholder())).sum())
+        assert count == known.visual_tokens[size], f"{size}: {count} visual tokens"
+        assert models.prompt(loaded, asked) == layout.written_prompt(known, 1, scene.QUESTION)
+        ids = tokenizer(expanded(known, count)).input_ids
+        assert ours["input_ids"][0].tolist() == ids, f"{size}: token ids"
+        if stock is not None:
+            ours = same(ours, stock_inputs(stock, image), model.dtype, size)
+        with positions(loaded.model) as seen, saccade.apply(loaded.model, "vskip(layers=1-2)"), torch.no_grad():
+            loaded.model(**ours, logits_to_keep=1)
+        with positions(model) as expected, torch.no_grad():
+            dense = model(**ours, logits_to_keep=1)
+        assert seen and all(torch.equal(a, b) for a, b in zip(seen, expected, strict=True)), f"{size}: positions"
+        settings = {"do_sample": False, "max_new_tokens": TOKENS}
+        answer = loaded.model.generate(**ours, **settings)
+        assert torch.equal(answer, model.generate(**ours, **settings)), f"{size}: answers"
+        first = answer[0, len(ids)]
+        if known.files["generation_config.json"].get("repetition_penalty", 1) == 1:
+            assert first == dense.logits[0, -1].argmax(), f"{size}: the answer is not greedy"
+        found["visual_tokens"][size] = count
+    print(json.dumps(found))
+    return 0
+
+
+def stock_processor(folder: Path) -> Any:
+    """The stock processor, its pictures by Pillow as ours are; None where transformers cannot open it here."""
+    try:
+        made = AutoProcessor.from_pretrained(folder)
+    except ImportError:
+        return None
+    made.image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+    return made
+
+
+def stock_inputs(processor: Any, image: Any) -> dict[str, torch.Tensor]:
+    """What the stock processor makes of a question about a picture."""
+    content = [{"type": "image"}, {"type": "text", "text": scene.QUESTION}]
+    talk = [{"role": "user", "content": content}]
+    text = processor.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
+    return dict(processor(text=[text], images=[image], return_tensors="pt"))
+
+
+def same(ours: dict[str, Any], theirs: dict[str, Any], dtype: torch.dtype, size: str) -> dict[str, Any]:
+    """Holds inputs against those of the stock processor; returns the stock ones as the model takes them."""
+    assert ours.keys() == theirs.keys(), f"{size}: {sorted(ours)} and stock {sorted(theirs)}"
+    cast = {k: v.to(dtype) if v.is_floating_point() else v for k, v in theirs.items()}
+    for key, value in cast.items():
+        assert torch.equal(ours[key], value), f"{size}: {key} differs from stock"
+    return cast
+
+
+def expanded(known: checkpoint.Checkpoint, count: int) -> str:
+    """The model card's prompt with a placeholder for every visual token."""
+    token = known.placeholder()
+    before, after = known.chat.get("around", ("", ""))
+    whole = layout.written_prompt(known, 1, scene.QUESTION)
+    assert whole.count(token) == 1
+    return whole.replace(token, before + token * count + after)
+
+
+@contextmanager
+def positions(model: Any) -> Iterator[list[torch.Tensor]]:
+    """The positions that the decoder's rotary embedding gets while the block runs."""
+    seen: list[torch.Tensor] = []
+
+    def note(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen.append(kwargs.get("position_ids", args[1] if len(args) > 1 else None).clone())
+
+    rotary = model.model.language_model.rotary_emb
+    hook = rotary.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,57 @@
+"""A fixed part of the rehearsal: every case on one checkpoint, drawn by a hash of their names, and every checkpoint.
+
+Most run in this process through the same entry as the command; ``make checkpoints`` runs all, as programs.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from rehearsal import checkpoint, readme
+from rehearsal.cases import CASES, Place
+from rehearsal.running import draw, program, with_needs, within
+
+CHECKPOINTS = checkpoint.every()
+PROGRAMS = 2
+"""How many of the drawn cases run as programs of their own."""
+USUAL = "plan scored in the decoder"
+"""The case of a checkpoint that no other case drew."""
+
+
+def drawn() -> list[tuple[str, str]]:
+    """Checkpoint and case of each, in the order of their hashes."""
+
+    def key(pair: tuple[str, str]) -> float:
+        return draw("/".join(pair))
+
+    # What another case needs runs with it.
+    needed = {name for case in CASES for name in case.after}
+    chosen = [
+        min(((one.short, case.name) for one in CHECKPOINTS.values() if case.suits(one)), key=key)
+        for case in CASES
+        if case.name not in needed
+    ]
+    left = set(CHECKPOINTS) - {short for short, _ in chosen}
+    return sorted([*chosen, *((short, USUAL) for short in left)], key=key)
+
+
+DRAWN = drawn()
+
+
+@pytest.mark.parametrize(("short", "name"), DRAWN, ids="/".join)
+def test_a_command_on_a_checkpoint(short, name, hub_folder, pictures, tmp_path):
+    known = CHECKPOINTS[short]
+    place = Place(known, hub_folder(known), pictures, tmp_path)
+    alone = [pair for pair in DRAWN if not any(case.after for case in CASES if case.name == pair[1])]
+    runner = program(sys.executable) if (short, name) in alone[:PROGRAMS] else within
+    for case in with_needs(c for c in CASES if c.name == name):
+        case.judge(place, runner(case, place))
+
+
+def test_the_readmes_example_is_told_where_it_changed(monkeypatch):
+    assert "vskip(layers=1-2)" in readme.example("there")
+    monkeypatch.setitem(readme.OTHER, "no such words", "")
+    with pytest.raises(ValueError, match="no such words"):
+        readme.example("there")
