@@ -125,6 +125,47 @@ def visual_rows(model: nn.Module, layers: nn.ModuleList, inputs: Inputs) -> torc
     return torch.isin(ids, ids[changed].unique())
 
 
+@torch.no_grad()
+def rows_of_pictures(
+    model: nn.Module, layers: nn.ModuleList, inputs: Inputs, visual_N: torch.Tensor, pictures: int | None
+) -> list[int] | None:
+    """Visual rows of every picture of a prompt.
+
+    Where text stands between pictures each has an unbroken run of rows. Where they touch, each is changed
+    alone to see which rows are its own.
+
+    Args:
+        model: Any vision-language model.
+        layers: Its decoder layers.
+        inputs: One prompt.
+        visual_N: Its visual rows.
+        pictures: How many it shows; each run of rows is one if not known.
+
+    Returns:
+        Rows by picture, or None where they cannot be told apart.
+    """
+    edges = torch.diff(visual_N.int(), prepend=torch.zeros(1, dtype=torch.int)) == 1
+    runs = torch.bincount(edges.cumsum(0)[visual_N], minlength=1)[1:].tolist()
+    if pictures == 1:
+        return [sum(runs)]
+    if pictures is None or len(runs) == pictures:
+        return runs
+    pixels = [key for key, value in inputs.items() if is_pixels(key, value)]
+    if len(pixels) != 1 or len(inputs[pixels[0]]) != pictures:
+        return None
+    owner_N = torch.full(visual_N.shape, -1)
+    with first_input(layers) as caught:
+        model(**inputs, use_cache=False)
+        for picture in range(pictures):
+            other = inputs[pixels[0]].clone()
+            other[picture] = -other[picture] - 0.5
+            model(**{**inputs, pixels[0]: other}, use_cache=False)
+            owner_N[(caught[0] != caught[-1]).any(-1)[0].cpu()] = picture
+    # A row without any part of a picture (a newline) ends the line before it.
+    owners = owner_N[visual_N].cummax(0).values
+    return torch.bincount(owners.clamp(min=0), minlength=pictures).tolist()
+
+
 def is_pixels(key: str, value: Any) -> bool:
     """Whether an input is a picture."""
     return key.startswith("pixel_values") and isinstance(value, torch.Tensor) and value.is_floating_point()

@@ -47,12 +47,29 @@ class Cut:
     weights_NN: torch.Tensor | None
 
 
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """What visual rows hold where they merged in the vision tower, taken from the forward that is judged.
+
+    Attributes:
+        before: The layer that is the first to get them.
+        rows_ND: Its input.
+        every: Whether all rows that are left are taken, or only those that the trace says are new: tokens that
+            merge inside a tower change all others.
+    """
+
+    before: int
+    rows_ND: torch.Tensor
+    every: bool
+
+
 def account(
     plan: Plan,
     depth: int,
     visual_N: torch.Tensor,
     cuts: Sequence[Cut] = (),
-    contents: Mapping[int, torch.Tensor] | None = None,
+    contents: Contents | None = None,
+    pictures: Sequence[int] | None = None,
 ) -> Account:
     """What a plan means for one prompt.
 
@@ -61,9 +78,10 @@ def account(
         depth: Decoder layers.
         visual_N: Visual rows, found by changing the picture.
         cuts: Decisions that were taken on the way.
-        contents: By layer: what its rows hold (N, D), where merged rows cannot be made of the decoder's.
+        contents: What rows hold, where merged rows cannot be made of the decoder's.
+        pictures: Visual rows of every picture; each unbroken run is one if omitted.
     """
-    methods = [_sets(method, depth, visual_N) for method in plan.methods]
+    methods = [_sets(method, depth, visual_N, pictures) for method in plan.methods]
     layers = [_both([sets[number] for sets in methods], visual_N) for number in range(depth)]
     mixes = []
     for cut in cuts:
@@ -74,14 +92,19 @@ def account(
             moved_N = gone_N.cumsum(0) - gone_N if cut.compact else one.moved_N
             parts = (one.seen_N & left_N, one.asks_N & left_N, one.fed_N & left_N)
             layers[number] = Sets(*parts, one.apart_N, one.lasting_N, moved_N)
-        if cut.weights_NN is not None:
+        given = contents if contents is not None and contents.before == cut.before else None
+        if cut.weights_NN is not None or given is not None:
             own = torch.eye(len(visual_N))
-            weights_NN = torch.where(cut.rows_N[:, None], cut.weights_NN, own)
-            mixes.append(Mix(cut.before, cut.rows_N, weights_NN, (contents or {}).get(cut.before)))
+            made = own if cut.weights_NN is None else cut.weights_NN
+            weights_NN = torch.where(cut.rows_N[:, None], made, own)
+            rows_N = cut.alive_N if given is not None and given.every else cut.rows_N
+            mixes.append(Mix(cut.before, rows_N, weights_NN, None if given is None else given.rows_ND))
     return Account(_shared(layers), tuple(mixes))
 
 
-def _sets(method: Method, depth: int, visual_N: torch.Tensor) -> list[Sets]:
+def _sets(
+    method: Method, depth: int, visual_N: torch.Tensor, pictures: Sequence[int] | None
+) -> list[Sets]:
     """Row sets of one method in every layer."""
     rows = len(visual_N)
     dense = Account.dense(rows, 1).sets[0]
@@ -91,7 +114,7 @@ def _sets(method: Method, depth: int, visual_N: torch.Tensor) -> list[Sets]:
         lost = {f"{name}_N": ~visual_N for name in LOSES[method.name]}
         cut = replace(dense, **lost)
         return [cut if number in touched else dense for number in range(depth)]
-    layout = Layout.from_mask(visual_N[None], None, [[int(visual_N.sum())]] if one_run(visual_N) else None)
+    layout = Layout.from_mask(visual_N[None], None, None if pictures is None else [list(pictures)])
     found, memo = [], {}
     for layer in method.route(layout, depth).layers:
         if id(layer) not in memo:
@@ -101,11 +124,6 @@ def _sets(method: Method, depth: int, visual_N: torch.Tensor) -> list[Sets]:
             memo[id(layer)] = Sets(*parts, apart_N, lasting_N, dense.moved_N)
         found.append(memo[id(layer)])
     return found
-
-
-def one_run(visual_N: torch.Tensor) -> bool:
-    """Whether the visual rows are one unbroken run."""
-    return int((visual_N[1:] & ~visual_N[:-1]).sum()) + int(visual_N[:1].sum()) == 1
 
 
 def _both(several: Sequence[Sets], visual_N: torch.Tensor) -> Sets:

@@ -15,9 +15,9 @@ from torch.nn.functional import pad
 from saccade.check import choices, fast, reference
 from saccade.check.benches import KINDS, Bench
 from saccade.check.distance import Distance, allowed
-from saccade.check.finders import bare
+from saccade.check.finders import bare, rows_of_pictures
 from saccade.check.groups import Case, idle
-from saccade.check.meaning import account
+from saccade.check.meaning import Contents, account
 from saccade.check.prompts import Inputs, Prompts, first_line
 from saccade.check.report import Outcome, Row
 from saccade.engine import apply
@@ -129,7 +129,8 @@ def _outputs(
         plan, decides = handle.plan, handle.decides
     rows = len(visual_N)
     cuts = ran.cuts(0, rows)
-    meant = account(plan, bench.depth, visual_N, cuts, _contents(bench, plan, ran, 0, rows))
+    contents = _contents(bench, plan, ran, 0, rows)
+    meant = account(plan, bench.depth, visual_N, cuts, contents, [int(visual_N.sum())])
     theirs, noise = _theirs(bench, plan, inputs, meant)
     left_N = meant.sets[-1].seen_N.to(ran.hidden_BND.device)
     far = Distance.of(ran.hidden_BND[0][left_N], theirs.hidden_MD.to(left_N.device)[left_N])
@@ -160,16 +161,22 @@ def _batch(bench: Bench, plan: Plan, prompts: Prompts, force: bool) -> dict[str,
         rows = inputs["input_ids"].shape[1]
         with _other_sizes(bench, plan):
             visual_N = bench.visual(inputs)
+            shown = prompts.pictures[b] if prompts.pictures else None
+            pictures = rows_of_pictures(bench.model, bench.layers, inputs, visual_N, shown)
+        which = f"prompt {b + 1} of {len(prompts.singles)}"
+        if pictures is None:
+            why = f"{which}: its pictures touch, and which rows are whose cannot be told from outside"
+            return {name: Outcome("not checked", why) for name in found}
         seen = bool(visual_N.any())
         cuts = ran.cuts(b, rows) if seen else []
-        contents = _contents(bench, plan, ran, b, rows) if seen else {}
-        meant = account(plan if seen else Plan(), bench.depth, visual_N, cuts, contents)
+        contents = _contents(bench, plan, ran, b, rows) if seen else None
+        meant = account(plan if seen else Plan(), bench.depth, visual_N, cuts, contents, pictures)
         whole = longer(inputs, ran.tokens_BS[b : b + 1, :-1])
         theirs, noise = _theirs(bench, plan, whole, meant, len(ran.tokens_BS[b]))
         left_N = meant.sets[-1].seen_N.to(ran.hidden_BND.device)
         ours_ND, theirs_ND = ran.hidden_BND[b, -rows:], theirs.hidden_MD[:rows].to(left_N.device)
         far = Distance.of(ours_ND[left_N], theirs_ND[left_N])
-        limit, which = _allowed(bench, noise), f"prompt {b + 1} of {len(prompts.singles)}"
+        limit = _allowed(bench, noise)
         found["batch"].append(Outcome.compared(which, far, limit))
         far = Distance.of_logits(ran.logits_BSV[b], theirs.logits_MV.to(ran.logits_BSV.device))
         found["cache"].append(Outcome.compared(f"{which}, new tokens", far, limit))
@@ -223,18 +230,13 @@ def _allowed(bench: Bench, noise: Distance | None = None) -> Distance:
     return allowed(bench.noise if noise is None else noise, bench.dtype)
 
 
-def _contents(
-    bench: Bench, plan: Plan, ran: fast.Ran, sample: int, rows: int
-) -> dict[int, torch.Tensor]:
+def _contents(bench: Bench, plan: Plan, ran: fast.Ran, sample: int, rows: int) -> Contents | None:
     """What merged rows hold where they merged in the vision tower: the decoder's own rows cannot say it."""
-    before = [
-        stage.before
-        for method in plan.methods
-        for stage in method.stages(bench.depth)
-        if stage.look.tower is not None
-        and (stage.rewrites or getattr(method, "tower_merge", None) is not None)
-    ]
-    return {number: ran.entered_BND[sample, -rows:] for number in before if number == 0}
+    merges = any(getattr(method, "tower_merge", None) is not None for method in plan.methods)
+    stages = [stage for method in plan.methods for stage in method.stages(bench.depth)]
+    if merges or any(s.before == 0 and s.rewrites and s.look.tower is not None for s in stages):
+        return Contents(0, ran.entered_BND[sample, -rows:], merges)
+    return None
 
 
 def longer(inputs: Inputs, new_1S: torch.Tensor) -> Inputs:

@@ -32,6 +32,7 @@ class Prompts:
         text: One prompt without a picture, without padding.
         singles: Prompts one by one, without padding.
         batch: The same prompts together, left padded.
+        pictures: How many pictures each of them shows; each unbroken run of visual rows is one if omitted.
         smaller: Gives the same prompts with their pictures as a plan of the ``resize`` kind makes them; None
             where there is no processor to do it.
         notes: What is not among them, and why.
@@ -41,6 +42,7 @@ class Prompts:
     text: Inputs
     singles: tuple[Inputs, ...] = ()
     batch: Inputs | None = None
+    pictures: tuple[int, ...] = ()
     smaller: Callable[[Plan], Prompts] | None = None
     notes: tuple[str, ...] = ()
 
@@ -100,6 +102,7 @@ def _encoded(loaded: Loaded, samples: list[Sample], notes: tuple[str, ...], plan
         singles[1],
         singles,
         dict(models.inputs(loaded, samples, plan)),
+        tuple(len(sample.images) for sample in samples),
         lambda wanted: _encoded(loaded, samples, notes, wanted),
         notes,
     )
