@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import nn
 
 from saccade.check import reference
 from saccade.check.distance import Distance
-from saccade.check.finders import bare, find_layers, visual_rows
+from saccade.check.finders import bare, find_layers, rows_of_pictures, visual_rows
 from saccade.check.prompts import Inputs, Prompts
 
 ROOM = 0.6
@@ -41,6 +41,7 @@ class Bench:
     truth: Bench | None = None
     noise: Distance = Distance()
     deterministic: bool = True
+    _known: dict[tuple[str, int], tuple[Inputs, Any]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: Any, prompts: Prompts, truth: Bench | None = None) -> Bench:
@@ -71,7 +72,27 @@ class Bench:
 
     def visual(self, inputs: Inputs) -> torch.Tensor:
         """Visual rows (N) of a prompt, found by changing its picture."""
-        return visual_rows(self.model, self.layers, inputs)
+        return self._once("visual", inputs, lambda: visual_rows(self.model, self.layers, inputs))
+
+    def pictures(self, inputs: Inputs, shown: int | None) -> list[int] | None:
+        """Visual rows of every picture of a prompt, None where they cannot be told apart."""
+        visual_N = self.visual(inputs)
+        return self._once(
+            "pictures",
+            inputs,
+            lambda: rows_of_pictures(self.model, self.layers, inputs, visual_N, shown),
+        )
+
+    def stock(self, inputs: Inputs) -> reference.Told:
+        """A forward of the model as it is, without a plan."""
+        return self._once("stock", inputs, lambda: reference.stock(self.model, inputs))
+
+    def _once(self, what: str, inputs: Inputs, make: Callable[[], Any]) -> Any:
+        """Something about a prompt, found once; it is held, so that no other takes its place in memory."""
+        key = (what, id(inputs))
+        if key not in self._known:
+            self._known[key] = (inputs, make())
+        return self._known[key][1]
 
     def slow(self, inputs: Inputs, account: reference.Account, kind: str = "sdpa", **how: Any) -> Any:
         """A forward of the reference."""

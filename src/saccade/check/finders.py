@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -71,13 +72,23 @@ def find_layers(model: nn.Module, text: Inputs) -> nn.ModuleList:
 
 def named(module: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a call by name."""
-    bound = inspect.signature(type(module).forward).bind_partial(module, *args, **kwargs)
+    bound = _signature(type(module)).bind_partial(module, *args, **kwargs)
     values = dict(bound.arguments)
     values.pop("self", None)
     for parameter in bound.signature.parameters.values():
         if parameter.kind is parameter.VAR_KEYWORD:
             values |= values.pop(parameter.name, {})
     return values
+
+
+@lru_cache(maxsize=64)
+def _signature(kind: type[nn.Module]) -> inspect.Signature:
+    return inspect.signature(kind.forward)
+
+
+def takes(module: nn.Module, name: str) -> bool:
+    """Whether a module's forward has a parameter of this name."""
+    return name in _signature(type(module)).parameters
 
 
 @contextmanager

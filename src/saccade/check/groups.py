@@ -72,7 +72,7 @@ def group_of_plan(plan: Plan, depth: int) -> str:
 def examples(cls: type[Method], depth: int) -> list[Method]:
     """A method turned up half way on a model of a depth, in each of its groups; none if it is too shallow.
 
-    Layers are the second half of the decoder's without its first, rows half of what there are.
+    Layers are every second one, rows half of what there are.
     """
     dials = {field.name for field in fields(cls)}
     at: dict[str, Any] = {"layer": max(1, depth // 2)}
@@ -98,7 +98,9 @@ def idle(plan: Plan, depth: int) -> Plan:
 
 
 def _order(depth: int) -> list[int]:
-    return [*range(depth - 1, 0, -1), 0]
+    """Every second layer first, so that stock and cut layers take turns, and the last is not alone."""
+    first = 1 if depth > 2 else 0
+    return [*range(first, depth, 2), *range(1 - first, depth, 2)]
 
 
 def _running(tries: Sequence[Callable[[], Method]], depth: int) -> Iterator[Method]:

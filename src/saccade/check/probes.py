@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 from saccade.check import choices, fast, reference
 from saccade.check.benches import KINDS, Bench
 from saccade.check.distance import Distance, allowed
-from saccade.check.finders import bare, rows_of_pictures
+from saccade.check.finders import bare, takes
 from saccade.check.groups import Case, idle
 from saccade.check.meaning import Contents, account
 from saccade.check.prompts import Inputs, Prompts, first_line
@@ -138,7 +138,7 @@ def _outputs(
     far = Distance.worst_of([far, Distance.of_logits(ours_1V, theirs.logits_MV.to(ours_1V.device))])
     found = {"outputs": Outcome.compared("the prompt's rows", far, _allowed(bench, noise))}
     if not plan.shortening:
-        dense = reference.stock(bench.model, inputs)
+        dense = bench.stock(inputs)
         effects.append(Distance.of(theirs.hidden_MD[-1:], dense.hidden_MD[-1:]).worst)
     if decides:
         found["choice"] = choices.judge(bench, plan, inputs, visual_N, cuts)
@@ -162,7 +162,7 @@ def _batch(bench: Bench, plan: Plan, prompts: Prompts, force: bool) -> dict[str,
         with _other_sizes(bench, plan):
             visual_N = bench.visual(inputs)
             shown = prompts.pictures[b] if prompts.pictures else None
-            pictures = rows_of_pictures(bench.model, bench.layers, inputs, visual_N, shown)
+            pictures = bench.pictures(inputs, shown)
         which = f"prompt {b + 1} of {len(prompts.singles)}"
         if pictures is None:
             why = f"{which}: its pictures touch, and which rows are whose cannot be told from outside"
@@ -271,7 +271,7 @@ def _other_sizes(bench: Bench, plan: Plan) -> Iterator[None]:
                 with_kwargs=True,
             )
             for module in bare(bench.model).modules()
-            if "interpolate_pos_encoding" in _parameters(module)
+            if takes(module, "interpolate_pos_encoding")
         ]
     try:
         yield
@@ -279,8 +279,3 @@ def _other_sizes(bench: Bench, plan: Plan) -> Iterator[None]:
         for handle in undo:
             handle.remove()
 
-
-def _parameters(module: torch.nn.Module) -> tuple[str, ...]:
-    import inspect
-
-    return tuple(inspect.signature(type(module).forward).parameters)
