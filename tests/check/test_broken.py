@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 import pytest
@@ -38,6 +39,16 @@ def wrong_rows(monkeypatch, tiny):
 def no_mask(monkeypatch, tiny):
     right = Frame.mask
     monkeypatch.setattr(Frame, "mask", lambda *args: torch.ones_like(right(*args)))
+
+
+def no_causality(monkeypatch, tiny):
+    right = Frame._causal
+
+    def open_(self, *args):
+        call = right(self, *args)
+        return replace(call, mask=None if call.mask is None else torch.ones_like(call.mask), causal=False)
+
+    monkeypatch.setattr(Frame, "_causal", open_)
 
 
 def padding_is_seen(monkeypatch, tiny):
@@ -124,8 +135,9 @@ FAULTS = [
     (wrong_layer, "shortv(layers=0)", "outputs"),
     (wrong_rows, "ffn_skip(layers=1-2)", "outputs"),
     (wrong_rows, "fastervlm(keep=0.5)", "outputs"),
-    (no_mask, "vtw(layer=2)", "batch"),
-    (no_mask, "fastv(layer=2,keep=0.5)", "batch"),
+    (no_mask, "vskip(layers=1-2)", "batch"),
+    (no_mask, "vtw(layer=2)", "cache"),
+    (no_causality, "vskip(layers=1-2)", "outputs"),
     (padding_is_seen, "vskip(layers=1-2)", "batch"),
     (wrong_columns, "vtw(layer=2)", "cache"),
     (wrong_columns, "random(keep=0.5)", "cache"),

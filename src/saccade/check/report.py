@@ -83,6 +83,14 @@ class Row:
         return next((status for status in order if status in found), "not checked")
 
     @property
+    def is_faint(self) -> bool:
+        """Whether the plan changes the output by less than rounding may."""
+        outputs = self.outcomes.get("outputs")
+        if self.effect is None or outputs is None or outputs.allowed is None:
+            return False
+        return outputs.status == "passed" and self.effect < outputs.allowed.worst
+
+    @property
     def why(self) -> str:
         """The line of the first probe that has this status."""
         return next((one.why for one in self.outcomes.values() if one.status == self.status), "")
@@ -121,6 +129,11 @@ class Report:
         """What the model cannot do under a plan, with the reason, each plan once."""
         found = {row.plan: row for row in reversed(self.rows) if row.status == "refused"}
         return tuple(reversed(found.values()))
+
+    @property
+    def faint(self) -> tuple[Row, ...]:
+        """Plans that passed and yet say little: they change the output by less than rounding may."""
+        return tuple(row for row in self.rows if row.is_faint)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionary for JSON."""
