@@ -37,7 +37,7 @@ PURE = {
 }
 METHODS_MAY_USE = PURE | {"methods"}
 TAKES_MODELS_APART = ("families", "glance")
-MAY_USE_INTERNALS = (*TAKES_MODELS_APART, "engine", "models.py")
+MAY_USE_INTERNALS = (*TAKES_MODELS_APART, "engine", "opening")
 
 
 def room(path: Path) -> str:

@@ -12,6 +12,7 @@ import torch
 
 from saccade.families import Family, find
 from saccade.methods.resize import Resize
+from saccade.opening import Opening, open_config, open_model
 from saccade.plan import Plan, PlanLike
 from saccade.samples import Sample, blind_image
 from saccade.shapes import ModelShape
@@ -39,60 +40,58 @@ class Loaded:
     name: str
 
 
-def load(name: str = "glance", dtype: torch.dtype | str | None = None, device: str | None = None) -> Loaded:
+def load(
+    name: str = "glance", dtype: torch.dtype | str | None = None, device: str | None = None, **how: Any
+) -> Loaded:
     """Loads a model and its processor.
+
+    ``load("owner/name", device_map="auto", attn="flash_attention_2", quantize="int8")``: what stands in
+    `saccade.opening.Opening`, and anything else that ``from_pretrained`` takes.
 
     Args:
         name: ``glance`` (the embedded model), a local folder (of a Skip-Vision model too), or a hub id.
         dtype: Data type of the weights; the embedded model is float32 by default, others as saved.
-        device: Where to put it; the CPU by default.
+        device: Where to put it; the accelerator where there is one by default.
+        **how: Fields of `Opening` and arguments of ``from_pretrained``.
 
     Raises:
         ValueError: If it cannot be loaded, or its family is not supported.
     """
-    if isinstance(dtype, str):
-        dtype = read_dtype(dtype)
-    where: str | Path = name
-    if name == "glance":
+    return open_as(name, Opening.of(dtype=dtype, device=device, **how))
+
+
+def open_as(name: str, opening: Opening) -> Loaded:
+    """Loads a model and its processor as an `Opening` says.
+
+    Raises:
+        ValueError: If it cannot be loaded, or its family is not supported.
+    """
+    where = str(name)
+    if where == "glance":
         from saccade.glance import weights_path
 
-        where, dtype = weights_path(), dtype or torch.float32
-    elif Path(name).is_dir():
+        where, opening = str(weights_path()), opening.but(dtype=opening.dtype or torch.float32)
+    elif Path(where).is_dir():
         from saccade import skip_vision
 
-        if skip_vision.is_skip_vision(name):
-            return skip_vision.load(name, dtype, device)
-    return read(where, name, dtype, device)
+        if skip_vision.is_skip_vision(where):
+            return skip_vision.open_as(where, opening)
+    return read(where, str(name), opening)
 
 
-def read(
-    where: str | Path, name: str, dtype: torch.dtype | None, device: str | None, speaks: bool = True
-) -> Loaded:
+def read(where: str | Path, name: str, opening: Opening, speaks: bool = True) -> Loaded:
     """Reads a stock model and its processor.
 
     Args:
         where: A folder or a hub id.
         name: What the user calls it.
-        dtype: Data type of the weights; as saved if None.
-        device: Where to put it; the CPU if None.
+        opening: How.
         speaks: Whether it has a processor; without one it takes ready-made inputs alone.
 
     Raises:
         ValueError: If it cannot be loaded, or its family is not supported.
     """
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
-    try:
-        processor = AutoProcessor.from_pretrained(where, backend="pil") if speaks else None
-        model = AutoModelForImageTextToText.from_pretrained(
-            where, dtype=dtype or "auto", attn_implementation="sdpa"
-        )
-    except (OSError, KeyError, ImportError) as error:
-        raise ValueError(f"cannot load {name!r}: {str(error).splitlines()[0]}") from error
-    try:
-        model = model.to(device or "cpu").eval()
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"cannot use device {device!r}: {str(error).splitlines()[0]}") from error
+    model, processor = open_model(str(where), opening, speaks)
     return wrap(model, processor, name)
 
 
@@ -107,14 +106,12 @@ def wrap(model: Any, processor: Any, name: str = "") -> Loaded:
     return Loaded(model, processor, family, family.shape(model.config, name), name)
 
 
-def load_config(name: str) -> Any:
+def load_config(name: str, opening: Opening | None = None) -> Any:
     """Configuration of a model without its weights.
 
     Raises:
         ValueError: If it cannot be loaded.
     """
-    from transformers import AutoConfig
-
     if name == "glance":
         from saccade.glance import weights_path
 
@@ -123,25 +120,7 @@ def load_config(name: str) -> Any:
         from saccade.skip_vision import base_of
 
         name = str(base_of(name))
-    try:
-        return AutoConfig.from_pretrained(name)
-    except (OSError, KeyError, ValueError) as error:
-        raise ValueError(
-            f"cannot load the configuration of {name!r}: {str(error).splitlines()[0]}"
-        ) from error
-
-
-def read_dtype(name: str) -> torch.dtype:
-    """A data type by name.
-
-    Raises:
-        ValueError: If there is no such floating-point type.
-    """
-    short = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-    found = getattr(torch, short.get(name, name), None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise ValueError(f"no data type {name!r}; use float32, bfloat16 or float16")
-    return found
+    return open_config(name, opening)
 
 
 def blind(sample: Sample) -> Sample:

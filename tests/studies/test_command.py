@@ -12,6 +12,7 @@ import pytest
 
 from saccade import models
 from saccade.cli import main
+from saccade.opening import Opening
 from saccade.plan import Plan
 from saccade.studies import STUDIES, Bench, Line, Questions, Store
 from saccade.studies.lines import columns
@@ -116,7 +117,7 @@ def test_two_processes_fill_a_store_and_one_that_fails_says_why(model_folder, da
         task: [(c.run.key, "" if c.run.plan is None else c.run.plan.spec, c.key) for c in each]
         for task, each in wanted.items()
     }
-    work = Work(str(model_folder), None, "cpu", bench.questions, tmp_path, told, 2)
+    work = Work(str(model_folder), Opening(device="cpu"), bench.questions, tmp_path, told, 2)
     seen = []
     with pytest.raises(ValueError, match="cannot load"):
         fill_with(replace(work, model=str(tmp_path / "nosuch")), 1, wanted, sizes, lambda *at: None)

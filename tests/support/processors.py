@@ -39,7 +39,7 @@ def onevision() -> Loaded:
     sides = {"height": 24, "width": 24}
     images = T.LlavaOnevisionImageProcessorPil(size=sides, image_grid_pinpoints=GRIDS)
     processor = _Onevision(
-        images, _tokenizer(), None, num_image_tokens=9, vision_feature_select_strategy="full",
+        images, tokenizer(), None, num_image_tokens=9, vision_feature_select_strategy="full",
         chat_template=CHAT, vision_aspect_ratio="anyres_max_2",
     )  # fmt: skip
     return wrap(tiny_llava_onevision().model, processor)
@@ -48,22 +48,23 @@ def onevision() -> Loaded:
 def internvl(max_patches: int = 6) -> Loaded:
     """The tiny InternVL with its processor."""
     images = T.GotOcr2ImageProcessorPil(size={"height": 24, "width": 24}, max_patches=max_patches)
-    processor = _InternVL(images, _tokenizer(), None, image_seq_length=9, chat_template=CHAT)
+    processor = _InternVL(images, tokenizer(), None, image_seq_length=9, chat_template=CHAT)
     return wrap(tiny_internvl().model, processor)
 
 
-def _tokenizer() -> Any:
-    """Words w0, w1, ... and the tokens of the tiny models."""
-    special = {PAD: "<pad>", BOS: "<s>", EOS: "</s>", IMAGE: "<image>", VIDEO: "<video>"}
+def tokenizer(image: str = "<image>") -> Any:
+    """Words w0, w1, ... and the tokens of the tiny models; ``image`` is the picture's placeholder."""
+    video = image.replace("image", "video")
+    special = {PAD: "<pad>", BOS: "<s>", EOS: "</s>", IMAGE: image, VIDEO: video}
     special |= {5: "<img>", 6: "</img>"}
     words = special | {n: f"w{n - FIRST_WORD}" for n in range(FIRST_WORD, VOCAB)}
-    tokenizer = Tokenizer(models.WordLevel({word: n for n, word in words.items()}, unk_token="<pad>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.decoder = decoders.WordPiece()
-    tokenizer.add_special_tokens(list(special.values()))
-    names = {"image_token": "<image>", "context_image_token": "<image>", "video_token": "<video>"}
+    core = Tokenizer(models.WordLevel({word: n for n, word in words.items()}, unk_token="<pad>"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    core.decoder = decoders.WordPiece()
+    core.add_special_tokens(list(special.values()))
+    names = {"image_token": image, "context_image_token": image, "video_token": video}
     names |= {"start_image_token": "<img>", "end_image_token": "</img>"}
     return T.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<pad>",
+        tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<pad>",
         extra_special_tokens=names, padding_side="left",
     )  # fmt: skip

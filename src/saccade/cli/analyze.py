@@ -9,6 +9,8 @@ import typer
 
 from saccade.cli import common
 from saccade.cli.calibrate import read_pool
+from saccade.cli.opening import opens
+from saccade.opening.settings import Opening
 
 if TYPE_CHECKING:
     from saccade.analysis import Study
@@ -18,7 +20,7 @@ SAMPLES = 8
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command("analyze")(analyze)
+    app.command("analyze")(opens(analyze))
 
 
 def analyze(
@@ -49,8 +51,7 @@ def analyze(
     ),
     seed: common.Seed = 0,
     force: common.Force = False,
-    device: common.Device = None,
-    dtype: common.Dtype = None,
+    opening: Opening = Opening(),
     json: common.Json = None,
 ) -> None:
     """Measure what FFN and attention do to visual rows in every layer, as plots and data.
@@ -72,12 +73,12 @@ def analyze(
     if out.exists() and not out.is_dir():
         raise ValueError(f"cannot write into {out}: it is a file; --out is a folder")
     common.check_writable(out / write.DATA)
-    where = common.read_device(device)
+    where = opening.torch_device()
     pool = read_pool(task or [], data, False, samples or SAMPLES, seed)
     chosen = choose(pool, samples or min(SAMPLES, len(pool)), "global", seed)
     from saccade import models
 
-    loaded = models.load(model, dtype=common.read_dtype(dtype), device=str(where))
+    loaded = models.open_as(model, opening)
     partial = out / f"{write.DATA}.partial.jsonl"
     with (
         common.resumable("repeat the command to go on from the last finished sample"),

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saccade.cli import common
+from saccade.cli.opening import opens
+from saccade.opening.settings import Opening
 
 if TYPE_CHECKING:
     from saccade.measure.results import Bench, Phase, Usage
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command("bench")(bench)
+    app.command("bench")(opens(bench))
 
 
 def bench(
@@ -42,8 +44,7 @@ def bench(
     ] = None,
     text: Annotated[int, typer.Option(min=1, help="Text rows.")] = 64,
     new_tokens: Annotated[int, typer.Option(min=1, help="Tokens generated per sample.")] = 8,
-    dtype: common.Dtype = None,
-    device: common.Device = None,
+    opening: Opening = Opening(),
     warmup: Annotated[int, typer.Option(min=0, help="Runs of each side before the timing.")] = 1,
     repeats: Annotated[int, typer.Option(min=1, help="Timed pairs.")] = 5,
     seed: common.Seed = 0,
@@ -67,8 +68,6 @@ def bench(
     Example: saccade bench llava-1.5-7b --layers 2 --plan "shortv(budget=2)"
     """
     out = common.Output(json)
-    import torch
-
     from saccade.measure import bench as measure
 
     plans = plan or ["dense"]
@@ -84,16 +83,18 @@ def bench(
         "profile": profile,
         "limits": roofline,
     }
-    from saccade.measure.target import build
+    from saccade.measure.target import build, shape_dtype
 
-    where = common.read_device(device)
-    kind = common.read_dtype(dtype) or (torch.bfloat16 if where.type == "cuda" else torch.float32)
+    where = opening.torch_device()
+    kind = shape_dtype(opening, where)
     settings["visual"] = _check(model, plans, layers, kind, where, **settings)
     rows = settings["visual"] + text + new_tokens
     results = []
     with common.progress() as bar:
         task = bar.add_task(f"building {model}", total=1)
-        target = build(model, layers=layers, batch=batch, rows=rows, dtype=kind, device=where, seed=seed)
+        target = build(
+            model, layers=layers, batch=batch, rows=rows, dtype=kind, device=where, seed=seed, opening=opening
+        )
         bar.update(task, completed=1)
         for each in plans:
             task = bar.add_task(each, total=2 * (warmup + repeats))

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from saccade.cli import common
+from saccade.cli.opening import opens
+from saccade.opening.settings import Opening
 
 if TYPE_CHECKING:
     from saccade.calibration.draw import Draw
@@ -23,7 +25,7 @@ BAR = 24
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command("calibrate")(calibrate)
+    app.command("calibrate")(opens(calibrate))
 
 
 def calibrate(
@@ -66,8 +68,7 @@ def calibrate(
         bool, typer.Option("--check/--no-check", help="Compare with brute force on the last sample.")
     ] = True,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Plan file to write.")] = Path("plan.json"),
-    device: common.Device = None,
-    dtype: common.Dtype = None,
+    opening: Opening = Opening(),
     json: common.Json = None,
 ) -> None:
     """Choose the layers of a method by what skipping them does to the next-token distribution.
@@ -79,7 +80,7 @@ def calibrate(
     """
     view = common.Output(json)
     common.check_writable(out)
-    where, kind = common.read_device(device), common.read_dtype(dtype)
+    opening.torch_device()
     from saccade import models
     from saccade.calibration.api import calibrate as run
     from saccade.calibration.request import check_request, choose
@@ -89,7 +90,7 @@ def calibrate(
     choose(
         pool, samples, cast("Draw", draw), seed
     )  # too few samples or a broken image: say so before loading
-    loaded = models.load(model, dtype=kind, device=str(where))
+    loaded = models.open_as(model, opening)
     with (
         common.resumable("repeat the command to go on from the last finished sample"),
         common.progress() as bar,

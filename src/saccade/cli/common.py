@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    import torch
     from rich.console import Console
     from rich.progress import Progress
     from rich.table import Table
@@ -28,10 +27,6 @@ Plan = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="Use a plan even if it was made for another model.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of everything that is drawn.")]
-Device = Annotated[
-    str | None, typer.Option("--device", help="cpu, cuda, cuda:1, ...; cuda where there is one if omitted.")
-]
-Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
 Json = Annotated[
     str | None,
     typer.Option(
@@ -156,40 +151,6 @@ def plain(data: Any) -> Any:
     if isinstance(data, float) and not math.isfinite(data):
         return None
     return data
-
-
-def read_dtype(name: str | None) -> torch.dtype | None:
-    """A torch dtype by name.
-
-    Raises:
-        ValueError: If there is no such floating-point type.
-    """
-    from saccade import models
-
-    return None if name is None else models.read_dtype(name)
-
-
-def read_device(name: str | None) -> torch.device:
-    """A torch device that is really there; cuda where there is one if omitted.
-
-    Raises:
-        ValueError: If the name is not a device, or this machine has none of it.
-    """
-    import torch
-
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"no device {name!r}; write cpu, cuda or cuda:0") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"device {name} is not there: this machine has {torch.cuda.device_count()} CUDA devices"
-        )
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"device {name!r} is not supported; write cpu or cuda")
-    return device
 
 
 def human_bytes(count: float) -> str:

@@ -58,7 +58,7 @@ def demo(
     from saccade.demo import family_study, study, write, write_family
     from saccade.glance import suite
 
-    loaded = models.load("glance")
+    loaded = models.load("glance", device="cpu")
     calibration = suite.samples(n=4, split="calibration", seed=seed)
     questions = suite.samples(n=samples, split="test", seed=seed)
     out.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,8 @@ import typer
 
 from saccade.cli import common
 from saccade.cli.accuracy import show
+from saccade.cli.opening import opens
+from saccade.opening.settings import Opening
 
 if TYPE_CHECKING:
     from saccade.evaluation import Comparison, Evaluation
@@ -24,7 +26,7 @@ NEW_TOKENS = 24
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command("eval")(evaluate)
+    app.command("eval")(opens(evaluate))
 
 
 def evaluate(
@@ -91,8 +93,7 @@ def evaluate(
     ] = None,
     seed: common.Seed = 0,
     force: common.Force = False,
-    device: common.Device = None,
-    dtype: common.Dtype = None,
+    opening: Opening = Opening(),
     json: common.Json = None,
 ) -> None:
     """Accuracy of plans, paired with the stock model on the same questions.
@@ -129,8 +130,7 @@ def evaluate(
             predictions=predictions,
             seed=seed,
             force=force,
-            device=device,
-            dtype=dtype,
+            opening=opening,
         )
         return
     check_unused({"--keep": keep, "--processes": processes if processes > 1 else None}, "our own evaluation")
@@ -143,11 +143,11 @@ def evaluate(
 
     wanted = name_plans(plan or [])
     orders = read_orders(order or [])
-    where = common.read_device(device)
+    where = opening.torch_device()
     questions = read_questions(task or [], data, samples, "test", seed, score or "exact")
     from saccade import models
 
-    loaded = models.load(model, dtype=common.read_dtype(dtype), device=str(where))
+    loaded = models.open_as(model, opening)
     wanted, found_orders = resolve(loaded, wanted, orders, task or [], data, questions, seed, force)
     ledger = None if json in (None, "-") else Path(f"{json}.partial.jsonl")
     with common.resumable(

@@ -9,6 +9,8 @@ import typer
 
 from saccade.cli import common
 from saccade.cli.generate import open_image
+from saccade.cli.opening import opens
+from saccade.opening.settings import Opening
 
 if TYPE_CHECKING:
     from saccade.report.explain import Explanation
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command("explain")(explain)
+    app.command("explain")(opens(explain))
 
 
 def explain(
@@ -44,8 +46,7 @@ def explain(
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
     force: common.Force = False,
-    device: common.Device = None,
-    dtype: common.Dtype = None,
+    opening: Opening = Opening(),
     json: common.Json = None,
 ) -> None:
     """Show what a plan keeps, merges and drops of an image at every stage, and whether the answer changes.
@@ -66,8 +67,8 @@ def explain(
     for file in files:
         common.check_writable(file)
     wanted = Plan.of(plan)
-    where = common.read_device(device)
-    loaded = models.load(model, dtype=common.read_dtype(dtype), device=str(where))
+    where = opening.torch_device()
+    loaded = models.open_as(model, opening)
     with common.progress() as bar:
         task = bar.add_task("answering and drawing", total=1 + len(files))
         shown = report.explain(loaded, images, question, wanted, max_new_tokens=max_new_tokens, force=force)

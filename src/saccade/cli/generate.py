@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saccade.cli import common
+from saccade.cli.opening import opens
+from saccade.opening.settings import Opening
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command("generate")(generate)
+    app.command("generate")(opens(generate))
 
 
 def generate(
@@ -29,8 +31,7 @@ def generate(
     plan: common.Plan = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
     force: common.Force = False,
-    device: common.Device = None,
-    dtype: common.Dtype = None,
+    opening: Opening = Opening(),
     json: common.Json = None,
 ) -> None:
     """Answer one question about an image; with a plan, beside the stock model's answer.
@@ -47,8 +48,8 @@ def generate(
     from saccade.samples import Sample
 
     wanted = None if plan is None else Plan.of(plan)
-    where = common.read_device(device)
-    loaded = models.load(model, dtype=common.read_dtype(dtype), device=str(where))
+    where = opening.torch_device()
+    loaded = models.open_as(model, opening)
     asked = [Sample("question", "cli", "", images, question)]
     batch = models.inputs(loaded, asked)
     result: dict[str, Any] = {

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saccade.cli import accuracy, common
+from saccade.cli.opening import opens
+from saccade.opening.settings import Opening
 
 if TYPE_CHECKING:
     from saccade.studies import Study
@@ -18,7 +20,7 @@ POOL = 100
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command("study")(study)
+    app.command("study")(opens(study))
 
 
 def study(
@@ -51,8 +53,7 @@ def study(
     workers: Annotated[int, typer.Option(min=1, help="Processes that share the work.")] = 1,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 24,
     seed: common.Seed = 0,
-    device: common.Device = None,
-    dtype: common.Dtype = None,
+    opening: Opening = Opening(),
     json: common.Json = None,
 ) -> None:
     """Runs one of the papers' studies again: tables with intervals, figures, findings.
@@ -77,8 +78,7 @@ def study(
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"{folder} is a file; give a folder")
         common.check_writable(folder / "study.json")
-    where = common.read_device(device)
-    read_type = common.read_dtype(dtype)
+    where = opening.torch_device()
     from saccade import models
     from saccade.studies import Bench, Questions, Store
     from saccade.studies.run import Pace, write
@@ -101,13 +101,13 @@ def study(
 
         if data is not None or model != "glance":
             raise ValueError(f"study {name} trains the embedded model on its own suite: no MODEL, no --data")
-        way = Way(workers, batch, max_new_tokens, str(where), dtype)
+        way = Way(workers, batch, max_new_tokens, str(where), opening.dtype)
         result = _trained(questions, run, way, quick, note)
         paths = write(chosen, result, out)
         show(output, result, paths)
         output.finish(result)
         return
-    loaded = models.load(model, dtype=read_type, device=str(where))
+    loaded = models.open_as(model, opening)
     with (
         common.resumable(f"repeat the command to go on with the answers kept in {run}"),
         common.progress() as bar,
@@ -121,7 +121,7 @@ def study(
             bar.update(line, description=f"study {name}: answers", completed=done, total=total)
 
         bench = Bench(loaded, questions, Store(run), max_new_tokens, note, step)
-        result = run_study(chosen, bench, Pace(batch, workers, model, dtype), progress)
+        result = run_study(chosen, bench, Pace(batch, workers, model, opening), progress)
     paths = write(chosen, result, out)
     show(output, result, paths)
     output.finish(result)

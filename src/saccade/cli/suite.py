@@ -9,6 +9,7 @@ from tempfile import mkdtemp
 
 from saccade.cli import common
 from saccade.cli.accuracy import show
+from saccade.opening.settings import Opening
 
 
 def judge(
@@ -26,8 +27,7 @@ def judge(
     predictions: Path | None,
     seed: int,
     force: bool,
-    device: str | None,
-    dtype: str | None,
+    opening: Opening,
 ) -> None:
     """Judges a model and plans; with ``--keep`` or ``--json FILE`` what is finished is not judged again.
 
@@ -41,14 +41,13 @@ def judge(
     from saccade.measure import record
 
     wanted, suite = name_plans(plans), Suite.read(name, samples, seed)
-    where = common.read_device(device)
-    common.read_dtype(dtype)
+    where = opening.torch_device()
     check_installed()
     resumes = keep is not None or out.target not in (None, "-")
     folder = keep or (Path(f"{out.target}.partial") if resumes else Path(mkdtemp(prefix="saccade-lmms-")))
     job = Job(
         suite.tasks,
-        {"pretrained": model} | ({"dtype": dtype} if dtype else {}),
+        {"pretrained": model} | opening.told(),
         folder,
         device=str(where),
         batch_size=batch,
@@ -77,7 +76,7 @@ def judge(
     metrics = dict.fromkeys(entry["metric"] for entry in found["dense"]["tasks"].values())
     show(out, found, f"lmms-eval ({', '.join(metrics)})")
     settings = {"model": model, "suite": name, "samples": samples, "batch": batch, "processes": processes}
-    provenance = record(device=where, dtype=dtype, seed=seed)
+    provenance = record(device=where, dtype=opening.dtype, seed=seed)
     out.finish(found | settings | {"max_new_tokens": max_new_tokens, "provenance": provenance})
     if predictions is not None:
         write_json(predictions, answers(columns, wanted))

@@ -47,7 +47,9 @@ def _told(processor: Any) -> dict[str, Any]:
     """Settings of a processor as plain values."""
     if processor is None:
         return {}
-    settings = {"template": getattr(processor, "chat_template", None), "settings": processor.to_dict()}
+    # Pictures do not depend on the part for videos, which not every environment can load.
+    given = {key: value for key, value in processor.to_dict().items() if key != "video_processor"}
+    settings = {"template": getattr(processor, "chat_template", None), "settings": given}
     # Numbers, names and enumerations alike; a class of its own is told by its name.
     return json.loads(json.dumps(settings, sort_keys=True, default=str))
 
@@ -55,8 +57,7 @@ def _told(processor: Any) -> dict[str, Any]:
 @lru_cache(maxsize=1)
 def _shipped() -> dict[str, Any]:
     """Settings of the shipped Glance's processor."""
-    from transformers import AutoProcessor
-
     from saccade.glance import weights_path
+    from saccade.opening import open_processor
 
-    return _told(AutoProcessor.from_pretrained(weights_path(), backend="pil"))
+    return _told(open_processor(str(weights_path())))

@@ -53,6 +53,9 @@ class InternVL(HeadNorms):
     def visual_ids(self, config: PreTrainedConfig) -> tuple[int, ...]:
         return (config.image_token_id,)
 
+    def processor_settings(self, config: PreTrainedConfig) -> dict[str, Any]:
+        return {"image_seq_length": config.image_seq_length}
+
     def typical_visual(self, config: PreTrainedConfig) -> int:
         """Of a picture of 4 by 3: twelve tiles and the thumbnail."""
         side = config.vision_config.image_size[0] // config.vision_config.patch_size[0]

@@ -53,6 +53,14 @@ class Llava(Family):
     def model_class(self) -> type[nn.Module]:
         return LlavaForConditionalGeneration
 
+    def processor_settings(self, config: PreTrainedConfig) -> dict[str, Any]:
+        return {
+            "patch_size": config.vision_config.patch_size,
+            "vision_feature_select_strategy": config.vision_feature_select_strategy,
+            # Its towers with a CLS row say so to the processor, which takes it off again.
+            "num_additional_image_tokens": int(config.vision_config.model_type == "clip_vision_model"),
+        }
+
     def picture(self, model: nn.Module, inputs: Mapping[str, Any]) -> Picture | None:
         hosted = hosted_in(core_of(model))
         if hosted is None:

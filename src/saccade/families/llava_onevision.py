@@ -67,6 +67,13 @@ class LlavaOnevision(LlavaNext):
     def model_class(self) -> type[nn.Module]:
         return LlavaOnevisionForConditionalGeneration
 
+    def processor_settings(self, config: PreTrainedConfig) -> dict[str, Any]:
+        return {
+            "num_image_tokens": (config.vision_config.image_size // config.vision_config.patch_size) ** 2,
+            "vision_feature_select_strategy": config.vision_feature_select_strategy,
+            "vision_aspect_ratio": config.vision_aspect_ratio,
+        }
+
     def picture(self, model: nn.Module, inputs: Mapping[str, Any]) -> Picture | None:
         """Images, then videos."""
         found = (self._stock_picture(model, inputs), self._videos(model, inputs))

@@ -17,6 +17,7 @@ from torch import nn
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from transformers import PreTrainedConfig
 
 MIXED = 4
 """Patches that an interpolated row is mixed of: two lines by two columns."""
@@ -243,6 +244,10 @@ class SeesPictures(ABC):
     def by_prompt(self, processor: Any, texts: Sequence[str], images: Sequence[Image]) -> list[Any]:
         """Images as the processor takes them with these prompts: in one list, unless it wants one each."""
         return list(images)
+
+    def processor_settings(self, config: PreTrainedConfig) -> dict[str, Any]:
+        """Arguments of the processor that the configuration knows, for files that do not say them."""
+        return {}
 
     @abstractmethod
     def tower(self, model: nn.Module) -> Tower | None:

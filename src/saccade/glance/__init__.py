@@ -30,12 +30,10 @@ def load(
         dtype: Number format; float32 by default, the weights themselves are stored in half precision.
     """
     import torch
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    from saccade.opening import Opening, open_model
 
     folder = Path(path) if path is not None else weights_path()
     if not (folder / "config.json").exists():
         raise FileNotFoundError(f"no Glance checkpoint in {folder}; train one with `saccade train glance`")
-    model = AutoModelForImageTextToText.from_pretrained(
-        folder, dtype=dtype or torch.float32, attn_implementation="sdpa", local_files_only=True
-    )
-    return model.eval(), AutoProcessor.from_pretrained(folder, local_files_only=True)
+    return open_model(str(folder), Opening(dtype=dtype or torch.float32, device="cpu"))

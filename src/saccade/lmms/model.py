@@ -2,8 +2,9 @@
 
 Arguments (``--model_args``): ``pretrained`` (a folder, a hub id, or ``glance``), ``plan`` (a plan file, or a
 spec with its layers: ``saccade.lmms.arguments`` says how to write its commas), ``force`` (use a plan of
-another model), ``dtype``, ``blind`` (plain grey images), ``record`` (a folder for a note of what prompts
-cost). ``device`` and ``batch_size`` are lmms-eval's own options.
+another model), ``blind`` (plain grey images), ``record`` (a folder for a note of what prompts cost), and how
+the model is opened: ``dtype``, ``device_map``, ``attn``, ``revision``, ``quantize``, ``adapter``,
+``trust_remote_code``. ``device`` and ``batch_size`` are lmms-eval's own options.
 """
 
 from __future__ import annotations
@@ -51,6 +52,12 @@ def _build() -> type:
             force: Any = False,
             device: Any = None,
             dtype: Any = None,
+            device_map: Any = None,
+            attn: Any = None,
+            revision: Any = None,
+            quantize: Any = None,
+            adapter: Any = None,
+            trust_remote_code: Any = False,
             batch_size: Any = 1,
             max_batch_size: Any = None,
             blind: Any = False,
@@ -61,7 +68,8 @@ def _build() -> type:
             if unknown:
                 raise ValueError(
                     f"saccade takes no argument {', '.join(unknown)}; it takes pretrained, plan, force, "
-                    "device, dtype, batch_size, blind and record"
+                    "device, dtype, device_map, attn, revision, quantize, adapter, trust_remote_code, "
+                    "batch_size, blind and record"
                 )
             self.accelerator = Accelerator()
             self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
@@ -72,8 +80,20 @@ def _build() -> type:
             wanted = Plan.of(read_spec(plan))
             if read_flag(force, "force"):
                 wanted = replace(wanted, model={})
+            words = {
+                "dtype": dtype,
+                "device_map": device_map,
+                "attn": attn,
+                "revision": revision,
+                "quantize": quantize,
+                "adapter": adapter,
+            }
+            given = {name: read_text(word) for name, word in words.items() if word}
             loaded = models.load(
-                read_text(pretrained), dtype=read_text(dtype) if dtype else None, device=where
+                read_text(pretrained),
+                **given,
+                device=None if device_map else where,
+                trust_remote_code=read_flag(trust_remote_code, "trust_remote_code"),
             )
             self._asker = Asker(
                 loaded, wanted, read_flag(blind, "blind"), read_count(batch_size, "batch_size")

@@ -13,6 +13,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from saccade.families import FAMILIES, Family, Parts, find
+from saccade.opening import Opening
 from saccade.shapes import SHAPES, ModelShape
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ def build(
     dtype: torch.dtype,
     device: torch.device,
     seed: int = 0,
+    opening: Opening | None = None,
 ) -> Target:
     """Builds a preset shape with random weights, or loads a model with its own.
 
@@ -135,18 +137,19 @@ def build(
         layers: Decoder layers to build of a preset shape, see ``layers_to_build``.
         batch: Samples that will run together.
         rows: Rows of each, new tokens included.
-        dtype: Number format.
+        dtype: Number format of random weights, and of real ones where no opening is given.
         device: Where to.
         seed: Seed of the random weights.
+        opening: How a model with weights is opened; of a preset shape the attention alone is taken.
 
     Raises:
         ValueError: If it is unknown or does not fit the memory, or ``layers`` is given for real weights.
     """
     if name not in SHAPES:
         refuse_layers(name, layers)
-        from saccade.models import load
+        from saccade.models import open_as
 
-        loaded = load(name, dtype=dtype, device=str(device))
+        loaded = open_as(name, opening or Opening(dtype=dtype, device=str(device)))
         shape = loaded.shape
         laid = _laid(loaded.model, loaded.family)
         return Target(name, loaded.model.eval(), loaded.family, shape, shape.layers, True, loaded, laid)
@@ -155,9 +158,19 @@ def build(
     family = FAMILIES[FAMILY_OF[name]]
     with _default(dtype), device, _Bare():
         model: Any = family.model_class()(family.config(preset, wanted))
+    if opening is not None and opening.attn != "sdpa":
+        model.set_attn_implementation(opening.attn)
     fill_random(model, seed)
     built = replace(preset, layers=wanted)
     return Target(name, model.eval().requires_grad_(False), family, built, preset.layers, False)
+
+
+def shape_dtype(opening: Opening, device: torch.device) -> torch.dtype:
+    """Number format of a preset shape: bfloat16 on a GPU, float32 on a CPU, unless told otherwise."""
+    found = opening.torch_dtype()
+    if isinstance(found, torch.dtype):
+        return found
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
 def refuse_layers(name: str, layers: int | None) -> None:

@@ -5,7 +5,7 @@ on its decoder; ``save`` and ``load`` keep such a model as a folder.
 """
 
 from saccade.skip_vision.config import ROWS, SkipVisionConfig, ablation_row
-from saccade.skip_vision.folder import base_of, identity, is_skip_vision, load, read_config, save
+from saccade.skip_vision.folder import base_of, identity, is_skip_vision, load, open_as, read_config, save
 from saccade.skip_vision.wrap import set_cache, unwrap_skip_vision, wrap, wrapped
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "identity",
     "is_skip_vision",
     "load",
+    "open_as",
     "read_config",
     "save",
     "set_cache",

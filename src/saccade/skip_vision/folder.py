@@ -20,6 +20,7 @@ from saccade._version import __version__
 from saccade.families import find, unwrap
 from saccade.files import read_json, write_folder, write_json
 from saccade.models import Loaded
+from saccade.opening import Opening
 from saccade.skip_vision.config import SkipVisionConfig
 from saccade.skip_vision.wrap import put_on, unwrap_skip_vision, wrap, wrapped
 
@@ -182,6 +183,16 @@ def load(
     Raises:
         ValueError: If a part is missing, or of another model or a newer version.
     """
+    return open_as(folder, Opening.of(dtype=dtype, device=device))
+
+
+def open_as(folder: str | os.PathLike, opening: Opening) -> Loaded:
+    """Reads what ``save`` wrote as an `Opening` says.
+
+    Raises:
+        ValueError: If a part is missing, of another model or a newer version, or the opening changes the
+            weights that the abstractor was trained with.
+    """
     from saccade import models
 
     folder = Path(folder)
@@ -194,9 +205,7 @@ def load(
     config = read_config(folder)
     # Folders of the first versions do not say; they have one.
     speaks = read_json(folder / CONFIG).get("processor", True) is not False
-    if isinstance(dtype, str):
-        dtype = models.read_dtype(dtype)
-    loaded = models.read(folder / BASE, str(folder), dtype, device, speaks)
+    loaded = models.read(folder / BASE, str(folder), opening, speaks)
     try:
         own = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from saccade.files import write_bytes, write_json, write_text
 from saccade.measure import record
+from saccade.opening import Opening
 from saccade.report.text import interval, percent
 from saccade.studies.base import Study
 from saccade.studies.bench import Bench
@@ -28,13 +29,13 @@ class Pace:
         batch_size: Questions per batch.
         workers: Processes that take cells; 1 stays in this one.
         model: What the user called the model, for other processes to load.
-        dtype: Number format to load it in; None for its own.
+        opening: How they open it.
     """
 
     batch_size: int = 32
     workers: int = 1
     model: str = "glance"
-    dtype: str | None = None
+    opening: Opening = field(default_factory=Opening)
 
 
 def run(
@@ -137,7 +138,9 @@ def _fill(
         for task, each in wanted.items()
     }
     device = str(bench.loaded.model.device)
-    work = Work(pace.model, pace.dtype, device, bench.questions, bench.store.path, told, pace.batch_size)
+    work = Work(
+        pace.model, pace.opening.but(device=device), bench.questions, bench.store.path, told, pace.batch_size
+    )
     fill_with(work, pace.workers, wanted, sizes, progress)
 
 

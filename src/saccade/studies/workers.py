@@ -13,6 +13,7 @@ import torch
 
 from saccade import models
 from saccade.evaluation.runner import Run
+from saccade.opening import Opening
 from saccade.plan import Plan
 from saccade.studies.cells import Column, fill, missing
 from saccade.studies.crew import WAIT, Say, together
@@ -29,8 +30,7 @@ class Work:
 
     Attributes:
         model: What the user called the model.
-        dtype: Number format, or None for the model's own.
-        device: Where to put it.
+        opening: How it is opened.
         questions: The questions.
         store: Folder of the store.
         columns: By task: what answers are filed under, the plan's spec ('' for the stock model), and the key.
@@ -38,8 +38,7 @@ class Work:
     """
 
     model: str
-    dtype: str | None
-    device: str
+    opening: Opening
     questions: Questions
     store: Path
     columns: Mapping[str, Sequence[tuple[str, str, Key]]]
@@ -121,9 +120,9 @@ def fill_with(
 def _take_part(work: Work, number: int, say: Say) -> None:
     """One process: loads the model and works until nothing is missing."""
     # Processes, not threads, share the cores.
-    if work.device == "cpu":
+    if work.opening.device == "cpu":
         torch.set_num_threads(1)
-    loaded = models.load(work.model, dtype=work.dtype, device=work.device)
+    loaded = models.open_as(work.model, work.opening)
     wanted = {
         task: [
             Column(Run(name, Plan.of(spec) if spec else None, name == "blind"), key)

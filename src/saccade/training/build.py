@@ -15,6 +15,7 @@ from saccade import models
 from saccade.engine import Attachment, apply
 from saccade.files import write_folder
 from saccade.models import Loaded
+from saccade.opening import Opening
 from saccade.plan import Plan
 from saccade.training import parts
 from saccade.training.config import TrainingConfig
@@ -43,7 +44,10 @@ def build(config: TrainingConfig) -> Built:
     Raises:
         ValueError: If it cannot be loaded, or a plan or adapter does not fit it.
     """
-    loaded = models.load(config.model.name, dtype=config.model.dtype)
+    how = Opening(
+        dtype=config.model.dtype, device="cpu", revision=config.model.revision, attn=config.model.attn
+    )
+    loaded = models.open_as(config.model.name, how)
     settings = check(config)
     from saccade import skip_vision
 

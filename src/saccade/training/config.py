@@ -24,11 +24,15 @@ class ModelSettings:
     Attributes:
         name: ``glance``, a model folder or a hub id.
         dtype: Number format of the weights; with ``precision: bf16`` keep float32, the master copy.
+        revision: Branch, tag or commit of a hub id.
+        attn: Attention implementation.
         skip_vision: Settings of Skip-Vision, as `saccade.skip_vision` reads them; None leaves it as is.
     """
 
     name: str = "glance"
     dtype: Literal["float32", "bfloat16"] = "float32"
+    revision: str | None = None
+    attn: str = "sdpa"
     skip_vision: Mapping[str, Any] | None = None
 
 

@@ -96,7 +96,9 @@ def ask(
     for seed, share in zip(seeds, questions.shares(len(seeds)), strict=True):
         first = row.name == DENSE and seed == seeds[0]
         mine = questions if first else share
-        loaded = models.load(str(place(run, row, seed) / "model"), dtype=way.dtype, device=way.device)
+        loaded = models.load(
+            str(place(run, row, seed) / "model"), dtype=way.dtype, device=way.device or "cpu"
+        )
         set_cache(loaded, row.config().cache)
         bench = Bench(loaded, mine, store, way.tokens)
         done = wrapped(loaded.model)

@@ -102,14 +102,14 @@ def aligned(run: Path, recipe: Recipe, note: Note) -> Path:
     if not folder.exists():
         note("aligning the resampler with Glance's projector")
         config = skip_vision.SkipVisionConfig.from_dict(dict(LAYOUT) | {"row": 0})
-        loaded = skip_vision.wrap(models.load("glance"), config)
+        loaded = skip_vision.wrap(models.load("glance", device="cpu"), config)
         told = max(recipe.align_steps // 8, 1)
 
         def say(step: int, left: float) -> None:
             if (step + 1) % told == 0:
                 note(f"step {step + 1} of {recipe.align_steps}: {left:.3f} of the variance left")
 
-        left = align(loaded, models.load("glance"), scenes, recipe.align_steps, on_step=say)
+        left = align(loaded, models.load("glance", device="cpu"), scenes, recipe.align_steps, on_step=say)
         skip_vision.save(loaded, folder)
         write_json(run / "aligned.json", {"steps": recipe.align_steps, "variance_left": left})
     return folder

@@ -81,7 +81,9 @@ def run(
     base = folder / "base" / "model"
     times = _timed(folder / "times.json", base, rows, recipe, way, note)
     surprises = _forced(folder, recipe, rows, way, note)
-    loaded = models.load(str(place(folder, rows[0], 0) / "model"), dtype=way.dtype, device=way.device)
+    loaded = models.load(
+        str(place(folder, rows[0], 0) / "model"), dtype=way.dtype, device=way.device or "cpu"
+    )
     entries = judge(rows, said, loaded.shape, round(said[DENSE].text))
     made = [one for each in said.values() for one in each.made]
     result = {
@@ -171,7 +173,7 @@ def _forced(folder: Path, recipe: Recipe, rows: Sequence[Row], way: Way, note: N
     if full is None:
         return {}
     note("teacher forcing under skip KV-cache")
-    loaded = models.load(str(place(folder, full, 0) / "model"), device=way.device)
+    loaded = models.load(str(place(folder, full, 0) / "model"), device=way.device or "cpu")
     found: dict[str, Any] = {}
     for task in LONG:
         samples = suite.samples(task, recipe.forced)

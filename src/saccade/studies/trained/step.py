@@ -64,7 +64,7 @@ def compare_steps(
 
 
 def _model(base: Path, layout: dict[str, Any], device: str | None) -> Loaded:
-    loaded = models.load(str(base), device=device)
+    loaded = models.load(str(base), device=device or "cpu")
     config = skip_vision.SkipVisionConfig.from_dict(layout)
     return skip_vision.wrap(loaded, config)
 

@@ -1,0 +1,85 @@
+"""The options that say how a model is opened: one group, the same for every command that opens one."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from saccade.opening.settings import ATTENTIONS, QUANTIZATIONS, Opening
+
+
+def opening_of(
+    device: Annotated[
+        str | None,
+        typer.Option(
+            "--device", metavar="DEVICE", help="auto (an accelerator if there is one), cpu, cuda, cuda:1."
+        ),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option("--dtype", metavar="TYPE", help="float32, bfloat16 or float16; as saved if omitted."),
+    ] = None,
+    device_map: Annotated[
+        str | None,
+        typer.Option(
+            "--device-map",
+            metavar="MAP",
+            help="auto, balanced or sequential: spread a model that is larger than one device.",
+        ),
+    ] = None,
+    attn: Annotated[
+        str, typer.Option("--attn", metavar="NAME", help=f"Attention: {', '.join(ATTENTIONS)}.")
+    ] = "sdpa",
+    revision: Annotated[
+        str | None, typer.Option("--revision", metavar="NAME", help="Branch, tag or commit of a hub id.")
+    ] = None,
+    quantize: Annotated[
+        str | None,
+        typer.Option(
+            "--quantize",
+            metavar="TYPE",
+            help=f"Quantise weights as they are read: {', '.join(QUANTIZATIONS)}.",
+        ),
+    ] = None,
+    adapter: Annotated[
+        str | None, typer.Option("--adapter", metavar="FOLDER", help="A PEFT adapter to put on the model.")
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Let code that lies beside the weights run.")
+    ] = False,
+) -> Opening:
+    """The one object that the options of a command line become."""
+    return Opening(
+        dtype=dtype,
+        device=device,
+        device_map=device_map,
+        attn=attn,
+        revision=revision,
+        quantize=quantize,
+        adapter=adapter,
+        trust_remote_code=trust_remote_code,
+    )
+
+
+def opens(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Gives a command the options of ``opening_of`` where it has a parameter ``opening``."""
+    group = inspect.signature(opening_of, eval_str=True).parameters
+    own = inspect.signature(command, eval_str=True)
+    parameters: list[inspect.Parameter] = []
+    for parameter in own.parameters.values():
+        parameters += group.values() if parameter.name == "opening" else [parameter]
+
+    @functools.wraps(command)
+    def run(**given: Any) -> Any:
+        opening = opening_of(**{name: given.pop(name) for name in group})
+        return command(**given, opening=opening)
+
+    shown: Any = run
+    del shown.__wrapped__
+    shown.__signature__ = own.replace(parameters=parameters)
+    shown.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return shown

@@ -1,0 +1,185 @@
+"""The processor of a checkpoint: its pictures read by Pillow, its videos where torchvision is installed.
+
+Stock `AutoProcessor` loads nothing of a checkpoint whose processor has a part for videos unless torchvision
+is there, and with ``backend="pil"`` not even then. Here the parts are loaded one by one and the checkpoint's
+own class is built from them. Pictures always go through Pillow, so that their numbers do not depend on what
+else is installed.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import transformers
+from transformers import (
+    PROCESSOR_MAPPING,
+    AutoImageProcessor,
+    AutoTokenizer,
+    PreTrainedConfig,
+    ProcessorMixin,
+)
+from transformers.utils.hub import PushToHubMixin
+
+from saccade.opening.checks import read_object
+from saccade.opening.environment import has_torchvision, matching_torchvision
+from saccade.opening.errors import named, reason, telling
+from saccade.opening.settings import Opening
+from saccade.opening.weights import quiet
+
+NAMED_IN = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
+"""Files that may name the class of the processor, in the order transformers asks them."""
+VIDEO_FILES = ("video_preprocessor_config.json", "preprocessor_config.json")
+"""Files that hold the settings of the video part, where processor_config.json does not."""
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
+"""Files that hold a tokenizer's table."""
+
+
+class NoVideos(PushToHubMixin):
+    """Stands where a processor keeps its part for videos, where that cannot be loaded.
+
+    It has the settings that the checkpoint gives the part, hands them on when the processor is saved, and
+    says what to install when it is asked for a video.
+    """
+
+    model_input_names: list[str] = []
+    _auto_class = None
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self._settings = dict(settings)
+
+    def __getattr__(self, name: str) -> Any:
+        settings = self.__dict__.get("_settings", {})
+        if name in settings:
+            return settings[name]
+        raise AttributeError(name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise ValueError(f"videos need torchvision: pip install {matching_torchvision()}")
+
+    fetch_videos = get_num_of_video_patches = preprocess = __call__
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings of the part for videos, as the checkpoint has them."""
+        return dict(self._settings)
+
+
+def read_processor(
+    folder: Path,
+    config: PreTrainedConfig,
+    defaults: Mapping[str, Any] | None = None,
+    opening: Opening | None = None,
+) -> Any:
+    """Loads the processor of a folder.
+
+    Args:
+        folder: The model's folder.
+        config: The model's configuration; it decides where the files name no class.
+        defaults: Arguments of the processor that the configuration knows, for files that do not say them.
+        opening: Whether code of the repository may run.
+
+    Raises:
+        ValueError: If a part is missing or cannot be read, naming the file.
+    """
+    videos = has_torchvision()
+    how = {"trust_remote_code": bool(opening and opening.trust_remote_code)}
+    files = {name: _settings(folder / name) for name in (*NAMED_IN, *VIDEO_FILES)}
+    _check_parts(folder, files)
+    with quiet():
+        stock = _class(files, config)
+        with telling(f"the processor of {folder}"):
+            settings, rest = stock.get_processor_dict(folder)
+        given = {key: value for key, value in settings.items() if value is not None}
+        parts: list[Any] = []
+        kind = stock
+        for part in stock.get_attributes():
+            if "tokenizer" in part:
+                with telling(f"the tokenizer {named(folder, *TOKENIZERS, 'tokenizer_config.json')}"):
+                    parts.append(AutoTokenizer.from_pretrained(folder, **how))
+            elif part == "video_processor" and not videos:
+                kind = _without_videos(stock)
+                parts.append(NoVideos(_video_settings(files)))
+            elif part == "video_processor":
+                with telling(f"the settings for videos {named(folder, VIDEO_FILES[0], NAMED_IN[0])}"):
+                    parts.append(transformers.AutoVideoProcessor.from_pretrained(folder, **how))
+            else:
+                with telling(f"the settings for pictures {named(folder, VIDEO_FILES[1], NAMED_IN[0])}"):
+                    parts.append(_pictures(folder, config, files, how))
+        with telling(f"the processor of {folder}"):
+            processor = kind.from_args_and_dict(parts, {**(defaults or {}), **given}, **rest)
+    _check_template(folder, processor)
+    return processor
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    return read_object(path) if path.exists() else {}
+
+
+def _check_parts(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
+    pictures = folder / "preprocessor_config.json"
+    if not any((folder / name).exists() for name in TOKENIZERS):
+        raise ValueError(f"{folder} has no tokenizer: neither {', nor '.join(TOKENIZERS[:2])} is there")
+    if not pictures.exists() and "image_processor" not in files["processor_config.json"]:
+        raise ValueError(
+            f"{folder} has a tokenizer but no preprocessor_config.json, so that pictures cannot be read; "
+            "copy that file from the checkpoint it was made of"
+        )
+
+
+def _check_template(folder: Path, processor: Any) -> None:
+    """Compiles the chat template; what it does with a conversation is told when there is one."""
+    if not getattr(processor, "chat_template", None):
+        return
+    text = [{"role": "user", "content": [{"type": "text", "text": "hello"}]}]
+    try:
+        processor.apply_chat_template(text, tokenize=False)
+    except Exception as error:
+        if type(error).__name__ != "TemplateSyntaxError":
+            return
+        file = named(folder, "chat_template.json", "chat_template.jinja", "tokenizer_config.json")
+        raise ValueError(f"the chat template in {file} is broken: {reason(error)}") from error
+
+
+def _class(files: Mapping[str, Mapping[str, Any]], config: PreTrainedConfig) -> type[ProcessorMixin]:
+    for name in NAMED_IN:
+        found = getattr(transformers, str(files[name].get("processor_class")), None)
+        if isinstance(found, type) and issubclass(found, ProcessorMixin):
+            return found
+    return PROCESSOR_MAPPING[type(config)]
+
+
+def _pictures(
+    folder: Path, config: PreTrainedConfig, files: Mapping[str, Mapping[str, Any]], how: Mapping[str, Any]
+) -> Any:
+    said = files["processor_config.json"].get("image_processor") or files["preprocessor_config.json"]
+    kind = str(said.get("image_processor_type") or "").removesuffix("Fast")
+    if kind and not hasattr(transformers, kind):
+        # A name of an earlier release: the model type decides, as where the file names none.
+        mapping = transformers.IMAGE_PROCESSOR_MAPPING[type(config)]
+        return (mapping.get("pil") or mapping["torchvision"]).from_pretrained(folder)
+    return AutoImageProcessor.from_pretrained(folder, backend="pil", **how)
+
+
+def _video_settings(files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    nested = files["processor_config.json"].get("video_processor")
+    found = nested or next((files[name] for name in VIDEO_FILES if files[name]), {})
+    return dict(found)
+
+
+@functools.cache
+def _without_videos(stock: type[ProcessorMixin]) -> type[ProcessorMixin]:
+    """The class with a part for videos that need not work; its name is the stock one, for it is saved."""
+
+    def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
+        if isinstance(argument, NoVideos):
+            return NoVideos
+        return super(made, self).check_argument_for_proper_class(argument_name, argument)
+
+    body = {
+        "check_argument_for_proper_class": check_argument_for_proper_class,
+        "__module__": stock.__module__,
+    }
+    made: Any = type(stock.__name__, (stock,), body)
+    return made

@@ -1,0 +1,151 @@
+"""Where a model's files are: a folder, or what the hub's client made of a hub id."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+REACH_S = 8.0
+"""Seconds that one question to the hub may take before it counts as out of reach."""
+
+SETTINGS = ("*.json", "*.jinja", "*.txt", "*.model")
+"""Files of a repository that are read besides weights."""
+WEIGHTS = ("model*.safetensors",)
+"""Weights as the Auto classes name them; other formats often lie beside them."""
+PICKLED = ("pytorch_model*.bin",)
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def files_of(
+    name: str,
+    hub: Mapping[str, Any],
+    weights: bool = True,
+    code: bool = False,
+    kind: tuple[str, ...] = WEIGHTS,
+) -> Path:
+    """The folder with a model's files; those of a hub id are fetched first.
+
+    Args:
+        name: A folder, or a hub id.
+        hub: Arguments of the hub's client: ``revision``, ``token``, ``cache_dir`` and the like.
+        weights: Whether weights are wanted; without them only settings are fetched.
+        code: Whether code that lies beside the weights is wanted.
+        kind: What the files of weights are called.
+
+    Raises:
+        ValueError: If there is no such folder, or the hub does not give it.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise ValueError(f"{name} is a file; give the folder of a model, which holds a config.json")
+    path_like = name.startswith((".", "~", os.sep)) or name.endswith(os.sep)
+    if path_like or not _HUB_ID.fullmatch(name):
+        raise ValueError(f"no model {name!r}: not a folder, nor a hub id (owner/name)")
+    return _fetched(name, hub, weights, code, kind)
+
+
+def _fetched(name: str, hub: Mapping[str, Any], weights: bool, code: bool, kind: tuple[str, ...]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    where = dict(hub)
+    patterns = [*SETTINGS, *(["*.py"] if code else [])]
+    with _telling(name, where):
+        found = None if where.get("local_files_only") else _ask(name, where)
+        if found is None:
+            where["local_files_only"] = True
+        if weights:
+            listed = [file.rfilename for file in found.siblings or ()] if found else []
+            pickled = kind == WEIGHTS and bool(listed) and not any(fnmatch(f, WEIGHTS[0]) for f in listed)
+            patterns += PICKLED if pickled else kind
+        return Path(snapshot_download(name, **where, allow_patterns=patterns))
+
+
+def _ask(name: str, where: Mapping[str, Any]) -> Any:
+    """What the hub says of a repository; None where it cannot be reached but files are at hand."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    api = HfApi(endpoint=where.get("endpoint"), token=where.get("token"))
+    try:
+        return api.model_info(name, revision=where.get("revision"), timeout=REACH_S)
+    except Exception as error:
+        if not (_out_of_reach(error) or isinstance(error, OfflineModeIsEnabled)):
+            raise
+        if _cached(name, where):
+            return None
+        raise ValueError(
+            f"no folder {name!r}, and the hub ({api.endpoint}) cannot be reached for a repository of that "
+            f"name: {_first(error)}"
+        ) from error
+
+
+def _cached(name: str, where: Mapping[str, Any]) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(
+        name, "config.json", cache_dir=where.get("cache_dir"), revision=where.get("revision")
+    )
+    return isinstance(found, str)
+
+
+def _out_of_reach(error: BaseException) -> bool:
+    """Whether an error of the hub's client means that nobody answered, or not in time."""
+    names = {cls.__name__ for cls in type(error).__mro__}
+    # By name: the client's HTTP library has changed twice.
+    return bool(names & {"TransportError", "ConnectionError", "Timeout", "TimeoutException", "ConnectError"})
+
+
+@contextmanager
+def _telling(name: str, where: Mapping[str, Any]) -> Iterator[None]:
+    """Turns what the hub's client raises into one line."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        yield
+    except GatedRepoError as error:
+        raise ValueError(
+            f"{name} is gated: ask for access on its page, then log in with 'hf auth login'"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ValueError(
+            f"no folder {name!r}, and the hub has no repository of that name that you may see; if it is "
+            "private, log in with 'hf auth login'"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ValueError(f"{name} has no revision {where.get('revision')!r}") from error
+    except LocalEntryNotFoundError as error:
+        cause = error.__cause__
+        if isinstance(cause, GatedRepoError):
+            raise ValueError(
+                f"{name} is gated: ask for access on its page, then log in with 'hf auth login'"
+            ) from error
+        raise ValueError(
+            f"{name} is not whole in the hub's cache and cannot be fetched now: {_first(error)}"
+        ) from error
+    except HfHubHTTPError as error:
+        raise ValueError(f"the hub does not give {name}: {_first(error)}") from error
+    except OSError as error:
+        raise ValueError(f"cannot fetch {name}: {_first(error)}") from error
+    except Exception as error:
+        if not _out_of_reach(error):
+            raise
+        raise ValueError(f"the connection broke while {name} was fetched: {_first(error)}") from error
+
+
+def _first(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

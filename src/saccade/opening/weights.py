@@ -1,0 +1,109 @@
+"""The weights of a checkpoint, read once and straight to where they will run."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import AutoModelForImageTextToText, PreTrainedConfig
+from transformers.utils import logging
+
+from saccade.opening import checks, quantize
+from saccade.opening.errors import telling
+from saccade.opening.settings import Opening
+from saccade.opening.source import files_of
+
+
+def read_weights(folder: Path, config: PreTrainedConfig, opening: Opening) -> Any:
+    """Loads the model of a folder, in eval mode.
+
+    Args:
+        folder: Folder with configuration and weights.
+        config: Its configuration.
+        opening: How.
+
+    Raises:
+        ValueError: If files are damaged, tensors are missing or do not fit, or numbers are not finite.
+    """
+    with telling(f"{folder}"):
+        model, info = _load(folder, config, opening)
+    checks.check_loaded(str(folder), info, bool(opening.rest.get("ignore_mismatched_sizes")))
+    checks.check_finite(str(folder), model)
+    return model.eval()
+
+
+def _load(folder: Path, config: PreTrainedConfig, opening: Opening) -> tuple[nn.Module, Mapping[str, Any]]:
+    rest: dict[str, Any] = {"config": config, **opening.rest}
+    device = opening.torch_device()
+    settings = quantize.config_of(opening, config, device)
+    if settings is not None:
+        rest["quantization_config"] = settings
+    if opening.device_map is not None:
+        rest["device_map"] = opening.device_map
+    elif device.type != "cpu" or _is_quantized(config, rest):
+        # Straight to the device: on the way through the host's memory a second copy would lie there.
+        rest.setdefault("device_map", {"": str(device)})
+    if "tp_plan" in rest:
+        rest.pop("device_map", None)
+    with quiet():
+        return AutoModelForImageTextToText.from_pretrained(
+            folder,
+            dtype=opening.torch_dtype(),
+            attn_implementation=opening.attn,
+            trust_remote_code=opening.trust_remote_code,
+            output_loading_info=True,
+            # Sizes that do not fit are told by name, in one line, by the caller.
+            **{**rest, "ignore_mismatched_sizes": True},
+        )
+
+
+def _is_quantized(config: PreTrainedConfig, rest: Mapping[str, Any]) -> bool:
+    return "quantization_config" in rest or getattr(config, "quantization_config", None) is not None
+
+
+@contextmanager
+def quiet() -> Iterator[list[str]]:
+    """Keeps reports and bars off standard error while a model is opened; gives the warnings."""
+    said: list[str] = []
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield said
+            said += [str(warning.message) for warning in caught]
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def put_adapter(model: Any, adapter: str, opening: Opening) -> Any:
+    """The model with a PEFT adapter: merged into its weights, or on them where those are quantised.
+
+    Raises:
+        ValueError: If peft is not installed, or the adapter is missing, damaged or of another model.
+    """
+    try:
+        from peft import PeftModel
+    except ImportError:
+        raise ValueError("an adapter needs peft: pip install peft") from None
+    folder = files_of(adapter, {**opening.hub, "revision": None}, weights=True, kind=("adapter_model*",))
+    if not (folder / "adapter_config.json").exists():
+        raise ValueError(f"{folder} is no PEFT adapter: it has no adapter_config.json")
+    checks.read_object(folder / "adapter_config.json")
+    with telling(f"the adapter {folder}"), quiet() as said:
+        made: Any = PeftModel.from_pretrained(model, folder)
+    if any("missing adapter keys" in line for line in said):
+        raise ValueError(f"the adapter {folder} is of another model: its tensors do not go where it says")
+    if not hasattr(made, "merge_and_unload"):
+        raise ValueError(f"the adapter {folder} adds rows to prompts, which plans would not know of")
+    checks.check_finite(str(folder), made)
+    if getattr(model, "is_quantized", False):
+        return made.eval()
+    return made.merge_and_unload().eval()
