@@ -46,10 +46,10 @@ class Bench:
     @classmethod
     def of(cls, model: Any, prompts: Prompts, truth: Bench | None = None) -> Bench:
         """Measures how far rounding takes a model."""
-        weights = bare(model).get_input_embeddings().weight
-        prompts = prompts.to(weights.dtype, weights.device)
+        dtype = bare(model).get_input_embeddings().weight.dtype
+        prompts = prompts.to(dtype, home(model))
         layers = find_layers(model, prompts.text)
-        bench = cls(model, layers, prompts, weights.dtype, truth)
+        bench = cls(model, layers, prompts, dtype, truth)
         told = reference.stock(model, prompts.picture)
         again = reference.stock(model, prompts.picture)
         bench.deterministic = torch.equal(told.hidden_MD, again.hidden_MD)
@@ -101,6 +101,28 @@ class Bench:
 
 KINDS = ("sdpa", "eager")
 """Attention implementations between which rounding is measured."""
+
+
+def home(model: Any) -> torch.device | None:
+    """Where a model wants its inputs; None where its embeddings lie on no device (offloaded weights)."""
+    device = bare(model).get_input_embeddings().weight.device
+    return None if device.type == "meta" else device
+
+
+def shallow(config: Any, depth: int) -> Any:
+    """A configuration of the same model with its first decoder layers alone, so that only they are read.
+
+    Args:
+        config: The model's configuration; a copy of it is changed.
+        depth: Decoder layers to keep.
+    """
+    found = copy.deepcopy(config)
+    text = found.get_text_config()
+    kinds = getattr(text, "layer_types", None)
+    text.num_hidden_layers = min(depth, text.num_hidden_layers)
+    if kinds is not None:
+        text.layer_types = kinds[: text.num_hidden_layers]
+    return found
 
 
 @contextmanager

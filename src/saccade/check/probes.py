@@ -137,7 +137,9 @@ def _outputs(
     ours_1V = reference.head(bench.model, ran.hidden_BND[0, -1:])
     far = Distance.worst_of([far, Distance.of_logits(ours_1V, theirs.logits_MV.to(ours_1V.device))])
     found = {"outputs": Outcome.compared("the prompt's rows", far, _allowed(bench, noise))}
-    if not plan.shortening:
+    if plan.shortening:
+        found["choice"] = _fewer(int(visual_N.sum()), int(bench.visual(bench.prompts.picture).sum()))
+    else:
         dense = bench.stock(inputs)
         effects.append(Distance.of(theirs.hidden_MD[-1:], dense.hidden_MD[-1:]).worst)
     if decides:
@@ -145,6 +147,14 @@ def _outputs(
         if not choices.same(cuts, again.cuts(0, rows)):
             found["choice"] = Outcome("failed", "two forwards of the same prompt kept different rows")
     return found
+
+
+def _fewer(rows: int, whole: int) -> Outcome:
+    if rows < whole:
+        return Outcome("passed")
+    if rows == whole:
+        return Outcome("not checked", f"the picture keeps its {whole} rows at this size")
+    return Outcome("failed", f"the smaller picture has {rows} visual rows, the whole one {whole}")
 
 
 @torch.no_grad()

@@ -194,7 +194,7 @@ class _Masked:
             given = named(module, args, kwargs)
             hidden = given["hidden_states"]
             # What the model's own loop adds to rows between layers goes where their contents went.
-            added = None if self._out is None or number == 0 else hidden - self._out
+            added = None if self._out is None or number == 0 else hidden - self._out.to(hidden.device)
             for mix in mixes:
                 if mix.before < number and added is not None and bool(added.any()):
                     moved = _mixed(mix, added)

@@ -13,6 +13,7 @@ from saccade.check.benches import (
     Bench,
     exactly,
     float32_copy,
+    home,
     layers_that_fit,
     no_float32,
     shortened,
@@ -43,6 +44,7 @@ def run(
     question: str = QUESTION,
     prompts: Prompts | None = None,
     layers: int | None = None,
+    depth: int | None = None,
     every: bool = False,
     force: bool = False,
     tell: Callable[[str], None] | None = None,
@@ -59,6 +61,7 @@ def run(
         question: The question about it.
         prompts: Ready-made inputs, for a model without a processor.
         layers: Keep only so many first decoder layers.
+        depth: How many the whole model has, where only the first were loaded.
         every: One plan of every method, rather than of every group.
         force: Take a plan that was made for another model.
         tell: Is told what was found and how long it will take, in lines.
@@ -76,11 +79,11 @@ def run(
     with ExitStack() as stack:
         stack.enter_context(exactly())
         asked = ask(loaded, image, question) if prompts is None else prompts
-        weights = bare(model).get_input_embeddings().weight
-        asked = asked.to(weights.dtype, weights.device)
+        dtype = bare(model).get_input_embeddings().weight.dtype
+        asked = asked.to(dtype, home(model))
         decoder = find_layers(model, asked.text)
-        whole = len(decoder)
-        if layers is not None and layers < whole:
+        whole = max(depth or 0, len(decoder))
+        if layers is not None and layers < len(decoder):
             stack.enter_context(shortened(model, decoder, layers))
         found = describe(loaded, decoder, whole, asked)
         for line in spoken(found):
@@ -93,7 +96,8 @@ def run(
         say(f"about {lasts}: {len(wanted)} plans; a dense forward of the prompt takes {seconds:.2f} s")
         rows = tuple(_rows(model, floats, asked, wanted, plan is None, every, force, advance))
     notes = (*asked.notes, *([why] if why else []))
-    return Report(found, rows, notes, time.perf_counter() - begun, record(device=weights.device, dtype=weights.dtype))
+    where = record(device=home(model), dtype=dtype)
+    return Report(found, rows, notes, time.perf_counter() - begun, where)
 
 
 def describe(loaded: Loaded, decoder: torch.nn.ModuleList, whole: int, asked: Prompts) -> dict[str, Any]:
@@ -119,7 +123,7 @@ def describe(loaded: Loaded, decoder: torch.nn.ModuleList, whole: int, asked: Pr
         "dtype": str(weights.dtype).removeprefix("torch."),
         "quantisation": None if quantised is None else str(getattr(quantised, "quant_method", "yes")),
         "attention": str(text._attn_implementation),
-        "device": str(weights.device),
+        "device": str(home(stock) or stock.device),
         "parameters": sum(parameter.numel() for parameter in stock.parameters()),
         "layers": whole,
         "layers_checked": len(decoder),

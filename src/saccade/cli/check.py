@@ -9,6 +9,8 @@ import typer
 
 from saccade.cli import common
 from saccade.cli.generate import open_image
+from saccade.cli.opening import opens
+from saccade.opening.settings import Opening
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command("check")(check)
+    app.command("check")(opens(check))
 
 
 def check(
@@ -35,8 +37,7 @@ def check(
         bool, typer.Option("--every", help="One plan of every method, rather than of every group.")
     ] = False,
     force: common.Force = False,
-    device: common.Device = None,
-    dtype: common.Dtype = None,
+    opening: Opening = Opening(),
     json: common.Json = None,
 ) -> None:
     """Check a model: every kind of plan against a slow account that knows nothing of the engine.
@@ -57,8 +58,8 @@ def check(
     from saccade.plan import Plan
 
     wanted = None if plan is None else Plan.of(plan)
-    where = common.read_device(device)
-    loaded = models.load(model, dtype=common.read_dtype(dtype), device=str(where))
+    opening, depth = _first_layers(model, opening, layers)
+    loaded = models.open_as(model, opening)
     notes = common.progress_console()
     with common.progress() as bar:
         task = bar.add_task("checking", total=None)
@@ -68,6 +69,7 @@ def check(
             image=picture,
             question=question or QUESTION,
             layers=layers,
+            depth=depth,
             every=every,
             force=force,
             tell=lambda line: notes.print(line, markup=False, highlight=False, soft_wrap=True),
@@ -77,6 +79,21 @@ def check(
     out.finish(report.to_dict())
     if not report.passed:
         raise typer.Exit(1)
+
+
+def _first_layers(model: str, opening: Opening, layers: int | None) -> tuple[Opening, int | None]:
+    """Reads only the layers that are wanted, where nothing else hangs on the others; and how many there are."""
+    from saccade.check.benches import shallow
+    from saccade.opening import open_config
+    from saccade.skip_vision import is_skip_vision
+
+    if layers is None or model == "glance" or is_skip_vision(model):
+        return opening, None
+    config = open_config(model, opening)
+    if opening.adapter or opening.quantize or getattr(config, "quantization_config", None) is not None:
+        return opening, None
+    depth = config.get_text_config().num_hidden_layers
+    return opening.but(more={**opening.more, "config": shallow(config, layers)}), depth
 
 
 def _show(out: common.Output, report: Report) -> None:
