@@ -14,14 +14,16 @@ from support.checks import SAMPLES, loaded, prompts
 from support.models import FACTORIES, SQUARE, tiny_llava, tiny_qwen
 
 FAMILIES = [
-    "llava-llama", "llava_next-mistral", "llava_onevision", "internvl-qwen3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl",
+    "llava-llama", "llava_next-mistral", "llava_onevision", "internvl-qwen3",
+    "qwen2_vl", "qwen2_5_vl", "qwen3_vl",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_passes_in_every_group(name):
     tiny = FACTORIES[name](layers=3)
-    report = saccade.check.run(loaded(tiny), prompts=prompts(tiny))
+    # One of them with every method: its rows between patches are where merges go wrong.
+    report = saccade.check.run(loaded(tiny), prompts=prompts(tiny), every=name == "llava_onevision")
     assert report.passed, [(row.plan, row.why) for row in report.failures]
     stock, *rows = report.rows
     assert stock.group == "stock" and set(stock.outcomes) == {"choice", "batch", "cache"}

@@ -88,7 +88,18 @@ def test_the_embedded_model_and_a_picture_of_ones_own(command, tmp_path):
     from PIL import Image
 
     Image.new("RGB", (90, 70), "teal").save(tmp_path / "scene.png")
-    done = command(
-        "check", "--plan", "vtw(layer=6)", "--image", tmp_path / "scene.png", "--question", "how many ?", "--json", "-"
-    )  # fmt: skip
+    own = ("--image", tmp_path / "scene.png", "--question", "how many ?")
+    done = command("check", "--plan", "vtw(layer=6)", *own, "--json", "-")
     assert done.code == 0 and done.json["model"]["visual_rows"] == 100
+
+
+def test_bug_reports_ask_for_its_report(command, root):
+    import yaml
+
+    form = yaml.safe_load((root / ".github" / "ISSUE_TEMPLATE" / "bug.yml").read_text("utf-8"))
+    asked = {part["id"]: part for part in form["body"]}
+    assert "saccade check MODEL --layers 4 --json check.json" in asked["check"]["attributes"]["description"]
+    assert asked["check"]["validations"]["required"]
+    offered = command("check", "--help").out
+    for word in ("--layers", "--json", "--plan", "--dtype", "--attn", "--quantize", "--device-map"):
+        assert word in offered

@@ -39,7 +39,7 @@ class Bench:
     prompts: Prompts
     dtype: torch.dtype
     truth: Bench | None = None
-    noise: Distance = Distance()
+    noise: Distance = field(default_factory=Distance)
     deterministic: bool = True
     _known: dict[tuple[str, int], tuple[Inputs, Any]] = field(default_factory=dict)
 
@@ -128,7 +128,9 @@ def shallow(config: Any, depth: int) -> Any:
 @contextmanager
 def shortened(model: Any, layers: nn.ModuleList, depth: int) -> Iterator[None]:
     """Leaves a model only its first decoder layers for a while."""
-    configs = {id(c): c for c in (layers[0].self_attn.config, bare(model).config.get_text_config())}
+    first: Any = layers[0]
+    own: tuple[Any, ...] = (first.self_attn.config, bare(model).config.get_text_config())
+    configs = {id(config): config for config in own}
     before = [(c, c.num_hidden_layers, getattr(c, "layer_types", None)) for c in configs.values()]
     tail = list(layers[depth:])
     try:

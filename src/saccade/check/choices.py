@@ -36,7 +36,7 @@ def judge(bench: Bench, plan: Plan, inputs: Inputs, visual_N: torch.Tensor, cuts
     before_N = visual_N
     for cut in cuts:
         if bool((cut.alive_N & ~before_N).any()):
-            return Outcome("failed", f"before layer {cut.before} rows are kept that are not visual or not left")
+            return Outcome("failed", f"before layer {cut.before} rows are kept that are not there")
         before_N = cut.alive_N
     if not cuts:
         return Outcome("failed", "the plan decides which rows stay, but nothing was decided")
@@ -71,9 +71,7 @@ def _counts(bench: Bench, plan: Plan, visual_N: torch.Tensor, cuts: Sequence[Cut
     return ""
 
 
-def _scores(
-    bench: Bench, plan: Plan, inputs: Inputs, visual_N: torch.Tensor, cuts: Sequence[Cut]
-) -> str:
+def _scores(bench: Bench, plan: Plan, inputs: Inputs, visual_N: torch.Tensor, cuts: Sequence[Cut]) -> str:
     """Where a row with a lower score was kept before one with a higher; empty where not, or not known.
 
     Scores are computed again in float32 alone: elsewhere rounding decides between rows that are near.

@@ -56,7 +56,9 @@ class Distance:
     @classmethod
     def worst_of(cls, several: Sequence[Distance]) -> Distance:
         """The largest of several, part by part."""
-        return cls(max((d.typical for d in several), default=0.0), max((d.worst for d in several), default=0.0))
+        return cls(
+            max((d.typical for d in several), default=0.0), max((d.worst for d in several), default=0.0)
+        )
 
     def within(self, allowed: Distance) -> bool:
         """Whether it is no further than allowed."""

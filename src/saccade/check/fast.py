@@ -117,7 +117,7 @@ def _watched(model: Any, handle: Attachment | None, layers: Any) -> Iterator[_Se
     core = bare(model).base_model
     hook = core.register_forward_hook(lambda module, args, output: seen.hidden.append(output[0]))
     # Tracing takes another way through plans that decide nothing on the way, so these run as users run them.
-    tracing = handle.tracing() if handle is not None and handle.decides else nullcontext([])
+    tracing: Any = handle.tracing() if handle is not None and handle.decides else nullcontext([])
     try:
         with first_input(layers) as entered, tracing as traces:
             yield seen

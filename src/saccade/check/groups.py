@@ -25,7 +25,7 @@ SETTINGS: dict[str, dict[str, Any]] = {"pool": {"factor": 2}, "tome": {"r": 4}}
 """Where half of the dial would be far too much."""
 
 FIRST = ("vskip", "ffn_skip", "shortv", "vtw", "fastervlm", "divprune", "fastv", "token_merge")
-"""Methods that stand for their group rather than its others: the plainest, whose choice has a slow account."""
+"""Methods that stand for their group rather than its others: the plainest, or with a slow account."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,13 @@ def examples(cls: type[Method], depth: int) -> list[Method]:
     half = cls().turned(max(1, cls().notches(depth, _order(depth)) // 2))
     if cls.name in SETTINGS:
         half = cls(**SETTINGS[cls.name])
+    some: dict[str, Any] = {"layers": tuple(range(1, depth))[:3]}
     tries: list[Callable[[], Method]] = [lambda: half]
     # Published layers may lie beyond a shallow model, and some methods name a layer of their own.
     if "layer" in dials:
         tries += [lambda: replace(half, **at), lambda: cls(**at)]
     if "layers" in dials:
-        tries.append(lambda: replace(half, **{"layers": tuple(range(1, depth))[:3]}))
+        tries.append(lambda: replace(half, **some))
     small: dict[str, Any] = {"cache": "small"}
     found = next(_running(tries, depth), None)
     if found is None:

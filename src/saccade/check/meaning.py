@@ -54,8 +54,8 @@ class Contents:
     Attributes:
         before: The layer that is the first to get them.
         rows_ND: Its input.
-        every: Whether all rows that are left are taken, or only those that the trace says are new: tokens that
-            merge inside a tower change all others.
+        every: Whether all rows that are left are taken, or only those that the trace says are new: tokens
+            that merge inside a tower change all others.
     """
 
     before: int
@@ -102,9 +102,7 @@ def account(
     return Account(_shared(layers), tuple(mixes))
 
 
-def _sets(
-    method: Method, depth: int, visual_N: torch.Tensor, pictures: Sequence[int] | None
-) -> list[Sets]:
+def _sets(method: Method, depth: int, visual_N: torch.Tensor, pictures: Sequence[int] | None) -> list[Sets]:
     """Row sets of one method in every layer."""
     rows = len(visual_N)
     dense = Account.dense(rows, 1).sets[0]

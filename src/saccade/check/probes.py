@@ -288,4 +288,3 @@ def _other_sizes(bench: Bench, plan: Plan) -> Iterator[None]:
     finally:
         for handle in undo:
             handle.remove()
-

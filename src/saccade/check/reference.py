@@ -146,7 +146,8 @@ def head(model: Any, hidden_MD: torch.Tensor) -> torch.Tensor:
 @contextmanager
 def _attention(layers: nn.ModuleList, kind: str) -> Iterator[None]:
     """Lets the decoder's attention run in a way that takes any mask; the vision tower keeps its own."""
-    configs = {id(layer.self_attn.config): layer.self_attn.config for layer in layers}  # type: ignore[union-attr]
+    attentions: list[Any] = [layer.self_attn for layer in layers]
+    configs = {id(attention.config): attention.config for attention in attentions}
     before = {key: config._attn_implementation for key, config in configs.items()}
     for config in configs.values():
         config._attn_implementation = kind

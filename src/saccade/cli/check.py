@@ -44,7 +44,7 @@ def check(
 
     The stock model computes all rows, and hooks of its own hide and silence what a plan leaves out; both must
     agree, alone and in a batch, with a cache and without, in the number format that is served and in float32.
-    Ends with exit code 1 if anything that is claimed does not hold. Its report (--json) belongs in bug reports.
+    Ends with exit code 1 if anything that is claimed does not hold. Its report (--json) is for bug reports.
 
     Example: saccade check my-model --layers 4 --json check.json
     """
@@ -82,7 +82,7 @@ def check(
 
 
 def _first_layers(model: str, opening: Opening, layers: int | None) -> tuple[Opening, int | None]:
-    """Reads only the layers that are wanted, where nothing else hangs on the others; and how many there are."""
+    """Reads only the layers that are wanted, where nothing hangs on the others; and how many there are."""
     from saccade.check.benches import shallow
     from saccade.opening import open_config
     from saccade.skip_vision import is_skip_vision
@@ -120,7 +120,9 @@ def _show(out: common.Output, report: Report) -> None:
     for note in report.notes:
         out.line(f"note: {note}")
     held = sum(row.status == "passed" for row in report.rows)
-    verdict = f"{held} of {len(report.rows)} hold" if report.failures else f"all {held} that were checked hold"
+    verdict = (
+        f"{held} of {len(report.rows)} hold" if report.failures else f"all {held} that were checked hold"
+    )
     refused = f", {len(report.refusals)} refused" if report.refusals else ""
     out.line(f"{verdict}{refused}; {report.seconds:.0f} s")
 
