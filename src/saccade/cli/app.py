@@ -19,7 +19,7 @@ from saccade.text import short
 
 COMMANDS = (
     *("demo", "methods", "cost", "bench", "calibrate", "evaluate"),
-    *("generate", "explain", "analyze", "report", "study", "plan", "train"),
+    *("generate", "explain", "check", "analyze", "report", "study", "plan", "train"),
 )
 """Modules of this package that register commands, in the order ``--help`` lists them."""
 
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             among them lets exceptions through, for reports of bugs.
 
     Returns:
-        Exit code: 0, 2 for bad input, 130 when interrupted.
+        Exit code: 0, 1 where ``check`` found something wrong, 2 for bad input, 130 when interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     with streams.usable(), warnings.catch_warnings():
