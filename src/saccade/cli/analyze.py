@@ -72,13 +72,14 @@ def analyze(
     if out.exists() and not out.is_dir():
         raise ValueError(f"cannot write into {out}: it is a file; --out is a folder")
     common.check_writable(out / write.DATA)
+    common.hold(out, folder=True)
     where = common.read_device(device)
     pool = read_pool(task or [], data, False, samples or SAMPLES, seed)
     chosen = choose(pool, samples or min(SAMPLES, len(pool)), "global", seed)
     from saccade import models
 
     loaded = models.load(model, dtype=common.read_dtype(dtype), device=str(where))
-    partial = out / f"{write.DATA}.partial.jsonl"
+    journal = common.keep(common.partial_of(out / write.DATA))
     with (
         common.resumable("repeat the command to go on from the last finished sample"),
         common.progress() as bar,
@@ -90,14 +91,14 @@ def analyze(
             wanted,
             parts=parts,
             force=force,
-            checkpoint=partial,
+            checkpoint=journal,
             step=lambda done, total: bar.update(line, completed=done, total=total),
         )
     result = common.plain(
         found.data | {"provenance": record(device=where, dtype=loaded.model.dtype, seed=seed)}
     )
     paths = write.write(found, result, out)
-    partial.unlink(missing_ok=True)
+    view.note(journal.finish())
     show(view, found)
     view.line("".join(f"\nwrote {path}" for path in paths.values()).strip())
     view.line(f"next: {_next(model, found, loaded.shape.layers)}")

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from saccade._version import __version__
-from saccade.cli.common import Interrupted
+from saccade.cli.common import Interrupted, holding
 
 COMMANDS = (
     *("demo", "methods", "cost", "bench", "calibrate", "evaluate"),
@@ -89,7 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
-    code = build()(words, prog_name=PROGRAM, standalone_mode=False)
+    with holding():
+        code = build()(words, prog_name=PROGRAM, standalone_mode=False)
     if code == 130:
         raise KeyboardInterrupt
     return code if isinstance(code, int) else 0

@@ -67,6 +67,7 @@ def bench(
     Example: saccade bench llava-1.5-7b --layers 2 --plan "shortv(budget=2)"
     """
     out = common.Output(json)
+    common.hold(json)
     import torch
 
     from saccade.measure import bench as measure

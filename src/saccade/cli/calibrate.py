@@ -79,10 +79,13 @@ def calibrate(
     """
     view = common.Output(json)
     common.check_writable(out)
+    common.hold(out)
     where, kind = common.read_device(device), common.read_dtype(dtype)
     from saccade import models
     from saccade.calibration.api import calibrate as run
+    from saccade.calibration.api import partial_path
     from saccade.calibration.request import check_request, choose
+    from saccade.journal import rest
 
     check_request(method, budget, flops, score, direction, draw)
     pool = read_pool(task or [], data, mixture, samples, seed)
@@ -114,6 +117,7 @@ def calibrate(
             progress=lambda done, total: bar.update(line, completed=done, total=total),
         )
     show(view, plan)
+    view.note(rest(partial_path(out)))
     view.line(f"plan: {plan.spec}, written to {out}")
     view.line(f"next: saccade eval {model} --plan {out}")
     view.finish({"out": str(out), "spec": plan.spec, "plan": plan.to_dict()})

@@ -65,6 +65,7 @@ def explain(
     files = [file for path in output or [Path("saccade-explain")] for file in report.targets(path)]
     for file in files:
         common.check_writable(file)
+        common.hold(file)
     wanted = Plan.of(plan)
     where = common.read_device(device)
     loaded = models.load(model, dtype=common.read_dtype(dtype), device=str(where))

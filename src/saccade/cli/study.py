@@ -77,6 +77,7 @@ def study(
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"{folder} is a file; give a folder")
         common.check_writable(folder / "study.json")
+    common.hold(out / f"study_{name.replace('-', '_')}.json")
     where = common.read_device(device)
     read_type = common.read_dtype(dtype)
     from saccade import models
