@@ -18,7 +18,7 @@ LMMS := .venv-lmms
 RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lint format tables docs lmms clean
+.PHONY: help setup demo test lint format tables versions docs lmms clean
 
 help:
 	@echo 'make demo    the main job: calibrate, skip, measure and explain, on the embedded model'
@@ -26,6 +26,7 @@ help:
 	@echo 'make lint    style and types'
 	@echo 'make format  rewrite the code in the house style'
 	@echo 'make tables  write the numbers of README.md anew from benchmarks/results'
+	@echo 'make versions  note the code of methods, families and the engine beside their versions'
 	@echo 'make docs    build the documentation site'
 	@echo 'make lmms    tests against lmms-eval, in .venv-lmms (a large download)'
 	@echo 'make setup   only build .venv (the others do that when it is needed)'
@@ -63,6 +64,9 @@ format: $(READY)
 
 tables: $(READY)
 	$(RUN)/python -m saccade.report.tables README.md src/saccade/glance/README.md
+
+versions: $(READY)
+	PYTHONPATH=src:tests $(RUN)/python -m support.versions
 
 docs: $(READY)
 	$(RUN)/python -m saccade.report.site build/docs
