@@ -81,6 +81,7 @@ def bench(
     plans = plan or ["dense"]
     check_target(model)
     check_plans(plans)
+    common.hold(json)
     from saccade.measure import bench as measure
 
     settings: dict[str, Any] = {

@@ -93,6 +93,7 @@ def study(
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"{folder} is a file; give a folder")
         common.check_writable(folder / "study.json")
+    common.hold(out / f"study_{name.replace('-', '_')}.json")
     where = opening.torch_device()
     common.use_threads(threads)
     from saccade import models
