@@ -195,7 +195,7 @@ SUPPORT: tuple[Support, ...] = (
     Support(
         "assisted and prompt lookup decoding under a method that looks at the prompt's end",
         "refused",
-        "FastV and its kin, and skip KV-cache, would see guessed tokens; what decides before the decoder runs",
+        "FastV and its kin, and skip KV-cache, would see guessed tokens; others are served",
         "engine/test_stages.py::test_assisted_decoding_is_refused_where_the_end_of_the_prompt_decides",
     ),
     Support(
