@@ -333,7 +333,8 @@ class Attachment:
         refuse_replicas(module)
         prompt, self._call.prompt = self._call.prompt, None
         given = None if self._call.said else self._call.given
-        if self._whole and (prompt is not None or given is not None):
+        pictures = prompt is not None and self._whole and bool(prompt.visual_BN.any())
+        if self._whole and (pictures or given is not None):
             refuse_split_prompts(self.plan.spec, self._looks_at_end)
         captured = self._captured(prompt)
         named = by_name(module, args, kwargs)
