@@ -71,11 +71,16 @@ def test_with_padding_on_the_right_and_positions_that_close_up(name, spec):
     check_rows(FACTORIES[name](layers=3), spec, padding="right")
 
 
-@pytest.mark.parametrize("spec", ["vtw(layer=1)", "divprune(keep=0.3)", "fastv(layer=1,keep=0.3)", CLOSING[0]])
+@pytest.mark.parametrize(
+    "spec", ["vtw(layer=1)", "divprune(keep=0.3)", "fastv(layer=1,keep=0.3)", CLOSING[0]]
+)
 @pytest.mark.parametrize("name", FAMILIES)
 @torch.no_grad()
 def test_generation_goes_on_from_there(name, spec):
-    tiny, spec = FACTORIES[name](layers=3), spec if "qwen" not in name[:4] else spec.replace("compact", "keep")
+    tiny, spec = (
+        FACTORIES[name](layers=3),
+        spec if "qwen" not in name[:4] else spec.replace("compact", "keep"),
+    )
     inputs, singles = tiny.batch(MIXED[:4], "left", seed=1), tiny.singles(MIXED[:4], seed=1)
     go = dict(max_new_tokens=4, do_sample=False, output_logits=True, return_dict_in_generate=True)
     with apply(tiny.model, spec):
@@ -94,7 +99,7 @@ def test_generation_goes_on_from_there(name, spec):
 @pytest.mark.parametrize("spec", ["vtw(layer=1)", "divprune(keep=0.3)", "fastv(layer=1,keep=0.3)"])
 @pytest.mark.parametrize("name", ["llava-llama", "qwen3_vl"])
 def test_a_caption_is_learned_from_the_row_that_is_left_before_it(name, spec, reentrant):
-    """The first token after the image is predicted by it: loss and gradients are those of the shorter prompt."""
+    """Loss and gradients are those of the shorter prompt, whose image ends before the caption."""
     tiny = FACTORIES[name](layers=3)
     given, caption = tiny.batch([[2, SQUARE, 3]], seed=1), 3
     labels = torch.full_like(given["input_ids"], -100)

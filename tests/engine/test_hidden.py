@@ -95,7 +95,9 @@ def shorter(tiny, inputs, image: int) -> dict[str, torch.Tensor]:
     return {"input_ids": inputs["input_ids"][:1, stay], "pixel_values": other}
 
 
-@pytest.mark.parametrize("spec", ["divprune(keep=0.5)", "pool(factor=2)", "fastv(layer=1,keep=0.5)", SPECS[0]])
+@pytest.mark.parametrize(
+    "spec", ["divprune(keep=0.5)", "pool(factor=2)", "fastv(layer=1,keep=0.5)", SPECS[0]]
+)
 @torch.no_grad()
 def test_a_part_of_an_image_may_be_hidden(spec):
     tiny = tiny_llava_next()

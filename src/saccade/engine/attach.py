@@ -235,9 +235,9 @@ class Attachment:
     ) -> Iterator[None]:
         """Says which rows are visual where the model cannot see it: calls with merged embeddings only.
 
-        Given once, it serves a whole ``generate(inputs_embeds=...)``: tokens that follow on a cache are text. A
-        batch that is a multiple of the layout's holds each sample several times in turn, as beams and several
-        sequences of a prompt are laid out.
+        Given once, it serves a whole ``generate(inputs_embeds=...)``: tokens that follow on a cache are text.
+        A batch that is a multiple of the layout's holds each sample several times in turn, as beams and
+        several sequences of a prompt are laid out.
 
         Args:
             layout: Where the visual rows are.

@@ -74,7 +74,6 @@ class Captured:
     tower: Tower | None
     keys: Mapping[Which, Which]
 
-
     def showing(self, shown_R: torch.Tensor) -> Captured:
         """The same without rows that are hidden as padding, and without images of which nothing is shown.
 
