@@ -1,4 +1,4 @@
-"""What two processes run for test_parallel: models whose heads they share, under every method, against one process."""
+"""What two processes run for test_parallel: models whose heads they share, against one process."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ TOWERWISE = (
 """Plans that look into the vision tower."""
 
 OTHERS = {
-    "llava_next-mistral": ("fastv(layer=2,keep=0.5)", "vispruner(keep=7)", "sparsevlm(layers=1/2/3,tokens=0.5)"),
-    "qwen2_5_vl": ("fastv(layer=2,keep=0.5)", "dart(layer=2,keep=0.5,pivots=1)", "visionzip(dominant=4,contextual=2)"),
-    "internvl-qwen3": ("pyramiddrop(layers=1/2/3,keep=0.5)", "sparsevlm_plus(layers=1/2/3,tokens=0.4,heads=3)"),
-}  # fmt: skip
+    "llava_next-mistral": ("fastv(layer=2,keep=0.5)", "sparsevlm(layers=1/2/3,tokens=0.5)"),
+    "qwen2_5_vl": ("fastv(layer=2,keep=0.5)", "dart(layer=2,keep=0.5,pivots=1)"),
+    "internvl-qwen3": ("pyramiddrop(layers=1/2/3,keep=0.5)", "sparsevlm_plus(layers=2,tokens=0.4,heads=3)"),
+}
 """Other families, with grouped queries, norms on heads and positions of several axes."""
 
 

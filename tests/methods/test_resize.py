@@ -65,7 +65,10 @@ def test_the_plan_lets_the_tower_take_them(glance):
 @torch.no_grad()
 def test_pictures_at_their_full_size_are_warned_of_once(glance):
     full, half = models.inputs(glance, QUESTIONS), models.inputs(glance, QUESTIONS, "resize(scale=0.5)")
-    for run in (lambda given: glance.model(**given), lambda given: glance.model.generate(**given, max_length=220)):
+    for run in (
+        lambda given: glance.model(**given),
+        lambda given: glance.model.generate(**given, max_length=220),
+    ):
         with saccade.apply(glance.model, "resize(scale=0.5)"):
             with pytest.warns(UserWarning, match=r"as large as ever.*models.inputs"):
                 run(full)
@@ -74,7 +77,11 @@ def test_pictures_at_their_full_size_are_warned_of_once(glance):
                 run(full)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for plan, given in (("resize(scale=0.5)", half), ("resize(scale=1)", full), ("vskip(layers=1)", full)):
+        for plan, given in (
+            ("resize(scale=0.5)", half),
+            ("resize(scale=1)", full),
+            ("vskip(layers=1)", full),
+        ):
             with saccade.apply(glance.model, plan):
                 glance.model(**given)
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import functools
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from transformers.cache_utils import Cache
 
+from saccade.engine.blocks import Blocks
 from saccade.engine.cache import ragged_layer
 from saccade.engine.decide import Decisions, Scene
 from saccade.engine.ending import read_where_left
@@ -87,19 +86,6 @@ class _Call(threading.local):
     inside: bool = False
 
 
-@dataclass(eq=False)
-class _Block:
-    """A ``with_layout`` or a ``tracing`` that is open: it is of the thread that opened it alone.
-
-    Attributes:
-        name: Which of the two.
-        missed: Whether another thread ran what it was meant for.
-    """
-
-    name: str
-    missed: bool = False
-
-
 class Attachment:
     """A plan on a model. Leaving the ``with`` block, or ``remove()``, restores the model exactly.
 
@@ -118,7 +104,7 @@ class Attachment:
         self.decides = False
         self.parts = family.parts(model)
         self._call = _Call()
-        self._blocks: list[_Block] = []
+        self._blocks = Blocks()
         self._undo: list[Callable[[], None]] = []
         self.attach()
 
@@ -235,6 +221,8 @@ class Attachment:
     ) -> Iterator[None]:
         """Says which rows are visual where the model cannot see it: calls with merged embeddings only.
 
+        It is for forwards of the thread that opens it.
+
         Given once, it serves a whole ``generate(inputs_embeds=...)``: tokens that follow on a cache are text.
         A batch that is a multiple of the layout's holds each sample several times in turn, as beams and
         several sequences of a prompt are laid out.
@@ -247,7 +235,7 @@ class Attachment:
         call = self._call
         call.given = Given(layout, vision, grid)
         try:
-            with self._block("with_layout"):
+            with self._blocks.layout():
                 yield
         finally:
             call.given = None
@@ -256,6 +244,8 @@ class Attachment:
     def tracing(self, sources: bool = True) -> Iterator[list[Trace]]:
         """Notes what happens to the visual rows: one ``Trace`` for every forward that has some, in order.
 
+        It notes forwards of the thread that opens it, and warns if they all ran in others.
+
         Args:
             sources: Whether to note what merged rows are made of, which takes memory of rows times rows.
         """
@@ -263,41 +253,13 @@ class Attachment:
         self._call.traces, self._call.sources = found, sources
         own, self._tap = self._tap, self._tap or TowerTap(self.model, self.family)
         try:
-            with self._block("tracing") as block:
+            with self._blocks.tracing(found):
                 yield found
-            if block.missed and not found:
-                warnings.warn(
-                    "nothing was traced: the model ran in another thread than the one that opened tracing(); "
-                    "open it in the thread that runs the model",
-                    stacklevel=3,
-                )
         finally:
             self._call.traces = None
             if own is None:
                 self._tap.remove()
             self._tap = own
-
-    @contextmanager
-    def _block(self, name: str) -> Iterator[_Block]:
-        block = _Block(name)
-        self._blocks.append(block)
-        try:
-            yield block
-        finally:
-            self._blocks.remove(block)
-
-    def _cannot_tell(self) -> None:
-        """Embeddings came, and nobody says which of them are visual."""
-        if any(block.name == "with_layout" for block in self._blocks):
-            raise ValueError(
-                "these embeddings need a layout, and with_layout(...) was opened in another thread: open it "
-                "in the thread that runs the model"
-            )
-        warnings.warn(
-            "saccade cannot tell which of these embeddings are visual and treats all as text; "
-            "give the layout with Attachment.with_layout(...)",
-            stacklevel=3,
-        )
 
     @eager
     def _before_core(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
@@ -316,7 +278,7 @@ class Attachment:
             return
         if not any(named.get(name) is not None for name in _IMAGES):
             if ids is None and embeds is not None and embeds.shape[1] > 1:
-                self._cannot_tell()
+                self._blocks.cannot_tell()
             return
         mask = self.family.visual_mask(self.model, ids, embeds)
         self._call.prompt = Prompt.of(mask, padding, named)
@@ -348,13 +310,12 @@ class Attachment:
         if given is not None:
             given = given.fitted(batch, new, 0 if cache is None else cache.get_seq_length())
         layout = layout_of(prompt, captured) if given is None else given.layout
-        if layout is None and not self._call.inside and self.plan.methods:
-            # The core was passed by, or its forward called without its hooks.
-            if new > 1 and rows.is_floating_point():
-                self._cannot_tell()
+        # The core was passed by, or its forward called without its hooks.
+        alone = layout is None and not self._call.inside and bool(self.plan.methods)
+        if alone and new > 1 and rows.is_floating_point():
+            self._blocks.cannot_tell()
         if layout is not None and self._call.traces is None:
-            for block in self._blocks:
-                block.missed = True
+            self._blocks.untraced()
         if layout is not None and (layout.batch, layout.rows) != (batch, new):
             raise ValueError(
                 f"the layout is of {layout.batch} x {layout.rows} rows, the forward of {batch} x {new}"

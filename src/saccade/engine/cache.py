@@ -80,7 +80,7 @@ class KeyRows:
         """Rows below ``length``, and the indices of the columns that stay.
 
         Raises:
-            ValueError: If the cut falls within rows whose positions closed up, or whose visual rows have left.
+            ValueError: If the cut falls within a prompt whose positions closed up, or whose rows have left.
         """
         if any(s.start < length < s.stop for s in self.shifts):
             raise ValueError(
@@ -89,8 +89,8 @@ class KeyRows:
             )
         if any(first < length < stop for first, stop in self.left):
             raise ValueError(
-                "this cache cannot be cropped inside a prompt whose skipped rows have left it, for the text that "
-                "would come after it attend to them; crop after it, or keep them (cache=none)"
+                "this cache cannot be cropped inside a prompt whose skipped rows have left it: the rest of a "
+                "prompt attends to them; crop after it, or keep them (cache=none)"
             )
         shifts = tuple(s for s in self.shifts if s.stop <= length)
         left = tuple(one for one in self.left if one[1] <= length)

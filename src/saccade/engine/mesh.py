@@ -34,8 +34,8 @@ def all_heads(x: torch.Tensor, heads: int, module: nn.Module) -> torch.Tensor:
     ranks = 1 if group is None else dist.get_world_size(group)
     if x.shape[1] * ranks != heads:
         raise ValueError(
-            f"this process has {x.shape[1]} of {heads} attention heads and its weights do not say who has the "
-            "others: shard the model by from_pretrained with a tp_plan whose size divides the heads"
+            f"this process has {x.shape[1]} of {heads} attention heads and its weights do not say who has "
+            "the others: shard the model by from_pretrained with a tp_plan whose size divides the heads"
         )
     parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(ranks)]
     dist.all_gather(parts, x.contiguous(), group=group)
@@ -50,8 +50,8 @@ def check_rows(x: torch.Tensor, rows: int) -> torch.Tensor:
     """
     if x.shape[1] != rows:
         raise ValueError(
-            f"a layer has {x.shape[1]} rows of {rows}: plans need every process to hold all rows of a sample, "
-            "so sequence parallel is not supported; leave it out of the tp_plan"
+            f"a layer has {x.shape[1]} rows of {rows}: plans need all rows of a sample in every process, so "
+            "sequence parallel is not supported; leave it out of the tp_plan"
         )
     return x
 

@@ -1,4 +1,4 @@
-"""Plans that make pictures smaller at the processor, which the model does not see: said where it was forgotten."""
+"""Plans that make pictures smaller at the processor: a model does not see it, so that it may be forgotten."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ class FullSize:
         """Prepares it for a plan on a model."""
         self.model, self.family, self.spec = model, family, plan.spec
         methods: Any = plan.shortening
-        rows = family.typical_visual(unwrap(model).config)
+        config: Any = unwrap(model).config
+        rows = family.typical_visual(config)
         self._silent = functools.reduce(lambda n, method: method.visual_rows(n), methods, rows) == rows
 
     def check(self, named: Mapping[str, Any]) -> None:
@@ -42,8 +43,8 @@ class FullSize:
         if full:
             self._silent = True
             warnings.warn(
-                f"{self.spec} makes pictures smaller at the processor, and these are as large as ever, so nothing "
-                "is saved: make the inputs with saccade.models.inputs(..., plan=plan), or shrink pictures with "
-                "saccade.models.shrink",
+                f"{self.spec} makes pictures smaller at the processor, and these are as large as ever, so "
+                "nothing is saved: make the inputs with saccade.models.inputs(..., plan=plan), or shrink "
+                "pictures with saccade.models.shrink",
                 stacklevel=2,
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, Literal
 
 import torch
@@ -100,7 +101,7 @@ def refuse_split_prompts(spec: str, looks_at_end: bool) -> None:
     Raises:
         ValueError: Saying what to leave out.
     """
-    caller = sys._getframe(1)
+    caller: FrameType | None = sys._getframe(1)
     while caller is not None:
         by = caller.f_code.co_qualname
         if by == _GENERATE:
@@ -212,7 +213,7 @@ SUPPORT: tuple[Support, ...] = (
     Support(
         "assisted and prompt lookup decoding under a method that looks at the prompt's end",
         "refused",
-        "FastV and its kin, and a skip KV-cache, would see guessed tokens; what decides before the decoder is served",
+        "FastV and its kin, and skip KV-cache, would see guessed tokens; others are served",
         "engine/test_stages.py::test_assisted_decoding_is_refused_where_the_end_of_the_prompt_decides",
     ),
     Support(
@@ -242,7 +243,7 @@ SUPPORT: tuple[Support, ...] = (
     Support(
         "crop, reset, reorder, select and repeat of a cache",
         "supported",
-        "row numbers, padding and lengths stay in step; not into a prompt whose rows have left (skip KV-cache)",
+        "row numbers, padding and lengths stay in step; not into a prompt that left rows (skip KV-cache)",
         "engine/test_cache.py::test_rows_and_values_stay_in_step",
     ),
     Support(

@@ -214,7 +214,8 @@ class Llava(Family):
         return hidden + layer.mlp(layer.layer_norm2(hidden))
 
     def full_size(self, model: nn.Module, pixels: torch.Tensor) -> bool | None:
-        side: int = unwrap(model).config.vision_config.image_size
+        config: Any = unwrap(model).config
+        side = config.vision_config.image_size
         return tuple(pixels.shape[-2:]) == (side, side)
 
     def other_sizes(self, model: nn.Module) -> Callable[[], None]:
