@@ -331,6 +331,18 @@ SUPPORT: tuple[Support, ...] = (
         "engine/test_inputs.py::test_half_precision_stays_near_full_precision",
     ),
     Support(
+        "rows chosen in bfloat16, float16, autocast",
+        "supported",
+        "those of float32 but for near ties: scores are computed in float32",
+        "engine/test_half.py::test_the_best_rows_are_those_of_float32",
+    ),
+    Support(
+        "models in float64",
+        "supported",
+        "scores, cosines and merges in float64",
+        "engine/test_double.py::test_no_number_on_the_way_is_rounded_to_float32",
+    ),
+    Support(
         "training with gradient checkpointing",
         "supported",
         "both kinds (`use_reentrant`); each layer is recomputed once",
