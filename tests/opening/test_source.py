@@ -108,9 +108,7 @@ def test_a_download_that_breaks_is_one_line_that_names_it(served, how, monkeypat
 
 def test_a_name_that_is_nowhere_is_told_within_seconds(tmp_path):
     start = time.monotonic()
-    with pytest.raises(
-        ValueError, match=r"no folder 'no/body', and the hub \(http://127.0.0.1:1\) cannot be"
-    ):
+    with pytest.raises(ValueError, match=r"no folder 'no/body', and the hub \(http://127.*\) cannot be"):
         saccade.load("no/body", endpoint="http://127.0.0.1:1", cache_dir=tmp_path)
     assert time.monotonic() - start < 10
 

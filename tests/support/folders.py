@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -127,3 +128,8 @@ def change(path: Path, **settings: Any) -> None:
     """Changes keys of a JSON file; those that become None are removed."""
     data = json.loads(path.read_text(encoding="utf-8")) | settings
     put(path, {key: value for key, value in data.items() if value is not None})
+
+
+def again(folder: Path, to: Path) -> Path:
+    """A copy to change."""
+    return Path(shutil.copytree(folder, to))

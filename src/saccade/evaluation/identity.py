@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -17,10 +18,21 @@ def weights_digest(model: torch.nn.Module) -> str:
     """A digest that changes with the weights: shapes and up to 64 spread-out numbers of every tensor."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        flat = tensor.detach().reshape(-1)
-        spread = flat[:: max(1, flat.numel() // 64)][:64].float().cpu().numpy()
-        digest.update(f"{name}{tuple(tensor.shape)}".encode() + spread.tobytes())
+        for part in _plain(tensor):
+            flat = part.detach().reshape(-1)
+            spread = flat[:: max(1, flat.numel() // 64)][:64].float().cpu().numpy()
+            digest.update(f"{name}{tuple(tensor.shape)}".encode() + spread.tobytes())
     return digest.hexdigest()[:16]
+
+
+def _plain(tensor: Any) -> Iterator[torch.Tensor]:
+    """The tensor itself, or those that a quantised one is made of."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        yield tensor
+        return
+    names, _ = tensor.__tensor_flatten__()
+    for name in names:
+        yield from _plain(getattr(tensor, name))
 
 
 def setup_digest(loaded: Loaded) -> str:

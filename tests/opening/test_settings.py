@@ -1,0 +1,107 @@
+"""One object says how a model is opened: what it takes, what it refuses, and what the commands make of it."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+
+import pytest
+import torch
+import typer
+
+from saccade.cli.app import build, main
+from saccade.cli.opening import opening_of, opens
+from saccade.opening import Opening
+
+
+def test_it_takes_the_names_of_from_pretrained():
+    found = Opening.of(attn_implementation="eager", torch_dtype=torch.float16, token="t", max_memory={0: 1})
+    assert (found.attn, found.dtype) == ("eager", torch.float16)
+    assert found.hub == {"token": "t"} and found.rest == {"max_memory": {0: 1}}
+    assert pickle.loads(pickle.dumps(found)) == found
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"quantize": "int3"}, "no quantisation 'int3'; there are int8, int4, nf4, fp8"),
+        ({"attn": "paged"}, "no attention implementation 'paged'"),
+        ({"dtype": "float12"}, "no data type 'float12'"),
+        ({"dtype": "int8"}, "no data type 'int8'"),
+        ({"device": "cpu", "device_map": "auto"}, "a device or a device map, not both"),
+        ({"quantize": "int8", "quantization_config": {}}, "quantize or quantization_config, not both"),
+        ({"output_loading_info": True}, "output_loading_info cannot be given"),
+    ],
+)
+def test_nonsense_is_refused_before_anything_is_read(given, said):
+    with pytest.raises(ValueError, match=said):
+        Opening.of(**given)
+
+
+def test_devices_that_are_not_there_are_refused():
+    assert Opening(device="auto").torch_device().type in ("cpu", "cuda")
+    with pytest.raises(ValueError, match="no device 'abacus'"):
+        Opening(device="abacus").torch_device()
+    with pytest.raises(ValueError, match="device cuda:99 is not there"):
+        Opening(device="cuda:99").torch_device()
+    with pytest.raises(ValueError, match="'mps' is not supported"):
+        Opening(device="mps").torch_device()
+
+
+def test_records_name_what_is_not_the_default():
+    assert Opening().told() == {}
+    told = Opening(dtype=torch.bfloat16, device="cpu", attn="eager", trust_remote_code=True).told()
+    assert told == {"dtype": "bfloat16", "attn": "eager", "trust_remote_code": "True"}
+
+
+def test_a_command_gets_the_group_as_one_object():
+    made = []
+
+    def command(name: str, opening: Opening, last: int = 1) -> None:
+        made.append((name, opening, last))
+
+    shown = opens(command)
+    group = list(inspect.signature(opening_of).parameters)
+    assert list(inspect.signature(shown).parameters) == ["name", *group, "last"]
+    app = typer.Typer()
+    app.command()(shown)
+    words = [
+        "x",
+        "--dtype",
+        "bf16",
+        "--attn",
+        "eager",
+        "--quantize",
+        "int8",
+        "--revision",
+        "r",
+        "--last",
+        "2",
+    ]
+    typer.main.get_command(app)(words, standalone_mode=False)
+    assert made == [("x", Opening(dtype="bf16", attn="eager", quantize="int8", revision="r"), 2)]
+
+
+@pytest.mark.parametrize("name", ["generate", "explain", "eval", "bench", "calibrate", "analyze", "study"])
+def test_every_command_that_opens_a_model_has_the_group(name):
+    command = typer.main.get_command(build()).commands[name]
+    has = {option for parameter in command.params for option in parameter.opts}
+    assert has >= {"--device", "--dtype", "--device-map", "--attn", "--revision", "--quantize", "--adapter"}
+    assert "--trust-remote-code" in has
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--quantize", "int3"], "no quantisation 'int3'"),
+        (["--attn", "fast"], "no attention implementation 'fast'"),
+        (["--device", "cuda:99"], "device cuda:99 is not there"),
+        (["--device-map", "sideways"], "device_map"),
+        (["--attn", "flash_attention_2"], "flash"),
+        (["--adapter", "nowhere"], "no model 'nowhere'"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_with_exit_code_2(words, said, capfd):
+    assert main(["generate", "glance", "--question", "how many?", *words]) == 2
+    err = capfd.readouterr().err.strip()
+    assert said in err.lower() and "\n" not in err
