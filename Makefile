@@ -20,6 +20,7 @@ VISION := .venv-vision
 TORCHVISION := 0.28.0
 RUN := $(VENV)/bin
 READY := $(VENV)/.ready
+TABLES := docs/results.md docs/support.md docs/methods/index.md src/saccade/glance/README.md
 
 .PHONY: help setup demo test lint format tables docs lmms checkpoints clean
 
@@ -28,7 +29,7 @@ help:
 	@echo 'make test    run the tests'
 	@echo 'make lint    style and types'
 	@echo 'make format  rewrite the code in the house style'
-	@echo 'make tables  write the numbers of README.md anew from benchmarks/results'
+	@echo 'make tables  write the numbers of the docs anew from benchmarks/results'
 	@echo 'make docs    build the documentation site'
 	@echo 'make checkpoints  every command on small copies of the hub'"'"'s checkpoints, without torchvision and with it'
 	@echo 'make lmms    tests against lmms-eval, in .venv-lmms (a large download)'
@@ -66,7 +67,7 @@ format: $(READY)
 	$(RUN)/ruff format .
 
 tables: $(READY)
-	$(RUN)/python -m saccade.report.tables README.md src/saccade/glance/README.md
+	$(RUN)/python -m saccade.report.tables $(TABLES)
 
 docs: $(READY)
 	$(RUN)/python -m saccade.report.site build/docs

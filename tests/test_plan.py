@@ -19,7 +19,7 @@ from saccade.plan import SCHEMA, Plan
 FULL = Plan(
     (VSkip(layers=(1, 2, 5), reading="mask"), VTW(layer=7)),
     {"model_type": "llava", "text": {"layers": 8}},
-    {"scores": {"vig": [0.1, 0.25]}, "samples": ["a", "b"], "seed": 3},
+    {"scores": {"mean": [0.1, 0.25, 0.2, 0.5, 0.6, 0.7, 0.8, 0.9]}, "samples": ["a", "b"], "seed": 3},
 )
 GOOD = {"schema": SCHEMA, "methods": [{"name": "vskip", "layers": [1, 2]}]}
 

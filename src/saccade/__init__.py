@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from saccade._version import __version__
 
 if TYPE_CHECKING:
+    from saccade import check
     from saccade.calibration import calibrate
     from saccade.engine import Attachment, apply
     from saccade.evaluation import evaluate
@@ -43,13 +44,19 @@ __all__ = [
     "apply",
     "bench",
     "calibrate",
+    "check",
     "cost",
     "evaluate",
     "load",
 ]
 
 
+_ROOMS = ("check",)
+
+
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"saccade.{name}")
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'saccade' has no attribute {name!r}")

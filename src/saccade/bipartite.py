@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from saccade.precision import exact, unit, wide
+
 
 @dataclass(frozen=True)
 class TowerMerge:
@@ -60,8 +62,9 @@ def match(metric_TNC: torch.Tensor, r: int, protected: int) -> Pairs | None:
     r = merged_away(tokens, r, protected)
     if r <= 0:
         return None
-    metric_TNC = F.normalize(metric_TNC.float(), dim=-1)
-    scores_TAB = metric_TNC[:, ::2] @ metric_TNC[:, 1::2].transpose(1, 2)
+    metric_TNC = unit(metric_TNC)
+    with exact(metric_TNC):
+        scores_TAB = metric_TNC[:, ::2] @ metric_TNC[:, 1::2].transpose(1, 2)
     best_TA, target_TA = scores_TAB.max(-1)
     best_TA[:, :protected] = -torch.inf
     # Equal similarities are taken in the order of the tokens.
@@ -84,13 +87,14 @@ def add(x_TNC: torch.Tensor, pairs: Pairs) -> torch.Tensor:
     stay, go = (_take(a_TAC, at) for at in (pairs.stay_TU, pairs.go_TR))
     # A product with ones adds in a fixed order, which a scatter on a GPU does not.
     into_TRB = F.one_hot(pairs.target_TR, b_TBC.shape[1]).to(x_TNC.dtype)
-    return torch.cat((stay, b_TBC + into_TRB.transpose(1, 2) @ go), dim=1)
+    with exact(x_TNC):
+        return torch.cat((stay, b_TBC + into_TRB.transpose(1, 2) @ go), dim=1)
 
 
 def merge(x_TNC: torch.Tensor, sizes_TN: torch.Tensor, pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor]:
     """Averages of the tokens that merge, weighted by what was merged into each before, and the new sizes."""
     sizes_TN1 = add(sizes_TN[..., None], pairs)
-    mean_TNC = add(x_TNC.to(sizes_TN.dtype) * sizes_TN[..., None], pairs) / sizes_TN1
+    mean_TNC = add(wide(x_TNC) * sizes_TN[..., None], pairs) / sizes_TN1
     return mean_TNC.to(x_TNC.dtype), sizes_TN1[..., 0]
 
 

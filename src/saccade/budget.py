@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from saccade.layout import Layout
+from saccade.layout import Layout, Views
 from saccade.methods import METHODS
 from saccade.plan import Plan
 from saccade.pricing import Cost, against, blend, cost
@@ -31,12 +31,15 @@ def last_layers(num_layers: int) -> Orders:
     return {score: tuple(reversed(range(num_layers))) for score in sorted(scores)}
 
 
-def layouts_of(visual: int, text: float) -> tuple[tuple[Layout, ...], tuple[float, ...]]:
+def layouts_of(
+    visual: int, text: float, views: Views | None = None
+) -> tuple[tuple[Layout, ...], tuple[float, ...]]:
     """Layouts of a one-image prompt and their weights; a fractional ``text`` gives its two neighbours.
 
     Args:
         visual: Visual rows.
         text: Text rows; the papers' averages are fractional (66.6).
+        views: Patches of every view of the image; not known if omitted.
 
     Raises:
         ValueError: If a count is negative, not finite or absurdly large.
@@ -47,8 +50,9 @@ def layouts_of(visual: int, text: float) -> tuple[tuple[Layout, ...], tuple[floa
         )
     low, share = int(text), text - int(text)
     if share == 0:
-        return (Layout.single(visual, low),), (1.0,)
-    return (Layout.single(visual, low), Layout.single(visual, low + 1)), (1 - share, share)
+        return (Layout.single(visual, low, views=views),), (1.0,)
+    layouts = tuple(Layout.single(visual, rows, views=views) for rows in (low, low + 1))
+    return layouts, (1 - share, share)
 
 
 def as_processed(plan: Plan, layout: Layout) -> Layout:
@@ -61,17 +65,20 @@ def as_processed(plan: Plan, layout: Layout) -> Layout:
     shorten: list[Any] = list(plan.shortening)
     if not shorten:
         return layout
-    samples = []
-    for visual_N, real_N, image_N, counts in zip(
-        layout.visual_BN, layout.real_BN, layout.image_BN, layout.counts, strict=True
+    samples, views = [], []
+    for b, (visual_N, real_N, image_N, counts) in enumerate(
+        zip(layout.visual_BN, layout.real_BN, layout.image_BN, layout.counts, strict=True)
     ):
-        keep_N = real_N.clone()
+        keep_N, cuts = real_N.clone(), []
         for image, rows in enumerate(counts):
             fewer = rows
             for method in shorten:
                 fewer = method.visual_rows(fewer)
             keep_N[(image_N == image).nonzero()[fewer:, 0]] = False
+            if layout.views is not None:
+                cuts.append(_smaller(layout.views[b][image], fewer, rows))
         samples.append((visual_N[keep_N], image_N[keep_N]))
+        views.append(tuple(cuts))
     longest = max((len(visual_N) for visual_N, _ in samples), default=0)
     visual_BN = torch.zeros(layout.batch, longest, dtype=torch.bool)
     real_BN, image_BN = torch.zeros_like(visual_BN), torch.full_like(visual_BN, -1, dtype=torch.long)
@@ -79,7 +86,14 @@ def as_processed(plan: Plan, layout: Layout) -> Layout:
         # Padded on the left, as prompts are.
         first = longest - len(visual_N)
         visual_BN[b, first:], image_BN[b, first:], real_BN[b, first:] = visual_N, image_N, True
-    return Layout(visual_BN, real_BN, image_BN)
+    return Layout(visual_BN, real_BN, image_BN, None if layout.views is None else tuple(views))
+
+
+def _smaller(views: Views, fewer: int, rows: int) -> Views:
+    """Views of an image that has fewer rows: an only view shrinks, of several there are fewer."""
+    if len(views) == 1:
+        return (fewer,)
+    return views[: max(round(len(views) * fewer / rows), 1)]
 
 
 def price(plan: Plan, shape: ModelShape, layout: Layout, dtype_bytes: int = 2) -> Cost:
@@ -91,9 +105,19 @@ def price(plan: Plan, shape: ModelShape, layout: Layout, dtype_bytes: int = 2) -
     return against(found, cost(shape, Route.dense(layout, shape.layers), dtype_bytes))
 
 
-def price_prompt(plan: Plan, shape: ModelShape, visual: int, text: float, dtype_bytes: int = 2) -> Cost:
-    """What a resolved plan costs on a prompt of one image; a fractional ``text`` mixes its two neighbours."""
-    layouts, weights = layouts_of(visual, text)
+def price_prompt(
+    plan: Plan,
+    shape: ModelShape,
+    visual: int,
+    text: float,
+    dtype_bytes: int = 2,
+    cut: int | None = None,
+) -> Cost:
+    """What a resolved plan costs on a prompt of one image; a fractional ``text`` mixes its two neighbours.
+
+    ``cut`` is the number of views of the image, as many as its rows fill if omitted.
+    """
+    layouts, weights = layouts_of(visual, text, shape.views(visual, cut))
     first, *rest = [price(plan, shape, layout, dtype_bytes) for layout in layouts]
     return blend(first, rest[0], weights[1]) if rest else first
 
@@ -175,7 +199,12 @@ def flops_ratio(
 
 
 def resolve_for_prompt(
-    plan: Plan, shape: ModelShape, visual: int, text: float, orders: Orders | None = None
+    plan: Plan,
+    shape: ModelShape,
+    visual: int,
+    text: float,
+    orders: Orders | None = None,
+    cut: int | None = None,
 ) -> Plan:
     """Resolves a plan for one prompt, as ``cost`` and ``bench`` do.
 
@@ -186,9 +215,10 @@ def resolve_for_prompt(
         text: Text rows, fractional if an average is meant.
         orders: Calibrated orders; without them a budget of N takes the **last** N layers, since what a route
             costs depends on how many layers it touches and (nearly) not on which.
+        cut: Views of the image, as many as its rows fill if omitted.
 
     Raises:
         ValueError: As ``reach_flops``.
     """
-    layouts, weights = layouts_of(visual, text)
+    layouts, weights = layouts_of(visual, text, shape.views(visual, cut))
     return reach_flops(plan, shape, layouts, orders or last_layers(shape.layers), weights)

@@ -11,20 +11,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image, ImageOps
-
 from saccade.evaluation.scoring import Rule, parse, read
-from saccade.files import read_text
+from saccade.files import LONGEST_LINE, lines
+from saccade.pictures import is_file, open_picture, unfetched
 from saccade.samples import Sample
-
-LONGEST_NAME = 200
-"""Letters of a path that messages show."""
+from saccade.text import short
 
 
 @dataclass(frozen=True)
@@ -57,7 +52,7 @@ class Entry:
         Raises:
             ValueError: If a file is not an image, naming the line.
         """
-        images = tuple(decode(path, self.where) for path in self.paths)
+        images = tuple(open_picture(path, self.where) for path in self.paths)
         answer, *others = self.answers or ("",)
         return Sample(
             self.id, self.task, self.subtask, images, self.question, answer, tuple(others), self.score
@@ -93,7 +88,7 @@ def read_jsonl(path: str | os.PathLike, score: str = "exact") -> list[Entry]:
         ValueError: As ``load_jsonl``, except for files that exist and are not images.
     """
     path, usual = Path(path), parse(score)
-    entries = list(_entries(read_text(path, "a JSONL file"), path, usual))
+    entries = list(_entries(path, usual))
     if not entries:
         raise ValueError(f"{path} is empty: one JSON object per line is needed, with 'question' and 'image'")
     first: dict[str, str] = {}
@@ -102,59 +97,6 @@ def read_jsonl(path: str | os.PathLike, score: str = "exact") -> list[Entry]:
             raise ValueError(f"{entry.where}: id {entry.id!r} was used before ({first[entry.id]})")
         first[entry.id] = entry.where
     return entries
-
-
-def decode(path: Path, where: str) -> Image.Image:
-    """An image file as RGB, as `rgb` makes it.
-
-    Args:
-        path: The file.
-        where: What names it, for errors.
-
-    Raises:
-        ValueError: If it is not an image, or is torn.
-    """
-    try:
-        with Image.open(path) as image:
-            return rgb(image)
-    except Exception as error:  # decoders raise whatever their authors chose
-        raise ValueError(f"{where}: cannot decode image {short(path)}: {error}") from None
-
-
-def rgb(image: Image.Image) -> Image.Image:
-    """An opened image as RGB, turned the way its camera was held; 16 bits of grey become 8.
-
-    Args:
-        image: The image, decoded or not.
-
-    Returns:
-        The image, with the name of its file as Pillow gives it (``filename``), for messages.
-    """
-    image.load()
-    turned = image
-    with suppress(Exception):  # what a camera noted may be torn, and the picture whole
-        turned = ImageOps.exif_transpose(image)
-    if turned.mode == "I" or turned.mode.startswith("I;16"):
-        # Pillow would cut such values off at 255. It reads 16-bit files of some formats into mode I.
-        grey_HW = np.asarray(turned).clip(0, 0xFFFF) / 257
-        turned = Image.fromarray(grey_HW.round().astype(np.uint8))
-    made = turned.convert("RGB")
-    vars(made)["filename"] = getattr(image, "filename", "")
-    return made
-
-
-def short(path: str | os.PathLike) -> str:
-    """A path for messages: data that stands where a name should be has thousands of letters."""
-    text = str(path)
-    return text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME // 2]}...{text[-20:]}"
-
-
-def is_file(path: Path) -> bool:
-    """Whether there is such a file; no for what cannot be the name of one."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
 
 
 def is_text(text: str) -> bool:
@@ -166,21 +108,38 @@ def is_text(text: str) -> bool:
     return True
 
 
-def _entries(text: str, path: Path, usual: Rule) -> Iterator[Entry]:
-    # str.splitlines would also split at U+2028, which JSON strings may hold.
-    for number, line in enumerate(text.split("\n"), start=1):
+def _entries(path: Path, usual: Rule) -> Iterator[Entry]:
+    for number, _, line in lines(path, "a JSONL file"):
         where = f"{path}, line {number}"
-        if not line.strip():
-            continue
-        try:
-            data = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
-        except (ValueError, RecursionError) as error:  # numbers of thousands of digits, deep nesting
-            raise ValueError(f"{where}: not JSON that can be read ({error})") from None
+        data = read_line(line, where)
         if not isinstance(data, dict):
             raise ValueError(f"{where}: a JSON object is needed, got {type(data).__name__}")
         yield _entry(data, path, number, where, usual)
+
+
+def read_line(line: bytes | None, where: str) -> Any:
+    """The JSON value of one line.
+
+    Args:
+        line: The line, in UTF-8; halves of surrogate pairs are let through. None if it is too long to read.
+        where: File and line, for errors.
+
+    Raises:
+        ValueError: If it is too long, not JSON, or not UTF-8.
+    """
+    if line is None:
+        raise ValueError(
+            f"{where}: longer than {LONGEST_LINE:,} bytes; a line is one question or conversation, and "
+            "images stand beside the file"
+        )
+    try:
+        return json.loads(line.decode("utf-8", "surrogatepass"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where}: not JSON: no UTF-8 text ({error.reason} at byte {error.start})") from None
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, deep nesting
+        raise ValueError(f"{where}: not JSON that can be read ({error})") from None
 
 
 def _entry(data: dict[str, Any], path: Path, number: int, where: str, usual: Rule) -> Entry:
@@ -251,5 +210,6 @@ def _names(data: dict[str, Any], where: str) -> list[str]:
 def _find(name: str, folder: Path, where: str) -> Path:
     path = folder / name
     if not is_file(path):
-        raise ValueError(f"{where}: no image file {short(path)} (paths are relative to the JSONL file)")
+        hint = unfetched(name) or " (paths are relative to the JSONL file)"
+        raise ValueError(f"{where}: no image file {short(name)}{hint}")
     return path

@@ -6,11 +6,15 @@ import json
 import os
 import re
 import shutil
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
+
+LONGEST_LINE = 1_000_000
+"""Bytes of the longest line that `lines` reads: far above any prompt, and read at once."""
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> Path:
@@ -124,6 +128,40 @@ def read_text(path: str | os.PathLike, what: str = "a file") -> str:
         raise ValueError(f"{path} is a folder, not {what}") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: {error}") from None
+
+
+def lines(path: str | os.PathLike, what: str = "a file") -> Iterator[tuple[int, int, bytes | None]]:
+    """Lines of a text file, one at a time, so that files larger than the memory can be read.
+
+    Only a line feed ends a line: JSON strings may hold the other separators that Python knows.
+
+    Args:
+        path: The file.
+        what: What it should be, for errors.
+
+    Yields:
+        Number of the line from 1, where it begins, and its bytes without a byte order mark, or None if there
+        are more than `LONGEST_LINE`. Blank lines are left out.
+
+    Raises:
+        ValueError: If the file is missing or a folder.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, not {what}")
+    if not path.exists():
+        raise ValueError(f"no such file: {path}")
+    with path.open("rb") as stream:
+        at, number = 0, 0
+        while line := stream.readline(LONGEST_LINE + 1):
+            number, began = number + 1, at
+            at += len(line)
+            if len(line) > LONGEST_LINE:
+                while not line.endswith(b"\n") and (line := stream.readline(LONGEST_LINE)):
+                    at += len(line)
+                yield number, began, None
+            elif (text := line.removeprefix(BOM_UTF8)).strip():
+                yield number, began, text
 
 
 def read_json(path: str | os.PathLike) -> Any:

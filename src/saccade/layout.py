@@ -5,10 +5,13 @@ Shape letters: B batch, N rows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
+
+Views = tuple[int, ...]
+"""Patches of every view of an image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,11 +22,14 @@ class Layout:
         visual_BN: Boolean, True where the row holds an image (or video) placeholder.
         real_BN: Boolean, False where the row is padding.
         image_BN: Integer index of the image inside its sample, -1 for text and padding.
+        views: Patches of every view (tile, frame) of every image of every sample, those included that no row
+            holds (the padding of anyres tiles); None where it is not known how images are cut.
     """
 
     visual_BN: torch.Tensor
     real_BN: torch.Tensor
     image_BN: torch.Tensor
+    views: tuple[tuple[Views, ...], ...] | None = None
 
     @classmethod
     def from_mask(
@@ -67,20 +73,21 @@ class Layout:
                 )
                 if len(ids) != int(visual_BN[b].sum()):
                     raise ValueError(
-                        f"sample {b} has {int(visual_BN[b].sum())} visual rows "
-                        f"but its images add up to {len(ids)}"
+                        f"sample {b} has {int(visual_BN[b].sum())} visual rows that its attention mask does "
+                        f"not hide, but its images add up to {len(ids)}"
                     )
                 image_BN[b, visual_BN[b]] = ids
         return cls(visual_BN, real_BN, image_BN.masked_fill(~visual_BN, -1))
 
     @classmethod
-    def single(cls, visual: int, text: int, prefix: int | None = None) -> Layout:
+    def single(cls, visual: int, text: int, prefix: int | None = None, views: Views | None = None) -> Layout:
         """One sample with one image: ``prefix`` text rows, ``visual`` rows, the rest of the text.
 
         Args:
             visual: Number of visual rows.
             text: Number of text rows in total.
             prefix: Text rows before the image; 35 (the vicuna prompt) where the text is long enough.
+            views: Patches of every view of the image; not known if omitted.
 
         Raises:
             ValueError: If a count is negative or the prefix is longer than the text.
@@ -92,7 +99,8 @@ class Layout:
             )
         mask = torch.zeros(1, visual + text, dtype=torch.bool)
         mask[:, prefix : prefix + visual] = True
-        return cls.from_mask(mask)
+        found = cls.from_mask(mask)
+        return found if views is None else replace(found, views=((views,) if visual else (),))
 
     @property
     def batch(self) -> int:

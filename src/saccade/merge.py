@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 
-from saccade.precision import exact
+from saccade.precision import exact, unit, wide
 
 Order = Literal["similarity", "raster"]
 Rule = Literal["similarity", "mean"]
@@ -42,8 +42,8 @@ def token_merge(x_BND: torch.Tensor, keep: int, order: Order = "similarity") -> 
     Rows are ranked by their total similarity to all others. The ``keep`` least similar ones stay; every other
     row joins the one of these that it is most like, and each cluster becomes the plain mean of its raw
     members, so that the sum of cluster sizes times means is the sum of all rows. The choice takes no
-    gradient, the means do. Similarities are float32, under autocast too, and ties go by position, so results
-    are repeatable.
+    gradient, the means do. Similarities are float32 at least, under autocast too, and ties go by position, so
+    results are repeatable.
 
     Args:
         x_BND: Rows.
@@ -67,7 +67,7 @@ def _merged(x_BND: torch.Tensor, keep: int, order: Order) -> Merged:
             weights = torch.eye(rows, dtype=x_BND.dtype, device=x_BND.device).expand(batch, -1, -1)
             homes = torch.arange(rows, device=x_BND.device).expand(batch, -1)
             return Merged(x_BND, homes, torch.ones_like(homes), weights)
-        unit_BND = torch.nn.functional.normalize(x_BND.float(), dim=-1, eps=1e-12)
+        unit_BND = unit(x_BND)
         # The sum over all pairs of a row is one product with the sum of all rows.
         total_BN = (unit_BND @ unit_BND.sum(1, keepdim=True).mT)[..., 0]
         total_BN = total_BN - unit_BND.square().sum(-1)
@@ -82,8 +82,8 @@ def _merged(x_BND: torch.Tensor, keep: int, order: Order) -> Merged:
         cluster_BN = torch.full((batch, rows), keep, device=x_BND.device).scatter(1, join_BR, into_BR)
         member_BKN |= cluster_BN[:, None, :] == torch.arange(keep, device=x_BND.device)[None, :, None]
         sizes_BK = member_BKN.sum(2)
-        weights_BKN = member_BKN.float() / sizes_BK[..., None]
-    merged_BKD = (weights_BKN @ x_BND.float()).to(x_BND.dtype)
+        weights_BKN = member_BKN.to(unit_BND.dtype) / sizes_BK[..., None]
+    merged_BKD = (weights_BKN @ wide(x_BND)).to(x_BND.dtype)
     return Merged(merged_BKD, homes_BK, sizes_BK, weights_BKN.to(x_BND.dtype))
 
 
@@ -108,13 +108,16 @@ def mean_merge(x_BND: torch.Tensor, keep: int) -> Merged:
     place_N = torch.arange(rows, device=x_BND.device)
     member_KN = (place_N >= start_K[:, None]) & (place_N < stop_K[:, None])
     sizes_K = stop_K - start_K
-    weights_BKN = (member_KN.float() / sizes_K[:, None]).to(x_BND.dtype).expand(batch, -1, -1)
+    weights_KN = member_KN.to(wide(x_BND[:0]).dtype) / sizes_K[:, None]
+    weights_BKN = weights_KN.to(x_BND.dtype).expand(batch, -1, -1)
     if rows % keep == 0:
-        means_BKD = x_BND.unflatten(1, (keep, rows // keep)).mean(2)
+        means_BKD = wide(x_BND).unflatten(1, (keep, rows // keep)).mean(2)
     else:
-        means_BKD = torch.nn.functional.adaptive_avg_pool1d(x_BND.mT, keep).mT
+        means_BKD = torch.nn.functional.adaptive_avg_pool1d(wide(x_BND).mT, keep).mT
     homes_K = (2 * run_K + 1) * rows // (2 * keep)
-    return Merged(means_BKD, homes_K.expand(batch, -1), sizes_K.expand(batch, -1), weights_BKN)
+    return Merged(
+        means_BKD.to(x_BND.dtype), homes_K.expand(batch, -1), sizes_K.expand(batch, -1), weights_BKN
+    )
 
 
 def _take(x_BND: torch.Tensor, index_BK: torch.Tensor) -> torch.Tensor:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from saccade.engine.resolution import note_shrunk
 from saccade.families import Family, find
 from saccade.methods.resize import Resize
 from saccade.opening import Opening, open_config, open_model
 from saccade.plan import Plan, PlanLike
+from saccade.prompts import check_length, check_questions, extremes
 from saccade.samples import Sample, blind_image
 from saccade.shapes import ModelShape
 
@@ -171,6 +173,7 @@ def shrink(loaded: Loaded, images: Sequence[Image], scale: float) -> tuple[list[
     pictures = [image.convert("RGB") for image in images]
     if Resize(scale=scale).scale == 1:
         return pictures, {}
+    note_shrunk(loaded.model)
     return loaded.family.smaller(loaded.processor, pictures, scale)
 
 
@@ -183,12 +186,24 @@ def inputs(loaded: Loaded, samples: Sequence[Sample], plan: PlanLike | None = No
         plan: The plan they will run under; its ``resize`` methods make the images smaller.
 
     Raises:
-        ValueError: If there is no sample.
+        ValueError: If there is no sample, or a question holds what the model reads as a picture.
     """
     if not samples:
         raise ValueError("no samples to ask")
+    check_questions(samples, loaded.processor, loaded.family, loaded.model.config)
     texts = [prompt(loaded, s) for s in samples]
     return encode(loaded, texts, [image for s in samples for image in s.images], plan)
+
+
+def try_longest(loaded: Loaded, samples: Sequence[Sample]) -> None:
+    """Makes the inputs of the largest prompts before work begins, so that what is too long is met at once.
+
+    Raises:
+        ValueError: As ``inputs``, of any of the samples.
+    """
+    check_questions(samples, loaded.processor, loaded.family, loaded.model.config)
+    for sample in extremes(samples):
+        inputs(loaded, [sample])
 
 
 def encode(
@@ -221,6 +236,7 @@ def encode(
     except Exception as error:  # processors raise whatever their authors chose
         raise _refused(loaded, images, plan) or error from None
     model = loaded.model
+    check_length(batch["input_ids"].shape[1], model.config)
     return batch.to(model.device, dtype=model.dtype)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,12 @@ from typing import Any
 from saccade import spec
 from saccade.files import read_json, write_json
 from saccade.layout import Layout
-from saccade.methods import METHODS, Method
+from saccade.methods import Method
+from saccade.names import looks_like_file
+from saccade.plan_file import SCHEMA, check, read_method
 from saccade.program import Program, in_order
 from saccade.route import Route, compose
-
-SCHEMA = 1
-"""Version of the plan file; files of a newer schema are refused."""
+from saccade.text import short
 
 
 @dataclass(frozen=True)
@@ -99,10 +99,34 @@ class Plan:
             self, methods=tuple(m.resolve(num_layers, orders.get(m.score or "")) for m in self.methods)
         )
 
+    def for_any(self) -> Plan:
+        """The methods alone: a plan that is not tied to a model."""
+        return Plan(self.methods)
+
     def over(self, own: Plan) -> Plan:
         """This plan on a model with one of its own: that comes first, but for methods that both have."""
         mine = {method.name for method in self.methods}
         return replace(self, methods=(*(m for m in own.methods if m.name not in mine), *self.methods))
+
+    def check_shape(self, fingerprint: Mapping[str, Any], *, part: bool = False) -> None:
+        """Refuses a model of another shape than the one the plan was made for, if it was made for one.
+
+        Args:
+            fingerprint: Of the model (``Family.identity``).
+            part: The fingerprint is not complete (of a preset shape): only what it says is compared.
+
+        Raises:
+            ValueError: If they differ, naming the fields.
+        """
+        mine = _shared(self.model, fingerprint) if part else self.model
+        if not mine or mine == fingerprint:
+            return
+        changes = Plan(model=mine).diff(Plan(model=dict(fingerprint)))
+        fields = ", ".join(
+            f"{key}: {short(a)} in the plan, {short(b)} here" for key, (a, b) in changes.items()
+        )
+        if fields:
+            raise ValueError(f"this plan was made for another model ({fields}); make a new one, or use force")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionary for JSON."""
@@ -114,25 +138,12 @@ class Plan:
         """Reads what ``to_dict`` wrote.
 
         Raises:
-            ValueError: If the data are not a plan, or of a newer schema, naming what is wrong.
+            ValueError: If the data are not a plan, or of a newer schema, naming the wrong field by its path.
         """
-        if not isinstance(data, dict) or "methods" not in data or "schema" not in data:
-            raise ValueError(f"{source} is not a plan: it needs 'schema' and 'methods'")
-        if type(data["schema"]) is not int or not 1 <= data["schema"] <= SCHEMA:
-            raise ValueError(
-                f"{source} has schema {data['schema']!r}; this version of saccade reads up to {SCHEMA}"
-            )
-        unknown = set(data) - {"schema", "methods", "model", "calibration"}
-        if unknown:
-            raise ValueError(f"{source} has unknown fields: {', '.join(sorted(unknown))}")
-        if not isinstance(data["methods"], list):
-            raise ValueError(f"{source}: methods is a list")
-        methods = tuple(_read_method(entry, source) for entry in data["methods"])
-        parts = {key: data.get(key, {}) for key in ("model", "calibration")}
-        for key, part in parts.items():
-            if not isinstance(part, dict):
-                raise ValueError(f"{source}: {key} is an object")
-        return cls(methods, **parts)
+        data = _listed(data, source)
+        check(data, source)
+        methods = tuple(read_method(one, f"{source}: methods[{i}]") for i, one in enumerate(data["methods"]))
+        return cls(methods, data.get("model", {}), data.get("calibration", {}))
 
     def save(self, path: str | os.PathLike) -> Path:
         """Writes the plan file, whole or not at all."""
@@ -145,7 +156,12 @@ class Plan:
         Raises:
             ValueError: If it is missing, not JSON or not a plan.
         """
-        return cls.from_dict(read_json(path), str(path))
+        name = short(path)
+        try:
+            data = read_json(path)
+        except OSError as error:
+            raise ValueError(f"cannot read {name}: {error.strerror}") from None
+        return cls.from_dict(data, name)
 
     @classmethod
     def of(cls, what: PlanLike) -> Plan:
@@ -160,7 +176,7 @@ class Plan:
             return cls((what,))
         if isinstance(what, (list, tuple)) and all(isinstance(m, Method) for m in what):
             return cls(tuple(what))
-        if isinstance(what, os.PathLike) or (isinstance(what, str) and _looks_like_file(what)):
+        if isinstance(what, os.PathLike) or (isinstance(what, str) and looks_like_file(what)):
             return cls.load(what)
         if isinstance(what, str):
             return cls(spec.parse(what))
@@ -177,21 +193,23 @@ PlanLike = Plan | Method | Sequence[Method] | str | os.PathLike
 """Everything that is taken where a plan is wanted."""
 
 
-def _looks_like_file(text: str) -> bool:
-    return text.endswith(".json") or (os.sep in text and "(" not in text) or Path(text).is_file()
-
-
-def _read_method(entry: Any, source: str) -> Method:
-    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str) or entry["name"] not in METHODS:
-        name = entry.get("name") if isinstance(entry, dict) else entry
-        raise ValueError(f"{source} asks for method {name!r}; known: {', '.join(sorted(METHODS))}")
-    values: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in entry.items() if k != "name"
-    }
+def _listed(data: Any, source: str) -> Any:
+    """The data with lists for tuples, as JSON writes them."""
     try:
-        return METHODS[entry["name"]](**values)
-    except TypeError:
-        raise ValueError(f"{source}: {entry['name']} does not take {', '.join(sorted(values))}") from None
+        if isinstance(data, dict):
+            return {key: _listed(value, source) for key, value in data.items()}
+        return [_listed(value, source) for value in data] if isinstance(data, (list, tuple)) else data
+    except RecursionError:
+        raise ValueError(f"{source} is nested too deeply") from None
+
+
+def _shared(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """What both say, of mine."""
+    both = {key: (mine[key], theirs[key]) for key in theirs if key in mine}
+    return {
+        key: _shared(a, b) if isinstance(a, Mapping) and isinstance(b, Mapping) else a
+        for key, (a, b) in both.items()
+    }
 
 
 def _differences(mine: Any, theirs: Any, where: str) -> Iterator[tuple[str, tuple[Any, Any]]]:

@@ -130,12 +130,14 @@ class Tally:
         if stage.number == 0:
             self._starts[id(stage.by)] = self.alive
         starts = self._starts[id(stage.by)]
+        counts = self.layout.counts
+        views = self.layout.views or tuple(tuple(() for _ in sample) for sample in counts)
         keep = tuple(
             tuple(
-                min(found, max(0, stage.by.kept(stage, found, start, original)))
-                for found, start, original in zip(*sample, strict=True)
+                min(found, max(0, stage.by.kept(stage, found, start, original, cut)))
+                for found, start, original, cut in zip(*sample, strict=True)
             )
-            for sample in zip(self.alive, starts, self.layout.counts, strict=True)
+            for sample in zip(self.alive, starts, counts, views, strict=True)
         )
         return self.alive, keep
 

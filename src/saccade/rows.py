@@ -129,6 +129,12 @@ class RowIndex:
         out.view(self.batch * self.rows, -1).index_copy_(0, self.flat_T, packed)
         return out
 
+    @property
+    def mask_BN(self) -> torch.Tensor:
+        """The set as a boolean (batch, rows) mask, on its own device."""
+        mask = torch.zeros(self.batch * self.rows, dtype=torch.bool, device=self.flat_T.device)
+        return mask.index_fill_(0, self.flat_T, True).view(self.batch, self.rows)
+
     def apply(self, rowwise: Callable[[torch.Tensor], torch.Tensor], x_BND: torch.Tensor) -> torch.Tensor:
         """Runs a row-wise module on the selected rows alone and spreads its output, zeros elsewhere."""
         if self.slices is not None:
@@ -137,6 +143,12 @@ class RowIndex:
         y = rowwise(x_BND.reshape(-1, features).index_select(0, self.flat_T)[None])[0]
         out = y.new_zeros(self.batch * self.rows, y.shape[-1])
         return out.index_copy_(0, self.flat_T, y).view(self.batch, self.rows, -1)
+
+
+def last_upto(mask_BN: torch.Tensor) -> torch.Tensor:
+    """For every row the last row of the set that is not after it, (B, N) on any device; -1 for none."""
+    rows = torch.arange(mask_BN.shape[1], device=mask_BN.device)
+    return torch.where(mask_BN, rows, -1).cummax(1).values
 
 
 Slices = tuple[tuple[int, int], ...]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil, isqrt
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class ModelShape:
         ffn: Inner width of the gated FFN (m).
         vocab: Vocabulary size.
         visual: Visual tokens of a typical image, the default of ``cost`` and ``bench``.
+        view: Patches of a view, where the model cuts images into views; None where it does not.
     """
 
     name: str
@@ -30,6 +32,21 @@ class ModelShape:
     ffn: int
     vocab: int
     visual: int
+    view: int | None = None
+
+    def views(self, visual: int, count: int | None = None) -> tuple[int, ...]:
+        """Patches of every view of an image.
+
+        Args:
+            visual: Its visual rows.
+            count: How many views it is cut into; if omitted as many as its rows fill, newline rows among
+                them. Unpadding leaves fewer rows, and only the picture's sides tell how many views it has.
+        """
+        if self.view is None or not visual:
+            return (visual,) if visual else ()
+        if count is None:
+            count = max(ceil(visual / (self.view + isqrt(self.view))), 1)
+        return (self.view if count > 1 else min(visual, self.view),) * count
 
     @property
     def query_width(self) -> int:
@@ -48,13 +65,13 @@ SHAPES: dict[str, ModelShape] = {
         ModelShape("llava-1.5-7b", 32, 4096, 32, 32, 128, 11008, 32064, 576),
         ModelShape("llava-1.5-13b", 40, 5120, 40, 40, 128, 13824, 32064, 576),
         ModelShape("llava-llama3-8b", 32, 4096, 32, 8, 128, 14336, 128256, 576),
-        ModelShape("llava-next-7b", 32, 4096, 32, 32, 128, 11008, 32064, 2880),
-        ModelShape("llava-next-13b", 40, 5120, 40, 40, 128, 13824, 32064, 2880),
+        ModelShape("llava-next-7b", 32, 4096, 32, 32, 128, 11008, 32064, 2880, 576),
+        ModelShape("llava-next-13b", 40, 5120, 40, 40, 128, 13824, 32064, 2880, 576),
         ModelShape("qwen2-vl-7b", 28, 3584, 28, 4, 128, 18944, 152064, 1280),
         ModelShape("qwen2.5-vl-7b", 28, 3584, 28, 4, 128, 18944, 152064, 1280),
         ModelShape("qwen3-vl-8b", 36, 4096, 32, 8, 128, 12288, 151936, 1280),
-        ModelShape("llava-onevision-7b", 28, 3584, 28, 4, 128, 18944, 152128, 3645),
-        ModelShape("internvl3-8b", 28, 3584, 28, 4, 128, 18944, 151674, 3328),
+        ModelShape("llava-onevision-7b", 28, 3584, 28, 4, 128, 18944, 152128, 3645, 729),
+        ModelShape("internvl3-8b", 28, 3584, 28, 4, 128, 18944, 151674, 3328, 256),
     )
 }
 """Shapes of the papers' models by name."""

@@ -10,8 +10,10 @@ from dataclasses import fields
 from typing import Any, get_args, get_origin
 
 from saccade.methods import METHODS, Method
+from saccade.methods.base import MOST_LAYERS
+from saccade.names import calls, check_method
+from saccade.text import short
 
-_CALL = re.compile(r"\s*([A-Za-z_]\w*)\s*(?:\(([^()]*)\))?\s*")
 _RANGE = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?")
 
 
@@ -27,11 +29,7 @@ def parse(spec: str) -> tuple[Method, ...]:
     Raises:
         ValueError: If the text cannot be read, naming the part and what is allowed.
     """
-    if not isinstance(spec, str):
-        raise ValueError(f"a spec is a string such as 'vskip(layers=12-31)', got {type(spec).__name__}")
-    if spec.strip() in ("", "dense"):
-        return ()
-    return tuple(_parse_call(part) for part in _split(spec))
+    return tuple(_read_call(name, inner) for name, inner in calls(spec))
 
 
 def write(methods: Sequence[Method]) -> str:
@@ -39,40 +37,27 @@ def write(methods: Sequence[Method]) -> str:
     return "+".join(str(m) for m in methods) or "dense"
 
 
-def _split(spec: str) -> list[str]:
-    parts, depth, start = [], 0, 0
-    for i, char in enumerate(spec):
-        depth += (char == "(") - (char == ")")
-        if char == "+" and depth == 0:
-            parts.append(spec[start:i])
-            start = i + 1
-    return [*parts, spec[start:]]
-
-
-def _parse_call(text: str) -> Method:
-    match = _CALL.fullmatch(text)
-    if match is None:
-        raise ValueError(f"cannot read {text.strip()!r} in a spec; write name(key=value,...), joined by +")
-    name, inner = match.groups()
-    if name not in METHODS:
-        raise ValueError(f"no method {name!r}; known: {', '.join(sorted(METHODS))}")
+def _read_call(name: str, inner: str) -> Method:
+    check_method(name, METHODS)
     cls = METHODS[name]
     hints = typing.get_type_hints(cls)
     known = {f.name: hints[f.name] for f in fields(cls)}
     values: dict[str, str] = {}
     key = None
-    for piece in (inner or "").split(","):
+    for piece in inner.split(","):
         if "=" in piece:
             key, piece = (side.strip() for side in piece.split("=", 1))
             if key not in known:
-                raise ValueError(f"{name} has no parameter {key!r}; it has: {', '.join(known)}")
+                raise ValueError(f"{name} has no parameter {short(key)!r}; it has: {', '.join(known)}")
             if key in values:
                 raise ValueError(f"{name}: {key} is given twice")
             values[key] = piece
         elif key is not None:
             values[key] += "," + piece.strip()
         elif piece.strip():
-            raise ValueError(f"{name}: {piece.strip()!r} has no name; write key=value ({', '.join(known)})")
+            raise ValueError(
+                f"{name}: {short(piece.strip())!r} has no name; write key=value ({', '.join(known)})"
+            )
     return cls(**{k: read_value(v, known[k], f"{name}: {k}") for k, v in values.items()})
 
 
@@ -92,7 +77,7 @@ def read_value(text: str, hint: Any, where: str) -> Any:
             return _read_one(text, option)
         except ValueError as error:
             errors.append(str(error))
-    raise ValueError(f"{where}: {text!r} is {' and '.join(errors)}")
+    raise ValueError(f"{where}: {short(text)!r} is {' and '.join(errors)}")
 
 
 def _is_union(hint: Any) -> bool:
@@ -129,4 +114,6 @@ def _read_layers(text: str) -> tuple[int, ...]:
         if match is None or (match[2] and int(match[2]) < int(match[1])):
             raise ValueError("not a list of layers such as 0,3,5-7")
         numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
+        if len(numbers) > MOST_LAYERS:
+            raise ValueError(f"not a list of at most {MOST_LAYERS} layers")
     return tuple(numbers)

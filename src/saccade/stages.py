@@ -19,7 +19,7 @@ from typing import Literal, Protocol
 
 import torch
 
-from saccade.layout import Layout
+from saccade.layout import Layout, Views
 
 Counts = tuple[tuple[int, ...], ...]
 """Rows per image, for every image of every sample."""
@@ -38,20 +38,48 @@ class Look:
         moment: Which layer's attention: of the layer that ran just before the boundary (``after``), or of the
             layer that runs next (``before``).
         keys: Whether the keys of that layer are wanted.
+        rotary: Whether its rotary tables are wanted.
         tower: Which layer of the vision tower is wanted, if any: the one that made the features the decoder
             gets (``made``), or the one that reads them (``reads``). Where a tower has only one of the two, it
             serves for both.
+        weighs: Whether attention in the tower (``Vision.single_BN``) weighs what rows hold, so that gradients
+            have to flow through it.
     """
 
     ask: Ask = "nothing"
     moment: Literal["after", "before"] = "after"
     keys: bool = False
+    rotary: bool = False
     tower: Which | None = None
+    weighs: bool = False
 
     @property
     def layer(self) -> bool:
         """Whether a decoder layer is looked at."""
         return self.ask != "nothing" or self.keys
+
+
+@dataclass(frozen=True, eq=False)
+class Unseen:
+    """Patches that the vision tower computed and no row holds: the padding of anyres tiles.
+
+    Shapes are those of ``Vision``, with E such patches of a sample in place of N rows.
+
+    Attributes:
+        view_BE: View of the patch, -1 where ``E`` pads a sample with fewer; on the host.
+        image_BE: Image of the patch inside its sample, -1 likewise; on the host.
+        before_BE: The row before which it would stand, on the host; of several the order is that given.
+        attention_BN: See ``Vision``.
+        keys_BNV: See ``Vision``.
+        features_BNV: See ``Vision``.
+    """
+
+    view_BE: torch.Tensor
+    image_BE: torch.Tensor
+    before_BE: torch.Tensor
+    attention_BN: torch.Tensor
+    keys_BNV: torch.Tensor
+    features_BNV: torch.Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +89,9 @@ class Vision:
     Attributes:
         patch_BN: Whether the row is a patch of the picture; False at text and at newline rows.
         view_BN: Which view (tile) of the batch the row belongs to, -1 where it is no patch.
-        attention_BN: Attention that the patch gets in the looked-at layer, mean over heads, float32: from the
-            CLS row, or where there is none from every row of its view, summed over the rows that ask.
+        attention_BN: Attention that the patch gets in the looked-at layer, mean over heads, in float32 at
+            least: from the CLS row, or where there is none from every row of its view, summed over the rows
+            that ask.
         single_BN: The same with all heads as one head of full width (PruMerge).
         keys_BNV: Keys of that layer, heads side by side.
         heads: Heads in ``keys_BNV``.
@@ -73,6 +102,7 @@ class Vision:
         into_BN: Where the tower itself has merged patches: the row that holds this row's content, itself
             where nothing was merged into another; None where the tower merges nothing.
         sizes_BN: Patches that were merged into each row, 0 where its content went elsewhere; None likewise.
+        unseen: Patches of the views that no row holds, None where there are none.
     """
 
     patch_BN: torch.Tensor
@@ -86,6 +116,7 @@ class Vision:
     project: Callable[[torch.Tensor], torch.Tensor]
     into_BN: torch.Tensor | None = None
     sizes_BN: torch.Tensor | None = None
+    unseen: Unseen | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,11 +150,12 @@ class Evidence:
         keep: Rows to keep of every image (what ``kept`` answered), at most ``found``.
         hidden_BND: Residual stream at the boundary.
         weights_BHRN: Attention of the asking rows in the looked-at layer: softmax over all keys they see, in
-            float32, given at the rows of this forward; 0 at dead rows. None if nothing was asked.
+            float32 at least, given at the rows of this forward; 0 at dead rows. None if nothing was asked.
         asks_BR: False where ``R`` pads a sample with fewer asking rows.
         asking_BR: Row numbers of the asking rows.
         keys_BGNW: Rotated keys of the looked-at layer, zeros at dead rows; None if not wanted.
-        rotary: Cosines and sines (B or 1, N, W) of the rows in that layer.
+        rotary: Cosines and sines (B or 1, N, W) of the rows in that layer, in float32 at least; None if not
+            wanted.
         norm: The decoder's final norm.
         grid: Where the rows lie in the picture; None where the model cannot say (embeddings alone).
         vision: What the tower knows; None unless ``Look.tower``.
@@ -179,7 +211,7 @@ class Choice:
 class Decider(Protocol):
     """The part of a reducer that the engine and the price list call."""
 
-    def kept(self, stage: Stage, found: int, start: int, original: int) -> int:
+    def kept(self, stage: Stage, found: int, start: int, original: int, views: Views = ()) -> int:
         """Rows an image keeps at a stage, merged and new ones included; the closed-form cost rests on it.
 
         Args:
@@ -187,6 +219,7 @@ class Decider(Protocol):
             found: Visual rows of the image that are alive.
             start: Those that were alive when the method's first stage was reached.
             original: Those that the image has.
+            views: Patches of each of its views, those without a row included; empty where that is not known.
         """
 
     def asking(self, evidence: Evidence) -> torch.Tensor:

@@ -268,5 +268,5 @@ def test_entries_of_a_file_are_decoded_only_when_drawn(run, tmp_path):
     undrawn = next(e for e in entries if e.id not in plan.calibration["samples"])
     undrawn.paths[0].write_text("broken")
     assert stable(run(entries, budget=1, num_samples=2)) == stable(plan)
-    with pytest.raises(ValueError, match="cannot decode image"):
+    with pytest.raises(ValueError, match="cannot read image"):
         run(entries, budget=1)

@@ -10,6 +10,7 @@ from saccade import models
 from saccade.calibration import calibrate, scores
 from saccade.calibration.spoken import with_answer
 from saccade.engine import apply
+from saccade.families import find
 from saccade.methods.vskip import VSkip
 from support.models import FACTORIES, FIRST_WORD, SQUARE, TALL, tiny_llava
 
@@ -59,6 +60,25 @@ def test_an_answer_ends_where_the_model_ends_it(place, several):
     tiny.model.generation_config.eos_token_id = [whole[place], 127] if several else whole[place]
     longer, tail = with_answer(tiny.model, inputs, 7)
     assert longer["input_ids"][0, rows:].tolist() == whole[:place] and tail == place + 1
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_an_answer_ends_before_a_placeholder(name):
+    """A model may say the token that stands for a picture; what follows it cannot be fed back."""
+    tiny = FACTORIES[name](layers=3)
+    inputs = tiny.batch([PROMPT], seed=2)
+    rows = inputs["input_ids"].shape[1]
+    whole = with_answer(tiny.model, inputs, 6)[0]["input_ids"][0].tolist()
+    token = find(tiny.model).visual_ids(tiny.model.config)[0]
+    generate = tiny.model.generate
+    tiny.model.generate = lambda **given: torch.tensor([[*whole[: rows + 2], token, *whole[rows + 2 :]]])
+    try:
+        longer, tail = with_answer(tiny.model, inputs, 6)
+    finally:
+        tiny.model.generate = generate
+    assert longer["input_ids"][0].tolist() == whole[: rows + 2] and tail == 3
+    with torch.no_grad():
+        tiny.model(**longer)
 
 
 def test_a_score_is_the_sum_over_the_tokens_of_the_answer(loaded):

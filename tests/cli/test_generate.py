@@ -118,10 +118,10 @@ def test_the_embedded_model_answers_about_a_picture(command, tmp_path):
 
 
 def test_a_picture_is_turned_as_the_camera_was_held(tmp_path):
-    from saccade.cli.generate import open_image
+    from saccade.pictures import open_picture
 
     picture = Image.new("RGB", (8, 4))
     exif = picture.getexif()
     exif[0x0112] = 6
     picture.save(tmp_path / "photo.jpg", exif=exif)
-    assert open_image(tmp_path / "photo.jpg").size == (4, 8)
+    assert open_picture(tmp_path / "photo.jpg").size == (4, 8)

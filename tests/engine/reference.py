@@ -17,6 +17,7 @@ import torch
 from saccade.families import find
 from saccade.layout import Layout
 from saccade.plan import Plan
+from support.ending import showing
 
 
 @contextmanager
@@ -50,4 +51,6 @@ def masked(model: Any, spec: str, inputs: dict[str, torch.Tensor]) -> Iterator[N
             )
             for hook in hooks:
                 stack.callback(hook.remove)
+        last = route.layers[-1].alive_BN
+        stack.callback(showing(parts.norm, lambda: (last, layout.visual_BN)).remove)
         yield

@@ -6,12 +6,17 @@ import copy
 import io
 import pickle
 import threading
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
 
 from saccade.engine import apply, attached
 from saccade.families import find
+from saccade.layout import Layout
 from saccade.plan import Plan
 from support.models import FACTORIES, SQUARE, tiny_llava, tiny_qwen
 
@@ -90,7 +95,8 @@ def test_an_exception_before_the_decoder_forgets_the_layout(llava):
     with apply(llava.model, "vtw(layer=0)"):
         with pytest.raises(ValueError, match="tokens"):
             llava.model(**inputs | {"pixel_values": inputs["pixel_values"].repeat(2, 1, 1, 1)})
-        within = llava.model.model.language_model(inputs_embeds=one_row).last_hidden_state
+        with pytest.warns(UserWarning, match="cannot tell which of these embeddings are visual"):
+            within = llava.model.model.language_model(inputs_embeds=one_row).last_hidden_state
     assert torch.equal(within, llava.model.model.language_model(inputs_embeds=one_row).last_hidden_state)
 
 
@@ -161,6 +167,64 @@ def test_threads_may_share_a_model(llava):
         for thread in threads:
             thread.join()
     assert all(torch.equal(w, g) for w, many in zip(want, got, strict=True) for g in many)
+
+
+def elsewhere(run: Callable[[], Any]) -> Any:
+    """What a call gives, or raises, in another thread."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(run).result()
+
+
+def test_a_trace_that_another_thread_should_have_filled_says_so(llava):
+    given = llava.batch([SAMPLES[0]]) | dict(max_new_tokens=2)
+    with apply(llava.model, "fastv(layer=1,keep=0.5)") as handle:
+        with pytest.warns(UserWarning, match="ran in another thread"), handle.tracing() as traces:
+            elsewhere(lambda: llava.model.generate(**given))
+        assert traces == []
+
+        def traced() -> list:
+            with handle.tracing() as own:
+                llava.model.generate(**given)
+            return own
+
+        with warnings.catch_warnings(), handle.tracing() as traces:
+            warnings.simplefilter("error")
+            llava.model.generate(**given)
+            assert len(elsewhere(traced)) == 1
+        assert len(traces) == 1, "a thread's own forwards alone"
+
+
+def test_a_layout_is_of_the_thread_that_gives_it(llava):
+    given = llava.batch([SAMPLES[0]])
+    layout = Layout.from_mask(llava.visual(given), given["attention_mask"])
+    embeds = llava.model.get_input_embeddings()(given["input_ids"]).detach()
+    with torch.no_grad(), apply(llava.model, SPECS[0]) as handle, handle.with_layout(layout):
+        for run in (llava.model, llava.model.model.language_model):
+            want = run(inputs_embeds=embeds)[0]
+            with pytest.raises(ValueError, match=r"with_layout.* was opened in another thread"):
+                elsewhere(lambda run=run: run(inputs_embeds=embeds))
+            assert torch.equal(run(inputs_embeds=embeds)[0], want)
+
+
+@torch.no_grad()
+def test_embeddings_that_pass_the_core_by_are_warned_of(llava):
+    """Its forward called without its hooks, and the decoder alone: nobody says which rows are visual."""
+    given = llava.batch([SAMPLES[0]])
+    core = llava.model.model
+    decoder, embeds = core.language_model, llava.model.get_input_embeddings()(given["input_ids"])
+    with apply(llava.model, SPECS[0]):
+        with pytest.warns(UserWarning, match="give the layout with Attachment.with_layout"):
+            decoder(inputs_embeds=embeds)
+        with pytest.warns(UserWarning, match="give the layout with Attachment.with_layout"):
+            core.forward(**given)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            decoder(inputs_embeds=embeds[:, :1])
+            decoder(input_ids=given["input_ids"])
+            core(input_ids=given["input_ids"][:, :3])
+    with warnings.catch_warnings(), apply(llava.model, "dense"):
+        warnings.simplefilter("error")
+        decoder(inputs_embeds=embeds)
 
 
 def test_saving_inside_the_block_saves_the_stock_model(llava, tmp_path):

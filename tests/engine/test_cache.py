@@ -146,6 +146,28 @@ def merged(model, inputs) -> torch.Tensor:
     return seen["inputs_embeds"]
 
 
+@pytest.mark.parametrize("after", ["vtw(layer=2)", "vskip(layers=1)", "fastv(layer=1,keep=0.5)"])
+@torch.no_grad()
+def test_a_cache_that_closed_up_goes_on_under_another_plan(llava, after):
+    """Tokens stand where the closed-up prompt ends, whichever plan reads them."""
+    inputs = llava.batch([[3, SQUARE, 5]])
+    more = words(1, 2)
+    closed = "fastv(layer=1,keep=0.5,position_policy=compact)"
+    with apply(llava.model, closed):
+        caches = [llava.model(**inputs).past_key_values for _ in range(2)]
+        want = llava.model(input_ids=more, past_key_values=caches[0]).logits
+    with apply(llava.model, after):
+        got = llava.model(input_ids=more, past_key_values=caches[1]).logits
+    torch.testing.assert_close(got, want, atol=1e-6, rtol=1e-6)
+
+
+@torch.no_grad()
+def test_pixels_without_a_prompt_are_left_to_the_stock_model(llava):
+    pixels = llava.batch([[3, SQUARE, 5]])["pixel_values"]
+    with apply(llava.model, "vtw(layer=2)"), pytest.raises(ValueError, match="exactly one of input_ids"):
+        llava.model(pixel_values=pixels)
+
+
 def test_selecting_repeating_and_reordering_samples(llava):
     inputs, more = llava.batch(SAMPLES), words(3, 2, seed=4)
     changes = {

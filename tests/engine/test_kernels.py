@@ -225,6 +225,7 @@ def test_a_frame_follows_its_layers_to_another_device(llava, spec):
         assert frame.to(torch.device("meta")) is there and there.device.type == "meta"
         # Made for another device, the first frame has to be moved by every layer here.
         foreign = Frame(frame.steps, frame.batch, frame.new, frame.past, frame.real_BT, torch.device("meta"))
+        foreign.visual_BN = frame.visual_BN
         hook = llava.model.model.language_model.register_forward_pre_hook(
             lambda module, args, kwargs: (args, kwargs | {"saccade_frame": foreign}), with_kwargs=True
         )

@@ -184,23 +184,57 @@ def test_beams_of_a_cached_prompt_share_its_decisions(spec):
     assert len(traces) == 1 and kept[0] == kept[1] == kept[2] and kept[6] == kept[8] and kept[3] == []
 
 
-@pytest.mark.parametrize("spec", ["fastv(layer=1,keep=0.5)", "fastervlm(keep=0.5)", "pool(factor=2)"])
-def test_a_prompt_in_chunks_is_refused(spec):
+def where(tiny, part):
+    """What a plan may be put on; ``generate`` is of the whole model."""
+    return {"model": tiny.model, "core": tiny.model.model}[part]
+
+
+@pytest.mark.parametrize("part", ["model", "core"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "fastv(layer=1,keep=0.5)",
+        "fastervlm(keep=0.5)",
+        "pool(factor=2)",
+        "victor(registers=2,layer=2)",
+        "skip_vision(retained=0.25,split=grid,cache=small)",
+    ],
+)
+def test_a_prompt_in_chunks_is_refused(spec, part):
     tiny = tiny_llava()
     inputs = tiny.batch(RAGGED[:1])
-    with apply(tiny.model, spec), pytest.raises(ValueError, match="prefill_chunk_size"):
-        tiny.model.generate(**inputs, max_new_tokens=2, prefill_chunk_size=8)
+    for size in (8, 22):  # Through the image, and after it.
+        with apply(where(tiny, part), spec), pytest.raises(ValueError, match="prefill_chunk_size"):
+            tiny.model.generate(**inputs, max_new_tokens=2, prefill_chunk_size=size)
     assert tiny.model.generate(**inputs, max_new_tokens=2).shape[1] == inputs["input_ids"].shape[1] + 2
 
 
-def test_assisted_decoding_is_refused_where_the_end_of_the_prompt_decides():
+@pytest.mark.parametrize("part", ["model", "core"])
+@pytest.mark.parametrize(
+    "spec", ["fastv(layer=1,keep=0.5)", "skip_vision(retained=0.25,split=grid,cache=small)"]
+)
+def test_assisted_decoding_is_refused_where_the_end_of_the_prompt_decides(spec, part):
     tiny = tiny_llava()
     inputs = tiny.batch(RAGGED[:1])
     go = dict(max_new_tokens=6, do_sample=False)
-    with apply(tiny.model, "fastv(layer=1,keep=0.5)"), pytest.raises(ValueError, match="assisted"):
+    with apply(where(tiny, part), spec), pytest.raises(ValueError, match="assisted"):
         tiny.model.generate(**inputs, **go, prompt_lookup_num_tokens=2)
-    with apply(tiny.model, "fastv(layer=1,keep=0.5)"), pytest.raises(ValueError, match="assisted"):
+    with apply(where(tiny, part), spec), pytest.raises(ValueError, match="assisted"):
         tiny.model.generate(**inputs, **go, assistant_model=tiny_llava(layers=2).model)
+
+
+def test_generation_inside_another_models_assisted_decoding_is_its_own():
+    tiny, other = tiny_llava(), tiny_llava(layers=3)
+    go = tiny.batch(RAGGED[:1]) | dict(max_new_tokens=3, do_sample=False)
+    with apply(other.model, "fastv(layer=1,keep=0.5)"):
+        want, said = other.model.generate(**go), []
+
+        def asks(input_ids, scores):
+            said.append(other.model.generate(**go))
+            return scores
+
+        tiny.model.generate(**go, prompt_lookup_num_tokens=2, logits_processor=[asks])
+    assert said and all(torch.equal(one, want) for one in said)
 
 
 def test_assisted_decoding_gives_the_tokens_of_greedy_where_the_image_decides():
@@ -350,6 +384,37 @@ def test_a_cache_is_cropped_after_a_prompt_that_closed_up_and_not_within(spec):
         if spec.startswith("pyramiddrop"):
             with pytest.raises(ValueError, match="cropped inside"):
                 cache.crop(-4)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "skip_vision(retained=0.25,split=grid,cache=small)",
+        "skip_vision(retained=0.5,split=grid,cache=small,layer=2)+vtw(layer=3)",
+    ],
+)
+@torch.no_grad()
+def test_a_cache_whose_rows_have_left_is_cropped_around_that_prompt_and_not_within(spec):
+    tiny = tiny_llava()
+    given = tiny.batch([[3, SQUARE, 5], [5, SQUARE, 3]])
+    more = torch.tensor([[9, 11], [12, 13]])
+    with apply(tiny.model, spec):
+        prompt = tiny.model(**given, use_cache=True).past_key_values
+        once = tiny.model(input_ids=more, past_key_values=prompt).logits
+        prompt.crop(-2)
+        assert torch.equal(tiny.model(input_ids=more, past_key_values=prompt).logits, once)
+        prompt.crop(-2)
+        held = kv_lengths(prompt)
+        for cut in (1, 4, 9):  # Text after the image, of one sample alone, and rows of the image.
+            with pytest.raises(ValueError, match="rows have left it"):
+                prompt.crop(-cut)
+            assert kv_lengths(prompt) == held and prompt.get_seq_length() == 24
+        # Before the image of every sample nothing has left: what follows is a prompt of that text alone.
+        prompt.crop(-22)
+        start = {key: given[key][:, :2] for key in ("input_ids", "attention_mask")}
+        want = tiny.model(input_ids=torch.cat([start["input_ids"], more], 1)).logits[:, 2:]
+        got = tiny.model(input_ids=more, past_key_values=prompt).logits
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()

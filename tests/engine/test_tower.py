@@ -12,7 +12,7 @@ import transformers as T
 from torch import nn
 
 from saccade import models
-from saccade.engine import tower_scores
+from saccade.engine import apply, tower_scores
 from saccade.engine.tower import TowerTap, allow_other_sizes, grid, vision
 from saccade.families import find
 from saccade.layout import Layout
@@ -452,3 +452,24 @@ def test_gradients_flow_through_features_but_not_through_scores():
     found = look(tiny.model, given)[0]
     assert found.features_BNV.requires_grad and found.cls_TV.requires_grad
     assert not found.attention_BN.requires_grad and not found.keys_BNV.requires_grad
+
+
+# The stock LLaVA-NeXT lays tiles out without CLS alone.
+@pytest.mark.parametrize(
+    ("factory", "configured"), [(tiny_llava, "default"), (tiny_llava, "full"), (tiny_llava_next, "full")]
+)
+@torch.no_grad()
+def test_a_strategy_given_as_an_argument_is_that_of_the_configuration(factory, configured):
+    """Whether CLS is a row: tokens that merge in the tower, and all that take rows for patches, follow it."""
+    asked = {"default": "full", "full": "default"}[configured]
+    want, tiny = factory(), factory()
+    want.model.config.vision_feature_select_strategy = asked
+    tiny.model.config.vision_feature_select_strategy = configured
+    given = want.batch([[3, SQUARE, 2], [1, WIDE, 1, TALL, 2]])
+    for spec in ("tome(r=2)", "tome(r=1)+fastv(layer=2,keep=0.5)", "fastervlm(keep=0.5)", "pool(factor=2)",
+                 "visionzip(dominant=4,contextual=2)", "prumerge", "vskip(layers=1)"):  # fmt: skip
+        with apply(want.model, spec):
+            expected = want.model(**given).logits
+        with apply(tiny.model, spec):
+            got = tiny.model(**given, vision_feature_select_strategy=asked).logits
+        assert torch.equal(got, expected), spec

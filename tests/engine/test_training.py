@@ -183,3 +183,28 @@ def test_steps_of_methods_that_look_at_a_layer_can_be_counted(spec):
     tiny.model.train()
     with apply(tiny.model, spec):
         assert dispatched_flops(lambda: tiny.model(**batch).loss.backward()) > 0
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "vskip(layers=1-2)",
+        "fastv(layer=2,keep=0.5)",
+        "pool(factor=2)",
+        "skip_vision(retained=0.25,split=grid,cache=small)",
+    ],
+)
+def test_generation_with_checkpointing_in_training_mode_says_that_there_is_no_cache(spec):
+    """The stock model answers without its prompt there: its layers drop the cache that they are given."""
+    tiny = tiny_llava()
+    given = tiny.batch(SAMPLES[:1]) | dict(max_new_tokens=3, do_sample=False)
+    with apply(tiny.model, spec):
+        want = tiny.model.generate(**given)
+        with training(tiny.model, reentrant=False):
+            with pytest.raises(ValueError, match=r"keeps no KV cache.*model.eval\(\)"):
+                tiny.model.generate(**given)
+            # Without a cache the answer is that of evaluation, which drops out nothing here.
+            bare = tiny.model.generate(**given, use_cache=False)
+            tiny.model.eval()
+            assert torch.equal(tiny.model.generate(**given), want)
+            assert torch.equal(tiny.model.generate(**given, use_cache=False), bare)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 from accelerate import cpu_offload, dispatch_model
@@ -189,3 +191,26 @@ def test_compiled_models_take_plans_and_do_not_recompile_for_each_prompt():
         torch._dynamo.reset()
     for a, b in zip([*got, removed], [*want, stock[0]], strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+def test_data_parallel_is_told_what_to_take_instead(monkeypatch):
+    tiny = tiny_llava()
+    given = tiny.batch(SAMPLES[:1])
+    advice = r"give the model itself \(.module\).*DistributedDataParallel"
+    wrapped = torch.nn.DataParallel(tiny.model)
+    for run in (apply, lambda model, spec: attached(model)):
+        with pytest.raises(ValueError, match=advice):
+            run(wrapped, SPECS[0])
+    # Its copies, as it makes them on several devices; here all are on one.
+    replicate = importlib.import_module("torch.nn.parallel.replicate")
+    monkeypatch.setattr(
+        replicate, "_broadcast_coalesced_reshape", lambda tensors, devices, detach=False: [tensors] * 2
+    )
+    with apply(tiny.model, SPECS[0]):
+        want = tiny.model(**given).logits
+        for copy in replicate.replicate(tiny.model, [0, 1]):
+            with pytest.raises(ValueError, match=advice):
+                copy(**given)
+            with pytest.raises(ValueError, match=advice):
+                copy.model.language_model(input_ids=given["input_ids"])
+        assert torch.equal(tiny.model(**given).logits, want)

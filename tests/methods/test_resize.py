@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +14,7 @@ from saccade import models
 from saccade.engine.tower import allow_other_sizes
 from saccade.families import find
 from saccade.methods.resize import Resize
-from support.models import tiny_llava, tiny_llava_next, tiny_qwen
+from support.models import SQUARE, tiny_llava, tiny_llava_next, tiny_qwen
 from support.pictures import picture, samples
 
 QUESTIONS = samples(("how many circles ?", "how many ?", "how many ?"))
@@ -59,6 +60,47 @@ def test_the_plan_lets_the_tower_take_them(glance):
         with attached.tracing() as traces:
             glance.model(**half)
         assert [len(kept) for kept in traces[0].kept(5)] == [10, 0, 5]
+
+
+@torch.no_grad()
+def test_pictures_at_their_full_size_are_warned_of_once(glance):
+    full, half = models.inputs(glance, QUESTIONS), models.inputs(glance, QUESTIONS, "resize(scale=0.5)")
+    for run in (
+        lambda given: glance.model(**given),
+        lambda given: glance.model.generate(**given, max_length=220),
+    ):
+        with saccade.apply(glance.model, "resize(scale=0.5)"):
+            with pytest.warns(UserWarning, match=r"as large as ever.*models.inputs"):
+                run(full)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                run(full)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for plan, given in (
+            ("resize(scale=0.5)", half),
+            ("resize(scale=1)", full),
+            ("vskip(layers=1)", full),
+        ):
+            with saccade.apply(glance.model, plan):
+                glance.model(**given)
+
+
+@torch.no_grad()
+def test_models_of_any_size_are_warned_of_until_a_processor_was_told():
+    tiny = tiny_qwen()
+    images = T.Qwen2VLImageProcessorPil(patch_size=4, size={"shortest_edge": 64, "longest_edge": 16384})
+    loaded = models.Loaded(
+        tiny.model, SimpleNamespace(image_processor=images), find(tiny.model), None, "tiny"
+    )
+    given = tiny.batch([[3, SQUARE, 2]])
+    for spec in ("resize(scale=0.5)", "resize(scale=0.5)+fastv(layer=1,keep=0.5)"):
+        with saccade.apply(tiny.model, spec), pytest.warns(UserWarning, match="as large as ever"):
+            tiny.model(**given)
+    models.shrink(loaded, [picture(64, 64)], 0.5)
+    with warnings.catch_warnings(), saccade.apply(tiny.model, "resize(scale=0.5)"):
+        warnings.simplefilter("error")
+        tiny.model(**given)
 
 
 def test_scales_multiply_and_other_methods_do_not_count(glance):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -19,9 +18,10 @@ from torch.nn.functional import avg_pool2d
 
 from saccade import apply
 from support.looking import evidence_of
-from support.models import FACTORIES, SQUARE, TALL, WIDE, Tiny
+from support.models import FACTORIES, Tiny
 from support.reference import gap
 from support.rowwise import rowwise, sets_of
+from support.shorter import RAGGED, Shown, compare, states_of
 from support.tower_reference import (
     Pair,
     View,
@@ -32,21 +32,7 @@ from support.tower_reference import (
     tokens_visionzip,
 )
 
-RAGGED = [[3, SQUARE, 5], [4], [2, WIDE, 1, TALL, 3]]
 LLAVAS = ["llava-llama", "llava-mistral", "llava_next-llama", "llava_next-mistral"]
-
-
-@dataclass
-class Shown:
-    """One image of a prompt: its rows, what the decoder gets there, its views, and the place of every row.
-
-    Places are line and column in a plane; of newline rows (-1, -1, -1).
-    """
-
-    rows: list[int]
-    states_ND: torch.Tensor
-    views: list[View]
-    places: list[tuple[int, int, int]]
 
 
 def visionzip_of(keep: int, contextual: int) -> Callable[[Shown], list[Pair]]:
@@ -54,11 +40,11 @@ def visionzip_of(keep: int, contextual: int) -> Callable[[Shown], list[Pair]]:
 
 
 TOWER: dict[str, tuple[str, Callable[[Shown], list[Pair] | list[int]]]] = {
-    "fastervlm(keep=0.5)": ("made", lambda i: rows_fastervlm(i.views, len(i.rows) // 2)),
-    "fastervlm(keep=5)": ("made", lambda i: rows_fastervlm(i.views, 5)),
-    "vispruner(keep=8)": ("made", lambda i: rows_vispruner(i.views, 8, 0.5)),
-    "visionzip(dominant=6,contextual=2)": ("made", visionzip_of(8, 2)),
-    "visionzip(dominant=2,contextual=5)": ("made", visionzip_of(7, 5)),
+    "fastervlm(keep=0.5,share=image)": ("made", lambda i: rows_fastervlm(i.views, round(len(i.rows) / 2))),
+    "fastervlm(keep=5,share=image)": ("made", lambda i: rows_fastervlm(i.views, 5)),
+    "vispruner(keep=8,share=image)": ("made", lambda i: rows_vispruner(i.views, 8, 0.5)),
+    "visionzip(dominant=6,contextual=2,share=image)": ("made", visionzip_of(8, 2)),
+    "visionzip(dominant=2,contextual=5,share=image)": ("made", visionzip_of(7, 5)),
     "prumerge": ("reads", lambda i: tokens_prumerge(i.views, None, plus=False)),
     "prumerge(keep=6)": ("reads", lambda i: tokens_prumerge(i.views, 6, plus=False)),
     "prumerge_plus": ("reads", lambda i: tokens_prumerge(i.views, None, plus=True)),
@@ -84,102 +70,6 @@ def pool(image: Shown, factor: int) -> list[tuple[int, torch.Tensor]]:
                 if end < len(image.places) and image.places[end] == (-1, -1, -1):
                     found.append((image.rows[end], image.states_ND[end]))
     return found
-
-
-@torch.no_grad()
-def shown(tiny: Tiny, given: dict[str, torch.Tensor], which: str) -> list[Shown]:
-    """The images of a single LLaVA prompt, from what the tower says to plain questions."""
-    if "pixel_values" not in given:
-        return []
-    core = tiny.model.model
-    made = core.get_image_features(**{k: given[k] for k in ("pixel_values", "image_sizes") if k in given})
-    pixels = given["pixel_values"]
-    if tiny.family == "llava_next":
-        from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
-
-        pinpoints = tiny.model.config.image_grid_pinpoints
-        counts = [image_size_to_num_patches(size.tolist(), pinpoints, 24) for size in given["image_sizes"]]
-        pixels = torch.cat([image[:n] for image, n in zip(pixels, counts, strict=True)])
-    else:
-        counts = [1] * len(pixels)
-    out = core.vision_tower(pixels, output_hidden_states=True)
-    number = {"made": 0, "reads": 1}[which]
-    layer = core.vision_tower.encoder.layers[number]
-    normed = layer.layer_norm1(out.hidden_states[number])
-    queries, keys = layer.self_attn.q_proj(normed), layer.self_attn.k_proj(normed)
-    heads, states = layer.self_attn.num_heads, out.hidden_states[1]
-    # Numbers of patches instead of features, packed by the model itself; newline rows are -1.
-    side, patches = round((states.shape[1] - 1) ** 0.5), states.shape[1] - 1
-    numbers = [torch.arange(n * patches).view(n, patches, 1).float() for n in counts]
-    if tiny.family == "llava_next":
-        sizes = given["image_sizes"]
-        packed, _ = core.pack_image_features(numbers, sizes, "default", image_newline=torch.tensor([-1.0]))
-    else:
-        packed = [n[0] for n in numbers]
-    rows = tiny.visual(given)[0].nonzero()[:, 0].tolist()
-    images, view = [], 0
-    for ids, features, count in zip(packed, made.pooler_output, counts, strict=True):
-        views = [
-            View(queries[v].unflatten(-1, (heads, -1)).transpose(0, 1), keys[v], states[v, 1:], states[v, 0])
-            for v in range(view, view + count)
-        ]
-        view += count
-        mine, rows = rows[: len(ids)], rows[len(ids) :]
-        places, line, column = [], 0, 0
-        for row, patch in zip(mine, ids[:, 0].int().tolist(), strict=True):
-            if patch < 0:
-                places.append((-1, -1, -1))
-                line, column = line + 1, 0
-                continue
-            views[patch // patches].rows.append((patch % patches, row))
-            if patch < patches:
-                places.append((0, patch // side, patch % side))
-            else:
-                places.append((1, line, column))
-                column += 1
-        images.append(Shown(mine, features, views, places))
-    return images
-
-
-@torch.no_grad()
-def shorter(
-    tiny: Tiny, given: dict[str, torch.Tensor], images: list[Shown], left: list[list[torch.Tensor]]
-) -> torch.Tensor:
-    """Logits (text rows, vocabulary) of a stock model whose prompt holds these states for images."""
-    embeds = tiny.model.get_input_embeddings()(given["input_ids"])[0]
-    starts = {image.rows[0]: states for image, states in zip(images, left, strict=True)}
-    visual = tiny.visual(given)[0].tolist()
-    parts, text = [], []
-    for row, is_visual in enumerate(visual):
-        if not is_visual:
-            text.append(len(parts))
-            parts.append(embeds[row])
-        parts += starts.get(row, [])
-    hidden = tiny.model.model.language_model(inputs_embeds=torch.stack(parts)[None]).last_hidden_state
-    return tiny.model.lm_head(hidden)[0, text]
-
-
-def states_of(tiny: Tiny, image: Shown, left: list[Pair] | list[int]) -> list[torch.Tensor]:
-    """What the decoder gets: rows as they are, tokens through the projector."""
-    project = tiny.model.model.multi_modal_projector
-    return [
-        image.states_ND[image.rows.index(one)] if isinstance(one, int) else project(one[1]["feature"])
-        for one in left
-    ]
-
-
-@torch.no_grad()
-def compare(tiny: Tiny, spec: str, which: str, reduce: Callable[[Shown], list[torch.Tensor]]) -> None:
-    """Logits of text rows, of a ragged batch with the plan and of shorter prompts one by one."""
-    inputs, singles = tiny.batch(RAGGED, seed=2), tiny.singles(RAGGED, seed=2)
-    with apply(tiny.model, spec) as handle, handle.tracing() as traces:
-        ours = tiny.model(**inputs).logits
-    text_BN = inputs["attention_mask"].bool() & ~tiny.visual(inputs)
-    for b, given in enumerate(singles):
-        images = shown(tiny, given, which)
-        left = [reduce(image) for image in images]
-        assert len(traces[0].kept(0)[b]) == sum(len(states) for states in left)
-        assert gap(ours[b, text_BN[b]], shorter(tiny, given, images, left)) < 1e-5
 
 
 @pytest.mark.parametrize("spec", TOWER)

@@ -204,9 +204,9 @@ def test_an_adapter_alone_says_how_it_is_opened(tmp_path):
 
 
 def test_an_empty_folder_and_one_too_high_are_told(whole, tmp_path):
-    with pytest.raises(ValueError, match="is empty; the folder of a model holds a config.json"):
+    with pytest.raises(ValueError, match="is empty; the folder of a model holds"):
         saccade.load(str(tmp_path))
-    with pytest.raises(ValueError, match=f"has no config.json; perhaps you mean .*{whole.name}"):
+    with pytest.raises(ValueError, match=rf"has no config\.json; perhaps you mean .*{whole.name}"):
         saccade.load(str(whole.parent))
-    with pytest.raises(ValueError, match="has no config.json"):
+    with pytest.raises(ValueError, match=r"has no config\.json"):
         open_config(str(whole.parent))

@@ -12,8 +12,8 @@ from PIL import Image
 
 import saccade
 from saccade import models
+from saccade.environment import matching_torchvision
 from saccade.opening import open_processor
-from saccade.opening.environment import matching_torchvision
 from saccade.samples import Sample
 from support import folders
 

@@ -57,7 +57,7 @@ def test_records_name_what_is_not_the_default():
 def test_a_command_gets_the_group_as_one_object():
     made = []
 
-    def command(name: str, opening: Opening = Opening(), last: int = 1) -> None:
+    def command(name: str, opening: Opening, last: int = 1) -> None:
         made.append((name, opening, last))
 
     shown = opens(command)

@@ -81,7 +81,7 @@ def test_a_model_that_is_too_shallow_is_refused_and_one_layer_more_is_enough(
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"image": "bad.png", "answer": "red"}, "line 17: cannot decode image"),
+        ({"image": "bad.png", "answer": "red"}, "line 17: cannot read image"),
         ({"image": "0.png"}, "line 17: no answer"),
     ],
 )

@@ -393,7 +393,9 @@ def dart(model: Any, inputs: dict[str, torch.Tensor], layer: int, keep: float, p
             # Where a text pivot is missing, the visual one of its number has its share.
             second = [words[i] if i < len(words) else seen_first[i] for i in range(pivots)]
             chosen = list(seen_first)
-            for pivot in seen_first + second:
+            # The authors hold pivots in a set of row numbers, and walk over it as Python does.
+            pivot_rows = seen_first + second
+            for pivot in [p for p in set(pivot_rows) for _ in range(pivot_rows.count(p))]:
                 unlike = [
                     -float(torch.nn.functional.cosine_similarity(normed[pivot], normed[j], dim=0))
                     for j in range(len(walk.rows))

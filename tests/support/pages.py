@@ -42,6 +42,13 @@ def commands(text: str) -> list[str]:
     return [line for block in blocks(text, "sh") for line in lines(block)]
 
 
+def prose_words(text: str) -> list[str]:
+    """Words that a reader reads: without code blocks, generated parts and the targets of links."""
+    for hidden in (FENCED, GENERATED):
+        text = hidden.sub("", text)
+    return re.findall(r"[^\W\d_][\w'-]*", re.sub(r"\]\([^)\s]*\)", "]", text))
+
+
 def steps(text: str) -> list[tuple[str, str]]:
     """What a page runs, in its order: ``sh`` and a command, or ``python`` and a script."""
     found: list[tuple[str, str]] = []

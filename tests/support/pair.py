@@ -38,17 +38,22 @@ def run(script: str, folder: Path) -> None:
     assert all((folder / f"done{rank}").exists() for rank in RANKS), "\n".join(outputs)
 
 
+def folder() -> Path:
+    """Where the processes meet: files of one are seen by the other."""
+    return Path(sys.argv[2])
+
+
 def work(job: Callable[[int], None]) -> None:
     """Does a rank's job in a process that `run` has started, once it has met the other.
 
     Args:
         job: What a rank does.
     """
-    rank, folder = int(sys.argv[1]), Path(sys.argv[2])
+    rank, shared = int(sys.argv[1]), folder()
     torch.set_num_threads(1)
     # The store is a file, so that no port is taken.
-    store = dist.FileStore(str(folder / "store"), len(RANKS))
+    store = dist.FileStore(str(shared / "store"), len(RANKS))
     dist.init_process_group("gloo", store=store, rank=rank, world_size=len(RANKS))
     job(rank)
-    (folder / f"done{rank}").touch()
+    (shared / f"done{rank}").touch()
     dist.destroy_process_group()

@@ -25,6 +25,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from support.ending import showing
+
 Recipe = Sequence[tuple[str, Iterable[int]]]
 
 LOSES = {
@@ -115,6 +117,13 @@ def masked(model: nn.Module, recipe: Recipe) -> Iterator[None]:
                 handles.append(layer.self_attn.register_forward_hook(silence))
             if "ffn" in gone:
                 handles.append(layer.mlp.register_forward_hook(silence))
+        last = lost(recipe, len(model.model.language_model.layers) - 1)
+
+        def rows() -> tuple[torch.Tensor, torch.Tensor]:
+            now = state[0]
+            return now.real_BN & ~now.visual_BN if "alive" in last else now.real_BN, now.visual_BN
+
+        handles.append(showing(model.model.language_model.norm, rows))
         yield
     finally:
         for handle in handles:

@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn.functional import pad
 
 from saccade.engine.trace import Trace
+from support.ending import showing
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,12 @@ def rowwise(model: nn.Module, sets: Sequence[Sets]) -> Iterator[None]:
             handles.append(attn.register_forward_pre_hook(before_attention(number), with_kwargs=True))
             handles.append(attn.register_forward_hook(silence(number, "query_BN")))
             handles.append(mlp.register_forward_hook(silence(number, "ffn_BN")))
+
+        def rows() -> tuple[torch.Tensor, torch.Tensor]:
+            alive_BN = state["sets"][-1].alive_BN
+            return alive_BN, state["real"] & ~alive_BN
+
+        handles.append(showing(decoder.norm, rows))
         yield
     finally:
         for handle in handles:

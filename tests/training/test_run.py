@@ -224,7 +224,7 @@ def test_epochs_and_weights_decide_the_length(here):
 
 def test_a_record_that_does_not_decode_stops_the_run_or_is_counted(here):
     (here / "data" / "wide.png").write_bytes(b"no image")
-    with pytest.raises(BadRecord, match=r"data\.json, index [23]: cannot decode image .*wide\.png"):
+    with pytest.raises(BadRecord, match=r"data\.json, index [23]: cannot read image .*wide\.png"):
         train(settings(here))
     outcome = train(settings(here, "on_bad_record=skip", f"out={here / 'other'}"))
     refused = outcome.report["refused"]

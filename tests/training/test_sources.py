@@ -93,6 +93,19 @@ def test_a_line_that_python_does_not_read_is_named_and_can_be_left_out(tmp_path,
             opened(path, skip=True)
 
 
+@pytest.mark.parametrize("name", ["data.json", "data.jsonl"])
+def test_a_record_too_long_to_read_is_named_and_can_be_left_out(tmp_path, name):
+    long = {"conversations": said("q " * 600_000, "a")}
+    path = data_set(tmp_path, [RECORDS[1], long, RECORDS[4]], name=name)
+    with pytest.raises(BadRecord, match=r"(line 2|index 1): longer than 1,000,000 bytes"):
+        opened(path)
+    pool = opened(path, skip=True)
+    assert [pool.load(n, epoch=0).turns for n in range(2)] == [
+        opened(data_set(tmp_path / "short", [record], name=name)).load(0, 0).turns
+        for record in (RECORDS[1], RECORDS[4])
+    ]
+
+
 def test_messages_about_long_names_stay_short(tmp_path):
     record = {"image": "iVBORw0KGgo" * 9000, "conversations": said("<image> q", "a")}
     pool = opened(data_set(tmp_path, [RECORDS[1], record]), skip=True)
@@ -116,7 +129,7 @@ def test_an_image_that_does_not_decode_is_named_when_it_is_loaded(tmp_path):
     path = data_set(tmp_path)
     (tmp_path / "red.png").write_bytes((tmp_path / "red.png").read_bytes()[:60])
     pool = opened(path)
-    with pytest.raises(BadRecord, match=r"data\.json, index 0: cannot decode image .*red\.png"):
+    with pytest.raises(BadRecord, match=r"data\.json, index 0: cannot read image .*red\.png"):
         pool.load(0, 0)
 
 

@@ -12,11 +12,12 @@ import torch
 
 from saccade.analysis.capture import Trajectory
 from saccade.families import Family, Rotary
+from saccade.precision import wide
 
 
 @dataclass(frozen=True, eq=False)
 class Heads:
-    """Queries, keys and values of one layer, rotated, float32.
+    """Queries, keys and values of one layer, rotated, in float32 at least.
 
     Attributes:
         queries_HQW: Of the rows that ask.
@@ -40,7 +41,7 @@ class Heads:
     def weights(self) -> torch.Tensor:
         """The causal attention map (H, Q, N)."""
         keys_HNW = self.keys_GNW.repeat_interleave(self.groups, dim=0)
-        scores_HQN = self.queries_HQW @ keys_HNW.mT * self.scale
+        scores_HQN = self.queries_HQW * self.scale @ keys_HNW.mT
         rows = torch.arange(scores_HQN.shape[-1], device=scores_HQN.device)
         return scores_HQN.masked_fill(rows > self.asks_Q[:, None], float("-inf")).softmax(-1)
 
@@ -62,7 +63,7 @@ def heads(
     keys, values = family.keys_values(attn, normed_ND[None], rotary)
     turned = rotary[0][:, asks_Q], rotary[1][:, asks_Q]
     queries = family.queries(attn, normed_ND[None, asks_Q], turned)
-    return Heads(queries[0].float(), keys[0].float(), values[0].float(), asks_Q, float(attn.scaling))
+    return Heads(wide(queries[0]), wide(keys[0]), wide(values[0]), asks_Q, float(attn.scaling))
 
 
 def mixed(family: Family, attn: Any, normed_ND: torch.Tensor, rotary: Rotary) -> torch.Tensor:

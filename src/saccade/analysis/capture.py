@@ -20,6 +20,7 @@ from saccade.families import Rotary, find
 from saccade.layout import Layout
 from saccade.merge import Merged
 from saccade.plan import Plan, PlanLike
+from saccade.precision import wide
 from saccade.program import Program
 from saccade.route import LayerRoute
 from saccade.skip_vision.wrap import wrapped
@@ -91,14 +92,13 @@ class Trajectory:
 
 
 @torch.no_grad()
-def record(model: nn.Module, inputs: Mapping[str, Any], plan: PlanLike, *, force: bool = False) -> Trajectory:
+def record(model: nn.Module, inputs: Mapping[str, Any], plan: PlanLike) -> Trajectory:
     """Runs one prompt and keeps what it went through.
 
     Args:
         model: A stock Hugging Face VLM, with or without a plan of its own.
         inputs: Its keyword arguments for one sample without padding.
         plan: What to run it under; it needs a method, if only one that touches no layer.
-        force: Use a plan that was made for another model.
 
     Raises:
         ValueError: If there are several samples, padding or no visual rows, or the plan does not fit.
@@ -134,7 +134,7 @@ def record(model: nn.Module, inputs: Mapping[str, Any], plan: PlanLike, *, force
         stack.callback(parts.decoder.register_forward_pre_hook(begin, with_kwargs=True, prepend=True).remove)
         noted = stack.enter_context(_noting(model))
         # The hooks of the plan come first, so that these see what the layers are really given.
-        attachment = stack.enter_context(apply(model, plan, force=force))
+        attachment = stack.enter_context(apply(model, plan))
         traces = stack.enter_context(attachment.tracing())
         for layer in parts.layers:
             stack.callback(layer.register_forward_pre_hook(enter, with_kwargs=True).remove)
@@ -188,7 +188,7 @@ def _by_plan(trace: Trace, embeds_BND: torch.Tensor | None, entering_ND: torch.T
         assert cut.sources_BNN is not None
         homes_K, device = cut.rows_BN[0].nonzero()[:, 0], x_ND.device
         weights_KN = cut.sources_BNN[0, homes_K].to(device)
-        mixed_KD = weights_KN @ x_ND.float()
+        mixed_KD = weights_KN.to(wide(x_ND[:0]).dtype) @ wide(x_ND)
         # The last one's rows are what the first layer really got.
         made_KD = entering_ND[homes_K.to(device)] if place == len(cuts) else mixed_KD.to(x_ND.dtype)
         slack = 16 * torch.finfo(x_ND.dtype).eps * float(x_ND.abs().max())

@@ -17,6 +17,7 @@ from torch import nn
 from saccade.analysis.capture import Trajectory
 from saccade.families import Family
 from saccade.layout import Layout
+from saccade.precision import wide
 from saccade.route import LayerRoute
 
 PROBES = {
@@ -47,13 +48,13 @@ class Summary:
 
 
 def probe_rows(entering_ND: torch.Tensor, output_ND: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The four probes of every row, each (N,) float32.
+    """The four probes of every row, each (N,) in float32 at least.
 
     Args:
         entering_ND: Residual stream entering the FFN half (a).
         output_ND: FFN output, its norm included (F).
     """
-    a_ND, f_ND = entering_ND.float(), output_ND.float()
+    a_ND, f_ND = wide(entering_ND), wide(output_ND)
     size_N = a_ND.norm(dim=-1)
     # A row of zeros has no ratio; the printed P1 adds the same number to each channel.
     safe_N = size_N.clamp_min(torch.finfo(torch.float32).tiny)
@@ -67,7 +68,7 @@ def probe_rows(entering_ND: torch.Tensor, output_ND: torch.Tensor) -> dict[str, 
 
 def massive_rows(entering_ND: torch.Tensor) -> torch.Tensor:
     """Boolean (N,): rows that hold a massive activation, as attention sinks do."""
-    sizes_ND = entering_ND.float().abs()
+    sizes_ND = wide(entering_ND).abs()
     return sizes_ND.amax(-1) > max(MASSIVE, OVER_MEDIAN * float(sizes_ND.median()))
 
 

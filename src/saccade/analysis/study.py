@@ -24,11 +24,13 @@ from saccade.analysis.probes import GROUPS, PROBES, probe_layers
 from saccade.analysis.saturation import MASSES, VisualMap, vig, visual_maps
 from saccade.calibration.draw import data_hash
 from saccade.calibration.journal import Journal
-from saccade.evaluation.identity import setup_digest, weights_digest
+from saccade.engine import check_made_for
+from saccade.evaluation.identity import setup_digest
 from saccade.methods.ffn_skip import FFNSkip
 from saccade.models import Loaded
 from saccade.plan import Plan, PlanLike
 from saccade.samples import Sample
+from saccade.weights import weights_digest
 
 PARTS = ("ffn", "attention", "bounds")
 """What can be analysed."""
@@ -82,6 +84,7 @@ def analyze(
     *,
     parts: Sequence[str] | None = None,
     force: bool = False,
+    strict: bool = False,
     checkpoint: str | os.PathLike | None = None,
     step: Step | None = None,
 ) -> Study:
@@ -93,6 +96,7 @@ def analyze(
         plan: What to run them under; the stock model if omitted. Rows that it skips become a group.
         parts: Which of ``PARTS``; if omitted all, the bounds only where the plan skips an FFN.
         force: Use a plan that was made for another model.
+        strict: Refuse a plan that was made for other weights, instead of warning of it.
         checkpoint: File that keeps finished samples, so that the same call goes on; the caller deletes it.
         step: Called with the number of samples done and of all.
 
@@ -105,6 +109,9 @@ def analyze(
     if not seen:
         raise ValueError(f"none of the {len(samples)} samples has an image: there is nothing to analyse")
     given = None if plan is None else Plan.of(plan)
+    if given is not None:
+        check_made_for(loaded.model, given, force=force, strict=strict)
+        given = given.for_any() if force else given
     stock = given is None or not given.methods
     wanted = (UNTOUCHED if given is None or stock else given).resolve(loaded.shape.layers)
     asked = tuple(PARTS if parts is None else parts)
@@ -119,7 +126,7 @@ def analyze(
     if setup := setup_digest(loaded):
         settings["setup"] = setup
     journal = Journal(checkpoint, settings)
-    runner = _Runner(loaded, wanted, asked, parts is not None, force)
+    runner = _Runner(loaded, wanted, asked, parts is not None)
     for number, sample in enumerate(seen):
         if step is not None:
             step(number, len(seen))
@@ -158,8 +165,8 @@ def analyze(
 class _Runner:
     """Analyses single samples of one model under one plan."""
 
-    def __init__(self, loaded: Loaded, plan: Plan, parts: Sequence[str], insists: bool, force: bool) -> None:
-        self.loaded, self.plan, self.parts, self.insists, self.force = loaded, plan, parts, insists, force
+    def __init__(self, loaded: Loaded, plan: Plan, parts: Sequence[str], insists: bool) -> None:
+        self.loaded, self.plan, self.parts, self.insists = loaded, plan, parts, insists
         self._constants: Constants | None = None
 
     @property
@@ -174,7 +181,7 @@ class _Runner:
         loaded, model = self.loaded, self.loaded.model
         family, modules = loaded.family, loaded.family.parts(loaded.model)
         inputs = models.inputs(loaded, [sample], self.plan)
-        run = record(model, inputs, self.plan, force=self.force)
+        run = record(model, inputs, self.plan)
         skips = skips_ffn(run)
         if "bounds" in self.parts and self.insists and not (skips or run.merges):
             raise ValueError(NO_SKIP)
@@ -190,7 +197,7 @@ class _Runner:
             found["attention"]["vig"] = vig(model, inputs)
         if "bounds" in self.parts and skips:
             plan = Unskipped(self.plan.methods, self.plan.model)
-            whole = record(model, inputs, plan, force=self.force)
+            whole = record(model, inputs, plan)
             with bare(model):
                 measured = measure(family, modules, self.constants, whole, run)
             found["bounds"] = measured.to_dict()
@@ -220,9 +227,7 @@ class _Runner:
 
     def maps(self, sample: Sample) -> tuple[Trajectory, tuple[VisualMap | None, ...]]:
         """Attention maps of one sample."""
-        run = record(
-            self.loaded.model, models.inputs(self.loaded, [sample], self.plan), self.plan, force=self.force
-        )
+        run = record(self.loaded.model, models.inputs(self.loaded, [sample], self.plan), self.plan)
         layers = self.loaded.family.parts(self.loaded.model).layers
         with bare(self.loaded.model), torch.no_grad():
             return run, tuple(visual_maps(self.loaded.family, layers, run)[1])

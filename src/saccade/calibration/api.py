@@ -20,11 +20,13 @@ from saccade.calibration.run import compare, decides, trying
 from saccade.calibration.scores import Scores
 from saccade.calibration.spoken import with_answer
 from saccade.data import Entry
-from saccade.evaluation.identity import setup_digest, weights_digest
+from saccade.engine import check_made_for
+from saccade.evaluation.identity import setup_digest
 from saccade.measure.provenance import record
 from saccade.methods import Method
 from saccade.plan import Plan
 from saccade.samples import Sample
+from saccade.weights import weights_digest
 
 ETA = 3e-3
 """VTW's threshold for LLaVA-1.5-7B, and its default; 5e-4 for 13B, 1e-4 for LLaVA-1.6 (official code)."""
@@ -46,6 +48,8 @@ def calibrate(
     answer_tokens: int = 1,
     eta: float = ETA,
     check: bool = True,
+    force: bool = False,
+    strict: bool = False,
     out: str | os.PathLike | None = None,
     progress: Progress | None = None,
 ) -> Plan:
@@ -72,6 +76,8 @@ def calibrate(
             tokens: a layer may matter for the second and not for the first.
         eta: Largest mean KL (nats) at which VTW withdraws.
         check: Also run brute force on the last sample, for the cost ratio and the largest difference.
+        force: Take a ``method`` from a plan file that was made for another model.
+        strict: Refuse one that was made for other weights, instead of warning of it.
         out: Plan file to write. Until then finished samples are kept beside it (``partial_path``), so that
             the same call goes on where it was interrupted.
         progress: Called with the number of samples done and of all.
@@ -86,6 +92,7 @@ def calibrate(
     wanted = asked_for.method
     probe = probe_for(wanted, score)
     loaded = models.wrap(model, processor)
+    check_made_for(loaded.model, Plan.of(method), force=force, strict=strict)
     depth = loaded.shape.layers
     if wanted.budget is not None and wanted.budget > depth:
         raise ValueError(f"a budget of {wanted.budget} layers, but the model has {depth}")
@@ -200,6 +207,7 @@ def score_samples(
     ids = [sample.id for sample in samples]
     if len(set(ids)) != len(ids):
         raise ValueError("sample ids must be distinct")
+    models.try_longest(loaded, samples)
     by_kl = probe.distance == "kl"
     settings: dict[str, Any] = {
         "score": str(probe.at(0, like)) if probe.method else probe.name,

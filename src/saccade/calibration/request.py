@@ -111,7 +111,7 @@ def reach(loaded: models.Loaded, wanted: Wanted, samples: Sequence[Sample]) -> B
     plan = reach_flops(
         wanted.with_method(wanted.method),
         loaded.shape,
-        [Layout.single(visual, text) for visual, text in prompts],
+        [Layout.single(visual, text, views=loaded.shape.views(visual)) for visual, text in prompts],
         last_layers(loaded.shape.layers),
         [float(counts.count(prompt)) for prompt in prompts],
     )

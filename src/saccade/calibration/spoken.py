@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from saccade.families import find
 from saccade.models import greedy
 
 
@@ -33,6 +34,10 @@ def with_answer(model: nn.Module, inputs: Mapping[str, Any], tokens: int) -> tup
     with torch.no_grad():
         whole_BN = model.generate(**inputs, **greedy(tokens - 1))  # type: ignore[operator]
     answer_BA = whole_BN[:, rows:]
+    # A placeholder in an answer would be read as an image that is not there: the answer ends before it.
+    visual = find(model).visual_mask(model, answer_BA)[0].nonzero()
+    if len(visual):
+        answer_BA = answer_BA[:, : int(visual[0])]
     ends = model.generation_config.eos_token_id  # type: ignore[union-attr]
     stops = torch.tensor(ends if isinstance(ends, list) else [ends] if ends is not None else [])
     if answer_BA.shape[1] and bool(torch.isin(answer_BA[0, -1].cpu(), stops)):

@@ -9,7 +9,8 @@ import typer
 
 from saccade.cli import common
 from saccade.cli.calibrate import read_pool
-from saccade.cli.opening import opens
+from saccade.cli.opening import opens, words
+from saccade.names import check_plans
 from saccade.opening.settings import Opening
 
 if TYPE_CHECKING:
@@ -29,7 +30,9 @@ def analyze(
     samples: Annotated[
         int | None,
         typer.Option(
-            min=1, help=f"How many samples to draw; {SAMPLES}, or all of a shorter --data, if omitted."
+            min=1,
+            max=common.MOST_SAMPLES,
+            help=f"How many samples to draw; {SAMPLES}, or all of a shorter --data, if omitted.",
         ),
     ] = None,
     task: Annotated[
@@ -51,6 +54,8 @@ def analyze(
     ),
     seed: common.Seed = 0,
     force: common.Force = False,
+    strict: common.Strict = False,
+    threads: common.Threads = None,
     opening: Opening = Opening(),
     json: common.Json = None,
 ) -> None:
@@ -63,6 +68,7 @@ def analyze(
     Example: saccade analyze glance --plan 'ffn_skip(layers=0-11)' --samples 8 --out analysis
     """
     view = common.Output(json)
+    check_plans([plan] if plan else [])
     from saccade.analysis import study, write
     from saccade.calibration.request import choose
     from saccade.measure import record
@@ -78,6 +84,7 @@ def analyze(
     chosen = choose(pool, samples or min(SAMPLES, len(pool)), "global", seed)
     from saccade import models
 
+    common.use_threads(threads)
     loaded = models.open_as(model, opening)
     partial = out / f"{write.DATA}.partial.jsonl"
     with (
@@ -91,6 +98,7 @@ def analyze(
             wanted,
             parts=parts,
             force=force,
+            strict=strict,
             checkpoint=partial,
             step=lambda done, total: bar.update(line, completed=done, total=total),
         )
@@ -101,20 +109,19 @@ def analyze(
     partial.unlink(missing_ok=True)
     show(view, found)
     view.line("".join(f"\nwrote {path}" for path in paths.values()).strip())
-    view.line(f"next: {_next(model, found, loaded.shape.layers)}")
+    view.line(f"next: {_next(model, data, found, loaded.shape.layers, words(opening))}")
     view.finish(result | {"files": {name: str(path) for name, path in paths.items()}})
 
 
-def _next(model: str, found: Study, layers: int) -> str:
+def _next(model: str, data: Path | None, found: Study, layers: int, same: list[str]) -> str:
     plan = found.data["plan"]
+    asked = common.given(("--data", data))
     if plan is not None:
-        return f"saccade eval {model} --plan '{plan}'"
+        return common.command("eval", model, *common.given(("--plan", plan)), *asked, *same)
     skips = any(found.data.get("ffn", {}).get("groups", {}).get("skipped", {}).get("rows", []))
-    return (
-        f"saccade eval {model}"
-        if skips
-        else f"saccade analyze {model} --plan 'ffn_skip(layers=0-{layers - 1})'"
-    )
+    if skips:
+        return common.command("eval", model, *asked, *same)
+    return common.command("analyze", model, "--plan", f"ffn_skip(layers=0-{layers - 1})", *asked, *same)
 
 
 def show(view: common.Output, found: Study) -> None:

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
+import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 
 from saccade._version import __version__
-from saccade.cli.common import Interrupted
+from saccade.cli import streams
+from saccade.cli.common import Interrupted, threads_kept
+from saccade.cli.terminal import plain_warnings
+from saccade.text import short
 
 COMMANDS = (
     *("demo", "methods", "cost", "bench", "calibrate", "evaluate"),
-    *("generate", "explain", "analyze", "report", "study", "plan", "train"),
+    *("generate", "explain", "check", "analyze", "report", "study", "plan", "train"),
 )
 """Modules of this package that register commands, in the order ``--help`` lists them."""
 
 PROGRAM = "saccade"
+
+LONGEST = 1000
+"""Characters of the longest line of an error."""
 
 
 def build() -> typer.Typer:
@@ -61,22 +68,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
             among them lets exceptions through, for reports of bugs.
 
     Returns:
-        Exit code: 0, 2 for bad input, 130 when interrupted.
+        Exit code: 0, 1 where ``check`` found something wrong, 2 for bad input, 130 when interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    with streams.usable(), warnings.catch_warnings():
+        warnings.showwarning = _warn
+        return _guarded(words)
+
+
+def _guarded(words: list[str]) -> int:
     if "--traceback" in words:
         words.remove("--traceback")
         return _run(words)
     try:
-        return _run(words)
+        with plain_warnings(PROGRAM):
+            code = _run(words)
+        sys.stdout.flush()  # here, where what fails is one line
+        return code
     except Interrupted as stopped:
         return _say(f"interrupted; {stopped}", 130)
     except (KeyboardInterrupt, typer.Abort):
         return _say("interrupted", 130)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        streams.discard(sys.stdout)
         return 1
     except (ValueError, OSError) as error:
+        if isinstance(error, OSError):
+            streams.discard_unwritable(sys.stdout)
         return _say(_one_line(error), 2)
     except MemoryError:
         return _say("out of memory; take fewer layers, samples or rows", 2)
@@ -89,7 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
-    code = build()(words, prog_name=PROGRAM, standalone_mode=False)
+    with threads_kept():
+        code = build()(words, prog_name=PROGRAM, standalone_mode=False)
     if code == 130:
         raise KeyboardInterrupt
     return code if isinstance(code, int) else 0
@@ -97,8 +116,15 @@ def _run(words: list[str]) -> int:
 
 def _say(line: str, code: int) -> int:
     kind = "error: " if code == 2 else ""
-    print(f"{PROGRAM}: {kind}{line}", file=sys.stderr)
+    with suppress(OSError):  # nobody listens
+        print(f"{PROGRAM}: {kind}{line}", file=sys.stderr, flush=True)
     return code
+
+
+def _warn(message: Warning | str, *where: object, **more: object) -> None:
+    """Warnings are one line too, and name no file of the installation."""
+    with suppress(OSError):
+        print(f"{PROGRAM}: warning: {short(message, LONGEST)}", file=sys.stderr, flush=True)
 
 
 def _command(words: list[str]) -> str:
@@ -108,6 +134,5 @@ def _command(words: list[str]) -> str:
 def _one_line(error: object) -> str:
     if isinstance(error, OSError) and error.strerror:
         named = f": {error.filename}" if error.filename else ""
-        return f"{error.strerror}{named}"
-    text = " ".join(str(error).split())
-    return text or type(error).__name__
+        return short(f"{error.strerror}{named}", LONGEST)
+    return short(error, LONGEST) or type(error).__name__

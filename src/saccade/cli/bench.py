@@ -8,6 +8,7 @@ import typer
 
 from saccade.cli import common
 from saccade.cli.opening import opens
+from saccade.names import check_plans, check_target
 from saccade.opening.settings import Opening
 
 if TYPE_CHECKING:
@@ -35,20 +36,29 @@ def bench(
     layers: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Decoder layers built of a preset shape; 4 on a CPU, all that fit on a GPU."
+            min=1,
+            max=common.MOST_LAYERS,
+            help="Decoder layers built of a preset shape; 4 on a CPU, all that fit on a GPU.",
         ),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Samples that run together.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, max=common.MOST_BATCH, help="Samples that run together.")] = 1,
     visual: Annotated[
-        int | None, typer.Option(min=0, help="Visual rows; those of a typical image if omitted.")
+        int | None,
+        typer.Option(min=0, max=common.MOST_ROWS, help="Visual rows; those of a typical image if omitted."),
     ] = None,
-    text: Annotated[int, typer.Option(min=1, help="Text rows.")] = 64,
-    new_tokens: Annotated[int, typer.Option(min=1, help="Tokens generated per sample.")] = 8,
+    text: Annotated[int, typer.Option(min=1, max=common.MOST_ROWS, help="Text rows.")] = 64,
+    new_tokens: Annotated[
+        int, typer.Option(min=1, max=common.MOST_TOKENS, help="Tokens generated per sample.")
+    ] = 8,
     opening: Opening = Opening(),
-    warmup: Annotated[int, typer.Option(min=0, help="Runs of each side before the timing.")] = 1,
-    repeats: Annotated[int, typer.Option(min=1, help="Timed pairs.")] = 5,
+    warmup: Annotated[
+        int, typer.Option(min=0, max=common.MOST_REPEATS, help="Runs of each side before the timing.")
+    ] = 1,
+    repeats: Annotated[int, typer.Option(min=1, max=common.MOST_REPEATS, help="Timed pairs.")] = 5,
     seed: common.Seed = 0,
     force: common.Force = False,
+    strict: common.Strict = False,
+    threads: common.Threads = None,
     profile: Annotated[
         bool, typer.Option("--profile", help="Also show per-operator times of both sides.")
     ] = False,
@@ -68,9 +78,11 @@ def bench(
     Example: saccade bench llava-1.5-7b --layers 2 --plan "shortv(budget=2)"
     """
     out = common.Output(json)
+    plans = plan or ["dense"]
+    check_target(model)
+    check_plans(plans)
     from saccade.measure import bench as measure
 
-    plans = plan or ["dense"]
     settings: dict[str, Any] = {
         "batch": batch,
         "visual": visual,
@@ -80,6 +92,7 @@ def bench(
         "repeats": repeats,
         "seed": seed,
         "force": force,
+        "strict": strict,
         "profile": profile,
         "limits": roofline,
     }
@@ -87,6 +100,7 @@ def bench(
 
     where = opening.torch_device()
     kind = shape_dtype(opening, where)
+    common.use_threads(threads)
     settings["visual"] = _check(model, plans, layers, kind, where, **settings)
     rows = settings["visual"] + text + new_tokens
     results = []
@@ -116,14 +130,15 @@ def _check(
 
     from saccade.measure import shape_of
     from saccade.measure.bench import resolve
-    from saccade.measure.target import laid_of, layers_to_build, refuse_layers
+    from saccade.measure.target import check_plan, laid_of, layers_to_build, refuse_layers
     from saccade.plan import Plan
-    from saccade.shapes import SHAPES
 
     shape, laid = shape_of(model), laid_of(model)
     if laid is not None:
         visual = laid.asked(visual)
     depth, visual = shape.layers, shape.visual if visual is None else visual
+    from saccade.shapes import SHAPES
+
     if model in SHAPES:
         rows = visual + text + rest["new_tokens"]
         shape = replace(shape, layers=layers_to_build(shape, layers, batch, rows, dtype, device))
@@ -131,6 +146,8 @@ def _check(
         refuse_layers(model, layers)
     for plan in plans:
         found = Plan.of(plan)
+        if not rest["force"]:
+            check_plan(model, found)
         resolve(found if laid is None else found.over(laid.own), shape, depth, visual, text)
     return visual
 
@@ -186,6 +203,16 @@ def _show(out: common.Output, results: list[Bench]) -> None:
         if r.vision_made_up:
             out.line(f"{r.plan}: saw made-up numbers of a vision tower; its part in the tower is not timed")
         out.line(f"{r.plan}: {r.verdict}")
+        if noisy := [
+            name
+            for name, phase in (("prefill", r.prefill), ("decode", r.decode))
+            if phase is not None and phase.noise and phase.captured is not None
+        ]:
+            out.line(
+                f"{r.plan}: what was captured of the saving is noise in {' and '.join(noisy)}: the pairs are "
+                f"too few or differ by as much as was promised; take more --repeats than {r.repeats}, a larger "
+                "--batch or --visual, or fewer --threads"
+            )
         if r.roofline is not None:
             out.line(_limits(r))
         if r.profile is not None:
@@ -193,7 +220,7 @@ def _show(out: common.Output, results: list[Bench]) -> None:
 
 
 def _cells(phase: Phase) -> tuple[str, ...]:
-    captured = "-" if phase.captured is None else f"{phase.captured:.3f}"
+    captured = "-" if phase.captured is None else "noise" if phase.noise else f"{phase.captured:.3f}"
     return (
         f"{phase.dense_s * 1e3:.1f} ms",
         f"{phase.plan_s * 1e3:.1f} ms",

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from saccade.cli import common
-from saccade.cli.opening import opens
+from saccade.cli.opening import opens, words
+from saccade.names import check_plans
 from saccade.opening.settings import Opening
 
 if TYPE_CHECKING:
@@ -33,11 +34,21 @@ def calibrate(
     method: Annotated[
         str, typer.Option(help="Method whose layers are chosen (see: saccade methods).")
     ] = "vskip",
-    budget: Annotated[int | None, typer.Option(min=0, help="How many layers the method may touch.")] = None,
-    flops: Annotated[
-        float | None, typer.Option(help="Instead of a budget: the FLOPs ratio to reach, for example 0.9.")
+    budget: Annotated[
+        int | None, typer.Option(min=0, max=common.MOST_LAYERS, help="How many layers the method may touch.")
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="How many samples to draw.")] = 20,
+    flops: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            callback=common.finite,
+            help="Instead of a budget: the FLOPs ratio to reach, for example 0.9.",
+        ),
+    ] = None,
+    samples: Annotated[
+        int, typer.Option(min=1, max=common.MOST_SAMPLES, help="How many samples to draw.")
+    ] = 20,
     task: Annotated[
         list[str] | None, typer.Option("--task", metavar="NAME", help="A task of Glance's suite; repeatable.")
     ] = None,
@@ -57,17 +68,30 @@ def calibrate(
     ] = "perturbed-full",
     answer_tokens: Annotated[
         int,
-        typer.Option(min=1, help="Score this many tokens of the model's own answer, not the first alone."),
+        typer.Option(
+            min=1,
+            max=common.MOST_TOKENS,
+            help="Score this many tokens of the model's own answer, not the first alone.",
+        ),
     ] = 1,
     draw: Annotated[str, typer.Option(help="global, or stratified by sub-task.")] = "global",
     seed: common.Seed = 0,
     eta: Annotated[
-        float, typer.Option(min=0, help="VTW: largest mean KL (nats) at which rows are withdrawn.")
+        float,
+        typer.Option(
+            min=0,
+            max=1e6,
+            callback=common.finite,
+            help="VTW: largest mean KL (nats) at which rows are withdrawn.",
+        ),
     ] = 3e-3,
     check: Annotated[
         bool, typer.Option("--check/--no-check", help="Compare with brute force on the last sample.")
     ] = True,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Plan file to write.")] = Path("plan.json"),
+    force: common.Force = False,
+    strict: common.Strict = False,
+    threads: common.Threads = None,
     opening: Opening = Opening(),
     json: common.Json = None,
 ) -> None:
@@ -80,6 +104,7 @@ def calibrate(
     """
     view = common.Output(json)
     common.check_writable(out)
+    check_plans([method])
     opening.torch_device()
     from saccade import models
     from saccade.calibration.api import calibrate as run
@@ -90,6 +115,7 @@ def calibrate(
     choose(
         pool, samples, cast("Draw", draw), seed
     )  # too few samples or a broken image: say so before loading
+    common.use_threads(threads)
     loaded = models.open_as(model, opening)
     with (
         common.resumable("repeat the command to go on from the last finished sample"),
@@ -111,12 +137,17 @@ def calibrate(
             answer_tokens=answer_tokens,
             eta=eta,
             check=check,
+            force=force,
+            strict=strict,
             out=out,
             progress=lambda done, total: bar.update(line, completed=done, total=total),
         )
     show(view, plan)
     view.line(f"plan: {plan.spec}, written to {out}")
-    view.line(f"next: saccade eval {model} --plan {out}")
+    asked = [*common.given(("--task", task), ("--data", data)), *words(opening)]
+    view.line(f"next: {common.command('eval', model, '--plan', str(out), *asked)}")
+    if data is not None and not all(getattr(item, "answers", True) for item in pool):
+        view.line(f"eval needs an answer to every question, and some lines of {data} have none")
     view.finish({"out": str(out), "spec": plan.spec, "plan": plan.to_dict()})
 
 

@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from saccade.cli import streams
+from saccade.cli.terminal import console
+from saccade.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,7 +32,23 @@ Plan = Annotated[
     typer.Option("--plan", metavar="PLAN", help="A plan file or a spec such as 'vskip(layers=12-31)'."),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Use a plan even if it was made for another model.")]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict",
+        help="Refuse a plan that was made for other weights of this shape, instead of warning of it.",
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of everything that is drawn.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        min=1,
+        max=1024,
+        help="CPU threads; if omitted as many as there are cores that nothing else keeps busy.",
+    ),
+]
 Json = Annotated[
     str | None,
     typer.Option(
@@ -35,6 +57,29 @@ Json = Annotated[
         help="Write results as JSON; '-' for standard output, and nothing else there.",
     ),
 ]
+
+
+# The largest numbers that options take: more is a mistyped number, and would end in a crash or never.
+MOST_SAMPLES = 1_000_000
+MOST_BATCH = 65_536
+MOST_ROWS = 4_000_000
+MOST_TOKENS = 1_000_000
+MOST_LAYERS = 10_000
+MOST_PROCESSES = 1024
+MOST_THREADS = 1024
+MOST_REPEATS = 1_000_000
+MOST_STEPS = 1_000_000_000
+
+
+def finite(value: float | None) -> float | None:
+    """A callback of options that are numbers with a fraction: refuses ``nan``, which no range does.
+
+    Raises:
+        typer.BadParameter: If the number is none.
+    """
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number")
+    return value
 
 
 class Interrupted(Exception):
@@ -63,8 +108,10 @@ class Output:
     """
 
     def __init__(self, target: str | None) -> None:
+        if target == "-" and streams.closed(sys.stdout):
+            raise ValueError("--json - writes to standard output, which is closed; give a file")
         self.target = target
-        self.console: Console = _console(stderr=target == "-")
+        self.console: Console = console(stderr=target == "-")
         if target not in (None, "-"):
             check_writable(str(target))
 
@@ -90,17 +137,9 @@ class Output:
             progress_console().print(f"wrote {self.target}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _console(stderr: bool) -> Console:
-    from rich.console import Console
-
-    stream = sys.stderr if stderr else sys.stdout
-    # Piped tables must not be folded to the 80 columns that rich assumes.
-    return Console(stderr=stderr, width=None if stream.isatty() else 160)
-
-
 def progress_console() -> Console:
     """The console of progress and notes: standard error."""
-    return _console(stderr=True)
+    return console(stderr=True)
 
 
 def progress() -> Progress:
@@ -109,19 +148,45 @@ def progress() -> Progress:
         BarColumn,
         MofNCompleteColumn,
         Progress,
-        TextColumn,
+        ProgressColumn,
+        Task,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.text import Text
+
+    class Description(ProgressColumn):
+        # Bars are drawn past the console's own cleaning, and names of tasks are the user's.
+        def render(self, task: Task) -> Text:
+            return Text(printable(task.description))
 
     return Progress(
-        TextColumn("{task.description}"),
+        Description(),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=progress_console(),
     )
+
+
+@contextmanager
+def threads_kept() -> Iterator[None]:
+    """Puts torch's number of threads back, for a caller that goes on after the command."""
+    torch: Any = sys.modules.get("torch")
+    before = None if torch is None else torch.get_num_threads()
+    try:
+        yield
+    finally:
+        if before is not None:
+            torch.set_num_threads(before)
+
+
+def use_threads(threads: int | None) -> None:
+    """Sets how many threads torch computes with, for this command."""
+    from saccade import threads as cores
+
+    cores.use(threads)
 
 
 def check_writable(path: str | os.PathLike) -> None:
@@ -160,6 +225,41 @@ def human_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.2f} GiB"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A unit of FLOPs.
+
+    Attributes:
+        name: ``TFLOPs``, ``GFLOPs``, ...
+        size: FLOPs in one.
+    """
+
+    name: str
+    size: float
+
+
+def flops_unit(most: float) -> Unit:
+    """The unit in which the largest FLOPs of a column show their digits."""
+    for name, size in (("TFLOPs", 1e12), ("GFLOPs", 1e9), ("MFLOPs", 1e6)):
+        if most >= 0.1 * size:
+            return Unit(name, size)
+    return Unit("kFLOPs", 1e3)
+
+
+def command(*words: str) -> str:
+    """A command of this program as a shell takes it."""
+    return shlex.join(["saccade", *map(str, words)])
+
+
+def given(*options: tuple[str, Any]) -> list[str]:
+    """Words of the options that were given, for a command to type next; a list gives its option once each."""
+    words: list[str] = []
+    for name, value in options:
+        values = value if isinstance(value, (list, tuple)) else [] if value is None else [value]
+        words += [word for one in values for word in (name, str(one))]
+    return words
 
 
 def numbers(layers: list[int]) -> str:

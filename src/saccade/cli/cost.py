@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from saccade.cli import common
+from saccade.names import check_plans, check_target
+from saccade.text import short
 
 if TYPE_CHECKING:
     from saccade.plan import Plan
@@ -40,15 +43,31 @@ def cost(
         ),
     ] = None,
     visual: Annotated[
-        int | None, typer.Option(min=0, help="Visual rows; those of a typical image if omitted.")
+        int | None,
+        typer.Option(min=0, max=common.MOST_ROWS, help="Visual rows; those of a typical image if omitted."),
     ] = None,
-    text: Annotated[float, typer.Option(min=0, help="Text rows; may be a mean such as 66.6.")] = TEXT,
+    text: Annotated[
+        float,
+        typer.Option(
+            min=0, max=common.MOST_ROWS, callback=common.finite, help="Text rows; may be a mean such as 66.6."
+        ),
+    ] = TEXT,
+    views: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=common.MOST_ROWS,
+            help="Views (tiles and the whole picture) that the image is cut into; as many as its rows fill "
+            "if omitted.",
+        ),
+    ] = None,
     dtype: Annotated[str, typer.Option(help="Type of the KV cache.")] = "bfloat16",
+    force: common.Force = False,
     json: common.Json = None,
 ) -> None:
     """State FLOPs, KV bytes and equivalent tokens of plans in closed form.
 
-    TFLOPs are those of the decoder layers for one prompt, 2 per multiply-accumulate, by the papers'
+    FLOPs are those of the decoder layers for one prompt, 2 per multiply-accumulate, by the papers'
     rectangle; 'executed' is what the engine dispatches, 'scores' what of it methods spend on score rows. A
     budget without a calibration takes the last layers. A Skip-Vision folder is priced as it runs, with its
     own rows and plan, beside its decoder on the stock model's rows. In the JSON the top level is the first
@@ -58,12 +77,19 @@ def cost(
     """
     out = common.Output(json)
     if dtype not in BYTES:
-        raise ValueError(f"no dtype {dtype!r}; known: {', '.join(BYTES)}")
+        raise ValueError(f"no dtype {short(dtype)!r}; known: {', '.join(BYTES)}")
+    check_target(model)
+    check_plans(plan or [])
     shape, laid = _shape(model)
     if laid is not None:
         visual = laid.asked(visual)
     visual = shape.visual if visual is None else visual
-    prices = [price(shape, each, visual, text, BYTES[dtype], laid) for each in plan or ["dense"]]
+    plans = plan or ["dense"]
+    if not force:
+        _check_shapes(model, plans)
+    if views is not None and views > 1 and shape.view is None:
+        raise ValueError(f"{shape.name} does not cut images into views; leave out --views")
+    prices = [price(shape, each, visual, text, BYTES[dtype], laid, views) for each in plans]
     _show(out, shape, prices, visual, text, laid)
     entries = [p.to_dict() for p in prices]
     out.finish(
@@ -72,6 +98,17 @@ def cost(
         | entries[0]
         | {"plans": entries}
     )
+
+
+def _check_shapes(model: str, plans: Sequence[str]) -> None:
+    """Refuses plans that were made for another model."""
+    from saccade.plan import Plan
+
+    for found in map(Plan.of, plans):
+        if found.model:
+            from saccade.measure.target import check_plan
+
+            check_plan(model, found)
 
 
 def _shape(name: str) -> tuple[ModelShape, Laid | None]:
@@ -118,6 +155,7 @@ def price(
     text: float,
     dtype_bytes: int = 2,
     laid: Laid | None = None,
+    cut: int | None = None,
 ) -> Price:
     """Prices one plan at a one-image prompt; of a Skip-Vision model over its own, beside the stock prompt.
 
@@ -131,11 +169,11 @@ def price(
     plan = Plan.of(asked)
     if laid is not None:
         plan = plan.over(laid.own)
-    plan = resolve_for_prompt(plan, shape, visual, text)
-    found = price_prompt(plan, shape, visual, text, dtype_bytes)
+    plan = resolve_for_prompt(plan, shape, visual, text, cut=cut)
+    found = price_prompt(plan, shape, visual, text, dtype_bytes, cut)
     if laid is not None:
         found = against(found, price_prompt(Plan(), shape, laid.stock, text, dtype_bytes))
-    layouts, weights = layouts_of(visual, text)
+    layouts, weights = layouts_of(visual, text, shape.views(visual, cut))
     counts = [plan.route(as_processed(plan, layout), shape.layers).counts() for layout in layouts]
     groups: dict[tuple, list[int]] = {}
     for number in range(shape.layers):
@@ -179,27 +217,29 @@ def _show(
             f"the stock model's {laid.stock} visual rows"
         )
     first = prices[0].cost
+    unit = common.flops_unit(first.dense_tflops * 1e12)
+    small = common.flops_unit(first.dense_decode_gflops * 1e9)
     view = Table(
         "plan",
-        "TFLOPs",
+        unit.name,
         "ratio",
         "executed ratio",
         "scores",
         "KV cache",
         "KV ratio",
         "equivalent tokens",
-        "decode GFLOPs",
+        f"decode {small.name}",
     )
     view.add_row(
         "dense",
-        f"{first.dense_tflops:.2f}",
+        f"{first.dense_tflops * 1e12 / unit.size:.2f}",
         "1.000",
         "1.000",
         "",
         common.human_bytes(first.dense_kv_bytes),
         "1.000",
         f"{first.visual_tokens:.1f}",
-        f"{first.dense_decode_gflops:.2f}",
+        f"{first.dense_decode_gflops * 1e9 / small.size:.2f}",
     )
     for p in prices:
         if not p.plan.methods and laid is None:
@@ -208,22 +248,22 @@ def _show(
         executed = "-" if c.executed_ratio != c.executed_ratio else f"{c.executed_ratio:.3f}"
         view.add_row(
             "its own" if laid is not None and not Plan.of(p.asked).methods else p.asked,
-            f"{c.tflops:.2f}",
+            f"{c.tflops * 1e12 / unit.size:.2f}",
             f"{c.ratio:.3f}",
             executed,
             _share(c.score_tflops, c.dense_executed_tflops),
             common.human_bytes(c.kv_bytes),
             f"{c.kv_ratio:.3f}",
             f"{c.equivalent_tokens:.1f}",
-            f"{c.decode_gflops:.2f}",
+            f"{c.decode_gflops * 1e9 / small.size:.2f}",
         )
     out.table(view)
-    sets = Table("plan", "layers", "count", "alive rows", "query rows", "FFN rows", "TFLOPs")
+    sets = Table("plan", "layers", "count", "alive rows", "query rows", "FFN rows", unit.name)
     for p in prices:
         for i, s in enumerate(p.sets):
             name = p.plan.spec if i == 0 else ""
             rows = (f"{s[key]:g}" for key in ("alive", "query", "ffn"))
-            sets.add_row(name, s["layers"], str(s["count"]), *rows, f"{s['tflops']:.3f}")
+            sets.add_row(name, s["layers"], str(s["count"]), *rows, f"{s['tflops'] * 1e12 / unit.size:.3f}")
         sets.add_section()
     out.table(sets)
 

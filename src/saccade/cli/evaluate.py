@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +12,7 @@ import typer
 from saccade.cli import common
 from saccade.cli.accuracy import show
 from saccade.cli.opening import opens
+from saccade.names import check_plans
 from saccade.opening.settings import Opening
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def evaluate(
         int | None,
         typer.Option(
             min=1,
+            max=common.MOST_SAMPLES,
             help=f"Questions of each task; if omitted {SUITE_SAMPLES}, or all of --data or of a benchmark.",
         ),
     ] = None,
@@ -76,13 +78,20 @@ def evaluate(
     blind: Annotated[
         bool, typer.Option("--blind/--no-blind", help="Also ask with plain grey images.")
     ] = True,
-    batch: Annotated[int, typer.Option(min=1, help="Questions per batch.")] = 32,
+    batch: Annotated[int, typer.Option(min=1, max=common.MOST_BATCH, help="Questions per batch.")] = 32,
     max_new_tokens: Annotated[
         int | None,
-        typer.Option(min=1, help=f"Longest answer; {NEW_TOKENS}, or what a benchmark says, if omitted."),
+        typer.Option(
+            min=1,
+            max=common.MOST_TOKENS,
+            help=f"Longest answer; {NEW_TOKENS}, or what a benchmark says, if omitted.",
+        ),
     ] = None,
     processes: Annotated[
-        int, typer.Option(min=1, help="Processes that share the questions of a --suite.")
+        int,
+        typer.Option(
+            min=1, max=common.MOST_PROCESSES, help="Processes that share the questions of a --suite."
+        ),
     ] = 1,
     keep: Annotated[
         Path | None,
@@ -93,6 +102,8 @@ def evaluate(
     ] = None,
     seed: common.Seed = 0,
     force: common.Force = False,
+    strict: common.Strict = False,
+    threads: common.Threads = None,
     opening: Opening = Opening(),
     json: common.Json = None,
 ) -> None:
@@ -105,6 +116,7 @@ def evaluate(
     Example: saccade eval glance --plan 'vskip(budget=4)' --plan 'shortv(budget=4)' --task count
     """
     out = common.Output(json)
+    check_plans(plan or [])
     if predictions is not None:
         common.check_writable(predictions)
         if json not in (None, "-") and Path(json).resolve() == predictions.resolve():
@@ -130,6 +142,7 @@ def evaluate(
             predictions=predictions,
             seed=seed,
             force=force,
+            strict=strict,
             opening=opening,
         )
         return
@@ -137,9 +150,11 @@ def evaluate(
     if score is not None and data is None:
         raise ValueError("--score is for --data; the suite of Glance is scored by exact match")
     longest = max_new_tokens or NEW_TOKENS
+    from saccade.engine import check_made_for
     from saccade.evaluation.comparison import compare, name_plans
     from saccade.evaluation.orders import read_orders
     from saccade.measure import record
+    from saccade.plan import Plan
 
     wanted = name_plans(plan or [])
     orders = read_orders(order or [])
@@ -147,8 +162,11 @@ def evaluate(
     questions = read_questions(task or [], data, samples, "test", seed, score or "exact")
     from saccade import models
 
+    common.use_threads(threads)
     loaded = models.open_as(model, opening)
-    wanted, found_orders = resolve(loaded, wanted, orders, task or [], data, questions, seed, force)
+    for path in order or []:
+        check_made_for(loaded.model, Plan.load(path), force=force, strict=strict)
+    wanted, found_orders = resolve(loaded, wanted, orders, task or [], data, questions, seed, force, strict)
     ledger = None if json in (None, "-") else Path(f"{json}.partial.jsonl")
     with common.resumable(
         f"repeat the command to go on from {ledger}" if ledger else "give --json to resume"
@@ -223,14 +241,14 @@ def resolve(
     questions: Sequence[Sample],
     seed: int,
     force: bool,
+    strict: bool = False,
 ) -> tuple[dict[str, Plan], dict[str, list[int]]]:
     """Plans with their layers, and the orders that chose them; calibrates for the scores that are missing."""
-    from saccade.engine import apply
+    from saccade.engine import check_made_for
     from saccade.evaluation.orders import calibrated, resolve_all, wanted_scores
 
     for plan in plans.values():
-        if plan.model and not force:
-            apply(loaded.model, replace(plan, methods=())).remove()  # refuses plans of another model
+        check_made_for(loaded.model, plan, force=force, strict=strict)
     missing = [score for score in wanted_scores(plans) if score not in orders]
     if missing:
         # A file has no split of its own; its answers are not used.
@@ -248,7 +266,7 @@ def resolve(
         orders = orders | {name: scores.order for name, scores in found.items()}
     resolved = resolve_all(loaded, plans, orders, questions)
     if force:
-        resolved = {name: replace(plan, model={}) for name, plan in resolved.items()}
+        resolved = {name: plan.for_any() for name, plan in resolved.items()}
     return resolved, {name: list(order) for name, order in orders.items()}
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saccade.cli import common
-from saccade.cli.generate import open_image
 from saccade.cli.opening import opens
+from saccade.names import check_plans
 from saccade.opening.settings import Opening
 
 if TYPE_CHECKING:
@@ -44,8 +44,10 @@ def explain(
             help="A folder, or a name that ends in .png or .html; repeatable.  [default: saccade-explain]",
         ),
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=common.MOST_TOKENS, help="Longest answer.")] = 64,
     force: common.Force = False,
+    strict: common.Strict = False,
+    threads: common.Threads = None,
     opening: Opening = Opening(),
     json: common.Json = None,
 ) -> None:
@@ -54,10 +56,13 @@ def explain(
     Example: saccade explain scene.png "how many red objects ?" --plan "fastv(layer=3,keep=0.5)"
     """
     out = common.Output(json)
+    check_plans([plan])
     if not question.strip():
         raise ValueError("the question is empty")
+    from saccade.pictures import open_picture
+
     paths = [image, *(more or [])]
-    images = [open_image(path) for path in paths]
+    images = [open_picture(path) for path in paths]
     from saccade import models
     from saccade.measure import record
     from saccade.plan import Plan
@@ -68,10 +73,13 @@ def explain(
         common.check_writable(file)
     wanted = Plan.of(plan)
     where = opening.torch_device()
+    common.use_threads(threads)
     loaded = models.open_as(model, opening)
     with common.progress() as bar:
         task = bar.add_task("answering and drawing", total=1 + len(files))
-        shown = report.explain(loaded, images, question, wanted, max_new_tokens=max_new_tokens, force=force)
+        shown = report.explain(
+            loaded, images, question, wanted, max_new_tokens=max_new_tokens, force=force, strict=strict
+        )
         bar.advance(task)
         for file in files:
             shown.write(file)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from saccade.cli import common
 from saccade.cli.opening import opens
+from saccade.names import check_plans
 from saccade.opening.settings import Opening
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 
 def register(app: typer.Typer) -> None:
@@ -29,8 +27,10 @@ def generate(
         typer.Option("--image", metavar="PATH", help="An image; repeat for several, in order."),
     ] = None,
     plan: common.Plan = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=common.MOST_TOKENS, help="Longest answer.")] = 64,
     force: common.Force = False,
+    strict: common.Strict = False,
+    threads: common.Threads = None,
     opening: Opening = Opening(),
     json: common.Json = None,
 ) -> None:
@@ -39,17 +39,26 @@ def generate(
     Example: saccade generate glance --image scene.png --question "how many?" --plan "vskip(layers=6-11)"
     """
     out = common.Output(json)
+    check_plans([plan] if plan else [])
     if not question.strip():
         raise ValueError("the question is empty")
-    images = tuple(open_image(path) for path in image or [])
+    from saccade.pictures import open_picture
+
+    images = tuple(open_picture(path) for path in image or [])
     from saccade import models
+    from saccade.engine import check_made_for
     from saccade.measure import record
     from saccade.plan import Plan
     from saccade.samples import Sample
 
     wanted = None if plan is None else Plan.of(plan)
     where = opening.torch_device()
+    common.use_threads(threads)
     loaded = models.open_as(model, opening)
+    if wanted is not None:
+        # Before layers are looked at, so that the first error is the true one.
+        check_made_for(loaded.model, wanted, force=force, strict=strict)
+        wanted = wanted.for_any() if force else wanted
     asked = [Sample("question", "cli", "", images, question)]
     batch = models.inputs(loaded, asked)
     result: dict[str, Any] = {
@@ -62,30 +71,10 @@ def generate(
         result["dense"] = _answer(loaded, batch, max_new_tokens)
         bar.advance(task)
         if wanted is not None:
-            result |= _planned(loaded, asked, batch, max_new_tokens, wanted, force)
+            result |= _planned(loaded, asked, batch, max_new_tokens, wanted)
             bar.advance(task)
     _show(out, result)
     out.finish(result | {"provenance": record(device=where, dtype=loaded.model.dtype)})
-
-
-def open_image(path: Path) -> Image:
-    """Reads an image as RGB, turned the way its camera was held.
-
-    Raises:
-        ValueError: If the file is missing or not an image, naming it.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    from saccade.data import rgb
-
-    try:
-        with Image.open(path) as opened:
-            return rgb(opened)
-    except FileNotFoundError:
-        raise ValueError(f"no such image: {path}") from None
-    except Exception as error:  # decoders raise whatever their authors chose
-        reason = "not an image that can be read" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise ValueError(f"cannot read image {path}: {reason}") from None
 
 
 def _answer(loaded, batch, max_new_tokens: int) -> dict[str, Any]:
@@ -111,22 +100,18 @@ def _answer(loaded, batch, max_new_tokens: int) -> dict[str, Any]:
     }
 
 
-def _planned(loaded, asked, batch, max_new_tokens: int, plan, force: bool) -> dict[str, Any]:
+def _planned(loaded, asked, batch, max_new_tokens: int, plan) -> dict[str, Any]:
     from saccade import models
     from saccade.budget import last_layers, price, reach_flops
     from saccade.engine import apply
-    from saccade.layout import Layout
+    from saccade.engine.prompt import layout_of_inputs
     from saccade.plan import Plan
     from saccade.pricing import against, cost
 
-    visual = loaded.family.visual_mask(loaded.model, batch["input_ids"])
-    layout = Layout.from_mask(visual, batch["attention_mask"])
-    if plan.model and not force:
-        # The fingerprint is checked before layers are looked at, so that the first error is the true one.
-        apply(loaded.model, Plan(model=plan.model)).remove()
+    layout = layout_of_inputs(loaded.family, loaded.model, batch)
     resolved = reach_flops(plan, loaded.shape, [layout], last_layers(loaded.shape.layers))
     shape, size = loaded.shape, loaded.model.dtype.itemsize
-    with apply(loaded.model, resolved, force=force) as handle, handle.tracing(sources=False) as traces:
+    with apply(loaded.model, resolved) as handle, handle.tracing(sources=False) as traces:
         found = _answer(loaded, models.inputs(loaded, asked, resolved), max_new_tokens)
     spent = price(handle.plan, shape, layout, size)
     if traces:

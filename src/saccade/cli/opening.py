@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from saccade.cli import common
 from saccade.opening.settings import ATTENTIONS, QUANTIZATIONS, Opening
 
 
@@ -63,6 +64,14 @@ def opening_of(
         adapter=adapter,
         trust_remote_code=trust_remote_code,
     )
+
+
+def words(opening: Opening) -> list[str]:
+    """The options that open a model in the same way, for a command to type next."""
+    told = {name: value for name, value in opening.told().items() if name != "trust_remote_code"}
+    same = {"device": opening.device, **told}
+    options = common.given(*((f"--{name.replace('_', '-')}", value) for name, value in same.items()))
+    return [*options, "--trust-remote-code"] if opening.trust_remote_code else options
 
 
 def opens(command: Callable[..., Any]) -> Callable[..., Any]:

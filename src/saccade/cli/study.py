@@ -9,6 +9,7 @@ import typer
 
 from saccade.cli import accuracy, common
 from saccade.cli.opening import opens
+from saccade.names import check_study
 from saccade.opening.settings import Opening
 
 if TYPE_CHECKING:
@@ -36,9 +37,14 @@ def study(
         Path | None,
         typer.Option(metavar="FILE", help="Your own JSONL: image(s), question, answer, optional task."),
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Held-out questions of each task, at most.")] = SAMPLES,
+    samples: Annotated[
+        int, typer.Option(min=1, max=common.MOST_SAMPLES, help="Held-out questions of each task, at most.")
+    ] = SAMPLES,
     pool: Annotated[
-        int, typer.Option(min=1, help="Calibration samples of each task to draw from, at most.")
+        int,
+        typer.Option(
+            min=1, max=common.MOST_SAMPLES, help="Calibration samples of each task to draw from, at most."
+        ),
     ] = POOL,
     run: Annotated[
         Path, typer.Option("--run", metavar="FOLDER", help="Store of answers, shared by all studies.")
@@ -49,10 +55,13 @@ def study(
     quick: Annotated[
         bool, typer.Option("--quick", help="Of a study that trains: a few steps, to see that it runs.")
     ] = False,
-    batch: Annotated[int, typer.Option(min=1, help="Questions per batch.")] = 32,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that share the work.")] = 1,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 24,
+    batch: Annotated[int, typer.Option(min=1, max=common.MOST_BATCH, help="Questions per batch.")] = 32,
+    workers: Annotated[
+        int, typer.Option(min=1, max=common.MOST_PROCESSES, help="Processes that share the work.")
+    ] = 1,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=common.MOST_TOKENS, help="Longest answer.")] = 24,
     seed: common.Seed = 0,
+    threads: common.Threads = None,
     opening: Opening = Opening(),
     json: common.Json = None,
 ) -> None:
@@ -65,20 +74,27 @@ def study(
 
     Example: saccade study budget --samples 100 --task count --task word --out budget
     """
+    output = common.Output(json)
+    if name != "list":
+        check_study(name)
     from saccade.studies import STUDIES
 
-    output = common.Output(json)
     if name == "list":
         show_list(output, STUDIES)
         output.finish({"studies": {one.name: one.question for one in STUDIES.values()}})
         return
-    if name not in STUDIES:
-        raise ValueError(f"no study {name!r}; there are {', '.join(STUDIES)}")
+    chosen = STUDIES[name]
+    if quick and not chosen.trains:
+        training = ", ".join(one.name for one in STUDIES.values() if one.trains)
+        raise ValueError(
+            f"--quick is for a study that trains ({training}); of {name} take fewer --samples or --task"
+        )
     for folder in (out, run):
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"{folder} is a file; give a folder")
         common.check_writable(folder / "study.json")
     where = opening.torch_device()
+    common.use_threads(threads)
     from saccade import models
     from saccade.studies import Bench, Questions, Store
     from saccade.studies.run import Pace, write
@@ -90,7 +106,6 @@ def study(
         if data is None
         else Questions.of_file(data, tasks, samples, pool, seed)
     )
-    chosen = STUDIES[name]
     console = common.progress_console()
 
     def note(text: str) -> None:

@@ -27,6 +27,7 @@ def judge(
     predictions: Path | None,
     seed: int,
     force: bool,
+    strict: bool,
     opening: Opening,
 ) -> None:
     """Judges a model and plans; with ``--keep`` or ``--json FILE`` what is finished is not judged again.
@@ -66,6 +67,7 @@ def judge(
                 wanted,
                 blind=blind,
                 force=force,
+                strict=strict,
                 note=lambda text: console.print(f"lmms-eval: {text}", markup=False, highlight=False),
             )
     except BaseException:

@@ -59,6 +59,8 @@ def run(
         typer.Option(
             "--from-step",
             metavar="N",
+            min=0,
+            max=common.MOST_STEPS,
             help="Go on from the checkpoint of this step; metrics and checkpoints after it are dropped.",
         ),
     ] = None,
@@ -68,6 +70,10 @@ def run(
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Replace a setting, such as optimisation.steps=20."),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", min=1, max=common.MOST_THREADS, help="CPU threads, instead of the file's."),
     ] = None,
     json: common.Json = None,
 ) -> None:
@@ -80,6 +86,8 @@ def run(
     out = common.Output(json)
     from saccade.training import read_config, train
 
+    if threads is not None:
+        settings = [*(settings or ()), f"threads={threads}"]
     chosen = read_config(config, settings or ())
     if run is not None:
         chosen = dataclasses.replace(chosen, out=str(run))
@@ -119,18 +127,30 @@ def _tell(out: common.Output, config: TrainingConfig, outcome: Outcome) -> None:
         records = "record" if left_out == 1 else "records"
         out.line(f"left out {left_out} bad {records}, for example: {refused['examples'][0]}")
     out.line(f"wrote {outcome.model}, {outcome.folder / 'metrics.jsonl'} and {outcome.folder / 'loss.png'}")
-    plan = ["--plan", config.plan] if config.plan is not None else []
-    out.line(f"next: {shlex.join(['saccade', 'eval', str(outcome.model), *plan])}")
+    own = any(source.kind != "glance" for source in config.data)
+    asked = common.given(("--plan", config.plan), ("--data", "QUESTIONS.jsonl" if own else None))
+    out.line(f"next: {common.command('eval', str(outcome.model), *asked)}")
+    if own:
+        out.line("QUESTIONS.jsonl: held-out questions of your own, on each line image, question and answer")
 
 
 def glance(
     minutes: Annotated[
         float | None,
-        typer.Option(min=0, help="Time to spend in training steps; the shipped recipe's if omitted."),
+        typer.Option(
+            min=0,
+            max=1_000_000,
+            callback=common.finite,
+            help="Time to spend in training steps; the shipped recipe's if omitted.",
+        ),
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Lay the schedule over steps instead of time; exactly repeatable."),
+        typer.Option(
+            min=1,
+            max=common.MOST_STEPS,
+            help="Lay the schedule over steps instead of time; exactly repeatable.",
+        ),
     ] = None,
     seed: common.Seed = 0,
     run: Annotated[Path, typer.Option(help="Folder of the run: checkpoint, metrics.")] = Path("runs/glance"),
@@ -142,7 +162,9 @@ def glance(
     export_only: Annotated[
         bool, typer.Option("--export-only", help="Do not train; export what --run holds.")
     ] = False,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; the recipe's if omitted.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=common.MOST_THREADS, help="CPU threads; the recipe's if omitted.")
+    ] = None,
     json: common.Json = None,
 ) -> None:
     """Train Glance on questions drawn on the fly. Checkpoints are written as it goes; --resume continues one.
@@ -174,12 +196,12 @@ def glance(
     done: dict[str, object] = {"run": str(run), "seed": seed, "export": None}
     if export is not None:
         done["export"] = str(write_folder(run, export))
-        out.line(f"wrote {export}: use it as MODEL, for example: saccade eval {export}")
+        out.line(f"wrote {export}: use it as MODEL, for example: {common.command('eval', str(export))}")
     else:
-        out.line(
-            f"trained in {run}; to make a model folder: "
-            f"saccade train glance --run {run} --export-only --export FOLDER"
+        export_it = common.command(
+            "train", "glance", "--run", str(run), "--export-only", "--export", "FOLDER"
         )
+        out.line(f"trained in {run}; to make a model folder: {export_it}")
     from saccade.measure import record
 
     out.finish(done | {"provenance": record(seed=seed)})
@@ -203,10 +225,12 @@ def _train(minutes, steps, seed: int, run: Path, resume: bool, threads) -> None:
         f" --seed {seed}" if seed else ""
     )
 
+    where = shlex.quote(str(run))
+
     def again() -> str:
         if (run / CHECKPOINT).exists():
-            return f"continue with: saccade train glance --resume --run {run}{options}"
-        return f"there was no checkpoint yet; start over with: saccade train glance --run {run}{options}"
+            return f"continue with: saccade train glance --resume --run {where}{options}"
+        return f"there was no checkpoint yet; start over with: saccade train glance --run {where}{options}"
 
     with common.resumable(again):
         try:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from saccade.evaluation import Comparison, compare
-from saccade.evaluation.identity import weights_digest
 from saccade.evaluation.matched import RATIOS, Row, lineup
 from saccade.evaluation.orders import calibrated
 from saccade.evaluation.runner import count_prompts, refusal
@@ -21,6 +20,7 @@ from saccade.plan import Plan
 from saccade.report import figures
 from saccade.report.page import render_family
 from saccade.samples import Sample
+from saccade.weights import weights_digest
 
 SCORES = ("vig", "ffn", "lc")
 """Calibrations that choose layers here; VTW withdraws from the end."""
@@ -42,7 +42,7 @@ def rows_for(
         orders: Calibrated orders by score name.
     """
     prompts = count_prompts(loaded, questions[:PRICED])
-    layouts = [Layout.single(visual, text) for visual, text in prompts]
+    layouts = [Layout.single(visual, text, views=loaded.shape.views(visual)) for visual, text in prompts]
     weights = [float(count) for count in prompts.values()]
     rows = lineup(loaded.shape, layouts, orders, weights, loaded.family.name)
     return tuple(_tried(loaded, row, questions[0]) for row in rows)

@@ -11,7 +11,6 @@ from typing import Any
 from saccade.demo.plans import Entry, Lineup, lineup
 from saccade.demo.questions import pick, shown
 from saccade.evaluation import Comparison, compare
-from saccade.evaluation.identity import weights_digest
 from saccade.evaluation.orders import CALIBRATION_SAMPLES, calibrated
 from saccade.evaluation.runner import count_prompts
 from saccade.layout import Layout
@@ -21,6 +20,7 @@ from saccade.plan import Plan
 from saccade.report import figures
 from saccade.report.figures import SCORES
 from saccade.samples import Sample
+from saccade.weights import weights_digest
 
 TIMED_BATCH = 8
 Note = Callable[[str], None]
@@ -81,7 +81,7 @@ def study(
 
     orders = {name: found.order for name, found in scores.items()}
     visual, text = count_prompts(loaded, questions[:1]).most_common(1)[0][0]
-    plans = lineup(loaded.shape, Layout.single(visual, text), orders)
+    plans = lineup(loaded.shape, Layout.single(visual, text, views=loaded.shape.views(visual)), orders)
     note(f"asking {len(questions)} questions under {len(plans.entries) + 2} plans, dense and blind included")
     named = {e.name: e.plan for e in plans.entries}
     found = compare(

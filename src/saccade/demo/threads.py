@@ -11,21 +11,27 @@ import torch
 
 from saccade import models
 from saccade.samples import Sample
+from saccade.threads import use
 
 ROUNDS = 3
 
 
 @contextmanager
-def fastest_threads(loaded: models.Loaded, samples: Sequence[Sample]) -> Iterator[None]:
+def fastest_threads(
+    loaded: models.Loaded, samples: Sequence[Sample], asked: int | None = None
+) -> Iterator[None]:
     """Sets torch's thread count to the fastest of ``candidates`` for one batch, and puts it back.
 
     Args:
         loaded: The model; nothing is tried where it is not on the CPU.
         samples: The batch to try.
+        asked: A number of threads that is taken untried.
     """
     before = torch.get_num_threads()
     try:
-        if torch.device(loaded.model.device).type == "cpu":
+        if asked is not None:
+            use(asked)
+        elif torch.device(loaded.model.device).type == "cpu":
             inputs = models.inputs(loaded, samples)
             seconds = dict.fromkeys(candidates(), float("inf"))
             for _ in range(ROUNDS):

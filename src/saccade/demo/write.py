@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 from saccade.demo.study import Study
@@ -14,7 +15,7 @@ REPORT, DATA, PLAN = "report.html", "demo.json", "plan.json"
 
 def commands(folder: str | os.PathLike) -> list[tuple[str, str]]:
     """What to try next, as (what it does, command)."""
-    plan = os.path.join(folder, PLAN)
+    plan = shlex.quote(os.path.join(folder, PLAN))
     model = "llava-hf/llava-1.5-7b-hf"
     return [
         ("What the papers' plan would save on a real model, on paper:",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from saccade.engine.attach import FRAME, Attachment, apply, attached
 from saccade.engine.cache import KeyRows, RaggedLayer, kv_bytes, kv_lengths
 from saccade.engine.frame import Frame
+from saccade.engine.made_for import check_made_for
 
 __all__ = [
     "FRAME",
@@ -14,6 +15,7 @@ __all__ = [
     "RaggedLayer",
     "apply",
     "attached",
+    "check_made_for",
     "kv_bytes",
     "kv_lengths",
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,25 +12,33 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache
 
+from saccade.engine.blocks import Blocks
 from saccade.engine.cache import ragged_layer
 from saccade.engine.decide import Decisions, Scene
+from saccade.engine.ending import read_where_left
 from saccade.engine.frame import Frame, Positions
+from saccade.engine.given import Given
 from saccade.engine.layers import FRAME, AttentionStandIn, Cell, MlpStandIn, eager
-from saccade.engine.prompt import Prompt, by_name, layout_of
+from saccade.engine.made_for import check_made_for
+from saccade.engine.prompt import Prompt, by_name, goes_on, layout_of
 from saccade.engine.release import release
+from saccade.engine.resolution import FullSize
 from saccade.engine.rewrite import Carried
-from saccade.engine.support import check_supported, refuse_split_prompts
+from saccade.engine.support import check_supported, refuse_replicas, refuse_split_prompts
 from saccade.engine.tower import Captured, TowerTap, allow_other_sizes, grid, vision
 from saccade.engine.trace import Trace
 from saccade.families import Family, find, unwrap
 from saccade.layout import Layout
 from saccade.plan import Plan, PlanLike
+from saccade.precision import wide
 from saccade.stages import Grid, Vision, Which
 
 _IMAGES = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")
 
 
-def apply(model: nn.Module, plan: PlanLike, *, force: bool = False, resident: bool = False) -> Attachment:
+def apply(
+    model: nn.Module, plan: PlanLike, *, force: bool = False, strict: bool = False, resident: bool = False
+) -> Attachment:
     """Attaches a plan to a model; only this instance is touched.
 
     A plan that belongs to the model (``resident``: it was trained with it) stays in force under any other:
@@ -41,6 +48,7 @@ def apply(model: nn.Module, plan: PlanLike, *, force: bool = False, resident: bo
         model: A stock Hugging Face VLM (PEFT and DDP wrappers are seen through).
         plan: A plan, a method, a plan file or a spec string such as ``"vskip(layers=12-31)"``.
         force: Apply a plan that was made for another model.
+        strict: Refuse a plan that was made for other weights of this shape, instead of warning of it once.
         resident: The plan is part of the model; others may be applied over it.
 
     Returns:
@@ -53,11 +61,7 @@ def apply(model: nn.Module, plan: PlanLike, *, force: bool = False, resident: bo
     family = find(model)
     found = Plan.of(plan)
     config: Any = unwrap(model).config
-    fingerprint = family.identity(model)
-    if found.model and found.model != fingerprint and not force:
-        other = Plan(model=fingerprint)
-        fields = ", ".join(f"{k} {a} here {b}" for k, (a, b) in Plan(model=found.model).diff(other).items())
-        raise ValueError(f"this plan was made for another model ({fields}); make a new one, or use force")
+    check_made_for(model, found, force=force, strict=strict)
     below = attached(model)
     if below is None or not below.resident:
         return Attachment(model, family, found.resolve(family.shape(config).layers), resident=resident)
@@ -76,11 +80,11 @@ class _Call(threading.local):
     """What the hooks of one forward hand on; threads may share a model."""
 
     prompt: Prompt | None = None
-    given: Layout | None = None
-    given_vision: Vision | None = None
-    given_grid: Grid | None = None
+    given: Given | None = None
+    said: bool = False
     sources: bool = True
     traces: list[Trace] | None = None
+    inside: bool = False
 
 
 class Attachment:
@@ -101,6 +105,7 @@ class Attachment:
         self.decides = False
         self.parts = family.parts(model)
         self._call = _Call()
+        self._blocks = Blocks()
         self._undo: list[Callable[[], None]] = []
         self.attach()
 
@@ -130,7 +135,7 @@ class Attachment:
         self._undo.append(core.register_forward_pre_hook(self._before_core, with_kwargs=True).remove)
         self._undo.append(core.register_forward_hook(self._after_core, always_call=True).remove)
         self._undo.append(decoder.register_forward_pre_hook(self._before_decoder, with_kwargs=True).remove)
-        if any(method.releases for method in self.plan.methods):
+        if self.plan.methods:
             self._undo.append(decoder.register_forward_hook(self._after_decoder, with_kwargs=True).remove)
 
     def _hook_stages(self) -> None:
@@ -162,15 +167,17 @@ class Attachment:
             raise ValueError(f"{self.plan.spec}: a vision tower merges by one rule only")
         merge = merges[0] if merges else None
         self._tap: TowerTap | None = None
-        if stages or any(method.by_image for method in self.plan.methods):
-            self._tap = TowerTap(self.model, family, wanted, merge)
+        shortening = bool(self.plan.shortening)
+        if stages or shortening or any(method.by_image for method in self.plan.methods):
+            check = FullSize(self.model, family, self.plan).check if shortening else None
+            weighs = any(stage.look.weighs for stage in stages)
+            self._tap = TowerTap(self.model, family, wanted, merge, weighs, check)
             self._undo.append(self._tap.remove)
-        if stages or any(method.releases or method.by_image for method in self.plan.methods):
-            self._undo.append(
-                refuse_split_prompts(unwrap(self.model), self.plan.spec, any(s.look.layer for s in stages))
-            )
+        releases = any(method.releases for method in self.plan.methods)
+        self._whole = bool(stages) or releases or any(method.by_image for method in self.plan.methods)
+        self._looks_at_end = releases or any(s.look.layer for s in stages)
         self.decides = bool(stages)
-        if self.plan.shortening:
+        if shortening:
             self._undo.append(allow_other_sizes(self.model, family))
 
     def _swap(self, module: nn.Module, make: Callable[[Callable], Callable]) -> None:
@@ -216,21 +223,29 @@ class Attachment:
     ) -> Iterator[None]:
         """Says which rows are visual where the model cannot see it: calls with merged embeddings only.
 
+        Given once, it serves a whole ``generate(inputs_embeds=...)``: tokens that follow on a cache are text. A
+        batch that is a multiple of the layout's holds each sample several times in turn, as beams and several
+        sequences of a prompt are laid out.
+        It is for forwards of the thread that opens it.
+
         Args:
             layout: Where the visual rows are.
             vision: What a vision tower would know of them, for methods that look at it.
             grid: Where they lie in the picture, for methods that ask, on the host.
         """
         call = self._call
-        call.given, call.given_vision, call.given_grid = layout, vision, grid
+        call.given = Given(layout, vision, grid)
         try:
-            yield
+            with self._blocks.layout():
+                yield
         finally:
-            call.given = call.given_vision = call.given_grid = None
+            call.given = None
 
     @contextmanager
     def tracing(self, sources: bool = True) -> Iterator[list[Trace]]:
         """Notes what happens to the visual rows: one ``Trace`` for every forward that has some, in order.
+
+        It notes forwards of the thread that opens it, and warns if they all ran in others.
 
         Args:
             sources: Whether to note what merged rows are made of, which takes memory of rows times rows.
@@ -239,7 +254,8 @@ class Attachment:
         self._call.traces, self._call.sources = found, sources
         own, self._tap = self._tap, self._tap or TowerTap(self.model, self.family)
         try:
-            yield found
+            with self._blocks.tracing(found):
+                yield found
         finally:
             self._call.traces = None
             if own is None:
@@ -248,29 +264,28 @@ class Attachment:
 
     @eager
     def _before_core(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        self._call.prompt = None
+        refuse_replicas(module)
+        self._call.prompt, self._call.inside, self._call.said = None, True, False
         if self._tap is not None:
             self._tap.begin()
-        if self._call.given is not None or not self.plan.methods:
+        if not self.plan.methods:
             return
         named = by_name(module, args, kwargs)
+        if self._call.given is not None:
+            self._call.said = goes_on(named, any(named.get(name) is not None for name in _IMAGES))
+            return
         ids, embeds, padding = (named.get(key) for key in ("input_ids", "inputs_embeds", "attention_mask"))
+        if ids is None and embeds is None:
+            return
         if not any(named.get(name) is not None for name in _IMAGES):
             if ids is None and embeds is not None and embeds.shape[1] > 1:
-                warnings.warn(
-                    "saccade cannot tell which of these embeddings are visual and treats all as text; "
-                    "give the layout with Attachment.with_layout(...)",
-                    stacklevel=2,
-                )
+                self._blocks.cannot_tell()
             return
         mask = self.family.visual_mask(self.model, ids, embeds)
-        real = None
-        if isinstance(padding, torch.Tensor) and padding.ndim == 2:
-            real = padding[:, -mask.shape[1] :]
-        self._call.prompt = Prompt(mask, real, named)
+        self._call.prompt = Prompt.of(mask, padding, named)
 
     def _after_core(self, module: nn.Module, args: tuple, output: Any) -> None:
-        self._call.prompt = None
+        self._call.prompt, self._call.inside, self._call.said = None, False, False
         if self._tap is not None:
             self._tap.begin()
 
@@ -278,9 +293,12 @@ class Attachment:
     def _before_decoder(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict]:
         if FRAME in kwargs:
             return args, kwargs
+        refuse_replicas(module)
         prompt, self._call.prompt = self._call.prompt, None
+        given = None if self._call.said else self._call.given
+        if self._whole and (prompt is not None or given is not None):
+            refuse_split_prompts(self.plan.spec, self._looks_at_end)
         captured = self._captured(prompt)
-        layout = self._call.given or layout_of(prompt, captured)
         named = by_name(module, args, kwargs)
         rows = next(
             (named[key] for key in ("inputs_embeds", "input_ids") if named.get(key) is not None), None
@@ -288,6 +306,16 @@ class Attachment:
         if rows is None:
             return args, kwargs
         batch, new = rows.shape[:2]
+        cache: Cache | None = named.get("past_key_values")
+        if given is not None:
+            given = given.fitted(batch, new, 0 if cache is None else cache.get_seq_length())
+        layout = layout_of(prompt, captured) if given is None else given.layout
+        # The core was passed by, or its forward called without its hooks.
+        alone = layout is None and not self._call.inside and bool(self.plan.methods)
+        if alone and new > 1 and rows.is_floating_point():
+            self._blocks.cannot_tell()
+        if layout is not None and self._call.traces is None:
+            self._blocks.untraced()
         if layout is not None and (layout.batch, layout.rows) != (batch, new):
             raise ValueError(
                 f"the layout is of {layout.batch} x {layout.rows} rows, the forward of {batch} x {new}"
@@ -299,19 +327,18 @@ class Attachment:
         watched = program is not None and (program.stages or self._call.traces is not None)
         if route is not None and not watched and all(one.is_dense for one in dict.fromkeys(route.layers)):
             route = program = None
-        cache: Cache | None = named.get("past_key_values")
         ragged = cache is not None and any(ragged_layer(cache, n) for n in range(len(cache.layers)))
         if route is None and not ragged:
             return args, kwargs
         past = check_supported(self.family, module, named, rows, cache)
-        positions = self._positions(named, rows, past)
+        positions = self._positions(named, rows, past) if self.decides or ragged else None
         mask = named.get("attention_mask")
         frame = Frame.build(route, num_layers, batch, new, past, mask, rows.device, positions)
         if program is None or (not program.stages and self._call.traces is None):
             return args, kwargs | {FRAME: frame}
         added = self.family.added(named)
         carried = None if added is None else Carried(added)
-        scene = self._scene(program.route.layout, captured, carried)
+        scene = self._scene(program.route.layout, captured, carried, given)
         frame.decisions = Decisions(program, frame, scene)
         changed: dict[str, Any] = {"inputs_embeds": frame.decisions.enter(rows), FRAME: frame}
         if carried is not None:
@@ -320,45 +347,51 @@ class Attachment:
         return (), {**named, **changed}
 
     @eager
-    def _after_decoder(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+    def _after_decoder(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
         frame: Frame | None = kwargs.get(FRAME)
-        if frame is None or not frame.cached:
-            return
-        values = output if isinstance(output, tuple) else output.values()
+        if frame is None:
+            return None
+        values = output if isinstance(output, tuple) else tuple(output.values())
         cache = next((value for value in values if isinstance(value, Cache)), None)
-        if cache is not None:
+        if cache is not None and frame.cached:
             layers: Any = self.parts.layers
             release(frame, cache, [layer.self_attn.layer_idx for layer in layers])
+        hidden = values[0]
+        read = read_where_left(frame, hidden)
+        return output if read is hidden else _replaced(output, hidden, read)
 
     def _positions(self, named: dict[str, Any], rows: torch.Tensor, past: int) -> Positions | None:
-        if not (self.decides and self.family.compact_positions):
+        if not (self.decides or self.family.compact_positions):
             return None
         ids = named.get("position_ids")
         if ids is None:
             ids = torch.arange(past, past + rows.shape[1], device=rows.device)[None]
         decoder, family = self.parts.decoder, self.family
         like = rows if rows.is_floating_point() else next(self.parts.norm.parameters())
-        return Positions(ids, lambda at: family.rotary(decoder, like, at))
+        return Positions(ids, lambda at, exact: family.rotary(decoder, wide(like) if exact else like, at))
 
     def _captured(self, prompt: Prompt | None) -> Captured | None:
         """What is known of the images of this forward, where anybody wants to know."""
         if self._tap is None or prompt is None:
             return None
-        return self._tap.captured(prompt.inputs.get("mm_encoder_outputs"), prompt.inputs)
+        captured = self._tap.captured(prompt.inputs.get("mm_encoder_outputs"), prompt.inputs)
+        return captured if captured is None or prompt.shown_R is None else captured.showing(prompt.shown_R)
 
-    def _scene(self, layout: Layout, captured: Captured | None, carried: Carried | None) -> Scene:
-        given = self._call.given_vision
+    def _scene(
+        self, layout: Layout, captured: Captured | None, carried: Carried | None, given: Given | None
+    ) -> Scene:
+        told = None if given is None else given.vision
         look: Callable[[Which, torch.Tensor], Vision] | None = None
-        if given is not None:
+        if told is not None:
 
             def look(which: Which, embeddings_BND: torch.Tensor) -> Vision:
-                return given
+                return told
         elif captured is not None and captured.tower is not None:
 
             def look(which: Which, embeddings_BND: torch.Tensor) -> Vision:
                 return vision(captured, which, layout, embeddings_BND)
 
-        where = self._call.given_grid
+        where = None if given is None else given.grid
         if captured is not None:
             where = grid(captured.picture, layout, torch.device("cpu"))
         return Scene(self.family, self.parts, where, look, self._call.traces, self._call.sources, carried)
@@ -385,6 +418,21 @@ class Attachment:
         hidden = output[0] if isinstance(output, tuple) else output
         changed = frame.decisions.after(number, layer, into, kwargs, hidden)
         return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+
+def _replaced(output: Any, old: torch.Tensor, new: torch.Tensor) -> Any:
+    """A decoder's output with its last state replaced, also where the recorded states end with it."""
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(changed, value))
+        return new if value is old else value
+
+    if isinstance(output, tuple):
+        return changed(output)
+    for key, value in output.items():
+        output[key] = changed(value)
+    return output
 
 
 def attached(model: nn.Module) -> Attachment | None:

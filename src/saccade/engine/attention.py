@@ -13,8 +13,10 @@ from transformers.cache_utils import Cache
 
 from saccade.engine.cache import KeyRows, make_ragged, ragged_layer
 from saccade.engine.frame import Frame
+from saccade.engine.mesh import check_rows
 from saccade.engine.steps import Step
 from saccade.families import Family, Rotary
+from saccade.precision import exact, wide
 from saccade.rows import RowIndex
 
 
@@ -65,7 +67,7 @@ def routed_attention(
     ]
     # A prompt of nothing but visual rows may leave no query at all.
     mixed_BHQW = torch.cat(parts, dim=2) if len(parts) > 1 else parts[0] if parts else queries_BHQW
-    out = family.output(attn, mixed_BHQW)
+    out = check_rows(family.output(attn, mixed_BHQW), mixed_BHQW.shape[2])
     out = out if step.query is None else step.query.put(out)
     if step.narrow is None:
         return out
@@ -147,10 +149,23 @@ def _text_and_self(
         seen = seen & text.valid_BR[:, None, :]
     if frame.real_BT is not None:
         seen = seen & frame.real_BT.gather(1, answers)[:, None, :]
-    far = (q @ k_text.transpose(2, 3) * attn.scaling).masked_fill(~seen[:, None], float("-inf"))
-    near = (q * k_self).sum(-1, keepdim=True) * attn.scaling
-    precise = torch.promote_types(q.dtype, torch.float32)
-    weights = torch.cat([far, near], dim=-1).softmax(-1, dtype=precise).to(q.dtype)
+    far = scaled_scores(q, k_text, attn.scaling).masked_fill(~seen[:, None], float("-inf"))
+    near = (wide(q) * attn.scaling * wide(k_self)).sum(-1, keepdim=True)
+    weights = torch.cat([far, near], dim=-1).softmax(-1).to(q.dtype)
     if attn.training:
         weights = F.dropout(weights, attn.attention_dropout)
     return weights[..., :-1] @ v_text + weights[..., -1:] * v_self
+
+
+def scaled_scores(q_BHQW: torch.Tensor, k_BGKW: torch.Tensor, scale: float) -> torch.Tensor:
+    """Attention logits (B, H, Q, K) of a few queries over many keys, in float32 at least.
+
+    Scaled first, as fused kernels do: with the key biases of Qwen2 a product of half-precision queries and
+    keys is past what float16 holds, and bfloat16 rounds away what tells one key from another.
+    """
+    groups = k_BGKW.shape[1]
+    with exact(q_BHQW):
+        # The heads of a group ask side by side, so that no key is copied for each of them.
+        asks_BGMW = (wide(q_BHQW) * scale).unflatten(1, (groups, -1)).flatten(2, 3)
+        scores_BGMK = asks_BGMW @ wide(k_BGKW).transpose(2, 3)
+    return scores_BGMK.unflatten(2, (q_BHQW.shape[1] // groups, -1)).flatten(1, 2)

@@ -39,12 +39,15 @@ class KeyRows:
         dense: Whether this is simply every row, in order.
         gapless: Whether no column is padding.
         shifts: Where positions closed up.
+        left: Where rows left once their forward was over (skip KV-cache): the first that did, and the end of
+            that forward.
     """
 
     ids_BK: torch.Tensor
     dense: bool
     gapless: bool
     shifts: tuple[Shift, ...] = ()
+    left: tuple[tuple[int, int], ...] = ()
     _derived: dict[str, tuple[Any, Any]] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -62,7 +65,7 @@ class KeyRows:
     def rebatch(self, change: Callable[[torch.Tensor], torch.Tensor]) -> KeyRows:
         """The rows after samples were selected or repeated."""
         shifts = tuple(replace(s, by_B1=change(s.by_B1)) if s.by_B1.shape[0] > 1 else s for s in self.shifts)
-        return KeyRows(change(self.ids_BK), self.dense, self.gapless, shifts)
+        return KeyRows(change(self.ids_BK), self.dense, self.gapless, shifts, self.left)
 
     def shift(self, before: int) -> torch.Tensor | None:
         """How much lower than its row number a row's position is, (B, 1), from forwards that began earlier.
@@ -77,18 +80,24 @@ class KeyRows:
         """Rows below ``length``, and the indices of the columns that stay.
 
         Raises:
-            ValueError: If the cut falls within rows whose positions closed up.
+            ValueError: If the cut falls within a prompt whose positions closed up, or whose rows have left.
         """
         if any(s.start < length < s.stop for s in self.shifts):
             raise ValueError(
                 "this cache cannot be cropped inside a prompt whose positions closed up; crop after it, "
                 "or take position_policy=keep"
             )
+        if any(first < length < stop for first, stop in self.left):
+            raise ValueError(
+                "this cache cannot be cropped inside a prompt whose skipped rows have left it, for the rest of a "
+                "prompt attends to them; crop after it, or keep them (cache=none)"
+            )
         shifts = tuple(s for s in self.shifts if s.stop <= length)
+        left = tuple(one for one in self.left if one[1] <= length)
         ids = self.ids_BK.masked_fill(self.ids_BK >= length, -1)
         stay = (ids >= 0).any(0)
         kept = ids[:, stay]
-        return KeyRows(kept, self.dense, bool((kept >= 0).all()), shifts), stay.nonzero()[:, 0]
+        return KeyRows(kept, self.dense, bool((kept >= 0).all()), shifts, left), stay.nonzero()[:, 0]
 
 
 class RaggedLayer(DynamicLayer):
@@ -144,8 +153,9 @@ class RaggedLayer(DynamicLayer):
         final = tokens_to_remove + self.logical if tokens_to_remove < 0 else tokens_to_remove
         if final <= 0:
             return self.reset()
-        self.logical = min(final, self.logical)
-        self.rows, stay = self.rows.derive("crop", self.logical, lambda rows: rows.crop(self.logical))
+        final = min(final, self.logical)
+        rows, stay = self.rows.derive("crop", final, lambda rows: rows.crop(final))
+        self.rows, self.logical = rows, final
         assert self.keys is not None and self.values is not None
         self.keys, self.values = self.keys[:, :, stay], self.values[:, :, stay]
 

@@ -14,9 +14,11 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache
 
-from saccade.engine.attention import take_rotary, take_rows
+from saccade.engine.attention import scaled_scores, take_rotary, take_rows
 from saccade.engine.cache import KeyRows, ragged_layer
+from saccade.engine.ending import those_left
 from saccade.engine.frame import Frame
+from saccade.engine.mesh import all_heads, check_rows
 from saccade.engine.rewrite import Carried, rewritten, without
 from saccade.engine.steps import Moves, Narrowing, Step, closed_up
 from saccade.engine.trace import Trace
@@ -89,7 +91,9 @@ class Decisions:
         self._moves: Moves | None = None
         self._asking: dict[int, RowIndex] = {}
         self._taken: dict[int, _Taken | None] = {}
-        self._last = RowIndex.from_mask(_last_rows(layout.real_BN)).on(device)
+        last_BN = _last_rows(layout.real_BN)
+        self._last = RowIndex.from_mask(last_BN).on(device)
+        self._ends_visual = bool((last_BN & layout.visual_BN).any())
         self.trace = None if scene.traces is None else Trace(program.route, scene.grid)
         if self.trace is not None and scene.traces is not None:
             scene.traces.append(self.trace)
@@ -229,7 +233,7 @@ class Decisions:
     ) -> dict[str, Any]:
         """Score rows of a layer, from its input. ``fresh``: the layer has not run yet."""
         # A view of a tensor with gradients says it wants one, which hooks on modules cannot give it here.
-        hidden_BND = hidden_BND.detach()
+        hidden_BND = check_rows(hidden_BND.detach(), self.frame.new)
         family, attn = self.scene.family, layer.self_attn
         frame = self.frame.to(hidden_BND.device)
         step = frame.steps[number] or Step()
@@ -237,22 +241,26 @@ class Decisions:
         ragged = None if cache is None else ragged_layer(cache, attn.layer_idx)
         rotary = frame.rotary(step, None if ragged is None else ragged.rows, kwargs["position_embeddings"])
         keys_BGKW, rows = self._keys(attn, layer, frame, step, hidden_BND, rotary, cache, fresh)
-        seen: dict[str, Any] = {"rotary": rotary}
+        seen: dict[str, Any] = {}
+        if stage.look.rotary:
+            held = None if ragged is None else ragged.rows
+            seen["rotary"] = frame.rotary(step, held, kwargs["position_embeddings"], exact=True)
         if stage.look.keys:
-            seen["keys_BGNW"] = _over_rows(keys_BGKW.transpose(2, 3), step, frame).transpose(2, 3)
+            keys = _over_rows(keys_BGKW.transpose(2, 3), step, frame).transpose(2, 3)
+            seen["keys_BGNW"] = all_heads(keys, family.heads(attn)[1], attn)
         if stage.look.ask == "nothing":
             self._scored = Scoring(0, keys_BGKW.shape[2], fresh or cache is None)
             return seen
         asks = self._last if stage.look.ask == "last" else self._asking[id(stage.by)]
         asks = asks.on(hidden_BND.device)
+        if self._ends_visual:
+            asks = those_left(asks, step.alive)
         self._scored = Scoring(asks.count, keys_BGKW.shape[2], fresh or cache is None)
         normed = family.input_norm(layer, take_rows(asks, hidden_BND))
         queries_BHRW = family.queries(attn, normed, take_rotary(asks, rotary))
-        scores = queries_BHRW.unflatten(1, (keys_BGKW.shape[1], -1)) @ keys_BGKW[:, :, None].transpose(3, 4)
-        scores = scores.flatten(1, 2) * attn.scaling
-        scores = scores.masked_fill(~frame.mask(asks, rows), float("-inf"))
-        weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
-        seen["weights_BHRN"] = _over_rows(weights, step, frame)
+        scores = scaled_scores(queries_BHRW, keys_BGKW, attn.scaling)
+        weights = scores.masked_fill(~frame.mask(asks, rows), float("-inf")).softmax(-1)
+        seen["weights_BHRN"] = all_heads(_over_rows(weights, step, frame), family.heads(attn)[0], attn)
         seen["asking_BR"] = asks.index_BR
         seen["asks_BR"] = torch.ones_like(asks.index_BR).bool() if asks.valid_BR is None else asks.valid_BR
         return seen

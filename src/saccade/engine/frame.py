@@ -23,18 +23,18 @@ class Positions:
     """Rotary positions of the new rows.
 
     Attributes:
-        ids_BN: The stock model's positions; B may be 1.
-        rotate: Makes rotary tables of positions.
+        ids_BN: The stock model's positions; B may be 1, and axes (mRoPE) come before it.
+        rotate: Makes rotary tables of positions, in the model's type, or in float32.
     """
 
     ids_BN: torch.Tensor
-    rotate: Callable[[torch.Tensor], Rotary]
+    rotate: Callable[[torch.Tensor, bool], Rotary]
 
     def on(self, device: torch.device) -> Positions:
         """The same on another device."""
 
-        def rotate(at: torch.Tensor) -> Rotary:
-            cos, sin = self.rotate(at.to(self.ids_BN.device))
+        def rotate(at: torch.Tensor, exact: bool) -> Rotary:
+            cos, sin = self.rotate(at.to(self.ids_BN.device), exact)
             return cos.to(device), sin.to(device)
 
         return Positions(self.ids_BN.to(device), rotate)
@@ -60,8 +60,10 @@ class Frame:
         new: Rows of this forward.
         past: Rows of the full sequence before it.
         real_BT: False where a row of the full sequence is padding; None where causality hides all padding.
-        positions: Where rows stand and how that becomes rotary tables; None where positions never close up.
+        positions: Where rows stand and how that becomes rotary tables; None where nothing is decided
+            on the way.
         decisions: The stages of this forward (``Decisions``), or None.
+        visual_BN: Visual rows, on the host; None where no new row is visual.
         cached: For every layer the rows of this forward that stay in the cache once it is over, on the host;
             None where all that are alive stay. Empty if that holds for every layer.
     """
@@ -79,6 +81,7 @@ class Frame:
         self.steps, self.batch, self.new, self.past = steps, batch, new, past
         self.real_BT, self.device, self.positions = real_BT, device, positions
         self.decisions: Any = None
+        self.visual_BN: torch.Tensor | None = None
         self.cached: tuple[torch.Tensor | None, ...] = ()
         self._memo: dict[tuple, tuple[Any, tuple]] = {}
 
@@ -104,7 +107,7 @@ class Frame:
             past: Rows of the full sequence before it.
             attention_mask: (B, T) with 0 at padding, or None.
             device: Where the hidden states are.
-            positions: Where rows stand; needed where they may close up.
+            positions: Where rows stand; needed where they may close up, or scores go by them.
         """
         steps = (None,) * num_layers if route is None else compile_steps(route, device)
         real = None if attention_mask is None else attention_mask.to(device=device, dtype=torch.bool)
@@ -113,6 +116,8 @@ class Frame:
             hidden = not bool(before.any()) if past == 0 else bool(real.all())
             real = None if hidden else real
         frame = cls(steps, batch, new, past, real, device, positions)
+        if route is not None:
+            frame.visual_BN = route.layout.visual_BN
         if route is not None and any(layer.cached_BN is not None for layer in route.layers):
             frame.cached = tuple(layer.cached_BN for layer in route.layers)
         return frame
@@ -159,29 +164,31 @@ class Frame:
             positions,
         )
 
-    def rotary(self, step: Step, held: KeyRows | None, stock: Rotary) -> Rotary:
+    def rotary(self, step: Step, held: KeyRows | None, stock: Rotary, exact: bool = False) -> Rotary:
         """Rotary tables of the new rows in a layer: the stock ones, or those of positions that closed up.
 
         Args:
             step: What the layer does.
             held: Rows that the layer's cache holds already (those of this forward may be among them).
             stock: What the stock loop hands to its layers.
+            exact: In float32 at least, for scores; layers turn in the type of the stock tables.
         """
+        exact = exact and stock[0].dtype.itemsize < 4
         past = None if held is None else held.shift(self.past)
-        if past is None and step.moves is None:
+        if past is None and step.moves is None and not exact:
             return stock
         shifts = None if held is None else held.shifts
         return self.remember(
-            ("rotary", id(shifts), id(step.moves)),
+            ("rotary", id(shifts), id(step.moves), exact),
             (shifts, step.moves),
-            lambda: self._closed_up(past, step.moves),
+            lambda: self._closed_up(past, step.moves, exact),
         )
 
-    def _closed_up(self, past_B1: torch.Tensor | None, moves: Moves | None) -> Rotary:
+    def _closed_up(self, past_B1: torch.Tensor | None, moves: Moves | None, exact: bool) -> Rotary:
         assert self.positions is not None
         at = self.positions.ids_BN
         at = at if past_B1 is None else at - past_B1.to(at.device)
-        return self.positions.rotate(at if moves is None else at - moves.before_BN)
+        return self.positions.rotate(at if moves is None else at - moves.before_BN, exact)
 
     def remember(self, key: tuple, owners: tuple, make: Callable[[], Any]) -> Any:
         """Computes a value once per frame; ``owners`` keeps alive the objects whose ids are in the key."""
@@ -211,7 +218,7 @@ class Frame:
             return KeyRows(fresh, False, gapless, shifts)
         wide = max(held.ids_BK.shape[0], fresh.shape[0])
         ids = torch.cat([held.ids_BK.expand(wide, -1), fresh.expand(wide, -1)], dim=1)
-        return KeyRows(ids, False, gapless and held.gapless, (*held.shifts, *shifts))
+        return KeyRows(ids, False, gapless and held.gapless, (*held.shifts, *shifts), held.left)
 
     def _shift(self, moves: Moves) -> Shift:
         return Shift(self.past, self.past + self.new, moves.total_B1)

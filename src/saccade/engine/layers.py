@@ -12,6 +12,7 @@ import torch
 from saccade.engine.attention import routed_attention
 from saccade.engine.cache import ragged_layer
 from saccade.engine.frame import Frame
+from saccade.engine.mesh import check_rows
 from saccade.engine.steps import Step
 from saccade.families import Family
 from saccade.rows import RowIndex
@@ -58,7 +59,7 @@ class AttentionStandIn:
 
     @eager
     def _routed(self, frame: Frame, *args, **kwargs):
-        hidden = args[0] if args else kwargs["hidden_states"]
+        hidden = check_rows(args[0] if args else kwargs["hidden_states"], frame.new)
         cache = kwargs.get("past_key_values")
         frame = frame.to(hidden.device)
         step = frame.steps[self.number] or _STOCK
@@ -83,4 +84,7 @@ class MlpStandIn:
 
     @eager
     def _routed(self, rows: RowIndex, hidden: torch.Tensor, *args, **kwargs):
-        return rows.apply(lambda taken: self.inner(taken, *args, **kwargs), hidden)
+        def inner(taken: torch.Tensor) -> torch.Tensor:
+            return check_rows(self.inner(taken, *args, **kwargs), taken.shape[1])
+
+        return rows.apply(inner, hidden)

@@ -6,14 +6,16 @@ Shape letters: B batch, N rows.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from saccade.engine.tower import Captured
+from saccade.families import Family
+from saccade.families.vision import Picture
 from saccade.layout import Layout
 
 
@@ -22,24 +24,66 @@ class Prompt:
     """What the core was given.
 
     Attributes:
-        visual_BN: Rows that hold a visual placeholder.
+        visual_BN: Rows that hold a visual placeholder and are not hidden as padding.
         real_BN: Rows that are not padding, or None.
         inputs: All arguments by name.
+        shown_R: Which of all placeholders are not hidden, one after another, on the host; None for all.
     """
 
     visual_BN: torch.Tensor
     real_BN: torch.Tensor | None
     inputs: dict[str, Any]
+    shown_R: torch.Tensor | None = None
+
+    @classmethod
+    def of(cls, placeholders_BN: torch.Tensor, padding: Any, inputs: dict[str, Any]) -> Prompt:
+        """Reads a prompt.
+
+        Args:
+            placeholders_BN: Rows that hold a visual placeholder.
+            padding: The attention mask, if it was given.
+            inputs: All arguments by name.
+        """
+        if not isinstance(padding, torch.Tensor) or padding.ndim != 2:
+            return cls(placeholders_BN, None, inputs)
+        real_BN = padding[:, -placeholders_BN.shape[1] :]
+        shown_BN = placeholders_BN & real_BN.to(placeholders_BN.device, torch.bool)
+        shown_R = shown_BN[placeholders_BN].cpu()
+        return cls(shown_BN, real_BN, inputs, None if bool(shown_R.all()) else shown_R)
 
 
 def layout_of(prompt: Prompt | None, captured: Captured | None) -> Layout | None:
     """Where the visual rows are. Without a picture, every unbroken run of them counts as one image."""
     if prompt is None:
         return None
-    lengths = None
-    if captured is not None:
-        lengths = _by_sample(captured.picture.lengths, prompt.visual_BN.sum(1).tolist())
-    return Layout.from_mask(prompt.visual_BN, prompt.real_BN, lengths)
+    if captured is None:
+        return Layout.from_mask(prompt.visual_BN, prompt.real_BN)
+    return _cut(prompt.visual_BN, prompt.real_BN, captured.picture)
+
+
+def layout_of_inputs(family: Family, model: nn.Module, inputs: Mapping[str, Any]) -> Layout:
+    """Where the visual rows of ready inputs are, and how their images are cut into views.
+
+    Raises:
+        ValueError: If the images do not fill the prompts.
+    """
+    visual_BN = family.visual_mask(model, inputs["input_ids"])
+    picture = family.picture(model, inputs)
+    # Images and videos together stand in an order that only a forward finds out.
+    both = all(inputs.get(kind) is not None for kind in ("pixel_values", "pixel_values_videos"))
+    if picture is None or both:
+        return Layout.from_mask(visual_BN, inputs.get("attention_mask"))
+    return _cut(visual_BN, inputs.get("attention_mask"), family.grouped(model, picture, inputs))
+
+
+def _cut(visual_BN: torch.Tensor, real_BN: torch.Tensor | None, picture: Picture) -> Layout:
+    lengths = _by_sample(picture.lengths, visual_BN.sum(1).tolist())
+    layout = Layout.from_mask(visual_BN, real_BN, lengths)
+    sizes = picture.view_sizes
+    if sizes is None:
+        return layout
+    left = iter(sizes)
+    return replace(layout, views=tuple(tuple(next(left) for _ in sample) for sample in lengths))
 
 
 def _by_sample(lengths: Sequence[int], rows: Sequence[int]) -> list[list[int]]:
@@ -60,6 +104,13 @@ def _by_sample(lengths: Sequence[int], rows: Sequence[int]) -> list[list[int]]:
                 "prompt in one piece, with its own images"
             )
     return found
+
+
+def goes_on(named: Mapping[str, Any], images: bool) -> bool:
+    """Whether a forward holds no more than tokens that follow what its cache holds already."""
+    cache = named.get("past_key_values")
+    past = 0 if cache is None else cache.get_seq_length()
+    return past > 0 and named.get("input_ids") is not None and not images
 
 
 def by_name(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -29,13 +29,14 @@ class Remainder:
     columns_BK: torch.Tensor
 
     @classmethod
-    def of(cls, held: KeyRows, cached_BN: torch.Tensor, start: int) -> Remainder:
+    def of(cls, held: KeyRows, cached_BN: torch.Tensor, start: int, first: int) -> Remainder:
         """Works out what stays.
 
         Args:
             held: Rows of the layer's columns.
             cached_BN: Rows of this forward that stay, on the device of ``held``.
             start: First row of this forward in the full sequence; earlier rows stay.
+            first: First row of the full sequence that leaves.
         """
         new = cached_BN.shape[1]
         ids_BK = held.ids_BK
@@ -50,7 +51,8 @@ class Remainder:
         columns_BK = torch.argsort(~stay_BK, dim=1, stable=True)[:, :count]
         filled_BK = torch.arange(count, device=ids_BK.device) < counts_B[:, None]
         ids_BK = ids_BK.gather(1, columns_BK).masked_fill(~filled_BK, -1)
-        return cls(KeyRows(ids_BK, False, bool(filled_BK.all()), held.shifts), columns_BK)
+        left = (*held.left, (first, start + new))
+        return cls(KeyRows(ids_BK, False, bool(filled_BK.all()), held.shifts, left), columns_BK)
 
     def take(self, x_BHKW: torch.Tensor) -> torch.Tensor:
         """The columns that stay, as tensors of their own: the rest is freed."""
@@ -81,7 +83,8 @@ def release(frame: Frame, cache: Cache, numbers: Sequence[int]) -> None:
         key = (id(held), id(cached_BN))
         if key not in memo:
             there = cached_BN.to(held.ids_BK.device, non_blocking=True)
-            memo[key] = (Remainder.of(held, there, frame.past), (held, cached_BN))
+            first = frame.past + int((~cached_BN).any(0).int().argmax())
+            memo[key] = (Remainder.of(held, there, frame.past, first), (held, cached_BN))
         left = memo[key][0]
         if left.rows.ids_BK.shape[1] == held.ids_BK.shape[1]:
             continue

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from saccade.engine.attach import FRAME, Attachment, apply, check_supported
+from saccade.engine.ending import read_from
 from saccade.engine.frame import Frame
 from saccade.families import Added
 from saccade.layout import Layout
@@ -55,7 +56,7 @@ def shorten(route: Route, tail: int = 1) -> Program | None:
     if start is None:
         return None
     last_BN = torch.zeros_like(layout.visual_BN)
-    last_BN[:, -tail:] = True
+    last_BN[:, read_from(route)[0, -tail:]] = True
     final = route.layers[-1]
     end = _only(final, last_BN, layout)
     if start == depth - 1:
@@ -137,12 +138,18 @@ class Replay:
             if number == start and program.known_BN is not None:
                 known = program.known_BN.to(hidden.device)[..., None]
                 hidden = torch.where(known, self._states[start + 1], hidden)
-        return _head(self._attachment, hidden, self.tail)
+        return _head(self._attachment, hidden, self._read_from(route))
 
     @property
     def tail(self) -> int:
         """How many rows at the end have logits."""
         return self.logits_TV.shape[0]
+
+    def _read_from(self, route: Route) -> torch.Tensor:
+        """Numbers of the rows whose outputs are those of the rows at the end."""
+        own = self._attachment.plan
+        both = compose([own.route(self.layout, len(route.layers)), route]) if own.methods else route
+        return read_from(both)[0, -self.tail :]
 
     def _program(self, route: Route) -> Program | None:
         own = self._attachment.plan
@@ -220,7 +227,10 @@ class Replayer:
             outputs = [added[0].after(number, left) for number, left in enumerate(outputs)]
         self._check_loop(seen, states, outputs)
         logits_TV = result.logits[0]
-        again = _head(self.attachment, outputs[-1], tail)
+        read_T = torch.arange(layout.rows)[-tail:]
+        if self.attachment.plan.methods:
+            read_T = read_from(self.attachment.plan.route(layout, len(outputs)))[0, -tail:]
+        again = _head(self.attachment, outputs[-1], read_T)
         if not torch.allclose(logits_TV.float(), again.float(), rtol=1e-2, atol=1e-2, equal_nan=True):
             raise ValueError("this model changes its logits after the head, which replay cannot follow")
         return Replay(self.attachment, layout, logits_TV, states, calls, added[0])
@@ -242,10 +252,10 @@ class Replayer:
             )
 
 
-def _head(attachment: Attachment, hidden_BND: torch.Tensor, tail: int) -> torch.Tensor:
+def _head(attachment: Attachment, hidden_BND: torch.Tensor, rows_T: torch.Tensor) -> torch.Tensor:
     parts = attachment.parts
     assert parts.head is not None
-    return parts.head(parts.norm(hidden_BND[:, -tail:]))[0]
+    return parts.head(parts.norm(hidden_BND[:, rows_T.to(hidden_BND.device)]))[0]
 
 
 @contextmanager

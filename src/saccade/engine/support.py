@@ -1,17 +1,27 @@
-"""What works under a plan and what is refused: the check of a forward, and the table for the README."""
+"""What works under a plan and what is refused: the check of a forward, and the table for the docs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+import sys
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, Literal
 
 import torch
 from torch import nn
+from transformers import GenerationMixin
 from transformers.cache_utils import Cache
 
 from saccade.engine.cache import CACHE_LAYERS
 from saccade.families import Family
+from saccade.families.base import ADVICE
+
+_GENERATE, _PREFILL, _ASSISTED = (
+    inspect.unwrap(one).__code__.co_qualname
+    for one in (GenerationMixin.generate, GenerationMixin._prefill, GenerationMixin._assisted_decoding)
+)
+"""What ``generate`` is made of, as a stack of calls names it."""
 
 Status = Literal["supported", "supported, untested on GPU", "refused"]
 
@@ -34,6 +44,11 @@ def check_supported(
                 f"saccade plans need a dynamic KV cache, this one has a {type(wrong).__name__}; "
                 "leave cache_implementation unset"
             )
+    if cache is not None and decoder.training and getattr(decoder, "gradient_checkpointing", False):
+        raise ValueError(
+            "gradient checkpointing in training mode keeps no KV cache, so that tokens would be made without "
+            "their prompt: call model.eval() first, or leave the cache out (use_cache=False)"
+        )
     past = cache.get_seq_length() if cache is not None else 0
     config: Any = decoder.config
     if kwargs.get("output_attentions") or getattr(config, "output_attentions", False):
@@ -62,48 +77,53 @@ def check_supported(
     return past
 
 
-def refuse_split_prompts(model: Any, spec: str, looks_at_layers: bool) -> Callable[[], None]:
-    """Makes ``generate`` refuse ways of decoding in which a decision would not see the prompt as it is.
+def refuse_replicas(module: nn.Module) -> None:
+    """Refuses the copies that ``DataParallel`` makes of a model: their layers would run those of the model.
+
+    Raises:
+        ValueError: Saying what to take instead.
+    """
+    if getattr(module, "_is_replica", False):
+        raise ValueError(f"a model with a saccade plan is not run by DataParallel: {ADVICE}")
+
+
+def refuse_split_prompts(spec: str, looks_at_end: bool) -> None:
+    """Refuses a prompt that ``generate`` shows in pieces, with guessed tokens after it, or anew for each token.
+
+    Nothing that a core is given tells, so whoever called it is asked: it may be another model than the one
+    that the plan was put on.
 
     Args:
-        model: The model with its head; a bare core is left alone.
         spec: The plan, for the message.
-        looks_at_layers: Whether a decision looks at the rows that end the prompt. Assisted decoding shows it
-            guessed tokens as well.
+        looks_at_end: Whether the end of the prompt counts, where assisted decoding puts guessed tokens and
+            decoding without a cache those that were said.
 
-    Returns:
-        Undoes it.
+    Raises:
+        ValueError: Saying what to leave out.
     """
-    undo: list[Callable[[], None]] = []
-
-    def refused(name: str, reason: Callable[[tuple, dict[str, Any]], str | None]) -> None:
-        inner = getattr(model, name, None)
-        if inner is None:
+    caller: FrameType | None = sys._getframe(1)
+    while caller is not None:
+        by = caller.f_code.co_qualname
+        if by == _GENERATE:
+            # An assistant's own generation is no part of the one that it assists.
             return
-
-        def guard(*args: Any, **kwargs: Any) -> Any:
-            why = reason(args, kwargs)
-            if why is not None:
-                raise ValueError(f"{spec} chooses rows by the whole prompt, so {why}")
-            return inner(*args, **kwargs)
-
-        model.__dict__[name] = guard
-        undo.append(lambda: model.__dict__.pop(name, None))
-
-    def chunked(args: tuple, kwargs: dict[str, Any]) -> str | None:
-        config = kwargs.get("generation_config", args[1] if len(args) > 1 else None)
-        size = getattr(config, "prefill_chunk_size", None)
-        return None if size is None else "it needs the prompt in one piece: leave prefill_chunk_size unset"
-
-    refused("_prefill", chunked)
-    if looks_at_layers:
-        refused("_get_candidate_generator", lambda args, kwargs: "assisted decoding is not supported with it")
-
-    def undo_all() -> None:
-        for done in undo:
-            done()
-
-    return undo_all
+        if by == _PREFILL:
+            config = caller.f_locals.get("generation_config")
+            if getattr(config, "prefill_chunk_size", None) is not None:
+                raise ValueError(
+                    f"{spec} chooses rows by the whole prompt, so it needs the prompt in one piece: "
+                    "leave prefill_chunk_size unset"
+                )
+            if looks_at_end and not caller.f_locals["model_kwargs"].get("use_cache", True):
+                raise ValueError(
+                    f"{spec} decides once, at the end of the prompt, and without a cache generate would have it "
+                    "decide anew for every token: leave use_cache on"
+                )
+        if by == _ASSISTED and looks_at_end:
+            raise ValueError(
+                f"{spec} chooses rows by the whole prompt, so assisted decoding is not supported with it"
+            )
+        caller = caller.f_back
 
 
 @dataclass(frozen=True)
@@ -169,13 +189,13 @@ SUPPORT: tuple[Support, ...] = (
     Support(
         "chunked prefill under a method that decides on the way",
         "refused",
-        "it needs the prompt, and its images, in one piece",
+        "it needs the prompt, and its images, in one piece; also where the plan is on the core alone",
         "engine/test_stages.py::test_a_prompt_in_chunks_is_refused",
     ),
     Support(
         "assisted and prompt lookup decoding under a method that looks at the prompt's end",
         "refused",
-        "FastV and its kin would see guessed tokens; what decides before the decoder is served",
+        "FastV and its kin, and skip KV-cache, would see guessed tokens; what decides before the decoder runs",
         "engine/test_stages.py::test_assisted_decoding_is_refused_where_the_end_of_the_prompt_decides",
     ),
     Support(
@@ -205,7 +225,7 @@ SUPPORT: tuple[Support, ...] = (
     Support(
         "crop, reset, reorder, select and repeat of a cache",
         "supported",
-        "row numbers, padding and lengths stay in step",
+        "row numbers, padding and lengths stay in step; not into a prompt that left rows (skip KV-cache)",
         "engine/test_cache.py::test_rows_and_values_stay_in_step",
     ),
     Support(
@@ -287,6 +307,12 @@ SUPPORT: tuple[Support, ...] = (
         "engine/test_training.py::test_checkpointing_recomputes_each_layer_once_and_changes_no_gradient",
     ),
     Support(
+        "`generate` in training mode with gradient checkpointing",
+        "refused",
+        "transformers keeps no cache there: `model.eval()` first, or `use_cache=False`",
+        "engine/test_training.py::test_generation_with_checkpointing_in_training_mode_says_that_there_is_no_cache",
+    ),
+    Support(
         "PEFT LoRA on attention and MLP",
         "supported",
         "wrapped before or after; a plan may be put on the wrapper",
@@ -303,6 +329,24 @@ SUPPORT: tuple[Support, ...] = (
         "supported",
         "two gloo processes equal one",
         "engine/test_parallel.py::test_ddp_and_fsdp2_equal_one_process",
+    ),
+    Support(
+        "tensor parallel (`from_pretrained(tp_plan=...)`), the vision tower too",
+        "supported, untested on GPU",
+        "scores are gathered over the processes: under every method two choose the rows of one",
+        "engine/test_parallel.py::test_tensor_parallel_chooses_the_rows_of_one_process",
+    ),
+    Support(
+        "sequence parallel",
+        "refused",
+        "every process has to hold all rows of a sample",
+        "engine/test_parallel.py::test_rows_that_are_split_over_processes_are_refused",
+    ),
+    Support(
+        "`DataParallel`",
+        "refused",
+        "before and after attaching: give `.module`, or take DDP",
+        "engine/test_wrappers.py::test_data_parallel_is_told_what_to_take_instead",
     ),
     Support(
         "a model split over devices, an offloaded KV cache",
@@ -329,6 +373,12 @@ SUPPORT: tuple[Support, ...] = (
         "engine/test_attach.py::test_threads_may_share_a_model",
     ),
     Support(
+        "`tracing()` and `with_layout()` around a model that runs in another thread",
+        "refused",
+        "they are of the thread that opens them: an empty trace is warned of, a layout missed is an error",
+        "engine/test_attach.py::test_a_layout_is_of_the_thread_that_gives_it",
+    ),
+    Support(
         "saving a model that has a plan",
         "supported",
         "`save_pretrained` writes the stock model",
@@ -347,4 +397,4 @@ SUPPORT: tuple[Support, ...] = (
         "engine/test_attach.py::test_a_second_plan_is_refused_and_the_first_stays",
     ),
 )
-"""Every feature that was tried, in the order of the README."""
+"""Every feature that was tried, in the order of the docs."""

@@ -13,14 +13,16 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from saccade.bipartite import TowerMerge
+from saccade.engine.mesh import all_heads
 from saccade.engine.tower_merge import MERGING, Merging, MergingLayer
-from saccade.engine.tower_scores import Scores, look
+from saccade.engine.tower_scores import Scores, look, together
 from saccade.engine.tower_vision import Captured, Run, Seen, Which, grid, vision
 from saccade.families import Family, unwrap
 from saccade.families.vision import Picture, Tower
@@ -59,6 +61,8 @@ class TowerTap:
         family: Family,
         wanted: frozenset[Which] = frozenset(),
         merge: TowerMerge | None = None,
+        weighs: bool = False,
+        check: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> None:
         """Installs its hooks.
 
@@ -67,11 +71,14 @@ class TowerTap:
             family: Its adapter.
             wanted: Which layers of the tower are looked at.
             merge: How tokens merge inside the tower; None, or ``r`` of 0, for not at all.
+            weighs: Whether gradients flow through the attention of all heads as one.
+            check: Called with the arguments of ``get_image_features``, by name.
 
         Raises:
             ValueError: If the tower cannot give what is wanted.
         """
         self.model, self.family, self.wanted = model, family, wanted
+        self.weighs, self.check = weighs, check
         self.merge = merge if merge is not None and merge.r else None
         self._call = _Call()
         self._undo: list[Callable[[], None]] = []
@@ -203,6 +210,8 @@ class TowerTap:
 
     @_eager
     def _keep(self, kind: str, named: Mapping[str, Any], output: Any, run: Run) -> None:
+        if self.check is not None:
+            self.check(named)
         chosen: Any = named.get("vision_feature_layer")
         config: Any = unwrap(self.model).config
         if self.tower is not None and chosen not in (None, getattr(config, "vision_feature_layer", chosen)):
@@ -210,6 +219,9 @@ class TowerTap:
                 f"this plan looks at the features of layer {config.vision_feature_layer}, but "
                 f"vision_feature_layer={chosen} was asked for; set it in the model's configuration"
             )
+        for weigh in run.later:
+            weigh()
+        run.later.clear()
         picture = self.family.picture(self.model, named)
         if picture is None or not hasattr(output, "pooler_output"):
             return
@@ -253,10 +265,27 @@ class TowerTap:
         if run is None or tower is None:
             return
         x = args[0] if args else kwargs["hidden_states"]
+        bias = run.merging.bias(-1) if run.merging is not None else None
         with torch.no_grad():
-            pairs = self.family.tower_heads(module, x.detach(), kwargs, tower.has_cls)
-            bias = run.merging.bias(-1) if run.merging is not None else None
+            pairs = self._pairs(tower, module, x.detach(), kwargs)
             run.scores[key] = look(pairs, tower.has_cls, bias)
+        if not (self.weighs and x.requires_grad and torch.is_grad_enabled()):
+            return
+
+        def weigh() -> None:
+            pairs = self._pairs(tower, module, x, kwargs)
+            run.scores[key] = replace(run.scores[key], single=together(pairs, tower.has_cls, bias))
+
+        if tower.module.training and any(getattr(m, "gradient_checkpointing", False) for m in tower.layers):
+            # What a checkpointed layer does must be what it does again when it is recomputed.
+            run.later.append(weigh)
+        else:
+            weigh()
+
+    def _pairs(self, tower: Tower, module: nn.Module, x: torch.Tensor, kwargs: dict[str, Any]) -> list:
+        """Queries and keys of all heads, also where processes share them."""
+        own = self.family.tower_heads(module, x, kwargs, tower.has_cls)
+        return [tuple(all_heads(part, tower.heads, module) for part in pair) for pair in own]
 
     @_eager
     def _after_layer(self, number: int, module: nn.Module, args: tuple, output: Any) -> None:
@@ -274,7 +303,7 @@ class TowerTap:
             last = number + 1 == tower.states[0]
             watch = self._watch_merged if last and "made" in self.keys.values() else None
             merges = number < tower.states[0]
-            self._undo.append(MergingLayer(self.family, layer, number, merges, watch).install())
+            self._undo.append(MergingLayer(self.family, layer, number, tower.heads, merges, watch).install())
         assert tower.projector is not None
         self._undo.append(tower.projector.register_forward_hook(self._after_projector).remove)
 
@@ -287,7 +316,7 @@ class TowerTap:
         run, tower = self._call.run, self.tower
         if run is None or run.merging is None or tower is None:
             return None
-        return run.merging.spread(output, first=int(tower.has_cls and tower.strips))
+        return run.merging.spread(output)
 
 
 def check_merging(family: Family, tower: Tower | None) -> None:

@@ -13,8 +13,10 @@ import torch
 from torch import nn
 
 from saccade import bipartite
+from saccade.engine.mesh import all_heads
 from saccade.engine.tower_scores import Scores, look
 from saccade.families import Family
+from saccade.precision import wide
 
 MERGING = "saccade_merging"
 """Keyword that carries a run's merging through the stock tower to its layers, recomputed ones too."""
@@ -50,9 +52,10 @@ class Merging:
     def enter(self, layer: int, keys: torch.Tensor) -> tuple[bipartite.Pairs | None, torch.Tensor]:
         """What merges in a layer with these keys (T, H, N, K), and the sizes of the tokens that enter it."""
         sizes, where = self._sizes[layer], self._where[layer]
-        pairs = bipartite.match(keys.detach().mean(1), self.r, self.protected)
+        keys = wide(keys.detach())
+        pairs = bipartite.match(keys.mean(1), self.r, self.protected)
         if sizes is None:
-            sizes = torch.ones(keys.shape[0], keys.shape[2], device=keys.device)
+            sizes = keys.new_ones(keys.shape[0], keys.shape[2])
         if len(self._sizes) > layer + 1:
             # A layer that is recomputed comes to the same, and what later layers found stays.
             return pairs, sizes
@@ -64,15 +67,24 @@ class Merging:
             self._where.append(pairs.into_TN if where is None else pairs.into_TN.gather(1, where))
         return pairs, sizes
 
-    def spread(self, x_TND: torch.Tensor, first: int) -> torch.Tensor | None:
+    def spread(self, x_TND: torch.Tensor) -> torch.Tensor | None:
         """Gives every patch what its token holds; None while nothing is merged.
 
         Args:
-            x_TND: One row per token, without the first ``first``.
-            first: Leading tokens that have no row.
+            x_TND: One row per token. Where there is one row less, the first token's was taken off, by the
+                model's configuration or by an argument.
+
+        Raises:
+            ValueError: If that token stands for patches.
         """
-        if self.where_TP is None:
+        if self.where_TP is None or self.sizes_TN is None:
             return None
+        first = self.sizes_TN.shape[1] - x_TND.shape[1]
+        if first > self.protected:
+            raise ValueError(
+                "this model takes the first row off its features, but its vision tower has no CLS row: set "
+                "vision_feature_select_strategy to full"
+            )
         return x_TND.gather(1, (self.where_TP[:, first:] - first)[..., None].expand(-1, -1, x_TND.shape[-1]))
 
 
@@ -84,6 +96,7 @@ class MergingLayer:
         family: Family,
         layer: Any,
         number: int,
+        heads: int,
         merges: bool,
         watch: Callable[[Scores], None] | None,
     ) -> None:
@@ -93,11 +106,12 @@ class MergingLayer:
             family: Adapter that takes the layer apart.
             layer: The layer.
             number: Its number.
+            heads: Its heads: all, also where processes share them.
             merges: Whether tokens merge in it; else it runs as ever, on what is left.
             watch: Called with the layer's scores, of the tokens that leave it.
         """
         self.family, self.layer, self.number = family, layer, number
-        self.merges, self.watch = merges, watch
+        self.heads, self.merges, self.watch = heads, merges, watch
         # accelerate keeps the true forward in _old_forward; attaching there leaves its hooks around us.
         self.slot = "_old_forward" if "_old_forward" in layer.__dict__ else "forward"
         self.inner = getattr(layer, self.slot)
@@ -135,6 +149,7 @@ class MergingLayer:
         bias = merging.bias(self.number)
 
         def between(x_TNV: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+            q, k = (all_heads(x.detach(), self.heads, self.layer) for x in (q, k))
             pairs, sizes = merging.enter(self.number, k)
             if self.watch is not None:
                 with torch.no_grad():

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
+from saccade.precision import exact, wide
+
 CHUNK = 1 << 22
 """Attention weights held at once; a full map over all heads never is."""
 
@@ -20,8 +22,8 @@ class Scores:
 
     Attributes:
         heads: Its heads.
-        attention: Attention that every row gets (T, P), mean over heads, float32: from the CLS row, or where
-            there is none from every row of its view, summed over the rows that ask.
+        attention: Attention that every row gets (T, P), mean over heads, in float32 at least: from the CLS
+            row, or where there is none from every row of its view, summed over the rows that ask.
         single: The same with all heads as one of full width.
         keys: Keys (T, P, V), heads side by side.
     """
@@ -51,30 +53,37 @@ def look(
         cls_only: Whether only the first row of every view asks.
         bias_T11P: What the layer adds to its attention logits.
     """
-    attention, single, keys = [], [], []
-    for q, k in heads:
-        q = q[:, :, :1] if cls_only else q
-        attention.append(received(q, k, bias_T11P))
-        single.append(received(_wide(q), _wide(k), bias_T11P))
-        keys.append(_wide(k)[:, 0])
-    return Scores(heads[0][1].shape[1] if heads else 1, tuple(attention), tuple(single), tuple(keys))
+    attention = tuple(received(q[:, :, :1] if cls_only else q, k, bias_T11P) for q, k in heads)
+    keys = tuple(_side_by_side(k)[:, 0] for _, k in heads)
+    single = together(heads, cls_only, bias_T11P)
+    return Scores(heads[0][1].shape[1] if heads else 1, attention, single, keys)
+
+
+def together(
+    heads: list[tuple[torch.Tensor, torch.Tensor]], cls_only: bool, bias_T11P: torch.Tensor | None = None
+) -> tuple[torch.Tensor, ...]:
+    """The attention of ``look`` with all heads as one of full width; differentiable."""
+    return tuple(
+        received(_side_by_side(q[:, :, :1] if cls_only else q), _side_by_side(k), bias_T11P) for q, k in heads
+    )
 
 
 def received(
     q_THQK: torch.Tensor, k_THPK: torch.Tensor, bias_T11P: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Attention (T, P) that each row gets: mean over heads, summed over the rows that ask."""
-    k_THPK = k_THPK.float() * k_THPK.shape[-1] ** -0.5
+    k_THPK = wide(k_THPK) * k_THPK.shape[-1] ** -0.5
     views, heads, rows, _ = k_THPK.shape
     step = max(CHUNK // max(views * heads * rows, 1), 1)
     total_TP = k_THPK.new_zeros(views, rows)
-    for q in q_THQK.split(step, dim=2):
-        logits = q.float() @ k_THPK.transpose(2, 3)
-        if bias_T11P is not None:
-            logits = logits + bias_T11P
-        total_TP += logits.softmax(-1).mean(1).sum(1)
+    with exact(k_THPK):
+        for q in q_THQK.split(step, dim=2):
+            logits = wide(q) @ k_THPK.transpose(2, 3)
+            if bias_T11P is not None:
+                logits = logits + bias_T11P
+            total_TP = total_TP + logits.softmax(-1).mean(1).sum(1)
     return total_TP
 
 
-def _wide(x_THPK: torch.Tensor) -> torch.Tensor:
+def _side_by_side(x_THPK: torch.Tensor) -> torch.Tensor:
     return x_THPK.transpose(1, 2).flatten(2)[:, None]

@@ -6,18 +6,20 @@ D decoder width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from saccade.bipartite import TowerMerge
 from saccade.engine.tower_merge import Merging
 from saccade.engine.tower_scores import Scores
 from saccade.families.vision import Picture, Tower
 from saccade.layout import Layout
-from saccade.stages import Grid, Vision
+from saccade.precision import wide
+from saccade.stages import Grid, Unseen, Vision
 
 Which = Literal["made", "reads"]
 
@@ -31,12 +33,14 @@ class Run:
         states: The states that become features, by their number.
         order: Where the tower's row of each visual row stands in its layers, where that is not in order.
         merging: Which tokens were merged, if any.
+        later: What is left to do once the tower has run.
     """
 
     scores: dict[Which, Scores] = field(default_factory=dict)
     states: dict[int, torch.Tensor] = field(default_factory=dict)
     order: torch.Tensor | None = None
     merging: Merging | None = None
+    later: list[Callable[[], None]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +77,24 @@ class Captured:
     views: tuple[int, ...]
     tower: Tower | None
     keys: Mapping[Which, Which]
+
+    def showing(self, shown_R: torch.Tensor) -> Captured:
+        """The same without rows that are hidden as padding, and without images of which nothing is shown.
+
+        Args:
+            shown_R: Which rows are shown, in placeholder order.
+
+        Raises:
+            ValueError: If the images have other rows than the prompt.
+        """
+        if len(shown_R) != sum(self.picture.lengths):
+            raise ValueError(
+                f"the images have {sum(self.picture.lengths)} rows, but the prompt has {len(shown_R)} "
+                f"placeholders, {int((~shown_R).sum())} of them hidden by the attention mask"
+            )
+        left, images = self.picture.showing(shown_R)
+        views = tuple(self.views[view] for view in self.picture.views_of(images))
+        return replace(self, picture=left, views=views)
 
 
 def grid(picture: Picture, layout: Layout, device: torch.device) -> Grid | None:
@@ -135,6 +157,9 @@ def vision(captured: Captured, which: Which, layout: Layout, embeddings_BND: tor
             total = total + x_P[part_BN] * share_BN.view_as(mask).to(x_P.dtype)
         return torch.where(mask, total, x_P.new_zeros(()))
 
+    def elsewhere(name: str, patch_BE: torch.Tensor) -> torch.Tensor:
+        return torch.cat([getattr(f, name) for f in found])[patch_BE.to(device)]
+
     views_T = torch.tensor(captured.views, dtype=torch.long, device=device)
     cls = [f.cls_TV for f in found if f.cls_TV is not None]
     if tower.projector is None:
@@ -153,6 +178,8 @@ def vision(captured: Captured, which: Which, layout: Layout, embeddings_BND: tor
         project=tower.projector or _itself,
         into_BN=into_BN,
         sizes_BN=sizes_BN,
+        # Where patches are merged, those without a row are part of others that have one.
+        unseen=None if groups or tower.projector is None else _unseen(captured.picture, layout, elsewhere),
     )
 
 
@@ -206,7 +233,7 @@ class _Patches:
         def rows(parts: tuple[torch.Tensor, ...]) -> torch.Tensor:
             x = torch.cat([patches(part) for part in parts])
             if tower.merge > 1:
-                x = x.unflatten(0, (-1, tower.merge)).mean(1)
+                x = wide(x).unflatten(0, (-1, tower.merge)).mean(1).to(x.dtype)
             return (x if run.order is None else x[run.order.to(x.device)]).to(device)
 
         scores = run.scores[key]
@@ -235,6 +262,28 @@ def _rows(x_R: torch.Tensor, layout: Layout, fill: int) -> torch.Tensor:
     placed = torch.full((layout.batch, layout.rows, *x_R.shape[1:]), fill, dtype=x_R.dtype)
     placed[layout.visual_BN] = x_R
     return placed
+
+
+def _unseen(
+    picture: Picture, layout: Layout, spread: Callable[[str, torch.Tensor], torch.Tensor]
+) -> Unseen | None:
+    """Patches that no row holds, sample by sample; ``spread`` gives what the tower says of some patches."""
+    if not any(len(missing) for missing in picture.unseen):
+        return None
+    samples, left = [], iter(picture.unseen)
+    for b, counts in enumerate(layout.counts):
+        here = []
+        for image in range(len(counts)):
+            missing, rows = next(left), (layout.image_BN[b] == image).nonzero()[:, 0]
+            # After the last row of an image stands none of its own.
+            before = torch.cat((rows, rows[-1:] + 1))[missing[:, 2]]
+            owner = torch.full_like(before, image)
+            here.append(torch.stack((missing[:, 0], missing[:, 1], owner, before), 1))
+        samples.append(torch.cat(here) if here else torch.zeros(0, 4, dtype=torch.long))
+    table_BE4 = pad_sequence(samples, batch_first=True, padding_value=-1)
+    patch_BE, view_BE, image_BE, before_BE = table_BE4.unbind(-1)
+    names = ("attention_P", "keys_PV", "features_PV")
+    return Unseen(view_BE, image_BE, before_BE, *(spread(name, patch_BE.clamp(min=0)) for name in names))
 
 
 def _mixture(

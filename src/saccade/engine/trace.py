@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from saccade.layout import Layout
+from saccade.precision import wide
 from saccade.program import narrowed
 from saccade.route import Route
 from saccade.stages import Grid, Rewrite, Scoring, Stage
@@ -68,8 +69,8 @@ class Trace:
         rows_BN = torch.zeros_like(alive_BN)
         sources = None
         if rewrite is not None:
-            rows_BS, weights = rewrite.rows_BS.cpu(), rewrite.sources_BSN.detach().float().cpu()
-            sources = torch.zeros(layout.batch, layout.rows + 1, layout.rows)
+            rows_BS, weights = rewrite.rows_BS.cpu(), wide(rewrite.sources_BSN.detach()).cpu()
+            sources = weights.new_zeros(layout.batch, layout.rows + 1, layout.rows)
             index = torch.where(rows_BS < 0, layout.rows, rows_BS)
             sources.scatter_(1, index[..., None].expand_as(weights), weights)
             sources = sources[:, :-1]
@@ -94,11 +95,13 @@ class Trace:
             (B, N, N): weight of the original row (last axis) in the row (second axis); zeros at rows that are
             not alive. A row that was never merged is itself with weight 1.
         """
-        made = torch.diag_embed(self.layout.visual_BN.float())
+        kinds = {cut.sources_BNN.dtype for cut in self.cuts if cut.sources_BNN is not None}
+        dtype = torch.float64 if torch.float64 in kinds else torch.float32
+        made = torch.diag_embed(self.layout.visual_BN.to(dtype))
         for cut in self.cuts:
             if cut.before > layer:
                 break
             if cut.sources_BNN is not None:
-                made = torch.where(cut.rows_BN[..., None], cut.sources_BNN @ made, made)
+                made = torch.where(cut.rows_BN[..., None], cut.sources_BNN.to(dtype) @ made, made)
             made = made * cut.alive_BN[..., None]
         return made * self.alive(layer)[..., None]

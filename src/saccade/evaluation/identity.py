@@ -7,20 +7,9 @@ import json
 from functools import lru_cache
 from typing import Any
 
-import torch
-
 from saccade.models import Loaded
 from saccade.skip_vision.wrap import wrapped
-
-
-def weights_digest(model: torch.nn.Module) -> str:
-    """A digest that changes with the weights: shapes and up to 64 spread-out numbers of every tensor."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        flat = tensor.detach().reshape(-1)
-        spread = flat[:: max(1, flat.numel() // 64)][:64].float().cpu().numpy()
-        digest.update(f"{name}{tuple(tensor.shape)}".encode() + spread.tobytes())
-    return digest.hexdigest()[:16]
+from saccade.weights import weights_digest
 
 
 def setup_digest(loaded: Loaded) -> str:

@@ -109,7 +109,7 @@ def resolve_all(
     """
     wants_flops = any(m.flops is not None for plan in plans.values() for m in plan.methods)
     prompts = count_prompts(loaded, samples[:64]) if wants_flops else {}
-    layouts = [Layout.single(visual, text) for visual, text in prompts]
+    layouts = [Layout.single(visual, text, views=loaded.shape.views(visual)) for visual, text in prompts]
     weights = [float(count) for count in prompts.values()]
     found = {}
     for name, plan in plans.items():

@@ -108,6 +108,7 @@ def answer(
     """
     if batch_size < 1 or max_new_tokens < 1:
         raise ValueError(f"batch size and new tokens are at least 1, got {batch_size} and {max_new_tokens}")
+    models.try_longest(loaded, samples)
     settings = {
         "weights": model_digest(loaded),
         "dtype": str(loaded.model.dtype),  # weights saved in 16 bits have one digest in either format

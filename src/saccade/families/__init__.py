@@ -5,9 +5,13 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
+from saccade.environment import has_torchvision
 from saccade.families.base import FAMILIES, Family, Parts, Rotary, core_of, find, register, unwrap
 from saccade.families.between import Added
 from saccade.families.vision import Picture, Tower
+
+# A broken torchvision fails in the first class that is asked for, with nothing in the message that says so.
+has_torchvision()
 
 for _module in sorted(m.name for m in pkgutil.iter_modules(__path__)):
     importlib.import_module(f"{__name__}.{_module}")

@@ -63,6 +63,10 @@ class Family(SeesPictures, Hosts, ABC):
     def typical_visual(self, config: PreTrainedConfig) -> int:
         """Visual rows of a typical image."""
 
+    def view_patches(self, config: PreTrainedConfig) -> int | None:
+        """Patches of a view, where images are cut into views; None where they are not."""
+        return None
+
     @abstractmethod
     def config(
         self, shape: ModelShape, layers: int | None = None, vision_layers: int = 1
@@ -134,6 +138,7 @@ class Family(SeesPictures, Hosts, ABC):
             ffn=text.intermediate_size,
             vocab=text.vocab_size,
             visual=self.typical_visual(config),
+            view=self.view_patches(config),
         )
 
     def fingerprint(self, config: PreTrainedConfig) -> dict[str, Any]:
@@ -163,6 +168,12 @@ class Family(SeesPictures, Hosts, ABC):
         if kinds is not None and kinds[number] != "sliding_attention":
             return None
         return getattr(config, "sliding_window", None)
+
+    def heads(self, attn: Any) -> tuple[int, int]:
+        """Heads of a decoder layer's queries, and of its keys: all, also where processes share them."""
+        config = attn.config
+        heads = config.num_attention_heads
+        return heads, getattr(config, "num_key_value_heads", None) or heads
 
     def queries(self, attn: nn.Module, x_BND: torch.Tensor, rotary: Rotary) -> torch.Tensor:
         """Rotated queries (B, H, N, K) of normed hidden states."""
@@ -238,8 +249,16 @@ def rotate(x_BHNK: torch.Tensor, rotary: Rotary) -> torch.Tensor:
     return x_BHNK * cos + torch.cat((-high, low), dim=-1) * sin
 
 
+ADVICE = "give the model itself (.module) and run that, or wrap it in DistributedDataParallel"
+"""What to do instead of ``DataParallel``."""
+
+
 def unwrap(model: nn.Module) -> nn.Module:
-    """The stock model inside PEFT, DDP and compile wrappers."""
+    """The stock model inside PEFT, DDP and compile wrappers.
+
+    Raises:
+        ValueError: If ``DataParallel`` wraps it, which runs copies that no plan is on.
+    """
     while True:
         if hasattr(model, "get_base_model"):
             model = model.get_base_model()
@@ -247,6 +266,8 @@ def unwrap(model: nn.Module) -> nn.Module:
             model = model.get_submodule("_orig_mod")
         elif isinstance(model, nn.parallel.DistributedDataParallel):
             model = model.module
+        elif isinstance(model, nn.DataParallel):
+            raise ValueError(f"DataParallel runs copies of the model, which no plan is on: {ADVICE}")
         else:
             return model
 

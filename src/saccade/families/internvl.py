@@ -58,8 +58,11 @@ class InternVL(HeadNorms):
 
     def typical_visual(self, config: PreTrainedConfig) -> int:
         """Of a picture of 4 by 3: twelve tiles and the thumbnail."""
+        return 13 * (self.view_patches(config) or 0)
+
+    def view_patches(self, config: PreTrainedConfig) -> int | None:
         side = config.vision_config.image_size[0] // config.vision_config.patch_size[0]
-        return 13 * round(side * config.downsample_ratio) ** 2
+        return round(side * config.downsample_ratio) ** 2
 
     def config(
         self, shape: ModelShape, layers: int | None = None, vision_layers: int = 1
@@ -110,7 +113,7 @@ class InternVL(HeadNorms):
         # The thumbnail is the last view; an only view is the whole picture too.
         planes = [n + 1 if n + 1 < count else 0 for count in views for n in range(count)]
         plane_R = torch.tensor(planes, dtype=torch.long)[picture.view_R]
-        return replace(picture, lengths=runs, views=views, plane_R=plane_R)
+        return replace(picture, lengths=runs, views=views, plane_R=plane_R, unseen=())
 
     def crops(self, processor: Any, image: Image) -> list[Box]:
         columns, lines = _canvas(processor, image)
@@ -133,6 +136,7 @@ class InternVL(HeadNorms):
             states=(),
             made=layers[state - 1].attention if state else None,
             reads=layers[state].attention if state < len(layers) else None,
+            heads=config.vision_config.num_attention_heads,
             has_cls=True,
             merge=JOINED**2,
             projector=None,
@@ -143,7 +147,8 @@ class InternVL(HeadNorms):
         self, attn: nn.Module, x: torch.Tensor, kwargs: Mapping[str, Any], cls_only: bool
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
         side = square(x.shape[1] - 1)
-        assert side is not None
+        if side is None:
+            raise ValueError(f"{self.name}: its tower is looked into where views are square, these are not")
         # CLS, then patches in the order of the rows that join them.
         squares = torch.arange(side * side).view(side // JOINED, JOINED, side // JOINED, JOINED)
         order = torch.cat((torch.zeros(1, dtype=torch.long), squares.transpose(1, 2).flatten() + 1))

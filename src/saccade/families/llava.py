@@ -193,6 +193,7 @@ class Llava(Family):
             states,
             made=layers[states[-1] - 1].self_attn if states[-1] else None,
             reads=layers[states[-1]].self_attn if states[-1] < depth else None,
+            heads=config.vision_config.num_attention_heads,
             has_cls=_has_cls(core),
             merge=1,
             projector=core.multi_modal_projector,
@@ -219,6 +220,11 @@ class Llava(Family):
         mixed = F.scaled_dot_product_attention(q, k, v, bias, dropout, scale=attn.scale)
         hidden = between(hidden_TPV + attn.out_proj(mixed.transpose(1, 2).flatten(2)), q, k)
         return hidden + layer.mlp(layer.layer_norm2(hidden))
+
+    def full_size(self, model: nn.Module, pixels: torch.Tensor) -> bool | None:
+        config: Any = unwrap(model).config
+        side = config.vision_config.image_size
+        return tuple(pixels.shape[-2:]) == (side, side)
 
     def other_sizes(self, model: nn.Module) -> Callable[[], None]:
         module, side = core_of(model).vision_tower, unwrap(model).config.vision_config.image_size

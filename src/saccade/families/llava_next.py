@@ -34,6 +34,9 @@ class LlavaNext(Llava):
     def typical_visual(self, config: PreTrainedConfig) -> int:
         return super().typical_visual(config) * 5
 
+    def view_patches(self, config: PreTrainedConfig) -> int | None:
+        return super().typical_visual(config)
+
     def config(
         self, shape: ModelShape, layers: int | None = None, vision_layers: int = 1
     ) -> PreTrainedConfig:
@@ -61,6 +64,13 @@ class LlavaNext(Llava):
         packed = self._packed(model, inputs, list(patches[..., None].split(views)), sizes)
         lengths = tuple(len(rows) for rows in packed)
         shown = of_patches(torch.cat(packed)[:, 0], lengths, views, side, side)
+        across = [select_best_resolution(size, grids)[1] // tile for size in sizes]
+        unseen = tuple(
+            _unseen(rows[:, 0], whole, columns)
+            for rows, whole, columns in zip(
+                packed, torch.arange(shown.patches).view(-1, side, side).split(views), across, strict=True
+            )
+        )
         box = shown.box_R4 * (side * cell / tile)
         rows = (x.split(lengths) for x in (shown.plane_R, shown.line_R, shown.column_R, box))
         placed = [
@@ -68,7 +78,7 @@ class LlavaNext(Llava):
             for plane, line, column, box, size in zip(*rows, sizes, strict=True)
         ]
         plane, line, column, box = (torch.cat(x) for x in zip(*placed, strict=True))
-        return replace(shown, plane_R=plane, line_R=line, column_R=column, box_R4=box)
+        return replace(shown, plane_R=plane, line_R=line, column_R=column, box_R4=box, unseen=unseen)
 
     def _views(self, config: Any, inputs: Mapping[str, Any], sizes: list[tuple[int, int]]) -> list[int]:
         """Views of every image."""
@@ -137,6 +147,9 @@ class LlavaNext(Llava):
 
     def seen(self, processor: Any, image: Image) -> Image:
         return image
+
+    def full_size(self, model: nn.Module, pixels: torch.Tensor) -> bool | None:
+        return None  # tiles are of one size, and a smaller picture has fewer
 
     def smaller(
         self, processor: Any, images: list[Image], scale: float
@@ -210,3 +223,28 @@ def _on_canvas(
         for at, old in ((down * side + line, line), (right * side + column, column))
     )
     return plane.clamp(max=1), line, column, torch.where(tiled[:, None], on_image, box)
+
+
+def _unseen(row_N: torch.Tensor, patch_VHW: torch.Tensor, across: int) -> torch.Tensor:
+    """Patches of an image's tiles that no row holds, see ``Picture.unseen``.
+
+    Args:
+        row_N: Patch of every row of the image, -1 at newline rows.
+        patch_VHW: Numbers of the patches of its views.
+        across: Tiles beside each other.
+    """
+    side = patch_VHW.shape[-1]
+    # As the tiles lie on their canvas, line by line over all of them.
+    canvas = patch_VHW[1:].unflatten(0, (-1, across)) if len(patch_VHW) > 1 else patch_VHW[1:, None]
+    raster = canvas.transpose(1, 2).flatten()
+    first = int(patch_VHW[0, 0, 0])
+    at = torch.full((patch_VHW.numel(),), -1)
+    at[raster - first] = torch.arange(len(raster))
+    missing = torch.ones(patch_VHW.numel(), dtype=torch.bool)
+    missing[row_N[row_N >= 0] - first] = False
+    missing[: side * side] = False
+    patch = raster[missing[raster - first]]
+    # A newline row stands behind the patch before it.
+    place_N = torch.where(row_N < 0, -1, at[(row_N - first).clamp(min=0)]).cummax(0).values
+    before = torch.searchsorted(place_N, at[patch - first])
+    return torch.stack((patch, patch // (side * side), before), dim=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -111,7 +112,12 @@ class LlavaOnevision(LlavaNext):
             own = Rows.of(shown, start, rows)
             parts.append(own.within(budget, side) if tiled else own.padded(size))
             start += rows
-        return Rows.put(shown, parts)
+        # Where rows are interpolated none is a patch, and none is missing.
+        unseen = tuple(
+            missing if len(part.line_N) == rows else missing[:0]
+            for missing, part, rows in zip(shown.unseen, parts, shown.lengths, strict=True)
+        )
+        return replace(Rows.put(shown, parts), unseen=unseen)
 
     def _videos(self, model: nn.Module, inputs: Mapping[str, Any]) -> Picture | None:
         """The picture of the videos of a forward; None if it has none."""

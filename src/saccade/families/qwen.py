@@ -68,6 +68,7 @@ class QwenVL(Family):
             states=(),
             made=module.blocks[-1].attn,
             reads=None,
+            heads=module.config.num_heads,
             has_cls=False,
             merge=module.spatial_merge_size**2,
             projector=None,

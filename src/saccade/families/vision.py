@@ -46,6 +46,9 @@ class Picture:
         mapped: False where only the lengths are known; everything else is -1 then.
         mix_RM: Patches that each row is interpolated between, -1 likewise; None where no row is.
         share_RM: Their shares; None likewise.
+        unseen: Of every image the patches of its views that no row holds (S, 3), the padding of anyres tiles,
+            in the order in which they would stand: patch, view, and how many of the image's rows come before
+            it. Empty where no image has any.
     """
 
     lengths: tuple[int, ...]
@@ -60,6 +63,18 @@ class Picture:
     mapped: bool = True
     mix_RM: torch.Tensor | None = None
     share_RM: torch.Tensor | None = None
+    unseen: tuple[torch.Tensor, ...] = ()
+
+    @property
+    def view_sizes(self) -> tuple[tuple[int, ...], ...] | None:
+        """Patches of every view of every image, those that no row holds included; None without a map."""
+        if not self.mapped:
+            return None
+        shown = [self.view_R, *(missing[:, 1] for missing in self.unseen)]
+        held = torch.cat(shown)
+        total = torch.bincount(held[held >= 0], minlength=sum(self.views)).tolist()
+        starts = _starts(self.views)
+        return tuple(tuple(total[s : s + n]) for s, n in zip(starts, self.views, strict=True))
 
     @classmethod
     def unmapped(cls, lengths: Sequence[int]) -> Picture:
@@ -71,8 +86,10 @@ class Picture:
     def take(self, images: Sequence[int]) -> Picture:
         """Some of the images, in this order, also one several times; views are numbered anew."""
         starts, first = _starts(self.lengths), _starts(self.views)
-        rows, shift, view = [], [], 0
+        rows, shift, view, unseen = [], [], 0, []
         for image in images:
+            if self.unseen:
+                unseen.append(self.unseen[image] + torch.tensor([0, view - first[image], 0]))
             rows.append(torch.arange(starts[image], starts[image] + self.lengths[image]))
             shift.append(torch.full((self.lengths[image],), view - first[image]))
             view += self.views[image]
@@ -92,7 +109,17 @@ class Picture:
             self.mapped,
             None if self.mix_RM is None else self.mix_RM[at],
             None if self.share_RM is None else self.share_RM[at],
+            tuple(unseen),
         )
+
+    def showing(self, shown_R: torch.Tensor) -> tuple[Picture, list[int]]:
+        """Some of the rows alone, and the numbers of the images that have any of them."""
+        lengths = tuple(int(rows.sum()) for rows in shown_R.split(list(self.lengths)))
+        names = ("patch_R", "view_R", "plane_R", "line_R", "column_R", "box_R4", "mix_RM", "share_RM")
+        held = {name: getattr(self, name) for name in names}
+        rows = {name: x if x is None else x[shown_R] for name, x in held.items()}
+        images = [number for number, length in enumerate(lengths) if length]
+        return replace(self, lengths=lengths, **rows).take(images), images
 
     def views_of(self, images: Sequence[int]) -> list[int]:
         """Numbers of the views of some images, in this order."""
@@ -128,6 +155,7 @@ class Picture:
             all(p.mapped for p in parts),
             moved("mix_RM", patches) if mixes else None,
             joined("share_RM") if mixes else None,
+            _joined_unseen(parts, patches, views) if any(p.unseen for p in parts) else (),
         )
 
     def _mixing(self) -> Picture:
@@ -136,6 +164,16 @@ class Picture:
             return self
         mix_RM = self.patch_R[:, None].expand(-1, MIXED)
         return replace(self, mix_RM=mix_RM, share_RM=(torch.arange(MIXED) < 1).float().expand_as(mix_RM))
+
+
+def _joined_unseen(
+    parts: Sequence[Picture], patches: Sequence[int], views: Sequence[int]
+) -> tuple[torch.Tensor, ...]:
+    found: list[torch.Tensor] = []
+    for part, patch, view in zip(parts, patches, views, strict=True):
+        none = torch.zeros(0, 3, dtype=torch.long)
+        found += [one + torch.tensor([patch, view, 0]) for one in part.unseen or [none] * len(part.lengths)]
+    return tuple(found)
 
 
 def _starts(lengths: Sequence[int]) -> list[int]:
@@ -195,6 +233,7 @@ class Tower:
             is no layer i). Empty where the features are made after the tower has merged patches.
         made: Attention module of the layer that makes the features, or None.
         reads: Attention module of the layer that reads them, or None; None too where it never runs on them.
+        heads: Heads of its layers: all, also where processes share them.
         has_cls: Whether row 0 of every view is a CLS row.
         merge: Patches that the tower merges into one row.
         projector: What turns features into embeddings, or None where the tower does it.
@@ -206,6 +245,7 @@ class Tower:
     states: tuple[int, ...]
     made: nn.Module | None
     reads: nn.Module | None
+    heads: int
     has_cls: bool
     merge: int
     projector: nn.Module | None
@@ -287,6 +327,10 @@ class SeesPictures(ABC):
                 goes on.
         """
         raise ValueError(f"{self.name}: the layers of this vision tower cannot be taken apart")
+
+    def full_size(self, model: nn.Module, pixels: torch.Tensor) -> bool | None:
+        """Whether pictures have the size that the model is made for; None where any size is as good."""
+        return None
 
     def other_sizes(self, model: nn.Module) -> Callable[[], None]:
         """Lets the tower take pictures of other sizes than it was made for; returns what undoes it."""

@@ -10,9 +10,10 @@ from typing import Any
 from PIL import Image
 
 from saccade import models
-from saccade.data import rgb
+from saccade.pictures import is_file, open_picture, rgb
 from saccade.plan import PlanLike
 from saccade.samples import blind_image
+from saccade.text import short
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,9 @@ def _part(part: Mapping[str, Any], images: list[Image.Image]) -> dict[str, Any]:
 def _image(source: Any) -> Image.Image:
     if isinstance(source, Image.Image):
         return rgb(source)
-    if isinstance(source, (str, Path)) and Path(source).is_file():
-        with Image.open(source) as opened:
-            return rgb(opened)
-    raise ValueError(f"an image is a picture or the path of one, got {str(source)[:80]!r}")
+    if isinstance(source, (str, Path)) and is_file(Path(source)):
+        return open_picture(source)
+    raise ValueError(f"an image is a picture or the path of one, got {short(str(source))!r}")
 
 
 def inputs(loaded: models.Loaded, conversations: Sequence[Conversation], plan: PlanLike | None = None) -> Any:

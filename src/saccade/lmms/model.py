@@ -10,7 +10,6 @@ the model is opened: ``dtype``, ``device_map``, ``attn``, ``revision``, ``quanti
 from __future__ import annotations
 
 import traceback
-from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ def _build() -> type:
     from tqdm import tqdm
 
     from saccade import models
+    from saccade.engine import check_made_for
     from saccade.files import write_json
     from saccade.lmms.answering import Asker, Question
     from saccade.lmms.conversation import Conversation
@@ -50,6 +50,7 @@ def _build() -> type:
             pretrained: Any = "glance",
             plan: Any = "",
             force: Any = False,
+            strict: Any = False,
             device: Any = None,
             dtype: Any = None,
             device_map: Any = None,
@@ -68,8 +69,8 @@ def _build() -> type:
             if unknown:
                 raise ValueError(
                     f"saccade takes no argument {', '.join(unknown)}; it takes pretrained, plan, force, "
-                    "device, dtype, device_map, attn, revision, quantize, adapter, trust_remote_code, "
-                    "batch_size, blind and record"
+                    "strict, device, dtype, device_map, attn, revision, quantize, adapter, "
+                    "trust_remote_code, batch_size, blind and record"
                 )
             self.accelerator = Accelerator()
             self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
@@ -78,8 +79,6 @@ def _build() -> type:
                 where = f"cuda:{self.accelerator.local_process_index}"
             self._device = torch.device(where)
             wanted = Plan.of(read_spec(plan))
-            if read_flag(force, "force"):
-                wanted = replace(wanted, model={})
             words = {
                 "dtype": dtype,
                 "device_map": device_map,
@@ -95,6 +94,9 @@ def _build() -> type:
                 device=None if device_map else where,
                 trust_remote_code=read_flag(trust_remote_code, "trust_remote_code"),
             )
+            anyway = read_flag(force, "force")
+            check_made_for(loaded.model, wanted, force=anyway, strict=read_flag(strict, "strict"))
+            wanted = wanted.for_any() if anyway else wanted
             self._asker = Asker(
                 loaded, wanted, read_flag(blind, "blind"), read_count(batch_size, "batch_size")
             )

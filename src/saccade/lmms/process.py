@@ -84,7 +84,7 @@ def check_installed() -> None:
         raise ValueError(
             "lmms-eval is not installed; pip install 'saccade[lmms]', in an environment of its own and with "
             "your torch's version on the same line (torch==...), or pip replaces torch. Beside a CPU build "
-            "of torch, the torchvision it brings must be made importable or removed (README, lmms-eval)"
+            "of torch, the torchvision it brings must be made importable or removed (docs, lmms-eval)"
         )
 
 

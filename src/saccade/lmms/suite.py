@@ -96,6 +96,7 @@ def evaluate_suite(
     *,
     blind: bool = True,
     force: bool = False,
+    strict: bool = False,
     note: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Column]:
     """Judges a model, blind and under plans, by lmms-eval.
@@ -107,6 +108,7 @@ def evaluate_suite(
         plans: Resolved plans by name.
         blind: Whether the stock model is asked over plain grey images too.
         force: Whether plans of other models are used.
+        strict: Whether plans for other weights are refused.
         note: Told what is done next.
 
     Returns:
@@ -131,12 +133,13 @@ def evaluate_suite(
         if kept is None:
             include = include or suite.write_own(job.output / "tasks")
             note(f"{key} ({number} of {len(runs)})")
-            kept = _column(replace(job, include=include), place, key == BLIND, plan, force)
+            told = {"force": "true"} if force else {"strict": "true"} if strict else {}
+            kept = _column(replace(job, include=include), place, key == BLIND, plan, told)
         columns[key] = kept
     return columns
 
 
-def _column(job: Job, place: Path, blind: bool, plan: Plan, force: bool) -> Column:
+def _column(job: Job, place: Path, blind: bool, plan: Plan, told: dict[str, str]) -> Column:
     # What an interrupted run left of a column is not trusted.
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
@@ -145,7 +148,7 @@ def _column(job: Job, place: Path, blind: bool, plan: Plan, force: bool) -> Colu
     if blind:
         arguments |= {"blind": "true"}
     if plan.methods:
-        arguments |= {"plan": str(plan.save(place / "plan.json"))} | ({"force": "true"} if force else {})
+        arguments |= {"plan": str(plan.save(place / "plan.json"))} | told
     path = run(replace(job, arguments=arguments, output=place / "lmms"))
     found = Column(read_outcome(path), merge_costs([read_json(p) for p in sorted(costs.glob("cost-*.json"))]))
     tasks = {name: task.to_dict() for name, task in found.tasks.items()}

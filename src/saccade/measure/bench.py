@@ -9,23 +9,24 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import nn
 
 from saccade.budget import resolve_for_prompt
-from saccade.engine import apply
-from saccade.layout import Layout
+from saccade.engine import apply, check_made_for
+from saccade.layout import Layout, Views
 from saccade.measure.memory import peak_memory
 from saccade.measure.provenance import record
 from saccade.measure.results import Bench, Phase, Usage
 from saccade.measure.runs import Runner
-from saccade.measure.target import Target, build, of_model
+from saccade.measure.target import Target, build, of_model, preset_print
 from saccade.measure.vision import vision_seconds
 from saccade.plan import Plan, PlanLike
 from saccade.pricing import against, cost, decode_flops
 from saccade.route import Route
-from saccade.shapes import ModelShape
+from saccade.shapes import SHAPES, ModelShape
 
 
 def bench(
@@ -43,6 +44,7 @@ def bench(
     repeats: int = 5,
     seed: int = 0,
     force: bool = False,
+    strict: bool = False,
     profile: bool = False,
     limits: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
@@ -63,12 +65,14 @@ def bench(
         visual: Visual rows per sample; those of a typical image if omitted.
         text: Text rows per sample.
         new_tokens: Tokens generated per sample, the first of them by the prefill.
-        dtype: Number format; bfloat16 on a GPU and float32 on a CPU if omitted.
+        dtype: Number format; if omitted, a checkpoint's own, and of a preset shape bfloat16 on a GPU and
+            float32 on a CPU.
         device: Where to run; a GPU where there is one if omitted.
         warmup: Runs of each side before the timing.
         repeats: Timed pairs.
         seed: Seed of the random weights and embeddings.
         force: Use a plan that was made for another model.
+        strict: Refuse a plan that was made for other weights, instead of warning of it.
         profile: Also record per-operator times.
         limits: Also measure the device's rates and state the prefill's roofline.
         progress: Called with (what, done, total) after every run.
@@ -78,7 +82,8 @@ def bench(
     """
     if isinstance(target, str):
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+        if dtype is None and target in SHAPES:
+            dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         _check_counts(batch=batch, new_tokens=new_tokens, repeats=repeats)
         _check_counts(0, visual=visual or 0, text=text, warmup=warmup)
         from saccade.measure.target import shape_of
@@ -95,16 +100,20 @@ def bench(
     _check_counts(rows=visual + text)
 
     asked = Plan.of(plan)
+    if target.real:
+        check_made_for(target.model, asked, force=force, strict=strict)
+    elif not force:
+        asked.check_shape(preset_print(target.name), part=True)
     if force or not target.real:
         # A plan file for the whole model may be tried on part of its shape.
-        asked = Plan(asked.methods)
-    layout = laid = batched(visual, text, batch)
+        asked = asked.for_any()
+    layout = laid = batched(visual, text, batch, target.shape.views(visual))
     if target.laid is not None:
         asked = asked.over(target.laid.own)
         layout = batched(target.laid.stock, text, batch)
     resolved = resolve(asked, target.shape, target.depth, visual, text)
     runner = Runner(target, layout, new_tokens, seed, resolved, laid)
-    attach = lambda: apply(target.model, resolved, force=force)  # noqa: E731
+    attach = lambda: apply(target.model, resolved)  # noqa: E731
     with attach() as handle:
         route = runner.route(handle)
     dense_runs, plan_runs = runner.compare(attach, warmup, repeats, progress)
@@ -166,10 +175,11 @@ def bench(
     )
 
 
-def batched(visual: int, text: int, batch: int) -> Layout:
+def batched(visual: int, text: int, batch: int, views: Views | None = None) -> Layout:
     """Layout of a batch of equal one-image prompts."""
-    one = Layout.single(visual, text)
-    return Layout.from_mask(one.visual_BN.expand(batch, -1))
+    one = Layout.single(visual, text, views=views)
+    many = Layout.from_mask(one.visual_BN.expand(batch, -1))
+    return many if one.views is None else replace(many, views=one.views * batch)
 
 
 def _check_counts(least: int = 1, **counts: int) -> None:

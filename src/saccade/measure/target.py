@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,10 +12,12 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from saccade.families import FAMILIES, Family, Parts, find
+from saccade.names import check_target, preset_names
 from saccade.opening import Opening
 from saccade.shapes import SHAPES, ModelShape
 
 if TYPE_CHECKING:
+    from saccade.plan import Plan
     from saccade.skip_vision.accounting import Laid
 
 FAMILY_OF = {
@@ -82,16 +83,37 @@ def shape_of(name: str) -> ModelShape:
         return SHAPES[name]
     from saccade.models import load_config
 
-    presets = f"preset shapes are {', '.join(SHAPES)}"
-    path_like = name.startswith((".", "~", os.sep))
-    if name != "glance" and not os.path.isdir(name) and (path_like or name.count("/") != 1):
-        raise ValueError(f"no model {name!r}: not a folder, nor a hub id (owner/name); {presets}")
+    check_target(name)
     try:
         config = load_config(name)
     except ValueError as error:
-        raise ValueError(f"{error} ({presets})") from None
+        raise ValueError(f"{error} ({preset_names()})") from None
     shape, laid = find(config).shape(config, name), laid_of(name)
     return shape if laid is None else replace(shape, visual=laid.visual)
+
+
+def preset_print(name: str) -> dict[str, Any]:
+    """What a preset shape says of a model's fingerprint, for ``Plan.check_shape``."""
+    shape = SHAPES[name]
+    sizes = ("layers", "hidden", "heads", "kv_heads", "head_dim", "ffn")
+    return {"model_type": FAMILY_OF[name], "text": {size: getattr(shape, size) for size in sizes}}
+
+
+def check_plan(name: str, plan: Plan) -> None:
+    """Refuses a plan that was made for another shape than that of a preset, a model folder or a hub model.
+
+    Raises:
+        ValueError: If it was; no weights are read, so nothing is said of those.
+    """
+    if not plan.model:
+        return
+    if name in SHAPES:
+        plan.check_shape(preset_print(name), part=True)
+        return
+    from saccade import skip_vision
+    from saccade.models import load_config
+
+    plan.check_shape(skip_vision.identity(name, load_config(name)))
 
 
 def laid_of(name: str) -> Laid | None:
@@ -125,7 +147,7 @@ def build(
     layers: int | None,
     batch: int,
     rows: int,
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
     device: torch.device,
     seed: int = 0,
     opening: Opening | None = None,
@@ -137,7 +159,7 @@ def build(
         layers: Decoder layers to build of a preset shape, see ``layers_to_build``.
         batch: Samples that will run together.
         rows: Rows of each, new tokens included.
-        dtype: Number format of random weights, and of real ones where no opening is given.
+        dtype: Number format; float32 of random weights if None; of real ones their own, where no opening says it.
         device: Where to.
         seed: Seed of the random weights.
         opening: How a model with weights is opened; of a preset shape the attention alone is taken.
@@ -154,6 +176,7 @@ def build(
         laid = _laid(loaded.model, loaded.family)
         return Target(name, loaded.model.eval(), loaded.family, shape, shape.layers, True, loaded, laid)
     preset = SHAPES[name]
+    dtype = dtype or torch.float32
     wanted = layers_to_build(preset, layers, batch, rows, dtype, device)
     family = FAMILIES[FAMILY_OF[name]]
     with _default(dtype), device, _Bare():

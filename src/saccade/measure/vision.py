@@ -58,7 +58,7 @@ def looks_at_tower(plan: Plan, num_layers: int) -> bool:
 
 
 def made_up(target: Target, plan: Plan, layout: Layout, device: torch.device, seed: int = 0) -> Vision:
-    """What a vision tower might say of random images: every image one view, all numbers drawn.
+    """What a vision tower might say of random images: views of rows in order, all numbers drawn.
 
     The tower is as wide as the decoder and its features need no projector: what a method does with them is
     timed, and nothing that the tower itself does.
@@ -74,8 +74,11 @@ def made_up(target: Target, plan: Plan, layout: Layout, device: torch.device, se
     view_BN = layout.image_BN.clone()
     first = 0
     for b, images in enumerate(layout.counts):
-        view_BN[b] += torch.where(layout.visual_BN[b], first, 0)
-        first += len(images)
+        for image, rows in enumerate(images):
+            own_N = layout.image_BN[b] == image
+            count = 1 if layout.views is None else len(layout.views[b][image])
+            view_BN[b, own_N] = first + torch.arange(rows) * count // rows
+            first += count
     patch_BN = layout.visual_BN
     wide_BNV = torch.randn((layout.batch, layout.rows, shape.hidden), generator=draw)
     cls_TV = torch.randn((first, shape.hidden), generator=draw)

@@ -12,6 +12,16 @@ import torch
 from saccade.layout import Layout
 from saccade.route import LayerRoute, Route
 from saccade.stages import Stage
+from saccade.text import short
+
+MOST = 4_000_000
+"""Largest number a method takes: rows of the longest prompt that is priced."""
+
+MOST_LAYERS = 10_000
+"""Layers a method can name, from 0."""
+
+MOST_SEED = 2**63 - 1
+"""Largest seed."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,9 @@ class Method(ABC):
     flops: float | None = None
 
     def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            _check_bounds(f"{self.name}: {each.name}", value, MOST_SEED if each.name == "seed" else MOST)
         if self.flops is not None and (not isinstance(self.flops, int | float) or not 0 < self.flops <= 1):
             raise ValueError(f"{self.name}: flops is a ratio in (0, 1], got {self.flops}")
 
@@ -125,6 +138,17 @@ class Method(ABC):
         return f"{self.name}({inner})"
 
 
+def _check_bounds(where: str, value: Any, most: int) -> None:
+    """Refuses numbers that no model and no picture has, and those that are none."""
+    if isinstance(value, (tuple, list)):
+        if len(value) > MOST_LAYERS:
+            raise ValueError(f"{where} holds at most {MOST_LAYERS} numbers, got {len(value)}")
+        for one in value:
+            _check_bounds(where, one, MOST_LAYERS - 1)
+    elif isinstance(value, (int, float)) and not -most <= value <= most:
+        raise ValueError(f"{where} is a finite number of at most {most}, got {short(value, 40)}")
+
+
 def write_value(value: Any) -> str:
     """A parameter as it stands in a spec string; runs of layers become ranges."""
     if not isinstance(value, tuple):
@@ -187,7 +211,7 @@ class LayerMethod(BudgetMethod):
         if self.layers is not None:
             given = tuple(self.layers)
             if any(type(n) is not int or n < 0 for n in given) or len(set(given)) != len(given):
-                raise ValueError(f"{self.name}: layers are distinct numbers from 0, got {given}")
+                raise ValueError(f"{self.name}: layers are distinct numbers from 0, got {short(given)}")
             object.__setattr__(self, "layers", tuple(sorted(given)))
         if self.layers is not None and (self.budget is not None or self.flops is not None or self.preset):
             raise ValueError(

@@ -10,9 +10,12 @@ from typing import Any
 
 import torch
 
+from saccade.layout import Views
 from saccade.methods.reducer import KeepReducer
 from saccade.methods.registry import register
 from saccade.methods.staged import instruction
+from saccade.pivots import set_order
+from saccade.precision import unit, wide
 from saccade.select import ranks, top
 from saccade.stages import Choice, Evidence, Look, Stage
 
@@ -23,13 +26,14 @@ class DART(KeepReducer):
     """DART (arXiv 2502.11494): what stays is what differs most from a few pivots.
 
     Pivots are the visual rows of the image and the text rows after the last image whose keys in layer K-1
-    (rotated, all heads) have the largest L1 norm. One pivot after another (visual first, strongest first; the
-    authors' order is that of a set) takes an equal share of the rows left: those least like it by the cosine
-    of final-normed hidden states. Where the text has fewer pivots, visual ones take their shares.
+    (rotated, all heads) have the largest L1 norm. One pivot after another takes an equal share of the rows
+    left: those least like it by the cosine of final-normed hidden states. Their order decides who takes what,
+    and is the authors': that in which Python walks over a set of their row numbers (``saccade.pivots``), put
+    in visual first, strongest first. Where the text has fewer pivots, visual ones take their shares.
 
     Attributes:
-        keep: What the pivots take together, divided by their number and rounded down; the visual pivots
-            themselves stay on top of it, as in the authors' count.
+        keep: What the pivots take together: a fraction up to 1, or a number of rows, divided by the number of
+            pivots and rounded down; the visual pivots themselves stay on top of it, as in the authors' count.
         layer: K, the first layer that runs with the rest.
         pivots: Pivots of each kind.
     """
@@ -50,9 +54,9 @@ class DART(KeepReducer):
 
     def stages(self, num_layers: int) -> tuple[Stage, ...]:
         self.check_layer(self.layer, num_layers)
-        return (Stage(self.layer, self, look=Look(keys=True), compact=self.compact),)
+        return (Stage(self.layer, self, look=Look(keys=True, rotary=True), compact=self.compact),)
 
-    def kept(self, stage: Stage, found: int, start: int, original: int) -> int:
+    def kept(self, stage: Stage, found: int, start: int, original: int, views: Views = ()) -> int:
         whole = original if self.of == "original" else found
         if self.amount == 1:
             return found
@@ -75,6 +79,9 @@ class DART(KeepReducer):
         text_B1P, is_text_B1P = self._strongest(size_BN, said_BN, said_BN.long() - 1, 1)
         text_BIP = torch.where(is_text_B1P, text_B1P, visual_BIP)
         pivots_BIP = torch.cat([visual_BIP, text_BIP.expand_as(visual_BIP)], 2)
+        # The authors have no padding: rows are counted from the first real one.
+        first_B = evidence.layout.real_BN.int().argmax(1).to(alive_BN.device, non_blocking=True)
+        pivots_BIP = pivots_BIP.gather(2, set_order((pivots_BIP - first_B[:, None, None]).clamp(min=0)))
 
         with torch.no_grad():
             likeness_BIPN = cosines(norm(evidence.hidden_BND), pivots_BIP)
@@ -105,21 +112,22 @@ def key_sizes(evidence: Evidence) -> torch.Tensor:
 
     The norm depends on absolute positions, and those of a left-padded sample may count its padding.
     """
-    keys: Any = evidence.keys_BGNW
+    given: Any = evidence.keys_BGNW
+    keys: torch.Tensor = wide(given)
     first_B = evidence.layout.real_BN.int().argmax(1).to(keys.device, non_blocking=True)
     rotary: Any = evidence.rotary
     cos, sin = (
-        part.float().expand(len(keys), -1, -1).gather(1, first_B[:, None, None].expand(-1, 1, part.shape[-1]))
+        wide(part).expand(len(keys), -1, -1).gather(1, first_B[:, None, None].expand(-1, 1, part.shape[-1]))
         for part in rotary
     )
-    low, high = keys.float().chunk(2, dim=-1)
-    back_BGNW: torch.Tensor = keys.float() * cos[:, None] - torch.cat((-high, low), dim=-1) * sin[:, None]
+    low, high = keys.chunk(2, dim=-1)
+    back_BGNW: torch.Tensor = keys * cos[:, None] - torch.cat((-high, low), dim=-1) * sin[:, None]
     return back_BGNW.abs().sum((1, 3))
 
 
 def cosines(states_BND: torch.Tensor, rows_BIP: torch.Tensor) -> torch.Tensor:
-    """Cosine similarity, in float32, of some rows to all: (B, I, P, N)."""
-    unit_BND = torch.nn.functional.normalize(states_BND.float(), dim=-1)
+    """Cosine similarity, in float32 at least, of some rows to all: (B, I, P, N)."""
+    unit_BND = unit(states_BND)
     index = rows_BIP.flatten(1)[..., None].expand(-1, -1, unit_BND.shape[-1])
     alike: torch.Tensor = unit_BND.gather(1, index) @ unit_BND.transpose(1, 2)
     return alike.view(*rows_BIP.shape, -1)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch.nn.functional import normalize
 
 from saccade.methods.reducer import KeepReducer
 from saccade.methods.registry import register
 from saccade.methods.survivors import settled
 from saccade.methods.towerwise import by_image
+from saccade.precision import unit
 from saccade.stages import Choice, Evidence, Stage
 
 
@@ -21,7 +21,12 @@ class DivPrune(KeepReducer):
 
     Distance is 1 - cosine of the decoder's input embeddings. The first row is the one farthest from its
     nearest neighbour. All rows of an image are candidates together, newline rows included; those that stay
-    keep their order.
+    keep their order. Where rows are identical (a blank picture), the authors' code picks a row again that it
+    has picked, and so keeps fewer than it was asked for; here every row is picked once.
+
+    Attributes:
+        keep: What stays of every image: a fraction up to 1, rounded to the nearest number of rows, and of two
+            to the even one (``int(round(keep * rows))``, as the authors do), or a number of rows.
     """
 
     name = "divprune"
@@ -29,6 +34,7 @@ class DivPrune(KeepReducer):
     paper = "https://arxiv.org/abs/2503.02175"
     compacts = True
     usual = 64
+    rounds = "nearest"
 
     def stages(self, num_layers: int) -> tuple[Stage, ...]:
         return (Stage(0, self, compact=self.compact),)
@@ -48,7 +54,7 @@ def farthest(x_TPD: torch.Tensor, real_TP: torch.Tensor, keep: tuple[int, ...]) 
         real_TP: False at padding.
         keep: How many to pick of every group.
     """
-    unit_TPD = normalize(x_TPD.float(), dim=-1)
+    unit_TPD = unit(x_TPD)
     apart_TPP = 1 - unit_TPD @ unit_TPD.transpose(1, 2)
     itself_PP = torch.eye(x_TPD.shape[1], dtype=torch.bool, device=x_TPD.device)
     nearest_TP = apart_TPP.masked_fill(itself_PP | ~real_TP[:, None], float("inf")).amin(2)

@@ -20,12 +20,17 @@ class FastV(KeepReducer):
     prefill (the paper's cacheless code chose anew for every token), and keep their positions.
 
     Attributes:
+        keep: What stays of every image: a fraction up to 1, rounded to the nearest number of rows, and of two
+            to the even one (the authors give what is dropped, r, and keep ``round(rows * (1 - r))``), or a
+            number of rows.
         layer: K, the first layer that runs with the rest; 3 as in the authors' scripts.
     """
 
     name = "fastv"
     title = "FastV"
     paper = "https://arxiv.org/abs/2403.06764"
+
+    rounds = "nearest"
 
     layer: int = 3
 

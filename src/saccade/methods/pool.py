@@ -9,10 +9,12 @@ from math import isqrt
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from saccade.layout import Views
 from saccade.methods.reducer import Reducer
 from saccade.methods.registry import register
 from saccade.methods.survivors import mixed, settled
 from saccade.methods.towerwise import alive_on_host
+from saccade.precision import wide
 from saccade.stages import Choice, Evidence, Grid, Rewrite, Stage
 
 WIDEST = 32
@@ -48,7 +50,7 @@ class Pool(Reducer):
     def stages(self, num_layers: int) -> tuple[Stage, ...]:
         return (Stage(0, self, compact=self.compact, rewrites=True, places=True),)
 
-    def kept(self, stage: Stage, found: int, start: int, original: int) -> int:
+    def kept(self, stage: Stage, found: int, start: int, original: int, views: Views = ()) -> int:
         """Of a square exactly what stays; else what would without borders, and the choice tells the truth."""
         side = isqrt(found)
         if side * side == found:
@@ -82,7 +84,7 @@ class Pool(Reducer):
                 counts.append(len(pooled) + len(ends))
             totals.append(tuple(counts))
             homes.append(torch.tensor([window[0] for window in windows], dtype=torch.long))
-            weights.append(_means(windows, alive_BN.shape[1]))
+            weights.append(_means(windows, alive_BN.shape[1], wide(hidden_BND[:0]).dtype))
         device = hidden_BND.device
         homes_BS = pad_sequence(homes, batch_first=True, padding_value=-1).to(device, non_blocking=True)
         sources_BSN = pad_sequence(weights, batch_first=True).to(device, non_blocking=True)
@@ -125,10 +127,11 @@ def _pictures(evidence: Evidence, grid: Grid, alive_BN: torch.Tensor) -> list[li
     return pictures
 
 
-def _means(windows: Sequence[Sequence[int]], rows: int) -> torch.Tensor:
+def _means(windows: Sequence[Sequence[int]], rows: int, dtype: torch.dtype) -> torch.Tensor:
     """Weights (S, N) of rows in the mean of each window."""
-    weights = torch.zeros(len(windows), rows)
+    weights = torch.zeros(len(windows), rows, dtype=dtype)
     slots = [s for s, window in enumerate(windows) for _ in window]
     members = [row for window in windows for row in window]
-    weights[slots, members] = torch.tensor([1 / len(window) for window in windows for _ in window])
+    shares = [1 / len(window) for window in windows for _ in window]
+    weights[slots, members] = torch.tensor(shares, dtype=dtype)
     return weights

@@ -11,10 +11,12 @@ import torch
 from torch.nn.functional import normalize, one_hot
 from torch.nn.utils.rnn import pad_sequence
 
+from saccade.layout import Views
 from saccade.methods.reducer import KeepReducer, rows_of
 from saccade.methods.registry import register
 from saccade.methods.survivors import mixed, rewrite_of, settled
 from saccade.methods.towerwise import Groups, by_view, seen
+from saccade.precision import unit, wide
 from saccade.stages import Choice, Evidence, Look, Stage
 
 NEIGHBOURS = 32
@@ -32,10 +34,14 @@ class PruMerge(KeepReducer):
     (anyres tile) is reduced on its own, where the official code takes quartiles over the batch; at least one
     patch is kept; newline rows go. Where positions close up, rows come in the official order, by attention
     and the extra row last; else they stay, and the extra row takes the place of the last pruned patch. Where
-    the tower has no CLS row, weights are shares of the attention that patches receive.
+    the tower has no CLS row, weights are shares of the attention that patches receive. Gradients flow through
+    the weights as through the features, where the authors' code runs its tower without any; they do not where
+    ToMe has merged patches, nor through the weights of what is added later (DeepStack).
 
     Attributes:
-        keep: Rows that are kept, extra row included; by default the data decide (about 5.5 % in the paper).
+        keep: Rows that are kept, extra row included; by default the data decide (about 5.5 % in the paper). Of
+            a fraction up to 1 the patches are rounded down, as in the authors' code, and the extra row comes
+            on top.
     """
 
     name = "prumerge"
@@ -49,12 +55,15 @@ class PruMerge(KeepReducer):
     """Rows that the price list adds to it."""
 
     def stages(self, num_layers: int) -> tuple[Stage, ...]:
-        return (Stage(0, self, look=Look(tower="reads"), compact=self.compact, rewrites=True),)
+        return (Stage(0, self, look=Look(tower="reads", weighs=True), compact=self.compact, rewrites=True),)
 
-    def kept(self, stage: Stage, found: int, start: int, original: int) -> int:
-        if self.keep is not None:
-            return super().kept(stage, found, start, original)
+    def kept(self, stage: Stage, found: int, start: int, original: int, views: Views = ()) -> int:
         base = original if self.of == "original" else found
+        if isinstance(self.keep, float):
+            patches = rows_of(self.keep, base)
+            return min(found, patches + 1 if 0 < patches < base else patches)
+        if self.keep is not None:
+            return min(found, self.keep)
         return min(found, rows_of(self.nominal, base) + self.extra)
 
     def pick(self, attention_P: np.ndarray, keep: int | None) -> list[int]:
@@ -69,7 +78,7 @@ class PruMerge(KeepReducer):
     def choose(self, stage: Stage, evidence: Evidence) -> Choice:
         vision = seen(self.name, evidence)
         groups = by_view(evidence, vision)
-        weights_TP = groups.take(vision.single_BN).float() * groups.real_TP
+        weights_TP = wide(groups.take(vision.single_BN)) * groups.real_TP
         if vision.cls_TV is None:
             weights_TP = normalize(weights_TP, p=1, dim=1)
         homes, pruned_TP, extra_TK = self._plan(weights_TP, groups)
@@ -97,7 +106,7 @@ class PruMerge(KeepReducer):
         """
         homes, pruned_TP = [], groups.real_TP.clone().cpu()
         extras = []
-        for t, attention_P in enumerate(weights_TP.cpu().double().numpy()):
+        for t, attention_P in enumerate(weights_TP.detach().cpu().double().numpy()):
             size, share = groups.sizes[t], groups.keep[t]
             fixed = None if self.keep is None else max(share - 1, 0)
             kept = self.pick(attention_P[:size], fixed)
@@ -134,14 +143,14 @@ def gathered(
         real_TP: False at padding.
         kept_TK: Places of the patches that are kept.
     """
-    unit_TPV = normalize(keys_TPV.float(), dim=-1)
+    unit_TPV = unit(keys_TPV)
     unit_TKV = unit_TPV.gather(1, kept_TK[..., None].expand(-1, -1, unit_TPV.shape[2]))
     itself_TKP = one_hot(kept_TK, real_TP.shape[1]).bool()
     others_TKP = real_TP[:, None] & ~itself_TKP
     like_TKP = (unit_TKV @ unit_TPV.transpose(1, 2)).masked_fill(~others_TKP, -2)
     near_TKM = like_TKP.argsort(dim=2, descending=True, stable=True)[..., :NEIGHBOURS]
     near_TKP = torch.zeros_like(others_TKP).scatter(2, near_TKM, True) & others_TKP
-    return weights_TP[:, None] * near_TKP + itself_TKP.float()
+    return weights_TP[:, None] * near_TKP + itself_TKP.to(weights_TP.dtype)
 
 
 def _table(lists: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

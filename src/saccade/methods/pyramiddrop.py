@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from saccade.layout import Views
 from saccade.methods.reducer import NOTCHES, rows_of
 from saccade.methods.registry import register
 from saccade.methods.staged import StagedReducer
@@ -45,7 +46,7 @@ class PyramidDrop(StagedReducer):
             )
         object.__setattr__(self, "keep", float(self.keep))
 
-    def kept(self, stage: Stage, found: int, start: int, original: int) -> int:
+    def kept(self, stage: Stage, found: int, start: int, original: int, views: Views = ()) -> int:
         whole = original if self.of == "original" else start
         return min(found, rows_of(self.keep ** (stage.number + 1), whole))
 

@@ -14,8 +14,10 @@ from typing import Any, ClassVar, Self
 
 import torch
 
+from saccade.layout import Views
 from saccade.methods.reducer import NOTCHES, Amount, read_amount
 from saccade.methods.staged import PUBLISHED_DEPTH, StagedReducer, instruction
+from saccade.precision import wide
 from saccade.stages import Counts, Evidence, Look, Stage
 
 PUBLISHED_ROWS = 576
@@ -59,7 +61,7 @@ class RatedReducer(StagedReducer):
         """What becomes of pruned rows, if anything."""
         return None
 
-    def kept(self, stage: Stage, found: int, start: int, original: int) -> int:
+    def kept(self, stage: Stage, found: int, start: int, original: int, views: Views = ()) -> int:
         whole = original if self.of == "original" else start
         target = self.tokens if isinstance(self.tokens, int) else self.tokens * whole
         if target >= whole:
@@ -69,7 +71,7 @@ class RatedReducer(StagedReducer):
         return left(found, min(found, rows[stage.number]), self.recycling)
 
     def asking(self, evidence: Evidence) -> torch.Tensor:
-        hidden_BND: torch.Tensor = evidence.hidden_BND.float()
+        hidden_BND = wide(evidence.hidden_BND)
         layout, device = evidence.layout, hidden_BND.device
         said_BN = instruction(layout)
         longest = int(said_BN.sum(1).max()) if layout.batch else 0

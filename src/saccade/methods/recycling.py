@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from saccade.cluster import density_peaks
+from saccade.precision import wide
 from saccade.stages import Counts, Evidence, Rewrite
 
 
@@ -37,7 +38,7 @@ def cluster(
     images = max(map(len, taken))
     table_BIQ, real_BIQ = table(again_BN, evidence.image_BN, slot_BN, images, max(map(max_, taken)))
     hidden_BND = evidence.hidden_BND
-    points_BIQD = _rows(hidden_BND, table_BIQ).float()
+    points_BIQD = wide(_rows(hidden_BND, table_BIQ))
     # numpy's stream does not depend on how much is drawn, so a batch equals its singles.
     luck = torch.from_numpy(np.random.default_rng(seed).random(evidence.layout.rows))
     luck_BN = luck[evidence.layout.place_BN.clamp(min=0)].to(device, non_blocking=True)
@@ -52,10 +53,10 @@ def cluster(
         most,
     )
     member_GCQ = label_GQ[:, None] == torch.arange(most, device=device)[:, None]
-    share_GCQ = member_GCQ.float() / member_GCQ.sum(-1, keepdim=True).clamp(min=1)
+    share_GCQ = member_GCQ.to(points_BIQD.dtype) / member_GCQ.sum(-1, keepdim=True).clamp(min=1)
     states_BICD = (share_GCQ @ points_BIQD.flatten(0, 1)).unflatten(0, (batch, images))
     share_BICQ = share_GCQ.unflatten(0, (batch, images))
-    sources_BICN = torch.zeros(batch, images, most, again_BN.shape[1], device=device).scatter_add_(
+    sources_BICN = share_BICQ.new_zeros(batch, images, most, again_BN.shape[1]).scatter_add_(
         3, table_BIQ[:, :, None].expand(-1, -1, most, -1), share_BICQ
     )
     centre_BIC = table_BIQ.gather(2, centres_GC.unflatten(0, (batch, images)))

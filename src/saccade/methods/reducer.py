@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from saccade.layout import Layout
+from saccade.layout import Layout, Views
 from saccade.methods.base import Method
 from saccade.route import LayerRoute
 from saccade.stages import Choice, Evidence, Stage
@@ -19,6 +19,9 @@ NOTCHES = 1000
 
 Amount = int | float
 """A fraction up to 1, or a number of rows above it."""
+
+Rounds = Literal["down", "nearest"]
+"""How a fraction becomes a number of rows."""
 
 
 def read_amount(amount: Any, where: str) -> Amount:
@@ -36,12 +39,19 @@ def read_amount(amount: Any, where: str) -> Amount:
     return int(amount)
 
 
-def rows_of(amount: Amount, rows: int) -> int:
-    """Rows that an amount makes of so many; fractions are rounded down, but not to nothing."""
+def rows_of(amount: Amount, rows: int, rounds: Rounds = "down") -> int:
+    """Rows that an amount makes of so many.
+
+    Args:
+        amount: A number of rows, or a fraction.
+        rows: What a fraction is of.
+        rounds: How a fraction becomes a number, never of nothing; ``nearest`` takes the even one of two.
+    """
     if isinstance(amount, int):
         return amount
     # Products such as 0.29 * 100 must not lose a row to rounding.
-    return max(int(rows * amount + 1e-9), 1 if amount > 0 and rows else 0)
+    count = round(rows * amount) if rounds == "nearest" else int(rows * amount + 1e-9)
+    return max(count, 1 if amount > 0 and rows else 0)
 
 
 @dataclass(frozen=True)
@@ -88,7 +98,7 @@ class Reducer(Method):
         """
 
     @abstractmethod
-    def kept(self, stage: Stage, found: int, start: int, original: int) -> int:
+    def kept(self, stage: Stage, found: int, start: int, original: int, views: Views = ()) -> int:
         """Rows an image keeps at a stage, see ``saccade.stages.Decider``."""
 
     @abstractmethod
@@ -131,13 +141,16 @@ class KeepReducer(Reducer):
     """A reducer with one stage and one number, ``keep``.
 
     Attributes:
-        keep: What stays of every image: a fraction up to 1, or a number of rows.
+        keep: What stays of every image: a fraction up to 1, rounded down but not to nothing, or a number of
+            rows.
     """
 
     keep: Amount | None = None
 
     usual: ClassVar[Amount] = 0.5
     """What ``keep`` is if it is not given."""
+    rounds: ClassVar[Rounds] = "down"
+    """How a fraction becomes a number of rows, as the method's authors do it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -149,8 +162,8 @@ class KeepReducer(Reducer):
         """What stays of every image."""
         return self.usual if self.keep is None else self.keep
 
-    def kept(self, stage: Stage, found: int, start: int, original: int) -> int:
-        return min(found, rows_of(self.amount, original if self.of == "original" else found))
+    def kept(self, stage: Stage, found: int, start: int, original: int, views: Views = ()) -> int:
+        return min(found, rows_of(self.amount, original if self.of == "original" else found, self.rounds))
 
     def notches(self, num_layers: int, order: Sequence[int] | None = None) -> int:
         return NOTCHES

@@ -97,13 +97,13 @@ class SparseVLM(RatedReducer):
         """Rows of every image by the rank-adaptive rule. Waits for the device: counts depend on it."""
         weights: Any = evidence.weights_BHRN
         asks_BR: Any = evidence.asks_BR
-        map_BRN = torch.where(asks_BR[..., None], weights.float().mean(1), 0)
+        map_BRN = torch.where(asks_BR[..., None], weights.mean(1), 0)
         images = torch.arange(max(map(len, evidence.found)), device=asks_BR.device)
         own_BIN = (evidence.image_BN[:, None] == images[:, None]) & evidence.alive_BN[:, None]
         values_BIK = torch.linalg.svdvals(map_BRN[:, None] * own_BIN[:, :, None])
         # The usual tolerance of a matrix rank, by the sizes without padding.
         size_BI = torch.maximum(asks_BR.sum(1, keepdim=True), own_BIN.sum(-1))
-        floor_BI = values_BIK.amax(-1) * size_BI * torch.finfo(torch.float32).eps
+        floor_BI = values_BIK.amax(-1) * size_BI * torch.finfo(values_BIK.dtype).eps
         ranks_BI = (values_BIK > floor_BI[..., None]).sum(-1).tolist()
 
         def after(found: int, keep: int, rank: int) -> int:

@@ -13,8 +13,9 @@ import torch
 
 from saccade.methods.rated import RatedReducer, mean_of_raters
 from saccade.methods.registry import register
+from saccade.precision import wide
 from saccade.select import top
-from saccade.stages import Choice, Evidence, Stage
+from saccade.stages import Choice, Evidence, Look, Stage
 
 
 @register
@@ -35,6 +36,8 @@ class SparseVLMPlus(RatedReducer):
     title = "SparseVLM+"
     paper = "https://arxiv.org/abs/2410.04417"
     table = ((64, (66, 34, 20)), (96, (246, 54, 28)), (128, (238, 108, 60)), (192, (300, 200, 118)))
+
+    look = Look(ask="chosen", rotary=True)
 
     heads: int = 14
 
@@ -57,10 +60,10 @@ class SparseVLMPlus(RatedReducer):
 
 
 def position_bias(evidence: Evidence) -> torch.Tensor:
-    """``B_ij`` of the asking rows (i) and all rows (j), (B, R, N) in float32."""
+    """``B_ij`` of the asking rows (i) and all rows (j), (B, R, N) in float32 at least."""
     rotary: Any = evidence.rotary
     asking_BR: Any = evidence.asking_BR
-    cos_BNW, sin_BNW = (part.float().expand(len(asking_BR), -1, -1) for part in rotary)
+    cos_BNW, sin_BNW = (wide(part).expand(len(asking_BR), -1, -1) for part in rotary)
     index = asking_BR[..., None].expand(-1, -1, cos_BNW.shape[-1])
     # <R_i 1, R_j 1> sums 2 cos of the angle between i and j over pairs of channels; each pair stands twice.
     near_BRN: torch.Tensor = cos_BNW.gather(1, index) @ cos_BNW.transpose(1, 2)

@@ -13,6 +13,7 @@ import torch
 from saccade.layout import Layout
 from saccade.methods.reducer import Reducer
 from saccade.stages import Look, Stage
+from saccade.text import short
 
 PUBLISHED_DEPTH = 32
 """Layers of the model (LLaVA-1.5-7B) that the published layers are of."""
@@ -41,7 +42,9 @@ class StagedReducer(Reducer):
             return
         given = tuple(self.layers)
         if not given or any(type(n) is not int or n < 1 for n in given) or len(set(given)) != len(given):
-            raise ValueError(f"{self.name}: layers are one or more distinct numbers from 1, got {given}")
+            raise ValueError(
+                f"{self.name}: layers are one or more distinct numbers from 1, got {short(given)}"
+            )
         object.__setattr__(self, "layers", tuple(sorted(given)))
 
     def befores(self, num_layers: int) -> tuple[int, ...]:

@@ -11,14 +11,15 @@ from torch.nn.functional import one_hot, pad
 from torch.nn.utils.rnn import pad_sequence
 
 from saccade.methods.towerwise import Groups, loses, losing_rows
+from saccade.precision import narrowed, wide
 from saccade.select import top
-from saccade.stages import Choice, Counts, Evidence, Rewrite, Stage
+from saccade.stages import Choice, Counts, Evidence, Rewrite, Stage, Vision
 
 
 def mixed(weights: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """Weighted sums of rows, (..., K, P) by (..., P, V), computed in float32 at least."""
-    exact = torch.promote_types(x.dtype, torch.float32)
-    return (weights.to(exact) @ x.to(exact)).to(x.dtype)
+    x_wide = wide(x)
+    return narrowed(weights.to(x_wide.dtype) @ x_wide, x.dtype)
 
 
 def rewrite_of(
@@ -34,7 +35,7 @@ def rewrite_of(
     Args:
         evidence: What the decision was given.
         groups: The groups, T of them.
-        homes_TK: Which member's row each new content gets.
+        homes_TK: In which member's place each new content lives.
         used_TK: Which entries of the table count; on the host.
         states_TKD: New contents.
         weights_TKP: Weights of the group's members in them.
@@ -48,14 +49,65 @@ def rewrite_of(
     there_BS, entry_BS = entry_BS >= 0, entry_BS.clamp(min=0)
     group_BS = entry_BS // used_TK.shape[1]
     first_B1 = torch.arange(batch, device=device)[:, None] * rows
-    # Column N takes what pads a group or a sample.
-    padding_BSP = ~groups.real_TP[group_BS] | ~there_BS[..., None]
+    # Column N takes what pads a group or a sample, and patches that are no rows.
+    padding_BSP = ~groups.own_TP[group_BS] | ~there_BS[..., None]
     columns_BSP = (groups.rows_TP[group_BS] - first_B1[..., None]).masked_fill(padding_BSP, rows)
-    sources_BSN = torch.zeros(*entry_BS.shape, rows + 1, device=device)
+    weights_TKP = weights_TKP.detach()
+    sources_BSN = weights_TKP.new_zeros(*entry_BS.shape, rows + 1)
     sources_BSN.scatter_(2, columns_BSP, weights_TKP.flatten(0, 1)[entry_BS])
-    homes_BS = groups.rows_TP.gather(1, homes_TK).flatten()[entry_BS] - first_B1
+    homes_BS = groups.homes_TP.gather(1, homes_TK).flatten()[entry_BS] - first_B1
     states_BSD = states_TKD.flatten(0, 1)[entry_BS].to(evidence.hidden_BND.dtype)
     return Rewrite(homes_BS.masked_fill(~there_BS, -1), states_BSD, sources_BSN[..., :-1])
+
+
+def made_seen(
+    vision: Vision, groups: Groups, lives_TP: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
+    """Patches without a row that live on as they are, as new contents of the rows they were given.
+
+    Waits for the device, where there may be any.
+
+    Args:
+        vision: What the tower knows.
+        groups: The groups.
+        lives_TP: Members that live on as they are.
+
+    Returns:
+        Places of these members (T, K), which entries count (on the host), and their features (T, K, V); None
+        where there are none.
+    """
+    if groups.spare is None:
+        return None
+    wanted_TP = (lives_TP & groups.spare.is_TP).cpu()
+    most = int(wanted_TP.sum(1).max()) if len(wanted_TP) else 0
+    if not most:
+        return None
+    homes_TK = wanted_TP.int().argsort(dim=1, descending=True, stable=True)[:, :most]
+    used_TK = torch.arange(most) < wanted_TP.sum(1, keepdim=True)
+    homes_TK = homes_TK.to(lives_TP.device)
+    features_TPV = groups.of(vision, lambda v: v.features_BNV)
+    return (
+        homes_TK,
+        used_TK,
+        features_TPV.gather(1, homes_TK[..., None].expand(-1, -1, features_TPV.shape[2])),
+    )
+
+
+def kept_as_they_are(
+    stage: Stage, evidence: Evidence, vision: Vision, groups: Groups, kept_TP: torch.Tensor
+) -> Choice:
+    """The choice of members that live on as they are, patches without a row among them."""
+    groups = groups.seated(evidence, kept_TP)
+    keep_BN, totals = groups.put(kept_TP, evidence.alive_BN), groups.totals(evidence, groups.keep)
+    made = made_seen(vision, groups, kept_TP)
+    if made is None:
+        return settled(stage, evidence, keep_BN, totals)
+    homes_TK, used_TK, features_TKV = made
+    weights_TKP = torch.zeros(*homes_TK.shape, kept_TP.shape[1], device=kept_TP.device)
+    states_TKD = vision.project(features_TKV)
+    rewrite = rewrite_of(evidence, groups, homes_TK, used_TK, states_TKD, weights_TKP)
+    order_BN = groups.put(groups.order_TP, evidence.alive_BN)
+    return settled(stage, evidence, keep_BN, totals, rewrite, order_BN)
 
 
 def settled(
@@ -107,7 +159,7 @@ def _contents(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What some rows hold after a rewrite, and what they are made of."""
     batch, rows, width = hidden_BND.shape
-    sources_BSN = one_hot(rows_BS, rows).float()
+    sources_BSN = one_hot(rows_BS, rows).to(torch.float32 if rewrite is None else rewrite.sources_BSN.dtype)
     if rewrite is not None:
         # Row N takes the padding of the rewrite.
         homes_BW = rewrite.rows_BS.masked_fill(rewrite.rows_BS < 0, rows)

@@ -10,11 +10,13 @@ from typing import get_args
 
 import torch
 
+from saccade.layout import Views
 from saccade.merge import Rule, mean_merge, token_merge
 from saccade.methods.reducer import KeepReducer, rows_of
 from saccade.methods.registry import register
 from saccade.methods.survivors import rewrite_of, settled
 from saccade.methods.towerwise import Groups, by_image
+from saccade.precision import wide
 from saccade.stages import Choice, Evidence, Stage
 
 
@@ -31,7 +33,8 @@ class TokenMerge(KeepReducer):
     wrapped model. Its plain rival, the means of neighbours, is the rule ``mean``.
 
     Attributes:
-        keep: What stays of the rows between: a fraction up to 1, or a number of rows.
+        keep: What stays of the rows between: a fraction up to 1, rounded down but not to nothing, or a number
+            of rows.
         first: Rows at the start of every image that are left alone: retained rows and their summary.
         last: Rows at its end that are left alone: the summary of skipped rows, the promoted last one.
         rule: ``similarity``, or ``mean``: runs of neighbours become their means, in the row of their middle.
@@ -58,7 +61,7 @@ class TokenMerge(KeepReducer):
     def stages(self, num_layers: int) -> tuple[Stage, ...]:
         return (Stage(0, self, compact=self.compact, rewrites=True, last=self.last),)
 
-    def kept(self, stage: Stage, found: int, start: int, original: int) -> int:
+    def kept(self, stage: Stage, found: int, start: int, original: int, views: Views = ()) -> int:
         alone = self.first + self.last
         between, base = found - alone, (original if self.of == "original" else found) - alone
         if between <= 0:
@@ -71,7 +74,7 @@ class TokenMerge(KeepReducer):
         stays = [max(k - self.first - self.last, 0) for k in groups.keep]
         homes_TK = torch.zeros(len(stays), max(stays, default=0), dtype=torch.long, device=hidden_TPD.device)
         states_TKD = hidden_TPD.new_zeros(*homes_TK.shape, hidden_TPD.shape[-1])
-        weights_TKP = torch.zeros(*homes_TK.shape, rows, device=hidden_TPD.device)
+        weights_TKP = wide(hidden_TPD[:0]).new_zeros(*homes_TK.shape, rows)
         alone_TP = groups.real_TP.clone()
         # The authors' order: rows at the start, merged ones, rows at the end.
         order_TP = torch.arange(rows, device=hidden_TPD.device).expand_as(alone_TP).clone()
@@ -88,7 +91,7 @@ class TokenMerge(KeepReducer):
                 place_K = torch.arange(self.first, self.first + keep, device=homes_BK.device)
                 order_TP[members] = order_TP[members].scatter(1, homes_BK, place_K.expand_as(homes_BK))
                 states_TKD[members, :keep] = merged.rows_BKD
-                weights_TKP[members, :keep, self.first : stop] = merged.weights_BKN.float()
+                weights_TKP[members, :keep, self.first : stop] = wide(merged.weights_BKN)
         used_TK = torch.arange(homes_TK.shape[1]) < torch.tensor(stays, dtype=torch.long)[:, None]
         kept_TP = torch.zeros_like(alone_TP).long()
         kept_TP.scatter_add_(1, homes_TK, used_TK.to(homes_TK.device).long())

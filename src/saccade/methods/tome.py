@@ -9,6 +9,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from saccade.bipartite import TowerMerge, merged_away
+from saccade.layout import Views
 from saccade.methods.reducer import Reducer
 from saccade.methods.registry import register
 from saccade.methods.towerwise import losing_rows, seen
@@ -34,7 +35,8 @@ class ToMe(Reducer):
 
     Attributes:
         r: Tokens that disappear per layer and view, at most half of those there are; 0 changes nothing. The
-            price list counts 23 layers and views of 576 patches, as in LLaVA-1.5; what runs is counted anew.
+            price list counts 23 layers and, where it knows no views, views of 576 patches, as in LLaVA-1.5;
+            what runs is counted anew.
     """
 
     name = "tome"
@@ -64,12 +66,17 @@ class ToMe(Reducer):
             return ()
         return (Stage(0, self, look=Look(tower="made"), compact=self.compact),)
 
-    def kept(self, stage: Stage, found: int, start: int, original: int) -> int:
-        views = max(round(original / PATCHES), 1)
-        tokens = -(-original // views) + 1
-        for _ in range(LAYERS):
-            tokens -= merged_away(tokens, self.r, protected=1)
-        return min(found, views * (tokens - 1))
+    def kept(self, stage: Stage, found: int, start: int, original: int, views: Views = ()) -> int:
+        if not views:
+            count = max(round(original / PATCHES), 1)
+            views = (-(-original // count),) * count
+        left = 0
+        for patches in views:
+            tokens = patches + 1
+            for _ in range(LAYERS):
+                tokens -= merged_away(tokens, self.r, protected=1)
+            left += tokens - 1
+        return min(found, left)
 
     def notches(self, num_layers: int, order: Sequence[int] | None = None) -> int:
         return PATCHES // 2

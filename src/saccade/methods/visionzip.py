@@ -6,29 +6,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch.nn.functional import normalize, one_hot
+from torch.nn.functional import one_hot
 
-from saccade.methods.reducer import NOTCHES, Amount, Reducer, read_amount, rows_of
+from saccade.methods.reducer import NOTCHES, Amount, read_amount, rows_of
 from saccade.methods.registry import register
-from saccade.methods.survivors import mixed, rewrite_of, settled
-from saccade.methods.towerwise import Groups, by_view, seen
-from saccade.stages import Choice, Counts, Evidence, Look, Rewrite, Stage, Vision
+from saccade.methods.survivors import made_seen, mixed, rewrite_of, settled
+from saccade.methods.towerwise import Groups, seen
+from saccade.methods.viewwise import ViewReducer
+from saccade.precision import unit, wide
+from saccade.stages import Choice, Evidence, Look, Rewrite, Stage, Vision
 
 
 @register
 @dataclass(frozen=True)
-class VisionZip(Reducer):
+class VisionZip(ViewReducer):
     """VisionZip (arXiv 2412.04467): the CLS row, the most attended patches, and the rest merged by its keys.
 
-    Both numbers are per image and are split over its views (anyres tiles) in proportion to their patches;
-    newline rows go, as in the official code. Where positions close up, an image's rows come in the official
+    Newline rows go, as in the official code. Where positions close up, an image's rows come in the official
     order: of the first view CLS, dominant patches, contextual rows; then of all other views the dominant
     patches in raster order, their CLS rows, their contextual rows. Else CLS takes the place of its view's
-    first dropped patch, and a contextual row that of its target. Where the tower has no CLS row, patches are
-    ranked by the attention they receive, and all dominant rows are patches.
+    first dropped patch, a contextual row that of its target, and patches of a tile's padding those of dropped
+    rows. Where the tower has no CLS row, patches are ranked by the attention they receive, and all dominant
+    rows are patches.
 
     Attributes:
-        dominant: Dominant rows, the CLS row among them: a number, or a fraction up to 1.
+        dominant: Dominant rows of every view (``share=image``: of every image), the CLS row among them: a
+            number, or a fraction up to 1, rounded down but not to nothing, as in the authors' port to Qwen.
         contextual: Rows into which the rest is merged: likewise, and of the same kind.
     """
 
@@ -59,17 +62,17 @@ class VisionZip(Reducer):
         """Whether the two are numbers of rows, not fractions."""
         return isinstance(self.dominant, int) or isinstance(self.contextual, int)
 
-    @property
-    def amount(self) -> Amount:
-        """Rows of both kinds together."""
-        both = self.dominant + self.contextual
-        return int(both) if self.counted else min(both, 1.0)
-
     def stages(self, num_layers: int) -> tuple[Stage, ...]:
         return (Stage(0, self, look=Look(tower="made"), compact=self.compact, rewrites=True),)
 
-    def kept(self, stage: Stage, found: int, start: int, original: int) -> int:
-        return min(found, rows_of(self.amount, original if self.of == "original" else found))
+    def count(self, rows: int) -> int:
+        if not self.counted and self.dominant + self.contextual > 1 - 1e-9:
+            return rows
+        return rows_of(self.dominant, rows) + self.merged_into(rows)
+
+    def merged_into(self, rows: int) -> int:
+        """Contextual rows of so many."""
+        return rows_of(self.contextual, rows)
 
     def notches(self, num_layers: int, order: Sequence[int] | None = None) -> int:
         return NOTCHES
@@ -79,25 +82,35 @@ class VisionZip(Reducer):
         contextual = round(keep * self.contextual / ((self.dominant + self.contextual) or 1), 6)
         return replace(self, dominant=round(keep - contextual, 6), contextual=contextual, flops=None)
 
+    def _contextual(self, evidence: Evidence, groups: Groups) -> tuple[int, ...]:
+        """Contextual rows of every view."""
+        if self.share == "view" and evidence.layout.views is not None:
+            return tuple(map(min, map(self.merged_into, groups.bases), groups.keep))
+        amounts = tuple(
+            tuple(self.merged_into(self.base(*pair)) for pair in zip(*both, strict=True))
+            for both in zip(evidence.found, evidence.layout.counts, strict=True)
+        )
+        return groups.split(amounts, groups.keep)
+
     def choose(self, stage: Stage, evidence: Evidence) -> Choice:
         vision = seen(self.name, evidence)
-        groups = by_view(evidence, vision)
-        bases: Counts = evidence.layout.counts if self.of == "original" else evidence.found
-        amounts = tuple(tuple(rows_of(self.contextual, base) for base in sample) for sample in bases)
-        contextual = groups.split(amounts, groups.keep)
+        groups = self.groups(evidence, vision)
+        contextual = self._contextual(evidence, groups)
         dominant = tuple(k - c for k, c in zip(groups.keep, contextual, strict=True))
         cls = tuple(int(vision.cls_TV is not None and n > 0) for n in dominant)
         patches = tuple(n - x for n, x in zip(dominant, cls, strict=True))
-        dominant_TP = groups.top(groups.take(vision.attention_BN), patches)
+        dominant_TP = groups.top(groups.of(vision, lambda v: v.attention_BN), patches)
         rest_TP = groups.real_TP & ~dominant_TP
         targets_TP = spaced(groups, rest_TP, patches, contextual)
         merged_TP = rest_TP & ~targets_TP
         # What CLS turns into lives where its view's first dropped patch was.
         homes_T1 = merged_TP.int().argmax(1, keepdim=True)
         cls_TP = torch.zeros_like(rest_TP).scatter(1, homes_T1, groups.column(cls) > 0)
-        part = _Parts(cls, homes_T1, contextual, targets_TP, merged_TP)
+        part = _Parts(cls, homes_T1, contextual, targets_TP, merged_TP, dominant_TP)
+        lives_TP = dominant_TP | targets_TP | cls_TP
+        groups = groups.seated(evidence, lives_TP)
         rewrite = _rewrite(evidence, vision, groups, part)
-        keep_BN = groups.put(dominant_TP | targets_TP | cls_TP, evidence.alive_BN)
+        keep_BN = groups.put(lives_TP, evidence.alive_BN)
         order_BN = _order(evidence, groups, cls_TP, targets_TP)
         return settled(stage, evidence, keep_BN, groups.totals(evidence, groups.keep), rewrite, order_BN)
 
@@ -112,6 +125,7 @@ class _Parts:
         contextual: How many contextual rows.
         targets_TP: Where these live.
         merged_TP: Patches that are merged into them.
+        dominant_TP: Patches that live on as they are.
     """
 
     cls: tuple[int, ...]
@@ -119,12 +133,13 @@ class _Parts:
     contextual: tuple[int, ...]
     targets_TP: torch.Tensor
     merged_TP: torch.Tensor
+    dominant_TP: torch.Tensor
 
 
 def _rewrite(evidence: Evidence, vision: Vision, groups: Groups, part: _Parts) -> Rewrite | None:
     """Contents of the CLS rows and the contextual rows."""
-    features_TPV = groups.take(vision.features_BNV)
-    keys_TPW = groups.take(vision.keys_BNV).float().unflatten(-1, (vision.heads, -1)).mean(-2)
+    features_TPV = groups.of(vision, lambda v: v.features_BNV)
+    keys_TPW = wide(groups.of(vision, lambda v: v.keys_BNV)).unflatten(-1, (vision.heads, -1)).mean(-2)
     most = max(part.contextual, default=0)
     homes_TK = part.targets_TP.int().argsort(dim=1, descending=True, stable=True)[:, :most]
     sources_TKP = assigned(keys_TPW, homes_TK, groups.column(part.contextual), part.merged_TP)
@@ -136,9 +151,15 @@ def _rewrite(evidence: Evidence, vision: Vision, groups: Groups, part: _Parts) -
         homes_TK = torch.cat((part.cls_T1, homes_TK), dim=1)
         # The source trace knows patches alone: CLS comes of none.
         sources_TKP = torch.cat(
-            (torch.zeros_like(features_TPV[:, None, :, 0], dtype=torch.float32), sources_TKP), dim=1
+            (sources_TKP.new_zeros(*features_TPV[:, :1, 0].shape, sources_TKP.shape[2]), sources_TKP), dim=1
         )
         used_TK = torch.cat((torch.tensor(part.cls, dtype=torch.bool)[:, None], used_TK), dim=1)
+    made = made_seen(vision, groups, part.dominant_TP)
+    if made is not None:
+        homes_TK, used_TK = (torch.cat(pair, dim=1) for pair in ((homes_TK, made[0]), (used_TK, made[1])))
+        new_TKV = torch.cat((new_TKV, made[2]), dim=1)
+        none_TKP = sources_TKP.new_zeros(*made[0].shape, sources_TKP.shape[2])
+        sources_TKP = torch.cat((sources_TKP, none_TKP), dim=1)
     return rewrite_of(evidence, groups, homes_TK, used_TK, vision.project(new_TKV), sources_TKP)
 
 
@@ -171,15 +192,15 @@ def assigned(
         counts_T1: How many of these count.
         merged_TP: Patches that are merged, each into the first of the targets that are most like it.
     """
-    weights_TCP = one_hot(targets_TC, keys_TPW.shape[1]).float()
+    unit_TPW = unit(keys_TPW)
+    weights_TCP = one_hot(targets_TC, keys_TPW.shape[1]).to(unit_TPW.dtype)
     if not targets_TC.shape[1]:
         return weights_TCP
-    unit_TPW = normalize(keys_TPW, dim=-1)
     unit_TCW = unit_TPW.gather(1, targets_TC[..., None].expand(-1, -1, unit_TPW.shape[2]))
     counted_TC = torch.arange(targets_TC.shape[1], device=targets_TC.device) < counts_T1
     like_TPC = (unit_TPW @ unit_TCW.transpose(1, 2)).masked_fill(~counted_TC[:, None], -2)
     joins_TCP = torch.zeros_like(weights_TCP)
-    joins_TCP.scatter_(1, like_TPC.argmax(2)[:, None], merged_TP[:, None].float())
+    joins_TCP.scatter_(1, like_TPC.argmax(2)[:, None], merged_TP[:, None].to(joins_TCP.dtype))
     return weights_TCP + joins_TCP / joins_TCP.sum(2, keepdim=True).clamp(min=1)
 
 
@@ -194,6 +215,5 @@ def _order(
     part_TP = torch.where(targets_TP, 2 + 3 * later_T1, part_TP)
     # Dominant patches of the other views are in raster order together, everything else goes view by view.
     view_TP = groups.column(tuple(range(len(owners)))) * (part_TP > 3)
-    rows = evidence.alive_BN.shape[1]
-    order_TP = (part_TP * max(len(owners), 1) + view_TP) * rows + groups.rows_TP % rows
+    order_TP = (part_TP * max(len(owners), 1) + view_TP) * groups.span + groups.order_TP
     return groups.put(order_TP, evidence.alive_BN)

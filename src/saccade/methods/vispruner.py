@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch.nn.functional import normalize
 
-from saccade.methods.reducer import KeepReducer
 from saccade.methods.registry import register
-from saccade.methods.survivors import settled
-from saccade.methods.towerwise import Groups, by_view, seen
+from saccade.methods.survivors import kept_as_they_are
+from saccade.methods.towerwise import Groups, seen
+from saccade.methods.viewwise import KeepViewReducer
+from saccade.precision import unit
 from saccade.stages import Choice, Evidence, Look, Stage
 
 AT_ONCE = 8
@@ -19,15 +19,18 @@ AT_ONCE = 8
 
 @register
 @dataclass(frozen=True)
-class VisPruner(KeepReducer):
+class VisPruner(KeepViewReducer):
     """VisPruner (arXiv 2412.01818, ICCV 2025): the most attended patches, and the most diverse of the others.
 
     Important patches have the most attention from CLS (received attention where the tower has none). The
     others are thinned out by rounds of duplicate removal on the features before the projector; their number
-    may be odd, where the official code fails. Budgets are split over views (anyres tiles) in proportion to
-    their patches; newline rows go, as in the official code.
+    may be odd, where the official code fails. Newline rows go, as in the official code. Where positions are
+    kept, patches of a tile's padding stand in for rows that are dropped.
 
     Attributes:
+        keep: What stays of every view (``share=image``: of every image): a fraction up to 1, rounded to the
+            nearest number of rows (the authors give numbers, and of 576 rows 128 for 22.2 % and 64 for
+            11.1 %), or a number of rows.
         important: Share of the budget for important patches, rounded down.
     """
 
@@ -36,6 +39,7 @@ class VisPruner(KeepReducer):
     paper = "https://arxiv.org/abs/2412.01818"
     compacts = True
     usual = 64
+    rounds = "nearest"
 
     important: float = 0.5
 
@@ -49,14 +53,13 @@ class VisPruner(KeepReducer):
 
     def choose(self, stage: Stage, evidence: Evidence) -> Choice:
         vision = seen(self.name, evidence)
-        groups = by_view(evidence, vision)
-        scores_TP = groups.take(vision.attention_BN)
+        groups = self.groups(evidence, vision)
+        scores_TP = groups.of(vision, lambda v: v.attention_BN)
         important = tuple(int(k * self.important + 1e-9) for k in groups.keep)
         important_TP = groups.top(scores_TP, important)
-        features_TPV = groups.take(vision.features_BNV)
+        features_TPV = groups.of(vision, lambda v: v.features_BNV)
         diverse_TP = distinct(groups, features_TPV, scores_TP, important_TP, important)
-        keep_BN = groups.put(important_TP | diverse_TP, evidence.alive_BN)
-        return settled(stage, evidence, keep_BN, groups.totals(evidence, groups.keep))
+        return kept_as_they_are(stage, evidence, vision, groups, important_TP | diverse_TP)
 
 
 def distinct(
@@ -80,7 +83,7 @@ def distinct(
         taken: How many those are.
     """
     listed_TP = groups.real_TP & ~taken_TP
-    unit_TPV = normalize(features_TPV.float(), dim=-1)
+    unit_TPV = unit(features_TPV)
     like_TPP = unit_TPV @ unit_TPV.transpose(1, 2)
     list_TP = scores_TP.argsort(dim=1, descending=True, stable=True)
     list_TP = _first(list_TP, listed_TP.gather(1, list_TP))

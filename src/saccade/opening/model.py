@@ -7,14 +7,14 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from saccade.environment import has_torchvision
 from saccade.families import find
 from saccade.opening import checks
-from saccade.opening.environment import has_torchvision
 from saccade.opening.errors import telling
 from saccade.opening.processor import read_processor
 from saccade.opening.settings import Opening
 from saccade.opening.source import files_of
-from saccade.opening.weights import put_adapter, quiet, read_weights
+from saccade.opening.weights import adapter_folder, put_adapter, quiet, read_weights
 
 
 def open_model(name: str, opening: Opening, speaks: bool = True) -> tuple[Any, Any]:
@@ -49,9 +49,10 @@ def open_model(name: str, opening: Opening, speaks: bool = True) -> tuple[Any, A
     processor = None
     if speaks:
         processor = read_processor(folder, config, family.processor_settings(config), opening)
+    adapter = None if opening.adapter is None else adapter_folder(opening.adapter, opening)
     model = read_weights(folder, config, opening)
-    if opening.adapter is not None:
-        model = put_adapter(model, opening.adapter, opening)
+    if adapter is not None:
+        model = put_adapter(model, adapter)
     return model, processor
 
 

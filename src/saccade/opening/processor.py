@@ -23,8 +23,8 @@ from transformers import (
 )
 from transformers.utils.hub import PushToHubMixin
 
+from saccade.environment import has_torchvision, matching_torchvision
 from saccade.opening.checks import read_object
-from saccade.opening.environment import has_torchvision, matching_torchvision
 from saccade.opening.errors import named, reason, telling
 from saccade.opening.settings import Opening
 from saccade.opening.weights import quiet

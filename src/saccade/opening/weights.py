@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -83,20 +84,29 @@ def quiet() -> Iterator[list[str]]:
             logging.enable_progress_bar()
 
 
-def put_adapter(model: Any, adapter: str, opening: Opening) -> Any:
-    """The model with a PEFT adapter: merged into its weights, or on them where those are quantised.
+def adapter_folder(adapter: str, opening: Opening) -> Path:
+    """The folder of a PEFT adapter.
 
     Raises:
-        ValueError: If peft is not installed, or the adapter is missing, damaged or of another model.
+        ValueError: If peft is not installed, or there is no adapter there.
     """
-    try:
-        from peft import PeftModel
-    except ImportError:
-        raise ValueError("an adapter needs peft: pip install peft") from None
+    if importlib.util.find_spec("peft") is None:
+        raise ValueError("an adapter needs peft: pip install peft")
     folder = files_of(adapter, {**opening.hub, "revision": None}, weights=True, kind=("adapter_model*",))
     if not (folder / "adapter_config.json").exists():
         raise ValueError(f"{folder} is no PEFT adapter: it has no adapter_config.json")
     checks.read_object(folder / "adapter_config.json")
+    return folder
+
+
+def put_adapter(model: Any, folder: Path) -> Any:
+    """The model with a PEFT adapter: merged into its weights, or on them where those are quantised.
+
+    Raises:
+        ValueError: If the adapter is damaged or of another model.
+    """
+    from peft import PeftModel
+
     with telling(f"the adapter {folder}"), quiet() as said:
         made: Any = PeftModel.from_pretrained(model, folder)
     if any("missing adapter keys" in line for line in said):

@@ -1,4 +1,4 @@
-"""The README's tables of accuracy on Glance, from the studies' result files."""
+"""The docs' tables of accuracy on Glance, from the studies' result files."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Markdown tables of the README, generated between markers from the registry and from result files.
+"""Markdown tables of the docs, generated between markers from the registry and from result files.
 
-``python -m saccade.report.tables README.md`` refreshes them; ``--check`` exits 1 where one is stale.
+``python -m saccade.report.tables docs/results.md`` refreshes them; ``--check`` exits 1 where one is stale.
 A table stands between ``<!-- generated:NAME -->`` and ``<!-- /generated -->``.
 """
 
@@ -28,7 +28,10 @@ from saccade.report.markdown import markdown
 from saccade.report.study_tables import STUDY_TABLES
 from saccade.report.text import interval, percent
 
-_BLOCK = re.compile(r"(<!-- generated:([\w-]+) -->\n).*?(<!-- /generated -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- generated:([\w-]+) -->\n).*?(<!-- /generated -->)", re.DOTALL)
+
+_INSIDE = re.compile(r"\]\((?![a-z]+:|#)")
+"""Where a link into the repository begins."""
 
 _SAVES = {"prefill": "prefill FLOPs", "kv": "KV cache", "decode": "decode"}
 
@@ -155,17 +158,18 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "training-step": training_step,
     "support": support,
 }
-"""Tables of the README by the name in the marker."""
+"""Tables of the docs by the name in the marker."""
 KNOWN = TABLES | STUDY_TABLES | CHECKPOINT_TABLES
 """Tables that any page may have."""
 
 
-def refresh(text: str, results: Path) -> str:
+def refresh(text: str, results: Path, up: str = "") -> str:
     """The text with every marked table generated anew.
 
     Args:
         text: Markdown with markers.
         results: Folder of result files.
+        up: Way from the page's folder to the repository's root, for links, such as ``../``.
 
     Raises:
         ValueError: If a marker names no table, or one is not closed.
@@ -178,9 +182,10 @@ def refresh(text: str, results: Path) -> str:
         name = match[2]
         if name not in KNOWN:
             raise ValueError(f"no generated table {name!r}; known: {', '.join(KNOWN)}")
-        return f"{match[1]}{KNOWN[name](results)}\n{match[3]}"
+        table = _INSIDE.sub(f"]({up}", KNOWN[name](results))
+        return f"{match[1]}{table}\n{match[3]}"
 
-    return _BLOCK.sub(fill, text)
+    return BLOCK.sub(fill, text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -192,13 +197,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     paths = [Path(word) for word in words if word != "--check"]
     if not paths:
-        print("usage: python -m saccade.report.tables [--check] README.md ...", file=sys.stderr)
+        print("usage: python -m saccade.report.tables [--check] docs/results.md ...", file=sys.stderr)
         return 2
     stale = 0
     for path in paths:
         try:
             old = path.read_text(encoding="utf-8")
-            new = refresh(old, _results(path.resolve()))
+            new = refresh(old, *surroundings(path))
         except (OSError, ValueError) as error:
             print(f"{path}: {error}", file=sys.stderr)
             return 2
@@ -212,10 +217,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return stale
 
 
-def _results(page: Path) -> Path:
-    """The folder of result files of the checkout that a page stands in."""
-    folders = [folder / "benchmarks" / "results" for folder in page.parents]
-    return next((folder for folder in folders if folder.is_dir()), folders[0])
+def surroundings(page: Path) -> tuple[Path, str]:
+    """Where a page's checkout has its result files, and the way from the page's folder to the checkout."""
+    folders = list(page.resolve().parents)
+    found = next((n for n, folder in enumerate(folders) if (folder / "benchmarks" / "results").is_dir()), 0)
+    return folders[found] / "benchmarks" / "results", "../" * found
 
 
 def _runs(data: Any) -> list[Mapping[str, Any]]:

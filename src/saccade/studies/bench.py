@@ -9,7 +9,7 @@ from typing import Any
 from saccade.calibration import ascending, data_hash, draw, scores
 from saccade.calibration.draw import Draw
 from saccade.calibration.measures import mean_sd, shuffled
-from saccade.evaluation.identity import setup_digest, weights_digest
+from saccade.evaluation.identity import setup_digest
 from saccade.evaluation.orders import CALIBRATION_SAMPLES
 from saccade.evaluation.runner import Run, count_prompts
 from saccade.layout import Layout
@@ -19,6 +19,7 @@ from saccade.samples import Sample
 from saccade.studies.cells import Column
 from saccade.studies.questions import Questions
 from saccade.studies.store import Key, Store
+from saccade.weights import weights_digest
 
 MANY_TASKS = 5
 """Above this many tasks a mixture takes ``FEW`` samples of each before it is drawn from."""
@@ -232,7 +233,9 @@ class Bench:
     def prompts(self, most: int = 64) -> tuple[list[Layout], list[float]]:
         """Layouts of prompts like those that are asked, and how often each occurs."""
         counts = count_prompts(self.loaded, self.mixture()[:most])
-        return [Layout.single(v, t) for v, t in counts], [float(n) for n in counts.values()]
+        return [Layout.single(v, t, views=self.loaded.shape.views(v)) for v, t in counts], [
+            float(n) for n in counts.values()
+        ]
 
 
 def orders_of(scored: Mapping[str, Scored]) -> dict[str, Sequence[int]]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from saccade.engine.resolution import note_shrunk
 from saccade.families import Family
 from saccade.models import Loaded, shrink
 from saccade.samples import BLIND_COLOUR
@@ -69,6 +70,9 @@ class Collator:
 
     def __init__(self, loaded: Loaded, max_length: int, always_image: bool, scale: float = 1.0) -> None:
         self.loaded, self.scale = loaded, scale
+        if scale != 1:
+            # Workers shrink in processes of their own.
+            note_shrunk(loaded.model)
         self.processor, self.encoder = loaded.processor, Encoder(loaded.processor, loaded.model)
         self.max_length, self.always_image = max_length, always_image
         pad = self.encoder.tokenizer.pad_token_id

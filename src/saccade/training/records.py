@@ -9,7 +9,8 @@ from typing import Any
 
 from PIL import Image
 
-from saccade.data import decode, is_text
+from saccade.data import is_text
+from saccade.pictures import open_picture
 
 MARK = "<image>"
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
@@ -80,7 +81,7 @@ class Record:
             BadRecord: If a file is not an image.
         """
         try:
-            images = tuple(decode(path, self.where) for path in self.paths)
+            images = tuple(open_picture(path, self.where) for path in self.paths)
         except ValueError as error:
             raise BadRecord(str(error)) from None
         return Conversation(self.turns, images, self.where)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from saccade.data import is_file, short
-from saccade.files import read_json
+from saccade.data import read_line
+from saccade.files import LONGEST_LINE, lines, read_json
+from saccade.pictures import is_file, unfetched
+from saccade.text import short
 from saccade.training.config import ConversationFile, GlanceScenes
-from saccade.training.records import BadRecord, Conversation, Turn, read_record
+from saccade.training.records import BadRecord, Conversation, Record, Turn, read_record
 
-BOM = b"\xef\xbb\xbf"
 SHOWN = 3
 
 
@@ -59,12 +61,9 @@ class FilePool:
             raise ValueError(f"no such file: {self.path}")
         if settings.images is not None and not self.folder.is_dir():
             raise ValueError(f"no such image folder: {self.folder}")
-        # LLaVA's own files are one JSON array; a line of JSONL begins with a brace.
         self._texts: list[bytes] | None = None
         self._places: list[tuple[int, int]] = []
-        with self.path.open("rb") as stream:
-            array = _first_byte(stream) == b"["
-        for place, at, text in self._array() if array else self._lines():
+        for place, at, text in self._items() if self._is_array() else lines(self.path):
             self._check(place, at, text)
         if self.refused and not skip:
             more = len(self.refused) - SHOWN
@@ -74,42 +73,36 @@ class FilePool:
             why = f": {self.refused[0]}" if self.refused else ""
             raise ValueError(f"{self.path} holds no usable record{why}")
 
-    def _array(self) -> Iterator[tuple[int, int, bytes]]:
-        items = read_json(self.path)
+    def _is_array(self) -> bool:
+        with self.path.open("rb") as stream:
+            head = stream.read(LONGEST_LINE).removeprefix(BOM_UTF8)
+        return head.lstrip().startswith(b"[")  # LLaVA's own files are one JSON array
+
+    def _items(self) -> Iterator[tuple[int, int, bytes | None]]:
         self._texts = []
-        for index, item in enumerate(items):
+        for index, item in enumerate(read_json(self.path)):
             # Text takes a fraction of the memory of the objects it stands for.
             text = json.dumps(item, ensure_ascii=False).encode("utf-8", "surrogatepass")
             self._texts.append(text)
-            yield index, index, text
+            yield index, index, text if len(text) <= LONGEST_LINE else None
 
-    def _lines(self) -> Iterator[tuple[int, int, bytes]]:
-        with self.path.open("rb") as stream:
-            at = 0
-            for number, line in enumerate(stream, start=1):
-                if line.removeprefix(BOM).strip():
-                    yield number, at, line
-                at += len(line)
-
-    def _check(self, place: int, at: int, text: bytes) -> None:
+    def _check(self, place: int, at: int, text: bytes | None) -> None:
         try:
             record = self._read(place, text)
             for path in record.paths:
                 if not is_file(path):
-                    raise BadRecord(f"{record.where}: no image file {short(path)}")
+                    raise BadRecord(f"{record.where}: no image file {short(path)}{unfetched(path)}")
         except BadRecord as error:
             self.refused.append(str(error))
             return
         self._places.append((place, at))
 
-    def _read(self, place: int, text: bytes) -> Any:
+    def _read(self, place: int, text: bytes | None) -> Record:
         where = f"{self.path}, {'index' if self._texts is not None else 'line'} {place}"
         try:
-            data = json.loads(text.decode("utf-8-sig", "surrogatepass"))
-        except json.JSONDecodeError as error:
-            raise BadRecord(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
-        except (ValueError, RecursionError) as error:  # no UTF-8, thousands of digits, deep nesting
-            raise BadRecord(f"{where}: not JSON that can be read ({error})") from None
+            data = read_line(text, where)
+        except ValueError as error:
+            raise BadRecord(str(error)) from None
         return read_record(data, self.folder, where)
 
     def __len__(self) -> int:
@@ -127,7 +120,7 @@ class FilePool:
         else:
             with self.path.open("rb") as stream:
                 stream.seek(at)
-                text = stream.readline()
+                text = stream.readline().removeprefix(BOM_UTF8)
         return self._read(place, text).load()
 
     def describe(self) -> dict[str, Any]:
@@ -218,10 +211,3 @@ def open_source(settings: ConversationFile | GlanceScenes, seed: int, skip: bool
     if isinstance(settings, GlanceScenes):
         return ScenePool(settings, seed)
     return FilePool(settings, skip)
-
-
-def _first_byte(stream: Any) -> bytes:
-    for line in stream:
-        if text := line.removeprefix(BOM).strip():
-            return text[:1]
-    return b""

@@ -15,7 +15,7 @@ from PIL.Image import Image
 
 from saccade import models
 from saccade.budget import last_layers, reach_flops
-from saccade.engine import apply
+from saccade.engine import apply, check_made_for
 from saccade.engine.tower import grid as grid_of
 from saccade.engine.trace import Trace
 from saccade.files import write_bytes
@@ -150,6 +150,7 @@ def explain(
     *,
     max_new_tokens: int = 64,
     force: bool = False,
+    strict: bool = False,
 ) -> Explanation:
     """Answers a question with and without a plan, and notes what the plan did to the picture.
 
@@ -160,6 +161,7 @@ def explain(
         plan: A plan, a method, a plan file or a spec string; budgets become layers, the last ones first.
         max_new_tokens: Longest answer.
         force: Use a plan that was made for another model.
+        strict: Refuse a plan that was made for other weights, instead of warning of it.
 
     Raises:
         ValueError: If there is no image, no question, or the plan does not fit the model.
@@ -170,9 +172,9 @@ def explain(
         raise ValueError("the question is empty")
     images = [image.convert("RGB") for image in images]
     found = Plan.of(plan)
-    if found.model and not force:
-        # The fingerprint is checked before layers are looked at, so that the first error is the true one.
-        apply(loaded.model, Plan(model=found.model)).remove()
+    # Before layers are looked at, so that the first error is the true one.
+    check_made_for(loaded.model, found, force=force, strict=strict)
+    found = found.for_any() if force else found
     sample = Sample("question", "explain", "", tuple(images), question)
     batch = models.inputs(loaded, [sample])
     layout, grid = _placed(loaded, batch)
@@ -181,7 +183,7 @@ def explain(
     answers = {"dense": _answer(loaded, batch, max_new_tokens)}
     if resolved.shortening:
         batch = models.inputs(loaded, [sample], resolved)
-    with apply(loaded.model, resolved, force=force) as handle, handle.tracing() as traces:
+    with apply(loaded.model, resolved) as handle, handle.tracing() as traces:
         answers["planned"] = _answer(loaded, batch, max_new_tokens)
     # The engine does not even look at a prompt under a plan without methods.
     trace = traces[0] if traces else Trace(Route.dense(layout, depth), grid)

@@ -11,7 +11,7 @@ from saccade.files import write_bytes, write_text
 from saccade.methods import METHODS
 from saccade.report.site import commands, findings, includes, methods
 from saccade.report.site.values import filled
-from saccade.report.tables import KNOWN
+from saccade.report.tables import BLOCK, KNOWN
 
 MARK = re.compile(r"^<!-- (table|include|figure|findings)(?:: (\S+))? -->$", re.MULTILINE)
 """A line that something generated stands for."""
@@ -107,6 +107,7 @@ class Site:
             ValueError: If a mark names something that is not there.
         """
         try:
+            text = BLOCK.sub(lambda found: f"<!-- table: {found[2]} -->", text)
             text = MARK.sub(lambda found: self._made(found[1], found[2] or "", page), text)
             return filled(text, self.results)
         except ValueError as error:

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from saccade import models
-from saccade.evaluation.identity import weights_digest
 from saccade.files import read_json, write_json
 from saccade.glance import suite
 from saccade.measure import record
@@ -33,6 +32,7 @@ from saccade.studies.trained.make import Note, make, place, seeds_of
 from saccade.studies.trained.probe import probe
 from saccade.studies.trained.rows import DENSE, FULL, ROWS, SCALES, Recipe, Row
 from saccade.studies.trained.step import compare_steps
+from saccade.weights import weights_digest
 
 LONG = ("list", "word")
 """Tasks with answers of several tokens, by which skip KV-cache is judged."""

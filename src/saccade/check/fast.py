@@ -1,0 +1,126 @@
+"""The fast path, run and watched from outside: what it gave, and what it says it kept.
+
+Shape letters: B batch, N rows of the prompt, S new tokens, D hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from saccade.check.finders import bare, first_input
+from saccade.check.meaning import Cut
+from saccade.check.prompts import Inputs
+from saccade.engine import Attachment
+from saccade.engine.trace import Trace
+
+NEW_TOKENS = 4
+"""Tokens that are generated."""
+
+
+@dataclass(eq=False)
+class Ran:
+    """A forward, under a plan or without.
+
+    Attributes:
+        hidden_BND: What the head gets of the prompt's rows.
+        entered_BND: What the first decoder layer got.
+        trace: What it says about its decisions; None where none was taken.
+        logits_BSV: Logits that chose each new token, where some were generated.
+        tokens_BS: The new tokens.
+    """
+
+    hidden_BND: torch.Tensor
+    entered_BND: torch.Tensor
+    trace: Trace | None
+    logits_BSV: torch.Tensor | None = None
+    tokens_BS: torch.Tensor | None = None
+
+    def cuts(self, sample: int, rows: int) -> list[Cut]:
+        """Its decisions for the last rows of a sample (the rest is padding on the left)."""
+        found = []
+        for cut in self.trace.cuts if self.trace is not None else ():
+            sources = cut.sources_BNN
+            found.append(
+                Cut(
+                    cut.before,
+                    cut.alive_BN[sample, -rows:],
+                    cut.compact,
+                    cut.rows_BN[sample, -rows:],
+                    None if sources is None else sources[sample, -rows:, -rows:],
+                )
+            )
+        return found
+
+
+@torch.no_grad()
+def prefill(model: Any, handle: Attachment | None, layers: Any, inputs: Inputs) -> Ran:
+    """One forward of a prompt, with a cache, as generation begins."""
+    with _watched(model, handle, layers) as seen:
+        bare(model).base_model(**inputs, use_cache=True)
+    return seen.ran()
+
+
+@torch.no_grad()
+def generate(
+    model: Any, handle: Attachment | None, layers: Any, inputs: Inputs, new_tokens: int = NEW_TOKENS
+) -> Ran:
+    """A few tokens, greedily, on a cache."""
+    with _watched(model, handle, layers) as seen:
+        said = generated(model, inputs, new_tokens)
+    ran = seen.ran()
+    ran.logits_BSV = torch.stack(said.logits, 1)
+    ran.tokens_BS = said.sequences[:, inputs["input_ids"].shape[1] :]
+    return ran
+
+
+def generated(model: Any, inputs: Inputs, new_tokens: int = NEW_TOKENS) -> Any:
+    """What ``generate`` returns: exactly so many tokens, greedily, and the logits that chose them."""
+    config = bare(model).generation_config
+    ends = config.eos_token_id
+    pad = config.pad_token_id
+    if pad is None:
+        pad = ends[0] if isinstance(ends, list) else ends
+    return model.generate(
+        **inputs,
+        max_new_tokens=new_tokens,
+        min_new_tokens=new_tokens,
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+        pad_token_id=0 if pad is None else pad,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+
+
+class _Seen:
+    """What the hooks caught."""
+
+    def __init__(self) -> None:
+        self.hidden: list[torch.Tensor] = []
+        self.entered: list[torch.Tensor] = []
+        self.traces: list[Trace] = []
+
+    def ran(self) -> Ran:
+        """The first forward, which is the prompt's."""
+        return Ran(self.hidden[0], self.entered[0], self.traces[0] if self.traces else None)
+
+
+@contextmanager
+def _watched(model: Any, handle: Attachment | None, layers: Any) -> Iterator[_Seen]:
+    seen = _Seen()
+    core = bare(model).base_model
+    hook = core.register_forward_hook(lambda module, args, output: seen.hidden.append(output[0]))
+    # Tracing takes another way through plans that decide nothing on the way, so these run as users run them.
+    tracing: Any = handle.tracing() if handle is not None and handle.decides else nullcontext([])
+    try:
+        with first_input(layers) as entered, tracing as traces:
+            yield seen
+        seen.entered, seen.traces = entered, list(traces)
+    finally:
+        hook.remove()

@@ -1,0 +1,182 @@
+"""Where a model's decoder layers and a prompt's visual rows are, found by running it; no adapter is asked.
+
+Shape letters: N rows of the prompt, D hidden.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import nn
+
+Inputs = Mapping[str, Any]
+"""What a model is called with, by name; here always one prompt without padding."""
+
+
+def bare(model: Any) -> Any:
+    """The stock model inside a PEFT wrapper."""
+    while hasattr(model, "get_base_model"):
+        model = model.get_base_model()
+    return model
+
+
+def lists_of_layers(model: nn.Module) -> list[nn.ModuleList]:
+    """Every list of modules that all have ``self_attn`` and ``mlp``, the longest first."""
+    found = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.ModuleList)
+        and len(module)
+        and all(hasattr(layer, "self_attn") and hasattr(layer, "mlp") for layer in module)
+    ]
+    return sorted(found, key=len, reverse=True)
+
+
+@torch.no_grad()
+def find_layers(model: nn.Module, text: Inputs) -> nn.ModuleList:
+    """The decoder layers: the longest list of layers that runs when a prompt has no picture.
+
+    A vision tower may be deeper than the decoder and have layers of the same parts, but it does not run then.
+
+    Args:
+        model: Any vision-language model.
+        text: Inputs of a prompt without a picture.
+
+    Raises:
+        ValueError: If no such list of layers ran.
+    """
+    lists, ran = lists_of_layers(model), set()
+    handles = [
+        layer.register_forward_pre_hook(lambda module, args: ran.add(id(module)))
+        for layers in lists
+        for layer in layers
+    ]
+    try:
+        model(**text, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for layers in lists:
+        if all(id(layer) in ran for layer in layers):
+            return layers
+    raise ValueError(
+        "no decoder layers with self_attn and mlp ran for a prompt without a picture, so there is nothing to "
+        "compare with; this kind of model cannot be checked yet"
+    )
+
+
+def named(module: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call by name."""
+    bound = _signature(type(module)).bind_partial(module, *args, **kwargs)
+    values = dict(bound.arguments)
+    values.pop("self", None)
+    for parameter in bound.signature.parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            values |= values.pop(parameter.name, {})
+    return values
+
+
+@lru_cache(maxsize=64)
+def _signature(kind: type[nn.Module]) -> inspect.Signature:
+    return inspect.signature(kind.forward)
+
+
+def takes(module: nn.Module, name: str) -> bool:
+    """Whether a module's forward has a parameter of this name."""
+    return name in _signature(type(module)).parameters
+
+
+@contextmanager
+def first_input(layers: nn.ModuleList) -> Iterator[list[torch.Tensor]]:
+    """Catches what the first layer gets (1, N, D), one entry for every forward."""
+    caught: list[torch.Tensor] = []
+
+    def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        caught.append(named(module, args, kwargs)["hidden_states"].detach())
+
+    handle = layers[0].register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield caught
+    finally:
+        handle.remove()
+
+
+@torch.no_grad()
+def visual_rows(model: nn.Module, layers: nn.ModuleList, inputs: Inputs) -> torch.Tensor:
+    """Which rows are visual: those whose input to the decoder changes with the picture, and their like.
+
+    The picture is changed everywhere at once. What a model puts between patches (a newline) holds no part of
+    the picture and does not change, but stands on the same placeholder token as rows that do.
+
+    Args:
+        model: Any vision-language model.
+        layers: Its decoder layers.
+        inputs: One prompt; without a picture nothing is visual.
+
+    Returns:
+        Boolean (N) on the CPU.
+    """
+    ids = inputs["input_ids"][0].cpu()
+    pixels = {key: value for key, value in inputs.items() if is_pixels(key, value)}
+    if not pixels:
+        return torch.zeros(len(ids), dtype=torch.bool)
+    draw = torch.Generator().manual_seed(0)
+    other = {
+        key: (torch.randn(value.shape, generator=draw).to(value) - value) for key, value in pixels.items()
+    }
+    with first_input(layers) as caught:
+        model(**inputs, use_cache=False)
+        model(**{**inputs, **other}, use_cache=False)
+    changed = (caught[0] != caught[1]).any(-1)[0].cpu()
+    return torch.isin(ids, ids[changed].unique())
+
+
+@torch.no_grad()
+def rows_of_pictures(
+    model: nn.Module, layers: nn.ModuleList, inputs: Inputs, visual_N: torch.Tensor, pictures: int | None
+) -> list[int] | None:
+    """Visual rows of every picture of a prompt.
+
+    Where text stands between pictures each has an unbroken run of rows. Where they touch, each is changed
+    alone to see which rows are its own.
+
+    Args:
+        model: Any vision-language model.
+        layers: Its decoder layers.
+        inputs: One prompt.
+        visual_N: Its visual rows.
+        pictures: How many it shows; each run of rows is one if not known.
+
+    Returns:
+        Rows by picture, or None where they cannot be told apart.
+    """
+    edges = torch.diff(visual_N.int(), prepend=torch.zeros(1, dtype=torch.int)) == 1
+    runs = torch.bincount(edges.cumsum(0)[visual_N], minlength=1)[1:].tolist()
+    if pictures == 1:
+        return [sum(runs)]
+    if pictures is None or len(runs) == pictures:
+        return runs
+    pixels = [key for key, value in inputs.items() if is_pixels(key, value)]
+    if len(pixels) != 1 or len(inputs[pixels[0]]) != pictures:
+        return None
+    owner_N = torch.full(visual_N.shape, -1)
+    with first_input(layers) as caught:
+        model(**inputs, use_cache=False)
+        for picture in range(pictures):
+            other = inputs[pixels[0]].clone()
+            other[picture] = -other[picture] - 0.5
+            model(**{**inputs, pixels[0]: other}, use_cache=False)
+            owner_N[(caught[0] != caught[-1]).any(-1)[0].cpu()] = picture
+    # A row without any part of a picture (a newline) ends the line before it.
+    owners = owner_N[visual_N].cummax(0).values
+    return torch.bincount(owners.clamp(min=0), minlength=pictures).tolist()
+
+
+def is_pixels(key: str, value: Any) -> bool:
+    """Whether an input is a picture."""
+    return key.startswith("pixel_values") and isinstance(value, torch.Tensor) and value.is_floating_point()

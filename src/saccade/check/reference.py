@@ -1,0 +1,281 @@
+"""The slow account: the stock model computes every row, and hooks hide and silence what should not be there.
+
+It knows nothing of the engine and of no family: layers and rows are given (``finders``), one prompt runs at a
+time, without padding, batch and cache. Rows that are gone are hidden from all others by a mask, outputs that
+should not have been computed are set to zero, merged rows are mixed by a matrix, and positions that close up
+are rows of the model's own table of rotations.
+
+Shape letters: N rows of the prompt, M rows that run (new tokens included), D hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from saccade.check.finders import Inputs, bare, named
+
+MASKABLE = ("sdpa", "eager")
+"""Attention implementations of transformers that take a mask of every row and key."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sets:
+    """What one layer does with the rows of a prompt; tokens after it do and see all that is left.
+
+    Attributes:
+        seen_N: Rows that others see.
+        asks_N: Rows that get an attention output.
+        fed_N: Rows that get an FFN output.
+        apart_N: Rows that see none of each other, only themselves and the other rows.
+        lasting_N: Rows that later tokens see.
+        moved_N: Places by which a row has moved down.
+    """
+
+    seen_N: torch.Tensor
+    asks_N: torch.Tensor
+    fed_N: torch.Tensor
+    apart_N: torch.Tensor
+    lasting_N: torch.Tensor
+    moved_N: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Mix:
+    """Rows that get new contents.
+
+    Attributes:
+        before: The layer that is the first to get them.
+        rows_N: Which rows.
+        weights_NN: What each (first axis) is made of; rows that stay as they are have a 1 for themselves.
+        contents_ND: What they hold, where weights do not say it (they merged inside the vision tower).
+    """
+
+    before: int
+    rows_N: torch.Tensor
+    weights_NN: torch.Tensor
+    contents_ND: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Account:
+    """What a plan means for one prompt.
+
+    Attributes:
+        sets: One for each layer.
+        mixes: Rows with new contents, in order.
+    """
+
+    sets: tuple[Sets, ...]
+    mixes: tuple[Mix, ...] = ()
+
+    @classmethod
+    def dense(cls, rows: int, depth: int) -> Account:
+        """Every row in every layer."""
+        every, none = torch.ones(rows, dtype=torch.bool), torch.zeros(rows, dtype=torch.bool)
+        return cls((Sets(every, every, every, none, every, none.long()),) * depth)
+
+
+@dataclass(eq=False)
+class Told:
+    """What a forward gave.
+
+    Attributes:
+        hidden_MD: What the head gets, of every row.
+        logits_MV: Logits of the last rows.
+        looks: By layer: the attention that the last row of the prompt pays to each row (N), mean over heads.
+    """
+
+    hidden_MD: torch.Tensor
+    logits_MV: torch.Tensor
+    looks: dict[int, torch.Tensor] = field(default_factory=dict)
+
+
+@torch.no_grad()
+def run(
+    model: nn.Module,
+    layers: nn.ModuleList,
+    inputs: Inputs,
+    account: Account,
+    attention: str = "sdpa",
+    logits: int = 1,
+    looks: Sequence[int] = (),
+) -> Told:
+    """One forward of a prompt, with new tokens behind it or none, as the account says.
+
+    Args:
+        model: The stock model.
+        layers: Its decoder layers.
+        inputs: One prompt without padding, perhaps with new tokens behind it.
+        account: What a plan means for the prompt.
+        attention: Implementation to use, ``sdpa`` or ``eager``.
+        logits: Number of last rows whose logits are wanted.
+        looks: Layers whose attention is wanted; ``attention`` must be ``eager``.
+    """
+    masked = _Masked(layers, account, inputs["input_ids"].shape[1], looks)
+    with _attention(layers, attention), masked.on():
+        hidden_MD = core_output(model, inputs)
+    told = Told(hidden_MD, head(model, hidden_MD[-logits:]))
+    told.looks = masked.seen
+    return told
+
+
+@torch.no_grad()
+def stock(model: nn.Module, inputs: Inputs, logits: int = 1) -> Told:
+    """One forward of the model as it is."""
+    hidden_MD = core_output(model, inputs)
+    return Told(hidden_MD, head(model, hidden_MD[-logits:]))
+
+
+def core_output(model: Any, inputs: Inputs) -> torch.Tensor:
+    """What the head gets (M, D) of a batch of one, without a cache."""
+    output = bare(model).base_model(**inputs, use_cache=False)
+    return output[0][0]
+
+
+def head(model: Any, hidden_MD: torch.Tensor) -> torch.Tensor:
+    """Logits (M, V) of what the head gets."""
+    return bare(model).get_output_embeddings()(hidden_MD)
+
+
+@contextmanager
+def _attention(layers: nn.ModuleList, kind: str) -> Iterator[None]:
+    """Lets the decoder's attention run in a way that takes any mask; the vision tower keeps its own."""
+    attentions: list[Any] = [layer.self_attn for layer in layers]
+    configs = {id(attention.config): attention.config for attention in attentions}
+    before = {key: config._attn_implementation for key, config in configs.items()}
+    for config in configs.values():
+        config._attn_implementation = kind
+    try:
+        yield
+    finally:
+        for key, config in configs.items():
+            config._attn_implementation = before[key]
+
+
+class _Masked:
+    """The hooks of one forward."""
+
+    def __init__(self, layers: nn.ModuleList, account: Account, rows: int, looks: Sequence[int]) -> None:
+        self.layers, self.account, self.rows, self.looks = layers, account, rows, set(looks)
+        self.seen: dict[int, torch.Tensor] = {}
+        self._masks: dict[tuple[int, str], torch.Tensor] = {}
+        self._out: torch.Tensor | None = None
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        """Puts the hooks on."""
+        undo: list[Any] = []
+        try:
+            for number, layer in enumerate(self.layers):
+                attn: Any = layer.self_attn
+                mlp: Any = layer.mlp
+                sets = self.account.sets[number]
+                undo.append(layer.register_forward_pre_hook(self._enter(number), with_kwargs=True))
+                undo.append(layer.register_forward_hook(self._leave))
+                undo.append(attn.register_forward_pre_hook(self._hide(sets), with_kwargs=True))
+                undo.append(attn.register_forward_hook(self._silence(sets.asks_N, number)))
+                undo.append(mlp.register_forward_hook(self._silence(sets.fed_N)))
+            yield
+        finally:
+            for handle in undo:
+                handle.remove()
+
+    def _enter(self, number: int) -> Callable:
+        mixes = self.account.mixes
+
+        def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+            if not any(mix.before <= number for mix in mixes):
+                return None
+            given = named(module, args, kwargs)
+            hidden = given["hidden_states"]
+            # What the model's own loop adds to rows between layers goes where their contents went.
+            added = None if self._out is None or number == 0 else hidden - self._out.to(hidden.device)
+            for mix in mixes:
+                if mix.before < number and added is not None and bool(added.any()):
+                    moved = _mixed(mix, added)
+                    hidden, added = hidden + (moved - added), moved
+                elif mix.before == number:
+                    hidden = _mixed(mix, hidden) if mix.contents_ND is None else _given(mix, hidden)
+            return (), given | {"hidden_states": hidden}
+
+        return hook
+
+    def _leave(self, module: nn.Module, args: tuple, output: Any) -> None:
+        if self.account.mixes:
+            # A model may add to this very tensor afterwards.
+            self._out = (output[0] if isinstance(output, tuple) else output).clone()
+
+    def _hide(self, sets: Sets) -> Callable:
+        def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+            given = named(module, args, kwargs)
+            hidden = given["hidden_states"]
+            key = (id(sets), str(hidden.device))
+            if key not in self._masks:
+                visible = visible_MM(sets, self.rows).to(hidden.device)
+                mask = torch.zeros(visible.shape, dtype=hidden.dtype, device=hidden.device)
+                self._masks[key] = mask.masked_fill(~visible, torch.finfo(hidden.dtype).min)[None, None]
+            given |= {"attention_mask": self._masks[key], "past_key_values": None}
+            if bool(sets.moved_N.any()):
+                at_M = torch.arange(self.rows) - _longer(sets.moved_N, self.rows)
+                cos, sin = given["position_embeddings"]
+                given["position_embeddings"] = (cos[:, at_M.to(cos.device)], sin[:, at_M.to(sin.device)])
+            return (), given
+
+        return hook
+
+    def _silence(self, stays_N: torch.Tensor, number: int | None = None) -> Callable:
+        stays_M1 = torch.ones(self.rows, 1, dtype=torch.bool)
+        stays_M1[: len(stays_N), 0] = stays_N
+
+        def hook(module: nn.Module, args: tuple, output: Any) -> Any:
+            if number in self.looks:
+                last = len(stays_N) - 1
+                self.seen[number] = output[1][0, :, last, : last + 1].float().mean(0).cpu()
+            first = output[0] if isinstance(output, tuple) else output
+            quiet = first.masked_fill(~stays_M1.to(first.device), 0)
+            return (quiet, *output[1:]) if isinstance(output, tuple) else quiet
+
+        return hook
+
+
+def visible_MM(sets: Sets, rows: int) -> torch.Tensor:
+    """Which keys (second axis) each row sees; a row that would see nothing sees itself, to stay finite."""
+    prompt, every = len(sets.seen_N), torch.ones(rows, dtype=torch.bool)
+    seen_M, lasting_M = every.clone(), every.clone()
+    seen_M[:prompt], lasting_M[:prompt] = sets.seen_N, sets.seen_N & sets.lasting_N
+    visible = torch.ones(rows, rows, dtype=torch.bool).tril()
+    visible[:prompt] &= seen_M
+    visible[prompt:] &= lasting_M
+    own = torch.eye(rows, dtype=torch.bool)
+    visible[:prompt, :prompt] &= ~(sets.apart_N[:, None] & sets.apart_N[None]) | own[:prompt, :prompt]
+    return visible | (own & ~visible.any(1, keepdim=True))
+
+
+def _longer(moved_N: torch.Tensor, rows: int) -> torch.Tensor:
+    """The same for new tokens: they have moved as far as the prompt's last row."""
+    return torch.cat([moved_N, moved_N[-1:].expand(rows - len(moved_N))])
+
+
+def _mixed(mix: Mix, x_1MD: torch.Tensor) -> torch.Tensor:
+    rows = len(mix.rows_N)
+    exact = torch.promote_types(x_1MD.dtype, torch.float32)
+    mixed = mix.weights_NN.to(x_1MD.device, exact) @ x_1MD[0, :rows].to(exact)
+    return _put(mix, mixed, x_1MD)
+
+
+def _given(mix: Mix, x_1MD: torch.Tensor) -> torch.Tensor:
+    assert mix.contents_ND is not None
+    return _put(mix, mix.contents_ND, x_1MD)
+
+
+def _put(mix: Mix, new_ND: torch.Tensor, x_1MD: torch.Tensor) -> torch.Tensor:
+    out = x_1MD.clone()
+    rows_N = mix.rows_N.to(out.device)
+    out[0, : len(rows_N)] = torch.where(rows_N[:, None], new_ND.to(out), out[0, : len(rows_N)])
+    return out

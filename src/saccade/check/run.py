@@ -1,0 +1,219 @@
+"""``saccade.check.run``: a user's own model, every group of methods, against a reference written apart."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from saccade.check.benches import (
+    Bench,
+    exactly,
+    float32_copy,
+    home,
+    layers_that_fit,
+    no_float32,
+    shortened,
+)
+from saccade.check.finders import bare, find_layers, visual_rows
+from saccade.check.groups import Case, cases, group_of_plan
+from saccade.check.probes import ask_plan, ask_stock, logits
+from saccade.check.prompts import QUESTION, Prompts, ask
+from saccade.check.report import Report, Row
+from saccade.engine import attached
+from saccade.measure import record
+from saccade.plan import Plan, PlanLike
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from saccade.models import Loaded
+
+FORWARDS = 24
+"""Forwards of a prompt's length that a plan takes on one bench, about: batches and steps count as theirs."""
+
+
+def run(
+    loaded: Loaded,
+    plan: PlanLike | None = None,
+    *,
+    image: Image | None = None,
+    question: str = QUESTION,
+    prompts: Prompts | None = None,
+    layers: int | None = None,
+    depth: int | None = None,
+    every: bool = False,
+    force: bool = False,
+    tell: Callable[[str], None] | None = None,
+    advance: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Checks a model: what plans do on it equals a slow account that knows nothing of the engine.
+
+    The model is left as it was.
+
+    Args:
+        loaded: The model, and its processor unless ``prompts`` are given.
+        plan: Check this plan alone; one plan of every group of methods if omitted.
+        image: The picture; one is drawn if omitted.
+        question: The question about it.
+        prompts: Ready-made inputs, for a model without a processor.
+        layers: Keep only so many first decoder layers.
+        depth: How many the whole model has, where only the first were loaded.
+        every: One plan of every method, rather than of every group.
+        force: Take a plan that was made for another model.
+        tell: Is told what was found and how long it will take, in lines.
+        advance: Is told how many plans are done, and of how many.
+
+    Raises:
+        ValueError: If the model cannot be asked at all, or the plan does not fit it.
+    """
+    begun, say = time.perf_counter(), tell or (lambda line: None)
+    model = loaded.model
+    if attached(model) is not None:
+        raise ValueError(f"{loaded.name} has a plan on it already; check the model without it")
+    if layers is not None and layers < 1:
+        raise ValueError(f"layers is a number from 1, got {layers}")
+    with ExitStack() as stack:
+        stack.enter_context(exactly())
+        asked = ask(loaded, image, question) if prompts is None else prompts
+        dtype = bare(model).get_input_embeddings().weight.dtype
+        asked = asked.to(dtype, home(model))
+        decoder = find_layers(model, asked.text)
+        whole = max(depth or 0, len(decoder))
+        if layers is not None and layers < len(decoder):
+            stack.enter_context(shortened(model, decoder, layers))
+        found = describe(loaded, decoder, whole, asked)
+        for line in spoken(found):
+            say(line)
+        wanted = _wanted(plan, len(decoder), every)
+        floats, why = _float32(model, decoder)
+        seconds = _seconds(model, asked)
+        formats = 1 if floats is None or floats is model else 2
+        lasts = _spoken_time(seconds * FORWARDS * len(wanted) * formats)
+        say(f"about {lasts}: {len(wanted)} plans; a dense forward of the prompt takes {seconds:.2f} s")
+        rows = tuple(_rows(model, floats, asked, wanted, plan is None, every, force, advance))
+    notes = (*asked.notes, *([why] if why else []))
+    where = record(device=home(model), dtype=dtype)
+    return Report(found, rows, notes, time.perf_counter() - begun, where)
+
+
+def describe(loaded: Loaded, decoder: torch.nn.ModuleList, whole: int, asked: Prompts) -> dict[str, Any]:
+    """What was found of a model.
+
+    Args:
+        loaded: The model.
+        decoder: Its decoder layers, as many as are checked.
+        whole: How many it has.
+        asked: What it is asked.
+    """
+    stock, config = bare(loaded.model), bare(loaded.model).config
+    text, weights = config.get_text_config(), stock.get_input_embeddings().weight
+    visual = visual_rows(loaded.model, decoder, asked.picture)
+    quantised = getattr(config, "quantization_config", None)
+    return {
+        "name": loaded.name,
+        "class": type(stock).__name__,
+        "family": loaded.family.name,
+        "model_type": config.model_type,
+        "text_type": text.model_type,
+        "processor": None if loaded.processor is None else type(loaded.processor).__name__,
+        "dtype": str(weights.dtype).removeprefix("torch."),
+        "quantisation": None if quantised is None else str(getattr(quantised, "quant_method", "yes")),
+        "attention": str(text._attn_implementation),
+        "device": str(home(stock) or stock.device),
+        "parameters": sum(parameter.numel() for parameter in stock.parameters()),
+        "layers": whole,
+        "layers_checked": len(decoder),
+        "hidden": text.hidden_size,
+        "heads": text.num_attention_heads,
+        "prompt_rows": len(visual),
+        "visual_rows": int(visual.sum()),
+        "identity": loaded.family.identity(loaded.model),
+    }
+
+
+def spoken(found: dict[str, Any]) -> list[str]:
+    """What was found, in lines."""
+    checked = found["layers_checked"]
+    first = "" if checked == found["layers"] else f", the first {checked} checked"
+    quantised = "" if found["quantisation"] is None else f" ({found['quantisation']})"
+    return [
+        f"{found['name']}: {found['class']}, family {found['family']}, {found['text_type']} decoder, "
+        f"{found['layers']} layers of width {found['hidden']}{first}",
+        f"{found['dtype']}{quantised}, {found['attention']} attention, on {found['device']}; the prompt has "
+        f"{found['prompt_rows']} rows, {found['visual_rows']} of them visual",
+    ]
+
+
+def _wanted(plan: PlanLike | None, depth: int, every: bool) -> list[Case]:
+    if plan is None:
+        return cases(depth, every)
+    found = Plan.of(plan).resolve(depth)
+    return [Case(group_of_plan(found, depth), found)]
+
+
+def _float32(model: Any, decoder: torch.nn.ModuleList) -> tuple[Any, str]:
+    """The model in float32, or a copy with as many layers as fit; None, and why, where there is none."""
+    from saccade.measure.target import free_memory
+
+    weights = bare(model).get_input_embeddings().weight
+    if weights.dtype == torch.float32:
+        return model, ""
+    why = no_float32(model)
+    if why:
+        return None, f"float32: not checked, {why}"
+    depth = layers_that_fit(model, decoder, free_memory(weights.device))
+    if not depth:
+        return None, "float32: not checked, not even one layer of a float32 copy fits in the free memory"
+    said = "" if depth == len(decoder) else f"float32: {depth} of {len(decoder)} layers fit in free memory"
+    return float32_copy(model, decoder, depth), said
+
+
+def _rows(
+    model: Any,
+    floats: Any,
+    asked: Prompts,
+    wanted: list[Case],
+    groups: bool,
+    every: bool,
+    force: bool,
+    advance: Callable[[int, int], None] | None,
+) -> Iterator[Row]:
+    """Every plan on every bench: in float32 first, then as it is served."""
+    exact = None if floats is None else Bench.of(floats, asked)
+    benches = [] if exact is None else [exact]
+    if floats is not model:
+        benches.append(Bench.of(model, asked, exact))
+    depth, total, done = benches[-1].depth, len(benches) * len(wanted), 0
+    for bench in benches:
+        # A copy with fewer layers has plans of its own depth, unless the plan is given.
+        shallow = groups and bench.depth < depth
+        yield ask_stock(bench)
+        for case in cases(bench.depth, every) if shallow else wanted:
+            yield ask_plan(bench, case, force)
+            done += 1
+            if advance is not None:
+                advance(done, max(done, total))
+
+
+@torch.no_grad()
+def _seconds(model: Any, asked: Prompts) -> float:
+    """How long a dense forward of the prompt takes, once it is warm."""
+    logits(model, asked.picture)
+    _wait(model)
+    begun = time.perf_counter()
+    logits(model, asked.picture)
+    _wait(model)
+    return time.perf_counter() - begun
+
+
+def _wait(model: Any) -> None:
+    if next(bare(model).parameters()).device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _spoken_time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} minutes"

@@ -1,0 +1,61 @@
+"""Whether a plan was made for a model: for its shape, always; for its weights, as far as is known."""
+
+from __future__ import annotations
+
+import warnings
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+from saccade.families import find, unwrap
+from saccade.plan import Plan
+from saccade.weights import differ
+
+_WARNED: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
+
+
+def check_made_for(model: nn.Module, plan: Plan, *, force: bool = False, strict: bool = False) -> None:
+    """Refuses a plan for a model of another shape, and warns once of one for other weights.
+
+    A fine-tuned model may well run the plan of the one it came from, so other weights alone are no error.
+
+    Args:
+        model: The model.
+        plan: The plan.
+        force: Ask nothing.
+        strict: Refuse other weights too, and where a calibrated plan cannot tell.
+
+    Raises:
+        ValueError: If it was made for another model.
+    """
+    if force and strict:
+        raise ValueError("force takes any plan and strict only that of these very weights: give one of them")
+    if force:
+        return
+    family = find(model)
+    plan.check_shape(family.identity(model))
+    if not plan.calibration:
+        return
+    try:
+        if family.parts(model).head is None:
+            raise LookupError("a bare core lacks some of them")
+        found = differ(unwrap(model), plan.calibration)
+        if found is not None and unwrap(model) is not model:
+            # A calibration of a wrapped model noted the names that its weights have in the wrapper.
+            found = found if differ(model, plan.calibration) else None
+    except LookupError as unknown:
+        if strict:
+            raise ValueError(
+                f"strict: it cannot be told whether these weights are those the plan was made for: {unknown}"
+            ) from None
+        return
+    if found is None:
+        return
+    then, now = found
+    line = f"this plan was made for other weights of this shape ({then}, and {now} here)"
+    if strict:
+        raise ValueError(f"{line}; calibrate again, or take it as it is without strict")
+    warned = _WARNED.setdefault(model, set())
+    if then + now not in warned:
+        warned.add(then + now)
+        warnings.warn(f"{line}; its layers were chosen for those", UserWarning, stacklevel=3)

@@ -1,0 +1,63 @@
+"""Text of others, made safe to echo: control characters written out, long text cut (pure)."""
+
+from __future__ import annotations
+
+import re
+
+LONGEST = 200
+"""Characters of a name that an error echoes."""
+
+_UNSAFE = re.compile(
+    # C0 and C1 controls, line and paragraph separators, bidirectional overrides, lone surrogates.
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def printable(text: object, keep: str = "") -> str:
+    """Text as a terminal may see it: what would move the cursor, colour or reorder is written out as escapes.
+
+    Args:
+        text: What to show; anything but a string is shown as ``str`` writes it.
+        keep: Control characters that may stay, such as a line feed in an answer of several lines.
+    """
+    return _UNSAFE.sub(lambda found: found[0] if found[0] in keep else _escaped(found[0]), str(text))
+
+
+def short(text: object, most: int = LONGEST) -> str:
+    """Text on one line, printable, and cut in the middle where it is longer than ``most`` characters."""
+    line = printable(" ".join(str(text).split()) if len(str(text)) <= 8 * most else str(text))
+    if len(line) <= most:
+        return line
+    head = most * 2 // 3
+    tail = max(most - head - 5, 0)
+    return f"{line[:head]} ... {line[len(line) - tail :]}"
+
+
+_ASCII = {
+    "\N{FULL BLOCK}": "#",
+    "\N{MIDDLE DOT}": "*",
+    "\N{HORIZONTAL ELLIPSIS}": "...",
+    "\N{PLUS-MINUS SIGN}": "+-",
+    "\N{MULTIPLICATION SIGN}": "x",
+    "\N{RIGHTWARDS ARROW}": "->",
+    "\N{LESS-THAN OR EQUAL TO}": "<=",
+    "\N{GREATER-THAN OR EQUAL TO}": ">=",
+    "\N{EN DASH}": "-",
+    "\N{EM DASH}": "-",
+    "\N{BOX DRAWINGS LIGHT HORIZONTAL}": "-",
+    "\N{BOX DRAWINGS HEAVY HORIZONTAL}": "-",
+    "\N{BOX DRAWINGS HEAVY LEFT}": "-",
+    "\N{BOX DRAWINGS HEAVY RIGHT}": "-",
+}
+
+
+def replace_unknown(error: UnicodeError) -> tuple[str, int]:
+    """Stands in for characters that a stream cannot write, as a handler of ``codecs.register_error``."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    missing = error.object[error.start : error.end]
+    return "".join(_ASCII.get(char, _escaped(char)) for char in missing), error.end
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape", "backslashreplace").decode("ascii")
