@@ -42,9 +42,7 @@ def test_a_repetition_penalty_stays_with_the_stock_model_and_under_a_plan(plan):
     tiny.model.generation_config.repetition_penalty = 1.05
     with apply(tiny.model, plan):
         found = tiny.model.generate(**inputs, **models.greedy(6))
-        expected = tiny.model.generate(
-            **inputs, do_sample=False, repetition_penalty=1.05, max_new_tokens=6
-        )
+        expected = tiny.model.generate(**inputs, do_sample=False, repetition_penalty=1.05, max_new_tokens=6)
         tiny.model.generation_config.repetition_penalty = 50.0
         other = tiny.model.generate(**inputs, **models.greedy(6))
     assert torch.equal(found, expected) and not torch.equal(found, other)

@@ -99,7 +99,9 @@ def joined(out: Path, seen: list[dict[str, Any]]) -> dict[str, Any]:
     before = read_json(out)["cells"] if out.exists() else []
     order = {case.name: place for place, case in enumerate(CASES)}
     cells = {key(row): row for row in before if row["case"] in order} | {key(row): row for row in seen}
-    listed = sorted(cells.values(), key=lambda row: (row["checkpoint"], row["environment"], order[row["case"]]))
+    listed = sorted(
+        cells.values(), key=lambda row: (row["checkpoint"], row["environment"], order[row["case"]])
+    )
     commands = [group for group in dict.fromkeys(case.group for case in CASES) if group not in PLANS]
     groups = {"commands": commands, "methods": list(PLANS)}
     return {"groups": groups, "cells": listed, "provenance": record(COMMAND)}

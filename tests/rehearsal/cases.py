@@ -46,8 +46,9 @@ class Case:
             program itself does.
         after: Names of cases whose files it needs.
         program: The module that runs; with a ``check`` it is ``saccade`` and gets ``--json -``.
-        refused: Whether the stock processor refuses this, so that the command must end with exit code 2 and
-            one line that names the picture.
+        refused: Size of a picture that some stock processors refuse: the command must end with exit code 2
+            and one line that names it.
+        large: Whether it takes too long for a part that runs often.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Case:
     after: tuple[str, ...] = ()
     program: str = "saccade"
     refused: str = ""
+    large: bool = False
 
     def suits(self, checkpoint: Checkpoint) -> bool:
         """Whether the case says something about a checkpoint: only some refuse a picture."""
@@ -184,16 +186,17 @@ def _train(place: Place) -> list[object]:
     return ["train", config]
 
 
-def _prompt(name: str, *pictures: str) -> Case:
+def _prompt(picture: str, large: bool = False) -> Case:
     def words(place: Place) -> list[object]:
-        return [place.checkpoint.short, place.model, place.scene.folder, *pictures]
+        return [place.checkpoint.short, place.model, place.scene.folder, picture]
 
-    return Case(name, "prompt", words, None, program="rehearsal.prompts")
+    return Case(f"prompt {picture}", "prompt", words, None, program="rehearsal.prompts", large=large)
 
 
 CASES = (
-    _prompt("prompt square", "square"),
-    _prompt("prompt wide and tall", "wide", "tall"),
+    _prompt("square"),
+    _prompt("wide", large=True),
+    _prompt("tall"),
     Case("a picture that stock refuses", "prompt", _ask("thread"), None, refused="1x4000"),
     Case("generate one picture", "generate", _ask("square"), _answered),
     Case("generate two pictures", "generate", _ask("square", "low"), _answered),
@@ -202,7 +205,7 @@ CASES = (
         "calibrate",
         "calibrate",
         lambda p: [
-            *("calibrate", p.model, "--data", p.scene.questions, "--budget", 2, "--samples", 2),
+            *("calibrate", p.model, "--data", p.scene.questions, "--budget", 2, "--samples", 1),
             *("--answer-tokens", 2, "--out", p.work / "plan.json"),
         ],
         _calibrated,

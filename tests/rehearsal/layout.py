@@ -90,7 +90,15 @@ def template(checkpoint: Checkpoint) -> str:
     parts = "message['content']"
 
     def each(condition: str, what: str) -> str:
-        return "{% for part in " + parts + " %}{% if " + condition + " %}{{ " + what + " }}{% endif %}{% endfor %}"
+        return (
+            "{% for part in "
+            + parts
+            + " %}{% if "
+            + condition
+            + " %}{{ "
+            + what
+            + " }}{% endif %}{% endfor %}"
+        )
 
     asks = {kind: f"part['type'] == '{kind}'" for kind in kinds}
     if chat["order"] == "images first":
@@ -104,13 +112,18 @@ def template(checkpoint: Checkpoint) -> str:
     )
     other = "{% else %}{{ '<|im_start|>' + message['role'] + '\\n' }}{% endif %}"
     closed = (
-        "{% if message['role'] == 'assistant' %}{{ " + _said(chat["assistant"][1]) + " }}{% else %}{{ "
-        + _said(chat["user"][1]) + " }}{% endif %}"
+        "{% if message['role'] == 'assistant' %}{{ "
+        + _said(chat["assistant"][1])
+        + " }}{% else %}{{ "
+        + _said(chat["user"][1])
+        + " }}{% endif %}"
     )
     system = ""
     if chat["system"] is not None:
         system = (
-            "{% if loop.first and message['role'] != 'system' %}{{ " + _said(chat["system"]) + " }}{% endif %}"
+            "{% if loop.first and message['role'] != 'system' %}{{ "
+            + _said(chat["system"])
+            + " }}{% endif %}"
         )
     whole = "{% for message in messages %}" + system + opened + other + plain + closed + "{% endfor %}"
     return whole + "{% if add_generation_prompt %}{{ " + _said(chat["generation"]) + " }}{% endif %}"

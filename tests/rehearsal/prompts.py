@@ -52,11 +52,17 @@ def main(words: Sequence[str]) -> int:
         assert ours["input_ids"][0].tolist() == ids, f"{size}: token ids"
         if stock is not None:
             ours = same(ours, stock_inputs(stock, image), model.dtype, size)
-        with positions(loaded.model) as seen, saccade.apply(loaded.model, "vskip(layers=1-2)"), torch.no_grad():
+        with (
+            positions(loaded.model) as seen,
+            saccade.apply(loaded.model, "vskip(layers=1-2)"),
+            torch.no_grad(),
+        ):
             loaded.model(**ours, logits_to_keep=1)
         with positions(model) as expected, torch.no_grad():
             dense = model(**ours, logits_to_keep=1)
-        assert seen and all(torch.equal(a, b) for a, b in zip(seen, expected, strict=True)), f"{size}: positions"
+        assert seen and all(torch.equal(a, b) for a, b in zip(seen, expected, strict=True)), (
+            f"{size}: positions"
+        )
         settings = {"do_sample": False, "max_new_tokens": TOKENS}
         answer = loaded.model.generate(**ours, **settings)
         assert torch.equal(answer, model.generate(**ours, **settings)), f"{size}: answers"

@@ -40,9 +40,7 @@ def program(python: str) -> Runner:
 
     def run(case: Case, place: Place) -> Result:
         asked = [python, "-m", case.program, *words(case, place)]
-        done = subprocess.run(
-            asked, capture_output=True, text=True, timeout=LIMIT, cwd=place.work, env=own
-        )
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=LIMIT, cwd=place.work, env=own)
         return Result(done.returncode, done.stdout, done.stderr)
 
     return run

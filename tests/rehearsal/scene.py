@@ -61,7 +61,12 @@ def make(folder: Path) -> Scene:
     asked = [
         {"image": "square.png", "question": QUESTION, "answer": "a cup", "task": "one"},
         {"image": "low.png", "question": "Is it dark?", "answer": "no", "task": "one"},
-        {"images": ["square.png", "low.png"], "question": "Which is wider?", "answer": "the second", "task": "two"},
+        {
+            "images": ["square.png", "low.png"],
+            "question": "Which is wider?",
+            "answer": "the second",
+            "task": "two",
+        },
         {"question": "What is two and two?", "answer": "four", "task": "none"},
     ]
     write_text(scene.questions, "".join(json.dumps(line) + "\n" for line in asked))

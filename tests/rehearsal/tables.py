@@ -133,9 +133,7 @@ def _as_converted(backend: Any, bos: str, special: Mapping[str, int]) -> None:
     from tokenizers.processors import TemplateProcessing
 
     space = "\u2581"
-    backend.normalizer = normalizers.Sequence(
-        [normalizers.Prepend(space), normalizers.Replace(" ", space)]
-    )
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend(space), normalizers.Replace(" ", space)])
     backend.pre_tokenizer = None
     backend.post_processor = TemplateProcessing(
         single=f"{bos} $A", pair=f"{bos} $A {bos}:1 $B:1", special_tokens=[(bos, special[bos])]

@@ -31,7 +31,7 @@ def drawn() -> list[tuple[str, str]]:
     chosen = [
         min(((one.short, case.name) for one in CHECKPOINTS.values() if case.suits(one)), key=key)
         for case in CASES
-        if case.name not in needed
+        if case.name not in needed and not case.large
     ]
     left = set(CHECKPOINTS) - {short for short, _ in chosen}
     return sorted([*chosen, *((short, USUAL) for short in left)], key=key)

@@ -70,10 +70,16 @@ def test_files_are_those_of_the_hub(known, hub_folder):
     folder = hub_folder(known)
     for path, data in known.files.items():
         written = json.loads((folder / path).read_text("utf-8"))
-        assert written == data if path != "config.json" else written.keys() == data.keys() | known.small.get("", {}).keys()
+        assert (
+            written == data
+            if path != "config.json"
+            else written.keys() == data.keys() | known.small.get("", {}).keys()
+        )
     for name in known.chat["files"]:
         text = (folder / name).read_text("utf-8")
-        assert (json.loads(text)["chat_template"] if name.endswith(".json") else text) == layout.template(known)
+        assert (json.loads(text)["chat_template"] if name.endswith(".json") else text) == layout.template(
+            known
+        )
 
 
 def test_special_tokens_have_the_hubs_ids(known, hub_folder):

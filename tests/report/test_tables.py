@@ -211,7 +211,14 @@ def test_trained_rows_stand_with_their_losses_and_with_times_where_they_were_tak
 def test_checkpoints_tell_where_each_group_ran_and_failed(tmp_path):
     assert "No result file yet" in tables.KNOWN["checkpoints-methods"](tmp_path)
     cells = [
-        {"checkpoint": name, "family": "llava", "environment": where, "case": case, "group": group, "why": why}
+        {
+            "checkpoint": name,
+            "family": "llava",
+            "environment": where,
+            "case": case,
+            "group": group,
+            "why": why,
+        }
         for name, where, case, group, why in (
             ("a/one", "with", "eval", "eval", ""),
             ("a/one", "without", "eval", "eval", ""),
