@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from saccade.files import alone, is_special, made, naming, write_bytes
+from saccade.files import alone, is_special, made, naming, sweep, write_bytes
 
 Entry = dict[str, Any]
 
@@ -50,6 +50,8 @@ class Journal:
             return
         self._stack.enter_context(alone(self.path))
         try:
+            if self.path.parent.is_dir():
+                sweep(self.path)
             self._blocks, self._clean = _read(self.path)
         except BaseException:
             self.close()
