@@ -323,7 +323,10 @@ def test_where_nothing_may_be_written_the_file_is_named(tmp_path, monkeypatch):
     def refused(path, *args, **kwargs):
         raise OSError(30, "Read-only file system", str(path))
 
-    for write in (lambda path: files.write_text(path, "x"), lambda path: files.write_folder(path).__enter__()):
+    for write in (
+        lambda path: files.write_text(path, "x"),
+        lambda path: files.write_folder(path).__enter__(),
+    ):
         monkeypatch.setattr(files.Path, "mkdir", refused)
         with pytest.raises(OSError, match="Read-only file system") as caught:
             write(tmp_path / "new" / "x.json")
@@ -335,7 +338,13 @@ def test_where_nothing_may_be_written_the_file_is_named(tmp_path, monkeypatch):
 def test_errors_of_libraries_are_one_line():
     from safetensors import SafetensorError
 
-    for error in (OSError(28, "No space left on device"), RuntimeError("zip\n writer"), SafetensorError("full")):
-        with pytest.raises(ValueError, match=r"^cannot write the model: .*; make room$"):
-            with files.disk_trouble("the model", "make room"):
-                raise error
+    for error in (
+        OSError(28, "No space left on device"),
+        RuntimeError("zip\n writer"),
+        SafetensorError("full"),
+    ):
+        said = pytest.raises(ValueError, match=r"^cannot write the model: .*; make room$")
+        with said, files.disk_trouble("the model", "make room"):
+            raise error
+    with pytest.raises(OSError, match="full"), files.disk_trouble("the model", "make room", system=False):
+        raise OSError(28, "disk full")

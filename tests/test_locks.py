@@ -1,4 +1,4 @@
-"""Who works on a file or folder has it alone, others are told who that is, and a lock dies with its process."""
+"""Who works on a file or folder has it alone, others are told who, and a lock dies with its process."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def test_who_holds_it_is_told_and_it_is_free_when_that_one_is_killed(tmp_path, h
     assert "(saccade eval 'a model' --json x.json)" in said and "wait for its end" in said
     process.kill()
     process.join()
-    with alone(path, folder=folder), pytest.raises(ValueError, match="by this very command"):
-        with alone(path, folder=folder):
-            pass
+    refused = pytest.raises(ValueError, match="by this very command")
+    with alone(path, folder=folder), refused, alone(path, folder=folder):
+        pass
     # The killed one left its lock and the folder that it had made; ours went.
     assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == []
 
@@ -79,9 +79,9 @@ def test_two_names_of_one_file_are_one_file(tmp_path):
     (tmp_path / "link").symlink_to("real")
     for folder in (True, False):
         names = ("real", "link") if folder else ("real/x", "link/x")
-        with alone(tmp_path / names[0], folder=folder), pytest.raises(ValueError, match="in use"):
-            with alone(tmp_path / names[1], folder=folder):
-                pass
+        one, other = (alone(tmp_path / name, folder=folder) for name in names)
+        with one, pytest.raises(ValueError, match="in use"), other:
+            pass
 
 
 def test_devices_are_nobodys_and_a_file_is_no_folder(tmp_path):
@@ -107,7 +107,10 @@ def test_a_fork_does_not_keep_the_lock_of_its_dead_parent(tmp_path):
         os._exit(0)
     child = int(os.read(pipe, 20))
     try:
-        with pytest.raises(ValueError, match=f"in use by process {parent}"), alone(tmp_path / "run", folder=True):
+        with (
+            pytest.raises(ValueError, match=f"in use by process {parent}"),
+            alone(tmp_path / "run", folder=True),
+        ):
             pass
         os.kill(parent, signal.SIGKILL)
         os.waitpid(parent, 0)
@@ -165,7 +168,11 @@ def test_every_command_that_writes_says_who_holds_its_place(name, command, holde
     Image.new("RGB", (8, 8)).save("a.png")
     words, folder = COMMANDS[name]
     words = [word.format("place") for word in words]
-    target = tmp_path / {"explain": "place.png", "report": "place.html", "study": "place/study_budget.json"}.get(name, "place")
+    target = tmp_path / {
+        "explain": "place.png",
+        "report": "place.html",
+        "study": "place/study_budget.json",
+    }.get(name, "place")
     process = holder(target, folder)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and p.suffix != ".lock"}
     began = time.monotonic()

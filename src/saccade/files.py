@@ -83,7 +83,7 @@ def _temporary(place: Path) -> Iterator[tuple[IO[bytes], Path]]:
 
 
 def sweep(path: Path) -> None:
-    """Removes what killed processes left beside a file that they were writing; those that live lock theirs."""
+    """Removes what killed processes left beside a file that they were writing; the living lock theirs."""
     began = _began(path)
     with suppress(OSError):
         for one in [p for p in path.parent.iterdir() if began.fullmatch(p.name) and p.is_file()]:
@@ -129,8 +129,13 @@ def made(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def disk_trouble(what: str, kept: str) -> Iterator[None]:
+def disk_trouble(what: str, kept: str, system: bool = True) -> Iterator[None]:
     """Turns a failed write, by whichever library, into one line that says what is left.
+
+    Args:
+        what: What is written.
+        kept: What is left, and what to do.
+        system: Whether failures that the system reports are turned too, or only those of libraries.
 
     Raises:
         ValueError: In place of the failure.
@@ -141,6 +146,8 @@ def disk_trouble(what: str, kept: str) -> Iterator[None]:
         yield
     # torch reports a full disk as a RuntimeError of its zip writer.
     except (OSError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, OSError) and not system:
+            raise
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"cannot write {what}: {reason}; {kept}") from error
 

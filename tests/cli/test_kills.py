@@ -1,4 +1,4 @@
-"""Whatever moment a command is killed at, repeating it comes to the same result, and nothing finished is lost."""
+"""Whenever a command is killed, repeating it comes to the same result, and nothing finished is lost."""
 
 from __future__ import annotations
 
@@ -41,7 +41,15 @@ def data(toy, tmp_path_factory):
         image.save(folder / f"{number}.png")
         asked = f"is the {' '.join(('red', 'blue', 'ring')[: 1 + number % 3])} ?"
         answer = say(toy, Sample(str(number), "", "", (image,), asked)) or "nothing"
-        rows.append({"id": f"q{number}", "task": "ab"[number % 2], "image": f"{number}.png", "question": asked, "answer": answer})
+        rows.append(
+            {
+                "id": f"q{number}",
+                "task": "ab"[number % 2],
+                "image": f"{number}.png",
+                "question": asked,
+                "answer": answer,
+            }
+        )
     path = folder / "mine.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
@@ -76,8 +84,10 @@ class Command:
     def __init__(self, name: str, data) -> None:
         shared = ("toy", "--data", data, "--device", "cpu")
         self.words = {
-            "calibrate": ("calibrate", *shared, "--samples", 6, "--budget", 2, "--no-check", "--out", "plan.json"),
-            "eval": ("eval", *shared, "--plan", PLAN, "--plan", "vskip(budget=2)", "--max-new-tokens", 2, "--batch", 2, "--json", "eval.json"),
+            "calibrate": ("calibrate", *shared, "--samples", 6, "--budget", 2, "--no-check",
+                          "--out", "plan.json"),
+            "eval": ("eval", *shared, "--plan", PLAN, "--plan", "vskip(budget=2)", "--max-new-tokens", 2,
+                     "--batch", 2, "--json", "eval.json"),
             "analyze": ("analyze", *shared, "--what", "ffn", "--samples", 6, "--out", "an"),
         }[name]  # fmt: skip
         self.result = {"calibrate": "plan.json", "eval": "eval.json", "analyze": "an/analysis.json"}[name]
@@ -103,7 +113,7 @@ def fresh(tmp_path, name: str):
 def test_a_command_that_is_killed_again_and_again_ends_as_one_that_never_was(command, tmp_path, monkeypatch):
     rng = random.Random(0)
     whole = fresh(tmp_path, "whole")
-    assert kills.forked(lambda: command.run(whole)) == 0
+    assert command.run(whole) == 0  # here, so that forks need not import
     want = read(whole / command.result)
     assert not kills.left_over(whole) and not (whole / command.partial).exists()
     killed, ended = 0, 0
@@ -119,7 +129,9 @@ def test_a_command_that_is_killed_again_and_again_ends_as_one_that_never_was(com
             if (folder / command.result).exists():
                 assert read(folder / command.result) == want  # whole or not at all
             else:
-                assert whole_lines(folder / command.partial)[: len(before)] == before  # what was finished stays
+                assert (
+                    whole_lines(folder / command.partial)[: len(before)] == before
+                )  # what was finished stays
             if kept_some(folder / command.partial) and rng.random() < 0.3:
                 tear(folder / command.partial, rng)
         assert code == 0 and read(folder / command.result) == want
@@ -144,7 +156,7 @@ def tear(path, rng) -> None:
 
 def test_a_real_kill(command, tmp_path):
     whole, folder = fresh(tmp_path, "whole"), fresh(tmp_path, "killed")
-    assert kills.forked(lambda: command.run(whole)) == 0
+    assert command.run(whole) == 0  # here, so that forks need not import
     kills.sigkilled(lambda: command.run(folder), lambda: kept_some(folder / command.partial))
     lines = (folder / command.partial).read_bytes().count(b"\n")
     assert lines >= 2 and not (folder / command.result).exists()
@@ -168,13 +180,16 @@ class StudyLike:
 
     @staticmethod
     def found(folder):
-        return {str(p.relative_to(folder)): settled(json.loads(p.read_text())) | {"made": 0} for p in folder.rglob("*.json")}
+        return {
+            str(p.relative_to(folder)): settled(json.loads(p.read_text())) | {"made": 0}
+            for p in folder.rglob("*.json")
+        }
 
 
 def test_a_study_that_is_killed_again_and_again_ends_as_one_that_never_was(toy, data, tmp_path):
     study, rng = StudyLike(toy, data), random.Random(1)
     whole, folder = fresh(tmp_path, "whole"), fresh(tmp_path, "killed")
-    assert kills.forked(lambda: study.run(whole)) == 0
+    assert study.run(whole) == 0
     want = study.found(whole)
     assert len(want) == 2 + 2 * (2 + len(SPECS))
     killed = 0
@@ -192,7 +207,7 @@ def test_a_study_that_is_killed_again_and_again_ends_as_one_that_never_was(toy, 
 def test_a_real_kill_of_a_study(toy, data, tmp_path):
     study = StudyLike(toy, data)
     whole, folder = fresh(tmp_path, "whole"), fresh(tmp_path, "killed")
-    assert kills.forked(lambda: study.run(whole)) == 0
+    assert study.run(whole) == 0
     kills.sigkilled(lambda: study.run(folder), lambda: any(folder.glob("cells/*/*.json")))
     assert study.found(folder).items() < study.found(whole).items()
     assert kills.forked(lambda: study.run(folder)) == 0

@@ -22,7 +22,7 @@ class Killed(BaseException):
 
 @contextmanager
 def at(step: int, end: Callable[[], Any]) -> Iterator[None]:
-    """Calls ``end`` before the step-th file is opened for writing, synced, renamed or removed, or folder made."""
+    """Calls ``end`` before the step-th time that a file is opened for writing, synced, renamed or removed."""
     left = step
     names = ("fsync", "replace", "rename", "unlink", "mkdir", "rmdir")
     real = {name: getattr(os, name) for name in names}

@@ -73,9 +73,7 @@ def demo(
             bar.update(task, completed=done, total=total, visible=done < total)
 
         run = family_study if methods == "all" else study
-        found: Any = run(
-            loaded, calibration, questions, seed=seed, ledger=journal, note=note, step=step
-        )
+        found: Any = run(loaded, calibration, questions, seed=seed, ledger=journal, note=note, step=step)
     if methods == "all":
         paths = write_family(found, out)
         output.note(journal.finish())

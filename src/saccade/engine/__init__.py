@@ -7,8 +7,8 @@ from saccade.engine.cache import KeyRows, RaggedLayer, kv_bytes, kv_lengths
 from saccade.engine.frame import Frame
 
 VERSION = 1
-"""Raised when a plan's answers come out otherwise by a change of the engine, or of the pure rooms that it runs on;
-answers that were kept are then not used again."""
+"""Raised when answers under a plan come out otherwise by a change of the engine or the rooms that it runs on;
+those that were kept are then not used again."""
 
 __all__ = [
     "FRAME",

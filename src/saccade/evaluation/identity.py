@@ -60,7 +60,10 @@ def code_of(loaded: Loaded, plan: Plan | None = None, **more: int) -> str:
         more: Numbers of other code that answers hang on, by its name.
     """
     own = attached(loaded.model)
-    methods = [*(own.plan.methods if own is not None and own.resident else ()), *(plan.methods if plan else ())]
+    methods = [
+        *(own.plan.methods if own is not None and own.resident else ()),
+        *(plan.methods if plan else ()),
+    ]
     numbers = {"models": models.VERSION, loaded.family.name: loaded.family.version, **more}
     if methods:
         numbers |= {"engine": ENGINE} | {method.name: method.version for method in methods}

@@ -282,9 +282,7 @@ def train(
             trainer.load()
         elif (run_dir / CONFIG).exists():
             (run_dir / METRICS).unlink(missing_ok=True)  # of a run that ended before its first checkpoint
-        write_text(
-            run_dir / CONFIG, json.dumps({**asdict(config), "sizes": asdict(sizes)}, indent=2) + "\n"
-        )
+        write_text(run_dir / CONFIG, json.dumps({**asdict(config), "sizes": asdict(sizes)}, indent=2) + "\n")
         trainer.run()
 
 

@@ -13,8 +13,8 @@ from saccade import models
 from saccade.analysis.capture import bare, record
 from saccade.analysis.saturation import MASSES, visual_maps
 from saccade.analysis.study import UNTOUCHED, VERSION, over
-from saccade.evaluation.identity import code_of
 from saccade.evaluation.gate import rank_correlation
+from saccade.evaluation.identity import code_of
 from saccade.evaluation.statistics import UNDEFINED, Interval
 from saccade.report.markdown import difference, markdown
 from saccade.samples import Sample
@@ -65,7 +65,6 @@ def design(bench: Bench) -> Design:
     for task in bench.tasks:
         samples = [s for s in bench.questions.calibration(task, len(vig[task].samples)) if s.images]
         code = code_of(bench.loaded, analysis=VERSION)
-
 
         def measure(_: Path, samples: Sequence[Sample] = samples) -> list[Any]:
             return attention(bench, samples)
