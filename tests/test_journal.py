@@ -86,7 +86,9 @@ def test_a_file_without_a_whole_header_starts_anew(tmp_path, start):
     assert kept(path, SETTINGS) == [{"sample": "a"}]
 
 
-@pytest.mark.parametrize("content", ["my notes\n", '{"question": "mine"}\n', '{"sample": "a"}\n{"settings": {}}\n'])
+@pytest.mark.parametrize(
+    "content", ["my notes\n", '{"question": "mine"}\n', '{"sample": "a"}\n{"settings": {}}\n']
+)
 def test_a_file_of_something_else_is_named_and_left_alone(tmp_path, content):
     path = tmp_path / "j.jsonl"
     path.write_text(content)

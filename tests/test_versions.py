@@ -59,19 +59,26 @@ def test_words_and_numbers_of_versions_are_no_behaviour(other):
     assert other != BEFORE and code(other) == code(BEFORE)
 
 
-@pytest.mark.parametrize("pair", [("x + 1", "x + 2"), ("0.5", "0.25"), ("x + 1", "x - 1"), ("(self, x)", "(self, x=0)")])
+@pytest.mark.parametrize(
+    "pair", [("x + 1", "x + 2"), ("0.5", "0.25"), ("x + 1", "x - 1"), ("(self, x)", "(self, x=0)")]
+)
 def test_code_is_behaviour(pair):
     assert code(BEFORE.replace(*pair)) != code(BEFORE)
 
 
 def test_a_part_reminds_until_it_is_written_down():
     then = {"fastv": {"version": 1, "digest": "a"}, "old": {"version": 1, "digest": "c"}}
-    said = versions.reminders(then, {"fastv": {"version": 1, "digest": "b"}, "new": {"version": 1, "digest": "d"}})
+    said = versions.reminders(
+        then, {"fastv": {"version": 1, "digest": "b"}, "new": {"version": 1, "digest": "d"}}
+    )
     assert "raise its version (now 1)" in said[0] and "make versions" in said[0]
     assert said[1].startswith("new: new") and said[2].startswith("old: gone")
     raised = versions.reminders(then, then | {"fastv": {"version": 2, "digest": "b"}})
     assert len(raised) == 1 and "version 2 is new" in raised[0]
-    assert "only raised" in versions.reminders({"a": {"version": 2, "digest": "a"}}, {"a": {"version": 1, "digest": "a"}})[0]
+    assert (
+        "only raised"
+        in versions.reminders({"a": {"version": 2, "digest": "a"}}, {"a": {"version": 1, "digest": "a"}})[0]
+    )
     assert versions.reminders(then, then) == []
 
 
@@ -99,7 +106,9 @@ def toy():
 PLANS = ("fastv(keep=0.5,layer=1)", "vskip(layers=1)")
 
 
-def test_evaluations_ask_again_what_a_method_made_that_behaves_otherwise_now(toy, asked, tmp_path, monkeypatch):
+def test_evaluations_ask_again_what_a_method_made_that_behaves_otherwise_now(
+    toy, asked, tmp_path, monkeypatch
+):
     samples = Questions.of_suite(("count",), 2, 2, 0).asked("count")
     path = tmp_path / "cells.jsonl"
 

@@ -10,10 +10,10 @@ from codecs import BOM_UTF8
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from uuid import uuid4
 
-from saccade.locks import alone, held, locked, missing, remove_empty
+from saccade.locks import alone, held, is_at, lock, locked, missing, remove_empty
 
 __all__ = [
     "alone",
@@ -25,6 +25,7 @@ __all__ = [
     "naming",
     "read_json",
     "read_text",
+    "sweep",
     "write_bytes",
     "write_folder",
     "write_json",
@@ -55,18 +56,46 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> Path:
         if is_special(place):
             place.write_bytes(data)
             return Path(path)
-        temporary = _beside(place)
-        try:
-            with temporary.open("xb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
+        sweep(place)
+        with _temporary(place) as (stream, temporary):
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
             os.replace(temporary, place)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
     return Path(path)
+
+
+@contextmanager
+def _temporary(place: Path) -> Iterator[tuple[IO[bytes], Path]]:
+    """A new file beside a path, open and locked; it goes if the block fails."""
+    mine: bool | None = False
+    while mine is False:
+        temporary = _beside(place)
+        stream = temporary.open("xb")
+        # Whoever gets this lock knows that we are dead; until we have it somebody may have thought so.
+        mine = lock(stream)
+        if mine and not is_at(stream, temporary):
+            mine = False
+        if mine is False:
+            stream.close()
+    try:
+        with stream:
+            yield stream, temporary
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def sweep(path: Path) -> None:
+    """Removes what killed processes left beside a file that they were writing; the living lock theirs."""
+    began = _began(path)
+    with suppress(OSError):
+        for one in [p for p in path.parent.iterdir() if began.fullmatch(p.name) and p.is_file()]:
+            # Another user's leftovers are not ours to remove, and no reason to fail.
+            with suppress(OSError), one.open("rb") as stream:
+                if lock(stream):
+                    one.unlink()
 
 
 def is_special(path: Path) -> bool:
@@ -80,13 +109,14 @@ def naming(path: str | os.PathLike, within: Path | None = None) -> Iterator[None
 
     Args:
         path: What is written.
-        within: Where given, failures that name something outside of this folder stay as they are.
+        within: Where given, failures that name something that is neither in this folder nor on the way to the
+            file stay as they are.
     """
     try:
         yield
     except OSError as error:
-        named = error.filename is not None and within is not None
-        if error.errno is None or (named and not str(error.filename).startswith(str(within))):
+        at = None if error.filename is None or within is None else Path(str(error.filename))
+        if error.errno is None or (at and within not in (at, *at.parents) and at not in Path(path).parents):
             raise
         raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
 
@@ -104,8 +134,13 @@ def made(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def disk_trouble(what: str, kept: str) -> Iterator[None]:
+def disk_trouble(what: str, kept: str, system: bool = True) -> Iterator[None]:
     """Turns a failed write, by whichever library, into one line that says what is left.
+
+    Args:
+        what: What is written.
+        kept: What is left, and what to do.
+        system: Whether failures that the system reports are turned too, or only those of libraries.
 
     Raises:
         ValueError: In place of the failure.
@@ -116,6 +151,8 @@ def disk_trouble(what: str, kept: str) -> Iterator[None]:
         yield
     # torch reports a full disk as a RuntimeError of its zip writer.
     except (OSError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, OSError) and not system:
+            raise
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"cannot write {what}: {reason}; {kept}") from error
 
@@ -244,9 +281,14 @@ def _lock_of(work: Path) -> Path:
     return work.with_suffix(".lock")
 
 
+def _began(path: Path) -> re.Pattern[str]:
+    """Names that ``_beside`` gives."""
+    return re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{32}}\.part")
+
+
 def _sweep(path: Path) -> None:
     """Ends what killed processes began; those that live hold their lock."""
-    began = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{32}}\.part")
+    began = _began(path)
     for work in [p for p in path.parent.iterdir() if began.fullmatch(p.name) and p.is_dir()]:
         # Another user's leftovers are not ours to remove, and no reason to fail.
         with suppress(OSError), held(_lock_of(work)) as dead:

@@ -1,8 +1,8 @@
 """What long work leaves behind when it is interrupted: finished parts, by the settings that they depend on.
 
-A journal is a file of JSON lines. A line that holds nothing but ``settings`` begins a section; the lines after
-it are results under those settings. Runs of other settings have sections of their own in the same file, and
-nothing goes before its run has ended and its result is written.
+A journal is a file of JSON lines. A line that holds nothing but ``settings`` begins a section; the lines
+after it are results under those settings. Runs of other settings have sections of their own in the same
+file, and nothing goes before its run has ended and its result is written.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from saccade.files import alone, is_special, made, naming, write_bytes
+from saccade.files import alone, is_special, made, naming, sweep, write_bytes
 
 Entry = dict[str, Any]
 
@@ -50,6 +50,8 @@ class Journal:
             return
         self._stack.enter_context(alone(self.path))
         try:
+            if self.path.parent.is_dir():
+                sweep(self.path)
             self._blocks, self._clean = _read(self.path)
         except BaseException:
             self.close()
@@ -177,8 +179,8 @@ def rest(path: Path) -> str:
     if not left:
         return ""
     return (
-        f"{path} still keeps {left} results of an interrupted run of other settings: repeat that run to go on "
-        "with them, or delete the file"
+        f"{path} still keeps {left} results of an interrupted run of other settings: repeat that run to go "
+        "on with them, or delete the file"
     )
 
 
@@ -191,7 +193,7 @@ def _joined(blocks: list[tuple[str, list[bytes]]]) -> bytes:
 
 
 def _read(path: Path) -> tuple[list[tuple[str, list[bytes]]], bool]:
-    """Blocks of a file as (digest of the settings, lines with the header first), and whether that is all of it.
+    """Blocks of a file as (digest of settings, lines with the header first), and whether that is all of it.
 
     Raises:
         ValueError: If it is something else.
@@ -217,8 +219,8 @@ def _read(path: Path) -> tuple[list[tuple[str, list[bytes]]], bool]:
             break
     if not blocks and content.count(b"\n"):
         raise ValueError(
-            f"{path} is in the way: finished parts of an interrupted run are kept there, and it holds something "
-            "else, or what another version of saccade kept; move it away to start anew"
+            f"{path} is in the way: finished parts of an interrupted run are kept there, and it holds "
+            "something else, or what another version of saccade kept; move it away to start anew"
         )
     return blocks, _joined(blocks) == content
 

@@ -14,6 +14,7 @@ from datetime import datetime
 from functools import cache
 from io import FileIO
 from pathlib import Path
+from typing import IO, Any
 
 LOCK = ".lock"
 TRIES = 100
@@ -67,11 +68,11 @@ def alone(path: str | os.PathLike, *, folder: bool = False) -> Iterator[None]:
         return
     if folder and place.exists() and not place.is_dir():
         raise ValueError(f"{path} is a file, and a folder is to be written")
-    lock = place / LOCK if folder else place.with_name(f".{place.name}{LOCK}")
-    with held(lock, about=path) as mine:
+    at = place / LOCK if folder else place.with_name(f".{place.name}{LOCK}")
+    with held(at, about=path, tidy=True) as mine:
         if mine is False:
             what = "folder" if folder else "file"
-            raise ValueError(f"{path} is in use by {holder(lock)}; wait for its end, or give another {what}")
+            raise ValueError(f"{path} is in use by {holder(at)}; wait for its end, or give another {what}")
         if mine is None:
             warnings.warn(
                 f"files cannot be locked beside {path}: see to it that no other command writes there",
@@ -80,11 +81,11 @@ def alone(path: str | os.PathLike, *, folder: bool = False) -> Iterator[None]:
         yield
 
 
-def holder(lock: Path) -> str:
+def holder(path: Path) -> str:
     """Who holds a lock, in words."""
     told: object = None
     with suppress(OSError, ValueError):
-        told = json.loads(lock.read_text("utf-8"))
+        told = json.loads(path.read_text("utf-8"))
     if not isinstance(told, dict) or not {"pid", "host", "since", "command"} <= told.keys():
         return "another process"
     if (told["pid"], told["host"]) == (os.getpid(), socket.gethostname()):
@@ -94,14 +95,15 @@ def holder(lock: Path) -> str:
 
 
 @contextmanager
-def held(path: Path, about: str | os.PathLike | None = None) -> Iterator[bool | None]:
+def held(path: Path, about: str | os.PathLike | None = None, tidy: bool = False) -> Iterator[bool | None]:
     """Whether this process holds the lock; None where files cannot be locked.
 
     Args:
-        path: File that is the lock. Folders on the way are made, and those that are empty in the end go.
+        path: File that is the lock; folders on the way are made.
         about: What errors name; the lock if omitted.
+        tidy: Whether folders that were made for it go again if they are empty in the end.
     """
-    fresh = missing(path.parent)
+    fresh = missing(path.parent) if tidy else []
     try:
         stream, mine = _taken(path, about or path)
         owner = os.getpid()
@@ -150,9 +152,9 @@ def _taken(path: Path, about: str | os.PathLike) -> tuple[FileIO, bool | None]:
             if isinstance(error, FileNotFoundError) and tries < TRIES:
                 continue  # its folder went with its former holder
             raise OSError(error.errno, error.strerror, str(about)) from error
-        mine = _lock(stream)
+        mine = lock(stream)
         # Its former holder may have removed the file between our open and our lock.
-        if not mine or _is_at(stream, path):
+        if not mine or is_at(stream, path):
             return stream, mine
         stream.close()
 
@@ -186,7 +188,12 @@ def _let_go() -> None:
     _mine.clear()
 
 
-def _lock(stream: FileIO) -> bool | None:
+def lock(stream: IO[Any] | FileIO) -> bool | None:
+    """Locks an open file without waiting, until it is closed.
+
+    Returns:
+        Whether it could be had; None where files cannot be locked.
+    """
     try:
         import fcntl  # not on every platform
 
@@ -198,7 +205,8 @@ def _lock(stream: FileIO) -> bool | None:
     return True
 
 
-def _is_at(stream: FileIO, path: Path) -> bool:
+def is_at(stream: IO[Any] | FileIO, path: Path) -> bool:
+    """Whether an open file is still what is found at a path."""
     try:
         return os.path.samestat(os.fstat(stream.fileno()), path.stat())
     except FileNotFoundError:

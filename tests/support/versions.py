@@ -1,6 +1,6 @@
 """Digests of the code that makes answers, beside its versions: what reminds of raising them.
 
-    PYTHONPATH=src:tests python -m support.versions     writes the file anew (make versions)
+PYTHONPATH=src:tests python -m support.versions     writes the file anew (make versions)
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ BOUNDARIES = ("base",)
 
 
 def plain(node: Any) -> Any:
-    """A piece of code as nested lists, the same under every Python: no positions, docstrings or empty parts."""
+    """Code as nested lists, the same under every Python: no positions, docstrings or empty parts."""
     if isinstance(node, list):
         return [plain(item) for item in node]
     if not isinstance(node, ast.AST):
@@ -54,7 +54,11 @@ def plain(node: Any) -> Any:
 
 
 def _is_text(node: ast.AST) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
 
 
 def _is_version(node: ast.AST) -> bool:
@@ -65,7 +69,10 @@ def _is_version(node: ast.AST) -> bool:
 
 def digest(paths: Iterable[Path]) -> str:
     """Digest of the code of some files."""
-    told = [[path.relative_to(SOURCE).as_posix(), plain(ast.parse(path.read_text("utf-8")))] for path in sorted(paths)]
+    told = [
+        [path.relative_to(SOURCE).as_posix(), plain(ast.parse(path.read_text("utf-8")))]
+        for path in sorted(paths)
+    ]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
 

@@ -36,7 +36,7 @@ PARTS = ("ffn", "attention", "bounds")
 """What can be analysed."""
 
 VERSION = 1
-"""Raised when what is measured of a sample comes out otherwise; what was kept of the former is then not used."""
+"""Raised when what is measured of a sample comes out otherwise; what was kept is then not used again."""
 UNTOUCHED = Plan((FFNSkip(layers=()),))
 """Skips nothing; a forward under it is the stock model's, and is looked at like any other."""
 

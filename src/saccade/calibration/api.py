@@ -259,7 +259,7 @@ def score_samples(
 
 
 def scores_code(loaded: models.Loaded, probe: Probe, like: Method | None = None) -> str:
-    """Versions of the code that scores hang on (``code_of``): calibration's own, and the method that is tried."""
+    """Versions of the code that scores hang on (``code_of``): calibration's own and that of what is tried."""
     tried = None if probe.method is None else Plan((probe.at(0, like),))
     return code_of(loaded, tried, calibration=VERSION)
 

@@ -8,8 +8,8 @@ from saccade.engine.frame import Frame
 from saccade.engine.made_for import check_made_for
 
 VERSION = 1
-"""Raised when a plan's answers come out otherwise by a change of the engine, or of the pure rooms that it runs on;
-answers that were kept are then not used again."""
+"""Raised when answers under a plan come out otherwise by a change of the engine or the rooms that it runs on;
+those that were kept are then not used again."""
 
 __all__ = [
     "FRAME",

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from saccade.files import disk_trouble, write_folder
+from saccade.files import disk_trouble, naming, write_folder
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -19,7 +19,8 @@ def save_state(run_dir: Path, state: dict[str, Any]) -> None:
     kept = "the former checkpoint is kept" if there else "there is no checkpoint yet"
     temporary = run_dir / f"{CHECKPOINT}.tmp"
     try:
-        with disk_trouble(str(run_dir / CHECKPOINT), f"{kept}; make room and go on with --resume"):
+        hint = f"{kept}; make room and go on with --resume"
+        with naming(run_dir / CHECKPOINT), disk_trouble(str(run_dir / CHECKPOINT), hint, system=False):
             torch.save(state, temporary)
             os.replace(temporary, run_dir / CHECKPOINT)
     except BaseException:
@@ -59,7 +60,7 @@ def export(run_dir: Path, out: Path, dtype: torch.dtype = torch.float16) -> Path
     model.config.dtype = dtype
 
     kept = f"the run is kept in {run_dir}; make room and export it again"
-    with disk_trouble(f"the model to {out}", kept), write_folder(out) as fresh:
+    with disk_trouble(f"the model to {out}", kept, system=False), write_folder(out) as fresh:
         model.save_pretrained(fresh)
         build_processor(sizes.image_size, sizes.patch).save_pretrained(fresh)
     return Path(out)

@@ -190,7 +190,7 @@ def _digest(suite: Suite, job: Job, key: str, plan: Plan, force: bool) -> str:
         job.device,
     ]
     settings += [key, plan.to_dict(), force, stamps]
-    # Numbers that are raised with the behaviour of what answers; none of them was ever raised if there are none.
+    # Raised with the behaviour of what answers; those that never were are left out, for older columns.
     numbers = {"engine": VERSION} | {method.name: method.version for method in plan.methods}
     settings += [f"{name} {number}" for name, number in sorted(numbers.items()) if number != 1]
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
