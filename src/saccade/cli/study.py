@@ -118,7 +118,9 @@ def study(
         if data is not None or model != "glance":
             raise ValueError(f"study {name} trains the embedded model on its own suite: no MODEL, no --data")
         if opening.but(device=None, dtype=None) != Opening():
-            raise ValueError(f"study {name} opens the models that it trains: of these options --device and --dtype")
+            raise ValueError(
+                f"study {name} opens the models that it trains: of these options --device and --dtype"
+            )
         way = Way(workers, batch, max_new_tokens, str(where), opening.told().get("dtype"))
         result = _trained(questions, run, way, quick, note)
         paths = write(chosen, result, out)
