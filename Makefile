@@ -15,10 +15,11 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 /usr/bin/pyt
 	$$p -c '$(FITS)' >/dev/null 2>&1 && { echo $$p; break; }; done)
 VENV := .venv
 LMMS := .venv-lmms
+QUANTIZED := .venv-quantized
 RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lint format tables docs lmms clean
+.PHONY: help setup demo test lint format tables docs lmms quantized clean
 
 help:
 	@echo 'make demo    the main job: calibrate, skip, measure and explain, on the embedded model'
@@ -28,6 +29,7 @@ help:
 	@echo 'make tables  write the numbers of README.md anew from benchmarks/results'
 	@echo 'make docs    build the documentation site'
 	@echo 'make lmms    tests against lmms-eval, in .venv-lmms (a large download)'
+	@echo 'make quantized  tests of quantised models, in .venv-quantized'
 	@echo 'make setup   only build .venv (the others do that when it is needed)'
 	@echo 'make clean   remove .venv and caches'
 
@@ -79,5 +81,14 @@ $(LMMS)/.ready: pyproject.toml constraints-lmms.txt tools/torchvision_for_cpu.py
 	$(LMMS)/bin/python tools/torchvision_for_cpu.py
 	@touch $@
 
+quantized: $(QUANTIZED)/.ready
+	$(QUANTIZED)/bin/python -m pytest -q e2e/quantized $(ARGS)
+
+$(QUANTIZED)/.ready: pyproject.toml constraints.txt
+	'$(strip $(PYTHON))' -m venv --clear $(QUANTIZED)
+	$(QUANTIZED)/bin/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_FLAGS) \
+		-e '.[dev,quantized]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(LMMS) .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(LMMS) $(QUANTIZED) .pytest_cache .ruff_cache .mypy_cache .hypothesis
