@@ -22,7 +22,7 @@ RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 TABLES := docs/results.md docs/support.md docs/methods/index.md src/saccade/glance/README.md
 
-.PHONY: help setup demo test lint format tables docs lmms checkpoints clean
+.PHONY: help setup demo test lint format tables versions docs lmms checkpoints clean
 
 help:
 	@echo 'make demo    the main job: calibrate, skip, measure and explain, on the embedded model'
@@ -30,6 +30,7 @@ help:
 	@echo 'make lint    style and types'
 	@echo 'make format  rewrite the code in the house style'
 	@echo 'make tables  write the numbers of the docs anew from benchmarks/results'
+	@echo 'make versions  note the code of methods, families and the engine beside their versions'
 	@echo 'make docs    build the documentation site'
 	@echo 'make checkpoints  every command on small copies of the hub'"'"'s checkpoints, without torchvision and with it'
 	@echo 'make lmms    tests against lmms-eval, in .venv-lmms (a large download)'
@@ -68,6 +69,9 @@ format: $(READY)
 
 tables: $(READY)
 	$(RUN)/python -m saccade.report.tables $(TABLES)
+
+versions: $(READY)
+	PYTHONPATH=src:tests $(RUN)/python -m support.versions
 
 docs: $(READY)
 	$(RUN)/python -m saccade.report.site build/docs

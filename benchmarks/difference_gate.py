@@ -12,11 +12,12 @@ from pathlib import Path
 
 from saccade import models
 from saccade.evaluation import gate
-from saccade.evaluation.by_task import compare_by_task, forget
+from saccade.evaluation.by_task import compare_by_task
 from saccade.evaluation.identity import weights_digest
 from saccade.evaluation.orders import calibrated
 from saccade.files import write_json
 from saccade.glance import suite
+from saccade.journal import Journal
 from saccade.measure import record
 
 OUT = Path(__file__).parent / "results" / "difference_gate.json"
@@ -48,14 +49,14 @@ def main() -> int:
     }
 
     crude, kin = gate.crude_plans(depth), gate.kin_plans(depth, orders)
-    cells = args.out.with_name(f"{args.out.name}.partial")
+    journal = Journal(args.out.with_name(f"{args.out.name}.partial.jsonl"))
     found = compare_by_task(
         loaded,
         tasks,
         lambda task: suite.samples(task, args.samples, "test", args.seed),
         crude | kin,
         batch_size=args.batch,
-        folder=cells,
+        ledger=journal,
     )
     lines = [
         *gate.judge_losses(found, list(crude), list(kin)),
@@ -78,7 +79,8 @@ def main() -> int:
             "provenance": record(device=loaded.model.device, dtype=loaded.model.dtype, seed=args.seed),
         },
     )
-    forget(cells)
+    if left := journal.finish():
+        print(left)
     for line in lines:
         print(f"{'pass' if line.passed else 'FAIL'}  {line.what}: {line.found} (wanted: {line.wanted})")
     return 0 if passed else 1

@@ -1,7 +1,7 @@
-"""The two pictures of the README: ``python benchmarks/readme_pictures.py`` writes them into ``docs/pictures``.
+"""The README's two pictures: ``python benchmarks/readme_pictures.py`` writes them into ``docs/pictures``.
 
 One shows what a plan does to one question on the embedded model; the other draws accuracy against cost from
-``benchmarks/results/study_iso_flops.json``, whose digest is written beside it, so that a test tells when it is old.
+``benchmarks/results/study_iso_flops.json``, whose digest is written beside it: a test tells when it is old.
 """
 
 from __future__ import annotations

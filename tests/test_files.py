@@ -263,3 +263,88 @@ def test_text_is_read_without_its_byte_order_mark_and_errors_say_what_was_wanted
     ):
         with pytest.raises(ValueError, match=words):
             files.read_text(tmp_path / name, "a list of words")
+
+
+def write_a_file_and_hang(path, ready) -> None:
+    """Writes a file and hangs before it takes its place."""
+
+    def hang(*_) -> None:
+        ready.set()
+        signal.pause()
+
+    os.replace = hang
+    files.write_text(path, "lost")
+
+
+def test_what_a_killed_writer_of_a_file_left_goes_and_what_a_living_one_writes_stays(tmp_path):
+    path = tmp_path / "x.json"
+    lives = started(write_a_file_and_hang, path)
+    try:
+        kill(started(write_a_file_and_hang, path))
+        (tmp_path / f".x.json.{'0' * 32}.part").touch()
+        (tmp_path / ".x.json.mine.part").touch()
+        assert len(os.listdir(tmp_path)) == 4
+        files.write_text(path, "new")
+        assert path.read_text() == "new" and len(os.listdir(tmp_path)) == 3
+    finally:
+        kill(lives)
+    files.write_text(path, "newer")
+    assert sorted(os.listdir(tmp_path)) == [".x.json.mine.part", "x.json"]
+
+
+def test_links_are_followed_and_devices_written_to(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link.json").symlink_to("there/real.json")
+    assert files.write_text(tmp_path / "link.json", "new") == tmp_path / "link.json"
+    assert (tmp_path / "link.json").is_symlink() and (tmp_path / "there" / "real.json").read_text() == "new"
+    files.write_text("/dev/null", "nothing")
+    assert files.is_special(files.Path("/dev/null"))
+
+
+def test_a_full_disk_names_the_file_and_leaves_nothing(tmp_path, monkeypatch):
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        files.write_text("/dev/full", "much")
+    assert caught.value.filename == "/dev/full"
+
+    def full(fd):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    path = tmp_path / "a" / "b" / "x.json"
+    with pytest.raises(OSError, match="No space left") as caught:
+        files.write_json(path, {})
+    assert caught.value.filename == str(path) and os.listdir(tmp_path) == []
+    with pytest.raises(OSError, match="No space left") as caught, files.write_folder(tmp_path / "c" / "d"):
+        full(0)
+    assert caught.value.filename == str(tmp_path / "c" / "d") and os.listdir(tmp_path) == []
+
+
+def test_where_nothing_may_be_written_the_file_is_named(tmp_path, monkeypatch):
+    def refused(path, *args, **kwargs):
+        raise OSError(30, "Read-only file system", str(path))
+
+    for write in (
+        lambda path: files.write_text(path, "x"),
+        lambda path: files.write_folder(path).__enter__(),
+    ):
+        monkeypatch.setattr(files.Path, "mkdir", refused)
+        with pytest.raises(OSError, match="Read-only file system") as caught:
+            write(tmp_path / "new" / "x.json")
+        assert caught.value.filename == str(tmp_path / "new" / "x.json")
+        monkeypatch.undo()
+    assert os.listdir(tmp_path) == []
+
+
+def test_errors_of_libraries_are_one_line():
+    from safetensors import SafetensorError
+
+    for error in (
+        OSError(28, "No space left on device"),
+        RuntimeError("zip\n writer"),
+        SafetensorError("full"),
+    ):
+        said = pytest.raises(ValueError, match=r"^cannot write the model: .*; make room$")
+        with said, files.disk_trouble("the model", "make room"):
+            raise error
+    with pytest.raises(OSError, match="full"), files.disk_trouble("the model", "make room", system=False):
+        raise OSError(28, "disk full")

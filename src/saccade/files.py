@@ -1,4 +1,4 @@
-"""Files and folders, written whole or not at all; locks; and reading with errors a person can act on."""
+"""Files and folders, written whole or not at all, and read with errors a person can act on."""
 
 from __future__ import annotations
 
@@ -13,6 +13,25 @@ from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
 
+from saccade.locks import alone, held, is_at, lock, locked, missing, remove_empty
+
+__all__ = [
+    "alone",
+    "disk_trouble",
+    "is_special",
+    "lines",
+    "locked",
+    "made",
+    "naming",
+    "read_json",
+    "read_text",
+    "sweep",
+    "write_bytes",
+    "write_folder",
+    "write_json",
+    "write_text",
+]
+
 LONGEST_LINE = 1_000_000
 """Bytes of the longest line that `lines` reads: far above any prompt, and read at once."""
 
@@ -20,24 +39,122 @@ LONGEST_LINE = 1_000_000
 def write_bytes(path: str | os.PathLike, data: bytes) -> Path:
     """Writes a file whole or not at all: to a temporary neighbour, then renamed.
 
+    A link is followed, and what is no ordinary file (a device, a pipe) is written straight to.
+
     Args:
-        path: Where; folders on the way are made.
+        path: Where; folders on the way are made, and go again if the file cannot be written.
         data: All of it.
 
     Returns:
         The path.
+
+    Raises:
+        OSError: If the disk refuses, naming the file.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _beside(path)
-    try:
-        with temporary.open("xb") as stream:
+    place = Path(os.path.realpath(path))
+    with naming(path), made(place.parent):
+        if is_special(place):
+            place.write_bytes(data)
+            return Path(path)
+        sweep(place)
+        with _temporary(place) as (stream, temporary):
             stream.write(data)
-        os.replace(temporary, path)
+            stream.flush()
+            os.fsync(stream.fileno())
+            os.replace(temporary, place)
+    return Path(path)
+
+
+@contextmanager
+def _temporary(place: Path) -> Iterator[tuple[IO[bytes], Path]]:
+    """A new file beside a path, open and locked; it goes if the block fails."""
+    mine: bool | None = False
+    while mine is False:
+        temporary = _beside(place)
+        stream = temporary.open("xb")
+        # Whoever gets this lock knows that we are dead; until we have it somebody may have thought so.
+        mine = lock(stream)
+        if mine and not is_at(stream, temporary):
+            mine = False
+        if mine is False:
+            stream.close()
+    try:
+        with stream:
+            yield stream, temporary
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
-    return path
+
+
+def sweep(path: Path) -> None:
+    """Removes what killed processes left beside a file that they were writing; the living lock theirs."""
+    began = _began(path)
+    with suppress(OSError):
+        for one in [p for p in path.parent.iterdir() if began.fullmatch(p.name) and p.is_file()]:
+            # Another user's leftovers are not ours to remove, and no reason to fail.
+            with suppress(OSError), one.open("rb") as stream:
+                if lock(stream):
+                    one.unlink()
+
+
+def is_special(path: Path) -> bool:
+    """Whether something is there that is neither a file nor a folder, such as ``/dev/null``."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+@contextmanager
+def naming(path: str | os.PathLike, within: Path | None = None) -> Iterator[None]:
+    """Lets failures of the disk name this file: a full one names none, others a temporary neighbour.
+
+    Args:
+        path: What is written.
+        within: Where given, failures that name something that is neither in this folder nor on the way to the
+            file stay as they are.
+    """
+    try:
+        yield
+    except OSError as error:
+        at = None if error.filename is None or within is None else Path(str(error.filename))
+        if error.errno is None or (at and within not in (at, *at.parents) and at not in Path(path).parents):
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+
+
+@contextmanager
+def made(folder: Path) -> Iterator[None]:
+    """Makes a folder and those on the way; those that are empty go again if the block fails."""
+    fresh = missing(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        remove_empty(fresh)
+        raise
+
+
+@contextmanager
+def disk_trouble(what: str, kept: str, system: bool = True) -> Iterator[None]:
+    """Turns a failed write, by whichever library, into one line that says what is left.
+
+    Args:
+        what: What is written.
+        kept: What is left, and what to do.
+        system: Whether failures that the system reports are turned too, or only those of libraries.
+
+    Raises:
+        ValueError: In place of the failure.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    # torch reports a full disk as a RuntimeError of its zip writer.
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, OSError) and not system:
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"cannot write {what}: {reason}; {kept}") from error
 
 
 def write_text(path: str | os.PathLike, text: str) -> Path:
@@ -69,45 +186,23 @@ def write_folder(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(os.path.realpath(path))
     if path.exists() and not path.is_dir():
         raise ValueError(f"cannot write {path}: it is a file, and a folder is to be written")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path)
     work = _beside(path)
-    # Held from before the folder is there until it is gone: whoever gets the lock knows that we are dead.
-    with _held(_lock_of(work)):
-        fresh = work / "new"
-        try:
-            fresh.mkdir(parents=True)
-            usual = fresh.stat().st_mode & 0o777
-            yield fresh
-            for made in fresh.rglob("*"):
-                made.chmod(usual if made.is_dir() else usual & 0o666)  # some writers leave private files
-            if path.exists():
-                os.replace(path, work / "old")
-            os.replace(fresh, path)
-        finally:
-            _end(work, path)
-
-
-@contextmanager
-def locked(path: str | os.PathLike) -> Iterator[bool]:
-    """Says whether this process holds a lock, without waiting for it; a lock dies with its process.
-
-    Args:
-        path: File that is the lock; it is there while somebody holds it.
-
-    Yields:
-        Whether this process holds it; False where another one does.
-
-    Raises:
-        ValueError: If files cannot be locked there.
-    """
-    with _held(Path(path)) as mine:
-        if mine is None:
-            raise ValueError(
-                f"{path}: files cannot be locked on this system or disk, so processes cannot share it; "
-                "choose another folder"
-            )
-        yield mine
+    with naming(path, within=work), made(path.parent):
+        _sweep(path)
+        # Held from before the folder is there until it is gone: whoever gets the lock knows that we are dead.
+        with held(_lock_of(work), about=path):
+            fresh = work / "new"
+            try:
+                fresh.mkdir(parents=True)
+                usual = fresh.stat().st_mode & 0o777
+                yield fresh
+                for one in fresh.rglob("*"):
+                    one.chmod(usual if one.is_dir() else usual & 0o666)  # some writers leave private files
+                if path.exists():
+                    os.replace(path, work / "old")
+                os.replace(fresh, path)
+            finally:
+                _end(work, path)
 
 
 def read_text(path: str | os.PathLike, what: str = "a file") -> str:
@@ -186,12 +281,17 @@ def _lock_of(work: Path) -> Path:
     return work.with_suffix(".lock")
 
 
+def _began(path: Path) -> re.Pattern[str]:
+    """Names that ``_beside`` gives."""
+    return re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{32}}\.part")
+
+
 def _sweep(path: Path) -> None:
     """Ends what killed processes began; those that live hold their lock."""
-    began = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{32}}\.part")
+    began = _began(path)
     for work in [p for p in path.parent.iterdir() if began.fullmatch(p.name) and p.is_dir()]:
         # Another user's leftovers are not ours to remove, and no reason to fail.
-        with suppress(OSError), _held(_lock_of(work)) as dead:
+        with suppress(OSError), held(_lock_of(work)) as dead:
             if dead:
                 _end(work, path)
 
@@ -202,41 +302,3 @@ def _end(work: Path, path: Path) -> None:
     if old.exists() and not path.exists():
         os.replace(old, path)
     shutil.rmtree(work, ignore_errors=True)
-
-
-@contextmanager
-def _held(path: Path) -> Iterator[bool | None]:
-    """Whether this process holds the lock; None where files cannot be locked."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        stream = path.open("w")
-        mine = _lock(stream)
-        # Its former holder may have removed the file between our open and our lock.
-        if not mine or _is_at(stream, path):
-            break
-        stream.close()
-    with stream:
-        try:
-            yield mine
-        finally:
-            if mine is not False:
-                path.unlink(missing_ok=True)
-
-
-def _lock(stream: IO[str]) -> bool | None:
-    try:
-        import fcntl  # not on every platform
-
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except (ImportError, OSError):
-        return None
-    return True
-
-
-def _is_at(stream: IO[str], path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
-    except FileNotFoundError:
-        return False

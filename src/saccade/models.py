@@ -22,6 +22,9 @@ from saccade.shapes import ModelShape
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+VERSION = 1
+"""Raised when samples become other inputs, or outputs other answers; what was kept is then not used again."""
+
 
 @dataclass(frozen=True, eq=False)
 class Loaded:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -26,7 +26,7 @@ def weights_digest(model: nn.Module, dtype: torch.dtype | None = None) -> str:
     Returns:
         16 hexadecimal digits.
     """
-    tensors = sorted(model.state_dict().items())
+    tensors = [(name, part) for name, one in sorted(model.state_dict().items()) for part in _plain(one)]
     taken = []
     for _, tensor in tensors:
         flat = tensor.detach().reshape(-1)
@@ -36,6 +36,16 @@ def weights_digest(model: nn.Module, dtype: torch.dtype | None = None) -> str:
     for (name, tensor), numbers in zip(tensors, _on_host(taken), strict=True):
         digest.update(f"{name}{tuple(tensor.shape)}".encode() + numbers.numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _plain(tensor: Any) -> Iterator[torch.Tensor]:
+    """The tensor itself, or those that a quantised one is made of."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        yield tensor
+        return
+    names, _ = tensor.__tensor_flatten__()
+    for name in names:
+        yield from _plain(getattr(tensor, name))
 
 
 def _on_host(parts: list[torch.Tensor]) -> list[torch.Tensor]:

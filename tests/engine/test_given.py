@@ -36,7 +36,7 @@ GO = dict(do_sample=False, max_new_tokens=4)
 
 @torch.no_grad()
 def merged(tiny, inputs) -> dict[str, torch.Tensor]:
-    """The same prompts as merged embeddings, with the stock model's positions where they have several axes."""
+    """The same prompts as merged embeddings, with the stock positions where they have several axes."""
     with entering(tiny) as entered:
         tiny.model(**inputs)
     given = {"inputs_embeds": entered.kwargs["inputs_embeds"], "attention_mask": inputs["attention_mask"]}
@@ -58,13 +58,10 @@ def test_generation_from_merged_embeddings_says_what_token_ids_say(name, spec):
     tiny = FACTORIES[name](layers=3)
     spec, inputs = spec_for(tiny, spec), tiny.batch(SAMPLES)
     given, rows = merged(tiny, inputs), inputs["input_ids"].shape[1]
-    ways = (
-        GO,
-        GO | {"num_beams": 3, "num_return_sequences": 2},
-        GO | {"do_sample": True, "temperature": 0.7},
-    )
+    draw = GO | {"do_sample": True, "temperature": 0.7}
+    beams = GO | {"num_beams": 3, "num_return_sequences": 2}
     with apply(tiny.model, spec) as handle:
-        for way in (*ways, ways[2] | {"num_return_sequences": 2}):
+        for way in (GO, beams, draw, draw | {"num_return_sequences": 2}):
             torch.manual_seed(3)
             said = tiny.model.generate(**inputs, **way)[:, rows:]
             torch.manual_seed(3)

@@ -1,4 +1,4 @@
-"""Images that the attention mask hides are padding: nothing is decided about them, and nothing is lost by them.
+"""Images that the attention mask hides are padding: nothing is decided about them, nothing lost by them.
 
 Shape letters: B batch, N rows.
 """

@@ -1,12 +1,15 @@
 """The gate: its yardsticks do what they say, and its judgements follow from the figures."""
 
+import json
+
 import pytest
 import torch
 
 from saccade.engine import apply
 from saccade.evaluation import compare, gate
-from saccade.evaluation.by_task import compare_by_task, forget
+from saccade.evaluation.by_task import compare_by_task
 from saccade.evaluation.results import Comparison, Prediction, score
+from saccade.journal import Journal
 
 
 def test_the_crude_plans_run_on_a_model_and_change_what_it_says(llava):
@@ -72,14 +75,19 @@ def test_task_by_task_equals_all_at_once_and_resumes(toy, questions, tmp_path):
 
     settings = dict(batch_size=4, max_new_tokens=3)
     whole = compare(toy.model, toy.processor, questions, plans, **settings).to_dict()
+    path = tmp_path / "cells.jsonl"
     for _ in range(2):
-        found = compare_by_task(toy, tasks, draw, plans, folder=tmp_path / "cells", **settings).to_dict()
+        found = compare_by_task(toy, tasks, draw, plans, ledger=path, **settings).to_dict()
         assert found["dense"] == whole["dense"]
         assert [e["mean"] for e in found["plans"]] == [e["mean"] for e in whole["plans"]]
     assert drawn == tasks * 2
-    assert len(list((tmp_path / "cells").iterdir())) == len(tasks)
-    forget(tmp_path / "cells")
-    assert not (tmp_path / "cells").exists()
+    kept = [json.loads(line) for line in path.read_text().splitlines()]
+    assert sum("settings" in line for line in kept) == len(tasks)
+    batches = sum(-(-len(draw(task)) // 4) for task in tasks)
+    assert sum("answers" in line for line in kept) == batches * (2 + len(plans))
+    with Journal(path) as journal:
+        compare_by_task(toy, tasks, draw, plans, ledger=journal, **settings)
+        assert journal.finish() == "" and not path.exists()
 
 
 @pytest.mark.parametrize(

@@ -67,10 +67,9 @@ def test_studies_and_ledgers_keep_them_apart(talkative, questions, tmp_path):
     assert keys[0].weights == keys[1].weights and keys[0].setup != keys[1].setup
 
     def answered(loaded, path):
-        found, ledger = runner.answer(
-            loaded, questions[:4], [runner.Run("dense")], batch_size=4, max_new_tokens=4, ledger_path=path
+        found = runner.answer(
+            loaded, questions[:4], [runner.Run("dense")], batch_size=4, max_new_tokens=4, ledger=path
         )
-        ledger.close()
         return [p.text for p in found.predictions["dense"]]
 
     path = tmp_path / "ledger.jsonl"

@@ -6,53 +6,67 @@ import pytest
 from PIL import Image
 
 from saccade.evaluation.ledger import Ledger, sample_digest
+from saccade.journal import Journal, settings_hash
 from saccade.samples import Sample
+
+
+def put(path, settings, *cells):
+    """Keeps cells as a run that is interrupted then."""
+    with Journal(path) as journal:
+        ledger = Ledger(journal, settings)
+        for cell in cells:
+            ledger.put(*cell)
+
+
+def get(path, settings, plan, ids):
+    with Journal(path) as journal:
+        return Ledger(journal, settings).get(plan, ids)
 
 
 def test_answers_come_back(tmp_path):
     path = tmp_path / "cells.jsonl"
-    first = Ledger(path, {"tokens": 8})
-    first.put("dense", ["a", "b"], ["1", "2"])
-    first.close()
-    second = Ledger(path, {"tokens": 8})
-    assert second.get("dense", ["b", "a"]).texts == ["2", "1"]
-    assert second.get("dense", ["a", "c"]) is None
-    assert second.get("vskip(layers=1)", ["a"]) is None
+    put(path, {"tokens": 8}, ("dense", ["a", "b"], ["1", "2"]))
+    assert get(path, {"tokens": 8}, "dense", ["b", "a"]).texts == ["2", "1"]
+    assert get(path, {"tokens": 8}, "dense", ["a", "c"]) is None
+    assert get(path, {"tokens": 8}, "vskip(layers=1)", ["a"]) is None
 
 
 def test_what_prompts_cost_comes_back_beside_their_answers(tmp_path):
     path = tmp_path / "cells.jsonl"
-    first = Ledger(path, {})
-    first.put("fastv()", ["a", "b"], ["1", "2"], {"gflops": 0.1 + 0.2})
-    first.put("fastv()", ["c"], ["3"])
-    first.close()
-    cell = Ledger(path, {}).get("fastv()", ["c", "b", "a"])
-    assert cell.texts == ["3", "2", "1"]
-    assert cell.spent == [None, {"gflops": 0.1 + 0.2}, {"gflops": 0.1 + 0.2}]
+    cost = {"gflops": 0.1 + 0.2}
+    put(path, {}, ("fastv()", ["a", "b"], ["1", "2"], cost), ("fastv()", ["c"], ["3"]))
+    cell = get(path, {}, "fastv()", ["c", "b", "a"])
+    assert cell.texts == ["3", "2", "1"] and cell.spent == [None, cost, cost]
 
 
-def test_other_settings_start_anew(tmp_path):
+def test_answers_of_other_settings_are_neither_served_nor_lost(tmp_path):
     path = tmp_path / "cells.jsonl"
-    first = Ledger(path, {"tokens": 8})
-    first.put("dense", ["a"], ["1"])
-    first.close()
-    assert Ledger(path, {"tokens": 9}).get("dense", ["a"]) is None
+    put(path, {"tokens": 8}, ("dense", ["a"], ["1"]))
+    assert get(path, {"tokens": 9}, "dense", ["a"]) is None
+    put(path, {"tokens": 9}, ("dense", ["a"], ["other"]))
+    put(path, {"tokens": 8}, ("dense", ["b"], ["2"]))
+    assert get(path, {"tokens": 9}, "dense", ["a"]).texts == ["other"]
+    assert get(path, {"tokens": 8}, "dense", ["a", "b"]).texts == ["1", "2"]
+
+
+def test_answers_that_a_former_version_kept_come_back(tmp_path):
+    """It wrote the digest of the settings for the settings."""
+    path = tmp_path / "cells.jsonl"
+    header = {"settings": settings_hash({"tokens": 8})}
+    path.write_text(f'{json.dumps(header)}\n{{"plan": "dense", "answers": {{"a": "1"}}}}\n')
+    assert get(path, {"tokens": 8}, "dense", ["a"]).texts == ["1"]
+    assert get(path, {"tokens": 9}, "dense", ["a"]) is None
 
 
 @pytest.mark.parametrize("torn", ['{"plan": "dense", "answ', "[]", '{"plan": "dense"}', "\udcff"])
 def test_a_torn_last_line_is_dropped_and_the_file_goes_on(tmp_path, torn):
     path = tmp_path / "cells.jsonl"
-    first = Ledger(path, {})
-    first.put("dense", ["a"], ["1"])
-    first.close()
+    put(path, {}, ("dense", ["a"], ["1"]))
     with path.open("a", encoding="utf-8", errors="surrogateescape") as stream:
         stream.write(torn)
-    second = Ledger(path, {})
-    assert second.get("dense", ["a"]).texts == ["1"]
-    second.put("dense", ["b"], ["2"])
-    second.close()
-    lines = path.read_text().splitlines()
-    assert [json.loads(line) for line in lines[1:]] == [
+    put(path, {}, ("dense", ["b"], ["2"]))
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"settings": {}},
         {"plan": "dense", "answers": {"a": "1"}},
         {"plan": "dense", "answers": {"b": "2"}},
     ]
@@ -60,9 +74,8 @@ def test_a_torn_last_line_is_dropped_and_the_file_goes_on(tmp_path, torn):
 
 def test_without_a_path_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    ledger = Ledger(None, {})
+    ledger = Ledger(Journal(None), {})
     ledger.put("dense", ["a"], ["1"])
-    ledger.close()
     assert ledger.get("dense", ["a"]).texts == ["1"] and list(tmp_path.iterdir()) == []
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from methods.test_shorter_prompts import TOWER, Shown, Told, pool, shorter
+from methods.test_shorter_prompts import TOWER, Told, pool
 from saccade import apply
 from saccade.stages import Evidence
 from support.looking import evidence_of
 from support.models import BIG, FACTORIES, SQUARE, TALL, WIDE
 from support.reference import gap
+from support.shorter import Shown, shorter
 
 SAMPLES = [[3, SQUARE, 5], [2, WIDE, 1, TALL, 3], [1, BIG, 4]]
 FAMILIES = ["llava_onevision", "internvl-qwen3"]

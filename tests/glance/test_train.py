@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import shutil
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +21,8 @@ from saccade.glance.data import Batches, Mixture, attention_mask
 from saccade.glance.model import GlanceConfig
 from saccade.glance.recipe import Clock, TrainConfig, learning_rate_factor
 from saccade.glance.train import Trainer, train
+from support import kills
+from support.programs import environment
 
 SIZES = GlanceConfig(layers=2, width=32, heads=4, mlp=16, vision_width=16)
 CONFIG = TrainConfig(
@@ -156,3 +164,79 @@ def test_questions_of_a_row_do_not_see_each_other() -> None:
     assert mask[3, 2] and not mask[2, 3]
     assert not mask[4:6, 2:4].any()
     assert not mask[6, 2:6].any()
+
+
+def same(one, other) -> bool:
+    """Whether two runs ended with the same weights."""
+    states = [load_state(folder) for folder in (one, other)]
+    return all(
+        torch.equal(weight, states[1][key][name])
+        for key in ("network", "average")
+        for name, weight in states[0][key].items()
+    )
+
+
+def stop() -> None:
+    raise kills.Killed
+
+
+def test_a_run_that_is_ended_again_and_again_ends_as_one_that_never_was(run, tmp_path) -> None:
+    config, rng, killed, folder = replace(CONFIG, save_every=0.0), random.Random(0), 0, tmp_path / "run"
+    while killed < 20:
+        resume = (folder / checkpoint.CHECKPOINT).exists()
+        try:
+            with kills.at(rng.randrange(1, 9), stop):
+                train(config, folder, resume, sizes=SIZES)
+        except kills.Killed:
+            killed += 1
+        else:
+            assert same(run, folder)
+            shutil.rmtree(folder)
+        assert not kills.left_over(tmp_path)
+    train(config, folder, (folder / checkpoint.CHECKPOINT).exists(), sizes=SIZES)
+    assert same(run, folder)
+
+
+def test_a_real_kill(run, tmp_path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from dataclasses import replace;"
+        "from glance.test_train import CONFIG, SIZES; from saccade.glance.train import train;"
+        "train(replace(CONFIG, save_every=0.0), Path(sys.argv[1]), sizes=SIZES)"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], env=environment(Path(__file__).parents[1])
+    )
+    try:
+        limit = time.monotonic() + 120
+        while not (tmp_path / checkpoint.CHECKPOINT).exists() and time.monotonic() < limit:
+            assert child.poll() is None
+            time.sleep(0.002)
+    finally:
+        child.kill()
+        child.wait()
+    assert load_state(tmp_path)["clock"]["step"] < 8
+    train(CONFIG, tmp_path, resume=True, sizes=SIZES)
+    assert same(run, tmp_path)
+
+
+def test_metrics_of_steps_that_come_again_are_dropped(run, tmp_path) -> None:
+    train(replace(CONFIG, steps=2), tmp_path, sizes=SIZES)
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text('{"step": 1, "loss": 3}\n{"step": 7, "loss": 2}\n{"step": 2, "lo')
+    Trainer(CONFIG, tmp_path, SIZES).load()
+    assert metrics.read_text() == '{"step": 1, "loss": 3}\n'
+
+
+def test_a_full_disk_is_one_line_and_the_former_checkpoint_is_kept(run, monkeypatch) -> None:
+    before = (run / checkpoint.CHECKPOINT).read_bytes()
+
+    def full(state, path):
+        path.write_bytes(b"half")
+        raise RuntimeError("PytorchStreamWriter failed\nwriting file data/3: file write failed")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(
+        ValueError, match=r"^cannot write .*checkpoint\.pt: .*; the former checkpoint is kept"
+    ):
+        checkpoint.save_state(run, {})
+    assert (run / checkpoint.CHECKPOINT).read_bytes() == before and not kills.left_over(run)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from saccade.evaluation.ledger import settings_hash
+from saccade.journal import settings_hash
 from saccade.studies import Cell, Key, Store
 
 KEY = Key("w", "float32", "vskip(layers=1)", "s", 24)

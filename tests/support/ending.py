@@ -25,5 +25,5 @@ def shown(hidden_BND: torch.Tensor, alive_BN: torch.Tensor, visual_BN: torch.Ten
 
 
 def showing(norm: Any, sets: Any) -> Any:
-    """Makes a stock decoder's final norm show it so; ``sets()`` gives alive and visual rows. Returns the hook."""
+    """Makes a stock decoder's final norm show it so; ``sets()`` gives alive and visual rows."""
     return norm.register_forward_hook(lambda module, args, output: shown(output, *sets()))

@@ -23,9 +23,9 @@ from saccade.analysis.merging import Similarity, kl_checks, similarity
 from saccade.analysis.probes import GROUPS, PROBES, probe_layers
 from saccade.analysis.saturation import MASSES, VisualMap, vig, visual_maps
 from saccade.calibration.draw import data_hash
-from saccade.calibration.journal import Journal
 from saccade.engine import check_made_for
-from saccade.evaluation.identity import setup_digest
+from saccade.evaluation.identity import code_of, setup_digest
+from saccade.journal import Journal, opened
 from saccade.methods.ffn_skip import FFNSkip
 from saccade.models import Loaded
 from saccade.plan import Plan, PlanLike
@@ -35,6 +35,8 @@ from saccade.weights import weights_digest
 PARTS = ("ffn", "attention", "bounds")
 """What can be analysed."""
 
+VERSION = 1
+"""Raised when what is measured of a sample comes out otherwise; what was kept is then not used again."""
 UNTOUCHED = Plan((FFNSkip(layers=()),))
 """Skips nothing; a forward under it is the stock model's, and is looked at like any other."""
 
@@ -85,7 +87,7 @@ def analyze(
     parts: Sequence[str] | None = None,
     force: bool = False,
     strict: bool = False,
-    checkpoint: str | os.PathLike | None = None,
+    checkpoint: Journal | str | os.PathLike | None = None,
     step: Step | None = None,
 ) -> Study:
     """Analyses what FFN and attention do to visual rows, and how well the theory bounds skipping them.
@@ -97,7 +99,8 @@ def analyze(
         parts: Which of ``PARTS``; if omitted all, the bounds only where the plan skips an FFN.
         force: Use a plan that was made for another model.
         strict: Refuse a plan that was made for other weights, instead of warning of it.
-        checkpoint: File that keeps finished samples, so that the same call goes on; the caller deletes it.
+        checkpoint: Journal, or its file, that keeps finished samples, so that the same call goes on; the
+            caller finishes or deletes it.
         step: Called with the number of samples done and of all.
 
     Raises:
@@ -125,19 +128,26 @@ def analyze(
     }
     if setup := setup_digest(loaded):
         settings["setup"] = setup
-    journal = Journal(checkpoint, settings)
+    if code := code_of(loaded, wanted, analysis=VERSION):
+        settings["code"] = code
     runner = _Runner(loaded, wanted, asked, parts is not None)
-    for number, sample in enumerate(seen):
-        if step is not None:
-            step(number, len(seen))
-        if sample.id not in journal.entries:
+    with opened(checkpoint) as journal:
+        kept = journal.section(settings)
+        known = kept.by("sample")
+        for number, sample in enumerate(seen):
+            if step is not None:
+                step(number, len(seen))
+            if sample.id in known:
+                continue
             try:
-                journal.append({"sample": sample.id, **runner.one(sample)})
+                found = runner.one(sample)
             except ValueError as error:
                 raise ValueError(f"sample {sample.id}: {error}") from error
+            known[sample.id] = {"sample": sample.id, **found}
+            kept.append(known[sample.id])
     if step is not None:
         step(len(seen), len(seen))
-    entries = [journal.entries[sample.id] for sample in seen]
+    entries = [known[sample.id] for sample in seen]
     data: dict[str, Any] = {
         "plan": None if stock else wanted.spec,
         "model": {"name": loaded.name, **settings["model"]},

@@ -12,7 +12,6 @@ from torch import nn
 
 from saccade import models
 from saccade.calibration.draw import Draw, data_hash
-from saccade.calibration.journal import Journal
 from saccade.calibration.measures import Direction, check_answer_tokens, check_direction
 from saccade.calibration.probes import Probe, Progress, find_probe, probe_for
 from saccade.calibration.request import choose, reach, wanted_method
@@ -21,13 +20,16 @@ from saccade.calibration.scores import Scores
 from saccade.calibration.spoken import with_answer
 from saccade.data import Entry
 from saccade.engine import check_made_for
-from saccade.evaluation.identity import setup_digest
+from saccade.evaluation.identity import code_of, setup_digest
+from saccade.journal import Journal, Section, opened
 from saccade.measure.provenance import record
 from saccade.methods import Method
 from saccade.plan import Plan
 from saccade.samples import Sample
 from saccade.weights import weights_digest
 
+VERSION = 1
+"""Raised when scores of layers come out otherwise; what was kept of the former is then not used again."""
 ETA = 3e-3
 """VTW's threshold for LLaVA-1.5-7B, and its default; 5e-4 for 13B, 1e-4 for LLaVA-1.6 (official code)."""
 
@@ -102,26 +104,28 @@ def calibrate(
     target = wanted.flops
     if target is not None:
         wanted = reach(loaded, asked_for, chosen)
-    found = score_samples(
-        loaded,
-        chosen,
-        probe,
-        like=wanted,
-        direction=direction,
-        answer_tokens=answer_tokens,
-        eta=eta,
-        draw=draw if num_samples is not None else "all",
-        seed=seed,
-        check=check,
-        checkpoint=None if out is None else partial_path(out),
-        progress=progress,
-    )
-    done = wanted.resolve(depth, found.order)
-    asked = {key: value for key, value in (("budget", wanted.budget), ("flops", target)) if value is not None}
-    plan = Plan(asked_for.with_method(done).methods, found.model, {"asked": asked, **found.record()})
-    if out is not None:
-        plan.save(out)
-        partial_path(out).unlink(missing_ok=True)
+    with Journal(None if out is None else partial_path(out)) as journal:
+        found = score_samples(
+            loaded,
+            chosen,
+            probe,
+            like=wanted,
+            direction=direction,
+            answer_tokens=answer_tokens,
+            eta=eta,
+            draw=draw if num_samples is not None else "all",
+            seed=seed,
+            check=check,
+            checkpoint=journal,
+            progress=progress,
+        )
+        done = wanted.resolve(depth, found.order)
+        given = (("budget", wanted.budget), ("flops", target))
+        asked = {key: value for key, value in given if value is not None}
+        plan = Plan(asked_for.with_method(done).methods, found.model, {"asked": asked, **found.record()})
+        if out is not None:
+            plan.save(out)
+            journal.finish()
     return plan
 
 
@@ -143,7 +147,7 @@ def scores(
     answer_tokens: int = 1,
     eta: float = ETA,
     check: bool = True,
-    checkpoint: str | os.PathLike | None = None,
+    checkpoint: Journal | str | os.PathLike | None = None,
     progress: Progress | None = None,
 ) -> Scores:
     """Scores every layer; ``Scores.order`` then serves any budget.
@@ -160,27 +164,29 @@ def scores(
         answer_tokens: Tokens of the answer that are looked at.
         eta: Threshold of ``withdrawal``.
         check: Whether brute force is run on the last sample, to compare.
-        checkpoint: File that keeps finished samples; a second call goes on from it, the end removes it.
+        checkpoint: File that keeps finished samples; a second call goes on from it, the end removes it. The
+            end of a journal is up to its owner.
         progress: Called with the number of samples done and of all.
 
     Raises:
         ValueError: As ``calibrate``.
     """
-    found = score_samples(
-        models.wrap(model, processor),
-        choose(samples, num_samples, draw, seed),
-        find_probe(score),
-        direction=direction,
-        answer_tokens=answer_tokens,
-        eta=eta,
-        draw=draw if num_samples is not None else "all",
-        seed=seed,
-        check=check,
-        checkpoint=checkpoint,
-        progress=progress,
-    )
-    if checkpoint is not None:
-        Path(checkpoint).unlink(missing_ok=True)
+    with opened(checkpoint) as journal:
+        found = score_samples(
+            models.wrap(model, processor),
+            choose(samples, num_samples, draw, seed),
+            find_probe(score),
+            direction=direction,
+            answer_tokens=answer_tokens,
+            eta=eta,
+            draw=draw if num_samples is not None else "all",
+            seed=seed,
+            check=check,
+            checkpoint=journal,
+            progress=progress,
+        )
+        if journal is not checkpoint:
+            journal.finish()
     return found
 
 
@@ -196,10 +202,10 @@ def score_samples(
     draw: str = "all",
     seed: int = 0,
     check: bool = True,
-    checkpoint: str | os.PathLike | None = None,
+    checkpoint: Journal | None = None,
     progress: Progress | None = None,
 ) -> Scores:
-    """Scores every layer on samples that are drawn already; leaves the checkpoint to the caller to delete."""
+    """Scores every layer on samples that are drawn already; leaves the journal to the caller to finish."""
     check_direction(direction)
     check_answer_tokens(answer_tokens)
     if not eta >= 0:
@@ -221,12 +227,14 @@ def score_samples(
     }
     if setup := setup_digest(loaded):
         settings["setup"] = setup
+    if code := scores_code(loaded, probe, like):
+        settings["code"] = code
     values: list[tuple[float, ...]] = []
     cost: dict[str, Any] = {}
     if probe.method is not None:
-        journal = Journal(checkpoint, settings)
+        kept_so_far = (checkpoint or Journal(None)).section(settings)
         ask = partial(_asked, loaded, tokens=answer_tokens)
-        values, last = _values(loaded, samples, ask, probe, direction, like, journal, progress)
+        values, last = _values(loaded, samples, ask, probe, direction, like, kept_so_far, progress)
         if check and not decides(loaded.model):
             inputs, tail = ask(last)
             cost = compare(loaded.model, inputs, probe, direction, loaded.shape, like, tail)
@@ -250,6 +258,12 @@ def score_samples(
     )
 
 
+def scores_code(loaded: models.Loaded, probe: Probe, like: Method | None = None) -> str:
+    """Versions of the code that scores hang on (``code_of``): calibration's own and that of what is tried."""
+    tried = None if probe.method is None else Plan((probe.at(0, like),))
+    return code_of(loaded, tried, calibration=VERSION)
+
+
 def _asked(loaded: models.Loaded, sample: Sample, tokens: int) -> tuple[dict[str, Any], int]:
     return with_answer(loaded.model, models.inputs(loaded, [sample]), tokens)
 
@@ -261,27 +275,29 @@ def _values(
     probe: Probe,
     direction: Direction,
     like: Method | None,
-    journal: Journal,
+    kept: Section,
     progress: Progress | None,
 ) -> tuple[list[tuple[float, ...]], Sample]:
     """Scores of every sample, and the last sample that has visual rows."""
+    known = kept.by("sample")
     with trying(loaded.model) as try_layers:
         for number, sample in enumerate(samples):
             if progress is not None:
                 progress(number, len(samples))
-            if sample.id in journal.entries:
+            if sample.id in known:
                 continue
             try:
                 inputs, tail = ask(sample)
                 tried = try_layers(inputs, probe, direction, like, tail)
             except ValueError as error:
                 raise ValueError(f"sample {sample.id}: {error}") from error
-            journal.append({"sample": sample.id, **vars(tried)})
+            known[sample.id] = {"sample": sample.id, **vars(tried)}
+            kept.append(known[sample.id])
     if progress is not None:
         progress(len(samples), len(samples))
-    entries = [journal.entries[sample.id] for sample in samples]
+    entries = [known[sample.id] for sample in samples]
     visual = [sample for sample, entry in zip(samples, entries, strict=True) if entry["visual"]]
     if not visual:
-        journal.remove()
+        kept.forget()
         raise ValueError(f"none of the {len(samples)} samples has an image: there is nothing to calibrate on")
     return [tuple(entry["values"]) for entry in entries], visual[-1]

@@ -82,7 +82,7 @@ def named(module: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> dict[str
 
 
 @lru_cache(maxsize=64)
-def _signature(kind: type[nn.Module]) -> inspect.Signature:
+def _signature(kind: Any) -> inspect.Signature:
     return inspect.signature(kind.forward)
 
 

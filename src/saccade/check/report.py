@@ -14,10 +14,10 @@ PROBES = ("identical", "outputs", "choice", "batch", "cache")
 """What is asked of every plan.
 
 ``identical``: turned down to nothing, and on a prompt without a picture, it gives the stock model's numbers
-bit by bit, and so does the stock model once it is off. ``outputs``: every row that is left equals the reference.
-``choice``: as many rows stay as the plan says, visual ones, the same ones every time, and by the right scores
-where these can be computed again. ``batch``: prompts that run together, left padded, equal the reference on
-each alone. ``cache``: the logits of generated tokens equal recomputation without a cache.
+bit by bit, and so does the stock model once it is off. ``outputs``: every row that is left equals the
+reference. ``choice``: as many rows stay as the plan says, visual ones, the same ones every time, and by the
+right scores where these can be computed again. ``batch``: prompts that run together, left padded, equal the
+reference on each alone. ``cache``: the logits of generated tokens equal recomputation without a cache.
 """
 
 

@@ -79,6 +79,7 @@ def analyze(
     if out.exists() and not out.is_dir():
         raise ValueError(f"cannot write into {out}: it is a file; --out is a folder")
     common.check_writable(out / write.DATA)
+    common.hold(out, folder=True)
     where = opening.torch_device()
     pool = read_pool(task or [], data, False, samples or SAMPLES, seed)
     chosen = choose(pool, samples or min(SAMPLES, len(pool)), "global", seed)
@@ -86,7 +87,7 @@ def analyze(
 
     common.use_threads(threads)
     loaded = models.open_as(model, opening)
-    partial = out / f"{write.DATA}.partial.jsonl"
+    journal = common.keep(common.partial_of(out / write.DATA))
     with (
         common.resumable("repeat the command to go on from the last finished sample"),
         common.progress() as bar,
@@ -99,14 +100,14 @@ def analyze(
             parts=parts,
             force=force,
             strict=strict,
-            checkpoint=partial,
+            checkpoint=journal,
             step=lambda done, total: bar.update(line, completed=done, total=total),
         )
     result = common.plain(
         found.data | {"provenance": record(device=where, dtype=loaded.model.dtype, seed=seed)}
     )
     paths = write.write(found, result, out)
-    partial.unlink(missing_ok=True)
+    view.note(journal.finish())
     show(view, found)
     view.line("".join(f"\nwrote {path}" for path in paths.values()).strip())
     view.line(f"next: {_next(model, data, found, loaded.shape.layers, words(opening))}")

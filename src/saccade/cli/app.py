@@ -13,7 +13,7 @@ import typer
 
 from saccade._version import __version__
 from saccade.cli import streams
-from saccade.cli.common import Interrupted, threads_kept
+from saccade.cli.common import Interrupted, holding, threads_kept
 from saccade.cli.terminal import plain_warnings
 from saccade.text import short
 
@@ -107,7 +107,7 @@ def _guarded(words: list[str]) -> int:
 
 
 def _run(words: list[str]) -> int:
-    with threads_kept():
+    with threads_kept(), holding():
         code = build()(words, prog_name=PROGRAM, standalone_mode=False)
     if code == 130:
         raise KeyboardInterrupt

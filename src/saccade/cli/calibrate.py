@@ -105,10 +105,13 @@ def calibrate(
     view = common.Output(json)
     common.check_writable(out)
     check_plans([method])
+    common.hold(out)
     opening.torch_device()
     from saccade import models
     from saccade.calibration.api import calibrate as run
+    from saccade.calibration.api import partial_path
     from saccade.calibration.request import check_request, choose
+    from saccade.journal import rest
 
     check_request(method, budget, flops, score, direction, draw)
     pool = read_pool(task or [], data, mixture, samples, seed)
@@ -143,6 +146,7 @@ def calibrate(
             progress=lambda done, total: bar.update(line, completed=done, total=total),
         )
     show(view, plan)
+    view.note(rest(partial_path(out)))
     view.line(f"plan: {plan.spec}, written to {out}")
     asked = [*common.given(("--task", task), ("--data", data)), *words(opening)]
     view.line(f"next: {common.command('eval', model, '--plan', str(out), *asked)}")

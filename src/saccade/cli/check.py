@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from saccade.cli import common
-from saccade.cli.generate import open_image
 from saccade.cli.opening import opens
 from saccade.opening.settings import Opening
 
@@ -51,7 +50,9 @@ def check(
     out = common.Output(json)
     if question is not None and not question.strip():
         raise ValueError("the question is empty")
-    picture = None if image is None else open_image(image)
+    from saccade.pictures import open_picture
+
+    picture = None if image is None else open_picture(image)
     from saccade import check as checking
     from saccade import models
     from saccade.check.prompts import QUESTION

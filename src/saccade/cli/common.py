@@ -8,7 +8,8 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
     from rich.table import Table
+
+    from saccade.journal import Journal
 
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="A model folder, a hub id, or 'glance' (the embedded model).")
@@ -99,6 +102,54 @@ def resumable(hint: str | Callable[[], str]) -> Iterator[None]:
         raise Interrupted(hint if isinstance(hint, str) else hint()) from None
 
 
+_holding: ContextVar[ExitStack | None] = ContextVar("holding", default=None)
+
+
+@contextmanager
+def holding() -> Iterator[None]:
+    """A command, at whose end the files and folders go that it held (``hold``)."""
+    with ExitStack() as stack:
+        before = _holding.set(stack)
+        try:
+            yield
+        finally:
+            _holding.reset(before)
+
+
+def hold(path: str | os.PathLike | None, *, folder: bool = False) -> None:
+    """Keeps a file or a folder for this command to its end.
+
+    Args:
+        path: What is written, or None or ``-`` for nothing.
+        folder: Whether it is a folder.
+
+    Raises:
+        ValueError: If another command holds it, saying which.
+    """
+    stack = _holding.get()
+    if stack is not None and path is not None and str(path) != "-":
+        from saccade.files import alone
+
+        stack.enter_context(alone(path, folder=folder))
+
+
+def keep(path: str | os.PathLike | None) -> Journal:
+    """The journal in which this command keeps finished parts; nothing is kept without a path.
+
+    Raises:
+        ValueError: If another command holds it, or something else is there.
+    """
+    from saccade.journal import Journal
+
+    journal, stack = Journal(path), _holding.get()
+    return journal if stack is None else stack.enter_context(journal)
+
+
+def partial_of(target: str | os.PathLike | None) -> Path | None:
+    """Where finished parts are kept until a result is written; None where that is no file."""
+    return None if target is None or str(target) == "-" else Path(f"{target}.partial.jsonl")
+
+
 class Output:
     """Where a command's results go.
 
@@ -114,6 +165,11 @@ class Output:
         self.console: Console = console(stderr=target == "-")
         if target not in (None, "-"):
             check_writable(str(target))
+
+    def note(self, text: str) -> None:
+        """Prints a line on standard error, if there is one."""
+        if text:
+            progress_console().print(text, markup=False, highlight=False, soft_wrap=True)
 
     def line(self, text: str) -> None:
         """Prints a line beside the tables."""
@@ -134,7 +190,7 @@ class Output:
             from saccade.files import write_json
 
             write_json(self.target, data)
-            progress_console().print(f"wrote {self.target}", markup=False, highlight=False, soft_wrap=True)
+            self.note(f"wrote {self.target}")
 
 
 def progress_console() -> Console:
@@ -198,6 +254,10 @@ def check_writable(path: str | os.PathLike) -> None:
     target = Path(path)
     if target.is_dir():
         raise ValueError(f"cannot write {path}: it is a folder")
+    if target.exists() and not target.is_file():
+        if not os.access(target, os.W_OK):
+            raise ValueError(f"cannot write {path}: no permission")
+        return
     folder = target.parent
     while not folder.exists():
         folder = folder.parent

@@ -48,6 +48,7 @@ def demo(
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file; give a folder")
     common.check_writable(out / "report.html")
+    common.hold(out, folder=True)
     if seed >= 1 << 16:
         raise ValueError(f"--seed is at most {(1 << 16) - 1} for the embedded suite, got {seed}")
     console = common.progress_console()
@@ -63,7 +64,7 @@ def demo(
     loaded = models.load("glance", device="cpu")
     calibration = suite.samples(n=4, split="calibration", seed=seed)
     questions = suite.samples(n=samples, split="test", seed=seed)
-    out.mkdir(parents=True, exist_ok=True)
+    journal = common.keep(out / ANSWERS)
     hint = f"repeat the command to go on with the answers kept in {out}"
     from saccade.demo.threads import fastest_threads
 
@@ -74,17 +75,15 @@ def demo(
             bar.update(task, completed=done, total=total, visible=done < total)
 
         run = family_study if methods == "all" else study
-        found: Any = run(
-            loaded, calibration, questions, seed=seed, ledger=out / ANSWERS, note=note, step=step
-        )
+        found: Any = run(loaded, calibration, questions, seed=seed, ledger=journal, note=note, step=step)
     if methods == "all":
         paths = write_family(found, out)
-        (out / ANSWERS).unlink(missing_ok=True)
+        output.note(journal.finish())
         show_family(output, found, paths)
         output.finish(found)
         return
     paths = write(found, out)
-    (out / ANSWERS).unlink(missing_ok=True)
+    output.note(journal.finish())
     show(output, found, paths)
     output.finish(found.data)
 

@@ -17,6 +17,7 @@ from saccade.opening.settings import Opening
 
 if TYPE_CHECKING:
     from saccade.evaluation import Comparison, Evaluation
+    from saccade.journal import Journal
     from saccade.models import Loaded
     from saccade.plan import Plan
     from saccade.samples import Sample
@@ -110,13 +111,14 @@ def evaluate(
     """Accuracy of plans, paired with the stock model on the same questions.
 
     Plans with budget= or flops= get their layers from a quick calibration (20 samples) or from --order.
-    With --json FILE an interrupted run goes on where it was when the command is repeated; with other
-    weights, questions, --dtype or --max-new-tokens it starts anew.
+    With --json FILE an interrupted run goes on where it was when the command is repeated. What was answered
+    with other weights, questions, --dtype or --max-new-tokens is kept beside it, for that run to go on.
 
     Example: saccade eval glance --plan 'vskip(budget=4)' --plan 'shortv(budget=4)' --task count
     """
     out = common.Output(json)
     check_plans(plan or [])
+    common.hold(json)
     if predictions is not None:
         common.check_writable(predictions)
         if json not in (None, "-") and Path(json).resolve() == predictions.resolve():
@@ -166,11 +168,12 @@ def evaluate(
     loaded = models.open_as(model, opening)
     for path in order or []:
         check_made_for(loaded.model, Plan.load(path), force=force, strict=strict)
-    wanted, found_orders = resolve(loaded, wanted, orders, task or [], data, questions, seed, force, strict)
-    ledger = None if json in (None, "-") else Path(f"{json}.partial.jsonl")
-    with common.resumable(
-        f"repeat the command to go on from {ledger}" if ledger else "give --json to resume"
-    ):
+    journal = common.keep(common.partial_of(json))
+    kept = journal.path
+    with common.resumable(f"repeat the command to go on from {kept}" if kept else "give --json to resume"):
+        wanted, found_orders = resolve(
+            loaded, wanted, orders, task or [], data, questions, seed, force, strict, journal
+        )
         found = compare(
             loaded.model,
             loaded.processor,
@@ -179,7 +182,7 @@ def evaluate(
             batch_size=batch,
             max_new_tokens=longest,
             blind=blind,
-            ledger=ledger,
+            ledger=journal,
         )
     scores = dict.fromkeys(question.score for question in questions)
     show(out, found.to_dict(), " and ".join("exact match" if s == "exact" else s for s in scores))
@@ -193,8 +196,7 @@ def evaluate(
     out.finish(result | {"provenance": record(device=where, dtype=loaded.model.dtype, seed=seed)})
     if predictions is not None:
         write_predictions(predictions, found)
-    if ledger is not None:
-        ledger.unlink(missing_ok=True)
+    out.note(journal.finish())
 
 
 def read_questions(
@@ -242,6 +244,7 @@ def resolve(
     seed: int,
     force: bool,
     strict: bool = False,
+    journal: Journal | None = None,
 ) -> tuple[dict[str, Plan], dict[str, list[int]]]:
     """Plans with their layers, and the orders that chose them; calibrates for the scores that are missing."""
     from saccade.engine import check_made_for
@@ -260,7 +263,7 @@ def resolve(
         with common.progress() as bar:
             line = bar.add_task(f"calibrating ({', '.join(missing)})", total=None)
             found = calibrated(
-                loaded, pool, missing, seed=seed,
+                loaded, pool, missing, seed=seed, ledger=journal,
                 progress=lambda done, total: bar.update(line, completed=done, total=total),
             )  # fmt: skip
         orders = orders | {name: scores.order for name, scores in found.items()}

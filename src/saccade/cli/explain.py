@@ -71,6 +71,7 @@ def explain(
     files = [file for path in output or [Path("saccade-explain")] for file in report.targets(path)]
     for file in files:
         common.check_writable(file)
+        common.hold(file)
     wanted = Plan.of(plan)
     where = opening.torch_device()
     common.use_threads(threads)

@@ -35,6 +35,7 @@ def report(
     if out.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--out {out} is not a page; give a name that ends with .html")
     common.check_writable(out)
+    common.hold(out)
     twice = next((path for path in results if results.count(path) > 1), None)
     if twice is not None:
         raise ValueError(f"{twice} is given twice")

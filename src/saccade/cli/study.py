@@ -93,6 +93,7 @@ def study(
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"{folder} is a file; give a folder")
         common.check_writable(folder / "study.json")
+    common.hold(out / f"study_{name.replace('-', '_')}.json")
     where = opening.torch_device()
     common.use_threads(threads)
     from saccade import models
@@ -116,7 +117,11 @@ def study(
 
         if data is not None or model != "glance":
             raise ValueError(f"study {name} trains the embedded model on its own suite: no MODEL, no --data")
-        way = Way(workers, batch, max_new_tokens, str(where), opening.dtype)
+        if opening.but(device=None, dtype=None) != Opening():
+            raise ValueError(
+                f"study {name} opens the models that it trains: of these options --device and --dtype"
+            )
+        way = Way(workers, batch, max_new_tokens, str(where), opening.told().get("dtype"))
         result = _trained(questions, run, way, quick, note)
         paths = write(chosen, result, out)
         show(output, result, paths)

@@ -38,7 +38,7 @@ def judge(
     from saccade.evaluation.comparison import name_plans
     from saccade.files import write_json
     from saccade.lmms.process import Job, check_installed
-    from saccade.lmms.suite import Suite, answers, evaluate_suite, tally
+    from saccade.lmms.suite import Suite, answers, evaluate_suite, forget, tally
     from saccade.measure import record
 
     wanted, suite = name_plans(plans), Suite.read(name, samples, seed)
@@ -46,6 +46,7 @@ def judge(
     check_installed()
     resumes = keep is not None or out.target not in (None, "-")
     folder = keep or (Path(f"{out.target}.partial") if resumes else Path(mkdtemp(prefix="saccade-lmms-")))
+    common.hold(folder, folder=True)
     job = Job(
         suite.tasks,
         {"pretrained": model} | opening.told(),
@@ -83,6 +84,6 @@ def judge(
     if predictions is not None:
         write_json(predictions, answers(columns, wanted))
     if keep is None:
-        shutil.rmtree(folder, ignore_errors=True)
+        forget(folder, columns)
     else:
         out.line(f"lmms-eval's own results, samples and logs are in {keep}")

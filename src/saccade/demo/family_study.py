@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from saccade.evaluation.matched import RATIOS, Row, lineup
 from saccade.evaluation.orders import calibrated
 from saccade.evaluation.runner import count_prompts, refusal
 from saccade.files import write_bytes, write_json, write_text
+from saccade.journal import Journal
 from saccade.layout import Layout
 from saccade.measure import record
 from saccade.models import Loaded
@@ -96,7 +96,7 @@ def family_study(
     seed: int = 0,
     batch_size: int = 32,
     max_new_tokens: int = 24,
-    ledger: str | os.PathLike | None = None,
+    ledger: Journal | None = None,
     note: Callable[[str], None] = lambda text: None,
     step: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def family_study(
         seed: Seed of the draw.
         batch_size: Questions per batch.
         max_new_tokens: Longest answer in tokens.
-        ledger: File that keeps finished answers, so that an interrupted run resumes.
+        ledger: Keeps finished samples and answers, so that an interrupted run resumes.
         note: Called with a line of text when a part begins.
         step: Progress of the calibration.
 
@@ -118,7 +118,7 @@ def family_study(
     """
     start = time.perf_counter()
     note(f"calibrating the methods that choose layers, by {len(SCORES)} scores")
-    scores = calibrated(loaded, calibration, list(SCORES), seed=seed, progress=step)
+    scores = calibrated(loaded, calibration, list(SCORES), seed=seed, ledger=ledger, progress=step)
     note(f"setting every method to {', '.join(f'{100 * r:.0f}' for r in RATIOS)} % of the FLOPs")
     rows = rows_for(loaded, questions, {name: found.order for name, found in scores.items()})
     plans = plans_of(rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from saccade.demo.questions import pick, shown
 from saccade.evaluation import Comparison, compare
 from saccade.evaluation.orders import CALIBRATION_SAMPLES, calibrated
 from saccade.evaluation.runner import count_prompts
+from saccade.journal import Journal
 from saccade.layout import Layout
 from saccade.measure import Target, bench, record
 from saccade.models import Loaded
@@ -51,7 +51,7 @@ def study(
     batch_size: int = 32,
     max_new_tokens: int = 24,
     repeats: int = 5,
-    ledger: str | os.PathLike | None = None,
+    ledger: Journal | None = None,
     note: Note = lambda text: None,
     step: Step | None = None,
 ) -> Study:
@@ -65,7 +65,7 @@ def study(
         batch_size: Questions per batch.
         max_new_tokens: Longest answer in tokens.
         repeats: Timed pairs per plan.
-        ledger: File that keeps finished answers, so that an interrupted demo resumes.
+        ledger: Keeps finished samples and answers, so that an interrupted demo resumes.
         note: Called with a line of text when a part begins.
         step: Progress of the calibration.
     """
@@ -76,7 +76,7 @@ def study(
         seconds[name] = time.perf_counter() - start - sum(seconds.values())
 
     note(f"calibrating on {min(CALIBRATION_SAMPLES, len(calibration))} samples, by {len(SCORES)} scores")
-    scores = calibrated(loaded, calibration, list(SCORES), seed=seed, progress=step)
+    scores = calibrated(loaded, calibration, list(SCORES), seed=seed, ledger=ledger, progress=step)
     lap("calibration")
 
     orders = {name: found.order for name, found in scores.items()}

@@ -223,10 +223,11 @@ class Attachment:
     ) -> Iterator[None]:
         """Says which rows are visual where the model cannot see it: calls with merged embeddings only.
 
-        Given once, it serves a whole ``generate(inputs_embeds=...)``: tokens that follow on a cache are text. A
-        batch that is a multiple of the layout's holds each sample several times in turn, as beams and several
-        sequences of a prompt are laid out.
         It is for forwards of the thread that opens it.
+
+        Given once, it serves a whole ``generate(inputs_embeds=...)``: tokens that follow on a cache are text.
+        A batch that is a multiple of the layout's holds each sample several times in turn, as beams and
+        several sequences of a prompt are laid out.
 
         Args:
             layout: Where the visual rows are.
@@ -296,7 +297,8 @@ class Attachment:
         refuse_replicas(module)
         prompt, self._call.prompt = self._call.prompt, None
         given = None if self._call.said else self._call.given
-        if self._whole and (prompt is not None or given is not None):
+        pictures = prompt is not None and self._whole and bool(prompt.visual_BN.any())
+        if self._whole and (pictures or given is not None):
             refuse_split_prompts(self.plan.spec, self._looks_at_end)
         captured = self._captured(prompt)
         named = by_name(module, args, kwargs)

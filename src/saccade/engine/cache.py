@@ -89,7 +89,7 @@ class KeyRows:
             )
         if any(first < length < stop for first, stop in self.left):
             raise ValueError(
-                "this cache cannot be cropped inside a prompt whose skipped rows have left it, for the rest of a "
+                "this cache cannot be cropped inside a prompt whose skipped rows have left it: the rest of a "
                 "prompt attends to them; crop after it, or keep them (cache=none)"
             )
         shifts = tuple(s for s in self.shifts if s.stop <= length)

@@ -1,4 +1,4 @@
-"""Plans that make pictures smaller at the processor, which a model does not see: forgotten ones are warned of."""
+"""Plans that make pictures smaller at the processor: a model does not see it, so that it may be forgotten."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def refuse_replicas(module: nn.Module) -> None:
 
 
 def refuse_split_prompts(spec: str, looks_at_end: bool) -> None:
-    """Refuses a prompt that ``generate`` shows in pieces, with guessed tokens after it, or anew for each token.
+    """Refuses a prompt that ``generate`` shows in pieces, with guessed tokens after it, or for every token.
 
     Nothing that a core is given tells, so whoever called it is asked: it may be another model than the one
     that the plan was put on.
@@ -116,8 +116,8 @@ def refuse_split_prompts(spec: str, looks_at_end: bool) -> None:
                 )
             if looks_at_end and not caller.f_locals["model_kwargs"].get("use_cache", True):
                 raise ValueError(
-                    f"{spec} decides once, at the end of the prompt, and without a cache generate would have it "
-                    "decide anew for every token: leave use_cache on"
+                    f"{spec} decides once, at the end of the prompt, and without a cache generate would have "
+                    "it decide anew for every token: leave use_cache on"
                 )
         if by == _ASSISTED and looks_at_end:
             raise ValueError(
@@ -148,7 +148,25 @@ SUPPORT: tuple[Support, ...] = (
         "greedy decoding, with and without a cache",
         "supported",
         "equal to full recompute of the sequence for every token",
-        "engine/test_generate.py::test_greedy_equals_full_recompute",
+        "engine/test_uncached.py::test_without_a_cache_the_tokens_are_the_same",
+    ),
+    Support(
+        "`use_cache=False` under a method that decides at the prompt's end, or frees rows of its cache",
+        "refused",
+        "FastV and its kin, and a skip KV-cache, would decide anew for every token; a forward is served",
+        "engine/test_uncached.py::test_what_would_decide_anew_for_every_token_is_refused_and_a_forward_is_not",
+    ),
+    Support(
+        "a prompt, or what comes before a caption, that ends with an image",
+        "supported",
+        "the next token is read at the last row that is left, as in a prompt that really is shorter",
+        "engine/test_ending.py::test_every_dropped_row_shows_the_last_one_left_before_it",
+    ),
+    Support(
+        "an image that the attention mask hides",
+        "supported",
+        "it is padding: nothing is decided about it",
+        "engine/test_hidden.py::test_a_hidden_image_is_as_good_as_none",
     ),
     Support(
         "sampling, several sequences per prompt",
@@ -195,7 +213,7 @@ SUPPORT: tuple[Support, ...] = (
     Support(
         "assisted and prompt lookup decoding under a method that looks at the prompt's end",
         "refused",
-        "FastV and its kin, and skip KV-cache, would see guessed tokens; what decides before the decoder runs",
+        "FastV and its kin, and skip KV-cache, would see guessed tokens; others are served",
         "engine/test_stages.py::test_assisted_decoding_is_refused_where_the_end_of_the_prompt_decides",
     ),
     Support(
@@ -295,10 +313,34 @@ SUPPORT: tuple[Support, ...] = (
         "engine/test_inputs.py::test_merged_embeddings_with_their_layout",
     ),
     Support(
+        "`generate(inputs_embeds=...)` inside `with_layout`",
+        "supported",
+        "greedy, sampling, beams, batches: as from token ids; with mRoPE give `position_ids`",
+        "engine/test_given.py::test_generation_from_merged_embeddings_says_what_token_ids_say",
+    ),
+    Support(
+        "embeddings under a method that asks the vision tower or the picture",
+        "refused",
+        "give `pixel_values`, or a method that scores rows in the decoder",
+        "engine/test_given.py::test_what_asks_for_pictures_says_that_embeddings_have_none",
+    ),
+    Support(
         "bfloat16, float16, autocast",
         "supported",
         "as near to float32 as the stock model",
         "engine/test_inputs.py::test_half_precision_stays_near_full_precision",
+    ),
+    Support(
+        "rows chosen in bfloat16, float16, autocast",
+        "supported",
+        "those of float32 but for near ties: scores are computed in float32",
+        "engine/test_half.py::test_the_best_rows_are_those_of_float32",
+    ),
+    Support(
+        "models in float64",
+        "supported",
+        "scores, cosines and merges in float64",
+        "engine/test_double.py::test_no_number_on_the_way_is_rounded_to_float32",
     ),
     Support(
         "training with gradient checkpointing",

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from saccade.evaluation.comparison import check_plans, check_samples, runs_of, tally
 from saccade.evaluation.ledger import Spent
 from saccade.evaluation.results import Comparison, Prediction
 from saccade.evaluation.runner import Answers, answer
+from saccade.journal import Journal, opened
 from saccade.models import Loaded
 from saccade.plan import Plan
 from saccade.samples import Sample
@@ -25,7 +25,7 @@ def compare_by_task(
     batch_size: int = 64,
     max_new_tokens: int = 24,
     blind: bool = True,
-    folder: Path | None = None,
+    ledger: Journal | str | os.PathLike | None = None,
 ) -> Comparison:
     """Scores plans on many questions of several tasks.
 
@@ -37,8 +37,8 @@ def compare_by_task(
         batch_size: Questions per batch.
         max_new_tokens: Longest answer in tokens.
         blind: Whether to run the stock model on plain grey images too.
-        folder: Where finished cells are kept for resuming, a file per task; the caller removes it
-            (``forget``) once the result is written.
+        ledger: Journal, or its file, that keeps finished cells for resuming; the caller finishes it once the
+            result is written.
 
     Raises:
         ValueError: If a plan or a sample cannot be evaluated.
@@ -48,27 +48,22 @@ def compare_by_task(
     predictions: dict[str, list[Prediction]] = {run.key: [] for run in runs}
     spent: dict[str, list[Spent | None]] = {run.key: [] for run in runs}
     prompts: Counter[tuple[int, int]] = Counter()
-    for number, task in enumerate(tasks, start=1):
-        samples = draw(task)
-        check_samples(samples)
-        found, ledger = answer(
-            loaded,
-            samples,
-            runs,
-            batch_size=batch_size,
-            max_new_tokens=max_new_tokens,
-            ledger_path=None if folder is None else folder / f"{task}.jsonl",
-            label=f"{task} ({number} of {len(tasks)})",
-        )
-        ledger.close()
-        prompts.update(found.prompts)
-        for key, answers in found.predictions.items():
-            predictions[key].extend(answers)
-            spent[key].extend(found.spent[key])
+    with opened(ledger) as journal:
+        for number, task in enumerate(tasks, start=1):
+            samples = draw(task)
+            check_samples(samples)
+            found = answer(
+                loaded,
+                samples,
+                runs,
+                batch_size=batch_size,
+                max_new_tokens=max_new_tokens,
+                ledger=journal,
+                label=f"{task} ({number} of {len(tasks)})",
+            )
+            prompts.update(found.prompts)
+            for key, answers in found.predictions.items():
+                predictions[key].extend(answers)
+                spent[key].extend(found.spent[key])
     told = {key: tuple(answers) for key, answers in predictions.items()}
     return tally(loaded, plans, Answers(told, prompts, {key: tuple(each) for key, each in spent.items()}))
-
-
-def forget(folder: Path) -> None:
-    """Removes what was kept for resuming."""
-    shutil.rmtree(folder, ignore_errors=True)

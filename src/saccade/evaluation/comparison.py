@@ -9,6 +9,7 @@ from typing import Any
 from saccade.engine import apply
 from saccade.evaluation.results import Comparison, Evaluation, score
 from saccade.evaluation.runner import BLIND, DENSE, Answers, Run, answer, mean_cost, real_cost, stock_cost
+from saccade.journal import Journal
 from saccade.models import Loaded, wrap
 from saccade.plan import Plan, PlanLike
 from saccade.samples import Sample
@@ -54,7 +55,7 @@ def compare(
     batch_size: int = 32,
     max_new_tokens: int = 24,
     blind: bool = True,
-    ledger: str | os.PathLike | None = None,
+    ledger: Journal | str | os.PathLike | None = None,
 ) -> Comparison:
     """Scores several plans; the stock model and the blind one answer once for all of them.
 
@@ -66,8 +67,8 @@ def compare(
         batch_size: Questions per batch.
         max_new_tokens: Longest answer in tokens.
         blind: Whether to run the stock model on plain grey images too.
-        ledger: File that keeps finished cells, so that an interrupted call resumes; the caller
-            removes it once the result is safe.
+        ledger: Journal, or its file, that keeps finished cells, so that an interrupted call resumes; the
+            caller finishes it, or removes the file, once the result is safe.
 
     Raises:
         ValueError: If there are no samples, an id repeats, an answer is missing or a plan is unresolved.
@@ -76,15 +77,14 @@ def compare(
     loaded = wrap(model, processor)
     named = name_plans(plans)
     check_plans(loaded, named)
-    found, book = answer(
+    found = answer(
         loaded,
         samples,
         runs_of(named, blind),
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
-        ledger_path=ledger,
+        ledger=ledger,
     )
-    book.close()
     return tally(loaded, named, found)
 
 

@@ -7,7 +7,12 @@ import json
 from functools import lru_cache
 from typing import Any
 
+from saccade import models
+from saccade.engine import VERSION as ENGINE
+from saccade.engine import attached
 from saccade.models import Loaded
+from saccade.plan import Plan
+from saccade.skip_vision.wrap import VERSION as WRAPPED
 from saccade.skip_vision.wrap import wrapped
 from saccade.weights import weights_digest
 
@@ -30,6 +35,30 @@ def setup_digest(loaded: Loaded) -> str:
 def model_digest(loaded: Loaded) -> str:
     """A digest of all of a model that answers depend on: of its weights, and of its setup if it has one."""
     return "+".join(filter(None, (weights_digest(loaded.model), setup_digest(loaded))))
+
+
+def code_of(loaded: Loaded, plan: Plan | None = None, **more: int) -> str:
+    """Versions of the code that made answers, as far as one was ever raised: ``"engine 2, fastv 3"``.
+
+    Every method, every family and the engine has a number that is raised with its behaviour. Numbers that are
+    still 1 are left out, so that what was kept before there were numbers is found.
+
+    Args:
+        loaded: The model.
+        plan: What it runs under; None for the stock model.
+        more: Numbers of other code that answers hang on, by its name.
+    """
+    own = attached(loaded.model)
+    methods = [
+        *(own.plan.methods if own is not None and own.resident else ()),
+        *(plan.methods if plan else ()),
+    ]
+    numbers = {"models": models.VERSION, loaded.family.name: loaded.family.version, **more}
+    if methods:
+        numbers |= {"engine": ENGINE} | {method.name: method.version for method in methods}
+    if wrapped(loaded.model) is not None:
+        numbers["skip_vision model"] = WRAPPED
+    return ", ".join(f"{name} {number}" for name, number in sorted(numbers.items()) if number != 1)
 
 
 def _told(processor: Any) -> dict[str, Any]:

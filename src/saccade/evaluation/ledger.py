@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+from saccade.journal import Journal
 from saccade.samples import Sample
-
-
-def settings_hash(settings: dict[str, Any]) -> str:
-    """Short digest of settings that answers depend on."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def sample_digest(samples: Sequence[Sample]) -> str:
@@ -46,44 +41,22 @@ class Cell:
 
 
 class Ledger:
-    """A JSONL file of answers by (plan, sample id); in memory alone if it has no path.
+    """Answers by (plan, sample id), kept in a section of a journal as they come.
 
-    The first line holds the hash of the settings: a file of other settings is started anew. A line torn by
-    an interruption is dropped.
+    Args:
+        journal: Where they are kept; the caller closes it.
+        settings: What they depend on, beside the plan.
     """
 
-    def __init__(self, path: str | os.PathLike | None, settings: dict[str, Any]) -> None:
-        self.path = None if path is None else Path(path)
+    def __init__(self, journal: Journal, settings: Mapping[str, Any]) -> None:
         self._answers: dict[str, dict[str, str]] = {}
         self._spent: dict[str, dict[str, Spent]] = {}
-        self._stream: TextIO | None = None
-        if self.path is None:
-            return
-        header = json.dumps({"settings": settings_hash(settings)})
-        lines = self._read(header)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}.part")
-        temporary.write_text("".join(line + "\n" for line in [header, *lines]), encoding="utf-8")
-        os.replace(temporary, self.path)
-        self._stream = self.path.open("a", encoding="utf-8")
-
-    def _read(self, header: str) -> list[str]:
-        if self.path is None or not self.path.is_file():
-            return []
-        first, *rest = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
-        if first != header:
-            return []
-        kept = []
-        for line in rest:
-            try:
-                entry = json.loads(line)
+        self._section = journal.section(settings)
+        for entry in self._section.entries:
+            with suppress(KeyError, TypeError, ValueError, AttributeError):
                 answers = {str(k): str(v) for k, v in entry["answers"].items()}
                 spent = {str(k): float(v) for k, v in entry.get("spent", {}).items()}
                 self._note(entry["plan"], answers, spent)
-            except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError):
-                continue
-            kept.append(line)
-        return kept
 
     def _note(self, plan: str, answers: dict[str, str], spent: Spent) -> None:
         self._answers.setdefault(plan, {}).update(answers)
@@ -108,13 +81,4 @@ class Ledger:
         """
         cell = dict(zip(ids, answers, strict=True))
         self._note(plan, cell, spent or {})
-        if self._stream is not None:
-            entry = {"plan": plan, "answers": cell} | ({"spent": spent} if spent else {})
-            self._stream.write(json.dumps(entry) + "\n")
-            self._stream.flush()
-
-    def close(self) -> None:
-        """Closes the file and leaves it; whoever writes the result removes it then."""
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
+        self._section.append({"plan": plan, "answers": cell} | ({"spent": spent} if spent else {}))

@@ -8,6 +8,7 @@ from typing import Any
 
 from saccade.budget import reach_flops
 from saccade.evaluation.runner import count_prompts
+from saccade.journal import Journal
 from saccade.layout import Layout
 from saccade.methods.vtw import VTW
 from saccade.models import Loaded
@@ -43,6 +44,7 @@ def calibrated(
     scores: Sequence[str],
     *,
     seed: int = 0,
+    ledger: Journal | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Scores of all layers by name, on samples drawn evenly over sub-tasks.
@@ -52,6 +54,7 @@ def calibrated(
         samples: Where to draw from; all of them are taken if there are no more than 20.
         scores: Names of the scores.
         seed: Seed of the draw.
+        ledger: Keeps finished samples, so that an interrupted call resumes; the caller finishes it.
         progress: Called with samples done and of all, over all scores.
 
     Returns:
@@ -76,6 +79,7 @@ def calibrated(
             draw="stratified",
             seed=seed,
             check=False,
+            checkpoint=ledger,
             progress=step,
         )
     return found

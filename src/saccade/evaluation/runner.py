@@ -15,10 +15,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from saccade import models
 from saccade.budget import price_prompt
 from saccade.engine import apply, attached
-from saccade.evaluation.identity import model_digest
+from saccade.evaluation.identity import code_of, model_digest
 from saccade.evaluation.ledger import Cell, Ledger, Spent, sample_digest
 from saccade.evaluation.results import Prediction
 from saccade.evaluation.scoring import best, parse
+from saccade.journal import Journal, opened
 from saccade.layout import Layout
 from saccade.plan import Plan
 from saccade.pricing import Cost, cost
@@ -86,9 +87,9 @@ def answer(
     *,
     batch_size: int,
     max_new_tokens: int,
-    ledger_path: str | os.PathLike | None = None,
+    ledger: Journal | str | os.PathLike | None = None,
     label: str = "evaluating",
-) -> tuple[Answers, Ledger]:
+) -> Answers:
     """Asks every question under every run; prompts are built once per batch for all runs.
 
     Args:
@@ -97,11 +98,11 @@ def answer(
         runs: Columns of the comparison, with resolved plans.
         batch_size: Questions per batch.
         max_new_tokens: Longest answer in tokens.
-        ledger_path: Where finished cells are kept for resuming; None keeps none.
+        ledger: Journal where finished cells are kept for resuming, or its file; None keeps none.
         label: Text of the progress bar.
 
     Returns:
-        The answers, and the ledger, for the caller to close once the result is written.
+        The answers; what was kept of them stays for the caller to forget once the result is written.
 
     Raises:
         ValueError: If a size is below 1.
@@ -115,37 +116,37 @@ def answer(
         "samples": sample_digest(samples),
         "tokens": max_new_tokens,
     }
-    ledger = Ledger(ledger_path, settings)
     found: dict[str, dict[int, str]] = {run.key: {} for run in runs}
     spent: dict[str, dict[int, Spent | None]] = {run.key: {} for run in runs}
     prompts: Counter[tuple[int, int]] = Counter()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    try:
-        console = Console(stderr=True)
-        with Progress(*columns, console=console, transient=console.is_terminal) as progress:
-            bar = progress.add_task(label, total=len(samples) * len(runs))
-            for indices in chunks(samples, loaded.processor.tokenizer, batch_size):
-                batch = [samples[i] for i in indices]
-                inputs = models.inputs(loaded, batch)
-                prompts.update(row_counts(loaded, inputs))
-                for run in runs:
-                    cell = _cell(loaded, batch, inputs, run, max_new_tokens, ledger)
-                    found[run.key].update(zip(indices, cell.texts, strict=True))
-                    spent[run.key].update(zip(indices, cell.spent, strict=True))
-                    progress.advance(bar, len(batch))
-    except BaseException:
-        ledger.close()
-        raise
+    console = Console(stderr=True)
+    with (
+        opened(ledger) as journal,
+        Progress(*columns, console=console, transient=console.is_terminal) as progress,
+    ):
+        book = Ledger(journal, settings)
+        bar = progress.add_task(label, total=len(samples) * len(runs))
+        for indices in chunks(samples, loaded.processor.tokenizer, batch_size):
+            batch = [samples[i] for i in indices]
+            inputs = models.inputs(loaded, batch)
+            prompts.update(row_counts(loaded, inputs))
+            for run in runs:
+                cell = _cell(loaded, batch, inputs, run, max_new_tokens, book)
+                found[run.key].update(zip(indices, cell.texts, strict=True))
+                spent[run.key].update(zip(indices, cell.spent, strict=True))
+                progress.advance(bar, len(batch))
     predictions = {key: _predictions(samples, texts) for key, texts in found.items()}
     costs = {key: tuple(each[i] for i in range(len(samples))) for key, each in spent.items()}
-    return Answers(predictions, prompts, costs), ledger
+    return Answers(predictions, prompts, costs)
 
 
 def _cell(
     loaded: models.Loaded, batch: Sequence[Sample], inputs: Any, run: Run, max_new_tokens: int, ledger: Ledger
 ) -> Cell:
     ids = [sample.id for sample in batch]
-    known = ledger.get(run.key, ids)
+    filed = filed_under(loaded, run)
+    known = ledger.get(filed, ids)
     if known is not None:
         return known
     prompt = inputs
@@ -154,8 +155,14 @@ def _cell(
     elif run.plan is not None and run.plan.shortening:
         prompt = models.inputs(loaded, batch, run.plan)
     texts, spent = generate(loaded, prompt, run.plan, max_new_tokens)
-    ledger.put(run.key, ids, texts, spent)
+    ledger.put(filed, ids, texts, spent)
     return Cell(texts, [spent] * len(ids))
+
+
+def filed_under(loaded: models.Loaded, run: Run) -> str:
+    """What answers are kept under: the run, and the versions of the code that made them (``code_of``)."""
+    code = code_of(loaded, run.plan)
+    return f"{run.key} [{code}]" if code else run.key
 
 
 def count_prompts(loaded: models.Loaded, samples: Sequence[Sample]) -> Counter[tuple[int, int]]:

@@ -49,6 +49,8 @@ class Family(SeesPictures, Hosts, ABC):
     model_types: ClassVar[tuple[str, ...]]
     text_types: ClassVar[tuple[str, ...]]
     """Text decoders whose attention this adapter can take apart."""
+    version: ClassVar[int] = 1
+    """Raised when answers of its models come out otherwise; those that were kept are then not used again."""
     compact_positions: ClassVar[bool] = True
     """Whether positions can close up over dropped rows; not where they have several axes (mRoPE)."""
     layouts: ClassVar[tuple[str, ...]] = ()

@@ -256,6 +256,8 @@ class SeesPictures(ABC):
     """The half of a family's adapter that is about pictures."""
 
     name: ClassVar[str]
+    tower_modules: ClassVar[tuple[str, ...]] = ("model.vision_tower", "model.multi_modal_projector")
+    """Modules of the whole model that see and project: what lies beside its decoder."""
 
     @abstractmethod
     def picture(self, model: nn.Module, inputs: Mapping[str, Any]) -> Picture | None:

@@ -8,16 +8,24 @@ from typing import Any
 
 import torch
 
-from saccade.files import write_folder
+from saccade.files import disk_trouble, naming, write_folder
 
 CHECKPOINT = "checkpoint.pt"
 
 
 def save_state(run_dir: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint so that an interruption leaves the former one whole."""
+    there = (run_dir / CHECKPOINT).exists()
+    kept = "the former checkpoint is kept" if there else "there is no checkpoint yet"
     temporary = run_dir / f"{CHECKPOINT}.tmp"
-    torch.save(state, temporary)
-    os.replace(temporary, run_dir / CHECKPOINT)
+    try:
+        hint = f"{kept}; make room and go on with --resume"
+        with naming(run_dir / CHECKPOINT), disk_trouble(str(run_dir / CHECKPOINT), hint, system=False):
+            torch.save(state, temporary)
+            os.replace(temporary, run_dir / CHECKPOINT)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def load_state(run_dir: Path) -> dict[str, Any]:
@@ -51,7 +59,8 @@ def export(run_dir: Path, out: Path, dtype: torch.dtype = torch.float16) -> Path
     model = model.to(dtype)
     model.config.dtype = dtype
 
-    with write_folder(out) as fresh:
+    kept = f"the run is kept in {run_dir}; make room and export it again"
+    with disk_trouble(f"the model to {out}", kept, system=False), write_folder(out) as fresh:
         model.save_pretrained(fresh)
         build_processor(sizes.image_size, sizes.patch).save_pretrained(fresh)
     return Path(out)

@@ -17,13 +17,15 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
-from saccade.glance.checkpoint import export, load_state, save_state
+from saccade.files import alone, naming, write_text
+from saccade.glance.checkpoint import CHECKPOINT, export, load_state, save_state
 from saccade.glance.data import Batches, loader, network_inputs
 from saccade.glance.glimpse import teach_to_glimpse
 from saccade.glance.model import GlanceConfig, build_model
@@ -32,6 +34,8 @@ from saccade.glance.progress import Progress
 from saccade.glance.quick import accuracy
 from saccade.glance.recipe import Clock, TrainConfig, build_optimizers, learning_rate_factor
 from saccade.glance.vocabulary import LABEL_HEADS
+
+METRICS, CONFIG = "metrics.jsonl", "config.json"
 
 
 def shared_copy(network: Network) -> Network:
@@ -81,6 +85,19 @@ class Trainer:
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.clock = Clock(**state["clock"])
+        self._forget_later()
+
+    def _forget_later(self) -> None:
+        """Drops lines of metrics of steps that come again, and one that a kill has torn."""
+        path = self.run_dir / METRICS
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text("utf-8").splitlines(keepends=True):
+            with suppress(ValueError, TypeError, KeyError):
+                if json.loads(line)["step"] <= self.clock.step:
+                    kept.append(line)
+        write_text(path, "".join(kept))
 
     def save(self) -> None:
         """Write the checkpoint; a crash half way leaves the old one."""
@@ -177,7 +194,8 @@ class Trainer:
             "images": self.clock.images,
         }
         line = {**where, "stage": 1 if self.seeing else 2, **record}
-        with (self.run_dir / "metrics.jsonl").open("a") as file:
+        path = self.run_dir / METRICS
+        with naming(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def run(self) -> None:
@@ -248,23 +266,24 @@ def train(
     """Train Glance in `run_dir`; with `resume`, continue the run that is there.
 
     Raises:
-        ValueError: The folder holds a run and `resume` is false, or the other way round.
+        ValueError: The folder holds a run and `resume` is false, or the other way round; or another process
+            is at it.
     """
     config, sizes = config or TrainConfig(), sizes or GlanceConfig()
     run_dir = Path(run_dir)
-    present = (run_dir / "checkpoint.pt").exists()
-    if present and not resume:
-        raise ValueError(f"{run_dir} holds a run already: pass --resume, or choose another folder")
-    if resume and not present:
-        raise ValueError(f"{run_dir} holds no checkpoint to resume")
-    run_dir.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(config, run_dir, sizes)
-    if resume:
-        trainer.load()
-    (run_dir / "config.json").write_text(
-        json.dumps({**asdict(config), "sizes": asdict(sizes)}, indent=2) + "\n"
-    )
-    trainer.run()
+    with alone(run_dir, folder=True):
+        present = (run_dir / CHECKPOINT).exists()
+        if present and not resume:
+            raise ValueError(f"{run_dir} holds a run already: pass --resume, or choose another folder")
+        if resume and not present:
+            raise ValueError(f"{run_dir} holds no checkpoint to resume")
+        trainer = Trainer(config, run_dir, sizes)
+        if resume:
+            trainer.load()
+        elif (run_dir / CONFIG).exists():
+            (run_dir / METRICS).unlink(missing_ok=True)  # of a run that ended before its first checkpoint
+        write_text(run_dir / CONFIG, json.dumps({**asdict(config), "sizes": asdict(sizes)}, indent=2) + "\n")
+        trainer.run()
 
 
 __all__ = ["TrainConfig", "Trainer", "export", "train"]

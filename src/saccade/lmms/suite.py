@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from saccade._version import __version__
+from saccade.engine import VERSION
 from saccade.evaluation.results import score
 from saccade.evaluation.runner import BLIND, DENSE
 from saccade.evaluation.statistics import Interval, mean_of
@@ -83,10 +84,12 @@ class Column:
     Attributes:
         tasks: By name.
         cost: Mean cost of a prompt.
+        place: Folder in which it is kept.
     """
 
     tasks: dict[str, TaskOutcome]
     cost: dict[str, float]
+    place: Path
 
 
 def evaluate_suite(
@@ -150,7 +153,8 @@ def _column(job: Job, place: Path, blind: bool, plan: Plan, told: dict[str, str]
     if plan.methods:
         arguments |= {"plan": str(plan.save(place / "plan.json"))} | told
     path = run(replace(job, arguments=arguments, output=place / "lmms"))
-    found = Column(read_outcome(path), merge_costs([read_json(p) for p in sorted(costs.glob("cost-*.json"))]))
+    costs_found = merge_costs([read_json(p) for p in sorted(costs.glob("cost-*.json"))])
+    found = Column(read_outcome(path), costs_found, place)
     tasks = {name: task.to_dict() for name, task in found.tasks.items()}
     write_json(place / "column.json", {"tasks": tasks, "cost": found.cost})
     return found
@@ -160,7 +164,16 @@ def _kept(place: Path) -> Column | None:
     if not (place / "column.json").is_file():
         return None
     data = read_json(place / "column.json")
-    return Column({name: TaskOutcome.from_dict(task) for name, task in data["tasks"].items()}, data["cost"])
+    tasks = {name: TaskOutcome.from_dict(task) for name, task in data["tasks"].items()}
+    return Column(tasks, data["cost"], place)
+
+
+def forget(folder: Path, columns: Mapping[str, Column]) -> None:
+    """Removes what was kept of these columns; those of interrupted runs of other settings stay."""
+    for column in columns.values():
+        shutil.rmtree(column.place, ignore_errors=True)
+    if not any((place / "column.json").exists() for place in folder.iterdir()):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _digest(suite: Suite, job: Job, key: str, plan: Plan, force: bool) -> str:
@@ -177,6 +190,9 @@ def _digest(suite: Suite, job: Job, key: str, plan: Plan, force: bool) -> str:
         job.device,
     ]
     settings += [key, plan.to_dict(), force, stamps]
+    # Raised with the behaviour of what answers; those that never were are left out, for older columns.
+    numbers = {"engine": VERSION} | {method.name: method.version for method in plan.methods}
+    settings += [f"{name} {number}" for name, number in sorted(numbers.items()) if number != 1]
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 

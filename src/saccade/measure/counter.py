@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,10 @@ def meter() -> FlopCounterMode:
         packet = f"_scaled_dot_product_{name}"
         kernels[getattr(torch.ops.aten, packet)] = _forward
         kernels[getattr(torch.ops.aten, f"{packet}_backward")] = _backward
+    for name, count in QUANTISED.items():
+        # Registered by bitsandbytes, where it is in use.
+        if hasattr(torch.ops.bitsandbytes, name):
+            kernels[getattr(torch.ops.bitsandbytes, name)] = count
     return FlopCounterMode(display=False, custom_mapping=kernels)
 
 
@@ -33,6 +38,26 @@ def _forward(q: Any, k: Any, v: Any, *args: Any, **kwargs: Any) -> int:
     """Scores, and the mixing of values; shapes are (B, H, rows, width), and grouped keys serve all heads."""
     batch, heads, queries, width = q
     return 2 * batch * heads * queries * k[2] * (width + v[3])
+
+
+def _packed(x: Any, weight: Any, shape: Any, *args: Any, **kwargs: Any) -> int:
+    """Rows by a packed matrix of this shape (out, in)."""
+    return 2 * math.prod(x) * shape[0]
+
+
+def _whole(x: Any, weight: Any, *args: Any, **kwargs: Any) -> int:
+    """Rows by a matrix (out, in)."""
+    return 2 * math.prod(x) * weight[0]
+
+
+QUANTISED: dict[str, Callable[..., int]] = {
+    "gemm_4bit": _packed,
+    "gemv_4bit": _packed,
+    "int8_linear_matmul": _whole,
+    "int8_scaled_mm": _whole,
+    "int8_mixed_scaled_mm": lambda x, rows, weight, *args, **kwargs: _whole(rows, weight),
+}
+"""Matrix products of bitsandbytes, which torch's counter does not know."""
 
 
 def _backward(out: Any, q: Any, k: Any, v: Any, *args: Any, **kwargs: Any) -> int:

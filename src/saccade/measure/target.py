@@ -159,7 +159,7 @@ def build(
         layers: Decoder layers to build of a preset shape, see ``layers_to_build``.
         batch: Samples that will run together.
         rows: Rows of each, new tokens included.
-        dtype: Number format; float32 of random weights if None; of real ones their own, where no opening says it.
+        dtype: Number format; random weights are float32 if None; real ones as saved, or as the opening says.
         device: Where to.
         seed: Seed of the random weights.
         opening: How a model with weights is opened; of a preset shape the attention alone is taken.

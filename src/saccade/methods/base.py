@@ -42,6 +42,8 @@ class Method(ABC):
     """Calibration whose ascending order chooses layers, where the method chooses layers by one."""
     families: ClassVar[tuple[str, ...] | None] = None
     """Names of the model families it can be defined on; None for all."""
+    version: ClassVar[int] = 1
+    """Raised when answers under it come out otherwise; those that were kept are then not used again."""
     by_image: ClassVar[bool] = False
     """Whether it must know where one image ends and the next begins."""
 

@@ -39,8 +39,8 @@ class PruMerge(KeepReducer):
     ToMe has merged patches, nor through the weights of what is added later (DeepStack).
 
     Attributes:
-        keep: Rows that are kept, extra row included; by default the data decide (about 5.5 % in the paper). Of
-            a fraction up to 1 the patches are rounded down, as in the authors' code, and the extra row comes
+        keep: Rows that are kept, extra row included; by default the data decide (about 5.5 % in the paper).
+            Patches of a fraction up to 1 are rounded down, as in the authors' code, and the extra row comes
             on top.
     """
 

@@ -22,6 +22,7 @@ class PruMergePlus(PruMerge):
 
     Attributes:
         keep: Rows that are kept, extra row included; by default the data decide (about 25 % in the paper).
+            Patches of a fraction up to 1 are rounded down, and the extra row comes on top.
     """
 
     name = "prumerge_plus"

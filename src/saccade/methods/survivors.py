@@ -103,7 +103,7 @@ def kept_as_they_are(
     if made is None:
         return settled(stage, evidence, keep_BN, totals)
     homes_TK, used_TK, features_TKV = made
-    weights_TKP = torch.zeros(*homes_TK.shape, kept_TP.shape[1], device=kept_TP.device)
+    weights_TKP = wide(features_TKV[:0]).new_zeros(*homes_TK.shape, kept_TP.shape[1])
     states_TKD = vision.project(features_TKV)
     rewrite = rewrite_of(evidence, groups, homes_TK, used_TK, states_TKD, weights_TKP)
     order_BN = groups.put(groups.order_TP, evidence.alive_BN)

@@ -20,7 +20,8 @@ class VTW(BudgetMethod):
     """VTW, visual tokens withdrawal (arXiv 2405.05803): from layer K on there are only text rows.
 
     ``layer=16`` means 16 dense layers, as in the official code; a budget of N withdraws from the last N
-    layers. Positions of the text stay what they were (the authors' default mode).
+    layers. Positions of the text stay what they were (the authors' default mode). Calibration by
+    ``withdrawal`` tries every layer as K, where the official search begins at layer 5: it may find a smaller.
 
     Attributes:
         layer: First layer without visual rows.

@@ -8,12 +8,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
+from saccade.families import find
 from saccade.opening.settings import Opening
-
-KEPT = ("lm_head", "vision_tower", "visual", "multi_modal_projector")
-"""Modules that stay as they are: the head, and what sees; a tower is small beside its decoder, and the scores
-that some methods read in it are of its own precision."""
-
 
 GROUP = 32
 """Weights of int4 that share a scale; the widths of every family divide by it."""
@@ -22,23 +18,25 @@ GROUP = 32
 def config_of(opening: Opening, config: PreTrainedConfig, device: torch.device) -> Any:
     """The quantisation of an opening, as from_pretrained takes it; None without one.
 
-    ``config`` is the model's, for its data type.
+    The decoder's layers alone are quantised: the head and what sees are small beside them, and some methods
+    read scores in the tower. ``config`` is the model's.
 
     Raises:
         ValueError: If what it takes is not installed, or the device cannot run it.
     """
     if opening.quantize is None:
         return None
+    kept = ["lm_head", *find(config).tower_modules]
     if opening.quantize == "nf4":
         wanted = opening.torch_dtype()
         known = config.dtype or getattr(config.get_text_config(), "dtype", None)
-        return _bitsandbytes(wanted if isinstance(wanted, torch.dtype) else known or torch.bfloat16)
+        return _bitsandbytes(wanted if isinstance(wanted, torch.dtype) else known or torch.bfloat16, kept)
     if importlib.util.find_spec("torchao") is None:
         raise ValueError(f"quantize {opening.quantize} needs torchao: pip install torchao")
-    return _torchao(opening.quantize, device)
+    return _torchao(opening.quantize, device, kept)
 
 
-def _bitsandbytes(dtype: torch.dtype) -> Any:
+def _bitsandbytes(dtype: torch.dtype, kept: list[str]) -> Any:
     from transformers import BitsAndBytesConfig
 
     if importlib.util.find_spec("bitsandbytes") is None:
@@ -47,11 +45,11 @@ def _bitsandbytes(dtype: torch.dtype) -> Any:
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=list(KEPT),
+        llm_int8_skip_modules=kept,
     )
 
 
-def _torchao(kind: str, device: torch.device) -> Any:
+def _torchao(kind: str, device: torch.device, kept: list[str]) -> Any:
     from torchao import quantization
     from transformers import TorchAoConfig
 
@@ -66,4 +64,4 @@ def _torchao(kind: str, device: torch.device) -> Any:
     else:
         # No kernel on a CPU packs two in a byte: the numbers are of 4 bits, each in a byte of its own.
         how = quantization.IntxWeightOnlyConfig(torch.int4, quantization.PerGroup(GROUP))
-    return TorchAoConfig(how, modules_to_not_convert=list(KEPT))
+    return TorchAoConfig(how, modules_to_not_convert=kept)

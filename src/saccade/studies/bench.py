@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from saccade.calibration import ascending, data_hash, draw, scores
+from saccade.calibration.api import scores_code
 from saccade.calibration.draw import Draw
 from saccade.calibration.measures import mean_sd, shuffled
-from saccade.evaluation.identity import setup_digest
+from saccade.calibration.probes import find_probe
+from saccade.evaluation.identity import code_of, setup_digest
 from saccade.evaluation.orders import CALIBRATION_SAMPLES
-from saccade.evaluation.runner import Run, count_prompts
+from saccade.evaluation.runner import BLIND, DENSE, Run, count_prompts
+from saccade.files import locked
 from saccade.layout import Layout
 from saccade.models import Loaded
 from saccade.plan import Plan
 from saccade.samples import Sample
+from saccade.spec import parse
 from saccade.studies.cells import Column
 from saccade.studies.questions import Questions
 from saccade.studies.store import Key, Store
@@ -139,7 +144,9 @@ class Bench:
     def column(self, task: str, name: str, plan: Plan | None = None, blind: bool = False) -> Column:
         """What is asked of a task under a plan, and where its answers are kept."""
         digest = self.questions.bare(task)[1]
-        key = Key(self.weights, self.dtype, name, digest, self.tokens, self.setup)
+        # The name tells the plan where only the cell is wanted; that of a blind model says so first.
+        code = code_of(self.loaded, Plan(parse(name.removeprefix(BLIND).strip() or DENSE)))
+        key = Key(self.weights, self.dtype, name, digest, self.tokens, self.setup, code)
         return Column(Run(name, plan, blind), key)
 
     def scored(self, score: str, samples: Sequence[Sample], what: str = "", tokens: int = 1) -> Scored:
@@ -153,14 +160,24 @@ class Bench:
         """
         over = "" if tokens == 1 else f" summed over {tokens} tokens"
 
-        def measure() -> list[list[float]]:
-            model, processor = self.loaded.model, self.loaded.processor
-            found = scores(
-                model, processor, samples, score, answer_tokens=tokens, check=False, progress=self.step
-            )
+        def measure(kept: Path) -> list[list[float]]:
+            # Another process that is at the same keeps what it has; this one then measures for itself.
+            with locked(kept.with_suffix(".lock")) as mine:
+                found = scores(
+                    self.loaded.model,
+                    self.loaded.processor,
+                    samples,
+                    score,
+                    answer_tokens=tokens,
+                    check=False,
+                    checkpoint=kept if mine else None,
+                    progress=self.step,
+                )
             return [list(row) for row in found.values_SL]
 
-        values = self.measured(f"{score}{over}", samples, measure, f"layers by {score}{over}", what)
+        code = scores_code(self.loaded, find_probe(score))
+        told = f"layers by {score}{over}"
+        values = self.measured(f"{score}{over}", samples, measure, told, what, code)
         bare = tuple(replace(sample, images=()) for sample in samples)
         return Scored(score, bare, tuple(map(tuple, values)))
 
@@ -168,18 +185,20 @@ class Bench:
         self,
         name: str,
         samples: Sequence[Sample],
-        measure: Callable[[], list[Any]],
+        measure: Callable[[Path], list[Any]],
         told: str,
         what: str = "",
+        code: str = "",
     ) -> list[Any]:
         """Something measured of these samples, one entry per sample, once for all studies.
 
         Args:
             name: What it is filed under.
             samples: Samples with their images.
-            measure: Measures it, if it is not known.
+            measure: Measures it, if it is not known; told a file where it may keep what it has on the way.
             told: What is measured, for the note.
             what: What the samples are, for the note.
+            code: Versions of the code that it hangs on (``code_of``).
         """
         settings: dict[str, Any] = {
             "weights": self.weights,
@@ -190,10 +209,12 @@ class Bench:
         }
         if self.setup:
             settings["setup"] = self.setup
+        if code:
+            settings["code"] = code
         values = self.store.measured(settings)
         if values is None:
             self.note(f"measuring {told} on {len(samples)} samples{what and f' of {what}'}")
-            values = measure()
+            values = measure(self.store.measuring(settings))
             self.store.put_measured(settings, values)
         return values
 

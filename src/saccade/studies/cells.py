@@ -16,6 +16,7 @@ from saccade.evaluation.comparison import check_samples
 from saccade.evaluation.ledger import Cell as Answered
 from saccade.evaluation.ledger import Ledger, Spent
 from saccade.evaluation.runner import Run, chunks, generate
+from saccade.journal import Journal
 from saccade.layout import Layout
 from saccade.measure.provenance import record
 from saccade.samples import Sample
@@ -157,10 +158,10 @@ def ask(loaded: models.Loaded, store: Store, prompts: Prompts, column: Column, s
     """Asks all questions under one column; what was answered before an interruption is not asked again."""
     run, key = column.run, column.key
     start, worked = time.perf_counter(), time.process_time()
-    ledger = Ledger(store.partial(key), key.to_dict())
     texts: dict[int, str] = {}
     spent: list[Spent | None] = []
-    try:
+    with Journal(store.partial(key)) as journal:
+        ledger = Ledger(journal, key.to_dict())
         for number, indices in enumerate(prompts.indices):
             ids = [prompts.samples[i].id for i in indices]
             known = ledger.get(run.key, ids)
@@ -171,8 +172,6 @@ def ask(loaded: models.Loaded, store: Store, prompts: Prompts, column: Column, s
             texts.update(zip(indices, known.texts, strict=True))
             spent += known.spent
             step(len(ids))
-    finally:
-        ledger.close()
     origin = record(device=loaded.model.device)
     return Cell(
         key,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import statistics
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,8 +12,9 @@ import torch
 from saccade import models
 from saccade.analysis.capture import bare, record
 from saccade.analysis.saturation import MASSES, visual_maps
-from saccade.analysis.study import UNTOUCHED, over
+from saccade.analysis.study import UNTOUCHED, VERSION, over
 from saccade.evaluation.gate import rank_correlation
+from saccade.evaluation.identity import code_of
 from saccade.evaluation.statistics import UNDEFINED, Interval
 from saccade.report.markdown import difference, markdown
 from saccade.samples import Sample
@@ -63,8 +64,12 @@ def design(bench: Bench) -> Design:
     found = {}
     for task in bench.tasks:
         samples = [s for s in bench.questions.calibration(task, len(vig[task].samples)) if s.images]
-        measure = functools.partial(attention, bench, samples)
-        rows = bench.measured("attention", samples, measure, "attention", f"task {task}")
+        code = code_of(bench.loaded, analysis=VERSION)
+
+        def measure(_: Path, samples: Sequence[Sample] = samples) -> list[Any]:
+            return attention(bench, samples)
+
+        rows = bench.measured("attention", samples, measure, "attention", f"task {task}", code)
         found[task] = {name: over([row[name] for row in rows])["mean"] for name in SERIES}
     facts = {
         "vig": {task: scored.mean for task, scored in vig.items()},

@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from saccade.evaluation.ledger import Spent, settings_hash
+from saccade.evaluation.ledger import Spent
 from saccade.files import locked, read_json, write_json
+from saccade.journal import settings_hash
 
 SCHEMA = 1
 
@@ -31,6 +32,7 @@ class Key:
         tokens: Longest answer in tokens.
         setup: Digest of what else of the model they depend on (``setup_digest``); empty for the shipped
             Glance.
+        code: Versions of the code that made them, as far as one was ever raised (``code_of``); else empty.
     """
 
     weights: str
@@ -39,10 +41,11 @@ class Key:
     samples: str
     tokens: int
     setup: str = ""
+    code: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dictionary for JSON and digests; an empty setup is left out, for cells older than it."""
-        return {name: value for name, value in asdict(self).items() if name != "setup" or value}
+        """Plain dictionary for JSON and digests; what is empty is left out, for cells older than it."""
+        return {name: value for name, value in asdict(self).items() if name not in ("setup", "code") or value}
 
 
 @dataclass(frozen=True)
@@ -156,6 +159,10 @@ class Store:
         if not isinstance(found.get("values"), list):
             raise ValueError(f"{place} holds no values; delete it to measure them anew")
         return list(found["values"])
+
+    def measuring(self, settings: Mapping[str, Any]) -> Path:
+        """Where measurements that are not finished are kept."""
+        return self._measured(settings).with_suffix(".partial.jsonl")
 
     def put_measured(self, settings: Mapping[str, Any], values: Sequence[Any]) -> None:
         """Keeps what was measured of samples."""

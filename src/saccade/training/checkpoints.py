@@ -1,7 +1,8 @@
-"""Checkpoints: found, tidied, read back bit by bit; and what is said where the disk is full."""
+"""Checkpoints: found, tidied, read back bit by bit."""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import TrainerState
 
@@ -19,21 +19,8 @@ WEIGHTS = "weights.safetensors"
 OPTIMIZER, SCHEDULER, STATE = "optimizer.pt", "scheduler.pt", "trainer_state.json"
 METER = "meter.json"
 PREFIX = "checkpoint-"
-
-
-@contextmanager
-def disk_trouble(what: str, kept: str) -> Iterator[None]:
-    """Turns a failed write, by whichever library, into one line that says what is left.
-
-    Raises:
-        ValueError: In place of the failure.
-    """
-    try:
-        yield
-    # torch reports a full disk as a RuntimeError of its zip writer.
-    except (OSError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"cannot write {what}: {reason}; {kept}") from error
+BEFORE = "before"
+"""Where a checkpoint waits that another one of its step takes the place of."""
 
 
 @contextmanager
@@ -99,6 +86,17 @@ def found(run: Path) -> list[Path]:
 def step_of(checkpoint: Path) -> int:
     """Step after which a checkpoint was written."""
     return int(checkpoint.name.removeprefix(PREFIX))
+
+
+def recover(run: Path) -> None:
+    """Puts a checkpoint into its place that a kill left beside it, whole; nobody else may be at the run."""
+    for scrap in (run / FOLDER).glob(".*.part"):
+        # It was about to take the place of one of the same step, which had been moved out of the way.
+        if (scrap / BEFORE).exists():
+            for whole in scrap.glob(f"{PREFIX}*"):
+                if not (run / FOLDER / whole.name).exists():
+                    os.replace(whole, run / FOLDER / whole.name)
+        shutil.rmtree(scrap, ignore_errors=True)
 
 
 def tidy(run: Path, keep: int) -> None:

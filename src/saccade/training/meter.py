@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
-from saccade.files import read_json, read_text, write_json, write_text
+from saccade.files import naming, read_json, read_text, write_json, write_text
 from saccade.training.checkpoints import METER, damage
 from saccade.training.collate import Batch
 from saccade.training.folder import METRICS
@@ -192,7 +192,7 @@ class Reporter(TrainerCallback):
         }
         self.history.append(line)
         if self.main:
-            with self.path.open("a", encoding="utf-8") as stream:
+            with naming(self.path), self.path.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(line) + "\n")
             self._show(line, state.max_steps)
 

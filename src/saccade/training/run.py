@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from saccade.files import write_bytes, write_json
+from saccade.files import alone, disk_trouble, write_bytes, write_json
 from saccade.measure import record
 from saccade.models import image_scale
 from saccade.training import build as building
@@ -62,14 +62,16 @@ def train(config: TrainingConfig, resume: bool = False, from_step: int | None = 
         from_step: Go on from the checkpoint of this step; metrics and checkpoints after it are dropped.
 
     Raises:
-        ValueError: If the folder holds a run already and is not to be resumed, or another run; if there is no
-            checkpoint of the step; if data or model cannot be used; if a checkpoint cannot be written.
+        ValueError: If the folder holds a run already and is not to be resumed, or another run; if another
+            process is at it; if there is no checkpoint of the step; if data or model cannot be used; if a
+            checkpoint cannot be written.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(config.threads or before)
     try:
-        with _quiet():
-            return _train(config, resume or from_step is not None, from_step)
+        world = _world()
+        with _quiet(), for_itself(Path(config.out), world):
+            return _train(config, world, resume or from_step is not None, from_step)
     finally:
         torch.set_num_threads(before)
 
@@ -88,14 +90,45 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _train(config: TrainingConfig, resume: bool, from_step: int | None) -> Outcome:
+def _world() -> Any:
+    """The processes that train together."""
     try:
         from accelerate import PartialState
     except ImportError:
         raise ValueError("training needs the accelerate package: pip install 'saccade[train]'") from None
+    return PartialState(cpu=not torch.cuda.is_available())
+
+
+@contextmanager
+def for_itself(run: Path, world: Any) -> Iterator[None]:
+    """Keeps a folder for this run while it lasts; its main process holds it for all.
+
+    Raises:
+        ValueError: On every process, if another run holds it.
+    """
+    with ExitStack() as stack:
+        refusal = ""
+        if world.is_main_process:
+            try:
+                stack.enter_context(alone(run, folder=True))
+            except (ValueError, OSError) as error:
+                if world.num_processes == 1:
+                    raise
+                refusal = str(error)
+        if world.num_processes > 1:
+            from accelerate.utils import gather_object
+
+            refusal = "".join(gather_object([refusal]))
+        if refusal:
+            raise ValueError(refusal)
+        if world.is_main_process:
+            checkpoints.recover(run)
+        yield
+
+
+def _train(config: TrainingConfig, world: Any, resume: bool, from_step: int | None) -> Outcome:
     from transformers import set_seed
 
-    world = PartialState(cpu=not torch.cuda.is_available())
     settings, run = config.optimisation, Path(config.out)
     check_folder(run, resume)
     building.check(config)
@@ -121,7 +154,6 @@ def _train(config: TrainingConfig, resume: bool, from_step: int | None) -> Outco
     }
     world.wait_for_everyone()
     if world.is_main_process:
-        run.mkdir(parents=True, exist_ok=True)
         write_json(run / RUN, report)
     trainer, reporter = _trainer(config, built, stream, steps, world)
     if last is not None:
@@ -202,7 +234,7 @@ def _end(
     if odd:
         raise ValueError(f"the model is not saved: {odd} holds what is no number; lower the learning rate")
     kept = f"the run is kept in {run / checkpoints.FOLDER}; make room and --resume"
-    with checkpoints.disk_trouble(f"the model to {run / MODEL}", kept):
+    with disk_trouble(f"the model to {run / MODEL}", kept):
         building.save(loaded, built.skips, run / MODEL)
         if reporter.history:
             write_bytes(run / CURVE, loss_curve(reporter.history, f"Training {config.model.name}"))

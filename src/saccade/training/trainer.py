@@ -14,8 +14,9 @@ from torch import nn
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from saccade.families import Family, unwrap
+from saccade.files import disk_trouble
 from saccade.training import checkpoints, parts
-from saccade.training.checkpoints import FOLDER, PREFIX
+from saccade.training.checkpoints import BEFORE, FOLDER, PREFIX
 from saccade.training.collate import Batch, Collator
 from saccade.training.config import TrainingConfig
 from saccade.training.meter import Meter, check_finite
@@ -186,14 +187,14 @@ class VlmTrainer(Trainer):
         self._staging = run / FOLDER / name
         target = run / FOLDER / f"{PREFIX}{step}"
         try:
-            with checkpoints.disk_trouble(f"the checkpoint of step {step}", kept):
+            with disk_trouble(f"the checkpoint of step {step}", kept):
                 super()._save_checkpoint(model, trial)
                 self.meter.save(self._staging / target.name, self.args.process_index)
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
                     # Of a step saved twice the first goes only when the second stands.
                     if target.exists():
-                        os.replace(target, self._staging / "before")
+                        os.replace(target, self._staging / BEFORE)
                     os.replace(self._staging / target.name, target)
         finally:
             if self.args.should_save:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from saccade import models, skip_vision
-from saccade.files import locked, read_json, write_json
+from saccade.files import disk_trouble, locked, read_json, write_json
 from saccade.glance.scenes import KINDS, make_scene, scene_seed
 from saccade.skip_vision.align import align
 from saccade.studies.trained.rows import LAYOUT, ROWS, Recipe, Row
@@ -110,8 +110,10 @@ def aligned(run: Path, recipe: Recipe, note: Note) -> Path:
                 note(f"step {step + 1} of {recipe.align_steps}: {left:.3f} of the variance left")
 
         left = align(loaded, models.load("glance", device="cpu"), scenes, recipe.align_steps, on_step=say)
-        skip_vision.save(loaded, folder)
+        # The folder says that it is done, so it comes last.
         write_json(run / "aligned.json", {"steps": recipe.align_steps, "variance_left": left})
+        with disk_trouble(f"the aligned model to {folder}", "make room and repeat the command"):
+            skip_vision.save(loaded, folder)
     return folder
 
 
