@@ -1,4 +1,4 @@
-"""Every command asks greedily, whatever the checkpoint does by default, and leaves the rest of it as it is."""
+"""Every command asks greedily, whatever the checkpoint does by default, and leaves its other settings."""
 
 from __future__ import annotations
 

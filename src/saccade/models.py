@@ -262,8 +262,8 @@ def _refused(loaded: Loaded, images: Sequence[Image], plan: PlanLike | None) -> 
 def greedy(max_new_tokens: int) -> dict[str, Any]:
     """Arguments of ``generate`` with which every command asks a model.
 
-    The checkpoint's generation configuration stands: ends of a turn, penalties, banned tokens. What would make
-    something else than one greedy answer of it is off (Qwen-VL models sample by default).
+    The checkpoint's generation configuration stands: ends of a turn, penalties, banned tokens. What would
+    make something else than one greedy answer of it is off (Qwen-VL models sample by default).
 
     Args:
         max_new_tokens: Longest answer.

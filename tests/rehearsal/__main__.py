@@ -1,8 +1,8 @@
 """The whole rehearsal: ``python -m rehearsal --out FILE --python PYTHON...``.
 
 Every case runs as a program of its own on every checkpoint, under each interpreter given, with the real
-tokenizers that npm ships. The result file holds what was seen; cases that ran are replaced in it, so that a part
-can be run again with ``--only``. Ends with exit code 1 where anything failed.
+tokenizers that npm ships. The result file holds what was seen; cases that ran are replaced in it, so that a
+part can be run again with ``--only``. Ends with exit code 1 where anything failed.
 """
 
 from __future__ import annotations
@@ -96,12 +96,13 @@ def joined(out: Path, seen: list[dict[str, Any]]) -> dict[str, Any]:
     def key(row: dict[str, Any]) -> tuple[str, str, str]:
         return row["checkpoint"], row["environment"], row["case"]
 
+    def place(row: dict[str, Any]) -> tuple[str, str, int]:
+        return row["checkpoint"], row["environment"], order[row["case"]]
+
     before = read_json(out)["cells"] if out.exists() else []
-    order = {case.name: place for place, case in enumerate(CASES)}
+    order = {case.name: number for number, case in enumerate(CASES)}
     cells = {key(row): row for row in before if row["case"] in order} | {key(row): row for row in seen}
-    listed = sorted(
-        cells.values(), key=lambda row: (row["checkpoint"], row["environment"], order[row["case"]])
-    )
+    listed = sorted(cells.values(), key=place)
     commands = [group for group in dict.fromkeys(case.group for case in CASES) if group not in PLANS]
     groups = {"commands": commands, "methods": list(PLANS)}
     return {"groups": groups, "cells": listed, "provenance": record(COMMAND)}

@@ -61,7 +61,7 @@ def _write_weights(checkpoint: Checkpoint, folder: Path) -> None:
                 parameter.copy_(SPREAD * torch.randn(parameter.shape, generator=source))
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     written = folder / "weights"
-    # The stock writer turns names into those of the hub; its configuration files are of today, not of the hub.
+    # The stock writer turns names into those of the hub; its configuration files are those of today.
     model.save_pretrained(written, max_shard_size=1 + size * 6 // 10)
     _rename(written, folder, checkpoint.weights.get("renamed", {}))
     shutil.rmtree(written)
@@ -85,47 +85,28 @@ def _rename(written: Path, folder: Path, renamed: Mapping[str, str]) -> None:
 def template(checkpoint: Checkpoint) -> str:
     """The chat template (Jinja), from how the checkpoint writes a conversation."""
     chat = checkpoint.chat
-    kinds = ("image", "text")
     image, text = _said(chat["image"]), f"{_said(chat['text'])} + part['text']"
-    parts = "message['content']"
 
-    def each(condition: str, what: str) -> str:
-        return (
-            "{% for part in "
-            + parts
-            + " %}{% if "
-            + condition
-            + " %}{{ "
-            + what
-            + " }}{% endif %}{% endfor %}"
-        )
+    def parts(condition: str, what: str) -> str:
+        each = "{% for part in message['content'] %}{% if " + condition + " %}{{ "
+        return each + what + " }}{% endif %}{% endfor %}"
 
-    asks = {kind: f"part['type'] == '{kind}'" for kind in kinds}
     if chat["order"] == "images first":
-        body = each(asks["image"], image) + each(asks["text"], text)
+        body = parts("part['type'] == 'image'", image) + parts("part['type'] == 'text'", text)
     else:
-        body = each("true", f"{image} if {asks['image']} else {text}")
+        body = parts("true", f"{image} if part['type'] == 'image' else {text}")
     plain = "{% if message['content'] is string %}{{ message['content'] }}{% else %}" + body + "{% endif %}"
-    opened = "".join(
-        "{% " + word + " message['role'] == '" + role + "' %}{{ " + _said(chat[role][0]) + " }}"
-        for word, role in (("if", "user"), ("elif", "assistant"))
-    )
-    other = "{% else %}{{ '<|im_start|>' + message['role'] + '\\n' }}{% endif %}"
-    closed = (
-        "{% if message['role'] == 'assistant' %}{{ "
-        + _said(chat["assistant"][1])
-        + " }}{% else %}{{ "
-        + _said(chat["user"][1])
-        + " }}{% endif %}"
-    )
+    role = "{% if message['role'] == "
+    opened = role + "'user' %}{{ " + _said(chat["user"][0]) + " }}"
+    opened += "{% elif message['role'] == 'assistant' %}{{ " + _said(chat["assistant"][0]) + " }}"
+    opened += "{% else %}{{ '<|im_start|>' + message['role'] + '\\n' }}{% endif %}"
+    closed = role + "'assistant' %}{{ " + _said(chat["assistant"][1]) + " }}"
+    closed += "{% else %}{{ " + _said(chat["user"][1]) + " }}{% endif %}"
     system = ""
     if chat["system"] is not None:
-        system = (
-            "{% if loop.first and message['role'] != 'system' %}{{ "
-            + _said(chat["system"])
-            + " }}{% endif %}"
-        )
-    whole = "{% for message in messages %}" + system + opened + other + plain + closed + "{% endfor %}"
+        first = "{% if loop.first and message['role'] != 'system' %}{{ "
+        system = first + _said(chat["system"]) + " }}{% endif %}"
+    whole = "{% for message in messages %}" + system + opened + plain + closed + "{% endfor %}"
     return whole + "{% if add_generation_prompt %}{{ " + _said(chat["generation"]) + " }}{% endif %}"
 
 

@@ -1,4 +1,4 @@
-"""What the commands are run on: pictures of several sizes, questions about them, conversations to train on."""
+"""What the commands are run on: pictures of several sizes, questions about them, conversations."""
 
 from __future__ import annotations
 
@@ -61,12 +61,7 @@ def make(folder: Path) -> Scene:
     asked = [
         {"image": "square.png", "question": QUESTION, "answer": "a cup", "task": "one"},
         {"image": "low.png", "question": "Is it dark?", "answer": "no", "task": "one"},
-        {
-            "images": ["square.png", "low.png"],
-            "question": "Which is wider?",
-            "answer": "the second",
-            "task": "two",
-        },
+        {"images": ["square.png", "low.png"], "question": "Which is wider?", "answer": "low", "task": "two"},
         {"question": "What is two and two?", "answer": "four", "task": "none"},
     ]
     write_text(scene.questions, "".join(json.dumps(line) + "\n" for line in asked))

@@ -1,4 +1,4 @@
-"""A fixed part of the rehearsal: every case on one checkpoint, drawn by a hash of their names, and every checkpoint.
+"""A fixed part of the rehearsal: every case on a checkpoint drawn by a hash of their names.
 
 Most run in this process through the same entry as the command; ``make checkpoints`` runs all, as programs.
 """
@@ -40,7 +40,7 @@ def drawn() -> list[tuple[str, str]]:
 DRAWN = drawn()
 
 
-@pytest.mark.parametrize(("short", "name"), DRAWN, ids="/".join)
+@pytest.mark.parametrize(("short", "name"), DRAWN, ids=["/".join(pair) for pair in DRAWN])
 def test_a_command_on_a_checkpoint(short, name, hub_folder, pictures, tmp_path):
     known = CHECKPOINTS[short]
     place = Place(known, hub_folder(known), pictures, tmp_path)

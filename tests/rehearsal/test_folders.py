@@ -70,16 +70,14 @@ def test_files_are_those_of_the_hub(known, hub_folder):
     folder = hub_folder(known)
     for path, data in known.files.items():
         written = json.loads((folder / path).read_text("utf-8"))
-        assert (
-            written == data
-            if path != "config.json"
-            else written.keys() == data.keys() | known.small.get("", {}).keys()
-        )
+        if path == "config.json":
+            assert written.keys() == data.keys() | known.small.get("", {}).keys()
+        else:
+            assert written == data
     for name in known.chat["files"]:
         text = (folder / name).read_text("utf-8")
-        assert (json.loads(text)["chat_template"] if name.endswith(".json") else text) == layout.template(
-            known
-        )
+        held = json.loads(text)["chat_template"] if name.endswith(".json") else text
+        assert held == layout.template(known)
 
 
 def test_special_tokens_have_the_hubs_ids(known, hub_folder):
@@ -89,5 +87,5 @@ def test_special_tokens_have_the_hubs_ids(known, hub_folder):
     for token in special:
         assert special[token] in tokenizer(f"a{token}b").input_ids
     # A question comes back whole, also with letters that no small table has whole.
-    text = "What is 7 × 6?\nIt's 42."
+    text = "What is 7 \u00d7 6?\nIt's 42."
     assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True).strip() == text

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from os.path import commonprefix
 from typing import Any
 
 from saccade.training.records import BadRecord, Turn
@@ -116,7 +115,8 @@ class Encoder:
         answers behind the latter.
         """
         text = "".join(piece or "" for piece in turn.pieces)
-        shared = len(commonprefix([asked, answered]))
+        pairs = zip(asked, answered, strict=False)
+        shared = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(asked), len(answered)))
         _, found, end = answered[shared:].partition(text)
         if shared == len(asked) or shared < len(before) or not found:
             return answered
