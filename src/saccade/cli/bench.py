@@ -211,8 +211,8 @@ def _show(out: common.Output, results: list[Bench]) -> None:
         ]:
             out.line(
                 f"{r.plan}: what was captured of the saving is noise in {' and '.join(noisy)}: the pairs are "
-                f"too few or differ by as much as was promised; take more --repeats than {r.repeats}, a larger "
-                "--batch or --visual, or fewer --threads"
+                f"too few or differ by as much as was promised; take more --repeats than {r.repeats}, a "
+                "larger --batch or --visual, or fewer --threads"
             )
         if r.roofline is not None:
             out.line(_limits(r))
