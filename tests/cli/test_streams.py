@@ -24,12 +24,12 @@ def shell(root, redirect: str, words: str, **more: str) -> subprocess.CompletedP
         env=environment() | more,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=280,
     )
 
 
 @pytest.mark.parametrize("redirect", [">&-", "2>&- >&-", "<&- >&- 2>&-", "| true"])
-@pytest.mark.parametrize("words", ["--help", "methods", COST])
+@pytest.mark.parametrize("words", ["--help", COST])
 def test_nobody_reads(root, redirect, words):
     done = shell(root, redirect, words)
     assert done.returncode == 0 and "Traceback" not in done.stderr and "Exception" not in done.stderr
@@ -57,7 +57,7 @@ def test_errors_for_nobody(root):
     assert shell(root, "2>&-", "cost no-such-shape").returncode == 2
 
 
-@pytest.mark.parametrize("words", ["methods", COST, "--help", "plan show shortv(layers=1)"])
+@pytest.mark.parametrize("words", ["methods", COST, "--help"])
 def test_a_plain_locale_gets_plain_letters(root, words):
     plain = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0"}
     done = shell(root, "", words, **plain)
