@@ -105,11 +105,13 @@ def put_adapter(model: Any, folder: Path) -> Any:
     Raises:
         ValueError: If the adapter is damaged or of another model.
     """
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict
 
     with telling(f"the adapter {folder}"), quiet() as said:
         made: Any = PeftModel.from_pretrained(model, folder)
-    if any("missing adapter keys" in line for line in said):
+    # PEFT leaves out what has no place without a word; names alone do not tell, for old ones are mapped.
+    left = _count(folder) - len(get_peft_model_state_dict(made))
+    if left > 0 or any("missing adapter keys" in line for line in said):
         raise ValueError(f"the adapter {folder} is of another model: its tensors do not go where it says")
     if not hasattr(made, "merge_and_unload"):
         raise ValueError(f"the adapter {folder} adds rows to prompts, which plans would not know of")
@@ -117,3 +119,12 @@ def put_adapter(model: Any, folder: Path) -> Any:
     if getattr(model, "is_quantized", False):
         return made.eval()
     return made.merge_and_unload().eval()
+
+
+def _count(folder: Path) -> int:
+    """Tensors of an adapter; 0 where they are pickled."""
+    path = folder / "adapter_model.safetensors"
+    if not path.exists():
+        return 0
+    with safe_open(path, framework="pt") as tensors:
+        return len(tensors.keys())
