@@ -101,7 +101,7 @@ def study(
 
         if data is not None or model != "glance":
             raise ValueError(f"study {name} trains the embedded model on its own suite: no MODEL, no --data")
-        way = Way(workers, batch, max_new_tokens, str(where), opening.dtype)
+        way = Way(workers, batch, max_new_tokens, str(where), opening.told().get("dtype"))
         result = _trained(questions, run, way, quick, note)
         paths = write(chosen, result, out)
         show(output, result, paths)

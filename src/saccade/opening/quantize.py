@@ -63,5 +63,6 @@ def _torchao(kind: str, device: torch.device, kept: list[str]) -> Any:
         how = quantization.Int4WeightOnlyConfig(GROUP, int4_packing_format="tile_packed_to_4d")
     else:
         # No kernel on a CPU packs two in a byte: the numbers are of 4 bits, each in a byte of its own.
-        how = quantization.IntxWeightOnlyConfig(torch.int4, quantization.PerGroup(GROUP))
+        four: Any = getattr(torch, "int4")  # noqa: B009
+        how = quantization.IntxWeightOnlyConfig(four, quantization.PerGroup(GROUP))
     return TorchAoConfig(how, modules_to_not_convert=kept)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
 from torch import nn
 from transformers import AutoModelForImageTextToText, PreTrainedConfig
 from transformers.utils import logging
@@ -51,7 +52,7 @@ def _load(folder: Path, config: PreTrainedConfig, opening: Opening) -> tuple[nn.
     if "tp_plan" in rest:
         rest.pop("device_map", None)
     with quiet():
-        return AutoModelForImageTextToText.from_pretrained(
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
             folder,
             dtype=opening.torch_dtype(),
             attn_implementation=opening.attn,
@@ -60,6 +61,7 @@ def _load(folder: Path, config: PreTrainedConfig, opening: Opening) -> tuple[nn.
             # Sizes that do not fit are told by name, in one line, by the caller.
             **{**rest, "ignore_mismatched_sizes": True},
         )
+    return loaded
 
 
 def _is_quantized(config: PreTrainedConfig, rest: Mapping[str, Any]) -> bool:
