@@ -29,7 +29,7 @@ def config_of(opening: Opening, config: PreTrainedConfig, device: torch.device) 
     kept = ["lm_head", *find(config).tower_modules]
     if opening.quantize == "nf4":
         wanted = opening.torch_dtype()
-        known = config.dtype or getattr(config.get_text_config(), "dtype", None)
+        known: Any = config.dtype or getattr(config.get_text_config(), "dtype", None)
         return _bitsandbytes(wanted if isinstance(wanted, torch.dtype) else known or torch.bfloat16, kept)
     if importlib.util.find_spec("torchao") is None:
         raise ValueError(f"quantize {opening.quantize} needs torchao: pip install torchao")
