@@ -39,6 +39,10 @@ PURE = {
 }
 METHODS_MAY_USE = PURE | {"methods"}
 TAKES_MODELS_APART = ("families", "glance")
+CONFIGS_OF_NO_MODEL = {
+    f"transformers.{name}"
+    for name in ("AutoConfig", "GenerationConfig", "BitsAndBytesConfig", "TorchAoConfig")
+}
 MAY_USE_INTERNALS = (*TAKES_MODELS_APART, "engine", "opening")
 
 
@@ -119,7 +123,7 @@ def test_only_families_and_glance_name_model_classes_of_transformers():
             named = {
                 i for i in foreign if re.search(r"\.models\.|For\w+Generation$|(?<!PreTrained)Config$", i)
             }
-            assert not named - {"transformers.AutoConfig", "transformers.GenerationConfig"}, path.name
+            assert not named - CONFIGS_OF_NO_MODEL, path.name
         if room(path) not in MAY_USE_INTERNALS:
             deep = {i for i in foreign if i.count(".") > 1 and not i.startswith("transformers.cache_utils.")}
             assert not deep, path.name

@@ -433,6 +433,18 @@ SUPPORT: tuple[Support, ...] = (
         "engine/test_attach.py::test_copies_of_an_attached_model_are_refused",
     ),
     Support(
+        "weights on several devices or partly on the disk (`device_map`, accelerate)",
+        "supported, untested on GPU",
+        "equal to the model in memory; tested with layers on the disk",
+        "opening/test_weights.py::test_a_model_that_is_partly_on_the_disk_answers_as_one_in_memory",
+    ),
+    Support(
+        "a PEFT adapter (`--adapter`)",
+        "supported",
+        "merged into the weights; left on them where those are quantised",
+        "opening/test_weights.py::test_an_adapter_is_merged_into_the_weights",
+    ),
+    Support(
         "a second plan on a model",
         "refused",
         "remove the first, or compose them with `+`",

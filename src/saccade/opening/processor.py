@@ -88,7 +88,7 @@ def read_processor(
     files = {name: _settings(folder / name) for name in (*NAMED_IN, *VIDEO_FILES)}
     _check_parts(folder, files)
     with quiet():
-        stock = _class(files, config)
+        stock: Any = _class(files, config)
         with telling(f"the processor of {folder}"):
             settings, rest = stock.get_processor_dict(folder)
         given = {key: value for key, value in settings.items() if value is not None}
@@ -147,7 +147,8 @@ def _class(files: Mapping[str, Mapping[str, Any]], config: PreTrainedConfig) -> 
         found = getattr(transformers, str(files[name].get("processor_class")), None)
         if isinstance(found, type) and issubclass(found, ProcessorMixin):
             return found
-    return PROCESSOR_MAPPING[type(config)]
+    by_type: Any = PROCESSOR_MAPPING
+    return by_type[type(config)]
 
 
 def _pictures(
@@ -157,7 +158,8 @@ def _pictures(
     kind = str(said.get("image_processor_type") or "").removesuffix("Fast")
     if kind and not hasattr(transformers, kind):
         # A name of an earlier release: the model type decides, as where the file names none.
-        mapping = transformers.IMAGE_PROCESSOR_MAPPING[type(config)]
+        by_type: Any = transformers.IMAGE_PROCESSOR_MAPPING
+        mapping = by_type[type(config)]
         return (mapping.get("pil") or mapping["torchvision"]).from_pretrained(folder)
     return AutoImageProcessor.from_pretrained(folder, backend="pil", **how)
 
@@ -169,7 +171,7 @@ def _video_settings(files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 @functools.cache
-def _without_videos(stock: type[ProcessorMixin]) -> type[ProcessorMixin]:
+def _without_videos(stock: Any) -> Any:
     """The class with a part for videos that need not work; its name is the stock one, for it is saved."""
 
     def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:

@@ -29,7 +29,7 @@ def config_of(opening: Opening, config: PreTrainedConfig, device: torch.device) 
     kept = ["lm_head", *find(config).tower_modules]
     if opening.quantize == "nf4":
         wanted = opening.torch_dtype()
-        known = config.dtype or getattr(config.get_text_config(), "dtype", None)
+        known: Any = config.dtype or getattr(config.get_text_config(), "dtype", None)
         return _bitsandbytes(wanted if isinstance(wanted, torch.dtype) else known or torch.bfloat16, kept)
     if importlib.util.find_spec("torchao") is None:
         raise ValueError(f"quantize {opening.quantize} needs torchao: pip install torchao")
@@ -63,5 +63,6 @@ def _torchao(kind: str, device: torch.device, kept: list[str]) -> Any:
         how = quantization.Int4WeightOnlyConfig(GROUP, int4_packing_format="tile_packed_to_4d")
     else:
         # No kernel on a CPU packs two in a byte: the numbers are of 4 bits, each in a byte of its own.
-        how = quantization.IntxWeightOnlyConfig(torch.int4, quantization.PerGroup(GROUP))
+        four: Any = getattr(torch, "int4")  # noqa: B009
+        how = quantization.IntxWeightOnlyConfig(four, quantization.PerGroup(GROUP))
     return TorchAoConfig(how, modules_to_not_convert=kept)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
 from torch import nn
 from transformers import AutoModelForImageTextToText, PreTrainedConfig
 from transformers.utils import logging
@@ -51,7 +52,7 @@ def _load(folder: Path, config: PreTrainedConfig, opening: Opening) -> tuple[nn.
     if "tp_plan" in rest:
         rest.pop("device_map", None)
     with quiet():
-        return AutoModelForImageTextToText.from_pretrained(
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
             folder,
             dtype=opening.torch_dtype(),
             attn_implementation=opening.attn,
@@ -60,6 +61,7 @@ def _load(folder: Path, config: PreTrainedConfig, opening: Opening) -> tuple[nn.
             # Sizes that do not fit are told by name, in one line, by the caller.
             **{**rest, "ignore_mismatched_sizes": True},
         )
+    return loaded
 
 
 def _is_quantized(config: PreTrainedConfig, rest: Mapping[str, Any]) -> bool:
@@ -105,11 +107,13 @@ def put_adapter(model: Any, folder: Path) -> Any:
     Raises:
         ValueError: If the adapter is damaged or of another model.
     """
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict
 
     with telling(f"the adapter {folder}"), quiet() as said:
         made: Any = PeftModel.from_pretrained(model, folder)
-    if any("missing adapter keys" in line for line in said):
+    # PEFT leaves out what has no place without a word; names alone do not tell, for old ones are mapped.
+    left = _count(folder) - len(get_peft_model_state_dict(made))
+    if left > 0 or any("missing adapter keys" in line for line in said):
         raise ValueError(f"the adapter {folder} is of another model: its tensors do not go where it says")
     if not hasattr(made, "merge_and_unload"):
         raise ValueError(f"the adapter {folder} adds rows to prompts, which plans would not know of")
@@ -117,3 +121,12 @@ def put_adapter(model: Any, folder: Path) -> Any:
     if getattr(model, "is_quantized", False):
         return made.eval()
     return made.merge_and_unload().eval()
+
+
+def _count(folder: Path) -> int:
+    """Tensors of an adapter; 0 where they are pickled."""
+    path = folder / "adapter_model.safetensors"
+    if not path.exists():
+        return 0
+    with safe_open(path, framework="pt") as tensors:
+        return len(tensors.keys())
