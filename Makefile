@@ -18,11 +18,12 @@ LMMS := .venv-lmms
 VISION := .venv-vision
 # The one that was made for the torch of constraints.txt.
 TORCHVISION := 0.28.0
+QUANTIZED := .venv-quantized
 RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 TABLES := docs/results.md docs/support.md docs/methods/index.md src/saccade/glance/README.md
 
-.PHONY: help setup demo test lint format tables versions docs lmms checkpoints clean
+.PHONY: help setup demo test lint format tables versions docs lmms checkpoints quantized clean
 
 help:
 	@echo 'make demo    the main job: calibrate, skip, measure and explain, on the embedded model'
@@ -34,6 +35,7 @@ help:
 	@echo 'make docs    build the documentation site'
 	@echo 'make checkpoints  every command on small copies of the hub'"'"'s checkpoints, without torchvision and with it'
 	@echo 'make lmms    tests against lmms-eval, in .venv-lmms (a large download)'
+	@echo 'make quantized  tests of quantised models, in .venv-quantized'
 	@echo 'make setup   only build .venv (the others do that when it is needed)'
 	@echo 'make clean   remove .venv and caches'
 
@@ -99,5 +101,14 @@ $(VISION)/.ready: pyproject.toml constraints.txt tools/torchvision_for_cpu.py
 	$(VISION)/bin/python tools/torchvision_for_cpu.py
 	@touch $@
 
+quantized: $(QUANTIZED)/.ready
+	$(QUANTIZED)/bin/python -m pytest -q e2e/quantized $(ARGS)
+
+$(QUANTIZED)/.ready: pyproject.toml constraints.txt
+	'$(strip $(PYTHON))' -m venv --clear $(QUANTIZED)
+	$(QUANTIZED)/bin/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_FLAGS) \
+		-e '.[dev,quantized]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(LMMS) $(VISION) .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(LMMS) $(VISION) $(QUANTIZED) .pytest_cache .ruff_cache .mypy_cache .hypothesis

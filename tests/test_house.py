@@ -34,6 +34,7 @@ PURE = {
     "precision",
     "program",
     "shapes",
+    "text",
     "pricing",
 }
 METHODS_MAY_USE = PURE | {"methods"}

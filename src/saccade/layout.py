@@ -135,6 +135,15 @@ class Layout:
         )
 
     @cached_property
+    def padded(self) -> bool:
+        """Whether an image has more patches than rows: padding of its tiles, which no row holds."""
+        return self.views is not None and any(
+            sum(views) > rows
+            for sample, counts in zip(self.views, self.counts, strict=True)
+            for views, rows in zip(sample, counts, strict=True)
+        )
+
+    @cached_property
     def has_visual(self) -> bool:
         """Whether any sample has a visual row."""
         return bool(self.visual_BN.any())

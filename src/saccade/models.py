@@ -149,6 +149,19 @@ def prompt(loaded: Loaded, sample: Sample) -> str:
         raise ValueError(f"{loaded.name} cannot write a chat prompt: {error}") from error
 
 
+def check_processor(loaded: Loaded) -> None:
+    """Refuses a processor that makes no inputs of pictures, such as a tokenizer alone.
+
+    Raises:
+        ValueError: If it is one.
+    """
+    if getattr(loaded.processor, "tokenizer", None) is None:
+        raise ValueError(
+            f"{loaded.name} has no processor for pictures, only {type(loaded.processor).__name__}: give the "
+            "model's own (AutoProcessor), or a folder with its preprocessor_config.json"
+        )
+
+
 def image_scale(plan: PlanLike | None) -> float:
     """What a plan leaves of each side of an image: the product over its ``resize`` methods."""
     methods = () if plan is None else Plan.of(plan).methods
@@ -193,6 +206,7 @@ def inputs(loaded: Loaded, samples: Sequence[Sample], plan: PlanLike | None = No
     """
     if not samples:
         raise ValueError("no samples to ask")
+    check_processor(loaded)
     check_questions(samples, loaded.processor, loaded.family, loaded.model.config)
     texts = [prompt(loaded, s) for s in samples]
     return encode(loaded, texts, [image for s in samples for image in s.images], plan)
@@ -223,6 +237,7 @@ def encode(
     Raises:
         ValueError: If the processor refuses an image, naming it.
     """
+    check_processor(loaded)
     bos = loaded.processor.tokenizer.bos_token
     try:
         pictures, sizes = shrink(loaded, images, image_scale(plan))

@@ -69,9 +69,10 @@ class Plan:
             if rewriter is not None and (stage.places or stage.look.tower is not None):
                 raise ValueError(
                     f"{stage.by} takes rows for the patches at their places, but {rewriter} has put other "
-                    "contents into them by then; write it first, or leave one out"
+                    "contents into them by then; write it first, leave one out, or (where padding of tiles "
+                    "took their places) take share=image"
                 )
-            rewriter = stage.by if stage.rewrites else rewriter
+            rewriter = stage.by if stage.rewrites or (stage.unseen and layout.padded) else rewriter
         return Program(route, stages)
 
     def route(self, layout: Layout, num_layers: int) -> Route:

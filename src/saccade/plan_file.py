@@ -92,6 +92,13 @@ class Cost(_Strict):
     sample: str | None = None
 
 
+class Source(_Strict):
+    """The checkout that the calibration ran from."""
+
+    commit: str
+    dirty: bool
+
+
 class Calibration(_Strict):
     """How the layers of a plan were chosen."""
 
@@ -111,7 +118,7 @@ class Calibration(_Strict):
     weights_hash: Digest | None = None
     date: str | None = None
     versions: dict[str, str] | None = None
-    source: str | None = None
+    source: Source | None = None
     device: str | None = None
     dtype: str | None = None
     cost: Cost | None = None

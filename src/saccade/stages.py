@@ -244,6 +244,7 @@ class Stage:
         rewrites: Whether it gives rows new contents.
         places: Whether it takes a row for the patch at its place in the picture, as every look at the tower
             does.
+        unseen: Whether patches that no row holds (``Vision.unseen``) may take the places of rows.
         last: Rows at the end of every image that stay for certain, for prices; the first ones are taken to.
     """
 
@@ -254,6 +255,7 @@ class Stage:
     compact: Literal["never", "if possible", "always"] = "never"
     rewrites: bool = False
     places: bool = False
+    unseen: bool = False
     last: int = 0
 
 

@@ -96,7 +96,8 @@ def shorter(tiny, inputs, image: int) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    "spec", ["divprune(keep=0.5)", "pool(factor=2)", "fastv(layer=1,keep=0.5)", SPECS[0]]
+    "spec",
+    [*("divprune(keep=0.5)", "pool(factor=2)", "fastv(layer=1,keep=0.5)", SPECS[0]), *SPECS[3:5]],
 )
 @torch.no_grad()
 def test_a_part_of_an_image_may_be_hidden(spec):

@@ -325,7 +325,7 @@ SECOND = [[2, TALL, 1], [1, SQUARE, 2], [1, BANNER, 3]]
     [
         "fastv(layer=1,keep=0.5)",
         "random(keep=0.5,position_policy=compact)+fastv(layer=2,keep=0.5,position_policy=compact)",
-        "fastervlm(keep=0.4)+vtw(layer=2)",
+        "fastervlm(keep=0.4,share=image)+vtw(layer=2)",
     ],
 )
 def test_a_new_image_on_an_existing_cache(family, spec):

@@ -91,8 +91,8 @@ def test_a_budget_is_of_all_views_of_an_image_together():
     tiny = tiny_internvl()
     given = tiny.batch([[2, BIG, 1, SQUARE, 2], [1, WIDE, 3]])
     runs = Layout.from_mask(tiny.visual(given)).image_BN
-    zipped = "visionzip(dominant=5,contextual=2)"
-    for plan in ("random(keep=7)", "fastervlm(keep=7)", zipped, "uniform(keep=7)"):
+    zipped = "visionzip(dominant=5,contextual=2,share=image)"
+    for plan in ("random(keep=7)", "fastervlm(keep=7,share=image)", zipped, "uniform(keep=7)"):
         with saccade.apply(tiny.model, plan) as handle, handle.tracing() as traces:
             tiny.model(**given)
         kept = [runs[b, rows].bincount().tolist() for b, rows in enumerate(traces[0].kept(3))]

@@ -269,8 +269,8 @@ def test_videos_and_images_in_one_prompt_equal_the_masked_reference(plan, recipe
 def test_reducers_take_a_video_for_one_image():
     tiny, given = tiny_llava_onevision(), filmed(3)
     kept = {}
-    zipped = "visionzip(dominant=3,contextual=2)"
-    for plan in ("fastervlm(keep=5)", zipped, "uniform(keep=5)", "pool(factor=2)"):
+    zipped = "visionzip(dominant=3,contextual=2,share=image)"
+    for plan in ("fastervlm(keep=5,share=image)", zipped, "uniform(keep=5)", "pool(factor=2)"):
         with saccade.apply(tiny.model, plan) as handle, handle.tracing() as traces:
             tiny.model(**given)
         kept[plan] = traces[0].kept(3)

@@ -31,8 +31,8 @@ PRUNERS = [
     "random(keep=0.25)",
     "random(keep=6,layer=2,position_policy=compact)",
     "pyramiddrop(layers=1/2/3,keep=0.5)",
-    "fastervlm(keep=0.5)",
-    "vispruner(keep=7)",
+    "fastervlm(keep=0.5,share=image)",
+    "vispruner(keep=7,share=image)",
     "divprune(keep=0.4)",
     "uniform(keep=0.3)",
     "dart(layer=1,keep=0.5)",
@@ -47,7 +47,7 @@ COMPOSED = [
     "vtw(layer=2)+fastv(layer=3,keep=0.5)",
     "random(keep=9)+random(keep=4,layer=1,seed=3)+vskip(layers=2-3)",
     "fastv(layer=1,keep=0.8)+pyramiddrop(layers=2/3,keep=0.5)",
-    "fastervlm(keep=0.6)+vtw(layer=3)+vskip(layers=1)",
+    "fastervlm(keep=0.6,share=image)+vtw(layer=3)+vskip(layers=1)",
 ]
 
 PLANS = PRUNERS + COMPOSED

@@ -172,3 +172,22 @@ def test_published_numbers_of_five_views():
     assert rows("visionzip(dominant=27,contextual=5)", 5) == 160
     assert rows("fastervlm(keep=29)", 5) == 145 and rows("fastervlm(keep=0.05)", 5) == 145
     assert rows("vispruner(keep=32)", 5) == 160 and rows("vispruner(keep=32)", 4) == 128
+
+
+@pytest.mark.parametrize("then", ["uniform(keep=4)", "pool(factor=2)", "vispruner(keep=2)"])
+@torch.no_grad()
+def test_what_takes_rows_for_their_patches_does_not_come_after_padding(then):
+    """Where padding took the place of rows, a later method by place is refused; without padding it runs."""
+    tiny = FACTORIES["llava_next-llama"](layers=2)
+    for spec, size, works in (
+        ("fastervlm(keep=4)", WIDE, True),
+        ("fastervlm(keep=4)", BANNER, False),
+        ("fastervlm(keep=12,share=image)", BANNER, True),
+    ):
+        inputs = tiny.batch([[3, size, 5]])
+        with apply(tiny.model, f"{spec}+{then}"):
+            if works:
+                assert bool(tiny.model(**inputs).logits.isfinite().all())
+            else:
+                with pytest.raises(ValueError, match="share=image"):
+                    tiny.model(**inputs)

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import nn
@@ -82,6 +83,8 @@ class TowerTap:
         self.merge = merge if merge is not None and merge.r else None
         self._call = _Call()
         self._undo: list[Callable[[], None]] = []
+        # Accelerate's hooks hand outputs on in copies, which hold the same tensors and nothing else.
+        self._known: WeakValueDictionary[int, Seen] = WeakValueDictionary()
         self.tower = family.tower(model) if wanted or self.merge else None
         if (wanted or self.merge) and self.tower is None:
             raise ValueError(
@@ -133,7 +136,7 @@ class TowerTap:
             if found is None:
                 images.append([])
                 continue
-            one: Seen | None = getattr(found, SEEN, None)
+            one: Seen | None = getattr(found, SEEN, None) or self._known.get(_mark(found))
             numbers = None if one is None or not self._serves(one) else _same(one.made, found.pooler_output)
             if one is None or numbers is None:
                 one, numbers = self._unseen(kind, found, inputs)
@@ -225,7 +228,9 @@ class TowerTap:
         picture = self.family.picture(self.model, named)
         if picture is None or not hasattr(output, "pooler_output"):
             return
-        setattr(output, SEEN, Seen(picture, run, tuple(output.pooler_output), self.merge))
+        seen = Seen(picture, run, tuple(output.pooler_output), self.merge)
+        setattr(output, SEEN, seen)
+        self._known[_mark(output)] = seen
         if self._call.made is not None:
             self._call.made[kind] = output
 
@@ -358,6 +363,12 @@ def _served(family: Family, tower: Tower) -> dict[Which, Which]:
     if not have:
         raise ValueError(f"the vision tower of this {family.name} model has no layer to look at")
     return {key: key if key in have else have[0] for key in ("made", "reads")}
+
+
+def _mark(output: Any) -> int:
+    """What tells features of one call from others, whatever object they are handed on in."""
+    features = output.pooler_output
+    return id(features if isinstance(features, torch.Tensor) or not features else features[0])
 
 
 def _same(made: tuple[torch.Tensor, ...], given: Any) -> list[int] | None:

@@ -119,7 +119,10 @@ class Picture:
         held = {name: getattr(self, name) for name in names}
         rows = {name: x if x is None else x[shown_R] for name, x in held.items()}
         images = [number for number, length in enumerate(lengths) if length]
-        return replace(self, lengths=lengths, **rows).take(images), images
+        # What stands before an unseen patch is counted in rows of the whole image.
+        pairs = zip(self.unseen, lengths, self.lengths, strict=True) if self.unseen else ()
+        unseen = tuple(missing if length == whole else missing[:0] for missing, length, whole in pairs)
+        return replace(self, lengths=lengths, unseen=unseen, **rows).take(images), images
 
     def views_of(self, images: Sequence[int]) -> list[int]:
         """Numbers of the views of some images, in this order."""

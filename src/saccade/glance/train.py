@@ -171,9 +171,11 @@ class Trainer:
         if len(self._durations) >= 5:
             seconds = min(seconds, 5.0 * statistics.median(self._durations))
         self._durations.append(seconds)
+        seeing = self.seeing
         self.clock.spent += seconds
         self.clock.step += 1
-        self.clock.stage_step += 1
+        # Before anything is saved: a checkpoint between the stages belongs to the next one.
+        self.clock.stage_step = self.clock.stage_step + 1 if self.seeing == seeing else 0
         self.clock.images += images
 
     def check(self) -> dict[str, float]:
@@ -208,8 +210,6 @@ class Trainer:
             seeing = self.seeing
             source = self.scenes if seeing else self.batches
             self._run_stage(loader(source, self.clock.step, self.config.workers), seeing, progress)
-            if self.seeing != seeing:
-                self.clock.stage_step = 0
             if self.stopping:
                 self.save()
                 raise SystemExit(f"saved at step {self.clock.step}; continue with --resume")

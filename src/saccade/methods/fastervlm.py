@@ -34,7 +34,8 @@ class FasterVLM(KeepViewReducer):
     rounds = "nearest"
 
     def stages(self, num_layers: int) -> tuple[Stage, ...]:
-        return (Stage(0, self, look=Look(tower="made"), compact=self.compact),)
+        unseen = self.share == "view"
+        return (Stage(0, self, look=Look(tower="made"), compact=self.compact, unseen=unseen),)
 
     def choose(self, stage: Stage, evidence: Evidence) -> Choice:
         vision = seen(self.name, evidence)

@@ -49,7 +49,8 @@ class VisPruner(KeepViewReducer):
             raise ValueError(f"vispruner: important is a share of the budget, 0 to 1, got {self.important!r}")
 
     def stages(self, num_layers: int) -> tuple[Stage, ...]:
-        return (Stage(0, self, look=Look(tower="made"), compact=self.compact),)
+        unseen = self.share == "view"
+        return (Stage(0, self, look=Look(tower="made"), compact=self.compact, unseen=unseen),)
 
     def choose(self, stage: Stage, evidence: Evidence) -> Choice:
         vision = seen(self.name, evidence)

@@ -132,8 +132,8 @@ class SkipVisionConfig:
             set(self.levels)
         ) < len(self.levels):
             raise ValueError(
-                "skip_vision: levels are distinct whole numbers, hidden states of the vision tower, of at most "
-                f"{MOST_OF['levels']}, got {short(list(self.levels))}"
+                "skip_vision: levels are distinct whole numbers, hidden states of the vision tower, of at "
+                f"most {MOST_OF['levels']}, got {short(list(self.levels))}"
             )
         if not all(isinstance(scale, Scale) for scale in self.scales):
             raise ValueError(f"skip_vision: scales are of Scale(window, queries), got {self.scales!r}")
