@@ -45,8 +45,10 @@ def main(words: Sequence[str] | None = None) -> int:
     work = given.work.resolve()
     shown = scene.make(work / "scene")
     # Not resolved: the link is what tells a virtual environment.
-    pythons = [os.path.abspath(python) for python in given.python]
-    places = [(environment(python), python, one) for python in pythons for one in checkpoint.every().values()]
+    pythons = {environment(os.path.abspath(python)): os.path.abspath(python) for python in given.python}
+    places = [
+        (where, python, one) for where, python in pythons.items() for one in checkpoint.every().values()
+    ]
 
     def run(told: tuple[str, str, checkpoint.Checkpoint]) -> list[dict[str, Any]]:
         where, python, one = told

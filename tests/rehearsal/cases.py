@@ -205,7 +205,7 @@ CASES = (
         "calibrate",
         "calibrate",
         lambda p: [
-            *("calibrate", p.model, "--data", p.scene.questions, "--budget", 2, "--samples", 1),
+            *("calibrate", p.model, "--data", p.scene.questions, "--budget", 2, "--samples", 2),
             *("--answer-tokens", 2, "--out", p.work / "plan.json"),
         ],
         _calibrated,
