@@ -7,7 +7,7 @@ may share a store: a lock that dies with its process says who is at a cell.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -136,6 +136,12 @@ class Store:
         """Keeps a finished cell; what was kept of it on the way goes."""
         write_json(self.place(cell.key), cell.to_dict())
         self.partial(cell.key).unlink(missing_ok=True)
+
+    def settle(self, keys: Iterable[Key]) -> None:
+        """Removes what was kept on the way of cells that are finished: a kill may have come between."""
+        for key in keys:
+            if self.has(key):
+                self.partial(key).unlink(missing_ok=True)
 
     @contextmanager
     def claim(self, key: Key) -> Iterator[bool]:

@@ -70,6 +70,7 @@ def fill_all(
         How many cells were finished here.
     """
     done = 0
+    store.settle(column.key for columns in wanted.values() for column in columns)
     tasks = list(wanted)[::-1] if backwards else list(wanted)
     while any(True for task in tasks for _ in missing(store, wanted[task])):
         before = done
