@@ -86,6 +86,8 @@ def test_the_metrics_of_a_file_are_the_scores_there_are():
     ("path", "value", "says"),
     [
         ("model.text", "llama", r"model\.text: an object is needed, got llama"),
+        ("model.text", None, r"model\.text: an object is needed, got None"),
+        ("model.text", {}, r"model\.text\.layers: it is missing"),
         ("model.text.layers", "4", r"model\.text\.layers: a whole number"),
         ("model.text.layers", 0, r"model\.text\.layers: at least 1"),
         ("model.text.hidden", 8.5, r"model\.text\.hidden: a whole number"),

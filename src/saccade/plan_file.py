@@ -58,7 +58,7 @@ class ModelPrint(_Strict):
 
     model_type: str
     text_type: str | None = None
-    text: TextSizes
+    text: TextSizes = Field(default=None)  # type: ignore[assignment]  # may be missing, but not be null
     vision: dict[str, Any] | None = None
     skip_vision: dict[str, Any] | None = None
 
@@ -163,7 +163,8 @@ def check(data: Any, source: str) -> None:
         if data.get(where, {}) is None:
             raise ValueError(f"{source}: {where}: an object is needed, got null")
     if read.calibration is not None:
-        depth = None if read.model is None else read.model.text.layers
+        sizes = None if read.model is None else read.model.text
+        depth = None if sizes is None else sizes.layers
         for wrong in _contradictions(read.calibration, depth):
             raise ValueError(f"{source}: calibration.{wrong}")
 

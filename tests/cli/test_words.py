@@ -93,7 +93,7 @@ def test_no_retention_is_drawn_from_a_dense_model_that_does_not_see(capsys):
     accuracy.beside_dense(common.Output(None), "title", dense, [[plan]])
     shown = capsys.readouterr().out
     assert "100.0 % (90.0" not in shown and "answers nothing right" in shown
-    assert "3,4 + from 5" in shown and "shortv(layers=3,4)" not in shown
+    assert "3-4 + from 5" in shown and "shortv(layers=3,4)" not in shown
 
 
 def test_tasks_that_are_not_seen_are_named():

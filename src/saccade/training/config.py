@@ -283,7 +283,7 @@ def _bounded(settings: Any) -> None:
         value = getattr(settings, each.name)
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{each.name} is a finite number, got {value}")
-        if each.name in MOST and value is not None:
+        if each.name in MOST and isinstance(value, int | float):
             _at_most(each.name, value, MOST[each.name])
 
 
