@@ -72,7 +72,8 @@ def find_layers(model: nn.Module, text: Inputs) -> nn.ModuleList:
 
 def named(module: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a call by name."""
-    bound = _signature(type(module)).bind_partial(module, *args, **kwargs)
+    kind: Any = type(module)
+    bound = _signature(kind).bind_partial(module, *args, **kwargs)
     values = dict(bound.arguments)
     values.pop("self", None)
     for parameter in bound.signature.parameters.values():
@@ -88,7 +89,8 @@ def _signature(kind: Any) -> inspect.Signature:
 
 def takes(module: nn.Module, name: str) -> bool:
     """Whether a module's forward has a parameter of this name."""
-    return name in _signature(type(module)).parameters
+    kind: Any = type(module)
+    return name in _signature(kind).parameters
 
 
 @contextmanager

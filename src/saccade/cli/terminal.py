@@ -59,7 +59,7 @@ def plain_warnings(program: str) -> Iterator[None]:
         program: Name that the line begins with.
     """
 
-    def show(message: Warning | str, category: type, filename: str, lineno: int, *rest: Any) -> None:
+    def show(message: Warning | str, *where: Any, **more: Any) -> None:
         text = printable(" ".join(str(message).split()))
         print(f"{program}: warning: {text}", file=sys.stderr)
 
