@@ -33,6 +33,7 @@ PURE = {
     "precision",
     "program",
     "shapes",
+    "text",
     "pricing",
 }
 METHODS_MAY_USE = PURE | {"methods"}

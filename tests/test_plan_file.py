@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 
 from saccade.calibration.probes import PROBES
 from saccade.calibration.scores import Scores
+from saccade.measure.provenance import record
 from saccade.plan import Plan
 from saccade.plan_file import Metric, unknown_fields
 
 NAN = float("nan")
 
+ORIGIN = record(dtype="float32")
 SCORES = Scores(
     metric="vig",
     num_layers=4,
@@ -29,11 +31,8 @@ SCORES = Scores(
     provenance={
         "data_hash": "ab" * 32,
         "weights_hash": "0123456789abcdef",
-        "date": "2026-01-02",
-        "versions": {"torch": "2.13.0"},
-        "source": "0123",
-        "device": "cpu",
-        "dtype": "float32",
+        **{key: ORIGIN[key] for key in ("date", "versions", "device", "dtype")},
+        "source": {"commit": "0123abcd", "dirty": False},
     },
     cost={"flops_ratio": 0.5, "seconds_ratio": 0.4, "largest_difference": 0.0, "sample": "b"},
 )
@@ -73,6 +72,12 @@ def test_a_calibrated_plan_is_read_and_written_as_it_is():
     assert unknown_fields(GOOD) == []
 
 
+def test_a_plan_as_python_holds_it_is_read_too():
+    facts = SCORES.record() | {"source": ORIGIN["source"]}
+    plan = Plan(Plan.of("vskip(layers=1,3)").methods, GOOD["model"], facts)
+    assert Plan.from_dict(plan.to_dict()).calibration == json.loads(json.dumps(facts))
+
+
 def test_the_metrics_of_a_file_are_the_scores_there_are():
     assert set(get_args(Metric)) == set(PROBES)
 
@@ -81,6 +86,8 @@ def test_the_metrics_of_a_file_are_the_scores_there_are():
     ("path", "value", "says"),
     [
         ("model.text", "llama", r"model\.text: an object is needed, got llama"),
+        ("model.text", None, r"model\.text: an object is needed, got None"),
+        ("model.text", {}, r"model\.text\.layers: it is missing"),
         ("model.text.layers", "4", r"model\.text\.layers: a whole number"),
         ("model.text.layers", 0, r"model\.text\.layers: at least 1"),
         ("model.text.hidden", 8.5, r"model\.text\.hidden: a whole number"),
@@ -98,6 +105,8 @@ def test_the_metrics_of_a_file_are_the_scores_there_are():
         ("calibration.tasks", "count", r"calibration\.tasks: a list is needed, got count"),
         ("calibration.draw", "some", r"calibration\.draw: one of"),
         ("calibration.weights_hash", "not hex", r"calibration\.weights_hash: a digest"),
+        ("calibration.source.commit", 3, r"calibration\.source\.commit: text"),
+        ("calibration.source", "0123", r"calibration\.source: an object"),
         ("calibration.versions", {"torch": 2}, r"calibration\.versions\.torch: text"),
         ("calibration.asked.flops", 1.5, r"calibration\.asked\.flops: at most 1"),
         ("calibration.cost.flops_ratio", NAN, r"calibration\.cost\.flops_ratio: a finite number"),

@@ -20,6 +20,7 @@ from saccade.text import printable, short
         ("\x9b2J", "\\x9b2J"),
         ("evil\u202egnp.exe", "evil\\u202egnp.exe"),
         ("lone \ud800", "lone \\ud800"),
+        ("no\u200cbreak \u3000wide", "no\u200cbreak \u3000wide"),
         (3, "3"),
     ],
 )
@@ -34,7 +35,7 @@ def test_some_may_stay():
 @given(st.text())
 def test_nothing_that_steers_a_terminal_is_left(text):
     shown = printable(text)
-    assert not [c for c in shown if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")]
+    assert not [c for c in shown if unicodedata.category(c) in ("Cc", "Cs", "Co", "Cn", "Zl", "Zp")]
     shown.encode("utf-8")
 
 

@@ -165,6 +165,19 @@ def prompt(loaded: Loaded, sample: Sample) -> str:
         raise ValueError(f"{loaded.name} cannot write a chat prompt: {error}") from error
 
 
+def check_processor(loaded: Loaded) -> None:
+    """Refuses a processor that makes no inputs of pictures, such as a tokenizer alone.
+
+    Raises:
+        ValueError: If it is one.
+    """
+    if getattr(loaded.processor, "tokenizer", None) is None:
+        raise ValueError(
+            f"{loaded.name} has no processor for pictures, only {type(loaded.processor).__name__}: give the "
+            "model's own (AutoProcessor), or a folder with its preprocessor_config.json"
+        )
+
+
 def image_scale(plan: PlanLike | None) -> float:
     """What a plan leaves of each side of an image: the product over its ``resize`` methods."""
     methods = () if plan is None else Plan.of(plan).methods
@@ -208,6 +221,7 @@ def inputs(loaded: Loaded, samples: Sequence[Sample], plan: PlanLike | None = No
     """
     if not samples:
         raise ValueError("no samples to ask")
+    check_processor(loaded)
     texts = [prompt(loaded, s) for s in samples]
     return encode(loaded, texts, [image for s in samples for image in s.images], plan)
 
@@ -223,6 +237,7 @@ def encode(
         images: Their images, in order.
         plan: The plan they will run under; its ``resize`` methods make the images smaller.
     """
+    check_processor(loaded)
     bos = loaded.processor.tokenizer.bos_token
     pictures, sizes = shrink(loaded, images, image_scale(plan))
     batch = loaded.processor(

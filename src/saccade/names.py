@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from saccade.shapes import SHAPES
-from saccade.text import short
+from saccade.text import quoted, short
 
 LONGEST_SPEC = 20_000
 """Characters of a spec string; more is likelier a mistake than a plan."""
@@ -56,7 +56,7 @@ def calls(spec: str) -> list[tuple[str, str]]:
     if not isinstance(spec, str):
         raise ValueError(f"a spec is a string such as 'vskip(layers=12-31)', got {type(spec).__name__}")
     if len(spec) > LONGEST_SPEC:
-        raise ValueError(f"a spec has at most {LONGEST_SPEC} characters, got {len(spec)}: {short(spec)!r}")
+        raise ValueError(f"a spec has at most {LONGEST_SPEC} characters, got {len(spec)}: {quoted(spec)}")
     if spec.strip() in ("", "dense"):
         return []
     return [_call(part) for part in _split(spec)]
@@ -87,7 +87,7 @@ def check_target(name: str) -> None:
     path_like = name.startswith((".", "~", os.sep))
     if path_like or name.count("/") != 1:
         raise ValueError(
-            f"no model {short(name)!r}: not a folder, nor a hub id (owner/name); {preset_names()}"
+            f"no model {quoted(name)}: not a folder, nor a hub id (owner/name); {preset_names()}"
         )
 
 
@@ -103,7 +103,7 @@ def check_study(name: str) -> None:
         ValueError: If it is not.
     """
     if name not in study_names():
-        raise ValueError(f"no study {short(name)!r}; there are {', '.join(study_names())}")
+        raise ValueError(f"no study {quoted(name)}; there are {', '.join(study_names())}")
 
 
 def check_method(name: str, known: Iterable[str]) -> None:
@@ -113,7 +113,7 @@ def check_method(name: str, known: Iterable[str]) -> None:
         ValueError: If it is not.
     """
     if name not in known:
-        raise ValueError(f"no method {short(name)!r}; known: {', '.join(sorted(known))}")
+        raise ValueError(f"no method {quoted(name)}; known: {', '.join(sorted(known))}")
 
 
 def _split(spec: str) -> list[str]:
@@ -130,7 +130,7 @@ def _call(text: str) -> tuple[str, str]:
     match = _CALL.fullmatch(text)
     if match is None:
         raise ValueError(
-            f"cannot read {short(text.strip())!r} in a spec; write name(key=value,...), joined by +"
+            f"cannot read {quoted(text.strip())} in a spec; write name(key=value,...), joined by +"
         )
     name, inner = match.groups()
     return name, inner or ""

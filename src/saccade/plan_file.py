@@ -58,7 +58,7 @@ class ModelPrint(_Strict):
 
     model_type: str
     text_type: str | None = None
-    text: TextSizes
+    text: TextSizes = Field(default=None)  # type: ignore[assignment]  # may be missing, but not be null
     vision: dict[str, Any] | None = None
     skip_vision: dict[str, Any] | None = None
 
@@ -92,6 +92,13 @@ class Cost(_Strict):
     sample: str | None = None
 
 
+class Source(_Strict):
+    """The checkout that the calibration ran from."""
+
+    commit: str
+    dirty: bool
+
+
 class Calibration(_Strict):
     """How the layers of a plan were chosen."""
 
@@ -111,7 +118,7 @@ class Calibration(_Strict):
     weights_hash: Digest | None = None
     date: str | None = None
     versions: dict[str, str] | None = None
-    source: str | None = None
+    source: Source | None = None
     device: str | None = None
     dtype: str | None = None
     cost: Cost | None = None
@@ -156,7 +163,8 @@ def check(data: Any, source: str) -> None:
         if data.get(where, {}) is None:
             raise ValueError(f"{source}: {where}: an object is needed, got null")
     if read.calibration is not None:
-        depth = None if read.model is None else read.model.text.layers
+        sizes = None if read.model is None else read.model.text
+        depth = None if sizes is None else sizes.layers
         for wrong in _contradictions(read.calibration, depth):
             raise ValueError(f"{source}: calibration.{wrong}")
 

@@ -12,7 +12,7 @@ from typing import Any, get_args, get_origin
 from saccade.methods import METHODS, Method
 from saccade.methods.base import MOST_LAYERS
 from saccade.names import calls, check_method
-from saccade.text import short
+from saccade.text import quoted
 
 _RANGE = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?")
 
@@ -48,7 +48,7 @@ def _read_call(name: str, inner: str) -> Method:
         if "=" in piece:
             key, piece = (side.strip() for side in piece.split("=", 1))
             if key not in known:
-                raise ValueError(f"{name} has no parameter {short(key)!r}; it has: {', '.join(known)}")
+                raise ValueError(f"{name} has no parameter {quoted(key)}; it has: {', '.join(known)}")
             if key in values:
                 raise ValueError(f"{name}: {key} is given twice")
             values[key] = piece
@@ -56,7 +56,7 @@ def _read_call(name: str, inner: str) -> Method:
             values[key] += "," + piece.strip()
         elif piece.strip():
             raise ValueError(
-                f"{name}: {short(piece.strip())!r} has no name; write key=value ({', '.join(known)})"
+                f"{name}: {quoted(piece.strip())} has no name; write key=value ({', '.join(known)})"
             )
     return cls(**{k: read_value(v, known[k], f"{name}: {k}") for k, v in values.items()})
 
@@ -77,7 +77,7 @@ def read_value(text: str, hint: Any, where: str) -> Any:
             return _read_one(text, option)
         except ValueError as error:
             errors.append(str(error))
-    raise ValueError(f"{where}: {short(text)!r} is {' and '.join(errors)}")
+    raise ValueError(f"{where}: {quoted(text)} is {' and '.join(errors)}")
 
 
 def _is_union(hint: Any) -> bool:

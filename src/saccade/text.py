@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
+import unicodedata
 
 LONGEST = 200
 """Characters of a name that an error echoes."""
 
-_UNSAFE = re.compile(
-    # C0 and C1 controls, line and paragraph separators, bidirectional overrides, lone surrogates.
-    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-)
+_JOINERS = "\u200c\u200d"
+"""Shape letters and pictures, and do nothing else."""
 
 
 def printable(text: object, keep: str = "") -> str:
@@ -20,7 +18,10 @@ def printable(text: object, keep: str = "") -> str:
         text: What to show; anything but a string is shown as ``str`` writes it.
         keep: Control characters that may stay, such as a line feed in an answer of several lines.
     """
-    return _UNSAFE.sub(lambda found: found[0] if found[0] in keep else _escaped(found[0]), str(text))
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(char if _harmless(char) or char in keep else _escaped(char) for char in text)
 
 
 def short(text: object, most: int = LONGEST) -> str:
@@ -57,6 +58,16 @@ def replace_unknown(error: UnicodeError) -> tuple[str, int]:
         raise error
     missing = error.object[error.start : error.end]
     return "".join(_ASCII.get(char, _escaped(char)) for char in missing), error.end
+
+
+def quoted(text: object, most: int = LONGEST) -> str:
+    """The same between quotes, as an error names what it was given."""
+    return f"'{short(text, most)}'"
+
+
+def _harmless(char: str) -> bool:
+    """Whether a terminal shows a character and does nothing else with it."""
+    return char.isprintable() or char in _JOINERS or unicodedata.category(char) == "Zs"
 
 
 def _escaped(char: str) -> str:

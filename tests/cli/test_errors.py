@@ -29,7 +29,7 @@ BAD = [
     (("cost", "--plan", "no/such/plan.json"), "no such file: no/such/plan.json"),
     (("cost", "--visual", "-1"), "--visual"),
     (("cost", "--visual", "many"), "--visual"),
-    (("cost", "--visual", "9999999999"), "a prompt has"),
+    (("cost", "--visual", "9999999999"), "less than or equal to 4000000"),
     (("cost", "--text", "-3"), "--text"),
     (("cost", "--text", "nan"), "--text"),
     (("cost", "--dtype", "int3"), "no dtype 'int3'"),

@@ -71,7 +71,7 @@ def test_validate_says_what_fits(file, made, model, capsys):
 def test_validate_refuses_another_model(file, capsys, tmp_path):
     other = str(save_model(tmp_path / "other", layers=3))
     assert main(["plan", "validate", file, "--model", other]) == 2
-    assert f"text.layers: {LAYERS} in the plan, 3 in {other}" in capsys.readouterr().err
+    assert f"text.layers: {LAYERS} in the plan, 3 here" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -80,9 +80,21 @@ def test_validate_refuses_another_model(file, capsys, tmp_path):
         ("{", "is not JSON"),
         ("[]", "is not a plan"),
         ('{"schema": 99, "methods": []}', "schema 99"),
-        ('{"schema": 1, "methods": [{"name": "warp"}]}', "asks for method 'warp'"),
-        ('{"schema": 1, "methods": [{"name": "vskip", "speed": 9}]}', "does not take"),
-        ('{"schema": 1, "methods": [], "colour": 1}', "unknown fields: colour"),
+        ('{"schema": 1, "methods": [{"name": "warp"}]}', "methods[0].name: no method 'warp'"),
+        (
+            '{"schema": 1, "methods": [{"name": "vskip", "speed": 9}]}',
+            "methods[0].speed: vskip does not take it",
+        ),
+        ('{"schema": 1, "methods": [], "colour": 1}', "unknown field colour"),
+        (
+            '{"schema": 1, "methods": [], "model": {"model_type": "llava", "text": "llama"}}',
+            "model.text: an object",
+        ),
+        ('{"schema": 1, "methods": [], "calibration": {"metric": "vgi"}}', "calibration.metric: one of"),
+        (
+            '{"schema": 1, "methods": [], "calibration": {"order": [0, 0]}}',
+            "calibration.order[1]: layer 0 stands",
+        ),
         (None, "no such file"),
     ],
 )
@@ -99,3 +111,28 @@ def test_validate_refuses_layers_the_plans_model_does_not_have(made, capsys, tmp
     path = replace(made, methods=(VSkip(layers=(LAYERS,)),)).save(tmp_path / "deep.json")
     assert main(["plan", "validate", str(path)]) == 2
     assert f"names layer {LAYERS}" in capsys.readouterr().err
+
+
+def test_validate_compares_weights_when_asked(file, model, capsys, tmp_path):
+    import torch
+
+    assert main(["plan", "validate", file, "--model", model, "--strict"]) == 0
+    assert "not compared" not in capsys.readouterr().out
+    loaded = models.load(model)
+    with torch.no_grad():
+        for parameter in loaded.model.parameters():
+            parameter += 0.1
+    loaded.model.save_pretrained(tmp_path / "tuned")
+    loaded.processor.save_pretrained(tmp_path / "tuned")
+    tuned = str(tmp_path / "tuned")
+    assert main(["plan", "validate", file, "--model", tuned]) == 0
+    assert "weights were not compared" in capsys.readouterr().out
+    assert main(["plan", "validate", file, "--model", tuned, "--strict"]) == 2
+    assert "made for other weights" in capsys.readouterr().err
+    assert main(["plan", "validate", file, "--strict"]) == 2
+
+
+def test_validate_names_fields_it_does_not_know(made, capsys, tmp_path):
+    path = replace(made, calibration=made.calibration | {"oder": [1]}).save(tmp_path / "typo.json")
+    assert main(["plan", "validate", str(path)]) == 0
+    assert "not known to this version, and kept: calibration.oder" in capsys.readouterr().out

@@ -20,9 +20,9 @@ def show(out: common.Output, found: dict[str, Any], scored_by: str) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from saccade.report.text import interval, percent, points
+    from saccade.report.text import beside_blind, interval, kept, percent, points
 
-    plans = found["plans"]
+    plans, mean_dense = found["plans"], found["dense"]["mean"]
     view = Table("task", "n", "blind", "dense", *(escape(e["name"]) for e in plans))
     # A task may have any name, "mean" too.
     for name, dense in [*found["dense"]["tasks"].items(), (None, found["dense"]["mean"])]:
@@ -33,23 +33,40 @@ def show(out: common.Output, found: dict[str, Any], scored_by: str) -> None:
         view.add_row("mean" if name is None else Text(name), str(dense["n"]), percent(dense["blind"]), *cells)
     out.table(view)
     if plans:
-        kept = Table("plan", "layers", "against dense", "retention", "above blind", "FLOPs", "KV cache")
+        saved = Table("plan", "layers", "against dense", "retention", "above blind", "FLOPs", "KV cache")
         for e in plans:
             mean = e["mean"]
             low, high = points(mean["difference_low"]), points(mean["difference_high"])
-            kept.add_row(
+            saved.add_row(
                 Text(e["name"]),
-                Text(e["spec"]),
+                Text(layers_of(e["spec"])),
                 f"{points(mean['difference'])} ({low} to {high})",
-                interval(mean, "retention"),
-                interval(mean, "retention_above_blind"),
+                kept(mean, "retention", mean_dense),
+                kept(mean, "retention_above_blind", mean_dense),
                 percent(e["cost"].get("flops_ratio")),
                 percent(e["cost"].get("kv_ratio")),
             )
-        out.table(kept)
+        out.table(saved)
+    if told := beside_blind(mean_dense, found["dense"]["tasks"]):
+        out.line(told)
     out.line(
         f"scored by {scored_by}; in brackets 95 % intervals, against dense in points, paired by question"
     )
+
+
+def layers_of(spec: str) -> str:
+    """Where a plan works, of its spec: its layers, or the layer from which on."""
+    from saccade.methods.base import write_value
+    from saccade.plan import Plan
+
+    found = []
+    for method in Plan.of(spec or "dense").methods:
+        layers, first = getattr(method, "layers", None), getattr(method, "layer", None)
+        if isinstance(layers, tuple):
+            found.append(write_value(layers))
+        else:
+            found.append(f"from {first}" if first is not None else "before the first")
+    return " + ".join(found) or "none"
 
 
 def beside_dense(
@@ -69,12 +86,14 @@ def beside_dense(
     from rich.table import Table
     from rich.text import Text
 
-    from saccade.report.text import interval, percent, points
+    from saccade.report.text import above_blind, beside_blind, interval, kept, no_better, percent, points
 
     view = Table("plan", title=title, title_justify="left", title_style="bold")
     for head in ("accuracy", "against dense", "above blind", "FLOPs", "KV cache"):
         view.add_column(head, justify="right")
-    view.add_row("dense", interval(dense, "accuracy"), "", "100.0 %", "100.0 %", "100.0 %", end_section=True)
+    view.add_row(
+        "dense", interval(dense, "accuracy"), "", above_blind(dense), "100.0 %", "100.0 %", end_section=True
+    )
     for entries in sections:
         for entry in (entry for entry in entries if entry.get("mean")):
             mean, cost = entry["mean"], entry["cost"]
@@ -83,12 +102,15 @@ def beside_dense(
                 Text(entry["name"]),
                 interval(mean, "accuracy"),
                 f"{points(mean['difference'])} ({low} to {high})",
-                interval(mean, "retention_above_blind"),
+                kept(mean, "retention_above_blind", dense),
                 percent(cost["flops_ratio"]),
                 percent(cost["kv_ratio"]),
             )
         view.add_section()
-    view.add_row("blind", percent(dense["blind"]), "", "0.0 %", "", "")
+    nothing = "" if no_better(dense) else "0.0 %"
+    view.add_row("blind", percent(dense["blind"]), "", nothing, "", "")
     out.table(view)
+    if told := beside_blind(dense):
+        out.line(told)
     for entry in (entry for entries in sections for entry in entries if not entry.get("mean")):
         out.line(f"not in the table: {entry['name']}: {entry['reason']}")

@@ -204,6 +204,16 @@ def _show(out: common.Output, results: list[Bench]) -> None:
         if r.vision_made_up:
             out.line(f"{r.plan}: saw made-up numbers of a vision tower; its part in the tower is not timed")
         out.line(f"{r.plan}: {r.verdict}")
+        if noisy := [
+            name
+            for name, phase in (("prefill", r.prefill), ("decode", r.decode))
+            if phase is not None and phase.noise and phase.captured is not None
+        ]:
+            out.line(
+                f"{r.plan}: what was captured of the saving is noise in {' and '.join(noisy)}: the pairs are "
+                f"too few or differ by as much as was promised; take more --repeats than {r.repeats}, a "
+                "larger --batch or --visual, or fewer --threads"
+            )
         if r.roofline is not None:
             out.line(_limits(r))
         if r.profile is not None:
@@ -211,7 +221,7 @@ def _show(out: common.Output, results: list[Bench]) -> None:
 
 
 def _cells(phase: Phase) -> tuple[str, ...]:
-    captured = "-" if phase.captured is None else f"{phase.captured:.3f}"
+    captured = "-" if phase.captured is None else "noise" if phase.noise else f"{phase.captured:.3f}"
     return (
         f"{phase.dense_s * 1e3:.1f} ms",
         f"{phase.plan_s * 1e3:.1f} ms",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saccade.cli import streams
+from saccade.text import printable
 
 if TYPE_CHECKING:
     import torch
@@ -120,7 +121,8 @@ class Output:
 
     def line(self, text: str) -> None:
         """Prints a line beside the tables."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        shown = printable(text, keep="\n")
+        self.console.print(shown, markup=False, highlight=False, soft_wrap=True)
 
     def table(self, table: Table) -> None:
         """Prints a table."""

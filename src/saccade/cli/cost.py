@@ -10,7 +10,7 @@ import typer
 
 from saccade.cli import common
 from saccade.names import check_plans, check_target
-from saccade.text import short
+from saccade.text import quoted
 
 if TYPE_CHECKING:
     from saccade.plan import Plan
@@ -68,7 +68,7 @@ def cost(
     """
     out = common.Output(json)
     if dtype not in BYTES:
-        raise ValueError(f"no dtype {short(dtype)!r}; known: {', '.join(BYTES)}")
+        raise ValueError(f"no dtype {quoted(dtype)}; known: {', '.join(BYTES)}")
     check_target(model)
     check_plans(plan or [])
     shape, laid = _shape(model)

@@ -92,7 +92,7 @@ def demo(
 def show(output: common.Output, found: Study, paths: dict[str, Path]) -> None:
     """Prints the study: a table at equal layers, one at equal FLOPs, V-Skip's budgets, and what next."""
     from saccade.demo.write import commands
-    from saccade.report.text import duration
+    from saccade.report.text import beside_blind, duration
 
     data = found.data
     entries = {entry["name"]: entry for entry in data["plans"]}
@@ -104,6 +104,8 @@ def show(output: common.Output, found: Study, paths: dict[str, Path]) -> None:
     for key, title in titles.items():
         output.table(_table(title, data, [entries[name] for name in data["headline"][key]]))
     output.table(_table("V-Skip, more and more", data, [e for e in data["plans"] if e["method"] == "vskip"]))
+    if told := beside_blind(data["dense"]["mean"], data["dense"].get("tasks")):
+        output.line(told)
     asked = data["data"]
     tasks, took = len(asked["tasks"]), duration(data["seconds"]["total"])
     output.line(
@@ -140,7 +142,7 @@ def show_family(output: common.Output, data: dict[str, Any], paths: dict[str, Pa
 def _table(title: str, data: dict[str, Any], entries: list[dict[str, Any]]) -> Any:
     from rich.table import Table
 
-    from saccade.report.text import amount, interval, percent
+    from saccade.report.text import above_blind, amount, interval, kept, no_better, percent
 
     view = Table(title=title, title_justify="left", title_style="bold")
     view.add_column("plan")
@@ -149,18 +151,20 @@ def _table(title: str, data: dict[str, Any], entries: list[dict[str, Any]]) -> A
     dense = data["dense"]
     blind = percent(dense["mean"]["blind"])
     size = amount(dense["cost"]["kv_bytes"])
-    view.add_row("dense", interval(dense["mean"], "accuracy"), "100.0 %", "100.0 %", "100.0 %", size)
+    view.add_row(
+        "dense", interval(dense["mean"], "accuracy"), above_blind(dense["mean"]), "100.0 %", "100.0 %", size
+    )
     for entry in entries:
         timing = entry.get("timing")
         view.add_row(
             entry["name"],
             interval(entry["mean"], "accuracy"),
-            interval(entry["mean"], "retention_above_blind"),
+            kept(entry["mean"], "retention_above_blind", dense["mean"]),
             percent(entry["cost"]["flops_ratio"]),
             f"{percent(timing['ratio'])} ({100 * timing['low']:.0f} to {100 * timing['high']:.0f})"
             if timing
             else "",
             amount(entry["cost"]["kv_bytes"]),
         )
-    view.add_row("blind", blind, "0.0 %", "", "", "")
+    view.add_row("blind", blind, "" if no_better(dense["mean"]) else "0.0 %", "", "", "")
     return view

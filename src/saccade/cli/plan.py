@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from saccade.cli import common
+from saccade.names import check_plans
+from saccade.text import printable
 
 File = Annotated[str, typer.Argument(metavar="PLAN", help="A plan file or a spec string.")]
 
@@ -29,9 +31,11 @@ def show(plan: File, json: common.Json = None) -> None:
     Example: saccade plan show plan.json
     """
     from saccade.cli.calibrate import show as show_scores
-    from saccade.plan import Plan
 
     view = common.Output(json)
+    check_plans([plan])
+    from saccade.plan import Plan
+
     found = Plan.of(plan)
     view.line(f"plan: {found.spec}")
     if found.model:
@@ -61,9 +65,10 @@ def diff(first: File, second: File, json: common.Json = None) -> None:
     """
     from rich.table import Table
 
+    view = common.Output(json)
+    check_plans([first, second])
     from saccade.plan import Plan
 
-    view = common.Output(json)
     mine, theirs = Plan.of(first), Plan.of(second)
     found = mine.diff(theirs)
     if found:
@@ -82,38 +87,57 @@ def validate(
         str | None,
         typer.Option(metavar="MODEL", help="Also check that it is for this model (configuration only)."),
     ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict", help="With --model, also open the model and refuse a plan for other weights."
+        ),
+    ] = False,
     json: common.Json = None,
 ) -> None:
     """Check that a plan can be read and, with --model, that it fits; exit code 2 says why not.
 
+    A wrong field of a plan file is named by its path, such as calibration.scores.mean[3]. Fields that this
+    version does not know are kept, and named.
+
     Example: saccade plan validate plan.json --model glance
     """
-    from saccade.plan import Plan
-
     view = common.Output(json)
+    check_plans([plan])
+    from saccade.plan import Plan
+    from saccade.plan_file import unknown_fields
+
+    if strict and model is None:
+        raise ValueError("--strict compares weights: give --model MODEL")
     found = Plan.of(plan)
     layers = found.model.get("text", {}).get("layers") if found.model else None
     if model is not None:
-        from saccade import families, models, skip_vision
+        from saccade.measure.target import check_plan, shape_of
 
-        config = models.load_config(model)
-        family = families.find(config)
-        fingerprint = skip_vision.identity(model, config)
-        if found.model and found.model != fingerprint:
-            changes = Plan(model=found.model).diff(Plan(model=fingerprint))
-            fields = ", ".join(f"{key}: {a} in the plan, {b} in {model}" for key, (a, b) in changes.items())
-            raise ValueError(f"this plan was made for another model ({fields})")
-        layers = family.shape(config).layers
+        check_plan(model, found)
+        layers = shape_of(model).layers
+        if strict:
+            from saccade import models
+            from saccade.engine import check_made_for
+
+            check_made_for(models.load(model).model, found, strict=True)
     if layers is not None and found.is_resolved:
         found.resolve(layers)
     state = "layers known" if found.is_resolved else "layers not chosen yet (saccade calibrate)"
     fits = f", fits {model}" if model is not None else ""
     view.line(f"{_name(plan)} is a valid plan: {found.spec} ({state}{fits})")
-    view.finish({"valid": True, "spec": found.spec, "resolved": found.is_resolved, "model": model})
+    extra = unknown_fields(found.to_dict())
+    if extra:
+        view.line(f"not known to this version, and kept: {', '.join(extra)}")
+    if model is not None and found.calibration.get("weights_hash") and not strict:
+        view.line("weights were not compared, for the model was not opened; --strict does")
+    view.finish(
+        {"valid": True, "spec": found.spec, "resolved": found.is_resolved, "model": model, "unknown": extra}
+    )
 
 
 def _short(value: Any) -> str:
-    text = str(value)
+    text = printable(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -38,6 +38,24 @@ class Pairs:
         return cls(statistics.median(dense), statistics.median(plan), ratio, low, high)
 
 
+NOISE = 0.5
+"""Between the quartiles of the pairs, half the promised saving: from there on the captured share is noise."""
+
+FEWEST_PAIRS = 3
+"""Pairs without which nothing is known of their spread."""
+
+
+def is_noise(low: float, high: float, flops_ratio: float) -> bool:
+    """Whether the captured share of a saving says nothing, for the pairs differ by as much as was promised.
+
+    Args:
+        low: Lower quartile of the time ratios.
+        high: Upper quartile.
+        flops_ratio: FLOPs of the plan over those of the stock model.
+    """
+    return high - low > NOISE * abs(1 - flops_ratio)
+
+
 @dataclass(frozen=True)
 class Phase:
     """One phase (prefill or decode), stock model against plan.
@@ -53,6 +71,7 @@ class Phase:
         captured: ``(1 - time_ratio) / (1 - flops_ratio)``; None where no FLOPs were to be saved.
         dense_gflops_per_s: Rate the stock model ran at.
         plan_gflops_per_s: Rate the plan ran at.
+        noise: Whether ``captured`` says nothing: too few pairs, or they differ by as much as was promised.
     """
 
     dense_s: float
@@ -65,6 +84,7 @@ class Phase:
     captured: float | None
     dense_gflops_per_s: float
     plan_gflops_per_s: float
+    noise: bool = False
 
     @classmethod
     def of(
@@ -84,6 +104,7 @@ class Phase:
             captured=None if abs(1 - share) < 1e-9 else (1 - pairs.ratio) / (1 - share),
             dense_gflops_per_s=dense_flops / pairs.dense / 1e9,
             plan_gflops_per_s=plan_flops / pairs.plan / 1e9,
+            noise=len(dense) < FEWEST_PAIRS or is_noise(pairs.low, pairs.high, share),
         )
 
 

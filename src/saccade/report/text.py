@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from saccade.text import printable
+
 MISSING = "n/a"
 
 
@@ -25,6 +27,49 @@ def spread(value: float | None, low: float | None, high: float | None, digits: i
     if value is None or low is None or high is None:
         return percent(value, digits)
     return f"{percent(value, digits)} ({100 * low:.{digits}f} to {100 * high:.{digits}f})"
+
+
+def no_better(dense: Mapping[str, Any]) -> bool:
+    """Whether the dense model is no better than the blind one, so that there is nothing a plan could keep.
+
+    Without a blind one: whether it answers nothing right.
+    """
+    return dense["accuracy"] is not None and dense["accuracy"] <= (dense.get("blind") or 0)
+
+
+def above_blind(dense: Mapping[str, Any], whole: str = "100.0 %") -> str:
+    """What the dense model keeps of itself: all, where the picture adds anything."""
+    return MISSING if no_better(dense) or dense.get("blind") is None else whole
+
+
+def kept(entry: Mapping[str, Any], name: str, dense: Mapping[str, Any]) -> str:
+    """A retention with its limits, ``n/a`` where the dense model has nothing to keep."""
+    return MISSING if no_better(dense) else interval(entry, name)
+
+
+def beside_blind(dense: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]] | None = None) -> str:
+    """What must be said of the dense model before retention is read; nothing where it sees clearly.
+
+    Args:
+        dense: Its mean score.
+        tasks: Its score by task, to name those where it does not see.
+    """
+    blind, accuracy = dense.get("blind"), dense["accuracy"]
+    if no_better(dense):
+        if not accuracy:
+            right = "answers nothing right: wrong questions for this model, or answers in another form?"
+        else:
+            right = f"is no better than the blind one ({percent(accuracy)} against {percent(blind)})."
+        return f"The dense model {right} There is nothing that a plan could keep, so no retention is drawn."
+    unseen = [name for name, score in (tasks or {}).items() if no_better(score)]
+    if unseen and len(unseen) < len(tasks or {}):
+        return f"On {', '.join(map(printable, unseen))} the dense model is no better than the blind one."
+    if blind is not None and dense.get("low") is not None and dense["low"] <= blind:
+        return (
+            f"The dense model is not clearly better than the blind one ({interval(dense, 'accuracy')} "
+            f"against {percent(blind)}): retention above blind rests on noise; ask more questions."
+        )
+    return ""
 
 
 def points(value: float | None) -> str:

@@ -12,6 +12,7 @@ from saccade.methods.skip_vision import Release, SkipVision
 from saccade.methods.token_merge import TokenMerge
 from saccade.methods.victor import Victor
 from saccade.skip_vision.chain_of_sight import Scale
+from saccade.text import short
 
 LayoutName = Literal["cos", "llava", "llava-hd"]
 MergeOrder = Literal["similarity", "raster", "kept"]
@@ -19,6 +20,19 @@ FormerSource = Literal["usual", "retained"]
 
 COS_SCALES = (Scale(32, 16), Scale(4, 256), Scale(2, 1024))
 """Chain-of-Sight with 1296 tokens on a grid of 32 patches a side (448 pixels), in its second version."""
+
+
+MOST_ROWS = 1_000_000
+"""Rows, or tokens of a resampler, that an image can be asked to have."""
+
+MOST_OF = {
+    "fine": 100,
+    "skip_ffn_layer": 9_999,
+    "register_layer": 9_999,
+    "image_size": 65_536,
+    "heads": 4096,
+} | {"levels": 9_999}
+"""The largest value of the other numbers."""
 
 
 @dataclass(frozen=True)
@@ -87,13 +101,17 @@ class SkipVisionConfig:
                 )
         least_of = {"retained": 1, "fine": 1, "registers": 0, "register_layer": 1, "skip_ffn_layer": 0}
         for name, least in least_of.items():
-            value = getattr(self, name)
-            if type(value) is not int or value < least:
-                raise ValueError(f"skip_vision: {name} is a whole number from {least}, got {value!r}")
+            value, most = getattr(self, name), MOST_OF.get(name, MOST_ROWS)
+            if type(value) is not int or not least <= value <= most:
+                raise ValueError(
+                    f"skip_vision: {name} is a whole number from {least} to {most}, got {short(value, 40)}"
+                )
         for name in ("merged", "image_size", "heads"):
-            value = getattr(self, name)
-            if value is not None and (type(value) is not int or value < 1):
-                raise ValueError(f"skip_vision: {name} is a whole number from 1, or none, got {value!r}")
+            value, most = getattr(self, name), MOST_OF.get(name, MOST_ROWS)
+            if value is not None and (type(value) is not int or not 1 <= value <= most):
+                raise ValueError(
+                    f"skip_vision: {name} is a whole number from 1 to {most}, or none, got {short(value, 40)}"
+                )
         for name in ("skip_ffn", "former", "latter", "local", "learned_summary"):
             if type(getattr(self, name)) is not bool:
                 raise ValueError(f"skip_vision: {name} is true or false, got {getattr(self, name)!r}")
@@ -110,13 +128,18 @@ class SkipVisionConfig:
             )
         for name in ("scales", "levels"):
             object.__setattr__(self, name, tuple(_listed(getattr(self, name), name)))
-        if any(type(level) is not int for level in self.levels) or len(set(self.levels)) < len(self.levels):
+        if any(type(n) is not int or abs(n) > MOST_OF["levels"] for n in self.levels) or len(
+            set(self.levels)
+        ) < len(self.levels):
             raise ValueError(
-                "skip_vision: levels are distinct whole numbers, hidden states of the vision tower, got "
-                f"{list(self.levels)}"
+                "skip_vision: levels are distinct whole numbers, hidden states of the vision tower, of at "
+                f"most {MOST_OF['levels']}, got {short(list(self.levels))}"
             )
         if not all(isinstance(scale, Scale) for scale in self.scales):
             raise ValueError(f"skip_vision: scales are of Scale(window, queries), got {self.scales!r}")
+        for scale in self.scales:
+            if max(scale.window, scale.queries) > MOST_ROWS:
+                raise ValueError(f"skip_vision: numbers of a scale are at most {MOST_ROWS}")
         if self.layout == "cos":
             self._check_scales()
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
+from saccade.text import short
 from saccade.training.strict import load_yaml, override, read
 
 PARTS = ("tower", "projector", "decoder")
@@ -15,6 +16,16 @@ PARTS = ("tower", "projector", "decoder")
 
 STAGES: dict[int, tuple[str, ...]] = {1: ("projector",), 2: ("projector", "decoder")}
 """Parts that train in the two usual stages: alignment, then instruction tuning."""
+
+
+MOST: dict[str, float] = {
+    **{"rank": 16_384, "alpha": 1e6, "weight": 1e6, "images": 10_000_000, "turns": 1000},
+    **{"batch": 65_536, "accumulation": 65_536, "steps": 1_000_000_000, "epochs": 1_000_000, "lr": 100.0},
+    **{"warmup": 1_000_000_000, "weight_decay": 1000.0, "max_grad_norm": 1e9, "max_length": 4_000_000},
+    **{"seed": 2**32 - 1, "workers": 1024, "threads": 1024, "save_every": 1_000_000_000},
+    **{"keep": 1_000_000, "logging_every": 1_000_000_000},
+}
+"""The largest value of every number: more is a mistyped one, and would end in a crash of a library."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +61,7 @@ class LoraSettings:
     targets: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _finite(self)
+        _bounded(self)
         if self.rank < 1 or self.alpha <= 0 or not 0 <= self.dropout < 1:
             raise ValueError("rank is at least 1, alpha above 0 and dropout in [0, 1)")
 
@@ -73,6 +84,7 @@ class ConversationFile:
     name: str = ""
 
     def __post_init__(self) -> None:
+        _bounded(self)
         _above_zero("weight", self.weight)
 
 
@@ -96,6 +108,7 @@ class GlanceScenes:
     name: str = "glance"
 
     def __post_init__(self) -> None:
+        _bounded(self)
         if self.images < 1 or self.turns < 1:
             raise ValueError(f"images and turns are at least 1, got {self.images} and {self.turns}")
         _above_zero("weight", self.weight)
@@ -143,7 +156,7 @@ class Optimisation:
     checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        _finite(self)
+        _bounded(self)
         for name in ("batch", "accumulation", "max_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 1, got {getattr(self, name)}")
@@ -156,6 +169,7 @@ class Optimisation:
                 raise ValueError(f"part_lr.{part}: parts are {', '.join(PARTS)}")
         for name, rate in {"lr": self.lr, **{f"part_lr.{k}": v for k, v in self.part_lr.items()}}.items():
             _above_zero(name, rate)
+            _at_most(name, rate, MOST["lr"])
         if self.warmup < 0 or (isinstance(self.warmup, float) and self.warmup >= 1):
             raise ValueError(f"warmup is a share below 1 or a whole number of steps, got {self.warmup}")
         if self.weight_decay < 0 or self.max_grad_norm < 0 or not 0 <= self.seed < 1 << 32:
@@ -201,6 +215,7 @@ class TrainingConfig:
     out: str = "runs/training"
 
     def __post_init__(self) -> None:
+        _bounded(self)
         if not self.data:
             raise ValueError("data: at least one source is needed")
         if (self.stage is None) == (not self.train_modules):
@@ -258,12 +273,19 @@ def read_config(path: str | os.PathLike, settings: Sequence[str] = ()) -> Traini
         raise ValueError(f"{path}: {error}") from None
 
 
-def _finite(settings: Any) -> None:
-    """Refuses numbers that are none, in every field."""
+def _bounded(settings: Any) -> None:
+    """Refuses numbers that are none, or larger than any that makes sense, in every field."""
     for each in fields(settings):
         value = getattr(settings, each.name)
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{each.name} is a finite number, got {value}")
+        if each.name in MOST and isinstance(value, int | float):
+            _at_most(each.name, value, MOST[each.name])
+
+
+def _at_most(name: str, value: float, most: float) -> None:
+    if value > most:
+        raise ValueError(f"{name} is at most {most:.15g}, got {short(value, 40)}")
 
 
 def _above_zero(name: str, value: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from saccade.report import pieces, style
+from saccade.report import pieces, style, text
 from saccade.report.results import wording
 from saccade.report.results.frontier import chosen, kept
 from saccade.report.results.group import Group
@@ -13,7 +13,7 @@ from saccade.report.results.kinds import Palette
 from saccade.report.results.maps import layer_map
 from saccade.report.results.model import Comparison, Numbers, Scored
 from saccade.report.results.plots import Panel, Point, pareto, task_bars
-from saccade.report.text import MISSING, amount, interval, percent, points
+from saccade.report.text import MISSING, above_blind, amount, beside_blind, interval, percent, points
 
 MANY = 16
 """Plans above which a map is folded away."""
@@ -40,18 +40,20 @@ def table(found: Comparison, palette: Palette) -> str:
     mean = found.dense.mean
     kv = found.dense.cost.get("kv_bytes")
     whole = "100 %" if kv is None else f"100 % <small>{amount(kv)}</small>"
-    above = "100 %" if mean["blind"] is not None else MISSING
+    above = above_blind(mean, "100 %")
     rows = [[f"{pieces.dot('var(--ink)')}dense", interval(mean, "accuracy"), "", "", above, "100 %", whole]]
-    rows += [_row(entry, palette, timed) for entry in found.entries]
+    rows += [_row(entry, palette, timed, mean) for entry in found.entries]
     rows[0] += [""] * timed
     note = wording.TABLE.format(n=_count(mean["n"]), tasks=len(found.dense.tasks) or 1)
     note += f" Blind: {percent(mean['blind'])}." if mean["blind"] is not None else f" {wording.NO_BLIND}"
+    if told := beside_blind(mean):
+        note += f" {told}"
     missing = "".join(f"<li><b>{escape(n)}</b>: {escape(why)}</li>" for n, why in found.missing)
     told = pieces.details(wording.MISSING, f"<ul>{missing}</ul>") if missing else ""
     return f"{pieces.table(head, rows)}<p class='note'>{note}</p>{told}"
 
 
-def _row(entry: Scored, palette: Palette, timed: bool) -> list[str]:
+def _row(entry: Scored, palette: Palette, timed: bool, dense: Numbers) -> list[str]:
     mean, cost, time = entry.mean, entry.cost, entry.timing
     spec = f'<span class="spec">{escape(entry.spec)}</span>' if entry.spec not in ("", entry.name) else ""
     cells = [
@@ -59,7 +61,7 @@ def _row(entry: Scored, palette: Palette, timed: bool) -> list[str]:
         interval(mean, "accuracy"),
         against(mean),
         _changed(mean),
-        interval(mean, "retention_above_blind" if mean["blind"] is not None else "retention"),
+        text.kept(mean, "retention_above_blind" if mean["blind"] is not None else "retention", dense),
         percent(cost["flops_ratio"]),
         percent(cost["kv_ratio"]),
     ]

@@ -28,7 +28,8 @@ def frontier(points: Sequence[tuple[float, float]]) -> list[int]:
 def kept(entry: Scored) -> float | None:
     """What a plan kept of the dense model: above blind where a blind baseline ran, else plain retention."""
     above = entry.mean.get("retention_above_blind")
-    return entry.mean.get("retention") if above is None else above
+    # With a blind baseline, nothing above it means that there was nothing to keep.
+    return entry.mean.get("retention") if entry.mean.get("blind") is None else above
 
 
 def chosen(found: Comparison, most: int) -> list[Scored]:

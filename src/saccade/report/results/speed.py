@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
+from saccade.measure.results import is_noise
 from saccade.methods.base import write_value
 from saccade.report import pieces, style
 from saccade.report.results import wording
@@ -51,7 +52,7 @@ def _timed(run: Timed, where: str) -> list[str]:
         f'{escape(run.plan)}<span class="spec">{escape(where)}</span>',
         percent(prefill["flops_ratio"]),
         _paired(prefill),
-        MISSING if prefill["captured"] is None else f"{prefill['captured']:.2f}",
+        _captured(prefill),
         *(_ms(prefill[side]) for side in ("dense_s", "plan_s")),
         _paired(decode) if decode else "",
         percent(run.kv_ratio),
@@ -136,3 +137,12 @@ def plan(result: Result, group: Group, name: str) -> str:
         drawn = layer_map([("plan", found.plan.spec)], group.layers, group.prompt(), Palette())
         text += pieces.drawing(drawn, wording.MAP) if drawn else ""
     return text
+
+
+def _captured(phase: Numbers) -> str:
+    low, high, share = (phase.get(key) for key in ("low", "high", "flops_ratio"))
+    if phase["captured"] is None:
+        return MISSING
+    if low is not None and high is not None and share is not None and is_noise(low, high, share):
+        return "noise"
+    return f"{phase['captured']:.2f}"
