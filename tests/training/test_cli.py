@@ -23,6 +23,9 @@ def test_a_run_says_what_it_wrote_and_what_to_do_next(command, config, here):
     code, out, err = command("train", config)
     run = here / "run"
     assert code == 0 and "trained" in out and f"next: saccade eval {run / 'model'}" in out
+    # The questions of a training file are not questions to judge on: the next command says whose are wanted.
+    judged = "--data QUESTIONS.jsonl" in out
+    assert judged == any(source.kind != "glance" for source in settings(here).data)
     assert "step 6 of 6" in err and "%|" not in err  # no bars but ours
     models.load(str(run / "model"))
 
