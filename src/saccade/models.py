@@ -22,7 +22,7 @@ from saccade.shapes import ModelShape
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-VERSION = 1
+VERSION = 2
 """Raised when samples become other inputs, or outputs other answers; what was kept is then not used again."""
 
 

@@ -28,7 +28,7 @@ def asked(monkeypatch):
 
     tiny = FACTORIES["llava-llama"](layers=4)
 
-    def load(name, dtype=None, device=None):
+    def open_as(name, opening):
         return models.wrap(tiny.model, None, name)
 
     def inputs(loaded, samples, plan=None):
@@ -38,7 +38,7 @@ def asked(monkeypatch):
     def answers(loaded, output_ids, prompt_rows):
         return [" ".join(map(str, row)) for row in output_ids[:, prompt_rows:].tolist()]
 
-    monkeypatch.setattr(models, "load", load)
+    monkeypatch.setattr(models, "open_as", open_as)
     monkeypatch.setattr(models, "inputs", inputs)
     monkeypatch.setattr(models, "answers", answers)
     return tiny

@@ -31,7 +31,9 @@ TASKS = ("count", "word")
 def glance(monkeypatch):
     """A toy in Glance's place, and two tasks of its suite."""
     loaded = build_toy()
-    monkeypatch.setattr(models, "load", lambda name: models.wrap(loaded.model, loaded.processor, name))
+    monkeypatch.setattr(
+        models, "open_as", lambda name, opening: models.wrap(loaded.model, loaded.processor, name)
+    )
     real, answer = suite.samples, runner.generate
     monkeypatch.setattr(
         runner, "generate", lambda loaded, inputs, plan, most: answer(loaded, inputs, plan, 2)

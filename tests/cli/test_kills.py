@@ -58,7 +58,7 @@ def data(toy, tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _loaded(toy, monkeypatch):
     """Forks share one model instead of reading it."""
-    monkeypatch.setattr(models, "load", lambda *args, **kwargs: toy)
+    monkeypatch.setattr(models, "open_as", lambda name, opening: toy)
 
 
 def settled(value):

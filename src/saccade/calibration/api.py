@@ -28,7 +28,7 @@ from saccade.plan import Plan
 from saccade.samples import Sample
 from saccade.weights import weights_digest
 
-VERSION = 1
+VERSION = 2
 """Raised when scores of layers come out otherwise; what was kept of the former is then not used again."""
 ETA = 3e-3
 """VTW's threshold for LLaVA-1.5-7B, and its default; 5e-4 for 13B, 1e-4 for LLaVA-1.6 (official code)."""

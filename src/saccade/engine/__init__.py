@@ -7,7 +7,7 @@ from saccade.engine.cache import KeyRows, RaggedLayer, kv_bytes, kv_lengths
 from saccade.engine.frame import Frame
 from saccade.engine.made_for import check_made_for
 
-VERSION = 1
+VERSION = 2
 """Raised when answers under a plan come out otherwise by a change of the engine or the rooms that it runs on;
 those that were kept are then not used again."""
 

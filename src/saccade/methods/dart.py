@@ -39,6 +39,7 @@ class DART(KeepReducer):
     """
 
     name = "dart"
+    version = 2
     title = "DART"
     paper = "https://arxiv.org/abs/2502.11494"
     usual = 0.222

@@ -30,6 +30,7 @@ class DivPrune(KeepReducer):
     """
 
     name = "divprune"
+    version = 2
     title = "DivPrune"
     paper = "https://arxiv.org/abs/2503.02175"
     compacts = True

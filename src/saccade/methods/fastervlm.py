@@ -27,6 +27,7 @@ class FasterVLM(KeepViewReducer):
     """
 
     name = "fastervlm"
+    version = 2
     title = "FasterVLM"
     paper = "https://arxiv.org/abs/2412.01818v1"
     compacts = True

@@ -27,6 +27,7 @@ class FastV(KeepReducer):
     """
 
     name = "fastv"
+    version = 2
     title = "FastV"
     paper = "https://arxiv.org/abs/2403.06764"
 

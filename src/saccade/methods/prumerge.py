@@ -45,6 +45,7 @@ class PruMerge(KeepReducer):
     """
 
     name = "prumerge"
+    version = 2
     title = "PruMerge"
     paper = "https://arxiv.org/abs/2403.15388"
     compacts = True

@@ -26,6 +26,7 @@ class PruMergePlus(PruMerge):
     """
 
     name = "prumerge_plus"
+    version = 2
     title = "PruMerge+"
     paper = "https://arxiv.org/abs/2403.15388"
 

@@ -36,6 +36,7 @@ class VisionZip(ViewReducer):
     """
 
     name = "visionzip"
+    version = 2
     title = "VisionZip"
     paper = "https://arxiv.org/abs/2412.04467"
     compacts = True

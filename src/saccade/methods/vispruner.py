@@ -35,6 +35,7 @@ class VisPruner(KeepViewReducer):
     """
 
     name = "vispruner"
+    version = 2
     title = "VisPruner"
     paper = "https://arxiv.org/abs/2412.01818"
     compacts = True

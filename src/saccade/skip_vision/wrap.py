@@ -22,7 +22,7 @@ from saccade.skip_vision.abstractor import Abstractor
 from saccade.skip_vision.chain_of_sight import ChainOfSight
 from saccade.skip_vision.config import LayoutName, SkipVisionConfig
 
-VERSION = 1
+VERSION = 2
 """Raised when answers of wrapped models come out otherwise; those that were kept are then not used again."""
 WRAPPED = "saccade_wrapped"
 """Attribute of a wrapped core that holds what was done to it."""
