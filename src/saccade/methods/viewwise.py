@@ -20,7 +20,7 @@ class ViewReducer(Reducer, ABC):
         share: What the numbers are of. ``view``, as the authors do: of every view (tile, frame). All keep the
             same number out of all their patches, the padding of a tile among them, which the model itself
             never shows its decoder; where rows are interpolated between patches, out of those rows. An image
-            whose views would keep as many rows as it has, or more, stays as it is. ``image``: of the image,
+            whose views would keep all of their patches, or as many as it has rows, stays as it is. ``image``: of the image,
             split over its views in proportion to the patches that are rows. Where an image is one view, or it
             is not known how it was cut, both are the same.
     """
@@ -45,6 +45,8 @@ class ViewReducer(Reducer, ABC):
             return min(found, self.count(self.base(found, original)))
         of = found if self.of == "found" else original
         sizes = [as_alive(patches, of, original) for patches in views]
+        if all(self.count(size) >= size for size in sizes):
+            return found  # nothing is pruned, so rows that are no patch (newlines) stay too
         return min(found, sum(min(self.count(size), size) for size in sizes))
 
     def groups(self, evidence: Evidence, vision: Vision) -> Groups:
