@@ -103,11 +103,20 @@ def toy():
     return build_toy()
 
 
+@pytest.fixture
+def first(toy, monkeypatch):
+    """Everything as if nothing had ever changed its behaviour."""
+    for owner in (*METHODS.values(), type(toy.family)):
+        monkeypatch.setattr(owner, "version", 1)
+    for room, name in ((identity, "ENGINE"), (identity, "WRAPPED"), (models, "VERSION")):
+        monkeypatch.setattr(room, name, 1)
+
+
 PLANS = ("fastv(keep=0.5,layer=1)", "vskip(layers=1)")
 
 
 def test_evaluations_ask_again_what_a_method_made_that_behaves_otherwise_now(
-    toy, asked, tmp_path, monkeypatch
+    toy, asked, first, tmp_path, monkeypatch
 ):
     samples = Questions.of_suite(("count",), 2, 2, 0).asked("count")
     path = tmp_path / "cells.jsonl"
@@ -129,7 +138,7 @@ def test_evaluations_ask_again_what_a_method_made_that_behaves_otherwise_now(
     assert ask() == []  # those of the former versions are there still
 
 
-def test_studies_look_for_another_cell(toy, tmp_path, monkeypatch):
+def test_studies_look_for_another_cell(toy, first, tmp_path, monkeypatch):
     questions = Questions.of_suite(("count",), 2, 2, 0)
 
     def keys() -> list:
@@ -147,7 +156,7 @@ def test_studies_look_for_another_cell(toy, tmp_path, monkeypatch):
     assert keys()[0].code == "models 2"
 
 
-def test_a_plan_that_belongs_to_the_model_counts_where_no_other_is_given(toy, monkeypatch):
+def test_a_plan_that_belongs_to_the_model_counts_where_no_other_is_given(toy, first, monkeypatch):
     monkeypatch.setattr(METHODS["vskip"], "version", 4)
     assert code_of(toy) == "" and code_of(toy, Plan.of("vtw(layer=2)")) == ""
     with apply(toy.model, "vskip(layers=1)", resident=True):

@@ -19,7 +19,7 @@ from saccade.evaluation.scoring import Rule, parse, read
 from saccade.files import LONGEST_LINE, lines
 from saccade.pictures import is_file, open_picture, unfetched
 from saccade.samples import Sample
-from saccade.text import short
+from saccade.text import is_text, short
 
 
 @dataclass(frozen=True)
@@ -97,15 +97,6 @@ def read_jsonl(path: str | os.PathLike, score: str = "exact") -> list[Entry]:
             raise ValueError(f"{entry.where}: id {entry.id!r} was used before ({first[entry.id]})")
         first[entry.id] = entry.where
     return entries
-
-
-def is_text(text: str) -> bool:
-    """Whether a string can be written down: JSON may hold halves of surrogate pairs, which cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _entries(path: Path, usual: Rule) -> Iterator[Entry]:

@@ -15,7 +15,7 @@ from saccade.families import Family, find
 from saccade.methods.resize import Resize
 from saccade.opening import Opening, open_config, open_model
 from saccade.plan import Plan, PlanLike
-from saccade.prompts import check_length, check_questions, extremes
+from saccade.prompts import check_length, check_pixels, check_questions, extremes
 from saccade.samples import Sample, blind_image
 from saccade.shapes import ModelShape
 
@@ -254,6 +254,7 @@ def encode(
     except Exception as error:  # processors raise whatever their authors chose
         raise _refused(loaded, images, plan) or error from None
     model = loaded.model
+    check_pixels(batch, loaded.name)
     check_length(batch["input_ids"].shape[1], model.config)
     return batch.to(model.device, dtype=model.dtype)
 
@@ -284,7 +285,8 @@ def greedy(max_new_tokens: int) -> dict[str, Any]:
         max_new_tokens: Longest answer.
     """
     off = {"do_sample": False, "num_beams": 1, "num_return_sequences": 1, "return_dict_in_generate": False}
-    return {**off, "max_new_tokens": max_new_tokens}
+    # Folders that were saved in training may say otherwise; the answer is the same, and plans need the cache.
+    return {**off, "use_cache": True, "max_new_tokens": max_new_tokens}
 
 
 def answers(loaded: Loaded, output_ids: torch.Tensor, prompt_rows: int) -> list[str]:

@@ -69,6 +69,8 @@ def check_plans(plans: Iterable[str]) -> None:
         ValueError: Naming the first of them.
     """
     for plan in plans:
+        if not plan.strip():
+            raise ValueError("the plan is empty; leave it out for the stock model")
         if not looks_like_file(plan):
             for name, _ in calls(plan):
                 check_method(name, method_names())

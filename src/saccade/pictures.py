@@ -7,6 +7,7 @@ command line. Formats are a list, so that no file reaches a loader that runs oth
 from __future__ import annotations
 
 import os
+import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -41,6 +42,8 @@ def open_picture(path: str | os.PathLike, where: str = "") -> Image.Image:
         ValueError: If there is no such file, it is none of `FORMATS`, is torn, or is too large.
     """
     before = f"{where}: " if where else ""
+    if is_pipe(path):
+        raise ValueError(f"{before}cannot read image {short(path)}: it is no file")
     try:
         with _quiet(), Image.open(path, formats=FORMATS) as image:
             _check_size(image)
@@ -88,6 +91,15 @@ def unfetched(name: str | os.PathLike) -> str:
     if text.startswith(("http:/", "https:/", "ftp:/", "s3:/", "gs:/", "hf:/", "file:/")):
         return " (addresses are not fetched; download it and give the file)"
     return ""
+
+
+def is_pipe(path: str | os.PathLike) -> bool:
+    """Whether reading it may never end: a pipe, a socket or a device."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def is_file(path: Path) -> bool:

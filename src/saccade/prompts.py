@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from saccade.text import short
+import torch
+
+from saccade.text import is_text, short
 
 if TYPE_CHECKING:
     from saccade.families import Family
@@ -23,8 +25,14 @@ def check_questions(samples: Sequence[Sample], processor: Any, family: Family, c
         config: The model's configuration.
 
     Raises:
-        ValueError: If a question holds a placeholder, naming both.
+        ValueError: If a question is no text, or holds a placeholder, naming both.
     """
+    for sample in samples:
+        if not is_text(sample.question):
+            raise ValueError(
+                f"{sample.id}: the question is not text that can be written down; from a shell, set a UTF-8 "
+                "locale (LC_ALL=C.UTF-8)"
+            )
     for token in placeholders(processor, family, config):
         for sample in samples:
             if token in sample.question:
@@ -39,6 +47,24 @@ def placeholders(processor: Any, family: Family, config: Any) -> tuple[str, ...]
     tokenizer = getattr(processor, "tokenizer", processor)
     names = tokenizer.convert_ids_to_tokens(list(family.visual_ids(config)))
     return tuple(dict.fromkeys(name for name in names if name))
+
+
+def check_pixels(batch: Mapping[str, Any], name: str) -> None:
+    """Refuses pictures that the processor turned into what are no numbers.
+
+    Args:
+        batch: Inputs of the model, on the host.
+        name: What the user calls the model.
+
+    Raises:
+        ValueError: Naming what is wrong.
+    """
+    pixels = batch.get("pixel_values")
+    if pixels is not None and not bool(torch.isfinite(torch.stack(torch.aminmax(pixels))).all()):
+        raise ValueError(
+            f"the processor of {name} makes pixels that are no finite numbers: look at image_mean, "
+            "image_std and rescale_factor in its preprocessor_config.json"
+        )
 
 
 def check_length(rows: int, config: Any) -> None:

@@ -97,10 +97,12 @@ def test_it_agrees_with_the_reference_of_the_matrix(plan, recipe):
     (inputs,) = tiny.singles([[3, SQUARE, 5]], seed=1)
     layers = tiny.model.model.language_model.layers
     meant = meaning.account(Plan.of(plan).resolve(3), 3, inputs["input_ids"][0] == IMAGE)
+    # What a dropped row holds is nobody's business: there it shows the row that is read in its place.
+    left_N = meant.sets[-1].seen_N
     theirs = recompute(tiny.model, recipe, inputs).logits
     for attention in ("sdpa", "eager"):
         told = reference.run(tiny.model, layers, inputs, meant, attention, logits=theirs.shape[1])
-        assert gap(told.logits_MV[None], theirs) < 1e-5
+        assert gap(told.logits_MV[left_N][None], theirs[:, left_N]) < 1e-5
         assert tiny.model.config.text_config._attn_implementation == "sdpa"
 
 

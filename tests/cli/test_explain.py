@@ -134,7 +134,7 @@ def test_an_image_that_cannot_be_read_is_named(command, tmp_path, content, expec
         (("--plan", "nomethod(keep=1)"), "no method 'nomethod'"),
         (("--plan", "fastv(layer=40)"), "layer 40"),
         (("--plan", PLAN, "--output", "picture.jpg"), "ends in .png or .html"),
-        (("--plan", PLAN, "--model", "no/such/model"), "cannot load 'no/such/model'"),
+        (("--plan", PLAN, "--model", "no/such/model"), "no model 'no/such/model'"),
         ((), "--plan"),
     ],
 )

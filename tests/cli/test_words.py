@@ -143,7 +143,7 @@ def test_a_bench_of_a_checkpoint_keeps_its_own_number_format(command, monkeypatc
     asked = []
 
     def build(name, **settings):
-        asked.append(settings["dtype"])
+        asked.append(settings["opening"].dtype if name == "glance" else settings["dtype"])
         raise ValueError("enough")
 
     monkeypatch.setattr(target, "build", build)

@@ -30,7 +30,6 @@ SMALL = (
     (r"^saccade bench llava-1\.5-7b\b", "saccade bench glance"),
     (r"(?<=glance)(.*) --layers \d+", r"\1"),
     (r"--samples \d+", "--samples 2"),
-    (r"--new-tokens \d+", "--new-tokens 2"),
     (r"(?<=glance)(.*)budget(=| )19", r"\1budget\g<2>4"),
     (r"\(layers=20-31\)", "(layers=8-11)"),
     (r"^(saccade bench .*)$", r"\1 --repeats 1"),

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import DynamicCache
 
 from engine.test_training import gradients, same, training
 from saccade import apply
 from saccade.engine.decide import Decisions
-from support.models import FACTORIES, FIRST_WORD, SQUARE, WIDE
+from support.models import FACTORIES, FIRST_WORD, SQUARE, WIDE, tiny_llava
 from support.reference import gap
 from support.shortened import shortened
 
@@ -178,3 +179,30 @@ def test_recorded_states_end_with_what_is_read():
     assert torch.equal(out.last_hidden_state, bare.last_hidden_state)
     assert torch.equal(pair[0], bare.last_hidden_state)
     assert len(out.hidden_states) == 4 and out.hidden_states[0].shape == out.hidden_states[-1].shape
+
+
+@pytest.mark.parametrize("spec", ["vtw(layer=2)", "vtw(layer=2)+vskip(layers=1)"])
+def test_an_image_at_the_end_that_comes_after_its_text_is_refused_where_nothing_of_it_is_left(spec):
+    """The last row left is one of an earlier forward: in chunks, or on a cache."""
+    tiny = tiny_llava()
+    inputs = tiny.batch([[6, SQUARE]])
+    with apply(tiny.model, spec):
+        for chunk in (3, 6, 10):
+            with pytest.raises(ValueError, match="ends with, so it needs the prompt in one piece"):
+                tiny.model.generate(**inputs, max_new_tokens=2, do_sample=False, prefill_chunk_size=chunk)
+        cache = DynamicCache(config=tiny.model.config.get_text_config())
+        words = {"input_ids": inputs["input_ids"][:, :6], "attention_mask": inputs["attention_mask"][:, :6]}
+        tiny.model(**words, past_key_values=cache)
+        later = inputs | {"input_ids": inputs["input_ids"][:, 6:]}
+        with pytest.raises(ValueError, match="give text and image in one forward"):
+            tiny.model(**later, past_key_values=cache)
+
+
+def test_chunks_of_nothing_but_an_image_in_the_middle_are_served():
+    tiny = tiny_llava()
+    inputs = tiny.batch([[6, SQUARE, 5]])
+    go = dict(max_new_tokens=3, do_sample=False)
+    with apply(tiny.model, "vtw(layer=2)"):
+        whole = tiny.model.generate(**inputs, **go)
+        for chunk in (3, 6, 7):
+            assert torch.equal(tiny.model.generate(**inputs, **go, prefill_chunk_size=chunk), whole)

@@ -97,7 +97,7 @@ def test_settings_that_mean_nothing_are_told_once(chat_model, toy_folder):
         ({"plan": "nosuch(x=1)"}, "no method 'nosuch'"),
         ({"blind": "perhaps"}, "blind is true or false"),
         ({"dtype": "int8"}, "no data type 'int8'"),
-        ({"pretrained": "no/such/folder"}, "cannot load"),
+        ({"pretrained": "no/such/folder"}, "no model 'no/such/folder'"),
     ],
 )
 def test_bad_arguments_are_refused(chat_model, toy_folder, arguments, match):

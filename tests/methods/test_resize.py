@@ -145,9 +145,9 @@ def test_rows_of_a_price_list():
 
 @pytest.mark.parametrize("scale", [0, -1, 1.5, True, float("nan"), "a"])
 def test_wrong_scales_are_refused(glance, scale):
-    with pytest.raises(ValueError, match="above 0 and at most 1|a finite number"):
+    with pytest.raises(ValueError, match=r"above 0 and at most 1|a finite number"):
         Resize(scale=scale)
-    with pytest.raises(ValueError, match="above 0 and at most 1|a finite number"):
+    with pytest.raises(ValueError, match=r"above 0 and at most 1|a finite number"):
         models.shrink(glance, [picture(9, 9)], scale)
 
 

@@ -119,7 +119,7 @@ def test_two_processes_fill_a_store_and_one_that_fails_says_why(model_folder, da
     }
     work = Work(str(model_folder), Opening(device="cpu"), bench.questions, tmp_path, told, 2)
     seen = []
-    with pytest.raises(ValueError, match="cannot load"):
+    with pytest.raises(ValueError, match="no model"):
         fill_with(replace(work, model=str(tmp_path / "nosuch")), 1, wanted, sizes, lambda *at: None)
     fill_with(work, 2, wanted, sizes, lambda *at: seen.append(at))
     total = 2 * 3 * (2 + len(lines))

@@ -48,7 +48,7 @@ def test_options_may_stand_before_the_file(command, config, here):
     [
         (("none.yaml",), "no such file: none.yaml"),
         (("--set", "optimisation.stepz=1"), "unknown key optimisation.stepz"),
-        (("--set", "model.name=nowhere"), "cannot load 'nowhere'"),
+        (("--set", "model.name=nowhere"), "no model 'nowhere'"),
         (("--set", "plan=vskip(layers=99)"), "99"),
         (("--set", "data.0.file=none.json"), "no such file: none.json"),
         (("--run", "FILE"), "is not a folder"),

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from saccade import models
 from saccade.engine import apply
+from saccade.opening import checks
 from saccade.training import TrainingConfig, run, train
 from saccade.training import build as building
 from saccade.training.collate import Collator
@@ -250,7 +251,9 @@ def test_records_that_are_bad_on_the_face_of_it_stop_the_run_before_it_starts(he
     assert (refused["before"], refused["on_the_way"]) == (1, 0)
 
 
-def test_a_loss_that_is_no_number_stops_the_run(here):
+def test_a_loss_that_is_no_number_stops_the_run(here, monkeypatch):
+    # Weights that are no numbers are refused when they are read; a loss may become one later.
+    monkeypatch.setattr(checks, "check_finite", lambda where, model: None)
     path = here / "model" / "model.safetensors"
     broken = load_file(path)
     name = next(key for key in broken if "lm_head" in key)

@@ -6,6 +6,7 @@ Shape letters: N rows of the prompt.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -14,7 +15,7 @@ from saccade.check.distance import EXACT
 from saccade.check.meaning import Cut, account
 from saccade.check.prompts import Inputs
 from saccade.check.report import Outcome
-from saccade.layout import Layout
+from saccade.layout import Layout, Views
 from saccade.methods import Method
 from saccade.methods.reducer import KeepReducer
 from saccade.plan import Plan
@@ -23,7 +24,14 @@ SLACK = 0.01
 """Share by which a score that was left may pass one that was kept: what rounding does to near equals."""
 
 
-def judge(bench: Bench, plan: Plan, inputs: Inputs, visual_N: torch.Tensor, cuts: Sequence[Cut]) -> Outcome:
+def judge(
+    bench: Bench,
+    plan: Plan,
+    inputs: Inputs,
+    visual_N: torch.Tensor,
+    cuts: Sequence[Cut],
+    views: tuple[Views, ...] | None = None,
+) -> Outcome:
     """Looks at the decisions of one forward.
 
     Args:
@@ -32,6 +40,7 @@ def judge(bench: Bench, plan: Plan, inputs: Inputs, visual_N: torch.Tensor, cuts
         inputs: One prompt.
         visual_N: Its visual rows, found by changing the picture.
         cuts: What the forward says it decided.
+        views: Patches of every view of every image, where budgets are of views; None if nobody says.
     """
     before_N = visual_N
     for cut in cuts:
@@ -40,7 +49,7 @@ def judge(bench: Bench, plan: Plan, inputs: Inputs, visual_N: torch.Tensor, cuts
         before_N = cut.alive_N
     if not cuts:
         return Outcome("failed", "the plan decides which rows stay, but nothing was decided")
-    wrong = _counts(bench, plan, visual_N, cuts) or _scores(bench, plan, inputs, visual_N, cuts)
+    wrong = _counts(bench, plan, visual_N, cuts, views) or _scores(bench, plan, inputs, visual_N, cuts)
     return Outcome("failed", wrong) if wrong else Outcome("passed")
 
 
@@ -51,7 +60,13 @@ def same(first: Sequence[Cut], second: Sequence[Cut]) -> bool:
     )
 
 
-def _counts(bench: Bench, plan: Plan, visual_N: torch.Tensor, cuts: Sequence[Cut]) -> str:
+def _counts(
+    bench: Bench,
+    plan: Plan,
+    visual_N: torch.Tensor,
+    cuts: Sequence[Cut],
+    views: tuple[Views, ...] | None,
+) -> str:
     """Where another number of rows is left than the plan promises; empty where not.
 
     Methods whose number depends on the picture promise none.
@@ -62,6 +77,8 @@ def _counts(bench: Bench, plan: Plan, visual_N: torch.Tensor, cuts: Sequence[Cut
         return ""
     # One picture is one image, however many tiles it was cut into.
     layout = Layout.from_mask(visual_N[None], None, [[int(visual_N.sum())]])
+    if views is not None and len(views) == 1:
+        layout = replace(layout, views=(views,))
     layers = plan.route(layout, bench.depth).layers
     for cut in cuts:
         wanted = int((layers[cut.before].alive_BN[0] & visual_N).sum())

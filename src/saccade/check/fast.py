@@ -17,6 +17,7 @@ from saccade.check.meaning import Cut
 from saccade.check.prompts import Inputs
 from saccade.engine import Attachment
 from saccade.engine.trace import Trace
+from saccade.layout import Views
 
 NEW_TOKENS = 4
 """Tokens that are generated."""
@@ -39,6 +40,11 @@ class Ran:
     trace: Trace | None
     logits_BSV: torch.Tensor | None = None
     tokens_BS: torch.Tensor | None = None
+
+    def views(self, sample: int) -> tuple[Views, ...] | None:
+        """Patches of every view of every image of a sample, as far as the model says how it cut them."""
+        views = None if self.trace is None else self.trace.layout.views
+        return None if views is None else views[sample]
 
     def cuts(self, sample: int, rows: int) -> list[Cut]:
         """Its decisions for the last rows of a sample (the rest is padding on the left)."""

@@ -143,7 +143,7 @@ def _outputs(
         dense = bench.stock(inputs)
         effects.append(Distance.of(theirs.hidden_MD[-1:], dense.hidden_MD[-1:]).worst)
     if decides:
-        found["choice"] = choices.judge(bench, plan, inputs, visual_N, cuts)
+        found["choice"] = choices.judge(bench, plan, inputs, visual_N, cuts, ran.views(0))
         if not choices.same(cuts, again.cuts(0, rows)):
             found["choice"] = Outcome("failed", "two forwards of the same prompt kept different rows")
     return found
@@ -244,7 +244,8 @@ def _contents(bench: Bench, plan: Plan, ran: fast.Ran, sample: int, rows: int) -
     """What merged rows hold where they merged in the vision tower: the decoder's own rows cannot say it."""
     merges = any(getattr(method, "tower_merge", None) is not None for method in plan.methods)
     stages = [stage for method in plan.methods for stage in method.stages(bench.depth)]
-    if merges or any(s.before == 0 and s.rewrites and s.look.tower is not None for s in stages):
+    takes = any(s.before == 0 and s.look.tower is not None and (s.rewrites or s.unseen) for s in stages)
+    if merges or takes:
         return Contents(0, ran.entered_BND[sample, -rows:], merges)
     return None
 

@@ -13,6 +13,7 @@ import typer
 
 from saccade._version import __version__
 from saccade.cli import streams
+from saccade.cli.apart import guard
 from saccade.cli.common import Interrupted, holding, threads_kept
 from saccade.cli.terminal import plain_warnings
 from saccade.text import short
@@ -44,6 +45,7 @@ def build() -> typer.Typer:
     app.callback(invoke_without_command=True)(_root)
     for name in COMMANDS:
         importlib.import_module(f"saccade.cli.{name}").register(app)
+    guard(app)
     return app
 
 

@@ -30,7 +30,10 @@ def check(
     ] = None,
     question: Annotated[str | None, typer.Option(help="What to ask about it.")] = None,
     layers: Annotated[
-        int | None, typer.Option("--layers", min=1, help="Keep only so many first decoder layers.")
+        int | None,
+        typer.Option(
+            "--layers", min=1, max=common.MOST_LAYERS, help="Keep only so many first decoder layers."
+        ),
     ] = None,
     every: Annotated[
         bool, typer.Option("--every", help="One plan of every method, rather than of every group.")

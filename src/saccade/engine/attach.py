@@ -15,7 +15,7 @@ from transformers.cache_utils import Cache
 from saccade.engine.blocks import Blocks
 from saccade.engine.cache import ragged_layer
 from saccade.engine.decide import Decisions, Scene
-from saccade.engine.ending import read_where_left
+from saccade.engine.ending import check_end, read_where_left
 from saccade.engine.frame import Frame, Positions
 from saccade.engine.given import Given
 from saccade.engine.layers import FRAME, AttentionStandIn, Cell, MlpStandIn, eager
@@ -24,13 +24,19 @@ from saccade.engine.prompt import Prompt, by_name, goes_on, layout_of
 from saccade.engine.release import release
 from saccade.engine.resolution import FullSize
 from saccade.engine.rewrite import Carried
-from saccade.engine.support import check_supported, refuse_replicas, refuse_split_prompts
+from saccade.engine.support import (
+    check_supported,
+    chunked_prompt,
+    refuse_replicas,
+    refuse_split_prompts,
+)
 from saccade.engine.tower import Captured, TowerTap, allow_other_sizes, grid, vision
 from saccade.engine.trace import Trace
 from saccade.families import Family, find, unwrap
 from saccade.layout import Layout
 from saccade.plan import Plan, PlanLike
 from saccade.precision import wide
+from saccade.route import Route
 from saccade.stages import Grid, Vision, Which
 
 _IMAGES = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")
@@ -333,6 +339,8 @@ class Attachment:
         if route is None and not ragged:
             return args, kwargs
         past = check_supported(self.family, module, named, rows, cache)
+        if route is not None and not bool(route.layers[-1].alive_BN.all()):
+            self._check_end(route, past)
         positions = self._positions(named, rows, past) if self.decides or ragged else None
         mask = named.get("attention_mask")
         frame = Frame.build(route, num_layers, batch, new, past, mask, rows.device, positions)
@@ -361,6 +369,17 @@ class Attachment:
         hidden = values[0]
         read = read_where_left(frame, hidden)
         return output if read is hidden else _replaced(output, hidden, read)
+
+    def _check_end(self, route: Route, past: int) -> None:
+        """Refuses prompts whose last row left would be one of an earlier forward."""
+        whole_BN = chunked_prompt()
+        if whole_BN is None:
+            check_end(route, past, self.plan.spec)
+        elif bool(self.family.visual_mask(self.model, whole_BN[:, -1:]).any()):
+            raise ValueError(
+                f"{self.plan.spec} drops the rows of the image that this prompt ends with, so it needs the "
+                "prompt in one piece: leave prefill_chunk_size unset"
+            )
 
     def _positions(self, named: dict[str, Any], rows: torch.Tensor, past: int) -> Positions | None:
         if not (self.decides or self.family.compact_positions):

@@ -32,6 +32,31 @@ def read_where_left(frame: Frame, hidden_BND: torch.Tensor) -> torch.Tensor:
     return hidden_BND.reshape(batch * rows, width).index_select(0, from_BN.flatten()).view_as(hidden_BND)
 
 
+def check_end(route: Route, past: int, spec: str) -> None:
+    """Refuses a forward on a cache whose end shows nothing: an image of which no row is left.
+
+    The last row left is one of an earlier forward then, whose output is gone.
+
+    Args:
+        route: The rows of every layer of this forward.
+        past: Rows before it.
+        spec: The plan, for the message.
+
+    Raises:
+        ValueError: If a sample ends so.
+    """
+    if not past or not route.layout.has_visual:
+        return
+    layout, alive_BN = route.layout, route.layers[-1].alive_BN
+    end_B1 = last_upto(layout.real_BN)[:, -1:].clamp(min=0)
+    gone_BN = layout.visual_BN & ~alive_BN & (last_upto(alive_BN) < 0)
+    if bool(gone_BN.gather(1, end_B1).any()):
+        raise ValueError(
+            f"{spec} leaves no row of the image that this prompt ends with, and the text before it ran "
+            "earlier: give text and image in one forward, or text after the image"
+        )
+
+
 def read_from(route: Route) -> torch.Tensor:
     """Which row's output stands at each row (B, N) after a route, on the host."""
     return _read_from(route.layers[-1].alive_BN, route.layout.visual_BN)

@@ -51,6 +51,8 @@ class Given:
             return x.repeat_interleave(times, dim=0)
 
         layout = _with(self.layout, each)
+        if layout.views is not None:
+            layout = replace(layout, views=tuple(one for one in layout.views for _ in range(times)))
         grid = None if self.grid is None else _with(self.grid, each)
         return Given(layout, None if self.vision is None else _copies(self.vision, times), grid)
 

@@ -126,6 +126,17 @@ def refuse_split_prompts(spec: str, looks_at_end: bool) -> None:
         caller = caller.f_back
 
 
+def chunked_prompt() -> torch.Tensor | None:
+    """Token ids of the whole prompt where ``generate`` shows it in chunks just now; None elsewhere."""
+    caller: FrameType | None = sys._getframe(1)
+    while caller is not None and caller.f_code.co_qualname != _GENERATE:
+        config = caller.f_locals.get("generation_config")
+        if caller.f_code.co_qualname == _PREFILL and getattr(config, "prefill_chunk_size", None) is not None:
+            return caller.f_locals["input_ids"]
+        caller = caller.f_back
+    return None
+
+
 @dataclass(frozen=True)
 class Support:
     """One row of the support table.

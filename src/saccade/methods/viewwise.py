@@ -20,9 +20,9 @@ class ViewReducer(Reducer, ABC):
         share: What the numbers are of. ``view``, as the authors do: of every view (tile, frame). All keep the
             same number out of all their patches, the padding of a tile among them, which the model itself
             never shows its decoder; where rows are interpolated between patches, out of those rows. An image
-            whose views would keep all of their patches, or as many as it has rows, stays as it is. ``image``: of the image,
-            split over its views in proportion to the patches that are rows. Where an image is one view, or it
-            is not known how it was cut, both are the same.
+            whose views would keep all of their patches, or as many as it has rows, stays as it is.
+            ``image``: of the image, split over its views in proportion to the patches that are rows. Where an
+            image is one view, or it is not known how it was cut, both are the same.
     """
 
     share: Literal["view", "image"] = "view"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -101,13 +102,21 @@ def no_config(folder: Path) -> str:
     return f"{folder} is not the folder of a model: it has no config.json{hint}"
 
 
-def check_loaded(where: str, info: Mapping[str, Any], mismatched: bool = False) -> None:
-    """Refuses a model some of whose tensors its files do not give.
+def check_loaded(
+    where: str,
+    info: Mapping[str, Any],
+    mismatched: bool = False,
+    names: Collection[str] = (),
+    part: bool = False,
+) -> None:
+    """Refuses a model some of whose tensors its files do not give, or whose files have more layers.
 
     Args:
         where: The folder, for the message.
         info: What from_pretrained says about loading.
         mismatched: Whether tensors of other sizes were allowed.
+        names: Tensors of the model.
+        part: Whether the caller asked for some of the layers alone.
 
     Raises:
         ValueError: If tensors are missing or of other sizes than the configuration says, naming them.
@@ -126,9 +135,23 @@ def check_loaded(where: str, info: Mapping[str, Any], mismatched: bool = False) 
             f"{where} does not give every tensor that its config.json asks for: {_some(missing)} "
             f"{_is(missing)} missing, and would be random"
         )
+    deeper = [name for name in sorted(info.get("unexpected_keys") or ()) if _is_deeper(name, names)]
+    if deeper and not part:
+        raise ValueError(
+            f"the weights in {where} have more layers than its config.json: nothing takes {_some(deeper)}"
+        )
     failed = list(info.get("error_msgs") or ())
     if failed:
         raise ValueError(f"cannot read the weights in {where}: {str(failed[0]).splitlines()[0]}")
+
+
+def _is_deeper(name: str, names: Collection[str]) -> bool:
+    """Whether a tensor without a place is one that layer 0 has: ``layers.7.x`` beside ``layers.0.x``."""
+    return any(
+        f"{name[: number.start()]}0{name[number.end() :]}" in names
+        for number in re.finditer(r"(?<=\.)\d+(?=\.)", name)
+        if number[0] != "0"
+    )
 
 
 def check_finite(where: str, model: nn.Module) -> None:

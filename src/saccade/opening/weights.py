@@ -33,7 +33,13 @@ def read_weights(folder: Path, config: PreTrainedConfig, opening: Opening) -> An
     """
     with telling(f"{folder}"):
         model, info = _load(folder, config, opening)
-    checks.check_loaded(str(folder), info, bool(opening.rest.get("ignore_mismatched_sizes")))
+    checks.check_loaded(
+        str(folder),
+        info,
+        mismatched=bool(opening.rest.get("ignore_mismatched_sizes")),
+        names=model.state_dict().keys(),
+        part="config" in opening.rest,
+    )
     checks.check_finite(str(folder), model)
     return model.eval()
 
@@ -120,7 +126,9 @@ def put_adapter(model: Any, folder: Path) -> Any:
     checks.check_finite(str(folder), made)
     if getattr(model, "is_quantized", False):
         return made.eval()
-    return made.merge_and_unload().eval()
+    merged = made.merge_and_unload().eval()
+    checks.check_finite(f"{folder}, once it is merged,", merged)
+    return merged
 
 
 def _count(folder: Path) -> int:
