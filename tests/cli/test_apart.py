@@ -28,7 +28,7 @@ def folder(tmp_path, monkeypatch):
         ("eval glance --data own.jsonl --json ./model/../own.jsonl", "--json would write over"),
         ("eval glance --json a.json --predictions a.json", "both"),
         ("calibrate glance --data own.jsonl --out own.jsonl", "--out would write over"),
-        ("calibrate glance --out same.json --json same.json", "--json and --out are both"),
+        ("calibrate glance --out same.json --json same.json", "--json and --out both write"),
         ("generate --image own.png --question what --json own.png", "image"),
         ("generate --image own.png --question what --plan own.json --json own.json", "plan"),
         ("explain own.png what --plan own.json --output own.png", "--output would write over"),

@@ -40,7 +40,7 @@ def check_apart(given: Mapping[str, Any]) -> None:
             continue  # a folder, or a device that takes whatever is written
         other = seen.setdefault(path, name)
         if other != name:
-            raise ValueError(f"--{other} and --{name} are both {path}; give each a file of its own")
+            raise ValueError(f"--{other} and --{name} both write {path}; give each a file of its own")
         for source, taken in _paths(given, READ):
             if taken == path or (taken.is_dir() and path.exists() and path.parent == taken):
                 raise ValueError(

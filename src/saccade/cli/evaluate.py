@@ -121,10 +121,6 @@ def evaluate(
     common.hold(json)
     if predictions is not None:
         common.check_writable(predictions)
-        if json not in (None, "-") and Path(json).resolve() == predictions.resolve():
-            raise ValueError(
-                f"--json and --predictions both write {predictions}; give each a file of its own"
-            )
     if suite is not None:
         unused = {"--task": task, "--data": data, "--order": order, "--score": score}
         check_unused(unused, "--suite, which takes lmms-eval's own tasks, data and scores")
