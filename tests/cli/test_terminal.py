@@ -44,7 +44,7 @@ def test_names_in_progress_bars_come_out_written(terminal, capsys):
 
 def test_warnings_are_one_line_without_a_path(capsys):
     before = warnings.showwarning
-    with plain_warnings("saccade"), warnings.catch_warnings():
+    with plain_warnings("saccade", 1000), warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.warn("two\nlines \x1b[31m", UserWarning, stacklevel=1)
     assert capsys.readouterr().err == "saccade: warning: two lines \\x1b[31m\n"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Annotated
@@ -73,8 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit code: 0, 1 where ``check`` found something wrong, 2 for bad input, 130 when interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    with streams.usable(), warnings.catch_warnings():
-        warnings.showwarning = _warn
+    with streams.usable(), plain_warnings(PROGRAM, LONGEST):
         return _guarded(words)
 
 
@@ -83,8 +81,7 @@ def _guarded(words: list[str]) -> int:
         words.remove("--traceback")
         return _run(words)
     try:
-        with plain_warnings(PROGRAM):
-            code = _run(words)
+        code = _run(words)
         sys.stdout.flush()  # here, where what fails is one line
         return code
     except Interrupted as stopped:
@@ -121,12 +118,6 @@ def _say(line: str, code: int) -> int:
     with suppress(OSError):  # nobody listens
         print(f"{PROGRAM}: {kind}{line}", file=sys.stderr, flush=True)
     return code
-
-
-def _warn(message: Warning | str, *where: object, **more: object) -> None:
-    """Warnings are one line too, and name no file of the installation."""
-    with suppress(OSError):
-        print(f"{PROGRAM}: warning: {short(message, LONGEST)}", file=sys.stderr, flush=True)
 
 
 def _command(words: list[str]) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from saccade.text import printable
+from saccade.text import printable, short
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,20 +52,18 @@ def console(stderr: bool) -> Console:
 
 
 @contextmanager
-def plain_warnings(program: str) -> Iterator[None]:
+def plain_warnings(program: str, longest: int) -> Iterator[None]:
     """Warnings inside the block are one line each on standard error, without the path of their code.
 
     Args:
         program: Name that the line begins with.
+        longest: Characters of the longest line.
     """
 
     def show(message: Warning | str, *where: Any, **more: Any) -> None:
-        text = printable(" ".join(str(message).split()))
-        print(f"{program}: warning: {text}", file=sys.stderr)
+        with suppress(OSError):  # nobody listens
+            print(f"{program}: warning: {short(message, longest)}", file=sys.stderr, flush=True)
 
-    before = warnings.showwarning
-    warnings.showwarning = show
-    try:
+    with warnings.catch_warnings():
+        warnings.showwarning = show
         yield
-    finally:
-        warnings.showwarning = before
