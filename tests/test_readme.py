@@ -16,9 +16,9 @@ import pytest
 import typer
 
 import saccade
+from docsite import Site
+from docsite.tables import TABLES, refresh, surroundings
 from saccade.cli.app import build
-from saccade.report.site import Site
-from saccade.report.tables import TABLES, refresh, surroundings
 from support import pages
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from saccade.data import read_line
-from saccade.files import LONGEST_LINE, lines, read_json
-from saccade.pictures import is_file, unfetched
-from saccade.text import short
+from saccade.core.text import short
+from saccade.inputs.data import read_line
+from saccade.inputs.pictures import is_file, unfetched
+from saccade.system.files import LONGEST_LINE, lines, read_json
 from saccade.training.config import ConversationFile, GlanceScenes
 from saccade.training.records import BadRecord, Conversation, Record, Turn, read_record
 
@@ -148,7 +148,7 @@ class ScenePool:
     """
 
     def __init__(self, settings: GlanceScenes, seed: int) -> None:
-        from saccade.glance.data import Mixture
+        from saccade.glance.scenes import SHARES
         from saccade.glance.tasks import TASKS
 
         self.name, self.weight = settings.name, settings.weight
@@ -158,7 +158,7 @@ class ScenePool:
         if unknown:
             raise ValueError(f"unknown task {unknown[0]!r}; choose from {', '.join(TASKS)}")
         wanted = {kind for name in settings.tasks or TASKS for kind in TASKS[name].kinds}
-        shares = {kind: share for kind, share in Mixture().kinds if kind in wanted}
+        shares = {kind: share for kind, share in SHARES if kind in wanted}
         self._kinds = list(shares)
         self._shares = np.array(list(shares.values())) / sum(shares.values())
 
