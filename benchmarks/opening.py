@@ -23,11 +23,11 @@ from typing import Any
 
 import torch
 
-from saccade.files import write_folder, write_json
 from saccade.measure import record
 from saccade.measure.results import Pairs
 from saccade.measure.target import build
 from saccade.opening import read_dtype
+from saccade.system.files import write_folder, write_json
 
 RESULTS = Path(__file__).parent / "results"
 SIDES = ("stock", "saccade")

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from saccade.cli import main
-from saccade.plan import Plan
+from saccade.plans.plan import Plan
 from support import folders, hub, models
 
 NAME = "somebody/tiny-llava"

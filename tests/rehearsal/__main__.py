@@ -25,8 +25,8 @@ from rehearsal import checkpoint, layout, scene, tables
 from rehearsal.cases import CASES, PLANS, Case, Place
 from rehearsal.running import program, with_needs
 from rehearsal.warm import warm
-from saccade.files import read_json, write_json
 from saccade.measure import record
+from saccade.system.files import read_json, write_json
 
 COMMAND = "make checkpoints"
 WITHOUT, WITH = "without torchvision", "with torchvision"

@@ -57,13 +57,13 @@ def main() -> int:
     Returns:
         0.
     """
-    import saccade.analysis
     import saccade.calibration
     import saccade.check
     import saccade.evaluation.comparison
     import saccade.measure
     import saccade.models
     import saccade.report.explain
+    import saccade.research.analysis
     import saccade.training  # noqa: F401 - what commands import as they go
 
     for line in sys.stdin:

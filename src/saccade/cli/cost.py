@@ -10,14 +10,14 @@ import typer
 
 from saccade.cli import common
 from saccade.cli.opening import Revision, TrustRemoteCode
-from saccade.names import check_plans, check_target
+from saccade.core.text import quoted
 from saccade.opening.settings import Opening
-from saccade.text import quoted
+from saccade.plans.names import check_plans, check_target
 
 if TYPE_CHECKING:
-    from saccade.plan import Plan
-    from saccade.pricing import Cost
-    from saccade.shapes import ModelShape
+    from saccade.core.pricing import Cost
+    from saccade.core.shapes import ModelShape
+    from saccade.plans.plan import Plan
     from saccade.skip_vision.accounting import Laid
 
 TEXT = 66.6
@@ -107,7 +107,7 @@ def cost(
 
 def _check_shapes(model: str, plans: Sequence[str], opening: Opening) -> None:
     """Refuses plans that were made for another model."""
-    from saccade.plan import Plan
+    from saccade.plans.plan import Plan
 
     for found in map(Plan.of, plans):
         if found.model:
@@ -117,7 +117,7 @@ def _check_shapes(model: str, plans: Sequence[str], opening: Opening) -> None:
 
 
 def _shape(name: str, opening: Opening) -> tuple[ModelShape, Laid | None]:
-    from saccade.shapes import SHAPES
+    from saccade.core.shapes import SHAPES
 
     if name in SHAPES:
         if opening != Opening():
@@ -169,9 +169,9 @@ def price(
     Raises:
         ValueError: If the plan cannot be read or does not fit the shape.
     """
-    from saccade.budget import as_processed, layouts_of, price_prompt, resolve_for_prompt
-    from saccade.plan import Plan
-    from saccade.pricing import against
+    from saccade.core.pricing import against
+    from saccade.plans.budget import as_processed, layouts_of, price_prompt, resolve_for_prompt
+    from saccade.plans.plan import Plan
 
     plan = Plan.of(asked)
     if laid is not None:
@@ -212,7 +212,7 @@ def _show(
 ) -> None:
     from rich.table import Table
 
-    from saccade.plan import Plan
+    from saccade.plans.plan import Plan
 
     out.line(
         f"{shape.name}: {shape.layers} layers, width {shape.hidden}, FFN {shape.ffn}, {shape.heads} heads "
