@@ -1,13 +1,14 @@
-"""Opens a checkpoint of real width with Saccade and with stock ``from_pretrained``: time, and memory at the peak.
+"""Opens a checkpoint of real width with Saccade and with stock ``from_pretrained``: time and peak memory.
 
-    python benchmarks/opening.py --work FOLDER                       # LLaVA-1.5-7B width, 4 layers, bfloat16
+    python benchmarks/opening.py --work FOLDER            # LLaVA-1.5-7B width, 4 layers, bfloat16
     python benchmarks/opening.py --work FOLDER --shape qwen2.5-vl-7b --repeats 7
 
-A checkpoint with random weights is written once, in shards. Then the two sides take turns, each in a process of
-its own whose imports are done before the clock starts; the files lie in the page cache for both. Stock weights on
-a CPU stay mapped files until they are used, while Saccade looks whether every number is finite, so a short
-forward, which reads all of the decoder, follows on both sides and is told apart. Memory is read off the process
-from outside: pages of its own, which no file backs, and all resident ones, above what it held before.
+A checkpoint with random weights is written once, in shards. Then the two sides take turns, each in a process
+of its own whose imports are done before the clock starts; the files lie in the page cache for both. Stock
+weights on a CPU stay mapped files until they are used, while Saccade looks whether every number is finite; so a
+short forward, which reads all of the decoder, follows on both sides, and stands in a figure of its own. Memory
+is read off the process from outside, above what it held before: pages of its own, which no file backs, and all
+that are resident.
 """
 
 from __future__ import annotations
@@ -104,8 +105,8 @@ def opened(side: str, chosen: argparse.Namespace) -> dict[str, float]:
     """Opens the checkpoint in a process of its own, and watches its memory.
 
     Returns:
-        Seconds and CPU seconds of opening, seconds of the first forward, and MiB at the peak of opening and of
-        both, above what the process held with its imports done.
+        Seconds and CPU seconds of opening, seconds with the first forward, and MiB at the peak of opening and
+        of both, above what the process held with its imports done.
     """
     words = [sys.executable, __file__, "--side", side, "--work", str(chosen.work), "--shape", chosen.shape]
     words += ["--layers", str(chosen.layers), "--dtype", chosen.dtype]
