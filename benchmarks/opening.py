@@ -3,12 +3,12 @@
     python benchmarks/opening.py --work FOLDER            # LLaVA-1.5-7B width, 4 layers, bfloat16
     python benchmarks/opening.py --work FOLDER --shape qwen2.5-vl-7b --repeats 7
 
-A checkpoint with random weights is written once, in shards. Then the two sides take turns, each in a process
-of its own whose imports are done before the clock starts; the files lie in the page cache for both. Stock
-weights on a CPU stay mapped files until they are used, while Saccade looks whether every number is finite; so a
-short forward, which reads all of the decoder, follows on both sides, and stands in a figure of its own. Memory
-is read off the process from outside, above what it held before: pages of its own, which no file backs, and all
-that are resident.
+A checkpoint with random weights is written once, in shards. Then the two sides take turns, each in a
+process of its own whose imports are done before the clock starts; the files lie in the page cache for both.
+Stock weights on a CPU stay mapped files until they are used, while Saccade looks whether every number is
+finite; so a short forward, which reads all of the decoder, follows on both sides, and stands in a figure of
+its own. Memory is read off the process from outside, above what it held before: pages of its own, which no
+file backs, and all that are resident.
 """
 
 from __future__ import annotations
