@@ -10,6 +10,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from saccade.families import find
 from saccade.opening import checks
 from saccade.opening.errors import telling
+from saccade.opening.opened import note_opened
 from saccade.opening.processor import read_processor
 from saccade.opening.settings import Opening
 from saccade.opening.source import files_of
@@ -37,6 +38,7 @@ def open_model(name: str, opening: Opening, speaks: bool = True) -> tuple[Any, A
     opening.torch_device()
     has_torchvision()
     folder = files_of(name, opening.hub, code=opening.trust_remote_code)
+    asked, top = opening, folder
     inner = opening.rest.get("subfolder")
     folder = folder / inner if inner else folder
     opening = opening.but(more={k: v for k, v in opening.more.items() if k != "subfolder"})
@@ -53,6 +55,7 @@ def open_model(name: str, opening: Opening, speaks: bool = True) -> tuple[Any, A
     model = read_weights(folder, config, opening)
     if adapter is not None:
         model = put_adapter(model, adapter)
+    note_opened(model, asked, top)
     return model, processor
 
 

@@ -92,6 +92,12 @@ class Opening:
         given = {f.name: getattr(self, f.name) for f in plain if getattr(self, f.name) != f.default}
         return {name: str(value).removeprefix("torch.") for name, value in given.items()}
 
+    def recorded(self) -> dict[str, Any]:
+        """Every setting as JSON has it, for provenance: the device left out, tokens and objects too."""
+        left_out = ("device", "more")
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
+        return {name: _as_json(value) for name, value in {**own, **self.rest}.items()}
+
     @property
     def hub(self) -> dict[str, Any]:
         """What to tell the hub's client: which revision, which token, where the cache is."""
@@ -116,6 +122,17 @@ class Opening:
             ValueError: If the name is not a device, or this machine has none of it.
         """
         return read_device(self.device)
+
+
+def _as_json(value: Any) -> Any:
+    """A setting as JSON has it; of an object that JSON does not know its kind is told."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _as_json(each) for key, each in value.items()}
+    # Data types and devices are written as they are named.
+    words = str(value).removeprefix("torch.")
+    return words if words.replace(":", "").isalnum() else type(value).__name__
 
 
 def read_dtype_name(name: str) -> str:

@@ -39,10 +39,12 @@ def files_of(
         kind: What the files of weights are called.
 
     Raises:
-        ValueError: If there is no such folder, or the hub does not give it.
+        ValueError: If there is no such folder, or the hub does not give it, or a folder has no revisions.
     """
     folder = Path(name)
     if folder.is_dir():
+        if hub.get("revision") is not None:
+            raise ValueError(f"{name} is a folder, which has no revisions; a revision is of a hub id")
         return folder
     if folder.exists():
         raise ValueError(f"{name} is a file; give the folder of a model, which holds a config.json")

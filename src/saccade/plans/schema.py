@@ -121,6 +121,7 @@ class Calibration(_Strict):
     source: Source | None = None
     device: str | None = None
     dtype: str | None = None
+    opening: dict[str, Any] | None = None
     cost: Cost | None = None
 
 
