@@ -14,6 +14,7 @@ from saccade.engine.resolution import note_shrunk
 from saccade.families import Family, find
 from saccade.methods.resize import Resize
 from saccade.opening import Opening, open_config, open_model
+from saccade.opening.errors import reason
 from saccade.plan import Plan, PlanLike
 from saccade.prompts import check_length, check_pixels, check_questions, extremes
 from saccade.samples import Sample, blind_image
@@ -137,7 +138,7 @@ def prompt(loaded: Loaded, sample: Sample) -> str:
     """The chat prompt of a sample: its images, then its question.
 
     Raises:
-        ValueError: If the processor has no chat template.
+        ValueError: If the processor has no chat template, or it fails.
     """
     content: list[dict[str, str]] = [{"type": "image"} for _ in sample.images]
     content.append({"type": "text", "text": sample.question})
@@ -145,8 +146,8 @@ def prompt(loaded: Loaded, sample: Sample) -> str:
         return loaded.processor.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
-    except ValueError as error:
-        raise ValueError(f"{loaded.name} cannot write a chat prompt: {error}") from error
+    except Exception as error:  # templates are programs of others
+        raise ValueError(f"{loaded.name} cannot write a chat prompt: {reason(error)}") from error
 
 
 def check_processor(loaded: Loaded) -> None:
