@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from saccade.opening.errors import telling
 from saccade.opening.processor import read_processor
 from saccade.opening.settings import Opening
 from saccade.opening.source import files_of
-from saccade.opening.weights import adapter_folder, put_adapter, quiet, read_weights
+from saccade.opening.weights import adapter_folder, other_base, put_adapter, quiet, read_weights
 
 
 def open_model(name: str, opening: Opening, speaks: bool = True) -> tuple[Any, Any]:
@@ -52,9 +53,15 @@ def open_model(name: str, opening: Opening, speaks: bool = True) -> tuple[Any, A
     if not opening.rest.get("ignore_mismatched_sizes"):
         check_weights(folder / "config.json", config, held, opening.trust_remote_code)
     adapter = None if opening.adapter is None else adapter_folder(opening.adapter, opening)
+    doubt = None if adapter is None else other_base(adapter, name, folder)
+    if doubt is not None and opening.strict:
+        raise ValueError(f"strict: {doubt}")
     model = read_weights(folder, config, opening)
     if adapter is not None:
         model = put_adapter(model, adapter)
+    if doubt is not None:
+        # Once it is on: one whose tensors do not fit is told so, and nothing else.
+        warnings.warn(doubt, UserWarning, stacklevel=2)
     return model, processor
 
 
