@@ -256,7 +256,9 @@ def test_a_template_that_ends_in_time_is_left_alone(copy):
         copy, "chat_template.jinja", "{% for a in range(2000) %}{% endfor %}<image>{{ messages[0].role }}"
     )
     loaded = saccade.load(str(copy), device="cpu")
-    assert saccade.models.prompt(loaded, saccade.samples.Sample("q", "t", "", (), "w3")) == "<image>user"
+    assert (
+        saccade.models.prompt(loaded, saccade.inputs.samples.Sample("q", "t", "", (), "w3")) == "<image>user"
+    )
 
 
 def test_the_bits_of_number_formats():

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from saccade.text import short
+from saccade.core.text import short
 
 MOST_SIZE = 2**31 - 1
 """Of a width, a vocabulary, a number of positions or of pixels."""

@@ -8,7 +8,6 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from saccade.environment import has_torchvision
 from saccade.families import find
 from saccade.opening import checks
 from saccade.opening.agree import check_config, check_processor, check_quantisation, check_weights
@@ -17,6 +16,7 @@ from saccade.opening.processor import read_processor
 from saccade.opening.settings import Opening
 from saccade.opening.source import files_of
 from saccade.opening.weights import adapter_folder, other_base, put_adapter, quiet, read_weights
+from saccade.system.environment import has_torchvision
 
 
 def open_model(name: str, opening: Opening, speaks: bool = True) -> tuple[Any, Any]:

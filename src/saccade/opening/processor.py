@@ -23,12 +23,12 @@ from transformers import (
 )
 from transformers.utils.hub import PushToHubMixin
 
-from saccade.environment import has_torchvision, matching_torchvision
 from saccade.opening.checks import read_settings
 from saccade.opening.errors import named, telling
 from saccade.opening.settings import Opening
 from saccade.opening.templates import check_template
 from saccade.opening.weights import quiet
+from saccade.system.environment import has_torchvision, matching_torchvision
 
 NAMED_IN = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
 """Files that may name the class of the processor, in the order transformers asks them."""

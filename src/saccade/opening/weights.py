@@ -14,11 +14,11 @@ from torch import nn
 from transformers import AutoModelForImageTextToText, PreTrainedConfig
 from transformers.utils import logging
 
+from saccade.core.text import short
 from saccade.opening import checks, quantize
 from saccade.opening.errors import telling
 from saccade.opening.settings import Opening
 from saccade.opening.source import files_of
-from saccade.text import short
 
 ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 """Files that hold an adapter's weights."""
