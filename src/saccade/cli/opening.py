@@ -88,6 +88,7 @@ def opens(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def run(**given: Any) -> Any:
         opening = opening_of(**{name: given.pop(name) for name in group})
+        opening = opening.but(strict=bool(given.get("strict")))
         return command(**given, opening=opening)
 
     shown: Any = run

@@ -39,6 +39,7 @@ class Opening:
         quantize: Quantise the weights as they are read: ``int8``, ``int4``, ``nf4`` or ``fp8``.
         adapter: A folder or hub id of a PEFT adapter to put on.
         trust_remote_code: Whether code that lies beside the weights may run.
+        strict: Refuse an adapter that was made for another model of this shape, instead of warning of it.
         more: Whatever else from_pretrained takes.
 
     Raises:
@@ -53,6 +54,7 @@ class Opening:
     quantize: str | None = None
     adapter: str | None = None
     trust_remote_code: bool = False
+    strict: bool = False
     more: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -67,6 +69,9 @@ class Opening:
             raise ValueError(f"no attention implementation {self.attn!r}; there are {', '.join(ATTENTIONS)}")
         if isinstance(self.dtype, str):
             read_dtype_name(self.dtype)
+        for what, value in (("adapter", self.adapter), ("revision", self.revision)):
+            if value is not None and not str(value).strip():
+                raise ValueError(f"the name of the {what} is empty; leave it out for none")
         taken = [name for name in OURS if name in self.more]
         if taken:
             raise ValueError(f"{', '.join(taken)} cannot be given: it changes what loading gives back")
@@ -88,7 +93,7 @@ class Opening:
 
     def told(self) -> dict[str, str]:
         """Settings that are not the defaults, as words, the device left out: for records and hints."""
-        plain = (f for f in fields(self) if f.name not in ("device", "more"))
+        plain = (f for f in fields(self) if f.name not in ("device", "strict", "more"))
         given = {f.name: getattr(self, f.name) for f in plain if getattr(self, f.name) != f.default}
         return {name: str(value).removeprefix("torch.") for name, value in given.items()}
 

@@ -41,6 +41,8 @@ def files_of(
     Raises:
         ValueError: If there is no such folder, or the hub does not give it, or a folder has no revisions.
     """
+    if not name.strip():
+        raise ValueError("the name of the model is empty; give a folder, or a hub id (owner/name)")
     folder = Path(name)
     if folder.is_dir():
         if hub.get("revision") is not None:
