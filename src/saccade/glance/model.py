@@ -1,19 +1,22 @@
-"""Glance's architecture: a stock LLaVA whose vision tower does not mix patches.
+"""The embedded models' architecture: a stock LLaVA, sizes as data.
 
-All visual understanding happens in the decoder, on the visual rows. That is what makes Glance useful
-here: visual computation that is skipped in the decoder is missed.
+Glance's vision tower does not mix patches: all visual understanding happens in the decoder, on the visual
+rows, and visual computation that is skipped there is missed. Gaze's tower mixes them, as released models' do.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import CLIPVisionConfig, GenerationConfig, LlamaConfig, LlavaConfig
 from transformers import LlavaForConditionalGeneration as Llava
 
 from saccade.glance.draw import IMAGE_SIZE, PATCH
+from saccade.glance.pointing import HEADS
 from saccade.glance.tokenizer import EOS, IMAGE, PAD, build_tokenizer
 
 
@@ -26,7 +29,10 @@ class GlanceConfig:
         width: Decoder width.
         heads: Attention heads of the decoder.
         mlp: Inner width of the decoder's gated MLP.
-        vision_width: Width of the patch embedding; 192 is one patch's 8 x 8 x 3 numbers.
+        vision_width: Width of the vision tower; 192 is one patch's 8 x 8 x 3 numbers.
+        tower: Layers of the tower that mix patches before features are taken; one more follows, as in CLIP
+            behind LLaVA.
+        tower_mlp: Inner width of the tower's MLP.
         image_size: Side of the square image in pixels.
         patch: Side of a patch in pixels.
         rope_theta: Base of the rotary embedding; small, for sequences of a few hundred rows.
@@ -37,6 +43,8 @@ class GlanceConfig:
     heads: int = 4
     mlp: int = 320
     vision_width: int = 192
+    tower: int = 0
+    tower_mlp: int = 16
     image_size: int = IMAGE_SIZE
     patch: int = PATCH
     rope_theta: float = 1000.0
@@ -53,11 +61,11 @@ def build_config(sizes: GlanceConfig) -> LlavaConfig:
     ids = {name: tokenizer.convert_tokens_to_ids(name) for name in (PAD, EOS, IMAGE)}
     vision = CLIPVisionConfig(
         hidden_size=sizes.vision_width,
-        intermediate_size=16,
-        # Feature layer -2 (LLaVA's own default) of a one-layer tower is what enters that layer: patch +
+        intermediate_size=sizes.tower_mlp,
+        # Feature layer -2 (LLaVA's own default) is what enters the last layer; of a one-layer tower patch +
         # position, no mixing. transformers records it through a hook on the layer, so the layer has to
         # exist; its output is never used. (An index of 0 would be read as "record nothing".)
-        num_hidden_layers=1,
+        num_hidden_layers=sizes.tower + 1,
         num_attention_heads=4,
         image_size=sizes.image_size,
         patch_size=sizes.patch,
@@ -102,8 +110,12 @@ def build_model(sizes: GlanceConfig, seed: int) -> Llava:
                 model.model.multi_modal_projector.linear_2,
             ):
                 nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
-            for parameter in tower.encoder.parameters():
-                parameter.zero_()
+            if sizes.tower:
+                for layer in tower.encoder.layers:
+                    _neutral(layer)
+            else:
+                for parameter in tower.encoder.parameters():
+                    parameter.zero_()
     model.generation_config = GenerationConfig(
         do_sample=False,
         max_new_tokens=24,
@@ -124,8 +136,77 @@ def _plane(sizes: GlanceConfig) -> torch.Tensor:
     return 0.3 * grid.reshape(side * side, -1)
 
 
+def _neutral(layer: nn.Module) -> None:
+    """Let a layer of the tower begin as the identity, ready to learn."""
+    attention, mlp = layer.self_attn, layer.mlp
+    for linear in (attention.q_proj, attention.k_proj, attention.v_proj):
+        nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
+        nn.init.zeros_(linear.bias)
+    nn.init.xavier_uniform_(mlp.fc1.weight)
+    nn.init.zeros_(mlp.fc1.bias)
+    for linear in (attention.out_proj, mlp.fc2):
+        nn.init.zeros_(linear.weight)
+        nn.init.zeros_(linear.bias)
+
+
+GLANCE = GlanceConfig()
+GAZE = GlanceConfig(image_size=2 * IMAGE_SIZE, tower=6, tower_mlp=768, rope_theta=4400.0)
+"""Four times Glance's rows; the angles of slow rotary pairs grow as slowly over them as over Glance's."""
+
+
+def inherit(model: Llava, donor: Mapping[str, torch.Tensor], taught: Sequence[int] = ()) -> None:
+    """Start from a smaller model's weights, in place: all that fit, and its positions spread over the grid.
+
+    Args:
+        model: What starts.
+        donor: The smaller model's weights.
+        taught: Decoder layers, counted from 1, whose first heads will be taught anew where to look: their
+            queries are made small, or heads that are sure of something else would hardly learn.
+    """
+    mine = model.state_dict()
+    for name, tensor in donor.items():
+        if name.endswith("position_embedding.weight"):
+            mine[name].copy_(torch.cat((tensor[:1], spread(tensor[1:], len(mine[name]) - 1))))
+        elif "vision_tower.encoder" not in name and mine[name].shape == tensor.shape:
+            mine[name].copy_(tensor)
+    model.load_state_dict(mine)
+    with torch.no_grad():
+        for number in taught:
+            attention = model.model.language_model.layers[number - 1].self_attn
+            attention.q_proj.weight[: HEADS * attention.head_dim] *= 0.2
+
+
+def spread(positions: torch.Tensor, patches: int) -> torch.Tensor:
+    """Position embeddings of a square grid (rows x width), on a finer or a coarser one."""
+    side, width = round(len(positions) ** 0.5), positions.shape[1]
+    wanted = round(patches**0.5)
+    grid = positions.T.reshape(1, width, side, side)
+    if wanted < side:
+        grid = F.avg_pool2d(grid, side // wanted)
+    elif wanted > side:
+        grid = F.interpolate(grid, size=(wanted, wanted), mode="bilinear", align_corners=False)
+    return grid.reshape(width, -1).T
+
+
+def tower_states(model: Llava, pixels: torch.Tensor) -> list[torch.Tensor]:
+    """What enters each layer of the tower, CLS first, the last layer's input last: the features.
+
+    As the stock tower computes them, without its unused last layer. Of pictures smaller than the model's,
+    which only training knows, each patch has the mean of the positions that it covers.
+    """
+    tower = model.model.vision_tower
+    embeddings = tower.embeddings
+    patches = embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)
+    positions = embeddings.position_embedding.weight
+    if patches.shape[1] != len(positions) - 1:
+        positions = torch.cat((positions[:1], spread(positions[1:], patches.shape[1])))
+    rows = torch.cat((embeddings.class_embedding.expand(len(pixels), 1, -1), patches), dim=1)
+    states = [tower.pre_layrnorm(rows + positions)]
+    for layer in tower.encoder.layers[:-1]:
+        states.append(layer(states[-1], None))
+    return states
+
+
 def visual_rows(model: Llava, pixels: torch.Tensor) -> torch.Tensor:
     """Projected patches, as the stock `get_image_features` computes them but without the unused layer."""
-    tower = model.model.vision_tower
-    rows = tower.pre_layrnorm(tower.embeddings(pixels))[:, 1:]
-    return model.model.multi_modal_projector(rows)
+    return model.model.multi_modal_projector(tower_states(model, pixels)[-1][:, 1:])
