@@ -215,8 +215,8 @@ def _embedded(
                 f"{export} exists and is not a model folder; it would be replaced, so choose another"
             )
         common.check_writable(export / "config.json")
-    from saccade.glance.checkpoint import CHECKPOINT
-    from saccade.glance.checkpoint import export as write_folder
+    from saccade.research.embedded.checkpoint import CHECKPOINT
+    from saccade.research.embedded.checkpoint import export as write_folder
 
     if not export_only:
         _train(name, minutes, steps, seed, run, resume, threads)
@@ -227,9 +227,7 @@ def _embedded(
         done["export"] = str(write_folder(run, export))
         out.line(f"wrote {export}: use it as MODEL, for example: {common.command('eval', str(export))}")
     else:
-        export_it = common.command(
-            "train", name, "--run", str(run), "--export-only", "--export", "FOLDER"
-        )
+        export_it = common.command("train", name, "--run", str(run), "--export-only", "--export", "FOLDER")
         out.line(f"trained in {run}; to make a model folder: {export_it}")
     from saccade.measure import record
 
@@ -239,9 +237,9 @@ def _embedded(
 def _train(name: str, minutes, steps, seed: int, run: Path, resume: bool, threads) -> None:
     from dataclasses import replace
 
-    from saccade.glance.checkpoint import CHECKPOINT
-    from saccade.glance.recipe import RECIPES
-    from saccade.glance.train import train
+    from saccade.research.embedded.checkpoint import CHECKPOINT
+    from saccade.research.embedded.recipe import RECIPES
+    from saccade.research.embedded.train import train
 
     # Both kinds of run write metrics.jsonl.
     if (run / "run.json").exists():

@@ -16,8 +16,8 @@ from transformers import CLIPVisionConfig, GenerationConfig, LlamaConfig, LlavaC
 from transformers import LlavaForConditionalGeneration as Llava
 
 from saccade.glance.draw import IMAGE_SIZE, PATCH
-from saccade.glance.pointing import HEADS
 from saccade.glance.tokenizer import EOS, IMAGE, PAD, build_tokenizer
+from saccade.research.embedded.pointing import HEADS
 
 
 @dataclass(frozen=True)
