@@ -41,7 +41,7 @@ LABEL_HEADS: dict[str, int] = {
     "column": 6,
 }
 LOCAL_HEADS = ("content", "color", "size", "value", "row", "column")
-"""What a tower can tell of a patch; the others relate it to the rest of the picture, which is left to the decoder."""
+"""What a tower can tell of a patch; how it relates to the rest of the picture is left to the decoder."""
 HEAD_INDEX = {name: i for i, name in enumerate(LABEL_HEADS)}
 IGNORE = -100
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from saccade.glance.model import GlanceConfig, build_model, visual_rows
+from saccade.glance.model import GlanceConfig, build_model
 from saccade.research.embedded.data import Batches, Mixture
 from saccade.research.embedded.glimpse import cls_attention, drawn, teach_to_glimpse
+from saccade.research.embedded.tower import visual_rows
 
 SIZES = GlanceConfig(layers=2, width=32, heads=4, mlp=16, vision_width=32)
 

@@ -204,7 +204,7 @@ def test_a_real_kill(run, tmp_path) -> None:
         "train(replace(CONFIG, save_every=0.0), Path(sys.argv[1]), sizes=SIZES)"
     )
     child = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)], env=environment(Path(__file__).parents[1])
+        [sys.executable, "-c", code, str(tmp_path)], env=environment(Path(__file__).parents[2])
     )
     try:
         limit = time.monotonic() + 120

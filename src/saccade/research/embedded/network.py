@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import LlavaForConditionalGeneration as Llava
 
-from saccade.glance.model import tower_states
 from saccade.glance.tokenizer import PIXEL_MEAN, PIXEL_STD
 from saccade.glance.vocabulary import HEAD_INDEX, IGNORE, LABEL_HEADS, LOCAL_HEADS
 from saccade.research.embedded.glimpse import looking_loss
 from saccade.research.embedded.pointing import pointing_loss
+from saccade.research.embedded.tower import tower_states
 
 
 class PatchReader(nn.Module):

@@ -9,8 +9,8 @@ import torch
 
 from saccade.glance.draw import LARGE, PLAIN, SMALL, Look
 from saccade.glance.model import GAZE, GLANCE, GlanceConfig
-from saccade.glance.muon import Muon
 from saccade.research.embedded.data import Batches, Mixture
+from saccade.research.embedded.muon import Muon
 from saccade.research.embedded.network import Network
 
 
@@ -60,7 +60,7 @@ class TrainConfig:
         look_weight: Weight of the loss of the CLS row's attention, where the tower mixes patches.
         early_layer: Decoder layer behind which short answers are asked for too; 0 for none.
         early_weight: Weight of their loss.
-        glimpse_steps: Steps in which the CLS row of a tower that does not mix learns to look, after the schedule.
+        glimpse_steps: Steps in which the CLS row of a tower that does not mix learns to look, at the end.
         ema: Decay of the averaged weights, which are the ones exported.
         read_layers: Decoder layers that must be able to name what a patch shows.
         mixture: What the batches are made of; learning to see uses its scenes only.

@@ -1,6 +1,6 @@
 """Training the embedded models on a few CPU cores: `saccade train glance`, `saccade train gaze`.
 
-Seeing: the tower, or the decoder's first layers on the visual rows alone, learn to name what each patch shows.
+Seeing: the tower, or the decoder's first layers on the visual rows alone, learn to name what patches show.
 Answering: questions, many per image, with the patch losses kept on at a lower weight. From questions alone a
 model of this size stays blind for tens of thousands of images.
 Glimpsing: the CLS row of the vision tower learns to look at what is not background.
@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from transformers import LlavaForConditionalGeneration as Llava
 
 from saccade.glance import weights_path
-from saccade.glance.model import GlanceConfig, build_model, inherit
+from saccade.glance.model import GlanceConfig, build_model
 from saccade.glance.tasks import TASK_NAMES, TASKS
 from saccade.glance.vocabulary import LABEL_HEADS
 from saccade.research.embedded.checkpoint import CHECKPOINT, export, load_state, save_state
@@ -43,6 +43,7 @@ from saccade.research.embedded.recipe import (
     build_optimizers,
     learning_rate_factor,
 )
+from saccade.research.embedded.tower import inherit
 from saccade.system.files import alone, naming, write_text
 
 METRICS, CONFIG = "metrics.jsonl", "config.json"

@@ -1,4 +1,4 @@
-"""Muon in float32: torch's own computes in bfloat16, which processors without such arithmetic do 50 times slower."""
+"""Muon in float32: torch's own computes in bfloat16, 50 times slower on processors that cannot."""
 
 from __future__ import annotations
 
