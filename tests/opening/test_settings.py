@@ -132,7 +132,7 @@ def test_every_command_that_takes_a_models_name_takes_its_revision():
         (["--device-map", "sideways"], "device_map"),
         (["--attn", "flash_attention_2"], "flash"),
         (["--adapter", "nowhere"], "no model 'nowhere'"),
-        (["--revision", "v2"], "is a folder, which has no revisions"),
+        (["--revision", "v2"], "is a folder, which has no revision"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_with_exit_code_2(words, said, capfd):

@@ -46,7 +46,7 @@ def files_of(
     folder = Path(name)
     if folder.is_dir():
         if hub.get("revision") is not None:
-            raise ValueError(f"{name} is a folder, which has no revisions; a revision is of a hub id")
+            raise ValueError(f"{name} is a folder, which has no revision {hub['revision']!r}; leave that out")
         return folder
     if folder.exists():
         raise ValueError(f"{name} is a file; give the folder of a model, which holds a config.json")
