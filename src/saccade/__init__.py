@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from saccade.pricing import cost
     from saccade.route import Route
     from saccade.samples import Sample
+    from saccade.tuning import tune
 
 _HOMES = {
     "Attachment": "saccade.engine",
@@ -32,6 +33,7 @@ _HOMES = {
     "cost": "saccade.pricing",
     "evaluate": "saccade.evaluation",
     "load": "saccade.models",
+    "tune": "saccade.tuning",
 }
 
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "cost",
     "evaluate",
     "load",
+    "tune",
 ]
 
 

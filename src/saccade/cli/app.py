@@ -18,7 +18,7 @@ from saccade.cli.terminal import plain_warnings
 from saccade.text import short
 
 COMMANDS = (
-    *("demo", "methods", "cost", "bench", "calibrate", "evaluate"),
+    *("demo", "methods", "cost", "bench", "calibrate", "tune", "evaluate"),
     *("generate", "explain", "check", "analyze", "report", "study", "plan", "train"),
 )
 """Modules of this package that register commands, in the order ``--help`` lists them."""

@@ -24,6 +24,9 @@ class Uniform(KeepReducer):
     to their patches, and each plane gets evenly spaced lines of evenly spaced patches; a plane that is no
     full grid is thinned out evenly in raster order. Newline rows stay only where patches are fewer than the
     budget.
+
+    Attributes:
+        layer: First layer that runs with the rest; 0 drops before the decoder.
     """
 
     name = "uniform"
@@ -31,8 +34,11 @@ class Uniform(KeepReducer):
     paper = "https://arxiv.org/abs/2403.15388"
     usual = 0.25
 
+    layer: int = 0
+
     def stages(self, num_layers: int) -> tuple[Stage, ...]:
-        return (Stage(0, self, compact=self.compact, places=True),)
+        self.check_layer(self.layer, num_layers, lowest=0)
+        return (Stage(self.layer, self, compact=self.compact, places=True),)
 
     def choose(self, stage: Stage, evidence: Evidence) -> Choice:
         alive_BN, image_BN = alive_on_host(evidence), evidence.layout.image_BN
