@@ -10,7 +10,6 @@ Shape letters: B batch, N rows, A tokens of an answer, T rows that choose one, V
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +20,7 @@ from saccade.calibration.measures import kl
 from saccade.engine import apply
 from saccade.evaluation.identity import code_of, model_digest
 from saccade.evaluation.ledger import sample_digest
+from saccade.families import Family
 from saccade.journal import Journal, Section
 from saccade.models import Loaded
 from saccade.plan import Plan
@@ -280,27 +280,41 @@ class Judge:
             self._inputs[key] = models.inputs(self.loaded, samples, plan)
         return self._inputs[key]
 
-    @torch.inference_mode()
     def _forced(self, plan: Plan, batch: _Batch, inputs: Mapping[str, Any]) -> list[torch.Tensor]:
         """Logits (T, V) of every sample's answer under a plan, on the CPU."""
-        model, mask = self.loaded.model, inputs["attention_mask"]
-        rows, answer = inputs["input_ids"].shape[1], batch.answer_BA.shape[1]
-        longer = torch.nn.functional.pad(mask, (0, answer), value=1)
-        # Where positions have several axes the model finds them itself, from the mask and from its prompt.
-        at = (longer.cumsum(1) - 1).clamp(min=0) if self.loaded.family.compact_positions else None
-        with ExitStack() as stack:
-            stack.enter_context(apply(model, plan))
-            first = {} if at is None else {"position_ids": at[:, :rows]}
-            read = model(**inputs, **first, use_cache=True, logits_to_keep=1)
-            logits_BTV = read.logits
-            if answer:
-                more = {} if at is None else {"position_ids": at[:, rows:]}
-                later = model(
-                    input_ids=batch.answer_BA,
-                    attention_mask=longer,
-                    past_key_values=read.past_key_values,
-                    use_cache=True,
-                    **more,
-                )
-                logits_BTV = torch.cat([logits_BTV, later.logits], dim=1)
-        return [logits_TV[:length].float().cpu() for logits_TV, length in zip(logits_BTV, batch.lengths, strict=True)]
+        logits_BTV = forced(self.loaded.family, self.loaded.model, inputs, batch.answer_BA, plan)
+        each = zip(logits_BTV, batch.lengths, strict=True)
+        return [logits_TV[:length].float().cpu() for logits_TV, length in each]
+
+
+@torch.inference_mode()
+def forced(
+    family: Family, model: Any, inputs: Mapping[str, Any], answer_BA: torch.Tensor, plan: Plan
+) -> torch.Tensor:
+    """Logits (B, A + 1, V) that choose the tokens of given answers and what follows them, as serving computes them.
+
+    Args:
+        family: Adapter of the model.
+        model: The model, under no plan but its own.
+        inputs: Prompts, padded on the left.
+        answer_BA: Tokens of the answers, padded on the right.
+        plan: What the prompts are read under.
+    """
+    mask, rows, answer = inputs["attention_mask"], inputs["input_ids"].shape[1], answer_BA.shape[1]
+    longer = torch.nn.functional.pad(mask, (0, answer), value=1)
+    # Where positions have several axes the model finds them itself, from the mask and from its prompt.
+    at = (longer.cumsum(1) - 1).clamp(min=0) if family.compact_positions else None
+    with apply(model, plan):
+        first = {} if at is None else {"position_ids": at[:, :rows]}
+        read = model(**inputs, **first, use_cache=True, logits_to_keep=1)
+        if not answer:
+            return read.logits
+        more = {} if at is None else {"position_ids": at[:, rows:]}
+        later = model(
+            input_ids=answer_BA,
+            attention_mask=longer,
+            past_key_values=read.past_key_values,
+            use_cache=True,
+            **more,
+        )
+    return torch.cat([read.logits, later.logits], dim=1)
