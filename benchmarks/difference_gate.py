@@ -15,10 +15,10 @@ from saccade.evaluation import gate
 from saccade.evaluation.by_task import compare_by_task
 from saccade.evaluation.identity import weights_digest
 from saccade.evaluation.orders import calibrated
-from saccade.files import write_json
 from saccade.glance import suite
-from saccade.journal import Journal
 from saccade.measure import record
+from saccade.system.files import write_json
+from saccade.system.journal import Journal
 
 OUT = Path(__file__).parent / "results" / "difference_gate.json"
 

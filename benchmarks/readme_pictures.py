@@ -12,11 +12,11 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from saccade import load
-from saccade.files import read_json, write_bytes, write_json
 from saccade.glance import suite
 from saccade.report import style
 from saccade.report.explain import explain
 from saccade.report.style import INK, MUTED, styled
+from saccade.system.files import read_json, write_bytes, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "pictures"

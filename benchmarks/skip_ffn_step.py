@@ -21,16 +21,16 @@ import torch
 from rich.progress import track
 
 import saccade
+from saccade.core.pricing import cost
+from saccade.core.shapes import SHAPES, ModelShape
 from saccade.families import FAMILIES
-from saccade.files import write_json
 from saccade.measure import record
 from saccade.measure.bench import batched
 from saccade.measure.results import Phase
 from saccade.measure.target import FAMILY_OF, fill_random
 from saccade.models import read_dtype
-from saccade.plan import Plan
-from saccade.pricing import cost
-from saccade.shapes import SHAPES, ModelShape
+from saccade.plans.plan import Plan
+from saccade.system.files import write_json
 
 OUT = Path(__file__).parent / "results" / "skip_ffn_step.json"
 WIDTH_2048 = ModelShape("width-2048", 24, 2048, 16, 16, 128, 5504, 4096, 576)

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 
-from saccade.files import write_json
 from saccade.measure import bench, record
 from saccade.measure.target import build
 from saccade.models import read_dtype
+from saccade.system.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
 PLANS = ("dense", "vskip(budget={n})", "ffn_skip(budget={n})", "shortv(budget={n})", "vtw(budget={n})")

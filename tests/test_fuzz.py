@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from saccade.cli import main
+from saccade.core.text import printable
 from saccade.methods import METHODS
-from saccade.plan import Plan
+from saccade.plans.plan import Plan
 from saccade.skip_vision import SkipVisionConfig
-from saccade.text import printable
 from saccade.training.config import read_config
 
 KEYS = sorted(

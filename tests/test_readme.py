@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 import typer
+from docsite import Site
+from docsite.tables import TABLES, refresh, surroundings
 
 import saccade
 from saccade.cli.app import build
-from saccade.report.site import Site
-from saccade.report.tables import TABLES, refresh, surroundings
 from support import pages
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -12,8 +12,8 @@ from saccade.evaluation import compare, identity, runner
 from saccade.evaluation.identity import code_of
 from saccade.families import FAMILIES
 from saccade.methods import METHODS
-from saccade.plan import Plan
-from saccade.studies import Bench, Questions, Store
+from saccade.plans.plan import Plan
+from saccade.research.studies import Bench, Questions, Store
 from support import versions
 from support.toy import build_toy
 

@@ -13,7 +13,7 @@ import torch
 
 from saccade import apply, models
 from saccade.evaluation import is_match
-from saccade.samples import Sample
+from saccade.inputs.samples import Sample
 
 
 def plain(loaded: models.Loaded, samples: Sequence[Sample], plan: str, tokens: int = 24) -> list[str]:

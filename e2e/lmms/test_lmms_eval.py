@@ -13,10 +13,10 @@ from lmms_eval.utils import simple_parse_args_string
 from PIL import Image
 
 from saccade.glance import suite
+from saccade.inputs.samples import Sample
 from saccade.lmms import write_tasks
 from saccade.lmms.arguments import read_spec, read_text, write_arguments
-from saccade.plan import Plan
-from saccade.samples import Sample
+from saccade.plans.plan import Plan
 
 # Each run of lmms-eval imports for a while; a busy machine takes minutes for several.
 pytestmark = pytest.mark.timeout(900)

@@ -10,27 +10,27 @@ from saccade._version import __version__
 if TYPE_CHECKING:
     from saccade import check
     from saccade.calibration import calibrate
+    from saccade.core.layout import Layout
+    from saccade.core.pricing import cost
+    from saccade.core.route import Route
     from saccade.engine import Attachment, apply
     from saccade.evaluation import evaluate
-    from saccade.layout import Layout
+    from saccade.inputs.samples import Sample
     from saccade.measure import bench  # type: ignore[no-redef]
     from saccade.models import load
-    from saccade.plan import Plan
-    from saccade.pricing import cost
-    from saccade.route import Route
-    from saccade.samples import Sample
+    from saccade.plans.plan import Plan
     from saccade.tuning import tune
 
 _HOMES = {
     "Attachment": "saccade.engine",
-    "Layout": "saccade.layout",
-    "Plan": "saccade.plan",
-    "Route": "saccade.route",
-    "Sample": "saccade.samples",
+    "Layout": "saccade.core.layout",
+    "Plan": "saccade.plans.plan",
+    "Route": "saccade.core.route",
+    "Sample": "saccade.inputs.samples",
     "apply": "saccade.engine",
     "bench": "saccade.measure",
     "calibrate": "saccade.calibration",
-    "cost": "saccade.pricing",
+    "cost": "saccade.core.pricing",
     "evaluate": "saccade.evaluation",
     "load": "saccade.models",
     "tune": "saccade.tuning",

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from saccade.core.shapes import ModelShape
 from saccade.engine.resolution import note_shrunk
 from saccade.families import Family, find
+from saccade.inputs.prompts import check_length, check_pixels, check_questions, extremes
+from saccade.inputs.samples import Sample, blind_image
 from saccade.methods.resize import Resize
 from saccade.opening import Opening, open_config, open_model
-from saccade.plan import Plan, PlanLike
-from saccade.prompts import check_length, check_pixels, check_questions, extremes
-from saccade.samples import Sample, blind_image
-from saccade.shapes import ModelShape
+from saccade.plans.plan import Plan, PlanLike
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -13,13 +13,13 @@ from calibration.vlm import LAYERS, question, save_model
 from saccade import models
 from saccade.calibration import calibrate, scores
 from saccade.calibration.api import partial_path
-from saccade.data import read_jsonl
 from saccade.engine import apply
 from saccade.engine.replay import Replayer
+from saccade.inputs.data import read_jsonl
 from saccade.methods.shortv import ShortV
 from saccade.methods.vskip import VSkip
 from saccade.methods.vtw import VTW
-from saccade.plan import Plan
+from saccade.plans.plan import Plan
 
 SAMPLES = [question(i, subtask="ab"[i % 2]) for i in range(5)]
 
@@ -111,8 +111,8 @@ def test_vtw_withdraws_from_the_smallest_layer_under_eta(run):
 
 
 def test_a_flops_ratio_becomes_the_smallest_budget_on_these_prompts(run, loaded):
-    from saccade.budget import flops_ratio
-    from saccade.layout import Layout
+    from saccade.core.layout import Layout
+    from saccade.plans.budget import flops_ratio
 
     whole = run(SAMPLES[:1], "ffn_skip", budget=LAYERS)
     layout = Layout.from_mask(

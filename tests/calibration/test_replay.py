@@ -6,17 +6,17 @@ import pytest
 import torch
 
 import saccade
+from saccade.core.layout import Layout
+from saccade.core.route import Route
 from saccade.engine import attached
 from saccade.engine.replay import replaying, shorten
 from saccade.families import find
-from saccade.layout import Layout
 from saccade.measure.counter import dispatched_flops
 from saccade.methods.ffn_skip import FFNSkip
 from saccade.methods.shortv import ShortV
 from saccade.methods.vskip import VSkip
 from saccade.methods.vtw import VTW
-from saccade.plan import Plan
-from saccade.route import Route
+from saccade.plans.plan import Plan
 from support.models import BANNER, FACTORIES, SQUARE, TALL, WIDE, tiny_llava, tiny_qwen
 
 L = 5

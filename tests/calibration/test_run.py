@@ -18,7 +18,7 @@ from saccade.methods.ffn_skip import FFNSkip
 from saccade.methods.shortv import ShortV
 from saccade.methods.vskip import VSkip
 from saccade.methods.vtw import VTW
-from saccade.plan import Plan
+from saccade.plans.plan import Plan
 from support.models import SQUARE, TALL, tiny_llava, tiny_llava_next, tiny_qwen
 
 PROMPT = [3, SQUARE, 2, TALL, 5]

@@ -10,7 +10,7 @@ from PIL import Image
 
 from saccade.glance.model import GlanceConfig, build_model
 from saccade.glance.tokenizer import build_processor
-from saccade.samples import Sample
+from saccade.inputs.samples import Sample
 
 LAYERS = 4
 

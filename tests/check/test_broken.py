@@ -9,14 +9,14 @@ import pytest
 import torch
 
 import saccade.check
+from saccade.core.select import top
+from saccade.core.stages import Choice
 from saccade.engine import attach, attention, layers
 from saccade.engine.cache import RaggedLayer
 from saccade.engine.frame import Frame
 from saccade.engine.steps import Moves
 from saccade.families import find
 from saccade.methods.fastv import FastV
-from saccade.select import top
-from saccade.stages import Choice
 from support.checks import loaded, prompts
 from support.models import FACTORIES
 

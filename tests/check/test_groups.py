@@ -20,7 +20,7 @@ from saccade.check.groups import (
     idle,
 )
 from saccade.methods import METHODS
-from saccade.plan import Plan
+from saccade.plans.plan import Plan
 
 EXPECTED = {
     SKIPPED: {"vskip", "ffn_skip", "shortv", "vtw", "victor", "skip_vision"},

@@ -10,7 +10,7 @@ import torch
 
 from saccade.check import finders, meaning, reference
 from saccade.check.distance import EXACT, MOST, Distance, allowed
-from saccade.plan import Plan
+from saccade.plans.plan import Plan
 from support.checks import prompts
 from support.models import FACTORIES, IMAGE, SQUARE, TALL, tiny_llava, tiny_qwen3
 from support.programs import ROOT, environment

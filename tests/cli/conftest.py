@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from saccade.core.shapes import SHAPES, ModelShape
 from saccade.measure import target
-from saccade.shapes import SHAPES, ModelShape
 from support.models import FACTORIES
 
 TOY = ModelShape("toy", 6, 64, 4, 2, 16, 128, 256, 24)

@@ -8,7 +8,7 @@ import pytest
 
 from calibration.vlm import LAYERS, picture, save_model
 from saccade.cli import main
-from saccade.plan import Plan
+from saccade.plans.plan import Plan
 
 
 @pytest.fixture(scope="module")

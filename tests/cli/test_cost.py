@@ -7,8 +7,8 @@ import math
 import pytest
 
 from saccade.cli.cost import price
-from saccade.pricing import closed_form
-from saccade.shapes import SHAPES
+from saccade.core.pricing import closed_form
+from saccade.core.shapes import SHAPES
 
 TEXT = 66.6
 

@@ -194,7 +194,7 @@ def _resume(run) -> str:
 
 
 def test_ctrl_c_before_the_first_checkpoint_says_to_start_over(command, monkeypatch, tmp_path):
-    from saccade.glance import train
+    from saccade.research.embedded import train
 
     def stop(config, run, resume):
         raise KeyboardInterrupt
@@ -206,7 +206,7 @@ def test_ctrl_c_before_the_first_checkpoint_says_to_start_over(command, monkeypa
 
 
 def test_ctrl_c_after_a_checkpoint_gives_the_command_that_continues(command, monkeypatch, tmp_path):
-    from saccade.glance import train
+    from saccade.research.embedded import train
 
     asked = []
 

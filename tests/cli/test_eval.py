@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from saccade.evaluation import runner
-from saccade.spec import parse
+from saccade.plans.spec import parse
 
 HARD = "vtw(layer=0)"
 

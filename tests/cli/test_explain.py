@@ -154,7 +154,7 @@ def test_text_alone_is_refused(command):
 
 
 def test_a_plan_for_another_model_needs_force(explained, tmp_path):
-    from saccade.plan import Plan
+    from saccade.plans.plan import Plan
 
     file = Plan(Plan.of(PLAN).methods, model={"model_type": "other"}).save(tmp_path / "plan.json")
     refused = explained(plan=file)

@@ -59,7 +59,7 @@ def test_the_model_is_as_it_was_afterwards(command, asked, picture):
 
 
 def test_a_plan_file_for_another_model_needs_force(command, asked, picture, tmp_path):
-    from saccade.plan import Plan
+    from saccade.plans.plan import Plan
 
     file = Plan(Plan.of("shortv(layers=1)").methods, model={"model_type": "other"}).save(
         tmp_path / "plan.json"
@@ -118,7 +118,7 @@ def test_the_embedded_model_answers_about_a_picture(command, tmp_path):
 
 
 def test_a_picture_is_turned_as_the_camera_was_held(tmp_path):
-    from saccade.pictures import open_picture
+    from saccade.inputs.pictures import open_picture
 
     picture = Image.new("RGB", (8, 4))
     exif = picture.getexif()

@@ -13,11 +13,11 @@ from calibration.vlm import picture
 from evaluation.conftest import say
 from saccade import models
 from saccade.cli import main
-from saccade.plan import Plan
-from saccade.samples import Sample
-from saccade.studies import Bench, Line, Questions, Store
-from saccade.studies.lines import columns
-from saccade.studies.workers import fill_all
+from saccade.inputs.samples import Sample
+from saccade.plans.plan import Plan
+from saccade.research.studies import Bench, Line, Questions, Store
+from saccade.research.studies.lines import columns
+from saccade.research.studies.workers import fill_all
 from support import kills
 from support.toy import build_toy
 

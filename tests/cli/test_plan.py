@@ -12,7 +12,7 @@ from saccade import models
 from saccade.calibration import calibrate
 from saccade.cli import main
 from saccade.methods.vskip import VSkip
-from saccade.plan import Plan
+from saccade.plans.plan import Plan
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from saccade.text import replace_unknown
+from saccade.core.text import replace_unknown
 from support.programs import environment
 
 COST = "cost llava-1.5-7b --plan shortv(budget=2)"

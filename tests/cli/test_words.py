@@ -125,7 +125,7 @@ def test_quick_is_for_studies_that_train(command):
 
 def test_cost_and_bench_refuse_a_plan_for_another_shape(command, toy, tmp_path):
     from saccade.families import find
-    from saccade.plan import Plan
+    from saccade.plans.plan import Plan
 
     model = FACTORIES["llava-llama"](layers=4).model
     plan = Plan(Plan.of("shortv(layers=1)").methods, find(model).identity(model))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from saccade.files import read_json
 from saccade.methods import METHODS
-from saccade.studies import compose
+from saccade.research.studies import compose
+from saccade.system.files import read_json
 from support import pages
 
 

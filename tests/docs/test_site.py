@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 import typer
+from docsite import Site, commands, findings, includes, methods, values
+from docsite.__main__ import main as write_site
 
 from saccade.cli import main
 from saccade.cli.app import build
 from saccade.methods import METHODS
-from saccade.report.site import Site, commands, findings, includes, methods, values
-from saccade.report.site.__main__ import main as write_site
-from saccade.studies import STUDIES
+from saccade.research.studies import STUDIES
 from support import pages
 
 SITE = Site(pages.ROOT)

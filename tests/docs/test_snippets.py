@@ -132,7 +132,7 @@ def test_the_method_that_is_shown():
     namespace = {}
     imports = file.split("@register")[0]
     exec(compile(imports + shown.replace("@register\n", ""), NOT_A_SCRIPT, "exec"), namespace)
-    from saccade.layout import Layout
+    from saccade.core.layout import Layout
     from saccade.methods import METHODS
 
     layout = Layout.single(6, 3)

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
+from saccade.core.layout import Layout
 from saccade.families import find
-from saccade.layout import Layout
-from saccade.plan import Plan
+from saccade.plans.plan import Plan
 from support.ending import showing
 
 

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import torch
 
+from saccade.core.layout import Layout
 from saccade.engine import apply, attached
 from saccade.families import find
-from saccade.layout import Layout
-from saccade.plan import Plan
+from saccade.plans.plan import Plan
 from support.models import FACTORIES, SQUARE, tiny_llava, tiny_qwen
 
 SPECS = ("vskip(layers=1-3)", "ffn_skip(layers=0,2)", "shortv(layers=1-2)", "vtw(layer=2)")

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from transformers import DynamicCache, StaticCache
 from transformers.cache_utils import Cache, DynamicLayer
 
+from saccade.core.layout import Layout
 from saccade.engine import KeyRows, RaggedLayer, apply, kv_bytes, kv_lengths
-from saccade.layout import Layout
 from support.models import FACTORIES, FIRST_WORD, SQUARE, VOCAB, tiny_llava
 
 SAMPLES = [[3, SQUARE, 5], [6], [2, SQUARE, 1, SQUARE, 2]]

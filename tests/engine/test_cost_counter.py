@@ -8,11 +8,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import saccade
 from matrix.cases import PLANS, SCENES, fits, inputs, model
+from saccade.core.layout import Layout
+from saccade.core.pricing import cost
 from saccade.families import find
-from saccade.layout import Layout
 from saccade.measure.counter import meter
-from saccade.plan import Plan
-from saccade.pricing import cost
+from saccade.plans.plan import Plan
 from support.models import FACTORIES
 
 EVERY_PLAN = ["dense", *PLANS]
@@ -94,7 +94,7 @@ def test_at_the_width_of_llava_7b(plan, wide_llava):
 @pytest.fixture(scope="module")
 def wide_llava():
     """One decoder layer at full width with weights that were never drawn: only shapes matter to a counter."""
-    from saccade.shapes import SHAPES
+    from saccade.core.shapes import SHAPES
 
     family = find(FACTORIES["llava-llama"]().model)
     config = family.config(SHAPES["llava-1.5-7b"], layers=1)

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from saccade import apply
+from saccade.core.layout import Layout
 from saccade.engine import kv_lengths
-from saccade.layout import Layout
 from support.models import FACTORIES, SQUARE, WIDE, tiny_llava
 from support.reference import gap
 from support.shortened import entering

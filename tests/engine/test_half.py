@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from saccade import Plan, apply
-from saccade.stages import Evidence
+from saccade.core.stages import Evidence
 from support.looking import evidence_of
 from support.models import FACTORIES, SQUARE, TALL, Tiny
 from support.reference import gap
@@ -165,7 +165,7 @@ def test_sums_of_large_rows_stay_finite_in_float16():
 
 
 def test_means_of_large_rows_stay_finite_in_float16():
-    from saccade.merge import mean_merge, token_merge
+    from saccade.core.merge import mean_merge, token_merge
 
     rows = torch.full((1, 16, 4), 6e4, dtype=torch.float16)
     for keep in (4, 5):

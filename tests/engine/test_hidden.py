@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from saccade import apply
-from saccade.layout import Layout
+from saccade.core.layout import Layout
 from support.models import FACTORIES, SQUARE, WIDE, tiny_llava, tiny_llava_next
 from support.reference import gap
 

@@ -9,8 +9,8 @@ import torch
 
 from engine.reference import masked
 from engine.test_cache import merged
+from saccade.core.layout import Layout
 from saccade.engine import apply
-from saccade.layout import Layout
 from support.models import FACTORIES, SQUARE, tiny_llava, tiny_qwen
 
 SAMPLES = [[3, SQUARE, 5], [6], [2, SQUARE, 1, SQUARE, 2]]

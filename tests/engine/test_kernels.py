@@ -15,9 +15,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from engine.reference import masked
+from saccade.core.layout import Layout
+from saccade.core.rows import RowIndex
 from saccade.engine import Frame, apply
-from saccade.layout import Layout
-from saccade.rows import RowIndex
 from support.models import SQUARE, TALL, tiny_llava, tiny_qwen
 
 RAGGED = [[3, SQUARE, 5], [6], [2, SQUARE, 1, SQUARE, 2]]

@@ -10,8 +10,8 @@ import torch
 
 from saccade.engine import apply, check_made_for
 from saccade.families import find
-from saccade.plan import Plan
-from saccade.weights import SPREAD, differ, weights_digest
+from saccade.opening.digest import SPREAD, differ, weights_digest
+from saccade.plans.plan import Plan
 from support.models import FACTORIES, tiny_llava
 
 

@@ -10,11 +10,11 @@ import torch
 from engine.test_cost_counter import WITHIN, counted
 from engine.test_kernels import watched_layers
 from engine.test_training import batch_of, gradients, same, training
-from saccade import rows
+from saccade.core import rows
+from saccade.core.pricing import cost
 from saccade.engine import apply, kv_lengths
 from saccade.families import find
-from saccade.plan import Plan
-from saccade.pricing import cost
+from saccade.plans.plan import Plan
 from support.models import (
     BANNER,
     FACTORIES,

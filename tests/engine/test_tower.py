@@ -12,10 +12,10 @@ import transformers as T
 from torch import nn
 
 from saccade import models
+from saccade.core.layout import Layout
 from saccade.engine import apply, tower_scores
 from saccade.engine.tower import TowerTap, allow_other_sizes, grid, vision
 from saccade.families import find
-from saccade.layout import Layout
 from support.looking import BOTH, look
 from support.models import (
     BIG,

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from saccade import models
-from saccade.samples import Sample
+from saccade.inputs.samples import Sample
 from support.toy import build_toy
 
 QUESTIONS = ("what color is the circle ?", "how many red objects are there ?", "is there a ring ?")

@@ -10,8 +10,8 @@ from saccade import models
 from saccade.engine import apply
 from saccade.evaluation import compare, evaluate, runner
 from saccade.evaluation.identity import weights_digest
-from saccade.plan import Plan
-from saccade.samples import Sample
+from saccade.inputs.samples import Sample
+from saccade.plans.plan import Plan
 from support.toy import build_toy
 
 TOKENS = 4

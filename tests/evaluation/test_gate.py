@@ -9,7 +9,7 @@ from saccade.engine import apply
 from saccade.evaluation import compare, gate
 from saccade.evaluation.by_task import compare_by_task
 from saccade.evaluation.results import Comparison, Prediction, score
-from saccade.journal import Journal
+from saccade.system.journal import Journal
 
 
 def test_the_crude_plans_run_on_a_model_and_change_what_it_says(llava):

@@ -10,9 +10,9 @@ from saccade import models, skip_vision
 from saccade.engine import apply
 from saccade.evaluation import compare, runner
 from saccade.evaluation.identity import model_digest, setup_digest, weights_digest
-from saccade.plan import Plan
+from saccade.plans.plan import Plan
+from saccade.research.studies import Bench, Questions, Store
 from saccade.skip_vision import SkipVisionConfig
-from saccade.studies import Bench, Questions, Store
 from support.toy import build_toy
 
 SKIPPING = SkipVisionConfig(layout="llava", retained=6, merged=5, learned_summary=False)

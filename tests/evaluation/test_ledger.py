@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from saccade.evaluation.ledger import Ledger, sample_digest
-from saccade.journal import Journal, settings_hash
-from saccade.samples import Sample
+from saccade.inputs.samples import Sample
+from saccade.system.journal import Journal, settings_hash
 
 
 def put(path, settings, *cells):

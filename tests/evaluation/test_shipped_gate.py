@@ -7,8 +7,8 @@ import pytest
 from saccade import models
 from saccade.evaluation import compare, gate
 from saccade.evaluation.identity import weights_digest
-from saccade.files import read_json
 from saccade.glance import suite
+from saccade.system.files import read_json
 
 SAMPLES = 8
 

@@ -11,8 +11,8 @@ from torch import nn
 
 import saccade
 from matrix.cases import TOLERANCE, model
+from saccade.core.shapes import SHAPES
 from saccade.families import FAMILIES, find, unwrap
-from saccade.shapes import SHAPES
 from support.models import FACTORIES, FFN, HEADS, HIDDEN, IMAGE, SQUARE, VOCAB, WIDE, tiny_llava
 from support.reference import gap, recompute
 

@@ -13,13 +13,13 @@ import saccade
 from families.test_pictures import features, ramp
 from matrix.cases import TOLERANCE
 from saccade import models, skip_vision
+from saccade.core.layout import Layout
 from saccade.engine.tower import TowerTap
 from saccade.families import FAMILIES, find
 from saccade.families.vision import Picture
-from saccade.layout import Layout
+from saccade.inputs.samples import Sample
 from saccade.report.explain import explain
 from saccade.report.explain.reading import views as views_of
-from saccade.samples import Sample
 from support import processors
 from support.looking import look
 from support.models import BIG, IMAGE, SQUARE, TALL, WIDE, tiny_internvl

@@ -14,8 +14,8 @@ from families.test_pictures import ODD, account, ramp
 from saccade import models, skip_vision
 from saccade.families import find
 from saccade.families.vision import Picture, of_grids
+from saccade.inputs.samples import Sample
 from saccade.report.explain import explain
-from saccade.samples import Sample
 from support import processors
 from support.looking import look
 from support.models import BIG, IMAGE, SQUARE, TALL, VIDEO, WIDE, tiny_llava_onevision

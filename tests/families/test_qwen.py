@@ -14,11 +14,11 @@ import saccade
 from engine.test_tower import look
 from engine.test_training import batch_of, training
 from matrix.cases import TOLERANCE, greedy
-from saccade.analysis.attention import layer_heads
-from saccade.analysis.capture import record
-from saccade.analysis.constants import constants
 from saccade.families import find
 from saccade.families.between import Added
+from saccade.research.analysis.attention import layer_heads
+from saccade.research.analysis.capture import record
+from saccade.research.analysis.constants import constants
 from saccade.training.parts import parts_of
 from support.models import FACTORIES, FIRST_WORD, IMAGE, SQUARE, VIDEO, VOCAB, WIDE, Tiny, tiny_qwen3
 from support.reference import extend, gap, step_logits
@@ -287,7 +287,7 @@ def test_the_mixture_of_experts_has_no_adapter():
 
 
 def test_layers_of_the_built_tower_that_the_decoder_gets():
-    from saccade.shapes import SHAPES
+    from saccade.core.shapes import SHAPES
 
     family = find(tiny_qwen3().model)
     shape = SHAPES["qwen3-vl-8b"]

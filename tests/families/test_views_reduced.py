@@ -10,7 +10,7 @@ import torch
 
 from methods.test_shorter_prompts import TOWER, Told, pool
 from saccade import apply
-from saccade.stages import Evidence
+from saccade.core.stages import Evidence
 from support.looking import evidence_of
 from support.models import BIG, FACTORIES, SQUARE, TALL, WIDE
 from support.reference import gap

@@ -9,11 +9,11 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from saccade.glance import load, weights_path
-from saccade.glance.data import Batches, Mixture, network_inputs
 from saccade.glance.model import GlanceConfig, build_model, visual_rows
-from saccade.glance.network import Network
 from saccade.glance.suite import samples
 from saccade.glance.tokenizer import PAD, build_processor, build_tokenizer
+from saccade.research.embedded.data import Batches, Mixture, network_inputs
+from saccade.research.embedded.network import Network
 
 SMALL = GlanceConfig(layers=2, width=32, heads=4, mlp=32, vision_width=32)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from saccade.samples import Sample
+from saccade.inputs.samples import Sample
 from support.toy import build_toy
 
 PROGRAM = """

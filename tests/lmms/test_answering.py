@@ -16,7 +16,7 @@ from saccade.evaluation.runner import mean_cost
 from saccade.lmms.answering import Asker, Question, batches
 from saccade.lmms.conversation import Conversation
 from saccade.lmms.generation import Generation
-from saccade.plan import Plan
+from saccade.plans.plan import Plan
 from saccade.skip_vision import SkipVisionConfig, wrap
 
 SHORT = Generation.read({"max_new_tokens": 4})

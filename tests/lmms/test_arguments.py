@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saccade.lmms.arguments import read_count, read_flag, read_spec, read_text, write_arguments
-from saccade.plan import Plan
+from saccade.plans.plan import Plan
 
 
 def split(text: str) -> dict[str, str]:

@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 
 from saccade import models
+from saccade.inputs.samples import Sample
 from saccade.lmms.conversation import Conversation, inputs
-from saccade.plan import Plan
-from saccade.samples import Sample
+from saccade.plans.plan import Plan
 
 
 def picture(shade: int) -> Image.Image:

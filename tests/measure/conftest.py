@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from saccade.core.shapes import SHAPES, ModelShape
 from saccade.measure import target
-from saccade.shapes import SHAPES, ModelShape
 
 SIZES = {
     "llava": ModelShape("toy-llava", 3, 64, 4, 4, 16, 128, 256, 24),

@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from saccade.core.pricing import cost
 from saccade.engine import apply, attached, kv_lengths
 from saccade.measure import bench
 from saccade.measure.bench import batched
 from saccade.measure.counter import dispatched_flops
 from saccade.measure.results import Phase
 from saccade.measure.runs import Runner
-from saccade.plan import Plan
-from saccade.pricing import cost
+from saccade.plans.plan import Plan
 
 FAST = {"text": 12, "new_tokens": 3, "repeats": 2, "warmup": 0}
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from saccade.core.pricing import cost
+from saccade.core.route import Route
+from saccade.core.shapes import SHAPES
 from saccade.measure.bench import batched
 from saccade.measure.roofline import Device, layer_seconds, probe, roofline
-from saccade.plan import Plan
-from saccade.pricing import cost
-from saccade.route import Route
-from saccade.shapes import SHAPES
+from saccade.plans.plan import Plan
 
 SHAPE = SHAPES["llava-1.5-7b"]
 WEIGHTS = 2 * (4 * 4096 * 4096 + 3 * 4096 * 11008)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from saccade.core.shapes import SHAPES
 from saccade.measure import shape_of, target
-from saccade.shapes import SHAPES
 
 GIB = 2**30
 BF16, CPU, GPU = torch.bfloat16, torch.device("cpu"), torch.device("cuda")

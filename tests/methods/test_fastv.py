@@ -6,11 +6,11 @@ import pytest
 import torch
 
 import saccade
-from saccade.layout import Layout
+from saccade.core.layout import Layout
+from saccade.core.pricing import cost
+from saccade.core.shapes import SHAPES
 from saccade.methods.fastv import FastV
-from saccade.plan import Plan
-from saccade.pricing import cost
-from saccade.shapes import SHAPES
+from saccade.plans.plan import Plan
 from support import decoder_reference as reference
 from support.decoder_parity import check, check_never_waits, scenes, twins
 

@@ -10,10 +10,10 @@ from decimal import ROUND_DOWN, ROUND_HALF_EVEN, Decimal
 
 import pytest
 
-from saccade.layout import Layout
-from saccade.plan import Plan
-from saccade.pricing import cost
-from saccade.shapes import SHAPES
+from saccade.core.layout import Layout
+from saccade.core.pricing import cost
+from saccade.core.shapes import SHAPES
+from saccade.plans.plan import Plan
 
 ROWS = (576, 729, 1280, 2880)
 NEAREST = {

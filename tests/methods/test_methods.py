@@ -7,14 +7,14 @@ from dataclasses import FrozenInstanceError, dataclass
 import pytest
 import torch
 
-from saccade.layout import Layout
+from saccade.core.layout import Layout
+from saccade.core.route import LayerRoute
+from saccade.core.shapes import SHAPES
 from saccade.methods import METHODS, LayerMethod, Method, register
 from saccade.methods.ffn_skip import FFNSkip
 from saccade.methods.shortv import ShortV
 from saccade.methods.vskip import VSkip
 from saccade.methods.vtw import VTW
-from saccade.route import LayerRoute
-from saccade.shapes import SHAPES
 from support.reference import lost
 
 LAYOUT = Layout.from_mask(torch.tensor([[False, True, True, False], [True, False, False, False]]))

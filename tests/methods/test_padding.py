@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from saccade.layout import Layout
-from saccade.plan import Plan
-from saccade.rows import RowIndex
+from saccade.core.layout import Layout
+from saccade.core.rows import RowIndex
+from saccade.plans.plan import Plan
 
 VISUAL, TEXT = 20, 8
 

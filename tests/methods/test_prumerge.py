@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from saccade.methods.prumerge import PruMerge
 from saccade.methods.prumerge_plus import PruMergePlus
-from saccade.spec import parse
+from saccade.plans.spec import parse
 from support.tower_reference import Pair, tokens_prumerge
 from support.tower_scene import (
     SAMPLES,

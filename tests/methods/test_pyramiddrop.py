@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import saccade
-from saccade.layout import Layout
+from saccade.core.layout import Layout
+from saccade.core.pricing import cost
+from saccade.core.shapes import SHAPES
 from saccade.methods.pyramiddrop import PyramidDrop
-from saccade.plan import Plan
-from saccade.pricing import cost
-from saccade.shapes import SHAPES
+from saccade.plans.plan import Plan
 from support import decoder_reference as reference
 from support.decoder_parity import check, check_never_waits, scenes, twins
 

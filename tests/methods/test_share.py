@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from saccade import apply
+from saccade.core.pricing import cost
+from saccade.core.shapes import SHAPES
 from saccade.engine.prompt import layout_of_inputs
 from saccade.families import find
 from saccade.methods import METHODS
-from saccade.plan import Plan
-from saccade.pricing import cost
-from saccade.shapes import SHAPES
+from saccade.plans.plan import Plan
 from support.models import BANNER, BIG, FACTORIES, SQUARE, TALL, WIDE, Tiny
 from support.shorter import Shown, compare
 from support.tower_reference import Pair, View, rows_fastervlm, rows_vispruner, tokens_visionzip
@@ -162,7 +162,7 @@ def test_shares_are_of_views_or_of_the_image(name):
 
 
 def test_published_numbers_of_five_views():
-    from saccade.layout import Layout
+    from saccade.core.layout import Layout
 
     def rows(spec: str, views: int) -> float:
         layout = Layout.single(2880, 60, views=(576,) * views)

@@ -10,16 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import saccade
-from saccade.budget import flops_ratio, reach_flops
-from saccade.cluster import density_peaks
-from saccade.layout import Layout
+from saccade.core.cluster import density_peaks
+from saccade.core.layout import Layout
+from saccade.core.pricing import cost
+from saccade.core.shapes import SHAPES
+from saccade.core.stages import Evidence
 from saccade.methods.rated import parted
 from saccade.methods.sparsevlm import SparseVLM
 from saccade.methods.sparsevlm_plus import SparseVLMPlus
-from saccade.plan import Plan
-from saccade.pricing import cost
-from saccade.shapes import SHAPES
-from saccade.stages import Evidence
+from saccade.plans.budget import flops_ratio, reach_flops
+from saccade.plans.plan import Plan
 from support import decoder_reference as reference
 from support.decoder_parity import LAYERS, check, check_never_waits, scenes, twins
 from support.models import BANNER, SQUARE, WIDE

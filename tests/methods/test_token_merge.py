@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import saccade
 from saccade.methods.token_merge import TokenMerge
-from saccade.plan import Plan
+from saccade.plans.plan import Plan
 from skip_vision.slow import merge_groups
 from skip_vision.small import PICTURE, cos, made
 from support.models import FACTORIES, SQUARE, tiny_llava

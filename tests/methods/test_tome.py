@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import saccade
 from saccade import models
-from saccade.bipartite import add, match, merge, merged_away
+from saccade.core.bipartite import add, match, merge, merged_away
 from saccade.engine.tower import TowerTap
 from saccade.families import find
 from saccade.methods.tome import ToMe
@@ -391,8 +391,8 @@ def test_what_a_tower_method_sees_of_merged_patches():
     model, given = deep(), prompts(32, (1,))
     family, tower = find(model), model.model.vision_tower
     states, made = tower_by_hand(tower, given["pixel_values"], 3, layers=3)[0]
+    from saccade.core.layout import Layout
     from saccade.engine.tower import vision
-    from saccade.layout import Layout
 
     layout = Layout.from_mask(given["input_ids"] == 3)
     for which in ("made", "reads"):

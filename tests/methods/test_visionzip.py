@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saccade.methods.visionzip import VisionZip
-from saccade.spec import parse
+from saccade.plans.spec import parse
 from support.tower_reference import Pair, tokens_visionzip
 from support.tower_scene import (
     SAMPLES,

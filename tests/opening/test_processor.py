@@ -12,9 +12,9 @@ from PIL import Image
 
 import saccade
 from saccade import models
-from saccade.environment import matching_torchvision
+from saccade.inputs.samples import Sample
 from saccade.opening import open_processor
-from saccade.samples import Sample
+from saccade.system.environment import matching_torchvision
 from support import folders
 
 NAMES = tuple(folders.FILES)

@@ -11,8 +11,8 @@ import torch
 
 import saccade
 from saccade.cli.app import main
+from saccade.inputs.samples import Sample
 from saccade.models import inputs
-from saccade.samples import Sample
 from support import folders
 from support.models import FACTORIES, SQUARE, WIDE
 

@@ -21,7 +21,7 @@ from typing import Any
 from rehearsal import checkpoint, layout, scene, tables
 from rehearsal.cases import CASES, PLANS, Place
 from rehearsal.running import program, with_needs
-from saccade.files import read_json, write_json
+from saccade.system.files import read_json, write_json
 
 COMMAND = "make checkpoints"
 WITHOUT, WITH = "without torchvision", "with torchvision"

@@ -10,7 +10,7 @@ import pytest
 
 from rehearsal import layout, scene
 from rehearsal.checkpoint import Checkpoint
-from saccade.files import locked
+from saccade.system.files import locked
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from typing import Any
 
 from rehearsal import tables
 from rehearsal.checkpoint import Checkpoint
-from saccade.files import write_folder, write_json, write_text
+from saccade.system.files import write_folder, write_json, write_text
 
 INDEX = "model.safetensors.index.json"
 SPREAD = 0.05

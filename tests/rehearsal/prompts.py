@@ -33,7 +33,7 @@ def main(words: Sequence[str]) -> int:
     """
     import saccade
     from saccade import models
-    from saccade.samples import Sample
+    from saccade.inputs.samples import Sample
 
     known = checkpoint.every()[words[0]]
     folder, where = Path(words[1]), scene.Scene(Path(words[2]))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from saccade.files import write_text
+from saccade.system.files import write_text
 
 QUESTION = "What is in the picture?"
 SIZES = {

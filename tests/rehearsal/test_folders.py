@@ -13,7 +13,7 @@ from rehearsal import checkpoint, layout
 from rehearsal.cases import CASES, PLANS
 from saccade.families import FAMILIES
 from saccade.methods import METHODS
-from saccade.spec import parse
+from saccade.plans.spec import parse
 
 CHECKPOINTS = checkpoint.every()
 

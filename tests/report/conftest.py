@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from saccade.demo.plans import lineup
+from saccade.core.layout import Layout
+from saccade.core.shapes import ModelShape
 from saccade.evaluation.matched import lineup as lineup_of_all
 from saccade.evaluation.results import Prediction, score
-from saccade.files import write_json
-from saccade.layout import Layout
-from saccade.plan import Plan
+from saccade.plans.plan import Plan
 from saccade.report import figures, route_map
-from saccade.shapes import ModelShape
+from saccade.research.demo.plans import lineup
+from saccade.system.files import write_json
 
 SHAPE = ModelShape("toy", 4, 64, 2, 2, 32, 128, 100, 16)
 ORDERS = {"vig": (3, 0, 2, 1), "ffn": (3, 2, 1, 0), "lc": (3, 1, 0, 2), "withdrawal": (3,)}

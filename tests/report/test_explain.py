@@ -17,17 +17,17 @@ from matplotlib.text import Text
 from PIL import Image
 
 from saccade import models
+from saccade.core.layout import Layout
+from saccade.core.shapes import ModelShape
+from saccade.core.stages import Grid, Rewrite
 from saccade.engine import apply
 from saccade.engine.trace import Trace
-from saccade.layout import Layout
-from saccade.plan import Plan
+from saccade.plans.plan import Plan
 from saccade.report import style
 from saccade.report.explain import explain, figure, of_trace
 from saccade.report.explain.marks import marks, slot_colours
 from saccade.report.explain.sheet import measure, wrap
 from saccade.report.explain.stages import caption
-from saccade.shapes import ModelShape
-from saccade.stages import Grid, Rewrite
 from support.models import BIG, FACTORIES, SQUARE, WIDE
 
 DEPTH, SIDE, PREFIX, FIRST = 6, 4, 3, 3

@@ -8,8 +8,8 @@ import pytest
 from matplotlib import rcParams
 from PIL import Image
 
-from saccade.layout import Layout
-from saccade.plan import Plan
+from saccade.core.layout import Layout
+from saccade.plans.plan import Plan
 from saccade.report import figures, route_map, style
 from saccade.report.markdown import markdown
 

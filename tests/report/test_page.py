@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from saccade.report.page import render, render_family
+from saccade.research.demo.page import render, render_family
 
 VOID = {"meta", "img", "br", "hr", "link"}
 

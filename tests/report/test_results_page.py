@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saccade.cli import main
-from saccade.layout import Layout
-from saccade.plan import Plan
+from saccade.core.layout import Layout
+from saccade.plans.plan import Plan
 from saccade.report.results import read, render
 from saccade.report.results.frontier import frontier
 from saccade.report.results.kinds import Palette, layer_shares

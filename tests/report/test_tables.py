@@ -3,9 +3,9 @@
 import json
 
 import pytest
+from docsite import tables
 
 from saccade.methods import METHODS
-from saccade.report import tables
 
 README = "# x\n\n<!-- generated:{name} -->\nold\n<!-- /generated -->\n\nafter\n"
 

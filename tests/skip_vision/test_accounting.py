@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from saccade.shapes import SHAPES
+from saccade.core.shapes import SHAPES
 from saccade.skip_vision import SkipVisionConfig, ablation_row
 from saccade.skip_vision.accounting import saving
 

@@ -15,7 +15,7 @@ from saccade.glance import suite
 from saccade.measure import bench
 from saccade.models import inputs
 from saccade.models import wrap as pair
-from saccade.plan import Plan
+from saccade.plans.plan import Plan
 from saccade.skip_vision import SkipVisionConfig, wrap, wrapped
 from saccade.skip_vision.align import align
 from saccade.skip_vision.chain_of_sight import Scale

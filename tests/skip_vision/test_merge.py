@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saccade.merge import mean_merge, token_merge
+from saccade.core.merge import mean_merge, token_merge
 
 
 def slow_merge(x_ND: torch.Tensor, keep: int) -> tuple[torch.Tensor, list[int]]:

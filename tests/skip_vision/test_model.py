@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import saccade
+from saccade.core.layout import Layout
 from saccade.engine.cache import kv_lengths
-from saccade.layout import Layout
 from saccade.methods.skip_vision import SkipVision
 from saccade.skip_vision import SkipVisionConfig, ablation_row, wrapped
 from skip_vision.slow import dense, marks, recomputing, roles

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 import saccade
-from saccade.layout import Layout
-from saccade.stages import Evidence
+from saccade.core.layout import Layout
+from saccade.core.stages import Evidence
 from support.decoder_reference import Run
 from support.models import FACTORIES, SQUARE, TALL, WIDE, Segment, Tiny
 

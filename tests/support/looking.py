@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from saccade.core.layout import Layout
+from saccade.core.stages import Evidence
 from saccade.engine.tower import TowerTap, vision
 from saccade.families import find
-from saccade.layout import Layout
 from saccade.methods import METHODS
-from saccade.stages import Evidence
 
 BOTH = frozenset({"made", "reads"})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from saccade.samples import Sample
+from saccade.inputs.samples import Sample
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:

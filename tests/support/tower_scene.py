@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 
-from saccade.layout import Layout
-from saccade.stages import Choice, Counts, Evidence, Grid, Stage, Vision
+from saccade.core.layout import Layout
+from saccade.core.stages import Choice, Counts, Evidence, Grid, Stage, Vision
 from support.tower_reference import Pair, View
 
 HEADS, WIDTH, HIDDEN = 2, 8, 6

@@ -15,10 +15,10 @@ from typing import Any
 
 import saccade
 from saccade import engine, models
-from saccade.analysis.study import VERSION as ANALYSIS
 from saccade.calibration.api import VERSION as CALIBRATION
 from saccade.families import FAMILIES
 from saccade.methods import METHODS
+from saccade.research.analysis.study import VERSION as ANALYSIS
 from saccade.skip_vision.wrap import VERSION as WRAPPED
 
 FILE = Path(__file__).resolve().parents[1] / "versions.json"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from saccade import models
-from saccade.samples import Sample
+from saccade.inputs.samples import Sample
 from saccade.training.collate import Collator
 from saccade.training.encode import IGNORE, Encoder
 from saccade.training.records import BadRecord, Conversation, read_record

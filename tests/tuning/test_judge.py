@@ -11,8 +11,8 @@ from matrix.cases import LAYERS, greedy, inputs, model
 from saccade import models
 from saccade.calibration.measures import kl
 from saccade.evaluation.runner import generate
-from saccade.journal import Journal
-from saccade.plan import Plan
+from saccade.plans.plan import Plan
+from saccade.system.journal import Journal
 from saccade.tuning.judge import Judge, forced
 from support.models import FACTORIES
 from support.reference import gap
@@ -65,7 +65,9 @@ def test_the_loss_is_the_kl_summed_over_the_answer(loaded):
     with torch.no_grad():
         whole = loaded.model.generate(**ids, **models.greedy(6))
         said = whole[:, ids["input_ids"].shape[1] :]
-        dense, tried = (forced(loaded.family, loaded.model, ids, said[:, :-1], each)[0] for each in (Plan(), plan))
+        dense, tried = (
+            forced(loaded.family, loaded.model, ids, said[:, :-1], each)[0] for each in (Plan(), plan)
+        )
     assert found.kl[0] == pytest.approx(float(kl(dense, tried, "full-perturbed").sum()), rel=1e-5)
     top = tried[0].softmax(-1).topk(2).values
     assert found.margin[0] == pytest.approx(float(top[0] - top[1]), abs=1e-4)

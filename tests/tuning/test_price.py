@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from saccade.budget import price_prompt
-from saccade.plan import Plan
-from saccade.shapes import SHAPES, ModelShape
+from saccade.core.shapes import SHAPES, ModelShape
+from saccade.plans.budget import price_prompt
+from saccade.plans.plan import Plan
 from saccade.tuning.price import CacheMeter, FlopsMeter, Pricer, typical
 
 SHAPE = ModelShape("small", 8, 64, 4, 2, 16, 160, 100, 40)
@@ -64,7 +64,9 @@ def test_typical_prompts_are_few_and_keep_the_means():
     assert len(few) <= 12 and sum(few.values()) == pytest.approx(total)
     for place in (0, 1):
         mean = sum(prompt[place] * weight for prompt, weight in many.items()) / total
-        assert sum(prompt[place] * weight for prompt, weight in few.items()) / total == pytest.approx(mean, abs=0.5)
+        assert sum(prompt[place] * weight for prompt, weight in few.items()) / total == pytest.approx(
+            mean, abs=0.5
+        )
     shape = SHAPES["llava-1.5-7b"]
     plan = Plan.of("divprune(keep=0.5)+shortv(layers=20-31)")
     prices = [Pricer(FlopsMeter(shape), shape, prompts).ratio(plan) for prompts in (many, few)]
@@ -72,4 +74,7 @@ def test_typical_prompts_are_few_and_keep_the_means():
 
 
 def test_prompts_of_one_size_keep_their_mean_text():
-    assert typical({(100, 6): 3.0, (100, 9): 1.0}) == {(100, 6): pytest.approx(1.0), (100, 7): pytest.approx(3.0)}
+    assert typical({(100, 6): 3.0, (100, 9): 1.0}) == {
+        (100, 6): pytest.approx(1.0),
+        (100, 7): pytest.approx(3.0),
+    }

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from saccade.plan import Plan
+from saccade.plans.plan import Plan
 from saccade.tuning.judge import Loss
 from saccade.tuning.price import FlopsMeter, Pricer
 from saccade.tuning.search import Effort, Search
@@ -65,7 +65,8 @@ def test_it_finds_the_best_of_all_plans_of_a_small_space():
     menu = Menu(LAYERS, ("freeze",))
     found = searching(menu, 4000).run(0.72, 4000)
     plans = [
-        State(tuple("freeze" if on else "" for on in bits)).plan for bits in itertools.product((0, 1), repeat=LAYERS)
+        State(tuple("freeze" if on else "" for on in bits)).plan
+        for bits in itertools.product((0, 1), repeat=LAYERS)
     ]
     best = min((plan for plan in plans if PRICER.ratio(plan) <= 0.72), key=loss_of)
     assert found is not None and found.ratio <= 0.72
@@ -75,7 +76,10 @@ def test_it_finds_the_best_of_all_plans_of_a_small_space():
     greedy = next(
         plan
         for count in range(LAYERS)
-        if PRICER.ratio(plan := State(tuple("freeze" if n in order[:count] else "" for n in range(LAYERS))).plan) <= 0.72
+        if PRICER.ratio(
+            plan := State(tuple("freeze" if n in order[:count] else "" for n in range(LAYERS))).plan
+        )
+        <= 0.72
     )
     assert loss_of(greedy) > 2 * loss_of(found.plan)
 
@@ -119,7 +123,8 @@ def test_a_dearer_search_starts_the_next():
 
 def test_the_surrogate_orders_what_it_has_not_seen():
     states = [
-        State(tuple("freeze" if on else "" for on in bits)) for bits in itertools.product((0, 1), repeat=LAYERS)
+        State(tuple("freeze" if on else "" for on in bits))
+        for bits in itertools.product((0, 1), repeat=LAYERS)
     ]
     guess = Surrogate(LAYERS, ALONE)
     additive = {s: sum(ALONE[n, "freeze"] for n, skip in enumerate(s.skips) if skip) for s in states}

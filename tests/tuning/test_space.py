@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from saccade.methods import METHODS
-from saccade.plan import Plan
+from saccade.plans.plan import Plan
 from saccade.tuning.price import CacheMeter, FlopsMeter, Pricer
 from saccade.tuning.space import (
     OPERATIONS,
@@ -78,7 +78,9 @@ def test_the_menu_holds_what_is_allowed_and_runs():
     assert {reducer.position_policy for reducer in few.reducers} == {"keep"}
     assert not any(reducer.name in ("uniform", "token_merge") for reducer in few.reducers)
     served = Menu.of(LAYERS, OPERATIONS, engine="vllm")
-    assert not served.drops and served.withdraws and {r.name for r in served.reducers} <= {"divprune", "uniform"}
+    assert (
+        not served.drops and served.withdraws and {r.name for r in served.reducers} <= {"divprune", "uniform"}
+    )
 
 
 @pytest.mark.parametrize(

@@ -18,15 +18,15 @@ from saccade.calibration.request import choose, reach, wanted_method
 from saccade.calibration.run import compare, decides, trying
 from saccade.calibration.scores import Scores
 from saccade.calibration.spoken import with_answer
-from saccade.data import Entry
 from saccade.engine import check_made_for
 from saccade.evaluation.identity import code_of, setup_digest
-from saccade.journal import Journal, Section, opened
+from saccade.inputs.data import Entry
+from saccade.inputs.samples import Sample
 from saccade.measure.provenance import record
 from saccade.methods import Method
-from saccade.plan import Plan
-from saccade.samples import Sample
-from saccade.weights import weights_digest
+from saccade.opening.digest import weights_digest
+from saccade.plans.plan import Plan
+from saccade.system.journal import Journal, Section, opened
 
 VERSION = 2
 """Raised when scores of layers come out otherwise; what was kept of the former is then not used again."""
@@ -61,7 +61,7 @@ def calibrate(
         model: A stock Hugging Face VLM.
         processor: Its processor.
         samples: Questions to calibrate on, of one task or a mixture; of entries of a JSONL file
-            (``saccade.data.read_jsonl``) only those drawn are decoded.
+            (``saccade.inputs.data.read_jsonl``) only those drawn are decoded.
         method: Name, spec string (``"vskip(budget=4)"``) or method whose layers are to be chosen. Reducers
             beside it (``"fastv(keep=0.5)+vskip(budget=4)"``) come into the plan as they are; layers are
             scored without them.

@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from typing import Literal, Protocol, TypeVar
 
-from saccade.samples import Sample
+from saccade.inputs.samples import Sample
 
 Draw = Literal["global", "stratified"]
 

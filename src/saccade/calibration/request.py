@@ -6,18 +6,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from saccade import models
-from saccade.budget import last_layers, reach_flops
 from saccade.calibration.draw import Draw, check_draw
 from saccade.calibration.draw import draw as draw_samples
 from saccade.calibration.measures import check_direction
 from saccade.calibration.probes import probe_for
 from saccade.calibration.run import rows_of
-from saccade.data import Entry
-from saccade.layout import Layout
+from saccade.core.layout import Layout
+from saccade.inputs.data import Entry
+from saccade.inputs.samples import Sample
 from saccade.methods import BudgetMethod, LayerMethod, Method
 from saccade.methods.vtw import VTW
-from saccade.plan import Plan
-from saccade.samples import Sample
+from saccade.plans.budget import last_layers, reach_flops
+from saccade.plans.plan import Plan
 
 
 def check_request(

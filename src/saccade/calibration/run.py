@@ -15,14 +15,14 @@ from torch import nn
 
 from saccade.calibration.measures import Direction
 from saccade.calibration.probes import Probe
+from saccade.core.pricing import executed_flops
+from saccade.core.route import Route
+from saccade.core.shapes import ModelShape
 from saccade.engine import apply, attached
 from saccade.engine.replay import Replay, Replayer, replaying
 from saccade.families import find
 from saccade.methods import Method
-from saccade.plan import Plan
-from saccade.pricing import executed_flops
-from saccade.route import Route
-from saccade.shapes import ModelShape
+from saccade.plans.plan import Plan
 
 TIMING_SECONDS = 2.0
 """Pairs of timed runs are repeated within about this time, three pairs at most."""

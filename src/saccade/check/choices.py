@@ -15,10 +15,10 @@ from saccade.check.distance import EXACT
 from saccade.check.meaning import Cut, account
 from saccade.check.prompts import Inputs
 from saccade.check.report import Outcome
-from saccade.layout import Layout, Views
+from saccade.core.layout import Layout, Views
 from saccade.methods import Method
 from saccade.methods.reducer import KeepReducer
-from saccade.plan import Plan
+from saccade.plans.plan import Plan
 
 SLACK = 0.01
 """Share by which a score that was left may pass one that was kept: what rounding does to near equals."""

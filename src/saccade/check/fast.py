@@ -15,9 +15,9 @@ import torch
 from saccade.check.finders import bare, first_input
 from saccade.check.meaning import Cut
 from saccade.check.prompts import Inputs
+from saccade.core.layout import Views
 from saccade.engine import Attachment
 from saccade.engine.trace import Trace
-from saccade.layout import Views
 
 NEW_TOKENS = 4
 """Tokens that are generated."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from saccade.methods import METHODS, Method
-from saccade.plan import Plan
+from saccade.plans.plan import Plan
 
 SKIPPED = "layers skipped"
 TOWER = "scored in the vision tower"

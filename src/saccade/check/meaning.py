@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from saccade.check.reference import Account, Mix, Sets
-from saccade.layout import Layout
+from saccade.core.layout import Layout
 from saccade.methods import Method
-from saccade.plan import Plan
+from saccade.plans.plan import Plan
 
 LOSES: Mapping[str, frozenset[str]] = {
     "vskip": frozenset({"asks"}),

@@ -22,7 +22,7 @@ from saccade.check.prompts import Inputs, Prompts, first_line
 from saccade.check.report import Outcome, Row
 from saccade.engine import apply
 from saccade.families import find
-from saccade.plan import Plan
+from saccade.plans.plan import Plan
 
 
 def ask_plan(bench: Bench, case: Case, force: bool = False) -> Row:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from saccade.plan import Plan
-from saccade.samples import Sample
+from saccade.inputs.samples import Sample
+from saccade.plans.plan import Plan
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -25,7 +25,7 @@ from saccade.check.prompts import QUESTION, Prompts, ask
 from saccade.check.report import Report, Row
 from saccade.engine import attached
 from saccade.measure import record
-from saccade.plan import Plan, PlanLike
+from saccade.plans.plan import Plan, PlanLike
 
 if TYPE_CHECKING:
     from PIL.Image import Image

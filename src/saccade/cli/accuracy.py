@@ -57,7 +57,7 @@ def show(out: common.Output, found: dict[str, Any], scored_by: str) -> None:
 def layers_of(spec: str) -> str:
     """Where a plan works, of its spec: its layers, or the layer from which on."""
     from saccade.methods.base import write_value
-    from saccade.plan import Plan
+    from saccade.plans.plan import Plan
 
     found = []
     for method in Plan.of(spec or "dense").methods:

@@ -15,7 +15,7 @@ from saccade.cli import streams
 from saccade.cli.apart import guard
 from saccade.cli.common import Interrupted, holding, threads_kept
 from saccade.cli.terminal import plain_warnings
-from saccade.text import short
+from saccade.core.text import short
 
 COMMANDS = (
     *("demo", "methods", "cost", "bench", "calibrate", "tune", "evaluate"),

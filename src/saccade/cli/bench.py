@@ -8,8 +8,8 @@ import typer
 
 from saccade.cli import common
 from saccade.cli.opening import opens
-from saccade.names import check_plans, check_target
 from saccade.opening.settings import Opening
+from saccade.plans.names import check_plans, check_target
 
 if TYPE_CHECKING:
     from saccade.measure.results import Bench, Phase, Usage
@@ -132,13 +132,13 @@ def _check(
     from saccade.measure import shape_of
     from saccade.measure.bench import resolve
     from saccade.measure.target import check_plan, laid_of, layers_to_build, refuse_layers
-    from saccade.plan import Plan
+    from saccade.plans.plan import Plan
 
     shape, laid = shape_of(model), laid_of(model)
     if laid is not None:
         visual = laid.asked(visual)
     depth, visual = shape.layers, shape.visual if visual is None else visual
-    from saccade.shapes import SHAPES
+    from saccade.core.shapes import SHAPES
 
     if model in SHAPES:
         rows = visual + text + rest["new_tokens"]

@@ -10,15 +10,15 @@ import typer
 
 from saccade.cli import common
 from saccade.cli.opening import opens, words
-from saccade.names import check_plans
 from saccade.opening.settings import Opening
+from saccade.plans.names import check_plans
 
 if TYPE_CHECKING:
     from saccade.calibration.draw import Draw
     from saccade.calibration.measures import Direction
-    from saccade.data import Entry
-    from saccade.plan import Plan
-    from saccade.samples import Sample
+    from saccade.inputs.data import Entry
+    from saccade.inputs.samples import Sample
+    from saccade.plans.plan import Plan
 
 BAR = 24
 """Characters of the longest bar."""
@@ -111,7 +111,7 @@ def calibrate(
     from saccade.calibration.api import calibrate as run
     from saccade.calibration.api import partial_path
     from saccade.calibration.request import check_request, choose
-    from saccade.journal import rest
+    from saccade.system.journal import rest
 
     check_request(method, budget, flops, score, direction, draw)
     pool = read_pool(task or [], data, mixture, samples, seed)
@@ -166,7 +166,7 @@ def read_pool(
     if sum((bool(tasks), data is not None, mixture)) > 1:
         raise ValueError("give --task, --data or --mixture, not several of them")
     if data is not None:
-        from saccade.data import read_jsonl
+        from saccade.inputs.data import read_jsonl
 
         return read_jsonl(data)
     from saccade.glance import suite
@@ -208,9 +208,9 @@ def show(view: common.Output, plan: Plan) -> None:
 
 def touched(plan: Plan) -> set[int]:
     """Layers in which a plan's layer methods differ from the stock model, reducers left out."""
-    from saccade.layout import Layout
+    from saccade.core.layout import Layout
     from saccade.methods import BudgetMethod
-    from saccade.plan import Plan
+    from saccade.plans.plan import Plan
 
     chosen = Plan(tuple(m for m in plan.methods if isinstance(m, BudgetMethod)))
     route = chosen.route(Layout.single(2, 4), plan.model["text"]["layers"])

@@ -53,13 +53,13 @@ def check(
     out = common.Output(json)
     if question is not None and not question.strip():
         raise ValueError("the question is empty")
-    from saccade.pictures import open_picture
+    from saccade.inputs.pictures import open_picture
 
     picture = None if image is None else open_picture(image)
     from saccade import check as checking
     from saccade import models
     from saccade.check.prompts import QUESTION
-    from saccade.plan import Plan
+    from saccade.plans.plan import Plan
 
     wanted = None if plan is None else Plan.of(plan)
     opening, depth = _first_layers(model, opening, layers)

@@ -18,14 +18,14 @@ import typer
 
 from saccade.cli import streams
 from saccade.cli.terminal import console
-from saccade.text import printable
+from saccade.core.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
     from rich.table import Table
 
-    from saccade.journal import Journal
+    from saccade.system.journal import Journal
 
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="A model folder, a hub id, or 'glance' (the embedded model).")
@@ -128,7 +128,7 @@ def hold(path: str | os.PathLike | None, *, folder: bool = False) -> None:
     """
     stack = _holding.get()
     if stack is not None and path is not None and str(path) != "-":
-        from saccade.files import alone
+        from saccade.system.files import alone
 
         stack.enter_context(alone(path, folder=folder))
 
@@ -139,7 +139,7 @@ def keep(path: str | os.PathLike | None) -> Journal:
     Raises:
         ValueError: If another command holds it, or something else is there.
     """
-    from saccade.journal import Journal
+    from saccade.system.journal import Journal
 
     journal, stack = Journal(path), _holding.get()
     return journal if stack is None else stack.enter_context(journal)
@@ -187,7 +187,7 @@ class Output:
             sys.stdout.write("\n")
             sys.stdout.flush()
         elif self.target is not None:
-            from saccade.files import write_json
+            from saccade.system.files import write_json
 
             write_json(self.target, data)
             self.note(f"wrote {self.target}")
@@ -240,7 +240,7 @@ def threads_kept() -> Iterator[None]:
 
 def use_threads(threads: int | None) -> None:
     """Sets how many threads torch computes with, for this command."""
-    from saccade import threads as cores
+    from saccade.system import threads as cores
 
     cores.use(threads)
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saccade.cli import common
-from saccade.names import check_plans, check_target
-from saccade.text import quoted
+from saccade.core.text import quoted
+from saccade.plans.names import check_plans, check_target
 
 if TYPE_CHECKING:
-    from saccade.plan import Plan
-    from saccade.pricing import Cost
-    from saccade.shapes import ModelShape
+    from saccade.core.pricing import Cost
+    from saccade.core.shapes import ModelShape
+    from saccade.plans.plan import Plan
     from saccade.skip_vision.accounting import Laid
 
 TEXT = 66.6
@@ -102,7 +102,7 @@ def cost(
 
 def _check_shapes(model: str, plans: Sequence[str]) -> None:
     """Refuses plans that were made for another model."""
-    from saccade.plan import Plan
+    from saccade.plans.plan import Plan
 
     for found in map(Plan.of, plans):
         if found.model:
@@ -112,7 +112,7 @@ def _check_shapes(model: str, plans: Sequence[str]) -> None:
 
 
 def _shape(name: str) -> tuple[ModelShape, Laid | None]:
-    from saccade.shapes import SHAPES
+    from saccade.core.shapes import SHAPES
 
     if name in SHAPES:
         # Presets need no transformers, whose import takes longer than the answer.
@@ -162,9 +162,9 @@ def price(
     Raises:
         ValueError: If the plan cannot be read or does not fit the shape.
     """
-    from saccade.budget import as_processed, layouts_of, price_prompt, resolve_for_prompt
-    from saccade.plan import Plan
-    from saccade.pricing import against
+    from saccade.core.pricing import against
+    from saccade.plans.budget import as_processed, layouts_of, price_prompt, resolve_for_prompt
+    from saccade.plans.plan import Plan
 
     plan = Plan.of(asked)
     if laid is not None:
@@ -205,7 +205,7 @@ def _show(
 ) -> None:
     from rich.table import Table
 
-    from saccade.plan import Plan
+    from saccade.plans.plan import Plan
 
     out.line(
         f"{shape.name}: {shape.layers} layers, width {shape.hidden}, FFN {shape.ffn}, {shape.heads} heads "

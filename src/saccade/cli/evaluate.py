@@ -12,15 +12,15 @@ import typer
 from saccade.cli import common
 from saccade.cli.accuracy import show
 from saccade.cli.opening import opens
-from saccade.names import check_plans
 from saccade.opening.settings import Opening
+from saccade.plans.names import check_plans
 
 if TYPE_CHECKING:
     from saccade.evaluation import Comparison, Evaluation
-    from saccade.journal import Journal
+    from saccade.inputs.samples import Sample
     from saccade.models import Loaded
-    from saccade.plan import Plan
-    from saccade.samples import Sample
+    from saccade.plans.plan import Plan
+    from saccade.system.journal import Journal
 
 SUITE_SAMPLES = 100
 NEW_TOKENS = 24
@@ -152,7 +152,7 @@ def evaluate(
     from saccade.evaluation.comparison import compare, name_plans
     from saccade.evaluation.orders import read_orders
     from saccade.measure import record
-    from saccade.plan import Plan
+    from saccade.plans.plan import Plan
 
     wanted = name_plans(plan or [])
     orders = read_orders(order or [])
@@ -206,7 +206,7 @@ def read_questions(
     if data is not None:
         if tasks:
             raise ValueError("give --task or --data, not both")
-        from saccade.data import load_jsonl
+        from saccade.inputs.data import load_jsonl
 
         return thin(load_jsonl(data, score, answered=True), samples, seed)
     from saccade.glance import suite
@@ -282,7 +282,7 @@ def check_unused(options: dict[str, Any], where: str) -> None:
 
 def write_predictions(path: Path, found: Comparison) -> None:
     """Writes every answer of dense, blind and the plans as JSON."""
-    from saccade.files import write_json
+    from saccade.system.files import write_json
 
     runs: list[Evaluation] = [found.dense, *([found.blind] if found.blind else []), *found.plans.values()]
     rows: list[dict[str, Any]] = [

@@ -9,8 +9,8 @@ import typer
 
 from saccade.cli import common
 from saccade.cli.opening import opens
-from saccade.names import check_plans
 from saccade.opening.settings import Opening
+from saccade.plans.names import check_plans
 
 if TYPE_CHECKING:
     from saccade.report.explain import Explanation
@@ -59,13 +59,13 @@ def explain(
     check_plans([plan])
     if not question.strip():
         raise ValueError("the question is empty")
-    from saccade.pictures import open_picture
+    from saccade.inputs.pictures import open_picture
 
     paths = [image, *(more or [])]
     images = [open_picture(path) for path in paths]
     from saccade import models
     from saccade.measure import record
-    from saccade.plan import Plan
+    from saccade.plans.plan import Plan
     from saccade.report import explain as report
 
     files = [file for path in output or [Path("saccade-explain")] for file in report.targets(path)]

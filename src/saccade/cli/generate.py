@@ -10,8 +10,8 @@ import typer
 
 from saccade.cli import common
 from saccade.cli.opening import opens
-from saccade.names import check_plans
 from saccade.opening.settings import Opening
+from saccade.plans.names import check_plans
 
 
 def register(app: typer.Typer) -> None:
@@ -42,14 +42,14 @@ def generate(
     check_plans([plan] if plan else [])
     if not question.strip():
         raise ValueError("the question is empty")
-    from saccade.pictures import open_picture
+    from saccade.inputs.pictures import open_picture
 
     images = tuple(open_picture(path) for path in image or [])
     from saccade import models
     from saccade.engine import check_made_for
+    from saccade.inputs.samples import Sample
     from saccade.measure import record
-    from saccade.plan import Plan
-    from saccade.samples import Sample
+    from saccade.plans.plan import Plan
 
     wanted = None if plan is None else Plan.of(plan)
     where = opening.torch_device()
@@ -102,11 +102,11 @@ def _answer(loaded, batch, max_new_tokens: int) -> dict[str, Any]:
 
 def _planned(loaded, asked, batch, max_new_tokens: int, plan) -> dict[str, Any]:
     from saccade import models
-    from saccade.budget import last_layers, price, reach_flops
+    from saccade.core.pricing import against, cost
     from saccade.engine import apply
     from saccade.engine.prompt import layout_of_inputs
-    from saccade.plan import Plan
-    from saccade.pricing import against, cost
+    from saccade.plans.budget import last_layers, price, reach_flops
+    from saccade.plans.plan import Plan
 
     layout = layout_of_inputs(loaded.family, loaded.model, batch)
     resolved = reach_flops(plan, loaded.shape, [layout], last_layers(loaded.shape.layers))

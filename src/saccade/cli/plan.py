@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from saccade.cli import common
-from saccade.names import check_plans
-from saccade.text import printable
+from saccade.core.text import printable
+from saccade.plans.names import check_plans
 
 File = Annotated[str, typer.Argument(metavar="PLAN", help="A plan file or a spec string.")]
 
@@ -34,7 +34,7 @@ def show(plan: File, json: common.Json = None) -> None:
 
     view = common.Output(json)
     check_plans([plan])
-    from saccade.plan import Plan
+    from saccade.plans.plan import Plan
 
     found = Plan.of(plan)
     view.line(f"plan: {found.spec}")
@@ -67,7 +67,7 @@ def diff(first: File, second: File, json: common.Json = None) -> None:
 
     view = common.Output(json)
     check_plans([first, second])
-    from saccade.plan import Plan
+    from saccade.plans.plan import Plan
 
     mine, theirs = Plan.of(first), Plan.of(second)
     found = mine.diff(theirs)
@@ -104,8 +104,8 @@ def validate(
     """
     view = common.Output(json)
     check_plans([plan])
-    from saccade.plan import Plan
-    from saccade.plan_file import unknown_fields
+    from saccade.plans.plan import Plan
+    from saccade.plans.schema import unknown_fields
 
     if strict and model is None:
         raise ValueError("--strict compares weights: give --model MODEL")

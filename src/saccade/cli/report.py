@@ -40,9 +40,9 @@ def report(
     if twice is not None:
         raise ValueError(f"{twice} is given twice")
 
-    from saccade.files import write_text
     from saccade.report.results import read, render
     from saccade.report.results.group import by_model
+    from saccade.system.files import write_text
 
     with common.progress() as bar:
         task = bar.add_task("reading", total=len(results) + 1)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TextIO
 
-from saccade.text import replace_unknown
+from saccade.core.text import replace_unknown
 
 HANDLER = "saccade.replace"
 

@@ -36,10 +36,10 @@ def judge(
         ValueError: If the suite or a plan cannot be used, lmms-eval is not there, or it fails.
     """
     from saccade.evaluation.comparison import name_plans
-    from saccade.files import write_json
     from saccade.lmms.process import Job, check_installed
     from saccade.lmms.suite import Suite, answers, evaluate_suite, forget, tally
     from saccade.measure import record
+    from saccade.system.files import write_json
 
     wanted, suite = name_plans(plans), Suite.read(name, samples, seed)
     where = opening.torch_device()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from saccade.text import printable, short
+from saccade.core.text import printable, short
 
 if TYPE_CHECKING:
     from rich.console import Console

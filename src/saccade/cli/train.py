@@ -186,8 +186,8 @@ def glance(
                 f"{export} exists and is not a model folder; it would be replaced, so choose another"
             )
         common.check_writable(export / "config.json")
-    from saccade.glance.checkpoint import CHECKPOINT
-    from saccade.glance.checkpoint import export as write_folder
+    from saccade.research.embedded.checkpoint import CHECKPOINT
+    from saccade.research.embedded.checkpoint import export as write_folder
 
     if not export_only:
         _train(minutes, steps, seed, run, resume, threads)
@@ -210,8 +210,8 @@ def glance(
 def _train(minutes, steps, seed: int, run: Path, resume: bool, threads) -> None:
     from dataclasses import replace
 
-    from saccade.glance.checkpoint import CHECKPOINT
-    from saccade.glance.train import TrainConfig, train
+    from saccade.research.embedded.checkpoint import CHECKPOINT
+    from saccade.research.embedded.train import TrainConfig, train
 
     # Both kinds of run write metrics.jsonl.
     if (run / "run.json").exists():

@@ -135,7 +135,9 @@ def tune(
 
     view = common.Output(json)
     common.check_writable(out)
-    allowed = OPERATIONS if allow is None else tuple(part.strip() for part in allow.split(",") if part.strip())
+    allowed = (
+        OPERATIONS if allow is None else tuple(part.strip() for part in allow.split(",") if part.strip())
+    )
     settings = Settings(
         flops=flops, time=time, kv=kv, max_loss=max_loss, on=on, allow=allowed, engine=engine, samples=samples,
         held_out=held_out, passes=passes, each_task=not mean, unsure=unsure, batch=batch, tokens=max_new_tokens,
@@ -144,7 +146,7 @@ def tune(
     common.hold(out)
     opening.torch_device()
     from saccade import models
-    from saccade.journal import rest
+    from saccade.system.journal import rest
     from saccade.tuning.front import write
     from saccade.tuning.run import run
 
@@ -165,7 +167,9 @@ def tune(
     data_words = common.given(("--task", task), ("--data", data))
     if found.plan is not None:
         view.line(f"next: {common.command('eval', model, '--plan', str(out), *data_words, *words(opening))}")
-        view.line(f"serve it: saccade.apply(model, {str(out)!r}), or {common.command('generate', model, '--plan', str(out))}")
+        view.line(
+            f"serve it: saccade.apply(model, {str(out)!r}), or {common.command('generate', model, '--plan', str(out))}"
+        )
     view.line(f"page: {common.command('report', str(found.files['result']), '--out', 'tune.html')}")
     view.finish({key: value for key, value in found.data.items() if key != "facts"})
     if found.refused:
@@ -210,7 +214,7 @@ def read_questions(tasks: list[str], data: Path | None, settings: Settings) -> Q
     if data is not None:
         if tasks:
             raise ValueError("give --task or --data, not both")
-        from saccade.data import read_jsonl
+        from saccade.inputs.data import read_jsonl
 
         return split(read_jsonl(data), settings)
     from saccade.calibration.draw import draw
@@ -222,9 +226,7 @@ def read_questions(tasks: list[str], data: Path | None, settings: Settings) -> Q
     for number, wanted in enumerate((settings.samples, settings.held_out)):
         # Another seed is another draw of scenes, so the two share none.
         scenes = (2 * settings.seed + number) % (1 << 16)
-        pool = [
-            s for name in names for s in suite.samples(name, -(-wanted // count), "calibration", scenes)
-        ]
+        pool = [s for name in names for s in suite.samples(name, -(-wanted // count), "calibration", scenes)]
         found.append(draw(pool, wanted, "stratified", settings.seed))
     return made(found[0], found[1], settings)
 
@@ -249,7 +251,9 @@ def show(view: common.Output, found: Tuned) -> None:
     table = Table("plan", title="the front, on samples that the search has not seen", title_justify="left")
     for head in (search["cost"], "same answers (search)", "accuracy", "against dense", "at worst (95 %)"):
         table.add_column(head, justify="right")
-    table.add_row("dense", "100.0 %", "", percent(found.found.dense.mean.accuracy.value), "", "", end_section=True)
+    table.add_row(
+        "dense", "100.0 %", "", percent(found.found.dense.mean.accuracy.value), "", "", end_section=True
+    )
     for one in found.candidates:
         mean = found.found.plans[one.plan.spec].mean
         table.add_row(
@@ -281,7 +285,9 @@ def show(view: common.Output, found: Tuned) -> None:
             view.line(f"not proven to lose less than {worst:.2f} points")
         else:
             view.line(f"proven within {found.settings.max_loss:g} points")
-    view.line(f"front: {found.files['front']}, picture: {found.files['picture']}, result: {found.files['result']}")
+    view.line(
+        f"front: {found.files['front']}, picture: {found.files['picture']}, result: {found.files['result']}"
+    )
 
 
 def _explain(view: common.Output, found: Tuned) -> None:
@@ -292,7 +298,9 @@ def _explain(view: common.Output, found: Tuned) -> None:
 
     assert found.chosen is not None
     here = found.chosen.tried
-    table = Table("where", "chosen", "instead", "cost, points", "KL (nats)", title="what undoing a choice changes")
+    table = Table(
+        "where", "chosen", "instead", "cost, points", "KL (nats)", title="what undoing a choice changes"
+    )
     for one in found.explained:
         table.add_row(
             one.what, Text(one.chosen), Text(one.other), points(one.ratio - here.ratio),

@@ -12,6 +12,10 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache
 
+from saccade.core.layout import Layout
+from saccade.core.precision import wide
+from saccade.core.route import Route
+from saccade.core.stages import Grid, Vision, Which
 from saccade.engine.blocks import Blocks
 from saccade.engine.cache import ragged_layer
 from saccade.engine.decide import Decisions, Scene
@@ -33,11 +37,7 @@ from saccade.engine.support import (
 from saccade.engine.tower import Captured, TowerTap, allow_other_sizes, grid, vision
 from saccade.engine.trace import Trace
 from saccade.families import Family, find, unwrap
-from saccade.layout import Layout
-from saccade.plan import Plan, PlanLike
-from saccade.precision import wide
-from saccade.route import Route
-from saccade.stages import Grid, Vision, Which
+from saccade.plans.plan import Plan, PlanLike
 
 _IMAGES = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")
 

@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from transformers.cache_utils import Cache
 
+from saccade.core.precision import exact, wide
+from saccade.core.rows import RowIndex
 from saccade.engine.cache import KeyRows, make_ragged, ragged_layer
 from saccade.engine.frame import Frame
 from saccade.engine.mesh import check_rows
 from saccade.engine.steps import Step
 from saccade.families import Family, Rotary
-from saccade.precision import exact, wide
-from saccade.rows import RowIndex
 
 
 def routed_attention(

@@ -14,6 +14,10 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache
 
+from saccade.core.precision import exact
+from saccade.core.program import Program, Tally
+from saccade.core.rows import RowIndex
+from saccade.core.stages import Choice, Counts, Evidence, Grid, Scoring, Stage, Vision, Which
 from saccade.engine.attention import scaled_scores, take_rotary, take_rows
 from saccade.engine.cache import KeyRows, ragged_layer
 from saccade.engine.ending import those_left
@@ -23,10 +27,6 @@ from saccade.engine.rewrite import Carried, rewritten, without
 from saccade.engine.steps import Moves, Narrowing, Step, closed_up
 from saccade.engine.trace import Trace
 from saccade.families import Family, Parts, Rotary
-from saccade.precision import exact
-from saccade.program import Program, Tally
-from saccade.rows import RowIndex
-from saccade.stages import Choice, Counts, Evidence, Grid, Scoring, Stage, Vision, Which
 
 
 @dataclass(frozen=True, eq=False)

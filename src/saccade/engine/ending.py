@@ -12,9 +12,9 @@ from dataclasses import replace
 
 import torch
 
+from saccade.core.route import Route
+from saccade.core.rows import RowIndex, last_upto
 from saccade.engine.frame import Frame
-from saccade.route import Route
-from saccade.rows import RowIndex, last_upto
 
 
 def read_where_left(frame: Frame, hidden_BND: torch.Tensor) -> torch.Tensor:

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
+from saccade.core.route import Route
+from saccade.core.rows import RowIndex, blocks
 from saccade.engine.cache import KeyRows, Shift
 from saccade.engine.steps import Moves, Step, compile_steps
 from saccade.families import Rotary
-from saccade.route import Route
-from saccade.rows import RowIndex, blocks
 
 
 @dataclass(frozen=True, eq=False)

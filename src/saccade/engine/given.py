@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from saccade.layout import Layout
-from saccade.stages import Grid, Vision
+from saccade.core.layout import Layout
+from saccade.core.stages import Grid, Vision
 
 
 @dataclass(frozen=True, eq=False)

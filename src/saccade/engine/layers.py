@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
+from saccade.core.rows import RowIndex
 from saccade.engine.attention import routed_attention
 from saccade.engine.cache import ragged_layer
 from saccade.engine.frame import Frame
 from saccade.engine.mesh import check_rows
 from saccade.engine.steps import Step
 from saccade.families import Family
-from saccade.rows import RowIndex
 
 FRAME = "saccade_frame"
 """Keyword that carries the frame from the decoder through the stock loop to its layers."""

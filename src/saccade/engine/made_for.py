@@ -8,8 +8,8 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from saccade.families import find, unwrap
-from saccade.plan import Plan
-from saccade.weights import differ
+from saccade.opening.digest import differ
+from saccade.plans.plan import Plan
 
 _WARNED: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
 

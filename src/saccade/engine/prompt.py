@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from saccade.core.layout import Layout
 from saccade.engine.tower import Captured
 from saccade.families import Family
 from saccade.families.vision import Picture
-from saccade.layout import Layout
 
 
 @dataclass(frozen=True, eq=False)

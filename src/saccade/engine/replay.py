@@ -17,15 +17,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from saccade.core.layout import Layout
+from saccade.core.pricing import executed_flops
+from saccade.core.route import LayerRoute, Route, compose
+from saccade.core.shapes import ModelShape
 from saccade.engine.attach import FRAME, Attachment, apply, check_supported
 from saccade.engine.ending import read_from
 from saccade.engine.frame import Frame
 from saccade.families import Added
-from saccade.layout import Layout
-from saccade.plan import Plan
-from saccade.pricing import executed_flops
-from saccade.route import LayerRoute, Route, compose
-from saccade.shapes import ModelShape
+from saccade.plans.plan import Plan
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from saccade.families import Family, core_of, unwrap
-from saccade.plan import Plan
+from saccade.plans.plan import Plan
 
 _SHRUNK = "saccade_shrunk"
 """Attribute of a core whose pictures a processor was told to make smaller."""

@@ -11,8 +11,8 @@ from typing import Any, overload
 
 import torch
 
+from saccade.core.stages import Rewrite
 from saccade.families import Added
-from saccade.stages import Rewrite
 
 
 def rewritten(hidden_BND: torch.Tensor, rewrite: Rewrite) -> torch.Tensor:

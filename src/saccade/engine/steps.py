@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from saccade.route import LayerRoute, Route
-from saccade.rows import RowIndex
+from saccade.core.route import LayerRoute, Route
+from saccade.core.rows import RowIndex
 
 
 @dataclass(frozen=True, eq=False)

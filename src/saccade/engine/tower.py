@@ -20,7 +20,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import nn
 
-from saccade.bipartite import TowerMerge
+from saccade.core.bipartite import TowerMerge
 from saccade.engine.mesh import all_heads
 from saccade.engine.tower_merge import MERGING, Merging, MergingLayer
 from saccade.engine.tower_scores import Scores, look, together

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from saccade import bipartite
+from saccade.core import bipartite
+from saccade.core.precision import wide
 from saccade.engine.mesh import all_heads
 from saccade.engine.tower_scores import Scores, look
 from saccade.families import Family
-from saccade.precision import wide
 
 MERGING = "saccade_merging"
 """Keyword that carries a run's merging through the stock tower to its layers, recomputed ones too."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from saccade.precision import exact, wide
+from saccade.core.precision import exact, wide
 
 CHUNK = 1 << 22
 """Attention weights held at once; a full map over all heads never is."""

@@ -13,13 +13,13 @@ from typing import Literal
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from saccade.bipartite import TowerMerge
+from saccade.core.bipartite import TowerMerge
+from saccade.core.layout import Layout
+from saccade.core.precision import wide
+from saccade.core.stages import Grid, Unseen, Vision
 from saccade.engine.tower_merge import Merging
 from saccade.engine.tower_scores import Scores
 from saccade.families.vision import Picture, Tower
-from saccade.layout import Layout
-from saccade.precision import wide
-from saccade.stages import Grid, Unseen, Vision
 
 Which = Literal["made", "reads"]
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from saccade.layout import Layout
-from saccade.precision import wide
-from saccade.program import narrowed
-from saccade.route import Route
-from saccade.stages import Grid, Rewrite, Scoring, Stage
+from saccade.core.layout import Layout
+from saccade.core.precision import wide
+from saccade.core.program import narrowed
+from saccade.core.route import Route
+from saccade.core.stages import Grid, Rewrite, Scoring, Stage
 
 
 @dataclass(frozen=True, eq=False)

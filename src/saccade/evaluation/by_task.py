@@ -10,10 +10,10 @@ from saccade.evaluation.comparison import check_plans, check_samples, runs_of, t
 from saccade.evaluation.ledger import Spent
 from saccade.evaluation.results import Comparison, Prediction
 from saccade.evaluation.runner import Answers, answer
-from saccade.journal import Journal, opened
+from saccade.inputs.samples import Sample
 from saccade.models import Loaded
-from saccade.plan import Plan
-from saccade.samples import Sample
+from saccade.plans.plan import Plan
+from saccade.system.journal import Journal, opened
 
 
 def compare_by_task(

@@ -9,10 +9,10 @@ from typing import Any
 from saccade.engine import apply
 from saccade.evaluation.results import Comparison, Evaluation, score
 from saccade.evaluation.runner import BLIND, DENSE, Answers, Run, answer, mean_cost, real_cost, stock_cost
-from saccade.journal import Journal
+from saccade.inputs.samples import Sample
 from saccade.models import Loaded, wrap
-from saccade.plan import Plan, PlanLike
-from saccade.samples import Sample
+from saccade.plans.plan import Plan, PlanLike
+from saccade.system.journal import Journal
 
 
 def evaluate(

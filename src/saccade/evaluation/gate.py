@@ -11,7 +11,7 @@ import torch
 
 from saccade.evaluation.results import Comparison
 from saccade.methods import METHODS, LayerMethod
-from saccade.plan import Plan
+from saccade.plans.plan import Plan
 from saccade.report.text import points
 
 LOSS, HALF_LOSS = 0.05, 0.03

@@ -11,10 +11,10 @@ from saccade import models
 from saccade.engine import VERSION as ENGINE
 from saccade.engine import attached
 from saccade.models import Loaded
-from saccade.plan import Plan
+from saccade.opening.digest import weights_digest
+from saccade.plans.plan import Plan
 from saccade.skip_vision.wrap import VERSION as WRAPPED
 from saccade.skip_vision.wrap import wrapped
-from saccade.weights import weights_digest
 
 
 def setup_digest(loaded: Loaded) -> str:

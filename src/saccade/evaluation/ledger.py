@@ -9,8 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from saccade.journal import Journal
-from saccade.samples import Sample
+from saccade.inputs.samples import Sample
+from saccade.system.journal import Journal
 
 
 def sample_digest(samples: Sequence[Sample]) -> str:

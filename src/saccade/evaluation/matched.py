@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from saccade.budget import flops_ratio, reach_flops
-from saccade.layout import Layout
+from saccade.core.layout import Layout
+from saccade.core.shapes import ModelShape
 from saccade.methods import METHODS, BudgetMethod, Method
-from saccade.plan import Plan
-from saccade.shapes import ModelShape
+from saccade.plans.budget import flops_ratio, reach_flops
+from saccade.plans.plan import Plan
 
 RATIOS = (0.7, 0.5, 0.3)
 """Shares of the dense model's FLOPs at which methods are compared."""

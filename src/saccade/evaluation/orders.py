@@ -6,14 +6,14 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from saccade.budget import reach_flops
+from saccade.core.layout import Layout
 from saccade.evaluation.runner import count_prompts
-from saccade.journal import Journal
-from saccade.layout import Layout
+from saccade.inputs.samples import Sample
 from saccade.methods.vtw import VTW
 from saccade.models import Loaded
-from saccade.plan import Plan
-from saccade.samples import Sample
+from saccade.plans.budget import reach_flops
+from saccade.plans.plan import Plan
+from saccade.system.journal import Journal
 
 CALIBRATION_SAMPLES = 20
 """Samples of a quick calibration, the number of the papers."""

@@ -13,18 +13,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from saccade import models
-from saccade.budget import price_prompt
+from saccade.core.layout import Layout
+from saccade.core.pricing import Cost, cost
+from saccade.core.route import Route
 from saccade.engine import apply, attached
 from saccade.evaluation.identity import code_of, model_digest
 from saccade.evaluation.ledger import Cell, Ledger, Spent, sample_digest
 from saccade.evaluation.results import Prediction
 from saccade.evaluation.scoring import best, parse
-from saccade.journal import Journal, opened
-from saccade.layout import Layout
-from saccade.plan import Plan
-from saccade.pricing import Cost, cost
-from saccade.route import Route
-from saccade.samples import Sample
+from saccade.inputs.samples import Sample
+from saccade.plans.budget import price_prompt
+from saccade.plans.plan import Plan
+from saccade.system.journal import Journal, opened
 
 DENSE = "dense"
 BLIND = "blind"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from saccade.environment import has_torchvision
 from saccade.families.base import FAMILIES, Family, Parts, Rotary, core_of, find, register, unwrap
 from saccade.families.between import Added
 from saccade.families.vision import Picture, Tower
+from saccade.system.environment import has_torchvision
 
 # A broken torchvision fails in the first class that is asked for, with nothing in the message that says so.
 has_torchvision()

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
+from saccade.core.shapes import ModelShape
 from saccade.families.between import Added
 from saccade.families.hosting import Hosts, hosted_in
 from saccade.families.vision import SeesPictures
-from saccade.shapes import ModelShape
 
 Rotary = tuple[torch.Tensor, torch.Tensor]
 """Cosines and sines, each (B or 1, N, K), as the stock loop hands them to its layers."""

@@ -17,10 +17,10 @@ from transformers import (
     PreTrainedConfig,
 )
 
+from saccade.core.shapes import ModelShape
 from saccade.families.base import Family, core_of, heads_of, register, text_sizes, unwrap
 from saccade.families.hosting import Place, Undo, hosted_in
 from saccade.families.vision import Picture, Tower, of_patches, square
-from saccade.shapes import ModelShape
 
 if TYPE_CHECKING:
     from PIL.Image import Image

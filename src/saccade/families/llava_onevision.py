@@ -17,13 +17,13 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+from saccade.core.shapes import ModelShape
 from saccade.families.base import core_of, register, text_sizes, unwrap
 from saccade.families.hosting import Hosts
 from saccade.families.interpolation import TOLERATED, Rows, pooled_videos
 from saccade.families.llava import made_lengths
 from saccade.families.llava_next import LlavaNext
 from saccade.families.vision import Picture
-from saccade.shapes import ModelShape
 
 if TYPE_CHECKING:
     from PIL.Image import Image

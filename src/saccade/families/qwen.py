@@ -14,9 +14,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
+from saccade.core.shapes import ModelShape
 from saccade.families.base import Family, Rotary, text_sizes, unwrap
 from saccade.families.vision import Picture, Tower, of_grids
-from saccade.shapes import ModelShape
 
 if TYPE_CHECKING:
     from PIL.Image import Image

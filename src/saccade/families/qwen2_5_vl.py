@@ -10,9 +10,9 @@ from torch import nn
 from transformers import PreTrainedConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.vision_utils import get_vision_window_index
 
+from saccade.core.shapes import ModelShape
 from saccade.families.base import register
 from saccade.families.qwen import QwenVL, text_part, thirds, tokens
-from saccade.shapes import ModelShape
 
 
 @register

@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import nn
 from transformers import PreTrainedConfig, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
+from saccade.core.shapes import ModelShape
 from saccade.families.base import register
 from saccade.families.qwen import QwenVL, text_part, thirds, tokens
-from saccade.shapes import ModelShape
 
 
 @register

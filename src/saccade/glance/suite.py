@@ -10,7 +10,7 @@ import numpy as np
 from saccade.glance.questions.base import Question
 from saccade.glance.scenes import Scene, make_scene, scene_seed
 from saccade.glance.tasks import TASKS, Task
-from saccade.samples import Sample, blind_image
+from saccade.inputs.samples import Sample, blind_image
 
 __all__ = ["TASKS", "Task", "blind_image", "samples"]
 

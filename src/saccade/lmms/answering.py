@@ -13,7 +13,7 @@ from saccade.evaluation.ledger import Spent
 from saccade.evaluation.runner import generate, mean_cost, real_cost, row_counts, stock_cost
 from saccade.lmms.conversation import Conversation, inputs
 from saccade.lmms.generation import Generation, StopsAt
-from saccade.plan import Plan
+from saccade.plans.plan import Plan
 
 
 @dataclass(frozen=True)

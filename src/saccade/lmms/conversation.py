@@ -10,10 +10,10 @@ from typing import Any
 from PIL import Image
 
 from saccade import models
-from saccade.pictures import is_file, open_picture, rgb
-from saccade.plan import PlanLike
-from saccade.samples import blind_image
-from saccade.text import short
+from saccade.core.text import short
+from saccade.inputs.pictures import is_file, open_picture, rgb
+from saccade.inputs.samples import blind_image
+from saccade.plans.plan import PlanLike
 
 
 @dataclass(frozen=True)

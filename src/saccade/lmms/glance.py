@@ -15,7 +15,7 @@ from PIL import Image
 
 from saccade.evaluation.scoring import is_match
 from saccade.glance import suite
-from saccade.samples import Sample
+from saccade.inputs.samples import Sample
 
 TASKS_FOLDER = Path(__file__).parent / "tasks" / "glance"
 """The task files; ``write_tasks`` puts them beside data."""

@@ -34,11 +34,11 @@ def _build() -> type:
 
     from saccade import models
     from saccade.engine import check_made_for
-    from saccade.files import write_json
     from saccade.lmms.answering import Asker, Question
     from saccade.lmms.conversation import Conversation
     from saccade.lmms.generation import Generation
-    from saccade.plan import Plan
+    from saccade.plans.plan import Plan
+    from saccade.system.files import write_json
 
     class Saccade(lmms):
         """A model under a plan, as lmms-eval asks it; with several processes, each asks its share."""

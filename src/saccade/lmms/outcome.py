@@ -10,7 +10,7 @@ from typing import Any
 
 from saccade.evaluation.results import Prediction
 from saccade.evaluation.statistics import UNDEFINED, Z95, Interval
-from saccade.files import read_json
+from saccade.system.files import read_json
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from saccade.engine import VERSION
 from saccade.evaluation.results import score
 from saccade.evaluation.runner import BLIND, DENSE
 from saccade.evaluation.statistics import Interval, mean_of
-from saccade.files import read_json, write_json
 from saccade.glance.tasks import TASKS
 from saccade.lmms.glance import write_tasks
 from saccade.lmms.outcome import TaskOutcome, read_outcome
 from saccade.lmms.process import Job, run
-from saccade.plan import Plan
+from saccade.plans.plan import Plan
+from saccade.system.files import read_json, write_json
 
 PREFIX = "lmms:"
 GLANCE = "glance"

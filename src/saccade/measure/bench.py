@@ -14,19 +14,19 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from saccade.budget import resolve_for_prompt
+from saccade.core.layout import Layout, Views
+from saccade.core.pricing import against, cost, decode_flops
+from saccade.core.route import Route
+from saccade.core.shapes import SHAPES, ModelShape
 from saccade.engine import apply, check_made_for
-from saccade.layout import Layout, Views
 from saccade.measure.memory import peak_memory
 from saccade.measure.provenance import record
 from saccade.measure.results import Bench, Phase, Usage
 from saccade.measure.runs import Runner
 from saccade.measure.target import Target, build, of_model, preset_print
 from saccade.measure.vision import vision_seconds
-from saccade.plan import Plan, PlanLike
-from saccade.pricing import against, cost, decode_flops
-from saccade.route import Route
-from saccade.shapes import SHAPES, ModelShape
+from saccade.plans.budget import resolve_for_prompt
+from saccade.plans.plan import Plan, PlanLike
 
 
 def bench(

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from saccade.layout import Layout
-from saccade.pricing import executed_flops
-from saccade.route import LayerRoute, Route
-from saccade.shapes import ModelShape
+from saccade.core.layout import Layout
+from saccade.core.pricing import executed_flops
+from saccade.core.route import LayerRoute, Route
+from saccade.core.shapes import ModelShape
 
 
 @dataclass(frozen=True)

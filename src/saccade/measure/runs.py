@@ -14,13 +14,13 @@ from typing import Any, cast
 import torch
 from transformers.cache_utils import Cache, DynamicCache
 
-from saccade.budget import as_processed
+from saccade.core.layout import Layout
+from saccade.core.route import Route
 from saccade.engine import Attachment, kv_bytes
-from saccade.layout import Layout
 from saccade.measure.target import Target
 from saccade.measure.vision import looks_at_tower, made_up, made_up_grid
-from saccade.plan import Plan
-from saccade.route import Route
+from saccade.plans.budget import as_processed
+from saccade.plans.plan import Plan
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from saccade.core.shapes import SHAPES, ModelShape
 from saccade.families import FAMILIES, Family, Parts, find
-from saccade.names import check_target, preset_names
 from saccade.opening import Opening
-from saccade.shapes import SHAPES, ModelShape
+from saccade.plans.names import check_target, preset_names
 
 if TYPE_CHECKING:
-    from saccade.plan import Plan
+    from saccade.plans.plan import Plan
     from saccade.skip_vision.accounting import Laid
 
 FAMILY_OF = {

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from PIL import Image
 
-from saccade.layout import Layout
+from saccade.core.layout import Layout
+from saccade.core.stages import Grid, Vision
+from saccade.inputs.samples import Sample
 from saccade.measure.target import Target
-from saccade.plan import Plan
-from saccade.samples import Sample
-from saccade.stages import Grid, Vision
+from saccade.plans.plan import Plan
 
 
 @torch.inference_mode()

@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 
 import torch
 
-from saccade.layout import Layout
-from saccade.route import LayerRoute, Route
-from saccade.stages import Stage
-from saccade.text import short
+from saccade.core.layout import Layout
+from saccade.core.route import LayerRoute, Route
+from saccade.core.stages import Stage
+from saccade.core.text import short
 
 MOST = 4_000_000
 """Largest number a method takes: rows of the longest prompt that is priced."""

@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from saccade.layout import Views
+from saccade.core.layout import Views
+from saccade.core.pivots import set_order
+from saccade.core.precision import unit, wide
+from saccade.core.select import ranks, top
+from saccade.core.stages import Choice, Evidence, Look, Stage
 from saccade.methods.reducer import KeepReducer
 from saccade.methods.registry import register
 from saccade.methods.staged import instruction
-from saccade.pivots import set_order
-from saccade.precision import unit, wide
-from saccade.select import ranks, top
-from saccade.stages import Choice, Evidence, Look, Stage
 
 
 @register
@@ -28,7 +28,7 @@ class DART(KeepReducer):
     Pivots are the visual rows of the image and the text rows after the last image whose keys in layer K-1
     (rotated, all heads) have the largest L1 norm. One pivot after another takes an equal share of the rows
     left: those least like it by the cosine of final-normed hidden states. Their order decides who takes what,
-    and is the authors': that in which Python walks over a set of their row numbers (``saccade.pivots``), put
+    and is the authors': that in which Python walks over a set of their row numbers (``saccade.core.pivots``), put
     in visual first, strongest first. Where the text has fewer pivots, visual ones take their shares.
 
     Attributes:

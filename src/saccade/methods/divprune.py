@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import torch
 
+from saccade.core.precision import unit
+from saccade.core.stages import Choice, Evidence, Stage
 from saccade.methods.reducer import KeepReducer
 from saccade.methods.registry import register
 from saccade.methods.survivors import settled
 from saccade.methods.towerwise import by_image
-from saccade.precision import unit
-from saccade.stages import Choice, Evidence, Stage
 
 
 @register

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from saccade.core.stages import Choice, Evidence, Look, Stage
 from saccade.methods.registry import register
 from saccade.methods.survivors import kept_as_they_are
 from saccade.methods.towerwise import seen
 from saccade.methods.viewwise import KeepViewReducer
-from saccade.stages import Choice, Evidence, Look, Stage
 
 
 @register

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from saccade.core.select import top
+from saccade.core.stages import Choice, Evidence, Look, Stage
 from saccade.methods.reducer import KeepReducer
 from saccade.methods.registry import register
-from saccade.select import top
-from saccade.stages import Choice, Evidence, Look, Stage
 
 
 @register

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from saccade.layout import Layout
+from saccade.core.layout import Layout
+from saccade.core.route import LayerRoute
 from saccade.methods.base import LayerMethod
 from saccade.methods.registry import register
-from saccade.route import LayerRoute
 
 
 @register

@@ -9,13 +9,13 @@ from math import isqrt
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from saccade.layout import Views
+from saccade.core.layout import Views
+from saccade.core.precision import wide
+from saccade.core.stages import Choice, Evidence, Grid, Rewrite, Stage
 from saccade.methods.reducer import Reducer
 from saccade.methods.registry import register
 from saccade.methods.survivors import mixed, settled
 from saccade.methods.towerwise import alive_on_host
-from saccade.precision import wide
-from saccade.stages import Choice, Evidence, Grid, Rewrite, Stage
 
 WIDEST = 32
 """Side of the widest window that a FLOPs ratio can lead to."""

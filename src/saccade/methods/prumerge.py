@@ -11,13 +11,13 @@ import torch
 from torch.nn.functional import normalize, one_hot
 from torch.nn.utils.rnn import pad_sequence
 
-from saccade.layout import Views
+from saccade.core.layout import Views
+from saccade.core.precision import unit, wide
+from saccade.core.stages import Choice, Evidence, Look, Stage
 from saccade.methods.reducer import KeepReducer, rows_of
 from saccade.methods.registry import register
 from saccade.methods.survivors import mixed, rewrite_of, settled
 from saccade.methods.towerwise import Groups, by_view, seen
-from saccade.precision import unit, wide
-from saccade.stages import Choice, Evidence, Look, Stage
 
 NEIGHBOURS = 32
 """Patches that are merged into each patch that is kept."""

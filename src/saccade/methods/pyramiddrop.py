@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from saccade.layout import Views
+from saccade.core.layout import Views
+from saccade.core.select import top
+from saccade.core.stages import Choice, Evidence, Look, Stage
 from saccade.methods.reducer import NOTCHES, rows_of
 from saccade.methods.registry import register
 from saccade.methods.staged import StagedReducer
-from saccade.select import top
-from saccade.stages import Choice, Evidence, Look, Stage
 
 
 @register

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from saccade.core.select import top
+from saccade.core.stages import Choice, Evidence, Stage
 from saccade.methods.reducer import KeepReducer
 from saccade.methods.registry import register
-from saccade.select import top
-from saccade.stages import Choice, Evidence, Stage
 
 
 @register

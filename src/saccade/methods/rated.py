@@ -14,11 +14,11 @@ from typing import Any, ClassVar, Self
 
 import torch
 
-from saccade.layout import Views
+from saccade.core.layout import Views
+from saccade.core.precision import wide
+from saccade.core.stages import Counts, Evidence, Look, Stage
 from saccade.methods.reducer import NOTCHES, Amount, read_amount
 from saccade.methods.staged import PUBLISHED_DEPTH, StagedReducer, instruction
-from saccade.precision import wide
-from saccade.stages import Counts, Evidence, Look, Stage
 
 PUBLISHED_ROWS = 576
 """Visual rows that the published schedules are of."""

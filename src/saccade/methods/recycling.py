@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from saccade.cluster import density_peaks
-from saccade.precision import wide
-from saccade.stages import Counts, Evidence, Rewrite
+from saccade.core.cluster import density_peaks
+from saccade.core.precision import wide
+from saccade.core.stages import Counts, Evidence, Rewrite
 
 
 def cluster(

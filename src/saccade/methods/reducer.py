@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from saccade.layout import Layout, Views
+from saccade.core.layout import Layout, Views
+from saccade.core.route import LayerRoute
+from saccade.core.stages import Choice, Evidence, Stage
 from saccade.methods.base import Method
-from saccade.route import LayerRoute
-from saccade.stages import Choice, Evidence, Stage
 
 NOTCHES = 1000
 """Steps in which a kept fraction is turned down."""
@@ -99,11 +99,11 @@ class Reducer(Method):
 
     @abstractmethod
     def kept(self, stage: Stage, found: int, start: int, original: int, views: Views = ()) -> int:
-        """Rows an image keeps at a stage, see ``saccade.stages.Decider``."""
+        """Rows an image keeps at a stage, see ``saccade.core.stages.Decider``."""
 
     @abstractmethod
     def choose(self, stage: Stage, evidence: Evidence) -> Choice:
-        """Which rows stay, see ``saccade.stages.Decider``."""
+        """Which rows stay, see ``saccade.core.stages.Decider``."""
 
     def asking(self, evidence: Evidence) -> torch.Tensor:
         """Rows that ask at stages with ``ask="chosen"``."""

@@ -8,11 +8,11 @@ from math import isqrt
 
 import torch
 
-from saccade.layout import Layout
+from saccade.core.layout import Layout
+from saccade.core.route import LayerRoute
 from saccade.methods.base import Method
 from saccade.methods.reducer import NOTCHES
 from saccade.methods.registry import register
-from saccade.route import LayerRoute
 
 
 @register

@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import torch
 
-from saccade.layout import Layout
+from saccade.core.layout import Layout
+from saccade.core.route import LayerRoute
 from saccade.methods.base import LayerMethod
 from saccade.methods.registry import register
-from saccade.route import LayerRoute
 
 _NEXT_7B = (31, 29, 30, 28, 26, 27, 22, 24, 21, 23, 25, 20, 19, 17, 18, 15, 12, 0, 2)
 _NEXT_13B = (39, 32, 29, 36, 27, 30, 37, 23, 25, 31, 26, 2, 28, 22, 33, 35, 34, 24, 38, 21, 20, 18, 1, 17)

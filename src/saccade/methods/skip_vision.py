@@ -11,11 +11,11 @@ from typing import Literal, get_args
 
 import torch
 
-from saccade.layout import Layout
+from saccade.core.layout import Layout
+from saccade.core.route import LayerRoute, Route
 from saccade.methods.base import Method
 from saccade.methods.reducer import NOTCHES, Amount, read_amount, rows_of
 from saccade.methods.registry import register
-from saccade.route import LayerRoute, Route
 
 Release = Literal["none", "small", "middle+small"]
 Split = Literal["leading", "grid"]

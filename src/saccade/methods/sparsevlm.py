@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
+from saccade.core.select import per_row, ranks
+from saccade.core.stages import Choice, Counts, Evidence, Stage
 from saccade.methods.rated import RatedReducer, Recycling, left, mean_of_raters, parted
 from saccade.methods.recycling import cluster
 from saccade.methods.registry import register
 from saccade.methods.survivors import settled
 from saccade.methods.towerwise import losing_rows
-from saccade.select import per_row, ranks
-from saccade.stages import Choice, Counts, Evidence, Stage
 
 
 @register

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
+from saccade.core.precision import wide
+from saccade.core.select import top
+from saccade.core.stages import Choice, Evidence, Look, Stage
 from saccade.methods.rated import RatedReducer, mean_of_raters
 from saccade.methods.registry import register
-from saccade.precision import wide
-from saccade.select import top
-from saccade.stages import Choice, Evidence, Look, Stage
 
 
 @register

@@ -10,10 +10,10 @@ from typing import ClassVar
 
 import torch
 
-from saccade.layout import Layout
+from saccade.core.layout import Layout
+from saccade.core.stages import Look, Stage
+from saccade.core.text import short
 from saccade.methods.reducer import Reducer
-from saccade.stages import Look, Stage
-from saccade.text import short
 
 PUBLISHED_DEPTH = 32
 """Layers of the model (LLaVA-1.5-7B) that the published layers are of."""

@@ -10,10 +10,10 @@ import torch
 from torch.nn.functional import one_hot, pad
 from torch.nn.utils.rnn import pad_sequence
 
+from saccade.core.precision import narrowed, wide
+from saccade.core.select import top
+from saccade.core.stages import Choice, Counts, Evidence, Rewrite, Stage, Vision
 from saccade.methods.towerwise import Groups, loses, losing_rows
-from saccade.precision import narrowed, wide
-from saccade.select import top
-from saccade.stages import Choice, Counts, Evidence, Rewrite, Stage, Vision
 
 
 def mixed(weights: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

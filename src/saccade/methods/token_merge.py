@@ -10,14 +10,14 @@ from typing import get_args
 
 import torch
 
-from saccade.layout import Views
-from saccade.merge import Rule, mean_merge, token_merge
+from saccade.core.layout import Views
+from saccade.core.merge import Rule, mean_merge, token_merge
+from saccade.core.precision import wide
+from saccade.core.stages import Choice, Evidence, Stage
 from saccade.methods.reducer import KeepReducer, rows_of
 from saccade.methods.registry import register
 from saccade.methods.survivors import rewrite_of, settled
 from saccade.methods.towerwise import Groups, by_image
-from saccade.precision import wide
-from saccade.stages import Choice, Evidence, Stage
 
 
 @register

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from saccade.bipartite import TowerMerge, merged_away
-from saccade.layout import Views
+from saccade.core.bipartite import TowerMerge, merged_away
+from saccade.core.layout import Views
+from saccade.core.select import count
+from saccade.core.stages import Choice, Evidence, Look, Rewrite, Stage
 from saccade.methods.reducer import Reducer
 from saccade.methods.registry import register
 from saccade.methods.towerwise import losing_rows, seen
-from saccade.select import count
-from saccade.stages import Choice, Evidence, Look, Rewrite, Stage
 
 LAYERS, PATCHES = 23, 576
 """Layers that make LLaVA's features (CLIP-L/14-336, feature layer -2), and the patches of a view there."""

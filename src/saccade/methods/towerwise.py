@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from saccade.select import per_row, ranks, split
-from saccade.stages import Counts, Evidence, Unseen, Vision
+from saccade.core.select import per_row, ranks, split
+from saccade.core.stages import Counts, Evidence, Unseen, Vision
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,11 +8,11 @@ from math import sqrt
 
 import torch
 
+from saccade.core.select import split
+from saccade.core.stages import Choice, Evidence, Stage
 from saccade.methods.reducer import KeepReducer
 from saccade.methods.registry import register
 from saccade.methods.towerwise import alive_on_host
-from saccade.select import split
-from saccade.stages import Choice, Evidence, Stage
 
 
 @register

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from saccade.layout import Layout
+from saccade.core.layout import Layout
+from saccade.core.route import LayerRoute
 from saccade.methods.base import BudgetMethod
 from saccade.methods.registry import register
-from saccade.route import LayerRoute
 
 USUAL_LAYER = 3
 """The layer where none is given."""

@@ -6,10 +6,10 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
-from saccade.layout import Views
+from saccade.core.layout import Views
+from saccade.core.stages import Evidence, Stage, Vision
 from saccade.methods.reducer import KeepReducer, Reducer, rows_of
 from saccade.methods.towerwise import Groups, as_alive, by_view, by_whole_view
-from saccade.stages import Evidence, Stage, Vision
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn.functional import one_hot
 
+from saccade.core.precision import unit, wide
+from saccade.core.stages import Choice, Evidence, Look, Rewrite, Stage, Vision
 from saccade.methods.reducer import NOTCHES, Amount, read_amount, rows_of
 from saccade.methods.registry import register
 from saccade.methods.survivors import made_seen, mixed, rewrite_of, settled
 from saccade.methods.towerwise import Groups, seen
 from saccade.methods.viewwise import ViewReducer
-from saccade.precision import unit, wide
-from saccade.stages import Choice, Evidence, Look, Rewrite, Stage, Vision
 
 
 @register

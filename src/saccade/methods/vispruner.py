@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import torch
 
+from saccade.core.precision import unit
+from saccade.core.stages import Choice, Evidence, Look, Stage
 from saccade.methods.registry import register
 from saccade.methods.survivors import kept_as_they_are
 from saccade.methods.towerwise import Groups, seen
 from saccade.methods.viewwise import KeepViewReducer
-from saccade.precision import unit
-from saccade.stages import Choice, Evidence, Look, Stage
 
 AT_ONCE = 8
 """Patches that a round of duplicate removal deletes."""

@@ -8,10 +8,10 @@ from typing import ClassVar
 
 import torch
 
-from saccade.layout import Layout
+from saccade.core.layout import Layout
+from saccade.core.route import LayerRoute
 from saccade.methods.base import BudgetMethod
 from saccade.methods.registry import register
-from saccade.route import LayerRoute
 
 
 @register

@@ -7,7 +7,6 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from saccade.environment import has_torchvision
 from saccade.families import find
 from saccade.opening import checks
 from saccade.opening.errors import telling
@@ -15,6 +14,7 @@ from saccade.opening.processor import read_processor
 from saccade.opening.settings import Opening
 from saccade.opening.source import files_of
 from saccade.opening.weights import adapter_folder, put_adapter, quiet, read_weights
+from saccade.system.environment import has_torchvision
 
 
 def open_model(name: str, opening: Opening, speaks: bool = True) -> tuple[Any, Any]:

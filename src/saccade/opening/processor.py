@@ -23,11 +23,11 @@ from transformers import (
 )
 from transformers.utils.hub import PushToHubMixin
 
-from saccade.environment import has_torchvision, matching_torchvision
 from saccade.opening.checks import read_object
 from saccade.opening.errors import named, reason, telling
 from saccade.opening.settings import Opening
 from saccade.opening.weights import quiet
+from saccade.system.environment import has_torchvision, matching_torchvision
 
 NAMED_IN = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
 """Files that may name the class of the processor, in the order transformers asks them."""

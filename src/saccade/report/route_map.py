@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL.Image import Image
 
-from saccade.layout import Layout
+from saccade.core.layout import Layout
+from saccade.core.route import Route
 from saccade.report import style
 from saccade.report.style import FAINT, INK, MUTED, styled
-from saccade.route import Route
 
 GROUPS = ("text before", "image", "question")
 RIGHT, WRONG = "#00794f", "#b3261e"

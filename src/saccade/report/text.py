@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from saccade.text import printable
+from saccade.core.text import printable
 
 MISSING = "n/a"
 

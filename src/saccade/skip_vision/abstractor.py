@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from saccade.merge import Merged, mean_merge, token_merge
-from saccade.select import top
+from saccade.core.merge import Merged, mean_merge, token_merge
+from saccade.core.select import top
 from saccade.skip_vision.config import SkipVisionConfig
 from saccade.skip_vision.summary import Scorer
 

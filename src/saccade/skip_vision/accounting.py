@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
+from saccade.core.layout import Layout
+from saccade.core.pricing import Cost, against, cost
+from saccade.core.route import LayerRoute, Route
+from saccade.core.shapes import ModelShape
 from saccade.families import Family
-from saccade.layout import Layout
-from saccade.plan import Plan
-from saccade.pricing import Cost, against, cost
-from saccade.route import LayerRoute, Route
-from saccade.shapes import ModelShape
+from saccade.plans.plan import Plan
 from saccade.skip_vision.config import SkipVisionConfig
 
 

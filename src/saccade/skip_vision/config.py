@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
-from saccade.merge import Rule
+from saccade.core.merge import Rule
+from saccade.core.text import short
 from saccade.methods.base import Method
 from saccade.methods.skip_vision import Release, SkipVision
 from saccade.methods.token_merge import TokenMerge
 from saccade.methods.victor import Victor
 from saccade.skip_vision.chain_of_sight import Scale
-from saccade.text import short
 
 LayoutName = Literal["cos", "llava", "llava-hd"]
 MergeOrder = Literal["similarity", "raster", "kept"]

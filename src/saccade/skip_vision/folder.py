@@ -18,11 +18,11 @@ from safetensors.torch import load_file, save_file
 
 from saccade._version import __version__
 from saccade.families import find, unwrap
-from saccade.files import read_json, write_folder, write_json
 from saccade.models import Loaded
 from saccade.opening import Opening
 from saccade.skip_vision.config import SkipVisionConfig
 from saccade.skip_vision.wrap import put_on, unwrap_skip_vision, wrap, wrapped
+from saccade.system.files import read_json, write_folder, write_json
 
 CONFIG, WEIGHTS, BASE = "skip_vision.json", "skip_vision.safetensors", "base"
 SCHEMA = 1

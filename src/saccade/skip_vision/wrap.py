@@ -17,7 +17,7 @@ from saccade.families import FAMILIES, Family, core_of, unwrap
 from saccade.families.hosting import Place, Undo, hosted_in
 from saccade.methods.skip_vision import Release
 from saccade.models import Loaded
-from saccade.plan import Plan
+from saccade.plans.plan import Plan
 from saccade.skip_vision.abstractor import Abstractor
 from saccade.skip_vision.chain_of_sight import ChainOfSight
 from saccade.skip_vision.config import LayoutName, SkipVisionConfig

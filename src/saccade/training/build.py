@@ -13,10 +13,10 @@ from torch import nn
 
 from saccade import models
 from saccade.engine import Attachment, apply
-from saccade.files import write_folder
 from saccade.models import Loaded
 from saccade.opening import Opening
-from saccade.plan import Plan
+from saccade.plans.plan import Plan
+from saccade.system.files import write_folder
 from saccade.training import parts
 from saccade.training.config import TrainingConfig
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 from saccade.engine.resolution import note_shrunk
 from saccade.families import Family
+from saccade.inputs.samples import BLIND_COLOUR
 from saccade.models import Loaded, shrink
-from saccade.samples import BLIND_COLOUR
 from saccade.training.encode import IGNORE, Encoded, Encoder, cut
 from saccade.training.records import BadRecord, Conversation, Turn
 

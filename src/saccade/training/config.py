@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
-from saccade.text import short
+from saccade.core.text import short
 from saccade.training.strict import load_yaml, override, read
 
 PARTS = ("tower", "projector", "decoder")

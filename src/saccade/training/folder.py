@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from saccade.files import read_json
+from saccade.system.files import read_json
 from saccade.training import checkpoints
 
 RUN, METRICS, MODEL, CURVE = "run.json", "metrics.jsonl", "model", "loss.png"

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
-from saccade.files import naming, read_json, read_text, write_json, write_text
+from saccade.system.files import naming, read_json, read_text, write_json, write_text
 from saccade.training.checkpoints import METER, damage
 from saccade.training.collate import Batch
 from saccade.training.folder import METRICS

@@ -9,8 +9,8 @@ from typing import Any
 
 from PIL import Image
 
-from saccade.pictures import open_picture
-from saccade.text import is_text
+from saccade.core.text import is_text
+from saccade.inputs.pictures import open_picture
 
 MARK = "<image>"
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from saccade.files import alone, disk_trouble, write_bytes, write_json
 from saccade.measure import record
 from saccade.models import image_scale
+from saccade.system.files import alone, disk_trouble, write_bytes, write_json
 from saccade.training import build as building
 from saccade.training import checkpoints, parts
 from saccade.training.collate import Collator

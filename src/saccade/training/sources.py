@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from saccade.data import read_line
-from saccade.files import LONGEST_LINE, lines, read_json
-from saccade.pictures import is_file, unfetched
-from saccade.text import short
+from saccade.core.text import short
+from saccade.inputs.data import read_line
+from saccade.inputs.pictures import is_file, unfetched
+from saccade.system.files import LONGEST_LINE, lines, read_json
 from saccade.training.config import ConversationFile, GlanceScenes
 from saccade.training.records import BadRecord, Conversation, Record, Turn, read_record
 
@@ -148,8 +148,8 @@ class ScenePool:
     """
 
     def __init__(self, settings: GlanceScenes, seed: int) -> None:
-        from saccade.glance.data import Mixture
         from saccade.glance.tasks import TASKS
+        from saccade.research.embedded.data import Mixture
 
         self.name, self.weight = settings.name, settings.weight
         self.refused: list[str] = []

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
-from saccade.files import read_text
+from saccade.system.files import read_text
 
 T = TypeVar("T")
 

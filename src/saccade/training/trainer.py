@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from saccade.families import Family, unwrap
-from saccade.files import disk_trouble
+from saccade.system.files import disk_trouble
 from saccade.training import checkpoints, parts
 from saccade.training.checkpoints import BEFORE, FOLDER, PREFIX
 from saccade.training.collate import Batch, Collator
@@ -156,7 +156,7 @@ class VlmTrainer(Trainer):
         return super().compute_loss(model, inputs | {"use_cache": False}, *args, **kwargs)
 
     def floating_point_ops(self, inputs: Any) -> int:
-        """Nothing: `saccade.pricing` counts what a plan really costs."""
+        """Nothing: `saccade.core.pricing` counts what a plan really costs."""
         return 0
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:

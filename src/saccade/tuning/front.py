@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from saccade.files import write_bytes, write_json
-from saccade.plan import Plan
+from saccade.plans.plan import Plan
+from saccade.system.files import write_bytes, write_json
 from saccade.tuning.result import Candidate, Tuned, Unsure
 from saccade.tuning.settings import Settings
 

@@ -21,10 +21,10 @@ from saccade.engine import apply
 from saccade.evaluation.identity import code_of, model_digest
 from saccade.evaluation.ledger import sample_digest
 from saccade.families import Family
-from saccade.journal import Journal, Section
+from saccade.inputs.samples import Sample
 from saccade.models import Loaded
-from saccade.plan import Plan
-from saccade.samples import Sample
+from saccade.plans.plan import Plan
+from saccade.system.journal import Journal, Section
 
 VERSION = 1
 """Raised when losses come out otherwise; what was kept of the former is then not used again."""
@@ -268,7 +268,9 @@ class Judge:
         )
         dense = self._forced(Plan(), batch, inputs)
         if not all(bool(torch.isfinite(full_TV).all()) for full_TV in dense):
-            raise ValueError("the model's logits are not finite even without a plan; check its weights and dtype")
+            raise ValueError(
+                "the model's logits are not finite even without a plan; check its weights and dtype"
+            )
         self._ran(len(samples))
         return _Batch(batch.samples, batch.answer_BA, batch.lengths, batch.target, tuple(dense))
 

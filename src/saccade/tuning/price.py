@@ -13,19 +13,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-import torch
-
-from saccade.budget import as_processed
-from saccade.layout import Layout, prefix_of
+from saccade.core.layout import Layout, prefix_of
+from saccade.core.pricing import scoring_flops
+from saccade.core.program import in_order, scoring_of
+from saccade.core.route import Route
+from saccade.core.shapes import ModelShape
+from saccade.core.stages import Scoring
 from saccade.methods import BudgetMethod, Method
 from saccade.methods.reducer import Reducer
 from saccade.methods.resize import Resize
-from saccade.plan import Plan
-from saccade.pricing import scoring_flops
-from saccade.program import in_order, scoring_of
-from saccade.route import Route
-from saccade.shapes import ModelShape
-from saccade.stages import Scoring
+from saccade.plans.budget import as_processed
+from saccade.plans.plan import Plan
 
 Prompts = Mapping[tuple[int, int], float]
 """How often each (visual rows, text rows) occurs."""
@@ -66,7 +64,7 @@ class Rows:
 
     @property
     def pairs(self) -> int:
-        """Pairs of query and key that attention calls compute (``saccade.rows.blocks``)."""
+        """Pairs of query and key that attention calls compute (``saccade.core.rows.blocks``)."""
         if self.query or not self.visual or not self.whole:
             return self.asking * self.alive
         first = prefix_of(self.text)
@@ -193,10 +191,13 @@ class Pricer:
         total += sum(self.meter.scoring(scoring) for scoring in route.scorings)
         seen = route.layout.visual_BN
         for layer in route.layers:
-            alive, query, ffn = (int((rows & seen).sum()) for rows in (layer.alive_BN, layer.query_BN, layer.ffn_BN))
+            alive, query, ffn = (
+                int((rows & seen).sum()) for rows in (layer.alive_BN, layer.query_BN, layer.ffn_BN)
+            )
             least = Rows(alive, text, False, False, alive == int(seen.sum()))
             bare, asked, fed = (
-                self.meter.layer(each) for each in (least, replace(least, query=True), replace(least, ffn=True))
+                self.meter.layer(each)
+                for each in (least, replace(least, query=True), replace(least, ffn=True))
             )
             shares = [rows / alive if alive else 0.0 for rows in (query, ffn)]
             total += bare + shares[0] * (asked - bare) + shares[1] * (fed - bare)

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from saccade.calibration.draw import draw
-from saccade.data import Entry
 from saccade.evaluation.runner import DENSE, Run, answer
-from saccade.journal import Journal
+from saccade.inputs.data import Entry
+from saccade.inputs.samples import Sample
 from saccade.models import Loaded
-from saccade.samples import Sample
+from saccade.system.journal import Journal
 from saccade.tuning.settings import FEWEST, Settings
 
 
@@ -49,12 +49,16 @@ def split(pool: Iterable[Sample | Entry], settings: Settings) -> Questions:
     return made(drawn[:seen], drawn[seen:], settings)
 
 
-def made(search: Sequence[Sample | Entry], held_out: Sequence[Sample | Entry], settings: Settings) -> Questions:
+def made(
+    search: Sequence[Sample | Entry], held_out: Sequence[Sample | Entry], settings: Settings
+) -> Questions:
     """Both sets from samples that are apart already."""
     order = random.Random(settings.seed)
     seen = list(search)
     order.shuffle(seen)
-    loaded = [tuple(item.load() if isinstance(item, Entry) else item for item in part) for part in (seen, held_out)]
+    loaded = [
+        tuple(item.load() if isinstance(item, Entry) else item for item in part) for part in (seen, held_out)
+    ]
     answered = all(sample.answer.strip() for part in loaded for sample in part)
     return Questions(loaded[0], loaded[1], answered)
 

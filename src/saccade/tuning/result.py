@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from saccade.evaluation.results import Comparison
-from saccade.plan import Plan
+from saccade.plans.plan import Plan
 from saccade.tuning.guard import Verdict
 from saccade.tuning.search import Tried
 from saccade.tuning.settings import Settings
@@ -165,7 +165,9 @@ def refusal(candidates: Sequence[Candidate], settings: Settings) -> str:
     asked = f"no plan is proven to lose at most {settings.max_loss:g} points"
     fits = [one for one in candidates if settings.budget is None or one.tried.ratio <= settings.budget]
     if not fits:
-        return f"no plan was found within the budget of {settings.budget:g}; give more --passes, or allow more"
+        return (
+            f"no plan was found within the budget of {settings.budget:g}; give more --passes, or allow more"
+        )
     nearest = min(fits, key=lambda one: one.verdict.bound)
     told = (
         f"{asked}: the nearest, {nearest.plan.spec}, lost {100 * nearest.verdict.loss:.2f} points on "

@@ -16,17 +16,18 @@ from saccade.calibration.api import score_samples
 from saccade.calibration.draw import data_hash
 from saccade.calibration.measures import ascending
 from saccade.calibration.probes import find_probe
-from saccade.data import Entry
 from saccade.engine import attached
 from saccade.evaluation.comparison import compare
 from saccade.evaluation.results import Comparison
 from saccade.evaluation.runner import count_prompts, refusal
-from saccade.journal import Journal
+from saccade.inputs.data import Entry
+from saccade.inputs.samples import Sample
 from saccade.measure.provenance import record
 from saccade.methods import Method
 from saccade.models import Loaded
-from saccade.plan import Plan
-from saccade.samples import Sample
+from saccade.opening.digest import weights_digest
+from saccade.plans.plan import Plan
+from saccade.system.journal import Journal
 from saccade.tuning.front import plan_of, write
 from saccade.tuning.guard import bound, judged, lost
 from saccade.tuning.judge import VERSION, Judge, Loss
@@ -47,7 +48,6 @@ from saccade.tuning.search import Effort, Search, Tried
 from saccade.tuning.settings import Settings
 from saccade.tuning.singles import ORDERED_BY, singles
 from saccade.tuning.space import DENSE, Menu, State
-from saccade.weights import weights_digest
 
 ALONE = 13
 """Samples on which every skip is tried alone."""
@@ -101,7 +101,9 @@ def tune(
         ValueError: If the settings, the samples or the model do not fit, saying how.
     """
     settings = Settings(**wanted)
-    questions = split(samples, settings) if held_out is None else made(list(samples), list(held_out), settings)
+    questions = (
+        split(samples, settings) if held_out is None else made(list(samples), list(held_out), settings)
+    )
     loaded = models.wrap(model, processor)
     with Journal(None if out is None else f"{os.fspath(out)}.partial.jsonl") as journal:
         found = run(loaded, questions, settings, journal, watch or Watch(), explain=explain)
@@ -255,7 +257,11 @@ def explained(search: Search, best: Tried) -> tuple[Explained, ...]:
     end = search.menu.layers if state.last is None else state.last
     for layer in range(end):
         skip = state.skips[layer]
-        others = [DENSE] if skip else [s for s in search.menu.skips if s == "freeze"] or list(search.menu.skips[:1])
+        others = (
+            [DENSE]
+            if skip
+            else [s for s in search.menu.skips if s == "freeze"] or list(search.menu.skips[:1])
+        )
         for other in others:
             skips = (*state.skips[:layer], other, *state.skips[layer + 1 :])
             told(f"layer {layer}", skip or "dense", other or "dense", replace(state, skips=skips))

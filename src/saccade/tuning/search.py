@@ -7,10 +7,10 @@ accepted can be taken back. A surrogate orders the moves; only what was measured
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-from saccade.plan import Plan
+from saccade.plans.plan import Plan
 from saccade.tuning.judge import Judge, Loss
 from saccade.tuning.price import Pricer
 from saccade.tuning.space import DENSE, Menu, State, alike, fitted, moves, turned_to
@@ -197,7 +197,12 @@ class Search:
             if not near:
                 break
             order = self._surrogate.guess(near)
-            ranked = [state for _, _, state in sorted(zip(order, range(len(near)), near, strict=True), key=lambda t: t[:2])]
+            ranked = [
+                state
+                for _, _, state in sorted(
+                    zip(order, range(len(near)), near, strict=True), key=lambda t: t[:2]
+                )
+            ]
             best = next(iter(self.race(ranked[: self.effort.width], self.effort.deep)), None)
             if best is not None and self.score(best.loss) < self.score(here.loss):
                 here, idle = best, 0

@@ -8,7 +8,7 @@ from typing import Any
 from saccade.evaluation.matched import first_layer
 from saccade.methods import METHODS, BudgetMethod, Method
 from saccade.methods.base import LayerMethod
-from saccade.plan import Plan
+from saccade.plans.plan import Plan
 from saccade.tuning.price import Pricer
 from saccade.tuning.space import TRAINED
 

@@ -18,7 +18,7 @@ from saccade.methods.resize import Resize
 from saccade.methods.shortv import ShortV
 from saccade.methods.vskip import VSkip
 from saccade.methods.vtw import VTW
-from saccade.plan import Plan
+from saccade.plans.plan import Plan
 
 DENSE = ""
 SKIPS: dict[str, type[LayerMethod]] = {"attention": VSkip, "ffn": FFNSkip, "freeze": ShortV}
@@ -269,7 +269,9 @@ def _drop_moves(state: State, menu: Menu) -> Iterator[Move]:
         for template in menu.drops:
             if type(template) is not type(drop):
                 swapped: Any = replace(template, layer=here, keep=drop.keep)  # type: ignore[call-arg]
-                yield Move(f"drop at {here} by {template.name}", replace(state, drops=(*rest, swapped)).tidy())
+                yield Move(
+                    f"drop at {here} by {template.name}", replace(state, drops=(*rest, swapped)).tidy()
+                )
     if len(state.drops) < MOST_DROPS:
         taken = {_layer(drop) for drop in state.drops}
         for template in menu.drops:

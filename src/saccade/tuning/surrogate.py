@@ -100,7 +100,9 @@ class Surrogate:
             found[kind] = 1.0
             found[f"{kind}: rows"] = math.log(share_of(state.reducer) + 0.02)
         for drop in state.drops:
-            found[f"drop by {drop.name}"] = found.get(f"drop by {drop.name}", 0.0) - math.log(share_of(drop) + 0.02)
+            found[f"drop by {drop.name}"] = found.get(f"drop by {drop.name}", 0.0) - math.log(
+                share_of(drop) + 0.02
+            )
         if state.scale != 1:
             found["resized"] = 1 - state.scale
         return found

@@ -33,7 +33,13 @@ def tell(data: Result) -> str:
         markdown(
             ("method", "plan", search["cost"], "KL (nats)", "same answers"),
             [
-                [one["title"], f"`{one['spec']}`", percent(one["ratio"]), f"{one['kl']:.3g}", percent(one["agreement"])]
+                [
+                    one["title"],
+                    f"`{one['spec']}`",
+                    percent(one["ratio"]),
+                    f"{one['kl']:.3g}",
+                    percent(one["agreement"]),
+                ]
                 for one in sorted(tune["singles"], key=lambda one: (-round(one["ratio"], 1), one["kl"]))
             ],
             right_from=2,
@@ -103,7 +109,13 @@ def picture(data: Result) -> Figure:
             x, y = zip(*((one["ratio"], one["kl"] + LEAST) for one in found), strict=True)
             axes.scatter(x, y, s=size, c=colour, marker=mark, alpha=alpha, linewidths=0, label=label)
     line = sorted((one["ratio"], one["kl"] + LEAST) for one in tune["front"])
-    axes.plot([*(x for x, _ in line), 1.0], [*(y for _, y in line), LEAST], color=INK, linewidth=1.2, label="the front")
+    axes.plot(
+        [*(x for x, _ in line), 1.0],
+        [*(y for _, y in line), LEAST],
+        color=INK,
+        linewidth=1.2,
+        label="the front",
+    )
     axes.plot([1.0], [LEAST], "*", color=INK, markersize=10, label="dense", clip_on=False)
     if tune["chosen"] is not None:
         chosen = tune["chosen"]
@@ -118,7 +130,9 @@ def picture(data: Result) -> Figure:
     axes.set_ylim(LEAST * 0.9, max(10.0, *np.array([y for _, y in line]) * 2))
     axes.set_xlabel(f"{tune['search']['cost']} over the dense model's")
     axes.set_ylabel("KL of the whole answer (nats)")
-    style.tidy(axes, "What a plan costs and what it loses", "on the samples of the search; lower left is better")
+    style.tidy(
+        axes, "What a plan costs and what it loses", "on the samples of the search; lower left is better"
+    )
     axes.legend(fontsize=7, loc="upper right")
     return figure
 

@@ -14,24 +14,24 @@ import torch
 from PIL.Image import Image
 
 from saccade import models
-from saccade.budget import last_layers, reach_flops
+from saccade.core.layout import Layout
+from saccade.core.pricing import against, cost
+from saccade.core.route import Route
+from saccade.core.shapes import ModelShape
+from saccade.core.stages import Grid
 from saccade.engine import apply, check_made_for
 from saccade.engine.tower import grid as grid_of
 from saccade.engine.trace import Trace
-from saccade.files import write_bytes
-from saccade.layout import Layout
+from saccade.inputs.samples import Sample
 from saccade.models import Loaded
-from saccade.plan import Plan, PlanLike
-from saccade.pricing import against, cost
+from saccade.plans.budget import last_layers, reach_flops
+from saccade.plans.plan import Plan, PlanLike
 from saccade.report.explain import figure, page
 from saccade.report.explain.marks import Slot, slot_colours
 from saccade.report.explain.reading import moments, views
 from saccade.report.explain.stages import Box, Moment, View
 from saccade.report.route_map import route_map
-from saccade.route import Route
-from saccade.samples import Sample
-from saccade.shapes import ModelShape
-from saccade.stages import Grid
+from saccade.system.files import write_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ class Explanation:
         moments: What the model saw, then what every stage left.
         alive: Visual rows alive in every layer.
         active: For ``attention`` and ``ffn``: the share of those rows that do it, layer by layer.
-        cost: The price of the route that ran, as ``saccade.pricing.cost`` states it; ratios are over the
+        cost: The price of the route that ran, as ``saccade.core.pricing.cost`` states it; ratios are over the
             stock model on the full prompt.
     """
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from PIL.Image import Image
 
 from saccade.engine.trace import Cut, Trace
-from saccade.plan import Plan
+from saccade.plans.plan import Plan
 from saccade.report.explain.stages import Box, Left, Made, Moment, View, patch_of
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from saccade.core.shapes import SHAPES
 from saccade.report.results.fields import Fields
 from saccade.report.results.model import Comparison, ModelId, Numbers, Result, Scored
-from saccade.shapes import SHAPES
 
 SCORE = ("accuracy", "n", "low", "high", "blind", "retention", "retention_above_blind", "difference")
 LIMITS = tuple(f"{name}_{end}" for name in SCORE[5:] for end in ("low", "high"))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from saccade import spec as specs
-from saccade.budget import as_processed
+from saccade.core.layout import Layout
 from saccade.evaluation.matched import KINDS, kind_of
-from saccade.layout import Layout
-from saccade.plan import Plan
+from saccade.plans import spec as specs
+from saccade.plans.budget import as_processed
+from saccade.plans.plan import Plan
 from saccade.report import style
 from saccade.report.pieces import dot
 from saccade.report.route_map import route_map

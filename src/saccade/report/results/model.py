@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from saccade.plan import Plan
+from saccade.plans.plan import Plan
 
 Numbers = Mapping[str, float | None]
 

@@ -6,13 +6,13 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from saccade.files import read_json
-from saccade.plan import Plan
+from saccade.plans.plan import Plan
 from saccade.report.results.benches import read_bench, read_cost, read_training_step
 from saccade.report.results.evaluations import MOST_LAYERS, read_comparison
 from saccade.report.results.fields import Fields
 from saccade.report.results.model import ModelId, Planned, Result
 from saccade.report.results.studies import read_study
+from saccade.system.files import read_json
 
 
 def read(path: str | os.PathLike) -> Result:

@@ -27,7 +27,7 @@ def read_study(data: Any, path: str) -> Result:
 
 def _own(name: str, data: Any, path: str) -> tuple[str, Mapping[str, bytes]]:
     """Markdown and pictures (PNG) by the study's own hand; nothing where this version does not know it."""
-    from saccade.studies import STUDIES
+    from saccade.research.studies import STUDIES
 
     if name not in STUDIES:
         return "", {}

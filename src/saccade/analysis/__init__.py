@@ -1,7 +1,0 @@
-"""Analysis of a model on samples: FFN magnitudes, attention and its saturation, skipping and its bounds."""
-
-from __future__ import annotations
-
-from saccade.analysis.study import PARTS, Study, analyze
-
-__all__ = ["PARTS", "Study", "analyze"]

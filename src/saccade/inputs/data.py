@@ -1,0 +1,206 @@
+"""The user's own questions: a JSONL file beside its images.
+
+One object per line: ``question`` (text), ``image`` or ``images`` (a path or a list of paths, relative to the
+file; leave it out for a text-only question), and, where known, ``answer`` (text, a number, or a list of those
+that all count as right), ``task``, ``subtask``, ``id``, and ``score``, how answers are scored: a name such as
+``"anls"`` or a name with parameters, ``{"number": {"tolerance": 0.1}}`` (``saccade.evaluation.scoring``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from saccade.core.text import is_text, short
+from saccade.evaluation.scoring import Rule, parse, read
+from saccade.inputs.pictures import is_file, open_picture, unfetched
+from saccade.inputs.samples import Sample
+from saccade.system.files import LONGEST_LINE, lines
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the file, checked, with its images found but not yet decoded.
+
+    Attributes:
+        id: Stable identifier; ``<file>/<line>`` where the line gives none.
+        task: The line's task, or the name of the file.
+        subtask: The line's sub-task, or the task.
+        paths: Image files in prompt order.
+        question: The user's question.
+        answers: Reference answers; empty where none is known.
+        score: How answers are scored.
+        where: File and line, for errors.
+    """
+
+    id: str
+    task: str
+    subtask: str
+    paths: tuple[Path, ...]
+    question: str
+    answers: tuple[str, ...]
+    score: str
+    where: str
+
+    def load(self) -> Sample:
+        """Decodes the images.
+
+        Raises:
+            ValueError: If a file is not an image, naming the line.
+        """
+        images = tuple(open_picture(path, self.where) for path in self.paths)
+        answer, *others = self.answers or ("",)
+        return Sample(
+            self.id, self.task, self.subtask, images, self.question, answer, tuple(others), self.score
+        )
+
+
+def load_jsonl(path: str | os.PathLike, score: str = "exact", *, answered: bool = False) -> list[Sample]:
+    """Reads a JSONL file with all its images.
+
+    Args:
+        path: The file.
+        score: How answers are scored where a line does not say.
+        answered: Whether every line needs an answer.
+
+    Raises:
+        ValueError: If the file is missing or empty, or a line cannot be used, with its number.
+    """
+    entries = read_jsonl(path, score)
+    bare = next((entry for entry in entries if answered and not entry.answers), None)
+    if bare is not None:
+        raise ValueError(f"{bare.where}: no answer; evaluation needs one for every question")
+    return [entry.load() for entry in entries]
+
+
+def read_jsonl(path: str | os.PathLike, score: str = "exact") -> list[Entry]:
+    """Reads and checks a JSONL file without decoding images, so that a few can be drawn from many.
+
+    Args:
+        path: The file.
+        score: How answers are scored where a line does not say.
+
+    Raises:
+        ValueError: As ``load_jsonl``, except for files that exist and are not images.
+    """
+    path, usual = Path(path), parse(score)
+    entries = list(_entries(path, usual))
+    if not entries:
+        raise ValueError(f"{path} is empty: one JSON object per line is needed, with 'question' and 'image'")
+    first: dict[str, str] = {}
+    for entry in entries:
+        if entry.id in first:
+            raise ValueError(f"{entry.where}: id {entry.id!r} was used before ({first[entry.id]})")
+        first[entry.id] = entry.where
+    return entries
+
+
+def _entries(path: Path, usual: Rule) -> Iterator[Entry]:
+    for number, _, line in lines(path, "a JSONL file"):
+        where = f"{path}, line {number}"
+        data = read_line(line, where)
+        if not isinstance(data, dict):
+            raise ValueError(f"{where}: a JSON object is needed, got {type(data).__name__}")
+        yield _entry(data, path, number, where, usual)
+
+
+def read_line(line: bytes | None, where: str) -> Any:
+    """The JSON value of one line.
+
+    Args:
+        line: The line, in UTF-8; halves of surrogate pairs are let through. None if it is too long to read.
+        where: File and line, for errors.
+
+    Raises:
+        ValueError: If it is too long, not JSON, or not UTF-8.
+    """
+    if line is None:
+        raise ValueError(
+            f"{where}: longer than {LONGEST_LINE:,} bytes; a line is one question or conversation, and "
+            "images stand beside the file"
+        )
+    try:
+        return json.loads(line.decode("utf-8", "surrogatepass"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where}: not JSON: no UTF-8 text ({error.reason} at byte {error.start})") from None
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, deep nesting
+        raise ValueError(f"{where}: not JSON that can be read ({error})") from None
+
+
+def _entry(data: dict[str, Any], path: Path, number: int, where: str, usual: Rule) -> Entry:
+    question = data.get("question")
+    if not isinstance(question, str) or not question.strip():
+        raise ValueError(f"{where}: 'question' is missing or is not text")
+    _text(data, "question", "", where)
+    if "<image>" in question:
+        raise ValueError(f"{where}: leave '<image>' out of the question; images are placed before it")
+    task = _text(data, "task", path.stem, where)
+    rule = _rule(data, where, usual)
+    return Entry(
+        id=_text(data, "id", f"{path.stem}/{number}", where),
+        task=task,
+        subtask=_text(data, "subtask", task, where),
+        paths=tuple(_find(name, path.parent, where) for name in _names(data, where)),
+        question=question,
+        answers=_answers(data, where, rule),
+        score=str(rule),
+        where=where,
+    )
+
+
+def _rule(data: dict[str, Any], where: str, usual: Rule) -> Rule:
+    try:
+        return usual if data.get("score") is None else read(data["score"])
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _answers(data: dict[str, Any], where: str, rule: Rule) -> tuple[str, ...]:
+    given = data.get("answer")
+    listed = given if isinstance(given, list) else [given]
+    if given == []:
+        raise ValueError(f"{where}: 'answer' is an empty list; leave it out where none is known")
+    answers = tuple(_text({"answer": each}, "answer", "", where) for each in listed)
+    if answers == ("",):
+        return ()
+    for answer in answers:
+        if not rule.suits(answer):
+            raise ValueError(f"{where}: score {rule.name} needs {rule.takes} as the answer, got {answer!r}")
+    return answers
+
+
+def _text(data: dict[str, Any], key: str, default: str, where: str) -> str:
+    value = data.get(key)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(f"{where}: {key!r} is text or a number, got {type(value).__name__}")
+    if not is_text(str(value)):
+        raise ValueError(f"{where}: {key!r} holds half of a surrogate pair, which is no text")
+    return str(value)
+
+
+def _names(data: dict[str, Any], where: str) -> list[str]:
+    if data.get("image") is not None and data.get("images") is not None:
+        raise ValueError(f"{where}: give 'image' or 'images', not both")
+    names = data.get("image") if data.get("image") is not None else data.get("images")
+    if names is None:
+        return []
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list) or not all(isinstance(n, str) and n and is_text(n) for n in names):
+        raise ValueError(f"{where}: 'image' is a path or a list of paths")
+    return names
+
+
+def _find(name: str, folder: Path, where: str) -> Path:
+    path = folder / name
+    if not is_file(path):
+        hint = unfetched(name) or " (paths are relative to the JSONL file)"
+        raise ValueError(f"{where}: no image file {short(name)}{hint}")
+    return path

@@ -1,0 +1,106 @@
+"""Attention maps from queries and keys, one layer of one prompt at a time: for analysis, never for serving.
+
+Shape letters: N rows, Q asking rows, H heads, G key/value heads, W head width, D hidden width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from saccade.core.precision import wide
+from saccade.families import Family, Rotary
+from saccade.research.analysis.capture import Trajectory
+
+
+@dataclass(frozen=True, eq=False)
+class Heads:
+    """Queries, keys and values of one layer, rotated, in float32 at least.
+
+    Attributes:
+        queries_HQW: Of the rows that ask.
+        keys_GNW: Of the rows that answer.
+        values_GNW: Likewise.
+        asks_Q: Which of the answering rows ask, by number.
+        scale: What scores are multiplied by.
+    """
+
+    queries_HQW: torch.Tensor
+    keys_GNW: torch.Tensor
+    values_GNW: torch.Tensor
+    asks_Q: torch.Tensor
+    scale: float
+
+    @property
+    def groups(self) -> int:
+        """Query heads to one key head."""
+        return len(self.queries_HQW) // len(self.keys_GNW)
+
+    def weights(self) -> torch.Tensor:
+        """The causal attention map (H, Q, N)."""
+        keys_HNW = self.keys_GNW.repeat_interleave(self.groups, dim=0)
+        scores_HQN = self.queries_HQW * self.scale @ keys_HNW.mT
+        rows = torch.arange(scores_HQN.shape[-1], device=scores_HQN.device)
+        return scores_HQN.masked_fill(rows > self.asks_Q[:, None], float("-inf")).softmax(-1)
+
+
+def heads(
+    family: Family, attn: Any, normed_ND: torch.Tensor, rotary: Rotary, asks_Q: torch.Tensor | None = None
+) -> Heads:
+    """What an attention module makes of normed states, in the rows' order.
+
+    Args:
+        family: Adapter that takes the module apart.
+        attn: The stock attention module.
+        normed_ND: States after the input norm, of the rows that answer.
+        rotary: Rotary tables of those rows.
+        asks_Q: Which of them ask; all if omitted.
+    """
+    if asks_Q is None:
+        asks_Q = torch.arange(len(normed_ND), device=normed_ND.device)
+    keys, values = family.keys_values(attn, normed_ND[None], rotary)
+    turned = rotary[0][:, asks_Q], rotary[1][:, asks_Q]
+    queries = family.queries(attn, normed_ND[None, asks_Q], turned)
+    return Heads(wide(queries[0]), wide(keys[0]), wide(values[0]), asks_Q, float(attn.scaling))
+
+
+def mixed(family: Family, attn: Any, normed_ND: torch.Tensor, rotary: Rotary) -> torch.Tensor:
+    """What the heads mix (H, N, W) of normed states, before the output projection; differentiable."""
+    found = heads(family, attn, normed_ND, rotary)
+    values_HNW = found.values_GNW.repeat_interleave(found.groups, dim=0)
+    return found.weights() @ values_HNW
+
+
+def attention(family: Family, attn: Any, normed_ND: torch.Tensor, rotary: Rotary) -> torch.Tensor:
+    """Attention output (N, D) of normed states, all rows asking; differentiable."""
+    mixed_HNW = mixed(family, attn, normed_ND, rotary)
+    return family.output(attn, mixed_HNW[None].to(normed_ND.dtype))[0]
+
+
+def layer_heads(family: Family, layer: Any, run: Trajectory, number: int) -> tuple[Heads, torch.Tensor]:
+    """Queries, keys and values of the rows that a layer of a forward works on.
+
+    Returns:
+        The heads, and the numbers (N,) of the rows that answer, on the host.
+    """
+    run.check_positions()
+    rows = run.rows(number)
+    if run.layer(number).visibility != "causal":
+        raise ValueError(
+            "attention is analysed where every row sees all rows before it: leave out reading=mask"
+        )
+    asks = run.layer(number).query_BN[0, rows].nonzero()[:, 0]
+    normed_ND, rotary = normed(family, layer, run, number, rows)
+    return heads(family, layer.self_attn, normed_ND, rotary, asks.to(normed_ND.device)), rows
+
+
+def normed(
+    family: Family, layer: Any, run: Trajectory, number: int, rows: torch.Tensor
+) -> tuple[torch.Tensor, Rotary]:
+    """What the attention of a layer gets of some rows, and their rotary tables."""
+    state_ND = run.states[number]
+    here = rows.to(state_ND.device)
+    cos, sin = run.rotary[number]
+    return family.input_norm(layer, state_ND[None, here])[0], (cos[:, here], sin[:, here])

@@ -1,0 +1,196 @@
+"""``saccade study``: the papers' studies, run again on a model, with one store of answers for all of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from saccade.cli import accuracy, common
+from saccade.cli.opening import opens
+from saccade.opening.settings import Opening
+from saccade.plans.names import check_study
+
+if TYPE_CHECKING:
+    from saccade.research.studies import Study
+
+SAMPLES = 1000
+POOL = 100
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("study")(opens(study))
+
+
+def study(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A study; 'list' says which there are.")],
+    model: common.Model = "glance",
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--task", metavar="NAME", help="A task of the suite or of --data; repeatable; all if omitted."
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Your own JSONL: image(s), question, answer, optional task."),
+    ] = None,
+    samples: Annotated[
+        int, typer.Option(min=1, max=common.MOST_SAMPLES, help="Held-out questions of each task, at most.")
+    ] = SAMPLES,
+    pool: Annotated[
+        int,
+        typer.Option(
+            min=1, max=common.MOST_SAMPLES, help="Calibration samples of each task to draw from, at most."
+        ),
+    ] = POOL,
+    run: Annotated[
+        Path, typer.Option("--run", metavar="FOLDER", help="Store of answers, shared by all studies.")
+    ] = Path("runs/studies"),
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Folder for study_NAME.json, its pictures and its page.")
+    ] = Path("study-results"),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Of a study that trains: a few steps, to see that it runs.")
+    ] = False,
+    batch: Annotated[int, typer.Option(min=1, max=common.MOST_BATCH, help="Questions per batch.")] = 32,
+    workers: Annotated[
+        int, typer.Option(min=1, max=common.MOST_PROCESSES, help="Processes that share the work.")
+    ] = 1,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=common.MOST_TOKENS, help="Longest answer.")] = 24,
+    seed: common.Seed = 0,
+    threads: common.Threads = None,
+    opening: Opening = Opening(),
+    json: common.Json = None,
+) -> None:
+    """Runs one of the papers' studies again: tables with intervals, figures, findings.
+
+    Answers are kept as they come, by model (weights, chat template, processor, Skip-Vision configuration),
+    plan, questions and answer length: an interrupted study goes on where it was when the command is repeated,
+    and studies share what they have in common. A verdict that rests on several comparisons is held against
+    Holm's correction for them.
+
+    Example: saccade study budget --samples 100 --task count --task word --out budget
+    """
+    output = common.Output(json)
+    if name != "list":
+        check_study(name)
+    from saccade.research.studies import STUDIES
+
+    if name == "list":
+        show_list(output, STUDIES)
+        output.finish({"studies": {one.name: one.question for one in STUDIES.values()}})
+        return
+    chosen = STUDIES[name]
+    if quick and not chosen.trains:
+        training = ", ".join(one.name for one in STUDIES.values() if one.trains)
+        raise ValueError(
+            f"--quick is for a study that trains ({training}); of {name} take fewer --samples or --task"
+        )
+    for folder in (out, run):
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{folder} is a file; give a folder")
+        common.check_writable(folder / "study.json")
+    common.hold(out / f"study_{name.replace('-', '_')}.json")
+    where = opening.torch_device()
+    common.use_threads(threads)
+    from saccade import models
+    from saccade.research.studies import Bench, Questions, Store
+    from saccade.research.studies.run import Pace, write
+    from saccade.research.studies.run import run as run_study
+
+    tasks = tuple(task or ())
+    questions = (
+        Questions.of_suite(tasks, samples, pool, seed)
+        if data is None
+        else Questions.of_file(data, tasks, samples, pool, seed)
+    )
+    console = common.progress_console()
+
+    def note(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    if chosen.trains:
+        from saccade.research.studies.trained.ask import Way
+
+        if data is not None or model != "glance":
+            raise ValueError(f"study {name} trains the embedded model on its own suite: no MODEL, no --data")
+        if opening.but(device=None, dtype=None) != Opening():
+            raise ValueError(
+                f"study {name} opens the models that it trains: of these options --device and --dtype"
+            )
+        way = Way(workers, batch, max_new_tokens, str(where), opening.told().get("dtype"))
+        result = _trained(questions, run, way, quick, note)
+        paths = write(chosen, result, out)
+        show(output, result, paths)
+        output.finish(result)
+        return
+    loaded = models.open_as(model, opening)
+    with (
+        common.resumable(f"repeat the command to go on with the answers kept in {run}"),
+        common.progress() as bar,
+    ):
+        line = bar.add_task("preparing", total=None)
+
+        def step(done: int, total: int) -> None:
+            bar.update(line, description="scoring layers", completed=done, total=total)
+
+        def progress(done: int, total: int) -> None:
+            bar.update(line, description=f"study {name}: answers", completed=done, total=total)
+
+        bench = Bench(loaded, questions, Store(run), max_new_tokens, note, step)
+        result = run_study(chosen, bench, Pace(batch, workers, model, opening), progress)
+    paths = write(chosen, result, out)
+    show(output, result, paths)
+    output.finish(result)
+
+
+def _trained(questions: Any, run: Path, way: Any, quick: bool, note: Any) -> dict[str, Any]:
+    from saccade.research.studies import Store
+    from saccade.research.studies.trained.rows import QUICK, Recipe
+    from saccade.research.studies.trained.run import run as run_trained
+
+    recipe = QUICK if quick else Recipe()
+    folder = run / ("trained-quick" if quick else "trained")
+    with (
+        common.resumable(f"repeat the command to go on with the models kept in {folder}"),
+        common.progress() as bar,
+    ):
+        line = bar.add_task("answers", total=None)
+
+        def step(answers: int) -> None:
+            bar.update(line, advance=answers)
+
+        return run_trained(folder, recipe, questions, Store(run), way, note=note, step=step)
+
+
+def show_list(output: common.Output, studies: dict[str, Study]) -> None:
+    """Prints what studies there are."""
+    from rich.table import Table
+
+    view = Table("study", "what it asks")
+    for one in studies.values():
+        view.add_row(one.name, one.question)
+    output.table(view)
+    output.line("next: saccade study main --samples 100")
+
+
+def show(output: common.Output, result: dict[str, Any], paths: dict[str, Path]) -> None:
+    """Prints the lines, the findings, and what to do next."""
+    accuracy.beside_dense(output, result["title"], result["dense"]["mean"], [result["plans"]])
+    for finding in result["findings"]:
+        output.line(f"{finding['verdict']}: {finding['claim']} ({finding['source']}). {finding['found']}")
+    asked = result["data"]
+    output.line(
+        f"{asked['questions']} held-out questions of {len(asked['tasks'])} tasks; in brackets 95 % "
+        "intervals; "
+        f"against dense in points, paired by question; {result['seconds']['cells_of_this_run']} of "
+        f"{result['seconds']['cells']} cells were new."
+    )
+    pictures = [str(path) for key, path in paths.items() if key not in ("data", "page")]
+    output.line(
+        f"\nnumbers  {paths['data']}\npage     {paths['page']}\npictures {', '.join(pictures)}\n\n"
+        "next: saccade study list, or saccade eval with one of the plans on questions of your own"
+    )

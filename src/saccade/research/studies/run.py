@@ -1,0 +1,183 @@
+"""Runs a study: what it wants, what is missing of it, and the result as data, pictures and a page."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from saccade.measure import record
+from saccade.opening import Opening
+from saccade.report.text import interval, percent
+from saccade.research.studies.base import Study
+from saccade.research.studies.bench import Bench
+from saccade.research.studies.cells import makers, missing
+from saccade.research.studies.lines import Book, columns
+from saccade.research.studies.workers import Progress, Work, fill_all, fill_with
+from saccade.system.files import write_bytes, write_json, write_text
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How cells are asked.
+
+    Attributes:
+        batch_size: Questions per batch.
+        workers: Processes that take cells; 1 stays in this one.
+        model: What the user called the model, for other processes to load.
+        opening: How they open it.
+    """
+
+    batch_size: int = 32
+    workers: int = 1
+    model: str = "glance"
+    opening: Opening = field(default_factory=Opening)
+
+
+def run(
+    study: Study, bench: Bench, pace: Pace | None = None, progress: Progress = lambda done, total: None
+) -> dict[str, Any]:
+    """Runs a study as far as it has not run yet, and gives its result.
+
+    Args:
+        study: The study.
+        bench: The model, the questions and the store.
+        pace: How cells are asked.
+        progress: Called with the number of answers that have come, and of all.
+
+    Returns:
+        Plain data: what all studies tell, and what this one makes of it.
+
+    Raises:
+        ValueError: If the model is too shallow, a question cannot be asked, a plan cannot be applied, or the
+            store holds something else.
+    """
+    if bench.depth < study.layers:
+        raise ValueError(
+            f"study {study.name} needs a model of at least {study.layers} layers; "
+            f"{bench.loaded.name} has {bench.depth}"
+        )
+    bench.questions.check()
+    pace = pace or Pace()
+    start = time.perf_counter()
+    bench.note(f"{study.name}: choosing plans")
+    design = study.design(bench)
+    wanted = columns(bench, design.lines)
+    sizes = {task: len(bench.asked(task)) for task in bench.tasks}
+    cells = [(task, column) for task in bench.tasks for column in wanted[task]]
+    total = sum(sizes[task] for task, _ in cells)
+    lacking = {task: list(missing(bench.store, wanted[task])) for task in bench.tasks}
+    there = total - sum(sizes[task] * len(left) for task, left in lacking.items())
+    new = sum(map(len, lacking.values()))
+    bench.note(
+        f"{study.name}: {len(cells)} cells (a plan on a task), {len(cells) - new} of them known; "
+        f"{total - there} answers to get"
+    )
+    if new:
+        _fill(bench, pace, wanted, sizes, there, total, progress)
+    book = Book(bench, design.lines)
+    result = {
+        "schema": SCHEMA,
+        "study": study.name,
+        "title": study.title,
+        "question": study.question,
+        "model": {
+            "name": "Glance" if bench.loaded.name == "glance" else bench.loaded.name,
+            "weights": bench.weights,
+            "layers": bench.depth,
+            "parameters": sum(p.numel() for p in bench.loaded.model.parameters()),
+        },
+        "data": {
+            "source": "Glance suite" if bench.questions.data is None else bench.questions.data.name,
+            "tasks": list(bench.tasks),
+            "questions": sum(sizes.values()),
+            "samples_per_task": max(sizes.values()),
+            "max_new_tokens": bench.tokens,
+            "seed": bench.questions.seed,
+        },
+        **book.whole(),
+        "plans": book.entries(),
+        **design.facts,
+    }
+    result |= study.judge(book, design)
+    made = [book.cell(task, column.run.key).made for task, column in cells]
+    result["seconds"] = {
+        "this_run": round(time.perf_counter() - start, 1),
+        "of_all_cells": round(sum(each.get("seconds", 0.0) for each in made), 1),
+        "cpu_of_all_cells": round(sum(each.get("cpu_seconds", 0.0) for each in made), 1),
+        "cells": len(cells),
+        "cells_of_this_run": new,
+    }
+    model = bench.loaded.model
+    result["provenance"] = record(
+        device=model.device, dtype=model.dtype, seed=bench.questions.seed, answers=makers(made)
+    )
+    return result
+
+
+def _fill(
+    bench: Bench, pace: Pace, wanted: Any, sizes: dict[str, int], there: int, total: int, progress: Progress
+) -> None:
+    progress(there, total)
+    if pace.workers == 1:
+        come = there
+
+        def step(answers: int) -> None:
+            nonlocal come
+            come += answers
+            progress(min(come, total), total)
+
+        fill_all(bench.loaded, bench.store, bench.questions, wanted, batch_size=pace.batch_size, step=step)
+        return
+    told = {
+        task: [(c.run.key, "" if c.run.plan is None else c.run.plan.spec, c.key) for c in each]
+        for task, each in wanted.items()
+    }
+    device = str(bench.loaded.model.device)
+    work = Work(
+        pace.model, pace.opening.but(device=device), bench.questions, bench.store.path, told, pace.batch_size
+    )
+    fill_with(work, pace.workers, wanted, sizes, progress)
+
+
+def write(study: Study, result: dict[str, Any], folder: Path) -> dict[str, Path]:
+    """Writes ``study_NAME.json``, its pictures and its Markdown page, each file whole or not at all.
+
+    Returns:
+        Paths by what they are: ``data``, ``page``, and the pictures by name.
+    """
+    stem = f"study_{study.name.replace('-', '_')}"
+    paths = {"data": write_json(folder / f"{stem}.json", result)}
+    for name, picture in study.draw(result).items():
+        paths[name] = write_bytes(folder / f"{stem}_{name}.png", picture)
+    paths["page"] = write_text(folder / f"{stem}.md", page(study, result))
+    return paths
+
+
+def page(study: Study, result: dict[str, Any]) -> str:
+    """The study in Markdown: what was asked, what it says of claims, the tables, how to run it again."""
+    parts = [
+        f"# {result['title']}",
+        summary(result),
+        study.tell(result),
+        f"Run again: `{result['provenance']['command']}`",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def summary(result: Mapping[str, Any]) -> str:
+    """What a study asked of what, and what it says of each claim, in Markdown."""
+    dense, data, model = result["dense"]["mean"], result["data"], result["model"]
+    head = (
+        f"{data['questions']} held-out questions of {len(data['tasks'])} tasks, {model['name']} "
+        f"({model['layers']} layers, weights `{model['weights']}`); dense {interval(dense, 'accuracy')}, "
+        f"blind {percent(dense['blind'])}; 95 % intervals; seed {data['seed']}."
+    )
+    claims = [
+        f"- **{f['claim']}** ({f['source']}): *{f['verdict']}*. {f['found']}" for f in result["findings"]
+    ]
+    return "\n\n".join([result["question"], head, "\n".join(claims)])

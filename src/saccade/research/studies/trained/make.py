@@ -1,0 +1,135 @@
+"""Trains what the ablation needs and does not have yet; several processes may share a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from saccade import models, skip_vision
+from saccade.glance.scenes import KINDS, make_scene, scene_seed
+from saccade.research.studies.trained.rows import LAYOUT, ROWS, Recipe, Row
+from saccade.skip_vision.align import align
+from saccade.system.files import disk_trouble, locked, read_json, write_json
+
+ALIGN_BATCH = 32
+Note = Callable[[str], None]
+
+
+def place(run: Path, row: Row, seed: int) -> Path:
+    """Folder of the training run that a row's weights come from."""
+    return run / "rows" / f"{(row.weights or row.name).lower().replace(',', '').replace(' ', '-')}-{seed}"
+
+
+def seeds_of(row: Row, recipe: Recipe) -> tuple[int, ...]:
+    """Seeds a row is trained with."""
+    return row.seeds[: recipe.seeds]
+
+
+def make(run: Path, recipe: Recipe, note: Note, rows: Sequence[Row] = ROWS) -> bool:
+    """Trains what is missing and nobody else is at.
+
+    Args:
+        run: Folder of the ablation.
+        recipe: How much is trained.
+        note: Called with a line of text when something begins.
+        rows: Rows to train.
+
+    Returns:
+        Whether everything is there now; False where another process is still at a part.
+
+    Raises:
+        ValueError: If the folder holds an ablation of another recipe.
+    """
+    from saccade.training import TrainingConfig, train
+
+    remember(run, recipe)
+    base = run / "base"
+    with claimed(base) as mine:
+        if mine:
+            start = aligned(run, recipe, note)
+            note("training the dense base")
+            layout = dict(LAYOUT) | {"row": 0}
+            data = recipe.training(str(start), layout, str(base), 0, None, base=True)
+            _finish(train(TrainingConfig.from_data(data), resume=True))
+    if not (base / "model").exists():
+        return False
+    wanted = [
+        (row, seed)
+        for seed in range(recipe.seeds)
+        for row in rows
+        if row.weights is None and seed in seeds_of(row, recipe)
+    ]
+    for row, seed in wanted:
+        out = place(run, row, seed)
+        with claimed(out) as mine:
+            if mine:
+                note(f"training {row.name}, seed {seed}")
+                begun = str(base / "model")
+                data = recipe.training(
+                    begun, row.layout(), str(out), seed + 1, row.plan, base=False, longer=row.longer
+                )
+                _finish(train(TrainingConfig.from_data(data), resume=True))
+    return all((place(run, row, seed) / "model").exists() for row, seed in wanted)
+
+
+def _finish(outcome: Any) -> None:
+    """A run that was told to stop has saved its last step: stop too, and go on from there another time."""
+    if not outcome.finished:
+        raise KeyboardInterrupt
+
+
+def remember(run: Path, recipe: Recipe) -> None:
+    """Notes the recipe of a run's folder.
+
+    Raises:
+        ValueError: If the folder was begun with another one.
+    """
+    path = run / "recipe.json"
+    if path.exists() and read_json(path) != asdict(recipe):
+        raise ValueError(f"{run} was begun with another recipe ({path}); give another folder")
+    if not path.exists():
+        write_json(path, asdict(recipe))
+
+
+def aligned(run: Path, recipe: Recipe, note: Note) -> Path:
+    """The dense model whose resampler says what Glance's projector says."""
+    folder = run / "aligned"
+    if not folder.exists():
+        note("aligning the resampler with Glance's projector")
+        config = skip_vision.SkipVisionConfig.from_dict(dict(LAYOUT) | {"row": 0})
+        loaded = skip_vision.wrap(models.load("glance", device="cpu"), config)
+        told = max(recipe.align_steps // 8, 1)
+
+        def say(step: int, left: float) -> None:
+            if (step + 1) % told == 0:
+                note(f"step {step + 1} of {recipe.align_steps}: {left:.3f} of the variance left")
+
+        left = align(loaded, models.load("glance", device="cpu"), scenes, recipe.align_steps, on_step=say)
+        # The folder says that it is done, so it comes last.
+        write_json(run / "aligned.json", {"steps": recipe.align_steps, "variance_left": left})
+        with disk_trouble(f"the aligned model to {folder}", "make room and repeat the command"):
+            skip_vision.save(loaded, folder)
+    return folder
+
+
+def scenes(step: int) -> list[Any]:
+    """Pictures of one step of the alignment."""
+    rng = np.random.default_rng((7, step))
+    kinds = rng.choice(list(KINDS), ALIGN_BATCH)
+    seeds = rng.integers(1 << 47, size=ALIGN_BATCH)
+    return [
+        make_scene(str(kind), scene_seed("train", int(seed))).image
+        for kind, seed in zip(kinds, seeds, strict=True)
+    ]
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[bool]:
+    """Whether this process may work on a folder: nobody else is at it, and it is not finished."""
+    with locked(folder.with_name(f"{folder.name}.lock")) as mine:
+        yield mine and not (folder / "model").exists()

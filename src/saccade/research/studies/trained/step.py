@@ -1,0 +1,129 @@
+"""What a training step, a prefill and a decoded token take under each row, paired with the dense row."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from saccade import models, skip_vision
+from saccade.engine import apply
+from saccade.engine.cache import kv_bytes
+from saccade.glance import suite
+from saccade.measure.counter import dispatched_flops
+from saccade.measure.results import Pairs
+from saccade.models import Loaded
+from saccade.research.studies.trained.rows import LAYOUT, Recipe, Row
+
+
+def compare_steps(
+    base: Path,
+    rows: Sequence[Row],
+    recipe: Recipe,
+    *,
+    device: str | None = None,
+    new_tokens: int = 16,
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Times every row against the dense one: both run in this process, alternately, on the same questions.
+
+    A training step is forward and backward of the recipe's batch (float32, one question an image, no
+    optimiser, whose work is the same for all). Ratios are medians over pairs, with quartiles. The FLOPs of a
+    step are those that torch dispatches, vision tower and head included.
+
+    Args:
+        base: Folder of the dense model that rows start from.
+        rows: Rows to time.
+        recipe: For the batch, and how many pairs are timed after one that warms up.
+        device: Where to time; None for the CPU.
+        new_tokens: Tokens decoded per question.
+
+    Yields:
+        The name of a row, and what it takes.
+    """
+    dense = _model(base, dict(LAYOUT) | {"row": 0}, device)
+    samples = suite.samples("list", recipe.batch, split="train")
+    dense_flops = _step_flops(dense, samples)
+    for row in rows:
+        loaded = _model(base, row.layout(), device)
+        attached = apply(loaded.model, row.plan) if row.plan is not None else None
+        pairs = [
+            [_once(side, samples, new_tokens) for side in (dense, loaded)] for _ in range(recipe.repeats + 1)
+        ][1:]
+        flops = Pairs.of([dense_flops], [_step_flops(loaded, samples)])
+        if attached is not None:
+            attached.remove()
+        found = {
+            name: asdict(Pairs.of(*([side[name] for side in sides] for sides in zip(*pairs, strict=True))))
+            for name in ("train_s", "prefill_s", "decode_s", "kv_bytes")
+        }
+        yield row.name, found | {"train_flops": asdict(flops)}
+
+
+def _model(base: Path, layout: dict[str, Any], device: str | None) -> Loaded:
+    loaded = models.load(str(base), device=device or "cpu")
+    config = skip_vision.SkipVisionConfig.from_dict(layout)
+    return skip_vision.wrap(loaded, config)
+
+
+def _questions(loaded: Loaded, samples: Sequence[Any]) -> tuple[Any, torch.Tensor]:
+    """A batch, and labels at its text rows."""
+    batch = models.inputs(loaded, samples)
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    return batch, labels.masked_fill(loaded.family.visual_mask(loaded.model, batch["input_ids"]), -100)
+
+
+def _train(model: Any, batch: Any, labels: torch.Tensor) -> None:
+    model(**batch, labels=labels, use_cache=False).loss.backward()
+
+
+def _step_flops(loaded: Loaded, samples: Sequence[Any]) -> float:
+    """FLOPs of a training step."""
+    model = loaded.model
+    batch, labels = _questions(loaded, samples)
+    model.train().requires_grad_(True)
+    found = dispatched_flops(lambda: _train(model, batch, labels))
+    model.zero_grad(set_to_none=True)
+    return float(found)
+
+
+def _once(loaded: Loaded, samples: Sequence[Any], new_tokens: int) -> dict[str, float]:
+    model = loaded.model
+    batch, labels = _questions(loaded, samples)
+    model.train().requires_grad_(True)
+    start = _now(model)
+    _train(model, batch, labels)
+    trained = _now(model) - start
+    model.zero_grad(set_to_none=True)
+    model.eval()
+    with torch.inference_mode():
+        start = _now(model)
+        out = model(**batch, use_cache=True, logits_to_keep=1)
+        prefill = _now(model) - start
+        held = kv_bytes(out.past_key_values)
+        cache, mask = out.past_key_values, batch["attention_mask"]
+        token = out.logits[:, -1:].argmax(-1)
+        start = _now(model)
+        for _ in range(new_tokens):
+            mask = torch.nn.functional.pad(mask, (0, 1), value=1)
+            positions = mask.sum(1, keepdim=True) - 1
+            out = model(
+                input_ids=token,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+            )
+            token = out.logits[:, -1:].argmax(-1)
+        decode = (_now(model) - start) / new_tokens
+    return {"train_s": trained, "prefill_s": prefill, "decode_s": decode, "kv_bytes": float(held)}
+
+
+def _now(model: Any) -> float:
+    """The time once the device has done what it was given."""
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)
+    return time.perf_counter()

@@ -1,0 +1,51 @@
+"""Which commands and methods ran on which checkpoints, from the rehearsal's result file."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from docsite.glance_tables import load, missing
+from saccade.report.markdown import markdown
+
+FILE = "checkpoints.json"
+
+
+def conformance(kind: str, results: Path) -> str:
+    """Checkpoints by what ran on them: everything of a group in every environment, or where it failed.
+
+    Args:
+        kind: Groups of ``commands`` or of ``methods``.
+        results: Folder of result files.
+    """
+    found = load(results / FILE)
+    if found is None:
+        return missing("make checkpoints")
+    groups, cells = found["groups"][kind], found["cells"]
+    environments = sorted({cell["environment"] for cell in cells})
+    names = {cell["checkpoint"]: cell["family"] for cell in cells}
+    rows = []
+    for name, family in sorted(names.items(), key=lambda item: (item[1], item[0])):
+        mine = [cell for cell in cells if cell["checkpoint"] == name]
+        told = [_cell([c for c in mine if c["group"] == group], environments) for group in groups]
+        rows.append([name, f"`{family}`", *told])
+    return markdown(("checkpoint", "family", *groups), rows, right_from=99)
+
+
+def _cell(cells: Sequence[Mapping[str, Any]], environments: Sequence[str]) -> str:
+    """``yes`` where all ran everywhere; else in which environments, and where something failed."""
+    ran = {where: [cell for cell in cells if cell["environment"] == where] for where in environments}
+    good = [where for where, mine in ran.items() if mine and not any(cell["why"] for cell in mine)]
+    bad = [where for where, mine in ran.items() if any(cell["why"] for cell in mine)]
+    if len(good) == len(environments):
+        return "yes"
+    parts = [f"**no** {where}" for where in bad] + [f"yes {where}" for where in good]
+    return "; ".join(parts) or "not run"
+
+
+CHECKPOINT_TABLES: dict[str, Callable[[Path], str]] = {
+    f"checkpoints-{kind}": functools.partial(conformance, kind) for kind in ("commands", "methods")
+}
+"""Tables by the name in the marker."""

@@ -1,0 +1,82 @@
+"""Numbers in prose, taken from result files: ``[[FILE: path/to/number | format]]`` (pure but for reading)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from saccade.report.text import interval, percent, points
+from saccade.system.files import read_json
+
+VALUE = re.compile(r"\[\[([\w.-]+\.json): ([^|\]]+?) \| (\w+)\]\]")
+"""A number of a result file: the file's name, the way to it, and how it is written."""
+
+
+def _difference(entry: Any) -> str:
+    low, high = points(entry["difference_low"]), points(entry["difference_high"])
+    return f"{points(entry['difference'])} points ({low} to {high})"
+
+
+FORMATS: dict[str, Callable[[Any], str]] = {
+    "percent": percent,
+    "whole": lambda value: percent(value, 0),
+    "count": lambda value: f"{value:,}",
+    "plain": str,
+    "line": lambda name: name.split(" at ")[0],
+    "millions": lambda value: f"{value / 1e6:.1f}",
+    "ratio": lambda value: f"{value:.2f}",
+    "accuracy": lambda entry: interval(entry, "accuracy"),
+    "kept": lambda entry: interval(entry, "retention_above_blind"),
+    "difference": _difference,
+}
+"""Ways to write what is found: a number, or a score with its limits."""
+
+
+def filled(text: str, results: Path) -> str:
+    """The text with every value put in.
+
+    Args:
+        text: Markdown.
+        results: Folder of result files.
+
+    Raises:
+        ValueError: If a file, a place in it or a format is unknown.
+    """
+    return VALUE.sub(lambda found: value(results, *found.groups()), text)
+
+
+def value(results: Path, file: str, way: str, form: str) -> str:
+    """One value, written out.
+
+    Args:
+        results: Folder of result files.
+        file: Name of a file there.
+        way: Keys joined by ``/``; in a list the ``name``, ``spec`` or ``plan`` of an entry, or its number.
+        form: One of ``FORMATS``.
+
+    Raises:
+        ValueError: If any of them is unknown.
+    """
+    if form not in FORMATS:
+        raise ValueError(f"no format {form!r}; known: {', '.join(FORMATS)}")
+    found = read_json(results / file)
+    for key in way.split("/"):
+        found = _step(found, key, f"{file}: {way}")
+    try:
+        return FORMATS[form](found)
+    except (TypeError, KeyError, ValueError, AttributeError):
+        raise ValueError(f"{file}: {way} cannot be written as {form}") from None
+
+
+def _step(place: Any, key: str, where: str) -> Any:
+    if isinstance(place, dict) and key in place:
+        return place[key]
+    if isinstance(place, list):
+        for entry in place:
+            if isinstance(entry, dict) and key in (entry.get("name"), entry.get("spec"), entry.get("plan")):
+                return entry
+        if key.isdecimal() and int(key) < len(place):
+            return place[int(key)]
+    raise ValueError(f"{where}: there is no {key!r}")
