@@ -70,13 +70,13 @@ format: $(READY)
 	$(RUN)/ruff format .
 
 tables: $(READY)
-	$(RUN)/python -m docsite.tables $(TABLES)
+	PYTHONPATH=tools $(RUN)/python -m docsite.tables $(TABLES)
 
 versions: $(READY)
 	PYTHONPATH=src:tests $(RUN)/python -m support.versions
 
 docs: $(READY)
-	$(RUN)/python -m docsite build/docs
+	PYTHONPATH=tools $(RUN)/python -m docsite build/docs
 	$(RUN)/zensical build --strict -f build/docs/mkdocs.yml
 	@echo 'Open build/docs/site/index.html in a browser'
 

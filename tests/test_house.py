@@ -21,24 +21,9 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 BESIDE = ("tests", "benchmarks", "e2e", "tools")
 CODE = [*MODULES, *(path for name in BESIDE for path in sorted((ROOT / name).rglob("*.py")))]
 
-PURE = {
-    "layout",
-    "rows",
-    "route",
-    "stages",
-    "select",
-    "cluster",
-    "bipartite",
-    "merge",
-    "pivots",
-    "precision",
-    "program",
-    "shapes",
-    "text",
-    "pricing",
-}
-METHODS_MAY_USE = PURE | {"methods"}
-TAKES_MODELS_APART = ("families", "glance")
+PURE = sorted((SOURCE / "core").glob("*.py"))
+METHODS_MAY_USE = {"core", "methods"}
+TAKES_MODELS_APART = ("families", "glance", "research/embedded")
 CONFIGS_OF_NO_MODEL = {
     f"transformers.{name}"
     for name in ("AutoConfig", "GenerationConfig", "BitsAndBytesConfig", "TorchAoConfig")
@@ -49,6 +34,11 @@ MAY_USE_INTERNALS = (*TAKES_MODELS_APART, "engine", "opening")
 def room(path: Path) -> str:
     """The first folder or file under the package: ``engine``, ``models.py``."""
     return path.relative_to(SOURCE).parts[0]
+
+
+def within(path: Path, rooms: tuple[str, ...]) -> bool:
+    """Whether a file is in one of these folders of the package."""
+    return any(path.is_relative_to(SOURCE / name) for name in rooms)
 
 
 def imports(path: Path) -> set[str]:
@@ -86,10 +76,16 @@ def test_no_file_is_longer_than_500_lines():
     assert not long, "usually two rooms in one"
 
 
-@pytest.mark.parametrize("name", sorted(PURE))
-def test_the_pure_core_imports_nothing_of_ours_but_itself(name):
-    assert ours(SOURCE / f"{name}.py") <= PURE
-    assert not any(i.split(".")[0] == "transformers" for i in imports(SOURCE / f"{name}.py"))
+@pytest.mark.parametrize("path", PURE, ids=lambda path: path.stem)
+def test_the_pure_core_imports_nothing_of_ours_but_itself(path):
+    assert ours(path) <= {"core"}
+    assert not any(i.split(".")[0] == "transformers" for i in imports(path))
+
+
+def test_the_package_does_not_import_the_research_that_is_built_on_it():
+    for path in MODULES:
+        if room(path) != "research":
+            assert "research" not in ours(path), path.name
 
 
 def test_methods_know_only_the_pure_core():
@@ -110,21 +106,21 @@ def test_the_engine_knows_no_method_by_name():
 
 def test_lower_floors_do_not_import_upper_ones():
     upper = {"calibration", "measure", "evaluation", "report", "demo", "cli", "training"}
-    upper |= {"analysis", "studies", "lmms", "serve"}
+    upper |= {"lmms", "serve"}
     for path in MODULES:
-        if room(path) in ("engine", "families", "methods", "plan.py", "spec.py", "files.py", "models.py"):
+        if room(path) in ("engine", "families", "methods", "plans", "system", "models.py"):
             assert not ours(path) & upper, path.name
 
 
 def test_only_families_and_glance_name_model_classes_of_transformers():
     for path in MODULES:
         foreign = {i for i in imports(path) if i.split(".")[0] == "transformers"}
-        if room(path) not in TAKES_MODELS_APART:
+        if not within(path, TAKES_MODELS_APART):
             named = {
                 i for i in foreign if re.search(r"\.models\.|For\w+Generation$|(?<!PreTrained)Config$", i)
             }
             assert not named - CONFIGS_OF_NO_MODEL, path.name
-        if room(path) not in MAY_USE_INTERNALS:
+        if not within(path, MAY_USE_INTERNALS):
             deep = {i for i in foreign if i.count(".") > 1 and not i.startswith("transformers.cache_utils.")}
             assert not deep, path.name
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 import typer
-from docsite import Site
-from docsite.tables import TABLES, refresh, surroundings
 
 import saccade
+from docsite import Site
+from docsite.tables import TABLES, refresh, surroundings
 from saccade.cli.app import build
 from support import pages
 

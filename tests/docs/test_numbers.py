@@ -12,9 +12,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+
 from docsite.build import MARK
 from docsite.values import VALUE, value
-
 from support import pages
 
 SOURCES = tomllib.loads(pages.read("docs/sources.toml"))["number"]

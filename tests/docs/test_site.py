@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import typer
+
 from docsite import Site, commands, findings, includes, methods, values
 from docsite.__main__ import main as write_site
-
 from saccade.cli import main
 from saccade.cli.app import build
 from saccade.methods import METHODS

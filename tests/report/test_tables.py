@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from docsite import tables
 
+from docsite import tables
 from saccade.methods import METHODS
 
 README = "# x\n\n<!-- generated:{name} -->\nold\n<!-- /generated -->\n\nafter\n"

@@ -26,9 +26,10 @@ SOURCE = Path(saccade.__file__).parent
 REFRESH = "make versions (PYTHONPATH=src:tests python -m support.versions)"
 
 ALGORITHMS = ("select", "cluster", "bipartite", "merge")
-"""Pure rooms that are part of the methods that import them; the others are part of the engine."""
-RUNS = ("layout", "rows", "route", "stages", "program", "precision", "plan")
-"""Rooms beside ``engine/`` that it runs on."""
+"""Files of the pure core that are part of the methods that import them; the others are part of the engine."""
+CORE = ("layout", "rows", "route", "stages", "program", "precision")
+RUNS = (*(f"core/{name}" for name in CORE), "plans/plan")
+"""Files beside ``engine/`` that it runs on."""
 UNTOLD = ("support", "__init__", "registry")
 """Modules without behaviour: tables, lists of names."""
 BOUNDARIES = ("base",)
@@ -99,7 +100,9 @@ def _imported(path: Path) -> Iterator[Path]:
 
 
 def _room(path: Path) -> str:
-    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+    """The first folder or file under the package; of the pure core, the file."""
+    parts = path.relative_to(SOURCE).parts
+    return (parts[1] if parts[0] == "core" else parts[0]).removesuffix(".py")
 
 
 def _folder(name: str) -> list[Path]:
@@ -123,7 +126,10 @@ def parts() -> dict[str, tuple[int, set[Path]]]:
         "engine": (engine.VERSION, {*_folder("engine"), *runs, *bases}),
         "models": (models.VERSION, {SOURCE / "models.py"}),
         "calibration": (CALIBRATION, set(_folder("calibration"))),
-        "analysis": (ANALYSIS, set(_folder("analysis")) - {SOURCE / "analysis" / "figures.py"}),
+        "analysis": (
+            ANALYSIS,
+            set(_folder("research/analysis")) - {SOURCE / "research" / "analysis" / "figures.py"},
+        ),
         "skip_vision model": (WRAPPED, set(_folder("skip_vision"))),
     }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from docsite.build import Site
 
-ROOT = Path(__file__).resolve().parents[4]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def main(words: list[str]) -> int:

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from saccade import extensions
 from saccade._version import __version__
 from saccade.cli import streams
 from saccade.cli.apart import guard
@@ -18,8 +19,8 @@ from saccade.cli.terminal import plain_warnings
 from saccade.core.text import short
 
 COMMANDS = (
-    *("demo", "methods", "cost", "bench", "calibrate", "tune", "evaluate"),
-    *("generate", "explain", "check", "analyze", "report", "study", "plan", "train"),
+    *("methods", "cost", "bench", "calibrate", "tune", "evaluate"),
+    *("generate", "explain", "check", "report", "plan", "train"),
 )
 """Modules of this package that register commands, in the order ``--help`` lists them."""
 
@@ -44,6 +45,8 @@ def build() -> typer.Typer:
     app.callback(invoke_without_command=True)(_root)
     for name in COMMANDS:
         importlib.import_module(f"saccade.cli.{name}").register(app)
+    for added in extensions.found(extensions.COMMANDS).values():
+        added.load().register(app)
     guard(app)
     return app
 
@@ -121,7 +124,11 @@ def _say(line: str, code: int) -> int:
 
 
 def _command(words: list[str]) -> str:
-    return f"{words[0]} " if words and words[0] in {"eval", *COMMANDS} else ""
+    return (
+        f"{words[0]} "
+        if words and words[0] in {"eval", *COMMANDS, *extensions.found(extensions.COMMANDS)}
+        else ""
+    )
 
 
 def _one_line(error: object) -> str:

@@ -1,4 +1,4 @@
-"""``saccade train CONFIG.yaml``: training a VLM; ``saccade train glance``: the embedded one from nothing."""
+"""``saccade train CONFIG.yaml``: training a VLM."""
 
 from __future__ import annotations
 
@@ -40,7 +40,6 @@ def register(app: typer.Typer) -> None:
     )
     group.callback(invoke_without_command=True)(_what)
     group.command(DEFAULT)(run)
-    group.command("glance")(glance)
     app.add_typer(group, name="train")
 
 
@@ -132,108 +131,3 @@ def _tell(out: common.Output, config: TrainingConfig, outcome: Outcome) -> None:
     out.line(f"next: {common.command('eval', str(outcome.model), *asked)}")
     if own:
         out.line("QUESTIONS.jsonl: held-out questions of your own, on each line image, question and answer")
-
-
-def glance(
-    minutes: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1_000_000,
-            callback=common.finite,
-            help="Time to spend in training steps; the shipped recipe's if omitted.",
-        ),
-    ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=common.MOST_STEPS,
-            help="Lay the schedule over steps instead of time; exactly repeatable.",
-        ),
-    ] = None,
-    seed: common.Seed = 0,
-    run: Annotated[Path, typer.Option(help="Folder of the run: checkpoint, metrics.")] = Path("runs/glance"),
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --run.")] = False,
-    export: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="When done, write a model folder that the Auto classes load."),
-    ] = None,
-    export_only: Annotated[
-        bool, typer.Option("--export-only", help="Do not train; export what --run holds.")
-    ] = False,
-    threads: Annotated[
-        int | None, typer.Option(min=1, max=common.MOST_THREADS, help="CPU threads; the recipe's if omitted.")
-    ] = None,
-    json: common.Json = None,
-) -> None:
-    """Train Glance on questions drawn on the fly. Checkpoints are written as it goes; --resume continues one.
-
-    Example: saccade train glance --minutes 100 --run runs/glance --export glance-mine
-    """
-    out = common.Output(json)
-    if minutes is not None and steps is not None:
-        raise ValueError("give --minutes or --steps, not both")
-    if minutes == 0:
-        raise ValueError("--minutes is a time above 0")
-    if export_only and export is None:
-        raise ValueError("--export-only needs --export FOLDER")
-    if export is not None:
-        if export.exists() and not (
-            export.is_dir() and ((export / "config.json").exists() or not any(export.iterdir()))
-        ):
-            raise ValueError(
-                f"{export} exists and is not a model folder; it would be replaced, so choose another"
-            )
-        common.check_writable(export / "config.json")
-    from saccade.research.embedded.checkpoint import CHECKPOINT
-    from saccade.research.embedded.checkpoint import export as write_folder
-
-    if not export_only:
-        _train(minutes, steps, seed, run, resume, threads)
-    elif not (run / CHECKPOINT).exists():
-        raise ValueError(f"{run} holds no run to export")
-    done: dict[str, object] = {"run": str(run), "seed": seed, "export": None}
-    if export is not None:
-        done["export"] = str(write_folder(run, export))
-        out.line(f"wrote {export}: use it as MODEL, for example: {common.command('eval', str(export))}")
-    else:
-        export_it = common.command(
-            "train", "glance", "--run", str(run), "--export-only", "--export", "FOLDER"
-        )
-        out.line(f"trained in {run}; to make a model folder: {export_it}")
-    from saccade.measure import record
-
-    out.finish(done | {"provenance": record(seed=seed)})
-
-
-def _train(minutes, steps, seed: int, run: Path, resume: bool, threads) -> None:
-    from dataclasses import replace
-
-    from saccade.research.embedded.checkpoint import CHECKPOINT
-    from saccade.research.embedded.train import TrainConfig, train
-
-    # Both kinds of run write metrics.jsonl.
-    if (run / "run.json").exists():
-        raise ValueError(
-            f"{run} holds a run of 'saccade train CONFIG.yaml': choose another folder with --run"
-        )
-    chosen = {"minutes": minutes, "steps": steps, "threads": threads}
-    given = {key: value for key, value in chosen.items() if value is not None}
-    config = replace(TrainConfig(), seed=seed, **given)
-    options = "".join(f" --{key} {value:g}" for key, value in given.items()) + (
-        f" --seed {seed}" if seed else ""
-    )
-
-    where = shlex.quote(str(run))
-
-    def again() -> str:
-        if (run / CHECKPOINT).exists():
-            return f"continue with: saccade train glance --resume --run {where}{options}"
-        return f"there was no checkpoint yet; start over with: saccade train glance --run {where}{options}"
-
-    with common.resumable(again):
-        try:
-            train(config, run, resume)
-        except SystemExit:  # the trainer saves first when it is told to stop
-            raise common.Interrupted(again()) from None

@@ -28,7 +28,7 @@ class DART(KeepReducer):
     Pivots are the visual rows of the image and the text rows after the last image whose keys in layer K-1
     (rotated, all heads) have the largest L1 norm. One pivot after another takes an equal share of the rows
     left: those least like it by the cosine of final-normed hidden states. Their order decides who takes what,
-    and is the authors': that in which Python walks over a set of their row numbers (``saccade.core.pivots``), put
+    and is the authors': that in which Python walks over a set of their row numbers (``core/pivots.py``), put
     in visual first, strongest first. Where the text has fewer pivots, visual ones take their shares.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""Names of methods and studies, and how a spec string is put together, known without importing any of them.
+"""Names of methods, and how a spec string is put together, known without importing any of them.
 
 A mistyped name is refused before torch is imported, which takes longer than the answer.
 """
@@ -17,26 +17,25 @@ from saccade.core.text import quoted, short
 LONGEST_SPEC = 20_000
 """Characters of a spec string; more is likelier a mistake than a plan."""
 
-_ROOT = Path(__file__).parent
+_PACKAGE = Path(__file__).resolve().parents[1]
 _CALL = re.compile(r"\s*([A-Za-z_]\w*)\s*(?:\(([^()]*)\))?\s*")
 
 
 @cache
 def method_names() -> tuple[str, ...]:
     """Methods by name: each is the one registered class of the file that is called so."""
-    return _files_with("methods", r"^@register$")
+    return files_with(_PACKAGE / "methods", r"^@register$")
 
 
-@cache
-def study_names() -> tuple[str, ...]:
-    """Studies by name: each is a file that holds a ``STUDY``."""
-    return tuple(name.replace("_", "-") for name in _files_with("studies", r"^STUDY\b"))
+def files_with(folder: Path, mark: str) -> tuple[str, ...]:
+    """Names of a folder's modules whose text holds a mark, without importing them.
 
-
-def _files_with(folder: str, mark: str) -> tuple[str, ...]:
+    Args:
+        folder: Where they are.
+        mark: Regular expression; ``^`` and ``$`` stand for ends of lines.
+    """
     marked = re.compile(mark, re.MULTILINE)
-    found = (p.stem for p in (_ROOT / folder).glob("*.py") if marked.search(p.read_text(encoding="utf-8")))
-    return tuple(sorted(found))
+    return tuple(sorted(p.stem for p in folder.glob("*.py") if marked.search(p.read_text(encoding="utf-8"))))
 
 
 def looks_like_file(text: str) -> bool:
@@ -96,16 +95,6 @@ def check_target(name: str) -> None:
 def preset_names() -> str:
     """Preset shapes, for errors."""
     return f"preset shapes are {', '.join(SHAPES)}"
-
-
-def check_study(name: str) -> None:
-    """Refuses a study that is not there.
-
-    Raises:
-        ValueError: If it is not.
-    """
-    if name not in study_names():
-        raise ValueError(f"no study {quoted(name)}; there are {', '.join(study_names())}")
 
 
 def check_method(name: str, known: Iterable[str]) -> None:

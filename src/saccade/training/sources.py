@@ -148,8 +148,8 @@ class ScenePool:
     """
 
     def __init__(self, settings: GlanceScenes, seed: int) -> None:
+        from saccade.glance.scenes import SHARES
         from saccade.glance.tasks import TASKS
-        from saccade.research.embedded.data import Mixture
 
         self.name, self.weight = settings.name, settings.weight
         self.refused: list[str] = []
@@ -158,7 +158,7 @@ class ScenePool:
         if unknown:
             raise ValueError(f"unknown task {unknown[0]!r}; choose from {', '.join(TASKS)}")
         wanted = {kind for name in settings.tasks or TASKS for kind in TASKS[name].kinds}
-        shares = {kind: share for kind, share in Mixture().kinds if kind in wanted}
+        shares = {kind: share for kind, share in SHARES if kind in wanted}
         self._kinds = list(shares)
         self._shares = np.array(list(shares.values())) / sum(shares.values())
 

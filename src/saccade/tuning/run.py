@@ -49,8 +49,8 @@ from saccade.tuning.settings import Settings
 from saccade.tuning.singles import ORDERED_BY, singles
 from saccade.tuning.space import DENSE, Menu, State
 
-ALONE = 13
-"""Samples on which every skip is tried alone."""
+PART = 13
+"""Samples of a part: the fewest that a plan is measured on, and those on which every skip is tried alone."""
 
 MOST_CANDIDATES = 6
 """Plans of the front that go to the held-out samples."""
@@ -176,7 +176,7 @@ def prepared(
         typical(prompts_of(loaded, questions.search)),
         own.plan if own is not None and own.resident else Plan(),
     )
-    parts = max(1, len(questions.search) // settings.batch)
+    parts = max(1, len(questions.search) // PART)
     judge = Judge(
         loaded,
         questions.search,
@@ -186,7 +186,7 @@ def prepared(
         journal=journal,
         progress=watch.step,
     )
-    few = judge.parts[0][:ALONE]
+    few = judge.parts[0][:PART]
     watch.begin("every skip alone", len(few) * len(menu.skips))
     marginals: dict[tuple[int, str], float] = {}
     for skip in menu.skips:

@@ -46,16 +46,22 @@ class Effort:
     Attributes:
         passes: Prompts that may be run under plans, all budgets together.
         width: Moves that are measured in a round, on the first part of the samples.
-        deep: Of those, how many are measured on all of them.
+        deep: Of those, how many are measured on all samples of the level.
         beam: Starts that are followed.
         patience: Rounds without a gain after which a start is left.
+        first: Parts of the samples at the first level; each level has twice as many, up to all.
+        begin: Share of the passes that may go into starts.
+        end: Share of the passes that is kept for measuring the best on all samples.
     """
 
     passes: int
-    width: int = 8
+    width: int = 10
     deep: int = 2
     beam: int = 3
     patience: int = 3
+    first: int = 4
+    begin: float = 0.2
+    end: float = 0.15
 
 
 class Spent(Exception):
@@ -123,45 +129,47 @@ class Search:
         part = Loss(found.loss.kl[:samples], found.loss.agrees[:samples], found.loss.margin[:samples])
         return self.score(part)
 
-    def race(self, states: Iterable[State], deep: int) -> list[Tried]:
-        """Measures states on the first part, the better half of what is left on one more, the best on all.
+    def race(self, states: Iterable[State], deep: int, whole: int) -> list[Tried]:
+        """Measures states on the first part, the better third on two, and so on; the best on some parts.
 
         Args:
             states: Distinct states.
-            deep: How many are measured on all samples.
+            deep: How many are measured on all of those parts.
+            whole: How many parts those are.
 
         Returns:
             Those, best first.
         """
-        left, whole = list(states), len(self.judge.parts)
+        left, parts = list(states), 1
         found: list[Tried] = []
-        parts = 1
         while left:
             found = sorted((self.measure(state, parts) for state in left), key=lambda t: self.at(t, parts))
-            if parts == whole:
+            if parts >= whole:
                 break
             left = [one.state for one in found[: max(deep, len(found) // 3)]]
-            parts = min(whole, max(parts + 1, parts * 2)) if len(left) > deep else whole
+            parts = whole if len(left) == deep else min(whole, parts * 2)
         return found[:deep]
 
     def starts(self, budget: float) -> list[State]:
-        """Where a search at this cost may begin: every reducer, beside none, a few or half of the layers skipped."""
-        order = self.skip_order()
+        """Where a search at this cost may begin, the likeliest first.
+
+        Every reducer, every drop inside the decoder and nothing of both, beside a half, a quarter, three
+        quarters and none of the layers skipped, in the order of what the skips lose alone.
+        """
+        order, layers = self.skip_order(), self.menu.layers
         found: dict[str, State] = {}
-        depths = sorted({0, self.menu.layers // 4, self.menu.layers // 2, 3 * self.menu.layers // 4})
-        for reducer in (None, *self.menu.reducers):
-            for count in depths:
-                skips = [DENSE] * self.menu.layers
-                for layer, skip in order[:count]:
-                    skips[layer] = skip
-                turned = None if reducer is None else turned_to(reducer, 0.8)
-                state = State(tuple(skips), turned)
-                self._add(found, state, budget)
-                for place, template in enumerate(self.menu.drops if reducer is None else ()):
-                    for layer in sorted({max(1, self.menu.layers * k // 6) for k in range(1, 6)}):
-                        drop = replace(template, layer=layer, keep=0.5)  # type: ignore[call-arg]
-                        if count in depths[:2] or place == 0:
-                            self._add(found, replace(state, drops=(drop,)), budget)
+        for share in (0.5, 0.25, 0.75, 0.0):
+            skips = [DENSE] * layers
+            for layer, skip in order[: round(share * layers)]:
+                skips[layer] = skip
+            base = State(tuple(skips))
+            self._add(found, base, budget)
+            for reducer in self.menu.reducers:
+                self._add(found, replace(base, reducer=turned_to(reducer, 0.8)), budget)
+            for place in range(3):
+                for template in self.menu.drops:
+                    drop = replace(template, layer=max(1, layers * (place + 1) // 4), keep=0.5)  # type: ignore[call-arg]
+                    self._add(found, replace(base, drops=(drop,)), budget)
         return list(found.values())
 
     def _add(self, found: dict[str, State], state: State, budget: float) -> None:
@@ -184,29 +192,32 @@ class Search:
         # Of equals the later layer goes first: what an image's rows do last is asked least.
         return [(layer, skip) for _, layer, skip in sorted(best, key=lambda b: (b[0], -b[1]))]
 
-    def descend(self, start: Tried, budget: float) -> Tried:
+    def descend(self, start: Tried, budget: float, parts: int) -> Tried:
         """Moves from a start as long as that gains.
+
+        Args:
+            start: Where to begin, measured on those parts.
+            budget: The most that a plan may cost.
+            parts: Parts of the samples that decide.
 
         Raises:
             Spent: If the passes are used up; ``tried`` has what was found.
         """
         here, idle = start, 0
         while idle < self.effort.patience:
-            near = self.neighbours(here.state, budget)
-            near = [state for state in near if state.plan.spec not in self.tried]
+            near = [
+                state for state in self.neighbours(here.state, budget) if state.plan.spec not in self.tried
+            ]
             if not near:
                 break
             order = self._surrogate.guess(near)
-            ranked = [
-                state
-                for _, _, state in sorted(
-                    zip(order, range(len(near)), near, strict=True), key=lambda t: t[:2]
-                )
-            ]
-            best = next(iter(self.race(ranked[: self.effort.width], self.effort.deep)), None)
-            if best is not None and self.score(best.loss) < self.score(here.loss):
+            ranked = [near[i] for i in sorted(range(len(near)), key=lambda i: (order[i], i))]
+            best = next(iter(self.race(ranked[: self.effort.width], self.effort.deep, parts)), None)
+            if best is not None and self.at(best, parts) < self.at(here, parts):
                 here, idle = best, 0
-                self.note(f"{self.score(here.loss):.4f}  {here.plan.spec}")
+                self.note(
+                    f"  {self.at(here, parts):.4f} on {parts} of {len(self.judge.parts)} parts: {here.plan.spec}"
+                )
             else:
                 idle += 1
         return here
@@ -236,24 +247,77 @@ class Search:
             The best that was measured on all samples; None where nothing was.
         """
         effort = self.effort
-        self.effort = replace(effort, passes=min(effort.passes, self.passes + passes))
+        last = min(effort.passes, self.passes + passes)
+        search = last - int(effort.end * (last - self.passes))
+        levels = self.levels()
         try:
-            begins = self.starts(budget)
-            begins += [made for one in self.front() if (made := fitted(one.state, self.pricer.ratio, budget))]
-            distinct = list({state.plan.spec: state for state in begins}.values())
-            ranked = self.race(distinct, 4 * effort.beam)
-            chosen: list[Tried] = []
-            for one in ranked:
-                if len(chosen) < effort.beam and not any(_kin(one.state, other.state) for other in chosen):
-                    chosen.append(one)
-            ends = [self.descend(one, budget) for one in chosen]
-            if ends:
-                self.descend(min(ends, key=lambda t: self.score(t.loss)), budget)
+            self.effort = replace(effort, passes=search)
+            chosen = self._begun(budget, int(effort.begin * passes), levels[0])
+            for number, parts in enumerate(levels):
+                # Half of what is left for every level but the last, which takes all.
+                share = 1 if number == len(levels) - 1 else 0.5
+                self.effort = replace(effort, passes=self.passes + int(share * (search - self.passes)))
+                try:
+                    for one in chosen:
+                        self.descend(one, budget, parts)
+                except Spent:
+                    pass
+                self.effort = replace(effort, passes=search)
+                chosen = self._kept(budget, parts, min(len(self.judge.parts), 2 * parts))
+        except Spent:
+            pass
+        finally:
+            self.effort = replace(effort, passes=last)
+        try:
+            for one in self.leaders(budget):
+                self.measure(one.state, len(self.judge.parts))
         except Spent:
             pass
         finally:
             self.effort = effort
         return self.best(budget)
+
+    def levels(self) -> list[int]:
+        """Parts of the samples that decide, level by level."""
+        whole = len(self.judge.parts)
+        found = [min(self.effort.first, whole)]
+        while found[-1] < whole:
+            found.append(min(whole, 2 * found[-1]))
+        return found
+
+    def _begun(self, budget: float, passes: int, parts: int) -> list[Tried]:
+        """The best starts, each of another kind, measured on some parts."""
+        begins = [made for one in self.front() if (made := fitted(one.state, self.pricer.ratio, budget))]
+        begins += self.starts(budget)
+        distinct = list({state.plan.spec: state for state in begins}.values())
+        most = max(2 * self.effort.beam, int(0.6 * passes / len(self.judge.parts[0])))
+        ranked = self.race(distinct[:most], 3 * self.effort.beam, parts)
+        return self._apart(ranked)
+
+    def _kept(self, budget: float, parts: int, more: int) -> list[Tried]:
+        """The best of a level, each of another kind, measured on the parts of the next."""
+        found = [one for one in self.tried.values() if one.parts >= parts and one.ratio <= budget]
+        found.sort(key=lambda one: self.at(one, parts))
+        near = [one for one in found[: 2 * self.effort.beam]] + self._apart(found)
+        distinct = list({one.plan.spec: one for one in near}.values())
+        again = sorted(
+            (self.measure(one.state, more) for one in distinct), key=lambda one: self.at(one, more)
+        )
+        return self._apart(again)
+
+    def _apart(self, found: Sequence[Tried]) -> list[Tried]:
+        """The first of them, each of another kind, as many as are followed."""
+        chosen: list[Tried] = []
+        for one in found:
+            if len(chosen) < self.effort.beam and not any(_kin(one.state, other.state) for other in chosen):
+                chosen.append(one)
+        return chosen
+
+    def leaders(self, budget: float) -> list[Tried]:
+        """Plans within a cost, from the likeliest to lose least on all samples: those of most parts first."""
+        fit = [one for one in self.tried.values() if one.ratio <= budget]
+        most = max((one.parts for one in fit), default=0)
+        return sorted((one for one in fit if one.parts == most), key=lambda one: self.at(one, most))[:12]
 
     def front(self) -> list[Tried]:
         """Measured plans that no other beats both in cost and in loss, from dear to cheap."""

@@ -152,7 +152,7 @@ def test_workers_whose_parent_is_killed_end_as_by_an_interrupt(tmp_path, shell):
     parent = subprocess.Popen(command, env=environment())
 
     def both(name: str) -> bool:
-        limit = time.monotonic() + 60
+        limit = time.monotonic() + 150
         while time.monotonic() < limit:
             if all((tmp_path / f"{name}-{number}").exists() for number in (0, 1)):
                 return True

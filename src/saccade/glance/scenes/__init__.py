@@ -17,10 +17,12 @@ MAKERS: dict[str, Callable] = {
     "diagram": diagram.make,
 }
 KINDS = tuple(MAKERS)
+SHARES = (("objects", 0.42), ("text", 0.18), ("digits", 0.12), ("chart", 0.12), ("diagram", 0.16))
+"""How often each type is drawn for training."""
 SPLITS = ("train", "calibration", "test")
 _SPLIT_SPAN = 1 << 48
 
-__all__ = ["KINDS", "MAKERS", "SPLITS", "Scene", "make_scene", "scene_seed", "split_of"]
+__all__ = ["KINDS", "MAKERS", "SHARES", "SPLITS", "Scene", "make_scene", "scene_seed", "split_of"]
 
 
 def scene_seed(split: str, index: int) -> int:

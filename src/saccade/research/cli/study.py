@@ -10,7 +10,7 @@ import typer
 from saccade.cli import accuracy, common
 from saccade.cli.opening import opens
 from saccade.opening.settings import Opening
-from saccade.plans.names import check_study
+from saccade.research.names import check_study
 
 if TYPE_CHECKING:
     from saccade.research.studies import Study

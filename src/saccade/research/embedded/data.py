@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from saccade.glance.scenes import KINDS, make_scene, scene_seed
+from saccade.glance.scenes import KINDS, SHARES, make_scene, scene_seed
 from saccade.glance.tokenizer import ASSISTANT, EOS, PAD, USER, build_tokenizer
 from saccade.research.embedded.pointing import aims
 
@@ -34,13 +34,7 @@ class Mixture:
     batch: int = 32
     text: int = 96
     conversations: float = 0.15
-    kinds: tuple[tuple[str, float], ...] = (
-        ("objects", 0.42),
-        ("text", 0.18),
-        ("digits", 0.12),
-        ("chart", 0.12),
-        ("diagram", 0.16),
-    )
+    kinds: tuple[tuple[str, float], ...] = SHARES
 
 
 class Encoder:

@@ -1,0 +1,1 @@
+"""Commands of the research part: one file each."""

@@ -1,0 +1,1 @@
+"""Training of the embedded models from nothing, on scenes drawn on the fly."""
