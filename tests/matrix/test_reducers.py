@@ -36,6 +36,7 @@ PRUNERS = [
     "vispruner(keep=7,share=image)",
     "divprune(keep=0.4)",
     "uniform(keep=0.3)",
+    "uniform(keep=0.4,layer=2)",
     "dart(layer=1,keep=0.5)",
     "sparsevlm_plus(tokens=0.4,layers=1/2/3)",
 ]

@@ -27,6 +27,9 @@ class Uniform(KeepReducer):
     full grid is thinned out evenly in raster order. So are all rows of an image whose grid is not known: of a
     prompt that is given as embeddings without its pictures. Newline rows stay only where patches are fewer
     than the budget.
+
+    Attributes:
+        layer: First layer that runs with the rest; 0 drops before the decoder.
     """
 
     name = "uniform"
@@ -34,8 +37,11 @@ class Uniform(KeepReducer):
     paper = "https://arxiv.org/abs/2403.15388"
     usual = 0.25
 
+    layer: int = 0
+
     def stages(self, num_layers: int) -> tuple[Stage, ...]:
-        return (Stage(0, self, compact=self.compact, places=True),)
+        self.check_layer(self.layer, num_layers, lowest=0)
+        return (Stage(self.layer, self, compact=self.compact, places=True),)
 
     def choose(self, stage: Stage, evidence: Evidence) -> Choice:
         alive_BN, image_BN = alive_on_host(evidence), evidence.layout.image_BN
