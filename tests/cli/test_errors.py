@@ -153,6 +153,7 @@ def test_every_command_has_help_with_an_example_or_options(command):
         assert done.code == 0 and "--json" in done.out and "Example: saccade" in done.out
 
 
+@pytest.mark.e2e
 def test_help_does_not_load_torch(root):
     code = "import sys; from saccade.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=root / "src", capture_output=True, timeout=60)
@@ -168,6 +169,7 @@ def test_the_program_end_to_end(program):
     assert bad.err.count("\n") == 1
 
 
+@pytest.mark.e2e
 def test_ctrl_c_while_training_says_how_to_go_on(root, tmp_path):
     words = ["train", "glance", "--steps", "100000", "--run", str(tmp_path), "--threads", "1", "--seed", "3"]
     running = subprocess.Popen(

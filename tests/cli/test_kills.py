@@ -110,6 +110,7 @@ def fresh(tmp_path, name: str):
     return folder
 
 
+@pytest.mark.e2e
 def test_a_command_that_is_killed_again_and_again_ends_as_one_that_never_was(command, tmp_path, monkeypatch):
     rng = random.Random(0)
     whole = fresh(tmp_path, "whole")
@@ -154,6 +155,7 @@ def tear(path, rng) -> None:
         stream.write(b'{"sample": "q' + bytes(rng.randrange(32, 127) for _ in range(rng.randrange(9))))
 
 
+@pytest.mark.e2e
 def test_a_real_kill(command, tmp_path):
     whole, folder = fresh(tmp_path, "whole"), fresh(tmp_path, "killed")
     assert command.run(whole) == 0  # here, so that forks need not import
@@ -186,6 +188,7 @@ class StudyLike:
         }
 
 
+@pytest.mark.e2e
 def test_a_study_that_is_killed_again_and_again_ends_as_one_that_never_was(toy, data, tmp_path):
     study, rng = StudyLike(toy, data), random.Random(1)
     whole, folder = fresh(tmp_path, "whole"), fresh(tmp_path, "killed")
@@ -204,6 +207,7 @@ def test_a_study_that_is_killed_again_and_again_ends_as_one_that_never_was(toy, 
     assert study.found(folder) == want and not list(folder.rglob("*.partial.jsonl"))
 
 
+@pytest.mark.e2e
 def test_a_real_kill_of_a_study(toy, data, tmp_path):
     study = StudyLike(toy, data)
     whole, folder = fresh(tmp_path, "whole"), fresh(tmp_path, "killed")
