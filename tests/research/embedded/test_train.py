@@ -200,7 +200,8 @@ def test_a_run_that_is_ended_again_and_again_ends_as_one_that_never_was(run, tmp
 def test_a_real_kill(run, tmp_path) -> None:
     code = (
         "import sys; from pathlib import Path; from dataclasses import replace;"
-        "from research.embedded.test_train import CONFIG, SIZES; from saccade.research.embedded.train import train;"
+        "from research.embedded.test_train import CONFIG, SIZES;"
+        "from saccade.research.embedded.train import train;"
         "train(replace(CONFIG, save_every=0.0), Path(sys.argv[1]), sizes=SIZES)"
     )
     child = subprocess.Popen(
