@@ -149,7 +149,7 @@ def _train(config: TrainingConfig, world: Any, resume: bool, from_step: int | No
     report |= {
         "processes": world.num_processes,
         "parameters": parts.counts(built.model, built.loaded.family),
-        "provenance": record(device=world.device, dtype=built.loaded.model.dtype, seed=settings.seed),
+        "provenance": record(model=built.loaded.model, device=world.device, seed=settings.seed),
         "finished": False,
     }
     world.wait_for_everyone()

@@ -98,9 +98,7 @@ def run(
             "cells": len(made),
             "cells_of_this_run": store.count() - before,
         },
-        "provenance": record(
-            device=loaded.model.device, dtype=loaded.model.dtype, seed=questions.seed, answers=makers(made)
-        ),
+        "provenance": record(model=loaded.model, seed=questions.seed, answers=makers(made)),
     }
     return result | {"findings": findings(result)}
 
