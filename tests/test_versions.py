@@ -9,8 +9,8 @@ import pytest
 from saccade import models
 from saccade.engine import apply
 from saccade.evaluation import compare, identity, runner
-from saccade.evaluation.identity import code_of
 from saccade.families import FAMILIES
+from saccade.identity import code_of
 from saccade.methods import METHODS
 from saccade.plans.plan import Plan
 from saccade.research.studies import Bench, Questions, Store

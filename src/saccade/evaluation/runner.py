@@ -17,13 +17,13 @@ from saccade.core.layout import Layout
 from saccade.core.pricing import Cost, cost
 from saccade.core.route import Route
 from saccade.engine import apply, attached
-from saccade.evaluation.identity import code_of, model_digest
 from saccade.evaluation.ledger import Cell, Ledger, Spent, sample_digest
 from saccade.evaluation.results import Prediction
-from saccade.evaluation.scoring import best, parse
+from saccade.identity import code_of, model_digest
 from saccade.inputs.samples import Sample
 from saccade.plans.budget import price_prompt
 from saccade.plans.plan import Plan
+from saccade.scoring import best, parse
 from saccade.system.journal import Journal, opened
 
 DENSE = "dense"

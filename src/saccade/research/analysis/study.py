@@ -16,7 +16,7 @@ import torch
 from saccade import models
 from saccade.calibration.draw import data_hash
 from saccade.engine import check_made_for
-from saccade.evaluation.identity import code_of, setup_digest
+from saccade.identity import code_of, setup_digest
 from saccade.inputs.samples import Sample
 from saccade.methods.ffn_skip import FFNSkip
 from saccade.models import Loaded

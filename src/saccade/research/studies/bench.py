@@ -13,9 +13,9 @@ from saccade.calibration.draw import Draw
 from saccade.calibration.measures import mean_sd, shuffled
 from saccade.calibration.probes import find_probe
 from saccade.core.layout import Layout
-from saccade.evaluation.identity import code_of, setup_digest
 from saccade.evaluation.orders import CALIBRATION_SAMPLES
 from saccade.evaluation.runner import BLIND, DENSE, Run, count_prompts
+from saccade.identity import code_of, setup_digest
 from saccade.inputs.samples import Sample
 from saccade.models import Loaded
 from saccade.opening.digest import weights_digest

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from saccade.calibration.draw import Draw
-from saccade.evaluation.gate import rank_correlation
+from saccade.research.gate import rank_correlation
 from saccade.research.studies.bench import Scored
 
 DRAWS = 10

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 
 from saccade import models
-from saccade.evaluation.gate import rank_correlation
-from saccade.evaluation.identity import code_of
 from saccade.evaluation.statistics import UNDEFINED, Interval
+from saccade.identity import code_of
 from saccade.inputs.samples import Sample
 from saccade.report.markdown import difference, markdown
 from saccade.research.analysis.capture import bare, record
 from saccade.research.analysis.saturation import MASSES, visual_maps
 from saccade.research.analysis.study import UNTOUCHED, VERSION, over
+from saccade.research.gate import rank_correlation
 from saccade.research.studies import charts
 from saccade.research.studies.base import (
     SLACK,

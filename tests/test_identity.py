@@ -9,7 +9,8 @@ import pytest
 from saccade import models, skip_vision
 from saccade.engine import apply
 from saccade.evaluation import compare, runner
-from saccade.evaluation.identity import model_digest, setup_digest, weights_digest
+from saccade.identity import model_digest, setup_digest
+from saccade.opening.digest import weights_digest
 from saccade.plans.plan import Plan
 from saccade.research.studies import Bench, Questions, Store
 from saccade.skip_vision import SkipVisionConfig
