@@ -72,14 +72,14 @@ class LayerScores(_Strict):
     samples: list[list[float]] | None = None
 
 
-class Asked(_Strict):
+class AskedOfCalibration(_Strict):
     """What was asked of the calibration."""
 
     budget: Count | None = None
     flops: Annotated[float, Field(gt=0, le=1)] | None = None
 
 
-class Cost(_Strict):
+class CalibrationCost(_Strict):
     """What the calibration took against brute force."""
 
     flops_ratio: Annotated[float, Field(ge=0)] | None = None
@@ -102,7 +102,7 @@ class Source(_Strict):
 class Calibration(_Strict):
     """How the layers of a plan were chosen."""
 
-    asked: Asked | None = None
+    asked: AskedOfCalibration | None = None
     metric: Metric | None = None
     direction: Literal["perturbed-full", "full-perturbed"] | None = None
     position: str | None = None
@@ -121,7 +121,7 @@ class Calibration(_Strict):
     source: Source | None = None
     device: str | None = None
     dtype: str | None = None
-    cost: Cost | None = None
+    cost: CalibrationCost | None = None
 
 
 class PlanFile(_Strict):

@@ -50,7 +50,7 @@ Step = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Study:
+class Analysis:
     """What an analysis found.
 
     Attributes:
@@ -89,7 +89,7 @@ def analyze(
     strict: bool = False,
     checkpoint: Journal | str | os.PathLike | None = None,
     step: Step | None = None,
-) -> Study:
+) -> Analysis:
     """Analyses what FFN and attention do to visual rows, and how well the theory bounds skipping them.
 
     Args:
@@ -169,7 +169,7 @@ def analyze(
         pictures["attention_maps"] = figures.attention_maps(
             maps, run.trace.grid, run.layout.image_BN, seen[0].id
         )
-    return Study(data, pictures, maps)
+    return Analysis(data, pictures, maps)
 
 
 class _Runner:
