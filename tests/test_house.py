@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import importlib
 import inspect
 import pkgutil
@@ -21,6 +22,18 @@ SOURCE = ROOT / "src" / "saccade"
 MODULES = sorted(SOURCE.rglob("*.py"))
 BESIDE = ("tests", "benchmarks", "e2e", "tools")
 CODE = [*MODULES, *(path for name in BESIDE for path in sorted((ROOT / name).rglob("*.py")))]
+
+ROOMS = (
+    *("_version", "core", "system", "scoring", "extensions"),
+    *("methods", "plans", "families", "opening", "inputs", "glance"),
+    *("engine", "skip_vision", "models", "identity"),
+    *("measure", "calibration", "evaluation", "check", "report", "training", "lmms"),
+    *("research.names", "research.embedded", "research.analysis", "research.gate", "research.demo"),
+    *("research.studies", "research.telling"),
+    *("cli", "research.cli", "__main__"),
+)
+"""The rooms from the ground up: each may use those before it, and itself."""
+RESEARCH = "saccade.research"
 
 PURE = sorted((SOURCE / "core").glob("*.py"))
 METHODS_MAY_USE = {"core", "methods"}
@@ -59,6 +72,31 @@ def ours(path: Path) -> set[str]:
     return {name.split(".")[1] for name in imports(path) if name.startswith("saccade.")}
 
 
+def module_of(path: Path) -> str:
+    """The dotted name of a file of the package."""
+    return ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def arrows() -> dict[str, set[str]]:
+    """Modules of the package, each with those that it imports: anywhere in it, for types alone too."""
+    known = {module_of(path) for path in MODULES}
+    return {
+        module_of(path): {
+            name if name in known else name.rpartition(".")[0]
+            for name in imports(path)
+            if name.split(".")[0] == "saccade"
+        }
+        - {module_of(path)}
+        for path in MODULES
+    }
+
+
+def room_of(module: str) -> str:
+    """The room of a module: its first folder or file, of research the one within."""
+    parts = module.split(".")[1:]
+    return ".".join(parts[:2] if parts[0] == "research" else parts[:1])
+
+
 def text_files() -> list[Path]:
     """Every text file of the repository that people wrote or generated."""
     folders = [
@@ -85,6 +123,35 @@ def test_the_pure_core_imports_nothing_of_ours_but_itself(path):
     assert not any(i.split(".")[0] == "transformers" for i in imports(path))
 
 
+def test_no_module_imports_itself_in_a_circle():
+    order = graphlib.TopologicalSorter({name: found for name, found in arrows().items() if name != "saccade"})
+    try:
+        tuple(order.static_order())
+    except graphlib.CycleError as circle:
+        pytest.fail(" <- ".join(circle.args[1]))
+
+
+def test_rooms_import_only_downwards():
+    found = {name: targets for name, targets in arrows().items() if name.count(".") and name != RESEARCH}
+    assert {room_of(name) for name in found} == set(ROOMS), "a new room has its place among the others"
+    up = [
+        f"{name} imports {target}"
+        for name, targets in found.items()
+        for target in targets - {"saccade"}
+        if ROOMS.index(room_of(target)) > ROOMS.index(room_of(name))
+    ]
+    assert not up
+
+
+def test_no_two_classes_of_the_package_share_a_name():
+    found: dict[str, list[str]] = {}
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, []).append(module_of(path))
+    assert not {name: places for name, places in found.items() if len(places) > 1}
+
+
 def test_the_package_does_not_import_the_research_that_is_built_on_it():
     for path in MODULES:
         if room(path) != "research":
@@ -105,14 +172,6 @@ def test_the_engine_knows_no_method_by_name():
         used = {n.id for n in nodes if isinstance(n, ast.Name)}
         used |= {n.attr for n in nodes if isinstance(n, ast.Attribute)}
         assert not used & names, path.name
-
-
-def test_lower_floors_do_not_import_upper_ones():
-    upper = {"calibration", "measure", "evaluation", "report", "demo", "cli", "training"}
-    upper |= {"lmms", "serve"}
-    for path in MODULES:
-        if room(path) in ("engine", "families", "methods", "plans", "system", "models.py"):
-            assert not ours(path) & upper, path.name
 
 
 def test_only_families_and_glance_name_model_classes_of_transformers():

@@ -15,7 +15,7 @@ from saccade import models
 from saccade.cli import main
 from saccade.inputs.samples import Sample
 from saccade.plans.plan import Plan
-from saccade.research.studies import Bench, Line, Questions, Store
+from saccade.research.studies import Line, Questions, Store, StudyBench
 from saccade.research.studies.lines import columns
 from saccade.research.studies.workers import fill_all
 from support import kills
@@ -173,7 +173,7 @@ class StudyLike:
         self.toy, self.questions = toy, Questions.of_file(data, (), 2, 1, 0)
 
     def run(self, folder) -> int:
-        bench = Bench(self.toy, self.questions, Store(folder), tokens=2)
+        bench = StudyBench(self.toy, self.questions, Store(folder), tokens=2)
         for task in bench.tasks:
             bench.pool("vig", task)
         wanted = columns(bench, [Line(spec, Plan.of(spec)) for spec in SPECS])

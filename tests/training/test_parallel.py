@@ -14,7 +14,7 @@ import torch
 import saccade
 from saccade.skip_vision import SkipVisionConfig, wrap
 from saccade.training import train
-from saccade.training.mixture import Mixture, Stream
+from saccade.training.mixture import RecordMixture, Stream
 from saccade.training.sources import open_source
 from support import pair
 from support.programs import ROOT, Result, environment, start
@@ -129,7 +129,7 @@ def test_a_wrapped_model_takes_the_steps_of_one_process(here, name):
     data_set(here / "data", [*RECORDS, *texts])
     shared = [f"model.skip_vision={WRAPPED[name]}", *STEADY, "optimisation.steps=6", "optimisation.lr=0.1"]
     config = settings(here, *shared, "optimisation.batch=1", "save_every=99")
-    mixture = Mixture([open_source(source, 0, False) for source in config.data], 0)
+    mixture = RecordMixture([open_source(source, 0, False) for source in config.data], 0)
     seen = [bool(mixture[key].images) for key in Stream(mixture, 12)]
     # Records go to processes by turns: in some step one has an image and the other none.
     assert any(first != second for first, second in zip(seen[::2], seen[1::2], strict=True))

@@ -19,7 +19,7 @@ from saccade.calibration.run import compare, decides, trying
 from saccade.calibration.scores import Scores
 from saccade.calibration.spoken import with_answer
 from saccade.engine import check_made_for
-from saccade.evaluation.identity import code_of, setup_digest
+from saccade.identity import code_of, setup_digest
 from saccade.inputs.data import Entry
 from saccade.inputs.samples import Sample
 from saccade.measure.provenance import record

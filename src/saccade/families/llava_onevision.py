@@ -18,11 +18,12 @@ from transformers import (
 )
 
 from saccade.core.shapes import ModelShape
-from saccade.families.base import core_of, register, text_sizes, unwrap
+from saccade.families.base import core_of, text_sizes, unwrap
 from saccade.families.hosting import Hosts
 from saccade.families.interpolation import TOLERATED, Rows, pooled_videos
 from saccade.families.llava import made_lengths
 from saccade.families.llava_next import LlavaNext
+from saccade.families.registry import register
 from saccade.families.vision import Picture
 
 if TYPE_CHECKING:

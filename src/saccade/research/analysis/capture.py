@@ -23,7 +23,7 @@ from saccade.engine.trace import Trace
 from saccade.families import Rotary, find
 from saccade.plans.plan import Plan, PlanLike
 from saccade.research.analysis.merging import Merge
-from saccade.skip_vision.wrap import wrapped
+from saccade.skip_vision.placed import wrapped
 
 
 @dataclass(frozen=True)

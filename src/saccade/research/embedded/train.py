@@ -333,8 +333,3 @@ def train(
 
 
 __all__ = ["TrainConfig", "Trainer", "export", "train"]
-
-if __name__ == "__main__":
-    from saccade.research.embedded.main import main
-
-    main()
