@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 
 from saccade.families.base import FAMILIES, Family, Parts, Rotary, core_of, find, register, unwrap
-from saccade.families.between import Added
+from saccade.families.deepstack import Added
 from saccade.families.vision import Picture, Tower
 from saccade.system.environment import has_torchvision
 

@@ -15,9 +15,9 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from saccade.core.shapes import ModelShape
-from saccade.families.between import Added
-from saccade.families.hosting import Hosts, hosted_in
-from saccade.families.vision import SeesPictures
+from saccade.families.deepstack import Added
+from saccade.families.projector import ReplaceableProjector, projector_stand_in
+from saccade.families.vision import VisionAdapter
 
 Rotary = tuple[torch.Tensor, torch.Tensor]
 """Cosines and sines, each (B or 1, N, K), as the stock loop hands them to its layers."""
@@ -42,7 +42,7 @@ class Parts:
     head: nn.Module | None
 
 
-class Family(SeesPictures, Hosts, ABC):
+class Family(VisionAdapter, ReplaceableProjector, ABC):
     """Adapter of one model family: the only kind of code that names transformers' internals."""
 
     name: ClassVar[str]
@@ -54,8 +54,9 @@ class Family(SeesPictures, Hosts, ABC):
     compact_positions: ClassVar[bool] = True
     """Whether positions can close up over dropped rows; not where they have several axes (mRoPE)."""
     layouts: ClassVar[tuple[str, ...]] = ()
-    """Layouts of ``SkipVisionConfig`` that its images can have; a family that names some writes ``place`` and
-    ``host``. ``cos`` and ``llava`` are of an image in one view, ``llava-hd`` of one with tiles beside it."""
+    """Layouts of ``SkipVisionConfig`` that its images can have; a family that names some writes
+    ``projector_place`` and ``replace_projector``. ``cos`` and ``llava`` are of an image in one view,
+    ``llava-hd`` of one with tiles beside it."""
 
     @abstractmethod
     def visual_ids(self, config: PreTrainedConfig) -> tuple[int, ...]:
@@ -159,9 +160,9 @@ class Family(SeesPictures, Hosts, ABC):
 
     def identity(self, model: nn.Module) -> dict[str, Any]:
         """The ``fingerprint`` of a model, and what lays its visual rows out where the stock way does not."""
-        hosted = hosted_in(core_of(model))
+        stand_in = projector_stand_in(core_of(model))
         found = self.fingerprint(unwrap(model).config)
-        return found if hosted is None else found | hosted.identity()
+        return found if stand_in is None else found | stand_in.identity()
 
     def sliding_window(self, decoder: nn.Module, number: int) -> int | None:
         """Attention window of a layer in rows, or None where it sees everything before it."""

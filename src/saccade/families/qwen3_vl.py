@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig, Qwen3VLConfig, Qwen3VLForConditionalG
 
 from saccade.core.shapes import ModelShape
 from saccade.families.base import register
-from saccade.families.between import Added
+from saccade.families.deepstack import Added
 from saccade.families.head_norms import HeadNorms
 from saccade.families.qwen import QwenVL, text_part, tokens
 

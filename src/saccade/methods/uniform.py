@@ -28,7 +28,6 @@ class Uniform(KeepReducer):
 
     name = "uniform"
     title = "Uniform grid"
-    paper = "https://arxiv.org/abs/2403.15388"
     usual = 0.25
 
     def stages(self, num_layers: int) -> tuple[Stage, ...]:

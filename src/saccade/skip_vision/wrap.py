@@ -13,14 +13,15 @@ from torch import nn
 
 from saccade.engine import Attachment, apply, attached
 from saccade.engine.tower_scores import look
-from saccade.families import FAMILIES, Family, core_of, unwrap
-from saccade.families.hosting import Place, Undo, hosted_in
+from saccade.families import core_of, unwrap
+from saccade.families.projector import ProjectorPlace, Undo, projector_stand_in
 from saccade.methods.skip_vision import Release
 from saccade.models import Loaded
 from saccade.plans.plan import Plan
 from saccade.skip_vision.abstractor import Abstractor
 from saccade.skip_vision.chain_of_sight import ChainOfSight
-from saccade.skip_vision.config import LayoutName, SkipVisionConfig
+from saccade.skip_vision.config import SkipVisionConfig
+from saccade.skip_vision.layouts import check_layout
 
 VERSION = 2
 """Raised when answers of wrapped models come out otherwise; those that were kept are then not used again."""
@@ -29,13 +30,6 @@ WRAPPED = "saccade_wrapped"
 
 MEANINGLESS = ("safe_serialization", "token", "save_peft_format", "save_original_format")
 """Options of ``save_pretrained`` without a meaning here: no adapters, and safetensors alone."""
-
-NEEDS: dict[LayoutName, str] = {
-    "cos": "images in one view",
-    "llava": "images in one view",
-    "llava-hd": "tiles",
-}
-"""What a layout needs of the images that a model gets."""
 
 
 @dataclass(eq=False)
@@ -57,7 +51,7 @@ class Wrapped:
     @property
     def abstractor(self) -> Abstractor:
         """The module in the projector's place: the one that was put there, or the copy that PEFT trained."""
-        return cast(Abstractor, hosted_in(self.core))
+        return cast(Abstractor, projector_stand_in(self.core))
 
 
 def wrap(loaded: Loaded, config: SkipVisionConfig) -> Loaded:
@@ -82,7 +76,7 @@ def wrap(loaded: Loaded, config: SkipVisionConfig) -> Loaded:
     """
     if not isinstance(config, SkipVisionConfig):
         raise ValueError(f"a model is wrapped by a SkipVisionConfig, got {type(config).__name__}")
-    _check_layout(loaded.family, config.layout)
+    check_layout(loaded.family, config.layout)
     before = wrapped(loaded.model)
     old = None if before is None else before.abstractor
     if before is not None:
@@ -90,7 +84,7 @@ def wrap(loaded: Loaded, config: SkipVisionConfig) -> Loaded:
     if attached(loaded.model) is not None:
         raise ValueError("this model has a saccade plan; remove it before wrapping the model")
     try:
-        place = loaded.family.place(loaded.model, config.image_size)
+        place = loaded.family.projector_place(loaded.model, config.image_size)
         config = _settled(config, place)
         return put_on(loaded, config, _build(loaded, config, place, old))
     except BaseException:
@@ -105,7 +99,9 @@ def put_on(loaded: Loaded, config: SkipVisionConfig, abstractor: Abstractor) -> 
     model, family = loaded.model, loaded.family
     core, rows = family.parts(model).core, _rows(loaded, config)
     undo = Undo()
-    undo.append(family.host(model, loaded.processor, abstractor, config.image_size, config.levels))
+    undo.append(
+        family.replace_projector(model, loaded.processor, abstractor, config.image_size, config.levels)
+    )
     try:
         if config.layout == "llava":
             undo.append(_watch_tower(loaded, abstractor))
@@ -194,18 +190,7 @@ def _saver(loaded: Loaded) -> MethodType:
     return MethodType(save_pretrained, unwrap(loaded.model))
 
 
-def _check_layout(family: Family, layout: LayoutName) -> None:
-    """Refuses a layout that a family has not, where it has others; one without any refuses by itself."""
-    if layout in family.layouts or not family.layouts:
-        return
-    others = sorted({other.name for other in FAMILIES.values() if layout in other.layouts})
-    raise ValueError(
-        f"the layout {layout} needs {NEEDS[layout]} ({', '.join(others)}); "
-        f"for {family.name} choose {' or '.join(family.layouts)}"
-    )
-
-
-def _settled(config: SkipVisionConfig, place: Place) -> SkipVisionConfig:
+def _settled(config: SkipVisionConfig, place: ProjectorPlace) -> SkipVisionConfig:
     """The configuration with the number of retained rows that its layout has on this model."""
     if config.layout == "llava-hd":
         return replace(config, retained=place.grid**2)
@@ -214,10 +199,12 @@ def _settled(config: SkipVisionConfig, place: Place) -> SkipVisionConfig:
 
 def _rows(loaded: Loaded, config: SkipVisionConfig) -> int:
     """Rows of a typical image before any is merged or added."""
-    return config.projected(loaded.family.place(loaded.model, config.image_size).rows)
+    return config.projected(loaded.family.projector_place(loaded.model, config.image_size).rows)
 
 
-def _build(loaded: Loaded, config: SkipVisionConfig, place: Place, old: Abstractor | None) -> Abstractor:
+def _build(
+    loaded: Loaded, config: SkipVisionConfig, place: ProjectorPlace, old: Abstractor | None
+) -> Abstractor:
     """The abstractor of a configuration, with what fits of the trained parts of the one before it."""
     width, project, levels = loaded.shape.hidden, place.projector, len(config.levels) or place.levels
     if config.layout != "cos" and levels != place.levels:
