@@ -18,9 +18,9 @@ import torch
 from saccade import models
 from saccade.calibration.measures import kl
 from saccade.engine import apply
-from saccade.evaluation.identity import code_of, model_digest
 from saccade.evaluation.ledger import sample_digest
 from saccade.families import Family
+from saccade.identity import code_of, model_digest
 from saccade.inputs.samples import Sample
 from saccade.models import Loaded
 from saccade.plans.plan import Plan
