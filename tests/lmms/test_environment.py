@@ -6,8 +6,9 @@ import runpy
 import subprocess
 import sys
 
-VISION = """
 import pytest
+
+VISION = """
 import torch
 
 
