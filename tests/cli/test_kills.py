@@ -15,6 +15,7 @@ from saccade import models
 from saccade.cli import main
 from saccade.inputs.samples import Sample
 from saccade.plans.plan import Plan
+from saccade.report import style
 from saccade.research.studies import Line, Questions, Store, StudyBench
 from saccade.research.studies.lines import columns
 from saccade.research.studies.workers import fill_all
@@ -59,6 +60,7 @@ def data(toy, tmp_path_factory):
 def _loaded(toy, monkeypatch):
     """Forks share one model instead of reading it."""
     monkeypatch.setattr(models, "open_as", lambda name, opening: toy)
+    monkeypatch.setattr(style, "DPI", 30)
 
 
 def settled(value):
