@@ -7,7 +7,7 @@ accepted can be taken back. A surrogate orders the moves; only what was measured
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from saccade.plans.plan import Plan
@@ -215,9 +215,7 @@ class Search:
             best = next(iter(self.race(ranked[: self.effort.width], self.effort.deep, parts)), None)
             if best is not None and self.at(best, parts) < self.at(here, parts):
                 here, idle = best, 0
-                self.note(
-                    f"  {self.at(here, parts):.4f} on {parts} of {len(self.judge.parts)} parts: {here.plan.spec}"
-                )
+                self.note(f"  {self.at(here, parts):.4f} on {parts} parts: {here.plan.spec}")
             else:
                 idle += 1
         return here

@@ -1,7 +1,8 @@
 """What a search may change about a plan: a frozen state, its spec, and moves from one state to others (pure).
 
-A state says what every layer does with the visual rows, which reducer runs before the decoder, where rows are
-dropped inside it, from which layer on there are none, and at what resolution. Whatever it says is a spec string.
+A state says what every layer does with the visual rows, which reducer runs before the decoder, where rows
+are dropped inside it, from which layer on there are none, and at what resolution. Whatever it says is a spec
+string.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ SKIPS: dict[str, type[LayerMethod]] = {"attention": VSkip, "ffn": FFNSkip, "free
 """What a layer may leave out for visual rows, by the name of the operation."""
 
 OPERATIONS = (*SKIPS, "drop", "withdraw", "reduce", "merge", "resize")
-"""What may be allowed: skips of layers; rows dropped from a layer on, a part or all of them; rows reduced before
-the decoder, by choosing or by merging; a lower resolution."""
+"""What may be allowed: skips of layers; rows dropped from a layer on, a part or all of them; rows reduced
+before the decoder, by choosing or by merging; a lower resolution."""
 
 ENGINES = {
     "transformers": OPERATIONS,
     "vllm": ("attention", "ffn", "freeze", "withdraw", "reduce", "resize"),
 }
-"""What engines run: Saccade on transformers all of it, its plug-in for vLLM what needs no look at attention."""
+"""What engines run: Saccade on transformers all of it, vLLM what needs no look at attention."""
 
 LOOKLESS = ("vllm",)
 """Engines in which a reducer before the decoder may not look at the vision tower's attention."""
