@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -19,7 +17,7 @@ from hypothesis import settings
 
 from saccade.cli import main
 from support import models, shares
-from support.programs import ROOT, Result, environment
+from support.programs import ROOT, Result, start
 from support.toy import save_toy
 
 torch.set_num_threads(1)
@@ -124,10 +122,6 @@ def program():
     """Runs ``python -m saccade`` as a program."""
 
     def run(*words: object, cwd=ROOT) -> Result:
-        done = subprocess.run(
-            [sys.executable, "-m", "saccade", *map(str, words)],
-            capture_output=True, text=True, timeout=240, cwd=cwd, env=environment(),
-        )  # fmt: skip
-        return Result(done.returncode, done.stdout, done.stderr)
+        return start("-m", "saccade", *words, cwd=cwd).ended()
 
     return run

@@ -1,4 +1,4 @@
-"""States are plans, moves change one thing, and a knob is turned to the mildest setting that is cheap enough."""
+"""States are plans, moves change one thing, a knob is turned to the mildest setting that is cheap enough."""
 
 from __future__ import annotations
 

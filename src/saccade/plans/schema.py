@@ -72,7 +72,7 @@ class LayerScores(_Strict):
     samples: list[list[float]] | None = None
 
 
-class Asked(_Strict):
+class AskedOfCalibration(_Strict):
     """What was asked of the calibration."""
 
     budget: Count | None = None
@@ -83,7 +83,7 @@ class Asked(_Strict):
     on: str | None = None
 
 
-class Cost(_Strict):
+class CalibrationCost(_Strict):
     """What the calibration took against brute force."""
 
     flops_ratio: Annotated[float, Field(ge=0)] | None = None
@@ -147,7 +147,7 @@ class Tuned(_Strict):
 class Calibration(_Strict):
     """How the layers of a plan were chosen."""
 
-    asked: Asked | None = None
+    asked: AskedOfCalibration | None = None
     metric: Metric | None = None
     direction: Literal["perturbed-full", "full-perturbed"] | None = None
     position: str | None = None
@@ -167,7 +167,7 @@ class Calibration(_Strict):
     device: str | None = None
     dtype: str | None = None
     opening: dict[str, Any] | None = None
-    cost: Cost | None = None
+    cost: CalibrationCost | None = None
     tuned: Tuned | None = None
 
 

@@ -13,7 +13,7 @@ from saccade.glance.vocabulary import COLOR_INDEX, COLOR_NAMES, DIGITS, LETTERS
 
 
 @dataclass(frozen=True)
-class Line:
+class TextLine:
     """One line of text: a ``"word"`` of letters or a ``"number"`` of digits."""
 
     kind: str
@@ -25,7 +25,7 @@ class Line:
 class TextFacts:
     """The lines from top to bottom; colours differ."""
 
-    lines: tuple[Line, ...]
+    lines: tuple[TextLine, ...]
 
 
 def make(
@@ -53,5 +53,5 @@ def make(
             labels.cell(
                 int(row) * (CELL // PATCH), patch_column, character, color=COLOR_INDEX[color], order=index + 1
             )
-        lines.append(Line(kind, text, color))
+        lines.append(TextLine(kind, text, color))
     return canvas.finish(), labels.finish(rng), TextFacts(tuple(lines))
