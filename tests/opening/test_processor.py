@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -202,3 +203,11 @@ def test_code_of_a_repository_is_never_asked_about(whole, tmp_path, monkeypatch)
     folders.change(folder / "config.json", model_type="own_vlm")
     with pytest.raises(ValueError, match=r"'own_vlm' model, which runs code of its own.*trust-remote-code"):
         saccade.load(str(folder))
+
+
+def test_a_sentencepiece_table_alone_says_what_reads_it(copy, monkeypatch):
+    (copy / "tokenizer.json").unlink()
+    (copy / "tokenizer.model").write_bytes(b"\x0a\x0e\x0a\x05<unk>")
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    with pytest.raises(ValueError, match=r"tokenizer\.model is the only .* pip install sentencepiece"):
+        saccade.load(str(copy), device="cpu")
