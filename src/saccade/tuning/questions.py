@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from saccade.calibration.draw import draw
-from saccade.evaluation.runner import DENSE, Run, answer
+from saccade.evaluation.runner import DENSE, AnswerRun, answer
 from saccade.inputs.data import Entry
 from saccade.inputs.samples import Sample
 from saccade.models import Loaded
@@ -72,7 +72,7 @@ def referenced(
     found = answer(
         loaded,
         questions.held_out,
-        [Run(DENSE)],
+        [AnswerRun(DENSE)],
         batch_size=settings.batch,
         max_new_tokens=settings.tokens,
         ledger=journal,
