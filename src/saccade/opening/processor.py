@@ -14,13 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from transformers import (
-    PROCESSOR_MAPPING,
-    AutoImageProcessor,
-    AutoTokenizer,
-    PreTrainedConfig,
-    ProcessorMixin,
-)
+from transformers import PROCESSOR_MAPPING, AutoTokenizer, PreTrainedConfig, ProcessorMixin
+
+# From their module: in early releases the package's own names ask for torchvision.
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING, AutoImageProcessor
 from transformers.utils.hub import PushToHubMixin
 
 from saccade.opening.checks import read_settings
@@ -148,7 +145,7 @@ def _pictures(
     kind = str(said.get("image_processor_type") or "").removesuffix("Fast")
     if kind and not hasattr(transformers, kind):
         # A name of an earlier release: the model type decides, as where the file names none.
-        by_type: Any = transformers.IMAGE_PROCESSOR_MAPPING
+        by_type: Any = IMAGE_PROCESSOR_MAPPING
         mapping = by_type[type(config)]
         return (mapping.get("pil") or mapping["torchvision"]).from_pretrained(folder)
     return AutoImageProcessor.from_pretrained(folder, backend="pil", **how)
