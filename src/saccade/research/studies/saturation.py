@@ -14,7 +14,8 @@ from saccade.evaluation.gate import rank_correlation
 from saccade.evaluation.identity import code_of
 from saccade.evaluation.statistics import UNDEFINED, Interval
 from saccade.inputs.samples import Sample
-from saccade.report.markdown import difference, markdown
+from saccade.report.markdown import markdown
+from saccade.report.text import difference
 from saccade.research.analysis.capture import bare, record
 from saccade.research.analysis.saturation import MASSES, visual_maps
 from saccade.research.analysis.study import UNTOUCHED, VERSION, over
