@@ -8,6 +8,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+import runpy
 import tomllib
 from pathlib import Path
 
@@ -26,7 +27,7 @@ ROOMS = (
     *("_version", "core", "system", "scoring", "extensions"),
     *("methods", "plans", "families", "opening", "inputs", "glance"),
     *("engine", "skip_vision", "models", "identity"),
-    *("measure", "calibration", "evaluation", "check", "report", "training", "lmms"),
+    *("measure", "calibration", "evaluation", "check", "report", "tuning", "training", "lmms"),
     *("research.names", "research.embedded", "research.analysis", "research.gate", "research.demo"),
     *("research.studies", "research.telling"),
     *("cli", "research.cli", "__main__"),
@@ -230,6 +231,11 @@ def test_no_file_names_a_path_of_one_machine():
 def test_the_environment_configures_nothing():
     reads = re.compile(r"os\.environ|getenv")
     assert not [str(p.relative_to(ROOT)) for p in MODULES if reads.search(p.read_text("utf-8"))]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_a_benchmark_finds_all_that_it_imports(path):
+    assert callable(runpy.run_path(str(path), run_name="benchmark")["main"])
 
 
 def test_nothing_is_left_for_later_and_no_test_is_skipped():

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from saccade.engine.resolution import note_shrunk
-from saccade.inputs.prompts import check_length, check_pixels, check_questions, extremes
+from saccade.inputs.prompts import check_length, check_pixels, check_questions, check_tokens, extremes
 from saccade.inputs.samples import Sample, blind_image
 from saccade.methods.resize import Resize
 from saccade.opening import Opening, open_config
+from saccade.opening.errors import reason
 from saccade.opening.loaded import Loaded, read, wrap
 from saccade.plans.plan import Plan, PlanLike
 
@@ -109,7 +110,7 @@ def prompt(loaded: Loaded, sample: Sample) -> str:
     """The chat prompt of a sample: its images, then its question.
 
     Raises:
-        ValueError: If the processor has no chat template.
+        ValueError: If the processor has no chat template, or it fails.
     """
     content: list[dict[str, str]] = [{"type": "image"} for _ in sample.images]
     content.append({"type": "text", "text": sample.question})
@@ -117,8 +118,8 @@ def prompt(loaded: Loaded, sample: Sample) -> str:
         return loaded.processor.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
-    except ValueError as error:
-        raise ValueError(f"{loaded.name} cannot write a chat prompt: {error}") from error
+    except Exception as error:  # templates are programs of others
+        raise ValueError(f"{loaded.name} cannot write a chat prompt: {reason(error)}") from error
 
 
 def check_processor(loaded: Loaded) -> None:
@@ -174,14 +175,16 @@ def inputs(loaded: Loaded, samples: Sequence[Sample], plan: PlanLike | None = No
         plan: The plan they will run under; its ``resize`` methods make the images smaller.
 
     Raises:
-        ValueError: If there is no sample, or a question holds what the model reads as a picture.
+        ValueError: If there is no sample, a question holds what the model reads as a picture, or a prompt is
+            longer than the model's positions.
     """
     if not samples:
         raise ValueError("no samples to ask")
     check_processor(loaded)
     check_questions(samples, loaded.processor, loaded.family, loaded.model.config)
     texts = [prompt(loaded, s) for s in samples]
-    return encode(loaded, texts, [image for s in samples for image in s.images], plan)
+    images = [image for s in samples for image in s.images]
+    return encode(loaded, texts, images, plan, [s.id for s in samples])
 
 
 def try_longest(loaded: Loaded, samples: Sequence[Sample]) -> None:
@@ -196,7 +199,11 @@ def try_longest(loaded: Loaded, samples: Sequence[Sample]) -> None:
 
 
 def encode(
-    loaded: Loaded, texts: Sequence[str], images: Sequence[Image], plan: PlanLike | None = None
+    loaded: Loaded,
+    texts: Sequence[str],
+    images: Sequence[Image],
+    plan: PlanLike | None = None,
+    names: Sequence[str] = (),
 ) -> Any:
     """Model inputs of chat prompts, left padded, on the model's device.
 
@@ -205,9 +212,11 @@ def encode(
         texts: The prompts, as the chat template writes them.
         images: Their images, in order.
         plan: The plan they will run under; its ``resize`` methods make the images smaller.
+        names: What the prompts are called, for messages.
 
     Raises:
-        ValueError: If the processor refuses an image, naming it.
+        ValueError: If the processor refuses an image, naming it, or a prompt is longer than the model's
+            positions, or holds a token that the model has not.
     """
     check_processor(loaded)
     bos = loaded.processor.tokenizer.bos_token
@@ -227,7 +236,8 @@ def encode(
         raise _refused(loaded, images, plan) or error from None
     model = loaded.model
     check_pixels(batch, loaded.name)
-    check_length(batch["input_ids"].shape[1], model.config)
+    check_tokens(batch["input_ids"], loaded.shape.vocab, loaded.name)
+    check_length(loaded.family.positions(model.config, batch), model.config, names)
     return batch.to(model.device, dtype=model.dtype)
 
 

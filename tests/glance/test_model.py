@@ -9,11 +9,12 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from saccade.glance import load, weights_path
-from saccade.glance.model import GlanceConfig, build_model, visual_rows
+from saccade.glance.model import GlanceConfig, build_model
 from saccade.glance.suite import samples
 from saccade.glance.tokenizer import PAD, build_processor, build_tokenizer
 from saccade.research.embedded.data import Batches, Mixture, network_inputs
 from saccade.research.embedded.network import Network
+from saccade.research.embedded.tower import visual_rows
 
 SMALL = GlanceConfig(layers=2, width=32, heads=4, mlp=32, vision_width=32)
 
@@ -88,7 +89,7 @@ def test_training_and_stock_code_see_the_same_visual_rows(small) -> None:
 def test_a_packed_row_trains_the_prompt_that_users_give(small, conversations: float) -> None:
     """Logits of a packed question equal those of the same question alone in a stock forward."""
     mixture = Mixture(batch=2, text=48, conversations=conversations)
-    batches = Batches(mixture, 3, "calibration", SMALL.visual_tokens)
+    batches = Batches(mixture, 3, "calibration")
     batch = batches[0]
     user = batches.encode.user
     network = Network(build_model(SMALL, seed=1), (1, 2), (1, 2), user).eval()
@@ -109,7 +110,7 @@ def test_a_packed_row_trains_the_prompt_that_users_give(small, conversations: fl
 
 
 def test_conversations_follow_the_chat_template() -> None:
-    batches = Batches(Mixture(batch=1, text=60, conversations=1.0), 5, "calibration", 100)
+    batches = Batches(Mixture(batch=1, text=60, conversations=1.0), 5, "calibration")
     tokenizer = build_tokenizer()
     text = tokenizer.decode(batches[0]["ids"][0]).replace(PAD, " ").split()
     turns = " ".join(text).split(" <user> ")

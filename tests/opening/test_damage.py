@@ -78,7 +78,7 @@ DAMAGE = {
     ),
     "a value of another type": (
         lambda f: sizes(f, num_hidden_layers="four"),
-        r"cannot read .*config\.json",
+        r"config\.json: text_config\.num_hidden_layers: a whole number",
     ),
     "unknown model type": (
         lambda f: folders.change(f / "config.json", model_type="of_tomorrow"),
@@ -131,7 +131,7 @@ DAMAGE = {
     ),
     "unknown picture part": (
         lambda f: folders.change(f / "preprocessor_config.json", size="large"),
-        r"cannot read .*preprocessor_config\.json",
+        r"preprocessor_config\.json: size: a whole number of pixels",
     ),
 }
 

@@ -239,8 +239,8 @@ def score_samples(
             inputs, tail = ask(last)
             cost = compare(loaded.model, inputs, probe, direction, loaded.shape, like, tail)
             cost |= {"sample": last.id}
-    origin = record(device=loaded.model.device, dtype=loaded.model.dtype)
-    kept = {key: origin[key] for key in ("date", "versions", "source", "device", "dtype")}
+    origin = record(model=loaded.model)
+    kept = {key: origin[key] for key in ("date", "versions", "source", "device", "dtype", "opening")}
     return Scores(
         metric=probe.name,
         num_layers=loaded.shape.layers,

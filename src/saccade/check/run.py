@@ -96,7 +96,7 @@ def run(
         say(f"about {lasts}: {len(wanted)} plans; a dense forward of the prompt takes {seconds:.2f} s")
         rows = tuple(_rows(model, floats, asked, wanted, plan is None, every, force, advance))
     notes = (*asked.notes, *([why] if why else []))
-    where = record(device=home(model), dtype=dtype)
+    where = record(model=model, device=home(model), dtype=dtype)
     return Report(found, rows, notes, time.perf_counter() - begun, where)
 
 

@@ -88,14 +88,16 @@ def _build() -> type:
                 "adapter": adapter,
             }
             given = {name: read_text(word) for name, word in words.items() if word}
+            exactly = read_flag(strict, "strict")
             loaded = models.load(
                 read_text(pretrained),
                 **given,
+                strict=exactly,
                 device=None if device_map else where,
                 trust_remote_code=read_flag(trust_remote_code, "trust_remote_code"),
             )
             anyway = read_flag(force, "force")
-            check_made_for(loaded.model, wanted, force=anyway, strict=read_flag(strict, "strict"))
+            check_made_for(loaded.model, wanted, force=anyway, strict=exactly)
             wanted = wanted.for_any() if anyway else wanted
             self._asker = Asker(
                 loaded, wanted, read_flag(blind, "blind"), read_count(batch_size, "batch_size")

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
-from saccade.glance.draw import CELL, CELLS, Canvas
+from saccade.glance.draw import CELL, CELLS, PLAIN, Canvas, DrawnLook
 from saccade.glance.scenes.base import PATCHES_PER_CELL, PatchLabels
 from saccade.glance.vocabulary import COLOR_INDEX, COLOR_NAMES
 
@@ -25,8 +25,8 @@ class DigitFacts:
     scans: tuple[int, ...]
 
 
-@lru_cache(maxsize=1)
-def _uci() -> tuple[np.ndarray, np.ndarray]:
+@lru_cache(maxsize=2)
+def _uci(size: int = CELL) -> tuple[np.ndarray, np.ndarray]:
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -34,7 +34,7 @@ def _uci() -> tuple[np.ndarray, np.ndarray]:
         [
             np.asarray(
                 Image.fromarray((scan * (255 / 16)).astype(np.uint8)).resize(
-                    (CELL, CELL), Image.Resampling.BILINEAR
+                    (size, size), Image.Resampling.BILINEAR
                 ),
                 dtype=np.float32,
             )
@@ -54,15 +54,17 @@ def scans_of(split: str) -> tuple[np.ndarray, ...]:
     return tuple(index[mine & (target == digit)] for digit in range(10))
 
 
-def make(rng: np.random.Generator, split: str) -> tuple[np.ndarray, np.ndarray, DigitFacts]:
+def make(
+    rng: np.random.Generator, split: str, look: DrawnLook = PLAIN
+) -> tuple[np.ndarray, np.ndarray, DigitFacts]:
     """Draw a block of 1 to 3 rows by 2 to 4 columns of scans."""
-    scans, _ = _uci()
+    scans, _ = _uci(CELL * look.scale)
     pools = scans_of(split)
     height, width = int(rng.integers(1, 4)), int(rng.integers(2, 5))
     top, left = int(rng.integers(CELLS - height + 1)), int(rng.integers(CELLS - width + 1))
     palette = rng.permutation(COLOR_NAMES)[: rng.integers(2, 9)].tolist()
-    canvas = Canvas(rng)
-    labels = PatchLabels()
+    canvas = Canvas(rng, look)
+    labels = PatchLabels(look)
     rows, colors, used = [], [], []
     for row in range(height):
         values, paints = [], []
@@ -74,7 +76,7 @@ def make(rng: np.random.Generator, split: str) -> tuple[np.ndarray, np.ndarray, 
             y = (top + row) * CELL + int(rng.integers(-1, 2))
             # Scans are faint at their edges; a stronger stroke keeps them readable in light colours.
             mask = np.minimum(1.0, scans[scan] * rng.uniform(1.1, 1.6))
-            canvas.paste(mask, x, y, canvas.color(color))
+            canvas.paste(mask, x * look.scale, y * look.scale, canvas.color(color))
             labels.cell(
                 (top + row) * PATCHES_PER_CELL,
                 (left + column) * PATCHES_PER_CELL,

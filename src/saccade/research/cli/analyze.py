@@ -103,9 +103,7 @@ def analyze(
             checkpoint=journal,
             step=lambda done, total: bar.update(line, completed=done, total=total),
         )
-    result = common.plain(
-        found.data | {"provenance": record(device=where, dtype=loaded.model.dtype, seed=seed)}
-    )
+    result = common.plain(found.data | {"provenance": record(model=loaded.model, device=where, seed=seed)})
     paths = write.write(found, result, out)
     view.note(journal.finish())
     show(view, found)

@@ -97,15 +97,15 @@ def study(
     where = opening.torch_device()
     common.use_threads(threads)
     from saccade import models
-    from saccade.research.studies import Questions, Store, StudyBench
+    from saccade.research.studies import Store, StudyBench, StudyQuestions
     from saccade.research.studies.run import Pace, write
     from saccade.research.studies.run import run as run_study
 
     tasks = tuple(task or ())
     questions = (
-        Questions.of_suite(tasks, samples, pool, seed)
+        StudyQuestions.of_suite(tasks, samples, pool, seed)
         if data is None
-        else Questions.of_file(data, tasks, samples, pool, seed)
+        else StudyQuestions.of_file(data, tasks, samples, pool, seed)
     )
     console = common.progress_console()
 
@@ -149,10 +149,10 @@ def study(
 
 def _trained(questions: Any, run: Path, way: Any, quick: bool, note: Any) -> dict[str, Any]:
     from saccade.research.studies import Store
-    from saccade.research.studies.trained.rows import QUICK, Recipe
+    from saccade.research.studies.trained.rows import QUICK, AblationRecipe
     from saccade.research.studies.trained.run import run as run_trained
 
-    recipe = QUICK if quick else Recipe()
+    recipe = QUICK if quick else AblationRecipe()
     folder = run / ("trained-quick" if quick else "trained")
     with (
         common.resumable(f"repeat the command to go on with the models kept in {folder}"),

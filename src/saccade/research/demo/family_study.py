@@ -142,7 +142,7 @@ def family_study(
         },
         "orders": {name: list(score.order) for name, score in scores.items()},
         "seconds": {"total": time.perf_counter() - start},
-        "provenance": record(device=loaded.model.device, dtype=loaded.model.dtype, seed=seed),
+        "provenance": record(model=loaded.model, seed=seed),
     }
 
 

@@ -108,7 +108,7 @@ def study(
     pictures |= draw(data)
     lap("pictures")
     data["seconds"] = seconds | {"total": sum(seconds.values())}
-    data["provenance"] = record(device=loaded.model.device, dtype=loaded.model.dtype, seed=seed)
+    data["provenance"] = record(model=loaded.model, seed=seed)
     main = next(e for e in plans.entries if e.name == plans.main)
     vig = scores["vig"]
     kept = Plan(main.plan.methods, vig.model, {"asked": {"budget": main.budget}, **vig.record()})

@@ -79,7 +79,7 @@ def _one_arrow_on(box: torch.Tensor, ids: torch.Tensor, labels: torch.Tensor) ->
     leads.scatter_(1, source, letter)
     leads[:, 0] = 0
     # Index 0 collects what is no arrow; it is never read.
-    leads.scatter_add_(1, torch.where(target > 0, letter, 0), target)
+    leads.scatter_reduce_(1, torch.where(target > 0, letter, 0), target, "amax")
     leads[:, 0] = 0
     twice = torch.zeros_like(ids, dtype=torch.bool)
     twice[:, 2:] = ids[:, :-2] == vocabulary()["arrows"]

@@ -22,7 +22,7 @@ from saccade.opening.digest import weights_digest
 from saccade.plans.plan import Plan
 from saccade.plans.spec import parse
 from saccade.research.studies.cells import Column
-from saccade.research.studies.questions import Questions
+from saccade.research.studies.questions import StudyQuestions
 from saccade.research.studies.store import Key, Store
 from saccade.system.files import locked
 
@@ -101,7 +101,7 @@ class StudyBench:
     """
 
     loaded: Loaded
-    questions: Questions
+    questions: StudyQuestions
     store: Store
     tokens: int = 24
     note: Callable[[str], None] = silent

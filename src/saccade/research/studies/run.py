@@ -112,10 +112,7 @@ def run(
         "cells": len(cells),
         "cells_of_this_run": new,
     }
-    model = bench.loaded.model
-    result["provenance"] = record(
-        device=model.device, dtype=model.dtype, seed=bench.questions.seed, answers=makers(made)
-    )
+    result["provenance"] = record(model=bench.loaded.model, seed=bench.questions.seed, answers=makers(made))
     return result
 
 
