@@ -251,11 +251,11 @@ def test_nothing_is_left_for_later_and_no_test_is_skipped():
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_every_method_is_one_documented_file_and_in_the_table(name):
     cls = METHODS[name]
-    assert cls.paper.startswith("https://") and cls.title and cls.saves and cls.__doc__
+    assert cls.title and cls.saves and cls.__doc__
     assert Path(inspect.getfile(cls)).name == f"{name}.py"
     page = (ROOT / "docs" / "methods" / "index.md").read_text("utf-8")
     table = page.split("<!-- generated:methods -->")[1].split("<!-- /generated -->")[0]
-    assert f"`{name}`" in table and cls.paper in table
+    assert f"`{name}`" in table and (cls.paper or cls.title) in table
 
 
 def test_pins_fit_what_the_package_asks_for():

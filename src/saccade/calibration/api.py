@@ -13,11 +13,11 @@ from torch import nn
 from saccade import models
 from saccade.calibration.draw import Draw, data_hash
 from saccade.calibration.measures import Direction, check_answer_tokens, check_direction
+from saccade.calibration.own_answer import with_answer
 from saccade.calibration.probes import Probe, Progress, find_probe, probe_for
 from saccade.calibration.request import choose, reach, wanted_method
 from saccade.calibration.run import compare, decides, trying
 from saccade.calibration.scores import Scores
-from saccade.calibration.spoken import with_answer
 from saccade.engine import check_made_for
 from saccade.identity import code_of, setup_digest
 from saccade.inputs.data import Entry

@@ -14,8 +14,7 @@ from saccade.calibration.run import rows_of
 from saccade.core.layout import Layout
 from saccade.inputs.data import Entry
 from saccade.inputs.samples import Sample
-from saccade.methods import BudgetMethod, LayerMethod, Method
-from saccade.methods.vtw import VTW
+from saccade.methods import BudgetMethod, Method
 from saccade.plans.budget import last_layers, reach_flops
 from saccade.plans.plan import Plan
 
@@ -81,23 +80,21 @@ def wanted_method(method: str | Method, budget: int | None, flops: float | None)
         raise ValueError(f"one method is calibrated at a time, got {len(places)}: {plan.spec}")
     wanted = plan.methods[places[0]]
     assert isinstance(wanted, BudgetMethod)
-    if wanted.is_resolved or getattr(wanted, "preset", None):
+    if wanted.is_resolved or wanted.published is not None:
         raise ValueError(f"{wanted} knows its layers already; give {wanted.name} with a budget or flops")
     if budget is not None or flops is not None:
         if sum(given is not None for given in (wanted.budget, wanted.flops, budget, flops)) > 1:
             raise ValueError(f"{wanted.name}: give one budget or one FLOPs ratio")
-        wanted = wanted.with_budget(budget) if budget is not None else _with_flops(wanted, flops)
-    if isinstance(wanted, LayerMethod) and wanted.budget is None and wanted.flops is None:
+        wanted = (
+            wanted.with_budget(budget) if budget is not None else replace(wanted, budget=None, flops=flops)
+        )
+    if wanted.needs_budget and wanted.budget is None and wanted.flops is None:
         raise ValueError(f"{wanted.name}: give a budget (how many layers) or a FLOPs ratio to reach")
     found = Wanted(plan, places[0], wanted)
     asks = next((m for m in found.others if m.flops is not None), None)
     if asks is not None:
         raise ValueError(f"{asks}: beside a calibration only {wanted.name} can ask for a FLOPs ratio")
     return found
-
-
-def _with_flops(method: BudgetMethod, flops: float | None) -> BudgetMethod:
-    return VTW(flops=flops) if isinstance(method, VTW) else replace(method, budget=None, flops=flops)
 
 
 def reach(loaded: models.Loaded, wanted: Wanted, samples: Sequence[Sample]) -> BudgetMethod:
@@ -116,8 +113,8 @@ def reach(loaded: models.Loaded, wanted: Wanted, samples: Sequence[Sample]) -> B
         [float(counts.count(prompt)) for prompt in prompts],
     )
     done = plan.methods[wanted.place]
-    used = loaded.shape.layers - done.layer if isinstance(done, VTW) and done.layer is not None else None
-    return wanted.method.with_budget(len(done.layers or ()) if isinstance(done, LayerMethod) else used or 0)
+    assert isinstance(done, BudgetMethod)
+    return wanted.method.with_budget(done.touches(loaded.shape.layers))
 
 
 def choose(samples: Iterable[Sample | Entry], num_samples: int | None, draw: Draw, seed: int) -> list[Sample]:

@@ -40,7 +40,7 @@ def methods(json: common.Json = None) -> None:
             "\n".join(f"{p.name}: {p.type}{f' = {p.value}' if p.value else ''}" for p in parameters),
             "\n".join(row["presets"]) or "-",
             "all" if row["families"] == families else "\n".join(row["families"]),
-            row["paper"],
+            row["paper"] or "-",
         )
         view.add_section()
     out.table(view)

@@ -167,8 +167,7 @@ class Attachment:
             handle = layer.register_forward_hook(hook, with_kwargs=True, prepend=True)
             self._undo.append(handle.remove)
         wanted = frozenset(s.look.tower for s in stages if s.look.tower is not None)
-        asked = [getattr(method, "tower_merge", None) for method in self.plan.methods]
-        merges = [merge for merge in asked if merge is not None]
+        merges = [method.tower_merge for method in self.plan.methods if method.tower_merge is not None]
         if len(merges) > 1:
             raise ValueError(f"{self.plan.spec}: a vision tower merges by one rule only")
         merge = merges[0] if merges else None

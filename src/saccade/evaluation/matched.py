@@ -113,7 +113,7 @@ def lineup(
         rows = [_row(name, cls.title, kind, r, f"{name}({at}flops={r})") for r in RATIOS]
         if name in ADAPTIVE:
             rows.append(_row(name, cls.title, kind, None, f"{name}()"))
-        served = getattr(cls, "families", None)
+        served = cls.families
         if served is not None and family is not None and family not in served:
             found += [
                 row.without_plan(f"{name} is for {', '.join(served)}, not for {family}") for row in rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from saccade.families.base import Family, Parts, Rotary, core_of, unwrap
-from saccade.families.between import Added
+from saccade.families.deepstack import Added
 from saccade.families.registry import FAMILIES, find, names, register
 from saccade.families.vision import Picture, Tower
 

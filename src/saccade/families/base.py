@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from saccade.core.shapes import ModelShape
-from saccade.families.between import Added
-from saccade.families.hosting import Hosts, hosted_in
-from saccade.families.vision import SeesPictures
+from saccade.families.deepstack import Added
+from saccade.families.projector import ReplaceableProjector, projector_stand_in
+from saccade.families.vision import VisionAdapter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -44,7 +44,7 @@ class Parts:
     head: nn.Module | None
 
 
-class Family(SeesPictures, Hosts, ABC):
+class Family(VisionAdapter, ReplaceableProjector, ABC):
     """Adapter of one model family: the only kind of code that names transformers' internals."""
 
     name: ClassVar[str]
@@ -56,8 +56,9 @@ class Family(SeesPictures, Hosts, ABC):
     compact_positions: ClassVar[bool] = True
     """Whether positions can close up over dropped rows; not where they have several axes (mRoPE)."""
     layouts: ClassVar[tuple[str, ...]] = ()
-    """Layouts of ``SkipVisionConfig`` that its images can have; a family that names some writes ``place`` and
-    ``host``. ``cos`` and ``llava`` are of an image in one view, ``llava-hd`` of one with tiles beside it."""
+    """Layouts of ``SkipVisionConfig`` that its images can have; a family that names some writes
+    ``projector_place`` and ``replace_projector``. ``cos`` and ``llava`` are of an image in one view,
+    ``llava-hd`` of one with tiles beside it."""
 
     @abstractmethod
     def visual_ids(self, config: PreTrainedConfig) -> tuple[int, ...]:
@@ -161,9 +162,9 @@ class Family(SeesPictures, Hosts, ABC):
 
     def identity(self, model: nn.Module) -> dict[str, Any]:
         """The ``fingerprint`` of a model, and what lays its visual rows out where the stock way does not."""
-        hosted = hosted_in(core_of(model))
+        stand_in = projector_stand_in(core_of(model))
         found = self.fingerprint(unwrap(model).config)
-        return found if hosted is None else found | hosted.identity()
+        return found if stand_in is None else found | stand_in.identity()
 
     def sliding_window(self, decoder: nn.Module, number: int) -> int | None:
         """Attention window of a layer in rows, or None where it sees everything before it."""

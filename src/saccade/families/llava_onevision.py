@@ -19,10 +19,10 @@ from transformers import (
 
 from saccade.core.shapes import ModelShape
 from saccade.families.base import core_of, text_sizes, unwrap
-from saccade.families.hosting import Hosts
 from saccade.families.interpolation import TOLERATED, ImageRows, pooled_videos
 from saccade.families.llava import made_lengths
 from saccade.families.llava_next import LlavaNext
+from saccade.families.projector import ReplaceableProjector
 from saccade.families.registry import register
 from saccade.families.vision import Picture
 
@@ -42,7 +42,9 @@ class LlavaOnevision(LlavaNext):
     name = "LLaVA-OneVision"
     model_types = ("llava_onevision",)
     layouts = ()  # rows laid out anew would have to fit its budget
-    place, stock_rows, host = Hosts.place, Hosts.stock_rows, Hosts.host
+    projector_place = ReplaceableProjector.projector_place
+    stock_rows = ReplaceableProjector.stock_rows
+    replace_projector = ReplaceableProjector.replace_projector
 
     def visual_ids(self, config: PreTrainedConfig) -> tuple[int, ...]:
         return (config.image_token_id, config.video_token_id)

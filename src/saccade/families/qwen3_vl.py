@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedConfig, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from saccade.core.shapes import ModelShape
-from saccade.families.between import Added
+from saccade.families.deepstack import Added
 from saccade.families.head_norms import HeadNorms
 from saccade.families.qwen import QwenVL, text_part, tokens
 from saccade.families.registry import register

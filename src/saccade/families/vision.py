@@ -255,7 +255,7 @@ class Tower:
     strips: bool
 
 
-class SeesPictures(ABC):
+class VisionAdapter(ABC):
     """The half of a family's adapter that is about pictures."""
 
     name: ClassVar[str]

@@ -34,7 +34,6 @@ class Uniform(KeepReducer):
 
     name = "uniform"
     title = "Uniform grid"
-    paper = "https://arxiv.org/abs/2403.15388"
     usual = 0.25
 
     layer: int = 0

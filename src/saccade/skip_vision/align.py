@@ -82,7 +82,7 @@ def align(
     if done is None or not isinstance(done.abstractor.project, ChainOfSight):
         raise ValueError("only a model wrapped with the layout cos has a resampler to align")
     resampler = done.abstractor.project
-    tower = loaded.family.place(loaded.model, done.config.image_size).tower
+    tower = loaded.family.projector_place(loaded.model, done.config.image_size).tower
     trained = [*resampler.parameters(), *tower.parameters()]
     before = [p.requires_grad for p in trained]
     for parameter in trained:

@@ -131,7 +131,7 @@ def _write(
     try:
         if base is not None:
             # The stock projector either is a part of the abstractor, or rests, unchanged.
-            projector = loaded.family.place(loaded.model).projector
+            projector = loaded.family.projector_place(loaded.model).projector
             kept = projector is abstractor.project
             base |= {place + n: own[f"project.{n}"] if kept else t for n, t in projector.state_dict().items()}
         options: dict[str, Any] = {} if shards is None else {"max_shard_size": shards}

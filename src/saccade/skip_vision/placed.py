@@ -13,7 +13,7 @@ from torch import nn
 from saccade.engine import Attachment, apply, attached
 from saccade.engine.tower_scores import look
 from saccade.families import core_of, unwrap
-from saccade.families.hosting import Undo, hosted_in
+from saccade.families.projector import Undo, projector_stand_in
 from saccade.methods.skip_vision import Release
 from saccade.opening.loaded import Loaded
 from saccade.plans.plan import Plan
@@ -48,7 +48,7 @@ class Wrapped:
     @property
     def abstractor(self) -> Abstractor:
         """The module in the projector's place: the one that was put there, or the copy that PEFT trained."""
-        return cast(Abstractor, hosted_in(self.core))
+        return cast(Abstractor, projector_stand_in(self.core))
 
 
 def put_on(loaded: Loaded, config: SkipVisionConfig, abstractor: Abstractor, saver: Saver) -> Loaded:
@@ -63,7 +63,9 @@ def put_on(loaded: Loaded, config: SkipVisionConfig, abstractor: Abstractor, sav
     model, family = loaded.model, loaded.family
     core, rows = family.parts(model).core, typical_rows(loaded, config)
     undo = Undo()
-    undo.append(family.host(model, loaded.processor, abstractor, config.image_size, config.levels))
+    undo.append(
+        family.replace_projector(model, loaded.processor, abstractor, config.image_size, config.levels)
+    )
     try:
         if config.layout == "llava":
             undo.append(_watch_tower(loaded, abstractor))
@@ -129,7 +131,7 @@ def set_cache(loaded: Loaded, cache: Release) -> Loaded:
 
 def typical_rows(loaded: Loaded, config: SkipVisionConfig) -> int:
     """Rows of a typical image before any is merged or added."""
-    return config.projected(loaded.family.place(loaded.model, config.image_size).rows)
+    return config.projected(loaded.family.projector_place(loaded.model, config.image_size).rows)
 
 
 def _watch_tower(loaded: Loaded, abstractor: Abstractor) -> Callable[[], None]:

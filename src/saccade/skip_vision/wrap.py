@@ -12,26 +12,20 @@ import torch
 from torch import nn
 
 from saccade.engine import attached
-from saccade.families import FAMILIES, Family, unwrap
-from saccade.families.hosting import Place
+from saccade.families import unwrap
+from saccade.families.projector import ProjectorPlace
 from saccade.opening.loaded import Loaded
 from saccade.skip_vision.abstractor import Abstractor
 from saccade.skip_vision.chain_of_sight import ChainOfSight
-from saccade.skip_vision.config import LayoutName, SkipVisionConfig
+from saccade.skip_vision.config import SkipVisionConfig
 from saccade.skip_vision.folder import save_beside
+from saccade.skip_vision.layouts import check_layout
 from saccade.skip_vision.placed import put_on, unwrap_skip_vision, wrapped
 
 VERSION = 2
 """Raised when answers of wrapped models come out otherwise; those that were kept are then not used again."""
 MEANINGLESS = ("safe_serialization", "token", "save_peft_format", "save_original_format")
 """Options of ``save_pretrained`` without a meaning here: no adapters, and safetensors alone."""
-
-NEEDS: dict[LayoutName, str] = {
-    "cos": "images in one view",
-    "llava": "images in one view",
-    "llava-hd": "tiles",
-}
-"""What a layout needs of the images that a model gets."""
 
 
 def wrap(loaded: Loaded, config: SkipVisionConfig) -> Loaded:
@@ -56,7 +50,7 @@ def wrap(loaded: Loaded, config: SkipVisionConfig) -> Loaded:
     """
     if not isinstance(config, SkipVisionConfig):
         raise ValueError(f"a model is wrapped by a SkipVisionConfig, got {type(config).__name__}")
-    _check_layout(loaded.family, config.layout)
+    check_layout(loaded.family, config.layout)
     before = wrapped(loaded.model)
     old = None if before is None else before.abstractor
     if before is not None:
@@ -64,7 +58,7 @@ def wrap(loaded: Loaded, config: SkipVisionConfig) -> Loaded:
     if attached(loaded.model) is not None:
         raise ValueError("this model has a saccade plan; remove it before wrapping the model")
     try:
-        place = loaded.family.place(loaded.model, config.image_size)
+        place = loaded.family.projector_place(loaded.model, config.image_size)
         config = _settled(config, place)
         return put_on(loaded, config, _build(loaded, config, place, old), _saver)
     except BaseException:
@@ -97,25 +91,16 @@ def _saver(loaded: Loaded) -> MethodType:
     return MethodType(save_pretrained, unwrap(loaded.model))
 
 
-def _check_layout(family: Family, layout: LayoutName) -> None:
-    """Refuses a layout that a family has not, where it has others; one without any refuses by itself."""
-    if layout in family.layouts or not family.layouts:
-        return
-    others = sorted({other.name for other in FAMILIES.values() if layout in other.layouts})
-    raise ValueError(
-        f"the layout {layout} needs {NEEDS[layout]} ({', '.join(others)}); "
-        f"for {family.name} choose {' or '.join(family.layouts)}"
-    )
-
-
-def _settled(config: SkipVisionConfig, place: Place) -> SkipVisionConfig:
+def _settled(config: SkipVisionConfig, place: ProjectorPlace) -> SkipVisionConfig:
     """The configuration with the number of retained rows that its layout has on this model."""
     if config.layout == "llava-hd":
         return replace(config, retained=place.grid**2)
     return replace(config, retained=config.split(config.projected(place.rows))[0])
 
 
-def _build(loaded: Loaded, config: SkipVisionConfig, place: Place, old: Abstractor | None) -> Abstractor:
+def _build(
+    loaded: Loaded, config: SkipVisionConfig, place: ProjectorPlace, old: Abstractor | None
+) -> Abstractor:
     """The abstractor of a configuration, with what fits of the trained parts of the one before it."""
     width, project, levels = loaded.shape.hidden, place.projector, len(config.levels) or place.levels
     if config.layout != "cos" and levels != place.levels:

@@ -18,8 +18,8 @@ from saccade.methods.skip_vision import Release
 from saccade.opening.digest import weights_digest
 from saccade.research.studies.bench import StudyBench
 from saccade.research.studies.cells import makers
-from saccade.research.studies.crew import WAIT, Say, together
 from saccade.research.studies.lineup import KEPT
+from saccade.research.studies.processes import WAIT, Say, together
 from saccade.research.studies.questions import StudyQuestions
 from saccade.research.studies.skip_vision import STUDY
 from saccade.research.studies.store import Store
