@@ -143,6 +143,7 @@ def tune(
         held_out=held_out, passes=passes, each_task=not mean, unsure=unsure, batch=batch, tokens=max_new_tokens,
         seed=seed,
     )  # fmt: skip
+    common.check_names(model, (), [] if data else task or [], opening)
     common.hold(out)
     opening.torch_device()
     from saccade import models
@@ -217,7 +218,7 @@ def read_questions(tasks: list[str], data: Path | None, settings: Settings) -> Q
         from saccade.inputs.data import read_jsonl
 
         return split(read_jsonl(data), settings)
-    from saccade.calibration.draw import draw
+    from saccade.calibration.drawing import draw
     from saccade.glance import suite
 
     names: list[str | None] = [*dict.fromkeys(tasks)] or [None]

@@ -13,8 +13,9 @@ from torch import nn
 
 from saccade import models
 from saccade.calibration.api import score_samples
-from saccade.calibration.draw import data_hash
+from saccade.calibration.drawing import data_hash
 from saccade.calibration.measures import ascending
+from saccade.calibration.options import CalibrationOptions
 from saccade.calibration.probes import find_probe
 from saccade.engine import attached
 from saccade.evaluation.comparison import compare
@@ -200,9 +201,7 @@ def prepared(
             loaded,
             few,
             find_probe(ORDERED_BY[skip]),
-            answer_tokens=settings.tokens,
-            direction="full-perturbed",
-            check=False,
+            CalibrationOptions(answer_tokens=settings.tokens, direction="full-perturbed", check=False),
             checkpoint=journal,
             progress=step,
         )

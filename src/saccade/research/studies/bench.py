@@ -9,7 +9,7 @@ from typing import Any
 
 from saccade.calibration import ascending, data_hash, draw, scores
 from saccade.calibration.api import scores_code
-from saccade.calibration.draw import Draw
+from saccade.calibration.drawing import Draw
 from saccade.calibration.measures import mean_sd, shuffled
 from saccade.calibration.probes import find_probe
 from saccade.core.layout import Layout

@@ -48,11 +48,9 @@ class StudyQuestions:
         Raises:
             ValueError: If there is no such task, or the seed is too large for the suite.
         """
-        from saccade.glance.suite import TASKS
+        from saccade.glance.tasks import TASKS, check_tasks
 
-        unknown = [task for task in tasks if task not in TASKS]
-        if unknown:
-            raise ValueError(f"unknown task {unknown[0]!r}; choose from {', '.join(TASKS)}")
+        check_tasks(tasks)
         if not 0 <= seed < SUITE_SEEDS:
             raise ValueError(f"--seed is below {SUITE_SEEDS} for the embedded suite, got {seed}")
         return cls(tuple(dict.fromkeys(tasks)) or tuple(TASKS), samples, pool, seed)
