@@ -105,7 +105,9 @@ def text_files() -> list[Path]:
     names = ["Makefile", ".gitignore", *(p.name for s in ("md", "toml", "txt") for p in ROOT.glob(f"*.{s}"))]
     files = [p for folder in folders for p in folder.rglob("*") if p.is_file()]
     files = [
-        p for p in files if p.suffix not in (".pyc", ".safetensors", ".png") and "__pycache__" not in p.parts
+        p
+        for p in files
+        if p.suffix not in (".pyc", ".safetensors", ".png", ".npz") and "__pycache__" not in p.parts
     ]
     return files + [ROOT / name for name in names]
 

@@ -73,9 +73,9 @@ def open_as(name: str, opening: Opening) -> Loaded:
     """
     where = str(name)
     if where == "glance":
-        from saccade.glance import weights_path
+        from saccade.glance import checkpoint
 
-        where, opening = str(weights_path()), opening.but(dtype=opening.dtype or torch.float32)
+        where, opening = str(checkpoint()), opening.but(dtype=opening.dtype or torch.float32)
     elif Path(where).is_dir():
         from saccade import skip_vision
 

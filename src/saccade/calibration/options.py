@@ -1,4 +1,4 @@
-"""What a calibration is asked for: one value, made once by the command line or by Python, and passed whole."""
+"""What a calibration is asked for: one value, made once by the command line or Python, and passed whole."""
 
 from __future__ import annotations
 

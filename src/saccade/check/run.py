@@ -88,7 +88,7 @@ def run(
         found = describe(loaded, decoder, whole, asked)
         for line in spoken(found):
             say(line)
-        wanted = _wanted(plan, len(decoder), every)
+        wanted = _wanted(plan, len(decoder), whole, every)
         floats, why = _float32(model, decoder)
         seconds = _seconds(model, asked)
         formats = 1 if floats is None or floats is model else 2
@@ -148,10 +148,16 @@ def spoken(found: dict[str, Any]) -> list[str]:
     ]
 
 
-def _wanted(plan: PlanLike | None, depth: int, every: bool) -> list[Case]:
+def _wanted(plan: PlanLike | None, depth: int, whole: int, every: bool) -> list[Case]:
     if plan is None:
         return cases(depth, every)
-    found = Plan.of(plan).resolve(depth)
+    try:
+        found = Plan.of(plan).resolve(depth)
+    except ValueError as error:
+        if depth == whole:
+            raise
+        Plan.of(plan).resolve(whole)  # what is wrong with the plan itself comes first
+        raise ValueError(f"{error}: of {whole} layers only the first {depth} are checked (layers)") from error
     return [Case(group_of_plan(found, depth), found)]
 
 

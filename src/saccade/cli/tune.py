@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from saccade.tuning.settings import Settings
 
 TUNE_SAMPLES, HELD_OUT, PASSES = 104, 260, 24_000
-"""As ``saccade.tuning.Settings``, which is not imported before the options are read; a test holds them equal."""
+"""Defaults of ``saccade.tuning.Settings``, known before that is imported; a test holds them equal."""
 
 
 def register(app: typer.Typer) -> None:
@@ -139,10 +139,22 @@ def tune(
         OPERATIONS if allow is None else tuple(part.strip() for part in allow.split(",") if part.strip())
     )
     settings = Settings(
-        flops=flops, time=time, kv=kv, max_loss=max_loss, on=on, allow=allowed, engine=engine, samples=samples,
-        held_out=held_out, passes=passes, each_task=not mean, unsure=unsure, batch=batch, tokens=max_new_tokens,
+        flops=flops,
+        time=time,
+        kv=kv,
+        max_loss=max_loss,
+        on=on,
+        allow=allowed,
+        engine=engine,
+        num_samples=samples,
+        num_held_out=held_out,
+        passes=passes,
+        each_task=not mean,
+        unsure=unsure,
+        batch=batch,
+        tokens=max_new_tokens,
         seed=seed,
-    )  # fmt: skip
+    )
     common.check_names(model, (), [] if data else task or [], opening)
     common.hold(out)
     opening.torch_device()
@@ -168,9 +180,8 @@ def tune(
     data_words = common.given(("--task", task), ("--data", data))
     if found.plan is not None:
         view.line(f"next: {common.command('eval', model, '--plan', str(out), *data_words, *words(opening))}")
-        view.line(
-            f"serve it: saccade.apply(model, {str(out)!r}), or {common.command('generate', model, '--plan', str(out))}"
-        )
+        serve = common.command("generate", model, "--plan", str(out), *words(opening))
+        view.line(f"serve it: saccade.apply(model, {str(out)!r}), or {serve}")
     view.line(f"page: {common.command('report', str(found.files['result']), '--out', 'tune.html')}")
     view.finish({key: value for key, value in found.data.items() if key != "facts"})
     if found.refused:
@@ -187,7 +198,7 @@ class Shown:
     @property
     def watch(self) -> Any:
         """What a tuning is told to call."""
-        from saccade.tuning.run import Watch
+        from saccade.tuning.prepare import Watch
 
         return Watch(self._say, self._begin, self._step)
 
@@ -224,7 +235,7 @@ def read_questions(tasks: list[str], data: Path | None, settings: Settings) -> Q
     names: list[str | None] = [*dict.fromkeys(tasks)] or [None]
     count = len(tasks) or len(suite.TASKS)
     found = []
-    for number, wanted in enumerate((settings.samples, settings.held_out)):
+    for number, wanted in enumerate((settings.num_samples, settings.num_held_out)):
         # Another seed is another draw of scenes, so the two share none.
         scenes = (2 * settings.seed + number) % (1 << 16)
         pool = [s for name in names for s in suite.samples(name, -(-wanted // count), "calibration", scenes)]

@@ -25,6 +25,7 @@ from saccade.engine.attach import FRAME, Attachment, apply, check_supported
 from saccade.engine.ending import read_from
 from saccade.engine.frame import Frame
 from saccade.families import Added
+from saccade.families.offsets import position_offsets_kept
 from saccade.plans.plan import Plan
 
 
@@ -276,13 +277,10 @@ def replaying(model: nn.Module) -> Iterator[Replayer]:
             )
         if parts.head is None:
             raise ValueError("replay needs next-token logits: give the model with its language-model head")
-        # Qwen models keep the position offset of the last prompt on the module: a probe must not move it.
-        held = {name: getattr(parts.core, name) for name in ("rope_deltas",) if hasattr(parts.core, name)}
         model.eval()
         try:
-            yield Replayer(model, attachment)
+            with position_offsets_kept(parts.core):
+                yield Replayer(model, attachment)
         finally:
-            for name, value in held.items():
-                setattr(parts.core, name, value)
             for module, training in modes:
                 module.training = training

@@ -120,7 +120,10 @@ def _settings(path: Path) -> dict[str, Any]:
 
 def _check_parts(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
     pictures = folder / "preprocessor_config.json"
-    if not any((folder / name).exists() for name in TOKENIZERS):
+    table = folder / TOKENIZERS[0]
+    if table.is_file() and not table.open("rb").read(64).lstrip().startswith(b"{"):
+        raise ValueError(f"cannot read the tokenizer {table}: it holds no JSON object")
+    if not any((folder / name).is_file() for name in TOKENIZERS):
         raise ValueError(f"{folder} has no tokenizer: neither {', nor '.join(TOKENIZERS[:2])} is there")
     if not pictures.exists() and "image_processor" not in files["processor_config.json"]:
         raise ValueError(

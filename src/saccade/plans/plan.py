@@ -33,7 +33,7 @@ class Plan:
     methods: tuple[Method, ...] = ()
     model: dict[str, Any] = field(default_factory=dict)
     calibration: dict[str, Any] = field(default_factory=dict)
-    file: str = field(default="", compare=False)
+    file: str = field(default="", compare=False, repr=False)
 
     @property
     def is_resolved(self) -> bool:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from saccade.system.lazy import attributes
 
 if TYPE_CHECKING:
+    from saccade.tuning.prepare import Watch
     from saccade.tuning.result import Tuned
-    from saccade.tuning.run import Watch, tune
+    from saccade.tuning.run import tune
     from saccade.tuning.settings import Settings
 
 __all__ = ["Settings", "Tuned", "Watch", "tune"]
@@ -19,6 +20,7 @@ __getattr__ = attributes(
     {
         "Settings": "saccade.tuning.settings",
         "Tuned": "saccade.tuning.result",
-        **dict.fromkeys(("Watch", "tune"), "saccade.tuning.run"),
+        "Watch": "saccade.tuning.prepare",
+        "tune": "saccade.tuning.run",
     },
 )

@@ -44,9 +44,9 @@ def split(pool: Iterable[Sample | Entry], settings: Settings) -> Questions:
         raise ValueError(
             f"{len(given)} samples are too few: a search needs {FEWEST}, and as many that it never sees"
         )
-    most = min(len(given), settings.samples + settings.held_out)
+    most = min(len(given), settings.num_samples + settings.num_held_out)
     drawn = draw(given, most, "stratified", settings.seed)
-    seen = min(settings.samples, len(drawn) // 2)
+    seen = min(settings.num_samples, len(drawn) // 2)
     return made(drawn[:seen], drawn[seen:], settings)
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from calibration.vlm import picture, save_model
-from evaluation.conftest import say
 from saccade import models
 from saccade.inputs.samples import Sample
 from saccade.research.studies import Store, StudyBench, StudyQuestions
+from support.asking import say
 
 TASKS = ("first", "second")
 EACH = 8

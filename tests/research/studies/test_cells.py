@@ -141,6 +141,7 @@ def test_a_worker_that_is_interrupted_stops_within_a_cell_and_loses_nothing(
     assert len(counted.asked) == 2 * (2 + len(SPECS)) * 2
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("shell", ["in front", "nohup in the background"])
 def test_workers_whose_parent_is_killed_end_as_by_an_interrupt(tmp_path, shell):
     program = Path(__file__).with_name("waiting.py")

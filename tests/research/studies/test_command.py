@@ -47,6 +47,7 @@ def told(result):
     return {key: value for key, value in result.items() if key not in ("seconds", "provenance")}
 
 
+@pytest.mark.e2e
 def test_programs_and_their_processes_share_a_store(root, model_folder, data_file, tmp_path, capsys):
     store, alone = tmp_path / "store", tmp_path / "alone"
     program = start(

@@ -142,9 +142,10 @@ def attention_mask(segments: torch.Tensor, prefix: int) -> torch.Tensor:
     """
     batch, text = segments.shape
     rows = prefix + text
-    seen = torch.ones(rows, rows, dtype=torch.bool).tril().expand(batch, 1, rows, rows).clone()
+    ones = torch.ones(rows, rows, dtype=torch.bool, device=segments.device)
+    seen = ones.tril().expand(batch, 1, rows, rows).clone()
     seen[:, 0, prefix:, prefix:] &= segments[:, :, None] == segments[:, None, :]
-    return torch.zeros(seen.shape).masked_fill_(~seen, -1e9)
+    return torch.zeros(seen.shape, device=seen.device).masked_fill_(~seen, -1e9)
 
 
 def network_inputs(batch: dict[str, torch.Tensor], prefix: int) -> dict[str, torch.Tensor]:

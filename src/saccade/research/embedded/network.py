@@ -96,6 +96,11 @@ class Network(nn.Module):
         if self.mixes:
             self.tower_reader = PatchReader(vision.hidden_size, LOCAL_HEADS)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.model.device
+
     def _seen(self, pixels: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The tower's patches, the losses of their reader (none x heads if unread) and of the CLS row."""
         images = (pixels.permute(0, 3, 1, 2).float() / 255.0 - PIXEL_MEAN) / PIXEL_STD
@@ -137,7 +142,8 @@ class Network(nn.Module):
             return Passed(losses, looking.new_zeros(()), looking)
         hidden = self._prefix(rows)
         positions = torch.arange(hidden.shape[1], device=pixels.device)[None]
-        mask = torch.full((hidden.shape[1], hidden.shape[1]), -1e9).triu(1)[None, None]
+        rows = hidden.shape[1]
+        mask = torch.full((rows, rows), -1e9, device=pixels.device).triu(1)[None, None]
         _, read, pointing, _ = self._decode(hidden, positions, mask, labels, max(self.read_layers))
         return Passed(torch.stack(read), pointing, looking)
 

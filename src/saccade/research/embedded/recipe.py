@@ -66,6 +66,7 @@ class TrainConfig:
         mixture: What the batches are made of; learning to see uses its scenes only.
         bf16: Compute in bfloat16 where it is safe (autocast); weights and residual stream stay in float32.
             On processors with bfloat16 arithmetic this doubles the speed.
+        device: Where to compute: ``cpu``, or an accelerator, which takes a batch as one shard.
         threads: Shards of a batch, each computed by a thread of its own. Threads meet once a step: with
             several threads inside each operation instead, a busy machine makes training many times slower.
         save_every: Seconds between checkpoints.
@@ -96,11 +97,18 @@ class TrainConfig:
     read_layers: tuple[int, ...] = (5, 8)
     mixture: Mixture = field(default_factory=Mixture)
     bf16: bool = True
+    device: str = "cpu"
     threads: int = 2
     save_every: float = 150.0
     check_every: float = 240.0
     check_batches: int = 6
     workers: int = 1
+
+    def with_batch(self, batch: int) -> TrainConfig:
+        """The same recipe with so many pictures a step in its last stage, and as many times more before."""
+        times = batch / self.mixture.batch
+        stages = tuple(replace(stage, batch=round(stage.batch * times)) for stage in self.stages)
+        return replace(self, mixture=replace(self.mixture, batch=batch), stages=stages)
 
     def batches(self, stage: TrainingStage, split: str = "train") -> Batches:
         """What a stage is trained on; of another split, the questions that it is checked on."""
@@ -134,8 +142,8 @@ RECIPES = {
         TrainConfig(
             steps=20_000,
             stages=(
-                TrainingStage("answer", step=1500, look=SMALL, batch=16),
-                TrainingStage("see", step=2300, look=LARGE, batch=16, hold=True),
+                TrainingStage("answer", step=500, look=SMALL, batch=16),
+                TrainingStage("see", step=900, look=LARGE, batch=16, hold=True),
                 TrainingStage("answer", look=LARGE),
             ),
             decay_steps=1500,

@@ -52,7 +52,7 @@ _SPELLED = torch.tensor([i for i, name in enumerate(TASK_NAMES) if TASKS[name].l
 
 def short(targets: torch.Tensor, tasks: torch.Tensor) -> torch.Tensor:
     """Targets of the tasks with short answers alone; released models spell late, and name early."""
-    return targets.masked_fill(torch.isin(tasks % 64, _SPELLED) & (tasks >= 0), -100)
+    return targets.masked_fill(torch.isin(tasks % 64, _SPELLED.to(tasks.device)) & (tasks >= 0), -100)
 
 
 def shared_copy(network: Network) -> Network:
@@ -84,8 +84,10 @@ class Trainer:
                 self.stages[0].encode.user,
                 config.early_layer,
             )
-        self.replicas = [self.network, *(shared_copy(self.network) for _ in range(config.threads - 1))]
-        self._pool = ThreadPoolExecutor(config.threads)
+        self.network.to(config.device)
+        shards = config.threads if self.network.device.type == "cpu" else 1
+        self.replicas = [self.network, *(shared_copy(self.network) for _ in range(shards - 1))]
+        self._pool = ThreadPoolExecutor(shards)
         self.optimizers = build_optimizers(self.network, config)
         self.average = {name: p.detach().clone() for name, p in self.network.named_parameters()}
         self.clock = Clock()
@@ -101,7 +103,8 @@ class Trainer:
         """Continue from the run folder's checkpoint."""
         state = load_state(self.run_dir)
         self.network.load_state_dict(state["network"])
-        self.average = state["average"]
+        for name, tensor in state["average"].items():
+            self.average[name].copy_(tensor)
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.clock = Clock(**state["clock"])
@@ -137,6 +140,7 @@ class Trainer:
         """One optimisation step; returns its losses."""
         began = time.perf_counter()
         count = len(self.replicas)
+        batch = {name: tensor.to(self.network.device) for name, tensor in batch.items()}
         shards = [{k: v.tensor_split(count)[i] for k, v in batch.items()} for i in range(count)]
         results = list(self._pool.map(self._shard, self.replicas, shards))
         self._gather_gradients()
@@ -159,8 +163,9 @@ class Trainer:
         torch.set_num_threads(1)  # the setting belongs to the calling thread
         for parameter in network.parameters():
             parameter.grad = None
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
-            config, text, early = self.config, torch.zeros(()), torch.zeros(())
+        with self._precision():
+            config = self.config
+            text, early = (torch.zeros((), device=network.device) for _ in range(2))
             if "ids" in shard:
                 passed = network.answer(**network_inputs(shard, shard["labels"].shape[1] + 1))
                 text = _cross_entropy(passed.logits, shard["targets"])
@@ -177,6 +182,9 @@ class Trainer:
         told = torch.stack((loss, text, early, passed.pointing, passed.looking))
         # Of several readers the tower's, which goes first, or else the deepest.
         return torch.cat((told, passed.patches[0 if network.mixes else -1])).detach()
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.network.device.type, torch.bfloat16, enabled=self.config.bf16)
 
     def _gather_gradients(self) -> None:
         """Average the shards' gradients into the first replica's."""
@@ -210,7 +218,7 @@ class Trainer:
         current = {name: p.detach().clone() for name, p in self.network.named_parameters()}
         self.network.load_state_dict(self.average, strict=False)
         try:
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
+            with self._precision():
                 held_out = self.config.batches(self.stage, "calibration")
                 return accuracy(self.network, held_out, self.config.check_batches)
         finally:

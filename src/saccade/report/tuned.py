@@ -62,10 +62,15 @@ def front_table(data: Result) -> str:
         mark = "**chosen**" if one["spec"] == tune["spec"] else ""
         rows.append(
             [
-                f"`{one['spec']}`", mark, percent(one["ratio"]), f"{one['kl']:.3g}", percent(one["agreement"]),
-                points(-held["loss"]), points(-held["bound"]),
+                f"`{one['spec']}`",
+                mark,
+                percent(one["ratio"]),
+                f"{one['kl']:.3g}",
+                percent(one["agreement"]),
+                points(-held["loss"]),
+                points(-held["bound"]),
             ]
-        )  # fmt: skip
+        )
     heads = ("plan", "", tune["search"]["cost"], "KL (nats)", "same answers", "held out, points", "at worst")
     return markdown(heads, rows, right_from=2)
 
