@@ -27,7 +27,7 @@ ROOMS = (
     *("_version", "core", "system", "scoring", "extensions"),
     *("methods", "plans", "families", "opening", "inputs", "glance"),
     *("engine", "skip_vision", "models", "identity"),
-    *("measure", "calibration", "evaluation", "check", "report", "training", "lmms"),
+    *("measure", "calibration", "evaluation", "check", "report", "tuning", "training", "lmms"),
     *("research.names", "research.embedded", "research.analysis", "research.gate", "research.demo"),
     *("research.studies", "research.telling"),
     *("cli", "research.cli", "__main__"),
