@@ -51,6 +51,7 @@ def check(
     Example: saccade check my-model --layers 4 --json check.json
     """
     out = common.Output(json)
+    common.check_names(model, [plan] if plan else [], opening=opening)
     if question is not None and not question.strip():
         raise ValueError("the question is empty")
     from saccade.inputs.pictures import open_picture

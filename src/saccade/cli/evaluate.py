@@ -13,7 +13,6 @@ from saccade.cli import common
 from saccade.cli.accuracy import show
 from saccade.cli.opening import opens
 from saccade.opening.settings import Opening
-from saccade.plans.names import check_plans
 
 if TYPE_CHECKING:
     from saccade.evaluation import Comparison, Evaluation
@@ -117,7 +116,8 @@ def evaluate(
     Example: saccade eval glance --plan 'vskip(budget=4)' --plan 'shortv(budget=4)' --task count
     """
     out = common.Output(json)
-    check_plans(plan or [])
+    own = data is None and suite is None
+    common.check_names(model, plan or [], task or [] if own else [], opening)
     common.hold(json)
     if predictions is not None:
         common.check_writable(predictions)
@@ -147,7 +147,11 @@ def evaluate(
     check_unused({"--keep": keep, "--processes": processes if processes > 1 else None}, "our own evaluation")
     if score is not None and data is None:
         raise ValueError("--score is for --data; the suite of Glance is scored by exact match")
-    longest = max_new_tokens or NEW_TOKENS
+    from saccade.evaluation.options import EvaluationOptions
+    from saccade.scoring import parse
+
+    parse(score or "exact")
+    options = EvaluationOptions(batch, max_new_tokens or NEW_TOKENS, blind)
     from saccade.engine import check_made_for
     from saccade.evaluation.comparison import compare, name_plans
     from saccade.evaluation.orders import read_orders
@@ -175,9 +179,7 @@ def evaluate(
             loaded.processor,
             questions,
             wanted,
-            batch_size=batch,
-            max_new_tokens=longest,
-            blind=blind,
+            options,
             ledger=journal,
         )
     scores = dict.fromkeys(question.score for question in questions)
@@ -185,7 +187,7 @@ def evaluate(
     settings = {
         "model": model,
         "data": str(data) if data else "glance suite",
-        "max_new_tokens": longest,
+        "max_new_tokens": options.max_new_tokens,
         "scores": list(scores),
     }
     result = found.to_dict() | settings | {"orders": found_orders}

@@ -131,8 +131,8 @@ def _text_and_self(
     """Visual queries over earlier text and themselves (``text_and_self``), without an N x N mask."""
     if frame.past:
         raise ValueError(
-            "this plan has visual rows see text and themselves alone, which takes no new image on an existing "
-            "cache; start a new cache"
+            "under this plan visual rows see text and themselves alone, which takes no new image on an "
+            "existing cache; start a new cache"
         )
     visual, text = step.narrow, step.query
     assert visual is not None and text is not None

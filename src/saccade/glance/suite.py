@@ -9,7 +9,7 @@ import numpy as np
 
 from saccade.glance.questions.base import Question
 from saccade.glance.scenes import Scene, make_scene, scene_seed
-from saccade.glance.tasks import TASKS, Task
+from saccade.glance.tasks import TASKS, Task, check_tasks
 from saccade.inputs.samples import Sample, blind_image
 
 __all__ = ["TASKS", "Task", "blind_image", "samples"]
@@ -32,8 +32,7 @@ def samples(task: str | None = None, n: int = 200, split: str = "test", seed: in
     Raises:
         ValueError: Unknown task or split, or a negative `n` or `seed`.
     """
-    if task is not None and task not in TASKS:
-        raise ValueError(f"unknown task {task!r}; choose from {', '.join(TASKS)}")
+    check_tasks([] if task is None else [task])
     if n < 0 or not 0 <= seed < 1 << 16:
         raise ValueError("n must not be negative and seed must be in [0, 65536)")
     chosen = list(TASKS.values()) if task is None else [TASKS[task]]

@@ -64,8 +64,8 @@ class Plan:
         narrow = next((n for n in range(first, num_layers) if route.layers[n].visibility != "causal"), None)
         if narrow is not None:
             raise ValueError(
-                f"{self.spec}: in layer {narrow} visual rows see text and themselves alone, which needs every "
-                f"row there, but rows are dropped before layer {first}; leave one of the two out"
+                f"{self.spec}: in layer {narrow} visual rows see text and themselves alone, which needs "
+                f"every row there, but rows are dropped before layer {first}; leave one of the two out"
             )
         rewriter = None
         for stage in stages:

@@ -135,7 +135,7 @@ class UnsureMargin(_Strict):
     bound: float
 
 
-class Tuned(_Strict):
+class TuningRecord(_Strict):
     """How a plan was tuned."""
 
     search: dict[str, Any]
@@ -168,7 +168,7 @@ class Calibration(_Strict):
     dtype: str | None = None
     opening: dict[str, Any] | None = None
     cost: CalibrationCost | None = None
-    tuned: Tuned | None = None
+    tuned: TuningRecord | None = None
 
 
 class PlanFile(_Strict):

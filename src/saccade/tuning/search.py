@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from saccade.plans.plan import Plan
 from saccade.tuning.judge import Judge, Loss
 from saccade.tuning.price import Pricer
-from saccade.tuning.space import DENSE, Menu, State, alike, fitted, moves, keeping
+from saccade.tuning.space import DENSE, Menu, State, alike, fitted, keeping, moves
 from saccade.tuning.surrogate import Marginals, Surrogate
 
 

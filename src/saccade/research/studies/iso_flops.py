@@ -9,8 +9,8 @@ from saccade.evaluation.matched import KINDS, PLAIN, RATIOS
 from saccade.evaluation.results import Evaluation
 from saccade.evaluation.statistics import Interval
 from saccade.report import figures
-from saccade.report.markdown import difference, markdown
-from saccade.report.text import percent
+from saccade.report.markdown import markdown
+from saccade.report.text import difference, percent
 from saccade.research.studies.base import (
     Design,
     Finding,

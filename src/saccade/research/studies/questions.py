@@ -20,7 +20,7 @@ KEPT_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
-class Questions:
+class StudyQuestions:
     """Questions by task; processes that are given the same one draw the same.
 
     Attributes:
@@ -38,27 +38,27 @@ class Questions:
     pool: int
     seed: int
     data: Path | None = None
-    whole: Questions | None = None
+    whole: StudyQuestions | None = None
     first: int = 0
 
     @classmethod
-    def of_suite(cls, tasks: tuple[str, ...], samples: int, pool: int, seed: int) -> Questions:
+    def of_suite(cls, tasks: tuple[str, ...], samples: int, pool: int, seed: int) -> StudyQuestions:
         """Questions of Glance's suite, all tasks if none is named.
 
         Raises:
             ValueError: If there is no such task, or the seed is too large for the suite.
         """
-        from saccade.glance.suite import TASKS
+        from saccade.glance.tasks import TASKS, check_tasks
 
-        unknown = [task for task in tasks if task not in TASKS]
-        if unknown:
-            raise ValueError(f"unknown task {unknown[0]!r}; choose from {', '.join(TASKS)}")
+        check_tasks(tasks)
         if not 0 <= seed < SUITE_SEEDS:
             raise ValueError(f"--seed is below {SUITE_SEEDS} for the embedded suite, got {seed}")
         return cls(tuple(dict.fromkeys(tasks)) or tuple(TASKS), samples, pool, seed)
 
     @classmethod
-    def of_file(cls, data: Path, tasks: tuple[str, ...], samples: int, pool: int, seed: int) -> Questions:
+    def of_file(
+        cls, data: Path, tasks: tuple[str, ...], samples: int, pool: int, seed: int
+    ) -> StudyQuestions:
         """Questions of a JSONL file by its ``task`` field; part of each task is held back for calibration.
 
         Raises:
@@ -93,7 +93,7 @@ class Questions:
         rest = order[held:][: self.samples]
         return [entries[i] for i in order[:held]], [entries[i] for i in sorted(rest)]
 
-    def shares(self, count: int) -> list[Questions]:
+    def shares(self, count: int) -> list[StudyQuestions]:
         """The held-out questions of every task in so many runs of nearly equal length; calibration as it is.
 
         Raises:
