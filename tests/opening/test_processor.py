@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers as T
 from PIL import Image
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 import saccade
 from saccade import models
@@ -73,7 +74,7 @@ def test_every_family_answers_about_two_pictures_of_different_sizes(name, writte
 def test_the_parts_are_those_that_stock_classes_make(name, written):
     folder = written(name)
     processor = open_processor(str(folder))
-    own = T.AutoImageProcessor.from_pretrained(folder, backend="pil")
+    own = AutoImageProcessor.from_pretrained(folder, backend="pil")
     named = json.loads((folder / "preprocessor_config.json").read_text())["processor_class"]
     assert type(processor).__name__ == named and isinstance(processor, getattr(T, named))
     assert processor.image_processor.to_dict() == own.to_dict()
