@@ -13,6 +13,7 @@ import torch
 from saccade.core.shapes import ModelShape
 from saccade.engine.resolution import note_shrunk
 from saccade.families import Family, find
+from saccade.glance.embedded import EMBEDDED
 from saccade.inputs.prompts import check_length, check_pixels, check_questions, extremes
 from saccade.inputs.samples import Sample, blind_image
 from saccade.methods.resize import Resize
@@ -54,7 +55,7 @@ def load(
     `saccade.opening.Opening`, and anything else that ``from_pretrained`` takes.
 
     Args:
-        name: ``glance`` (the embedded model), a local folder (of a Skip-Vision model too), or a hub id.
+        name: An embedded model (``glance``), a local folder (of a Skip-Vision model too), or a hub id.
         dtype: Data type of the weights; the embedded model is float32 by default, others as saved.
         device: Where to put it; the accelerator where there is one by default.
         **how: Fields of `Opening` and arguments of ``from_pretrained``.
@@ -72,10 +73,8 @@ def open_as(name: str, opening: Opening) -> Loaded:
         ValueError: If it cannot be loaded, or its family is not supported.
     """
     where = str(name)
-    if where == "glance":
-        from saccade.glance import weights_path
-
-        where, opening = str(weights_path()), opening.but(dtype=opening.dtype or torch.float32)
+    if where in EMBEDDED:
+        where, opening = str(EMBEDDED[where].folder), opening.but(dtype=opening.dtype or torch.float32)
     elif Path(where).is_dir():
         from saccade import skip_vision
 
@@ -117,10 +116,8 @@ def load_config(name: str, opening: Opening | None = None) -> Any:
     Raises:
         ValueError: If it cannot be loaded.
     """
-    if name == "glance":
-        from saccade.glance import weights_path
-
-        name = str(weights_path())
+    if name in EMBEDDED:
+        name = str(EMBEDDED[name].folder)
     elif Path(name).is_dir():
         from saccade.skip_vision import base_of
 

@@ -10,6 +10,7 @@ import typer
 
 from saccade.cli import common
 from saccade.cli.opening import opens, words
+from saccade.glance.embedded import GLANCE, Embedded, suite_of
 from saccade.opening.settings import Opening
 from saccade.plans.names import check_plans
 
@@ -114,7 +115,7 @@ def calibrate(
     from saccade.system.journal import rest
 
     check_request(method, budget, flops, score, direction, draw)
-    pool = read_pool(task or [], data, mixture, samples, seed)
+    pool = read_pool(task or [], data, mixture, samples, seed, suite_of(model))
     choose(
         pool, samples, cast("Draw", draw), seed
     )  # too few samples or a broken image: say so before loading
@@ -156,9 +157,14 @@ def calibrate(
 
 
 def read_pool(
-    tasks: Sequence[str], data: Path | None, mixture: bool, samples: int, seed: int
+    tasks: Sequence[str],
+    data: Path | None,
+    mixture: bool,
+    samples: int,
+    seed: int,
+    own: Embedded = GLANCE,
 ) -> Sequence[Sample | Entry]:
-    """What the samples are drawn from: tasks of Glance's suite, all of them, or the user's file.
+    """What the samples are drawn from: tasks of the embedded suite, all of them, or the user's file.
 
     Raises:
         ValueError: If more than one is asked for, or one of them cannot be read.
@@ -174,7 +180,7 @@ def read_pool(
     # Another seed is another draw of scenes too; the suite numbers its seeds with 16 bits.
     scenes = seed % (1 << 16)
     names: list[str | None] = [*dict.fromkeys(tasks)] or [None]
-    return [s for name in names for s in suite.samples(name, samples, "calibration", scenes)]
+    return [s for name in names for s in suite.samples(name, samples, "calibration", scenes, own.look)]
 
 
 def show(view: common.Output, plan: Plan) -> None:

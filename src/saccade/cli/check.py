@@ -88,10 +88,11 @@ def check(
 def _first_layers(model: str, opening: Opening, layers: int | None) -> tuple[Opening, int | None]:
     """Reads only the layers that are wanted, where nothing hangs on the others; and how many there are."""
     from saccade.check.benches import shallow
+    from saccade.glance.embedded import EMBEDDED
     from saccade.opening import open_config
     from saccade.skip_vision import is_skip_vision
 
-    if layers is None or model == "glance" or is_skip_vision(model):
+    if layers is None or model in EMBEDDED or is_skip_vision(model):
         return opening, None
     config = open_config(model, opening)
     if opening.adapter or opening.quantize or getattr(config, "quantization_config", None) is not None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from saccade.system.journal import Journal
 
 Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A model folder, a hub id, or 'glance' (the embedded model).")
+    str, typer.Argument(metavar="MODEL", help="A model folder, a hub id, or 'glance' (an embedded model).")
 ]
 Plan = Annotated[
     str | None,

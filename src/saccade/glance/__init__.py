@@ -1,6 +1,6 @@
-"""Glance: a miniature vision-language model that ships with the package, and its suite of tasks.
+"""Glance and Gaze: miniature vision-language models that ship with the package, and their suite of tasks.
 
-It is a stock `LlavaForConditionalGeneration` with its processor, loaded as any checkpoint from a hub is.
+Each is a stock `LlavaForConditionalGeneration` with its processor, loaded as any checkpoint from a hub is.
 """
 
 from __future__ import annotations

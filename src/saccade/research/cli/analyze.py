@@ -10,6 +10,7 @@ import typer
 from saccade.cli import common
 from saccade.cli.calibrate import read_pool
 from saccade.cli.opening import opens, words
+from saccade.glance.embedded import suite_of
 from saccade.opening.settings import Opening
 from saccade.plans.names import check_plans
 
@@ -81,7 +82,7 @@ def analyze(
     common.check_writable(out / write.DATA)
     common.hold(out, folder=True)
     where = opening.torch_device()
-    pool = read_pool(task or [], data, False, samples or SAMPLES, seed)
+    pool = read_pool(task or [], data, False, samples or SAMPLES, seed, suite_of(model))
     chosen = choose(pool, samples or min(SAMPLES, len(pool)), "global", seed)
     from saccade import models
 

@@ -97,13 +97,14 @@ def study(
     where = opening.torch_device()
     common.use_threads(threads)
     from saccade import models
+    from saccade.glance.embedded import suite_of
     from saccade.research.studies import Bench, Questions, Store
     from saccade.research.studies.run import Pace, write
     from saccade.research.studies.run import run as run_study
 
     tasks = tuple(task or ())
     questions = (
-        Questions.of_suite(tasks, samples, pool, seed)
+        Questions.of_suite(tasks, samples, pool, seed, suite_of(model))
         if data is None
         else Questions.of_file(data, tasks, samples, pool, seed)
     )

@@ -78,6 +78,7 @@ def glance(
 
 
 def gaze(
+    minutes: Minutes = None,
     steps: Steps = None,
     seed: common.Seed = 0,
     run: Run = Path("runs/gaze"),
@@ -94,7 +95,14 @@ def gaze(
 
     Example: saccade train gaze --run runs/gaze --export gaze-mine
     """
-    given = {"steps": steps, "threads": threads, "workers": workers, "device": device, "batch": batch}
+    given = {
+        "minutes": minutes,
+        "steps": steps,
+        "threads": threads,
+        "workers": workers,
+        "device": device,
+        "batch": batch,
+    }
     _embedded("gaze", given, seed, run, resume, export, export_only, json)
 
 

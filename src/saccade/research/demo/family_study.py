@@ -12,6 +12,7 @@ from saccade.evaluation import Comparison, compare
 from saccade.evaluation.matched import RATIOS, Row, lineup
 from saccade.evaluation.orders import calibrated
 from saccade.evaluation.runner import count_prompts, refusal
+from saccade.glance.embedded import title_of
 from saccade.inputs.samples import Sample
 from saccade.measure import record
 from saccade.models import Loaded
@@ -75,7 +76,7 @@ def results(loaded: Loaded, rows: Sequence[Row], found: Comparison) -> dict[str,
     return {
         "schema": 1,
         "model": {
-            "name": "Glance" if loaded.name == "glance" else loaded.name,
+            "name": title_of(loaded.name),
             "weights": weights_digest(loaded.model),
             "layers": loaded.shape.layers,
             "parameters": sum(p.numel() for p in loaded.model.parameters()),

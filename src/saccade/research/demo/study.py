@@ -11,6 +11,7 @@ from saccade.core.layout import Layout
 from saccade.evaluation import Comparison, compare
 from saccade.evaluation.orders import CALIBRATION_SAMPLES, calibrated
 from saccade.evaluation.runner import count_prompts
+from saccade.glance.embedded import title_of
 from saccade.inputs.samples import Sample
 from saccade.measure import Target, bench, record
 from saccade.models import Loaded
@@ -168,7 +169,7 @@ def _data(
     return {
         "schema": 1,
         "model": {
-            "name": "Glance" if loaded.name == "glance" else loaded.name,
+            "name": title_of(loaded.name),
             "weights": weights_digest(loaded.model),
             "layers": _depth(loaded),
             "parameters": sum(p.numel() for p in loaded.model.parameters()),

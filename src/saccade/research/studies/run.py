@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from saccade.glance.embedded import title_of
 from saccade.measure import record
 from saccade.opening import Opening
 from saccade.report.text import interval, percent
@@ -86,13 +87,13 @@ def run(
         "title": study.title,
         "question": study.question,
         "model": {
-            "name": "Glance" if bench.loaded.name == "glance" else bench.loaded.name,
+            "name": title_of(bench.loaded.name),
             "weights": bench.weights,
             "layers": bench.depth,
             "parameters": sum(p.numel() for p in bench.loaded.model.parameters()),
         },
         "data": {
-            "source": "Glance suite" if bench.questions.data is None else bench.questions.data.name,
+            "source": bench.questions.source,
             "tasks": list(bench.tasks),
             "questions": sum(sizes.values()),
             "samples_per_task": max(sizes.values()),
