@@ -275,3 +275,14 @@ def test_larger_batches_grow_in_every_stage() -> None:
     larger = recipe.with_batch(2 * recipe.mixture.batch)
     for stage, before in zip(larger.stages, recipe.stages, strict=True):
         assert larger.batches(stage).mixture.batch == 2 * recipe.batches(before).mixture.batch
+
+
+def test_a_model_folder_goes_on_in_the_last_stage_with_the_weights_it_has(run, tmp_path) -> None:
+    folder = export(run, tmp_path / "gaze", torch.float32)
+    config = CONFIG.going_on(str(folder))
+    assert config.stages == CONFIG.stages[-1:]
+    trainer = Trainer(config, tmp_path, SIZES)
+    average = load_state(run)["average"]
+    for name, parameter in trainer.network.named_parameters():
+        if name.startswith("model."):
+            assert torch.equal(parameter, average[name]), name

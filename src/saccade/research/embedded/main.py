@@ -24,6 +24,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--workers", type=int)
     parser.add_argument("--device")
     parser.add_argument("--batch", type=int)
+    parser.add_argument("--start", metavar="FOLDER", help="begin the last stage with the weights in FOLDER")
     parser.add_argument("--run", type=Path)
     parser.add_argument("--resume", action="store_true", help="continue the run in --run")
     parser.add_argument("--export", type=Path, metavar="FOLDER", help="write the run's weights and stop")
@@ -36,4 +37,6 @@ def main(argv: list[str] | None = None) -> None:
     config = RECIPES[name].config
     if "batch" in given:
         config = config.with_batch(given.pop("batch"))
+    if "start" in given:
+        config = config.going_on(given.pop("start"))
     train(replace(config, **given), run, resume, RECIPES[name].sizes)

@@ -48,7 +48,8 @@ class TrainConfig:
         stages: The stages, in order; the last one lasts to the end.
         decay_from: Point of the schedule from which the learning rate falls linearly to almost nothing; a run
             that is resumed before it with more steps has lost nothing.
-        inherit: Whether to start from Glance's shipped weights.
+        start: What to start from: nothing, ``glance`` (its shipped weights, as far as they fit), or a folder
+            of weights.
         muon_lr: Learning rate of the layers' matrices (Muon).
         adam_lr: Learning rate of everything else (AdamW).
         weight_decay: Weight decay of the layers' matrices.
@@ -80,7 +81,7 @@ class TrainConfig:
     seed: int = 0
     stages: tuple[Stage, ...] = (Stage("see", until=0.11), Stage("answer"))
     decay_from: float = 0.8
-    inherit: bool = False
+    start: str = ""
     muon_lr: float = 5e-3
     adam_lr: float = 2e-3
     weight_decay: float = 0.02
@@ -109,6 +110,10 @@ class TrainConfig:
         if self.bf16 is not None:
             return self.bf16
         return not self.device.startswith("cpu") or torch.cpu._is_avx512_bf16_supported()
+
+    def going_on(self, folder: str) -> TrainConfig:
+        """The last stage of this recipe from the weights in a folder."""
+        return replace(self, start=folder, stages=self.stages[-1:])
 
     def with_batch(self, batch: int) -> TrainConfig:
         """The same recipe with so many pictures a step in its last stage, and as many times more before."""
@@ -153,7 +158,7 @@ RECIPES = {
                 Stage("answer", look=LARGE),
             ),
             decay_from=0.7,
-            inherit=True,
+            start="glance",
             ema=0.998,
             patch_weight=0.2,
             point_layers=(2, 4, 6),
@@ -213,8 +218,7 @@ def build_optimizers(network: Network, config: TrainConfig) -> list[torch.optim.
         looks = (last.layer_norm1, last.self_attn.q_proj, last.self_attn.k_proj)
         unused -= {id(p) for module in looks for p in module.parameters()}
     rest = [p for p in network.parameters() if id(p) not in chosen | unused]
-    muon = torch.optim.Muon if config.half else Muon
     return [
-        muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"),
+        Muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(rest, lr=config.adam_lr, betas=(0.9, 0.95), weight_decay=0.0),
     ]

@@ -72,8 +72,9 @@ class Trainer:
         torch.set_num_threads(1)
         self.stages = [config.batches(stage) for stage in config.stages]
         model = build_model(sizes, config.seed)
-        if config.inherit:
-            donor = Llava.from_pretrained(weights_path(), dtype=torch.float32)
+        if config.start:
+            folder = weights_path() if config.start == "glance" else Path(config.start)
+            donor = Llava.from_pretrained(folder, dtype=torch.float32)
             inherit(model, donor.state_dict(), config.point_layers)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
