@@ -153,8 +153,8 @@ RECIPES = {
         TrainConfig(
             steps=12_000,
             stages=(
-                Stage("answer", step=600, look=SMALL, batch=128),
-                Stage("see", step=1100, look=LARGE, batch=128, hold=True),
+                Stage("answer", step=500, look=SMALL, batch=128),
+                Stage("see", step=900, look=LARGE, batch=128, hold=True),
                 Stage("answer", look=LARGE),
             ),
             decay_from=0.7,
