@@ -11,13 +11,13 @@ import argparse
 from pathlib import Path
 
 from saccade import models
-from saccade.evaluation import gate
 from saccade.evaluation.by_task import compare_by_task
-from saccade.evaluation.identity import weights_digest
 from saccade.evaluation.orders import calibrated
 from saccade.glance import suite
-from saccade.glance.embedded import suite_of
 from saccade.measure import record
+from saccade.opening.digest import weights_digest
+from saccade.research import gate
+from saccade.system.embedded import suite_of
 from saccade.system.files import write_json
 from saccade.system.journal import Journal
 
@@ -37,11 +37,11 @@ def main() -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
-    look = suite_of(args.model).look
+    scale = suite_of(args.model).scale
 
     loaded = models.load(args.model, device=args.device)
     depth, tasks = loaded.shape.layers, list(suite.TASKS)
-    pools = {task: suite.samples(task, args.probes, "calibration", args.seed, look) for task in tasks}
+    pools = {task: suite.samples(task, args.probes, "calibration", args.seed, scale) for task in tasks}
     by_task = {task: calibrated(loaded, pool, ["vig"], seed=args.seed)["vig"] for task, pool in pools.items()}
     every = [row for scores in by_task.values() for row in scores.values_SL]
     vig_L = [sum(column) / len(every) for column in zip(*every, strict=True)]
@@ -55,7 +55,7 @@ def main() -> int:
     found = compare_by_task(
         loaded,
         tasks,
-        lambda task: suite.samples(task, args.samples, "test", args.seed, look),
+        lambda task: suite.samples(task, args.samples, "test", args.seed, scale),
         crude | kin,
         batch_size=args.batch,
         ledger=journal,

@@ -15,7 +15,7 @@ from engine.test_tower import look
 from engine.test_training import batch_of, training
 from matrix.cases import TOLERANCE, greedy
 from saccade.families import find
-from saccade.families.between import Added
+from saccade.families.deepstack import Added
 from saccade.research.analysis.attention import layer_heads
 from saccade.research.analysis.capture import record
 from saccade.research.analysis.constants import constants

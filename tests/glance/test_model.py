@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from saccade import glance, models
 from saccade.glance import load, weights_path
 from saccade.glance.model import GlanceConfig, build_model
 from saccade.glance.suite import samples
@@ -144,5 +145,16 @@ def test_the_shipped_weights_load_and_answer() -> None:
 
 
 def test_a_missing_checkpoint_is_named(tmp_path) -> None:
-    with pytest.raises(FileNotFoundError, match="saccade train glance"):
+    with pytest.raises(ValueError, match="saccade train glance"):
         load(tmp_path)
+
+
+def test_an_installation_without_weights_says_where_they_are(tmp_path, monkeypatch) -> None:
+    for file in weights_path().glob("*.json"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    monkeypatch.setattr(glance, "weights_path", lambda: tmp_path)
+    for opens in (load, lambda: models.load("glance")):
+        with pytest.raises(ValueError, match=r"no weights of Glance.*wheel"):
+            opens()
+    # What reads the configuration alone needs no weights.
+    assert models.load_config("glance").model_type == "llava"

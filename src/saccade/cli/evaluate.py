@@ -12,9 +12,8 @@ import typer
 from saccade.cli import common
 from saccade.cli.accuracy import show
 from saccade.cli.opening import opens
-from saccade.glance.embedded import GLANCE, Embedded, suite_of
 from saccade.opening.settings import Opening
-from saccade.plans.names import check_plans
+from saccade.system.embedded import GLANCE, Embedded, suite_of
 
 if TYPE_CHECKING:
     from saccade.evaluation import Comparison, Evaluation
@@ -118,7 +117,8 @@ def evaluate(
     Example: saccade eval glance --plan 'vskip(budget=4)' --plan 'shortv(budget=4)' --task count
     """
     out = common.Output(json)
-    check_plans(plan or [])
+    own = data is None and suite is None
+    common.check_names(model, plan or [], task or [] if own else [], opening)
     common.hold(json)
     if predictions is not None:
         common.check_writable(predictions)
@@ -148,7 +148,11 @@ def evaluate(
     check_unused({"--keep": keep, "--processes": processes if processes > 1 else None}, "our own evaluation")
     if score is not None and data is None:
         raise ValueError("--score is for --data; the embedded suite is scored by exact match")
-    longest = max_new_tokens or NEW_TOKENS
+    from saccade.evaluation.options import EvaluationOptions
+    from saccade.scoring import parse
+
+    parse(score or "exact")
+    options = EvaluationOptions(batch, max_new_tokens or NEW_TOKENS, blind)
     from saccade.engine import check_made_for
     from saccade.evaluation.comparison import compare, name_plans
     from saccade.evaluation.orders import read_orders
@@ -177,9 +181,7 @@ def evaluate(
             loaded.processor,
             questions,
             wanted,
-            batch_size=batch,
-            max_new_tokens=longest,
-            blind=blind,
+            options,
             ledger=journal,
         )
     scores = dict.fromkeys(question.score for question in questions)
@@ -187,11 +189,11 @@ def evaluate(
     settings = {
         "model": model,
         "data": str(data) if data else f"{own.name} suite",
-        "max_new_tokens": longest,
+        "max_new_tokens": options.max_new_tokens,
         "scores": list(scores),
     }
     result = found.to_dict() | settings | {"orders": found_orders}
-    out.finish(result | {"provenance": record(device=where, dtype=loaded.model.dtype, seed=seed)})
+    out.finish(result | {"provenance": record(model=loaded.model, device=where, seed=seed)})
     if predictions is not None:
         write_predictions(predictions, found)
     out.note(journal.finish())
@@ -222,7 +224,7 @@ def read_questions(
     names: list[str | None] = [*dict.fromkeys(tasks)] or [None]
     scenes = seed % (1 << 16)
     most = samples or SUITE_SAMPLES
-    return [s for name in names for s in suite.samples(name, most, split, scenes, own.look)]
+    return [s for name in names for s in suite.samples(name, most, split, scenes, own.scale)]
 
 
 def thin(questions: Sequence[Sample], most: int | None, seed: int) -> list[Sample]:

@@ -20,7 +20,7 @@ from saccade.research.embedded.glimpse import attention_of_cls, worth_looking
 from saccade.research.embedded.muon import Muon, orthogonal
 from saccade.research.embedded.network import Network
 from saccade.research.embedded.pointing import HEADS
-from saccade.research.embedded.recipe import RECIPES, Clock, Stage, TrainConfig
+from saccade.research.embedded.recipe import RECIPES, Clock, TrainConfig, TrainingStage
 from saccade.research.embedded.tower import inherit, spread, tower_states, visual_rows
 from saccade.research.embedded.train import Trainer, _cross_entropy, short, train
 
@@ -30,9 +30,9 @@ SIZES = GlanceConfig(
 CONFIG = TrainConfig(
     steps=6,
     stages=(
-        Stage("answer", step=2, look=SMALL),
-        Stage("see", step=4, look=LARGE, hold=True),
-        Stage("answer", look=LARGE),
+        TrainingStage("answer", step=2, look=SMALL),
+        TrainingStage("see", step=4, look=LARGE, hold=True),
+        TrainingStage("answer", look=LARGE),
     ),
     warmup=2,
     read_layers=(1,),

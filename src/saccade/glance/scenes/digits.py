@@ -1,14 +1,15 @@
-"""Handwritten digits from real scans (UCI, shipped with scikit-learn), laid out in rows and columns."""
+"""Handwritten digits from real scans (UCI; see ``digits.md``), laid out in rows and columns."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.resources import files
 
 import numpy as np
 from PIL import Image
 
-from saccade.glance.draw import CELL, CELLS, PLAIN, Canvas, Look
+from saccade.glance.draw import CELL, CELLS, PLAIN, Canvas, DrawnLook
 from saccade.glance.scenes.base import PATCHES_PER_CELL, PatchLabels
 from saccade.glance.vocabulary import COLOR_INDEX, COLOR_NAMES
 
@@ -25,11 +26,16 @@ class DigitFacts:
     scans: tuple[int, ...]
 
 
+def originals() -> tuple[np.ndarray, np.ndarray]:
+    """The scans as they were published: (1797, 8, 8) of 0 to 16, and the digit that each shows."""
+    with files("saccade.glance.scenes").joinpath("digits.npz").open("rb") as stream:
+        data = np.load(stream, allow_pickle=False)
+        return data["scans"], data["labels"]
+
+
 @lru_cache(maxsize=2)
 def _uci(size: int = CELL) -> tuple[np.ndarray, np.ndarray]:
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
+    scans, target = originals()
     scaled = np.stack(
         [
             np.asarray(
@@ -39,10 +45,10 @@ def _uci(size: int = CELL) -> tuple[np.ndarray, np.ndarray]:
                 dtype=np.float32,
             )
             / 255.0
-            for scan in data.images
+            for scan in scans
         ]
     )
-    return scaled, data.target.astype(int)
+    return scaled, target.astype(int)
 
 
 @lru_cache(maxsize=3)
@@ -55,7 +61,7 @@ def scans_of(split: str) -> tuple[np.ndarray, ...]:
 
 
 def make(
-    rng: np.random.Generator, split: str, look: Look = PLAIN
+    rng: np.random.Generator, split: str, look: DrawnLook = PLAIN
 ) -> tuple[np.ndarray, np.ndarray, DigitFacts]:
     """Draw a block of 1 to 3 rows by 2 to 4 columns of scans."""
     scans, _ = _uci(CELL * look.scale)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from saccade.glance.draw import PLAIN, Look
+from saccade.glance.draw import PLAIN, DrawnLook
 from saccade.glance.scenes import KINDS, SHARES, make_scene, scene_seed
 from saccade.glance.tokenizer import ASSISTANT, EOS, PAD, USER, build_tokenizer
 from saccade.research.embedded.pointing import aims
@@ -56,7 +56,7 @@ class Encoder:
 class Batches(Dataset):
     """Batch number -> tensors; see the module's text."""
 
-    def __init__(self, mixture: Mixture, seed: int, split: str, look: Look = PLAIN) -> None:
+    def __init__(self, mixture: Mixture, seed: int, split: str, look: DrawnLook = PLAIN) -> None:
         """Remember what to draw; nothing is drawn yet."""
         self.mixture, self.seed, self.split, self.look = mixture, seed, split, look
         self.prefix = look.side**2 + 1  # <user> and the image

@@ -14,7 +14,7 @@ def main(argv: list[str] | None = None) -> None:
     from saccade.research.embedded.train import train
 
     parser = argparse.ArgumentParser(
-        prog="python -m saccade.research.embedded.train", description=main.__doc__
+        prog="python -m saccade.research.embedded.main", description=main.__doc__
     )
     parser.add_argument("name", choices=sorted(RECIPES))
     parser.add_argument("--steps", type=int)
@@ -40,3 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     if "start" in given:
         config = config.going_on(given.pop("start"))
     train(replace(config, **given), run, resume, RECIPES[name].sizes)
+
+
+if __name__ == "__main__":
+    main()

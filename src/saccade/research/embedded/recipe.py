@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from saccade.glance.draw import LARGE, PLAIN, SMALL, Look
+from saccade.glance.draw import LARGE, PLAIN, SMALL, DrawnLook
 from saccade.glance.model import GAZE, GLANCE, GlanceConfig
 from saccade.research.embedded.data import Batches, Mixture
 from saccade.research.embedded.muon import Muon
@@ -15,7 +15,7 @@ from saccade.research.embedded.network import Network
 
 
 @dataclass(frozen=True)
-class Stage:
+class TrainingStage:
     """A part of the schedule.
 
     Attributes:
@@ -31,7 +31,7 @@ class Stage:
     learn: Literal["see", "answer"]
     until: float = 1.0
     step: int = 0
-    look: Look = PLAIN
+    look: DrawnLook = PLAIN
     batch: int = 0
     hold: bool = False
 
@@ -79,7 +79,7 @@ class TrainConfig:
     steps: int = 8500
     minutes: float = 0.0
     seed: int = 0
-    stages: tuple[Stage, ...] = (Stage("see", until=0.11), Stage("answer"))
+    stages: tuple[TrainingStage, ...] = (TrainingStage("see", until=0.11), TrainingStage("answer"))
     decay_from: float = 0.8
     start: str = ""
     muon_lr: float = 5e-3
@@ -121,7 +121,7 @@ class TrainConfig:
         stages = tuple(replace(stage, batch=round(stage.batch * times)) for stage in self.stages)
         return replace(self, mixture=replace(self.mixture, batch=batch), stages=stages)
 
-    def batches(self, stage: Stage, split: str = "train") -> Batches:
+    def batches(self, stage: TrainingStage, split: str = "train") -> Batches:
         """What a stage is trained on; of another split, the questions that it is checked on."""
         see = stage.learn == "see"
         mixture = replace(self.mixture, batch=stage.batch or self.mixture.batch)
@@ -153,9 +153,9 @@ RECIPES = {
         TrainConfig(
             steps=12_000,
             stages=(
-                Stage("answer", step=500, look=SMALL, batch=128),
-                Stage("see", step=900, look=LARGE, batch=128, hold=True),
-                Stage("answer", look=LARGE),
+                TrainingStage("answer", step=500, look=SMALL, batch=128),
+                TrainingStage("see", step=900, look=LARGE, batch=128, hold=True),
+                TrainingStage("answer", look=LARGE),
             ),
             decay_from=0.7,
             start="glance",

@@ -38,8 +38,8 @@ from saccade.research.embedded.quick import accuracy
 from saccade.research.embedded.recipe import (
     RECIPES,
     Clock,
-    Stage,
     TrainConfig,
+    TrainingStage,
     build_optimizers,
     learning_rate_factor,
 )
@@ -97,7 +97,7 @@ class Trainer:
         self._mark = time.perf_counter()
 
     @property
-    def stage(self) -> Stage:
+    def stage(self) -> TrainingStage:
         """The stage that the run is in."""
         return self.config.stages[self.clock.stage(self.config)]
 
@@ -265,7 +265,7 @@ class Trainer:
             return
         self.network.load_state_dict(self.average, strict=False)
         steps, patch = self.config.glimpse_steps, self.sizes.patch
-        scenes = self.config.batches(Stage("see"))
+        scenes = self.config.batches(TrainingStage("see"))
         losses = teach_to_glimpse(self.network.model, scenes, steps, self.config.seed, patch)
         for name, parameter in self.network.named_parameters():
             self.average[name].copy_(parameter.detach())
@@ -340,8 +340,3 @@ def train(
 
 
 __all__ = ["TrainConfig", "Trainer", "export", "train"]
-
-if __name__ == "__main__":
-    from saccade.research.embedded.main import main
-
-    main()

@@ -8,16 +8,16 @@ from typing import Any
 import torch
 
 from saccade.core.bipartite import merged_away
-from saccade.evaluation.gate import rank_correlation
 from saccade.evaluation.statistics import Interval, mean_retention
 from saccade.methods import METHODS, BudgetMethod
 from saccade.plans.plan import Plan
 from saccade.report.markdown import markdown
 from saccade.report.text import percent
+from saccade.research.gate import rank_correlation
 from saccade.research.published import LAYERS, ROWS, Point, points
 from saccade.research.studies import charts
 from saccade.research.studies.base import ASKED, Design, Finding, Result, Study
-from saccade.research.studies.bench import Bench, orders_of
+from saccade.research.studies.bench import StudyBench, orders_of
 from saccade.research.studies.lines import Book, Line
 from saccade.research.studies.lineup import tried
 
@@ -94,7 +94,7 @@ def pairs(share: float, tower: int, patches: int) -> int:
     return min(range(patches), key=lambda r: abs(left(r) - share * patches))
 
 
-def design(bench: Bench) -> Design:
+def design(bench: StudyBench) -> Design:
     """Every published point at the same share of layers, of depth and of rows."""
     depth, scores = bench.depth, ("vig", "ffn", "lc")
     scored = bench.calibrated(scores)
@@ -123,7 +123,7 @@ def design(bench: Bench) -> Design:
 
 
 def plan_of(
-    point: Point, bench: Bench, pooled: dict[str, Any], depth: int, tower: int, patches: int
+    point: Point, bench: StudyBench, pooled: dict[str, Any], depth: int, tower: int, patches: int
 ) -> Plan | dict[str, Plan]:
     """A plan for all tasks, or, where layers are chosen for each, one per task."""
     names = point.method.split("+")
