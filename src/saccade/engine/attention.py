@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from transformers.cache_utils import Cache
 
 from saccade.core.precision import exact, wide
 from saccade.core.rows import RowIndex
-from saccade.engine.cache import KeyRows, make_ragged, ragged_layer
+from saccade.engine.cache import Cache, KeyRows, make_ragged, ragged_layer
 from saccade.engine.frame import Frame
 from saccade.engine.mesh import check_rows
 from saccade.engine.steps import Step

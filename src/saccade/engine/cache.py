@@ -5,7 +5,7 @@ Shape letters: B batch, K cached rows, H key/value heads, D head width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -213,6 +213,11 @@ def make_ragged(cache: Cache, number: int, rows: KeyRows) -> RaggedLayer:
     if not isinstance(layer, RaggedLayer):
         layer = cache.layers[number] = RaggedLayer.adopt(layer, rows)
     return layer
+
+
+def cache_in(values: Iterable[Any]) -> Cache | None:
+    """The cache among what a decoder returned, or None."""
+    return next((value for value in values if isinstance(value, Cache)), None)
 
 
 def kv_lengths(cache: Cache) -> list[int]:

@@ -12,14 +12,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.cache_utils import Cache
 
 from saccade.core.precision import exact
 from saccade.core.program import Program, Tally
 from saccade.core.rows import RowIndex
 from saccade.core.stages import Choice, Counts, Evidence, Grid, Scoring, Stage, Vision, Which
 from saccade.engine.attention import scaled_scores, take_rotary, take_rows
-from saccade.engine.cache import KeyRows, ragged_layer
+from saccade.engine.cache import Cache, KeyRows, ragged_layer
 from saccade.engine.ending import those_left
 from saccade.engine.frame import Frame
 from saccade.engine.mesh import all_heads, check_rows

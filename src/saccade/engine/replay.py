@@ -21,9 +21,11 @@ from saccade.core.layout import Layout
 from saccade.core.pricing import executed_flops
 from saccade.core.route import LayerRoute, Route, compose
 from saccade.core.shapes import ModelShape
-from saccade.engine.attach import FRAME, Attachment, apply, check_supported
+from saccade.engine.attach import Attachment, apply
+from saccade.engine.checks import check_supported
 from saccade.engine.ending import read_from
 from saccade.engine.frame import Frame
+from saccade.engine.layers import FRAME
 from saccade.families import Added
 from saccade.plans.plan import Plan
 
@@ -276,8 +278,8 @@ def replaying(model: nn.Module) -> Iterator[Replayer]:
             )
         if parts.head is None:
             raise ValueError("replay needs next-token logits: give the model with its language-model head")
-        # Qwen models keep the position offset of the last prompt on the module: a probe must not move it.
-        held = {name: getattr(parts.core, name) for name in ("rope_deltas",) if hasattr(parts.core, name)}
+        # What the last prompt left on the module is for the user's next forward: a probe must not move it.
+        held = attachment.family.remembered(parts.core)
         model.eval()
         try:
             yield Replayer(model, attachment)

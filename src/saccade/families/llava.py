@@ -20,7 +20,7 @@ from transformers import (
 from saccade.core.shapes import ModelShape
 from saccade.families.base import Family, core_of, heads_of, register, text_sizes, unwrap
 from saccade.families.projector import ProjectorPlace, Undo, projector_stand_in
-from saccade.families.vision import Picture, Tower, of_patches, square
+from saccade.families.vision import Picture, Tower, made_lengths, of_patches, square
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -37,13 +37,6 @@ class Llava(Family):
     model_types = ("llava",)
     text_types = ("llama", "mistral", "qwen2")
     layouts: ClassVar[tuple[str, ...]] = ("cos", "llava")
-
-    def visual_ids(self, config: PreTrainedConfig) -> tuple[int, ...]:
-        return (config.image_token_id,)
-
-    def typical_visual(self, config: PreTrainedConfig) -> int:
-        vision = config.vision_config
-        return (vision.image_size // vision.patch_size) ** 2
 
     def config(
         self, shape: ModelShape, layers: int | None = None, vision_layers: int = 1
@@ -251,12 +244,6 @@ class Llava(Family):
         if crop:
             sizes["crop_size"] = {"height": small, "width": small}
         return images, sizes
-
-
-def made_lengths(inputs: Mapping[str, Any], kind: str = "image") -> tuple[int, ...] | None:
-    """Rows of every image (or video), where its features were made earlier."""
-    made = (inputs.get("mm_encoder_outputs") or {}).get(kind)
-    return None if made is None else tuple(len(rows) for rows in made.pooler_output)
 
 
 def strips_first(config: PreTrainedConfig, inputs: Mapping[str, Any]) -> bool:

@@ -35,6 +35,10 @@ class QwenVL(Family):
     def typical_visual(self, config: PreTrainedConfig) -> int:
         return 1280
 
+    def remembered(self, core: Any) -> dict[str, Any]:
+        # How far the positions of the last prompt's text are from its row numbers.
+        return {"rope_deltas": core.rope_deltas}
+
     def rotary(self, decoder: nn.Module, hidden_BND: torch.Tensor, position_ids: torch.Tensor) -> Rotary:
         if position_ids.ndim == 2:
             position_ids = position_ids.expand(3, *position_ids.shape)

@@ -201,8 +201,7 @@ def _by_plan(trace: Trace, embeds_BND: torch.Tensor | None, entering_ND: torch.T
 def _evaluating(model: nn.Module, core: nn.Module) -> Iterator[None]:
     """Evaluation mode, and nothing left behind on the modules."""
     modes = [(module, module.training) for module in model.modules()]
-    # Qwen models keep the position offset of the last prompt on the module.
-    held = {name: getattr(core, name) for name in ("rope_deltas",) if hasattr(core, name)}
+    held = find(model).remembered(core)
     model.eval()
     try:
         yield
