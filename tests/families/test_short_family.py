@@ -1,4 +1,4 @@
-"""A family whose decoder is Llama-like is a few lines: what the base class answers is enough for most plans."""
+"""A family whose decoder is Llama-like is a few lines: what the base class answers serves most plans."""
 
 from __future__ import annotations
 

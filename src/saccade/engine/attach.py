@@ -12,9 +12,9 @@ from torch import nn
 from saccade.core.layout import Layout
 from saccade.core.stages import Grid, Stage, Vision
 from saccade.engine.blocks import Blocks
-from saccade.engine.forward import Call, Forward
+from saccade.engine.forward import Forward, Handover
 from saccade.engine.given import Given
-from saccade.engine.layers import AttentionStandIn, Cell, MlpStandIn
+from saccade.engine.layers import AttentionStandIn, FfnRows, MlpStandIn
 from saccade.engine.made_for import check_made_for
 from saccade.engine.resolution import FullSize
 from saccade.engine.swap import swap_forward
@@ -81,7 +81,7 @@ class Attachment:
         self.below: Attachment | None = None
         self.decides = False
         self.parts = family.parts(model)
-        self._call = Call()
+        self._handover = Handover()
         self._blocks = Blocks()
         self._undo: list[Callable[[], None]] = []
         self.attach()
@@ -103,11 +103,13 @@ class Attachment:
     def _attach(self) -> None:
         layer: Any
         for number, layer in enumerate(self.parts.layers):
-            cell = Cell()
+            ffn_rows = FfnRows()
             # The layer itself is left alone: its class's call checkpoints, around whatever forward it has.
-            stand_in = functools.partial(AttentionStandIn, self, self.family, number, layer.self_attn, cell)
+            stand_in = functools.partial(
+                AttentionStandIn, self, self.family, number, layer.self_attn, ffn_rows
+            )
             self._undo.append(swap_forward(layer.self_attn, stand_in))
-            self._undo.append(swap_forward(layer.mlp, functools.partial(MlpStandIn, cell)))
+            self._undo.append(swap_forward(layer.mlp, functools.partial(MlpStandIn, ffn_rows)))
         stages = [s for m in self.plan.methods for s in m.stages(len(self.parts.layers))]
         self._check_positions(stages)
         self.decides = bool(stages)
@@ -117,7 +119,7 @@ class Attachment:
             self.parts,
             self.plan,
             stages,
-            self._call,
+            self._handover,
             self._blocks,
             self._tower_tap(stages),
         )
@@ -174,7 +176,7 @@ class Attachment:
         """Takes the plan off; calling it again does nothing."""
         while self._undo:
             self._undo.pop()()
-        self._call = Call()
+        self._handover = Handover()
         below, self.below = self.below, None
         if below is not None:
             below.attach()
@@ -205,7 +207,7 @@ class Attachment:
             vision: What a vision tower would know of them, for methods that look at it.
             grid: Where they lie in the picture, for methods that ask, on the host.
         """
-        call = self._call
+        call = self._handover
         call.given = Given(layout, vision, grid)
         try:
             with self._blocks.layout():
@@ -223,16 +225,17 @@ class Attachment:
             sources: Whether to note what merged rows are made of, which takes memory of rows times rows.
         """
         found: list[Trace] = []
-        self._call.traces, self._call.sources = found, sources
+        self._handover.traces, self._handover.sources = found, sources
         forward = self._forward
-        own, forward.tap = forward.tap, forward.tap or TowerTap(self.model, self.family)
+        own = forward.tap
+        tap = forward.tap = own or TowerTap(self.model, self.family)
         try:
             with self._blocks.tracing(found):
                 yield found
         finally:
-            self._call.traces = None
+            self._handover.traces = None
             if own is None:
-                forward.tap.remove()
+                tap.remove()
             forward.tap = own
 
 

@@ -95,6 +95,7 @@ class KeyRows:
         shifts = tuple(s for s in self.shifts if s.stop <= length)
         left = tuple(one for one in self.left if one[1] <= length)
         ids = self.ids_BK.masked_fill(self.ids_BK >= length, -1)
+        # A column goes once it is of no sample any more; until then it pads the others.
         stay = (ids >= 0).any(0)
         kept = ids[:, stay]
         return KeyRows(kept, self.dense, bool((kept >= 0).all()), shifts, left), stay.nonzero()[:, 0]
@@ -207,6 +208,7 @@ def ragged_layer(cache: Cache, number: int) -> RaggedLayer | None:
 
 def make_ragged(cache: Cache, number: int, rows: KeyRows) -> RaggedLayer:
     """Swaps a layer of a cache in place for a ragged one that holds the same rows."""
+    # Caches make their layers as these are first filled, and an earlier layer may not have been.
     while len(cache.layers) <= number:
         cache.layers.append(DynamicLayer())
     layer: Any = cache.layers[number]

@@ -20,7 +20,7 @@ from saccade.core.stages import Stage, Vision, Which
 from saccade.engine.blocks import Blocks
 from saccade.engine.cache import Cache, cache_in, ragged_layer
 from saccade.engine.checks import check_supported, chunked_prompt, refuse_replicas, refuse_split_prompts
-from saccade.engine.decide import Decisions, Scene
+from saccade.engine.decide import DecisionContext, Decisions
 from saccade.engine.ending import check_end, read_where_left
 from saccade.engine.frame import Frame, Positions
 from saccade.engine.given import Given
@@ -35,7 +35,7 @@ from saccade.families.base import Parts
 from saccade.plans.plan import Plan
 
 
-class Call(threading.local):
+class Handover(threading.local):
     """What the hooks of one forward hand on; threads may share a model.
 
     Attributes:
@@ -78,7 +78,7 @@ class Forward:
         parts: Parts,
         plan: Plan,
         stages: list[Stage],
-        call: Call,
+        call: Handover,
         blocks: Blocks,
         tap: TowerTap | None,
     ) -> None:
@@ -122,8 +122,10 @@ class Forward:
     def before_decoder(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict]:
         """Turns the layout into a route, and the route into the frame that travels to the layers."""
         if FRAME in kwargs:
+            # The frame was made already, and says all.
             return args, kwargs
         refuse_replicas(module)
+        # Taken, not read: the images are of this call of the decoder and of no other.
         prompt, self.call.prompt = self.call.prompt, None
         given = None if self.call.continues else self.call.given
         pictures = prompt is not None and self.whole and bool(prompt.visual_BN.any())
@@ -171,8 +173,8 @@ class Forward:
             return args, kwargs | {FRAME: frame}
         added = self.family.added(named)
         carried = None if added is None else Carried(added)
-        scene = self._scene(program.route.layout, captured, carried, given)
-        frame.decisions = Decisions(program, frame, scene)
+        context = self._context(program.route.layout, captured, carried, given)
+        frame.decisions = Decisions(program, frame, context)
         changed: dict[str, Any] = {"inputs_embeds": frame.decisions.enter(rows), FRAME: frame}
         if carried is not None:
             changed[carried.added.keyword] = carried
@@ -225,9 +227,9 @@ class Forward:
         captured = self.tap.captured(prompt.inputs.get("mm_encoder_outputs"), prompt.inputs)
         return captured if captured is None or prompt.shown_R is None else captured.showing(prompt.shown_R)
 
-    def _scene(
+    def _context(
         self, layout: Layout, captured: Captured | None, carried: Carried | None, given: Given | None
-    ) -> Scene:
+    ) -> DecisionContext:
         given_vision = None if given is None else given.vision
         look: Callable[[Which, torch.Tensor], Vision] | None = None
         if given_vision is not None:
@@ -242,7 +244,9 @@ class Forward:
         where = None if given is None else given.grid
         if captured is not None:
             where = grid(captured.picture, layout, torch.device("cpu"))
-        return Scene(self.family, self.parts, where, look, self.call.traces, self.call.sources, carried)
+        return DecisionContext(
+            self.family, self.parts, where, look, self.call.traces, self.call.sources, carried
+        )
 
     @eager
     def before_layer(self, number: int, layer: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:

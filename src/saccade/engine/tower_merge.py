@@ -15,7 +15,7 @@ from saccade.core import bipartite
 from saccade.core.precision import wide
 from saccade.engine.mesh import all_heads
 from saccade.engine.swap import swap_forward
-from saccade.engine.tower_scores import Scores, look
+from saccade.engine.tower_scores import TowerScores, look
 from saccade.families import Family
 from saccade.families.base import run_as_layer
 
@@ -99,7 +99,7 @@ class MergingLayer:
         number: int,
         heads: int,
         merges: bool,
-        watch: Callable[[Scores], None] | None,
+        watch: Callable[[TowerScores], None] | None,
     ) -> None:
         """Prepares it; ``install`` puts it in place.
 
@@ -135,7 +135,7 @@ class MergingLayer:
     def _run(self, merging: Merging, hidden_TNV: torch.Tensor) -> torch.Tensor:
         bias = merging.bias(self.number)
 
-        def between(x_TNV: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        def after_attention(x_TNV: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
             q, k = (all_heads(x.detach(), self.heads, self.layer) for x in (q, k))
             pairs, sizes = merging.enter(self.number, k)
             if self.watch is not None:
@@ -148,4 +148,4 @@ class MergingLayer:
                     self.watch(scores)
             return x_TNV if pairs is None else bipartite.merge(x_TNV, sizes, pairs)[0]
 
-        return self.family.tower_layer(self.layer, hidden_TNV, bias, between)
+        return self.family.tower_layer(self.layer, hidden_TNV, bias, after_attention)

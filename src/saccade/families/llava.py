@@ -204,14 +204,14 @@ class Llava(Family):
         layer: nn.Module,
         hidden_TPV: torch.Tensor,
         bias_T11P: torch.Tensor | None,
-        between: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+        after_attention: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
     ) -> torch.Tensor:
         attn, x = layer.self_attn, layer.layer_norm1(hidden_TPV)
         q, k, v = (heads_of(project(x), attn.head_dim) for project in (attn.q_proj, attn.k_proj, attn.v_proj))
         bias = None if bias_T11P is None else bias_T11P.to(q.dtype)
         dropout = attn.dropout if attn.training else 0.0
         mixed = F.scaled_dot_product_attention(q, k, v, bias, dropout, scale=attn.scale)
-        hidden = between(hidden_TPV + attn.out_proj(mixed.transpose(1, 2).flatten(2)), q, k)
+        hidden = after_attention(hidden_TPV + attn.out_proj(mixed.transpose(1, 2).flatten(2)), q, k)
         return hidden + layer.mlp(layer.layer_norm2(hidden))
 
     def full_size(self, model: nn.Module, pixels: torch.Tensor) -> bool | None:

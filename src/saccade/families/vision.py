@@ -354,7 +354,7 @@ class VisionAdapter(ABC):
         layer: nn.Module,
         hidden_TPV: torch.Tensor,
         bias_T11P: torch.Tensor | None,
-        between: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+        after_attention: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
     ) -> torch.Tensor:
         """One layer of the tower with something done between its attention and its MLP.
 
@@ -362,8 +362,8 @@ class VisionAdapter(ABC):
             layer: The layer.
             hidden_TPV: What enters it.
             bias_T11P: What is added to the attention logits, or None.
-            between: Called with the residual stream, the queries and the keys (T, H, P, K); what it returns
-                goes on.
+            after_attention: Called with the residual stream, the queries and the keys (T, H, P, K); what it
+                returns goes on.
         """
         raise ValueError(f"{self.name}: the layers of this vision tower cannot be taken apart")
 
