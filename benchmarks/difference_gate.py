@@ -11,12 +11,12 @@ import argparse
 from pathlib import Path
 
 from saccade import models
-from saccade.evaluation import gate
 from saccade.evaluation.by_task import compare_by_task
-from saccade.evaluation.identity import weights_digest
 from saccade.evaluation.orders import calibrated
 from saccade.glance import suite
 from saccade.measure import record
+from saccade.opening.digest import weights_digest
+from saccade.research import gate
 from saccade.system.files import write_json
 from saccade.system.journal import Journal
 

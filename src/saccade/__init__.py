@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from saccade.measure import bench  # type: ignore[no-redef]
     from saccade.models import load
     from saccade.plans.plan import Plan
+    from saccade.tuning import tune
 
 _HOMES = {
     "Attachment": "saccade.engine",
@@ -32,6 +33,7 @@ _HOMES = {
     "cost": "saccade.core.pricing",
     "evaluate": "saccade.evaluation",
     "load": "saccade.models",
+    "tune": "saccade.tuning",
 }
 
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "cost",
     "evaluate",
     "load",
+    "tune",
 ]
 
 

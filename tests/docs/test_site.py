@@ -48,6 +48,7 @@ class Fetched(HTMLParser):
         self.found += [named[key] for key in keys if named.get(key)]
 
 
+@pytest.mark.e2e
 def test_it_builds_strictly_and_fetches_nothing(made):
     words = [sys.executable, "-m", "zensical", "build", "--strict", "-f", str(made / "mkdocs.yml")]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120, cwd=made)

@@ -9,8 +9,8 @@ from evaluation.conftest import say
 from saccade import models
 from saccade.engine import apply
 from saccade.evaluation import compare, evaluate, runner
-from saccade.evaluation.identity import weights_digest
 from saccade.inputs.samples import Sample
+from saccade.opening.digest import weights_digest
 from saccade.plans.plan import Plan
 from support.toy import build_toy
 

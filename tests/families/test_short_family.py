@@ -9,8 +9,8 @@ import torch
 import transformers as T
 
 import saccade
-from saccade.families import FAMILIES, Family, find
-from saccade.families.base import register, text_sizes
+from saccade.families import FAMILIES, Family, find, register
+from saccade.families.base import text_sizes
 from support.models import IMAGE, SQUARE, Tiny, tiny_llava
 from support.reference import gap, recompute
 
@@ -50,7 +50,7 @@ def tiny() -> Iterator[Tiny]:
         torch.manual_seed(0)
         yield Tiny("vipllava", T.VipLlavaForConditionalGeneration(config).eval(), "llava")
     finally:
-        FAMILIES.pop("vipllava", None)
+        FAMILIES._met.pop("vipllava", None)
 
 
 @torch.no_grad()

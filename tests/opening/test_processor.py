@@ -181,6 +181,8 @@ def test_a_slow_tokenizer_alone_opens(written, tmp_path):
     added = {str(200 + n): {"content": name, "special": True} for n, name in enumerate(names)}
     settings = {"tokenizer_class": "Qwen2Tokenizer", "added_tokens_decoder": added, "eos_token": names[2]}
     folders.put(folder / "tokenizer_config.json", settings | {"pad_token": names[2]})
+    # Its table is another one, and the model's settings name tokens by number.
+    folders.change(folder / "config.json", image_token_id=95, video_token_id=96)
     slow = open_processor(str(folder))
     assert type(slow) is not None and type(slow).__name__ == type(fast).__name__
     assert slow.tokenizer("ab").input_ids == [ord("a") - 32, ord("b") - 32]

@@ -234,3 +234,31 @@ def test_checkpoints_tell_where_each_group_ran_and_failed(tmp_path):
     assert commands[2:] == ["| a/one | `llava` | yes |", "| b/two | `llava` | yes with |"]
     methods = tables.KNOWN["checkpoints-methods"](tmp_path).split("\n")
     assert methods[2:] == ["| a/one | `llava` | **no** without; yes with |", "| b/two | `llava` | not run |"]
+
+
+def test_families_tell_how_far_a_check_found_every_group_of_methods(tmp_path):
+    assert "No result file yet" in tables.KNOWN["checkpoints-families"](tmp_path)
+
+    def row(group, plan, dtype, status, worst):
+        return {"group": group, "plan": plan, "dtype": dtype, "status": status, "worst": worst, "why": ""}
+
+    checked = {
+        "a": [
+            row("merged", "tome(r=4)", "float32", "refused", None),
+            row("merged", "token_merge(keep=0.5)", "float32", "passed", 3e-7),
+            row("merged", "token_merge(keep=0.5)", "bfloat16", "passed", 2e-2),
+        ],
+        "b": [
+            row("merged", "token_merge(keep=0.5)", "float32", "passed", 5e-7),
+            row("composed", "fastv(keep=0.5)+vskip(layers=1)", "float32", "failed", 0.5),
+        ],
+    }
+    cells = [{"family": "llava", "checked": rows} for rows in checked.values()]
+    cells += [{"family": "llava"}, {"family": "qwen2_vl", "checked": checked["a"][1:2]}]
+    (tmp_path / "checkpoints.json").write_text(json.dumps({"cells": cells}))
+    head, _, *lines = tables.KNOWN["checkpoints-families"](tmp_path).split("\n")
+    assert head == "| family | merged | composed |"
+    assert lines == [
+        "| `llava` | refused: tome; 5e-07; 2e-02 | **no**: fastv |",
+        "| `qwen2_vl` | 3e-07 | not run |",
+    ]

@@ -45,7 +45,42 @@ def _cell(cells: Sequence[Mapping[str, Any]], environments: Sequence[str]) -> st
     return "; ".join(parts) or "not run"
 
 
+def families(results: Path) -> str:
+    """Families by groups of methods: how far ``saccade check`` found the worst row from its reference.
+
+    Args:
+        results: Folder of result files.
+    """
+    found = load(results / FILE)
+    if found is None:
+        return missing("make checkpoints")
+    rows = [{"family": cell["family"], **row} for cell in found["cells"] for row in cell.get("checked", ())]
+    groups = list(dict.fromkeys(row["group"] for row in rows))
+    lines = []
+    for family in sorted({row["family"] for row in rows}):
+        mine = [row for row in rows if row["family"] == family]
+        told = [_verdict([row for row in mine if row["group"] == group]) for group in groups]
+        lines.append([f"`{family}`", *told])
+    return markdown(("family", *groups), lines, right_from=99)
+
+
+def _verdict(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The largest distances in float32 and as saved, with the plans that failed or were refused."""
+    parts = []
+    for status, word in (("failed", "**no**"), ("refused", "refused"), ("not checked", "not checked")):
+        plans = dict.fromkeys(row["plan"].split("(")[0] for row in rows if row["status"] == status)
+        parts += [f"{word}: {', '.join(plans)}"] if plans else []
+    for plain in (True, False):
+        far = [
+            row["worst"]
+            for row in rows
+            if row["status"] == "passed" and row["worst"] is not None and (row["dtype"] == "float32") == plain
+        ]
+        parts += [f"{max(far):.0e}"] if far else []
+    return "; ".join(parts) or "not run"
+
+
 CHECKPOINT_TABLES: dict[str, Callable[[Path], str]] = {
     f"checkpoints-{kind}": functools.partial(conformance, kind) for kind in ("commands", "methods")
-}
+} | {"checkpoints-families": families}
 """Tables by the name in the marker."""

@@ -19,7 +19,7 @@ from saccade.calibration.request import choose, reach, wanted_method
 from saccade.calibration.run import compare, decides, trying
 from saccade.calibration.scores import Scores
 from saccade.engine import check_made_for
-from saccade.evaluation.identity import code_of, setup_digest
+from saccade.identity import code_of, setup_digest
 from saccade.inputs.data import Entry
 from saccade.inputs.samples import Sample
 from saccade.measure.provenance import record
@@ -239,8 +239,8 @@ def score_samples(
             inputs, tail = ask(last)
             cost = compare(loaded.model, inputs, probe, direction, loaded.shape, like, tail)
             cost |= {"sample": last.id}
-    origin = record(device=loaded.model.device, dtype=loaded.model.dtype)
-    kept = {key: origin[key] for key in ("date", "versions", "source", "device", "dtype")}
+    origin = record(model=loaded.model)
+    kept = {key: origin[key] for key in ("date", "versions", "source", "device", "dtype", "opening")}
     return Scores(
         metric=probe.name,
         num_layers=loaded.shape.layers,

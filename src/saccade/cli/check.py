@@ -14,7 +14,7 @@ from saccade.opening.settings import Opening
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from saccade.check import Outcome, Report
+    from saccade.check import ProbeOutcome, Report
 
 
 def register(app: typer.Typer) -> None:
@@ -131,7 +131,7 @@ def _show(out: common.Output, report: Report) -> None:
     out.line(f"{verdict}{refused}; {report.seconds:.0f} s")
 
 
-def _cell(outcome: Outcome | None) -> Text:
+def _cell(outcome: ProbeOutcome | None) -> Text:
     from rich.text import Text
 
     if outcome is None:

@@ -39,7 +39,8 @@ Strict = Annotated[
     bool,
     typer.Option(
         "--strict",
-        help="Refuse a plan that was made for other weights of this shape, instead of warning of it.",
+        help="Refuse a plan or adapter that was made for other weights of this shape, or a plan file that "
+        "does not say for which, instead of warning of it.",
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of everything that is drawn.")]

@@ -189,7 +189,7 @@ def evaluate(
         "scores": list(scores),
     }
     result = found.to_dict() | settings | {"orders": found_orders}
-    out.finish(result | {"provenance": record(device=where, dtype=loaded.model.dtype, seed=seed)})
+    out.finish(result | {"provenance": record(model=loaded.model, device=where, seed=seed)})
     if predictions is not None:
         write_predictions(predictions, found)
     out.note(journal.finish())

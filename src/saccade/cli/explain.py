@@ -88,7 +88,7 @@ def explain(
     _show(out, shown)
     out.line("".join(f"\nwrote {file}" for file in files).strip())
     given = {"files": [str(path) for path in paths], "pictures": [str(file) for file in files]}
-    out.finish(shown.to_dict() | given | {"provenance": record(device=where, dtype=loaded.model.dtype)})
+    out.finish(shown.to_dict() | given | {"provenance": record(model=loaded.model, device=where)})
 
 
 def _show(out: common.Output, shown: Explanation) -> None:

@@ -74,7 +74,7 @@ def generate(
             result |= _planned(loaded, asked, batch, max_new_tokens, wanted)
             bar.advance(task)
     _show(out, result)
-    out.finish(result | {"provenance": record(device=where, dtype=loaded.model.dtype)})
+    out.finish(result | {"provenance": record(model=loaded.model, device=where)})
 
 
 def _answer(loaded, batch, max_new_tokens: int) -> dict[str, Any]:

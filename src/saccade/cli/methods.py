@@ -22,11 +22,11 @@ def methods(json: common.Json = None) -> None:
     out = common.Output(json)
     from rich.table import Table
 
-    from saccade.families import FAMILIES
+    from saccade.families import names
     from saccade.methods import METHODS
     from saccade.report.catalogue import SHARED, catalogue, described
 
-    families = sorted({family.name for family in FAMILIES.values()})
+    families = names()
     rows = catalogue(families)
     view = Table("spec name", "title", "saves", "parameters", "presets", "families", "paper")
     for column in (view.columns[0], view.columns[-1]):

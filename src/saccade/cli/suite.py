@@ -79,7 +79,7 @@ def judge(
     metrics = dict.fromkeys(entry["metric"] for entry in found["dense"]["tasks"].values())
     show(out, found, f"lmms-eval ({', '.join(metrics)})")
     settings = {"model": model, "suite": name, "samples": samples, "batch": batch, "processes": processes}
-    provenance = record(device=where, dtype=opening.dtype, seed=seed)
+    provenance = record(device=where, dtype=opening.dtype, seed=seed, opening=opening.recorded())
     out.finish(found | settings | {"max_new_tokens": max_new_tokens, "provenance": provenance})
     if predictions is not None:
         write_json(predictions, answers(columns, wanted))

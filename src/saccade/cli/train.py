@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from saccade.cli import common
 
 if TYPE_CHECKING:
-    from saccade.training import Outcome, TrainingConfig
+    from saccade.training import TrainingConfig, TrainingOutcome
 
 DEFAULT = "run"
 
@@ -116,7 +116,7 @@ def _again(config: Path, run: Path | None, settings: list[str] | None) -> str:
     return shlex.join([*words, *(w for setting in settings or () for w in ("--set", setting))])
 
 
-def _tell(out: common.Output, config: TrainingConfig, outcome: Outcome) -> None:
+def _tell(out: common.Output, config: TrainingConfig, outcome: TrainingOutcome) -> None:
     final, refused = outcome.report["final"], outcome.report["refused"]
     loss = final["loss"] if final is not None else None
     last = "" if loss is None else f"; last loss {loss:.4f}"

@@ -14,6 +14,11 @@ Views = tuple[int, ...]
 """Patches of every view of an image."""
 
 
+def prefix_of(text: int) -> int:
+    """Text rows before the image of a typical prompt: 35 (the vicuna prompt) where there are enough."""
+    return min(35, text // 2)
+
+
 @dataclass(frozen=True, eq=False)
 class Layout:
     """Which rows of a forward are visual, of which image, and which are padding.
@@ -86,13 +91,13 @@ class Layout:
         Args:
             visual: Number of visual rows.
             text: Number of text rows in total.
-            prefix: Text rows before the image; 35 (the vicuna prompt) where the text is long enough.
+            prefix: Text rows before the image; those of a typical prompt if omitted.
             views: Patches of every view of the image; not known if omitted.
 
         Raises:
             ValueError: If a count is negative or the prefix is longer than the text.
         """
-        prefix = min(35, text // 2) if prefix is None else prefix
+        prefix = prefix_of(text) if prefix is None else prefix
         if visual < 0 or text < 0 or not 0 <= prefix <= text:
             raise ValueError(
                 f"no such prompt: {visual} visual rows, {text} text rows, {prefix} of them before the image"

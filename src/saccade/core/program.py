@@ -155,6 +155,12 @@ def expected_scoring(stage: Stage, layout: Layout, found: Counts) -> Scoring | N
     if not stage.look.layer:
         return None
     text = int(layout.text_BN.sum(1).max()) if layout.batch else 0
+    return scoring_of(stage, text, max((sum(sample) for sample in found), default=0))
+
+
+def scoring_of(stage: Stage, text: int, visual: int) -> Scoring | None:
+    """The same for a prompt of so many text rows, of whose visual rows so many are alive."""
+    if not stage.look.layer:
+        return None
     asking = {"nothing": 0, "last": 1}.get(stage.look.ask, text // 2)
-    keys = text + max((sum(sample) for sample in found), default=0)
-    return Scoring(asking, keys, stage.look.moment == "before")
+    return Scoring(asking, text + visual, stage.look.moment == "before")

@@ -14,7 +14,7 @@ from saccade.core.stages import Grid, Stage, Vision
 from saccade.engine.blocks import Blocks
 from saccade.engine.forward import Forward, Handover
 from saccade.engine.given import Given
-from saccade.engine.layers import AttentionStandIn, FfnRows, MlpStandIn
+from saccade.engine.layers import AttentionStandIn, MlpStandIn, RowHandover
 from saccade.engine.made_for import check_made_for
 from saccade.engine.resolution import FullSize
 from saccade.engine.swap import swap_forward
@@ -103,7 +103,7 @@ class Attachment:
     def _attach(self) -> None:
         layer: Any
         for number, layer in enumerate(self.parts.layers):
-            ffn_rows = FfnRows()
+            ffn_rows = RowHandover()
             # The layer itself is left alone: its class's call checkpoints, around whatever forward it has.
             stand_in = functools.partial(
                 AttentionStandIn, self, self.family, number, layer.self_attn, ffn_rows

@@ -29,7 +29,7 @@ from saccade.families import Family, Parts, Rotary
 
 
 @dataclass(frozen=True, eq=False)
-class DecisionContext:
+class ForwardFacts:
     """What is known of a forward beside its rows.
 
     Attributes:
@@ -71,7 +71,7 @@ class _Taken:
 class Decisions:
     """The stages of one forward. It travels with the frame, never with the model."""
 
-    def __init__(self, program: Program, frame: Frame, context: DecisionContext) -> None:
+    def __init__(self, program: Program, frame: Frame, context: ForwardFacts) -> None:
         """Gets ready; nothing is decided yet."""
         self.program, self.frame, self.context = program, frame, context
         self.stages = tuple(_settled(stage, context.family.compact_positions) for stage in program.stages)

@@ -20,7 +20,7 @@ from saccade.core.stages import Stage, Vision, Which
 from saccade.engine.blocks import Blocks
 from saccade.engine.cache import Cache, cache_in, ragged_layer
 from saccade.engine.checks import check_supported, chunked_prompt, refuse_replicas, refuse_split_prompts
-from saccade.engine.decide import DecisionContext, Decisions
+from saccade.engine.decide import Decisions, ForwardFacts
 from saccade.engine.ending import check_end, read_where_left
 from saccade.engine.frame import Frame, Positions
 from saccade.engine.given import Given
@@ -229,7 +229,7 @@ class Forward:
 
     def _context(
         self, layout: Layout, captured: Captured | None, carried: Carried | None, given: Given | None
-    ) -> DecisionContext:
+    ) -> ForwardFacts:
         given_vision = None if given is None else given.vision
         look: Callable[[Which, torch.Tensor], Vision] | None = None
         if given_vision is not None:
@@ -244,7 +244,7 @@ class Forward:
         where = None if given is None else given.grid
         if captured is not None:
             where = grid(captured.picture, layout, torch.device("cpu"))
-        return DecisionContext(
+        return ForwardFacts(
             self.family, self.parts, where, look, self.call.traces, self.call.sources, carried
         )
 

@@ -27,6 +27,7 @@ from saccade.engine.ending import read_from
 from saccade.engine.frame import Frame
 from saccade.engine.layers import FRAME
 from saccade.families import Added
+from saccade.families.offsets import position_offsets_kept
 from saccade.plans.plan import Plan
 
 
@@ -278,13 +279,10 @@ def replaying(model: nn.Module) -> Iterator[Replayer]:
             )
         if parts.head is None:
             raise ValueError("replay needs next-token logits: give the model with its language-model head")
-        # What the last prompt left on the module is for the user's next forward: a probe must not move it.
-        held = attachment.family.remembered(parts.core)
         model.eval()
         try:
-            yield Replayer(model, attachment)
+            with position_offsets_kept(parts.core):
+                yield Replayer(model, attachment)
         finally:
-            for name, value in held.items():
-                setattr(parts.core, name, value)
             for module, training in modes:
                 module.training = training

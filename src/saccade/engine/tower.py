@@ -40,7 +40,7 @@ _eager = functools.partial(
 )
 
 
-class _Call(threading.local):
+class _TowerCall(threading.local):
     """What the hooks of one forward hand on; threads may share a model."""
 
     run: TowerRun | None = None
@@ -80,7 +80,7 @@ class TowerTap:
         self.model, self.family, self.wanted = model, family, wanted
         self.weighs, self.check = weighs, check
         self.merge = merge if merge is not None and merge.r else None
-        self._call = _Call()
+        self._call = _TowerCall()
         self._undo: list[Callable[[], None]] = []
         # Accelerate's hooks hand outputs on in copies, which hold the same tensors and nothing else.
         self._known: WeakValueDictionary[int, Seen] = WeakValueDictionary()
@@ -106,7 +106,7 @@ class TowerTap:
         """Takes everything off; calling it again does nothing."""
         while self._undo:
             self._undo.pop()()
-        self._call = _Call()
+        self._call = _TowerCall()
 
     def begin(self) -> None:
         """Forgets what was captured (in this thread): a forward begins."""

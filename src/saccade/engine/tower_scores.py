@@ -46,7 +46,7 @@ class TowerScores:
 def look(
     heads: list[tuple[torch.Tensor, torch.Tensor]], cls_only: bool, bias_T11P: torch.Tensor | None = None
 ) -> TowerScores:
-    """TowerScores from queries (T, H, Q, K) and keys (T, H, P, K).
+    """Scores from queries (T, H, Q, K) and keys (T, H, P, K).
 
     Args:
         heads: Queries and keys, views of one size together.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from saccade.evaluation.comparison import compare, evaluate
 from saccade.evaluation.results import Comparison, Evaluation, Prediction, Score
-from saccade.evaluation.scoring import is_match, normalise
+from saccade.scoring import is_match, normalise
 
 __all__ = [
     "Comparison",

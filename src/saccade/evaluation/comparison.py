@@ -8,7 +8,16 @@ from typing import Any
 
 from saccade.engine import apply
 from saccade.evaluation.results import Comparison, Evaluation, score
-from saccade.evaluation.runner import BLIND, DENSE, Answers, Run, answer, mean_cost, real_cost, stock_cost
+from saccade.evaluation.runner import (
+    BLIND,
+    DENSE,
+    AnswerRun,
+    Answers,
+    answer,
+    mean_cost,
+    real_cost,
+    stock_cost,
+)
 from saccade.inputs.samples import Sample
 from saccade.models import Loaded, wrap
 from saccade.plans.plan import Plan, PlanLike
@@ -103,11 +112,11 @@ def name_plans(plans: Mapping[str, PlanLike] | Sequence[PlanLike]) -> dict[str, 
     return named
 
 
-def runs_of(plans: Mapping[str, Plan], blind: bool) -> list[Run]:
+def runs_of(plans: Mapping[str, Plan], blind: bool) -> list[AnswerRun]:
     """Columns to run: dense, blind if asked, and each distinct plan once (an empty plan is dense)."""
-    runs = [Run(DENSE)] + [Run(BLIND, blind=True)] * blind
+    runs = [AnswerRun(DENSE)] + [AnswerRun(BLIND, blind=True)] * blind
     distinct = {plan.spec: plan for plan in plans.values() if plan.methods}
-    return runs + [Run(spec, plan) for spec, plan in distinct.items()]
+    return runs + [AnswerRun(spec, plan) for spec, plan in distinct.items()]
 
 
 def tally(loaded: Loaded, plans: Mapping[str, Plan], found: Answers) -> Comparison:

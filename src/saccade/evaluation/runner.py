@@ -17,13 +17,13 @@ from saccade.core.layout import Layout
 from saccade.core.pricing import Cost, cost
 from saccade.core.route import Route
 from saccade.engine import apply, attached
-from saccade.evaluation.identity import code_of, model_digest
-from saccade.evaluation.ledger import Cell, Ledger, Spent, sample_digest
+from saccade.evaluation.ledger import BatchAnswers, Ledger, Spent, sample_digest
 from saccade.evaluation.results import Prediction
-from saccade.evaluation.scoring import best, parse
+from saccade.identity import code_of, model_digest
 from saccade.inputs.samples import Sample
 from saccade.plans.budget import price_prompt
 from saccade.plans.plan import Plan
+from saccade.scoring import best, parse
 from saccade.system.journal import Journal, opened
 
 DENSE = "dense"
@@ -31,7 +31,7 @@ BLIND = "blind"
 
 
 @dataclass(frozen=True)
-class Run:
+class AnswerRun:
     """One column of a comparison: the stock model, the stock model blind, or a plan.
 
     Attributes:
@@ -83,7 +83,7 @@ def chunks(samples: Sequence[Sample], tokenizer: Any, batch_size: int) -> Iterat
 def answer(
     loaded: models.Loaded,
     samples: Sequence[Sample],
-    runs: Sequence[Run],
+    runs: Sequence[AnswerRun],
     *,
     batch_size: int,
     max_new_tokens: int,
@@ -142,8 +142,13 @@ def answer(
 
 
 def _cell(
-    loaded: models.Loaded, batch: Sequence[Sample], inputs: Any, run: Run, max_new_tokens: int, ledger: Ledger
-) -> Cell:
+    loaded: models.Loaded,
+    batch: Sequence[Sample],
+    inputs: Any,
+    run: AnswerRun,
+    max_new_tokens: int,
+    ledger: Ledger,
+) -> BatchAnswers:
     ids = [sample.id for sample in batch]
     filed = filed_under(loaded, run)
     known = ledger.get(filed, ids)
@@ -156,10 +161,10 @@ def _cell(
         prompt = models.inputs(loaded, batch, run.plan)
     texts, spent = generate(loaded, prompt, run.plan, max_new_tokens)
     ledger.put(filed, ids, texts, spent)
-    return Cell(texts, [spent] * len(ids))
+    return BatchAnswers(texts, [spent] * len(ids))
 
 
-def filed_under(loaded: models.Loaded, run: Run) -> str:
+def filed_under(loaded: models.Loaded, run: AnswerRun) -> str:
     """What answers are kept under: the run, and the versions of the code that made them (``code_of``)."""
     code = code_of(loaded, run.plan)
     return f"{run.key} [{code}]" if code else run.key

@@ -1,4 +1,4 @@
-"""What the engine must know of a model family, and the registry of families.
+"""What the engine must know of a model family.
 
 Shape letters: B batch, N rows, D hidden, H heads, K head width.
 """
@@ -8,16 +8,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
 
 from saccade.core.shapes import ModelShape
 from saccade.families.deepstack import Added
 from saccade.families.projector import ReplaceableProjector, projector_stand_in
 from saccade.families.vision import Picture, VisionAdapter, made_lengths
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 Rotary = tuple[torch.Tensor, torch.Tensor]
 """Cosines and sines, each (B or 1, N, K), as the stock loop hands them to its layers."""
@@ -242,10 +244,6 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
         """Attention output (B, N, D) of mixed values."""
         return attn.o_proj(context_BHNK.transpose(1, 2).flatten(2))
 
-    def remembered(self, core: nn.Module) -> dict[str, Any]:
-        """Attributes that a forward leaves on the core for the next one, as they are now."""
-        return {}
-
     def added(self, given: Mapping[str, Any]) -> Added | None:
         """What the stock loop adds to rows between layers, of the decoder's arguments; None for nothing."""
         return None
@@ -324,35 +322,3 @@ def text_sizes(shape: ModelShape, layers: int | None, positions: int) -> dict[st
         "head_dim": shape.head_dim,
         "max_position_embeddings": positions,
     }
-
-
-FAMILIES: dict[str, Family] = {}
-
-
-def register(cls: type[Family]) -> type[Family]:
-    """Adds a family to the registry under all its model types (used as a decorator).
-
-    Raises:
-        ValueError: If a model type is taken.
-    """
-    for kind in cls.model_types:
-        if kind in FAMILIES and type(FAMILIES[kind]).__qualname__ != cls.__qualname__:
-            raise ValueError(f"model type {kind!r} is taken by {FAMILIES[kind].name}")
-        FAMILIES[kind] = cls()
-    return cls
-
-
-def find(what: nn.Module | PreTrainedConfig) -> Family:
-    """The family of a model or configuration.
-
-    Raises:
-        ValueError: If no adapter knows the model type.
-    """
-    config = what if isinstance(what, PreTrainedConfig) else getattr(unwrap(what), "config", None)
-    kind = getattr(config, "model_type", type(what).__name__)
-    if kind not in FAMILIES:
-        raise ValueError(
-            f"no adapter for model type {kind!r}; supported: {', '.join(sorted(FAMILIES))}. "
-            "A new family is one file in saccade/families (CONTRIBUTING says how)"
-        )
-    return FAMILIES[kind]

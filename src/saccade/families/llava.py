@@ -18,8 +18,9 @@ from transformers import (
 )
 
 from saccade.core.shapes import ModelShape
-from saccade.families.base import Family, core_of, heads_of, register, text_sizes, unwrap
+from saccade.families.base import Family, core_of, heads_of, text_sizes, unwrap
 from saccade.families.projector import ProjectorPlace, Undo, projector_stand_in
+from saccade.families.registry import register
 from saccade.families.vision import Picture, Tower, made_lengths, of_patches, square
 
 if TYPE_CHECKING:

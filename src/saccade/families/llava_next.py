@@ -14,9 +14,10 @@ from transformers.image_processing_utils import select_best_resolution
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
 from saccade.core.shapes import ModelShape
-from saccade.families.base import core_of, register, unwrap
+from saccade.families.base import core_of, unwrap
 from saccade.families.llava import Llava, config_parts, strips_first
 from saccade.families.projector import ProjectorPlace, Undo, projector_stand_in
+from saccade.families.registry import register
 from saccade.families.vision import Picture, made_lengths, of_patches
 
 if TYPE_CHECKING:

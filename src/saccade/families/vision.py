@@ -324,6 +324,15 @@ class VisionAdapter(ABC):
         """Images as the processor takes them with these prompts: in one list, unless it wants one each."""
         return list(images)
 
+    def positions(self, config: PreTrainedConfig, inputs: Mapping[str, Any]) -> list[int]:
+        """Positions that each prompt takes: its rows, unless pictures lie on grids of positions.
+
+        Args:
+            config: The model's configuration.
+            inputs: What the processor made, on the host.
+        """
+        return [int(count) for count in inputs["attention_mask"].sum(-1)]
+
     def processor_settings(self, config: PreTrainedConfig) -> dict[str, Any]:
         """Arguments of the processor that the configuration knows, for files that do not say them."""
         return {}

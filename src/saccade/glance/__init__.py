@@ -12,12 +12,27 @@ if TYPE_CHECKING:
     import torch
     from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-__all__ = ["load", "weights_path"]
+__all__ = ["checkpoint", "load", "weights_path"]
 
 
 def weights_path() -> Path:
     """Folder of the shipped checkpoint."""
     return Path(__file__).parent / "weights"
+
+
+def checkpoint() -> Path:
+    """Folder of the shipped checkpoint, with its weights.
+
+    Raises:
+        ValueError: If this installation has no weights, as one that was built from the source distribution.
+    """
+    folder = weights_path()
+    if not (folder / "model.safetensors").exists():
+        raise ValueError(
+            "this installation has no weights of Glance, for it was built from the source distribution: "
+            "install the released wheel, build one from a clone, or train Glance with `saccade train glance`"
+        )
+    return folder
 
 
 def load(
@@ -28,12 +43,15 @@ def load(
     Args:
         path: Folder of a checkpoint; the shipped one by default.
         dtype: Number format; float32 by default, the weights themselves are stored in half precision.
+
+    Raises:
+        ValueError: If there is no checkpoint.
     """
     import torch
 
     from saccade.opening import Opening, open_model
 
-    folder = Path(path) if path is not None else weights_path()
+    folder = Path(path) if path is not None else checkpoint()
     if not (folder / "config.json").exists():
-        raise FileNotFoundError(f"no Glance checkpoint in {folder}; train one with `saccade train glance`")
+        raise ValueError(f"no Glance checkpoint in {folder}; train one with `saccade train glance`")
     return open_model(str(folder), Opening(dtype=dtype or torch.float32, device="cpu"))

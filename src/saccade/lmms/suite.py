@@ -78,7 +78,7 @@ class Suite:
 
 
 @dataclass(frozen=True)
-class Column:
+class SuiteColumn:
     """One model's outcome.
 
     Attributes:
@@ -101,7 +101,7 @@ def evaluate_suite(
     force: bool = False,
     strict: bool = False,
     note: Callable[[str], None] = lambda text: None,
-) -> dict[str, Column]:
+) -> dict[str, SuiteColumn]:
     """Judges a model, blind and under plans, by lmms-eval.
 
     Args:
@@ -128,7 +128,7 @@ def evaluate_suite(
             )
     runs: dict[str, Plan] = {DENSE: Plan()} | ({BLIND: Plan()} if blind else {})
     runs |= {plan.spec: plan for plan in plans.values() if plan.methods}
-    columns: dict[str, Column] = {}
+    columns: dict[str, SuiteColumn] = {}
     include: Path | None = None
     for number, (key, plan) in enumerate(runs.items(), start=1):
         place = job.output / _digest(suite, job, key, plan, force)
@@ -142,7 +142,7 @@ def evaluate_suite(
     return columns
 
 
-def _column(job: Job, place: Path, blind: bool, plan: Plan, told: dict[str, str]) -> Column:
+def _column(job: Job, place: Path, blind: bool, plan: Plan, told: dict[str, str]) -> SuiteColumn:
     # What an interrupted run left of a column is not trusted.
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
@@ -154,21 +154,21 @@ def _column(job: Job, place: Path, blind: bool, plan: Plan, told: dict[str, str]
         arguments |= {"plan": str(plan.save(place / "plan.json"))} | told
     path = run(replace(job, arguments=arguments, output=place / "lmms"))
     costs_found = merge_costs([read_json(p) for p in sorted(costs.glob("cost-*.json"))])
-    found = Column(read_outcome(path), costs_found, place)
+    found = SuiteColumn(read_outcome(path), costs_found, place)
     tasks = {name: task.to_dict() for name, task in found.tasks.items()}
     write_json(place / "column.json", {"tasks": tasks, "cost": found.cost})
     return found
 
 
-def _kept(place: Path) -> Column | None:
+def _kept(place: Path) -> SuiteColumn | None:
     if not (place / "column.json").is_file():
         return None
     data = read_json(place / "column.json")
     tasks = {name: TaskOutcome.from_dict(task) for name, task in data["tasks"].items()}
-    return Column(tasks, data["cost"], place)
+    return SuiteColumn(tasks, data["cost"], place)
 
 
-def forget(folder: Path, columns: Mapping[str, Column]) -> None:
+def forget(folder: Path, columns: Mapping[str, SuiteColumn]) -> None:
     """Removes what was kept of these columns; those of interrupted runs of other settings stay."""
     for column in columns.values():
         shutil.rmtree(column.place, ignore_errors=True)
@@ -208,14 +208,14 @@ def merge_costs(notes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return mean
 
 
-def tally(columns: Mapping[str, Column], plans: Mapping[str, Plan]) -> dict[str, Any]:
+def tally(columns: Mapping[str, SuiteColumn], plans: Mapping[str, Plan]) -> dict[str, Any]:
     """``dense``, ``blind`` and ``plans`` as ``saccade eval`` writes them, with every task's official metrics.
 
     They are paired with the stock model by question where lmms-eval's logs score single answers.
     """
     dense, blind = columns[DENSE], columns.get(BLIND)
 
-    def entry(name: str, spec: str, column: Column) -> dict[str, Any]:
+    def entry(name: str, spec: str, column: SuiteColumn) -> dict[str, Any]:
         return _entry(name, spec, column, dense, blind)
 
     return {
@@ -225,7 +225,9 @@ def tally(columns: Mapping[str, Column], plans: Mapping[str, Plan]) -> dict[str,
     }
 
 
-def _entry(name: str, spec: str, column: Column, dense: Column, blind: Column | None) -> dict[str, Any]:
+def _entry(
+    name: str, spec: str, column: SuiteColumn, dense: SuiteColumn, blind: SuiteColumn | None
+) -> dict[str, Any]:
     every = [c.tasks for c in (column, dense, *([blind] if blind else []))]
     single = [task for task in column.tasks if all(tasks[task].predictions for tasks in every)]
     told = [[p for task in single for p in tasks[task].predictions] for tasks in every]
@@ -245,7 +247,7 @@ def _entry(name: str, spec: str, column: Column, dense: Column, blind: Column | 
     return {"name": name, "spec": spec, "mean": mean, "tasks": tasks, "cost": column.cost}
 
 
-def answers(columns: Mapping[str, Column], plans: Mapping[str, Plan]) -> list[dict[str, Any]]:
+def answers(columns: Mapping[str, SuiteColumn], plans: Mapping[str, Plan]) -> list[dict[str, Any]]:
     """Every answer that was scored alone, as ``saccade eval --predictions`` writes them."""
     runs = {key: (DENSE, columns[key]) for key in (DENSE, BLIND) if key in columns}
     runs |= {name: (p.spec, columns[p.spec if p.methods else DENSE]) for name, p in plans.items()}

@@ -10,28 +10,38 @@ import torch
 
 from saccade.core.select import split
 from saccade.core.stages import Choice, Evidence, Stage
-from saccade.methods.reducer import KeepReducer
+from saccade.methods.reducer import DecoderReducer
 from saccade.methods.registry import register
 from saccade.methods.towerwise import alive_on_host
 
 
 @register
 @dataclass(frozen=True)
-class Uniform(KeepReducer):
-    """Rows evenly spread over the picture are kept (spatial sampling in PruMerge, arXiv 2403.15388).
+class Uniform(DecoderReducer):
+    """Rows evenly spread over the picture, or its raster order where no grid is known, are kept.
+
+    Spatial sampling in PruMerge (arXiv 2403.15388).
 
     An image's budget is split over its planes (the whole picture, the anyres tiles together) in proportion
     to their patches, and each plane gets evenly spaced lines of evenly spaced patches; a plane that is no
-    full grid is thinned out evenly in raster order. Newline rows stay only where patches are fewer than the
-    budget.
+    full grid is thinned out evenly in raster order. So are all rows of an image whose grid is not known: of a
+    prompt that is given as embeddings without its pictures. Newline rows stay only where patches are fewer
+    than the budget.
+
+    Attributes:
+        layer: First layer that runs with the rest; 0 drops before the decoder.
     """
 
     name = "uniform"
     title = "Uniform grid"
     usual = 0.25
+    earliest = 0
+
+    layer: int = 0
 
     def stages(self, num_layers: int) -> tuple[Stage, ...]:
-        return (Stage(0, self, compact=self.compact, places=True),)
+        self.check_layer(self.layer, num_layers, self.earliest)
+        return (Stage(self.layer, self, compact=self.compact, places=True),)
 
     def choose(self, stage: Stage, evidence: Evidence) -> Choice:
         alive_BN, image_BN = alive_on_host(evidence), evidence.layout.image_BN

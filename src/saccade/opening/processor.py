@@ -23,9 +23,10 @@ from transformers import (
 )
 from transformers.utils.hub import PushToHubMixin
 
-from saccade.opening.checks import read_object
-from saccade.opening.errors import named, reason, telling
+from saccade.opening.checks import read_settings
+from saccade.opening.errors import named, telling
 from saccade.opening.settings import Opening
+from saccade.opening.templates import check_template
 from saccade.opening.weights import quiet
 from saccade.system.environment import has_torchvision, matching_torchvision
 
@@ -109,37 +110,26 @@ def read_processor(
                     parts.append(_pictures(folder, config, files, how))
         with telling(f"the processor of {folder}"):
             processor = kind.from_args_and_dict(parts, {**(defaults or {}), **given}, **rest)
-    _check_template(folder, processor)
+    check_template(folder, processor)
     return processor
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    return read_object(path) if path.exists() else {}
+    return read_settings(path) if path.exists() else {}
 
 
 def _check_parts(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
     pictures = folder / "preprocessor_config.json"
-    if not any((folder / name).exists() for name in TOKENIZERS):
+    table = folder / TOKENIZERS[0]
+    if table.is_file() and not table.open("rb").read(64).lstrip().startswith(b"{"):
+        raise ValueError(f"cannot read the tokenizer {table}: it holds no JSON object")
+    if not any((folder / name).is_file() for name in TOKENIZERS):
         raise ValueError(f"{folder} has no tokenizer: neither {', nor '.join(TOKENIZERS[:2])} is there")
     if not pictures.exists() and "image_processor" not in files["processor_config.json"]:
         raise ValueError(
             f"{folder} has a tokenizer but no preprocessor_config.json, so that pictures cannot be read; "
             "copy that file from the checkpoint it was made of"
         )
-
-
-def _check_template(folder: Path, processor: Any) -> None:
-    """Compiles the chat template; what it does with a conversation is told when there is one."""
-    if not getattr(processor, "chat_template", None):
-        return
-    text = [{"role": "user", "content": [{"type": "text", "text": "hello"}]}]
-    try:
-        processor.apply_chat_template(text, tokenize=False)
-    except Exception as error:
-        if type(error).__name__ != "TemplateSyntaxError":
-            return
-        file = named(folder, "chat_template.json", "chat_template.jinja", "tokenizer_config.json")
-        raise ValueError(f"the chat template in {file} is broken: {reason(error)}") from error
 
 
 def _class(files: Mapping[str, Mapping[str, Any]], config: PreTrainedConfig) -> type[ProcessorMixin]:

@@ -39,10 +39,14 @@ def files_of(
         kind: What the files of weights are called.
 
     Raises:
-        ValueError: If there is no such folder, or the hub does not give it.
+        ValueError: If there is no such folder, or the hub does not give it, or a folder has no revisions.
     """
+    if not name.strip():
+        raise ValueError("the name of the model is empty; give a folder, or a hub id (owner/name)")
     folder = Path(name)
     if folder.is_dir():
+        if hub.get("revision") is not None:
+            raise ValueError(f"{name} is a folder, which has no revision {hub['revision']!r}; leave that out")
         return folder
     if folder.exists():
         raise ValueError(f"{name} is a file; give the folder of a model, which holds a config.json")

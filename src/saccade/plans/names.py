@@ -13,6 +13,7 @@ from pathlib import Path
 
 from saccade.core.shapes import SHAPES
 from saccade.core.text import quoted, short
+from saccade.system.listing import files_with
 
 LONGEST_SPEC = 20_000
 """Characters of a spec string; more is likelier a mistake than a plan."""
@@ -25,17 +26,6 @@ _CALL = re.compile(r"\s*([A-Za-z_]\w*)\s*(?:\(([^()]*)\))?\s*")
 def method_names() -> tuple[str, ...]:
     """Methods by name: each is the one registered class of the file that is called so."""
     return files_with(_PACKAGE / "methods", r"^@register$")
-
-
-def files_with(folder: Path, mark: str) -> tuple[str, ...]:
-    """Names of a folder's modules whose text holds a mark, without importing them.
-
-    Args:
-        folder: Where they are.
-        mark: Regular expression; ``^`` and ``$`` stand for ends of lines.
-    """
-    marked = re.compile(mark, re.MULTILINE)
-    return tuple(sorted(p.stem for p in folder.glob("*.py") if marked.search(p.read_text(encoding="utf-8"))))
 
 
 def looks_like_file(text: str) -> bool:

@@ -27,11 +27,13 @@ class Plan:
         methods: The methods, in order of composition.
         model: Fingerprint of the model's configuration the plan was made for; empty means any model.
         calibration: How the layers were chosen: scores, order, samples, seed, versions. Empty if by hand.
+        file: The plan file that it was read from, if it was.
     """
 
     methods: tuple[Method, ...] = ()
     model: dict[str, Any] = field(default_factory=dict)
     calibration: dict[str, Any] = field(default_factory=dict)
+    file: str = field(default="", compare=False, repr=False)
 
     @property
     def is_resolved(self) -> bool:
@@ -163,7 +165,7 @@ class Plan:
             data = read_json(path)
         except OSError as error:
             raise ValueError(f"cannot read {name}: {error.strerror}") from None
-        return cls.from_dict(data, name)
+        return replace(cls.from_dict(data, name), file=name)
 
     @classmethod
     def of(cls, what: PlanLike) -> Plan:

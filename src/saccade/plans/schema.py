@@ -72,14 +72,18 @@ class LayerScores(_Strict):
     samples: list[list[float]] | None = None
 
 
-class Asked(_Strict):
+class AskedOfCalibration(_Strict):
     """What was asked of the calibration."""
 
     budget: Count | None = None
     flops: Annotated[float, Field(gt=0, le=1)] | None = None
+    time: Annotated[float, Field(gt=0, le=1)] | None = None
+    kv: Annotated[float, Field(gt=0, le=1)] | None = None
+    max_loss: Annotated[float, Field(gt=0, le=100)] | None = None
+    on: str | None = None
 
 
-class Cost(_Strict):
+class CalibrationCost(_Strict):
     """What the calibration took against brute force."""
 
     flops_ratio: Annotated[float, Field(ge=0)] | None = None
@@ -99,10 +103,51 @@ class Source(_Strict):
     dirty: bool
 
 
+class Predicted(_Strict):
+    """What a search measured of a plan, on the samples it saw."""
+
+    cost: str
+    ratio: Annotated[float, Field(gt=0)]
+    kl: Annotated[float, Field(ge=0)]
+    agreement: Annotated[float, Field(ge=0, le=1)]
+    samples: Count
+
+
+class HeldOut(_Strict):
+    """What samples that a search has not seen say of a plan: shares of accuracy lost, and at worst."""
+
+    ratio: Annotated[float, Field(gt=0)]
+    samples: Count
+    loss: float
+    bound: float
+    candidates: Count
+    tasks: dict[str, list[float]]
+    within: bool | None = None
+
+
+class UnsureMargin(_Strict):
+    """The guard at run time: below which lead of the first token the dense model answers."""
+
+    margin: Annotated[float, Field(ge=0, le=1)]
+    share: Annotated[float, Field(ge=0, le=1)]
+    ratio: Annotated[float, Field(gt=0)]
+    loss: float
+    bound: float
+
+
+class Tuned(_Strict):
+    """How a plan was tuned."""
+
+    search: dict[str, Any]
+    predicted: Predicted
+    held_out: HeldOut
+    unsure: UnsureMargin | None = None
+
+
 class Calibration(_Strict):
     """How the layers of a plan were chosen."""
 
-    asked: Asked | None = None
+    asked: AskedOfCalibration | None = None
     metric: Metric | None = None
     direction: Literal["perturbed-full", "full-perturbed"] | None = None
     position: str | None = None
@@ -121,7 +166,9 @@ class Calibration(_Strict):
     source: Source | None = None
     device: str | None = None
     dtype: str | None = None
-    cost: Cost | None = None
+    opening: dict[str, Any] | None = None
+    cost: CalibrationCost | None = None
+    tuned: Tuned | None = None
 
 
 class PlanFile(_Strict):

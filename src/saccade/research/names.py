@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from saccade.core.text import quoted
-from saccade.plans.names import files_with
+from saccade.system.listing import files_with
 
 _STUDIES = Path(__file__).parent / "studies"
 

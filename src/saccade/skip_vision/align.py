@@ -15,9 +15,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from saccade.models import Loaded
+from saccade.opening.loaded import Loaded
 from saccade.skip_vision.chain_of_sight import ChainOfSight, Scale
-from saccade.skip_vision.wrap import wrapped
+from saccade.skip_vision.placed import wrapped
 
 
 def targets(stock_BPD: torch.Tensor, scales: Iterable[Scale], grid: int) -> torch.Tensor:

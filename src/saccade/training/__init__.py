@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from saccade.training.config import TrainingConfig, read_config
-from saccade.training.run import Outcome, train
+from saccade.training.run import TrainingOutcome, train
 
-__all__ = ["Outcome", "TrainingConfig", "read_config", "train"]
+__all__ = ["TrainingConfig", "TrainingOutcome", "read_config", "train"]

@@ -11,7 +11,7 @@ from calibration.vlm import picture, save_model
 from evaluation.conftest import say
 from saccade import models
 from saccade.inputs.samples import Sample
-from saccade.research.studies import Bench, Questions, Store
+from saccade.research.studies import Questions, Store, StudyBench
 
 TASKS = ("first", "second")
 EACH = 8
@@ -73,6 +73,6 @@ def shared(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def bench(loaded, questions, shared) -> Bench:
+def bench(loaded, questions, shared) -> StudyBench:
     """The tiny model on the user's questions, with the shared store."""
-    return Bench(loaded, questions, Store(shared), tokens=TOKENS)
+    return StudyBench(loaded, questions, Store(shared), tokens=TOKENS)

@@ -32,8 +32,8 @@ from saccade.research.studies.trained.rows import (
     MERGE,
     QUICK,
     ROWS,
+    AblationRow,
     Recipe,
-    Row,
     later,
 )
 from saccade.research.studies.trained.run import run
@@ -70,7 +70,7 @@ def test_what_a_plan_over_a_model_saves_is_counted():
     assert 0.1 < victor["visual_ratio_paper"] < 0.2
 
 
-def judge_entry(row: Row) -> dict:
+def judge_entry(row: AblationRow) -> dict:
     said = {name: asked({0: "a"}) for name in (DENSE, row.name)}
     (entry,) = judge([row], said, SHAPES["llava-1.5-7b"], text=20)
     return entry

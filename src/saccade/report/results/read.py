@@ -12,6 +12,7 @@ from saccade.report.results.evaluations import MOST_LAYERS, read_comparison
 from saccade.report.results.fields import Fields
 from saccade.report.results.model import ModelId, Planned, Result
 from saccade.report.results.studies import read_study
+from saccade.report.results.tunes import read_tuning
 from saccade.system.files import read_json
 
 
@@ -31,7 +32,7 @@ def read(path: str | os.PathLike) -> Result:
                 # What reads a plan names its field, not its file.
                 raise error if name in str(error) else ValueError(f"{name}: {error}") from None
     raise ValueError(
-        f"{name} is not a result file; saccade report takes what eval, demo, bench, cost and study write "
+        f"{name} is not a result file; saccade report takes what eval, tune, demo, bench, cost and study write "
         "with --json, and plans of calibrate"
     )
 
@@ -86,6 +87,7 @@ def _planned(plan: Plan, facts: Fields) -> Planned:
 
 KINDS: tuple[tuple[Callable[[Any], bool], Callable[[Any, str], Result]], ...] = (
     (_has("study"), read_study),
+    (_has("tune", "dense"), read_tuning),
     (lambda data: isinstance(data, dict) and data.get("kind") == "training step", read_training_step),
     (_is_bench, read_bench),
     (_has("shape", "plans", "tflops"), read_cost),

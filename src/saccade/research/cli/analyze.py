@@ -14,7 +14,7 @@ from saccade.opening.settings import Opening
 from saccade.plans.names import check_plans
 
 if TYPE_CHECKING:
-    from saccade.research.analysis import Study
+    from saccade.research.analysis import Analysis
 
 SAMPLES = 8
 
@@ -103,9 +103,7 @@ def analyze(
             checkpoint=journal,
             step=lambda done, total: bar.update(line, completed=done, total=total),
         )
-    result = common.plain(
-        found.data | {"provenance": record(device=where, dtype=loaded.model.dtype, seed=seed)}
-    )
+    result = common.plain(found.data | {"provenance": record(model=loaded.model, device=where, seed=seed)})
     paths = write.write(found, result, out)
     view.note(journal.finish())
     show(view, found)
@@ -114,7 +112,7 @@ def analyze(
     view.finish(result | {"files": {name: str(path) for name, path in paths.items()}})
 
 
-def _next(model: str, data: Path | None, found: Study, layers: int, same: list[str]) -> str:
+def _next(model: str, data: Path | None, found: Analysis, layers: int, same: list[str]) -> str:
     plan = found.data["plan"]
     asked = common.given(("--data", data))
     if plan is not None:
@@ -125,7 +123,7 @@ def _next(model: str, data: Path | None, found: Study, layers: int, same: list[s
     return common.command("analyze", model, "--plan", f"ffn_skip(layers=0-{layers - 1})", *asked, *same)
 
 
-def show(view: common.Output, found: Study) -> None:
+def show(view: common.Output, found: Analysis) -> None:
     """Prints what was found: layer by layer, then bound by bound."""
     data = found.data
     left = f", {data['without_image']} without an image left out" if data["without_image"] else ""

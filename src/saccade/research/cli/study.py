@@ -97,7 +97,7 @@ def study(
     where = opening.torch_device()
     common.use_threads(threads)
     from saccade import models
-    from saccade.research.studies import Bench, Questions, Store
+    from saccade.research.studies import Questions, Store, StudyBench
     from saccade.research.studies.run import Pace, write
     from saccade.research.studies.run import run as run_study
 
@@ -140,7 +140,7 @@ def study(
         def progress(done: int, total: int) -> None:
             bar.update(line, description=f"study {name}: answers", completed=done, total=total)
 
-        bench = Bench(loaded, questions, Store(run), max_new_tokens, note, step)
+        bench = StudyBench(loaded, questions, Store(run), max_new_tokens, note, step)
         result = run_study(chosen, bench, Pace(batch, workers, model, opening), progress)
     paths = write(chosen, result, out)
     show(output, result, paths)

@@ -9,7 +9,7 @@ from typing import Any
 
 from saccade.core.layout import Layout
 from saccade.evaluation import Comparison, compare
-from saccade.evaluation.matched import RATIOS, Row, lineup
+from saccade.evaluation.matched import RATIOS, LineupRow, lineup
 from saccade.evaluation.orders import calibrated
 from saccade.evaluation.runner import count_prompts, refusal
 from saccade.inputs.samples import Sample
@@ -33,7 +33,7 @@ def rows_for(
     loaded: Loaded,
     questions: Sequence[Sample],
     orders: Mapping[str, Sequence[int]],
-) -> tuple[Row, ...]:
+) -> tuple[LineupRow, ...]:
     """The line-up for a model; every plan has run on one question, and those that cannot are told why.
 
     Args:
@@ -48,19 +48,19 @@ def rows_for(
     return tuple(_tried(loaded, row, questions[0]) for row in rows)
 
 
-def _tried(loaded: Loaded, row: Row, question: Sample) -> Row:
+def _tried(loaded: Loaded, row: LineupRow, question: Sample) -> LineupRow:
     if row.plan is None:
         return row
     reason = refusal(loaded, row.plan, question)
     return row.without_plan(reason) if reason else row
 
 
-def plans_of(rows: Sequence[Row]) -> dict[str, Plan]:
+def plans_of(rows: Sequence[LineupRow]) -> dict[str, Plan]:
     """Plans that run, by name."""
     return {row.name: row.plan for row in rows if row.plan is not None}
 
 
-def results(loaded: Loaded, rows: Sequence[Row], found: Comparison) -> dict[str, Any]:
+def results(loaded: Loaded, rows: Sequence[LineupRow], found: Comparison) -> dict[str, Any]:
     """What the comparison found, line by line, lines that could not run included.
 
     Args:
@@ -142,7 +142,7 @@ def family_study(
         },
         "orders": {name: list(score.order) for name, score in scores.items()},
         "seconds": {"total": time.perf_counter() - start},
-        "provenance": record(device=loaded.model.device, dtype=loaded.model.dtype, seed=seed),
+        "provenance": record(model=loaded.model, seed=seed),
     }
 
 

@@ -14,7 +14,7 @@ def main(argv: list[str] | None = None) -> None:
 
     default = TrainConfig()
     parser = argparse.ArgumentParser(
-        prog="python -m saccade.research.embedded.train", description=main.__doc__
+        prog="python -m saccade.research.embedded.main", description=main.__doc__
     )
     parser.add_argument("--steps", type=int, default=default.steps)
     parser.add_argument(
@@ -35,3 +35,7 @@ def main(argv: list[str] | None = None) -> None:
         default, minutes=chosen.minutes, steps=chosen.steps, seed=chosen.seed, threads=chosen.threads
     )
     train(config, chosen.run_dir, chosen.resume)
+
+
+if __name__ == "__main__":
+    main()

@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 
 from saccade.research.studies.base import Design, Finding, Study
-from saccade.research.studies.bench import Bench
+from saccade.research.studies.bench import StudyBench
 from saccade.research.studies.lines import Book, Line
 from saccade.research.studies.questions import Questions
 from saccade.research.studies.run import run
@@ -14,7 +14,6 @@ from saccade.research.studies.store import Cell, Key, Store
 
 __all__ = [
     "STUDIES",
-    "Bench",
     "Book",
     "Cell",
     "Design",
@@ -24,6 +23,7 @@ __all__ = [
     "Questions",
     "Store",
     "Study",
+    "StudyBench",
     "run",
 ]
 

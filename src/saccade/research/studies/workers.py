@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from saccade import models
-from saccade.evaluation.runner import Run
+from saccade.evaluation.runner import AnswerRun
 from saccade.opening import Opening
 from saccade.plans.plan import Plan
 from saccade.research.studies.cells import Column, fill, missing
@@ -126,7 +126,7 @@ def _take_part(work: Work, number: int, say: Say) -> None:
     loaded = models.open_as(work.model, work.opening)
     wanted = {
         task: [
-            Column(Run(name, Plan.of(spec) if spec else None, name == "blind"), key)
+            Column(AnswerRun(name, Plan.of(spec) if spec else None, name == "blind"), key)
             for name, spec, key in columns
         ]
         for task, columns in work.columns.items()

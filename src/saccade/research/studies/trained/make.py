@@ -12,7 +12,7 @@ import numpy as np
 
 from saccade import models, skip_vision
 from saccade.glance.scenes import KINDS, make_scene, scene_seed
-from saccade.research.studies.trained.rows import LAYOUT, ROWS, Recipe, Row
+from saccade.research.studies.trained.rows import LAYOUT, ROWS, AblationRow, Recipe
 from saccade.skip_vision.align import align
 from saccade.system.files import disk_trouble, locked, read_json, write_json
 
@@ -20,17 +20,17 @@ ALIGN_BATCH = 32
 Note = Callable[[str], None]
 
 
-def place(run: Path, row: Row, seed: int) -> Path:
+def place(run: Path, row: AblationRow, seed: int) -> Path:
     """Folder of the training run that a row's weights come from."""
     return run / "rows" / f"{(row.weights or row.name).lower().replace(',', '').replace(' ', '-')}-{seed}"
 
 
-def seeds_of(row: Row, recipe: Recipe) -> tuple[int, ...]:
+def seeds_of(row: AblationRow, recipe: Recipe) -> tuple[int, ...]:
     """Seeds a row is trained with."""
     return row.seeds[: recipe.seeds]
 
 
-def make(run: Path, recipe: Recipe, note: Note, rows: Sequence[Row] = ROWS) -> bool:
+def make(run: Path, recipe: Recipe, note: Note, rows: Sequence[AblationRow] = ROWS) -> bool:
     """Trains what is missing and nobody else is at.
 
     Args:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from saccade import models
-from saccade.evaluation import compare, gate
-from saccade.evaluation.identity import weights_digest
+from saccade.evaluation import compare
 from saccade.glance import suite
+from saccade.opening.digest import weights_digest
+from saccade.research import gate
 from saccade.system.files import read_json
 
 SAMPLES = 8

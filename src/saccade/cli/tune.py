@@ -1,0 +1,320 @@
+"""``saccade tune``: the plan that fits a model, some samples and a budget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from saccade.cli import common
+from saccade.cli.opening import opens, words
+from saccade.opening.settings import Opening
+
+if TYPE_CHECKING:
+    from saccade.tuning.questions import Questions
+    from saccade.tuning.result import Tuned
+    from saccade.tuning.settings import Settings
+
+TUNE_SAMPLES, HELD_OUT, PASSES = 104, 260, 24_000
+"""Defaults of ``saccade.tuning.Settings``, known before that is imported; a test holds them equal."""
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("tune")(opens(tune))
+
+
+def tune(
+    model: common.Model = "glance",
+    flops: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, callback=common.finite, help="Share of the dense FLOPs that the plan may cost."
+        ),
+    ] = None,
+    time: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            callback=common.finite,
+            help="Share of the dense time to the first token, measured here or predicted by --on.",
+        ),
+    ] = None,
+    kv: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, callback=common.finite, help="Share of the dense KV cache."),
+    ] = None,
+    max_loss: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=100,
+            callback=common.finite,
+            help="Points of accuracy that it may lose, proven on held-out samples; alone: the cheapest such.",
+        ),
+    ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option("--on", metavar="DEVICE", help="Predict time on h100, a100, l4 or rtx3090 instead."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Your own JSONL: image(s), question, optional answer, task."),
+    ] = None,
+    task: Annotated[
+        list[str] | None, typer.Option("--task", metavar="NAME", help="A task of Glance's suite; repeatable.")
+    ] = None,
+    samples: Annotated[
+        int,
+        typer.Option(min=8, max=common.MOST_SAMPLES, help="Samples that the search sees, at most."),
+    ] = TUNE_SAMPLES,
+    held_out: Annotated[
+        int,
+        typer.Option(
+            "--held-out", min=1, max=common.MOST_SAMPLES, help="Samples that judge its plans, at most."
+        ),
+    ] = HELD_OUT,
+    passes: Annotated[
+        int,
+        typer.Option(min=1, max=1_000_000_000, help="Prompts that the search may run under plans."),
+    ] = PASSES,
+    allow: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="Of attention, ffn, freeze, drop, withdraw, reduce, merge, resize; all if omitted.",
+        ),
+    ] = None,
+    engine: Annotated[
+        str, typer.Option("--for", metavar="ENGINE", help="What will serve the plan: transformers or vllm.")
+    ] = "transformers",
+    mean: Annotated[
+        bool,
+        typer.Option("--mean", help="Hold --max-loss for the mean over tasks, not for every task."),
+    ] = False,
+    unsure: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            callback=common.finite,
+            help="Share of the prompts that the dense model may answer instead, where the plan is unsure.",
+        ),
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Measure what undoing every choice would change, and say it.")
+    ] = False,
+    batch: Annotated[int, typer.Option(min=1, max=common.MOST_BATCH, help="Questions per batch.")] = 26,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, max=common.MOST_TOKENS, help="Longest answer that is looked at.")
+    ] = 24,
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE", help="Plan file to write; beside it the front, the result and a picture."
+        ),
+    ] = Path("plan.json"),
+    seed: common.Seed = 0,
+    threads: common.Threads = None,
+    opening: Opening = Opening(),
+    json: common.Json = None,
+) -> None:
+    """Find the plan that loses least at a cost, or costs least within a loss, on your samples.
+
+    Skips of layers, reducers, drops inside the decoder and resolution are combined; plans are compared at
+    equal cost by how far they move the dense model's whole answers, and judged on samples that the search has
+    not seen. Samples need no answers: without them the dense model's own are the reference. Nothing is
+    trained. An interrupted run goes on where it was when the command is repeated.
+
+    Example: saccade tune glance --flops 0.5 --out plan.json
+    """
+    from saccade.tuning.settings import Settings
+    from saccade.tuning.space import OPERATIONS
+
+    view = common.Output(json)
+    common.check_writable(out)
+    allowed = (
+        OPERATIONS if allow is None else tuple(part.strip() for part in allow.split(",") if part.strip())
+    )
+    settings = Settings(
+        flops=flops,
+        time=time,
+        kv=kv,
+        max_loss=max_loss,
+        on=on,
+        allow=allowed,
+        engine=engine,
+        num_samples=samples,
+        num_held_out=held_out,
+        passes=passes,
+        each_task=not mean,
+        unsure=unsure,
+        batch=batch,
+        tokens=max_new_tokens,
+        seed=seed,
+    )
+    common.hold(out)
+    opening.torch_device()
+    from saccade import models
+    from saccade.system.journal import rest
+    from saccade.tuning.front import write
+    from saccade.tuning.run import run
+
+    questions = read_questions(task or [], data, settings)
+    common.use_threads(threads)
+    loaded = models.open_as(model, opening)
+    tell_plan(view, settings, questions)
+    journal = common.keep(common.partial_of(out))
+    with (
+        common.resumable("repeat the command to go on from what was measured"),
+        common.progress() as bar,
+    ):
+        found = write(run(loaded, questions, settings, journal, Shown(view, bar).watch, explain=explain), out)
+    view.note(journal.finish())
+    left = common.partial_of(out)
+    view.note("" if left is None else rest(left))
+    show(view, found)
+    data_words = common.given(("--task", task), ("--data", data))
+    if found.plan is not None:
+        view.line(f"next: {common.command('eval', model, '--plan', str(out), *data_words, *words(opening))}")
+        serve = common.command("generate", model, "--plan", str(out), *words(opening))
+        view.line(f"serve it: saccade.apply(model, {str(out)!r}), or {serve}")
+    view.line(f"page: {common.command('report', str(found.files['result']), '--out', 'tune.html')}")
+    view.finish({key: value for key, value in found.data.items() if key != "facts"})
+    if found.refused:
+        raise ValueError(f"{found.refused} (the front is in {found.files['front']})")
+
+
+class Shown:
+    """Progress of a tuning on a bar."""
+
+    def __init__(self, view: common.Output, bar: Any) -> None:
+        self._view, self._bar = view, bar
+        self._task: Any = None
+
+    @property
+    def watch(self) -> Any:
+        """What a tuning is told to call."""
+        from saccade.tuning.prepare import Watch
+
+        return Watch(self._say, self._begin, self._step)
+
+    def _say(self, text: str) -> None:
+        self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _begin(self, name: str, total: int) -> None:
+        if self._task is not None:
+            self._bar.update(self._task, visible=False)
+        self._task = self._bar.add_task(name, total=total)
+
+    def _step(self, prompts: int) -> None:
+        if self._task is not None:
+            self._bar.update(self._task, advance=prompts)
+
+
+def read_questions(tasks: list[str], data: Path | None, settings: Settings) -> Questions:
+    """Samples for the search and held-out ones: parts of the user's file, or scenes of Glance's suite.
+
+    Raises:
+        ValueError: If both are asked for, or one cannot be read.
+    """
+    from saccade.tuning.questions import made, split
+
+    if data is not None:
+        if tasks:
+            raise ValueError("give --task or --data, not both")
+        from saccade.inputs.data import read_jsonl
+
+        return split(read_jsonl(data), settings)
+    from saccade.calibration.draw import draw
+    from saccade.glance import suite
+
+    names: list[str | None] = [*dict.fromkeys(tasks)] or [None]
+    count = len(tasks) or len(suite.TASKS)
+    found = []
+    for number, wanted in enumerate((settings.num_samples, settings.num_held_out)):
+        # Another seed is another draw of scenes, so the two share none.
+        scenes = (2 * settings.seed + number) % (1 << 16)
+        pool = [s for name in names for s in suite.samples(name, -(-wanted // count), "calibration", scenes)]
+        found.append(draw(pool, wanted, "stratified", settings.seed))
+    return made(found[0], found[1], settings)
+
+
+def tell_plan(view: common.Output, settings: Settings, questions: Questions) -> None:
+    """Says before the search what it will take."""
+    seen, held = len(questions.search), len(questions.held_out)
+    view.note(
+        f"a search of at most {settings.passes} forward passes under plans (--passes bounds it), on {seen} "
+        f"samples; {held} others judge what it finds, with up to 7 answers each"
+    )
+
+
+def show(view: common.Output, found: Tuned) -> None:
+    """Prints the front on the held-out samples, what was chosen, and what it is worth."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from saccade.report.text import percent, points
+
+    search = found.data["tune"]["search"]
+    table = Table("plan", title="the front, on samples that the search has not seen", title_justify="left")
+    for head in (search["cost"], "same answers (search)", "accuracy", "against dense", "at worst (95 %)"):
+        table.add_column(head, justify="right")
+    table.add_row(
+        "dense", "100.0 %", "", percent(found.found.dense.mean.accuracy.value), "", "", end_section=True
+    )
+    for one in found.candidates:
+        mean = found.found.plans[one.plan.spec].mean
+        table.add_row(
+            Text(one.plan.spec, style="bold" if one is found.chosen else ""),
+            percent(one.ratio),
+            percent(one.tried.loss.agreement),
+            percent(mean.accuracy.value),
+            points(-one.verdict.loss),
+            points(-one.verdict.bound),
+        )
+    view.table(table)
+    view.line(
+        f"against dense in points, paired by question; at worst: one-sided 95 %, corrected for "
+        f"{len(found.candidates)} plans; {search['plans']} plans were measured with {search['passes']} passes"
+    )
+    if found.explained and found.chosen is not None:
+        _explain(view, found)
+    if found.unsure is not None:
+        guard = found.unsure
+        view.line(
+            f"where the first token leads by less than {guard.margin:.3f} the dense model answers: "
+            f"{percent(guard.share)} of the held-out prompts, cost {percent(guard.ratio)}, "
+            f"{points(-guard.loss)} points against dense ({points(-guard.bound)} at worst)"
+        )
+    if found.chosen is not None:
+        view.line(f"plan: {found.chosen.plan.spec}, written to {found.files['plan']}")
+        worst = 100 * found.chosen.verdict.bound
+        if found.settings.max_loss is None:
+            view.line(f"not proven to lose less than {worst:.2f} points")
+        else:
+            view.line(f"proven within {found.settings.max_loss:g} points")
+    view.line(
+        f"front: {found.files['front']}, picture: {found.files['picture']}, result: {found.files['result']}"
+    )
+
+
+def _explain(view: common.Output, found: Tuned) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from saccade.report.text import points
+
+    assert found.chosen is not None
+    here = found.chosen.tried
+    table = Table(
+        "where", "chosen", "instead", "cost, points", "KL (nats)", title="what undoing a choice changes"
+    )
+    for one in found.explained:
+        table.add_row(
+            one.what, Text(one.chosen), Text(one.other), points(one.ratio - here.ratio),
+            f"{one.loss - here.loss.mean:+.3g}",
+        )  # fmt: skip
+    view.table(table)

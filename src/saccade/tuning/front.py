@@ -1,0 +1,102 @@
+"""The files of a tuning: the plan, the front, the result, and the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from saccade.plans.plan import Plan
+from saccade.system.files import write_bytes, write_json
+from saccade.tuning.result import Candidate, Tuned, Unsure
+from saccade.tuning.settings import Settings
+
+
+def plan_of(
+    one: Candidate, settings: Settings, facts: Mapping[str, Any], unsure: Unsure | None = None
+) -> Plan:
+    """A plan with its provenance: what was asked and searched, what that predicts, what held-out samples say.
+
+    Args:
+        one: The plan as it was judged.
+        settings: What was asked.
+        facts: What all plans of a tuning share: the model, the weights, the search, where it ran.
+        unsure: The guard at run time, where it has one.
+    """
+    search, origin = facts["search"], facts["origin"]
+    asked = {name: getattr(settings, name) for name in ("flops", "time", "kv", "max_loss", "on")}
+    verdict = one.verdict
+    tuned = {
+        "search": dict(search),
+        "predicted": {
+            "cost": search["cost"],
+            "ratio": one.tried.ratio,
+            "kl": one.tried.loss.mean,
+            "agreement": one.tried.loss.agreement,
+            "samples": len(one.tried.loss.kl),
+        },
+        "held_out": {
+            "ratio": one.ratio,
+            "samples": search["held_out_samples"],
+            "loss": verdict.loss,
+            "bound": verdict.bound,
+            "candidates": facts["candidates"],
+            "tasks": {task: list(pair) for task, pair in verdict.tasks.items()},
+            **({} if verdict.within is None else {"within": verdict.within}),
+        },
+        **({} if unsure is None else {"unsure": asdict(unsure)}),
+    }
+    kept = ("date", "versions", "source", "device", "dtype")
+    return Plan(
+        one.plan.methods,
+        dict(facts["model"]),
+        {
+            "asked": {name: value for name, value in asked.items() if value is not None},
+            "answer_tokens": settings.tokens,
+            "samples": search["samples"],
+            "tasks": search["tasks"],
+            "draw": "stratified",
+            "seed": settings.seed,
+            "data_hash": search["data_hash"],
+            "weights_hash": facts["weights_hash"],
+            **{key: origin[key] for key in kept if origin.get(key) is not None},
+            "tuned": tuned,
+        },
+    )
+
+
+def names(out: Path) -> dict[str, Path]:
+    """Where the files of a tuning go, beside its plan."""
+    stem = out.with_suffix("")
+    return {
+        "plan": out,
+        "result": stem.with_name(stem.name + ".tune.json"),
+        "picture": stem.with_name(stem.name + ".tune.png"),
+        "front": stem.with_name(stem.name + ".front"),
+    }
+
+
+def write(found: Tuned, out: Path) -> Tuned:
+    """Writes the plan (where there is one), the front, the result and the picture.
+
+    Returns:
+        The same with the files that were written.
+    """
+    from saccade.report.tuned import picture
+
+    places = names(out)
+    data = {key: value for key, value in found.data.items() if key != "facts"}
+    front: dict[str, Path] = {}
+    for one in found.candidates:
+        name = f"{found.settings.cost}-{100 * one.tried.ratio:04.1f}.json"
+        plan = plan_of(one, found.settings, found.data["facts"])
+        front[one.plan.spec] = plan.save(places["front"] / name)
+    if found.plan is not None:
+        found.plan.save(out)
+    for line in data["tune"]["front"]:
+        line["file"] = str(Path(places["front"].name) / front[line["spec"]].name)
+    write_json(places["result"], data)
+    write_bytes(places["picture"], picture(data))
+    written = {"result": places["result"], "picture": places["picture"], "front": places["front"]}
+    return found.written(written if found.plan is None else {"plan": out, **written})

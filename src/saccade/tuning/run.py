@@ -1,0 +1,258 @@
+"""A tuning from samples to a plan: losses of skips, the search, the guard, and what is told of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from saccade import models
+from saccade.calibration.draw import data_hash
+from saccade.evaluation.comparison import compare
+from saccade.evaluation.results import Comparison
+from saccade.evaluation.runner import count_prompts
+from saccade.inputs.data import Entry
+from saccade.inputs.samples import Sample
+from saccade.measure.provenance import record
+from saccade.models import Loaded
+from saccade.opening.digest import weights_digest
+from saccade.system.journal import Journal
+from saccade.tuning.beside import alone, explained
+from saccade.tuning.front import plan_of, write
+from saccade.tuning.guard import bound, judged, lost
+from saccade.tuning.judge import VERSION, Judge
+from saccade.tuning.prepare import Watch, prepared
+from saccade.tuning.price import typical
+from saccade.tuning.questions import Questions, made, referenced, split
+from saccade.tuning.result import (
+    Candidate,
+    Explained,
+    Tuned,
+    Unsure,
+    pick,
+    searched,
+    thinned,
+    unsure_at,
+)
+from saccade.tuning.search import Search, Tried
+from saccade.tuning.settings import Settings
+
+MOST_CANDIDATES = 6
+"""Plans of the front that go to the held-out samples."""
+
+
+def tune(
+    model: nn.Module,
+    processor: Any,
+    samples: Iterable[Sample | Entry],
+    *,
+    held_out: Iterable[Sample | Entry] | None = None,
+    out: str | os.PathLike | None = None,
+    explain: bool = False,
+    watch: Watch | None = None,
+    **wanted: Any,
+) -> Tuned:
+    """Finds the plan that fits a model, some samples and a budget, and judges it on samples it has not seen.
+
+    ``saccade.tune(model, processor, samples, flops=0.5, out="plan.json").plan`` is what to serve.
+
+    Args:
+        model: A stock Hugging Face VLM.
+        processor: Its processor.
+        samples: Questions; without answers the dense model's own answers are the reference.
+        held_out: Questions that judge the plans; a part of ``samples`` if omitted.
+        out: Plan file to write; beside it the front, the result and the picture. Until then what was measured
+            is kept there, so that the same call goes on where it was interrupted.
+        explain: Whether to measure what undoing every choice would change.
+        watch: What is told on the way.
+        **wanted: Fields of `saccade.tuning.Settings`: ``flops``, ``time``, ``kv``, ``max_loss`` and so on.
+
+    Raises:
+        ValueError: If the settings, the samples or the model do not fit, saying how.
+    """
+    settings = Settings(**wanted)
+    questions = (
+        split(samples, settings) if held_out is None else made(list(samples), list(held_out), settings)
+    )
+    loaded = models.wrap(model, processor)
+    with Journal(None if out is None else f"{os.fspath(out)}.partial.jsonl") as journal:
+        found = run(loaded, questions, settings, journal, watch or Watch(), explain=explain)
+        if out is not None:
+            found = write(found, Path(out))
+        journal.finish()
+    return found
+
+
+def run(
+    loaded: Loaded,
+    questions: Questions,
+    settings: Settings,
+    journal: Journal,
+    watch: Watch,
+    *,
+    explain: bool = False,
+) -> Tuned:
+    """The same on questions that are drawn already; the journal is left to the caller to finish."""
+    search = prepared(loaded, questions, settings, journal, watch)
+    watch.begin("search", settings.passes)
+    best: Tried | None = None
+    for budget, passes in settings.steps:
+        watch.say(f"at {100 * budget:.0f} % of the {search.pricer.meter.name}")
+        best = search.run(budget, passes)
+    if settings.budget is None:
+        best = None
+    elif best is None:
+        raise ValueError(
+            f"no plan of what is allowed costs {100 * settings.budget:.0f} % of the "
+            f"{search.pricer.meter.name}, or {settings.passes} passes did not reach to measure one; allow "
+            "more, or give more passes"
+        )
+    shown = alone(search, settings)
+    told = explained(search, best) if explain and best is not None else ()
+    held, held_out = judged_on(loaded, questions, settings, journal, watch, search, best)
+    chosen = pick(held, settings, best)
+    if explain and best is None and chosen is not None:
+        told = explained(search, chosen.tried)
+    unsure = None
+    if settings.unsure is not None and chosen is not None:
+        unsure = guarded(loaded, questions, settings, journal, search, chosen, held_out)
+    return finished(loaded, questions, settings, search, held, chosen, held_out, shown, told, unsure)
+
+
+def judged_on(
+    loaded: Loaded,
+    questions: Questions,
+    settings: Settings,
+    journal: Journal,
+    watch: Watch,
+    search: Search,
+    best: Tried | None,
+) -> tuple[tuple[Candidate, ...], Comparison]:
+    """The front on the samples that the search has not seen."""
+    tried = thinned(search.front(), MOST_CANDIDATES, best)
+    if not tried:
+        raise ValueError(f"{settings.passes} passes did not reach to measure one plan; give more")
+    held_out = referenced(loaded, questions, settings, journal)
+    watch.begin("held-out samples", len(held_out) * (len(tried) + 1))
+    found = compare(
+        loaded.model,
+        loaded.processor,
+        held_out,
+        {one.plan.spec: one.plan for one in tried},
+        batch_size=settings.batch,
+        max_new_tokens=settings.tokens,
+        blind=False,
+        ledger=journal,
+    )
+    watch.step(len(held_out) * (len(tried) + 1))
+    prompts = replace(search.pricer, prompts=typical(count_prompts(loaded, questions.held_out)), _memo={})
+    margin = None if settings.max_loss is None else settings.max_loss / 100
+    held = []
+    for one in tried:
+        pairs = paired(found, one.plan.spec)
+        verdict = judged(pairs, margin, len(tried), each=settings.each_task)
+        held.append(Candidate(one, prompts.ratio(one.plan), verdict))
+    return tuple(held), found
+
+
+def paired(found: Comparison, spec: str) -> dict[str, list[tuple[float, float]]]:
+    """Scores of a plan and of the dense model on the same questions, by task."""
+    groups: dict[str, list[tuple[float, float]]] = {}
+    for mine, dense in zip(found.plans[spec].predictions, found.dense.predictions, strict=True):
+        groups.setdefault(mine.task, []).append((mine.score, dense.score))
+    return groups
+
+
+def guarded(
+    loaded: Loaded,
+    questions: Questions,
+    settings: Settings,
+    journal: Journal,
+    search: Search,
+    chosen: Candidate,
+    found: Comparison,
+) -> Unsure:
+    """The guard at run time, its margin from the search's samples and its effect from the held-out ones."""
+    assert settings.unsure is not None
+    judge = Judge(
+        loaded, questions.held_out, batch_size=settings.batch, tokens=settings.tokens, journal=journal
+    )
+    seen, held = search.judge.whole(chosen.plan), judge.measure(chosen.plan, 0)
+    margin, falls = unsure_at(seen.margin, held.margin, settings.unsure)
+    place = {sample.id: n for n, sample in enumerate(judge.order(0))}
+    groups: dict[str, list[tuple[float, float]]] = {}
+    spec = chosen.plan.spec
+    for mine, dense in zip(found.plans[spec].predictions, found.dense.predictions, strict=True):
+        kept = dense.score if falls[place[mine.id]] else mine.score
+        groups.setdefault(mine.task, []).append((kept, dense.score))
+    share = sum(falls) / len(falls)
+    pairs = list(groups.values())
+    return Unsure(margin, share, chosen.ratio + share, lost(pairs), bound(pairs))
+
+
+def finished(
+    loaded: Loaded,
+    questions: Questions,
+    settings: Settings,
+    search: Search,
+    held: tuple[Candidate, ...],
+    chosen: Candidate | None,
+    found: Comparison,
+    shown: list[dict[str, Any]],
+    told: tuple[Explained, ...],
+    unsure: Unsure | None,
+) -> Tuned:
+    """Everything put together: the plan with its provenance, and the data of the result file."""
+    origin = record(device=loaded.model.device, dtype=loaded.model.dtype, seed=settings.seed)
+    searching = {
+        "cost": search.pricer.meter.name,
+        "settings": settings.told(),
+        "passes": search.passes,
+        "plans": len(search.tried),
+        "allowed": list(settings.allow),
+        "samples": [sample.id for sample in questions.search],
+        "data_hash": data_hash(questions.search),
+        "held_out_samples": len(questions.held_out),
+        "held_out_hash": data_hash(questions.held_out),
+        "answers": "given" if questions.answered else "the dense model's own",
+        "tasks": sorted({sample.task for sample in questions.search}),
+        "version": VERSION,
+    }
+    facts = {
+        "model": loaded.family.identity(loaded.model),
+        "weights_hash": weights_digest(loaded.model),
+        "origin": origin,
+        "search": searching,
+        "candidates": len(held),
+    }
+    plan = None if chosen is None else plan_of(chosen, settings, facts, unsure)
+    whole = len(search.judge.parts)
+    tried = [searched(one) for one in search.tried.values() if one.parts == whole]
+    partly = [searched(one) for one in search.tried.values() if one.parts < whole]
+    data = {
+        "tune": {
+            "asked": settings.told(),
+            "chosen": None if chosen is None else chosen.to_dict(),
+            "spec": None if chosen is None else chosen.plan.spec,
+            "search": searching,
+            "alone": {
+                skip: [search.marginals[layer, skip] for layer in range(search.menu.layers)]
+                for skip in search.menu.skips
+            },
+            "tried": tried,
+            "tried_in_part": partly,
+            "singles": shown,
+            "front": [one.to_dict() for one in held],
+            "explained": [vars(one) for one in told],
+            "unsure": None if unsure is None else vars(unsure),
+        },
+        "model": {"name": loaded.name, "layers": loaded.shape.layers, "weights": facts["weights_hash"]},
+        **found.to_dict(),
+        "provenance": origin,
+    }
+    tuned = Tuned(plan, chosen, held, settings, found, {}, unsure, told)
+    return replace(tuned, data=data | {"facts": facts, "refused": tuned.refused})

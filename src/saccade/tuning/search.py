@@ -1,0 +1,342 @@
+"""The search: at a given cost, the plan that loses least, by coordinate descent over composed plans.
+
+All plans that are compared cost the same: a move changes one thing, and the knob of the state (how many rows
+are kept) is turned until the plan costs what was asked. So a move that saves pays in rows, and one that was
+accepted can be taken back. A surrogate orders the moves; only what was measured is accepted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from saccade.plans.plan import Plan
+from saccade.tuning.judge import Judge, Loss
+from saccade.tuning.price import Pricer
+from saccade.tuning.space import DENSE, Menu, State, alike, fitted, keeping, moves
+from saccade.tuning.surrogate import Marginals, Surrogate
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A plan that was measured.
+
+    Attributes:
+        state: What the search makes of it.
+        ratio: Its cost over that of the dense model.
+        loss: What it did to the samples of the parts it was measured on.
+        parts: How many parts those are, of the first.
+    """
+
+    state: State
+    ratio: float
+    loss: Loss
+    parts: int
+
+    @property
+    def plan(self) -> Plan:
+        """The plan."""
+        return self.state.plan
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How hard a search tries.
+
+    Attributes:
+        passes: Prompts that may be run under plans, all budgets together.
+        width: Moves that are measured in a round, on the first part of the samples.
+        deep: Of those, how many are measured on all samples of the level.
+        beam: Starts that are followed.
+        patience: Rounds without a gain after which a start is left.
+        first: Parts of the samples at the first level; each level has twice as many, up to all.
+        begin: Share of the passes that may go into starts.
+        end: Share of the passes that is kept for measuring the best on all samples.
+    """
+
+    passes: int
+    width: int = 10
+    deep: int = 2
+    beam: int = 3
+    patience: int = 3
+    first: int = 4
+    begin: float = 0.2
+    end: float = 0.15
+
+
+class Spent(Exception):
+    """The passes are used up; what was found so far stands."""
+
+
+@dataclass
+class Search:
+    """Looks for plans on the samples of a judge.
+
+    Attributes:
+        judge: Measures plans.
+        menu: What may be used.
+        pricer: What plans cost.
+        effort: How hard to try.
+        marginals: Loss of every skip alone.
+        score: What is to be small, of a loss.
+        tried: Every plan that was measured, by its spec.
+        passes: Prompts that were run under plans, those found in the journal included.
+        note: Called with a line of text when something was found.
+    """
+
+    judge: Judge
+    menu: Menu
+    pricer: Pricer
+    effort: Effort
+    marginals: Marginals
+    score: Callable[[Loss], float]
+    note: Callable[[str], None] = lambda text: None
+    tried: dict[str, Tried] = field(default_factory=dict)
+    passes: int = 0
+    _surrogate: Surrogate = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._surrogate = Surrogate(self.menu.layers, self.marginals)
+
+    def measure(self, state: State, parts: int) -> Tried:
+        """Measures a state on the first parts of the samples; what is known is not run again.
+
+        Raises:
+            Spent: If the passes do not reach.
+        """
+        plan = state.plan
+        found = self.tried.get(plan.spec)
+        known = 0 if found is None else found.parts
+        if found is None or known < parts:
+            loss = None if found is None else found.loss
+            for part in range(known, parts):
+                size = len(self.judge.parts[part])
+                if self.passes + size > self.effort.passes:
+                    raise Spent
+                more = self.judge.measure(plan, part)
+                self.passes += size
+                loss = more if loss is None else loss + more
+                assert loss is not None
+                found = Tried(state, self.pricer.ratio(plan), loss, part + 1)
+                self.tried[plan.spec] = found
+            assert found is not None
+            self._surrogate.learn(state, self.score(found.loss), len(found.loss.kl))
+        return found
+
+    def at(self, found: Tried, parts: int) -> float:
+        """Score of a measured plan on the first parts alone, to compare it with one that saw no more."""
+        samples = sum(len(part) for part in self.judge.parts[:parts])
+        part = Loss(found.loss.kl[:samples], found.loss.agrees[:samples], found.loss.margin[:samples])
+        return self.score(part)
+
+    def race(self, states: Iterable[State], deep: int, whole: int) -> list[Tried]:
+        """Measures states on the first part, the better third on two, and so on; the best on some parts.
+
+        Args:
+            states: Distinct states.
+            deep: How many are measured on all of those parts.
+            whole: How many parts those are.
+
+        Returns:
+            Those, best first.
+        """
+        left, parts = list(states), 1
+        found: list[Tried] = []
+        while left:
+            found = sorted((self.measure(state, parts) for state in left), key=lambda t: self.at(t, parts))
+            if parts >= whole:
+                break
+            left = [one.state for one in found[: max(deep, len(found) // 3)]]
+            parts = whole if len(left) == deep else min(whole, parts * 2)
+        return found[:deep]
+
+    def starts(self, budget: float) -> list[State]:
+        """Where a search at this cost may begin, the likeliest first.
+
+        Every reducer, every drop inside the decoder and nothing of both, beside a half, a quarter, three
+        quarters and none of the layers skipped, in the order of what the skips lose alone.
+        """
+        order, layers = self.skip_order(), self.menu.layers
+        found: dict[str, State] = {}
+        for share in (0.5, 0.25, 0.75, 0.0):
+            skips = [DENSE] * layers
+            for layer, skip in order[: round(share * layers)]:
+                skips[layer] = skip
+            base = State(tuple(skips))
+            self._add(found, base, budget)
+            for reducer in self.menu.reducers:
+                self._add(found, replace(base, reducer=keeping(reducer, 0.8)), budget)
+            for place in range(3):
+                for template in self.menu.drops:
+                    drop = replace(template, layer=max(1, layers * (place + 1) // 4), keep=0.5)  # type: ignore[call-arg]
+                    self._add(found, replace(base, drops=(drop,)), budget)
+        return list(found.values())
+
+    def _add(self, found: dict[str, State], state: State, budget: float) -> None:
+        made = fitted(state, self.pricer.ratio, budget)
+        if made is not None:
+            found.setdefault(made.plan.spec, made)
+
+    def skip_order(self) -> list[tuple[int, str]]:
+        """Layers with the skip that suits each best, from the least loss per cost saved on."""
+        dense = State.dense(self.menu.layers)
+        best: list[tuple[float, int, str]] = []
+        for layer in range(self.menu.layers):
+            rates = []
+            for skip in self.menu.skips:
+                skips = (*dense.skips[:layer], skip, *dense.skips[layer + 1 :])
+                saved = 1 - self.pricer.ratio(replace(dense, skips=skips).plan)
+                if saved > 0:
+                    rates.append((self.marginals.get((layer, skip), 0.0) / saved, layer, skip))
+            best += [min(rates)] if rates else []
+        # Of equals the later layer goes first: what an image's rows do last is asked least.
+        return [(layer, skip) for _, layer, skip in sorted(best, key=lambda b: (b[0], -b[1]))]
+
+    def descend(self, start: Tried, budget: float, parts: int) -> Tried:
+        """Moves from a start as long as that gains.
+
+        Args:
+            start: Where to begin, measured on those parts.
+            budget: The most that a plan may cost.
+            parts: Parts of the samples that decide.
+
+        Raises:
+            Spent: If the passes are used up; ``tried`` has what was found.
+        """
+        here, idle = start, 0
+        while idle < self.effort.patience:
+            near = [
+                state for state in self.neighbours(here.state, budget) if state.plan.spec not in self.tried
+            ]
+            if not near:
+                break
+            order = self._surrogate.guess(near)
+            ranked = [near[i] for i in sorted(range(len(near)), key=lambda i: (order[i], i))]
+            best = next(iter(self.race(ranked[: self.effort.width], self.effort.deep, parts)), None)
+            if best is not None and self.at(best, parts) < self.at(here, parts):
+                here, idle = best, 0
+                self.note(f"  {self.at(here, parts):.4f} on {parts} parts: {here.plan.spec}")
+            else:
+                idle += 1
+        return here
+
+    def neighbours(self, state: State, budget: float) -> list[State]:
+        """States one move away that cost no more than the budget, each once."""
+        found: dict[str, State] = {}
+        for move in moves(state, self.menu):
+            self._add(found, move.to, budget)
+        found.pop(state.plan.spec, None)
+        return list(found.values())
+
+    def best(self, budget: float, slack: float = 0.0) -> Tried | None:
+        """The measured plan that loses least at a cost, of those measured on all samples."""
+        whole = len(self.judge.parts)
+        fit = [one for one in self.tried.values() if one.parts == whole and one.ratio <= budget + slack]
+        return min(fit, key=lambda one: (self.score(one.loss), one.ratio), default=None)
+
+    def run(self, budget: float, passes: int) -> Tried | None:
+        """Searches at one cost.
+
+        Args:
+            budget: The most that the plan may cost, over the dense model.
+            passes: How many more prompts it may run.
+
+        Returns:
+            The best that was measured on all samples; None where nothing was.
+        """
+        effort = self.effort
+        last = min(effort.passes, self.passes + passes)
+        search = last - int(effort.end * (last - self.passes))
+        levels = self.levels()
+        try:
+            self.effort = replace(effort, passes=search)
+            chosen = self._begun(budget, int(effort.begin * passes), levels[0])
+            for number, parts in enumerate(levels):
+                # Half of what is left for every level but the last, which takes all.
+                share = 1 if number == len(levels) - 1 else 0.5
+                self.effort = replace(effort, passes=self.passes + int(share * (search - self.passes)))
+                try:
+                    for one in chosen:
+                        self.descend(one, budget, parts)
+                except Spent:
+                    pass
+                self.effort = replace(effort, passes=search)
+                chosen = self._kept(budget, parts, min(len(self.judge.parts), 2 * parts))
+        except Spent:
+            pass
+        finally:
+            self.effort = replace(effort, passes=last)
+        try:
+            for one in self.leaders(budget):
+                self.measure(one.state, len(self.judge.parts))
+        except Spent:
+            pass
+        finally:
+            self.effort = effort
+        return self.best(budget)
+
+    def levels(self) -> list[int]:
+        """Parts of the samples that decide, level by level."""
+        whole = len(self.judge.parts)
+        found = [min(self.effort.first, whole)]
+        while found[-1] < whole:
+            found.append(min(whole, 2 * found[-1]))
+        return found
+
+    def _begun(self, budget: float, passes: int, parts: int) -> list[Tried]:
+        """The best starts, each of another kind, measured on some parts."""
+        begins = [made for one in self.front() if (made := fitted(one.state, self.pricer.ratio, budget))]
+        begins += self.starts(budget)
+        distinct = list({state.plan.spec: state for state in begins}.values())
+        most = max(2 * self.effort.beam, int(0.6 * passes / len(self.judge.parts[0])))
+        ranked = self.race(distinct[:most], 3 * self.effort.beam, parts)
+        return self._apart(ranked)
+
+    def _kept(self, budget: float, parts: int, more: int) -> list[Tried]:
+        """The best of a level, each of another kind, measured on the parts of the next."""
+        found = [one for one in self.tried.values() if one.parts >= parts and one.ratio <= budget]
+        found.sort(key=lambda one: self.at(one, parts))
+        near = [one for one in found[: 2 * self.effort.beam]] + self._apart(found)
+        distinct = list({one.plan.spec: one for one in near}.values())
+        again = sorted(
+            (self.measure(one.state, more) for one in distinct), key=lambda one: self.at(one, more)
+        )
+        return self._apart(again)
+
+    def _apart(self, found: Sequence[Tried]) -> list[Tried]:
+        """The first of them, each of another kind, as many as are followed."""
+        chosen: list[Tried] = []
+        for one in found:
+            if len(chosen) < self.effort.beam and not any(
+                _alike_starts(one.state, other.state) for other in chosen
+            ):
+                chosen.append(one)
+        return chosen
+
+    def leaders(self, budget: float) -> list[Tried]:
+        """Plans within a cost, from the likeliest to lose least on all samples: those of most parts first."""
+        fit = [one for one in self.tried.values() if one.ratio <= budget]
+        most = max((one.parts for one in fit), default=0)
+        return sorted((one for one in fit if one.parts == most), key=lambda one: self.at(one, most))[:12]
+
+    def front(self) -> list[Tried]:
+        """Measured plans that no other beats both in cost and in loss, from dear to cheap."""
+        whole = len(self.judge.parts)
+        found: list[Tried] = []
+        least = float("inf")
+        for one in sorted(
+            (t for t in self.tried.values() if t.parts == whole), key=lambda t: (t.ratio, self.score(t.loss))
+        ):
+            if self.score(one.loss) < least:
+                least = self.score(one.loss)
+                found.append(one)
+        return found[::-1]
+
+
+def _alike_starts(one: State, other: State) -> bool:
+    """Whether two starts lead to the same place: the same reducer, and drops by the same methods."""
+    reducers = (one.reducer, other.reducer)
+    same = reducers[0] is reducers[1] or (
+        reducers[0] is not None and reducers[1] is not None and alike(reducers[0], reducers[1])
+    )
+    return same and [d.name for d in one.drops] == [d.name for d in other.drops]

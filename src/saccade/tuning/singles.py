@@ -1,0 +1,65 @@
+"""Every single method at a cost: what a tuned plan has to beat, and what its picture shows beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from saccade.evaluation.matched import first_layer
+from saccade.methods import METHODS, BudgetMethod, Method
+from saccade.methods.base import LayerMethod
+from saccade.plans.plan import Plan
+from saccade.tuning.price import Pricer
+from saccade.tuning.space import TRAINED
+
+ORDERED_BY = {"attention": "vig", "ffn": "ffn", "freeze": "lc"}
+"""Score whose order a method that skips layers takes, by the operation whose losses give it."""
+
+
+def single(name: str, pricer: Pricer, budget: float, orders: Mapping[str, Sequence[int]]) -> Plan | None:
+    """A method alone, turned until it just costs no more than a budget.
+
+    Args:
+        name: Its name.
+        pricer: What plans cost.
+        budget: The most it may cost, over the dense model.
+        orders: Layers from the least to the most harmful, by score name.
+
+    Returns:
+        The plan; None where the method has nothing to turn, or cannot be that cheap.
+    """
+    layers = pricer.shape.layers
+    cls: Any = METHODS[name]
+    at = first_layer(cls, layers)
+    method: Method = cls() if at is None else cls(layer=at)
+    order = orders.get(method.score or "", tuple(reversed(range(layers))))
+
+    def plan(strength: int) -> Plan:
+        turned = method.at_strength(strength)
+        return Plan((turned.resolve(layers, order if isinstance(turned, LayerMethod) else None),))
+
+    try:
+        low, high = 0, method.max_strength(layers, order)
+        if high < 1 or pricer.ratio(plan(high)) > budget:
+            return None
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if pricer.ratio(plan(middle)) <= budget else (middle + 1, high)
+        return plan(low)
+    except ValueError:
+        return None
+
+
+def singles(pricer: Pricer, budget: float, orders: Mapping[str, Sequence[int]]) -> dict[str, Plan]:
+    """Every registered method alone at a cost, by its title; those that cannot be that cheap are left out."""
+    found = {}
+    for name, cls in METHODS.items():
+        plan = None if name in TRAINED else single(name, pricer, budget, orders)
+        if plan is not None:
+            found[cls.title] = plan
+    return found
+
+
+def is_skip(plan: Plan) -> bool:
+    """Whether a plan is one method that skips layers."""
+    return len(plan.methods) == 1 and isinstance(plan.methods[0], BudgetMethod)

@@ -1,0 +1,372 @@
+"""What a search may change about a plan: a frozen state, its spec, and moves from one state to others (pure).
+
+A state says what every layer does with the visual rows, which reducer runs before the decoder, where rows
+are dropped inside it, from which layer on there are none, and at what resolution. Whatever it says is a spec
+string.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from saccade.methods import METHODS, KeepReducer, Method
+from saccade.methods.base import STRENGTHS, LayerMethod
+from saccade.methods.ffn_skip import FFNSkip
+from saccade.methods.reducer import Reducer
+from saccade.methods.resize import Resize
+from saccade.methods.shortv import ShortV
+from saccade.methods.vskip import VSkip
+from saccade.methods.vtw import VTW
+from saccade.plans.plan import Plan
+
+DENSE = ""
+SKIPS: dict[str, type[LayerMethod]] = {"attention": VSkip, "ffn": FFNSkip, "freeze": ShortV}
+"""What a layer may leave out for visual rows, by the name of the operation."""
+
+OPERATIONS = (*SKIPS, "drop", "withdraw", "reduce", "merge", "resize")
+"""What may be allowed: skips of layers; rows dropped from a layer on, a part or all of them; rows reduced
+before the decoder, by choosing or by merging; a lower resolution."""
+
+ENGINES = {
+    "transformers": OPERATIONS,
+    "vllm": ("attention", "ffn", "freeze", "withdraw", "reduce", "resize"),
+}
+"""What engines run: Saccade on transformers all of it, vLLM what needs no look at attention."""
+
+LOOKLESS = ("vllm",)
+"""Engines in which a reducer before the decoder may not look at the vision tower's attention."""
+
+TRAINED = ("skip_vision", "victor")
+"""Methods that a model is trained with."""
+
+LUCK = ("random",)
+"""Methods that look at nothing and hang on a seed: baselines, not plans to serve."""
+
+STEPS = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8)
+"""Shares of the rows that a drop inside the decoder may keep when it is first tried."""
+
+SCALES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+"""Resolutions that are tried."""
+
+MOST_DROPS = 2
+"""Drops inside the decoder that a state may hold, withdrawal aside."""
+
+
+@dataclass(frozen=True)
+class State:
+    """One plan, as the search sees it.
+
+    Attributes:
+        skips: For every layer ``""`` (dense) or a key of ``SKIPS``.
+        reducer: What runs before the decoder, or None.
+        drops: Reducers inside the decoder, in the order of their layers.
+        last: First layer without visual rows, or None.
+        scale: Resolution, of each side.
+    """
+
+    skips: tuple[str, ...]
+    reducer: Reducer | None = None
+    drops: tuple[KeepReducer, ...] = ()
+    last: int | None = None
+    scale: float = 1.0
+
+    @classmethod
+    def dense(cls, layers: int) -> State:
+        """The stock model."""
+        return cls((DENSE,) * layers)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan it stands for."""
+        end = len(self.skips) if self.last is None else self.last
+        methods: list[Method] = [] if self.scale == 1 else [Resize(scale=self.scale)]
+        methods += [method for method in (self.reducer, *self.drops) if method is not None]
+        for name, cls in SKIPS.items():
+            layers = tuple(n for n, skip in enumerate(self.skips[:end]) if skip == name)
+            methods += [cls(layers=layers)] if layers else []
+        return Plan((*methods, *([] if self.last is None else [VTW(layer=self.last)])))
+
+    @property
+    def knob(self) -> Reducer | None:
+        """What is turned to reach a cost: the reducer before the decoder, else the first drop inside it."""
+        return self.reducer or next(iter(self.drops), None)
+
+    def with_knob(self, turned: Any) -> State:
+        """The same state with another setting of its knob."""
+        if self.reducer is not None:
+            return replace(self, reducer=turned)
+        return replace(self, drops=(turned, *self.drops[1:]))
+
+    def tidy(self) -> State:
+        """The same plan without what has no effect: drops and skips past the last visual row."""
+        end = len(self.skips) if self.last is None else self.last
+        drops = tuple(sorted((d for d in self.drops if _layer(d) < end), key=_layer))
+        skips = (*self.skips[:end], *(DENSE,) * (len(self.skips) - end))
+        return replace(self, skips=skips, drops=drops, last=None if end == len(self.skips) else self.last)
+
+
+def _layer(method: Any) -> int:
+    return int(method.layer)
+
+
+@dataclass(frozen=True)
+class Menu:
+    """What a search may use on one model.
+
+    Attributes:
+        layers: Depth of the decoder.
+        skips: Keys of ``SKIPS`` that are allowed.
+        reducers: What may run before the decoder, each at any setting of its dial.
+        drops: What may drop rows inside the decoder, at its first possible layer.
+        withdraws: Whether all rows may leave.
+        scales: Resolutions.
+    """
+
+    layers: int
+    skips: tuple[str, ...]
+    reducers: tuple[Reducer, ...] = ()
+    drops: tuple[KeepReducer, ...] = ()
+    withdraws: bool = False
+    scales: tuple[float, ...] = (1.0,)
+
+    @classmethod
+    def of(
+        cls,
+        layers: int,
+        allow: Sequence[str] = OPERATIONS,
+        *,
+        engine: str = "transformers",
+        compacts: bool = True,
+        runs: Callable[[Method], bool] = lambda method: True,
+    ) -> Menu:
+        """What the registry offers.
+
+        Args:
+            layers: Depth of the decoder.
+            allow: Some of ``OPERATIONS``.
+            engine: What will serve the plan, one of ``ENGINES``.
+            compacts: Whether positions of this model can close up.
+            runs: Whether a method runs on this model.
+
+        Raises:
+            ValueError: If an operation or the engine is unknown, or the engine runs none of what is allowed.
+        """
+        known = check_allowed(allow, engine)
+        reducers: list[Reducer] = []
+        drops: list[KeepReducer] = []
+        for name, method_cls in METHODS.items():
+            if name in (*TRAINED, *LUCK) or not issubclass(method_cls, Reducer):
+                continue
+            method: Any = method_cls()
+            place = next((f.name for f in fields(method) if f.name == "layer"), None)
+            if place is not None and isinstance(method, KeepReducer) and "drop" in known:
+                drops += [replace(method, layer=1)] if runs(replace(method, layer=1)) else []
+            try:
+                stages = method.stages(layers)
+            except ValueError:
+                continue
+            if not stages or any(stage.before for stage in stages) or method.max_strength(layers) < 2:
+                continue
+            if ("merge" if any(stage.rewrites for stage in stages) else "reduce") not in known:
+                continue
+            if engine in LOOKLESS and any(stage.look.tower is not None for stage in stages):
+                continue
+            policies = ("keep", "compact") if compacts else ("keep",)
+            found = [replace(method, position_policy=policy) for policy in policies]
+            reducers += [each for each in found if runs(each)]
+        return cls(
+            layers,
+            tuple(name for name in SKIPS if name in known),
+            tuple(reducers),
+            tuple(drops),
+            "withdraw" in known,
+            tuple(s for s in SCALES if s == 1 or ("resize" in known and runs(Resize(scale=s)))),
+        )
+
+
+def check_allowed(allow: Sequence[str], engine: str = "transformers") -> tuple[str, ...]:
+    """The operations that are allowed and that the engine runs.
+
+    Raises:
+        ValueError: If one or the engine is unknown, or nothing is left.
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"no engine {engine!r}; known: {', '.join(ENGINES)}")
+    wrong = next((name for name in allow if name not in OPERATIONS), None)
+    if wrong is not None:
+        raise ValueError(f"no operation {wrong!r} to allow; known: {', '.join(OPERATIONS)}")
+    known = tuple(name for name in OPERATIONS if name in allow and name in ENGINES[engine])
+    if not known:
+        raise ValueError(
+            f"{engine} runs none of {', '.join(allow) or 'nothing'}; it runs {', '.join(ENGINES[engine])}"
+        )
+    return known
+
+
+@dataclass(frozen=True)
+class Move:
+    """A change of a state.
+
+    Attributes:
+        name: What it does, once among the moves of a state.
+        to: The state it leads to, its knob still where it was.
+    """
+
+    name: str
+    to: State
+
+
+def moves(state: State, menu: Menu) -> Iterator[Move]:
+    """Every change of one thing: to cheaper and to dearer, so that what was accepted can be taken back."""
+    yield from _layer_moves(state, menu)
+    yield from _reducer_moves(state, menu)
+    yield from _drop_moves(state, menu)
+    if menu.withdraws:
+        yield from _last_moves(state, menu)
+    for scale in menu.scales:
+        if scale != state.scale:
+            yield Move(f"resize to {scale}", replace(state, scale=scale))
+
+
+def _layer_moves(state: State, menu: Menu) -> Iterator[Move]:
+    end = menu.layers if state.last is None else state.last
+    for layer in range(end):
+        for skip in (DENSE, *menu.skips):
+            if skip != state.skips[layer]:
+                skips = (*state.skips[:layer], skip, *state.skips[layer + 1 :])
+                yield Move(f"layer {layer}: {skip or 'dense'}", replace(state, skips=skips))
+        if layer + 1 < end and state.skips[layer] != state.skips[layer + 1]:
+            pair = (state.skips[layer + 1], state.skips[layer])
+            skips = (*state.skips[:layer], *pair, *state.skips[layer + 2 :])
+            yield Move(f"layers {layer} and {layer + 1} change places", replace(state, skips=skips))
+
+
+def _reducer_moves(state: State, menu: Menu) -> Iterator[Move]:
+    keep = None if state.reducer is None else share_of(state.reducer)
+    for reducer in menu.reducers:
+        if state.reducer is None or not alike(reducer, state.reducer):
+            turned = keeping(reducer, 0.8 if keep is None else keep)
+            yield Move(f"before the decoder: {label(reducer)}", replace(state, reducer=turned))
+    if state.reducer is not None:
+        yield Move("before the decoder: nothing", replace(state, reducer=None))
+
+
+def _drop_moves(state: State, menu: Menu) -> Iterator[Move]:
+    end = menu.layers if state.last is None else state.last
+    for place, drop in enumerate(state.drops):
+        rest = (*state.drops[:place], *state.drops[place + 1 :])
+        here, keep = _layer(drop), share_of(drop)
+        yield Move(f"no drop at layer {here}", replace(state, drops=rest))
+        for layer in (here - 2, here - 1, here + 1, here + 2):
+            if 1 <= layer < end and all(_layer(other) != layer for other in rest):
+                moved: Any = replace(drop, layer=layer)  # type: ignore[call-arg]
+                yield Move(f"drop at {here} moves to {layer}", replace(state, drops=(*rest, moved)).tidy())
+        for other in (keep * 0.6, keep * 0.8, keep * 1.25, keep * 1.6):
+            if 0.02 <= other < 1:
+                turned: Any = replace(drop, keep=round(other, 2))
+                yield Move(f"drop at {here} keeps {other:.2f}", replace(state, drops=(*rest, turned)).tidy())
+        for template in menu.drops:
+            if type(template) is not type(drop):
+                swapped: Any = replace(template, layer=here, keep=drop.keep)  # type: ignore[call-arg]
+                yield Move(
+                    f"drop at {here} by {template.name}", replace(state, drops=(*rest, swapped)).tidy()
+                )
+    if len(state.drops) < MOST_DROPS:
+        taken = {_layer(drop) for drop in state.drops}
+        for template in menu.drops:
+            for layer in range(1, end):
+                if layer in taken:
+                    continue
+                for keep in STEPS:
+                    new: Any = replace(template, layer=layer, keep=keep)  # type: ignore[call-arg]
+                    name = f"drop at {layer} by {template.name}, keep {keep}"
+                    yield Move(name, replace(state, drops=(*state.drops, new)).tidy())
+
+
+def _last_moves(state: State, menu: Menu) -> Iterator[Move]:
+    here = menu.layers if state.last is None else state.last
+    for last in range(max(1, here - 3), min(menu.layers, here + 3) + 1):
+        if last != here:
+            new = None if last == menu.layers else last
+            yield Move(f"no visual rows from {last} on", replace(state, last=new).tidy())
+
+
+def alike(one: Reducer, other: Reducer) -> bool:
+    """Whether two are the same but for where their dials stand."""
+    return keeping(one, 0.5) == keeping(other, 0.5)
+
+
+def label(reducer: Reducer) -> str:
+    """A reducer's name and what it does with positions."""
+    policy = reducer.position_policy
+    return reducer.name if policy is None else f"{reducer.name}, positions {policy}"
+
+
+def share_of(reducer: Reducer, rows: int = 1000) -> float:
+    """Share of an image's rows that it keeps."""
+    if isinstance(reducer, KeepReducer) and isinstance(reducer.amount, float):
+        return reducer.amount
+    stage = reducer.stages(reducer.__dict__.get("depth", 32))[0]
+    return reducer.kept(stage, rows, rows, rows) / rows
+
+
+def keeping(reducer: Reducer, keep: float) -> Any:
+    """The same reducer that keeps about this share."""
+    if isinstance(reducer, KeepReducer):
+        return replace(reducer, keep=round(min(max(keep, 0.0), 1.0), 3))
+    if reducer.max_strength(32) == STRENGTHS:
+        return reducer.at_strength(round((1 - keep) * STRENGTHS))
+    strengths = range(reducer.max_strength(32) + 1)
+    return min(
+        (reducer.at_strength(strength) for strength in strengths), key=lambda r: abs(share_of(r) - keep)
+    )
+
+
+LEAST_KEEP = 0.02
+"""Smallest share of the rows that a knob is turned to."""
+
+
+def fitted(state: State, ratio: Callable[[Plan], float], budget: float) -> State | None:
+    """The state with its knob turned so that it just costs no more than a budget.
+
+    Args:
+        state: Where the knob may stand anywhere.
+        ratio: Cost of a plan over that of the dense model, falling with what the knob keeps.
+        budget: The most it may cost.
+
+    Returns:
+        The mildest setting that is cheap enough; None where there is none.
+    """
+    state = state.tidy()
+    knob = state.knob
+    if knob is None:
+        return state if ratio(state.plan) <= budget else None
+    high = knob.max_strength(len(state.skips))
+    high = min(high, int((1 - LEAST_KEEP) * STRENGTHS)) if high == STRENGTHS else high
+
+    def at(strength: int) -> State:
+        return state.with_knob(knob.at_strength(strength))
+
+    if ratio(at(high).plan) > budget:
+        return None
+    low = 1
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if ratio(at(middle).plan) <= budget else (middle + 1, high)
+    return _rounded(state, knob, low, ratio)
+
+
+def _rounded(state: State, knob: Reducer, strength: int, ratio: Callable[[Plan], float]) -> State:
+    """The setting in as few digits as cost the same: no row of these prompts is lost by it."""
+    found = state.with_knob(knob.at_strength(strength))
+    if not isinstance(knob, KeepReducer):
+        return found
+    share = (STRENGTHS - strength) / STRENGTHS
+    for digits in (1, 2):
+        scale = 10**digits
+        short = state.with_knob(replace(knob, keep=int(share * scale + 1e-9) / scale))
+        if share_of(short.knob) >= LEAST_KEEP and ratio(short.plan) > ratio(found.plan) - 1e-9:  # type: ignore[arg-type]
+            return short
+    return found

@@ -1,0 +1,148 @@
+"""The search finds what a plan's loss hides from one-by-one scores, within its passes, and the same again."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+
+import pytest
+
+from saccade.plans.plan import Plan
+from saccade.tuning.judge import Loss
+from saccade.tuning.price import FlopsMeter, Pricer
+from saccade.tuning.search import Effort, Search
+from saccade.tuning.space import Menu, State
+from saccade.tuning.surrogate import Surrogate, alive_shares
+from tuning.test_price import PROMPTS, SHAPE
+
+LAYERS = SHAPE.layers
+PRICER = Pricer(FlopsMeter(SHAPE), SHAPE, PROMPTS)
+ALONE = {
+    (layer, skip): weight * (LAYERS - layer) / LAYERS
+    for layer in range(LAYERS)
+    for skip, weight in (("attention", 0.3), ("ffn", 0.1), ("freeze", 0.5))
+}
+
+
+@dataclass
+class Known:
+    """A judge whose losses are a formula (``loss_of``)."""
+
+    parts: list[list[int]]
+    ran: list[str] = field(default_factory=list)
+
+    def measure(self, plan: Plan, part: int) -> Loss:
+        self.ran.append(plan.spec)
+        value = loss_of(plan)
+        size = len(self.parts[part])
+        return Loss((value,) * size, (value < 0.1,) * size, (0.5,) * size)
+
+
+def loss_of(plan: Plan) -> float:
+    """Skipped neighbours lose ten times as much as alone; rows lose by the square of what is dropped."""
+    skipped, found = {}, 0.0
+    for method in plan.methods:
+        if getattr(method, "layers", None):
+            name = {"vskip": "attention", "ffn_skip": "ffn", "shortv": "freeze"}[method.name]
+            skipped |= {layer: name for layer in method.layers}  # type: ignore[attr-defined]
+        elif hasattr(method, "amount"):
+            late = getattr(method, "layer", 0) / LAYERS
+            worse = {"vispruner": 1.0, "uniform": 2.0}.get(method.name, 4.0)
+            found += worse * (1 - late) * (1 - method.amount) ** 2
+        else:
+            found += 3.0
+    for layer, skip in skipped.items():
+        found += ALONE[layer, skip] * (10 if layer - 1 in skipped else 1)
+    return found
+
+
+def searching(menu: Menu, passes: int, **effort) -> Search:
+    judge = Known([[0, 1], [2, 3], [4]])
+    return Search(judge, menu, PRICER, Effort(passes, **effort), ALONE, lambda loss: loss.mean)  # type: ignore[arg-type]
+
+
+def test_it_finds_the_best_of_all_plans_of_a_small_space():
+    menu = Menu(LAYERS, ("freeze",))
+    found = searching(menu, 4000).run(0.72, 4000)
+    plans = [
+        State(tuple("freeze" if on else "" for on in bits)).plan
+        for bits in itertools.product((0, 1), repeat=LAYERS)
+    ]
+    best = min((plan for plan in plans if PRICER.ratio(plan) <= 0.72), key=loss_of)
+    assert found is not None and found.ratio <= 0.72
+    assert loss_of(found.plan) == pytest.approx(loss_of(best))
+    # The scores of the layers one by one lead to neighbours, which lose ten times as much.
+    order = [layer for layer, _ in searching(menu, 1).skip_order()]
+    greedy = next(
+        plan
+        for count in range(LAYERS)
+        if PRICER.ratio(
+            plan := State(tuple("freeze" if n in order[:count] else "" for n in range(LAYERS))).plan
+        )
+        <= 0.72
+    )
+    assert loss_of(greedy) > 2 * loss_of(found.plan)
+
+
+def test_layers_and_rows_together_beat_both_alone():
+    menu = Menu.of(LAYERS, ("attention", "ffn", "freeze", "drop", "reduce"))
+    search = searching(menu, 3000)
+    found = search.run(0.5, 3000)
+    assert found is not None and found.ratio <= 0.5 and found.parts == 3
+    assert found.state.reducer is None or found.state.reducer.name == "vispruner"
+    assert any(found.state.skips)
+    rows = searching(Menu.of(LAYERS, ("reduce",)), 3000).run(0.5, 3000)
+    assert rows is not None and loss_of(found.plan) < 0.8 * loss_of(rows.plan)
+    ratios = [one.ratio for one in search.front()]
+    losses = [one.loss.mean for one in search.front()]
+    assert ratios == sorted(ratios, reverse=True) and losses == sorted(losses)
+
+
+def test_passes_bound_it_and_runs_repeat():
+    menu = Menu.of(LAYERS, ("attention", "ffn", "freeze", "reduce"))
+    runs = []
+    for passes in (60, 60, 200):
+        search = searching(menu, passes)
+        best = search.run(0.6, passes)
+        judge = search.judge
+        assert search.passes <= passes
+        assert isinstance(judge, Known) and len(judge.ran) == len({*enumerate(judge.ran)})
+        runs.append((judge.ran, best))
+    assert runs[0][0] == runs[1][0]
+    assert runs[2][1] is not None and runs[0][1] is not None
+    assert runs[2][1].loss.mean <= runs[0][1].loss.mean
+
+
+def test_a_dearer_search_starts_the_next():
+    menu = Menu.of(LAYERS, ("ffn", "freeze"))
+    search = searching(menu, 2000)
+    first, second = search.run(0.9, 500), search.run(0.8, 500)
+    assert first is not None and second is not None and first.ratio <= 0.9 and second.ratio <= 0.8
+    assert search.run(0.05, 100) is None
+
+
+def test_the_surrogate_orders_what_it_has_not_seen():
+    states = [
+        State(tuple("freeze" if on else "" for on in bits))
+        for bits in itertools.product((0, 1), repeat=LAYERS)
+    ]
+    guess = Surrogate(LAYERS, ALONE)
+    additive = {s: sum(ALONE[n, "freeze"] for n, skip in enumerate(s.skips) if skip) for s in states}
+    assert guess.guess(states)[0] < guess.guess(states)[-1]
+    for state in states[::5]:
+        guess.learn(state, additive[state] + 0.01, 10)
+    rest = [s for n, s in enumerate(states) if n % 5]
+    told = guess.guess(rest)
+    pairs = list(itertools.combinations(range(0, len(rest), 7), 2))
+    right = sum((told[a] < told[b]) == (additive[rest[a]] < additive[rest[b]]) for a, b in pairs)
+    assert right / len(pairs) > 0.85
+
+
+def test_shares_of_rows_follow_every_cut():
+    menu = Menu.of(LAYERS)
+    dart = next(d for d in menu.drops if d.name == "uniform")
+    reducer = next(r for r in menu.reducers if r.name == "divprune")
+    from dataclasses import replace
+
+    state = State(("",) * LAYERS, replace(reducer, keep=0.5), (replace(dart, layer=3, keep=0.4),), 6)
+    assert alive_shares(state) == pytest.approx([0.5] * 3 + [0.2] * 3 + [0.0] * 2)
