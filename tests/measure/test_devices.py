@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from saccade.cli import main
+from saccade.core.layout import Layout
+from saccade.core.route import Route
 from saccade.core.shapes import SHAPES
-from saccade.measure.devices import CARDS, Eye, around_seconds, card, layer_seconds
+from saccade.measure.devices import CARDS, Eye, around_seconds, card, layer_seconds, prefill_seconds
 from saccade.plans.plan import Plan
 from saccade.tuning.meters import KEEPS, PredictedMeter, TimedMeter
 from saccade.tuning.price import Pricer, Rows
@@ -46,6 +51,37 @@ def test_a_device_that_is_not_known_is_refused():
         ValueError, match="no device 'tpu' to predict times on; known: h100, a100, l4, rtx3090"
     ):
         card("tpu")
+
+
+@pytest.mark.parametrize("spec", ["dense", "vtw(layer=16)", "fastv(layer=3,keep=0.5)+vskip(layers=12-20)"])
+def test_a_route_takes_what_its_rows_take(spec):
+    plan, on = Plan.of(spec), card("a100")
+    layout = Layout.single(576, 67, views=SHAPE.views(576))
+    whole = prefill_seconds(SHAPE, plan.route(layout, SHAPE.layers), on, CLIP)
+    pricer = Pricer(PredictedMeter(SHAPE, on, "a100", CLIP), SHAPE, {(576, 67): 1.0})
+    dense = prefill_seconds(SHAPE, Route.dense(layout, SHAPE.layers), on, CLIP)
+    assert whole / dense == pytest.approx(pricer.ratio(plan), rel=1e-9)
+
+
+def test_the_command_tells_predicted_times(capsys):
+    words = [
+        "cost",
+        "llava-1.5-7b",
+        "--plan",
+        "vtw(layer=16)",
+        "--on",
+        "rtx3090",
+        "--on",
+        "h100",
+        "--json",
+        "-",
+    ]
+    assert main(words) == 0
+    told = json.loads(capsys.readouterr().out)["plans"][0]["predicted"]
+    assert told["rtx3090"]["ratio"] == pytest.approx(PUBLISHED["vtw(layer=16)"] / DENSE_MS, rel=0.1)
+    assert told["h100"]["seconds"] < told["rtx3090"]["seconds"]
+    assert main(["cost", "llava-1.5-7b", "--on", "tpu"]) == 2
+    assert "no device 'tpu'" in capsys.readouterr().err
 
 
 def test_measured_steps_are_interpolated():

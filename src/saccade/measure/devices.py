@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from saccade.core.pricing import executed_flops, scoring_flops
+from saccade.core.route import Route
 from saccade.core.shapes import ModelShape
 from saccade.measure.roofline import Device, rows_seconds
 
@@ -64,6 +66,16 @@ class Eye:
     patches: int = 0
 
 
+EYES = {
+    "llava-1.5-7b": Eye(325e6, 577),
+    "llava-1.5-13b": Eye(335e6, 577),
+    "llava-llama3-8b": Eye(325e6, 577),
+    "llava-next-7b": Eye(325e6, 5 * 577),
+    "llava-next-13b": Eye(335e6, 5 * 577),
+}
+"""Vision towers (CLIP ViT-L/336) and projectors of preset shapes, with their typical views."""
+
+
 def card(name: str) -> Card:
     """A device by name.
 
@@ -99,3 +111,27 @@ def around_seconds(shape: ModelShape, on: Card, eye: Eye, batch: int = 1, size: 
     head = max(2 * shape.hidden * shape.vocab * batch / device.flops_per_s,
                size * shape.hidden * shape.vocab / device.bytes_per_s)  # fmt: skip
     return tower + head + on.host_s
+
+
+def prefill_seconds(shape: ModelShape, route: Route, on: Card, eye: Eye, size: int = 2) -> float:
+    """Seconds to the first token under a route.
+
+    Args:
+        shape: Sizes of the decoder.
+        route: The program of its layers, for the whole batch.
+        on: The device.
+        eye: The vision tower and what it looks at; ``Eye()`` leaves it out.
+        size: Bytes per number.
+    """
+    layout, total = route.layout, 0.0
+    d, dq, dk, m = shape.hidden, shape.query_width, shape.kv_width, shape.ffn
+    memo: dict[int, float] = {}
+    for layer in route.layers:
+        if id(layer) not in memo:
+            alive, query, ffn = (int(s.sum()) for s in (layer.alive_BN, layer.query_BN, layer.ffn_BN))
+            fixed = 4 * d * dk * alive + 4 * d * dq * query + 6 * d * m * ffn
+            scores = executed_flops(shape, layer, layout) - fixed
+            memo[id(layer)] = layer_seconds(shape, on, alive, query, ffn, scores, size)
+        total += memo[id(layer)]
+    asked = sum(scoring_flops(shape, scoring, layout.batch) for scoring in route.scorings)
+    return total + asked / on.reached.flops_per_s + around_seconds(shape, on, eye, layout.batch, size)

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 
 from saccade import models
+from saccade.core.pricing import scoring_flops
 from saccade.core.shapes import ModelShape
+from saccade.core.stages import Scoring
 from saccade.engine import apply
 from saccade.inputs.samples import Sample
 from saccade.measure.devices import Card, Eye, around_seconds, card, layer_seconds
@@ -63,6 +65,9 @@ class PredictedMeter(Meter):
         scores = 4.0 * self.shape.query_width * rows.pairs
         return layer_seconds(self.shape, self.on, rows.alive, rows.asking, rows.fed, scores)
 
+    def scoring(self, scoring: Scoring) -> float:
+        return scoring_flops(self.shape, scoring) / self.on.reached.flops_per_s
+
     def prompt(self, visual: int, text: int) -> float:
         return around_seconds(self.shape, self.on, self.eye)
 
@@ -98,7 +103,7 @@ def timed(loaded: Loaded, sample: Sample, repeats: int = REPEATS) -> TimedMeter:
         for keep in KEEPS:
             parts = [f"uniform(keep={keep})" if keep < 1 else "", spec.format(all=every)]
             plans[kind, keep] = Plan.of("+".join(filter(None, parts)) or "dense")
-    seconds = prefills(loaded, inputs, list(plans.values()), repeats)
+    seconds = prefills(loaded, [(inputs, plan) for plan in plans.values()], repeats)
     found = dict(zip(plans, seconds, strict=True))
     visual = int(loaded.family.visual_mask(loaded.model, inputs["input_ids"]).sum())
     table = {kind: [found[kind, keep] for keep in KEEPS] for kind in SKIPPED}
@@ -106,19 +111,19 @@ def timed(loaded: Loaded, sample: Sample, repeats: int = REPEATS) -> TimedMeter:
 
 
 @torch.inference_mode()
-def prefills(loaded: Loaded, inputs: Any, plans: Sequence[Plan], repeats: int = REPEATS) -> list[float]:
-    """Least seconds of a prefill under each plan, plans in turn, after one round that is not timed."""
-    model, least = loaded.model, [float("inf")] * len(plans)
+def prefills(loaded: Loaded, asked: Sequence[tuple[Any, Plan]], repeats: int = REPEATS) -> list[float]:
+    """Least seconds of every prefill (inputs, plan), in turn, after one round that is not timed."""
+    model, least = loaded.model, [float("inf")] * len(asked)
 
-    def once() -> float:
+    def once(inputs: Any) -> float:
         start = _now(model.device)
         model(**inputs, use_cache=True, logits_to_keep=1)
         return _now(model.device) - start
 
     for round_number in range(repeats + 1):
-        for place, plan in enumerate(plans):
+        for place, (inputs, plan) in enumerate(asked):
             with apply(model, plan):
-                seconds = once()
+                seconds = once(inputs)
             if round_number:
                 least[place] = min(least[place], seconds)
     return least
