@@ -28,7 +28,7 @@ from saccade.measure import record
 from saccade.measure.bench import batched
 from saccade.measure.results import Phase
 from saccade.measure.target import FAMILY_OF, fill_random
-from saccade.models import read_dtype
+from saccade.opening import read_dtype
 from saccade.plans.plan import Plan
 from saccade.system.files import write_json
 

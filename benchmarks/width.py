@@ -15,7 +15,7 @@ import torch
 
 from saccade.measure import bench, record
 from saccade.measure.target import build
-from saccade.models import read_dtype
+from saccade.opening import read_dtype
 from saccade.system.files import write_json
 
 RESULTS = Path(__file__).parent / "results"

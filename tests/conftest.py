@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -18,15 +16,55 @@ import torch
 from hypothesis import settings
 
 from saccade.cli import main
-from support import models
-from support.programs import ROOT, Result, environment
-from support.toy import save_toy
+from saccade.inputs.samples import Sample
+from saccade.models import Loaded
+from support import models, shares
+from support.asking import answered
+from support.programs import ROOT, Result, start
+from support.toy import build_toy, save_toy
 
 torch.set_num_threads(1)
 
 # Property tests draw the same examples every time, and a busy machine does not fail them.
 settings.register_profile("steady", deadline=None, derandomize=True, database=None)
 settings.load_profile("steady")
+
+
+WATCH = shares.Watch()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--whole", action="store_true", help="every case of the tables that run a share")
+    parser.addoption("--quick", action="store_true", help="one case of every test that is not end to end")
+
+
+def pytest_configure(config):
+    WATCH.install()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    shares.mark_starters(items)
+    quick = config.getoption("quick")
+    kept, left = shares.choose(items, config.getoption("whole"), quick)
+    # A case that is asked for by name runs.
+    if left and (kept or quick):
+        config.hook.pytest_deselected(items=left)
+        items[:] = kept
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_protocol(item, nextitem):
+    WATCH.item = item
+    yield
+    WATCH.item = None
+
+
+def pytest_terminal_summary(terminalreporter):
+    ran = [report for report in terminalreporter.getreports("passed") if report.when == "call"]
+    failed = [report for report in terminalreporter.getreports("failed") if report.when == "call"]
+    if ran or failed:
+        terminalreporter.write_line(shares.counted([*ran, *failed]))
 
 
 @pytest.fixture(autouse=True)
@@ -87,10 +125,18 @@ def program():
     """Runs ``python -m saccade`` as a program."""
 
     def run(*words: object, cwd=ROOT) -> Result:
-        done = subprocess.run(
-            [sys.executable, "-m", "saccade", *map(str, words)],
-            capture_output=True, text=True, timeout=240, cwd=cwd, env=environment(),
-        )  # fmt: skip
-        return Result(done.returncode, done.stdout, done.stderr)
+        return start("-m", "saccade", *words, cwd=cwd).ended()
 
     return run
+
+
+@pytest.fixture(scope="session")
+def toy() -> Loaded:
+    """A random Glance of four small layers; leave it as you found it."""
+    return build_toy()
+
+
+@pytest.fixture(scope="session")
+def questions(toy) -> list[Sample]:
+    """Twelve questions of three tasks, with the toy's own answers."""
+    return answered(toy)

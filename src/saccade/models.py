@@ -4,45 +4,46 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from saccade.core.shapes import ModelShape
 from saccade.engine.resolution import note_shrunk
-from saccade.families import Family, find
-from saccade.inputs.prompts import check_length, check_pixels, check_questions, extremes
+from saccade.inputs.prompts import check_length, check_pixels, check_questions, check_tokens, extremes
 from saccade.inputs.samples import Sample, blind_image
 from saccade.methods.resize import Resize
-from saccade.opening import Opening, open_config, open_model
+from saccade.opening import Opening, open_config
+from saccade.opening.errors import reason
+from saccade.opening.loaded import Loaded, read, wrap
 from saccade.plans.plan import Plan, PlanLike
+from saccade.system.embedded import EMBEDDED
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+__all__ = [
+    "Loaded",
+    "answers",
+    "blind",
+    "check_processor",
+    "encode",
+    "greedy",
+    "image_scale",
+    "inputs",
+    "load",
+    "load_config",
+    "open_as",
+    "prompt",
+    "read",
+    "shrink",
+    "try_longest",
+    "wrap",
+]
+
 VERSION = 2
 """Raised when samples become other inputs, or outputs other answers; what was kept is then not used again."""
-
-
-@dataclass(frozen=True, eq=False)
-class Loaded:
-    """A model with what is needed to ask it questions.
-
-    Attributes:
-        model: The stock model, in eval mode.
-        processor: Its processor.
-        family: Its adapter.
-        shape: Sizes of its decoder.
-        name: What the user called it.
-    """
-
-    model: Any
-    processor: Any
-    family: Family
-    shape: ModelShape
-    name: str
 
 
 def load(
@@ -54,7 +55,7 @@ def load(
     `saccade.opening.Opening`, and anything else that ``from_pretrained`` takes.
 
     Args:
-        name: ``glance`` (the embedded model), a local folder (of a Skip-Vision model too), or a hub id.
+        name: An embedded model (``glance``), a local folder (of a Skip-Vision model too), or a hub id.
         dtype: Data type of the weights; the embedded model is float32 by default, others as saved.
         device: Where to put it; the accelerator where there is one by default.
         **how: Fields of `Opening` and arguments of ``from_pretrained``.
@@ -72,10 +73,9 @@ def open_as(name: str, opening: Opening) -> Loaded:
         ValueError: If it cannot be loaded, or its family is not supported.
     """
     where = str(name)
-    if where == "glance":
-        from saccade.glance import weights_path
-
-        where, opening = str(weights_path()), opening.but(dtype=opening.dtype or torch.float32)
+    if where in EMBEDDED:
+        where = str(EMBEDDED[where].checkpoint())
+        opening = opening.but(dtype=opening.dtype or torch.float32)
     elif Path(where).is_dir():
         from saccade import skip_vision
 
@@ -84,43 +84,14 @@ def open_as(name: str, opening: Opening) -> Loaded:
     return read(where, str(name), opening)
 
 
-def read(where: str | Path, name: str, opening: Opening, speaks: bool = True) -> Loaded:
-    """Reads a stock model and its processor.
-
-    Args:
-        where: A folder or a hub id.
-        name: What the user calls it.
-        opening: How.
-        speaks: Whether it has a processor; without one it takes ready-made inputs alone.
-
-    Raises:
-        ValueError: If it cannot be loaded, or its family is not supported.
-    """
-    model, processor = open_model(str(where), opening, speaks)
-    return wrap(model, processor, name)
-
-
-def wrap(model: Any, processor: Any, name: str = "") -> Loaded:
-    """Pairs a model and a processor that are loaded already.
-
-    Raises:
-        ValueError: If the model's family is not supported.
-    """
-    family = find(model)
-    name = name or model.config.model_type
-    return Loaded(model, processor, family, family.shape(model.config, name), name)
-
-
 def load_config(name: str, opening: Opening | None = None) -> Any:
     """Configuration of a model without its weights.
 
     Raises:
         ValueError: If it cannot be loaded.
     """
-    if name == "glance":
-        from saccade.glance import weights_path
-
-        name = str(weights_path())
+    if name in EMBEDDED:
+        name = str(EMBEDDED[name].folder)
     elif Path(name).is_dir():
         from saccade.skip_vision import base_of
 
@@ -137,7 +108,7 @@ def prompt(loaded: Loaded, sample: Sample) -> str:
     """The chat prompt of a sample: its images, then its question.
 
     Raises:
-        ValueError: If the processor has no chat template.
+        ValueError: If the processor has no chat template, or it fails.
     """
     content: list[dict[str, str]] = [{"type": "image"} for _ in sample.images]
     content.append({"type": "text", "text": sample.question})
@@ -145,8 +116,8 @@ def prompt(loaded: Loaded, sample: Sample) -> str:
         return loaded.processor.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
-    except ValueError as error:
-        raise ValueError(f"{loaded.name} cannot write a chat prompt: {error}") from error
+    except Exception as error:  # templates are programs of others
+        raise ValueError(f"{loaded.name} cannot write a chat prompt: {reason(error)}") from error
 
 
 def check_processor(loaded: Loaded) -> None:
@@ -202,14 +173,16 @@ def inputs(loaded: Loaded, samples: Sequence[Sample], plan: PlanLike | None = No
         plan: The plan they will run under; its ``resize`` methods make the images smaller.
 
     Raises:
-        ValueError: If there is no sample, or a question holds what the model reads as a picture.
+        ValueError: If there is no sample, a question holds what the model reads as a picture, or a prompt is
+            longer than the model's positions.
     """
     if not samples:
         raise ValueError("no samples to ask")
     check_processor(loaded)
     check_questions(samples, loaded.processor, loaded.family, loaded.model.config)
     texts = [prompt(loaded, s) for s in samples]
-    return encode(loaded, texts, [image for s in samples for image in s.images], plan)
+    images = [image for s in samples for image in s.images]
+    return encode(loaded, texts, images, plan, [s.id for s in samples])
 
 
 def try_longest(loaded: Loaded, samples: Sequence[Sample]) -> None:
@@ -224,7 +197,11 @@ def try_longest(loaded: Loaded, samples: Sequence[Sample]) -> None:
 
 
 def encode(
-    loaded: Loaded, texts: Sequence[str], images: Sequence[Image], plan: PlanLike | None = None
+    loaded: Loaded,
+    texts: Sequence[str],
+    images: Sequence[Image],
+    plan: PlanLike | None = None,
+    names: Sequence[str] = (),
 ) -> Any:
     """Model inputs of chat prompts, left padded, on the model's device.
 
@@ -233,9 +210,11 @@ def encode(
         texts: The prompts, as the chat template writes them.
         images: Their images, in order.
         plan: The plan they will run under; its ``resize`` methods make the images smaller.
+        names: What the prompts are called, for messages.
 
     Raises:
-        ValueError: If the processor refuses an image, naming it.
+        ValueError: If the processor refuses an image, naming it, or a prompt is longer than the model's
+            positions, or holds a token that the model has not.
     """
     check_processor(loaded)
     bos = loaded.processor.tokenizer.bos_token
@@ -255,7 +234,8 @@ def encode(
         raise _refused(loaded, images, plan) or error from None
     model = loaded.model
     check_pixels(batch, loaded.name)
-    check_length(batch["input_ids"].shape[1], model.config)
+    check_tokens(batch["input_ids"], loaded.shape.vocab, loaded.name)
+    check_length(loaded.family.positions(model.config, batch), model.config, names)
     return batch.to(model.device, dtype=model.dtype)
 
 

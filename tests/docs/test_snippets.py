@@ -86,6 +86,7 @@ def test_blocks_say_what_they_are(page):
     assert pages.languages(pages.read(page)) <= LANGUAGES
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("page", RUNNING)
 def test_snippets_run(page, folder):
     steps: list[tuple[str, Any]] = []

@@ -107,6 +107,22 @@ def test_nothing_is_said_where_nothing_is_known(llava, other):
     check_made_for(llava.model, Plan.of("shortv(layers=1)"), strict=True)  # written by hand: for any weights
 
 
+@pytest.mark.parametrize("calibration", [{}, {"seed": 1}, {"weights_hash": None}])
+def test_a_plan_file_that_notes_no_weights_says_so_once(calibration, llava, other, tmp_path):
+    path = Plan(Plan.of("shortv(layers=1)").methods, {}, calibration).save(tmp_path / "plan.json")
+    with pytest.warns(UserWarning, match=r"plan\.json does not say which weights") as caught:
+        for _ in range(3):
+            apply(other.model, path).remove()
+    assert len(caught) == 1 and "\n" not in str(caught[0].message)
+    for plan in (path, Plan.load(path), Plan.load(path).resolve(4)):
+        with pytest.raises(ValueError, match=r"^strict: .*plan\.json does not say which weights"):
+            apply(llava.model, plan, strict=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        apply(llava.model, path, force=True).remove()
+        apply(llava.model, Plan.load(path).for_any(), strict=True).remove()
+
+
 def test_adapters_lie_over_the_weights(other):
     from peft import LoraConfig, get_peft_model
 

@@ -8,12 +8,14 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from saccade import glance, models
 from saccade.glance import load, weights_path
-from saccade.glance.model import GlanceConfig, build_model, visual_rows
+from saccade.glance.model import GlanceConfig, build_model
 from saccade.glance.suite import samples
 from saccade.glance.tokenizer import PAD, build_processor, build_tokenizer
 from saccade.research.embedded.data import Batches, Mixture, network_inputs
 from saccade.research.embedded.network import Network
+from saccade.research.embedded.tower import visual_rows
 
 SMALL = GlanceConfig(layers=2, width=32, heads=4, mlp=32, vision_width=32)
 
@@ -88,7 +90,7 @@ def test_training_and_stock_code_see_the_same_visual_rows(small) -> None:
 def test_a_packed_row_trains_the_prompt_that_users_give(small, conversations: float) -> None:
     """Logits of a packed question equal those of the same question alone in a stock forward."""
     mixture = Mixture(batch=2, text=48, conversations=conversations)
-    batches = Batches(mixture, 3, "calibration", SMALL.visual_tokens)
+    batches = Batches(mixture, 3, "calibration")
     batch = batches[0]
     user = batches.encode.user
     network = Network(build_model(SMALL, seed=1), (1, 2), (1, 2), user).eval()
@@ -109,7 +111,7 @@ def test_a_packed_row_trains_the_prompt_that_users_give(small, conversations: fl
 
 
 def test_conversations_follow_the_chat_template() -> None:
-    batches = Batches(Mixture(batch=1, text=60, conversations=1.0), 5, "calibration", 100)
+    batches = Batches(Mixture(batch=1, text=60, conversations=1.0), 5, "calibration")
     tokenizer = build_tokenizer()
     text = tokenizer.decode(batches[0]["ids"][0]).replace(PAD, " ").split()
     turns = " ".join(text).split(" <user> ")
@@ -143,5 +145,16 @@ def test_the_shipped_weights_load_and_answer() -> None:
 
 
 def test_a_missing_checkpoint_is_named(tmp_path) -> None:
-    with pytest.raises(FileNotFoundError, match="saccade train glance"):
+    with pytest.raises(ValueError, match="saccade train glance"):
         load(tmp_path)
+
+
+def test_an_installation_without_weights_says_where_they_are(tmp_path, monkeypatch) -> None:
+    for file in weights_path().glob("*.json"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    monkeypatch.setattr(glance, "weights_path", lambda: tmp_path)
+    for opens in (load, lambda: models.load("glance")):
+        with pytest.raises(ValueError, match=r"no weights of Glance.*wheel"):
+            opens()
+    # What reads the configuration alone needs no weights.
+    assert models.load_config("glance").model_type == "llava"

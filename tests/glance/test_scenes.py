@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 
 from saccade.glance.draw import GRID
 from saccade.glance.scenes import KINDS, SPLITS, make_scene, scene_seed, split_of
-from saccade.glance.scenes.digits import scans_of
+from saccade.glance.scenes.digits import originals, scans_of
 from saccade.glance.vocabulary import CONTENT, HEAD_INDEX, IGNORE, LABEL_HEADS, LETTERS
 
 
@@ -39,6 +41,19 @@ def test_handwritten_scans_of_different_splits_are_different_scans() -> None:
         for index in range(20):
             scene = make_scene("digits", scene_seed(split, index))
             assert set(scene.facts.scans) <= pools[split]
+
+
+def test_the_shipped_scans_are_those_that_were_published() -> None:
+    scans, labels = originals()
+    assert (scans.shape, scans.dtype, labels.shape, labels.dtype) == (
+        (1797, 8, 8),
+        np.uint8,
+        (1797,),
+        np.uint8,
+    )
+    # Of load_digits() of scikit-learn 1.9.1: its images and its targets as bytes.
+    published = "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
+    assert hashlib.sha256(scans.tobytes() + labels.tobytes()).hexdigest() == published
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
+import pytest
 import torch
 
 from support.models import BANNER, FACTORIES, SQUARE, TALL, WIDE, Segment, Tiny
@@ -59,20 +60,20 @@ def fits(family: str, scene: str) -> bool:
     return not (family.startswith(("qwen", "internvl")) and scene == "single-adjacent")
 
 
-SHARES = {"llava_onevision": 3, "internvl-qwen2": 3, "internvl-qwen3": 3, "qwen2_vl": 4, "qwen3_vl": 2}
-"""Models that meet one in so many cases: every plan and every scene, but not each in every test. The engine
-does with their rows what it does with another family's, and what is their own is in ``tests/families``."""
+ATTENTIONS = ("sdpa", "eager")
+
+share = pytest.mark.share
+"""Of the cases of a test one in so many runs (``support.shares``)."""
 
 
-def meets(family: str, number: int) -> bool:
-    """Whether a model meets a case of this number."""
-    return number % SHARES.get(family, 1) == 0
+def crossed(plans: Iterable[str]) -> list[tuple[str, str]]:
+    """Plans with all models."""
+    return [(plan, family) for plan in plans for family in FACTORIES]
 
 
-def crossed(plans: Iterable[str], every: int = 1, shift: int = 0) -> list[tuple[str, str]]:
-    """Plans with the models they meet: all, or every second or third; of ``SHARES`` other ones by shift."""
-    pairs = [(i - j, p, f) for i, p in enumerate(plans) for j, f in enumerate(FACTORIES)]
-    return [(p, f) for number, p, f in pairs if number % every == 0 and meets(f, number + shift)]
+def scenes_of(plans: Iterable[str], scenes: Iterable[str]) -> list[tuple[str, str, str]]:
+    """Plans with all models and the scenes that each takes."""
+    return [(p, f, scene) for p, f in crossed(plans) for scene in scenes if fits(f, scene)]
 
 
 TEXT: dict[str, Scene] = {

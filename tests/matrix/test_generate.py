@@ -6,20 +6,26 @@ import pytest
 import torch
 
 import saccade
-from matrix.cases import LAYERS, PLANS, SCENES, TEXT, TOLERANCE, crossed, greedy, inputs, meets, model
+from matrix.cases import (
+    ATTENTIONS,
+    LAYERS,
+    PLANS,
+    SCENES,
+    TEXT,
+    TOLERANCE,
+    crossed,
+    greedy,
+    inputs,
+    model,
+    scenes_of,
+    share,
+)
 from saccade.engine import kv_lengths
 from support.models import FACTORIES, FIRST_WORD, SQUARE, TALL, WIDE
 from support.reference import extend, gap, kv_rows, masked, recompute, step_logits
 
 LEFT = ["single-1", "ragged-1-left", "single-2", "ragged-2-left"]
 STEPS = 8
-
-CASES = [
-    (plan, family, ("sdpa", "eager")[(i + j) % 2], LEFT[(i + j // 2) % 4])
-    for i, plan in enumerate(PLANS)
-    for j, family in enumerate(FACTORIES)
-    if meets(family, i + j)
-]
 
 
 def longest(plan: str, tiny, given, new: int) -> list[int]:
@@ -28,7 +34,9 @@ def longest(plan: str, tiny, given, new: int) -> list[int]:
     ]
 
 
-@pytest.mark.parametrize(("plan", "family", "attn", "scene"), CASES)
+@share(8)
+@pytest.mark.parametrize("attn", ATTENTIONS)
+@pytest.mark.parametrize(("plan", "family", "scene"), scenes_of(PLANS, LEFT))
 def test_eight_greedy_steps_equal_full_recompute(plan, family, attn, scene):
     tiny, given = model(family, attn), inputs(family, scene)
     with saccade.apply(tiny.model, plan):
@@ -52,8 +60,9 @@ def feed(tiny, given, ids, position_ids, cache):
     )
 
 
+@share(2)
 @pytest.mark.parametrize("padding", ["left", "right"])
-@pytest.mark.parametrize(("plan", "family"), crossed(PLANS, every=2))
+@pytest.mark.parametrize(("plan", "family"), crossed(PLANS))
 @torch.no_grad()
 def test_a_loop_written_by_hand_keeps_positions_and_lengths(plan, family, padding):
     """Right padding leaves holes in the cached sequence: padding between the prompt and the new rows."""

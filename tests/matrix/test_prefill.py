@@ -7,6 +7,7 @@ import torch
 
 import saccade
 from matrix.cases import (
+    ATTENTIONS,
     FAR,
     LAYERS,
     PLAIN,
@@ -15,10 +16,10 @@ from matrix.cases import (
     TEXT,
     TOLERANCE,
     crossed,
-    fits,
     inputs,
-    meets,
     model,
+    scenes_of,
+    share,
     stock,
 )
 from saccade.engine import kv_lengths
@@ -26,13 +27,7 @@ from saccade.methods import METHODS, BudgetMethod
 from support.models import FACTORIES
 from support.reference import gap, kv_rows, recompute
 
-CASES = [
-    (plan, family, ("sdpa", "eager")[(i + j + k) % 2], scene)
-    for i, plan in enumerate(PLANS)
-    for j, family in enumerate(FACTORIES)
-    for k, scene in enumerate(SCENES)
-    if fits(family, scene) and meets(family, i + j + k) and (plan in PLAIN or (i + j + k) % 3 == 0)
-]
+CASES = [pytest.param(*case, marks=share(2 if case[0] in PLAIN else 6)) for case in scenes_of(PLANS, SCENES)]
 
 
 def test_the_matrix_holds_every_registered_method():
@@ -40,7 +35,8 @@ def test_the_matrix_holds_every_registered_method():
     assert {spec.split("(")[0] for spec in PLAIN} == layerwise
 
 
-@pytest.mark.parametrize(("plan", "family", "attn", "scene"), CASES)
+@pytest.mark.parametrize("attn", ATTENTIONS)
+@pytest.mark.parametrize(("plan", "family", "scene"), CASES)
 @torch.no_grad()
 def test_gather_equals_mask(plan, family, attn, scene):
     tiny, given = model(family, attn), inputs(family, scene)
@@ -55,6 +51,7 @@ def test_gather_equals_mask(plan, family, attn, scene):
     assert ours.past_key_values.get_seq_length() == given["input_ids"].shape[1]
 
 
+@share(1)
 @pytest.mark.parametrize(("plan", "family"), crossed(PLANS))
 @torch.no_grad()
 def test_attaching_leaves_no_trace(plan, family):
@@ -64,11 +61,10 @@ def test_attaching_leaves_no_trace(plan, family):
     assert torch.equal(tiny.model(**given).logits, stock(family, "sdpa", "ragged-1-left"))
 
 
-@pytest.mark.parametrize(("plan", "family"), crossed(PLANS, shift=1))
+@share(8)
+@pytest.mark.parametrize(("plan", "family", "scene"), scenes_of(PLANS, SCENES))
 @torch.no_grad()
-def test_hidden_states_before_the_first_skipped_layer_are_bit_identical(plan, family):
-    scenes = [s for s in SCENES if fits(family, s)]
-    scene = scenes[(list(PLANS).index(plan) + list(FACTORIES).index(family)) % len(scenes)]
+def test_hidden_states_before_the_first_skipped_layer_are_bit_identical(plan, family, scene):
     tiny, given = model(family), inputs(family, scene)
     first = min(layer for _, layers in PLANS[plan] for layer in layers)
     dense = tiny.model(**given, output_hidden_states=True).hidden_states
@@ -95,17 +91,19 @@ def test_full_row_sets_are_bit_identical(plan, family, attn):
             assert torch.equal(tiny.model(**given).logits, stock(family, attn, scene))
 
 
+@share(2)
+@pytest.mark.parametrize("attn", ATTENTIONS)
 @pytest.mark.parametrize(("plan", "family"), crossed(PLANS))
 @torch.no_grad()
-def test_no_visual_rows_no_effect(plan, family):
-    attn = ("sdpa", "eager")[(list(PLANS).index(plan) + list(FACTORIES).index(family)) % 2]
+def test_no_visual_rows_no_effect(plan, family, attn):
     for scene in TEXT:
         tiny, given = model(family, attn), inputs(family, scene)
         with saccade.apply(tiny.model, plan):
             assert torch.equal(tiny.model(**given).logits, stock(family, attn, scene))
 
 
-@pytest.mark.parametrize(("plan", "family"), crossed(PLANS, shift=2))
+@share(1)
+@pytest.mark.parametrize(("plan", "family"), crossed(PLANS))
 @torch.no_grad()
 def test_a_batch_equals_its_singles(plan, family):
     samples = [[2, (24, 24), 3, (24, 48), 2], [4], [(48, 24), 1], [3, (8, 48), 1, (24, 24), 5]]

@@ -7,20 +7,21 @@ import torch
 
 import saccade
 from matrix.cases import (
+    ATTENTIONS,
     LAYERS,
     SCENES,
     TEXT,
     TOLERANCE,
     crossed,
-    fits,
     greedy,
     inputs,
-    meets,
     model,
+    scenes_of,
+    share,
     stock,
 )
 from saccade.engine import kv_lengths
-from support.models import FACTORIES, FIRST_WORD
+from support.models import FIRST_WORD
 from support.reference import extend, gap
 from support.rowwise import rowwise, sets_of
 from support.turns import next_turn
@@ -60,21 +61,9 @@ def fitting(plan: str, family: str) -> str:
     return plan.replace(",position_policy=compact", "") if family.startswith("qwen") else plan
 
 
-def some(cases, step):
-    """A share of the cases, so that every plan meets every family and every scene but not all of both."""
-    return [case for number, case in enumerate(cases) if number % step == 0]
-
-
-CASES = [
-    (plan, family, ("sdpa", "eager")[(i + j + k) % 2], scene)
-    for i, plan in enumerate(PLANS)
-    for j, family in enumerate(FACTORIES)
-    for k, scene in enumerate(SCENES)
-    if fits(family, scene) and (i + j + k) % 3 == 0 and meets(family, i + k // 3)
-]
-
-
-@pytest.mark.parametrize(("plan", "family", "attn", "scene"), CASES)
+@share(6)
+@pytest.mark.parametrize("attn", ATTENTIONS)
+@pytest.mark.parametrize(("plan", "family", "scene"), scenes_of(PLANS, SCENES))
 @torch.no_grad()
 def test_gather_equals_mask(plan, family, attn, scene):
     tiny, given = model(family, attn), inputs(family, scene)
@@ -91,15 +80,8 @@ def test_gather_equals_mask(plan, family, attn, scene):
     assert lengths[-1] < given["input_ids"].shape[1], "nothing was dropped"
 
 
-@pytest.mark.parametrize(
-    ("plan", "family", "scene"),
-    [
-        (p, f, LEFT[(i + j) % 4])
-        for i, p in enumerate(PLANS)
-        for j, f in enumerate(FACTORIES)
-        if meets(f, i + j + 1)
-    ],
-)
+@share(4)
+@pytest.mark.parametrize(("plan", "family", "scene"), scenes_of(PLANS, LEFT))
 def test_eight_greedy_steps_equal_full_recompute_with_the_same_rows(plan, family, scene):
     tiny, given = model(family), inputs(family, scene)
     with saccade.apply(tiny.model, fitting(plan, family)) as handle, handle.tracing() as traces:
@@ -121,7 +103,8 @@ def test_eight_greedy_steps_equal_full_recompute_with_the_same_rows(plan, family
     assert kv_lengths(said.past_key_values) == lengths
 
 
-@pytest.mark.parametrize(("plan", "family"), crossed(PLANS, shift=2))
+@share(1)
+@pytest.mark.parametrize(("plan", "family"), crossed(PLANS))
 @torch.no_grad()
 def test_a_batch_equals_its_singles(plan, family):
     samples = [[2, (24, 24), 3, (24, 48), 2], [4], [(48, 24), 1], [3, (8, 48), 1, (24, 24), 5]]
@@ -146,6 +129,7 @@ NOTHING = ["fastv(layer=1,keep=1)", "random(keep=1)", "pyramiddrop(layers=1/2,ke
            "vispruner(keep=1)", "divprune(keep=999)", "uniform(keep=1)", "dart(layer=1,keep=1)"]  # fmt: skip
 
 
+@share(1)
 @pytest.mark.parametrize(("plan", "family"), crossed(NOTHING))
 @torch.no_grad()
 def test_keeping_everything_is_bit_identical(plan, family):
@@ -155,6 +139,7 @@ def test_keeping_everything_is_bit_identical(plan, family):
             assert torch.equal(tiny.model(**given).logits, stock(family, attn, scene))
 
 
+@share(1)
 @pytest.mark.parametrize(("plan", "family"), crossed(PLANS))
 @torch.no_grad()
 def test_no_visual_rows_no_effect_and_no_trace(plan, family):
@@ -171,7 +156,8 @@ def test_no_visual_rows_no_effect_and_no_trace(plan, family):
 FIRST = [[3, (24, 24), 2], [2, (24, 48), 4], [5]]
 
 
-@pytest.mark.parametrize(("plan", "family"), crossed(PLANS, every=3))
+@share(3)
+@pytest.mark.parametrize(("plan", "family"), crossed(PLANS))
 def test_a_second_turn_of_text_attends_to_what_the_first_left(plan, family):
     tiny = model(family)
     given = tiny.batch(FIRST, "left", seed=4)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import saccade
-from matrix.cases import LAYERS, PLANS, TOLERANCE, crossed, greedy, model
+from matrix.cases import LAYERS, PLANS, TOLERANCE, crossed, greedy, model, share
 from saccade.engine import kv_lengths
 from support.models import BANNER, FACTORIES, SQUARE, TALL, WIDE
 from support.reference import extend, gap, kv_rows, recompute, step_logits
@@ -14,7 +14,7 @@ from support.turns import next_turn
 
 FIRST = [[3, SQUARE, 2], [2, WIDE, 4], [5]]
 SECOND = {"text": [[3], [5], [2]], "image": [[2, TALL, 1], [1, SQUARE, 2], [1, BANNER, 3]]}
-PAIRS = crossed(PLANS, every=3)
+PAIRS = crossed(PLANS)
 
 
 def refuses_new_image(plan: str) -> bool:
@@ -22,6 +22,7 @@ def refuses_new_image(plan: str) -> bool:
     return "mask" in plan
 
 
+@share(3)
 @pytest.mark.parametrize("second", SECOND)
 @pytest.mark.parametrize(("plan", "family"), PAIRS)
 def test_generate_on_the_cache_of_the_first_turn(plan, family, second):
@@ -46,6 +47,7 @@ def test_generate_on_the_cache_of_the_first_turn(plan, family, second):
     assert kv_lengths(ours.past_key_values) == [max(a) + max(b) + 3 for a, b in zip(*held, strict=True)]
 
 
+@share(3)
 @pytest.mark.parametrize("first", [FIRST, FIRST[:1]], ids=["ragged", "unpadded"])
 @pytest.mark.parametrize(("plan", "family"), PAIRS)
 @torch.no_grad()

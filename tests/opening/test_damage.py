@@ -78,7 +78,7 @@ DAMAGE = {
     ),
     "a value of another type": (
         lambda f: sizes(f, num_hidden_layers="four"),
-        r"cannot read .*config\.json",
+        r"config\.json: text_config\.num_hidden_layers: a whole number",
     ),
     "unknown model type": (
         lambda f: folders.change(f / "config.json", model_type="of_tomorrow"),
@@ -109,6 +109,14 @@ DAMAGE = {
         lambda f: bytes_of(f, "tokenizer.json", (f / "tokenizer.json").read_bytes()[:500]),
         r"cannot read the tokenizer .*tokenizer\.json",
     ),
+    "tokenizer that is a list": (
+        lambda f: text_of(f, "tokenizer.json", "[]"),
+        r"cannot read the tokenizer .*tokenizer\.json: it holds no JSON object",
+    ),
+    "tokenizer that is a folder": (
+        lambda f: (gone(f, "tokenizer.json"), (f / "tokenizer.json").mkdir()),
+        "has no tokenizer: neither tokenizer.json",
+    ),
     "tokenizer of nothing": (
         lambda f: text_of(f, "tokenizer.json", "{}"),
         r"cannot read the tokenizer .*tokenizer\.json",
@@ -131,7 +139,7 @@ DAMAGE = {
     ),
     "unknown picture part": (
         lambda f: folders.change(f / "preprocessor_config.json", size="large"),
-        r"cannot read .*preprocessor_config\.json",
+        r"preprocessor_config\.json: size: a whole number of pixels",
     ),
 }
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
 import torch
 import transformers as T
 from PIL import Image
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 import saccade
 from saccade import models
@@ -72,7 +74,7 @@ def test_every_family_answers_about_two_pictures_of_different_sizes(name, writte
 def test_the_parts_are_those_that_stock_classes_make(name, written):
     folder = written(name)
     processor = open_processor(str(folder))
-    own = T.AutoImageProcessor.from_pretrained(folder, backend="pil")
+    own = AutoImageProcessor.from_pretrained(folder, backend="pil")
     named = json.loads((folder / "preprocessor_config.json").read_text())["processor_class"]
     assert type(processor).__name__ == named and isinstance(processor, getattr(T, named))
     assert processor.image_processor.to_dict() == own.to_dict()
@@ -181,6 +183,8 @@ def test_a_slow_tokenizer_alone_opens(written, tmp_path):
     added = {str(200 + n): {"content": name, "special": True} for n, name in enumerate(names)}
     settings = {"tokenizer_class": "Qwen2Tokenizer", "added_tokens_decoder": added, "eos_token": names[2]}
     folders.put(folder / "tokenizer_config.json", settings | {"pad_token": names[2]})
+    # Its table is another one, and the model's settings name tokens by number.
+    folders.change(folder / "config.json", image_token_id=95, video_token_id=96)
     slow = open_processor(str(folder))
     assert type(slow) is not None and type(slow).__name__ == type(fast).__name__
     assert slow.tokenizer("ab").input_ids == [ord("a") - 32, ord("b") - 32]
@@ -200,3 +204,11 @@ def test_code_of_a_repository_is_never_asked_about(whole, tmp_path, monkeypatch)
     folders.change(folder / "config.json", model_type="own_vlm")
     with pytest.raises(ValueError, match=r"'own_vlm' model, which runs code of its own.*trust-remote-code"):
         saccade.load(str(folder))
+
+
+def test_a_sentencepiece_table_alone_says_what_reads_it(copy, monkeypatch):
+    (copy / "tokenizer.json").unlink()
+    (copy / "tokenizer.model").write_bytes(b"\x0a\x0e\x0a\x05<unk>")
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    with pytest.raises(ValueError, match=r"tokenizer\.model is the only .* pip install sentencepiece"):
+        saccade.load(str(copy), device="cpu")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import pickle
 
 import pytest
@@ -54,6 +55,24 @@ def test_records_name_what_is_not_the_default():
     assert told == {"dtype": "bfloat16", "attn": "eager", "trust_remote_code": "True"}
 
 
+def test_provenance_has_every_setting_as_json_does_and_no_token():
+    asked = Opening.of(
+        dtype=torch.bfloat16, device_map={"": 0}, adapter="mine", token="hf_secret", max_memory={0: "1GiB"}
+    )
+    found = asked.recorded()
+    assert json.loads(json.dumps(found)) == {
+        "dtype": "bfloat16",
+        "device_map": {"": 0},
+        "attn": "sdpa",
+        "revision": None,
+        "quantize": None,
+        "adapter": "mine",
+        "trust_remote_code": False,
+        "max_memory": {"0": "1GiB"},
+    }
+    assert Opening.of(quantization_config=object()).recorded()["quantization_config"] == "object"
+
+
 def test_a_command_gets_the_group_as_one_object():
     made = []
 
@@ -90,6 +109,20 @@ def test_every_command_that_opens_a_model_has_the_group(name):
     assert "--trust-remote-code" in has
 
 
+def test_every_command_that_takes_a_models_name_takes_its_revision():
+    def walk(command, path):
+        for name, inner in getattr(command, "commands", {}).items():
+            yield from walk(inner, f"{path} {name}".strip())
+        yield path, command
+
+    found = {path: command for path, command in walk(typer.main.get_command(build()), "")}
+    takes = [path for path, command in found.items() if any(p.name == "model" for p in command.params)]
+    assert {"generate", "cost", "check", "plan validate"} <= set(takes)
+    for path in takes:
+        has = {option for parameter in found[path].params for option in parameter.opts}
+        assert has >= {"--revision", "--trust-remote-code"}, path
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -99,9 +132,25 @@ def test_every_command_that_opens_a_model_has_the_group(name):
         (["--device-map", "sideways"], "device_map"),
         (["--attn", "flash_attention_2"], "flash"),
         (["--adapter", "nowhere"], "no model 'nowhere'"),
+        (["--revision", "v2"], "is a folder, which has no revision"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_with_exit_code_2(words, said, capfd):
     assert main(["generate", "glance", "--question", "how many?", *words]) == 2
     err = capfd.readouterr().err.strip()
     assert said in err.lower() and "\n" not in err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["bench", "llava-1.5-7b", "--quantize", "int8"], "takes --device, --dtype and --attn"),
+        (["cost", "llava-1.5-7b", "--revision", "v2"], "it has no revision"),
+        (["plan", "validate", "vskip(layers=1)", "--revision", "v2"], "need --model"),
+        (["plan", "validate", "vskip(layers=1)", "--model", "glance", "--dtype", "bf16"], "without --strict"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(words, said, capfd):
+    assert main(words) == 2
+    err = capfd.readouterr().err.strip()
+    assert said in err and "\n" not in err

@@ -120,6 +120,51 @@ def test_an_adapter_of_another_model_is_refused(adapter, tmp_path):
         saccade.load(str(folders.write(tmp_path / "q", "qwen2_vl")), adapter=str(folder), device="cpu")
 
 
+def test_an_adapter_of_another_base_of_the_same_shape_is_warned_of(adapter, whole, tmp_path, capfd):
+    folder, _ = adapter
+    other = folders.write(tmp_path / "other", "llava-llama", FACTORIES["llava-llama"](seed=7))
+    with pytest.warns(UserWarning, match=f"was made for .*{whole.name}, and is put on .*other") as caught:
+        saccade.load(str(other), adapter=str(folder), device="cpu")
+    assert len(caught) == 1
+    with pytest.raises(ValueError, match=f"^strict: the adapter .* was made for .*{whole.name}"):
+        saccade.load(str(other), adapter=str(folder), device="cpu", strict=True)
+    words = ["generate", str(other), "--question", "w3", "--device", "cpu", "--adapter", str(folder)]
+    capfd.readouterr()
+    assert main([*words, "--strict"]) == 2
+    said = capfd.readouterr().err.strip()
+    assert said.startswith("saccade: error: strict: the adapter") and "\n" not in said
+
+
+@pytest.mark.parametrize("base", ["hub/llava", "models--hub--llava/snapshots/1f", "elsewhere/llava", None])
+def test_the_base_of_an_adapter_is_known_by_its_name(base, adapter, whole):
+    """The folder of the tests is called llava."""
+    folder, _ = adapter
+    folders.change(folder / "adapter_config.json", base_model_name_or_path=base)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        saccade.load(str(whole), adapter=str(folder), device="cpu")
+    told = [str(one.message) for one in caught if "adapter" in str(one.message)]
+    assert told == (
+        [f"the adapter {folder} does not say which model it was made for"] if base is None else []
+    )
+
+
+def test_an_adapter_without_weights_and_one_without_a_name(adapter, whole):
+    folder, _ = adapter
+    (folder / "adapter_model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"has no weights: neither adapter_model\.safetensors nor .*\.bin"):
+        saccade.load(str(whole), adapter=str(folder), device="cpu")
+    with pytest.raises(ValueError, match="the name of the adapter is empty"):
+        saccade.load(str(whole), adapter=" ", device="cpu")
+
+
+def test_a_folder_has_no_revision_and_a_model_has_a_name(whole):
+    with pytest.raises(ValueError, match="is a folder, which has no revision 'v2'"):
+        saccade.load(str(whole), revision="v2", device="cpu")
+    with pytest.raises(ValueError, match="the name of the model is empty"):
+        saccade.load("", device="cpu")
+
+
 @pytest.mark.parametrize("harm", ["settings", "weights", "nothing there"])
 def test_a_damaged_adapter_is_one_line_that_names_it(harm, adapter, whole, capfd):
     folder, _ = adapter
@@ -170,6 +215,7 @@ for dtype in ("auto", "float32"):
 """
 
 
+@pytest.mark.e2e
 def test_no_second_copy_of_the_weights_lies_in_memory(tmp_path):
     import transformers as T
 

@@ -42,37 +42,42 @@ class Case:
         name: What it shows; stable, for cases are drawn by it.
         group: Column of the conformance table.
         words: The program's words at a place, ``--json`` left out.
-        check: Holds what it printed, parsed, against what is known; raises an AssertionError. None where the
-            program itself does.
+        check: Holds what it printed, parsed, against what is known; raises an AssertionError. Gives what the
+            result file should keep, if anything. None where the program itself checks.
         after: Names of cases whose files it needs.
         program: The module that runs; with a ``check`` it is ``saccade`` and gets ``--json -``.
         refused: Size of a picture that some stock processors refuse: the command must end with exit code 2
             and one line that names it.
         large: Whether it takes too long for a part that runs often.
+        once: Whether it says the same in every environment, and runs in the first alone.
     """
 
     name: str
     group: str
     words: Callable[[Place], list[object]]
-    check: Callable[[Place, Any], None] | None
+    check: Callable[[Place, Any], dict[str, Any] | None] | None
     after: tuple[str, ...] = ()
     program: str = "saccade"
     refused: str = ""
     large: bool = False
+    once: bool = False
 
     def suits(self, checkpoint: Checkpoint) -> bool:
         """Whether the case says something about a checkpoint: only some refuse a picture."""
         return not self.refused or checkpoint.visual_tokens[self.refused] is None
 
-    def judge(self, place: Place, done: Result) -> None:
-        """Raises an AssertionError that says what is wrong with what the program left behind."""
+    def judge(self, place: Place, done: Result) -> dict[str, Any]:
+        """Raises an AssertionError that says what is wrong with what the program left behind.
+
+        Returns:
+            What the result file should keep of it.
+        """
         if self.refused:
             (line,) = done.err.strip().splitlines() or [""]
             assert done.code == 2 and str(place.scene.picture("thread")) in line, done.err
-            return
+            return {}
         assert done.code == 0, done.err.strip()[-400:]
-        if self.check is not None:
-            self.check(place, done.json)
+        return (self.check(place, done.json) if self.check is not None else None) or {}
 
 
 PLANS = {
@@ -165,6 +170,25 @@ def _priced(place: Place, found: Any) -> None:
 
 def _valid(place: Place, found: Any) -> None:
     assert found["valid"] and found["resolved"]
+
+
+def _checked(place: Place, found: Any) -> dict[str, Any]:
+    """A check that passed; of every plan what was found of it, for the conformance table."""
+    assert found["passed"] and found["model"]["layers"] == LAYERS
+    kept = ("group", "plan", "dtype", "status", "why")
+    rows = [{key: row[key] for key in kept} | {"worst": _worst(row)} for row in found["rows"]]
+    return {"checked": rows}
+
+
+def _worst(row: Any) -> float | None:
+    """How far the worst row of a plan was from the reference, over everything that was compared."""
+    far = [one["distance"]["worst"] for one in row["outcomes"].values() if one["distance"] is not None]
+    return max(far, default=None)
+
+
+def _first_checked(place: Place, found: Any) -> None:
+    assert found["passed"] and found["model"]["layers"] == LAYERS
+    assert found["model"]["layers_checked"] == 2
 
 
 def _trained(place: Place, found: Any) -> None:
@@ -267,5 +291,15 @@ CASES = (
     ),
     Case("README", "Python", lambda p: [p.model], None, program="rehearsal.readme"),
     *(_plan(group, spec) for group, spec in PLANS.items()),
+    Case(
+        "check", "check", lambda p: ["check", p.model, "--dtype", "float32"], _checked, large=True, once=True
+    ),
+    Case(
+        "check the first layers",
+        "check",
+        lambda p: ["check", p.model, "--layers", 2, "--plan", "vskip(layers=1)"],
+        _first_checked,
+        large=True,
+    ),
 )
 """Every case, in the order they run: one that needs another's files comes after it."""

@@ -15,6 +15,8 @@ from support.programs import ROOT, Result, environment
 
 LIMIT = 900
 """Seconds that a program may take."""
+OUTSIDE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+"""What a program's environment says besides."""
 
 Runner = Callable[[Case, Place], Result]
 
@@ -36,7 +38,7 @@ def within(case: Case, place: Place) -> Result:
 
 def program(python: str) -> Runner:
     """Runs cases as programs of their own under an interpreter."""
-    own = environment(ROOT / "tests") | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    own = environment(ROOT / "tests") | OUTSIDE
 
     def run(case: Case, place: Place) -> Result:
         asked = [python, "-m", case.program, *words(case, place)]

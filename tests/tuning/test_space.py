@@ -17,9 +17,9 @@ from saccade.tuning.space import (
     check_allowed,
     composes,
     fitted,
+    keeping,
     moves,
     share_of,
-    turned_to,
 )
 from tuning.test_price import PROMPTS, SHAPE
 
@@ -107,7 +107,7 @@ def test_a_knob_is_turned_to_the_mildest_setting_that_is_cheap_enough(meter, nam
     found = fitted(state(reducer=reducer, skips=("",) * 6 + ("freeze",) * 2), pricer.ratio, 0.6)
     assert found is not None and found.reducer is not None and pricer.ratio(found.plan) <= 0.6
     keep = share_of(found.reducer)
-    more = found.with_knob(turned_to(found.reducer, keep + 0.03))
+    more = found.with_knob(keeping(found.reducer, keep + 0.03))
     assert pricer.ratio(more.plan) > 0.6
 
 

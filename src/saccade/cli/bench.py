@@ -9,7 +9,7 @@ import typer
 from saccade.cli import common
 from saccade.cli.opening import opens
 from saccade.opening.settings import Opening
-from saccade.plans.names import check_plans, check_target
+from saccade.plans.names import check_target
 
 if TYPE_CHECKING:
     from saccade.measure.results import Bench, Phase, Usage
@@ -80,7 +80,7 @@ def bench(
     out = common.Output(json)
     plans = plan or ["dense"]
     check_target(model)
-    check_plans(plans)
+    common.check_names(plans=plans, opening=opening)
     common.hold(json)
     from saccade.measure import bench as measure
 
@@ -97,12 +97,13 @@ def bench(
         "profile": profile,
         "limits": roofline,
     }
-    from saccade.measure.target import build, shape_dtype
+    from saccade.measure.target import build, refuse_opening, shape_dtype
 
+    refuse_opening(model, opening)
     where = opening.torch_device()
     kind = shape_dtype(opening, where)
     common.use_threads(threads)
-    settings["visual"] = _check(model, plans, layers, kind, where, **settings)
+    settings["visual"] = _check(model, opening, plans, layers, kind, where, **settings)
     rows = settings["visual"] + text + new_tokens
     results = []
     with common.progress() as bar:
@@ -124,7 +125,17 @@ def bench(
 
 
 def _check(
-    model: str, plans: list[str], layers: int | None, dtype, device, *, batch, visual, text, **rest
+    model: str,
+    opening: Opening,
+    plans: list[str],
+    layers: int | None,
+    dtype,
+    device,
+    *,
+    batch,
+    visual,
+    text,
+    **rest,
 ) -> int:
     """Finds what is wrong before anything is built; gives the visual rows."""
     from dataclasses import replace
@@ -134,7 +145,7 @@ def _check(
     from saccade.measure.target import check_plan, laid_of, layers_to_build, refuse_layers
     from saccade.plans.plan import Plan
 
-    shape, laid = shape_of(model), laid_of(model)
+    shape, laid = shape_of(model, opening), laid_of(model)
     if laid is not None:
         visual = laid.asked(visual)
     depth, visual = shape.layers, shape.visual if visual is None else visual
@@ -148,7 +159,7 @@ def _check(
     for plan in plans:
         found = Plan.of(plan)
         if not rest["force"]:
-            check_plan(model, found)
+            check_plan(model, found, opening)
         resolve(found if laid is None else found.over(laid.own), shape, depth, visual, text)
     return visual
 

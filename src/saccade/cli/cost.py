@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saccade.cli import common
+from saccade.cli.opening import Revision, TrustRemoteCode
 from saccade.core.text import quoted
+from saccade.opening.settings import Opening
 from saccade.plans.names import check_plans, check_target
 
 if TYPE_CHECKING:
@@ -71,6 +73,8 @@ def cost(
             "repeatable.",
         ),
     ] = None,
+    revision: Revision = None,
+    trust_remote_code: TrustRemoteCode = False,
     force: common.Force = False,
     json: common.Json = None,
 ) -> None:
@@ -89,13 +93,14 @@ def cost(
         raise ValueError(f"no dtype {quoted(dtype)}; known: {', '.join(BYTES)}")
     check_target(model)
     check_plans(plan or [])
-    shape, laid = _shape(model)
+    opening = Opening(revision=revision, trust_remote_code=trust_remote_code)
+    shape, laid = _shape(model, opening)
     if laid is not None:
         visual = laid.asked(visual)
     visual = shape.visual if visual is None else visual
     plans = plan or ["dense"]
     if not force:
-        _check_shapes(model, plans)
+        _check_shapes(model, plans, opening)
     if views is not None and views > 1 and shape.view is None:
         raise ValueError(f"{shape.name} does not cut images into views; leave out --views")
     prices = [price(shape, each, visual, text, BYTES[dtype], laid, views) for each in plans]
@@ -108,14 +113,14 @@ def cost(
     if times:
         _show_times(out, shape, prices, times)
     out.finish(
-        {"shape": vars(shape), "visual": visual, "text": text, "dtype": dtype}
+        {"shape": vars(shape), "visual": visual, "text": text, "dtype": dtype, "revision": revision}
         | ({} if laid is None else {"stock_visual": laid.stock})
         | entries[0]
         | {"plans": entries}
     )
 
 
-def _check_shapes(model: str, plans: Sequence[str]) -> None:
+def _check_shapes(model: str, plans: Sequence[str], opening: Opening) -> None:
     """Refuses plans that were made for another model."""
     from saccade.plans.plan import Plan
 
@@ -123,18 +128,20 @@ def _check_shapes(model: str, plans: Sequence[str]) -> None:
         if found.model:
             from saccade.measure.target import check_plan
 
-            check_plan(model, found)
+            check_plan(model, found, opening)
 
 
-def _shape(name: str) -> tuple[ModelShape, Laid | None]:
+def _shape(name: str, opening: Opening) -> tuple[ModelShape, Laid | None]:
     from saccade.core.shapes import SHAPES
 
     if name in SHAPES:
+        if opening != Opening():
+            raise ValueError(f"{name} is a preset shape: it has no revision, and no code of its own")
         # Presets need no transformers, whose import takes longer than the answer.
         return SHAPES[name], None
     from saccade.measure.target import laid_of, shape_of
 
-    return shape_of(name), laid_of(name)
+    return shape_of(name, opening), laid_of(name)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,13 @@ import typer
 from saccade.cli import common
 from saccade.opening.settings import ATTENTIONS, QUANTIZATIONS, Opening
 
+Revision = Annotated[
+    str | None, typer.Option("--revision", metavar="NAME", help="Branch, tag or commit of a hub id.")
+]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Let code that lies beside the weights run.")
+]
+
 
 def opening_of(
     device: Annotated[
@@ -35,9 +42,7 @@ def opening_of(
     attn: Annotated[
         str, typer.Option("--attn", metavar="NAME", help=f"Attention: {', '.join(ATTENTIONS)}.")
     ] = "sdpa",
-    revision: Annotated[
-        str | None, typer.Option("--revision", metavar="NAME", help="Branch, tag or commit of a hub id.")
-    ] = None,
+    revision: Revision = None,
     quantize: Annotated[
         str | None,
         typer.Option(
@@ -49,9 +54,7 @@ def opening_of(
     adapter: Annotated[
         str | None, typer.Option("--adapter", metavar="FOLDER", help="A PEFT adapter to put on the model.")
     ] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Let code that lies beside the weights run.")
-    ] = False,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> Opening:
     """The one object that the options of a command line become."""
     return Opening(
@@ -85,6 +88,7 @@ def opens(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def run(**given: Any) -> Any:
         opening = opening_of(**{name: given.pop(name) for name in group})
+        opening = opening.but(strict=bool(given.get("strict")))
         return command(**given, opening=opening)
 
     shown: Any = run

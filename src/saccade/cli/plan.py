@@ -8,8 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from saccade.cli import common
+from saccade.cli.opening import opens
 from saccade.core.text import printable
-from saccade.plans.names import check_plans
+from saccade.opening.settings import Opening
+from saccade.plans.names import check_plans, check_target
 
 File = Annotated[str, typer.Argument(metavar="PLAN", help="A plan file or a spec string.")]
 
@@ -21,7 +23,7 @@ def register(app: typer.Typer) -> None:
     )
     group.command("show")(show)
     group.command("diff")(diff)
-    group.command("validate")(validate)
+    group.command("validate")(opens(validate))
     app.add_typer(group, name="plan")
 
 
@@ -93,6 +95,7 @@ def validate(
             "--strict", help="With --model, also open the model and refuse a plan for other weights."
         ),
     ] = False,
+    opening: Opening = Opening(),
     json: common.Json = None,
 ) -> None:
     """Check that a plan can be read and, with --model, that it fits; exit code 2 says why not.
@@ -109,18 +112,21 @@ def validate(
 
     if strict and model is None:
         raise ValueError("--strict compares weights: give --model MODEL")
+    if model is not None:
+        check_target(model)
+    _check_opening(opening, model, strict)
     found = Plan.of(plan)
     layers = found.model.get("text", {}).get("layers") if found.model else None
     if model is not None:
         from saccade.measure.target import check_plan, shape_of
 
-        check_plan(model, found)
-        layers = shape_of(model).layers
+        check_plan(model, found, opening)
+        layers = shape_of(model, opening).layers
         if strict:
             from saccade import models
             from saccade.engine import check_made_for
 
-            check_made_for(models.load(model).model, found, strict=True)
+            check_made_for(models.open_as(model, opening).model, found, strict=True)
     if layers is not None and found.is_resolved:
         found.resolve(layers)
     state = "layers known" if found.is_resolved else "layers not chosen yet (saccade calibrate)"
@@ -131,9 +137,23 @@ def validate(
         view.line(f"not known to this version, and kept: {', '.join(extra)}")
     if model is not None and found.calibration.get("weights_hash") and not strict:
         view.line("weights were not compared, for the model was not opened; --strict does")
-    view.finish(
-        {"valid": True, "spec": found.spec, "resolved": found.is_resolved, "model": model, "unknown": extra}
-    )
+    about = {"model": model, "revision": opening.revision, "unknown": extra}
+    view.finish({"valid": True, "spec": found.spec, "resolved": found.is_resolved, **about})
+
+
+def _check_opening(opening: Opening, model: str | None, strict: bool) -> None:
+    """Refuses options that would have no effect, for less is opened.
+
+    Raises:
+        ValueError: If there are any.
+    """
+    if model is None and opening != Opening():
+        raise ValueError("options that open a model need --model MODEL")
+    if not strict and opening.but(revision=None, trust_remote_code=False) != Opening():
+        raise ValueError(
+            "without --strict only a model's configuration is read: of the options that open it --revision "
+            "and --trust-remote-code"
+        )
 
 
 def _short(value: Any) -> str:

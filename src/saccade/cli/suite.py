@@ -35,13 +35,16 @@ def judge(
     Raises:
         ValueError: If the suite or a plan cannot be used, lmms-eval is not there, or it fails.
     """
+    from saccade.lmms.tasks import Suite
+
+    suite = Suite.read(name, samples, seed)
     from saccade.evaluation.comparison import name_plans
     from saccade.lmms.process import Job, check_installed
-    from saccade.lmms.suite import Suite, answers, evaluate_suite, forget, tally
+    from saccade.lmms.suite import answers, evaluate_suite, forget, tally
     from saccade.measure import record
     from saccade.system.files import write_json
 
-    wanted, suite = name_plans(plans), Suite.read(name, samples, seed)
+    wanted = name_plans(plans)
     where = opening.torch_device()
     check_installed()
     resumes = keep is not None or out.target not in (None, "-")
@@ -79,7 +82,7 @@ def judge(
     metrics = dict.fromkeys(entry["metric"] for entry in found["dense"]["tasks"].values())
     show(out, found, f"lmms-eval ({', '.join(metrics)})")
     settings = {"model": model, "suite": name, "samples": samples, "batch": batch, "processes": processes}
-    provenance = record(device=where, dtype=opening.dtype, seed=seed)
+    provenance = record(device=where, dtype=opening.dtype, seed=seed, opening=opening.recorded())
     out.finish(found | settings | {"max_new_tokens": max_new_tokens, "provenance": provenance})
     if predictions is not None:
         write_json(predictions, answers(columns, wanted))

@@ -18,11 +18,11 @@ from saccade.core.route import Route
 from saccade.core.stages import Grid, Vision, Which
 from saccade.engine.blocks import Blocks
 from saccade.engine.cache import ragged_layer
-from saccade.engine.decide import Decisions, Scene
+from saccade.engine.decide import Decisions, ForwardFacts
 from saccade.engine.ending import check_end, read_where_left
 from saccade.engine.frame import Frame, Positions
 from saccade.engine.given import Given
-from saccade.engine.layers import FRAME, AttentionStandIn, Cell, MlpStandIn, eager
+from saccade.engine.layers import FRAME, AttentionStandIn, MlpStandIn, RowHandover, eager
 from saccade.engine.made_for import check_made_for
 from saccade.engine.prompt import Prompt, by_name, goes_on, layout_of
 from saccade.engine.release import release
@@ -82,7 +82,7 @@ def apply(
     return above
 
 
-class _Call(threading.local):
+class _AttachedCall(threading.local):
     """What the hooks of one forward hand on; threads may share a model."""
 
     prompt: Prompt | None = None
@@ -110,7 +110,7 @@ class Attachment:
         self.below: Attachment | None = None
         self.decides = False
         self.parts = family.parts(model)
-        self._call = _Call()
+        self._call = _AttachedCall()
         self._blocks = Blocks()
         self._undo: list[Callable[[], None]] = []
         self.attach()
@@ -132,7 +132,7 @@ class Attachment:
     def _attach(self) -> None:
         layer: Any
         for number, layer in enumerate(self.parts.layers):
-            cell = Cell()
+            cell = RowHandover()
             stand_in = functools.partial(AttentionStandIn, self, self.family, number, layer.self_attn, cell)
             self._swap(layer.self_attn, stand_in)
             self._swap(layer.mlp, functools.partial(MlpStandIn, cell))
@@ -167,8 +167,7 @@ class Attachment:
             handle = layer.register_forward_hook(hook, with_kwargs=True, prepend=True)
             self._undo.append(handle.remove)
         wanted = frozenset(s.look.tower for s in stages if s.look.tower is not None)
-        asked = [getattr(method, "tower_merge", None) for method in self.plan.methods]
-        merges = [merge for merge in asked if merge is not None]
+        merges = [method.tower_merge for method in self.plan.methods if method.tower_merge is not None]
         if len(merges) > 1:
             raise ValueError(f"{self.plan.spec}: a vision tower merges by one rule only")
         merge = merges[0] if merges else None
@@ -209,7 +208,7 @@ class Attachment:
         """Takes the plan off; calling it again does nothing."""
         while self._undo:
             self._undo.pop()()
-        self._call = _Call()
+        self._call = _AttachedCall()
         below, self.below = self.below, None
         if below is not None:
             below.attach()
@@ -400,7 +399,7 @@ class Attachment:
 
     def _scene(
         self, layout: Layout, captured: Captured | None, carried: Carried | None, given: Given | None
-    ) -> Scene:
+    ) -> ForwardFacts:
         told = None if given is None else given.vision
         look: Callable[[Which, torch.Tensor], Vision] | None = None
         if told is not None:
@@ -415,7 +414,9 @@ class Attachment:
         where = None if given is None else given.grid
         if captured is not None:
             where = grid(captured.picture, layout, torch.device("cpu"))
-        return Scene(self.family, self.parts, where, look, self._call.traces, self._call.sources, carried)
+        return ForwardFacts(
+            self.family, self.parts, where, look, self._call.traces, self._call.sources, carried
+        )
 
     @eager
     def _before_layer(self, number: int, layer: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:

@@ -128,9 +128,12 @@ def _text_and_self(
     keys_BGNW: torch.Tensor,
     values_BGNW: torch.Tensor,
 ) -> torch.Tensor:
-    """Visual queries over earlier text and themselves (V-Skip's mask reading), without an N x N mask."""
+    """Visual queries over earlier text and themselves (``text_and_self``), without an N x N mask."""
     if frame.past:
-        raise ValueError("vskip(reading=mask) takes no new image on an existing cache; start a new cache")
+        raise ValueError(
+            "under this plan visual rows see text and themselves alone, which takes no new image on an "
+            "existing cache; start a new cache"
+        )
     visual, text = step.narrow, step.query
     assert visual is not None and text is not None
     q = family.queries(attn, visual.take(hidden_BND), take_rotary(visual, rotary))

@@ -30,7 +30,7 @@ from saccade.families import Family, Parts, Rotary
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
+class ForwardFacts:
     """What is known of a forward beside its rows.
 
     Attributes:
@@ -72,7 +72,7 @@ class _Taken:
 class Decisions:
     """The stages of one forward. It travels with the frame, never with the model."""
 
-    def __init__(self, program: Program, frame: Frame, scene: Scene) -> None:
+    def __init__(self, program: Program, frame: Frame, scene: ForwardFacts) -> None:
         """Gets ready; nothing is decided yet."""
         self.program, self.frame, self.scene = program, frame, scene
         self.stages = tuple(_settled(stage, scene.family.compact_positions) for stage in program.stages)

@@ -27,7 +27,7 @@ eager = functools.partial(
 """Decorator for what reads the prompt on the host."""
 
 
-class Cell(threading.local):
+class RowHandover(threading.local):
     """Hands a layer's FFN rows from its attention to its MLP, which is called right after it."""
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class AttentionStandIn:
     """
 
     def __init__(
-        self, owner: Any, family: Family, number: int, module: Any, cell: Cell, inner: Callable
+        self, owner: Any, family: Family, number: int, module: Any, cell: RowHandover, inner: Callable
     ) -> None:
         self.owner, self.family, self.number = owner, family, number
         self.module, self.cell, self.inner = module, cell, inner
@@ -73,7 +73,7 @@ class AttentionStandIn:
 class MlpStandIn:
     """Stands in for one MLP module's forward."""
 
-    def __init__(self, cell: Cell, inner: Callable) -> None:
+    def __init__(self, cell: RowHandover, inner: Callable) -> None:
         self.cell, self.inner = cell, inner
 
     def __call__(self, hidden: torch.Tensor, *args, **kwargs):

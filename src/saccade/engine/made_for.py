@@ -17,13 +17,15 @@ _WARNED: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
 def check_made_for(model: nn.Module, plan: Plan, *, force: bool = False, strict: bool = False) -> None:
     """Refuses a plan for a model of another shape, and warns once of one for other weights.
 
-    A fine-tuned model may well run the plan of the one it came from, so other weights alone are no error.
+    A fine-tuned model may well run the plan of the one it came from, so other weights alone are no error. Of
+    a plan file that notes no weights it cannot be told, which is said too; a plan written in the code or on
+    the command line is for whatever it is put on.
 
     Args:
         model: The model.
         plan: The plan.
         force: Ask nothing.
-        strict: Refuse other weights too, and where a calibrated plan cannot tell.
+        strict: Refuse other weights too, and a calibrated plan or a plan file that cannot tell.
 
     Raises:
         ValueError: If it was made for another model.
@@ -34,6 +36,12 @@ def check_made_for(model: nn.Module, plan: Plan, *, force: bool = False, strict:
         return
     family = find(model)
     plan.check_shape(family.identity(model))
+    if plan.file and not plan.calibration.get("weights_hash"):
+        line = f"{plan.file} does not say which weights it was made for"
+        if strict:
+            raise ValueError(f"strict: {line}; calibrate again, or take it as it is without strict")
+        _warn_once(model, f"{line}, so that this model's were not compared with them")
+        return
     if not plan.calibration:
         return
     try:
@@ -55,7 +63,11 @@ def check_made_for(model: nn.Module, plan: Plan, *, force: bool = False, strict:
     line = f"this plan was made for other weights of this shape ({then}, and {now} here)"
     if strict:
         raise ValueError(f"{line}; calibrate again, or take it as it is without strict")
+    _warn_once(model, f"{line}; its layers were chosen for those")
+
+
+def _warn_once(model: nn.Module, line: str) -> None:
     warned = _WARNED.setdefault(model, set())
-    if then + now not in warned:
-        warned.add(then + now)
-        warnings.warn(f"{line}; its layers were chosen for those", UserWarning, stacklevel=3)
+    if line not in warned:
+        warned.add(line)
+        warnings.warn(line, UserWarning, stacklevel=4)

@@ -30,7 +30,7 @@ from saccade.plans.plan import Plan
 
 
 @dataclass(frozen=True, eq=False)
-class Program:
+class ReplayProgram:
     """What has to run to get the last rows' logits of a route.
 
     Attributes:
@@ -44,7 +44,7 @@ class Program:
     known_BN: torch.Tensor | None = None
 
 
-def shorten(route: Route, tail: int = 1) -> Program | None:
+def shorten(route: Route, tail: int = 1) -> ReplayProgram | None:
     """The least that gives the last rows' logits of a route, or None where they are the dense ones.
 
     Args:
@@ -61,12 +61,12 @@ def shorten(route: Route, tail: int = 1) -> Program | None:
     final = route.layers[-1]
     end = _only(final, last_BN, layout)
     if start == depth - 1:
-        return Program(start, (end,)) if bool((last_BN & ~_as_dense(final, layout)).any()) else None
+        return ReplayProgram(start, (end,)) if bool((last_BN & ~_as_dense(final, layout)).any()) else None
     first, rest = route.layers[start], (*route.layers[start + 1 : -1], end)
     known_BN = _as_dense(first, layout)
     if not bool(known_BN.any()):
-        return Program(start, (first, *rest))
-    return Program(start, (_only(first, ~known_BN, layout), *rest), known_BN)
+        return ReplayProgram(start, (first, *rest))
+    return ReplayProgram(start, (_only(first, ~known_BN, layout), *rest), known_BN)
 
 
 def _only(layer: LayerRoute, rows_BN: torch.Tensor, layout: Layout) -> LayerRoute | None:
@@ -152,7 +152,7 @@ class Replay:
         both = compose([own.route(self.layout, len(route.layers)), route]) if own.methods else route
         return read_from(both)[0, -self.tail :]
 
-    def _program(self, route: Route) -> Program | None:
+    def _program(self, route: Route) -> ReplayProgram | None:
         own = self._attachment.plan
         if not own.methods:
             return shorten(route, self.tail)
@@ -161,7 +161,7 @@ class Replay:
         if start is None:
             return None
         both = compose([own.route(self.layout, len(route.layers)), route])
-        return Program(start, both.layers[start:])
+        return ReplayProgram(start, both.layers[start:])
 
     def flops(self, shape: ModelShape, route: Route) -> int:
         """Decoder FLOPs that ``logits(route)`` dispatches, the head's rows included."""

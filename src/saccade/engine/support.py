@@ -456,6 +456,18 @@ SUPPORT: tuple[Support, ...] = (
         "opening/test_weights.py::test_an_adapter_is_merged_into_the_weights",
     ),
     Support(
+        "an adapter that names another base, a plan file that notes no weights",
+        "supported",
+        "with a warning; `--strict` refuses them",
+        "opening/test_weights.py::test_an_adapter_of_another_base_of_the_same_shape_is_warned_of",
+    ),
+    Support(
+        "a prompt with more positions than the model was made for",
+        "refused",
+        "take a shorter question, or fewer or smaller pictures",
+        "inputs/test_prompts.py::test_a_prompt_beyond_the_positions_is_refused_at_once_by_name",
+    ),
+    Support(
         "a second plan on a model",
         "refused",
         "remove the first, or compose them with `+`",

@@ -23,8 +23,8 @@ from torch import nn
 from saccade.core.bipartite import TowerMerge
 from saccade.engine.mesh import all_heads
 from saccade.engine.tower_merge import MERGING, Merging, MergingLayer
-from saccade.engine.tower_scores import Scores, look, together
-from saccade.engine.tower_vision import Captured, Run, Seen, Which, grid, vision
+from saccade.engine.tower_scores import TowerScores, look, together
+from saccade.engine.tower_vision import Captured, Seen, TowerRun, Which, grid, vision
 from saccade.families import Family, unwrap
 from saccade.families.vision import Picture, Tower
 
@@ -41,10 +41,10 @@ _eager = functools.partial(
 )
 
 
-class _Call(threading.local):
+class _TowerCall(threading.local):
     """What the hooks of one forward hand on; threads may share a model."""
 
-    run: Run | None = None
+    run: TowerRun | None = None
     made: dict[str, Any] | None = None
 
 
@@ -81,7 +81,7 @@ class TowerTap:
         self.model, self.family, self.wanted = model, family, wanted
         self.weighs, self.check = weighs, check
         self.merge = merge if merge is not None and merge.r else None
-        self._call = _Call()
+        self._call = _TowerCall()
         self._undo: list[Callable[[], None]] = []
         # Accelerate's hooks hand outputs on in copies, which hold the same tensors and nothing else.
         self._known: WeakValueDictionary[int, Seen] = WeakValueDictionary()
@@ -108,7 +108,7 @@ class TowerTap:
         """Takes everything off; calling it again does nothing."""
         while self._undo:
             self._undo.pop()()
-        self._call = _Call()
+        self._call = _TowerCall()
 
     def begin(self) -> None:
         """Forgets what was captured (in this thread): a forward begins."""
@@ -163,7 +163,7 @@ class TowerTap:
             )
         picture = self.family.picture(self.model, {**inputs, "mm_encoder_outputs": {kind: output}})
         assert picture is not None
-        return Seen(picture, Run(), (), None), list(range(len(picture.lengths)))
+        return Seen(picture, TowerRun(), (), None), list(range(len(picture.lengths)))
 
     def _order(
         self, images: list[list[int]], lengths: tuple[int, ...], input_ids: torch.Tensor | None
@@ -193,7 +193,7 @@ class TowerTap:
             if self._call.run is not None:
                 # Qwen3-VL makes the features of videos by its own call for images.
                 return inner(*args, **kwargs)
-            run = self._call.run = Run()
+            run = self._call.run = TowerRun()
             try:
                 output = inner(*args, **kwargs)
             finally:
@@ -212,7 +212,7 @@ class TowerTap:
         self._undo.append(undo)
 
     @_eager
-    def _keep(self, kind: str, named: Mapping[str, Any], output: Any, run: Run) -> None:
+    def _keep(self, kind: str, named: Mapping[str, Any], output: Any, run: TowerRun) -> None:
         if self.check is not None:
             self.check(named)
         chosen: Any = named.get("vision_feature_layer")
@@ -312,7 +312,7 @@ class TowerTap:
         assert tower.projector is not None
         self._undo.append(tower.projector.register_forward_hook(self._after_projector).remove)
 
-    def _watch_merged(self, scores: Scores) -> None:
+    def _watch_merged(self, scores: TowerScores) -> None:
         if self._call.run is not None:
             self._call.run.scores["made"] = scores
 

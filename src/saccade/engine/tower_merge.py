@@ -15,7 +15,7 @@ from torch import nn
 from saccade.core import bipartite
 from saccade.core.precision import wide
 from saccade.engine.mesh import all_heads
-from saccade.engine.tower_scores import Scores, look
+from saccade.engine.tower_scores import TowerScores, look
 from saccade.families import Family
 
 MERGING = "saccade_merging"
@@ -98,7 +98,7 @@ class MergingLayer:
         number: int,
         heads: int,
         merges: bool,
-        watch: Callable[[Scores], None] | None,
+        watch: Callable[[TowerScores], None] | None,
     ) -> None:
         """Prepares it; ``install`` puts it in place.
 

@@ -1,4 +1,4 @@
-"""What the engine must know of a model family, and the registry of families.
+"""What the engine must know of a model family.
 
 Shape letters: B batch, N rows, D hidden, H heads, K head width.
 """
@@ -8,16 +8,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
 
 from saccade.core.shapes import ModelShape
-from saccade.families.between import Added
-from saccade.families.hosting import Hosts, hosted_in
-from saccade.families.vision import SeesPictures
+from saccade.families.deepstack import Added
+from saccade.families.projector import ReplaceableProjector, projector_stand_in
+from saccade.families.vision import VisionAdapter
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 Rotary = tuple[torch.Tensor, torch.Tensor]
 """Cosines and sines, each (B or 1, N, K), as the stock loop hands them to its layers."""
@@ -42,7 +44,7 @@ class Parts:
     head: nn.Module | None
 
 
-class Family(SeesPictures, Hosts, ABC):
+class Family(VisionAdapter, ReplaceableProjector, ABC):
     """Adapter of one model family: the only kind of code that names transformers' internals."""
 
     name: ClassVar[str]
@@ -54,8 +56,9 @@ class Family(SeesPictures, Hosts, ABC):
     compact_positions: ClassVar[bool] = True
     """Whether positions can close up over dropped rows; not where they have several axes (mRoPE)."""
     layouts: ClassVar[tuple[str, ...]] = ()
-    """Layouts of ``SkipVisionConfig`` that its images can have; a family that names some writes ``place`` and
-    ``host``. ``cos`` and ``llava`` are of an image in one view, ``llava-hd`` of one with tiles beside it."""
+    """Layouts of ``SkipVisionConfig`` that its images can have; a family that names some writes
+    ``projector_place`` and ``replace_projector``. ``cos`` and ``llava`` are of an image in one view,
+    ``llava-hd`` of one with tiles beside it."""
 
     @abstractmethod
     def visual_ids(self, config: PreTrainedConfig) -> tuple[int, ...]:
@@ -159,9 +162,9 @@ class Family(SeesPictures, Hosts, ABC):
 
     def identity(self, model: nn.Module) -> dict[str, Any]:
         """The ``fingerprint`` of a model, and what lays its visual rows out where the stock way does not."""
-        hosted = hosted_in(core_of(model))
+        stand_in = projector_stand_in(core_of(model))
         found = self.fingerprint(unwrap(model).config)
-        return found if hosted is None else found | hosted.identity()
+        return found if stand_in is None else found | stand_in.identity()
 
     def sliding_window(self, decoder: nn.Module, number: int) -> int | None:
         """Attention window of a layer in rows, or None where it sees everything before it."""
@@ -292,35 +295,3 @@ def text_sizes(shape: ModelShape, layers: int | None, positions: int) -> dict[st
         "head_dim": shape.head_dim,
         "max_position_embeddings": positions,
     }
-
-
-FAMILIES: dict[str, Family] = {}
-
-
-def register(cls: type[Family]) -> type[Family]:
-    """Adds a family to the registry under all its model types (used as a decorator).
-
-    Raises:
-        ValueError: If a model type is taken.
-    """
-    for kind in cls.model_types:
-        if kind in FAMILIES and type(FAMILIES[kind]).__qualname__ != cls.__qualname__:
-            raise ValueError(f"model type {kind!r} is taken by {FAMILIES[kind].name}")
-        FAMILIES[kind] = cls()
-    return cls
-
-
-def find(what: nn.Module | PreTrainedConfig) -> Family:
-    """The family of a model or configuration.
-
-    Raises:
-        ValueError: If no adapter knows the model type.
-    """
-    config = what if isinstance(what, PreTrainedConfig) else getattr(unwrap(what), "config", None)
-    kind = getattr(config, "model_type", type(what).__name__)
-    if kind not in FAMILIES:
-        raise ValueError(
-            f"no adapter for model type {kind!r}; supported: {', '.join(sorted(FAMILIES))}. "
-            "A new family is one file in saccade/families (CONTRIBUTING says how)"
-        )
-    return FAMILIES[kind]

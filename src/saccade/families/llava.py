@@ -18,8 +18,9 @@ from transformers import (
 )
 
 from saccade.core.shapes import ModelShape
-from saccade.families.base import Family, core_of, heads_of, register, text_sizes, unwrap
-from saccade.families.hosting import Place, Undo, hosted_in
+from saccade.families.base import Family, core_of, heads_of, text_sizes, unwrap
+from saccade.families.projector import ProjectorPlace, Undo, projector_stand_in
+from saccade.families.registry import register
 from saccade.families.vision import Picture, Tower, of_patches, square
 
 if TYPE_CHECKING:
@@ -62,13 +63,13 @@ class Llava(Family):
         }
 
     def picture(self, model: nn.Module, inputs: Mapping[str, Any]) -> Picture | None:
-        hosted = hosted_in(core_of(model))
-        if hosted is None:
+        stand_in = projector_stand_in(core_of(model))
+        if stand_in is None:
             return self._stock_picture(model, inputs)
         made = made_lengths(inputs)
         if made is None:
             rows = self._rows_to_lay_out(model, inputs)
-            made = None if rows is None else tuple(hosted.length(n) for n in rows)
+            made = None if rows is None else tuple(stand_in.length(n) for n in rows)
         return None if made is None else Picture.unmapped(made)
 
     def _rows_to_lay_out(self, model: nn.Module, inputs: Mapping[str, Any]) -> list[int] | None:
@@ -114,7 +115,7 @@ class Llava(Family):
         )["pixel_values"][0]
         return pil.fromarray(pixels.round().clip(0, 255).astype("uint8").transpose(1, 2, 0))
 
-    def place(self, model: nn.Module, image_size: int | None = None) -> Place:
+    def projector_place(self, model: nn.Module, image_size: int | None = None) -> ProjectorPlace:
         core: Any = core_of(model)
         vision = core.config.vision_config
         side = vision.image_size if image_size is None else image_size
@@ -125,7 +126,7 @@ class Llava(Family):
             )
         grid = side // vision.patch_size
         levels = core.config.vision_feature_layer
-        return Place(
+        return ProjectorPlace(
             core.vision_tower,
             core.multi_modal_projector,
             vision.hidden_size,
@@ -139,7 +140,7 @@ class Llava(Family):
             return self.typical_visual(config)
         return (image_size // config.vision_config.patch_size) ** 2
 
-    def host(
+    def replace_projector(
         self,
         model: nn.Module,
         processor: Any,
@@ -148,7 +149,7 @@ class Llava(Family):
         levels: Sequence[int] = (),
     ) -> Callable[[], None]:
         core: Any = core_of(model)
-        patches = self.place(model, image_size).rows
+        patches = self.projector_place(model, image_size).rows
         depth = core.config.vision_config.num_hidden_layers
         if any(not -depth - 1 <= level <= depth for level in levels):
             raise ValueError(

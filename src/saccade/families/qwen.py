@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
 
 from saccade.core.shapes import ModelShape
 from saccade.families.base import Family, Rotary, text_sizes, unwrap
@@ -20,6 +19,7 @@ from saccade.families.vision import Picture, Tower, of_grids
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from transformers import PreTrainedConfig
 
 
 class QwenVL(Family):
@@ -60,6 +60,21 @@ class QwenVL(Family):
                 continue
             parts.append(of_grids(grids))
         return Picture.join(parts) if parts else None
+
+    def positions(self, config: PreTrainedConfig, inputs: Mapping[str, Any]) -> list[int]:
+        """Text after a picture goes on from the picture's longer side; videos are left out."""
+        settings: Any = config
+        grids = iter(() if inputs.get("image_grid_thw") is None else inputs["image_grid_thw"].tolist())
+        merge, found = settings.vision_config.spatial_merge_size, []
+        for ids_N, seen_N in zip(inputs["input_ids"], inputs["attention_mask"], strict=True):
+            pictures, videos = (int((ids_N == token).sum()) for token in self.visual_ids(config))
+            taken = int(seen_N.sum()) - pictures - videos
+            while pictures > 0:
+                time, height, width = next(grids)
+                pictures -= time * height * width // merge**2
+                taken += max(time, height // merge, width // merge)
+            found.append(taken)
+        return found
 
     def tower(self, model: nn.Module) -> Tower | None:
         module: Any = self.parts(model).core.visual

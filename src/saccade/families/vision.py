@@ -255,7 +255,7 @@ class Tower:
     strips: bool
 
 
-class SeesPictures(ABC):
+class VisionAdapter(ABC):
     """The half of a family's adapter that is about pictures."""
 
     name: ClassVar[str]
@@ -289,6 +289,15 @@ class SeesPictures(ABC):
     def by_prompt(self, processor: Any, texts: Sequence[str], images: Sequence[Image]) -> list[Any]:
         """Images as the processor takes them with these prompts: in one list, unless it wants one each."""
         return list(images)
+
+    def positions(self, config: PreTrainedConfig, inputs: Mapping[str, Any]) -> list[int]:
+        """Positions that each prompt takes: its rows, unless pictures lie on grids of positions.
+
+        Args:
+            config: The model's configuration.
+            inputs: What the processor made, on the host.
+        """
+        return [int(count) for count in inputs["attention_mask"].sum(-1)]
 
     def processor_settings(self, config: PreTrainedConfig) -> dict[str, Any]:
         """Arguments of the processor that the configuration knows, for files that do not say them."""

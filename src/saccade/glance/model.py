@@ -1,7 +1,7 @@
-"""Glance's architecture: a stock LLaVA whose vision tower does not mix patches.
+"""The embedded models' architecture: a stock LLaVA, sizes as data.
 
-All visual understanding happens in the decoder, on the visual rows. That is what makes Glance useful
-here: visual computation that is skipped in the decoder is missed.
+Glance's vision tower does not mix patches: all visual understanding happens in the decoder, on the visual
+rows, and visual computation that is skipped there is missed. Gaze's tower mixes them, as released models' do.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ class GlanceConfig:
         width: Decoder width.
         heads: Attention heads of the decoder.
         mlp: Inner width of the decoder's gated MLP.
-        vision_width: Width of the patch embedding; 192 is one patch's 8 x 8 x 3 numbers.
+        vision_width: Width of the vision tower; 192 is one patch's 8 x 8 x 3 numbers.
+        tower: Layers of the tower that mix patches before features are taken; one more follows, as in CLIP
+            behind LLaVA.
+        tower_mlp: Inner width of the tower's MLP.
         image_size: Side of the square image in pixels.
         patch: Side of a patch in pixels.
         rope_theta: Base of the rotary embedding; small, for sequences of a few hundred rows.
@@ -37,6 +40,8 @@ class GlanceConfig:
     heads: int = 4
     mlp: int = 320
     vision_width: int = 192
+    tower: int = 0
+    tower_mlp: int = 16
     image_size: int = IMAGE_SIZE
     patch: int = PATCH
     rope_theta: float = 1000.0
@@ -53,11 +58,11 @@ def build_config(sizes: GlanceConfig) -> LlavaConfig:
     ids = {name: tokenizer.convert_tokens_to_ids(name) for name in (PAD, EOS, IMAGE)}
     vision = CLIPVisionConfig(
         hidden_size=sizes.vision_width,
-        intermediate_size=16,
-        # Feature layer -2 (LLaVA's own default) of a one-layer tower is what enters that layer: patch +
+        intermediate_size=sizes.tower_mlp,
+        # Feature layer -2 (LLaVA's own default) is what enters the last layer; of a one-layer tower patch +
         # position, no mixing. transformers records it through a hook on the layer, so the layer has to
         # exist; its output is never used. (An index of 0 would be read as "record nothing".)
-        num_hidden_layers=1,
+        num_hidden_layers=sizes.tower + 1,
         num_attention_heads=4,
         image_size=sizes.image_size,
         patch_size=sizes.patch,
@@ -102,8 +107,12 @@ def build_model(sizes: GlanceConfig, seed: int) -> Llava:
                 model.model.multi_modal_projector.linear_2,
             ):
                 nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
-            for parameter in tower.encoder.parameters():
-                parameter.zero_()
+            if sizes.tower:
+                for layer in tower.encoder.layers:
+                    _neutral(layer)
+            else:
+                for parameter in tower.encoder.parameters():
+                    parameter.zero_()
     model.generation_config = GenerationConfig(
         do_sample=False,
         max_new_tokens=24,
@@ -124,8 +133,19 @@ def _plane(sizes: GlanceConfig) -> torch.Tensor:
     return 0.3 * grid.reshape(side * side, -1)
 
 
-def visual_rows(model: Llava, pixels: torch.Tensor) -> torch.Tensor:
-    """Projected patches, as the stock `get_image_features` computes them but without the unused layer."""
-    tower = model.model.vision_tower
-    rows = tower.pre_layrnorm(tower.embeddings(pixels))[:, 1:]
-    return model.model.multi_modal_projector(rows)
+def _neutral(layer: nn.Module) -> None:
+    """Let a layer of the tower begin as the identity, ready to learn."""
+    attention, mlp = layer.self_attn, layer.mlp
+    for linear in (attention.q_proj, attention.k_proj, attention.v_proj):
+        nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
+        nn.init.zeros_(linear.bias)
+    nn.init.xavier_uniform_(mlp.fc1.weight)
+    nn.init.zeros_(mlp.fc1.bias)
+    for linear in (attention.out_proj, mlp.fc2):
+        nn.init.zeros_(linear.weight)
+        nn.init.zeros_(linear.bias)
+
+
+GLANCE = GlanceConfig()
+GAZE = GlanceConfig(image_size=2 * IMAGE_SIZE, tower=6, tower_mlp=768, rope_theta=4400.0)
+"""Four times Glance's rows; the angles of slow rotary pairs grow as slowly over them as over Glance's."""

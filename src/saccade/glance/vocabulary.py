@@ -40,6 +40,8 @@ LABEL_HEADS: dict[str, int] = {
     "row": 6,  # row and column on the grid of cells
     "column": 6,
 }
+LOCAL_HEADS = ("content", "color", "size", "value", "row", "column")
+"""What a tower can tell of a patch; how it relates to the rest of the picture is left to the decoder."""
 HEAD_INDEX = {name: i for i, name in enumerate(LABEL_HEADS)}
 IGNORE = -100
 

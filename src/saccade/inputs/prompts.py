@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -67,20 +66,53 @@ def check_pixels(batch: Mapping[str, Any], name: str) -> None:
         )
 
 
-def check_length(rows: int, config: Any) -> None:
-    """Warns, once, of a prompt that has more rows than the model was made for.
+def check_tokens(ids_BN: torch.Tensor, vocab: int, name: str) -> None:
+    """Refuses tokens that the model has no embedding of: its tokenizer is another model's.
 
     Args:
-        rows: Rows of the longest prompt, visual ones included.
-        config: The model's configuration.
+        ids_BN: Token ids on the host.
+        vocab: Tokens that the model has.
+        name: What the user calls the model.
+
+    Raises:
+        ValueError: Naming the first number that is too large.
     """
-    most = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if most and rows > most:
-        warnings.warn(
-            f"a prompt is longer than the {most:,} positions that this model was made for; its answers may "
-            "be worthless: take a shorter question, fewer or smaller pictures, or a plan with resize",
-            stacklevel=3,
+    if ids_BN.numel() and int(ids_BN.max()) >= vocab:
+        raise ValueError(
+            f"the tokenizer of {name} writes token {int(ids_BN.max())}, and the model has {vocab}: its "
+            "tokenizer files are those of another model"
         )
+
+
+def check_length(taken: Sequence[int], config: Any, names: Sequence[str] = ()) -> None:
+    """Refuses a prompt with more positions than the model was made for: what it answers there is noise.
+
+    Args:
+        taken: Positions that each prompt of a batch takes.
+        config: The model's configuration.
+        names: What the prompts are called, for the message.
+
+    Raises:
+        ValueError: Naming the longest.
+    """
+    most, longest = most_positions(config), max(taken)
+    if most is not None and longest > most:
+        name = f"{short(names[taken.index(longest)], 80)}: " if names else ""
+        raise ValueError(
+            f"{name}the prompt takes {longest:,} positions, and this model was made for {most:,}; take a "
+            "shorter question, or fewer or smaller pictures"
+        )
+
+
+def most_positions(config: Any) -> int | None:
+    """Positions that a model was made for, stretched ones too; None where they stretch with the prompt."""
+    text = config.get_text_config()
+    rope = getattr(text, "rope_parameters", None) or {}
+    most = getattr(text, "max_position_embeddings", None)
+    if most is None or rope.get("rope_type") == "dynamic":
+        return None
+    original = rope.get("original_max_position_embeddings") or most
+    return max(most, int(original * (rope.get("factor") or 1)))
 
 
 def extremes(samples: Sequence[Sample]) -> list[Sample]:

@@ -34,8 +34,8 @@ def _build() -> type:
 
     from saccade import models
     from saccade.engine import check_made_for
-    from saccade.lmms.answering import Asker, Question
-    from saccade.lmms.conversation import Conversation
+    from saccade.lmms.answering import Asker, SuiteQuestion
+    from saccade.lmms.conversation import ChatMessages
     from saccade.lmms.generation import Generation
     from saccade.plans.plan import Plan
     from saccade.system.files import write_json
@@ -88,14 +88,16 @@ def _build() -> type:
                 "adapter": adapter,
             }
             given = {name: read_text(word) for name, word in words.items() if word}
+            exactly = read_flag(strict, "strict")
             loaded = models.load(
                 read_text(pretrained),
                 **given,
+                strict=exactly,
                 device=None if device_map else where,
                 trust_remote_code=read_flag(trust_remote_code, "trust_remote_code"),
             )
             anyway = read_flag(force, "force")
-            check_made_for(loaded.model, wanted, force=anyway, strict=read_flag(strict, "strict"))
+            check_made_for(loaded.model, wanted, force=anyway, strict=exactly)
             wanted = wanted.for_any() if anyway else wanted
             self._asker = Asker(
                 loaded, wanted, read_flag(blind, "blind"), read_count(batch_size, "batch_size")
@@ -124,7 +126,7 @@ def _build() -> type:
             for context, to_messages, settings, doc, task, split in requests:
                 wanted = Generation.read(settings)
                 load = partial(self._conversation, to_messages, task, split, doc)
-                questions.append(Question(task, len(context), wanted, load))
+                questions.append(SuiteQuestion(task, len(context), wanted, load))
             ignored = {(q.task, name) for q in questions for name in q.generation.ignored}
             for task, name in sorted(ignored):
                 logger.warning(f"{task}: generation setting {name} is not known to saccade and was left out")
@@ -136,8 +138,8 @@ def _build() -> type:
                 write_json(path, {"prompts": count, "cost": cost})
             return texts
 
-        def _conversation(self, to_messages: Any, task: str, split: str, doc: int) -> Conversation:
-            return Conversation.read(to_messages(self.task_dict[task][split][doc]))
+        def _conversation(self, to_messages: Any, task: str, split: str, doc: int) -> ChatMessages:
+            return ChatMessages.read(to_messages(self.task_dict[task][split][doc]))
 
         def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
             """Not supported: the tasks of vision-language models ask for text.

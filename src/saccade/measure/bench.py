@@ -171,7 +171,7 @@ def bench(
         vision_made_up=runner.vision is not None,
         profile=table,
         roofline=least,
-        provenance=record(device=runner.device, dtype=runner.dtype, seed=seed),
+        provenance=record(model=target.model, device=runner.device, dtype=runner.dtype, seed=seed),
     )
 
 

@@ -16,6 +16,7 @@ import torch
 import transformers
 
 from saccade._version import __version__
+from saccade.opening.opened import how_opened
 
 PACKAGE = Path(__file__).resolve().parents[1]
 GIT_SECONDS = 2.0
@@ -25,6 +26,7 @@ GIT_SECONDS = 2.0
 def record(
     command: str | None = None,
     *,
+    model: Any = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | str | None = None,
     seed: int | None = None,
@@ -34,15 +36,20 @@ def record(
 
     Args:
         command: How to get it again; the process's own command line if omitted.
+        model: The model that it is of: its device and number format, where these are not given, and how it
+            was opened.
         device: Where it was computed; its name is recorded.
         dtype: Number format of the weights.
         seed: Seed of what was drawn.
         **extra: Further fields, as they are.
 
     Returns:
-        Plain dictionary: command, date (UTC), versions, source (``checkout``), device, dtype, threads, seed
-        and the extra fields.
+        Plain dictionary: command, date (UTC), versions, source (``checkout``), device, dtype, opening (of a
+        model, ``how_opened``), threads, seed and the extra fields.
     """
+    if model is not None:
+        device, dtype = device or model.device, dtype or model.dtype
+        extra = {"opening": how_opened(model)} | extra
     return {
         "command": command or command_line(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from saccade.core.shapes import SHAPES, ModelShape
 from saccade.families import FAMILIES, Family, Parts, find
 from saccade.opening import Opening
+from saccade.opening.opened import note_opened
 from saccade.plans.names import check_target, preset_names
 
 if TYPE_CHECKING:
@@ -71,10 +72,14 @@ class Target:
         return self.family.parts(self.model)
 
 
-def shape_of(name: str) -> ModelShape:
+def shape_of(name: str, opening: Opening | None = None) -> ModelShape:
     """Sizes of a preset shape, of a model folder or of a hub model; no weights are read.
 
     The visual rows of a Skip-Vision model's folder are those that its layout makes.
+
+    Args:
+        name: Which.
+        opening: Which revision of a hub model, and whether its code may run.
 
     Raises:
         ValueError: If it is none of these, or of an unknown family.
@@ -85,7 +90,7 @@ def shape_of(name: str) -> ModelShape:
 
     check_target(name)
     try:
-        config = load_config(name)
+        config = load_config(name, opening)
     except ValueError as error:
         raise ValueError(f"{error} ({preset_names()})") from None
     shape, laid = find(config).shape(config, name), laid_of(name)
@@ -99,7 +104,7 @@ def preset_print(name: str) -> dict[str, Any]:
     return {"model_type": FAMILY_OF[name], "text": {size: getattr(shape, size) for size in sizes}}
 
 
-def check_plan(name: str, plan: Plan) -> None:
+def check_plan(name: str, plan: Plan, opening: Opening | None = None) -> None:
     """Refuses a plan that was made for another shape than that of a preset, a model folder or a hub model.
 
     Raises:
@@ -113,7 +118,7 @@ def check_plan(name: str, plan: Plan) -> None:
     from saccade import skip_vision
     from saccade.models import load_config
 
-    plan.check_shape(skip_vision.identity(name, load_config(name)))
+    plan.check_shape(skip_vision.identity(name, load_config(name, opening)))
 
 
 def laid_of(name: str) -> Laid | None:
@@ -181,8 +186,10 @@ def build(
     family = FAMILIES[FAMILY_OF[name]]
     with _default(dtype), device, _Bare():
         model: Any = family.model_class()(family.config(preset, wanted))
-    if opening is not None and opening.attn != "sdpa":
+    opening = Opening(dtype=dtype, attn="sdpa" if opening is None else opening.attn)
+    if opening.attn != "sdpa":
         model.set_attn_implementation(opening.attn)
+    note_opened(model, opening)
     fill_random(model, seed)
     built = replace(preset, layers=wanted)
     return Target(name, model.eval().requires_grad_(False), family, built, preset.layers, False)
@@ -194,6 +201,19 @@ def shape_dtype(opening: Opening, device: torch.device) -> torch.dtype:
     if isinstance(found, torch.dtype):
         return found
     return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def refuse_opening(name: str, opening: Opening) -> None:
+    """Refuses options that open a model of a preset shape, which is built.
+
+    Raises:
+        ValueError: If there are others than device, number format and attention.
+    """
+    if name in SHAPES and opening.but(device=None, dtype=None, attn="sdpa") != Opening():
+        raise ValueError(
+            f"{name} is a preset shape, built with random weights: of the options that open a model it takes "
+            "--device, --dtype and --attn"
+        )
 
 
 def refuse_layers(name: str, layers: int | None) -> None:

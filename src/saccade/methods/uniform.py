@@ -18,12 +18,15 @@ from saccade.methods.towerwise import alive_on_host
 @register
 @dataclass(frozen=True)
 class Uniform(KeepReducer):
-    """Rows evenly spread over the picture are kept (spatial sampling in PruMerge, arXiv 2403.15388).
+    """Rows evenly spread over the picture, or its raster order where no grid is known, are kept.
+
+    Spatial sampling in PruMerge (arXiv 2403.15388).
 
     An image's budget is split over its planes (the whole picture, the anyres tiles together) in proportion
     to their patches, and each plane gets evenly spaced lines of evenly spaced patches; a plane that is no
-    full grid is thinned out evenly in raster order. Newline rows stay only where patches are fewer than the
-    budget.
+    full grid is thinned out evenly in raster order. So are all rows of an image whose grid is not known: of a
+    prompt that is given as embeddings without its pictures. Newline rows stay only where patches are fewer
+    than the budget.
 
     Attributes:
         layer: First layer that runs with the rest; 0 drops before the decoder.
@@ -31,7 +34,6 @@ class Uniform(KeepReducer):
 
     name = "uniform"
     title = "Uniform grid"
-    paper = "https://arxiv.org/abs/2403.15388"
     usual = 0.25
 
     layer: int = 0

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from saccade.opening.fields import check_fields
+
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -23,7 +25,7 @@ NAMED = 3
 
 
 def check_folder(folder: Path) -> None:
-    """Looks at what a model's folder must hold, and at the headers of its shards.
+    """Looks at what a model's folder must hold, and at what its settings say.
 
     Raises:
         ValueError: If a file is missing, empty, truncated or something else, naming it.
@@ -33,9 +35,16 @@ def check_folder(folder: Path) -> None:
         raise ValueError(no_config(folder))
     for name in SETTINGS:
         if (folder / name).exists():
-            read_object(folder / name)
-    for shard in shards_of(folder):
-        _check_shard(shard)
+            read_settings(folder / name)
+
+
+def headers_of(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and number format of every tensor of a folder, by name; nothing where they are pickled.
+
+    Raises:
+        ValueError: If a shard is missing, empty, truncated or something else, naming it.
+    """
+    return {name: told for shard in shards_of(folder) for name, told in _header(shard).items()}
 
 
 def shards_of(folder: Path) -> list[Path]:
@@ -52,10 +61,10 @@ def shards_of(folder: Path) -> list[Path]:
             return []
         raise ValueError(f"{folder} has no weights: neither {SINGLE} nor {INDEX} is there")
     named = read_object(index).get("weight_map")
-    if not isinstance(named, dict) or not all(isinstance(file, str) for file in named.values()):
+    if not isinstance(named, dict) or not named or not all(isinstance(f, str) for f in named.values()):
         raise ValueError(f"{index} is damaged: its weight_map does not say which file holds which tensor")
     shards = [folder / file for file in sorted(set(named.values()))]
-    gone = [shard.name for shard in shards if not shard.exists()]
+    gone = [shard.name for shard in shards if not shard.is_file()]
     if gone:
         raise ValueError(f"{folder} is not whole: {_some(gone)} {_is(gone)} missing, though {INDEX} names it")
     return shards
@@ -76,14 +85,26 @@ def read_object(path: Path) -> dict[str, Any]:
     return data
 
 
-def _check_shard(path: Path) -> None:
+def read_settings(path: Path) -> dict[str, Any]:
+    """A JSON object of settings, each of which can be meant.
+
+    Raises:
+        ValueError: Naming the file, and the field that holds nonsense.
+    """
+    data = read_object(path)
+    check_fields(path, data)
+    return data
+
+
+def _header(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     from safetensors import SafetensorError, safe_open
 
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty: the download did not finish")
     try:
-        with safe_open(path, framework="pt"):
-            pass
+        with safe_open(path, framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
+            return {name: (tuple(one.get_shape()), str(one.get_dtype())) for name, one in slices.items()}
     except (SafetensorError, OSError) as error:
         size = path.stat().st_size
         pointer = path.open("rb").read(40).startswith(b"version https://git-lfs")
@@ -160,7 +181,7 @@ def check_finite(where: str, model: nn.Module) -> None:
     One pass over the parameters, without a copy of any, and one wait for the device.
 
     Raises:
-        ValueError: If one holds NaN or an infinity, naming it.
+        ValueError: If one holds NaN or an infinity, naming it, or all are 0.
     """
     ends: dict[torch.device, list[tuple[str, torch.Tensor]]] = {}
     for name, tensor in _plain(model):
@@ -168,11 +189,17 @@ def check_finite(where: str, model: nn.Module) -> None:
         low, high = torch.aminmax(tensor.detach())
         ends.setdefault(tensor.device, []).append((name, torch.stack((low, high)).float()))
     bad: list[str] = []
+    dead = True
     for found in ends.values():
-        finite = torch.stack([both for _, both in found]).isfinite().all(-1).tolist()
-        bad += [name for (name, _), fine in zip(found, finite, strict=True) if not fine]
+        both = torch.stack([both for _, both in found]).cpu()
+        bad += [
+            name for (name, _), fine in zip(found, both.isfinite().all(-1).tolist(), strict=True) if not fine
+        ]
+        dead = dead and not both.any()
     if bad:
         raise ValueError(f"weights in {where} are not finite numbers: {_some(sorted(bad))}")
+    if ends and dead:
+        raise ValueError(f"every number of the weights in {where} is 0")
 
 
 def _plain(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,13 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from saccade.families import find
 from saccade.opening import checks
+from saccade.opening.agree import check_config, check_processor, check_quantisation, check_weights
 from saccade.opening.errors import telling
+from saccade.opening.opened import note_opened
 from saccade.opening.processor import read_processor
 from saccade.opening.settings import Opening
 from saccade.opening.source import files_of
-from saccade.opening.weights import adapter_folder, put_adapter, quiet, read_weights
+from saccade.opening.weights import adapter_folder, other_base, put_adapter, quiet, read_weights
 from saccade.system.environment import has_torchvision
 
 
@@ -37,22 +40,31 @@ def open_model(name: str, opening: Opening, speaks: bool = True) -> tuple[Any, A
     opening.torch_device()
     has_torchvision()
     folder = files_of(name, opening.hub, code=opening.trust_remote_code)
+    asked, top = opening, folder
     inner = opening.rest.get("subfolder")
     folder = folder / inner if inner else folder
     opening = opening.but(more={k: v for k, v in opening.more.items() if k != "subfolder"})
-    if "variant" in opening.rest:
-        checks.read_object(folder / "config.json")
-    else:
-        checks.check_folder(folder)
+    checks.check_folder(folder)
+    held = {} if "variant" in opening.rest else checks.headers_of(folder)
     config = opening.rest.get("config") or _config(folder, opening)
     family = find(config)
     processor = None
     if speaks:
         processor = read_processor(folder, config, family.processor_settings(config), opening)
+        check_processor(folder, config, family, processor)
+    if not opening.rest.get("ignore_mismatched_sizes"):
+        check_weights(folder / "config.json", config, held, opening.trust_remote_code)
     adapter = None if opening.adapter is None else adapter_folder(opening.adapter, opening)
+    doubt = None if adapter is None else other_base(adapter, name, folder)
+    if doubt is not None and opening.strict:
+        raise ValueError(f"strict: {doubt}")
     model = read_weights(folder, config, opening)
     if adapter is not None:
         model = put_adapter(model, adapter)
+    note_opened(model, asked, top)
+    if doubt is not None:
+        # Once it is on: one whose tensors do not fit is told so, and nothing else.
+        warnings.warn(doubt, UserWarning, stacklevel=2)
     return model, processor
 
 
@@ -65,7 +77,10 @@ def open_processor(name: str, opening: Opening | None = None) -> Any:
     opening = opening or Opening()
     config = open_config(name, opening)
     folder = files_of(name, opening.hub, weights=False)
-    return read_processor(folder, config, find(config).processor_settings(config), opening)
+    family = find(config)
+    processor = read_processor(folder, config, family.processor_settings(config), opening)
+    check_processor(folder, config, family, processor)
+    return processor
 
 
 def open_config(name: str, opening: Opening | None = None) -> PreTrainedConfig:
@@ -84,13 +99,16 @@ def open_config(name: str, opening: Opening | None = None) -> PreTrainedConfig:
 
 def _config(folder: Path, opening: Opening) -> PreTrainedConfig:
     path = folder / "config.json"
-    data = checks.read_object(path)
+    data = checks.read_settings(path)
     if "model_type" not in data:
         raise ValueError(f"{path} has no model_type: it is not the configuration of a model of transformers")
     if not opening.trust_remote_code and "AutoConfig" in (data.get("auto_map") or {}):
         _refuse_code(folder, data)
+    check_quantisation(path, data.get("quantization_config"))
     with telling(str(path)), quiet():
-        return AutoConfig.from_pretrained(folder, trust_remote_code=opening.trust_remote_code)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=opening.trust_remote_code)
+    check_config(path, data, config, find(config))
+    return config
 
 
 def _refuse_code(folder: Path, data: dict[str, Any]) -> None:

@@ -9,23 +9,22 @@ else is installed.
 from __future__ import annotations
 
 import functools
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import transformers
-from transformers import (
-    PROCESSOR_MAPPING,
-    AutoImageProcessor,
-    AutoTokenizer,
-    PreTrainedConfig,
-    ProcessorMixin,
-)
+from transformers import PROCESSOR_MAPPING, AutoTokenizer, PreTrainedConfig, ProcessorMixin
+
+# From their module: in early releases the package's own names ask for torchvision.
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING, AutoImageProcessor
 from transformers.utils.hub import PushToHubMixin
 
-from saccade.opening.checks import read_object
-from saccade.opening.errors import named, reason, telling
+from saccade.opening.checks import read_settings
+from saccade.opening.errors import named, telling
 from saccade.opening.settings import Opening
+from saccade.opening.templates import check_template
 from saccade.opening.weights import quiet
 from saccade.system.environment import has_torchvision, matching_torchvision
 
@@ -35,6 +34,7 @@ VIDEO_FILES = ("video_preprocessor_config.json", "preprocessor_config.json")
 """Files that hold the settings of the video part, where processor_config.json does not."""
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
 """Files that hold a tokenizer's table."""
+SENTENCES = "tokenizer.model"
 
 
 class NoVideos(PushToHubMixin):
@@ -109,18 +109,28 @@ def read_processor(
                     parts.append(_pictures(folder, config, files, how))
         with telling(f"the processor of {folder}"):
             processor = kind.from_args_and_dict(parts, {**(defaults or {}), **given}, **rest)
-    _check_template(folder, processor)
+    check_template(folder, processor)
     return processor
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    return read_object(path) if path.exists() else {}
+    return read_settings(path) if path.exists() else {}
 
 
 def _check_parts(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
     pictures = folder / "preprocessor_config.json"
-    if not any((folder / name).exists() for name in TOKENIZERS):
+    table = folder / TOKENIZERS[0]
+    if table.is_file() and not _head(table).lstrip().startswith(b"{"):
+        raise ValueError(f"cannot read the tokenizer {table}: it holds no JSON object")
+    held = [name for name in TOKENIZERS if (folder / name).is_file()]
+    if not held:
         raise ValueError(f"{folder} has no tokenizer: neither {', nor '.join(TOKENIZERS[:2])} is there")
+    # Stock classes would ask for tiktoken, whose tables have the same name.
+    if held == [SENTENCES] and importlib.util.find_spec("sentencepiece") is None:
+        raise ValueError(
+            f"{folder / SENTENCES} is the only tokenizer there, and takes sentencepiece to read: "
+            "pip install sentencepiece protobuf"
+        )
     if not pictures.exists() and "image_processor" not in files["processor_config.json"]:
         raise ValueError(
             f"{folder} has a tokenizer but no preprocessor_config.json, so that pictures cannot be read; "
@@ -128,18 +138,9 @@ def _check_parts(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
         )
 
 
-def _check_template(folder: Path, processor: Any) -> None:
-    """Compiles the chat template; what it does with a conversation is told when there is one."""
-    if not getattr(processor, "chat_template", None):
-        return
-    text = [{"role": "user", "content": [{"type": "text", "text": "hello"}]}]
-    try:
-        processor.apply_chat_template(text, tokenize=False)
-    except Exception as error:
-        if type(error).__name__ != "TemplateSyntaxError":
-            return
-        file = named(folder, "chat_template.json", "chat_template.jinja", "tokenizer_config.json")
-        raise ValueError(f"the chat template in {file} is broken: {reason(error)}") from error
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(64)
 
 
 def _class(files: Mapping[str, Mapping[str, Any]], config: PreTrainedConfig) -> type[ProcessorMixin]:
@@ -158,7 +159,7 @@ def _pictures(
     kind = str(said.get("image_processor_type") or "").removesuffix("Fast")
     if kind and not hasattr(transformers, kind):
         # A name of an earlier release: the model type decides, as where the file names none.
-        by_type: Any = transformers.IMAGE_PROCESSOR_MAPPING
+        by_type: Any = IMAGE_PROCESSOR_MAPPING
         mapping = by_type[type(config)]
         return (mapping.get("pil") or mapping["torchvision"]).from_pretrained(folder)
     return AutoImageProcessor.from_pretrained(folder, backend="pil", **how)

@@ -39,6 +39,7 @@ class Opening:
         quantize: Quantise the weights as they are read: ``int8``, ``int4``, ``nf4`` or ``fp8``.
         adapter: A folder or hub id of a PEFT adapter to put on.
         trust_remote_code: Whether code that lies beside the weights may run.
+        strict: Refuse an adapter that was made for another model of this shape, instead of warning of it.
         more: Whatever else from_pretrained takes.
 
     Raises:
@@ -53,6 +54,7 @@ class Opening:
     quantize: str | None = None
     adapter: str | None = None
     trust_remote_code: bool = False
+    strict: bool = False
     more: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -67,6 +69,9 @@ class Opening:
             raise ValueError(f"no attention implementation {self.attn!r}; there are {', '.join(ATTENTIONS)}")
         if isinstance(self.dtype, str):
             read_dtype_name(self.dtype)
+        for what, value in (("adapter", self.adapter), ("revision", self.revision)):
+            if value is not None and not str(value).strip():
+                raise ValueError(f"the name of the {what} is empty; leave it out for none")
         taken = [name for name in OURS if name in self.more]
         if taken:
             raise ValueError(f"{', '.join(taken)} cannot be given: it changes what loading gives back")
@@ -88,9 +93,15 @@ class Opening:
 
     def told(self) -> dict[str, str]:
         """Settings that are not the defaults, as words, the device left out: for records and hints."""
-        plain = (f for f in fields(self) if f.name not in ("device", "more"))
+        plain = (f for f in fields(self) if f.name not in ("device", "strict", "more"))
         given = {f.name: getattr(self, f.name) for f in plain if getattr(self, f.name) != f.default}
         return {name: str(value).removeprefix("torch.") for name, value in given.items()}
+
+    def recorded(self) -> dict[str, Any]:
+        """Every setting as JSON has it, for provenance: the device left out, tokens and objects too."""
+        left_out = ("device", "more")
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
+        return {name: _as_json(value) for name, value in {**own, **self.rest}.items()}
 
     @property
     def hub(self) -> dict[str, Any]:
@@ -116,6 +127,17 @@ class Opening:
             ValueError: If the name is not a device, or this machine has none of it.
         """
         return read_device(self.device)
+
+
+def _as_json(value: Any) -> Any:
+    """A setting as JSON has it; of an object that JSON does not know its kind is told."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _as_json(each) for key, each in value.items()}
+    # Data types and devices are written as they are named.
+    words = str(value).removeprefix("torch.")
+    return words if words.replace(":", "").isalnum() else type(value).__name__
 
 
 def read_dtype_name(name: str) -> str:

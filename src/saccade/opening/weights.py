@@ -14,10 +14,14 @@ from torch import nn
 from transformers import AutoModelForImageTextToText, PreTrainedConfig
 from transformers.utils import logging
 
+from saccade.core.text import short
 from saccade.opening import checks, quantize
 from saccade.opening.errors import telling
 from saccade.opening.settings import Opening
 from saccade.opening.source import files_of
+
+ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
+"""Files that hold an adapter's weights."""
 
 
 def read_weights(folder: Path, config: PreTrainedConfig, opening: Opening) -> Any:
@@ -96,7 +100,7 @@ def adapter_folder(adapter: str, opening: Opening) -> Path:
     """The folder of a PEFT adapter.
 
     Raises:
-        ValueError: If peft is not installed, or there is no adapter there.
+        ValueError: If peft is not installed, or there is no whole adapter there.
     """
     if importlib.util.find_spec("peft") is None:
         raise ValueError("an adapter needs peft: pip install peft")
@@ -104,7 +108,42 @@ def adapter_folder(adapter: str, opening: Opening) -> Path:
     if not (folder / "adapter_config.json").exists():
         raise ValueError(f"{folder} is no PEFT adapter: it has no adapter_config.json")
     checks.read_object(folder / "adapter_config.json")
+    if not any((folder / file).is_file() for file in ADAPTERS):
+        raise ValueError(f"the adapter {folder} has no weights: neither {' nor '.join(ADAPTERS)} is there")
     return folder
+
+
+def other_base(adapter: Path, name: str, folder: Path) -> str | None:
+    """What to say of an adapter that was made for another model than the one it is put on.
+
+    Names are all that is known of its base. A copy of the base in another place passes by its folder's name.
+
+    Args:
+        adapter: The adapter's folder.
+        name: What the user calls the model.
+        folder: The model's folder.
+
+    Returns:
+        A line, also where its base is not noted; None where it is this model.
+    """
+    base = str(checks.read_object(adapter / "adapter_config.json").get("base_model_name_or_path") or "")
+    if not base:
+        return f"the adapter {adapter} does not say which model it was made for"
+    if _same(base, name, folder):
+        return None
+    return f"the adapter {adapter} was made for {short(base)}, and is put on {short(name)}"
+
+
+def _same(base: str, name: str, folder: Path) -> bool:
+    if Path(base).is_dir():
+        return Path(base).resolve() == folder.resolve()
+    return _spoken(base) in (_spoken(name), _spoken(str(folder.resolve())))
+
+
+def _spoken(name: str) -> str:
+    """The last part of a name: of a hub id, of a folder, or of the hub id whose snapshot a folder is."""
+    kept = [part for part in Path(name).parts if part.startswith("models--")]
+    return kept[-1].split("--")[-1] if kept else Path(name).name
 
 
 def put_adapter(model: Any, folder: Path) -> Any:

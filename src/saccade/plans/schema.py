@@ -72,7 +72,7 @@ class LayerScores(_Strict):
     samples: list[list[float]] | None = None
 
 
-class Asked(_Strict):
+class AskedOfCalibration(_Strict):
     """What was asked of the calibration."""
 
     budget: Count | None = None
@@ -83,7 +83,7 @@ class Asked(_Strict):
     on: str | None = None
 
 
-class Cost(_Strict):
+class CalibrationCost(_Strict):
     """What the calibration took against brute force."""
 
     flops_ratio: Annotated[float, Field(ge=0)] | None = None
@@ -135,7 +135,7 @@ class UnsureMargin(_Strict):
     bound: float
 
 
-class Tuned(_Strict):
+class TuningRecord(_Strict):
     """How a plan was tuned."""
 
     search: dict[str, Any]
@@ -147,7 +147,7 @@ class Tuned(_Strict):
 class Calibration(_Strict):
     """How the layers of a plan were chosen."""
 
-    asked: Asked | None = None
+    asked: AskedOfCalibration | None = None
     metric: Metric | None = None
     direction: Literal["perturbed-full", "full-perturbed"] | None = None
     position: str | None = None
@@ -166,8 +166,9 @@ class Calibration(_Strict):
     source: Source | None = None
     device: str | None = None
     dtype: str | None = None
-    cost: Cost | None = None
-    tuned: Tuned | None = None
+    opening: dict[str, Any] | None = None
+    cost: CalibrationCost | None = None
+    tuned: TuningRecord | None = None
 
 
 class PlanFile(_Strict):

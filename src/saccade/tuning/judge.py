@@ -18,10 +18,10 @@ import torch
 from saccade import models
 from saccade.calibration.measures import kl
 from saccade.engine import apply
-from saccade.evaluation.identity import code_of, model_digest
 from saccade.evaluation.ledger import sample_digest
 from saccade.families import Family
 from saccade.families.offsets import position_offsets, position_offsets_kept
+from saccade.identity import code_of, model_digest
 from saccade.inputs.samples import Sample
 from saccade.models import Loaded
 from saccade.plans.plan import Plan

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from saccade import models
 from saccade.calibration.api import score_samples
+from saccade.calibration.options import CalibrationOptions
 from saccade.calibration.probes import find_probe
 from saccade.engine import attached
 from saccade.evaluation.runner import count_prompts, refusal
@@ -98,9 +99,7 @@ def prepared(
             loaded,
             few,
             find_probe(ORDERED_BY[skip]),
-            answer_tokens=settings.tokens,
-            direction="full-perturbed",
-            check=False,
+            CalibrationOptions(answer_tokens=settings.tokens, direction="full-perturbed", check=False),
             checkpoint=journal,
             progress=step,
         )

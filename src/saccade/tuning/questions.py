@@ -6,8 +6,9 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from saccade.calibration.draw import draw
-from saccade.evaluation.runner import DENSE, Run, answer
+from saccade.calibration.drawing import draw
+from saccade.evaluation.options import EvaluationOptions
+from saccade.evaluation.runner import DENSE, AnswerRun, answer
 from saccade.inputs.data import Entry
 from saccade.inputs.samples import Sample
 from saccade.models import Loaded
@@ -72,9 +73,8 @@ def referenced(
     found = answer(
         loaded,
         questions.held_out,
-        [Run(DENSE)],
-        batch_size=settings.batch,
-        max_new_tokens=settings.tokens,
+        [AnswerRun(DENSE)],
+        EvaluationOptions(settings.batch, settings.tokens),
         ledger=journal,
         label="dense answers",
     )

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from saccade import models
-from saccade.calibration.draw import data_hash
+from saccade.calibration.drawing import data_hash
 from saccade.evaluation.comparison import compare
 from saccade.evaluation.results import Comparison
 from saccade.evaluation.runner import count_prompts

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from saccade.plans.plan import Plan
 from saccade.tuning.judge import Judge, Loss
 from saccade.tuning.price import Pricer
-from saccade.tuning.space import DENSE, Menu, State, alike, composes, fitted, moves, turned_to
+from saccade.tuning.space import DENSE, Menu, State, alike, composes, fitted, keeping, moves
 from saccade.tuning.surrogate import Marginals, Surrogate
 
 
@@ -165,7 +165,7 @@ class Search:
             base = State(tuple(skips))
             self._add(found, base, budget)
             for reducer in self.menu.reducers:
-                self._add(found, replace(base, reducer=turned_to(reducer, 0.8)), budget)
+                self._add(found, replace(base, reducer=keeping(reducer, 0.8)), budget)
             for place in range(3):
                 for template in self.menu.drops:
                     drop = replace(template, layer=max(1, layers * (place + 1) // 4), keep=0.5)  # type: ignore[call-arg]
@@ -307,7 +307,9 @@ class Search:
         """The first of them, each of another kind, as many as are followed."""
         chosen: list[Tried] = []
         for one in found:
-            if len(chosen) < self.effort.beam and not any(_kin(one.state, other.state) for other in chosen):
+            if len(chosen) < self.effort.beam and not any(
+                _alike_starts(one.state, other.state) for other in chosen
+            ):
                 chosen.append(one)
         return chosen
 
@@ -331,7 +333,7 @@ class Search:
         return found[::-1]
 
 
-def _kin(one: State, other: State) -> bool:
+def _alike_starts(one: State, other: State) -> bool:
     """Whether two starts lead to the same place: the same reducer, and drops by the same methods."""
     reducers = (one.reducer, other.reducer)
     same = reducers[0] is reducers[1] or (

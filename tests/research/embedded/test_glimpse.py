@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import torch
 
-from saccade.glance.model import GlanceConfig, build_model, visual_rows
+from saccade.glance.model import GlanceConfig, build_model
 from saccade.research.embedded.data import Batches, Mixture
 from saccade.research.embedded.glimpse import cls_attention, drawn, teach_to_glimpse
+from saccade.research.embedded.tower import visual_rows
 
 SIZES = GlanceConfig(layers=2, width=32, heads=4, mlp=16, vision_width=32)
 
 
 def test_the_cls_row_learns_to_look_at_what_is_drawn_and_features_stay() -> None:
     model = build_model(SIZES, seed=1)
-    batches = Batches(Mixture(batch=8, text=0), 0, "train", SIZES.visual_tokens)
+    batches = Batches(Mixture(batch=8, text=0), 0, "train")
     pixels = batches[1 << 20]["pixels"]
     images = pixels.permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():

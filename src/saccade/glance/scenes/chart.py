@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from saccade.glance.draw import CELL, CELLS, IMAGE_SIZE, PATCH, Canvas
-from saccade.glance.fonts import FACES, glyph
+from saccade.glance.draw import CELL, CELLS, IMAGE_SIZE, PATCH, PLAIN, Canvas, DrawnLook
+from saccade.glance.fonts import FACES
 from saccade.glance.scenes.base import PATCHES_PER_CELL, PatchLabels
 from saccade.glance.vocabulary import COLOR_INDEX, COLOR_NAMES, LETTERS
 
@@ -30,19 +30,21 @@ class ChartFacts:
     bars: tuple[Bar, ...]
 
 
-def make(rng: np.random.Generator, split: str) -> tuple[np.ndarray, np.ndarray, ChartFacts]:
+def make(
+    rng: np.random.Generator, split: str, look: DrawnLook = PLAIN
+) -> tuple[np.ndarray, np.ndarray, ChartFacts]:
     """Draw two to five bars; a unit is one patch high, the letters stand under the axis."""
     count = int(rng.integers(2, CELLS + 1))
     columns = np.sort(rng.choice(CELLS, count, replace=False))
     letters = rng.permutation(LETTERS)[:count].tolist()
     colors = rng.permutation(COLOR_NAMES)[:count].tolist()
     values = rng.integers(1, MAX_VALUE + 1, count)
-    canvas = Canvas(rng)
-    labels = PatchLabels()
+    canvas = Canvas(rng, look)
+    labels = PatchLabels(look)
     ink = canvas.ink()
     face, size = int(rng.integers(len(FACES))), int(rng.integers(11, 13))
     axis = IMAGE_SIZE - CELL
-    grid = canvas.pixels[0, 0] + (ink - canvas.pixels[0, 0]) * 0.25
+    grid = canvas.ground + (ink - canvas.ground) * 0.25
     for level in range(0, axis, 2 * PATCH):
         canvas.fill(0, level, IMAGE_SIZE, level + 1, grid)
     bars = []
@@ -51,8 +53,7 @@ def make(rng: np.random.Generator, split: str) -> tuple[np.ndarray, np.ndarray, 
         top = max(0, axis - int(value) * PATCH + int(rng.integers(-1, 2)))
         left = x + (CELL - width) // 2
         canvas.fill(left, top, left + width, axis, canvas.color(color))
-        mask = glyph(face, letter, size)
-        canvas.paste(mask, x + (CELL - mask.shape[1]) // 2, axis + 2 + (CELL - 2 - mask.shape[0]) // 2, ink)
+        canvas.character(face, letter, size, (x, axis + 2, CELL, CELL - 2), ink)
         first = (axis - int(value) * PATCH) // PATCH
         patch_column = int(column) * PATCHES_PER_CELL
         for row in range(first, axis // PATCH - 1, 2):

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from saccade.glance.draw import CELL, Canvas, arrow_mask
-from saccade.glance.fonts import FACES, glyph
+from saccade.glance.draw import CELL, PLAIN, Canvas, DrawnLook
+from saccade.glance.fonts import FACES
 from saccade.glance.scenes.base import PATCHES_PER_CELL, PatchLabels
 from saccade.glance.vocabulary import LETTER_INDEX, LETTERS
 
@@ -43,14 +43,16 @@ def _walk(rng: np.random.Generator, places: set[int]) -> dict[int, str]:
     return heads
 
 
-def make(rng: np.random.Generator, split: str) -> tuple[np.ndarray, np.ndarray, DiagramFacts]:
+def make(
+    rng: np.random.Generator, split: str, look: DrawnLook = PLAIN
+) -> tuple[np.ndarray, np.ndarray, DiagramFacts]:
     """Draw four to eight boxes and their arrows."""
     count = int(rng.integers(4, 9))
     places = sorted(rng.choice(_SIDE * _SIDE, count, replace=False).tolist())
     letters = dict(zip(places, rng.permutation(LETTERS)[:count].tolist(), strict=True))
     heads = _walk(rng, set(places))
-    canvas = Canvas(rng)
-    labels = PatchLabels()
+    canvas = Canvas(rng, look)
+    labels = PatchLabels(look)
     ink = canvas.ink()
     face, size = int(rng.integers(len(FACES))), int(rng.integers(9, 11))
     step = 2 * PATCHES_PER_CELL
@@ -61,7 +63,7 @@ def make(rng: np.random.Generator, split: str) -> tuple[np.ndarray, np.ndarray, 
         other = place + down * _SIDE + right
         row, column = place // _SIDE * step, place % _SIDE * step
         gap_row, gap_column = row + down * PATCHES_PER_CELL, column + right * PATCHES_PER_CELL
-        canvas.paste(arrow_mask(direction), gap_column * CELL // 2, gap_row * CELL // 2, ink)
+        canvas.arrow(direction, gap_column * CELL // 2, gap_row * CELL // 2, ink)
         labels.cell(gap_row, gap_column, f"arrow {direction}")
         arrows.append((letters[place], letters[other]))
         # Raster order: only the later box of the two has seen the earlier one.
@@ -73,7 +75,6 @@ def make(rng: np.random.Generator, split: str) -> tuple[np.ndarray, np.ndarray, 
         row, column = place // _SIDE * step, place % _SIDE * step
         x, y = column * CELL // 2, row * CELL // 2
         canvas.frame(x, y, x + CELL, y + CELL, ink)
-        mask = glyph(face, letters[place], size)
-        canvas.paste(mask, x + (CELL - mask.shape[1]) // 2, y + (CELL - mask.shape[0]) // 2, ink)
+        canvas.character(face, letters[place], size, (x, y, CELL, CELL), ink)
         labels.cell(row, column, letters[place], **links[place])
     return canvas.finish(), labels.finish(rng), DiagramFacts(tuple(letters[p] for p in places), tuple(arrows))

@@ -1,14 +1,15 @@
-"""Handwritten digits from real scans (UCI, shipped with scikit-learn), laid out in rows and columns."""
+"""Handwritten digits from real scans (UCI; see ``digits.md``), laid out in rows and columns."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.resources import files
 
 import numpy as np
 from PIL import Image
 
-from saccade.glance.draw import CELL, CELLS, Canvas
+from saccade.glance.draw import CELL, CELLS, PLAIN, Canvas, DrawnLook
 from saccade.glance.scenes.base import PATCHES_PER_CELL, PatchLabels
 from saccade.glance.vocabulary import COLOR_INDEX, COLOR_NAMES
 
@@ -25,24 +26,29 @@ class DigitFacts:
     scans: tuple[int, ...]
 
 
-@lru_cache(maxsize=1)
-def _uci() -> tuple[np.ndarray, np.ndarray]:
-    from sklearn.datasets import load_digits
+def originals() -> tuple[np.ndarray, np.ndarray]:
+    """The scans as they were published: (1797, 8, 8) of 0 to 16, and the digit that each shows."""
+    with files("saccade.glance.scenes").joinpath("digits.npz").open("rb") as stream:
+        data = np.load(stream, allow_pickle=False)
+        return data["scans"], data["labels"]
 
-    data = load_digits()
+
+@lru_cache(maxsize=2)
+def _uci(size: int = CELL) -> tuple[np.ndarray, np.ndarray]:
+    scans, target = originals()
     scaled = np.stack(
         [
             np.asarray(
                 Image.fromarray((scan * (255 / 16)).astype(np.uint8)).resize(
-                    (CELL, CELL), Image.Resampling.BILINEAR
+                    (size, size), Image.Resampling.BILINEAR
                 ),
                 dtype=np.float32,
             )
             / 255.0
-            for scan in data.images
+            for scan in scans
         ]
     )
-    return scaled, data.target.astype(int)
+    return scaled, target.astype(int)
 
 
 @lru_cache(maxsize=3)
@@ -54,15 +60,17 @@ def scans_of(split: str) -> tuple[np.ndarray, ...]:
     return tuple(index[mine & (target == digit)] for digit in range(10))
 
 
-def make(rng: np.random.Generator, split: str) -> tuple[np.ndarray, np.ndarray, DigitFacts]:
+def make(
+    rng: np.random.Generator, split: str, look: DrawnLook = PLAIN
+) -> tuple[np.ndarray, np.ndarray, DigitFacts]:
     """Draw a block of 1 to 3 rows by 2 to 4 columns of scans."""
-    scans, _ = _uci()
+    scans, _ = _uci(CELL * look.scale)
     pools = scans_of(split)
     height, width = int(rng.integers(1, 4)), int(rng.integers(2, 5))
     top, left = int(rng.integers(CELLS - height + 1)), int(rng.integers(CELLS - width + 1))
     palette = rng.permutation(COLOR_NAMES)[: rng.integers(2, 9)].tolist()
-    canvas = Canvas(rng)
-    labels = PatchLabels()
+    canvas = Canvas(rng, look)
+    labels = PatchLabels(look)
     rows, colors, used = [], [], []
     for row in range(height):
         values, paints = [], []
@@ -74,7 +82,7 @@ def make(rng: np.random.Generator, split: str) -> tuple[np.ndarray, np.ndarray, 
             y = (top + row) * CELL + int(rng.integers(-1, 2))
             # Scans are faint at their edges; a stronger stroke keeps them readable in light colours.
             mask = np.minimum(1.0, scans[scan] * rng.uniform(1.1, 1.6))
-            canvas.paste(mask, x, y, canvas.color(color))
+            canvas.paste(mask, x * look.scale, y * look.scale, canvas.color(color))
             labels.cell(
                 (top + row) * PATCHES_PER_CELL,
                 (left + column) * PATCHES_PER_CELL,

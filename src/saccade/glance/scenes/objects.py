@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from saccade.glance.draw import CELL, CELLS, Canvas, shape_mask
+from saccade.glance.draw import CELL, CELLS, PLAIN, Canvas, DrawnLook
 from saccade.glance.scenes.base import PATCHES_PER_CELL, PatchLabels
 from saccade.glance.vocabulary import COLOR_INDEX, COLOR_NAMES, SHAPES, SIZES
 
@@ -37,7 +37,9 @@ class ObjectFacts:
     things: tuple[Thing, ...]
 
 
-def make(rng: np.random.Generator, split: str) -> tuple[np.ndarray, np.ndarray, ObjectFacts]:
+def make(
+    rng: np.random.Generator, split: str, look: DrawnLook = PLAIN
+) -> tuple[np.ndarray, np.ndarray, ObjectFacts]:
     """Draw a scene of 2 to `MAX_OBJECTS` objects; few colours or shapes in some, so that counts grow."""
     count = int(rng.integers(2, MAX_OBJECTS + 1))
     cells = np.sort(rng.choice(CELLS * CELLS, count, replace=False))
@@ -53,8 +55,8 @@ def make(rng: np.random.Generator, split: str) -> tuple[np.ndarray, np.ndarray, 
         )
         for cell in cells
     )
-    canvas = Canvas(rng)
-    labels = PatchLabels()
+    canvas = Canvas(rng, look)
+    labels = PatchLabels(look)
     by_color: Counter[str] = Counter()
     by_shape: Counter[str] = Counter()
     for rank, thing in enumerate(things, start=1):
@@ -64,7 +66,7 @@ def make(rng: np.random.Generator, split: str) -> tuple[np.ndarray, np.ndarray, 
         low, high = (0, slack) if slack <= 2 else (slack // 2 - 1, slack // 2 + 2)
         x = thing.column * CELL + int(rng.integers(low, high + 1))
         y = thing.row * CELL + int(rng.integers(low, high + 1))
-        canvas.paste(shape_mask(thing.shape, pixels), x, y, canvas.color(thing.color))
+        canvas.shape(thing.shape, pixels, x, y, canvas.color(thing.color))
         by_color[thing.color] += 1
         by_shape[thing.shape] += 1
         labels.cell(

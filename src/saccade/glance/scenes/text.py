@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from saccade.glance.draw import CELL, CELLS, PATCH, Canvas
-from saccade.glance.fonts import FACES, glyph
+from saccade.glance.draw import CELL, CELLS, PATCH, PLAIN, Canvas, DrawnLook
+from saccade.glance.fonts import FACES
 from saccade.glance.scenes.base import PatchLabels
 from saccade.glance.vocabulary import COLOR_INDEX, COLOR_NAMES, DIGITS, LETTERS
 
 
 @dataclass(frozen=True)
-class Line:
+class TextLine:
     """One line of text: a ``"word"`` of letters or a ``"number"`` of digits."""
 
     kind: str
@@ -25,16 +25,18 @@ class Line:
 class TextFacts:
     """The lines from top to bottom; colours differ."""
 
-    lines: tuple[Line, ...]
+    lines: tuple[TextLine, ...]
 
 
-def make(rng: np.random.Generator, split: str) -> tuple[np.ndarray, np.ndarray, TextFacts]:
+def make(
+    rng: np.random.Generator, split: str, look: DrawnLook = PLAIN
+) -> tuple[np.ndarray, np.ndarray, TextFacts]:
     """Draw one to three lines of three to five characters, each line in its own colour and font."""
     count = int(rng.integers(1, 4))
     rows = np.sort(rng.choice(CELLS, count, replace=False))
     colors = rng.permutation(COLOR_NAMES)[:count].tolist()
-    canvas = Canvas(rng)
-    labels = PatchLabels()
+    canvas = Canvas(rng, look)
+    labels = PatchLabels(look)
     lines = []
     for row, color in zip(rows, colors, strict=True):
         kind = "word" if rng.random() < 0.55 else "number"
@@ -45,13 +47,11 @@ def make(rng: np.random.Generator, split: str) -> tuple[np.ndarray, np.ndarray, 
         start = int(rng.integers(0, (CELLS - length) * 2 + 1))  # in patches: lines start anywhere
         paint = canvas.color(color)
         for index, character in enumerate(text):
-            mask = glyph(face, character, size)
             patch_column = start + index * (CELL // PATCH)
-            x = patch_column * PATCH + (CELL - mask.shape[1]) // 2 + int(rng.integers(-1, 2))
-            y = int(row) * CELL + (CELL - mask.shape[0]) // 2
-            canvas.paste(mask, x, y, paint)
+            x = patch_column * PATCH + int(rng.integers(-1, 2))
+            canvas.character(face, character, size, (x, int(row) * CELL, CELL, CELL), paint)
             labels.cell(
                 int(row) * (CELL // PATCH), patch_column, character, color=COLOR_INDEX[color], order=index + 1
             )
-        lines.append(Line(kind, text, color))
+        lines.append(TextLine(kind, text, color))
     return canvas.finish(), labels.finish(rng), TextFacts(tuple(lines))

@@ -11,16 +11,25 @@ from saccade.report.results.frontier import chosen, kept
 from saccade.report.results.group import Group
 from saccade.report.results.kinds import Palette
 from saccade.report.results.maps import layer_map
-from saccade.report.results.model import Comparison, Numbers, Scored
+from saccade.report.results.model import Numbers, ReadComparison, ScoredPlan
 from saccade.report.results.plots import Panel, Point, pareto, task_bars
-from saccade.report.text import MISSING, above_blind, amount, beside_blind, interval, percent, points
+from saccade.report.text import (
+    MISSING,
+    above_blind,
+    amount,
+    beside_blind,
+    difference,
+    interval,
+    percent,
+    points,
+)
 
 MANY = 16
 """Plans above which a map is folded away."""
 CLOSE = 4
 """Plans looked at task by task."""
 
-Named = tuple[str, Comparison]
+Named = tuple[str, ReadComparison]
 """A comparison and the name of its file."""
 
 
@@ -33,7 +42,7 @@ def comparisons(group: Group) -> list[Named]:
     ]
 
 
-def table(found: Comparison, palette: Palette) -> str:
+def table(found: ReadComparison, palette: Palette) -> str:
     """All plans of a file beside the stock model."""
     timed = any(e.timing for e in found.entries)
     head = [*wording.COLUMNS, *(["prefill time"] if timed else [])]
@@ -53,13 +62,13 @@ def table(found: Comparison, palette: Palette) -> str:
     return f"{pieces.table(head, rows)}<p class='note'>{note}</p>{told}"
 
 
-def _row(entry: Scored, palette: Palette, timed: bool, dense: Numbers) -> list[str]:
+def _row(entry: ScoredPlan, palette: Palette, timed: bool, dense: Numbers) -> list[str]:
     mean, cost, time = entry.mean, entry.cost, entry.timing
     spec = f'<span class="spec">{escape(entry.spec)}</span>' if entry.spec not in ("", entry.name) else ""
     cells = [
         f"{palette.dot(entry.spec)}{escape(entry.name)}{spec}",
         interval(mean, "accuracy"),
-        against(mean),
+        difference(mean),
         _changed(mean),
         text.kept(mean, "retention_above_blind" if mean["blind"] is not None else "retention", dense),
         percent(cost["flops_ratio"]),
@@ -69,14 +78,6 @@ def _row(entry: Scored, palette: Palette, timed: bool, dense: Numbers) -> list[s
         shown = f"{percent(time['ratio'])} ({_whole(time['low'])} to {_whole(time['high'])})" if time else ""
         cells.append(shown)
     return cells
-
-
-def against(mean: Numbers) -> str:
-    """The difference to the stock model in points, with its limits."""
-    if mean["difference"] is None:
-        return MISSING
-    low, high = points(mean["difference_low"]), points(mean["difference_high"])
-    return f"{points(mean['difference'])} ({low} to {high})"
 
 
 def _changed(mean: Numbers) -> str:
@@ -142,7 +143,7 @@ def maps(named: Sequence[Named], group: Group, palette: Palette) -> str:
     return pieces.details(f"{len(plans)} plans, layer by layer", shown) if len(plans) > MANY else shown
 
 
-def bars(found: Comparison, palette: Palette, name: str) -> str:
+def bars(found: ReadComparison, palette: Palette, name: str) -> str:
     """Accuracy on each task under a few plans."""
     few = chosen(found, CLOSE)
     if not few or len(found.dense.tasks) < 2:
@@ -153,7 +154,7 @@ def bars(found: Comparison, palette: Palette, name: str) -> str:
     return pieces.drawing(drawn, wording.BARS)
 
 
-def losses(found: Comparison, palette: Palette) -> str:
+def losses(found: ReadComparison, palette: Palette) -> str:
     """What every plan lost or gained on every task, and the greatest losses in words."""
     tasks = list(found.dense.tasks)
     if not found.entries or not tasks:
@@ -176,11 +177,11 @@ def _heat(score: Numbers | None) -> str:
     sure = low is not None and high is not None and (high < 0 or low > 0)
     tone, depth = "var(--loss)" if change < 0 else "var(--gain)", min(0.55, 0.1 + abs(change) * 0.7)
     shade = f' style="background:rgba({tone},{depth:.2f})"' if sure else ""
-    tip = escape(f"{interval(score, 'accuracy')}; against dense {against(score)}", quote=True)
+    tip = escape(f"{interval(score, 'accuracy')}; against dense {difference(score)}", quote=True)
     return f'<td{shade} title="{tip}">{points(change)}</td>'
 
 
-def _worst(found: Comparison) -> str:
+def _worst(found: ReadComparison) -> str:
     """Where each of the plans drawn above lost most, in words."""
     told = ""
     for entry in chosen(found, CLOSE):
@@ -194,14 +195,14 @@ def _worst(found: Comparison) -> str:
         if lost:
             _, task, score = min(lost, key=lambda one: one[0])
             more = f", and on {len(lost) - 1} more of {len(entry.tasks)} tasks" if len(lost) > 1 else ""
-            what = f"most on <b>{escape(task)}</b>, {against(score)} points{more}"
+            what = f"most on <b>{escape(task)}</b>, {difference(score)} points{more}"
         else:
             what = wording.NOTHING_LOST
         told += f"<li><b>{escape(entry.name)}</b>: {what}</li>"
     return f"<p>{wording.MOST_LOST}</p><ul>{told}</ul>"
 
 
-def official(found: Comparison) -> str:
+def official(found: ReadComparison) -> str:
     """Metrics of the benchmarks' own judge, task by task, as it gave them; empty if there are none."""
     rows = []
     columns = [found.dense, *found.entries]
@@ -238,7 +239,7 @@ def side_by_side(named: Sequence[Named]) -> str:
     return f"<p>{wording.SIDE_BY_SIDE}</p>{pieces.table(head, rows, 'heat')}"
 
 
-def gate(found: Comparison) -> str:
+def gate(found: ReadComparison) -> str:
     """Lines of a gate: what was wanted and what was found."""
     rows = [
         [

@@ -6,7 +6,7 @@ from typing import Any
 
 from saccade.core.shapes import SHAPES
 from saccade.report.results.fields import Fields
-from saccade.report.results.model import Comparison, ModelId, Numbers, Result, Scored
+from saccade.report.results.model import ModelId, Numbers, ReadComparison, Result, ScoredPlan
 
 SCORE = ("accuracy", "n", "low", "high", "blind", "retention", "retention_above_blind", "difference")
 LIMITS = tuple(f"{name}_{end}" for name in SCORE[5:] for end in ("low", "high"))
@@ -34,7 +34,7 @@ def read_comparison(data: Any, path: str) -> Result:
     return Result(path, kind, model, provenance(top), {"": found})
 
 
-def comparison(top: Fields) -> Comparison:
+def comparison(top: Fields) -> ReadComparison:
     """The evaluation within an object that has ``dense`` and ``plans`` or ``rows``.
 
     Raises:
@@ -57,7 +57,7 @@ def comparison(top: Fields) -> Comparison:
     for name, score in top.part("calibration").data.items():
         if isinstance(score, dict) and isinstance(score.get("mean"), list):
             scores[name] = {"mean": Fields.of(score, f"{top.where}: calibration.{name}").numbers("mean")}
-    return Comparison(
+    return ReadComparison(
         scored(Fields.of(top.data.get("dense"), f"{top.where}: dense")),
         entries,
         missing,
@@ -67,7 +67,7 @@ def comparison(top: Fields) -> Comparison:
     )
 
 
-def scored(entry: Fields) -> Scored:
+def scored(entry: Fields) -> ScoredPlan:
     """One plan's scores.
 
     Raises:
@@ -75,7 +75,7 @@ def scored(entry: Fields) -> Scored:
     """
     cost = entry.part("cost")
     timing = entry.part("timing")
-    return Scored(
+    return ScoredPlan(
         entry.text("name"),
         entry.text("spec", ""),
         _score(Fields.of(entry.data.get("mean"), f"{entry.where}: mean")),

@@ -31,7 +31,7 @@ class ModelId:
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredPlan:
     """How one plan answered.
 
     Attributes:
@@ -54,7 +54,7 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ReadComparison:
     """Plans beside the stock model on the same questions.
 
     Attributes:
@@ -66,8 +66,8 @@ class Comparison:
         checks: Lines of a gate: what, wanted, found, passed.
     """
 
-    dense: Scored
-    entries: tuple[Scored, ...]
+    dense: ScoredPlan
+    entries: tuple[ScoredPlan, ...]
     missing: tuple[tuple[str, str], ...] = ()
     headline: tuple[str, ...] = ()
     scores: Mapping[str, Any] = field(default_factory=dict)
@@ -128,7 +128,7 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Finding:
+class ReadFinding:
     """What a study says about a claim of a paper: claim, where it is made, verdict, and what was seen."""
 
     claim: str
@@ -138,7 +138,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Told:
+class StudyText:
     """What a study tells beside its evaluation.
 
     Attributes:
@@ -153,7 +153,7 @@ class Told:
     name: str
     title: str
     question: str
-    findings: tuple[Finding, ...]
+    findings: tuple[ReadFinding, ...]
     markdown: str
     pictures: Mapping[str, bytes]
 
@@ -178,8 +178,8 @@ class Result:
     kind: str
     model: ModelId
     provenance: Mapping[str, Any]
-    comparisons: Mapping[str, Comparison] = field(default_factory=dict)
+    comparisons: Mapping[str, ReadComparison] = field(default_factory=dict)
     timed: tuple[Timed, ...] = ()
     priced: tuple[Priced, ...] = ()
     planned: Planned | None = None
-    told: Told | None = None
+    told: StudyText | None = None

@@ -8,7 +8,7 @@ from typing import Any
 from saccade import extensions
 from saccade.report.results.evaluations import comparison, model_of, provenance
 from saccade.report.results.fields import Fields
-from saccade.report.results.model import Finding, Result, Told
+from saccade.report.results.model import ReadFinding, Result, StudyText
 
 
 def read_study(data: Any, path: str) -> Result:
@@ -17,10 +17,12 @@ def read_study(data: Any, path: str) -> Result:
     name = top.text("study")
     found = comparison(top)
     findings = tuple(
-        Finding(one.text("claim"), one.text("source", ""), one.text("verdict"), one.text("found", ""))
+        ReadFinding(one.text("claim"), one.text("source", ""), one.text("verdict"), one.text("found", ""))
         for one in top.parts("findings")
     )
-    told = Told(name, top.text("title", name), top.text("question", ""), findings, *_own(name, data, path))
+    told = StudyText(
+        name, top.text("title", name), top.text("question", ""), findings, *_own(name, data, path)
+    )
     return Result(
         path, f"study {name}", model_of(top, None, found.dense.cost), provenance(top), {"": found}, told=told
     )

@@ -7,7 +7,7 @@ from typing import Any
 from saccade.report import tuned
 from saccade.report.results.evaluations import comparison, model_of, provenance
 from saccade.report.results.fields import Fields
-from saccade.report.results.model import Finding, Result, Told
+from saccade.report.results.model import ReadFinding, Result, StudyText
 from saccade.report.text import points
 
 
@@ -16,7 +16,7 @@ def read_tuning(data: Any, path: str) -> Result:
     top = Fields.of(data, path)
     found, told = comparison(top), top.part("tune")
     try:
-        own = Told(
+        own = StudyText(
             "tune",
             "The plan that was tuned",
             "Which plan loses least at this cost, or costs least within this loss, on these samples?",
@@ -33,12 +33,12 @@ def read_tuning(data: Any, path: str) -> Result:
     )
 
 
-def _finding(told: Fields, refused: str) -> Finding:
+def _finding(told: Fields, refused: str) -> ReadFinding:
     """What was asked, and what held-out samples say of the plan that was chosen."""
     asked = told.part("asked")
     wanted = ", ".join(f"{key} {value}" for key, value in asked.data.items() if key in _WANTED)
     if refused:
-        return Finding(f"A plan with {wanted}", "asked here", "not supported", refused)
+        return ReadFinding(f"A plan with {wanted}", "asked here", "not supported", refused)
     chosen, held = told.part("chosen"), told.part("chosen").part("held_out")
     loss, bound = held.number("loss"), held.number("bound")
     found = (
@@ -47,7 +47,7 @@ def _finding(told: Fields, refused: str) -> Finding:
     )
     within = held.data.get("within")
     verdict = "undecided" if within is None else "supported" if within else "not supported"
-    return Finding(f"A plan with {wanted}", "asked here", verdict, found)
+    return ReadFinding(f"A plan with {wanted}", "asked here", verdict, found)
 
 
 _WANTED = ("flops", "time", "kv", "max_loss", "on")

@@ -24,7 +24,7 @@ from saccade.families import Rotary, find
 from saccade.families.offsets import position_offsets_kept
 from saccade.plans.plan import Plan, PlanLike
 from saccade.research.analysis.merging import Merge
-from saccade.skip_vision.wrap import wrapped
+from saccade.skip_vision.placed import wrapped
 
 
 @dataclass(frozen=True)

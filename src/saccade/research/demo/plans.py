@@ -16,7 +16,7 @@ KIN = ("ffn_skip", "shortv", "vtw")
 
 
 @dataclass(frozen=True)
-class Entry:
+class DemoPlan:
     """One plan of the demo.
 
     Attributes:
@@ -34,12 +34,12 @@ class Entry:
     plan: Plan
 
 
-def entry(method: str, budget: int, num_layers: int, orders: Mapping[str, Sequence[int]]) -> Entry:
+def entry(method: str, budget: int, num_layers: int, orders: Mapping[str, Sequence[int]]) -> DemoPlan:
     """A method at a budget, resolved."""
     cls = METHODS[method]
     assert issubclass(cls, BudgetMethod)
     plan = Plan((cls().with_budget(budget),)).resolve(num_layers, dict(orders))
-    return Entry(f"{cls.title} {budget}", method, cls.title, budget, plan)
+    return DemoPlan(f"{cls.title} {budget}", method, cls.title, budget, plan)
 
 
 def nearest_budget(
@@ -65,7 +65,7 @@ class Lineup:
         flops: Names of all methods at the cost nearest to that of ``main``.
     """
 
-    entries: tuple[Entry, ...]
+    entries: tuple[DemoPlan, ...]
     main: str
     layers: tuple[str, ...]
     flops: tuple[str, ...]

@@ -1,8 +1,9 @@
-"""Stage 3 of training: the CLS row of Glance's vision tower learns to look at what is not background.
+"""Teaching the tower's CLS row to look at what is not background.
 
 In CLIP the CLS row attends to salient patches, and methods such as VisionZip and FasterVLM rank patches by
 it. Glance's tower has one layer whose output nothing uses, so its queries and keys can learn to do the same
-when everything else is finished: no feature, and no answer of the dense model, changes by it.
+when everything else is finished (stage 3): no feature, and no answer of the dense model, changes by it.
+Gaze's tower mixes patches, and the CLS rows of its last two layers are taught along with the rest.
 
 Shape letters: B images, P patches, V tower width.
 """
@@ -17,6 +18,7 @@ from torch import nn
 
 from saccade.glance.model import Llava
 from saccade.glance.tokenizer import PIXEL_MEAN, PIXEL_STD
+from saccade.glance.vocabulary import HEAD_INDEX
 from saccade.research.embedded.data import Batches, loader
 
 BACKGROUND_STD = 14.0
@@ -30,18 +32,47 @@ def drawn(pixels_BHWC: torch.Tensor, patch: int) -> torch.Tensor:
 
 
 def cls_attention(model: Llava, pixels_BHWC: torch.Tensor) -> torch.Tensor:
-    """Logarithm of the CLS row's attention over the patches, mean over heads, (B, P)."""
+    """Logarithm of the CLS row's attention over the patches in the tower's first layer, (B, P)."""
     tower = model.model.vision_tower
     images = (pixels_BHWC.permute(0, 3, 1, 2).float() / 255.0 - PIXEL_MEAN) / PIXEL_STD
-    layer = tower.encoder.layers[0]
-    states = layer.layer_norm1(tower.pre_layrnorm(tower.embeddings(images)))
-    attn = layer.self_attn
+    return attention_of_cls(tower.encoder.layers[0], tower.pre_layrnorm(tower.embeddings(images)))
+
+
+def attention_of_cls(layer: nn.Module, states: torch.Tensor) -> torch.Tensor:
+    """Logarithm of the CLS row's attention over the patches, mean over heads, (B, P).
+
+    Args:
+        layer: A layer of the tower.
+        states: What enters it.
+    """
+    states, attn = layer.layer_norm1(states), layer.self_attn
 
     def heads(x: torch.Tensor) -> torch.Tensor:
         return x.unflatten(-1, (-1, attn.head_dim)).transpose(1, 2)
 
     scores = heads(attn.q_proj(states[:, :1])) @ heads(attn.k_proj(states)).transpose(2, 3)
     return (scores * attn.scale).softmax(-1).mean(1)[:, 0, 1:].clamp_min(1e-12).log()
+
+
+def worth_looking(labels: torch.Tensor) -> torch.Tensor:
+    """Where the CLS row should look, (B, P), summing to 1: at things, and most at their middle.
+
+    So that the few most attended patches are of many things, not all of one.
+
+    Args:
+        labels: Patch labels of square pictures, batch x patches x heads.
+    """
+    content = labels[..., HEAD_INDEX["content"]]
+    side = round(content.shape[1] ** 0.5)
+    thing = (content > 0).float().view(-1, 1, side, side)
+    middle = F.avg_pool2d(thing, 3, stride=1, padding=1)
+    weight = (thing * middle.square() + 1e-3).flatten(1)
+    return weight / weight.sum(1, keepdim=True)
+
+
+def looking_loss(layer: nn.Module, states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Divergence of the CLS row's attention from where it should look."""
+    return F.kl_div(attention_of_cls(layer, states), worth_looking(labels), reduction="batchmean")
 
 
 def teach_to_glimpse(
@@ -71,9 +102,10 @@ def teach_to_glimpse(
     try:
         for step, batch in zip(range(steps), loader(batches, 0, workers=0), strict=False):
             optimizer.param_groups[0]["lr"] = 3e-3 * 0.5 * (1 + math.cos(math.pi * step / steps))
-            target = drawn(batch["pixels"], patch).float()
+            pixels = batch["pixels"].to(model.device)
+            target = drawn(pixels, patch).float()
             target = target / target.sum(1, keepdim=True).clamp_min(1)
-            loss = F.kl_div(cls_attention(model, batch["pixels"]), target, reduction="batchmean")
+            loss = F.kl_div(cls_attention(model, pixels), target, reduction="batchmean")
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -1,96 +1,165 @@
 """The training forward pass: the stock modules, called so that one pass serves many questions.
 
-Numbers of rows: P visual rows and one `<user>` row before them, then T text rows. The first `depth`
-layers can be run alone, on the visual rows alone, which is all stage 1 needs.
+Numbers of rows: P visual rows and one `<user>` row before them, then T text rows. The tower, or where it
+does not mix patches the first `depth` layers of the decoder, can be run alone, on the visual rows alone,
+which is all that learning to see needs.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import LlavaForConditionalGeneration as Llava
 
-from saccade.glance.model import visual_rows
 from saccade.glance.tokenizer import PIXEL_MEAN, PIXEL_STD
-from saccade.glance.vocabulary import IGNORE, LABEL_HEADS
+from saccade.glance.vocabulary import HEAD_INDEX, IGNORE, LABEL_HEADS, LOCAL_HEADS
+from saccade.research.embedded.glimpse import looking_loss
 from saccade.research.embedded.pointing import pointing_loss
+from saccade.research.embedded.tower import tower_states
 
 
 class PatchReader(nn.Module):
-    """Linear heads that name what a patch shows, read from a decoder layer; dropped after training."""
+    """Linear heads that name what a patch shows; dropped after training."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, heads: tuple[str, ...] = tuple(LABEL_HEADS)) -> None:
         """Create one projection for all heads."""
         super().__init__()
+        self.heads = heads
         self.norm = nn.RMSNorm(width, eps=1e-6)
-        self.project = nn.Linear(width, sum(LABEL_HEADS.values()))
+        self.project = nn.Linear(width, sum(LABEL_HEADS[head] for head in heads))
 
     def losses(self, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Mean cross entropy per head, heads in the order of `LABEL_HEADS`."""
+        """Mean cross entropy per head in the order of `LABEL_HEADS`; 0 where a head is not read."""
         logits = self.project(self.norm(hidden)).flatten(0, 1).float()
         target = labels.flatten(0, 1).long()
-        parts = logits.split(list(LABEL_HEADS.values()), dim=-1)
-        return torch.stack(
-            [
-                F.cross_entropy(part, target[:, i], ignore_index=IGNORE, reduction="sum")
-                / (target[:, i] != IGNORE).sum().clamp_min(1)
-                for i, part in enumerate(parts)
-            ]
-        )
+        out = logits.new_zeros(len(LABEL_HEADS))
+        for head, part in zip(
+            self.heads, logits.split([LABEL_HEADS[h] for h in self.heads], -1), strict=True
+        ):
+            wanted = target[:, HEAD_INDEX[head]]
+            loss = F.cross_entropy(part, wanted, ignore_index=IGNORE, reduction="sum")
+            out[HEAD_INDEX[head]] = loss / (wanted != IGNORE).sum().clamp_min(1)
+        return out
+
+
+class Passed(NamedTuple):
+    """What a training pass gives.
+
+    Attributes:
+        patches: Patch losses, readers x heads: the tower's first if it is read, then the decoder's.
+        pointing: Loss of the heads that are taught where to look.
+        looking: Loss of the CLS row's attention.
+        early: Logits of the text rows half way through the decoder, or None.
+        logits: Logits of the text rows (batch x text x vocabulary); None if the decoder did not run.
+    """
+
+    patches: torch.Tensor
+    pointing: torch.Tensor
+    looking: torch.Tensor
+    early: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
 
 
 class Network(nn.Module):
     """The model and its patch readers, with the two training passes."""
 
     def __init__(
-        self, model: Llava, read_layers: tuple[int, ...], point_layers: tuple[int, ...], user_id: int
+        self,
+        model: Llava,
+        read_layers: tuple[int, ...],
+        point_layers: tuple[int, ...],
+        user_id: int,
+        early_layer: int = 0,
     ) -> None:
-        """Put a reader behind each layer in `read_layers`; teach `point_layers` to look (counted from 1)."""
+        """Put a reader behind each decoder layer in `read_layers`; teach `point_layers` to look.
+
+        Args:
+            model: What is trained. A tower that mixes patches is read too, and its CLS row taught to look.
+            read_layers: Decoder layers, counted from 1.
+            point_layers: Likewise; the last of them takes the second look.
+            user_id: Token before the picture.
+            early_layer: Decoder layer, counted from 1, behind which an answer is asked for too; 0 for none.
+        """
         super().__init__()
         self.model = model
-        # With few rows and narrow heads, plain matrix products beat the fused CPU kernel, backward above all.
-        model.set_attn_implementation({"text_config": "eager", "vision_config": "sdpa"})
+        vision, text = model.config.vision_config, model.config.text_config
+        model.set_attn_implementation("sdpa")
         self.read_layers = read_layers
         self.point_layers = point_layers
+        self.early_layer = early_layer
         self.user_id = user_id
-        self.readers = nn.ModuleList(PatchReader(model.config.text_config.hidden_size) for _ in read_layers)
+        self.mixes = vision.num_hidden_layers > 1
+        self.readers = nn.ModuleList(PatchReader(text.hidden_size) for _ in read_layers)
+        if self.mixes:
+            self.tower_reader = PatchReader(vision.hidden_size, LOCAL_HEADS)
 
-    def _prefix(self, pixels: torch.Tensor) -> torch.Tensor:
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.model.device
+
+    def _seen(self, pixels: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The tower's patches, the losses of their reader (none x heads if unread) and of the CLS row."""
         images = (pixels.permute(0, 3, 1, 2).float() / 255.0 - PIXEL_MEAN) / PIXEL_STD
-        rows = visual_rows(self.model, images)
+        states = tower_states(self.model, images)
+        rows = states[-1][:, 1:]
+        if not self.mixes:
+            return rows, rows.new_zeros(0, len(LABEL_HEADS)), rows.new_zeros(())
+        losses = self.tower_reader.losses(rows, labels)[None]
+        layers = self.model.model.vision_tower.encoder.layers
+        looks = [looking_loss(layers[i], states[i], labels) for i in (-2, -1)]
+        return rows, losses, looks[0] + looks[1]
+
+    def _prefix(self, rows: torch.Tensor) -> torch.Tensor:
+        rows = self.model.model.multi_modal_projector(rows)
         embed = self.model.model.language_model.embed_tokens
-        user = embed(torch.full((len(pixels), 1), self.user_id, device=pixels.device))
+        user = embed(torch.full((len(rows), 1), self.user_id, device=rows.device))
         return torch.cat((user.float(), rows.float()), dim=1)
 
     def _decode(self, hidden, positions, mask, labels, depth, aim=None):
         decoder = self.model.model.language_model
         rotary = decoder.rotary_emb(hidden, positions)
-        losses, pointing = [], hidden.new_zeros(())
+        losses, pointing, early = [], hidden.new_zeros(()), None
         for number, layer in enumerate(decoder.layers[:depth], start=1):
             if aim is not None and number in self.point_layers:
-                look = aim[:, self.point_layers.index(number)]
+                look = aim[:, int(number == self.point_layers[-1])]
                 pointing = pointing + pointing_loss(layer, hidden, rotary, mask, look)
             hidden = layer(hidden, attention_mask=mask, position_ids=positions, position_embeddings=rotary)
             if number in self.read_layers:
                 reader = self.readers[self.read_layers.index(number)]
                 losses.append(reader.losses(hidden[:, 1 : 1 + labels.shape[1]], labels))
-        return hidden, torch.stack(losses), pointing
+            if number == self.early_layer:
+                early = hidden
+        return hidden, losses, pointing, early
 
-    def see(self, pixels: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Stage 1: patch losses, readers x heads, from the visual rows alone."""
-        hidden = self._prefix(pixels)
+    def see(self, pixels: torch.Tensor, labels: torch.Tensor) -> Passed:
+        """Learning to see: the losses that need the visual rows alone."""
+        rows, losses, looking = self._seen(pixels, labels)
+        if self.mixes:
+            return Passed(losses, looking.new_zeros(()), looking)
+        hidden = self._prefix(rows)
         positions = torch.arange(hidden.shape[1], device=pixels.device)[None]
-        mask = torch.full((hidden.shape[1], hidden.shape[1]), -1e9).triu(1)[None, None]
-        return self._decode(hidden, positions, mask, labels, max(self.read_layers))[1]
+        size = hidden.shape[1]
+        mask = torch.full((size, size), -1e9, device=pixels.device).triu(1)[None, None]
+        _, read, pointing, _ = self._decode(hidden, positions, mask, labels, max(self.read_layers))
+        return Passed(torch.stack(read), pointing, looking)
 
-    def answer(self, pixels, labels, ids, positions, mask, aim) -> tuple[torch.Tensor, ...]:
-        """Stage 2: patch losses, pointing loss, and logits of the text rows (batch x text x vocabulary)."""
-        prefix = self._prefix(pixels)
+    def answer(self, pixels, labels, ids, positions, mask, aim) -> Passed:
+        """Learning to answer: everything."""
+        rows, losses, looking = self._seen(pixels, labels)
+        prefix = self._prefix(rows)
         decoder = self.model.model.language_model
         text = decoder.embed_tokens(ids)
         before = torch.arange(prefix.shape[1], device=pixels.device).expand(len(ids), -1)
         hidden = torch.cat((prefix, text.float()), dim=1)
         positions = torch.cat((before, positions), dim=1)
-        hidden, losses, pointing = self._decode(hidden, positions, mask, labels, None, aim)
-        return losses, pointing, self.model.lm_head(decoder.norm(hidden[:, prefix.shape[1] :])).float()
+        hidden, read, pointing, early = self._decode(hidden, positions, mask, labels, None, aim)
+
+        def logits(rows: torch.Tensor) -> torch.Tensor:
+            return self.model.lm_head(decoder.norm(rows[:, prefix.shape[1] :])).float()
+
+        losses = torch.cat((losses, *(one[None] for one in read)))
+        return Passed(losses, pointing, looking, None if early is None else logits(early), logits(hidden))

@@ -27,7 +27,7 @@ class Progress:
                 TimeElapsedColumn(),
                 console=self._console,
             )
-            self._task = self._bar.add_task("glance", total=self._total, stage=1, text="")
+            self._task = self._bar.add_task("steps", total=self._total, stage=1, text="")
             self._bar.start()
 
     def update(self, clock, stage: int, losses: dict[str, float]) -> None:

@@ -20,9 +20,10 @@ def accuracy(network: Network, batches: Batches, count: int) -> dict[str, float]
 
     right: dict[str, list[bool]] = defaultdict(list)
     for number in range(count):
-        batch = batches[number]
-        *_, logits = network.answer(**network_inputs(batch, batches.prefix))
-        hit = logits.argmax(-1) == batch["targets"]
+        batch = {name: tensor.to(network.device) for name, tensor in batches[number].items()}
+        passed = network.answer(**network_inputs(batch, batches.prefix))
+        assert passed.logits is not None
+        hit = passed.logits.argmax(-1) == batch["targets"]
         for row in range(len(hit)):
             tags = batch["tasks"][row]
             for tag in tags[tags >= 0].unique().tolist():

@@ -1,9 +1,9 @@
-"""Training Glance from nothing on a few CPU cores: `saccade train glance`.
+"""Training the embedded models on a few CPU cores: `saccade train glance`, `saccade train gaze`.
 
-Stage 1 (see): the decoder's first layers learn, on the visual rows alone, to name what each patch shows.
-Stage 2 (answer): questions, many per image, with the patch losses kept on at a lower weight. From
-questions alone a model of this size stays blind for tens of thousands of images.
-Stage 3 (glimpse): the CLS row of the vision tower learns to look at what is not background.
+Seeing: the tower, or the decoder's first layers on the visual rows alone, learn to name what patches show.
+Answering: questions, many per image, with the patch losses kept on at a lower weight. From questions alone a
+model of this size stays blind for tens of thousands of images.
+Glimpsing: the CLS row of the vision tower learns to look at what is not background.
 """
 
 from __future__ import annotations
@@ -18,24 +18,41 @@ import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from transformers import LlavaForConditionalGeneration as Llava
 
+from saccade.glance import weights_path
 from saccade.glance.model import GlanceConfig, build_model
+from saccade.glance.tasks import TASK_NAMES, TASKS
 from saccade.glance.vocabulary import LABEL_HEADS
 from saccade.research.embedded.checkpoint import CHECKPOINT, export, load_state, save_state
-from saccade.research.embedded.data import Batches, loader, network_inputs
+from saccade.research.embedded.data import loader, network_inputs
 from saccade.research.embedded.glimpse import teach_to_glimpse
 from saccade.research.embedded.network import Network
 from saccade.research.embedded.progress import Progress
 from saccade.research.embedded.quick import accuracy
-from saccade.research.embedded.recipe import Clock, TrainConfig, build_optimizers, learning_rate_factor
+from saccade.research.embedded.recipe import (
+    RECIPES,
+    Clock,
+    TrainConfig,
+    TrainingStage,
+    build_optimizers,
+    learning_rate_factor,
+)
+from saccade.research.embedded.tower import inherit
 from saccade.system.files import alone, naming, write_text
 
 METRICS, CONFIG = "metrics.jsonl", "config.json"
+_SPELLED = torch.tensor([i for i, name in enumerate(TASK_NAMES) if TASKS[name].long_answer])
+
+
+def short(targets: torch.Tensor, tasks: torch.Tensor) -> torch.Tensor:
+    """Targets of the tasks with short answers alone; released models spell late, and name early."""
+    return targets.masked_fill(torch.isin(tasks % 64, _SPELLED.to(tasks.device)) & (tasks >= 0), -100)
 
 
 def shared_copy(network: Network) -> Network:
@@ -53,35 +70,43 @@ class Trainer:
         """Build everything from the seed; `load` replaces it by a checkpoint."""
         self.config, self.run_dir, self.sizes = config, run_dir, sizes
         torch.set_num_threads(1)
-        self.batches = Batches(config.mixture, config.seed, "train", sizes.visual_tokens)
-        self.scenes = Batches(replace(config.mixture, text=0), config.seed + 1, "train", sizes.visual_tokens)
-        self.held_out = Batches(config.mixture, 0, "calibration", sizes.visual_tokens)
+        self.stages = [config.batches(stage) for stage in config.stages]
+        model = build_model(sizes, config.seed)
+        if config.start:
+            folder = weights_path() if config.start == "glance" else Path(config.start)
+            donor = Llava.from_pretrained(folder, dtype=torch.float32)
+            inherit(model, donor.state_dict(), config.point_layers)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.network = Network(
-                build_model(sizes, config.seed),
+                model,
                 config.read_layers,
                 config.point_layers,
-                self.batches.encode.user,
+                self.stages[0].encode.user,
+                config.early_layer,
             )
-        self.replicas = [self.network, *(shared_copy(self.network) for _ in range(config.threads - 1))]
-        self._pool = ThreadPoolExecutor(config.threads)
+        self.network.to(config.device)
+        shards = config.threads if self.network.device.type == "cpu" else 1
+        self.replicas = [self.network, *(shared_copy(self.network) for _ in range(shards - 1))]
+        self._pool = ThreadPoolExecutor(shards)
         self.optimizers = build_optimizers(self.network, config)
         self.average = {name: p.detach().clone() for name, p in self.network.named_parameters()}
         self.clock = Clock()
         self.stopping = False
         self._durations: deque[float] = deque(maxlen=50)
+        self._mark = time.perf_counter()
 
     @property
-    def seeing(self) -> bool:
-        """Whether the run is in stage 1."""
-        return self.clock.done(self.config) < self.config.see_share
+    def stage(self) -> TrainingStage:
+        """The stage that the run is in."""
+        return self.config.stages[self.clock.stage(self.config)]
 
     def load(self) -> None:
         """Continue from the run folder's checkpoint."""
         state = load_state(self.run_dir)
         self.network.load_state_dict(state["network"])
-        self.average = state["average"]
+        for name, tensor in state["average"].items():
+            self.average[name].copy_(tensor)
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.clock = Clock(**state["clock"])
@@ -115,42 +140,54 @@ class Trainer:
 
     def step(self, batch: dict[str, torch.Tensor]) -> dict[str, float]:
         """One optimisation step; returns its losses."""
-        began = time.perf_counter()
         count = len(self.replicas)
+        batch = {name: tensor.to(self.network.device) for name, tensor in batch.items()}
         shards = [{k: v.tensor_split(count)[i] for k, v in batch.items()} for i in range(count)]
         results = list(self._pool.map(self._shard, self.replicas, shards))
         self._gather_gradients()
+        if self.stage.hold:
+            for parameter in self.network.tower_reader.parameters():
+                parameter.grad = None
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
         factor = learning_rate_factor(self.config, self.clock)
         for optimizer, rate in zip(self.optimizers, (self.config.muon_lr, self.config.adam_lr), strict=True):
             optimizer.param_groups[0]["lr"] = rate * factor
             optimizer.step()
         self._follow()
-        self._tick(time.perf_counter() - began, len(batch["pixels"]))
-        loss, text, point, *patch = torch.stack(results).mean(0).tolist()
-        return {
-            "loss": loss,
-            "answer": text,
-            "pointing": point,
-            **{f"patch/{k}": v for k, v in zip(LABEL_HEADS, patch, strict=True)},
-        }
+        loss, text, early, point, looking, *patch = torch.stack(results).mean(0).tolist()
+        now = time.perf_counter()
+        self._tick(now - self._mark, len(batch["pixels"]))
+        self._mark = now
+        parts = {"loss": loss, "answer": text, "early": early, "pointing": point, "looking": looking}
+        return {**parts, **{f"patch/{k}": v for k, v in zip(LABEL_HEADS, patch, strict=True)}}
 
     def _shard(self, network: Network, shard: dict[str, torch.Tensor]) -> torch.Tensor:
         """Forward and backward of one shard; returns its loss and the parts of it."""
         torch.set_num_threads(1)  # the setting belongs to the calling thread
         for parameter in network.parameters():
             parameter.grad = None
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
+        with self._precision():
+            config = self.config
+            text, early = (torch.zeros((), device=network.device) for _ in range(2))
             if "ids" in shard:
-                patch, point, logits = network.answer(**network_inputs(shard, self.batches.prefix))
-                text = F.cross_entropy(logits.flatten(0, 1), shard["targets"].flatten(), ignore_index=-100)
-                loss = text + self.config.patch_weight * patch.sum() + self.config.point_weight * point
+                passed = network.answer(**network_inputs(shard, shard["labels"].shape[1] + 1))
+                text = _cross_entropy(passed.logits, shard["targets"])
+                loss = text + config.patch_weight * passed.patches.sum()
+                loss = loss + config.point_weight * passed.pointing
+                if passed.early is not None:
+                    early = _cross_entropy(passed.early, short(shard["targets"], shard["tasks"]))
+                    loss = loss + config.early_weight * early
             else:
-                patch = network.see(shard["pixels"], shard["labels"])
-                text = point = torch.zeros(())
-                loss = patch.sum()
+                passed = network.see(shard["pixels"], shard["labels"])
+                loss = passed.patches.sum()
+            loss = loss + config.look_weight * passed.looking
         loss.backward()
-        return torch.cat((torch.stack((loss, text, point)), patch[-1])).detach()
+        told = torch.stack((loss, text, early, passed.pointing, passed.looking))
+        # Of several readers the tower's, which goes first, or else the deepest.
+        return torch.cat((told, passed.patches[0 if network.mixes else -1])).detach()
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.network.device.type, torch.bfloat16, enabled=self.config.half)
 
     def _gather_gradients(self) -> None:
         """Average the shards' gradients into the first replica's."""
@@ -167,15 +204,16 @@ class Trainer:
             torch._foreach_lerp_(average, list(self.network.parameters()), 1.0 - decay)
 
     def _tick(self, seconds: float, images: int) -> None:
-        """Count time in steps only, and a step that was paused as an ordinary one."""
+        """Count the time of a step and its batch, and of one that was paused what is ordinary."""
         if len(self._durations) >= 5:
             seconds = min(seconds, 5.0 * statistics.median(self._durations))
         self._durations.append(seconds)
-        seeing = self.seeing
+        stage = self.clock.stage(self.config)
         self.clock.spent += seconds
         self.clock.step += 1
         # Before anything is saved: a checkpoint between the stages belongs to the next one.
-        self.clock.stage_step = self.clock.stage_step + 1 if self.seeing == seeing else 0
+        same = self.clock.stage(self.config) == stage
+        self.clock.stage_step = self.clock.stage_step + 1 if same else 0
         self.clock.images += images
 
     def check(self) -> dict[str, float]:
@@ -183,8 +221,9 @@ class Trainer:
         current = {name: p.detach().clone() for name, p in self.network.named_parameters()}
         self.network.load_state_dict(self.average, strict=False)
         try:
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
-                return accuracy(self.network, self.held_out, self.config.check_batches)
+            with self._precision():
+                held_out = self.config.batches(self.stage, "calibration")
+                return accuracy(self.network, held_out, self.config.check_batches)
         finally:
             self.network.load_state_dict(current, strict=False)
 
@@ -195,7 +234,7 @@ class Trainer:
             "minutes": round(self.clock.spent / 60, 2),
             "images": self.clock.images,
         }
-        line = {**where, "stage": 1 if self.seeing else 2, **record}
+        line = {**where, "stage": self.clock.stage(self.config) + 1, **record}
         path = self.run_dir / METRICS
         with naming(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
@@ -203,18 +242,19 @@ class Trainer:
     def run(self) -> None:
         """Train to the end of the schedule; an interruption or a polite kill saves first."""
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, lambda *_: setattr(self, "stopping", True))
+            for ending in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(ending, lambda *_: setattr(self, "stopping", True))
         progress = Progress(self.config.minutes, self.config.steps)
         while self.clock.done(self.config) < 1.0:
-            seeing = self.seeing
-            source = self.scenes if seeing else self.batches
-            self._run_stage(loader(source, self.clock.step, self.config.workers), seeing, progress)
+            number = self.clock.stage(self.config)
+            batches = loader(self.stages[number], self.clock.step, self.config.workers)
+            self._run_stage(batches, number, progress)
             if self.stopping:
                 self.save()
                 raise SystemExit(f"saved at step {self.clock.step}; continue with --resume")
         self.save()
-        self._glimpse()
+        if self.config.glimpse_steps:
+            self._glimpse()
         if self.config.check_every > 0:
             self.log(self.check())
         progress.close()
@@ -225,14 +265,16 @@ class Trainer:
             return
         self.network.load_state_dict(self.average, strict=False)
         steps, patch = self.config.glimpse_steps, self.sizes.patch
-        losses = teach_to_glimpse(self.network.model, self.scenes, steps, self.config.seed, patch)
+        scenes = self.config.batches(TrainingStage("see"))
+        losses = teach_to_glimpse(self.network.model, scenes, steps, self.config.seed, patch)
         for name, parameter in self.network.named_parameters():
             self.average[name].copy_(parameter.detach())
         self.clock.glimpsed = True
         self.log({"glimpse": round(losses[-1], 4) if losses else None})
         self.save()
 
-    def _run_stage(self, batches, seeing: bool, progress: Progress) -> None:
+    def _run_stage(self, batches, number: int, progress: Progress) -> None:
+        self._mark = time.perf_counter()
         saved = checked = logged = self.clock.spent
         smooth: dict[str, float] = {}
         for batch in batches:
@@ -246,15 +288,26 @@ class Trainer:
             if spent - logged >= 20.0:
                 self.log({k: round(v, 4) for k, v in smooth.items()})
                 logged = spent
-            if not seeing and 0 < self.config.check_every <= spent - checked:
+            answering = self.config.stages[number].learn == "answer"
+            if answering and 0 < self.config.check_every <= spent - checked:
                 self.log(self.check())
                 checked = spent
+                self._mark = time.perf_counter()
             if spent - saved >= self.config.save_every:
                 self.save()
                 saved = spent
-            progress.update(self.clock, 1 if seeing else 2, smooth)
-            if self.stopping or self.clock.done(self.config) >= 1.0 or self.seeing != seeing:
+                self._mark = time.perf_counter()
+            progress.update(self.clock, number + 1, smooth)
+            over = self.clock.done(self.config) >= 1.0 or self.clock.stage(self.config) != number
+            if self.stopping or over:
                 return
+
+
+def _cross_entropy(logits: torch.Tensor | None, targets: torch.Tensor) -> torch.Tensor:
+    """Mean over the targets that are given; 0 if none is."""
+    assert logits is not None
+    total = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum")
+    return total / (targets != -100).sum().clamp_min(1)
 
 
 def train(
@@ -263,13 +316,13 @@ def train(
     resume: bool = False,
     sizes: GlanceConfig | None = None,
 ) -> None:
-    """Train Glance in `run_dir`; with `resume`, continue the run that is there.
+    """Train an embedded model in `run_dir`, by default Glance; with `resume`, continue the run that is there.
 
     Raises:
         ValueError: The folder holds a run and `resume` is false, or the other way round; or another process
             is at it.
     """
-    config, sizes = config or TrainConfig(), sizes or GlanceConfig()
+    config, sizes = config or RECIPES["glance"].config, sizes or RECIPES["glance"].sizes
     run_dir = Path(run_dir)
     with alone(run_dir, folder=True):
         present = (run_dir / CHECKPOINT).exists()
@@ -287,8 +340,3 @@ def train(
 
 
 __all__ = ["TrainConfig", "Trainer", "export", "train"]
-
-if __name__ == "__main__":
-    from saccade.research.embedded.main import main
-
-    main()

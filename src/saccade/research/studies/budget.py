@@ -9,8 +9,7 @@ from saccade.methods import METHODS, BudgetMethod
 from saccade.plans.budget import flops_ratio
 from saccade.plans.plan import Plan
 from saccade.report import figures
-from saccade.report.markdown import difference
-from saccade.report.text import percent
+from saccade.report.text import difference, percent
 from saccade.research.studies.base import (
     ASKED,
     Design,
@@ -23,7 +22,7 @@ from saccade.research.studies.base import (
     is_free,
     is_harmless,
 )
-from saccade.research.studies.bench import Bench, orders_of
+from saccade.research.studies.bench import StudyBench, orders_of
 from saccade.research.studies.lines import Book, Line
 from saccade.research.studies.skips import published
 from saccade.research.studies.tables import against, interval_of, plan_table, spans
@@ -45,7 +44,7 @@ def nearest(ratios: Sequence[float], target: float) -> int:
     return min(range(1, len(ratios)), key=lambda budget: abs(ratios[budget] - target))
 
 
-def design(bench: Bench) -> Design:
+def design(bench: StudyBench) -> Design:
     """Every method at every budget, each by its own order of layers, and FFN-Skip in V-Skip's layers too."""
     scored = bench.calibrated(SCORES)
     orders, depth = orders_of(scored), bench.depth

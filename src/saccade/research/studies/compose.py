@@ -11,7 +11,8 @@ from saccade.evaluation.statistics import Interval
 from saccade.methods import METHODS
 from saccade.plans.budget import SLACK, flops_ratio, reach_flops
 from saccade.plans.plan import Plan
-from saccade.report.markdown import difference, markdown
+from saccade.report.markdown import markdown
+from saccade.report.text import difference
 from saccade.research.studies import charts
 from saccade.research.studies.base import (
     ASKED,
@@ -24,7 +25,7 @@ from saccade.research.studies.base import (
     is_better,
     is_free,
 )
-from saccade.research.studies.bench import Bench, orders_of
+from saccade.research.studies.bench import StudyBench, orders_of
 from saccade.research.studies.lines import Book, Line
 from saccade.research.studies.lineup import tried
 from saccade.research.studies.skips import published
@@ -50,7 +51,7 @@ def name_of(parts: tuple[str, ...], ratio: float) -> str:
     return f"{' + '.join(METHODS[part].title for part in parts)} at {100 * ratio:.0f} %"
 
 
-def design(bench: Bench) -> Design:
+def design(bench: StudyBench) -> Design:
     """Every method alone and every pair at each ratio; the papers' FastV with and without V-Skip."""
     scored = bench.calibrated(SCORES)
     orders, depth = orders_of(scored), bench.depth

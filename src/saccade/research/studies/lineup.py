@@ -10,7 +10,7 @@ from saccade.evaluation.runner import refusal
 from saccade.methods import METHODS
 from saccade.methods.reducer import Reducer
 from saccade.plans.plan import Plan
-from saccade.research.studies.bench import Bench
+from saccade.research.studies.bench import StudyBench
 from saccade.research.studies.lines import Line
 
 TRAINED = ("skip_vision", "victor")
@@ -20,7 +20,7 @@ KEPT = ", positions kept"
 """What names and titles of lines with kept positions end with."""
 
 
-def tried(bench: Bench, line: Line) -> Line:
+def tried(bench: StudyBench, line: Line) -> Line:
     """The same line if its plan runs on one question, or a line that says why it does not."""
     if not isinstance(line.plan, Plan):
         return line
@@ -29,7 +29,7 @@ def tried(bench: Bench, line: Line) -> Line:
     return replace(line, plan=None, reason=reason) if reason else line
 
 
-def matched(bench: Bench, orders: dict[str, Any]) -> list[Line]:
+def matched(bench: StudyBench, orders: dict[str, Any]) -> list[Line]:
     """Every method at matched FLOPs; those whose positions close up by default also with positions kept."""
     layouts, weights = bench.prompts()
     found = []
@@ -45,7 +45,7 @@ def matched(bench: Bench, orders: dict[str, Any]) -> list[Line]:
     return found
 
 
-def closes_up(bench: Bench, line: Line) -> bool | None:
+def closes_up(bench: StudyBench, line: Line) -> bool | None:
     """Whether rows that stay get the positions of a prompt without the others; None if none are dropped."""
     assert isinstance(line.plan, Plan)
     reducers = [method for method in line.plan.methods if isinstance(method, Reducer)]

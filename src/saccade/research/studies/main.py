@@ -9,10 +9,9 @@ from saccade.evaluation.matched import first_layer, kind_of
 from saccade.methods import METHODS
 from saccade.plans.plan import Plan
 from saccade.report import figures
-from saccade.report.markdown import difference
-from saccade.report.text import interval, percent
+from saccade.report.text import difference, interval, percent
 from saccade.research.studies.base import Design, Finding, Result, Study, is_better, is_free
-from saccade.research.studies.bench import Bench, orders_of
+from saccade.research.studies.bench import StudyBench, orders_of
 from saccade.research.studies.lines import Book, Line
 from saccade.research.studies.lineup import closes_up, tried
 from saccade.research.studies.tables import against, interval_of, kept_table, plan_table, task_table
@@ -70,7 +69,7 @@ def points_of(depth: int) -> list[tuple[str, str]]:
     return found
 
 
-def design(bench: Bench) -> Design:
+def design(bench: StudyBench) -> Design:
     """The operating points, in the order of the methods' kinds."""
     scored = bench.calibrated(SCORES)
     orders, depth = orders_of(scored), bench.depth
@@ -97,7 +96,7 @@ def design(bench: Bench) -> Design:
     return Design(tuple(lines), facts)
 
 
-def own_layers(bench: Bench) -> Line:
+def own_layers(bench: StudyBench) -> Line:
     """V-Skip as its paper runs it: every task with the layers that 20 of its own samples choose."""
     budget = max(1, round(SHARE * bench.depth))
     plans = {}

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from saccade.calibration.measures import ascending
-from saccade.report.markdown import difference, markdown
-from saccade.report.text import percent
+from saccade.report.markdown import markdown
+from saccade.report.text import difference, percent
 from saccade.research.studies import charts
 from saccade.research.studies.base import (
     ASKED,
@@ -21,7 +21,7 @@ from saccade.research.studies.base import (
     directions,
     is_better,
 )
-from saccade.research.studies.bench import Bench
+from saccade.research.studies.bench import StudyBench
 from saccade.research.studies.lines import Book, Line
 from saccade.research.studies.tables import against, interval_of, plan_table, task_table
 from saccade.system.journal import Journal
@@ -30,7 +30,7 @@ from saccade.tuning.questions import Questions
 from saccade.tuning.search import Search, Spent, Tried
 from saccade.tuning.settings import FEWEST, Settings
 from saccade.tuning.singles import ORDERED_BY, singles
-from saccade.tuning.space import DENSE, Menu, State, fitted, turned_to
+from saccade.tuning.space import DENSE, Menu, State, fitted, keeping
 
 RATIOS = (0.7, 0.6, 0.5, 0.4, 0.3)
 """Shares of the dense model's FLOPs."""
@@ -65,7 +65,7 @@ class Way:
 WAYS = (Way(TUNED, (*SKIPS, *ROWS)), Way(KEEPS, ("reduce", "merge")), Way(LAYERS, SKIPS))
 
 
-def design(bench: Bench) -> Design:
+def design(bench: StudyBench) -> Design:
     """At every ratio what each way finds with as many passes, and the single methods that lose least."""
     each = max(1, SAMPLES // len(bench.tasks))
     samples = tuple(s for task in bench.tasks for s in bench.questions.calibration(task, each))
@@ -159,7 +159,7 @@ def drawn(menu: Menu, fit: Any, count: int, seed: int) -> list[State]:
             for _ in range(menu.layers)
         )
         reducer = rng.choice(menu.reducers) if menu.reducers and rng.random() < 0.8 else None
-        state = State(skips, None if reducer is None else turned_to(reducer, 0.5))
+        state = State(skips, None if reducer is None else keeping(reducer, 0.5))
         made = fit(state)
         if made is not None:
             found.setdefault(made.plan.spec, made)

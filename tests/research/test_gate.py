@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from saccade.engine import apply
-from saccade.evaluation import compare, gate
+from saccade.evaluation import compare
 from saccade.evaluation.by_task import compare_by_task
 from saccade.evaluation.results import Comparison, Prediction, score
+from saccade.research import gate
 from saccade.system.journal import Journal
 
 

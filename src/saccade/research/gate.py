@@ -21,7 +21,7 @@ KIN = ("vskip", "ffn_skip", "shortv")
 
 
 @dataclass(frozen=True)
-class Line:
+class GateLine:
     """One line of the gate.
 
     Attributes:
@@ -70,10 +70,10 @@ def kin_plans(num_layers: int, orders: Mapping[str, Sequence[int]]) -> dict[str,
     return plans
 
 
-def judge_losses(found: Comparison, crude: Sequence[str], kin: Sequence[str]) -> list[Line]:
+def judge_losses(found: Comparison, crude: Sequence[str], kin: Sequence[str]) -> list[GateLine]:
     """Lines about accuracy: every crude plan must lose, and one of the kin."""
     lines = [
-        Line(
+        GateLine(
             name,
             f"loses at least {100 * LOSS:.0f} points, outside the interval",
             _loss(found, name),
@@ -84,7 +84,7 @@ def judge_losses(found: Comparison, crude: Sequence[str], kin: Sequence[str]) ->
     told = "; ".join(f"{name}: {_loss(found, name)}" for name in kin)
     passed = any(_lost(found, name, HALF_LOSS) for name in kin)
     wanted = f"one of them loses at least {100 * HALF_LOSS:.0f} points, outside the interval"
-    return [*lines, Line("60 % of the layers", wanted, told, passed)]
+    return [*lines, GateLine("60 % of the layers", wanted, told, passed)]
 
 
 def _lost(found: Comparison, name: str, least: float) -> bool:
@@ -97,16 +97,16 @@ def _loss(found: Comparison, name: str) -> str:
     return f"{points(d.value)} points ({points(d.low)} to {points(d.high)})"
 
 
-def judge_layers(vig_L: Sequence[float]) -> Line:
+def judge_layers(vig_L: Sequence[float]) -> GateLine:
     """A quarter of the layers must have a VIG above a tenth of the largest."""
     largest = max(vig_L)
     above = [layer for layer, value in enumerate(vig_L) if value > largest / 10]
     wanted = f"a quarter of the {len(vig_L)} layers above a tenth of the largest VIG"
     told = f"{len(above)} layers: {', '.join(map(str, above))}"
-    return Line("VIG over layers", wanted, told, largest > 0 and len(above) >= len(vig_L) / 4)
+    return GateLine("VIG over layers", wanted, told, largest > 0 and len(above) >= len(vig_L) / 4)
 
 
-def judge_orders(by_task: Mapping[str, Sequence[Sequence[float]]]) -> Line:
+def judge_orders(by_task: Mapping[str, Sequence[Sequence[float]]]) -> GateLine:
     """The order of layers must differ between tasks by more than between two halves of a task's samples.
 
     Args:
@@ -128,7 +128,7 @@ def judge_orders(by_task: Mapping[str, Sequence[Sequence[float]]]) -> Line:
         f"{sets} different sets of {half} layers over {len(means)} tasks"
     )
     wanted = "orders agree less between tasks than within one, and choose different layers"
-    return Line("order of layers by task", wanted, told, across < inside and sets > 1)
+    return GateLine("order of layers by task", wanted, told, across < inside and sets > 1)
 
 
 def rank_correlation(a_L: torch.Tensor, b_L: torch.Tensor) -> float:

@@ -1,0 +1,111 @@
+"""Which tests run: end-to-end ones are marked, and large tables of cases run a share chosen by name.
+
+A case is chosen by a hash of its name, so that one that is added leaves the others where they are.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+from zlib import crc32
+
+import pytest
+
+STARTERS = ("program",)
+"""Fixtures that start a program of their own; a test that takes one is end to end."""
+DECODERS = {"llava_onevision": 3, "internvl-qwen2": 3, "internvl-qwen3": 3, "qwen2_vl": 4, "qwen3_vl": 2}
+"""Tiny models that meet one in so many cases of a shared table. The engine does with their rows what it does
+with another family's, and what is their own is in ``tests/families``."""
+
+KINDS = ("end to end", "of the matrix", "of one part")
+
+
+def drawn(name: str, of: int) -> bool:
+    """Whether a name is in the share that runs, one of so many."""
+    return crc32(name.encode()) % of == 0
+
+
+def share_of(item: pytest.Item) -> int:
+    """One in how many of a test's cases runs; 1 where all do."""
+    shares = [int(mark.args[0]) for mark in item.iter_markers("share")]
+    if not shares:
+        return 1
+    family = getattr(item, "callspec", None) and item.callspec.params.get("family")
+    return max(shares) * DECODERS.get(family or "", 1)
+
+
+def choose(items: list[pytest.Item], whole: bool, quick: bool) -> tuple[list[pytest.Item], list[pytest.Item]]:
+    """Tests that run, and those that do not.
+
+    Args:
+        items: All that were collected.
+        whole: Every case of every table.
+        quick: One case of every test that is not end to end: the first by its hash.
+    """
+    kept = items if whole else _drawn(items)
+    if quick:
+        first: dict[str, tuple[int, str]] = {}
+        for item in kept:
+            place = (crc32(item.name.encode()), item.nodeid)
+            test = item.nodeid.partition("[")[0]
+            first[test] = min(place, first.get(test, place))
+        nodes = {nodeid for _, nodeid in first.values()}
+        kept = [item for item in kept if item.nodeid in nodes and item.get_closest_marker("e2e") is None]
+    running = {id(item) for item in kept}
+    return kept, [item for item in items if id(item) not in running]
+
+
+def _drawn(items: list[pytest.Item]) -> list[pytest.Item]:
+    """The share of every test, and of each value of a parameter that has none in it the first by its hash."""
+    found = {id(item) for item in items if drawn(item.name, share_of(item))}
+    first: dict[tuple[str, str, str], tuple[int, str, int]] = {}
+    met: set[tuple[str, str, str]] = set()
+    for item in items:
+        for key in _values(item):
+            if id(item) in found:
+                met.add(key)
+            place = (crc32(item.name.encode()), item.nodeid, id(item))
+            first[key] = min(place, first.get(key, place))
+    found |= {place[2] for key, place in first.items() if key not in met}
+    return [item for item in items if id(item) in found]
+
+
+def _values(item: pytest.Item) -> list[tuple[str, str, str]]:
+    params = getattr(item, "callspec", None) and item.callspec.params
+    return [(item.nodeid.partition("[")[0], name, repr(value)) for name, value in (params or {}).items()]
+
+
+def mark_starters(items: Iterable[Any]) -> None:
+    """Marks tests that take a fixture which starts a program."""
+    for item in items:
+        if set(STARTERS) & set(getattr(item, "fixturenames", ())):
+            item.add_marker("e2e")
+
+
+def counted(reports: Iterable[Any]) -> str:
+    """How many tests of what kind ran, in words."""
+    kinds: Counter[str] = Counter()
+    for report in reports:
+        end, table = "e2e" in report.keywords, "share" in report.keywords
+        kinds[KINDS[0] if end else KINDS[1] if table else KINDS[2]] += 1
+    return f"{kinds.total():,} tests: " + ", ".join(f"{kinds[kind]:,} {kind}" for kind in KINDS)
+
+
+class Watch:
+    """Refuses a test that starts Python as a program and is not marked as end to end."""
+
+    def __init__(self) -> None:
+        self.item: pytest.Item | None = None
+
+    def install(self) -> None:
+        """Listens from now on; such a hook cannot be taken off again."""
+        sys.addaudithook(self)
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event != "subprocess.Popen" or self.item is None:
+            return
+        words = arguments[1] if isinstance(arguments[1], (list, tuple)) else [arguments[1]]
+        if str(words[0]) == sys.executable and self.item.get_closest_marker("e2e") is None:
+            raise AssertionError(f"{self.item.nodeid} starts a program: mark it with pytest.mark.e2e")
