@@ -38,8 +38,8 @@ def read(path: str | os.PathLike) -> Result:
                 # What reads a plan names its field, not its file.
                 raise error if name in str(error) else ValueError(f"{name}: {error}") from None
     raise ValueError(
-        f"{name} is not a result file; saccade report takes what eval, tune, demo, bench, cost and study "
-        "write with --json, and plans of calibrate"
+        f"{name} is not a result file; saccade report takes what eval, tune, demo, bench, cost and "
+        "study write with --json, and plans of calibrate and tune"
     )
 
 
