@@ -26,7 +26,7 @@ BESIDE = ("tests", "benchmarks", "e2e", "tools")
 CODE = [*MODULES, *(path for name in BESIDE for path in sorted((ROOT / name).rglob("*.py")))]
 
 ROOMS = (
-    *("_version", "core", "system", "scoring", "extensions"),
+    *("_version", "former", "core", "system", "scoring", "extensions"),
     *("methods", "plans", "families", "opening", "inputs", "glance"),
     *("engine", "skip_vision", "models", "identity"),
     *("measure", "calibration", "evaluation", "check", "report", "tuning", "training", "lmms"),
