@@ -162,8 +162,8 @@ def evaluate(
     wanted = name_plans(plan or [])
     orders = read_orders(order or [])
     where = opening.torch_device()
-    own = suite_of(model)
-    questions = read_questions(task or [], data, samples, "test", seed, score or "exact", own)
+    embedded = suite_of(model)
+    questions = read_questions(task or [], data, samples, "test", seed, score or "exact", embedded)
     from saccade import models
 
     common.use_threads(threads)
@@ -174,7 +174,7 @@ def evaluate(
     kept = journal.path
     with common.resumable(f"repeat the command to go on from {kept}" if kept else "give --json to resume"):
         wanted, found_orders = resolve(
-            loaded, wanted, orders, task or [], data, questions, seed, force, strict, journal, own
+            loaded, wanted, orders, task or [], data, questions, seed, force, strict, journal, embedded
         )
         found = compare(
             loaded.model,
@@ -188,7 +188,7 @@ def evaluate(
     show(out, found.to_dict(), " and ".join("exact match" if s == "exact" else s for s in scores))
     settings = {
         "model": model,
-        "data": str(data) if data else f"{own.name} suite",
+        "data": str(data) if data else f"{embedded.name} suite",
         "max_new_tokens": options.max_new_tokens,
         "scores": list(scores),
     }
@@ -206,7 +206,7 @@ def read_questions(
     split: str,
     seed: int,
     score: str = "exact",
-    own: Embedded = GLANCE,
+    embedded: Embedded = GLANCE,
 ) -> list[Sample]:
     """Questions of the suite's tasks or of the user's file, at most ``samples`` of each task.
 
@@ -224,7 +224,7 @@ def read_questions(
     names: list[str | None] = [*dict.fromkeys(tasks)] or [None]
     scenes = seed % (1 << 16)
     most = samples or SUITE_SAMPLES
-    return [s for name in names for s in suite.samples(name, most, split, scenes, own.scale)]
+    return [s for name in names for s in suite.samples(name, most, split, scenes, embedded.scale)]
 
 
 def thin(questions: Sequence[Sample], most: int | None, seed: int) -> list[Sample]:
@@ -252,7 +252,7 @@ def resolve(
     force: bool,
     strict: bool = False,
     journal: Journal | None = None,
-    own: Embedded = GLANCE,
+    embedded: Embedded = GLANCE,
 ) -> tuple[dict[str, Plan], dict[str, list[int]]]:
     """Plans with their layers, and the orders that chose them; calibrates for the scores that are missing."""
     from saccade.engine import check_made_for
@@ -266,7 +266,7 @@ def resolve(
         pool = (
             list(questions)
             if data
-            else read_questions(tasks, None, 4 if not tasks else 20, "calibration", seed, own=own)
+            else read_questions(tasks, None, 4 if not tasks else 20, "calibration", seed, embedded=embedded)
         )
         with common.progress() as bar:
             line = bar.add_task(f"calibrating ({', '.join(missing)})", total=None)
