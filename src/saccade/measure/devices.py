@@ -3,7 +3,8 @@
 Every matrix product takes its arithmetic or its traffic, whichever is longer (``roofline``), at the rates of
 the maker's data sheet times what large products reach of them. Beside them count the traffic of norms,
 activations and rotary positions, the launches of a layer, the vision tower, the head on one row, and what the
-host takes for a prompt. How far that is from measured times stands in ``docs/measure.md``.
+host takes for a prompt. What the host and the launches of an RTX 3090 take was read off the latencies of the
+stock model and of VTW in V-Skip's paper (arXiv 2606.08511); the tests hold its ratios for a 7B model to 10 %.
 """
 
 from __future__ import annotations
