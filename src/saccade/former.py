@@ -42,9 +42,11 @@ class FormerNames(MetaPathFinder, Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
+        """Takes a former name, and leaves every other to who comes next."""
         return None if home(fullname) is None else ModuleSpec(fullname, self)
 
     def exec_module(self, module: ModuleType) -> None:
+        """Puts the module that it is now in the place of a new one."""
         where = home(module.__name__)
         assert where is not None
         sys.modules[module.__name__] = importlib.import_module(where)

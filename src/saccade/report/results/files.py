@@ -48,13 +48,13 @@ class ModelEntry(Part):
     layers: Depth | None = None
 
 
-class LayerScores(Part):
+class ScoreOfLayers(Part):
     """A score of every layer."""
 
     mean: list[Finite]
 
 
-class Check(Part):
+class GateEntry(Part):
     """A line of a gate."""
 
     what: str
@@ -79,8 +79,8 @@ class EvaluationFile(Part):
         ModelEntry, BeforeValidator(lambda data: {"name": data} if isinstance(data, str) else data)
     ] = ModelEntry()
     headline: Any = None
-    lines: list[Check] | None = None
-    calibration: Annotated[dict[str, LayerScores], BeforeValidator(_only_scores)] = {}
+    lines: list[GateEntry] | None = None
+    calibration: Annotated[dict[str, ScoreOfLayers], BeforeValidator(_only_scores)] = {}
     orders: dict[str, Any] = {}
     ratios: Any = None
     provenance: dict[str, Any] = {}
@@ -141,7 +141,7 @@ def _numbers_apart(data: Any) -> Any:
     }
 
 
-class Price(Part):
+class PriceEntry(Part):
     """One plan that was priced."""
 
     plan: str
@@ -157,11 +157,11 @@ class CostFile(Part):
     shape: ShapeEntry
     visual: Count
     text: Finite
-    plans: list[Price] = []
+    plans: list[PriceEntry] = []
     provenance: dict[str, Any] = {}
 
 
-class Step(Part):
+class TrainingStepEntry(Part):
     """One plan that was timed in training."""
 
     plan: str
@@ -177,5 +177,5 @@ class TrainingStepFile(Part):
     batch: Count
     visual: Count
     text: Count
-    runs: list[Step] = []
+    runs: list[TrainingStepEntry] = []
     provenance: dict[str, Any] = {}

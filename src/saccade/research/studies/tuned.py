@@ -50,7 +50,7 @@ HAND = "vispruner(keep=0.74,position_policy=keep)+shortv(layers=6,8-11)"
 
 
 @dataclass(frozen=True)
-class Way:
+class TuningWay:
     """One way to look for a plan.
 
     Attributes:
@@ -62,7 +62,7 @@ class Way:
     allow: tuple[str, ...]
 
 
-WAYS = (Way(TUNED, (*SKIPS, *ROWS)), Way(KEEPS, ("reduce", "merge")), Way(LAYERS, SKIPS))
+WAYS = (TuningWay(TUNED, (*SKIPS, *ROWS)), TuningWay(KEEPS, ("reduce", "merge")), TuningWay(LAYERS, SKIPS))
 
 
 def design(bench: StudyBench) -> Design:
