@@ -50,6 +50,8 @@ def show(plan: File, json: common.Json = None) -> None:
     facts = found.calibration
     if not facts:
         view.line("layers: chosen by hand")
+    elif "tuned" in facts:
+        _tuned(view, facts)
     else:
         try:
             show_scores(view, found)
@@ -58,6 +60,24 @@ def show(plan: File, json: common.Json = None) -> None:
         except (KeyError, TypeError, IndexError, AttributeError):
             view.line(f"calibration: not in the form of saccade calibrate ({', '.join(map(str, facts))})")
     view.finish({"spec": found.spec, "plan": found.to_dict()})
+
+
+def _tuned(view: common.Output, facts: dict[str, Any]) -> None:
+    """Says how a plan was tuned, and what held-out samples said of it."""
+    from saccade.report.text import percent, points
+
+    predicted, held = facts["tuned"]["predicted"], facts["tuned"]["held_out"]
+    asked = ", ".join(f"{name} {value}" for name, value in facts.get("asked", {}).items())
+    view.line(
+        f"tuned for {asked}: {percent(predicted['ratio'])} of the {predicted['cost']}, "
+        f"{percent(predicted['agreement'])} of the answers on {predicted['samples']} samples as before"
+    )
+    view.line(
+        f"on {held['samples']} held-out samples {points(-held['loss'])} points against dense, at worst "
+        f"{points(-held['bound'])} (one of {held['candidates']} plans, one-sided 95 %)"
+    )
+    versions = ", ".join(f"{name} {number}" for name, number in facts.get("versions", {}).items())
+    view.line(f"made: {facts.get('date')} with {versions}")
 
 
 def diff(first: File, second: File, json: common.Json = None) -> None:

@@ -164,7 +164,8 @@ class Menu:
             method: Any = method_cls()
             place = next((f.name for f in fields(method) if f.name == "layer"), None)
             if place is not None and isinstance(method, KeepReducer) and "drop" in known:
-                drops += [replace(method, layer=1)] if runs(replace(method, layer=1)) else []
+                first: Any = method
+                drops += [replace(first, layer=1)] if runs(replace(first, layer=1)) else []
             try:
                 stages = method.stages(layers)
             except ValueError:
@@ -327,10 +328,13 @@ def share_of(reducer: Reducer, rows: int = 1000) -> float:
     """Share of an image's rows that it keeps."""
     if isinstance(reducer, KeepReducer) and isinstance(reducer.amount, float):
         return reducer.amount
-    stage = reducer.stages(reducer.__dict__.get("depth", 32))[0]
+    stage = next(iter(reducer.stages(reducer.__dict__.get("depth", 32))), None)
+    if stage is None:
+        return 1.0
     return reducer.kept(stage, rows, rows, rows) / rows
 
 
+@lru_cache(maxsize=65536)
 def keeping(reducer: Reducer, keep: float) -> Any:
     """The same reducer that keeps about this share."""
     if isinstance(reducer, KeepReducer):
