@@ -8,7 +8,7 @@ import pytest
 
 from saccade import models, skip_vision
 from saccade.engine import apply
-from saccade.evaluation import compare, runner
+from saccade.evaluation import EvaluationOptions, compare, runner
 from saccade.identity import model_digest, setup_digest
 from saccade.opening.digest import weights_digest
 from saccade.plans.plan import Plan
@@ -69,7 +69,7 @@ def test_studies_and_ledgers_keep_them_apart(talkative, questions, tmp_path):
 
     def answered(loaded, path):
         found = runner.answer(
-            loaded, questions[:4], [runner.AnswerRun("dense")], batch_size=4, max_new_tokens=4, ledger=path
+            loaded, questions[:4], [runner.AnswerRun("dense")], EvaluationOptions(4, 4), ledger=path
         )
         return [p.text for p in found.predictions["dense"]]
 

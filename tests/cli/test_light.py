@@ -27,12 +27,10 @@ WITHOUT_TORCH = (
     (2, ["generate", "glance", "--question", "how many?", "--attn", "nosuch"]),
     (2, ["generate", "glance", "--question", "how many?", "--image", "nosuch.png"]),
     (2, ["explain", "nosuch.png", "how many?", "--plan", "nosuch()"]),
-    (2, ["eval", "nosuch"]),
     (2, ["eval", "glance", "--task", "nosuch"]),
     (2, ["eval", "glance", "--plan", "nosuch.json"]),
     (2, ["eval", "glance", "--suite", "nosuch"]),
     (2, ["eval", "glance", "--suite", "lmms:glance_nosuch"]),
-    (2, ["calibrate", "nosuch"]),
     (2, ["calibrate", "glance", "--method", "nosuch"]),
     (2, ["calibrate", "glance", "--nosuch"]),
     (2, ["check", "nosuch"]),
@@ -51,6 +49,8 @@ WITHOUT_TRANSFORMERS = (
     (0, ["cost", "llava-1.5-7b", "--plan", "fastv(layer=3,keep=0.5)"]),
     (0, ["cost", "qwen2.5-vl-7b", "--plan", "vskip(budget=4)"]),
     (2, ["plan", "validate", "vskip(layers=3)", "--model", "nosuch"]),
+    (2, ["eval", "nosuch"]),
+    (2, ["calibrate", "nosuch", "--budget", "2"]),
     (2, ["plan", "show", "vskip(layer=3)"]),
     (2, ["cost", "llava-1.5-7b", "--plan", "fastv(layer=99)"]),
     (2, ["generate", "glance", "--question", "how many?", "--plan", "vskip(layer=3)"]),
@@ -107,6 +107,7 @@ def fresh(script: str, *words: str, folder) -> object:
     return json.loads(ran.stdout)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("commands", "heavy"),
     [
@@ -119,6 +120,7 @@ def test_lists_prices_and_refusals_import_little(commands, heavy, tmp_path):
     assert fresh(RUN, json.dumps(commands), json.dumps(heavy), folder=tmp_path) == []
 
 
+@pytest.mark.e2e
 def test_a_family_is_imported_when_a_model_of_it_is_met(tmp_path):
     before, met, classes = fresh(MEET, folder=tmp_path)
     assert before == [[], []]

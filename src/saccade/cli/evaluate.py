@@ -118,7 +118,7 @@ def evaluate(
     """
     out = common.Output(json)
     own = data is None and suite is None
-    common.check_names(model, plan or [], task or [] if own else [], opening)
+    common.check_names(None, plan or [], task or [] if own else [], opening)
     common.hold(json)
     if predictions is not None:
         common.check_writable(predictions)
@@ -153,18 +153,21 @@ def evaluate(
 
     parse(score or "exact")
     options = EvaluationOptions(batch, max_new_tokens or NEW_TOKENS, blind)
-    from saccade.engine import check_made_for
-    from saccade.evaluation.comparison import compare, name_plans
-    from saccade.evaluation.orders import read_orders
-    from saccade.measure import record
-    from saccade.plans.plan import Plan
+    from saccade.evaluation.asked import name_plans, read_orders
 
     wanted = name_plans(plan or [])
     orders = read_orders(order or [])
     where = opening.torch_device()
+    if data is None:
+        common.check_names(model, opening=opening)  # before scenes are drawn
     embedded = suite_of(model)
     questions = read_questions(task or [], data, samples, "test", seed, score or "exact", embedded)
+    common.check_names(model, opening=opening)
     from saccade import models
+    from saccade.engine import check_made_for
+    from saccade.evaluation.comparison import compare
+    from saccade.measure import record
+    from saccade.plans.plan import Plan
 
     common.use_threads(threads)
     loaded = models.open_as(model, opening)

@@ -55,13 +55,14 @@ def explain(
     Example: saccade explain scene.png "how many red objects ?" --plan "fastv(layer=3,keep=0.5)"
     """
     out = common.Output(json)
-    common.check_names(model, [plan], opening=opening)
+    common.check_names(None, [plan], opening=opening)
     if not question.strip():
         raise ValueError("the question is empty")
     from saccade.inputs.pictures import open_picture
 
     paths = [image, *(more or [])]
     images = [open_picture(path) for path in paths]
+    common.check_names(model, opening=opening)
     from saccade import models
     from saccade.measure import record
     from saccade.plans.plan import Plan

@@ -38,12 +38,13 @@ def generate(
     Example: saccade generate glance --image scene.png --question "how many?" --plan "vskip(layers=6-11)"
     """
     out = common.Output(json)
-    common.check_names(model, [plan] if plan else [], opening=opening)
+    common.check_names(None, [plan] if plan else [], opening=opening)
     if not question.strip():
         raise ValueError("the question is empty")
     from saccade.inputs.pictures import open_picture
 
     images = tuple(open_picture(path) for path in image or [])
+    common.check_names(model, opening=opening)
     from saccade import models
     from saccade.engine import check_made_for
     from saccade.inputs.samples import Sample

@@ -38,7 +38,8 @@ def judge(
     from saccade.lmms.tasks import Suite
 
     suite = Suite.read(name, samples, seed)
-    from saccade.evaluation.comparison import name_plans
+    common.check_names(model, opening=opening)
+    from saccade.evaluation.asked import name_plans
     from saccade.lmms.process import Job, check_installed
     from saccade.lmms.suite import answers, evaluate_suite, forget, tally
     from saccade.measure import record

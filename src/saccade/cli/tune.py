@@ -156,7 +156,9 @@ def tune(
         tokens=max_new_tokens,
         seed=seed,
     )
-    common.check_names(model, (), [] if data else task or [], opening)
+    common.check_names(None, (), [] if data else task or [], opening)
+    if data is None:
+        common.check_names(model, opening=opening)  # before scenes are drawn
     common.hold(out)
     opening.torch_device()
     from saccade import models

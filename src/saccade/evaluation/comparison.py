@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from saccade.engine import apply
+from saccade.evaluation.asked import name_plans
 from saccade.evaluation.options import EvaluationOptions
 from saccade.evaluation.results import Comparison, Evaluation, score
 from saccade.evaluation.runner import (
@@ -84,21 +85,6 @@ def compare(
     check_plans(loaded, named)
     found = answer(loaded, samples, runs_of(named, how.blind), how, ledger=ledger)
     return tally(loaded, named, found)
-
-
-def name_plans(plans: Mapping[str, PlanLike] | Sequence[PlanLike]) -> dict[str, Plan]:
-    """Plans by name.
-
-    Raises:
-        ValueError: If one name stands for two plans.
-    """
-    if isinstance(plans, Mapping):
-        return {name: Plan.of(plan) for name, plan in plans.items()}
-    read = [Plan.of(plan) for plan in plans]
-    named = {plan.spec: plan for plan in read}
-    if len(named) < len(read):
-        raise ValueError("two plans are the same; give each once")
-    return named
 
 
 def runs_of(plans: Mapping[str, Plan], blind: bool) -> list[AnswerRun]:

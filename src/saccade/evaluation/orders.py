@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,8 +15,6 @@ from saccade.system.journal import Journal
 
 CALIBRATION_SAMPLES = 20
 """Samples of a quick calibration, the number of the papers."""
-
-Orders = dict[str, Sequence[int]]
 
 
 def wanted_scores(plans: Mapping[str, Plan]) -> list[str]:
@@ -76,24 +73,6 @@ def calibrated(
             progress=step,
         )
     return found
-
-
-def read_orders(paths: Sequence[str | os.PathLike]) -> Orders:
-    """Orders of layers that plan files keep, by the name of their score.
-
-    Raises:
-        ValueError: If a file is no plan or holds no calibrated order, or two hold one of the same score.
-    """
-    orders: Orders = {}
-    for path in paths:
-        calibration = Plan.load(path).calibration
-        score, order = calibration.get("metric"), calibration.get("order")
-        if not isinstance(score, str) or not isinstance(order, list):
-            raise ValueError(f"{path} holds no calibrated order of layers; make one with saccade calibrate")
-        if score in orders:
-            raise ValueError(f"{path}: an order by {score} was given before")
-        orders[score] = tuple(order)
-    return orders
 
 
 def resolve_all(

@@ -1,0 +1,43 @@
+"""The plans of an evaluation and the orders of layers that serve them, before any model is there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+from saccade.plans.plan import Plan, PlanLike
+
+Orders = dict[str, Sequence[int]]
+
+
+def name_plans(plans: Mapping[str, PlanLike] | Sequence[PlanLike]) -> dict[str, Plan]:
+    """Plans by name.
+
+    Raises:
+        ValueError: If one name stands for two plans.
+    """
+    if isinstance(plans, Mapping):
+        return {name: Plan.of(plan) for name, plan in plans.items()}
+    read = [Plan.of(plan) for plan in plans]
+    named = {plan.spec: plan for plan in read}
+    if len(named) < len(read):
+        raise ValueError("two plans are the same; give each once")
+    return named
+
+
+def read_orders(paths: Sequence[str | os.PathLike]) -> Orders:
+    """Orders of layers that plan files keep, by the name of their score.
+
+    Raises:
+        ValueError: If a file is no plan or holds no calibrated order, or two hold one of the same score.
+    """
+    orders: Orders = {}
+    for path in paths:
+        calibration = Plan.load(path).calibration
+        score, order = calibration.get("metric"), calibration.get("order")
+        if not isinstance(score, str) or not isinstance(order, list):
+            raise ValueError(f"{path} holds no calibrated order of layers; make one with saccade calibrate")
+        if score in orders:
+            raise ValueError(f"{path}: an order by {score} was given before")
+        orders[score] = tuple(order)
+    return orders
