@@ -23,11 +23,13 @@ RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 TABLES := docs/results.md docs/support.md docs/methods/index.md src/saccade/glance/README.md
 
-.PHONY: help setup demo test lint format tables versions docs lmms checkpoints quantized clean
+.PHONY: help setup demo test quick matrix lint format tables versions docs lmms checkpoints quantized clean
 
 help:
 	@echo 'make demo    the main job: calibrate, skip, measure and explain, on the embedded model'
 	@echo 'make test    run the tests'
+	@echo 'make quick   one case of every test that is not end to end: what one runs while editing'
+	@echo 'make matrix  every case of the large tables, of which make test runs a share'
 	@echo 'make lint    style and types'
 	@echo 'make format  rewrite the code in the house style'
 	@echo 'make tables  write the numbers of the docs anew from benchmarks/results'
@@ -59,6 +61,12 @@ test: $(READY)
 	@$(RUN)/python -m pytest -q -n auto --durations=10 $(ARGS) \
 		&& echo 'All tests passed. Next: make demo, or source $(RUN)/activate && saccade --help' \
 		|| { status=$$?; echo 'Some tests failed. One alone, with details: make test ARGS="-x -vv -k NAME"'; exit $$status; }
+
+quick: $(READY)
+	@$(RUN)/python -m pytest -q -n auto --quick $(ARGS)
+
+matrix: $(READY)
+	$(RUN)/python -m pytest -q -n auto --whole tests/matrix $(ARGS)
 
 lint: $(READY)
 	$(RUN)/ruff check .

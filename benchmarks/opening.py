@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from saccade.measure import record
-from saccade.measure.results import Pairs
+from saccade.measure.results import PairedRuns
 from saccade.measure.target import build
 from saccade.opening import read_dtype
 from saccade.system.files import write_folder, write_json
@@ -86,10 +86,10 @@ def main() -> None:
     print(f"wrote {chosen.out.name}; next: make tables")
 
 
-def pairs(runs: list[dict[str, Any]], name: str) -> Pairs:
+def pairs(runs: list[dict[str, Any]], name: str) -> PairedRuns:
     """A figure on both sides, pair by pair; the ratio is Saccade's over that of stock."""
     by_side = {side: [run[name] for run in runs if run["side"] == side] for side in SIDES}
-    return Pairs.of(by_side["stock"], by_side["saccade"])
+    return PairedRuns.of(by_side["stock"], by_side["saccade"])
 
 
 def write(folder: Path, shape: str, layers: int, dtype: str, shard: str) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -18,9 +16,12 @@ import torch
 from hypothesis import settings
 
 from saccade.cli import main
+from saccade.inputs.samples import Sample
+from saccade.models import Loaded
 from support import models, shares
-from support.programs import ROOT, Result, environment
-from support.toy import save_toy
+from support.asking import answered
+from support.programs import ROOT, Result, start
+from support.toy import build_toy, save_toy
 
 torch.set_num_threads(1)
 
@@ -124,10 +125,18 @@ def program():
     """Runs ``python -m saccade`` as a program."""
 
     def run(*words: object, cwd=ROOT) -> Result:
-        done = subprocess.run(
-            [sys.executable, "-m", "saccade", *map(str, words)],
-            capture_output=True, text=True, timeout=240, cwd=cwd, env=environment(),
-        )  # fmt: skip
-        return Result(done.returncode, done.stdout, done.stderr)
+        return start("-m", "saccade", *words, cwd=cwd).ended()
 
     return run
+
+
+@pytest.fixture(scope="session")
+def toy() -> Loaded:
+    """A random Glance of four small layers; leave it as you found it."""
+    return build_toy()
+
+
+@pytest.fixture(scope="session")
+def questions(toy) -> list[Sample]:
+    """Twelve questions of three tasks, with the toy's own answers."""
+    return answered(toy)

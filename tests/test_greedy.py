@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from saccade import models
-from saccade.calibration.spoken import with_answer
+from saccade.calibration.own_answer import with_answer
 from saccade.engine import apply
 from support.models import SQUARE, tiny_qwen
 

@@ -15,10 +15,10 @@ import saccade
 from saccade import models
 from saccade.calibration import calibrate
 from saccade.cli.app import main
-from saccade.evaluation.identity import weights_digest
 from saccade.inputs.samples import Sample
 from saccade.measure.counter import dispatched_flops
 from saccade.opening import Opening
+from saccade.opening.digest import weights_digest
 from support import folders
 from support.models import FACTORIES, SQUARE, WIDE
 

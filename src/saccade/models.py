@@ -4,46 +4,46 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from saccade.core.shapes import ModelShape
 from saccade.engine.resolution import note_shrunk
-from saccade.families import Family, find
 from saccade.inputs.prompts import check_length, check_pixels, check_questions, check_tokens, extremes
 from saccade.inputs.samples import Sample, blind_image
 from saccade.methods.resize import Resize
-from saccade.opening import Opening, open_config, open_model
+from saccade.opening import Opening, open_config
 from saccade.opening.errors import reason
+from saccade.opening.loaded import Loaded, read, wrap
 from saccade.plans.plan import Plan, PlanLike
+from saccade.system.embedded import EMBEDDED
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+__all__ = [
+    "Loaded",
+    "answers",
+    "blind",
+    "check_processor",
+    "encode",
+    "greedy",
+    "image_scale",
+    "inputs",
+    "load",
+    "load_config",
+    "open_as",
+    "prompt",
+    "read",
+    "shrink",
+    "try_longest",
+    "wrap",
+]
+
 VERSION = 2
 """Raised when samples become other inputs, or outputs other answers; what was kept is then not used again."""
-
-
-@dataclass(frozen=True, eq=False)
-class Loaded:
-    """A model with what is needed to ask it questions.
-
-    Attributes:
-        model: The stock model, in eval mode.
-        processor: Its processor.
-        family: Its adapter.
-        shape: Sizes of its decoder.
-        name: What the user called it.
-    """
-
-    model: Any
-    processor: Any
-    family: Family
-    shape: ModelShape
-    name: str
 
 
 def load(
@@ -55,7 +55,7 @@ def load(
     `saccade.opening.Opening`, and anything else that ``from_pretrained`` takes.
 
     Args:
-        name: ``glance`` (the embedded model), a local folder (of a Skip-Vision model too), or a hub id.
+        name: An embedded model (``glance``), a local folder (of a Skip-Vision model too), or a hub id.
         dtype: Data type of the weights; the embedded model is float32 by default, others as saved.
         device: Where to put it; the accelerator where there is one by default.
         **how: Fields of `Opening` and arguments of ``from_pretrained``.
@@ -73,10 +73,9 @@ def open_as(name: str, opening: Opening) -> Loaded:
         ValueError: If it cannot be loaded, or its family is not supported.
     """
     where = str(name)
-    if where == "glance":
-        from saccade.glance import checkpoint
-
-        where, opening = str(checkpoint()), opening.but(dtype=opening.dtype or torch.float32)
+    if where in EMBEDDED:
+        where = str(EMBEDDED[where].checkpoint())
+        opening = opening.but(dtype=opening.dtype or torch.float32)
     elif Path(where).is_dir():
         from saccade import skip_vision
 
@@ -85,43 +84,14 @@ def open_as(name: str, opening: Opening) -> Loaded:
     return read(where, str(name), opening)
 
 
-def read(where: str | Path, name: str, opening: Opening, speaks: bool = True) -> Loaded:
-    """Reads a stock model and its processor.
-
-    Args:
-        where: A folder or a hub id.
-        name: What the user calls it.
-        opening: How.
-        speaks: Whether it has a processor; without one it takes ready-made inputs alone.
-
-    Raises:
-        ValueError: If it cannot be loaded, or its family is not supported.
-    """
-    model, processor = open_model(str(where), opening, speaks)
-    return wrap(model, processor, name)
-
-
-def wrap(model: Any, processor: Any, name: str = "") -> Loaded:
-    """Pairs a model and a processor that are loaded already.
-
-    Raises:
-        ValueError: If the model's family is not supported.
-    """
-    family = find(model)
-    name = name or model.config.model_type
-    return Loaded(model, processor, family, family.shape(model.config, name), name)
-
-
 def load_config(name: str, opening: Opening | None = None) -> Any:
     """Configuration of a model without its weights.
 
     Raises:
         ValueError: If it cannot be loaded.
     """
-    if name == "glance":
-        from saccade.glance import weights_path
-
-        name = str(weights_path())
+    if name in EMBEDDED:
+        name = str(EMBEDDED[name].folder)
     elif Path(name).is_dir():
         from saccade.skip_vision import base_of
 

@@ -236,6 +236,7 @@ def test_an_interrupted_run_goes_on_where_it_was(run, monkeypatch, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["plan.json"]
 
 
+@pytest.mark.e2e
 def test_a_killed_process_loses_at_most_one_sample(run, folder, tmp_path):
     out = tmp_path / "plan.json"
     code = f"""

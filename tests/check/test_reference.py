@@ -20,6 +20,7 @@ from test_house import SOURCE, ours
 FOLLOWED = {"check", "layout", "methods", "plan"}
 
 
+@pytest.mark.e2e
 def test_the_reference_imports_nothing_of_what_it_judges():
     names = ("finders", "reference", "distance")
     for name in names:

@@ -87,6 +87,7 @@ UNKNOWN = [
 ]
 
 
+@pytest.mark.e2e
 def test_an_unknown_name_is_refused_before_torch_is_imported(root):
     code = (
         "import sys\nfrom saccade.cli import main\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from saccade.cli import app, main
 from saccade.cli.common import Interrupted, Output, resumable
+from support.programs import start
 
 BAD = [
     (("frobnicate",), "No such command 'frobnicate'"),
@@ -153,6 +155,7 @@ def test_every_command_has_help_with_an_example_or_options(command):
         assert done.code == 0 and "--json" in done.out and "Example: saccade" in done.out
 
 
+@pytest.mark.e2e
 def test_help_does_not_load_torch(root):
     code = "import sys; from saccade.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=root / "src", capture_output=True, timeout=60)
@@ -168,21 +171,17 @@ def test_the_program_end_to_end(program):
     assert bad.err.count("\n") == 1
 
 
+@pytest.mark.e2e
 def test_ctrl_c_while_training_says_how_to_go_on(root, tmp_path):
     words = ["train", "glance", "--steps", "100000", "--run", str(tmp_path), "--threads", "1", "--seed", "3"]
-    running = subprocess.Popen(
-        [sys.executable, "-m", "saccade", *words], cwd=root / "src", stderr=subprocess.PIPE, text=True
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while not (tmp_path / "config.json").exists() and time.monotonic() < deadline:
-            time.sleep(0.2)
-        running.send_signal(signal.SIGINT)
-        _, errors = running.communicate(timeout=120)
-    finally:
-        running.kill()
-    assert running.returncode == 130
-    last = errors.strip().splitlines()[-1]
+    running = start("-m", "saccade", *words)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "config.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    os.kill(running.pid, signal.SIGINT)
+    done = running.ended(120)
+    assert done.code == 130
+    last = done.err.strip().splitlines()[-1]
     assert (
         last.startswith("saccade: interrupted; ") and f"saccade train glance {_resume(tmp_path)}--run" in last
     )

@@ -10,15 +10,16 @@ import shutil
 import pytest
 
 from calibration.vlm import picture
-from evaluation.conftest import say
 from saccade import models
 from saccade.cli import main
 from saccade.inputs.samples import Sample
 from saccade.plans.plan import Plan
-from saccade.research.studies import Bench, Line, Questions, Store
+from saccade.report import style
+from saccade.research.studies import Line, Store, StudyBench, StudyQuestions
 from saccade.research.studies.lines import columns
 from saccade.research.studies.workers import fill_all
 from support import kills
+from support.asking import say
 from support.toy import build_toy
 
 KILLS = 20
@@ -59,6 +60,7 @@ def data(toy, tmp_path_factory):
 def _loaded(toy, monkeypatch):
     """Forks share one model instead of reading it."""
     monkeypatch.setattr(models, "open_as", lambda name, opening: toy)
+    monkeypatch.setattr(style, "DPI", 30)
 
 
 def settled(value):
@@ -110,6 +112,7 @@ def fresh(tmp_path, name: str):
     return folder
 
 
+@pytest.mark.e2e
 def test_a_command_that_is_killed_again_and_again_ends_as_one_that_never_was(command, tmp_path, monkeypatch):
     rng = random.Random(0)
     whole = fresh(tmp_path, "whole")
@@ -154,6 +157,7 @@ def tear(path, rng) -> None:
         stream.write(b'{"sample": "q' + bytes(rng.randrange(32, 127) for _ in range(rng.randrange(9))))
 
 
+@pytest.mark.e2e
 def test_a_real_kill(command, tmp_path):
     whole, folder = fresh(tmp_path, "whole"), fresh(tmp_path, "killed")
     assert command.run(whole) == 0  # here, so that forks need not import
@@ -168,10 +172,10 @@ class StudyLike:
     """Scores layers and fills cells, as studies do."""
 
     def __init__(self, toy, data) -> None:
-        self.toy, self.questions = toy, Questions.of_file(data, (), 2, 1, 0)
+        self.toy, self.questions = toy, StudyQuestions.of_file(data, (), 2, 1, 0)
 
     def run(self, folder) -> int:
-        bench = Bench(self.toy, self.questions, Store(folder), tokens=2)
+        bench = StudyBench(self.toy, self.questions, Store(folder), tokens=2)
         for task in bench.tasks:
             bench.pool("vig", task)
         wanted = columns(bench, [Line(spec, Plan.of(spec)) for spec in SPECS])
@@ -186,6 +190,7 @@ class StudyLike:
         }
 
 
+@pytest.mark.e2e
 def test_a_study_that_is_killed_again_and_again_ends_as_one_that_never_was(toy, data, tmp_path):
     study, rng = StudyLike(toy, data), random.Random(1)
     whole, folder = fresh(tmp_path, "whole"), fresh(tmp_path, "killed")
@@ -204,6 +209,7 @@ def test_a_study_that_is_killed_again_and_again_ends_as_one_that_never_was(toy, 
     assert study.found(folder) == want and not list(folder.rglob("*.partial.jsonl"))
 
 
+@pytest.mark.e2e
 def test_a_real_kill_of_a_study(toy, data, tmp_path):
     study = StudyLike(toy, data)
     whole, folder = fresh(tmp_path, "whole"), fresh(tmp_path, "killed")

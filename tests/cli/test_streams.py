@@ -28,35 +28,46 @@ def shell(root, redirect: str, words: str, **more: str) -> subprocess.CompletedP
     )
 
 
-@pytest.mark.parametrize("redirect", [">&-", "2>&- >&-", "<&- >&- 2>&-", "| true"])
-@pytest.mark.parametrize("words", ["--help", COST])
-def test_nobody_reads(root, redirect, words):
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    ("words", "redirect"),
+    [
+        *(("--help", redirect) for redirect in (">&-", "2>&- >&-", "<&- >&- 2>&-", "| true")),
+        *((COST, redirect) for redirect in ("<&- >&- 2>&-", "| true")),
+    ],
+)
+def test_nobody_reads(root, words, redirect):
     done = shell(root, redirect, words)
     assert done.returncode == 0 and "Traceback" not in done.stderr and "Exception" not in done.stderr
 
 
+@pytest.mark.e2e
 def test_results_for_a_closed_output_are_refused(root):
     done = shell(root, ">&-", f"{COST} --json -")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "standard output, which is closed" in done.stderr
 
 
+@pytest.mark.e2e
 def test_a_file_opened_later_is_not_standard_output(root, tmp_path):
     done = shell(root, ">&- 2>&-", f"{COST} --json {tmp_path / 'cost.json'}")
     assert done.returncode == 0
     assert json.loads((tmp_path / "cost.json").read_text())["resolved"] == "shortv(layers=30-31)"
 
 
+@pytest.mark.e2e
 def test_a_full_disk_is_one_line(root):
     done = shell(root, "> /dev/full", COST)
     assert done.returncode == 2
     assert done.stderr == "saccade: error: No space left on device\n"
 
 
+@pytest.mark.e2e
 def test_errors_for_nobody(root):
     assert shell(root, "2>&-", "cost no-such-shape").returncode == 2
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("words", ["methods", COST, "--help"])
 def test_a_plain_locale_gets_plain_letters(root, words):
     plain = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0"}

@@ -152,9 +152,9 @@ def test_turning_a_reducer_up_never_costs_more(name):
 
     shape, layout = SHAPES["llava-1.5-7b"], Layout.single(576, 66)
     method = METHODS[name]()
-    top = method.notches(shape.layers)
+    top = method.max_strength(shape.layers)
     costs = [
-        cost(shape, Plan((method.turned(round(top * share / 5)),)).route(layout, shape.layers)).tflops
+        cost(shape, Plan((method.at_strength(round(top * share / 5)),)).route(layout, shape.layers)).tflops
         for share in range(6)
     ]
     assert costs == sorted(costs, reverse=True)

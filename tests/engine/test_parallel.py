@@ -10,10 +10,12 @@ from support import pair
 from support.models import SQUARE, tiny_llava
 
 
+@pytest.mark.e2e
 def test_ddp_and_fsdp2_equal_one_process(tmp_path):
     pair.run("engine/parallel.py", tmp_path)
 
 
+@pytest.mark.e2e
 def test_tensor_parallel_chooses_the_rows_of_one_process(tmp_path):
     pair.run("engine/parallel_heads.py", tmp_path)
 

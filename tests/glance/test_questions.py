@@ -13,7 +13,7 @@ from saccade.glance.scenes.chart import Bar, ChartFacts
 from saccade.glance.scenes.diagram import DiagramFacts
 from saccade.glance.scenes.digits import DigitFacts
 from saccade.glance.scenes.objects import ObjectFacts, Thing
-from saccade.glance.scenes.text import Line, TextFacts
+from saccade.glance.scenes.text import TextFacts, TextLine
 from saccade.glance.tasks import TASKS, training_questions
 
 ROOM = ObjectFacts(
@@ -82,7 +82,7 @@ def test_figures_and_texts_checked_by_hand() -> None:
     assert asked["follow the arrow from A"] == "B"
     assert asked["follow two arrows from A"] == "C"
     assert asked["what points to C ?"] == "B"
-    text = TextFacts((Line("word", "KRT", "red"), Line("number", "4071", "blue")))
+    text = TextFacts((TextLine("word", "KRT", "red"), TextLine("number", "4071", "blue")))
     asked = _asked(reading.text, text)
     assert asked["read the red word"] == "K R T"
     assert asked["read the top line"] == "K R T"

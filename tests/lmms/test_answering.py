@@ -13,8 +13,8 @@ from PIL import Image
 
 import saccade
 from saccade.evaluation.runner import mean_cost
-from saccade.lmms.answering import Asker, Question, batches
-from saccade.lmms.conversation import Conversation
+from saccade.lmms.answering import Asker, SuiteQuestion, batches
+from saccade.lmms.conversation import ChatMessages
 from saccade.lmms.generation import Generation
 from saccade.plans.plan import Plan
 from saccade.skip_vision import SkipVisionConfig, wrap
@@ -23,7 +23,7 @@ SHORT = Generation.read({"max_new_tokens": 4})
 LONG = Generation.read({"max_new_tokens": 9})
 
 
-def refuse() -> Conversation:
+def refuse() -> ChatMessages:
     raise AssertionError("nothing has to be read to make batches")
 
 
@@ -32,7 +32,7 @@ def refuse() -> Conversation:
     st.integers(1, 9),
 )
 def test_batches_hold_every_question_once_and_like_with_like(kinds, size):
-    asked = [Question(task, length, wanted, refuse) for task, length, wanted in kinds]
+    asked = [SuiteQuestion(task, length, wanted, refuse) for task, length, wanted in kinds]
     found = list(batches(asked, size))
     assert sorted(i for batch in found for i in batch) == list(range(len(asked)))
     for batch in found:
@@ -52,8 +52,8 @@ def asked():
         pictures = [Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)) for _ in range(i % 3)]
         text = "what color is the circle ?" + " yes" * (i % 4)
         content = [{"type": "image", "url": p} for p in pictures] + [{"type": "text", "text": text}]
-        conversation = Conversation.read([{"role": "user", "content": content}])
-        made.append(Question(f"t{i % 2}", len(text), LONG if i > 5 else SHORT, lambda c=conversation: c))
+        conversation = ChatMessages.read([{"role": "user", "content": content}])
+        made.append(SuiteQuestion(f"t{i % 2}", len(text), LONG if i > 5 else SHORT, lambda c=conversation: c))
     return made
 
 
@@ -80,7 +80,9 @@ def test_the_blind_model_answers_by_the_question_alone(toy, asked):
     pairs = [q for q in asked if q.load().images]
     counts = Counter(Asker(toy, blind=True).ask([q])[0] for q in pairs if q.generation is SHORT)
     again = [
-        Question(q.task, q.length, SHORT, lambda q=q: Conversation(q.load().messages, q.load().images[::-1]))
+        SuiteQuestion(
+            q.task, q.length, SHORT, lambda q=q: ChatMessages(q.load().messages, q.load().images[::-1])
+        )
         for q in pairs
         if q.generation is SHORT
     ]
@@ -91,7 +93,7 @@ def test_answers_end_where_the_task_says(toy, asked):
     text = Asker(toy).ask(asked[6:7])[0]
     stop = text.split()[1]
     wanted = Generation.read({"max_new_tokens": 9, "until": [stop]})
-    short = Asker(toy).ask([Question("t", 1, wanted, asked[6].load)])[0]
+    short = Asker(toy).ask([SuiteQuestion("t", 1, wanted, asked[6].load)])[0]
     assert stop not in short and text.startswith(short)
 
 
@@ -112,9 +114,9 @@ def test_a_model_with_a_plan_of_its_own_is_priced_by_it():
     loaded = wrap(saccade.load("glance"), config)
     picture = Image.new("RGB", (80, 80), "red")
     content = [{"type": "image", "url": picture}, {"type": "text", "text": "How many shapes are there?"}]
-    words = Conversation.read([{"role": "user", "content": content}])
+    words = ChatMessages.read([{"role": "user", "content": content}])
     asker = Asker(loaded)
-    asker.ask([Question("t", 1, SHORT, lambda: words)])
+    asker.ask([SuiteQuestion("t", 1, SHORT, lambda: words)])
     count, found = asker.cost()
     assert count == 1 and found["flops_ratio"] == 1
     assert found["gflops"] < mean_cost(loaded, Plan(), asker._prompts)["gflops"]
@@ -125,7 +127,7 @@ def test_settings_reach_the_model(toy, asked, spec):
     def answer(**settings) -> list[str]:
         wanted = Generation.read({"max_new_tokens": 6} | settings)
         torch.manual_seed(settings.get("max_new_tokens", 0))
-        questions = [Question("t", q.length, wanted, q.load) for q in asked[:4]]
+        questions = [SuiteQuestion("t", q.length, wanted, q.load) for q in asked[:4]]
         return Asker(toy, Plan.of(spec), batch_size=4).ask(questions)
 
     greedy = answer()

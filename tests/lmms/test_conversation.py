@@ -8,7 +8,7 @@ from PIL import Image
 
 from saccade import models
 from saccade.inputs.samples import Sample
-from saccade.lmms.conversation import Conversation, inputs
+from saccade.lmms.conversation import ChatMessages, inputs
 from saccade.plans.plan import Plan
 
 
@@ -27,7 +27,7 @@ def chat(*parts, role="user"):
 def test_messages_are_read_in_order(tmp_path):
     picture(9).save(tmp_path / "a.png")
     grey = Image.new("L", (5, 4), 7)
-    found = Conversation.read(
+    found = ChatMessages.read(
         [{"role": "system", "content": "be brief"}, chat("before", grey, "after", tmp_path / "a.png")]
     )
     assert [m["role"] for m in found.messages] == ["system", "user"]
@@ -48,7 +48,7 @@ def test_messages_are_read_in_order(tmp_path):
 )
 def test_what_cannot_be_asked_is_refused(messages, match):
     with pytest.raises(ValueError, match=match):
-        Conversation.read(messages)
+        ChatMessages.read(messages)
 
 
 def test_a_plain_question_gives_the_inputs_of_our_own_evaluation(toy):
@@ -57,7 +57,7 @@ def test_a_plain_question_gives_the_inputs_of_our_own_evaluation(toy):
         Sample("b", "t", "t", (), "how many ?"),
         Sample("c", "t", "t", (picture(200), picture(90)), "is there a ring ?"),
     ]
-    asked = [Conversation.read([chat(*s.images, s.question)]) for s in samples]
+    asked = [ChatMessages.read([chat(*s.images, s.question)]) for s in samples]
     for plan in (None, Plan.of("resize(scale=0.5)")):
         ours, theirs = models.inputs(toy, samples, plan), inputs(toy, asked, plan)
         assert set(ours) == set(theirs)
@@ -65,7 +65,7 @@ def test_a_plain_question_gives_the_inputs_of_our_own_evaluation(toy):
 
 
 def test_images_between_texts_stay_there(toy):
-    text = inputs(toy, [Conversation.read([chat("is", picture(3), "red ?")])])["input_ids"][0]
+    text = inputs(toy, [ChatMessages.read([chat("is", picture(3), "red ?")])])["input_ids"][0]
     visual = (text == toy.model.config.image_token_id).nonzero().flatten()
     before = toy.processor.tokenizer.decode(text[: visual[0]])
     after = toy.processor.tokenizer.decode(text[visual[-1] + 1 :])
@@ -73,7 +73,7 @@ def test_images_between_texts_stay_there(toy):
 
 
 def test_blind_hides_the_images_and_nothing_else():
-    seen = Conversation.read([chat(picture(3), "red ?")])
+    seen = ChatMessages.read([chat(picture(3), "red ?")])
     hidden = seen.blind()
     assert hidden.messages == seen.messages and hidden.images[0].size == (32, 32)
     assert hidden.images[0].getcolors() == [(32 * 32, (128, 128, 128))]

@@ -6,6 +6,8 @@ import runpy
 import subprocess
 import sys
 
+import pytest
+
 VISION = """
 import torch
 
@@ -30,6 +32,7 @@ def test_both_sets_of_versions_agree(root):
     assert {"torch", "torchvision", "transformers", "accelerate", "lmms-eval", "datasets"} <= set(theirs)
 
 
+@pytest.mark.e2e
 def test_a_torchvision_without_its_operators_can_be_imported(root, tmp_path):
     tool = runpy.run_path(str(root / "tools" / "torchvision_for_cpu.py"))
     packages, shim = tmp_path / "packages", tmp_path / "shim"

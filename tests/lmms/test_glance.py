@@ -13,7 +13,7 @@ import yaml
 from saccade.evaluation import is_match
 from saccade.glance import suite
 from saccade.lmms import glance
-from saccade.lmms.conversation import Conversation
+from saccade.lmms.conversation import ChatMessages
 from saccade.lmms.generation import Generation
 
 
@@ -69,7 +69,7 @@ def test_a_document_is_the_sample_pixel_for_pixel(written):
         for doc, sample in zip(docs(written, task), suite.samples(task, 3, "test", 5), strict=True):
             (image,) = glance.doc_to_visual(doc)
             assert np.array_equal(np.asarray(image), np.asarray(sample.images[0]))
-            conversation = Conversation.read(glance.doc_to_messages(doc))
+            conversation = ChatMessages.read(glance.doc_to_messages(doc))
             assert [part.get("text") for part in conversation.messages[0]["content"]] == [
                 None,
                 sample.question,

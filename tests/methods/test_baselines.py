@@ -149,7 +149,7 @@ def test_the_price_list_knows_what_pooling_leaves():
 
     assert kept(2, 576) == 144 and kept(5, 576) == 25 and kept(1, 577) == 577 and kept(24, 576) == 1
     assert kept(2, 2340) == 585
-    turned = [Pool().turned(notch).kept(stage_of(Pool()), 576, 576, 576) for notch in range(32)]
+    turned = [Pool().at_strength(strength).kept(stage_of(Pool()), 576, 576, 576) for strength in range(32)]
     assert turned[0] == 576 and turned == sorted(turned, reverse=True) and turned[-1] == 1
 
 

@@ -53,7 +53,7 @@ def test_counts_are_the_authors():
 
 @given(rows=st.integers(0, 3000), fine=st.integers(0, 999))
 def test_turning_it_up_never_keeps_more(rows, fine):
-    mild, strong = DART().turned(fine), DART().turned(fine + 1)
+    mild, strong = DART().at_strength(fine), DART().at_strength(fine + 1)
     (stage,) = mild.stages(32)
     counts = [m.kept(stage, rows, rows, rows) for m in (mild, strong)]
     assert 0 <= counts[1] <= counts[0] <= rows

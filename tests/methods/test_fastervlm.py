@@ -71,7 +71,7 @@ def test_only_rows_that_an_earlier_method_left_are_candidates():
 @pytest.mark.parametrize("name", ["fastervlm", "vispruner", "visionzip", "prumerge", "prumerge_plus"])
 def test_without_the_tower_they_say_what_to_do(name):
     scene, method = build([["large"]]), METHODS[name]()
-    method = method.turned(500)
+    method = method.at_strength(500)
     evidence = replace(scene.evidence(method), vision=None)
     with pytest.raises(ValueError, match=f"{name}.*pixel_values"):
         method.choose(stage_of(method), evidence)

@@ -79,7 +79,7 @@ def test_stages_scale_with_depth(depth):
 
 @given(rows=st.integers(1, 3000), fine=st.integers(0, 999))
 def test_turning_it_up_never_keeps_more(rows, fine):
-    mild, strong = PyramidDrop().turned(fine), PyramidDrop().turned(fine + 1)
+    mild, strong = PyramidDrop().at_strength(fine), PyramidDrop().at_strength(fine + 1)
     for stage in mild.stages(32):
         counts = [m.kept(stage, rows, rows, rows) for m in (mild, strong)]
         assert 0 <= counts[1] <= counts[0] <= rows

@@ -139,7 +139,9 @@ def test_rows_of_a_price_list():
     assert Resize(scale=0.01).visual_rows(1280) == 1 and Resize(scale=0.5).visual_rows(0) == 0
     assert Resize(scale=1).visual_rows(2340) == 2340
     for rows in (100, 576, 1280, 2340):
-        turned = [Resize().turned(n).visual_rows(rows) for n in range(0, Resize().notches(32) + 1, 9)]
+        turned = [
+            Resize().at_strength(n).visual_rows(rows) for n in range(0, Resize().max_strength(32) + 1, 9)
+        ]
         assert turned == sorted(turned, reverse=True) and turned[0] == rows
 
 

@@ -196,9 +196,9 @@ def test_any_budget_is_met_on_average(cls, rows, depth, share):
 @pytest.mark.parametrize("cls", BOTH)
 @given(rows=st.integers(0, 1500), depth=st.integers(4, 60), fine=st.integers(0, 999))
 def test_turning_it_up_never_costs_more(cls, rows, depth, fine):
-    mild, strong = (leaving(cls().turned(n), rows, depth) for n in (fine, fine + 1))
+    mild, strong = (leaving(cls().at_strength(n), rows, depth) for n in (fine, fine + 1))
     assert 0 <= strong <= mild <= rows
-    assert leaving(cls().turned(0), rows, depth) == rows
+    assert leaving(cls().at_strength(0), rows, depth) == rows
 
 
 @pytest.mark.parametrize("cls", BOTH)

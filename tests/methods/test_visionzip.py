@@ -121,13 +121,15 @@ def test_the_price_list_knows_both_numbers():
 
 def test_turning_it_up_keeps_the_ratio():
     method = VisionZip(dominant=54, contextual=10)
-    assert method.kept(stage_of(method.turned(0)), 577, 577, 577) == 64
-    for notch in (0, 250, 500, 900, 999):
-        turned = method.turned(notch)
+    assert method.kept(stage_of(method.at_strength(0)), 577, 577, 577) == 64
+    for strength in (0, 250, 500, 900, 999):
+        turned = method.at_strength(strength)
         assert turned.dominant / turned.contextual == pytest.approx(5.4, rel=5e-3)
-        assert turned.kept(stage_of(turned), 577, 577, 577) == pytest.approx(577 * (1 - notch / 1000), abs=2)
-    assert method.turned(0).kept(stage_of(method), 577, 577, 577) == 577
-    assert method.turned(method.notches(32)).kept(stage_of(method), 577, 577, 577) == 0
+        assert turned.kept(stage_of(turned), 577, 577, 577) == pytest.approx(
+            577 * (1 - strength / 1000), abs=2
+        )
+    assert method.at_strength(0).kept(stage_of(method), 577, 577, 577) == 577
+    assert method.at_strength(method.max_strength(32)).kept(stage_of(method), 577, 577, 577) == 0
 
 
 @pytest.mark.parametrize("given", [(54, 0.1), (0.5, 10), (-1, 10), (2.5, 10), ("many", 10)])

@@ -109,6 +109,14 @@ DAMAGE = {
         lambda f: bytes_of(f, "tokenizer.json", (f / "tokenizer.json").read_bytes()[:500]),
         r"cannot read the tokenizer .*tokenizer\.json",
     ),
+    "tokenizer that is a list": (
+        lambda f: text_of(f, "tokenizer.json", "[]"),
+        r"cannot read the tokenizer .*tokenizer\.json: it holds no JSON object",
+    ),
+    "tokenizer that is a folder": (
+        lambda f: (gone(f, "tokenizer.json"), (f / "tokenizer.json").mkdir()),
+        "has no tokenizer: neither tokenizer.json",
+    ),
     "tokenizer of nothing": (
         lambda f: text_of(f, "tokenizer.json", "{}"),
         r"cannot read the tokenizer .*tokenizer\.json",

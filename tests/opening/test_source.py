@@ -124,6 +124,7 @@ def test_a_file_is_not_a_folder(whole):
         saccade.load(str(whole / "config.json"))
 
 
+@pytest.mark.e2e
 def test_generate_works_end_to_end_from_the_hub(served, tmp_path):
     Image.new("RGB", (40, 30), "red").save(tmp_path / "red.png")
     words = ["generate", NAME, "--revision", "main", "--image", str(tmp_path / "red.png")]

@@ -215,6 +215,7 @@ for dtype in ("auto", "float32"):
 """
 
 
+@pytest.mark.e2e
 def test_no_second_copy_of_the_weights_lies_in_memory(tmp_path):
     import transformers as T
 

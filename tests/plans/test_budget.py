@@ -129,8 +129,8 @@ def test_a_reducer_is_turned_up_no_further_than_it_must(spec, target):
     ratio = flops_ratio(plan, SHAPE, [PROMPT])
     assert target - 0.04 < ratio <= target
     dial = asked.methods[0]
-    notch = next(n for n in range(dial.notches(32) + 1) if dial.turned(n) == plan.methods[0])
-    assert flops_ratio(Plan((dial.turned(notch - 1),)), SHAPE, [PROMPT]) > target
+    strength = next(n for n in range(dial.max_strength(32) + 1) if dial.at_strength(n) == plan.methods[0])
+    assert flops_ratio(Plan((dial.at_strength(strength - 1),)), SHAPE, [PROMPT]) > target
 
 
 def test_where_cost_moves_in_steps_the_mildest_setting_below_is_taken():
@@ -164,6 +164,6 @@ def test_a_lower_resolution_reaches_a_ratio_of_the_full_prompt():
 def test_a_method_without_a_dial_says_so(monkeypatch):
     from saccade.methods import METHODS
 
-    monkeypatch.setattr(METHODS["prumerge"], "notches", lambda *given: 0)
+    monkeypatch.setattr(METHODS["prumerge"], "max_strength", lambda *given: 0)
     with pytest.raises(ValueError, match="prumerge has nothing to turn"):
         resolve_for_prompt(Plan.of("prumerge(flops=0.5)"), SHAPE, 576, 64)

@@ -91,6 +91,8 @@ def test_public_strings(text, expected):
         "vskip(budget=1.5)",
         "vskip(budget=-1)",
         "vskip(budget=many)",
+        "vskip(budget=1_0)",
+        "vskip(budget=\N{ARABIC-INDIC DIGIT THREE})",
         "vskip(flops=0)",
         "vskip(flops=1.01)",
         "vskip(flops=nan)",

@@ -18,12 +18,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from threading import Lock
+from threading import Lock, get_ident
 from typing import Any
 
 from rehearsal import checkpoint, layout, scene, tables
 from rehearsal.cases import CASES, PLANS, Case, Place
-from rehearsal.running import program, with_needs
+from rehearsal.running import Runner, program, with_needs
 from rehearsal.warm import warm
 from saccade.measure import record
 from saccade.system.files import read_json, write_json
@@ -67,7 +67,18 @@ def main(words: Sequence[str] | None = None) -> int:
         if (chosen := cases(one, where, given.only, done, again=where != first))
     ]
     # One after the other: transformers cannot be imported by two threads at once.
-    models = {one.short: model(one, work, given.cache) for _, one, _ in wanted}
+    models = {one.short: model(one, work, given.cache, given.missing) for _, one, _ in wanted}
+
+    hosts: dict[tuple[int, str], Runner] = {}
+    stack = ExitStack()
+
+    def runner_of(where: str) -> Runner:
+        if not given.warm:
+            return program(pythons[where])
+        mine = get_ident(), where
+        if mine not in hosts:
+            hosts[mine] = stack.enter_context(warm(pythons[where]))
+        return hosts[mine]
 
     def run(where: str, one: checkpoint.Checkpoint, chosen: list[Case]) -> list[Cell]:
         own = work / where.replace(" ", "-") / one.short
@@ -75,11 +86,10 @@ def main(words: Sequence[str] | None = None) -> int:
         own.mkdir(parents=True)
         place = Place(one, models[one.short], shown, own)
         how = "forked" if given.warm else "program"
-        with ExitStack() as stack:
-            runner = stack.enter_context(warm(pythons[where])) if given.warm else program(pythons[where])
-            return [book.add(tried(case, place, runner, where) | {"run": how}) for case in chosen]
+        runner = runner_of(where)
+        return [book.add(tried(case, place, runner, where) | {"run": how}) for case in chosen]
 
-    with ThreadPoolExecutor(given.jobs) as pool:
+    with stack, ThreadPoolExecutor(given.jobs) as pool:
         seen = [cell for cells in pool.map(lambda told: run(*told), wanted) for cell in cells]
     failed = [cell for cell in seen if cell["why"]]
     print(f"{len(seen) - len(failed)} of {len(seen)} cases passed; wrote {given.out}", flush=True)
@@ -101,9 +111,11 @@ def cases(one: checkpoint.Checkpoint, where: str, only: str, done: Book | None, 
     return with_needs(case for case in left if done is None or not done.passed(one.name, where, case.name))
 
 
-def model(one: checkpoint.Checkpoint, work: Path, cache: Path) -> Path:
-    """The folder of a checkpoint, made anew: both environments read it."""
+def model(one: checkpoint.Checkpoint, work: Path, cache: Path, again: bool) -> Path:
+    """The folder of a checkpoint, which both environments read: made anew, or that of the interrupted run."""
     folder = work / "models" / one.short
+    if again and folder.exists():
+        return folder
     shutil.rmtree(folder, ignore_errors=True)
     return layout.build(one, folder, cache)
 

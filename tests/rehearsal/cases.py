@@ -289,7 +289,11 @@ CASES = (
         _evaluated,
         after=("train",),
     ),
-    Case("check", "check", lambda p: ["check", p.model], _checked, large=True, once=True),
+    Case("README", "Python", lambda p: [p.model], None, program="rehearsal.readme"),
+    *(_plan(group, spec) for group, spec in PLANS.items()),
+    Case(
+        "check", "check", lambda p: ["check", p.model, "--dtype", "float32"], _checked, large=True, once=True
+    ),
     Case(
         "check the first layers",
         "check",
@@ -297,7 +301,5 @@ CASES = (
         _first_checked,
         large=True,
     ),
-    Case("README", "Python", lambda p: [p.model], None, program="rehearsal.readme"),
-    *(_plan(group, spec) for group, spec in PLANS.items()),
 )
 """Every case, in the order they run: one that needs another's files comes after it."""

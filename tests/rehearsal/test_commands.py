@@ -38,14 +38,17 @@ def drawn() -> list[tuple[str, str]]:
 
 
 DRAWN = drawn()
+ALONE = [pair for pair in DRAWN if not any(case.after for case in CASES if case.name == pair[1])][:PROGRAMS]
+PARAMS = [
+    pytest.param(*pair, id="/".join(pair), marks=[pytest.mark.e2e] if pair in ALONE else []) for pair in DRAWN
+]
 
 
-@pytest.mark.parametrize(("short", "name"), DRAWN, ids=["/".join(pair) for pair in DRAWN])
+@pytest.mark.parametrize(("short", "name"), PARAMS)
 def test_a_command_on_a_checkpoint(short, name, hub_folder, pictures, tmp_path):
     known = CHECKPOINTS[short]
     place = Place(known, hub_folder(known), pictures, tmp_path)
-    alone = [pair for pair in DRAWN if not any(case.after for case in CASES if case.name == pair[1])]
-    runner = program(sys.executable) if (short, name) in alone[:PROGRAMS] else within
+    runner = program(sys.executable) if (short, name) in ALONE else within
     for case in with_needs(c for c in CASES if c.name == name):
         case.judge(place, runner(case, place))
 

@@ -184,6 +184,7 @@ def test_few_methods_have_colours_of_their_own():
     assert many.group("fastv(keep=0.5)") == "reduced inside the decoder"
 
 
+@pytest.mark.e2e
 def test_the_command_writes_one_page_and_says_what_is_in_it(result_files, tmp_path, root):
     out = tmp_path / "deep" / "r.html"
     path = os.pathsep.join([str(root / "src"), os.environ.get("PYTHONPATH", "")])

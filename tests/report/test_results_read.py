@@ -37,8 +37,14 @@ def test_every_kind_is_told_apart(result_files):
     }
 
 
+OF_MODELS = ("checkpoints.json", "opening_cpu.json")
+"""Results that say nothing of plans; the documentation's tables alone read them."""
+
+
 def test_the_repository_s_own_results_are_read(root):
     for path in sorted((root / "benchmarks" / "results").glob("*.json")):
+        if path.name in OF_MODELS:
+            continue
         found = read(path)
         assert found.comparisons or found.timed or found.told, path.name
         assert found.provenance["command"] and found.provenance["versions"], path.name

@@ -22,7 +22,11 @@ class Killed(BaseException):
 
 @contextmanager
 def at(step: int, end: Callable[[], Any]) -> Iterator[None]:
-    """Calls ``end`` before the step-th time that a file is opened for writing, synced, renamed or removed."""
+    """Calls ``end`` before the step-th time that a file is opened for writing, synced, renamed or removed.
+
+    Nothing is synced in earnest, which takes most of the time: the machine goes on, and what a process had
+    written before it ended is there.
+    """
     left = step
     names = ("fsync", "replace", "rename", "unlink", "mkdir", "rmdir")
     real = {name: getattr(os, name) for name in names}
@@ -37,7 +41,7 @@ def at(step: int, end: Callable[[], Any]) -> Iterator[None]:
     def counted(name: str) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             tick()
-            return real[name](*args, **kwargs)
+            return None if name == "fsync" else real[name](*args, **kwargs)
 
         return call
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from support.programs import ROOT, environment
+from support.programs import ROOT, start
 
 RANKS = range(2)
 TIMEOUT_S = 200
@@ -23,19 +22,9 @@ def run(script: str, folder: Path) -> None:
         script: Its path under ``tests/``; it calls `work`.
         folder: An empty folder in which they meet.
     """
-    workers = [
-        subprocess.Popen(
-            [sys.executable, str(ROOT / "tests" / script), str(rank), str(folder)],
-            env=environment(ROOT / "tests"), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )
-        for rank in RANKS
-    ]  # fmt: skip
-    try:
-        outputs = [worker.communicate(timeout=TIMEOUT_S)[0] for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-    assert all((folder / f"done{rank}").exists() for rank in RANKS), "\n".join(outputs)
+    workers = [start(ROOT / "tests" / script, rank, folder) for rank in RANKS]
+    ended = [worker.ended(TIMEOUT_S) for worker in workers]
+    assert all((folder / f"done{rank}").exists() for rank in RANKS), "\n".join(one.err for one in ended)
 
 
 def folder() -> Path:

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,3 +39,65 @@ def environment(*folders: Path) -> dict[str, str]:
     paths = [str(ROOT / "src"), *map(str, folders), os.environ.get("PYTHONPATH", "")]
     own = {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     return os.environ | own
+
+
+class Started:
+    """A program that runs.
+
+    Attributes:
+        pid: Its process.
+    """
+
+    def __init__(self, server: Server, pid: int, folder: tempfile.TemporaryDirectory) -> None:
+        self._server, self.pid, self._folder = server, pid, folder
+
+    def ended(self, timeout: float = 240) -> Result:
+        """What it left behind, once it has ended; it is killed when it takes longer."""
+        limit = threading.Timer(timeout, lambda: os.kill(self.pid, signal.SIGKILL))
+        limit.start()
+        try:
+            code = self._server.ask({"wait": self.pid})
+        finally:
+            limit.cancel()
+        with self._folder:
+            out, err = ((Path(self._folder.name) / name).read_text("utf-8") for name in ("out", "err"))
+        return Result(code, out, err)
+
+
+class Server:
+    """A process of ``support/serve.py``: programs begin in its forks, with what they import at hand."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, str(ROOT / "tests" / "support" / "serve.py")],
+            env=environment(ROOT / "tests"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        atexit.register(self._process.kill)
+
+    def ask(self, what: Mapping[str, Any]) -> int:
+        """One question, and its answer."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps(what) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        assert answer, "the process that begins programs has ended"
+        return int(json.loads(answer))
+
+    def start(self, words: list[str], cwd: Path, env: Mapping[str, str]) -> Started:
+        """Begins a program: ``-m`` and a module with its words, or the path of a script with them."""
+        folder = tempfile.TemporaryDirectory()
+        files = {name: str(Path(folder.name) / name) for name in ("out", "err")}
+        pid = self.ask({"words": words, "cwd": str(cwd), "env": dict(env), **files})
+        return Started(self, pid, folder)
+
+
+@cache
+def server() -> Server:
+    """The one of this process of tests."""
+    return Server()
+
+
+def start(*words: object, cwd: Path = ROOT, env: Mapping[str, str] | None = None) -> Started:
+    """Begins a program of this checkout, such as ``-m saccade methods``, without waiting for imports."""
+    own = environment(ROOT / "tests") if env is None else env
+    return server().start([str(word) for word in words], cwd, own)

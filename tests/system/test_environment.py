@@ -53,6 +53,7 @@ def test_the_commands_say_it_with_exit_code_2(words, install, capfd):
     assert "operator torchvision::nms does not exist" in said and "\n" not in said
 
 
+@pytest.mark.e2e
 def test_a_fresh_process_says_it_too_before_any_class_of_a_model_is_imported(install, tmp_path):
     install(BROKEN)
     path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])

@@ -246,6 +246,7 @@ def test_where_nothing_can_be_locked_folders_are_written_and_locks_refused(tmp_p
     assert os.listdir(tmp_path) == ["made"]
 
 
+@pytest.mark.e2e
 def test_the_package_is_imported_where_nothing_can_be_locked():
     code = "import sys; sys.modules['fcntl'] = None; import saccade, saccade.system.files"
     done = subprocess.run([sys.executable, "-c", code], env=environment(), timeout=120)

@@ -10,7 +10,7 @@ from saccade import models
 from saccade.engine import apply
 from saccade.families import FAMILIES as REGISTERED
 from saccade.training.collate import BLANK_SIZE, Collator
-from saccade.training.encode import IGNORE, Encoder
+from saccade.training.encode import IGNORE, ConversationEncoder
 from saccade.training.records import BadRecord, Conversation
 from training.test_encode import CONVERSATIONS, conversation
 from training.tiny import FAMILIES, said
@@ -110,7 +110,7 @@ def test_a_model_whose_layout_hangs_on_the_prompt_takes_records_of_one_image(mon
 def test_images_are_as_small_as_at_inference(loaded):
     """A plan's ``resize`` leaves as many rows as `models.encode` makes of the same picture."""
     spec, record = "resize(scale=0.5)", CONVERSATIONS[0]
-    encoder = Encoder(loaded.processor, loaded.model)
+    encoder = ConversationEncoder(loaded.processor, loaded.model)
     batch = Collator(loaded, 500, False, scale=0.5)([record])
     want = models.encode(loaded, [encoder.image_token], record.images, spec)
     rows = [int((ids["input_ids"] == encoder.image_id).sum()) for ids in (batch.inputs, want)]

@@ -11,7 +11,7 @@ import torch
 from saccade import models
 from saccade.inputs.samples import Sample
 from saccade.training.collate import Collator
-from saccade.training.encode import IGNORE, Encoder
+from saccade.training.encode import IGNORE, ConversationEncoder
 from saccade.training.records import BadRecord, Conversation, read_record
 from training.tiny import FAMILIES, RECORDS, TEMPLATES, llava, picture, said
 
@@ -94,16 +94,16 @@ def test_the_first_prompt_equals_that_of_the_models_module(loaded):
 
 def test_other_ends_of_turn_are_known_from_the_model():
     loaded = llava()
-    assert Encoder(loaded.processor, loaded.model).stops == {2}
+    assert ConversationEncoder(loaded.processor, loaded.model).stops == {2}
     loaded.model.generation_config.eos_token_id = [2, 6]
-    assert Encoder(loaded.processor, loaded.model).stops == {2, 6}
+    assert ConversationEncoder(loaded.processor, loaded.model).stops == {2, 6}
 
 
 def test_answers_stand_behind_the_prompt_where_the_template_opens_written_ones_otherwise():
     """LLaVA-OneVision's template ends the prompt in a line break, and opens written answers with a blank."""
     loaded = llava()
     asks, talk = CONVERSATIONS[0], CONVERSATIONS[3]
-    usual = Encoder(loaded.processor, loaded.model)
+    usual = ConversationEncoder(loaded.processor, loaded.model)
     expected = {c.where: usual(c.turns, "here") for c in (asks, talk)}
     loaded.processor.chat_template = loaded.processor.chat_template.replace(
         "<s>{{ m['role'] }}\n", "<s>{{ m['role'] }}{{ ' ' if m['role'] == 'assistant' else '\n' }}"
@@ -122,21 +122,21 @@ def test_a_template_that_rewrites_what_stood_before_is_refused():
     loaded = llava()
     loaded.processor.chat_template = "{{ messages|length }}" + loaded.processor.chat_template
     with pytest.raises(BadRecord, match="turn by turn"):
-        Encoder(loaded.processor, loaded.model)(CONVERSATIONS[3].turns, "here")
+        ConversationEncoder(loaded.processor, loaded.model)(CONVERSATIONS[3].turns, "here")
 
 
 def test_a_template_that_shows_no_image_is_refused():
     loaded = llava()
     loaded.processor.chat_template = TEMPLATES["chatml"].replace("IMAGE", "")
     with pytest.raises(BadRecord, match="holds 0 <image> for 1 images"):
-        Encoder(loaded.processor, loaded.model)(CONVERSATIONS[0].turns, "here")
+        ConversationEncoder(loaded.processor, loaded.model)(CONVERSATIONS[0].turns, "here")
 
 
 def test_what_the_template_refuses_is_named():
     loaded = llava()
     loaded.processor.chat_template = "{{ raise_exception('no system') }}"
     with pytest.raises(BadRecord, match="here: the chat template refuses it: no system"):
-        Encoder(loaded.processor, loaded.model)(CONVERSATIONS[0].turns, "here")
+        ConversationEncoder(loaded.processor, loaded.model)(CONVERSATIONS[0].turns, "here")
 
 
 @pytest.mark.parametrize("lacks", ["chat_template", "image_token", "eos_token"])
@@ -144,7 +144,7 @@ def test_a_processor_that_cannot_speak_is_refused(lacks):
     loaded = llava()
     setattr(loaded.processor.tokenizer if lacks == "eos_token" else loaded.processor, lacks, None)
     with pytest.raises(ValueError, match="training needs a"):
-        Encoder(loaded.processor, loaded.model)
+        ConversationEncoder(loaded.processor, loaded.model)
 
 
 def test_an_image_mark_in_plain_text_is_refused():
@@ -152,4 +152,4 @@ def test_an_image_mark_in_plain_text_is_refused():
     turns = (record.turns[0].__class__("user", ("who is <image> ?",)), record.turns[1])
     loaded = llava()
     with pytest.raises(BadRecord, match="holds 1 <image> for 0 images"):
-        Encoder(loaded.processor, loaded.model)(turns, "here")
+        ConversationEncoder(loaded.processor, loaded.model)(turns, "here")

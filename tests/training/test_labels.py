@@ -10,7 +10,7 @@ import torch
 
 from saccade.training import build as building
 from saccade.training import train
-from saccade.training.mixture import Mixture, Stream
+from saccade.training.mixture import RecordMixture, Stream
 from saccade.training.records import BadRecord
 from saccade.training.sources import open_source
 from training.test_resume import back_to
@@ -45,7 +45,7 @@ def test_a_run_without_a_label_fails_and_saves_nothing(here, why, steps):
 def labels_of(here, steps: int) -> list[bool]:
     """Whether the record of each step can be used."""
     config = settings(here)
-    mixture = Mixture([open_source(source, 0, True) for source in config.data], 0)
+    mixture = RecordMixture([open_source(source, 0, True) for source in config.data], 0)
     return [not isinstance(mixture[key], BadRecord) for key in Stream(mixture, steps)]
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saccade.training.mixture import Mixture, Stream, steps_of
+from saccade.training.mixture import RecordMixture, Stream, steps_of
 from saccade.training.records import BadRecord
 
 
@@ -50,14 +50,14 @@ def share_of(pool):
 
 @given(sources, st.integers(0, 99), st.integers(0, 5))
 def test_every_record_is_seen_as_often_as_its_weight_says(pools, seed, epoch):
-    mixture = Mixture(pools, seed)
+    mixture = RecordMixture(pools, seed)
     order = mixture.order(epoch)
     seen = Counter(order)
     for number, pool in enumerate(pools):
         times = [seen[number, index] for index in range(len(pool))]
         assert abs(sum(times) - share_of(pool)) < 1
         assert set(times) <= {math.floor(pool.weight), math.floor(pool.weight) + 1}
-    assert mixture.order(epoch) == order == Mixture(pools, seed).order(epoch)
+    assert mixture.order(epoch) == order == RecordMixture(pools, seed).order(epoch)
 
 
 small = st.lists(
@@ -69,7 +69,7 @@ small = st.lists(
 
 @given(small, st.integers(0, 99), st.integers(1, 60))
 def test_over_many_epochs_a_source_is_seen_as_often_as_its_weight_says(pools, seed, epochs):
-    mixture = Mixture(pools, seed)
+    mixture = RecordMixture(pools, seed)
     seen = Counter(source for epoch in range(epochs) for source, _ in mixture.order(epoch))
     for number, pool in enumerate(pools):
         assert 0 <= epochs * share_of(pool) - seen[number] < 1
@@ -79,7 +79,7 @@ def test_over_many_epochs_a_source_is_seen_as_often_as_its_weight_says(pools, se
     ("size", "weight", "every"), [(40, 0.01, (0, 0, 1, 0, 1)), (1, 0.5, (0, 1, 0, 1, 0))]
 )
 def test_a_small_source_comes_up_again_and_again(size, weight, every):
-    mixture = Mixture([Fake(7, 1.0), Fake(size, weight)], seed=5)
+    mixture = RecordMixture([Fake(7, 1.0), Fake(size, weight)], seed=5)
     found = [sum(source for source, _ in mixture.order(epoch)) for epoch in range(5)]
     assert tuple(found) == every
 
@@ -87,7 +87,7 @@ def test_a_small_source_comes_up_again_and_again(size, weight, every):
 @pytest.mark.parametrize("seed", [0, 7])
 def test_whole_weights_are_seen_in_the_order_they_always_were(seed):
     """Trained models rest on it: records as often as weights say, in the order of one permutation."""
-    mixture = Mixture([Fake(5, 1.0), Fake(3, 2.0)], seed)
+    mixture = RecordMixture([Fake(5, 1.0), Fake(3, 2.0)], seed)
     keys = [(0, n) for n in range(5)] + [(1, n) for n in range(3)] * 2
     for epoch in range(3):
         places = np.random.default_rng((seed, epoch, 19)).permutation(11)
@@ -96,7 +96,7 @@ def test_whole_weights_are_seen_in_the_order_they_always_were(seed):
 
 
 def test_a_source_that_would_never_be_seen_is_refused():
-    mixture = Mixture([Fake(10, 1.0), Fake(4, 0.1, "rare")], seed=0)
+    mixture = RecordMixture([Fake(10, 1.0), Fake(4, 0.1, "rare")], seed=0)
     with pytest.raises(ValueError, match=r"rare would never be seen: 4 records .*first one in epoch 3"):
         Stream(mixture, 20)
     # From the third epoch on it has its place.
@@ -104,14 +104,14 @@ def test_a_source_that_would_never_be_seen_is_refused():
 
 
 def test_a_weight_below_one_shows_every_record_in_the_end():
-    mixture = Mixture([Fake(20, 0.25)], seed=0)
+    mixture = RecordMixture([Fake(20, 0.25)], seed=0)
     seen = Counter(key for epoch in range(200) for key in mixture.order(epoch))
     assert len(seen) == 20 and min(seen.values()) > 25 and max(seen.values()) < 80
 
 
 @given(st.integers(1, 100))
 def test_the_stream_is_the_epochs_one_after_another(length):
-    mixture = Mixture([Fake(7, 1.0), Fake(5, 0.5)], seed=3)
+    mixture = RecordMixture([Fake(7, 1.0), Fake(5, 0.5)], seed=3)
     keys = list(Stream(mixture, length))
     assert len(keys) == length == len(Stream(mixture, length))
     whole = [(source, index, e) for e in range(12) for source, index in mixture.order(e)]
@@ -119,7 +119,7 @@ def test_the_stream_is_the_epochs_one_after_another(length):
 
 
 def test_a_bad_record_comes_back_as_the_reason():
-    mixture = Mixture([Fake(5, 1.0)], seed=0)
+    mixture = RecordMixture([Fake(5, 1.0)], seed=0)
     assert mixture[0, 2, 4] == (2, 4)
     assert isinstance(mixture[0, 3, 0], BadRecord)
 
@@ -131,4 +131,4 @@ def test_epochs_become_steps():
     assert steps_of(3, 0.1, None, 10) == 1
     assert steps_of(10.5, 2.0, None, 7) == 3
     with pytest.raises(ValueError, match="less than one record per epoch"):
-        Stream(Mixture([Fake(1, 0.2)], 0), 4)
+        Stream(RecordMixture([Fake(1, 0.2)], 0), 4)

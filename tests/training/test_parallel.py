@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
 import sys
 
@@ -13,24 +14,47 @@ import torch
 import saccade
 from saccade.skip_vision import SkipVisionConfig, wrap
 from saccade.training import train
-from saccade.training.mixture import Mixture, Stream
+from saccade.training.mixture import RecordMixture, Stream
 from saccade.training.sources import open_source
 from support import pair
-from support.programs import ROOT, environment
+from support.programs import ROOT, Result, environment, start
 from training.sgd import STEADY, plainly
 from training.test_run import lines, weights
 from training.tiny import RECORDS, data_set, said, settings
 
+pytestmark = pytest.mark.e2e
 
-def two_processes(here, config, script: str | None = None) -> subprocess.CompletedProcess[str]:
-    """The command on two processes, or a script of the tests in its place."""
+
+def two_processes(here, config, script: str | None = None) -> Result:
+    """The command on two processes as torchrun starts them, or a script of the tests; what the first said."""
+    path = written(here, config)
+    job = ("-m", "saccade", "train", path, "--json", "-")
+    if script is not None:
+        job = (ROOT / "tests" / script, path)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    ranks = [
+        start(*job, env=environment(ROOT / "tests") | meet | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(2)
+    ]
+    first, second = [rank.ended() for rank in ranks]
+    assert second.code == first.code, first.err + second.err
+    return first
+
+
+def written(here, config):
+    """The configuration as a file."""
     path = here / "two.yaml"
     path.write_text(json.dumps(config.as_data()), "utf-8")
+    return path
+
+
+def by_torchrun(here, config) -> subprocess.CompletedProcess[str]:
+    """The command on two processes, started by torchrun."""
     words = ["--nproc_per_node", "2", "--master_port", "0", "--rdzv_backend", "c10d", "--rdzv_endpoint"]
     start = [sys.executable, "-m", "torch.distributed.run", *words, "127.0.0.1:0"]
-    job = ["-m", "saccade", "train", str(path), "--json", "-"]
-    if script is not None:
-        job = [str(ROOT / "tests" / script), str(path)]
+    job = ["-m", "saccade", "train", str(written(here, config)), "--json", "-"]
     return subprocess.run(
         [*start, *job], capture_output=True, text=True, timeout=240, env=environment(ROOT / "tests")
     )
@@ -49,7 +73,7 @@ def test_torchrun_equals_one_process(here):
     ]
     train(settings(here, *shared, "optimisation.batch=4", f"out={here / 'one'}"))
     config = settings(here, *shared, "optimisation.batch=1", "optimisation.accumulation=2")
-    done = two_processes(here, config)
+    done = by_torchrun(here, config)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)  # one process speaks
     assert report["processes"] == 2 and report["global_batch"] == 4
@@ -78,8 +102,8 @@ def test_batches_without_a_label_on_one_process_or_on_all(here):
     ]
     alone = train(settings(here, *shared, "optimisation.batch=2", f"out={here / 'one'}"))
     done = two_processes(here, settings(here, *shared, "optimisation.batch=1"))
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["refused"] == alone.report["refused"]
+    assert done.code == 0, done.err
+    assert done.json["refused"] == alone.report["refused"]
     assert alone.report["refused"]["on_the_way"] == 7
     found = lines(here)
     assert None in [line["loss"] for line in found]
@@ -105,7 +129,7 @@ def test_a_wrapped_model_takes_the_steps_of_one_process(here, name):
     data_set(here / "data", [*RECORDS, *texts])
     shared = [f"model.skip_vision={WRAPPED[name]}", *STEADY, "optimisation.steps=6", "optimisation.lr=0.1"]
     config = settings(here, *shared, "optimisation.batch=1", "save_every=99")
-    mixture = Mixture([open_source(source, 0, False) for source in config.data], 0)
+    mixture = RecordMixture([open_source(source, 0, False) for source in config.data], 0)
     seen = [bool(mixture[key].images) for key in Stream(mixture, 12)]
     # Records go to processes by turns: in some step one has an image and the other none.
     assert any(first != second for first, second in zip(seen[::2], seen[1::2], strict=True))
@@ -116,7 +140,7 @@ def test_a_wrapped_model_takes_the_steps_of_one_process(here, name):
     with plainly():
         train(settings(here, *shared, "optimisation.batch=2", "save_every=99", f"out={here / 'one'}"))
     done = two_processes(here, config, "training/sgd.py")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     one, two = (
         dict(saccade.load(str(here / run / "model")).model.named_parameters()) for run in ("one", "run")
     )

@@ -178,6 +178,7 @@ def test_no_room_for_the_model_keeps_the_run(here):
     assert train(config, resume=True).finished and (here / "run" / "model").is_dir()
 
 
+@pytest.mark.e2e
 def test_a_killed_run_resumes(here):
     """SIGKILL at any moment: what stands is whole, and the end is that of the uninterrupted run."""
     change = ["optimisation.steps=40", "save_every=2", "logging_every=2"]

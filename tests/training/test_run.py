@@ -18,7 +18,7 @@ from saccade.training import TrainingConfig, run, train
 from saccade.training import build as building
 from saccade.training.collate import Collator
 from saccade.training.curve import loss_curve
-from saccade.training.mixture import Mixture, Stream
+from saccade.training.mixture import RecordMixture, Stream
 from saccade.training.records import BadRecord
 from saccade.training.sources import open_source
 from training.tiny import RECORDS, settings
@@ -47,7 +47,7 @@ def changed(here) -> set[str]:
 def first_batch(here, count, spec=None):
     """Sum of losses over the labels of the first records, and the number of labels, by hand."""
     config = settings(here)
-    mixture = Mixture([open_source(source, 0, False) for source in config.data], 0)
+    mixture = RecordMixture([open_source(source, 0, False) for source in config.data], 0)
     records = [mixture[key] for key in list(Stream(mixture, count))]
     loaded = models.load(config.model.name)
     batch = Collator(loaded, 200, always_image=False)(records)
@@ -267,14 +267,14 @@ def test_a_polite_kill_saves_first(here, monkeypatch):
     train(settings(here, f"out={here / 'whole'}"))
     asked = []
 
-    def getitem(self, key, real=Mixture.__getitem__):
+    def getitem(self, key, real=RecordMixture.__getitem__):
         asked.append(key)
         if len(asked) == 5:
             os.kill(os.getpid(), signal.SIGTERM)
         return real(self, key)
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(Mixture, "__getitem__", getitem)
+    monkeypatch.setattr(RecordMixture, "__getitem__", getitem)
     outcome = train(settings(here, "save_every=99"))
     monkeypatch.undo()
     assert not outcome.finished and 0 < outcome.steps < 6 and signal.getsignal(signal.SIGTERM) is before

@@ -1,4 +1,4 @@
-"""Losses are those of serving: teacher-forced logits equal generation's, and agreement is that of greedy answers."""
+"""Losses are those of serving: forced logits equal generation's, and agreement is that of greedy answers."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ ALONE = {
 
 @dataclass
 class Known:
-    """A judge whose losses are a formula: what layers lose alone, and much where two neighbours are skipped."""
+    """A judge whose losses are a formula (``loss_of``)."""
 
     parts: list[list[int]]
     ran: list[str] = field(default_factory=list)
@@ -39,7 +39,7 @@ class Known:
 
 
 def loss_of(plan: Plan) -> float:
-    """Skipped neighbours lose ten times as much as they do alone; rows lose by the square of what is dropped."""
+    """Skipped neighbours lose ten times as much as alone; rows lose by the square of what is dropped."""
     skipped, found = {}, 0.0
     for method in plan.methods:
         if getattr(method, "layers", None):

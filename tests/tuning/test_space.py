@@ -1,4 +1,4 @@
-"""States are plans, moves change one thing, and a knob is turned to the mildest setting that is cheap enough."""
+"""States are plans, moves change one thing, a knob is turned to the mildest setting that is cheap enough."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from saccade.core.layout import Layout
 from saccade.methods import METHODS
 from saccade.plans.plan import Plan
 from saccade.tuning.price import CacheMeter, FlopsMeter, Pricer
@@ -14,10 +15,11 @@ from saccade.tuning.space import (
     Menu,
     State,
     check_allowed,
+    composes,
     fitted,
+    keeping,
     moves,
     share_of,
-    turned_to,
 )
 from tuning.test_price import PROMPTS, SHAPE
 
@@ -105,8 +107,19 @@ def test_a_knob_is_turned_to_the_mildest_setting_that_is_cheap_enough(meter, nam
     found = fitted(state(reducer=reducer, skips=("",) * 6 + ("freeze",) * 2), pricer.ratio, 0.6)
     assert found is not None and found.reducer is not None and pricer.ratio(found.plan) <= 0.6
     keep = share_of(found.reducer)
-    more = found.with_knob(turned_to(found.reducer, keep + 0.03))
+    more = found.with_knob(keeping(found.reducer, keep + 0.03))
     assert pricer.ratio(more.plan) > 0.6
+
+
+def test_reducers_that_cannot_go_together_are_told():
+    merge, prune = METHODS["token_merge"](keep=0.6), METHODS["divprune"](keep=0.6)
+    grid, fast = METHODS["uniform"](layer=3, keep=0.5), METHODS["fastv"](layer=2, keep=0.5)
+    assert composes(state(reducer=prune, drops=(fast, grid))) and composes(
+        state(reducer=merge, drops=(fast,))
+    )
+    assert not composes(state(reducer=merge, drops=(grid,)))
+    with pytest.raises(ValueError, match="takes rows for the patches at their places"):
+        state(reducer=merge, drops=(grid,)).plan.program(Layout.single(8, 4), LAYERS)
 
 
 def test_without_a_knob_a_state_fits_or_does_not():

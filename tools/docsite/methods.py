@@ -40,7 +40,7 @@ def page(name: str, results: Path) -> str:
     about = ABOUT[kind_of(name, 32)]
     parts = [
         f"# {cls.title}",
-        f"[Paper]({cls.paper}) · spec name `{name}` · {KINDS[kind_of(name, 32)]}",
+        f"{f'[Paper]({cls.paper}) · ' if cls.paper else ''}spec name `{name}` · {KINDS[kind_of(name, 32)]}",
         _prose(cls),
         about,
         "## What it saves",

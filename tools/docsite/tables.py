@@ -42,7 +42,7 @@ def methods(results: Path) -> str:
     for _, cls in sorted(METHODS.items(), key=lambda item: item[1].title.lower()):
         saves = ", ".join(_SAVES.get(kind, kind) for kind in cls.saves)
         chosen = f"`{cls.score}`" if cls.score else ""
-        title = f"[{cls.title}]({cls.paper})"
+        title = f"[{cls.title}]({cls.paper})" if cls.paper else cls.title
         rows.append([title, f"`{cls.name}`", in_brief(cls), _parameters(cls), saves, chosen])
     head = ("method", "spec name", "what it does", "parameters", "saves", "layers chosen by")
     return markdown(head, rows, right_from=9)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from saccade.check.prompts import Prompts
-from saccade.check.report import Outcome, Report, Row
+from saccade.check.report import CheckedPlan, ProbeOutcome, Report
 from saccade.check.run import run
 
-__all__ = ["Outcome", "Prompts", "Report", "Row", "run"]
+__all__ = ["CheckedPlan", "ProbeOutcome", "Prompts", "Report", "run"]

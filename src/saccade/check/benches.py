@@ -21,7 +21,7 @@ ROOM = 0.6
 
 
 @dataclass(eq=False)
-class Bench:
+class CheckedModel:
     """A model ready to be checked.
 
     Attributes:
@@ -38,13 +38,13 @@ class Bench:
     layers: nn.ModuleList
     prompts: Prompts
     dtype: torch.dtype
-    truth: Bench | None = None
+    truth: CheckedModel | None = None
     noise: Distance = field(default_factory=Distance)
     deterministic: bool = True
     _known: dict[tuple[str, int], tuple[Inputs, Any]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: Any, prompts: Prompts, truth: Bench | None = None) -> Bench:
+    def of(cls, model: Any, prompts: Prompts, truth: CheckedModel | None = None) -> CheckedModel:
         """Measures how far rounding takes a model."""
         dtype = bare(model).get_input_embeddings().weight.dtype
         prompts = prompts.to(dtype, home(model))
@@ -83,7 +83,7 @@ class Bench:
             lambda: rows_of_pictures(self.model, self.layers, inputs, visual_N, shown),
         )
 
-    def stock(self, inputs: Inputs) -> reference.Told:
+    def stock(self, inputs: Inputs) -> reference.ForwardOutput:
         """A forward of the model as it is, without a plan."""
         return self._once("stock", inputs, lambda: reference.stock(self.model, inputs))
 

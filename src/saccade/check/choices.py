@@ -10,11 +10,11 @@ from dataclasses import replace
 
 import torch
 
-from saccade.check.benches import Bench
+from saccade.check.benches import CheckedModel
 from saccade.check.distance import EXACT
-from saccade.check.meaning import Cut, account
+from saccade.check.meaning import ReferenceCut, account
 from saccade.check.prompts import Inputs
-from saccade.check.report import Outcome
+from saccade.check.report import ProbeOutcome
 from saccade.core.layout import Layout, Views
 from saccade.methods import Method
 from saccade.methods.reducer import KeepReducer
@@ -25,13 +25,13 @@ SLACK = 0.01
 
 
 def judge(
-    bench: Bench,
+    bench: CheckedModel,
     plan: Plan,
     inputs: Inputs,
     visual_N: torch.Tensor,
-    cuts: Sequence[Cut],
+    cuts: Sequence[ReferenceCut],
     views: tuple[Views, ...] | None = None,
-) -> Outcome:
+) -> ProbeOutcome:
     """Looks at the decisions of one forward.
 
     Args:
@@ -45,15 +45,15 @@ def judge(
     before_N = visual_N
     for cut in cuts:
         if bool((cut.alive_N & ~before_N).any()):
-            return Outcome("failed", f"before layer {cut.before} rows are kept that are not there")
+            return ProbeOutcome("failed", f"before layer {cut.before} rows are kept that are not there")
         before_N = cut.alive_N
     if not cuts:
-        return Outcome("failed", "the plan decides which rows stay, but nothing was decided")
+        return ProbeOutcome("failed", "the plan decides which rows stay, but nothing was decided")
     wrong = _counts(bench, plan, visual_N, cuts, views) or _scores(bench, plan, inputs, visual_N, cuts)
-    return Outcome("failed", wrong) if wrong else Outcome("passed")
+    return ProbeOutcome("failed", wrong) if wrong else ProbeOutcome("passed")
 
 
-def same(first: Sequence[Cut], second: Sequence[Cut]) -> bool:
+def same(first: Sequence[ReferenceCut], second: Sequence[ReferenceCut]) -> bool:
     """Whether two forwards decided the same."""
     return len(first) == len(second) and all(
         a.before == b.before and torch.equal(a.alive_N, b.alive_N) for a, b in zip(first, second, strict=True)
@@ -61,10 +61,10 @@ def same(first: Sequence[Cut], second: Sequence[Cut]) -> bool:
 
 
 def _counts(
-    bench: Bench,
+    bench: CheckedModel,
     plan: Plan,
     visual_N: torch.Tensor,
-    cuts: Sequence[Cut],
+    cuts: Sequence[ReferenceCut],
     views: tuple[Views, ...] | None,
 ) -> str:
     """Where another number of rows is left than the plan promises; empty where not.
@@ -88,7 +88,9 @@ def _counts(
     return ""
 
 
-def _scores(bench: Bench, plan: Plan, inputs: Inputs, visual_N: torch.Tensor, cuts: Sequence[Cut]) -> str:
+def _scores(
+    bench: CheckedModel, plan: Plan, inputs: Inputs, visual_N: torch.Tensor, cuts: Sequence[ReferenceCut]
+) -> str:
     """Where a row with a lower score was kept before one with a higher; empty where not, or not known.
 
     Scores are computed again in float32 alone: elsewhere rounding decides between rows that are near.
@@ -112,13 +114,13 @@ def _scores(bench: Bench, plan: Plan, inputs: Inputs, visual_N: torch.Tensor, cu
 
 
 def _last_row(
-    bench: Bench,
+    bench: CheckedModel,
     plan: Plan,
     inputs: Inputs,
     visual_N: torch.Tensor,
     found_N: torch.Tensor,
-    earlier: Sequence[Cut],
-    cut: Cut,
+    earlier: Sequence[ReferenceCut],
+    cut: ReferenceCut,
     method: Method,
 ) -> str:
     """The attention of the last prompt row in the layer before the cut, from whole attention maps."""
@@ -140,13 +142,13 @@ def _last_row(
 
 
 def _farthest(
-    bench: Bench,
+    bench: CheckedModel,
     plan: Plan,
     inputs: Inputs,
     visual_N: torch.Tensor,
     found_N: torch.Tensor,
-    earlier: Sequence[Cut],
-    cut: Cut,
+    earlier: Sequence[ReferenceCut],
+    cut: ReferenceCut,
     method: Method,
 ) -> str:
     """Rows picked one by one, each the farthest by cosine from those picked; followed row by row."""

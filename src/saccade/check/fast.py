@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from saccade.check.finders import bare, first_input
-from saccade.check.meaning import Cut
+from saccade.check.meaning import ReferenceCut
 from saccade.check.prompts import Inputs
 from saccade.core.layout import Views
 from saccade.engine import Attachment
@@ -46,13 +46,13 @@ class Ran:
         views = None if self.trace is None else self.trace.layout.views
         return None if views is None else views[sample]
 
-    def cuts(self, sample: int, rows: int) -> list[Cut]:
+    def cuts(self, sample: int, rows: int) -> list[ReferenceCut]:
         """Its decisions for the last rows of a sample (the rest is padding on the left)."""
         found = []
         for cut in self.trace.cuts if self.trace is not None else ():
             sources = cut.sources_BNN
             found.append(
-                Cut(
+                ReferenceCut(
                     cut.before,
                     cut.alive_BN[sample, -rows:],
                     cut.compact,

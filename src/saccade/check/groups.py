@@ -76,7 +76,7 @@ def examples(cls: type[Method], depth: int) -> list[Method]:
     """
     dials = {field.name for field in fields(cls)}
     at: dict[str, Any] = {"layer": max(1, depth // 2)}
-    half = cls().turned(max(1, cls().notches(depth, _order(depth)) // 2))
+    half = cls().at_strength(max(1, cls().max_strength(depth, _order(depth)) // 2))
     if cls.name in SETTINGS:
         half = cls(**SETTINGS[cls.name])
     some: dict[str, Any] = {"layers": tuple(range(1, depth))[:3]}
@@ -95,7 +95,7 @@ def examples(cls: type[Method], depth: int) -> list[Method]:
 
 def idle(plan: Plan, depth: int) -> Plan:
     """The same methods turned down so far that they change nothing."""
-    return Plan(tuple(method.turned(0).resolve(depth, _order(depth)) for method in plan.methods))
+    return Plan(tuple(method.at_strength(0).resolve(depth, _order(depth)) for method in plan.methods))
 
 
 def _order(depth: int) -> list[int]:

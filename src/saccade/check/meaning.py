@@ -29,7 +29,7 @@ LOSES: Mapping[str, frozenset[str]] = {
 
 
 @dataclass(frozen=True, eq=False)
-class Cut:
+class ReferenceCut:
     """A decision that was taken, for one prompt.
 
     Attributes:
@@ -67,7 +67,7 @@ def account(
     plan: Plan,
     depth: int,
     visual_N: torch.Tensor,
-    cuts: Sequence[Cut] = (),
+    cuts: Sequence[ReferenceCut] = (),
     contents: Contents | None = None,
     pictures: Sequence[int] | None = None,
 ) -> Account:

@@ -13,19 +13,19 @@ import torch
 from torch.nn.functional import pad
 
 from saccade.check import choices, fast, reference
-from saccade.check.benches import KINDS, Bench
+from saccade.check.benches import KINDS, CheckedModel
 from saccade.check.distance import Distance, allowed
 from saccade.check.finders import bare, takes
 from saccade.check.groups import Case, idle
 from saccade.check.meaning import Contents, account
 from saccade.check.prompts import Inputs, Prompts, first_line
-from saccade.check.report import Outcome, Row
+from saccade.check.report import CheckedPlan, ProbeOutcome
 from saccade.engine import apply
 from saccade.families import find
 from saccade.plans.plan import Plan
 
 
-def ask_plan(bench: Bench, case: Case, force: bool = False) -> Row:
+def ask_plan(bench: CheckedModel, case: Case, force: bool = False) -> CheckedPlan:
     """All probes of one plan on one bench.
 
     Args:
@@ -33,14 +33,14 @@ def ask_plan(bench: Bench, case: Case, force: bool = False) -> Row:
         case: The plan.
         force: Take a plan that was made for another model.
     """
-    outcomes: dict[str, Outcome] = {}
+    outcomes: dict[str, ProbeOutcome] = {}
     effects: list[float] = []
     prompts = bench.prompts
     if case.plan.shortening:
         if prompts.smaller is None:
-            return _row(bench, case, {"outputs": Outcome("not checked", NO_PROCESSOR)})
+            return _row(bench, case, {"outputs": ProbeOutcome("not checked", NO_PROCESSOR)})
         prompts = prompts.smaller(case.plan).to(bench.dtype, prompts.picture["input_ids"].device)
-    probes: tuple[tuple[str, Callable[[], dict[str, Outcome]]], ...] = (
+    probes: tuple[tuple[str, Callable[[], dict[str, ProbeOutcome]]], ...] = (
         ("identical", lambda: {"identical": _identical(bench, case.plan, force)}),
         ("outputs", lambda: _outputs(bench, case.plan, prompts, force, effects)),
         ("batch", lambda: _batch(bench, case.plan, prompts, force)),
@@ -49,9 +49,9 @@ def ask_plan(bench: Bench, case: Case, force: bool = False) -> Row:
         try:
             outcomes |= probe()
         except ValueError as error:
-            outcomes[name] = Outcome("refused", " ".join(str(error).split()))
+            outcomes[name] = ProbeOutcome("refused", " ".join(str(error).split()))
         except Exception as error:  # whatever a broken path raises is a finding about it
-            outcomes[name] = Outcome("failed", f"{type(error).__name__}: {first_line(error)}")
+            outcomes[name] = ProbeOutcome("failed", f"{type(error).__name__}: {first_line(error)}")
         if outcomes[name].status == "refused":
             break
     return _row(bench, case, outcomes, effects[0] if effects else None)
@@ -60,13 +60,15 @@ def ask_plan(bench: Bench, case: Case, force: bool = False) -> Row:
 NO_PROCESSOR = "no processor was given that could make pictures smaller"
 
 
-def _row(bench: Bench, case: Case, outcomes: dict[str, Outcome], effect: float | None = None) -> Row:
+def _row(
+    bench: CheckedModel, case: Case, outcomes: dict[str, ProbeOutcome], effect: float | None = None
+) -> CheckedPlan:
     dtype = str(bench.dtype).removeprefix("torch.")
-    return Row(case.group, case.plan.spec or "none", dtype, bench.depth, outcomes, effect)
+    return CheckedPlan(case.group, case.plan.spec or "none", dtype, bench.depth, outcomes, effect)
 
 
 @torch.no_grad()
-def _identical(bench: Bench, plan: Plan, force: bool) -> Outcome:
+def _identical(bench: CheckedModel, plan: Plan, force: bool) -> ProbeOutcome:
     """Bit for bit the stock model where nothing is to be done, and afterwards."""
     model, prompts = bench.model, bench.prompts
     before = fingerprint(model)
@@ -81,21 +83,21 @@ def _identical(bench: Bench, plan: Plan, force: bool) -> Outcome:
         with apply(model, attached, force=force) if attached is not None else nullcontext():
             found.append(_equal(bench, what, logits(model, dict(_both(prompts))[name]), stock[name]))
     if fingerprint(model) != before:
-        found.append(Outcome("failed", "attaching and removing the plan left something on the model"))
-    return Outcome.all_of(found)
+        found.append(ProbeOutcome("failed", "attaching and removing the plan left something on the model"))
+    return ProbeOutcome.all_of(found)
 
 
 def _both(prompts: Prompts) -> tuple[tuple[str, Inputs], ...]:
     return ("picture", prompts.picture), ("text", prompts.text)
 
 
-def _equal(bench: Bench, what: str, ours: torch.Tensor, theirs: torch.Tensor) -> Outcome:
+def _equal(bench: CheckedModel, what: str, ours: torch.Tensor, theirs: torch.Tensor) -> ProbeOutcome:
     if torch.equal(ours, theirs):
-        return Outcome("passed")
+        return ProbeOutcome("passed")
     far = Distance.of_logits(ours[0], theirs[0])
     if not bench.deterministic:
-        return Outcome.compared(f"{what} (two stock forwards differ here too)", far, _allowed(bench))
-    return Outcome("failed", f"{what}: logits are not those of the stock model (off by {far.worst:.1e})")
+        return ProbeOutcome.compared(f"{what} (two stock forwards differ here too)", far, _allowed(bench))
+    return ProbeOutcome("failed", f"{what}: logits are not those of the stock model (off by {far.worst:.1e})")
 
 
 def logits(model: Any, inputs: Inputs) -> torch.Tensor:
@@ -115,14 +117,14 @@ def fingerprint(model: torch.nn.Module) -> dict[str, tuple[Any, ...]]:
 
 @torch.no_grad()
 def _outputs(
-    bench: Bench, plan: Plan, prompts: Prompts, force: bool, effects: list[float]
-) -> dict[str, Outcome]:
+    bench: CheckedModel, plan: Plan, prompts: Prompts, force: bool, effects: list[float]
+) -> dict[str, ProbeOutcome]:
     """Every row that is left against the reference, on one prompt; and the choice that left it."""
     inputs = prompts.picture
     with _other_sizes(bench, plan):
         visual_N = bench.visual(inputs)
     if not bool(visual_N.any()):
-        return {"outputs": Outcome("failed", "no row of the prompt changes with the picture")}
+        return {"outputs": ProbeOutcome("failed", "no row of the prompt changes with the picture")}
     with apply(bench.model, plan, force=force) as handle:
         ran = fast.prefill(bench.model, handle, bench.layers, inputs)
         again = fast.prefill(bench.model, handle, bench.layers, inputs) if handle.decides else ran
@@ -136,7 +138,7 @@ def _outputs(
     far = Distance.of(ran.hidden_BND[0][left_N], theirs.hidden_MD.to(left_N.device)[left_N])
     ours_1V = reference.head(bench.model, ran.hidden_BND[0, -1:])
     far = Distance.worst_of([far, Distance.of_logits(ours_1V, theirs.logits_MV.to(ours_1V.device))])
-    found = {"outputs": Outcome.compared("the prompt's rows", far, _allowed(bench, noise))}
+    found = {"outputs": ProbeOutcome.compared("the prompt's rows", far, _allowed(bench, noise))}
     if plan.shortening:
         found["choice"] = _fewer(int(visual_N.sum()), int(bench.visual(bench.prompts.picture).sum()))
     else:
@@ -145,28 +147,28 @@ def _outputs(
     if decides:
         found["choice"] = choices.judge(bench, plan, inputs, visual_N, cuts, ran.views(0))
         if not choices.same(cuts, again.cuts(0, rows)):
-            found["choice"] = Outcome("failed", "two forwards of the same prompt kept different rows")
+            found["choice"] = ProbeOutcome("failed", "two forwards of the same prompt kept different rows")
     return found
 
 
-def _fewer(rows: int, whole: int) -> Outcome:
+def _fewer(rows: int, whole: int) -> ProbeOutcome:
     if rows < whole:
-        return Outcome("passed")
+        return ProbeOutcome("passed")
     if rows == whole:
-        return Outcome("not checked", f"the picture keeps its {whole} rows at this size")
-    return Outcome("failed", f"the smaller picture has {rows} visual rows, the whole one {whole}")
+        return ProbeOutcome("not checked", f"the picture keeps its {whole} rows at this size")
+    return ProbeOutcome("failed", f"the smaller picture has {rows} visual rows, the whole one {whole}")
 
 
 @torch.no_grad()
-def _batch(bench: Bench, plan: Plan, prompts: Prompts, force: bool) -> dict[str, Outcome]:
+def _batch(bench: CheckedModel, plan: Plan, prompts: Prompts, force: bool) -> dict[str, ProbeOutcome]:
     """A ragged batch, generated from on a cache, against the reference on each prompt alone."""
     if prompts.batch is None:
-        return {name: Outcome("not checked", "no batch was given") for name in ("batch", "cache")}
+        return {name: ProbeOutcome("not checked", "no batch was given") for name in ("batch", "cache")}
     with apply(bench.model, plan, force=force) if plan.methods else nullcontext() as handle:
         ran = fast.generate(bench.model, handle, bench.layers, prompts.batch)
         plan = plan if handle is None else handle.plan
     assert ran.tokens_BS is not None and ran.logits_BSV is not None
-    found: dict[str, list[Outcome]] = {"batch": [], "cache": []}
+    found: dict[str, list[ProbeOutcome]] = {"batch": [], "cache": []}
     for b, inputs in enumerate(prompts.singles):
         rows = inputs["input_ids"].shape[1]
         with _other_sizes(bench, plan):
@@ -176,7 +178,7 @@ def _batch(bench: Bench, plan: Plan, prompts: Prompts, force: bool) -> dict[str,
         which = f"prompt {b + 1} of {len(prompts.singles)}"
         if pictures is None:
             why = f"{which}: its pictures touch, and which rows are whose cannot be told from outside"
-            return {name: Outcome("not checked", why) for name in found}
+            return {name: ProbeOutcome("not checked", why) for name in found}
         seen = bool(visual_N.any())
         cuts = ran.cuts(b, rows) if seen else []
         contents = _contents(bench, plan, ran, b, rows) if seen else None
@@ -187,32 +189,32 @@ def _batch(bench: Bench, plan: Plan, prompts: Prompts, force: bool) -> dict[str,
         ours_ND, theirs_ND = ran.hidden_BND[b, -rows:], theirs.hidden_MD[:rows].to(left_N.device)
         far = Distance.of(ours_ND[left_N], theirs_ND[left_N])
         limit = _allowed(bench, noise)
-        found["batch"].append(Outcome.compared(which, far, limit))
+        found["batch"].append(ProbeOutcome.compared(which, far, limit))
         far = Distance.of_logits(ran.logits_BSV[b], theirs.logits_MV.to(ran.logits_BSV.device))
-        found["cache"].append(Outcome.compared(f"{which}, new tokens", far, limit))
-    return {name: Outcome.all_of(several) for name, several in found.items()}
+        found["cache"].append(ProbeOutcome.compared(f"{which}, new tokens", far, limit))
+    return {name: ProbeOutcome.all_of(several) for name, several in found.items()}
 
 
 @torch.no_grad()
-def ask_stock(bench: Bench) -> Row:
+def ask_stock(bench: CheckedModel) -> CheckedPlan:
     """What the stock model makes of its own prompts, and whether its adapter sees the visual rows."""
     case, inputs = Case("stock", Plan()), bench.prompts.picture
     visual_N = bench.visual(inputs)
     mask_N = find(bench.model).visual_mask(bench.model, inputs["input_ids"])[0].cpu()
-    outcomes = {"choice": Outcome("passed")}
+    outcomes = {"choice": ProbeOutcome("passed")}
     if not torch.equal(visual_N, mask_N):
         why = f"{int(visual_N.sum())} rows change with the picture, the adapter says {int(mask_N.sum())}"
-        outcomes["choice"] = Outcome("failed", f"{why}; {int((visual_N != mask_N).sum())} differ")
+        outcomes["choice"] = ProbeOutcome("failed", f"{why}; {int((visual_N != mask_N).sum())} differ")
     try:
         outcomes |= _batch(bench, Plan(), bench.prompts, False)
     except Exception as error:  # models raise whatever their authors chose
-        outcomes["batch"] = Outcome("failed", f"{type(error).__name__}: {first_line(error)}")
+        outcomes["batch"] = ProbeOutcome("failed", f"{type(error).__name__}: {first_line(error)}")
     return _row(bench, case, outcomes)
 
 
 def _theirs(
-    bench: Bench, plan: Plan, inputs: Inputs, meant: reference.Account, last: int = 1
-) -> tuple[reference.Told, Distance]:
+    bench: CheckedModel, plan: Plan, inputs: Inputs, meant: reference.Account, last: int = 1
+) -> tuple[reference.ForwardOutput, Distance]:
     """What a forward should have given, and how far rounding alone takes the reference from it."""
     with _other_sizes(bench, plan):
         here = bench.slow(inputs, meant, logits=last)
@@ -227,7 +229,9 @@ def _theirs(
         return here, Distance.worst_of([bench.noise, _apart(meant, here, second)])
 
 
-def _apart(meant: reference.Account, one: reference.Told, other: reference.Told) -> Distance:
+def _apart(
+    meant: reference.Account, one: reference.ForwardOutput, other: reference.ForwardOutput
+) -> Distance:
     rows = len(meant.sets[-1].seen_N)
     left_M = pad(meant.sets[-1].seen_N, (0, len(one.hidden_MD) - rows), value=True).to(one.hidden_MD.device)
     return Distance.worst_of([
@@ -236,11 +240,11 @@ def _apart(meant: reference.Account, one: reference.Told, other: reference.Told)
     ])  # fmt: skip
 
 
-def _allowed(bench: Bench, noise: Distance | None = None) -> Distance:
+def _allowed(bench: CheckedModel, noise: Distance | None = None) -> Distance:
     return allowed(bench.noise if noise is None else noise, bench.dtype)
 
 
-def _contents(bench: Bench, plan: Plan, ran: fast.Ran, sample: int, rows: int) -> Contents | None:
+def _contents(bench: CheckedModel, plan: Plan, ran: fast.Ran, sample: int, rows: int) -> Contents | None:
     """What merged rows hold where they merged in the vision tower: the decoder's own rows cannot say it."""
     merges = any(getattr(method, "tower_merge", None) is not None for method in plan.methods)
     stages = [stage for method in plan.methods for stage in method.stages(bench.depth)]
@@ -269,7 +273,7 @@ def _cast(inputs: Inputs, dtype: torch.dtype) -> Inputs:
 
 
 @contextmanager
-def _other_sizes(bench: Bench, plan: Plan) -> Iterator[None]:
+def _other_sizes(bench: CheckedModel, plan: Plan) -> Iterator[None]:
     """Lets a stock tower take pictures of other sizes, where a plan makes them smaller.
 
     It is stock transformers that then interpolates the position embeddings.

@@ -82,7 +82,7 @@ class Account:
 
 
 @dataclass(eq=False)
-class Told:
+class ForwardOutput:
     """What a forward gave.
 
     Attributes:
@@ -105,7 +105,7 @@ def run(
     attention: str = "sdpa",
     logits: int = 1,
     looks: Sequence[int] = (),
-) -> Told:
+) -> ForwardOutput:
     """One forward of a prompt, with new tokens behind it or none, as the account says.
 
     Args:
@@ -120,16 +120,16 @@ def run(
     masked = _Masked(layers, account, inputs["input_ids"].shape[1], looks)
     with _attention(layers, attention), masked.on():
         hidden_MD = core_output(model, inputs)
-    told = Told(hidden_MD, head(model, hidden_MD[-logits:]))
+    told = ForwardOutput(hidden_MD, head(model, hidden_MD[-logits:]))
     told.looks = masked.seen
     return told
 
 
 @torch.no_grad()
-def stock(model: nn.Module, inputs: Inputs, logits: int = 1) -> Told:
+def stock(model: nn.Module, inputs: Inputs, logits: int = 1) -> ForwardOutput:
     """One forward of the model as it is."""
     hidden_MD = core_output(model, inputs)
-    return Told(hidden_MD, head(model, hidden_MD[-logits:]))
+    return ForwardOutput(hidden_MD, head(model, hidden_MD[-logits:]))
 
 
 def core_output(model: Any, inputs: Inputs) -> torch.Tensor:

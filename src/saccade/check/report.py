@@ -22,7 +22,7 @@ reference on each alone. ``cache``: the logits of generated tokens equal recompu
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ProbeOutcome:
     """What one probe found.
 
     Attributes:
@@ -38,7 +38,7 @@ class Outcome:
     allowed: Distance | None = None
 
     @classmethod
-    def compared(cls, what: str, distance: Distance, allowed: Distance) -> Outcome:
+    def compared(cls, what: str, distance: Distance, allowed: Distance) -> ProbeOutcome:
         """Passed if the distance is allowed."""
         if distance.within(allowed):
             return cls("passed", "", distance, allowed)
@@ -47,7 +47,7 @@ class Outcome:
         return cls("failed", why, distance, allowed)
 
     @classmethod
-    def all_of(cls, several: Sequence[Outcome]) -> Outcome:
+    def all_of(cls, several: Sequence[ProbeOutcome]) -> ProbeOutcome:
         """The worst of several: the first that failed, else the one that came closest to failing."""
         bad = next((one for one in several if one.status != "passed"), None)
         if bad is not None or not several:
@@ -56,7 +56,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Row:
+class CheckedPlan:
     """One plan in one number format.
 
     Attributes:
@@ -72,7 +72,7 @@ class Row:
     plan: str
     dtype: str
     layers: int
-    outcomes: dict[str, Outcome]
+    outcomes: dict[str, ProbeOutcome]
     effect: float | None = None
 
     @property
@@ -109,7 +109,7 @@ class Report:
     """
 
     model: dict[str, Any]
-    rows: tuple[Row, ...]
+    rows: tuple[CheckedPlan, ...]
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -120,18 +120,18 @@ class Report:
         return not self.failures and any(row.status == "passed" for row in self.rows)
 
     @property
-    def failures(self) -> tuple[Row, ...]:
+    def failures(self) -> tuple[CheckedPlan, ...]:
         """What is claimed and does not hold."""
         return tuple(row for row in self.rows if row.status == "failed")
 
     @property
-    def refusals(self) -> tuple[Row, ...]:
+    def refusals(self) -> tuple[CheckedPlan, ...]:
         """What the model cannot do under a plan, with the reason, each plan once."""
         found = {row.plan: row for row in reversed(self.rows) if row.status == "refused"}
         return tuple(reversed(found.values()))
 
     @property
-    def faint(self) -> tuple[Row, ...]:
+    def faint(self) -> tuple[CheckedPlan, ...]:
         """Plans that passed and yet say little: they change the output by less than rounding may."""
         return tuple(row for row in self.rows if row.is_faint)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from saccade.check.benches import (
-    Bench,
+    CheckedModel,
     exactly,
     float32_copy,
     home,
@@ -22,7 +22,7 @@ from saccade.check.finders import bare, find_layers, visual_rows
 from saccade.check.groups import Case, cases, group_of_plan
 from saccade.check.probes import ask_plan, ask_stock, logits
 from saccade.check.prompts import QUESTION, Prompts, ask
-from saccade.check.report import Report, Row
+from saccade.check.report import CheckedPlan, Report
 from saccade.engine import attached
 from saccade.measure import record
 from saccade.plans.plan import Plan, PlanLike
@@ -88,7 +88,7 @@ def run(
         found = describe(loaded, decoder, whole, asked)
         for line in spoken(found):
             say(line)
-        wanted = _wanted(plan, len(decoder), every)
+        wanted = _wanted(plan, len(decoder), whole, every)
         floats, why = _float32(model, decoder)
         seconds = _seconds(model, asked)
         formats = 1 if floats is None or floats is model else 2
@@ -148,10 +148,16 @@ def spoken(found: dict[str, Any]) -> list[str]:
     ]
 
 
-def _wanted(plan: PlanLike | None, depth: int, every: bool) -> list[Case]:
+def _wanted(plan: PlanLike | None, depth: int, whole: int, every: bool) -> list[Case]:
     if plan is None:
         return cases(depth, every)
-    found = Plan.of(plan).resolve(depth)
+    try:
+        found = Plan.of(plan).resolve(depth)
+    except ValueError as error:
+        if depth == whole:
+            raise
+        Plan.of(plan).resolve(whole)  # what is wrong with the plan itself comes first
+        raise ValueError(f"{error}: of {whole} layers only the first {depth} are checked (layers)") from error
     return [Case(group_of_plan(found, depth), found)]
 
 
@@ -181,12 +187,12 @@ def _rows(
     every: bool,
     force: bool,
     advance: Callable[[int, int], None] | None,
-) -> Iterator[Row]:
+) -> Iterator[CheckedPlan]:
     """Every plan on every bench: in float32 first, then as it is served."""
-    exact = None if floats is None else Bench.of(floats, asked)
+    exact = None if floats is None else CheckedModel.of(floats, asked)
     benches = [] if exact is None else [exact]
     if floats is not model:
-        benches.append(Bench.of(model, asked, exact))
+        benches.append(CheckedModel.of(model, asked, exact))
     depth, total, done = benches[-1].depth, len(benches) * len(wanted), 0
     for bench in benches:
         # A copy with fewer layers has plans of its own depth, unless the plan is given.

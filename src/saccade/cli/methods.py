@@ -22,11 +22,11 @@ def methods(json: common.Json = None) -> None:
     out = common.Output(json)
     from rich.table import Table
 
-    from saccade.families import FAMILIES
+    from saccade.families import names
     from saccade.methods import METHODS
     from saccade.report.catalogue import SHARED, catalogue, described
 
-    families = sorted({family.name for family in FAMILIES.values()})
+    families = names()
     rows = catalogue(families)
     view = Table("spec name", "title", "saves", "parameters", "presets", "families", "paper")
     for column in (view.columns[0], view.columns[-1]):
@@ -40,7 +40,7 @@ def methods(json: common.Json = None) -> None:
             "\n".join(f"{p.name}: {p.type}{f' = {p.value}' if p.value else ''}" for p in parameters),
             "\n".join(row["presets"]) or "-",
             "all" if row["families"] == families else "\n".join(row["families"]),
-            row["paper"],
+            row["paper"] or "-",
         )
         view.add_section()
     out.table(view)

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from saccade.cli import common
 
 if TYPE_CHECKING:
-    from saccade.training import Outcome, TrainingConfig
+    from saccade.training import TrainingConfig, TrainingOutcome
 
 DEFAULT = "run"
 
@@ -83,7 +83,7 @@ def run(
     Example: saccade train configs/smoke.yaml --run runs/smoke
     """
     out = common.Output(json)
-    from saccade.training import read_config, train
+    from saccade.training.config import read_config
 
     if threads is not None:
         settings = [*(settings or ()), f"threads={threads}"]
@@ -92,6 +92,8 @@ def run(
         chosen = dataclasses.replace(chosen, out=str(run))
     common.check_writable(Path(chosen.out) / "run.json")
     again = _again(config, run, settings)
+    from saccade.training.run import train
+
     with common.resumable(f"continue with: {again}"):
         outcome = train(chosen, resume, from_step)
     _part()
@@ -116,7 +118,7 @@ def _again(config: Path, run: Path | None, settings: list[str] | None) -> str:
     return shlex.join([*words, *(w for setting in settings or () for w in ("--set", setting))])
 
 
-def _tell(out: common.Output, config: TrainingConfig, outcome: Outcome) -> None:
+def _tell(out: common.Output, config: TrainingConfig, outcome: TrainingOutcome) -> None:
     final, refused = outcome.report["final"], outcome.report["refused"]
     loss = final["loss"] if final is not None else None
     last = "" if loss is None else f"; last loss {loss:.4f}"

@@ -10,6 +10,7 @@ import typer
 from saccade.cli import common
 from saccade.cli.opening import opens, words
 from saccade.opening.settings import Opening
+from saccade.system.embedded import GLANCE, Embedded, suite_of
 
 if TYPE_CHECKING:
     from saccade.tuning.questions import Questions
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from saccade.tuning.settings import Settings
 
 TUNE_SAMPLES, HELD_OUT, PASSES = 104, 260, 24_000
-"""As ``saccade.tuning.Settings``, which is not imported before the options are read; a test holds them equal."""
+"""Defaults of ``saccade.tuning.Settings``, known before that is imported; a test holds them equal."""
 
 
 def register(app: typer.Typer) -> None:
@@ -139,10 +140,23 @@ def tune(
         OPERATIONS if allow is None else tuple(part.strip() for part in allow.split(",") if part.strip())
     )
     settings = Settings(
-        flops=flops, time=time, kv=kv, max_loss=max_loss, on=on, allow=allowed, engine=engine, samples=samples,
-        held_out=held_out, passes=passes, each_task=not mean, unsure=unsure, batch=batch, tokens=max_new_tokens,
+        flops=flops,
+        time=time,
+        kv=kv,
+        max_loss=max_loss,
+        on=on,
+        allow=allowed,
+        engine=engine,
+        num_samples=samples,
+        num_held_out=held_out,
+        passes=passes,
+        each_task=not mean,
+        unsure=unsure,
+        batch=batch,
+        tokens=max_new_tokens,
         seed=seed,
-    )  # fmt: skip
+    )
+    common.check_names(model, (), [] if data else task or [], opening)
     common.hold(out)
     opening.torch_device()
     from saccade import models
@@ -150,7 +164,7 @@ def tune(
     from saccade.tuning.front import write
     from saccade.tuning.run import run
 
-    questions = read_questions(task or [], data, settings)
+    questions = read_questions(task or [], data, settings, suite_of(model))
     common.use_threads(threads)
     loaded = models.open_as(model, opening)
     tell_plan(view, settings, questions)
@@ -167,9 +181,8 @@ def tune(
     data_words = common.given(("--task", task), ("--data", data))
     if found.plan is not None:
         view.line(f"next: {common.command('eval', model, '--plan', str(out), *data_words, *words(opening))}")
-        view.line(
-            f"serve it: saccade.apply(model, {str(out)!r}), or {common.command('generate', model, '--plan', str(out))}"
-        )
+        serve = common.command("generate", model, "--plan", str(out), *words(opening))
+        view.line(f"serve it: saccade.apply(model, {str(out)!r}), or {serve}")
     view.line(f"page: {common.command('report', str(found.files['result']), '--out', 'tune.html')}")
     view.finish({key: value for key, value in found.data.items() if key != "facts"})
     if found.refused:
@@ -186,7 +199,7 @@ class Shown:
     @property
     def watch(self) -> Any:
         """What a tuning is told to call."""
-        from saccade.tuning.run import Watch
+        from saccade.tuning.prepare import Watch
 
         return Watch(self._say, self._begin, self._step)
 
@@ -203,8 +216,10 @@ class Shown:
             self._bar.update(self._task, advance=prompts)
 
 
-def read_questions(tasks: list[str], data: Path | None, settings: Settings) -> Questions:
-    """Samples for the search and held-out ones: parts of the user's file, or scenes of Glance's suite.
+def read_questions(
+    tasks: list[str], data: Path | None, settings: Settings, embedded: Embedded = GLANCE
+) -> Questions:
+    """Samples for the search and held-out ones: parts of the user's file, or scenes of the embedded suite.
 
     Raises:
         ValueError: If both are asked for, or one cannot be read.
@@ -217,16 +232,17 @@ def read_questions(tasks: list[str], data: Path | None, settings: Settings) -> Q
         from saccade.inputs.data import read_jsonl
 
         return split(read_jsonl(data), settings)
-    from saccade.calibration.draw import draw
+    from saccade.calibration.drawing import draw
     from saccade.glance import suite
 
     names: list[str | None] = [*dict.fromkeys(tasks)] or [None]
     count = len(tasks) or len(suite.TASKS)
     found = []
-    for number, wanted in enumerate((settings.samples, settings.held_out)):
+    for number, wanted in enumerate((settings.num_samples, settings.num_held_out)):
         # Another seed is another draw of scenes, so the two share none.
         scenes = (2 * settings.seed + number) % (1 << 16)
-        pool = [s for name in names for s in suite.samples(name, -(-wanted // count), "calibration", scenes)]
+        each = -(-wanted // count)
+        pool = [s for n in names for s in suite.samples(n, each, "calibration", scenes, embedded.scale)]
         found.append(draw(pool, wanted, "stratified", settings.seed))
     return made(found[0], found[1], settings)
 

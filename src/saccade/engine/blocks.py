@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 
 @dataclass(eq=False)
-class Block:
+class OpenBlock:
     """One that is open.
 
     Attributes:
@@ -26,7 +26,7 @@ class Blocks:
 
     def __init__(self) -> None:
         """Begins with none."""
-        self._open: list[Block] = []
+        self._open: list[OpenBlock] = []
 
     @contextmanager
     def layout(self) -> Iterator[None]:
@@ -47,8 +47,8 @@ class Blocks:
             )
 
     @contextmanager
-    def _opened(self, name: str) -> Iterator[Block]:
-        block = Block(name)
+    def _opened(self, name: str) -> Iterator[OpenBlock]:
+        block = OpenBlock(name)
         self._open.append(block)
         try:
             yield block

@@ -21,15 +21,18 @@ from saccade.core.layout import Layout
 from saccade.core.pricing import executed_flops
 from saccade.core.route import LayerRoute, Route, compose
 from saccade.core.shapes import ModelShape
-from saccade.engine.attach import FRAME, Attachment, apply, check_supported
+from saccade.engine.attach import Attachment, apply
+from saccade.engine.checks import check_supported
 from saccade.engine.ending import read_from
 from saccade.engine.frame import Frame
+from saccade.engine.layers import FRAME
 from saccade.families import Added
+from saccade.families.offsets import position_offsets_kept
 from saccade.plans.plan import Plan
 
 
 @dataclass(frozen=True, eq=False)
-class Program:
+class ReplayProgram:
     """What has to run to get the last rows' logits of a route.
 
     Attributes:
@@ -43,7 +46,7 @@ class Program:
     known_BN: torch.Tensor | None = None
 
 
-def shorten(route: Route, tail: int = 1) -> Program | None:
+def shorten(route: Route, tail: int = 1) -> ReplayProgram | None:
     """The least that gives the last rows' logits of a route, or None where they are the dense ones.
 
     Args:
@@ -60,12 +63,12 @@ def shorten(route: Route, tail: int = 1) -> Program | None:
     final = route.layers[-1]
     end = _only(final, last_BN, layout)
     if start == depth - 1:
-        return Program(start, (end,)) if bool((last_BN & ~_as_dense(final, layout)).any()) else None
+        return ReplayProgram(start, (end,)) if bool((last_BN & ~_as_dense(final, layout)).any()) else None
     first, rest = route.layers[start], (*route.layers[start + 1 : -1], end)
     known_BN = _as_dense(first, layout)
     if not bool(known_BN.any()):
-        return Program(start, (first, *rest))
-    return Program(start, (_only(first, ~known_BN, layout), *rest), known_BN)
+        return ReplayProgram(start, (first, *rest))
+    return ReplayProgram(start, (_only(first, ~known_BN, layout), *rest), known_BN)
 
 
 def _only(layer: LayerRoute, rows_BN: torch.Tensor, layout: Layout) -> LayerRoute | None:
@@ -151,7 +154,7 @@ class Replay:
         both = compose([own.route(self.layout, len(route.layers)), route]) if own.methods else route
         return read_from(both)[0, -self.tail :]
 
-    def _program(self, route: Route) -> Program | None:
+    def _program(self, route: Route) -> ReplayProgram | None:
         own = self._attachment.plan
         if not own.methods:
             return shorten(route, self.tail)
@@ -160,7 +163,7 @@ class Replay:
         if start is None:
             return None
         both = compose([own.route(self.layout, len(route.layers)), route])
-        return Program(start, both.layers[start:])
+        return ReplayProgram(start, both.layers[start:])
 
     def flops(self, shape: ModelShape, route: Route) -> int:
         """Decoder FLOPs that ``logits(route)`` dispatches, the head's rows included."""
@@ -276,13 +279,10 @@ def replaying(model: nn.Module) -> Iterator[Replayer]:
             )
         if parts.head is None:
             raise ValueError("replay needs next-token logits: give the model with its language-model head")
-        # Qwen models keep the position offset of the last prompt on the module: a probe must not move it.
-        held = {name: getattr(parts.core, name) for name in ("rope_deltas",) if hasattr(parts.core, name)}
         model.eval()
         try:
-            yield Replayer(model, attachment)
+            with position_offsets_kept(parts.core):
+                yield Replayer(model, attachment)
         finally:
-            for name, value in held.items():
-                setattr(parts.core, name, value)
             for module, training in modes:
                 module.training = training

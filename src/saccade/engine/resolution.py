@@ -27,7 +27,7 @@ class FullSize:
     def __init__(self, model: nn.Module, family: Family, plan: Plan) -> None:
         """Prepares it for a plan on a model."""
         self.model, self.family, self.spec = model, family, plan.spec
-        methods: Any = plan.shortening
+        methods = plan.shortening
         config: Any = unwrap(model).config
         rows = family.typical_visual(config)
         self._silent = functools.reduce(lambda n, method: method.visual_rows(n), methods, rows) == rows

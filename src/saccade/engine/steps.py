@@ -68,7 +68,8 @@ def compile_steps(route: Route, device: torch.device) -> tuple[Step | None, ...]
         if layer.visibility == "text_and_self" and bool((layer.query_BN & layout.visual_BN).any()):
             if not bool(layer.query_BN.all()):
                 raise ValueError(
-                    "vskip(reading=mask) needs every row in its layers; let no other method cut them there"
+                    "a layer in which visual rows see text and themselves alone needs every row; let no "
+                    "other method of the plan drop or skip rows there"
                 )
             text, visual = index(layout.text_BN), RowIndex.from_mask(layout.visual_BN).on(device)
             return Step(index(layer.alive_BN), text, index(layer.ffn_BN), visual)

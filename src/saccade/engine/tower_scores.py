@@ -17,7 +17,7 @@ CHUNK = 1 << 22
 
 
 @dataclass(frozen=True, eq=False)
-class Scores:
+class TowerScores:
     """What was looked at in one layer; tuples have one entry per size of views.
 
     Attributes:
@@ -35,17 +35,17 @@ class Scores:
 
     def map(
         self, add: Callable[[torch.Tensor], torch.Tensor], mean: Callable[[torch.Tensor], torch.Tensor]
-    ) -> Scores:
+    ) -> TowerScores:
         """The same of other rows: attention (T, P, 1) adds up over what they stand for, keys are averaged."""
         attention, single = (
             tuple(add(x[..., None])[..., 0] for x in part) for part in (self.attention, self.single)
         )
-        return Scores(self.heads, attention, single, tuple(mean(x) for x in self.keys))
+        return TowerScores(self.heads, attention, single, tuple(mean(x) for x in self.keys))
 
 
 def look(
     heads: list[tuple[torch.Tensor, torch.Tensor]], cls_only: bool, bias_T11P: torch.Tensor | None = None
-) -> Scores:
+) -> TowerScores:
     """Scores from queries (T, H, Q, K) and keys (T, H, P, K).
 
     Args:
@@ -56,7 +56,7 @@ def look(
     attention = tuple(received(q[:, :, :1] if cls_only else q, k, bias_T11P) for q, k in heads)
     keys = tuple(_side_by_side(k)[:, 0] for _, k in heads)
     single = together(heads, cls_only, bias_T11P)
-    return Scores(heads[0][1].shape[1] if heads else 1, attention, single, keys)
+    return TowerScores(heads[0][1].shape[1] if heads else 1, attention, single, keys)
 
 
 def together(

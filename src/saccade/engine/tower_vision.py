@@ -18,14 +18,14 @@ from saccade.core.layout import Layout
 from saccade.core.precision import wide
 from saccade.core.stages import Grid, Unseen, Vision
 from saccade.engine.tower_merge import Merging
-from saccade.engine.tower_scores import Scores
+from saccade.engine.tower_scores import TowerScores
 from saccade.families.vision import Picture, Tower
 
 Which = Literal["made", "reads"]
 
 
 @dataclass(eq=False)
-class Run:
+class TowerRun:
     """What one run of the tower left behind.
 
     Attributes:
@@ -36,7 +36,7 @@ class Run:
         later: What is left to do once the tower has run.
     """
 
-    scores: dict[Which, Scores] = field(default_factory=dict)
+    scores: dict[Which, TowerScores] = field(default_factory=dict)
     states: dict[int, torch.Tensor] = field(default_factory=dict)
     order: torch.Tensor | None = None
     merging: Merging | None = None
@@ -55,7 +55,7 @@ class Seen:
     """
 
     picture: Picture
-    run: Run
+    run: TowerRun
     made: tuple[torch.Tensor, ...]
     merge: TowerMerge | None
 
@@ -123,7 +123,7 @@ def vision(captured: Captured, which: Which, layout: Layout, embeddings_BND: tor
     if not captured.picture.mapped:
         raise ValueError(
             "this plan takes rows for patches of the picture, but it is not known which patch a row of this "
-            "model is (Skip-Vision lays rows out anew): choose a method that scores rows in the decoder"
+            "model is (they are laid out anew): choose a method that scores rows in the decoder"
         )
     key = captured.keys[which]
     found = [_Patches.of(one.run, key, tower, device) for one in captured.seen]
@@ -219,7 +219,7 @@ class _Patches:
     groups: _Groups | None
 
     @classmethod
-    def of(cls, run: Run, key: Which, tower: Tower, device: torch.device) -> _Patches:
+    def of(cls, run: TowerRun, key: Which, tower: Tower, device: torch.device) -> _Patches:
         """Reads a run."""
         merging, first = run.merging, int(tower.has_cls)
         where = merging.where_TP if merging is not None else None

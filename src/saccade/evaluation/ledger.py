@@ -28,7 +28,7 @@ Spent = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Cell:
+class BatchAnswers:
     """What a batch of questions came to.
 
     Attributes:
@@ -63,12 +63,12 @@ class Ledger:
         if spent:
             self._spent.setdefault(plan, {}).update(dict.fromkeys(answers, spent))
 
-    def get(self, plan: str, ids: list[str]) -> Cell | None:
+    def get(self, plan: str, ids: list[str]) -> BatchAnswers | None:
         """Answers of a plan to these samples and what they cost, or None unless all are known."""
         known, spent = self._answers.get(plan, {}), self._spent.get(plan, {})
         if not all(i in known for i in ids):
             return None
-        return Cell([known[i] for i in ids], [spent.get(i) for i in ids])
+        return BatchAnswers([known[i] for i in ids], [spent.get(i) for i in ids])
 
     def put(self, plan: str, ids: list[str], answers: list[str], spent: Spent | None = None) -> None:
         """Writes a finished cell down at once.

@@ -9,6 +9,7 @@ from typing import Any
 from saccade.core.layout import Layout
 from saccade.core.shapes import ModelShape
 from saccade.methods import METHODS, BudgetMethod, Method
+from saccade.methods.kinds import ADAPTIVE, PLAIN
 from saccade.plans.budget import flops_ratio, reach_flops
 from saccade.plans.plan import Plan
 
@@ -16,10 +17,6 @@ RATIOS = (0.7, 0.5, 0.3)
 """Shares of the dense model's FLOPs at which methods are compared."""
 PUBLISHED_DEPTH = 32
 """Layers of the model that default layers of methods are of."""
-PLAIN = ("random", "uniform", "pool", "resize")
-"""Baselines that look at nothing: what every other method has to beat."""
-ADAPTIVE = ("prumerge", "prumerge_plus")
-"""Methods that by default let the picture decide how many rows stay."""
 
 KINDS = {
     "plain": "plain baselines",
@@ -32,7 +29,7 @@ KINDS = {
 
 
 @dataclass(frozen=True)
-class Row:
+class LineupRow:
     """One line of the comparison.
 
     Attributes:
@@ -53,7 +50,7 @@ class Row:
     plan: Plan | None
     reason: str = ""
 
-    def without_plan(self, reason: str) -> Row:
+    def without_plan(self, reason: str) -> LineupRow:
         """The same line as one that cannot run."""
         return replace(self, plan=None, reason=reason)
 
@@ -94,7 +91,7 @@ def lineup(
     orders: Mapping[str, Sequence[int]],
     weights: Sequence[float] | None = None,
     family: str | None = None,
-) -> tuple[Row, ...]:
+) -> tuple[LineupRow, ...]:
     """Every registered method at every ratio, and two compositions at the middle one.
 
     Args:
@@ -106,14 +103,14 @@ def lineup(
     """
     # VTW withdraws from the end, whatever layers its own threshold allows.
     known = {name: order for name, order in orders.items() if name != "withdrawal"}
-    found: list[Row] = []
+    found: list[LineupRow] = []
     for name, cls in sorted(METHODS.items(), key=lambda item: _place(item[0], shape.layers)):
         kind, layer = kind_of(name, shape.layers), first_layer(cls, shape.layers)
         at = "" if layer is None else f"layer={layer},"
         rows = [_row(name, cls.title, kind, r, f"{name}({at}flops={r})") for r in RATIOS]
         if name in ADAPTIVE:
             rows.append(_row(name, cls.title, kind, None, f"{name}()"))
-        served = getattr(cls, "families", None)
+        served = cls.families
         if served is not None and family is not None and family not in served:
             found += [
                 row.without_plan(f"{name} is for {', '.join(served)}, not for {family}") for row in rows
@@ -138,18 +135,18 @@ def _place(name: str, depth: int) -> tuple[int, int, str]:
     return list(KINDS).index(kind), PLAIN.index(name) if name in PLAIN else 0, name
 
 
-def _row(method: str, title: str, kind: str, asked: float | None, spec: str) -> Row:
+def _row(method: str, title: str, kind: str, asked: float | None, spec: str) -> LineupRow:
     at = "as the picture decides" if asked is None else f"at {100 * asked:.0f} %"
-    return Row(f"{title} {at}", method, title, kind, asked, Plan.of(spec))
+    return LineupRow(f"{title} {at}", method, title, kind, asked, Plan.of(spec))
 
 
 def _reached(
-    row: Row,
+    row: LineupRow,
     shape: ModelShape,
     layouts: Sequence[Layout],
     orders: Mapping[str, Sequence[int]],
     weights: Sequence[float] | None,
-) -> Row:
+) -> LineupRow:
     assert row.plan is not None
     try:
         plan = reach_flops(row.plan, shape, layouts, dict(orders), weights)
@@ -160,8 +157,8 @@ def _reached(
 
 
 def _steps(
-    rows: Sequence[Row], shape: ModelShape, layouts: Sequence[Layout], weights: Sequence[float] | None
-) -> list[Row]:
+    rows: Sequence[LineupRow], shape: ModelShape, layouts: Sequence[Layout], weights: Sequence[float] | None
+) -> list[LineupRow]:
     """Drops a plan that an even lower ratio asks for too: the method's steps are wider than the ratios."""
     kept = []
     for number, row in enumerate(rows):

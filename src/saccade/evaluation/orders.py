@@ -9,7 +9,6 @@ from typing import Any
 from saccade.core.layout import Layout
 from saccade.evaluation.runner import count_prompts
 from saccade.inputs.samples import Sample
-from saccade.methods.vtw import VTW
 from saccade.models import Loaded
 from saccade.plans.budget import reach_flops
 from saccade.plans.plan import Plan
@@ -27,15 +26,9 @@ def wanted_scores(plans: Mapping[str, Plan]) -> list[str]:
         method.score
         for plan in plans.values()
         for method in plan.methods
-        if not method.is_resolved and method.score and not _orders_itself(method)
+        if method.needs_order and method.score
     ]
     return list(dict.fromkeys(needed))
-
-
-def _orders_itself(method: Any) -> bool:
-    """Whether a budget names layers without a calibration."""
-    asks = getattr(method, "budget", None) is not None or method.flops is not None
-    return getattr(method, "preset", None) is not None or (isinstance(method, VTW) and asks)
 
 
 def calibrated(

@@ -1,20 +1,11 @@
-"""Adapters of model families, one per file; the files of this folder are found by name."""
+"""Adapters of model families, one per file, imported when a model of its type is met."""
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-
-from saccade.families.base import FAMILIES, Family, Parts, Rotary, core_of, find, register, unwrap
-from saccade.families.between import Added
+from saccade.families.base import Family, Parts, Rotary, core_of, unwrap
+from saccade.families.deepstack import Added
+from saccade.families.registry import FAMILIES, find, names, register
 from saccade.families.vision import Picture, Tower
-from saccade.system.environment import has_torchvision
-
-# A broken torchvision fails in the first class that is asked for, with nothing in the message that says so.
-has_torchvision()
-
-for _module in sorted(m.name for m in pkgutil.iter_modules(__path__)):
-    importlib.import_module(f"{__name__}.{_module}")
 
 __all__ = [
     "FAMILIES",
@@ -26,6 +17,7 @@ __all__ = [
     "Tower",
     "core_of",
     "find",
+    "names",
     "register",
     "unwrap",
 ]

@@ -1,4 +1,4 @@
-"""What the engine must know of a model family, and the registry of families.
+"""What the engine must know of a model family.
 
 Shape letters: B batch, N rows, D hidden, H heads, K head width.
 """
@@ -6,18 +6,20 @@ Shape letters: B batch, N rows, D hidden, H heads, K head width.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
 
 from saccade.core.shapes import ModelShape
-from saccade.families.between import Added
-from saccade.families.hosting import Hosts, hosted_in
-from saccade.families.vision import SeesPictures
+from saccade.families.deepstack import Added
+from saccade.families.projector import ReplaceableProjector, projector_stand_in
+from saccade.families.vision import Picture, VisionAdapter, made_lengths
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 Rotary = tuple[torch.Tensor, torch.Tensor]
 """Cosines and sines, each (B or 1, N, K), as the stock loop hands them to its layers."""
@@ -42,7 +44,7 @@ class Parts:
     head: nn.Module | None
 
 
-class Family(SeesPictures, Hosts, ABC):
+class Family(VisionAdapter, ReplaceableProjector, ABC):
     """Adapter of one model family: the only kind of code that names transformers' internals."""
 
     name: ClassVar[str]
@@ -54,20 +56,28 @@ class Family(SeesPictures, Hosts, ABC):
     compact_positions: ClassVar[bool] = True
     """Whether positions can close up over dropped rows; not where they have several axes (mRoPE)."""
     layouts: ClassVar[tuple[str, ...]] = ()
-    """Layouts of ``SkipVisionConfig`` that its images can have; a family that names some writes ``place`` and
-    ``host``. ``cos`` and ``llava`` are of an image in one view, ``llava-hd`` of one with tiles beside it."""
+    """Layouts of ``SkipVisionConfig`` that its images can have; a family that names some writes
+    ``projector_place`` and ``replace_projector``. ``cos`` and ``llava`` are of an image in one view,
+    ``llava-hd`` of one with tiles beside it."""
 
-    @abstractmethod
-    def visual_ids(self, config: PreTrainedConfig) -> tuple[int, ...]:
+    def visual_ids(self, config: Any) -> tuple[int, ...]:
         """Token ids that stand for a visual row."""
+        return (config.image_token_id,)
 
-    @abstractmethod
-    def typical_visual(self, config: PreTrainedConfig) -> int:
-        """Visual rows of a typical image."""
+    def typical_visual(self, config: Any) -> int:
+        """Visual rows of a typical image; a row for every patch of a square one, unless it is overridden."""
+        return (config.vision_config.image_size // config.vision_config.patch_size) ** 2
 
     def view_patches(self, config: PreTrainedConfig) -> int | None:
         """Patches of a view, where images are cut into views; None where they are not."""
         return None
+
+    def picture(self, model: nn.Module, inputs: Mapping[str, Any]) -> Picture | None:
+        made, pixels = made_lengths(inputs), inputs.get("pixel_values")
+        if made is None and pixels is None:
+            return None
+        rows = self.typical_visual(unwrap(model).config)
+        return Picture.unmapped((rows,) * len(pixels) if made is None else made)
 
     @abstractmethod
     def config(
@@ -159,9 +169,9 @@ class Family(SeesPictures, Hosts, ABC):
 
     def identity(self, model: nn.Module) -> dict[str, Any]:
         """The ``fingerprint`` of a model, and what lays its visual rows out where the stock way does not."""
-        hosted = hosted_in(core_of(model))
+        stand_in = projector_stand_in(core_of(model))
         found = self.fingerprint(unwrap(model).config)
-        return found if hosted is None else found | hosted.identity()
+        return found if stand_in is None else found | stand_in.identity()
 
     def sliding_window(self, decoder: nn.Module, number: int) -> int | None:
         """Attention window of a layer in rows, or None where it sees everything before it."""
@@ -274,6 +284,26 @@ def unwrap(model: nn.Module) -> nn.Module:
             return model
 
 
+def is_replica(module: nn.Module) -> bool:
+    """Whether a module is one of the copies that ``DataParallel`` runs."""
+    return getattr(module, "_is_replica", False)
+
+
+def checkpoints(module: nn.Module) -> bool:
+    """Whether a module of transformers recomputes its layers in the backward pass (in training mode)."""
+    return getattr(module, "gradient_checkpointing", False)
+
+
+def run_as_layer(
+    layer: Any, run: Callable[[torch.Tensor], torch.Tensor], hidden: torch.Tensor
+) -> torch.Tensor:
+    """Runs a function in place of a layer's own forward, checkpointed where that would be."""
+    # Most layers checkpoint in their class's call, around whatever forward they have; these in the forward.
+    if type(layer).__call__ is nn.Module.__call__ and checkpoints(layer) and layer.training:
+        return layer._gradient_checkpointing_func(run, hidden)
+    return run(hidden)
+
+
 def core_of(model: nn.Module) -> nn.Module:
     """The module that receives token ids and images: the stock model without its head."""
     stock: Any = unwrap(model)
@@ -292,35 +322,3 @@ def text_sizes(shape: ModelShape, layers: int | None, positions: int) -> dict[st
         "head_dim": shape.head_dim,
         "max_position_embeddings": positions,
     }
-
-
-FAMILIES: dict[str, Family] = {}
-
-
-def register(cls: type[Family]) -> type[Family]:
-    """Adds a family to the registry under all its model types (used as a decorator).
-
-    Raises:
-        ValueError: If a model type is taken.
-    """
-    for kind in cls.model_types:
-        if kind in FAMILIES and type(FAMILIES[kind]).__qualname__ != cls.__qualname__:
-            raise ValueError(f"model type {kind!r} is taken by {FAMILIES[kind].name}")
-        FAMILIES[kind] = cls()
-    return cls
-
-
-def find(what: nn.Module | PreTrainedConfig) -> Family:
-    """The family of a model or configuration.
-
-    Raises:
-        ValueError: If no adapter knows the model type.
-    """
-    config = what if isinstance(what, PreTrainedConfig) else getattr(unwrap(what), "config", None)
-    kind = getattr(config, "model_type", type(what).__name__)
-    if kind not in FAMILIES:
-        raise ValueError(
-            f"no adapter for model type {kind!r}; supported: {', '.join(sorted(FAMILIES))}. "
-            "A new family is one file in saccade/families (CONTRIBUTING says how)"
-        )
-    return FAMILIES[kind]

@@ -18,9 +18,10 @@ from transformers import (
 )
 
 from saccade.core.shapes import ModelShape
-from saccade.families.base import Family, core_of, heads_of, register, text_sizes, unwrap
-from saccade.families.hosting import Place, Undo, hosted_in
-from saccade.families.vision import Picture, Tower, of_patches, square
+from saccade.families.base import Family, core_of, heads_of, text_sizes, unwrap
+from saccade.families.projector import ProjectorPlace, Undo, projector_stand_in
+from saccade.families.registry import register
+from saccade.families.vision import Picture, Tower, made_lengths, of_patches, square
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -37,13 +38,6 @@ class Llava(Family):
     model_types = ("llava",)
     text_types = ("llama", "mistral", "qwen2")
     layouts: ClassVar[tuple[str, ...]] = ("cos", "llava")
-
-    def visual_ids(self, config: PreTrainedConfig) -> tuple[int, ...]:
-        return (config.image_token_id,)
-
-    def typical_visual(self, config: PreTrainedConfig) -> int:
-        vision = config.vision_config
-        return (vision.image_size // vision.patch_size) ** 2
 
     def config(
         self, shape: ModelShape, layers: int | None = None, vision_layers: int = 1
@@ -62,13 +56,13 @@ class Llava(Family):
         }
 
     def picture(self, model: nn.Module, inputs: Mapping[str, Any]) -> Picture | None:
-        hosted = hosted_in(core_of(model))
-        if hosted is None:
+        stand_in = projector_stand_in(core_of(model))
+        if stand_in is None:
             return self._stock_picture(model, inputs)
         made = made_lengths(inputs)
         if made is None:
             rows = self._rows_to_lay_out(model, inputs)
-            made = None if rows is None else tuple(hosted.length(n) for n in rows)
+            made = None if rows is None else tuple(stand_in.length(n) for n in rows)
         return None if made is None else Picture.unmapped(made)
 
     def _rows_to_lay_out(self, model: nn.Module, inputs: Mapping[str, Any]) -> list[int] | None:
@@ -114,7 +108,7 @@ class Llava(Family):
         )["pixel_values"][0]
         return pil.fromarray(pixels.round().clip(0, 255).astype("uint8").transpose(1, 2, 0))
 
-    def place(self, model: nn.Module, image_size: int | None = None) -> Place:
+    def projector_place(self, model: nn.Module, image_size: int | None = None) -> ProjectorPlace:
         core: Any = core_of(model)
         vision = core.config.vision_config
         side = vision.image_size if image_size is None else image_size
@@ -125,7 +119,7 @@ class Llava(Family):
             )
         grid = side // vision.patch_size
         levels = core.config.vision_feature_layer
-        return Place(
+        return ProjectorPlace(
             core.vision_tower,
             core.multi_modal_projector,
             vision.hidden_size,
@@ -139,7 +133,7 @@ class Llava(Family):
             return self.typical_visual(config)
         return (image_size // config.vision_config.patch_size) ** 2
 
-    def host(
+    def replace_projector(
         self,
         model: nn.Module,
         processor: Any,
@@ -148,7 +142,7 @@ class Llava(Family):
         levels: Sequence[int] = (),
     ) -> Callable[[], None]:
         core: Any = core_of(model)
-        patches = self.place(model, image_size).rows
+        patches = self.projector_place(model, image_size).rows
         depth = core.config.vision_config.num_hidden_layers
         if any(not -depth - 1 <= level <= depth for level in levels):
             raise ValueError(
@@ -211,14 +205,14 @@ class Llava(Family):
         layer: nn.Module,
         hidden_TPV: torch.Tensor,
         bias_T11P: torch.Tensor | None,
-        between: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+        after_attention: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
     ) -> torch.Tensor:
         attn, x = layer.self_attn, layer.layer_norm1(hidden_TPV)
         q, k, v = (heads_of(project(x), attn.head_dim) for project in (attn.q_proj, attn.k_proj, attn.v_proj))
         bias = None if bias_T11P is None else bias_T11P.to(q.dtype)
         dropout = attn.dropout if attn.training else 0.0
         mixed = F.scaled_dot_product_attention(q, k, v, bias, dropout, scale=attn.scale)
-        hidden = between(hidden_TPV + attn.out_proj(mixed.transpose(1, 2).flatten(2)), q, k)
+        hidden = after_attention(hidden_TPV + attn.out_proj(mixed.transpose(1, 2).flatten(2)), q, k)
         return hidden + layer.mlp(layer.layer_norm2(hidden))
 
     def full_size(self, model: nn.Module, pixels: torch.Tensor) -> bool | None:
@@ -251,12 +245,6 @@ class Llava(Family):
         if crop:
             sizes["crop_size"] = {"height": small, "width": small}
         return images, sizes
-
-
-def made_lengths(inputs: Mapping[str, Any], kind: str = "image") -> tuple[int, ...] | None:
-    """Rows of every image (or video), where its features were made earlier."""
-    made = (inputs.get("mm_encoder_outputs") or {}).get(kind)
-    return None if made is None else tuple(len(rows) for rows in made.pooler_output)
 
 
 def strips_first(config: PreTrainedConfig, inputs: Mapping[str, Any]) -> bool:

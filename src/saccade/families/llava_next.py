@@ -14,10 +14,11 @@ from transformers.image_processing_utils import select_best_resolution
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
 from saccade.core.shapes import ModelShape
-from saccade.families.base import core_of, register, unwrap
-from saccade.families.hosting import Place, Undo, hosted_in
-from saccade.families.llava import Llava, config_parts, made_lengths, strips_first
-from saccade.families.vision import Picture, of_patches
+from saccade.families.base import core_of, unwrap
+from saccade.families.llava import Llava, config_parts, strips_first
+from saccade.families.projector import ProjectorPlace, Undo, projector_stand_in
+from saccade.families.registry import register
+from saccade.families.vision import Picture, made_lengths, of_patches
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -97,12 +98,12 @@ class LlavaNext(Llava):
         strategy = "default" if strips else "full"
         return core.pack_image_features(patches, sizes, strategy, image_newline=torch.tensor([-1]))[0]
 
-    def place(self, model: nn.Module, image_size: int | None = None) -> Place:
+    def projector_place(self, model: nn.Module, image_size: int | None = None) -> ProjectorPlace:
         if image_size is not None:
             raise ValueError("LLaVA-NeXT cuts images into tiles of one size: leave image_size as it is")
-        return replace(super().place(model), rows=self.typical_visual(unwrap(model).config))
+        return replace(super().projector_place(model), rows=self.typical_visual(unwrap(model).config))
 
-    def host(
+    def replace_projector(
         self,
         model: nn.Module,
         processor: Any,
@@ -112,7 +113,7 @@ class LlavaNext(Llava):
     ) -> Callable[[], None]:
         core: Any = core_of(model)
         undo = Undo()
-        undo.append(super().host(model, None, module, image_size, levels))
+        undo.append(super().replace_projector(model, None, module, image_size, levels))
         # Rows are laid out when the views of an image come together; newline rows have no place in that.
         stock = core.pack_image_features
 
@@ -124,8 +125,8 @@ class LlavaNext(Llava):
         ) -> tuple[list[torch.Tensor], torch.Tensor]:
             packed, _ = stock(image_features, image_sizes, vision_feature_select_strategy, image_newline=None)
             whole = [views.shape[1] for views in image_features]
-            hosted: Any = hosted_in(core)
-            rows = [hosted.pack(rows, first) for rows, first in zip(packed, whole, strict=True)]
+            stand_in: Any = projector_stand_in(core)
+            rows = [stand_in.pack(rows, first) for rows, first in zip(packed, whole, strict=True)]
             return rows, torch.tensor([len(each) for each in rows], device=rows[0].device)
 
         undo.attribute(core, "pack_image_features", pack)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
 
 from saccade.core.shapes import ModelShape
 from saccade.families.base import Family, Rotary, text_sizes, unwrap
@@ -20,6 +19,7 @@ from saccade.families.vision import Picture, Tower, of_grids
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from transformers import PreTrainedConfig
 
 
 class QwenVL(Family):

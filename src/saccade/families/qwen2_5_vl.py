@@ -11,8 +11,8 @@ from transformers import PreTrainedConfig, Qwen2_5_VLConfig, Qwen2_5_VLForCondit
 from transformers.vision_utils import get_vision_window_index
 
 from saccade.core.shapes import ModelShape
-from saccade.families.base import register
 from saccade.families.qwen import QwenVL, text_part, thirds, tokens
+from saccade.families.registry import register
 
 
 @register

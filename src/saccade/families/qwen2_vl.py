@@ -6,8 +6,8 @@ from torch import nn
 from transformers import PreTrainedConfig, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from saccade.core.shapes import ModelShape
-from saccade.families.base import register
 from saccade.families.qwen import QwenVL, text_part, thirds, tokens
+from saccade.families.registry import register
 
 
 @register

@@ -9,10 +9,10 @@ from torch import nn
 from transformers import PreTrainedConfig, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from saccade.core.shapes import ModelShape
-from saccade.families.base import register
-from saccade.families.between import Added
+from saccade.families.deepstack import Added
 from saccade.families.head_norms import HeadNorms
 from saccade.families.qwen import QwenVL, text_part, tokens
+from saccade.families.registry import register
 
 DEEPSTACK = (8, 16, 24)
 """Layers of the tower of the 8B model whose states the decoder gets as well."""

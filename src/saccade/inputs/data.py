@@ -3,7 +3,7 @@
 One object per line: ``question`` (text), ``image`` or ``images`` (a path or a list of paths, relative to the
 file; leave it out for a text-only question), and, where known, ``answer`` (text, a number, or a list of those
 that all count as right), ``task``, ``subtask``, ``id``, and ``score``, how answers are scored: a name such as
-``"anls"`` or a name with parameters, ``{"number": {"tolerance": 0.1}}`` (``saccade.evaluation.scoring``).
+``"anls"`` or a name with parameters, ``{"number": {"tolerance": 0.1}}`` (``saccade.scoring``).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from saccade.core.text import is_text, short
-from saccade.evaluation.scoring import Rule, parse, read
 from saccade.inputs.pictures import is_file, open_picture, unfetched
 from saccade.inputs.samples import Sample
+from saccade.scoring import Rule, parse, read
 from saccade.system.files import LONGEST_LINE, lines
 
 

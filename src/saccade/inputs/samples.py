@@ -22,7 +22,7 @@ class Sample:
         question: The user's question, without image placeholders.
         answer: Reference answer; empty where none is known.
         others: Further answers that count as right.
-        score: How answers are scored, such as ``anls`` (``saccade.evaluation.scoring``).
+        score: How answers are scored, such as ``anls`` (``saccade.scoring``).
     """
 
     id: str

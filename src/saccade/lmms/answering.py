@@ -11,13 +11,13 @@ from saccade import models
 from saccade.evaluation.comparison import check_plans
 from saccade.evaluation.ledger import Spent
 from saccade.evaluation.runner import generate, mean_cost, real_cost, row_counts, stock_cost
-from saccade.lmms.conversation import Conversation, inputs
+from saccade.lmms.conversation import ChatMessages, inputs
 from saccade.lmms.generation import Generation, StopsAt
 from saccade.plans.plan import Plan
 
 
 @dataclass(frozen=True)
-class Question:
+class SuiteQuestion:
     """One question that is read only when its turn has come.
 
     Attributes:
@@ -30,10 +30,10 @@ class Question:
     task: str
     length: int
     generation: Generation
-    load: Callable[[], Conversation]
+    load: Callable[[], ChatMessages]
 
 
-def batches(questions: Sequence[Question], size: int) -> Iterator[list[int]]:
+def batches(questions: Sequence[SuiteQuestion], size: int) -> Iterator[list[int]]:
     """Indices of questions, longest first, so that what does not fit into memory shows at once."""
     groups: dict[tuple[str, Generation], list[int]] = {}
     for index, question in enumerate(questions):
@@ -68,7 +68,7 @@ class Asker:
             self.plan = self.plan if self.plan.methods else None
 
     def ask(
-        self, questions: Sequence[Question], done: Callable[[int], Any] = lambda count: None
+        self, questions: Sequence[SuiteQuestion], done: Callable[[int], Any] = lambda count: None
     ) -> list[str]:
         """Answers in the order of the questions.
 
@@ -86,7 +86,7 @@ class Asker:
             done(len(indices))
         return texts
 
-    def _answer(self, conversations: list[Conversation], wanted: Generation) -> list[str]:
+    def _answer(self, conversations: list[ChatMessages], wanted: Generation) -> list[str]:
         if self.blind:
             conversations = [conversation.blind() for conversation in conversations]
         prompts = inputs(self.loaded, conversations)

@@ -17,7 +17,7 @@ from saccade.plans.plan import PlanLike
 
 
 @dataclass(frozen=True)
-class Conversation:
+class ChatMessages:
     """Messages and their images.
 
     Attributes:
@@ -29,7 +29,7 @@ class Conversation:
     images: tuple[Image.Image, ...] = ()
 
     @classmethod
-    def read(cls, messages: Sequence[Mapping[str, Any]]) -> Conversation:
+    def read(cls, messages: Sequence[Mapping[str, Any]]) -> ChatMessages:
         """Reads messages of lmms-eval: ``{"role": ..., "content": [{"type": "image", "url": ...}, ...]}``.
 
         Raises:
@@ -49,7 +49,7 @@ class Conversation:
             read.append({"role": message["role"], "content": [_part(part, images) for part in parts]})
         return cls(tuple(read), tuple(images))
 
-    def blind(self) -> Conversation:
+    def blind(self) -> ChatMessages:
         """The same over plain grey images of the same sizes."""
         return replace(self, images=tuple(blind_image(image) for image in self.images))
 
@@ -72,7 +72,7 @@ def _image(source: Any) -> Image.Image:
     raise ValueError(f"an image is a picture or the path of one, got {short(str(source))!r}")
 
 
-def inputs(loaded: models.Loaded, conversations: Sequence[Conversation], plan: PlanLike | None = None) -> Any:
+def inputs(loaded: models.Loaded, conversations: Sequence[ChatMessages], plan: PlanLike | None = None) -> Any:
     """Model inputs of a batch, left padded, on the model's device; like ``models.inputs``, for any chat.
 
     Args:

@@ -13,9 +13,9 @@ from typing import Any
 
 from PIL import Image
 
-from saccade.evaluation.scoring import is_match
 from saccade.glance import suite
 from saccade.inputs.samples import Sample
+from saccade.scoring import is_match
 
 TASKS_FOLDER = Path(__file__).parent / "tasks" / "glance"
 """The task files; ``write_tasks`` puts them beside data."""

@@ -34,8 +34,8 @@ def _build() -> type:
 
     from saccade import models
     from saccade.engine import check_made_for
-    from saccade.lmms.answering import Asker, Question
-    from saccade.lmms.conversation import Conversation
+    from saccade.lmms.answering import Asker, SuiteQuestion
+    from saccade.lmms.conversation import ChatMessages
     from saccade.lmms.generation import Generation
     from saccade.plans.plan import Plan
     from saccade.system.files import write_json
@@ -126,7 +126,7 @@ def _build() -> type:
             for context, to_messages, settings, doc, task, split in requests:
                 wanted = Generation.read(settings)
                 load = partial(self._conversation, to_messages, task, split, doc)
-                questions.append(Question(task, len(context), wanted, load))
+                questions.append(SuiteQuestion(task, len(context), wanted, load))
             ignored = {(q.task, name) for q in questions for name in q.generation.ignored}
             for task, name in sorted(ignored):
                 logger.warning(f"{task}: generation setting {name} is not known to saccade and was left out")
@@ -138,8 +138,8 @@ def _build() -> type:
                 write_json(path, {"prompts": count, "cost": cost})
             return texts
 
-        def _conversation(self, to_messages: Any, task: str, split: str, doc: int) -> Conversation:
-            return Conversation.read(to_messages(self.task_dict[task][split][doc]))
+        def _conversation(self, to_messages: Any, task: str, split: str, doc: int) -> ChatMessages:
+            return ChatMessages.read(to_messages(self.task_dict[task][split][doc]))
 
         def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
             """Not supported: the tasks of vision-language models ask for text.

@@ -15,70 +15,15 @@ from saccade.engine import VERSION
 from saccade.evaluation.results import score
 from saccade.evaluation.runner import BLIND, DENSE
 from saccade.evaluation.statistics import Interval, mean_of
-from saccade.glance.tasks import TASKS
-from saccade.lmms.glance import write_tasks
 from saccade.lmms.outcome import TaskOutcome, read_outcome
 from saccade.lmms.process import Job, run
+from saccade.lmms.tasks import Suite
 from saccade.plans.plan import Plan
 from saccade.system.files import read_json, write_json
 
-PREFIX = "lmms:"
-GLANCE = "glance"
-GLANCE_SAMPLES = 100
-
 
 @dataclass(frozen=True)
-class Suite:
-    """What is asked of every model.
-
-    Attributes:
-        tasks: Names of lmms-eval's tasks and groups, and ``glance`` or ``glance_TASK``.
-        samples: Questions of each task; None for all, and 100 of each task of Glance.
-        seed: Seed of Glance's scenes.
-    """
-
-    tasks: tuple[str, ...]
-    samples: int | None = None
-    seed: int = 0
-
-    @classmethod
-    def read(cls, text: str, samples: int | None = None, seed: int = 0) -> Suite:
-        """Reads ``lmms:mme,pope``.
-
-        Raises:
-            ValueError: If it is of another form, or names a task of Glance that there is not.
-        """
-        names = tuple(
-            dict.fromkeys(name.strip() for name in text.removeprefix(PREFIX).split(",") if name.strip())
-        )
-        if not text.startswith(PREFIX) or not names:
-            raise ValueError(
-                f"a suite is written lmms:TASK,TASK,... (for example lmms:mme,pope), got {text!r}"
-            )
-        known = {GLANCE, *(f"{GLANCE}_{task}" for task in TASKS)}
-        for name in names:
-            if name.startswith(GLANCE) and name not in known:
-                raise ValueError(
-                    f"Glance has no task {name!r}; take {GLANCE} or one of {', '.join(sorted(known))}"
-                )
-        return cls(names, samples, seed)
-
-    @property
-    def has_official(self) -> bool:
-        """Whether any task is not one of Glance's."""
-        return not all(name.startswith(GLANCE) for name in self.tasks)
-
-    def write_own(self, folder: Path) -> Path | None:
-        """Writes the tasks that are ours into a folder; None if there are none among them."""
-        ours = [name for name in self.tasks if name.startswith(GLANCE)]
-        if not ours:
-            return None
-        asked = () if GLANCE in ours else tuple(name.removeprefix(f"{GLANCE}_") for name in ours)
-        return write_tasks(folder, self.samples or GLANCE_SAMPLES, seed=self.seed % (1 << 16), tasks=asked)
-
-
-@dataclass(frozen=True)
-class Column:
+class SuiteColumn:
     """One model's outcome.
 
     Attributes:
@@ -101,7 +46,7 @@ def evaluate_suite(
     force: bool = False,
     strict: bool = False,
     note: Callable[[str], None] = lambda text: None,
-) -> dict[str, Column]:
+) -> dict[str, SuiteColumn]:
     """Judges a model, blind and under plans, by lmms-eval.
 
     Args:
@@ -128,7 +73,7 @@ def evaluate_suite(
             )
     runs: dict[str, Plan] = {DENSE: Plan()} | ({BLIND: Plan()} if blind else {})
     runs |= {plan.spec: plan for plan in plans.values() if plan.methods}
-    columns: dict[str, Column] = {}
+    columns: dict[str, SuiteColumn] = {}
     include: Path | None = None
     for number, (key, plan) in enumerate(runs.items(), start=1):
         place = job.output / _digest(suite, job, key, plan, force)
@@ -142,7 +87,7 @@ def evaluate_suite(
     return columns
 
 
-def _column(job: Job, place: Path, blind: bool, plan: Plan, told: dict[str, str]) -> Column:
+def _column(job: Job, place: Path, blind: bool, plan: Plan, told: dict[str, str]) -> SuiteColumn:
     # What an interrupted run left of a column is not trusted.
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
@@ -154,21 +99,21 @@ def _column(job: Job, place: Path, blind: bool, plan: Plan, told: dict[str, str]
         arguments |= {"plan": str(plan.save(place / "plan.json"))} | told
     path = run(replace(job, arguments=arguments, output=place / "lmms"))
     costs_found = merge_costs([read_json(p) for p in sorted(costs.glob("cost-*.json"))])
-    found = Column(read_outcome(path), costs_found, place)
+    found = SuiteColumn(read_outcome(path), costs_found, place)
     tasks = {name: task.to_dict() for name, task in found.tasks.items()}
     write_json(place / "column.json", {"tasks": tasks, "cost": found.cost})
     return found
 
 
-def _kept(place: Path) -> Column | None:
+def _kept(place: Path) -> SuiteColumn | None:
     if not (place / "column.json").is_file():
         return None
     data = read_json(place / "column.json")
     tasks = {name: TaskOutcome.from_dict(task) for name, task in data["tasks"].items()}
-    return Column(tasks, data["cost"], place)
+    return SuiteColumn(tasks, data["cost"], place)
 
 
-def forget(folder: Path, columns: Mapping[str, Column]) -> None:
+def forget(folder: Path, columns: Mapping[str, SuiteColumn]) -> None:
     """Removes what was kept of these columns; those of interrupted runs of other settings stay."""
     for column in columns.values():
         shutil.rmtree(column.place, ignore_errors=True)
@@ -208,14 +153,14 @@ def merge_costs(notes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return mean
 
 
-def tally(columns: Mapping[str, Column], plans: Mapping[str, Plan]) -> dict[str, Any]:
+def tally(columns: Mapping[str, SuiteColumn], plans: Mapping[str, Plan]) -> dict[str, Any]:
     """``dense``, ``blind`` and ``plans`` as ``saccade eval`` writes them, with every task's official metrics.
 
     They are paired with the stock model by question where lmms-eval's logs score single answers.
     """
     dense, blind = columns[DENSE], columns.get(BLIND)
 
-    def entry(name: str, spec: str, column: Column) -> dict[str, Any]:
+    def entry(name: str, spec: str, column: SuiteColumn) -> dict[str, Any]:
         return _entry(name, spec, column, dense, blind)
 
     return {
@@ -225,7 +170,9 @@ def tally(columns: Mapping[str, Column], plans: Mapping[str, Plan]) -> dict[str,
     }
 
 
-def _entry(name: str, spec: str, column: Column, dense: Column, blind: Column | None) -> dict[str, Any]:
+def _entry(
+    name: str, spec: str, column: SuiteColumn, dense: SuiteColumn, blind: SuiteColumn | None
+) -> dict[str, Any]:
     every = [c.tasks for c in (column, dense, *([blind] if blind else []))]
     single = [task for task in column.tasks if all(tasks[task].predictions for tasks in every)]
     told = [[p for task in single for p in tasks[task].predictions] for tasks in every]
@@ -245,7 +192,7 @@ def _entry(name: str, spec: str, column: Column, dense: Column, blind: Column | 
     return {"name": name, "spec": spec, "mean": mean, "tasks": tasks, "cost": column.cost}
 
 
-def answers(columns: Mapping[str, Column], plans: Mapping[str, Plan]) -> list[dict[str, Any]]:
+def answers(columns: Mapping[str, SuiteColumn], plans: Mapping[str, Plan]) -> list[dict[str, Any]]:
     """Every answer that was scored alone, as ``saccade eval --predictions`` writes them."""
     runs = {key: (DENSE, columns[key]) for key in (DENSE, BLIND) if key in columns}
     runs |= {name: (p.spec, columns[p.spec if p.methods else DENSE]) for name, p in plans.items()}

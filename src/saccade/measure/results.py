@@ -12,7 +12,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Pairs:
+class PairedRuns:
     """Something measured on both sides of every pair of runs.
 
     Attributes:
@@ -30,7 +30,7 @@ class Pairs:
     high: float
 
     @classmethod
-    def of(cls, dense: Sequence[float], plan: Sequence[float]) -> Pairs:
+    def of(cls, dense: Sequence[float], plan: Sequence[float]) -> PairedRuns:
         """Compares measurements run by run."""
         ratios = [p / d for d, p in zip(dense, plan, strict=True)]
         quartiles = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
@@ -91,7 +91,7 @@ class Phase:
         cls, dense: Sequence[float], plan: Sequence[float], dense_flops: float, plan_flops: float
     ) -> Phase:
         """Compares paired seconds."""
-        pairs = Pairs.of(dense, plan)
+        pairs = PairedRuns.of(dense, plan)
         share = plan_flops / dense_flops
         return cls(
             dense_s=pairs.dense,

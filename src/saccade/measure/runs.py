@@ -24,7 +24,7 @@ from saccade.plans.plan import Plan
 
 
 @dataclass(frozen=True)
-class Run:
+class TimedRun:
     """Seconds and bytes of one run.
 
     Attributes:
@@ -114,7 +114,7 @@ class Runner:
         ).last_hidden_state
         return self.head(hidden_BND[:, -1:]).argmax(-1)
 
-    def run(self, handle: Attachment | None) -> Run:
+    def run(self, handle: Attachment | None) -> TimedRun:
         """One timed run."""
         start = self._now()
         token, cache = self.prefill(handle)
@@ -125,7 +125,7 @@ class Runner:
             token = self.step(token, cache)
         decode = self._now() - resumed
         each = decode / (self.new_tokens - 1) if self.new_tokens > 1 else 0.0
-        return Run(first - start, each, first - start + decode, held, self.held_bytes)
+        return TimedRun(first - start, each, first - start + decode, held, self.held_bytes)
 
     def compare(
         self,
@@ -133,7 +133,7 @@ class Runner:
         warmup: int,
         repeats: int,
         progress: Callable[[str, int, int], None] | None = None,
-    ) -> tuple[list[Run], list[Run]]:
+    ) -> tuple[list[TimedRun], list[TimedRun]]:
         """Timed pairs of stock and planned runs; which of the two goes first alternates.
 
         Args:
@@ -147,7 +147,7 @@ class Runner:
         """
         done, total = 0, 2 * (warmup + repeats)
 
-        def once(planned: bool, phase: str) -> Run:
+        def once(planned: bool, phase: str) -> TimedRun:
             nonlocal done
             with attach() if planned else nullcontext() as handle:
                 found = self.run(handle)
@@ -159,8 +159,8 @@ class Runner:
         for _ in range(warmup):
             once(False, "warm-up")
             once(True, "warm-up")
-        dense: list[Run] = []
-        plan: list[Run] = []
+        dense: list[TimedRun] = []
+        plan: list[TimedRun] = []
         for pair in range(repeats):
             for planned in (False, True) if pair % 2 == 0 else (True, False):
                 (plan if planned else dense).append(once(planned, "timing"))

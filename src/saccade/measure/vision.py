@@ -41,7 +41,7 @@ def vision_seconds(target: Target, repeats: int, side: int = 336) -> float | Non
     sample = Sample("bench", "bench", "", (image,), "What is shown?")
     ready = inputs(target.loaded, [sample])
     core: Any = target.parts.core
-    features = core.get_image_features
+    features: Any = getattr(core, target.family.feature_makers(core)["image"])
     wanted = inspect.signature(features).parameters
     given = {key: value for key, value in ready.items() if key in wanted and key != "input_ids"}
     seconds = []
@@ -120,7 +120,7 @@ def made_up_grid(layout: Layout) -> Grid:
 
 def _merged(plan: Plan, layout: Layout, num_layers: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """Where patches went that a tower has merged: round robin into the first rows of their image."""
-    merging = [m for m in plan.methods if getattr(m, "tower_merge", None) is not None]
+    merging = [m for m in plan.methods if m.tower_merge is not None]
     stage = next((stage for m in merging for stage in m.stages(num_layers)), None)
     if stage is None:
         return None, None

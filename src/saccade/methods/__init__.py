@@ -9,10 +9,19 @@ import importlib
 import pkgutil
 
 from saccade.methods.base import BudgetMethod, LayerMethod, Method
-from saccade.methods.reducer import KeepReducer, Reducer
+from saccade.methods.reducer import DecoderReducer, KeepReducer, Reducer
 from saccade.methods.registry import METHODS, register
 
 for _module in sorted(m.name for m in pkgutil.iter_modules(__path__)):
     importlib.import_module(f"{__name__}.{_module}")
 
-__all__ = ["METHODS", "BudgetMethod", "KeepReducer", "LayerMethod", "Method", "Reducer", "register"]
+__all__ = [
+    "METHODS",
+    "BudgetMethod",
+    "DecoderReducer",
+    "KeepReducer",
+    "LayerMethod",
+    "Method",
+    "Reducer",
+    "register",
+]

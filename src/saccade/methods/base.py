@@ -5,10 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 
+from saccade.core.bipartite import TowerMerge
 from saccade.core.layout import Layout
 from saccade.core.route import LayerRoute, Route
 from saccade.core.stages import Stage
@@ -23,12 +24,17 @@ MOST_LAYERS = 10_000
 MOST_SEED = 2**63 - 1
 """Largest seed."""
 
+STRENGTHS = 1000
+"""Steps in which a fraction goes down from 1 to 0."""
+
 
 @dataclass(frozen=True)
 class Method(ABC):
     """A rule that says which rows each layer works on.
 
     Subclasses are frozen dataclasses, one per file; fields are the parameters a user writes in a spec string.
+    A method overrides ``layer_route`` (fixed row sets), ``stages`` (rows decided on the way) or
+    ``visual_rows`` (a shorter prompt); by itself it changes nothing.
 
     Attributes:
         flops: FLOPs ratio to reach; resolved to the setting that just reaches it.
@@ -36,7 +42,8 @@ class Method(ABC):
 
     name: ClassVar[str]
     title: ClassVar[str]
-    paper: ClassVar[str]
+    paper: ClassVar[str | None] = None
+    """Link to the paper that introduced it; None where no paper did."""
     saves: ClassVar[tuple[str, ...]]
     score: ClassVar[str | None] = None
     """Calibration whose ascending order chooses layers, where the method chooses layers by one."""
@@ -46,6 +53,12 @@ class Method(ABC):
     """Raised when answers under it come out otherwise; those that were kept are then not used again."""
     by_image: ClassVar[bool] = False
     """Whether it must know where one image ends and the next begins."""
+    shortens: ClassVar[bool] = False
+    """Whether it works at the processor: the prompt itself gets shorter (``visual_rows``)."""
+    presets: ClassVar[dict[str, Any]] = {}
+    """Published settings of ``preset=...``, by the model that they were published for."""
+    dial: ClassVar[str | None] = None
+    """Name of the parameter, a fraction of what stays, that a FLOPs ratio lowers; None where none does."""
 
     flops: float | None = None
 
@@ -57,11 +70,15 @@ class Method(ABC):
             raise ValueError(f"{self.name}: flops is a ratio in (0, 1], got {self.flops}")
 
     @property
-    @abstractmethod
     def is_resolved(self) -> bool:
         """Whether the layers are known, so that the method can run."""
+        return self.flops is None
 
-    @abstractmethod
+    @property
+    def needs_order(self) -> bool:
+        """Whether its layers, as it is written, can only be resolved with a calibrated order."""
+        return False
+
     def resolve(self, num_layers: int, order: Sequence[int] | None = None) -> Method:
         """The same method with its layers known.
 
@@ -72,21 +89,24 @@ class Method(ABC):
         Raises:
             ValueError: If layers are out of range, or an order is needed and missing.
         """
+        if self.flops is not None:
+            raise ValueError(f"{self}: flops must be resolved to a setting against a prompt first")
+        return self
 
-    @abstractmethod
-    def notches(self, num_layers: int, order: Sequence[int] | None = None) -> int:
-        """How far the method can be turned up, from 0 (it changes nothing) on.
+    def max_strength(self, num_layers: int, order: Sequence[int] | None = None) -> int:
+        """The strongest setting that a FLOPs ratio can lead to; settings are counted from 0 (no change).
 
         Args:
             num_layers: Depth of the model.
             order: Layers in the order they should be touched, from a calibration.
         """
+        return STRENGTHS if self.dial else 0
 
-    @abstractmethod
-    def turned(self, notch: int) -> Method:
-        """The same method turned up so far: a higher notch never costs more FLOPs."""
+    def at_strength(self, strength: int) -> Self:
+        """The same method at one of these settings: a stronger one never costs more FLOPs."""
+        changes: dict[str, Any] = {self.dial: (STRENGTHS - strength) / STRENGTHS} if self.dial else {}
+        return replace(self, **changes, flops=None)
 
-    @abstractmethod
     def layer_route(self, layout: Layout, full_BN: torch.Tensor, number: int) -> LayerRoute | None:
         """Row sets of one layer, or None where the layer stays dense.
 
@@ -95,6 +115,21 @@ class Method(ABC):
             full_BN: The set of all rows; sets that are equal should be the same tensor.
             number: Index of the layer, from 0.
         """
+        return None
+
+    def visual_rows(self, rows: int) -> int:
+        """Rows of an image that has so many in the stock prompt (``shortens``)."""
+        return rows
+
+    @property
+    def releases(self) -> bool:
+        """Whether rows leave the cache once the prompt is read."""
+        return False
+
+    @property
+    def tower_merge(self) -> TowerMerge | None:
+        """How tokens merge inside the vision tower, which the engine then installs; None for not at all."""
+        return None
 
     def route(self, layout: Layout, num_layers: int) -> Route:
         """The program of all layers for a batch.
@@ -118,11 +153,6 @@ class Method(ABC):
             layers.append(memo.setdefault(key, found))
         return Route(layout, tuple(layers))
 
-    @property
-    def releases(self) -> bool:
-        """Whether rows leave the cache once the prompt is read."""
-        return False
-
     def stages(self, num_layers: int) -> tuple[Stage, ...]:
         """Decisions that the method takes on the way; none for a method whose rows are known beforehand.
 
@@ -134,6 +164,11 @@ class Method(ABC):
     def parameters(self) -> dict[str, Any]:
         """Parameters that differ from their defaults, as plain values."""
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+
+    @classmethod
+    def usual_values(cls) -> dict[str, str]:
+        """What parameters come to whose default, None, stands for something, in words for tables."""
+        return {}
 
     def __str__(self) -> str:
         inner = ",".join(f"{key}={write_value(value)}" for key, value in self.parameters().items())
@@ -172,7 +207,8 @@ class BudgetMethod(Method):
         budget: How many layers the method touches; resolved to layers by a calibration.
     """
 
-    presets: ClassVar[dict[str, Any]] = {}
+    needs_budget: ClassVar[bool] = False
+    """Whether a calibrated order leaves open how many of its layers are taken."""
 
     budget: int | None = None
 
@@ -182,16 +218,23 @@ class BudgetMethod(Method):
             raise ValueError(f"{self.name}: budget is a number of layers, got {self.budget}")
 
     @abstractmethod
-    def with_budget(self, budget: int) -> BudgetMethod:
+    def with_budget(self, budget: int) -> Self:
         """The same method asked to touch this many layers."""
 
-    def notches(self, num_layers: int, order: Sequence[int] | None = None) -> int:
-        published = self.presets.get(getattr(self, "preset", None) or "")
-        order = published if isinstance(published, tuple) else order
+    @abstractmethod
+    def touches(self, num_layers: int) -> int:
+        """How many of so many layers it touches, once it is resolved."""
+
+    @property
+    def published(self) -> Any:
+        """What its preset says; None where it names none."""
+        return None
+
+    def max_strength(self, num_layers: int, order: Sequence[int] | None = None) -> int:
         return num_layers if order is None else min(num_layers, len(order))
 
-    def turned(self, notch: int) -> BudgetMethod:
-        return self.with_budget(notch)
+    def at_strength(self, strength: int) -> Self:
+        return self.with_budget(strength)
 
 
 @dataclass(frozen=True)
@@ -203,10 +246,11 @@ class LayerMethod(BudgetMethod):
         preset: Published layer order of a named model; with ``budget`` the first ``budget`` of it.
     """
 
+    needs_budget = True
+    presets: ClassVar[dict[str, tuple[int, ...]]] = {}
+
     layers: tuple[int, ...] | None = None
     preset: str | None = None
-
-    presets: ClassVar[dict[str, tuple[int, ...]]] = {}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -229,8 +273,22 @@ class LayerMethod(BudgetMethod):
     def is_resolved(self) -> bool:
         return self.layers is not None
 
-    def with_budget(self, budget: int) -> LayerMethod:
+    @property
+    def needs_order(self) -> bool:
+        return self.layers is None and self.preset is None
+
+    @property
+    def published(self) -> tuple[int, ...] | None:
+        return None if self.preset is None else self.presets[self.preset]
+
+    def touches(self, num_layers: int) -> int:
+        return len(self.layers or ())
+
+    def with_budget(self, budget: int) -> Self:
         return replace(self, layers=None, budget=budget, flops=None)
+
+    def max_strength(self, num_layers: int, order: Sequence[int] | None = None) -> int:
+        return super().max_strength(num_layers, order if self.published is None else self.published)
 
     def resolve(self, num_layers: int, order: Sequence[int] | None = None) -> LayerMethod:
         if self.layers is not None:

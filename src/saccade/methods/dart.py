@@ -15,14 +15,14 @@ from saccade.core.pivots import set_order
 from saccade.core.precision import unit, wide
 from saccade.core.select import ranks, top
 from saccade.core.stages import Choice, Evidence, Look, Stage
-from saccade.methods.reducer import KeepReducer
+from saccade.methods.reducer import DecoderReducer
 from saccade.methods.registry import register
 from saccade.methods.staged import instruction
 
 
 @register
 @dataclass(frozen=True)
-class DART(KeepReducer):
+class DART(DecoderReducer):
     """DART (arXiv 2502.11494): what stays is what differs most from a few pivots.
 
     Pivots are the visual rows of the image and the text rows after the last image whose keys in layer K-1
@@ -43,19 +43,15 @@ class DART(KeepReducer):
     title = "DART"
     paper = "https://arxiv.org/abs/2502.11494"
     usual = 0.222
+    look = Look(keys=True, rotary=True)
 
     layer: int = 5
     pivots: int = 4
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key in ("layer", "pivots"):
-            if type(value := getattr(self, key)) is not int or value < 1:
-                raise ValueError(f"dart: {key} is a number from 1, got {value!r}")
-
-    def stages(self, num_layers: int) -> tuple[Stage, ...]:
-        self.check_layer(self.layer, num_layers)
-        return (Stage(self.layer, self, look=Look(keys=True, rotary=True), compact=self.compact),)
+        if type(self.pivots) is not int or self.pivots < 1:
+            raise ValueError(f"dart: pivots is a number from 1, got {self.pivots!r}")
 
     def kept(self, stage: Stage, found: int, start: int, original: int, views: Views = ()) -> int:
         whole = original if self.of == "original" else found
@@ -75,9 +71,9 @@ class DART(KeepReducer):
             for pair in zip(evidence.found, evidence.keep, strict=True)
         )
 
-        said_BN = instruction(evidence.layout).to(alive_BN.device, non_blocking=True)
+        instruction_BN = instruction(evidence.layout).to(alive_BN.device, non_blocking=True)
         visual_BIP, _ = self._strongest(size_BN, alive_BN, image_BN, images)
-        text_B1P, is_text_B1P = self._strongest(size_BN, said_BN, said_BN.long() - 1, 1)
+        text_B1P, is_text_B1P = self._strongest(size_BN, instruction_BN, instruction_BN.long() - 1, 1)
         text_BIP = torch.where(is_text_B1P, text_B1P, visual_BIP)
         pivots_BIP = torch.cat([visual_BIP, text_BIP.expand_as(visual_BIP)], 2)
         # The authors have no padding: rows are counted from the first real one.

@@ -37,9 +37,6 @@ class DivPrune(KeepReducer):
     usual = 64
     rounds = "nearest"
 
-    def stages(self, num_layers: int) -> tuple[Stage, ...]:
-        return (Stage(0, self, compact=self.compact),)
-
     def choose(self, stage: Stage, evidence: Evidence) -> Choice:
         groups = by_image(evidence)
         picked_TP = farthest(groups.take(evidence.hidden_BND), groups.real_TP, groups.keep)

@@ -37,7 +37,6 @@ class Pool(Reducer):
 
     name = "pool"
     title = "Average pooling"
-    paper = "https://arxiv.org/abs/2405.20985"
     compacts = True
 
     factor: int = 2
@@ -57,11 +56,11 @@ class Pool(Reducer):
             return (-(-side // self.factor)) ** 2
         return -(-found // self.factor**2)
 
-    def notches(self, num_layers: int, order: Sequence[int] | None = None) -> int:
+    def max_strength(self, num_layers: int, order: Sequence[int] | None = None) -> int:
         return WIDEST - 1
 
-    def turned(self, notch: int) -> Pool:
-        return replace(self, factor=notch + 1, flops=None)
+    def at_strength(self, strength: int) -> Pool:
+        return replace(self, factor=strength + 1, flops=None)
 
     def choose(self, stage: Stage, evidence: Evidence) -> Choice:
         if evidence.grid is None:

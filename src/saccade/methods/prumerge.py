@@ -55,6 +55,10 @@ class PruMerge(KeepReducer):
     extra: ClassVar[int] = 1
     """Rows that the price list adds to it."""
 
+    @classmethod
+    def usual_values(cls) -> dict[str, str]:
+        return super().usual_values() | {"keep": "the picture decides"}
+
     def stages(self, num_layers: int) -> tuple[Stage, ...]:
         return (Stage(0, self, look=Look(tower="reads", weighs=True), compact=self.compact, rewrites=True),)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from saccade.core.layout import Views
 from saccade.core.select import top
 from saccade.core.stages import Choice, Evidence, Look, Stage
-from saccade.methods.reducer import NOTCHES, rows_of
+from saccade.methods.reducer import rows_of
 from saccade.methods.registry import register
 from saccade.methods.staged import StagedReducer
 
@@ -35,6 +34,7 @@ class PyramidDrop(StagedReducer):
     compacts = True
     published = (8, 16, 24)
     look = Look(ask="last", moment="before")
+    dial = "keep"
 
     keep: float = 0.5
 
@@ -54,9 +54,3 @@ class PyramidDrop(StagedReducer):
         weights: Any = evidence.weights_BHRN
         scores_BN = weights.mean(1)[:, 0]
         return Choice(top(scores_BN, evidence.alive_BN, evidence.image_BN, evidence.keep))
-
-    def notches(self, num_layers: int, order: Sequence[int] | None = None) -> int:
-        return NOTCHES
-
-    def turned(self, notch: int) -> PyramidDrop:
-        return replace(self, keep=(NOTCHES - notch) / NOTCHES, flops=None)

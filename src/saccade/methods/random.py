@@ -7,15 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from saccade.core.select import top
-from saccade.core.stages import Choice, Evidence, Stage
-from saccade.methods.reducer import KeepReducer
+from saccade.core.stages import Evidence
+from saccade.methods.reducer import DecoderReducer
 from saccade.methods.registry import register
 
 
 @register
 @dataclass(frozen=True)
-class Random(KeepReducer):
+class Random(DecoderReducer):
     """Random visual rows are kept (the baseline of FastV, arXiv 2403.06764, and most after it).
 
     Attributes:
@@ -25,18 +24,13 @@ class Random(KeepReducer):
 
     name = "random"
     title = "Random rows"
-    paper = "https://arxiv.org/abs/2403.06764"
+    earliest = 0
 
     layer: int = 0
     seed: int = 0
 
-    def stages(self, num_layers: int) -> tuple[Stage, ...]:
-        self.check_layer(self.layer, num_layers, lowest=0)
-        return (Stage(self.layer, self, compact=self.compact),)
-
-    def choose(self, stage: Stage, evidence: Evidence) -> Choice:
-        layout, image_BN = evidence.layout, evidence.image_BN
+    def scores(self, evidence: Evidence) -> torch.Tensor:
+        layout = evidence.layout
         # numpy's stream does not depend on how much is drawn, so a batch equals its singles.
         luck = torch.from_numpy(np.random.default_rng(self.seed).random(layout.rows))
-        scores_BN = luck[layout.place_BN.clamp(min=0)].to(image_BN.device, non_blocking=True)
-        return Choice(top(scores_BN, evidence.alive_BN, image_BN, evidence.keep))
+        return luck[layout.place_BN.clamp(min=0)].to(evidence.image_BN.device, non_blocking=True)

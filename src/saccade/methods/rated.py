@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 
 from saccade.core.layout import Views
 from saccade.core.precision import wide
 from saccade.core.stages import Counts, Evidence, Look, Stage
-from saccade.methods.reducer import NOTCHES, Amount, read_amount
+from saccade.methods.reducer import Amount, read_amount
 from saccade.methods.staged import PUBLISHED_DEPTH, StagedReducer, instruction
 
 PUBLISHED_ROWS = 576
@@ -48,6 +48,7 @@ class RatedReducer(StagedReducer):
 
     published = PUBLISHED_LAYERS
     look = Look(ask="chosen")
+    dial = "tokens"
     table: ClassVar[Table]
 
     tokens: Amount = 192
@@ -73,10 +74,10 @@ class RatedReducer(StagedReducer):
     def asking(self, evidence: Evidence) -> torch.Tensor:
         hidden_BND = wide(evidence.hidden_BND)
         layout, device = evidence.layout, hidden_BND.device
-        said_BN = instruction(layout)
-        longest = int(said_BN.sum(1).max()) if layout.batch else 0
-        at_BR = (~said_BN).long().argsort(dim=1, stable=True)[:, :longest]
-        real_BR = said_BN.gather(1, at_BR).to(device, non_blocking=True)
+        instruction_BN = instruction(layout)
+        longest = int(instruction_BN.sum(1).max()) if layout.batch else 0
+        at_BR = (~instruction_BN).long().argsort(dim=1, stable=True)[:, :longest]
+        real_BR = instruction_BN.gather(1, at_BR).to(device, non_blocking=True)
         at_BR = at_BR.to(device, non_blocking=True)
         words_BRD = hidden_BND.gather(1, at_BR[..., None].expand(-1, -1, hidden_BND.shape[-1]))
 
@@ -94,12 +95,6 @@ class RatedReducer(StagedReducer):
     @abstractmethod
     def scores(self, evidence: Evidence) -> torch.Tensor:
         """Scores (B, N) of the visual rows."""
-
-    def notches(self, num_layers: int, order: Sequence[int] | None = None) -> int:
-        return NOTCHES
-
-    def turned(self, notch: int) -> Self:
-        return replace(self, tokens=(NOTCHES - notch) / NOTCHES, flops=None)
 
 
 def mean_of_raters(x_BHRN: torch.Tensor, evidence: Evidence) -> torch.Tensor:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 
-from saccade.core.layout import Layout, Views
-from saccade.core.route import LayerRoute
-from saccade.core.stages import Choice, Evidence, Stage
+from saccade.core.layout import Views
+from saccade.core.select import top
+from saccade.core.stages import Choice, Evidence, Look, Stage
 from saccade.methods.base import Method
-
-NOTCHES = 1000
-"""Steps in which a kept fraction is turned down."""
 
 Amount = int | float
 """A fraction up to 1, or a number of rows above it."""
@@ -70,7 +67,6 @@ class Reducer(Method):
     saves = ("prefill", "kv", "decode")
     compacts: ClassVar[bool] = False
     """What the authors did with positions."""
-    presets: ClassVar[dict[str, Any]] = {}
 
     of: Literal["found", "original"] = "found"
     position_policy: Literal["keep", "compact"] | None = None
@@ -109,18 +105,14 @@ class Reducer(Method):
         """Rows that ask at stages with ``ask="chosen"``."""
         raise ValueError(f"{self.name} asks no rows of its own choice")
 
-    @property
-    def is_resolved(self) -> bool:
-        return self.flops is None
-
-    def resolve(self, num_layers: int, order: Sequence[int] | None = None) -> Reducer:
-        if self.flops is not None:
-            raise ValueError(f"{self}: flops must be resolved to a setting against a prompt first")
+    def resolve(self, num_layers: int, order: Sequence[int] | None = None) -> Method:
+        found = super().resolve(num_layers, order)
         self.stages(num_layers)
-        return self
+        return found
 
-    def layer_route(self, layout: Layout, full_BN: torch.Tensor, number: int) -> LayerRoute | None:
-        return None
+    @classmethod
+    def usual_values(cls) -> dict[str, str]:
+        return super().usual_values() | {"position_policy": "compact" if cls.compacts else "keep"}
 
     def check_layer(self, layer: int, num_layers: int, lowest: int = 1) -> int:
         """A stage's layer, if the model has it.
@@ -140,10 +132,15 @@ class Reducer(Method):
 class KeepReducer(Reducer):
     """A reducer with one stage and one number, ``keep``.
 
+    It decides before the decoder and keeps the rows with the highest ``scores``, unless it overrides
+    ``stages`` or ``choose``.
+
     Attributes:
         keep: What stays of every image: a fraction up to 1, rounded down but not to nothing, or a number of
             rows.
     """
+
+    dial = "keep"
 
     keep: Amount | None = None
 
@@ -151,6 +148,8 @@ class KeepReducer(Reducer):
     """What ``keep`` is if it is not given."""
     rounds: ClassVar[Rounds] = "down"
     """How a fraction becomes a number of rows, as the method's authors do it."""
+    look: ClassVar[Look] = Look()
+    """What the decision needs to see."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -165,8 +164,39 @@ class KeepReducer(Reducer):
     def kept(self, stage: Stage, found: int, start: int, original: int, views: Views = ()) -> int:
         return min(found, rows_of(self.amount, original if self.of == "original" else found, self.rounds))
 
-    def notches(self, num_layers: int, order: Sequence[int] | None = None) -> int:
-        return NOTCHES
+    @classmethod
+    def usual_values(cls) -> dict[str, str]:
+        return super().usual_values() | {"keep": f"{cls.usual}"}
 
-    def turned(self, notch: int) -> KeepReducer:
-        return replace(self, keep=(NOTCHES - notch) / NOTCHES, flops=None)
+    def stages(self, num_layers: int) -> tuple[Stage, ...]:
+        return (Stage(0, self, look=self.look, compact=self.compact),)
+
+    def scores(self, evidence: Evidence) -> torch.Tensor:
+        """Scores (B, N) of the visual rows; ties go to the first in the order of the rows."""
+        raise ValueError(f"{self.name} scores no rows")
+
+    def choose(self, stage: Stage, evidence: Evidence) -> Choice:
+        return Choice(top(self.scores(evidence), evidence.alive_BN, evidence.image_BN, evidence.keep))
+
+
+@dataclass(frozen=True)
+class DecoderReducer(KeepReducer):
+    """A reducer that decides inside the decoder, before one of its layers.
+
+    Attributes:
+        layer: First layer that runs with the rest.
+    """
+
+    layer: int = 3
+
+    earliest: ClassVar[int] = 1
+    """First layer that it can cut before."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if type(self.layer) is not int or self.layer < self.earliest:
+            raise ValueError(f"{self.name}: layer is a number from {self.earliest}, got {self.layer!r}")
+
+    def stages(self, num_layers: int) -> tuple[Stage, ...]:
+        self.check_layer(self.layer, num_layers, self.earliest)
+        return (Stage(self.layer, self, look=self.look, compact=self.compact),)

@@ -11,13 +11,15 @@ def register(cls: type[Method]) -> type[Method]:
     """Adds a method class to the registry (used as a decorator).
 
     Raises:
-        ValueError: If the name is taken or not a lower-case identifier, or the paper link is missing.
+        ValueError: If the name is taken or not a lower-case identifier, or its paper is no link.
     """
     if not (cls.name.isidentifier() and cls.name == cls.name.lower()):
         raise ValueError(f"method name {cls.name!r} is not a lower-case identifier")
     if cls.name in METHODS and METHODS[cls.name].__qualname__ != cls.__qualname__:
         raise ValueError(f"method name {cls.name!r} is taken")
-    if not cls.paper.startswith("https://"):
-        raise ValueError(f"method {cls.name!r} needs a link to its paper")
+    if cls.paper is not None and not cls.paper.startswith("https://"):
+        raise ValueError(
+            f"method {cls.name!r}: paper is a link (https://...), or left out where there is none"
+        )
     METHODS[cls.name] = cls
     return cls

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import isqrt
 
-import torch
-
-from saccade.core.layout import Layout
-from saccade.core.route import LayerRoute
-from saccade.methods.base import Method
-from saccade.methods.reducer import NOTCHES
+from saccade.methods.base import STRENGTHS, Method
 from saccade.methods.registry import register
 
 
@@ -33,8 +28,9 @@ class Resize(Method):
 
     name = "resize"
     title = "Lower resolution"
-    paper = "https://arxiv.org/abs/2310.03744"
     saves = ("prefill", "kv", "decode")
+    shortens = True
+    dial = "scale"
 
     scale: float = 0.5
 
@@ -54,20 +50,5 @@ class Resize(Method):
             return max(round(side * self.scale), 1) ** 2
         return max(round(rows * self.scale**2), 1)
 
-    @property
-    def is_resolved(self) -> bool:
-        return self.flops is None
-
-    def resolve(self, num_layers: int, order: Sequence[int] | None = None) -> Resize:
-        if self.flops is not None:
-            raise ValueError(f"{self}: flops must be resolved to a setting against a prompt first")
-        return self
-
-    def notches(self, num_layers: int, order: Sequence[int] | None = None) -> int:
-        return NOTCHES - 1
-
-    def turned(self, notch: int) -> Resize:
-        return replace(self, scale=(NOTCHES - notch) / NOTCHES, flops=None)
-
-    def layer_route(self, layout: Layout, full_BN: torch.Tensor, number: int) -> LayerRoute | None:
-        return None
+    def max_strength(self, num_layers: int, order: Sequence[int] | None = None) -> int:
+        return STRENGTHS - 1

@@ -13,8 +13,8 @@ import torch
 
 from saccade.core.layout import Layout
 from saccade.core.route import LayerRoute, Route
-from saccade.methods.base import Method
-from saccade.methods.reducer import NOTCHES, Amount, read_amount, rows_of
+from saccade.methods.base import STRENGTHS, Method
+from saccade.methods.reducer import Amount, read_amount, rows_of
 from saccade.methods.registry import register
 
 Release = Literal["none", "small", "middle+small"]
@@ -100,29 +100,24 @@ class SkipVision(Method):
             object.__setattr__(self, "rows", None)
 
     @property
-    def is_resolved(self) -> bool:
-        return self.flops is None
-
-    @property
     def releases(self) -> bool:
         return self.cache != "none"
 
-    def resolve(self, num_layers: int, order: Sequence[int] | None = None) -> SkipVision:
-        if self.flops is not None:
-            raise ValueError(f"{self}: flops must be resolved to a setting against a prompt first")
+    def resolve(self, num_layers: int, order: Sequence[int] | None = None) -> Method:
+        found = super().resolve(num_layers, order)
         if self.layer >= num_layers:
             raise ValueError(
                 f"{self}: layer {self.layer} is past the model's {num_layers} layers (0-{num_layers - 1})"
             )
-        return self
+        return found
 
-    def notches(self, num_layers: int, order: Sequence[int] | None = None) -> int:
-        return NOTCHES if self.skipped is None else 0
+    def max_strength(self, num_layers: int, order: Sequence[int] | None = None) -> int:
+        return STRENGTHS if self.skipped is None else 0
 
-    def turned(self, notch: int) -> SkipVision:
+    def at_strength(self, strength: int) -> SkipVision:
         if self.skipped is not None:
             return replace(self, flops=None)
-        return replace(self, retained=(NOTCHES - notch) / NOTCHES, rows=None, flops=None)
+        return replace(self, retained=(STRENGTHS - strength) / STRENGTHS, rows=None, flops=None)
 
     def route(self, layout: Layout, num_layers: int) -> Route:
         self.resolve(num_layers)

@@ -65,6 +65,10 @@ class StagedReducer(Reducer):
             )
         return tuple(found)
 
+    @classmethod
+    def usual_values(cls) -> dict[str, str]:
+        return super().usual_values() | {"layers": f"{'/'.join(map(str, cls.published))} of 32, scaled"}
+
     def stages(self, num_layers: int) -> tuple[Stage, ...]:
         by = replace(self)
         object.__setattr__(by, "depth", num_layers)

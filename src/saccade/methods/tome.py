@@ -78,11 +78,11 @@ class ToMe(Reducer):
             left += tokens - 1
         return min(found, left)
 
-    def notches(self, num_layers: int, order: Sequence[int] | None = None) -> int:
+    def max_strength(self, num_layers: int, order: Sequence[int] | None = None) -> int:
         return PATCHES // 2
 
-    def turned(self, notch: int) -> ToMe:
-        return replace(self, r=notch, flops=None)
+    def at_strength(self, strength: int) -> ToMe:
+        return replace(self, r=strength, flops=None)
 
     def choose(self, stage: Stage, evidence: Evidence) -> Choice:
         vision, losing_BN = seen(self.name, evidence), losing_rows(evidence)

@@ -56,6 +56,9 @@ class Victor(BudgetMethod):
     def is_resolved(self) -> bool:
         return self.layer is not None
 
+    def touches(self, num_layers: int) -> int:
+        return 0 if self.layer is None else num_layers - self.layer
+
     def with_budget(self, budget: int) -> Victor:
         return replace(self, budget=budget, layer=None, flops=None)
 
@@ -70,7 +73,7 @@ class Victor(BudgetMethod):
             raise ValueError(f"{self}: layer {self.layer} is past the model's {num_layers} layers")
         return replace(self, layer=layer, budget=None)
 
-    def notches(self, num_layers: int, order: Sequence[int] | None = None) -> int:
+    def max_strength(self, num_layers: int, order: Sequence[int] | None = None) -> int:
         return num_layers - 1
 
     def layer_route(self, layout: Layout, full_BN: torch.Tensor, number: int) -> LayerRoute | None:

@@ -10,7 +10,8 @@ from torch.nn.functional import one_hot
 
 from saccade.core.precision import unit, wide
 from saccade.core.stages import Choice, Evidence, Look, Rewrite, Stage, Vision
-from saccade.methods.reducer import NOTCHES, Amount, read_amount, rows_of
+from saccade.methods.base import STRENGTHS
+from saccade.methods.reducer import Amount, read_amount, rows_of
 from saccade.methods.registry import register
 from saccade.methods.survivors import made_seen, mixed, rewrite_of, settled
 from saccade.methods.towerwise import Groups, seen
@@ -75,11 +76,11 @@ class VisionZip(ViewReducer):
         """Contextual rows of so many."""
         return rows_of(self.contextual, rows)
 
-    def notches(self, num_layers: int, order: Sequence[int] | None = None) -> int:
-        return NOTCHES
+    def max_strength(self, num_layers: int, order: Sequence[int] | None = None) -> int:
+        return STRENGTHS
 
-    def turned(self, notch: int) -> VisionZip:
-        keep = (NOTCHES - notch) / NOTCHES
+    def at_strength(self, strength: int) -> VisionZip:
+        keep = (STRENGTHS - strength) / STRENGTHS
         contextual = round(keep * self.contextual / ((self.dominant + self.contextual) or 1), 6)
         return replace(self, dominant=round(keep - contextual, 6), contextual=contextual, flops=None)
 

@@ -58,6 +58,17 @@ class VTW(BudgetMethod):
     def is_resolved(self) -> bool:
         return self.layer is not None
 
+    @property
+    def needs_order(self) -> bool:
+        return all(given is None for given in (self.layer, self.preset, self.budget, self.flops))
+
+    @property
+    def published(self) -> int | None:
+        return None if self.preset is None else self.presets[self.preset]
+
+    def touches(self, num_layers: int) -> int:
+        return 0 if self.layer is None else num_layers - self.layer
+
     def with_budget(self, budget: int) -> VTW:
         return VTW(budget=budget)
 

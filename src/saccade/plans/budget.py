@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 
@@ -59,11 +58,10 @@ def as_processed(plan: Plan, layout: Layout) -> Layout:
     """The prompts as they reach the model: methods that shorten the prompt itself make images smaller.
 
     Args:
-        plan: Methods; those that work at the processor have ``visual_rows(rows) -> int``.
+        plan: Methods; those that work at the processor (``shortens``) say how many rows are left.
         layout: The prompts without the plan.
     """
-    shorten: list[Any] = list(plan.shortening)
-    if not shorten:
+    if not plan.shortening:
         return layout
     samples, views = [], []
     for b, (visual_N, real_N, image_N, counts) in enumerate(
@@ -72,7 +70,7 @@ def as_processed(plan: Plan, layout: Layout) -> Layout:
         keep_N, cuts = real_N.clone(), []
         for image, rows in enumerate(counts):
             fewer = rows
-            for method in shorten:
+            for method in plan.shortening:
                 fewer = method.visual_rows(fewer)
             keep_N[(image_N == image).nonzero()[fewer:, 0]] = False
             if layout.views is not None:
@@ -160,21 +158,21 @@ def reach_flops(
     method = plan.methods[place]
     target = float(method.flops or 1.0)
 
-    def at(notch: int) -> Plan:
-        methods = (*plan.methods[:place], method.turned(notch), *plan.methods[place + 1 :])
+    def at(strength: int) -> Plan:
+        methods = (*plan.methods[:place], method.at_strength(strength), *plan.methods[place + 1 :])
         return replace(plan, methods=methods).resolve(shape.layers, orders)
 
     ratios: dict[int, float] = {}
 
-    def ratio(notch: int) -> float:
-        if notch not in ratios:
-            ratios[notch] = flops_ratio(at(notch), shape, layouts, weights)
-        return ratios[notch]
+    def ratio(strength: int) -> float:
+        if strength not in ratios:
+            ratios[strength] = flops_ratio(at(strength), shape, layouts, weights)
+        return ratios[strength]
 
-    low, high = 0, method.notches(shape.layers, (orders or {}).get(method.score or ""))
+    low, high = 0, method.max_strength(shape.layers, (orders or {}).get(method.score or ""))
     if high < 1:
         raise ValueError(
-            f"{method.name} has nothing to turn, so it cannot be asked for a FLOPs ratio: what it costs "
+            f"{method.name} has nothing to turn down, so it cannot be asked for a FLOPs ratio: what it costs "
             "hangs on the picture, or on the numbers it is given"
         )
     if ratio(high) > target + SLACK:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from saccade.core.shapes import SHAPES
 from saccade.core.text import quoted, short
+from saccade.system.embedded import EMBEDDED
+from saccade.system.listing import files_with
 
 LONGEST_SPEC = 20_000
 """Characters of a spec string; more is likelier a mistake than a plan."""
@@ -25,17 +27,6 @@ _CALL = re.compile(r"\s*([A-Za-z_]\w*)\s*(?:\(([^()]*)\))?\s*")
 def method_names() -> tuple[str, ...]:
     """Methods by name: each is the one registered class of the file that is called so."""
     return files_with(_PACKAGE / "methods", r"^@register$")
-
-
-def files_with(folder: Path, mark: str) -> tuple[str, ...]:
-    """Names of a folder's modules whose text holds a mark, without importing them.
-
-    Args:
-        folder: Where they are.
-        mark: Regular expression; ``^`` and ``$`` stand for ends of lines.
-    """
-    marked = re.compile(mark, re.MULTILINE)
-    return tuple(sorted(p.stem for p in folder.glob("*.py") if marked.search(p.read_text(encoding="utf-8"))))
 
 
 def looks_like_file(text: str) -> bool:
@@ -53,7 +44,7 @@ def calls(spec: str) -> list[tuple[str, str]]:
         ValueError: If the text cannot be taken apart.
     """
     if not isinstance(spec, str):
-        raise ValueError(f"a spec is a string such as 'vskip(layers=12-31)', got {type(spec).__name__}")
+        raise ValueError(f"a spec is a string, name(key=value,...), got {type(spec).__name__}")
     if len(spec) > LONGEST_SPEC:
         raise ValueError(f"a spec has at most {LONGEST_SPEC} characters, got {len(spec)}: {quoted(spec)}")
     if spec.strip() in ("", "dense"):
@@ -78,12 +69,12 @@ def check_plans(plans: Iterable[str]) -> None:
 
 
 def check_target(name: str) -> None:
-    """Refuses what is neither a preset shape nor can be a model: a folder, ``glance`` or a hub id.
+    """Refuses what is neither a preset shape nor can be a model: a folder, an embedded one or a hub id.
 
     Raises:
         ValueError: If it is none of these.
     """
-    if name in SHAPES or name == "glance" or os.path.isdir(name):
+    if name in SHAPES or name in EMBEDDED or os.path.isdir(name):
         return
     path_like = name.startswith((".", "~", os.sep))
     if path_like or name.count("/") != 1:

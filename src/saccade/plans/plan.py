@@ -33,7 +33,7 @@ class Plan:
     methods: tuple[Method, ...] = ()
     model: dict[str, Any] = field(default_factory=dict)
     calibration: dict[str, Any] = field(default_factory=dict)
-    file: str = field(default="", compare=False)
+    file: str = field(default="", compare=False, repr=False)
 
     @property
     def is_resolved(self) -> bool:
@@ -42,8 +42,8 @@ class Plan:
 
     @property
     def shortening(self) -> tuple[Method, ...]:
-        """Methods that work at the processor (``visual_rows``): the prompt itself is shorter under them."""
-        return tuple(method for method in self.methods if hasattr(method, "visual_rows"))
+        """Methods that work at the processor: the prompt itself is shorter under them."""
+        return tuple(method for method in self.methods if method.shortens)
 
     @property
     def spec(self) -> str:
@@ -61,10 +61,11 @@ class Plan:
         route = compose([m.route(layout, num_layers) for m in self.methods]).check()
         stages = in_order([stage for m in self.methods for stage in m.stages(num_layers)])
         first = min((stage.before for stage in stages), default=num_layers)
-        if any(layer.visibility != "causal" for layer in route.layers[first:]):
+        narrow = next((n for n in range(first, num_layers) if route.layers[n].visibility != "causal"), None)
+        if narrow is not None:
             raise ValueError(
-                f"{self.spec}: vskip(reading=mask) needs every row in its layers, but rows are dropped "
-                f"before layer {first}; use the bypass reading there"
+                f"{self.spec}: in layer {narrow} visual rows see text and themselves alone, which needs "
+                f"every row there, but rows are dropped before layer {first}; leave one of the two out"
             )
         rewriter = None
         for stage in stages:

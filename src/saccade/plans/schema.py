@@ -72,7 +72,7 @@ class LayerScores(_Strict):
     samples: list[list[float]] | None = None
 
 
-class Asked(_Strict):
+class AskedOfCalibration(_Strict):
     """What was asked of the calibration."""
 
     budget: Count | None = None
@@ -83,7 +83,7 @@ class Asked(_Strict):
     on: str | None = None
 
 
-class Cost(_Strict):
+class CalibrationCost(_Strict):
     """What the calibration took against brute force."""
 
     flops_ratio: Annotated[float, Field(ge=0)] | None = None
@@ -135,7 +135,7 @@ class UnsureMargin(_Strict):
     bound: float
 
 
-class Tuned(_Strict):
+class TuningRecord(_Strict):
     """How a plan was tuned."""
 
     search: dict[str, Any]
@@ -147,7 +147,7 @@ class Tuned(_Strict):
 class Calibration(_Strict):
     """How the layers of a plan were chosen."""
 
-    asked: Asked | None = None
+    asked: AskedOfCalibration | None = None
     metric: Metric | None = None
     direction: Literal["perturbed-full", "full-perturbed"] | None = None
     position: str | None = None
@@ -167,8 +167,8 @@ class Calibration(_Strict):
     device: str | None = None
     dtype: str | None = None
     opening: dict[str, Any] | None = None
-    cost: Cost | None = None
-    tuned: Tuned | None = None
+    cost: CalibrationCost | None = None
+    tuned: TuningRecord | None = None
 
 
 class PlanFile(_Strict):
@@ -199,9 +199,9 @@ def check(data: Any, source: str) -> None:
             f"{source} has schema {short(data['schema'], 40)}; this version of saccade reads up to {SCHEMA}"
         )
     # An empty part says nothing: a plan for any model, or one whose layers were chosen by hand.
-    told = {key: value for key, value in data.items() if not (key in _PARTS and value == {})}
+    given = {key: value for key, value in data.items() if not (key in _PARTS and value == {})}
     try:
-        read = PlanFile.model_validate(told)
+        read = PlanFile.model_validate(given)
     except ValidationError as error:
         raise ValueError(f"{source}: {first_wrong(error)}") from None
     except RecursionError:
@@ -221,8 +221,8 @@ _PARTS = ("model", "calibration")
 
 def unknown_fields(data: Mapping[str, Any]) -> list[str]:
     """Paths of fields of a plan file that this version keeps but does not know, such as mistyped ones."""
-    told = {key: value for key, value in data.items() if not (key in _PARTS and value == {})}
-    return list(_extra(PlanFile.model_validate(told), ""))
+    given = {key: value for key, value in data.items() if not (key in _PARTS and value == {})}
+    return list(_extra(PlanFile.model_validate(given), ""))
 
 
 def read_method(entry: Any, where: str) -> Method:

@@ -6,6 +6,7 @@ import re
 import types
 import typing
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import fields
 from typing import Any, get_args, get_origin
 
@@ -99,10 +100,11 @@ def _read_one(text: str, hint: Any) -> Any:
         if not re.fullmatch(r"[\w.\-/]+", text):
             raise ValueError("not a plain name")
         return text
-    try:
-        return hint(text)
-    except ValueError:
-        raise ValueError(f"not {'a whole number' if hint is int else 'a number'}") from None
+    # Python also reads digits of other scripts, and underscores among them.
+    if text.isascii() and "_" not in text:
+        with suppress(ValueError):
+            return hint(text)
+    raise ValueError(f"not {'a whole number' if hint is int else 'a number'}")
 
 
 def _read_layers(text: str) -> tuple[int, ...]:

@@ -40,26 +40,17 @@ class Parameter:
 
 def described(cls: type[Method]) -> list[Parameter]:
     """Parameters of a method, those of its own first."""
-    hints = typing.get_type_hints(cls)
+    hints, usual = typing.get_type_hints(cls), cls.usual_values()
     found = [
         Parameter(
-            f.name, type_name(hints[f.name]), None if f.default is MISSING else f.default, usual(cls, f.name)
+            f.name,
+            type_name(hints[f.name]),
+            None if f.default is MISSING else f.default,
+            usual.get(f.name, ""),
         )
         for f in fields(cls)
     ]
     return sorted(found, key=lambda one: one.name in SHARED)
-
-
-def usual(cls: Any, name: str) -> str:
-    """What a parameter comes to where its default, None, stands for something."""
-    if name == "position_policy":
-        return "compact" if cls.compacts else "keep"
-    if name == "keep":
-        # Where the price list has a share of its own, the method decides by what it sees.
-        return "the picture decides" if hasattr(cls, "nominal") else f"{getattr(cls, 'usual', '')}"
-    if name == "layers" and hasattr(cls, "published"):
-        return f"{'/'.join(map(str, cls.published))} of 32, scaled"
-    return ""
 
 
 def catalogue(families: Sequence[str]) -> list[dict[str, Any]]:
@@ -79,8 +70,8 @@ def catalogue(families: Sequence[str]) -> list[dict[str, Any]]:
                 "saves": list(cls.saves),
                 "calibration": cls.score,
                 "parameters": [asdict(one) for one in described(cls)],
-                "presets": sorted(getattr(cls, "presets", {})),
-                "families": list(getattr(cls, "families", None) or families),
+                "presets": sorted(cls.presets),
+                "families": list(cls.families or families),
             }
         )
     return found

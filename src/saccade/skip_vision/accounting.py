@@ -14,6 +14,7 @@ from saccade.core.shapes import ModelShape
 from saccade.families import Family
 from saccade.plans.plan import Plan
 from saccade.skip_vision.config import SkipVisionConfig
+from saccade.skip_vision.layouts import check_layout
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,11 @@ def laid_out(config: SkipVisionConfig, family: Family, stock: Any) -> Laid:
         config: The layout.
         family: Adapter of the stock model.
         stock: The stock model's configuration.
+
+    Raises:
+        ValueError: If images of this family cannot have that layout.
     """
+    check_layout(family, config.layout)
     rows = config.projected(family.stock_rows(stock, config.image_size))
     return Laid(config.length(rows), family.stock_rows(stock), Plan(config.methods(rows)))
 

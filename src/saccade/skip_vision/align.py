@@ -15,9 +15,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from saccade.models import Loaded
+from saccade.opening.loaded import Loaded
 from saccade.skip_vision.chain_of_sight import ChainOfSight, Scale
-from saccade.skip_vision.wrap import wrapped
+from saccade.skip_vision.placed import wrapped
 
 
 def targets(stock_BPD: torch.Tensor, scales: Iterable[Scale], grid: int) -> torch.Tensor:
@@ -82,7 +82,7 @@ def align(
     if done is None or not isinstance(done.abstractor.project, ChainOfSight):
         raise ValueError("only a model wrapped with the layout cos has a resampler to align")
     resampler = done.abstractor.project
-    tower = loaded.family.place(loaded.model, done.config.image_size).tower
+    tower = loaded.family.projector_place(loaded.model, done.config.image_size).tower
     trained = [*resampler.parameters(), *tower.parameters()]
     before = [p.requires_grad for p in trained]
     for parameter in trained:

@@ -13,15 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from saccade._version import __version__
 from saccade.families import find, unwrap
-from saccade.models import Loaded
-from saccade.opening import Opening
+from saccade.opening.loaded import Loaded
 from saccade.skip_vision.config import SkipVisionConfig
-from saccade.skip_vision.wrap import put_on, unwrap_skip_vision, wrap, wrapped
+from saccade.skip_vision.placed import put_on, unwrap_skip_vision, wrapped
 from saccade.system.files import read_json, write_folder, write_json
 
 CONFIG, WEIGHTS, BASE = "skip_vision.json", "skip_vision.safetensors", "base"
@@ -133,7 +131,7 @@ def _write(
     try:
         if base is not None:
             # The stock projector either is a part of the abstractor, or rests, unchanged.
-            projector = loaded.family.place(loaded.model).projector
+            projector = loaded.family.projector_place(loaded.model).projector
             kept = projector is abstractor.project
             base |= {place + n: own[f"project.{n}"] if kept else t for n, t in projector.state_dict().items()}
         options: dict[str, Any] = {} if shards is None else {"max_shard_size": shards}
@@ -142,7 +140,7 @@ def _write(
         if loaded.processor is not None:
             loaded.processor.save_pretrained(fresh / BASE)
     finally:
-        put_on(loaded, done.config, abstractor)
+        put_on(loaded, done.config, abstractor, done.saver)
     save_file({n: t.detach().cpu().clone().contiguous() for n, t in own.items()}, fresh / WEIGHTS)
     about = {"schema": SCHEMA, "version": __version__, "processor": loaded.processor is not None}
     write_json(fresh / CONFIG, about | done.config.to_dict())
@@ -168,58 +166,6 @@ def base_of(folder: str | os.PathLike) -> Path:
     """The stock model's folder within a Skip-Vision model's; other folders are their own."""
     folder = Path(folder)
     return folder / BASE if is_skip_vision(folder) else folder
-
-
-def load(
-    folder: str | os.PathLike, dtype: torch.dtype | str | None = None, device: str | None = None
-) -> Loaded:
-    """Reads what ``save`` wrote: the model, wrapped, its method on.
-
-    Args:
-        folder: The folder.
-        dtype: Data type of the weights; as saved by default.
-        device: Where to put it.
-
-    Raises:
-        ValueError: If a part is missing, or of another model or a newer version.
-    """
-    return open_as(folder, Opening.of(dtype=dtype, device=device))
-
-
-def open_as(folder: str | os.PathLike, opening: Opening) -> Loaded:
-    """Reads what ``save`` wrote as an `Opening` says.
-
-    Raises:
-        ValueError: If a part is missing, of another model or a newer version, or the opening changes the
-            weights that the abstractor was trained with.
-    """
-    from saccade import models
-
-    folder = Path(folder)
-    for part in (CONFIG, WEIGHTS, BASE):
-        if not (folder / part).exists():
-            raise ValueError(
-                f"{folder} is a Skip-Vision model without its {part}: its abstractor and summaries are "
-                "missing. Copy the whole folder; base/ alone is another model"
-            )
-    config = read_config(folder)
-    # Folders of the first versions do not say; they have one.
-    speaks = read_json(folder / CONFIG).get("processor", True) is not False
-    loaded = models.read(folder / BASE, str(folder), opening, speaks)
-    try:
-        own = load_file(folder / WEIGHTS)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"cannot read {folder / WEIGHTS}: {error}") from error
-    loaded = wrap(loaded, config)
-    done = wrapped(loaded.model)
-    assert done is not None
-    try:
-        done.abstractor.load_state_dict(own)
-    except RuntimeError as error:
-        raise ValueError(
-            f"{folder}: the abstractor's weights do not fit its configuration: {error}"
-        ) from error
-    return loaded
 
 
 def read_config(folder: str | os.PathLike) -> SkipVisionConfig:

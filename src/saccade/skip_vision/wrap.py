@@ -3,61 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from types import MethodType
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 
-from saccade.engine import Attachment, apply, attached
-from saccade.engine.tower_scores import look
-from saccade.families import FAMILIES, Family, core_of, unwrap
-from saccade.families.hosting import Place, Undo, hosted_in
-from saccade.methods.skip_vision import Release
-from saccade.models import Loaded
-from saccade.plans.plan import Plan
+from saccade.engine import attached
+from saccade.families import unwrap
+from saccade.families.projector import ProjectorPlace
+from saccade.opening.loaded import Loaded
 from saccade.skip_vision.abstractor import Abstractor
 from saccade.skip_vision.chain_of_sight import ChainOfSight
-from saccade.skip_vision.config import LayoutName, SkipVisionConfig
+from saccade.skip_vision.config import SkipVisionConfig
+from saccade.skip_vision.folder import save_beside
+from saccade.skip_vision.layouts import check_layout
+from saccade.skip_vision.placed import put_on, unwrap_skip_vision, wrapped
 
 VERSION = 2
 """Raised when answers of wrapped models come out otherwise; those that were kept are then not used again."""
-WRAPPED = "saccade_wrapped"
-"""Attribute of a wrapped core that holds what was done to it."""
-
 MEANINGLESS = ("safe_serialization", "token", "save_peft_format", "save_original_format")
 """Options of ``save_pretrained`` without a meaning here: no adapters, and safetensors alone."""
-
-NEEDS: dict[LayoutName, str] = {
-    "cos": "images in one view",
-    "llava": "images in one view",
-    "llava-hd": "tiles",
-}
-"""What a layout needs of the images that a model gets."""
-
-
-@dataclass(eq=False)
-class Wrapped:
-    """What was done to a model.
-
-    Attributes:
-        config: Its configuration.
-        core: The module whose projector was replaced.
-        attachment: The resident plan, or None where the decoder stays dense.
-        undo: Takes abstractor, hooks and processor settings off.
-    """
-
-    config: SkipVisionConfig
-    core: nn.Module
-    attachment: Attachment | None
-    undo: Callable[[], None]
-
-    @property
-    def abstractor(self) -> Abstractor:
-        """The module in the projector's place: the one that was put there, or the copy that PEFT trained."""
-        return cast(Abstractor, hosted_in(self.core))
 
 
 def wrap(loaded: Loaded, config: SkipVisionConfig) -> Loaded:
@@ -82,7 +50,7 @@ def wrap(loaded: Loaded, config: SkipVisionConfig) -> Loaded:
     """
     if not isinstance(config, SkipVisionConfig):
         raise ValueError(f"a model is wrapped by a SkipVisionConfig, got {type(config).__name__}")
-    _check_layout(loaded.family, config.layout)
+    check_layout(loaded.family, config.layout)
     before = wrapped(loaded.model)
     old = None if before is None else before.abstractor
     if before is not None:
@@ -90,83 +58,14 @@ def wrap(loaded: Loaded, config: SkipVisionConfig) -> Loaded:
     if attached(loaded.model) is not None:
         raise ValueError("this model has a saccade plan; remove it before wrapping the model")
     try:
-        place = loaded.family.place(loaded.model, config.image_size)
+        place = loaded.family.projector_place(loaded.model, config.image_size)
         config = _settled(config, place)
-        return put_on(loaded, config, _build(loaded, config, place, old))
+        return put_on(loaded, config, _build(loaded, config, place, old), _saver)
     except BaseException:
         # The trained abstractor of a wrapped model is nowhere else.
         if before is not None and old is not None:
-            put_on(loaded, before.config, old)
+            put_on(loaded, before.config, old, before.saver)
         raise
-
-
-def put_on(loaded: Loaded, config: SkipVisionConfig, abstractor: Abstractor) -> Loaded:
-    """Puts an abstractor that was made for a model in its place."""
-    model, family = loaded.model, loaded.family
-    core, rows = family.parts(model).core, _rows(loaded, config)
-    undo = Undo()
-    undo.append(family.host(model, loaded.processor, abstractor, config.image_size, config.levels))
-    try:
-        if config.layout == "llava":
-            undo.append(_watch_tower(loaded, abstractor))
-        methods = config.methods(rows)
-        attachment = apply(model, Plan(methods), resident=True) if methods else None
-    except BaseException:
-        undo.all()
-        raise
-    undo.attribute(unwrap(model), "save_pretrained", _saver(loaded))
-    core.__dict__[WRAPPED] = Wrapped(config, core, attachment, undo.all)
-    return replace(loaded, shape=replace(loaded.shape, visual=abstractor.length(rows)))
-
-
-def unwrap_skip_vision(loaded: Loaded) -> Loaded:
-    """Makes the stock model again: its own projector, processor settings and no plan.
-
-    Raises:
-        ValueError: If the model is not wrapped, or has a plan over its own.
-    """
-    done = wrapped(loaded.model)
-    if done is None:
-        raise ValueError("this model is not wrapped for Skip-Vision")
-    on = attached(loaded.model)
-    if on is not None and on is not done.attachment:
-        raise ValueError("this model has a plan over its own; remove that first")
-    if done.attachment is not None:
-        done.attachment.remove()
-    done.undo()
-    del core_of(loaded.model).__dict__[WRAPPED]
-    return replace(loaded, shape=loaded.family.shape(loaded.model.config, loaded.name))
-
-
-def wrapped(model: nn.Module) -> Wrapped | None:
-    """What was done to a model to make it a Skip-Vision model; None for others."""
-    return core_of(model).__dict__.get(WRAPPED)
-
-
-def set_cache(loaded: Loaded, cache: Release) -> Loaded:
-    """Changes what leaves the KV cache once a prompt is read; a matter of serving, no weights change.
-
-    Raises:
-        ValueError: If the model is not wrapped, has a plan over its own, or has registers in place of skipped
-            rows; nothing is changed then.
-    """
-    done = wrapped(loaded.model)
-    if done is None:
-        raise ValueError("this model is not wrapped for Skip-Vision")
-    config = replace(done.config, cache=cache)
-    if attached(loaded.model) is not done.attachment:
-        raise ValueError("this model has a plan over its own; remove that first")
-    methods, own = config.methods(_rows(loaded, config)), done.attachment
-    if own is not None:
-        own.remove()
-    try:
-        done.attachment = apply(loaded.model, Plan(methods), resident=True) if methods else None
-    except BaseException:
-        if own is not None:
-            own.attach()
-        raise
-    done.config = done.abstractor.config = config
-    return loaded
 
 
 def _saver(loaded: Loaded) -> MethodType:
@@ -181,8 +80,6 @@ def _saver(loaded: Loaded) -> MethodType:
         **options: Any,
     ) -> None:
         """Writes this Skip-Vision model, which ``saccade.load`` reads; other files of the folder stay."""
-        from saccade.skip_vision.folder import save_beside
-
         if self is not unwrap(loaded.model):
             raise ValueError("this is a copy of a wrapped model, which is not saved; save the model itself")
         unknown = sorted(name for name, value in options.items() if value and name not in MEANINGLESS)
@@ -194,30 +91,16 @@ def _saver(loaded: Loaded) -> MethodType:
     return MethodType(save_pretrained, unwrap(loaded.model))
 
 
-def _check_layout(family: Family, layout: LayoutName) -> None:
-    """Refuses a layout that a family has not, where it has others; one without any refuses by itself."""
-    if layout in family.layouts or not family.layouts:
-        return
-    others = sorted({other.name for other in FAMILIES.values() if layout in other.layouts})
-    raise ValueError(
-        f"the layout {layout} needs {NEEDS[layout]} ({', '.join(others)}); "
-        f"for {family.name} choose {' or '.join(family.layouts)}"
-    )
-
-
-def _settled(config: SkipVisionConfig, place: Place) -> SkipVisionConfig:
+def _settled(config: SkipVisionConfig, place: ProjectorPlace) -> SkipVisionConfig:
     """The configuration with the number of retained rows that its layout has on this model."""
     if config.layout == "llava-hd":
         return replace(config, retained=place.grid**2)
     return replace(config, retained=config.split(config.projected(place.rows))[0])
 
 
-def _rows(loaded: Loaded, config: SkipVisionConfig) -> int:
-    """Rows of a typical image before any is merged or added."""
-    return config.projected(loaded.family.place(loaded.model, config.image_size).rows)
-
-
-def _build(loaded: Loaded, config: SkipVisionConfig, place: Place, old: Abstractor | None) -> Abstractor:
+def _build(
+    loaded: Loaded, config: SkipVisionConfig, place: ProjectorPlace, old: Abstractor | None
+) -> Abstractor:
     """The abstractor of a configuration, with what fits of the trained parts of the one before it."""
     width, project, levels = loaded.shape.hidden, place.projector, len(config.levels) or place.levels
     if config.layout != "cos" and levels != place.levels:
@@ -245,27 +128,3 @@ def _build(loaded: Loaded, config: SkipVisionConfig, place: Place, old: Abstract
             abstractor.registers.copy_(old.registers)
     stock = next(place.projector.parameters())
     return abstractor.to(device=stock.device, dtype=stock.dtype).train(loaded.model.training)
-
-
-def _watch_tower(loaded: Loaded, abstractor: Abstractor) -> Callable[[], None]:
-    """Notes the attention that patches get from CLS in the layer that makes the features."""
-    family = loaded.family
-    tower = family.tower(loaded.model)
-    if tower is None:
-        raise ValueError(
-            f"the layout llava ranks patches by the vision tower's attention, and that of this {family.name} "
-            "model cannot be looked into; use the layout cos"
-        )
-    attention = tower.made if tower.made is not None else tower.reads
-    if attention is None:
-        raise ValueError("the layout llava needs a layer of the vision tower to look at; use the layout cos")
-    glimpse, first = abstractor.glimpse, int(tower.has_cls)
-
-    def note(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-        x = args[0] if args else kwargs["hidden_states"]
-        with torch.no_grad():
-            pairs = family.tower_heads(module, x.detach(), kwargs, tower.has_cls)
-            (attention_TP,) = look(pairs, tower.has_cls).attention
-        glimpse.attention_BP = attention_TP[:, first:]
-
-    return attention.register_forward_hook(note, with_kwargs=True).remove

@@ -13,7 +13,7 @@ from saccade.engine.resolution import note_shrunk
 from saccade.families import Family
 from saccade.inputs.samples import BLIND_COLOUR
 from saccade.models import Loaded, shrink
-from saccade.training.encode import IGNORE, Encoded, Encoder, cut
+from saccade.training.encode import IGNORE, ConversationEncoder, Encoded, cut
 from saccade.training.records import BadRecord, Conversation, Turn
 
 BLANK_SIZE = (32, 32)
@@ -73,7 +73,7 @@ class Collator:
         if scale != 1:
             # Workers shrink in processes of their own.
             note_shrunk(loaded.model)
-        self.processor, self.encoder = loaded.processor, Encoder(loaded.processor, loaded.model)
+        self.processor, self.encoder = loaded.processor, ConversationEncoder(loaded.processor, loaded.model)
         self.max_length, self.always_image = max_length, always_image
         pad = self.encoder.tokenizer.pad_token_id
         self.pad: int = self.encoder.end if pad is None else pad

@@ -31,7 +31,7 @@ class Encoded:
     ends: tuple[int, ...]
 
 
-class Encoder:
+class ConversationEncoder:
     """Encodes conversations for one processor.
 
     Attributes:

@@ -33,7 +33,7 @@ QUIET = 30.0
 
 
 @dataclass
-class Tally:
+class MetricSums:
     """Sums since the last line of metrics; in checkpoints too, so that no line depends on interruptions.
 
     ``labelled`` counts the steps whose global batch had a label: the others have no loss.
@@ -50,7 +50,7 @@ class Tally:
 
 
 @dataclass
-class Meter:
+class TrainingMeter:
     """Counts what one process does.
 
     Attributes:
@@ -61,7 +61,7 @@ class Meter:
         rates: Learning rate of every part at the last step.
     """
 
-    tally: Tally = field(default_factory=Tally)
+    tally: MetricSums = field(default_factory=MetricSums)
     refused: Counter[str] = field(default_factory=Counter)
     learnt: bool = False
     grad_norm: float = 0.0
@@ -90,11 +90,11 @@ class Meter:
         own = path.exists()
         with damage(folder):
             data = read_json(path if own else folder / f"0-{METER}")
-            tally, self.learnt = Tally(**data["tally"]), bool(data["learnt"])
+            tally, self.learnt = MetricSums(**data["tally"]), bool(data["learnt"])
             if own:
                 self.tally, self.refused = tally, Counter(data["refused"])
             else:
-                self.tally = Tally(steps=tally.steps, labelled=tally.labelled, seconds=tally.seconds)
+                self.tally = MetricSums(steps=tally.steps, labelled=tally.labelled, seconds=tally.seconds)
 
 
 class Reporter(TrainerCallback):
@@ -107,7 +107,13 @@ class Reporter(TrainerCallback):
     """
 
     def __init__(
-        self, run: Path, meter: Meter, every: int, epoch_size: float, main: bool, total: Callable[[Any], Any]
+        self,
+        run: Path,
+        meter: TrainingMeter,
+        every: int,
+        epoch_size: float,
+        main: bool,
+        total: Callable[[Any], Any],
     ) -> None:
         """Args:
         run: Folder of the run.
@@ -172,7 +178,7 @@ class Reporter(TrainerCallback):
             self._bar = None
 
     def _write(self, args: Any, state: Any) -> None:
-        mine, self.meter.tally = self.meter.tally, Tally()
+        mine, self.meter.tally = self.meter.tally, MetricSums()
         names = ("loss", "samples", "images", "tokens", "labels")
         sums = torch.tensor([float(getattr(mine, n)) for n in names], dtype=torch.float64)
         loss, samples, images, tokens, labels = self.total(sums).tolist()

@@ -11,13 +11,13 @@ import numpy as np
 from torch.utils.data import Dataset, Sampler
 
 from saccade.training.records import BadRecord, Conversation
-from saccade.training.sources import Pool
+from saccade.training.sources import RecordPool
 
 Key = tuple[int, int, int]
 """Source, record and epoch."""
 
 
-class Mixture(Dataset):
+class RecordMixture(Dataset):
     """Records of several sources. A record that cannot be loaded comes back as the error that says why.
 
     Attributes:
@@ -25,7 +25,7 @@ class Mixture(Dataset):
         seed: Seed of the order.
     """
 
-    def __init__(self, pools: Sequence[Pool], seed: int) -> None:
+    def __init__(self, pools: Sequence[RecordPool], seed: int) -> None:
         self.pools, self.seed = list(pools), seed
 
     @property
@@ -75,7 +75,7 @@ class Stream(Sampler[Key]):
         length: Keys of the run: steps times the global batch.
     """
 
-    def __init__(self, mixture: Mixture, length: int) -> None:
+    def __init__(self, mixture: RecordMixture, length: int) -> None:
         """Lays the run out.
 
         Raises:

@@ -19,15 +19,15 @@ from saccade.training.collate import Collator
 from saccade.training.config import TrainingConfig
 from saccade.training.curve import loss_curve
 from saccade.training.folder import CURVE, METRICS, MODEL, RUN, check_folder, checkpoint_of
-from saccade.training.meter import Meter, Reporter, nothing_learnt
-from saccade.training.mixture import Mixture, Stream, steps_of
+from saccade.training.meter import Reporter, TrainingMeter, nothing_learnt
+from saccade.training.mixture import RecordMixture, Stream, steps_of
 from saccade.training.sources import open_source
 
 SHOWN = 20
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class TrainingOutcome:
     """What a run left.
 
     Attributes:
@@ -50,7 +50,7 @@ class Outcome:
         return self.folder / MODEL
 
 
-def train(config: TrainingConfig, resume: bool = False, from_step: int | None = None) -> Outcome:
+def train(config: TrainingConfig, resume: bool = False, from_step: int | None = None) -> TrainingOutcome:
     """Trains a model as configured; under ``torchrun`` or ``accelerate launch``, on all processes together.
 
     The run's folder gets ``run.json`` (configuration, versions, data hashes), ``metrics.jsonl``,
@@ -126,14 +126,14 @@ def for_itself(run: Path, world: Any) -> Iterator[None]:
         yield
 
 
-def _train(config: TrainingConfig, world: Any, resume: bool, from_step: int | None) -> Outcome:
+def _train(config: TrainingConfig, world: Any, resume: bool, from_step: int | None) -> TrainingOutcome:
     from transformers import set_seed
 
     settings, run = config.optimisation, Path(config.out)
     check_folder(run, resume)
     building.check(config)
     skip = config.on_bad_record == "skip"
-    mixture = Mixture([open_source(s, settings.seed, skip) for s in config.data], settings.seed)
+    mixture = RecordMixture([open_source(s, settings.seed, skip) for s in config.data], settings.seed)
     global_batch = settings.batch * settings.accumulation * world.num_processes
     steps = steps_of(mixture.per_epoch, settings.epochs, settings.steps, global_batch)
     stream = Stream(mixture, steps * global_batch)
@@ -169,10 +169,10 @@ def _train(config: TrainingConfig, world: Any, resume: bool, from_step: int | No
         trainer.train(resume_from_checkpoint=str(last) if last is not None else None)
     report["refused"] = _refused(mixture, trainer.meter, world.num_processes)
     if reporter.stopped:
-        return Outcome(run, trainer.state.global_step, False, world.is_main_process, report)
+        return TrainingOutcome(run, trainer.state.global_step, False, world.is_main_process, report)
     _end(config, built, trainer, reporter, report, world.is_main_process)
     world.wait_for_everyone()
-    return Outcome(run, steps, True, world.is_main_process, report)
+    return TrainingOutcome(run, steps, True, world.is_main_process, report)
 
 
 def _trainer(
@@ -186,7 +186,7 @@ def _trainer(
     shows = world.num_processes > 1 or config.parts != ("decoder",)
     scale = image_scale(config.plan)
     collator = Collator(built.loaded, config.optimisation.max_length, always_image=shows, scale=scale)
-    meter = Meter()
+    meter = TrainingMeter()
     trainer = VlmTrainer(built.model, built.loaded.family, config, args, stream, collator, meter)
 
     def total(sums: torch.Tensor) -> torch.Tensor:
@@ -202,7 +202,7 @@ def _trainer(
     return trainer, reporter
 
 
-def _refused(mixture: Mixture, meter: Meter, processes: int) -> dict[str, Any]:
+def _refused(mixture: RecordMixture, meter: TrainingMeter, processes: int) -> dict[str, Any]:
     """Records that were left out, each counted once: when the sources were opened, and on the way."""
     opened = [message for pool in mixture.pools for message in pool.refused]
     met = sorted(meter.refused)

@@ -21,7 +21,7 @@ from saccade.training.records import BadRecord, Conversation, Record, Turn, read
 SHOWN = 3
 
 
-class Pool(Protocol):
+class RecordPool(Protocol):
     """Records that can be drawn by number.
 
     Attributes:
@@ -47,9 +47,9 @@ class FilePool:
     """The usable records of one file. JSONL is read line by line when asked, JSON arrays are held as text.
 
     Attributes:
-        name: As in `Pool`.
-        weight: As in `Pool`.
-        refused: As in `Pool`.
+        name: As in `RecordPool`.
+        weight: As in `RecordPool`.
+        refused: As in `RecordPool`.
     """
 
     def __init__(self, settings: ConversationFile, skip: bool) -> None:
@@ -142,9 +142,9 @@ class ScenePool:
     """Scenes of the training split; scene ``index`` of an epoch depends on nothing but the seed and the two.
 
     Attributes:
-        name: As in `Pool`.
-        weight: As in `Pool`.
-        refused: As in `Pool`; nothing is ever refused.
+        name: As in `RecordPool`.
+        weight: As in `RecordPool`.
+        refused: As in `RecordPool`; nothing is ever refused.
     """
 
     def __init__(self, settings: GlanceScenes, seed: int) -> None:
@@ -196,7 +196,7 @@ class ScenePool:
         }
 
 
-def open_source(settings: ConversationFile | GlanceScenes, seed: int, skip: bool) -> Pool:
+def open_source(settings: ConversationFile | GlanceScenes, seed: int, skip: bool) -> RecordPool:
     """Opens a source and checks it: every line, and that image files exist, but decodes nothing.
 
     Args:

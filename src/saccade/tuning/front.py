@@ -83,7 +83,7 @@ def write(found: Tuned, out: Path) -> Tuned:
     Returns:
         The same with the files that were written.
     """
-    from saccade.tuning.tell import picture
+    from saccade.report.tuned import picture
 
     places = names(out)
     data = {key: value for key, value in found.data.items() if key != "facts"}

@@ -1,8 +1,8 @@
-"""Whether held-out samples prove that a plan loses no more than a margin, and how many would be needed (pure).
+"""Whether held-out samples prove that a plan loses no more than a margin, and how many it would take (pure).
 
-The bounds are those of paired differences (Bonett and Price 2012), one-sided at 95 %, corrected for the number
-of plans that were looked at (Bonferroni). Where several tasks have to hold, all of them have to, which needs no
-further correction.
+The bounds are those of paired differences (Bonett and Price 2012), one-sided at 95 %, corrected for the
+number of plans that were looked at (Bonferroni). Where several tasks have to hold, all of them have to, which
+needs no further correction.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Verdict:
         bound: Largest loss that the samples leave possible, on the mean.
         tasks: The same by task: loss and bound.
         within: Whether the loss is proven to be within the margin; None where no margin was asked.
-        needed: Samples of every task that would prove it, if they went on like these; None where the loss seen
-            is not within the margin, or none was asked.
+        needed: Samples of every task that would prove it, if they went on like these; None where the loss
+            seen is not within the margin, or none was asked.
     """
 
     loss: float
@@ -56,7 +56,8 @@ def bound(groups: Sequence[Pairs], candidates: int = 1) -> float:
         groups: For each task, scores of the plan and of the dense model.
         candidates: How many plans were looked at.
     """
-    return -(paired_difference(groups, quantile(candidates)).low or 0.0)
+    low = paired_difference(groups, quantile(candidates)).low or 0.0
+    return min(1.0, -low)  # no mean of shares is below that, however few the samples
 
 
 def judged(

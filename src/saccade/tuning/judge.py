@@ -18,9 +18,10 @@ import torch
 from saccade import models
 from saccade.calibration.measures import kl
 from saccade.engine import apply
-from saccade.evaluation.identity import code_of, model_digest
 from saccade.evaluation.ledger import sample_digest
 from saccade.families import Family
+from saccade.families.offsets import position_offsets, position_offsets_kept
+from saccade.identity import code_of, model_digest
 from saccade.inputs.samples import Sample
 from saccade.models import Loaded
 from saccade.plans.plan import Plan
@@ -168,9 +169,9 @@ class Judge:
             {
                 "plan": self._filed(plan),
                 "part": part,
-                "kl": [round(value, 7) for value in found.kl],
+                "kl": list(found.kl),
                 "agrees": [int(value) for value in found.agrees],
-                "margin": [round(value, 5) for value in found.margin],
+                "margin": list(found.margin),
             }
         )
         return found
@@ -293,7 +294,7 @@ class Judge:
 def forced(
     family: Family, model: Any, inputs: Mapping[str, Any], answer_BA: torch.Tensor, plan: Plan
 ) -> torch.Tensor:
-    """Logits (B, A + 1, V) that choose the tokens of given answers and what follows them, as serving computes them.
+    """Logits (B, A + 1, V) that choose the tokens of given answers and what follows, as serving has them.
 
     Args:
         family: Adapter of the model.
@@ -304,14 +305,18 @@ def forced(
     """
     mask, rows, answer = inputs["attention_mask"], inputs["input_ids"].shape[1], answer_BA.shape[1]
     longer = torch.nn.functional.pad(mask, (0, answer), value=1)
-    # Where positions have several axes the model finds them itself, from the mask and from its prompt.
-    at = (longer.cumsum(1) - 1).clamp(min=0) if family.compact_positions else None
-    with apply(model, plan):
-        first = {} if at is None else {"position_ids": at[:, :rows]}
+    at_BN = (longer.cumsum(1) - 1).clamp(min=0)
+    # Where positions have several axes the model finds those of the prompt, and says how far they lie behind.
+    one_axis, core = family.compact_positions, family.parts(model).core
+    with apply(model, plan), position_offsets_kept(core):
+        first = {"position_ids": at_BN[:, :rows]} if one_axis else {}
         read = model(**inputs, **first, use_cache=True, logits_to_keep=1)
         if not answer:
             return read.logits
-        more = {} if at is None else {"position_ids": at[:, rows:]}
+        more = {"position_ids": at_BN[:, rows:]} if one_axis else {}
+        behind_B1 = position_offsets(core)
+        if not one_axis and behind_B1 is not None:
+            more["position_ids"] = (at_BN[:, rows:] + behind_B1.to(at_BN)).expand(3, -1, -1)
         later = model(
             input_ids=answer_BA,
             attention_mask=longer,

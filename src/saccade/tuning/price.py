@@ -1,8 +1,8 @@
 """What plans cost beside the dense model, from row counts alone, so that a search can price thousands (pure).
 
-What a layer costs hangs on three things: how many visual rows are alive in it, whether they attend, and whether
-they pass the FFN. A ``Meter`` says what that is (FLOPs, bytes of KV cache, seconds); a ``Pricer`` counts the rows
-of a plan and adds up.
+What a layer costs hangs on three things: how many visual rows are alive in it, whether they attend, and
+whether they pass the FFN. A ``Meter`` says what that is (FLOPs, rows of the KV cache, seconds); a ``Pricer``
+counts the rows of a plan and adds up.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class Pricer:
     meter: Meter
     shape: ModelShape
     prompts: Prompts
-    own: Plan = Plan()
+    own: Plan = field(default_factory=Plan)
     _memo: dict[str, float] = field(default_factory=dict, repr=False, compare=False)
 
     def ratio(self, plan: Plan) -> float:

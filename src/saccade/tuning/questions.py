@@ -6,8 +6,9 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from saccade.calibration.draw import draw
-from saccade.evaluation.runner import DENSE, Run, answer
+from saccade.calibration.drawing import draw
+from saccade.evaluation.options import EvaluationOptions
+from saccade.evaluation.runner import DENSE, AnswerRun, answer
 from saccade.inputs.data import Entry
 from saccade.inputs.samples import Sample
 from saccade.models import Loaded
@@ -43,9 +44,9 @@ def split(pool: Iterable[Sample | Entry], settings: Settings) -> Questions:
         raise ValueError(
             f"{len(given)} samples are too few: a search needs {FEWEST}, and as many that it never sees"
         )
-    most = min(len(given), settings.samples + settings.held_out)
+    most = min(len(given), settings.num_samples + settings.num_held_out)
     drawn = draw(given, most, "stratified", settings.seed)
-    seen = min(settings.samples, len(drawn) // 2)
+    seen = min(settings.num_samples, len(drawn) // 2)
     return made(drawn[:seen], drawn[seen:], settings)
 
 
@@ -72,9 +73,8 @@ def referenced(
     found = answer(
         loaded,
         questions.held_out,
-        [Run(DENSE)],
-        batch_size=settings.batch,
-        max_new_tokens=settings.tokens,
+        [AnswerRun(DENSE)],
+        EvaluationOptions(settings.batch, settings.tokens),
         ledger=journal,
         label="dense answers",
     )

@@ -3,36 +3,32 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from saccade import models
-from saccade.calibration.api import score_samples
-from saccade.calibration.draw import data_hash
-from saccade.calibration.measures import ascending
-from saccade.calibration.probes import find_probe
-from saccade.engine import attached
+from saccade.calibration.drawing import data_hash
 from saccade.evaluation.comparison import compare
 from saccade.evaluation.results import Comparison
-from saccade.evaluation.runner import count_prompts, refusal
+from saccade.evaluation.runner import count_prompts
 from saccade.inputs.data import Entry
 from saccade.inputs.samples import Sample
 from saccade.measure.provenance import record
-from saccade.methods import Method
 from saccade.models import Loaded
 from saccade.opening.digest import weights_digest
 from saccade.plans.plan import Plan
 from saccade.system.journal import Journal
+from saccade.tuning.beside import alone, explained
 from saccade.tuning.front import plan_of, write
 from saccade.tuning.guard import bound, judged, lost
-from saccade.tuning.judge import VERSION, Judge, Loss
-from saccade.tuning.meters import meter_of
-from saccade.tuning.price import Pricer, typical
+from saccade.tuning.judge import VERSION, Judge
+from saccade.tuning.meters import prefills
+from saccade.tuning.prepare import Watch, prepared
+from saccade.tuning.price import typical
 from saccade.tuning.questions import Questions, made, referenced, split
 from saccade.tuning.result import (
     Candidate,
@@ -44,31 +40,11 @@ from saccade.tuning.result import (
     thinned,
     unsure_at,
 )
-from saccade.tuning.search import Effort, Search, Tried
+from saccade.tuning.search import Search, Tried
 from saccade.tuning.settings import Settings
-from saccade.tuning.singles import ORDERED_BY, singles
-from saccade.tuning.space import DENSE, Menu, State
-
-PART = 13
-"""Samples of a part: the fewest that a plan is measured on, and those on which every skip is tried alone."""
 
 MOST_CANDIDATES = 6
 """Plans of the front that go to the held-out samples."""
-
-
-@dataclass(frozen=True)
-class Watch:
-    """How a tuning says what it does.
-
-    Attributes:
-        say: Called with a line of text.
-        begin: Called when a part begins, with its name and how many prompts it will run.
-        step: Called with the prompts that were run meanwhile.
-    """
-
-    say: Callable[[str], None] = lambda text: None
-    begin: Callable[[str, int], None] = lambda name, total: None
-    step: Callable[[int], None] = lambda prompts: None
 
 
 def tune(
@@ -95,7 +71,7 @@ def tune(
             is kept there, so that the same call goes on where it was interrupted.
         explain: Whether to measure what undoing every choice would change.
         watch: What is told on the way.
-        **wanted: Fields of `saccade.tuning.Settings`: ``flops``, ``time``, ``kv``, ``max_loss``, ``allow``, ...
+        **wanted: Fields of `saccade.tuning.Settings`: ``flops``, ``time``, ``kv``, ``max_loss`` and so on.
 
     Raises:
         ValueError: If the settings, the samples or the model do not fit, saying how.
@@ -143,138 +119,25 @@ def run(
     chosen = pick(held, settings, best)
     if explain and best is None and chosen is not None:
         told = explained(search, chosen.tried)
+    if settings.cost == "time" and settings.on is None and chosen is not None:
+        timing = retimed(loaded, questions, chosen)
+        watch.say(f"timed here: {timing['measured']:.3f} of dense, {timing['predicted']:.3f} predicted")
+    else:
+        timing = None
     unsure = None
     if settings.unsure is not None and chosen is not None:
         unsure = guarded(loaded, questions, settings, journal, search, chosen, held_out)
-    return finished(loaded, questions, settings, search, held, chosen, held_out, shown, told, unsure)
+    found = finished(loaded, questions, settings, search, held, chosen, held_out, shown, told, unsure)
+    tuned = {**found.data["tune"], "timed": timing}
+    return replace(found, data={**found.data, "tune": tuned})
 
 
-def prepared(
-    loaded: Loaded, questions: Questions, settings: Settings, journal: Journal, watch: Watch
-) -> Search:
-    """A search that is ready to run: what may be used, what it costs, and what every skip loses alone."""
-    models.try_longest(loaded, [*questions.search, *questions.held_out])
-    layers = loaded.shape.layers
-    first = next((sample for sample in questions.search if sample.images), None)
-    if first is None:
-        raise ValueError("none of the samples has an image: there is nothing to tune")
-
-    def runs(method: Method) -> bool:
-        try:
-            plan = Plan((method,)).resolve(layers)
-        except ValueError:
-            return False
-        return not refusal(loaded, plan, first)
-
-    menu = Menu.of(
-        layers, settings.allow, engine=settings.engine, compacts=loaded.family.compact_positions, runs=runs
-    )
-    own = attached(loaded.model)
-    pricer = Pricer(
-        meter_of(loaded, settings),
-        loaded.shape,
-        typical(prompts_of(loaded, questions.search)),
-        own.plan if own is not None and own.resident else Plan(),
-    )
-    parts = max(1, len(questions.search) // PART)
-    judge = Judge(
-        loaded,
-        questions.search,
-        parts=parts,
-        batch_size=settings.batch,
-        tokens=settings.tokens,
-        journal=journal,
-        progress=watch.step,
-    )
-    few = judge.parts[0][:PART]
-    watch.begin("every skip alone", len(few) * len(menu.skips))
-    marginals: dict[tuple[int, str], float] = {}
-    for skip in menu.skips:
-        done = [0]
-
-        def step(now: int, total: int, done: list[int] = done) -> None:
-            watch.step(now - done[0])
-            done[0] = now
-
-        found = score_samples(
-            loaded,
-            few,
-            find_probe(ORDERED_BY[skip]),
-            answer_tokens=settings.tokens,
-            direction="full-perturbed",
-            check=False,
-            checkpoint=journal,
-            progress=step,
-        )
-        marginals |= {(layer, skip): value for layer, value in enumerate(found.mean)}
-    return Search(
-        judge, menu, pricer, Effort(settings.passes), marginals, saturated, lambda text: watch.say(text)
-    )
-
-
-def saturated(loss: Loss) -> float:
-    """What the search makes small: the mean chance that an answer is another, 1 - exp(-KL).
-
-    The mean KL itself is ruled by a few answers that are lost anyway, once rows that they need are dropped.
-    """
-    import math
-
-    return sum(1 - math.exp(-value) for value in loss.kl) / len(loss.kl)
-
-
-def prompts_of(loaded: Loaded, samples: Sequence[Sample]) -> Counter[tuple[int, int]]:
-    """How often each (visual rows, text rows) occurs."""
-    return count_prompts(loaded, samples)
-
-
-def alone(search: Search, settings: Settings) -> list[dict[str, Any]]:
-    """Every single method at the costs that were searched, measured on the first part of the samples."""
-    orders = {
-        ORDERED_BY[skip]: ascending([search.marginals[layer, skip] for layer in range(search.menu.layers)])
-        for skip in search.menu.skips
-    }
-    found = []
-    costs = [settings.budget] if settings.budget is not None else [budget for budget, _ in settings.steps]
-    for budget in costs:
-        for title, plan in singles(search.pricer, budget, orders).items():
-            try:
-                loss = search.judge.measure(plan, 0)
-            except ValueError:
-                continue  # it does not run on this model, which is no fault of the tuning
-            told = {"title": title, "spec": plan.spec, "ratio": search.pricer.ratio(plan)}
-            found.append(told | {"kl": loss.mean, "agreement": loss.agreement, "samples": len(loss.kl)})
-    return found
-
-
-def explained(search: Search, best: Tried) -> tuple[Explained, ...]:
-    """What undoing every choice would change, one by one, measured on all samples of the search."""
-    state, found = best.state, []
-
-    def told(what: str, chosen: str, other: str, to: State) -> None:
-        loss = search.judge.whole(to.plan)
-        found.append(Explained(what, chosen, other, search.pricer.ratio(to.plan), loss.mean))
-
-    end = search.menu.layers if state.last is None else state.last
-    for layer in range(end):
-        skip = state.skips[layer]
-        others = (
-            [DENSE]
-            if skip
-            else [s for s in search.menu.skips if s == "freeze"] or list(search.menu.skips[:1])
-        )
-        for other in others:
-            skips = (*state.skips[:layer], other, *state.skips[layer + 1 :])
-            told(f"layer {layer}", skip or "dense", other or "dense", replace(state, skips=skips))
-    if state.reducer is not None:
-        told("before the decoder", str(state.reducer), "nothing", replace(state, reducer=None))
-    for place, drop in enumerate(state.drops):
-        rest = (*state.drops[:place], *state.drops[place + 1 :])
-        told(f"before layer {drop.layer}", str(drop), "nothing", replace(state, drops=rest))  # type: ignore[attr-defined]
-    if state.last is not None:
-        told(f"from layer {state.last} on", "no visual rows", "all that are left", replace(state, last=None))
-    if state.scale != 1:
-        told("resolution", f"{state.scale:g} of each side", "full", replace(state, scale=1.0))
-    return tuple(found)
+def retimed(loaded: Loaded, questions: Questions, chosen: Candidate) -> dict[str, float]:
+    """The chosen plan timed beside the stock model, and what the table of measured steps predicted."""
+    sample = next(sample for sample in questions.search if sample.images)
+    asked = [(models.inputs(loaded, [sample], plan), plan) for plan in (Plan(), chosen.plan)]
+    dense, planned = prefills(loaded, asked)
+    return {"predicted": chosen.tried.ratio, "measured": planned / dense, "dense_s": dense, "plan_s": planned}
 
 
 def judged_on(
@@ -303,7 +166,7 @@ def judged_on(
         ledger=journal,
     )
     watch.step(len(held_out) * (len(tried) + 1))
-    prompts = replace(search.pricer, prompts=typical(prompts_of(loaded, questions.held_out)), _memo={})
+    prompts = replace(search.pricer, prompts=typical(count_prompts(loaded, questions.held_out)), _memo={})
     margin = None if settings.max_loss is None else settings.max_loss / 100
     held = []
     for one in tried:
@@ -408,6 +271,5 @@ def finished(
         **found.to_dict(),
         "provenance": origin,
     }
-    tuned = Tuned(plan, chosen, held, settings, found, data, unsure, told)
-    object.__setattr__(tuned, "data", data | {"refused": tuned.refused})
+    tuned = Tuned(plan, chosen, held, settings, found, {}, unsure, told)
     return replace(tuned, data=data | {"facts": facts, "refused": tuned.refused})

@@ -7,13 +7,13 @@ accepted can be taken back. A surrogate orders the moves; only what was measured
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from saccade.plans.plan import Plan
 from saccade.tuning.judge import Judge, Loss
 from saccade.tuning.price import Pricer
-from saccade.tuning.space import DENSE, Menu, State, alike, fitted, moves, turned_to
+from saccade.tuning.space import DENSE, Menu, State, alike, composes, fitted, keeping, moves
 from saccade.tuning.surrogate import Marginals, Surrogate
 
 
@@ -90,7 +90,7 @@ class Search:
     effort: Effort
     marginals: Marginals
     score: Callable[[Loss], float]
-    note: Callable[[str], None] = lambda text: None
+    note: Callable[[str], None] = field(default_factory=lambda: lambda text: None)
     tried: dict[str, Tried] = field(default_factory=dict)
     passes: int = 0
     _surrogate: Surrogate = field(init=False)
@@ -165,7 +165,7 @@ class Search:
             base = State(tuple(skips))
             self._add(found, base, budget)
             for reducer in self.menu.reducers:
-                self._add(found, replace(base, reducer=turned_to(reducer, 0.8)), budget)
+                self._add(found, replace(base, reducer=keeping(reducer, 0.8)), budget)
             for place in range(3):
                 for template in self.menu.drops:
                     drop = replace(template, layer=max(1, layers * (place + 1) // 4), keep=0.5)  # type: ignore[call-arg]
@@ -173,7 +173,7 @@ class Search:
         return list(found.values())
 
     def _add(self, found: dict[str, State], state: State, budget: float) -> None:
-        made = fitted(state, self.pricer.ratio, budget)
+        made = fitted(state, self.pricer.ratio, budget) if composes(state) else None
         if made is not None:
             found.setdefault(made.plan.spec, made)
 
@@ -215,9 +215,7 @@ class Search:
             best = next(iter(self.race(ranked[: self.effort.width], self.effort.deep, parts)), None)
             if best is not None and self.at(best, parts) < self.at(here, parts):
                 here, idle = best, 0
-                self.note(
-                    f"  {self.at(here, parts):.4f} on {parts} of {len(self.judge.parts)} parts: {here.plan.spec}"
-                )
+                self.note(f"  {self.at(here, parts):.4f} on {parts} parts: {here.plan.spec}")
             else:
                 idle += 1
         return here
@@ -309,7 +307,9 @@ class Search:
         """The first of them, each of another kind, as many as are followed."""
         chosen: list[Tried] = []
         for one in found:
-            if len(chosen) < self.effort.beam and not any(_kin(one.state, other.state) for other in chosen):
+            if len(chosen) < self.effort.beam and not any(
+                _alike_starts(one.state, other.state) for other in chosen
+            ):
                 chosen.append(one)
         return chosen
 
@@ -333,7 +333,7 @@ class Search:
         return found[::-1]
 
 
-def _kin(one: State, other: State) -> bool:
+def _alike_starts(one: State, other: State) -> bool:
     """Whether two starts lead to the same place: the same reducer, and drops by the same methods."""
     reducers = (one.reducer, other.reducer)
     same = reducers[0] is reducers[1] or (

@@ -1,4 +1,4 @@
-"""What a tuning is asked for: one value, made once by the command line or by Python, and passed whole (pure)."""
+"""What a tuning is asked for: one value, made once by the command line or Python, passed whole (pure)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from saccade.measure.devices import card
 from saccade.tuning.space import OPERATIONS, check_allowed
 
 COSTS = ("flops", "time", "kv")
@@ -39,8 +40,8 @@ class Settings:
         on: A device that is not here, whose time is predicted (``saccade.measure.devices``).
         allow: Operations that may be used, some of ``saccade.tuning.space.OPERATIONS``.
         engine: What will serve the plan.
-        samples: Samples that the search sees, at most.
-        held_out: Samples that judge its plans, at most.
+        num_samples: Samples that the search sees, at most.
+        num_held_out: Samples that judge its plans, at most.
         passes: Prompts that the search may run under plans.
         each_task: Whether every task has to stay within ``max_loss``, not the mean alone.
         unsure: Share of the prompts that may be answered by the dense model, where the plan is unsure.
@@ -56,8 +57,8 @@ class Settings:
     on: str | None = None
     allow: tuple[str, ...] = OPERATIONS
     engine: str = "transformers"
-    samples: int = 104
-    held_out: int = 260
+    num_samples: int = 104
+    num_held_out: int = 260
     passes: int = PASSES
     each_task: bool = True
     unsure: float | None = None
@@ -79,10 +80,18 @@ class Settings:
             raise ValueError(f"max_loss is a number of points above 0 and up to 100, got {self.max_loss}")
         if self.on is not None and self.time is None and given:
             raise ValueError(f"on={self.on} predicts time; give a share of the time, not of {given[0]}")
-        for name, least in (("samples", FEWEST), ("held_out", 1), ("passes", 1), ("batch", 1), ("tokens", 1)):
+        for name, least in (
+            ("num_samples", FEWEST),
+            ("num_held_out", 1),
+            ("passes", 1),
+            ("batch", 1),
+            ("tokens", 1),
+        ):
             value = getattr(self, name)
             if type(value) is not int or value < least:
-                raise ValueError(f"{name.replace('_', ' ')} is a number from {least}, got {value!r}")
+                raise ValueError(f"{name} is a number from {least}, got {value!r}")
+        if self.on is not None:
+            card(self.on)
         if type(self.seed) is not int or self.seed < 0:
             raise ValueError(f"seed is a number from 0, got {self.seed!r}")
         object.__setattr__(self, "allow", tuple(self.allow))

@@ -34,12 +34,12 @@ def single(name: str, pricer: Pricer, budget: float, orders: Mapping[str, Sequen
     method: Method = cls() if at is None else cls(layer=at)
     order = orders.get(method.score or "", tuple(reversed(range(layers))))
 
-    def plan(notch: int) -> Plan:
-        turned = method.turned(notch)
+    def plan(strength: int) -> Plan:
+        turned = method.at_strength(strength)
         return Plan((turned.resolve(layers, order if isinstance(turned, LayerMethod) else None),))
 
     try:
-        low, high = 0, method.notches(layers, order)
+        low, high = 0, method.max_strength(layers, order)
         if high < 1 or pricer.ratio(plan(high)) > budget:
             return None
         while low < high:

@@ -1,19 +1,22 @@
 """What a search may change about a plan: a frozen state, its spec, and moves from one state to others (pure).
 
-A state says what every layer does with the visual rows, which reducer runs before the decoder, where rows are
-dropped inside it, from which layer on there are none, and at what resolution. Whatever it says is a spec string.
+A state says what every layer does with the visual rows, which reducer runs before the decoder, where rows
+are dropped inside it, from which layer on there are none, and at what resolution. Whatever it says is a spec
+string.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import Any
 
+from saccade.core.layout import Layout
 from saccade.methods import METHODS, KeepReducer, Method
-from saccade.methods.base import LayerMethod
+from saccade.methods.base import STRENGTHS, LayerMethod
 from saccade.methods.ffn_skip import FFNSkip
-from saccade.methods.reducer import NOTCHES, Reducer
+from saccade.methods.reducer import Reducer
 from saccade.methods.resize import Resize
 from saccade.methods.shortv import ShortV
 from saccade.methods.vskip import VSkip
@@ -25,14 +28,14 @@ SKIPS: dict[str, type[LayerMethod]] = {"attention": VSkip, "ffn": FFNSkip, "free
 """What a layer may leave out for visual rows, by the name of the operation."""
 
 OPERATIONS = (*SKIPS, "drop", "withdraw", "reduce", "merge", "resize")
-"""What may be allowed: skips of layers; rows dropped from a layer on, a part or all of them; rows reduced before
-the decoder, by choosing or by merging; a lower resolution."""
+"""What may be allowed: skips of layers; rows dropped from a layer on, a part or all of them; rows reduced
+before the decoder, by choosing or by merging; a lower resolution."""
 
 ENGINES = {
     "transformers": OPERATIONS,
     "vllm": ("attention", "ffn", "freeze", "withdraw", "reduce", "resize"),
 }
-"""What engines run: Saccade on transformers all of it, its plug-in for vLLM what needs no look at attention."""
+"""What engines run: Saccade on transformers all of it, vLLM what needs no look at attention."""
 
 LOOKLESS = ("vllm",)
 """Engines in which a reducer before the decoder may not look at the vision tower's attention."""
@@ -166,7 +169,7 @@ class Menu:
                 stages = method.stages(layers)
             except ValueError:
                 continue
-            if not stages or any(stage.before for stage in stages) or method.notches(layers) < 2:
+            if not stages or any(stage.before for stage in stages) or method.max_strength(layers) < 2:
                 continue
             if ("merge" if any(stage.rewrites for stage in stages) else "reduce") not in known:
                 continue
@@ -246,7 +249,7 @@ def _reducer_moves(state: State, menu: Menu) -> Iterator[Move]:
     keep = None if state.reducer is None else share_of(state.reducer)
     for reducer in menu.reducers:
         if state.reducer is None or not alike(reducer, state.reducer):
-            turned = turned_to(reducer, 0.8 if keep is None else keep)
+            turned = keeping(reducer, 0.8 if keep is None else keep)
             yield Move(f"before the decoder: {label(reducer)}", replace(state, reducer=turned))
     if state.reducer is not None:
         yield Move("before the decoder: nothing", replace(state, reducer=None))
@@ -294,7 +297,24 @@ def _last_moves(state: State, menu: Menu) -> Iterator[Move]:
 
 def alike(one: Reducer, other: Reducer) -> bool:
     """Whether two are the same but for where their dials stand."""
-    return turned_to(one, 0.5) == turned_to(other, 0.5)
+    return keeping(one, 0.5) == keeping(other, 0.5)
+
+
+@lru_cache(maxsize=4096)
+def _compose(methods: tuple[Method, ...], layers: int) -> bool:
+    try:
+        Plan(methods).program(Layout.single(4, 4), layers)
+    except ValueError:
+        return False
+    return True
+
+
+def composes(state: State) -> bool:
+    """Whether its reducers can go together, which hangs neither on what they keep nor on the skips."""
+    reducer = None if state.reducer is None else keeping(state.reducer, 0.5)
+    drops: list[Any] = [replace(drop, keep=0.5) for drop in state.drops]
+    methods = tuple(method for method in (reducer, *drops) if method is not None)
+    return len(methods) < 2 or _compose(methods, len(state.skips))
 
 
 def label(reducer: Reducer) -> str:
@@ -311,14 +331,16 @@ def share_of(reducer: Reducer, rows: int = 1000) -> float:
     return reducer.kept(stage, rows, rows, rows) / rows
 
 
-def turned_to(reducer: Reducer, keep: float) -> Any:
+def keeping(reducer: Reducer, keep: float) -> Any:
     """The same reducer that keeps about this share."""
     if isinstance(reducer, KeepReducer):
         return replace(reducer, keep=round(min(max(keep, 0.0), 1.0), 3))
-    if reducer.notches(32) == NOTCHES:
-        return reducer.turned(round((1 - keep) * NOTCHES))
-    notches = range(reducer.notches(32) + 1)
-    return min((reducer.turned(notch) for notch in notches), key=lambda r: abs(share_of(r) - keep))
+    if reducer.max_strength(32) == STRENGTHS:
+        return reducer.at_strength(round((1 - keep) * STRENGTHS))
+    strengths = range(reducer.max_strength(32) + 1)
+    return min(
+        (reducer.at_strength(strength) for strength in strengths), key=lambda r: abs(share_of(r) - keep)
+    )
 
 
 LEAST_KEEP = 0.02
@@ -340,11 +362,11 @@ def fitted(state: State, ratio: Callable[[Plan], float], budget: float) -> State
     knob = state.knob
     if knob is None:
         return state if ratio(state.plan) <= budget else None
-    high = knob.notches(len(state.skips))
-    high = min(high, int((1 - LEAST_KEEP) * NOTCHES)) if high == NOTCHES else high
+    high = knob.max_strength(len(state.skips))
+    high = min(high, int((1 - LEAST_KEEP) * STRENGTHS)) if high == STRENGTHS else high
 
-    def at(notch: int) -> State:
-        return state.with_knob(knob.turned(notch))
+    def at(strength: int) -> State:
+        return state.with_knob(knob.at_strength(strength))
 
     if ratio(at(high).plan) > budget:
         return None
@@ -355,12 +377,12 @@ def fitted(state: State, ratio: Callable[[Plan], float], budget: float) -> State
     return _rounded(state, knob, low, ratio)
 
 
-def _rounded(state: State, knob: Reducer, notch: int, ratio: Callable[[Plan], float]) -> State:
+def _rounded(state: State, knob: Reducer, strength: int, ratio: Callable[[Plan], float]) -> State:
     """The setting in as few digits as cost the same: no row of these prompts is lost by it."""
-    found = state.with_knob(knob.turned(notch))
+    found = state.with_knob(knob.at_strength(strength))
     if not isinstance(knob, KeepReducer):
         return found
-    share = (NOTCHES - notch) / NOTCHES
+    share = (STRENGTHS - strength) / STRENGTHS
     for digits in (1, 2):
         scale = 10**digits
         short = state.with_knob(replace(knob, keep=int(share * scale + 1e-9) / scale))

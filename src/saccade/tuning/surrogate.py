@@ -1,7 +1,7 @@
-"""A guess of how much a plan loses, fitted to the plans that were measured; it proposes and never reports (pure).
+"""A guess of how much a plan loses, fitted to those that were measured; it proposes, never reports (pure).
 
-The logarithm of the loss is taken to be linear in what the layers skip, in the share of the rows that is alive
-in every layer, and in the sum of the losses that the skips have one by one.
+The logarithm of the loss is taken to be linear in what the layers skip, in the share of the rows that is
+alive in every layer, and in the sum of the losses that the skips have one by one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from saccade.tuning.space import DENSE, SKIPS, State, label, share_of
+from saccade.tuning.space import DENSE, State, label, share_of
 
 FLOOR = 1e-3
 """Loss that counts as none, in nats: differences below it are not worth a move."""
@@ -92,7 +92,6 @@ class Surrogate:
             parts = ("attention", "ffn") if skip == "freeze" else (skip,)
             for part in parts:
                 found[f"{part} {layer}"] = 1.0
-        assert all(skip in (DENSE, *SKIPS) for skip in state.skips)
         for layer, share in enumerate(alive_shares(state)):
             found[f"alive {layer}"] = math.log(share + 0.02) / math.sqrt(self.layers)
         if state.reducer is not None:

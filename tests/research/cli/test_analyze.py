@@ -7,12 +7,12 @@ import json
 import pytest
 from PIL import Image
 
-PLAN = "ffn_skip(layers=4-6)"
+PLAN = "ffn_skip(layers=1-2)"
 
 
-def test_it_writes_plots_and_data_and_shows_which_bounds_fail(program, tmp_path):
+def test_it_writes_plots_and_data_and_shows_which_bounds_fail(program, toy_folder, tmp_path):
     out, file = tmp_path / "analysis", tmp_path / "result.json"
-    done = program("analyze", "glance", "--plan", PLAN, "--samples", 2, "--out", out, "--json", file)
+    done = program("analyze", toy_folder, "--plan", PLAN, "--samples", 2, "--out", out, "--json", file)
     assert done.code == 0, done.err
     names = {"ffn.png", "attention.png", "bounds.png", "attention_maps.png", "attention_maps.npz"}
     assert {path.name for path in out.iterdir()} == names | {"analysis.json"}
@@ -26,15 +26,17 @@ def test_it_writes_plots_and_data_and_shows_which_bounds_fail(program, tmp_path)
     assert data["provenance"]["command"].startswith("saccade analyze") and data["provenance"]["versions"]
     groups = data["ffn"]["groups"]
     assert set(groups) == {"visual", "retained", "skipped", "text"}
-    assert groups["skipped"]["rows"] == [0] * 4 + [100] * 3 + [0] * 5
+    assert groups["skipped"]["rows"] == [0, 16, 16, 0]
     for probe in ("p1", "p2", "p3", "p4"):
-        assert all(len(groups["text"][probe][key]) == 12 for key in ("mean", "sd", "median"))
+        assert all(len(groups["text"][probe][key]) == 4 for key in ("mean", "sd", "median"))
     assert all(0 <= share <= 1 for share in data["attention"]["visual_to_visual"]["mean"])
     assert data["attention"]["change"]["mean"][0] is None and max(data["attention"]["vig"]["mean"]) > 1e-3
     verdicts = {one["bound"]: one for one in data["bounds"]["verdicts"]}
     assert verdicts["attention_paper"]["failures"] > 0 and verdicts["ffn_paper"]["failures"] > 0
     assert not [one for one in verdicts.values() if one["form"] == "corrected" and one["failures"]]
-    assert "printed and 0 corrected bounds fail" in done.out and "next: saccade eval glance" in done.out
+    assert (
+        "printed and 0 corrected bounds fail" in done.out and f"next: saccade eval {toy_folder}" in done.out
+    )
 
 
 def test_without_a_plan_json_stands_alone_and_bounds_are_left_out(command, tmp_path):

@@ -47,9 +47,10 @@ def glance(monkeypatch):
 
 def test_writes_report_figures_plan_and_numbers(command, glance, tmp_path):
     out = tmp_path / "demo"
-    done = command("demo", "--out", out, "--samples", 2)
+    done = command("demo", "--out", out, "--samples", 2, "--json", "-")
     assert done.code == 0, done.err
     data = json.loads((out / "demo.json").read_text())
+    assert done.json == data and data["data"]["questions"] == data["dense"]["mean"]["n"] == 4
     names = {path.name for path in out.iterdir()}
     questions = {f"question-{i + 1}.png" for i in range(len(data["questions"]))}
     assert questions and names == questions | {
@@ -70,11 +71,6 @@ def test_writes_report_figures_plan_and_numbers(command, glance, tmp_path):
     page = (out / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 4 + len(questions)
     assert not re.search(r'(?:src|href)="(?!data:)', page)
-
-    last = [line.strip() for line in done.out.strip().split("\n")][-2:]
-    assert any(line.startswith("saccade") for line in last)
-    assert "V-Skip 2" in done.out and "above blind" in done.out
-    assert str(out / "report.html") in done.out.replace("\n", "")
 
 
 def test_all_methods_at_matched_flops(command, glance, tmp_path):
@@ -146,12 +142,6 @@ def test_a_method_that_is_not_for_the_family_says_so(monkeypatch):
     )
 
 
-def test_json_alone_on_standard_output(command, glance, tmp_path):
-    done = command("demo", "--out", tmp_path / "demo", "--samples", 1, "--json", "-")
-    assert done.code == 0, done.err
-    assert done.json["data"]["questions"] == 2 and done.json["dense"]["mean"]["n"] == 2
-
-
 def test_an_interrupted_demo_goes_on_with_the_answers_it_has(command, glance, tmp_path, monkeypatch):
     out = tmp_path / "demo"
     real, calls = runner.generate, []
@@ -173,6 +163,10 @@ def test_an_interrupted_demo_goes_on_with_the_answers_it_has(command, glance, tm
     distinct = {e["spec"] for e in plans}
     assert len(calls) == len(TASKS) * (len(distinct) + 2)
     assert not (out / "answers.partial.jsonl").exists()
+    last = [line.strip() for line in done.out.strip().split("\n")][-2:]
+    assert any(line.startswith("saccade") for line in last)
+    assert "V-Skip 2" in done.out and "above blind" in done.out
+    assert str(out / "report.html") in done.out.replace("\n", "")
 
 
 def test_a_file_in_the_way_is_refused(command, tmp_path):

@@ -19,7 +19,7 @@ from saccade import models
 from saccade.evaluation import compare
 from saccade.inputs.samples import Sample
 from saccade.plans.plan import Plan
-from saccade.research.studies import STUDIES, Bench, Book, Line, Questions, Store, run
+from saccade.research.studies import STUDIES, Book, Line, Store, StudyBench, StudyQuestions, run
 from saccade.research.studies import cells as cells_of
 from saccade.research.studies.cells import LEAST, MADE_BY, batches, fill, makers
 from saccade.research.studies.lines import columns
@@ -98,7 +98,7 @@ def counted(monkeypatch):
 
 def test_a_killed_study_goes_on_within_a_cell_and_repeats_nothing(loaded, questions, tmp_path, counted):
     def once(folder):
-        bench = Bench(loaded, questions, Store(folder), tokens=TOKENS)
+        bench = StudyBench(loaded, questions, Store(folder), tokens=TOKENS)
         return fill_all(loaded, bench.store, questions, columns(bench, LINES), batch_size=2)
 
     once(tmp_path / "whole")
@@ -126,7 +126,7 @@ def test_a_killed_study_goes_on_within_a_cell_and_repeats_nothing(loaded, questi
 def test_a_worker_that_is_interrupted_stops_within_a_cell_and_loses_nothing(
     loaded, questions, tmp_path, counted
 ):
-    bench = Bench(loaded, questions, Store(tmp_path), tokens=TOKENS)
+    bench = StudyBench(loaded, questions, Store(tmp_path), tokens=TOKENS)
     wanted = columns(bench, LINES)
 
     def step(answers: int) -> None:
@@ -141,6 +141,7 @@ def test_a_worker_that_is_interrupted_stops_within_a_cell_and_loses_nothing(
     assert len(counted.asked) == 2 * (2 + len(SPECS)) * 2
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("shell", ["in front", "nohup in the background"])
 def test_workers_whose_parent_is_killed_end_as_by_an_interrupt(tmp_path, shell):
     program = Path(__file__).with_name("waiting.py")
@@ -168,7 +169,7 @@ def test_workers_whose_parent_is_killed_end_as_by_an_interrupt(tmp_path, shell):
 
 
 def test_a_later_study_asks_only_what_no_study_asked_before(loaded, questions, tmp_path, counted):
-    bench = Bench(loaded, questions, Store(tmp_path), tokens=TOKENS)
+    bench = StudyBench(loaded, questions, Store(tmp_path), tokens=TOKENS)
     first = run(STUDIES["budget"], bench, Pace(batch_size=4))
     assert first["seconds"]["cells_of_this_run"] == first["seconds"]["cells"]
     asked = [spec for spec, _ in counted.asked]
@@ -211,6 +212,6 @@ def test_answers_of_several_versions_are_told_apart():
 def test_answers_hang_on_the_questions(data_file, loaded, tmp_path):
     keys = set()
     for seed, samples in ((0, 3), (1, 3), (0, 2)):
-        bench = Bench(loaded, Questions.of_file(data_file, (), samples, 4, seed), Store(tmp_path))
+        bench = StudyBench(loaded, StudyQuestions.of_file(data_file, (), samples, 4, seed), Store(tmp_path))
         keys.add(bench.column("first", "dense").key)
     assert len(keys) == 3

@@ -13,21 +13,21 @@ from research.studies.conftest import TOKENS
 from saccade import models
 from saccade.cli.common import plain
 from saccade.evaluation import evaluate
-from saccade.research.studies import STUDIES, Bench, Questions, Store, run
+from saccade.research.studies import STUDIES, Store, StudyBench, StudyQuestions, run
 from saccade.research.studies.base import VERDICTS
 from saccade.research.studies.run import Pace, write
 from saccade.system.files import read_json
 
 NAMES = (
     *("budget", "compose", "identify", "iso-flops", "main"),
-    *("saturation", "seeds", "stratified", "transfer", "whole-answer"),
+    *("realism", "saturation", "seeds", "stratified", "transfer", "whole-answer"),
 )
 
 
 @pytest.fixture(scope="module")
 def result_of(loaded, questions, shared):
     """A study's result; each runs once."""
-    bench = Bench(loaded, questions, Store(shared), tokens=TOKENS)
+    bench = StudyBench(loaded, questions, Store(shared), tokens=TOKENS)
     return functools.cache(lambda name: run(STUDIES[name], bench, Pace(batch_size=4)))
 
 
@@ -70,7 +70,7 @@ def test_a_model_that_is_too_shallow_is_refused_and_one_layer_more_is_enough(
 ):
     for depth in (layers - 1, layers):
         loaded = models.load(str(save_model(tmp_path / str(depth), layers=depth)))
-        bench = Bench(loaded, questions, Store(tmp_path / "store"), tokens=TOKENS)
+        bench = StudyBench(loaded, questions, Store(tmp_path / "store"), tokens=TOKENS)
         if depth < layers:
             with pytest.raises(ValueError, match=f"study {name} needs a model of at least {layers} layers"):
                 run(STUDIES[name], bench)
@@ -91,9 +91,9 @@ def test_questions_that_cannot_be_asked_are_found_before_any_work(row, said, loa
     row = {"id": "broken", "task": "first", "question": "is the red ?"} | row
     path.write_text(data_file.read_text() + json.dumps(row) + "\n")
     # Eight of the nine questions are held out, this one among them.
-    asked = Questions.of_file(path, (), 9, 1, 0)
+    asked = StudyQuestions.of_file(path, (), 9, 1, 0)
     notes = []
-    bench = Bench(loaded, asked, Store(tmp_path), tokens=TOKENS, note=notes.append)
+    bench = StudyBench(loaded, asked, Store(tmp_path), tokens=TOKENS, note=notes.append)
     with pytest.raises(ValueError, match=said):
         run(STUDIES["transfer"], bench)
     assert not notes and not list(tmp_path.iterdir())
@@ -103,7 +103,9 @@ def test_names_of_tasks_with_marks_are_told_and_drawn(loaded, data_file, tmp_pat
     path = data_file.parent / "marked.jsonl"
     text = data_file.read_text().replace('"task": "first"', '"task": "$x^$|first"')
     path.write_text(text)
-    bench = Bench(loaded, Questions.of_file(path, (), 3, 4, 0), Store(tmp_path / "store"), tokens=TOKENS)
+    bench = StudyBench(
+        loaded, StudyQuestions.of_file(path, (), 3, 4, 0), Store(tmp_path / "store"), tokens=TOKENS
+    )
     paths = write(STUDIES["transfer"], run(STUDIES["transfer"], bench, Pace(batch_size=4)), tmp_path / "out")
     lines = paths["page"].read_text().split("\n")
     head = next(line for line in lines if line.startswith("| calibrated on | $x^$"))

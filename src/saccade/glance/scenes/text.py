@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from saccade.glance.draw import CELL, CELLS, PATCH, PLAIN, Canvas, Look
+from saccade.glance.draw import CELL, CELLS, PATCH, PLAIN, Canvas, DrawnLook
 from saccade.glance.fonts import FACES
 from saccade.glance.scenes.base import PatchLabels
 from saccade.glance.vocabulary import COLOR_INDEX, COLOR_NAMES, DIGITS, LETTERS
 
 
 @dataclass(frozen=True)
-class Line:
+class TextLine:
     """One line of text: a ``"word"`` of letters or a ``"number"`` of digits."""
 
     kind: str
@@ -25,11 +25,11 @@ class Line:
 class TextFacts:
     """The lines from top to bottom; colours differ."""
 
-    lines: tuple[Line, ...]
+    lines: tuple[TextLine, ...]
 
 
 def make(
-    rng: np.random.Generator, split: str, look: Look = PLAIN
+    rng: np.random.Generator, split: str, look: DrawnLook = PLAIN
 ) -> tuple[np.ndarray, np.ndarray, TextFacts]:
     """Draw one to three lines of three to five characters, each line in its own colour and font."""
     count = int(rng.integers(1, 4))
@@ -53,5 +53,5 @@ def make(
             labels.cell(
                 int(row) * (CELL // PATCH), patch_column, character, color=COLOR_INDEX[color], order=index + 1
             )
-        lines.append(Line(kind, text, color))
+        lines.append(TextLine(kind, text, color))
     return canvas.finish(), labels.finish(rng), TextFacts(tuple(lines))

@@ -6,7 +6,6 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,49 +26,16 @@ from saccade.models import Loaded
 from saccade.plans.budget import last_layers, reach_flops
 from saccade.plans.plan import Plan, PlanLike
 from saccade.report.explain import figure, page
-from saccade.report.explain.marks import Slot, slot_colours
+from saccade.report.explain.explained import ExplainedAnswer
 from saccade.report.explain.reading import moments, views
-from saccade.report.explain.stages import Box, Moment, View
+from saccade.report.explain.stages import Box
 from saccade.report.route_map import route_map
 from saccade.system.files import write_bytes
 
 
 @dataclass(frozen=True, eq=False)
-class Explanation:
-    """What a plan did to one question.
-
-    Attributes:
-        question: The question.
-        model: What the user called the model.
-        plan: Spec of the plan as it ran.
-        answers: ``dense`` and ``planned``.
-        views: The images as the model saw them.
-        moments: What the model saw, then what every stage left.
-        alive: Visual rows alive in every layer.
-        active: For ``attention`` and ``ffn``: the share of those rows that do it, layer by layer.
-        cost: The price of the route that ran, as ``saccade.core.pricing.cost`` states it; ratios are over the
-            stock model on the full prompt.
-    """
-
-    question: str
-    model: str
-    plan: str
-    answers: Mapping[str, str]
-    views: tuple[View, ...]
-    moments: tuple[Moment, ...]
-    alive: tuple[int, ...]
-    active: Mapping[str, Sequence[float]]
-    cost: Mapping[str, Any]
-
-    @property
-    def full(self) -> int:
-        """Visual rows of the prompt without the plan."""
-        return sum(left.found for left in self.moments[0].images)
-
-    @cached_property
-    def colours(self) -> dict[Slot, str]:
-        """Colours of the rows that hold several patches."""
-        return slot_colours(self.moments)
+class Explanation(ExplainedAnswer):
+    """What a plan did to one question, and how to look at it."""
 
     def png(self) -> bytes:
         """The figure as a PNG file."""
@@ -81,38 +47,6 @@ class Explanation:
     def html(self) -> str:
         """The page: one file, nothing fetched, no script."""
         return page.render(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dictionary for JSON; rows are numbered as they stand in the prompt."""
-        return {
-            "question": self.question,
-            "model": self.model,
-            "plan": self.plan,
-            "answers": dict(self.answers),
-            "images": [
-                {
-                    "width": view.picture.width,
-                    "height": view.picture.height,
-                    "rows": list(view.boxes),
-                    "boxes": list(view.boxes.values()),
-                    "planes": [view.planes.get(row) for row in view.boxes],
-                }
-                for view in self.views
-            ],
-            "stages": [
-                {
-                    "method": moment.method,
-                    "before": moment.before,
-                    "images": [
-                        left.to_dict(view) for left, view in zip(moment.images, self.views, strict=True)
-                    ],
-                }
-                for moment in self.moments[1:]
-            ],
-            "alive": list(self.alive),
-            "active": {name: list(shares) for name, shares in self.active.items()},
-            "cost": dict(self.cost),
-        }
 
     def write(self, path: str | os.PathLike) -> Path:
         """Writes the page where the name ends in .html, else the figure; whole or not at all."""

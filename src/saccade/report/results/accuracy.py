@@ -11,7 +11,7 @@ from saccade.report.results.frontier import chosen, kept
 from saccade.report.results.group import Group
 from saccade.report.results.kinds import Palette
 from saccade.report.results.maps import layer_map
-from saccade.report.results.model import Comparison, Numbers, Scored
+from saccade.report.results.model import Numbers, ReadComparison, ScoredPlan
 from saccade.report.results.plots import Panel, Point, pareto, task_bars
 from saccade.report.text import (
     MISSING,
@@ -29,7 +29,7 @@ MANY = 16
 CLOSE = 4
 """Plans looked at task by task."""
 
-Named = tuple[str, Comparison]
+Named = tuple[str, ReadComparison]
 """A comparison and the name of its file."""
 
 
@@ -42,7 +42,7 @@ def comparisons(group: Group) -> list[Named]:
     ]
 
 
-def table(found: Comparison, palette: Palette) -> str:
+def table(found: ReadComparison, palette: Palette) -> str:
     """All plans of a file beside the stock model."""
     timed = any(e.timing for e in found.entries)
     head = [*wording.COLUMNS, *(["prefill time"] if timed else [])]
@@ -62,7 +62,7 @@ def table(found: Comparison, palette: Palette) -> str:
     return f"{pieces.table(head, rows)}<p class='note'>{note}</p>{told}"
 
 
-def _row(entry: Scored, palette: Palette, timed: bool, dense: Numbers) -> list[str]:
+def _row(entry: ScoredPlan, palette: Palette, timed: bool, dense: Numbers) -> list[str]:
     mean, cost, time = entry.mean, entry.cost, entry.timing
     spec = f'<span class="spec">{escape(entry.spec)}</span>' if entry.spec not in ("", entry.name) else ""
     cells = [
@@ -143,7 +143,7 @@ def maps(named: Sequence[Named], group: Group, palette: Palette) -> str:
     return pieces.details(f"{len(plans)} plans, layer by layer", shown) if len(plans) > MANY else shown
 
 
-def bars(found: Comparison, palette: Palette, name: str) -> str:
+def bars(found: ReadComparison, palette: Palette, name: str) -> str:
     """Accuracy on each task under a few plans."""
     few = chosen(found, CLOSE)
     if not few or len(found.dense.tasks) < 2:
@@ -154,7 +154,7 @@ def bars(found: Comparison, palette: Palette, name: str) -> str:
     return pieces.drawing(drawn, wording.BARS)
 
 
-def losses(found: Comparison, palette: Palette) -> str:
+def losses(found: ReadComparison, palette: Palette) -> str:
     """What every plan lost or gained on every task, and the greatest losses in words."""
     tasks = list(found.dense.tasks)
     if not found.entries or not tasks:
@@ -181,7 +181,7 @@ def _heat(score: Numbers | None) -> str:
     return f'<td{shade} title="{tip}">{points(change)}</td>'
 
 
-def _worst(found: Comparison) -> str:
+def _worst(found: ReadComparison) -> str:
     """Where each of the plans drawn above lost most, in words."""
     told = ""
     for entry in chosen(found, CLOSE):
@@ -202,7 +202,7 @@ def _worst(found: Comparison) -> str:
     return f"<p>{wording.MOST_LOST}</p><ul>{told}</ul>"
 
 
-def official(found: Comparison) -> str:
+def official(found: ReadComparison) -> str:
     """Metrics of the benchmarks' own judge, task by task, as it gave them; empty if there are none."""
     rows = []
     columns = [found.dense, *found.entries]
@@ -239,7 +239,7 @@ def side_by_side(named: Sequence[Named]) -> str:
     return f"<p>{wording.SIDE_BY_SIDE}</p>{pieces.table(head, rows, 'heat')}"
 
 
-def gate(found: Comparison) -> str:
+def gate(found: ReadComparison) -> str:
     """Lines of a gate: what was wanted and what was found."""
     rows = [
         [

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from saccade.plans.schema import first_wrong
-from saccade.report.results.model import Finding, Finite, Number, Part, Scored, picked
+from saccade.report.results.model import Finite, Number, Part, ReadFinding, ScoredPlan, picked
 
 MOST_LAYERS = 1000
 """Layers past which a file is not believed."""
@@ -72,9 +72,9 @@ def _only_scores(data: Any) -> Any:
 class EvaluationFile(Part):
     """What ``eval``, ``demo``, ``study`` and the benchmarks of Glance write."""
 
-    dense: Scored
-    plans: list[Scored] = []
-    rows: list[Scored] = []
+    dense: ScoredPlan
+    plans: list[ScoredPlan] = []
+    rows: list[ScoredPlan] = []
     model: Annotated[
         ModelEntry, BeforeValidator(lambda data: {"name": data} if isinstance(data, str) else data)
     ] = ModelEntry()
@@ -87,7 +87,7 @@ class EvaluationFile(Part):
     study: str = ""
     title: str = ""
     question: str = ""
-    findings: list[Finding] = []
+    findings: list[ReadFinding] = []
 
 
 class Peak(Part):
@@ -96,7 +96,7 @@ class Peak(Part):
     peak_memory_bytes: Number = None
 
 
-class Run(Part):
+class ReportedRun(Part):
     """One plan that was timed."""
 
     name: str
@@ -120,8 +120,8 @@ class Run(Part):
 class BenchFile(Part):
     """What ``bench`` and the benchmarks of width write, where it has several runs."""
 
-    plans: list[Run] = []
-    runs: list[Run] = []
+    plans: list[ReportedRun] = []
+    runs: list[ReportedRun] = []
     provenance: dict[str, Any] = {}
 
 

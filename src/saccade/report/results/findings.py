@@ -7,13 +7,13 @@ from html import escape
 from markdown_it import MarkdownIt
 
 from saccade.report import pieces
-from saccade.report.results.model import Told
+from saccade.report.results.model import StudyText
 
 VERDICTS = {"supported": "yes", "not supported": "no"}
 """Class of a verdict in the page's style sheet; others are plain."""
 
 
-def study(told: Told) -> str:
+def study(told: StudyText) -> str:
     """The section of a study."""
     rows = [
         [

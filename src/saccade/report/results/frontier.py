@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from saccade.report.results.model import Comparison, Scored
+from saccade.report.results.model import ReadComparison, ScoredPlan
 
 
 def frontier(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -25,14 +25,14 @@ def frontier(points: Sequence[tuple[float, float]]) -> list[int]:
     return found
 
 
-def kept(entry: Scored) -> float | None:
+def kept(entry: ScoredPlan) -> float | None:
     """What a plan kept of the dense model: above blind where a blind baseline ran, else plain retention."""
     above = entry.mean.get("retention_above_blind")
     # With a blind baseline, nothing above it means that there was nothing to keep.
     return entry.mean.get("retention") if entry.mean.get("blind") is None else above
 
 
-def chosen(found: Comparison, most: int) -> list[Scored]:
+def chosen(found: ReadComparison, most: int) -> list[ScoredPlan]:
     """At most so many plans to look at closely: the file's own choice, all if they are few, else the best.
 
     The best are those of the frontier of FLOPs and what is kept, spread over it.

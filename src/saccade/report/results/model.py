@@ -91,7 +91,7 @@ class ModelId:
     text: int | None = None
 
 
-class Scored(Part):
+class ScoredPlan(Part):
     """How one plan answered.
 
     Attributes:
@@ -126,7 +126,7 @@ class Scored(Part):
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ReadComparison:
     """Plans beside the stock model on the same questions.
 
     Attributes:
@@ -138,8 +138,8 @@ class Comparison:
         checks: Lines of a gate: what, wanted, found, passed.
     """
 
-    dense: Scored
-    entries: tuple[Scored, ...]
+    dense: ScoredPlan
+    entries: tuple[ScoredPlan, ...]
     missing: tuple[tuple[str, str], ...] = ()
     headline: tuple[str, ...] = ()
     scores: Mapping[str, Any] = field(default_factory=dict)
@@ -199,7 +199,7 @@ class Planned:
     drawn: str
 
 
-class Finding(Part):
+class ReadFinding(Part):
     """What a study says about a claim of a paper: claim, where it is made, verdict, and what was seen."""
 
     claim: str
@@ -209,7 +209,7 @@ class Finding(Part):
 
 
 @dataclass(frozen=True)
-class Told:
+class StudyText:
     """What a study tells beside its evaluation.
 
     Attributes:
@@ -224,7 +224,7 @@ class Told:
     name: str
     title: str
     question: str
-    findings: tuple[Finding, ...]
+    findings: tuple[ReadFinding, ...]
     markdown: str
     pictures: Mapping[str, bytes]
 
@@ -249,8 +249,8 @@ class Result:
     kind: str
     model: ModelId
     provenance: Mapping[str, Any]
-    comparisons: Mapping[str, Comparison] = field(default_factory=dict)
+    comparisons: Mapping[str, ReadComparison] = field(default_factory=dict)
     timed: tuple[Timed, ...] = ()
     priced: tuple[Priced, ...] = ()
     planned: Planned | None = None
-    told: Told | None = None
+    told: StudyText | None = None

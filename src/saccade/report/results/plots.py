@@ -13,7 +13,7 @@ from matplotlib.patheffects import withStroke
 from saccade.report import style
 from saccade.report.figures import score_panel
 from saccade.report.results.frontier import frontier
-from saccade.report.results.model import Scored, Timed
+from saccade.report.results.model import ScoredPlan, Timed
 from saccade.report.style import FAINT, INK, MUTED, PAPER, styled
 from saccade.report.text import percent
 
@@ -153,7 +153,7 @@ def _mark(marker: str, colour: str, label: str):
 
 @styled
 def task_bars(
-    dense: Scored, entries: Sequence[Scored], colours: Sequence[str], titles: Sequence[str]
+    dense: ScoredPlan, entries: Sequence[ScoredPlan], colours: Sequence[str], titles: Sequence[str]
 ) -> Figure:
     """Accuracy on each task, one panel per plan, with its 95 % limits; dense and blind as marks.
 

@@ -13,11 +13,12 @@ from saccade.report.results.files import (
     BenchFile,
     CostFile,
     EvaluationFile,
-    Run,
+    ReportedRun,
     TrainingStepFile,
     taken,
 )
-from saccade.report.results.model import Comparison, ModelId, Planned, Priced, Result, Timed, Told
+from saccade.report.results.model import ModelId, Planned, Priced, ReadComparison, Result, StudyText, Timed
+from saccade.report.results.tunes import told_of
 from saccade.system.files import read_json
 
 
@@ -37,8 +38,8 @@ def read(path: str | os.PathLike) -> Result:
                 # What reads a plan names its field, not its file.
                 raise error if name in str(error) else ValueError(f"{name}: {error}") from None
     raise ValueError(
-        f"{name} is not a result file; saccade report takes what eval, demo, bench, cost and study write "
-        "with --json, and plans of calibrate"
+        f"{name} is not a result file; saccade report takes what eval, tune, demo, bench, cost and "
+        "study write with --json, and plans of calibrate and tune"
     )
 
 
@@ -68,18 +69,20 @@ def read_evaluation(data: Any, path: str) -> Result:
         if not file.study:
             raise ValueError(f"{path}: study: the name of a study is needed")
         title = file.title or file.study
-        told = Told(file.study, title, file.question, tuple(file.findings), *_own(file.study, data, path))
+        told = StudyText(
+            file.study, title, file.question, tuple(file.findings), *_own(file.study, data, path)
+        )
         kind = f"study {file.study}"
     return Result(path, kind, _model(file), file.provenance, {"": found}, told=told)
 
 
-def _comparison(file: EvaluationFile, path: str) -> Comparison:
+def _comparison(file: EvaluationFile, path: str) -> ReadComparison:
     if not file.dense.mean:
         raise ValueError(f"{path}: dense.mean: it is missing")
     listed, headline = [*file.plans, *file.rows], file.headline
     if isinstance(headline, dict):
         headline = [name for key in ("layers", "flops") for name in _listed(headline.get(key))]
-    return Comparison(
+    return ReadComparison(
         file.dense,
         tuple(one for one in listed if one.mean),
         tuple((one.name, one.reason) for one in listed if not one.mean),
@@ -117,10 +120,17 @@ def _own(name: str, data: Any, path: str) -> tuple[str, Mapping[str, bytes]]:
     return next((one for one in told if one is not None), ("", {}))
 
 
+def read_tuning(data: Any, path: str) -> Result:
+    """What ``saccade tune`` writes beside its plan: the front on held-out samples, and all that was tried."""
+    file = taken(EvaluationFile, data, path)
+    found = _comparison(file, path)
+    return Result(path, "tuning", _model(file), file.provenance, {"": found}, told=told_of(data, path))
+
+
 def read_bench(data: Any, path: str) -> Result:
     """What ``saccade bench`` and the benchmarks of width write."""
     file = taken(BenchFile, {"plans": data} if isinstance(data, list) else data, path)
-    runs = file.plans or file.runs or [taken(Run, data, path)]
+    runs = file.plans or file.runs or [taken(ReportedRun, data, path)]
     names = {run.name for run in runs}
     if len(names) > 1:
         raise ValueError(f"{path} has benches of several models: {', '.join(sorted(names))}")
@@ -129,7 +139,7 @@ def read_bench(data: Any, path: str) -> Result:
     return Result(path, "bench", model, file.provenance or first.provenance, timed=tuple(map(_timed, runs)))
 
 
-def _timed(run: Run) -> Timed:
+def _timed(run: ReportedRun) -> Timed:
     part = "" if run.layers == run.depth else f" of {run.depth}"
     setting = f"{run.layers}{part} layers, batch {run.batch}, {run.visual} + {run.text} rows"
     before, after = run.dense.peak_memory_bytes, run.planned.peak_memory_bytes
@@ -193,6 +203,7 @@ def _listed(value: Any) -> Sequence[Any]:
 
 KINDS: tuple[tuple[Callable[[Any], bool], Callable[[Any, str], Result]], ...] = (
     (_has("study"), read_evaluation),
+    (_has("tune", "dense"), read_tuning),
     (lambda data: isinstance(data, dict) and data.get("kind") == "training step", read_training_step),
     (_is_bench, read_bench),
     (_has("shape", "plans", "tflops"), read_cost),

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from saccade.research.analysis.study import PARTS, Study, analyze
+from saccade.research.analysis.study import PARTS, Analysis, analyze
 
-__all__ = ["PARTS", "Study", "analyze"]
+__all__ = ["PARTS", "Analysis", "analyze"]

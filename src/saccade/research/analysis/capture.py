@@ -21,9 +21,10 @@ from saccade.core.route import LayerRoute
 from saccade.engine import apply, attached
 from saccade.engine.trace import Trace
 from saccade.families import Rotary, find
+from saccade.families.offsets import position_offsets_kept
 from saccade.plans.plan import Plan, PlanLike
 from saccade.research.analysis.merging import Merge
-from saccade.skip_vision.wrap import wrapped
+from saccade.skip_vision.placed import wrapped
 
 
 @dataclass(frozen=True)
@@ -201,14 +202,11 @@ def _by_plan(trace: Trace, embeds_BND: torch.Tensor | None, entering_ND: torch.T
 def _evaluating(model: nn.Module, core: nn.Module) -> Iterator[None]:
     """Evaluation mode, and nothing left behind on the modules."""
     modes = [(module, module.training) for module in model.modules()]
-    # Qwen models keep the position offset of the last prompt on the module.
-    held = {name: getattr(core, name) for name in ("rope_deltas",) if hasattr(core, name)}
     model.eval()
     try:
-        yield
+        with position_offsets_kept(core):
+            yield
     finally:
-        for name, value in held.items():
-            setattr(core, name, value)
         for module, training in modes:
             module.training = training
 

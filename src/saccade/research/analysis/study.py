@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from saccade import models
-from saccade.calibration.draw import data_hash
+from saccade.calibration.drawing import data_hash
 from saccade.engine import check_made_for
-from saccade.evaluation.identity import code_of, setup_digest
+from saccade.identity import code_of, setup_digest
 from saccade.inputs.samples import Sample
 from saccade.methods.ffn_skip import FFNSkip
 from saccade.models import Loaded
@@ -50,7 +50,7 @@ Step = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Study:
+class Analysis:
     """What an analysis found.
 
     Attributes:
@@ -89,7 +89,7 @@ def analyze(
     strict: bool = False,
     checkpoint: Journal | str | os.PathLike | None = None,
     step: Step | None = None,
-) -> Study:
+) -> Analysis:
     """Analyses what FFN and attention do to visual rows, and how well the theory bounds skipping them.
 
     Args:
@@ -169,7 +169,7 @@ def analyze(
         pictures["attention_maps"] = figures.attention_maps(
             maps, run.trace.grid, run.layout.image_BN, seen[0].id
         )
-    return Study(data, pictures, maps)
+    return Analysis(data, pictures, maps)
 
 
 class _Runner:

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from saccade.research.analysis.study import Study
+from saccade.research.analysis.study import Analysis
 from saccade.system.files import write_bytes, write_json
 
 DATA, MAPS = "analysis.json", "attention_maps.npz"
 
 
-def write(study: Study, data: dict[str, Any], folder: Path) -> dict[str, Path]:
+def write(study: Analysis, data: dict[str, Any], folder: Path) -> dict[str, Path]:
     """Writes everything into a folder, each file whole or not at all.
 
     Args:

@@ -11,10 +11,10 @@ from saccade.cli import common
 from saccade.cli.calibrate import read_pool
 from saccade.cli.opening import opens, words
 from saccade.opening.settings import Opening
-from saccade.plans.names import check_plans
+from saccade.system.embedded import suite_of
 
 if TYPE_CHECKING:
-    from saccade.research.analysis import Study
+    from saccade.research.analysis import Analysis
 
 SAMPLES = 8
 
@@ -68,8 +68,8 @@ def analyze(
     Example: saccade analyze glance --plan 'ffn_skip(layers=0-11)' --samples 8 --out analysis
     """
     view = common.Output(json)
-    check_plans([plan] if plan else [])
-    from saccade.calibration.request import choose
+    common.check_names(model, [plan] if plan else [], [] if data else task or [], opening)
+    from saccade.calibration.options import CalibrationOptions
     from saccade.measure import record
     from saccade.plans.plan import Plan
     from saccade.research.analysis import study, write
@@ -81,8 +81,8 @@ def analyze(
     common.check_writable(out / write.DATA)
     common.hold(out, folder=True)
     where = opening.torch_device()
-    pool = read_pool(task or [], data, False, samples or SAMPLES, seed)
-    chosen = choose(pool, samples or min(SAMPLES, len(pool)), "global", seed)
+    pool = read_pool(task or [], data, False, samples or SAMPLES, seed, suite_of(model))
+    chosen = CalibrationOptions(num_samples=samples or min(SAMPLES, len(pool)), seed=seed).choose(pool)
     from saccade import models
 
     common.use_threads(threads)
@@ -112,7 +112,7 @@ def analyze(
     view.finish(result | {"files": {name: str(path) for name, path in paths.items()}})
 
 
-def _next(model: str, data: Path | None, found: Study, layers: int, same: list[str]) -> str:
+def _next(model: str, data: Path | None, found: Analysis, layers: int, same: list[str]) -> str:
     plan = found.data["plan"]
     asked = common.given(("--data", data))
     if plan is not None:
@@ -123,7 +123,7 @@ def _next(model: str, data: Path | None, found: Study, layers: int, same: list[s
     return common.command("analyze", model, "--plan", f"ffn_skip(layers=0-{layers - 1})", *asked, *same)
 
 
-def show(view: common.Output, found: Study) -> None:
+def show(view: common.Output, found: Analysis) -> None:
     """Prints what was found: layer by layer, then bound by bound."""
     data = found.data
     left = f", {data['without_image']} without an image left out" if data["without_image"] else ""

@@ -10,7 +10,7 @@ import typer
 from saccade.cli import accuracy, common
 
 if TYPE_CHECKING:
-    from saccade.research.demo import Study
+    from saccade.research.demo import DemoFindings
 
 ANSWERS = "answers.partial.jsonl"
 
@@ -88,7 +88,7 @@ def demo(
     output.finish(found.data)
 
 
-def show(output: common.Output, found: Study, paths: dict[str, Path]) -> None:
+def show(output: common.Output, found: DemoFindings, paths: dict[str, Path]) -> None:
     """Prints the study: a table at equal layers, one at equal FLOPs, V-Skip's budgets, and what next."""
     from saccade.report.text import beside_blind, duration
     from saccade.research.demo.write import commands

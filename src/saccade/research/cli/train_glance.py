@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -41,6 +41,20 @@ Export = Annotated[
     typer.Option(metavar="FOLDER", help="When done, write a model folder that the Auto classes load."),
 ]
 ExportOnly = Annotated[bool, typer.Option("--export-only", help="Do not train; export what --run holds.")]
+Device = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Where to compute, for example cuda; the CPU if omitted.")
+]
+Batch = Annotated[
+    int | None,
+    typer.Option(min=2, max=4096, help="Pictures a step on questions at full size; the recipe's if omitted."),
+]
+Start = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Begin the last stage with the weights of this model folder."),
+]
+Workers = Annotated[
+    int | None, typer.Option(min=0, max=256, help="Processes that draw pictures; the recipe's if omitted.")
+]
 Threads = Annotated[
     int | None, typer.Option(min=1, max=common.MOST_THREADS, help="CPU threads; the recipe's if omitted.")
 ]
@@ -55,16 +69,20 @@ def glance(
     export: Export = None,
     export_only: ExportOnly = False,
     threads: Threads = None,
+    workers: Workers = None,
+    device: Device = None,
     json: common.Json = None,
 ) -> None:
     """Train Glance on questions drawn on the fly. Checkpoints are written as it goes; --resume continues one.
 
     Example: saccade train glance --minutes 100 --run runs/glance --export glance-mine
     """
-    _embedded("glance", minutes, steps, seed, run, resume, export, export_only, threads, json)
+    given = {"minutes": minutes, "steps": steps, "threads": threads, "workers": workers, "device": device}
+    _embedded("glance", given, seed, run, resume, export, export_only, json)
 
 
 def gaze(
+    minutes: Minutes = None,
     steps: Steps = None,
     seed: common.Seed = 0,
     run: Run = Path("runs/gaze"),
@@ -72,22 +90,43 @@ def gaze(
     export: Export = None,
     export_only: ExportOnly = False,
     threads: Threads = None,
+    workers: Workers = None,
+    device: Device = None,
+    batch: Batch = None,
+    start: Start = None,
     json: common.Json = None,
 ) -> None:
     """Train Gaze from Glance's weights. A run is of use at any stop: --resume --steps N ends it at step N.
 
     Example: saccade train gaze --run runs/gaze --export gaze-mine
     """
-    _embedded("gaze", None, steps, seed, run, resume, export, export_only, threads, json)
+    given = {
+        "minutes": minutes,
+        "steps": steps,
+        "threads": threads,
+        "workers": workers,
+        "device": device,
+        "batch": batch,
+        "start": start,
+    }
+    _embedded("gaze", given, seed, run, resume, export, export_only, json)
 
 
 def _embedded(
-    name: str, minutes, steps, seed: int, run: Path, resume: bool, export, export_only: bool, threads, json
+    name: str,
+    given: dict[str, Any],
+    seed: int,
+    run: Path,
+    resume: bool,
+    export: Path | None,
+    export_only: bool,
+    json: common.Json,
 ) -> None:
     out = common.Output(json)
-    if minutes is not None and steps is not None:
+    given = {key: value for key, value in given.items() if value is not None}
+    if "minutes" in given and "steps" in given:
         raise ValueError("give --minutes or --steps, not both")
-    if minutes == 0:
+    if given.get("minutes") == 0:
         raise ValueError("--minutes is a time above 0")
     if export_only and export is None:
         raise ValueError("--export-only needs --export FOLDER")
@@ -103,7 +142,7 @@ def _embedded(
     from saccade.research.embedded.checkpoint import export as write_folder
 
     if not export_only:
-        _train(name, minutes, steps, seed, run, resume, threads)
+        _train(name, given, seed, run, resume)
     elif not (run / CHECKPOINT).exists():
         raise ValueError(f"{run} holds no run to export")
     done: dict[str, object] = {"run": str(run), "seed": seed, "export": None}
@@ -118,9 +157,10 @@ def _embedded(
     out.finish(done | {"provenance": record(seed=seed)})
 
 
-def _train(name: str, minutes, steps, seed: int, run: Path, resume: bool, threads) -> None:
+def _train(name: str, given: dict[str, Any], seed: int, run: Path, resume: bool) -> None:
     from dataclasses import replace
 
+    from saccade.opening import Opening
     from saccade.research.embedded.checkpoint import CHECKPOINT
     from saccade.research.embedded.recipe import RECIPES
     from saccade.research.embedded.train import train
@@ -130,13 +170,22 @@ def _train(name: str, minutes, steps, seed: int, run: Path, resume: bool, thread
         raise ValueError(
             f"{run} holds a run of 'saccade train CONFIG.yaml': choose another folder with --run"
         )
-    chosen = {"minutes": minutes, "steps": steps, "threads": threads}
-    given = {key: value for key, value in chosen.items() if value is not None}
-    config = replace(RECIPES[name].config, seed=seed, **given)
-    options = "".join(f" --{key} {value:g}" for key, value in given.items()) + (
-        f" --seed {seed}" if seed else ""
+    if "device" in given:
+        given["device"] = str(Opening(device=given["device"]).torch_device())
+    config = RECIPES[name].config
+    if "batch" in given:
+        config = config.with_batch(given["batch"])
+    if "start" in given:
+        if not (given["start"] / "config.json").exists():
+            raise ValueError(f"{given['start']} is no model folder")
+        config = config.going_on(str(given["start"]))
+    plain = {key: value for key, value in given.items() if key not in ("batch", "start")}
+    config = replace(config, seed=seed, **plain)
+    told = given | ({"seed": seed} if seed else {})
+    options = "".join(
+        f" --{key} {value:g}" if isinstance(value, float) else f" --{key} {shlex.quote(str(value))}"
+        for key, value in told.items()
     )
-
     where = shlex.quote(str(run))
 
     def again() -> str:

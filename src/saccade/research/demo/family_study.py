@@ -9,7 +9,7 @@ from typing import Any
 
 from saccade.core.layout import Layout
 from saccade.evaluation import Comparison, compare
-from saccade.evaluation.matched import RATIOS, Row, lineup
+from saccade.evaluation.matched import RATIOS, LineupRow, lineup
 from saccade.evaluation.orders import calibrated
 from saccade.evaluation.runner import count_prompts, refusal
 from saccade.inputs.samples import Sample
@@ -19,6 +19,7 @@ from saccade.opening.digest import weights_digest
 from saccade.plans.plan import Plan
 from saccade.report import figures
 from saccade.research.demo.page import render_family
+from saccade.system.embedded import title_of
 from saccade.system.files import write_bytes, write_json, write_text
 from saccade.system.journal import Journal
 
@@ -33,7 +34,7 @@ def rows_for(
     loaded: Loaded,
     questions: Sequence[Sample],
     orders: Mapping[str, Sequence[int]],
-) -> tuple[Row, ...]:
+) -> tuple[LineupRow, ...]:
     """The line-up for a model; every plan has run on one question, and those that cannot are told why.
 
     Args:
@@ -48,19 +49,19 @@ def rows_for(
     return tuple(_tried(loaded, row, questions[0]) for row in rows)
 
 
-def _tried(loaded: Loaded, row: Row, question: Sample) -> Row:
+def _tried(loaded: Loaded, row: LineupRow, question: Sample) -> LineupRow:
     if row.plan is None:
         return row
     reason = refusal(loaded, row.plan, question)
     return row.without_plan(reason) if reason else row
 
 
-def plans_of(rows: Sequence[Row]) -> dict[str, Plan]:
+def plans_of(rows: Sequence[LineupRow]) -> dict[str, Plan]:
     """Plans that run, by name."""
     return {row.name: row.plan for row in rows if row.plan is not None}
 
 
-def results(loaded: Loaded, rows: Sequence[Row], found: Comparison) -> dict[str, Any]:
+def results(loaded: Loaded, rows: Sequence[LineupRow], found: Comparison) -> dict[str, Any]:
     """What the comparison found, line by line, lines that could not run included.
 
     Args:
@@ -75,7 +76,7 @@ def results(loaded: Loaded, rows: Sequence[Row], found: Comparison) -> dict[str,
     return {
         "schema": 1,
         "model": {
-            "name": "Glance" if loaded.name == "glance" else loaded.name,
+            "name": title_of(loaded.name),
             "weights": weights_digest(loaded.model),
             "layers": loaded.shape.layers,
             "parameters": sum(p.numel() for p in loaded.model.parameters()),

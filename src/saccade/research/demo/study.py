@@ -18,8 +18,9 @@ from saccade.opening.digest import weights_digest
 from saccade.plans.plan import Plan
 from saccade.report import figures
 from saccade.report.figures import SCORES
-from saccade.research.demo.plans import Entry, Lineup, lineup
+from saccade.research.demo.plans import DemoPlan, Lineup, lineup
 from saccade.research.demo.questions import pick, shown
+from saccade.system.embedded import title_of
 from saccade.system.journal import Journal
 
 TIMED_BATCH = 8
@@ -28,7 +29,7 @@ Step = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Study:
+class DemoFindings:
     """What the demo found.
 
     Attributes:
@@ -54,8 +55,8 @@ def study(
     ledger: Journal | None = None,
     note: Note = lambda text: None,
     step: Step | None = None,
-) -> Study:
-    """Calibrates V-Skip and its kin, evaluates them at many budgets and times some.
+) -> DemoFindings:
+    """Calibrates V-Skip and other layer methods, evaluates them at many budgets and times some.
 
     Args:
         loaded: The model.
@@ -112,7 +113,7 @@ def study(
     main = next(e for e in plans.entries if e.name == plans.main)
     vig = scores["vig"]
     kept = Plan(main.plan.methods, vig.model, {"asked": {"budget": main.budget}, **vig.record()})
-    return Study(data, pictures, kept)
+    return DemoFindings(data, pictures, kept)
 
 
 def draw(data: dict[str, Any]) -> dict[str, bytes]:
@@ -133,7 +134,7 @@ def draw(data: dict[str, Any]) -> dict[str, bytes]:
     }
 
 
-def _time(loaded: Loaded, entry: Entry, visual: int, text: int, repeats: int) -> dict[str, float]:
+def _time(loaded: Loaded, entry: DemoPlan, visual: int, text: int, repeats: int) -> dict[str, float]:
     target = Target(loaded.name, loaded.model, loaded.family, loaded.shape, loaded.shape.layers, True, loaded)
     found = bench(
         target, entry.plan, batch=TIMED_BATCH, visual=visual, text=text, new_tokens=1, repeats=repeats
@@ -168,7 +169,7 @@ def _data(
     return {
         "schema": 1,
         "model": {
-            "name": "Glance" if loaded.name == "glance" else loaded.name,
+            "name": title_of(loaded.name),
             "weights": weights_digest(loaded.model),
             "layers": _depth(loaded),
             "parameters": sum(p.numel() for p in loaded.model.parameters()),

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from saccade.research.demo.page import render
-from saccade.research.demo.study import Study
+from saccade.research.demo.study import DemoFindings
 from saccade.system.files import write_bytes, write_json, write_text
 
 REPORT, DATA, PLAN = "report.html", "demo.json", "plan.json"
@@ -30,7 +30,7 @@ def commands(folder: str | os.PathLike) -> list[tuple[str, str]]:
     ]  # fmt: skip
 
 
-def write(study: Study, folder: Path) -> dict[str, Path]:
+def write(study: DemoFindings, folder: Path) -> dict[str, Path]:
     """Writes everything into a folder, each file whole or not at all.
 
     Returns:

@@ -102,9 +102,10 @@ def teach_to_glimpse(
     try:
         for step, batch in zip(range(steps), loader(batches, 0, workers=0), strict=False):
             optimizer.param_groups[0]["lr"] = 3e-3 * 0.5 * (1 + math.cos(math.pi * step / steps))
-            target = drawn(batch["pixels"], patch).float()
+            pixels = batch["pixels"].to(model.device)
+            target = drawn(pixels, patch).float()
             target = target / target.sum(1, keepdim=True).clamp_min(1)
-            loss = F.kl_div(cls_attention(model, batch["pixels"]), target, reduction="batchmean")
+            loss = F.kl_div(cls_attention(model, pixels), target, reduction="batchmean")
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -62,7 +62,7 @@ def aims(batch: dict[str, torch.Tensor]) -> torch.Tensor:
     A row that is all False is not taught: it names nothing, or lies within an answer.
     """
     ids, labels = batch["ids"], batch["labels"].long()
-    named = {name: table[ids] for name, table in _classes().items()}
+    named = {name: table.to(ids.device)[ids] for name, table in _classes().items()}
     asking = (batch["segments"] >= 0) & (batch["tasks"] < 0)
     second = named | _one_arrow_on(named["box"], ids, labels)
     return torch.stack([_aims(names, asking, ids, labels) for names in (named, second)], dim=1)
@@ -73,7 +73,7 @@ def _one_arrow_on(box: torch.Tensor, ids: torch.Tensor, labels: torch.Tensor) ->
     content = labels[:, :, HEAD_INDEX["content"]]
     first = CONTENT_INDEX[LETTERS[0]]
     letter = torch.where((content >= first) & (content < first + len(LETTERS)), content - first + 1, 0)
-    leads = torch.zeros(len(ids), len(LETTERS) + 1, dtype=torch.long)
+    leads = torch.zeros(len(ids), len(LETTERS) + 1, dtype=torch.long, device=ids.device)
     source = labels[:, :, HEAD_INDEX["source"]].clamp_min(0)
     target = labels[:, :, HEAD_INDEX["target"]].clamp_min(0)
     leads.scatter_(1, source, letter)
@@ -128,7 +128,7 @@ def _with_answers(aim: torch.Tensor, ids: torch.Tensor, diagram: torch.Tensor) -
     """
     begins, ends = vocabulary()[ASSISTANT], vocabulary()[EOS]
     rows = ids.shape[1]
-    at = torch.arange(rows).expand_as(ids)
+    at = torch.arange(rows, device=ids.device).expand_as(ids)
     taught = aim[:, 0].any(dim=-1)
     last = torch.where(taught, at, -1).cummax(dim=1).values
     former = torch.where(ids == ends, at, -1).cummax(dim=1).values

@@ -20,7 +20,7 @@ def accuracy(network: Network, batches: Batches, count: int) -> dict[str, float]
 
     right: dict[str, list[bool]] = defaultdict(list)
     for number in range(count):
-        batch = batches[number]
+        batch = {name: tensor.to(network.device) for name, tensor in batches[number].items()}
         passed = network.answer(**network_inputs(batch, batches.prefix))
         assert passed.logits is not None
         hit = passed.logits.argmax(-1) == batch["targets"]

@@ -38,8 +38,8 @@ from saccade.research.embedded.quick import accuracy
 from saccade.research.embedded.recipe import (
     RECIPES,
     Clock,
-    Stage,
     TrainConfig,
+    TrainingStage,
     build_optimizers,
     learning_rate_factor,
 )
@@ -52,7 +52,7 @@ _SPELLED = torch.tensor([i for i, name in enumerate(TASK_NAMES) if TASKS[name].l
 
 def short(targets: torch.Tensor, tasks: torch.Tensor) -> torch.Tensor:
     """Targets of the tasks with short answers alone; released models spell late, and name early."""
-    return targets.masked_fill(torch.isin(tasks % 64, _SPELLED) & (tasks >= 0), -100)
+    return targets.masked_fill(torch.isin(tasks % 64, _SPELLED.to(tasks.device)) & (tasks >= 0), -100)
 
 
 def shared_copy(network: Network) -> Network:
@@ -72,8 +72,9 @@ class Trainer:
         torch.set_num_threads(1)
         self.stages = [config.batches(stage) for stage in config.stages]
         model = build_model(sizes, config.seed)
-        if config.inherit:
-            donor = Llava.from_pretrained(weights_path(), dtype=torch.float32)
+        if config.start:
+            folder = weights_path() if config.start == "glance" else Path(config.start)
+            donor = Llava.from_pretrained(folder, dtype=torch.float32)
             inherit(model, donor.state_dict(), config.point_layers)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -84,16 +85,19 @@ class Trainer:
                 self.stages[0].encode.user,
                 config.early_layer,
             )
-        self.replicas = [self.network, *(shared_copy(self.network) for _ in range(config.threads - 1))]
-        self._pool = ThreadPoolExecutor(config.threads)
+        self.network.to(config.device)
+        shards = config.threads if self.network.device.type == "cpu" else 1
+        self.replicas = [self.network, *(shared_copy(self.network) for _ in range(shards - 1))]
+        self._pool = ThreadPoolExecutor(shards)
         self.optimizers = build_optimizers(self.network, config)
         self.average = {name: p.detach().clone() for name, p in self.network.named_parameters()}
         self.clock = Clock()
         self.stopping = False
         self._durations: deque[float] = deque(maxlen=50)
+        self._mark = time.perf_counter()
 
     @property
-    def stage(self) -> Stage:
+    def stage(self) -> TrainingStage:
         """The stage that the run is in."""
         return self.config.stages[self.clock.stage(self.config)]
 
@@ -101,7 +105,8 @@ class Trainer:
         """Continue from the run folder's checkpoint."""
         state = load_state(self.run_dir)
         self.network.load_state_dict(state["network"])
-        self.average = state["average"]
+        for name, tensor in state["average"].items():
+            self.average[name].copy_(tensor)
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.clock = Clock(**state["clock"])
@@ -135,8 +140,8 @@ class Trainer:
 
     def step(self, batch: dict[str, torch.Tensor]) -> dict[str, float]:
         """One optimisation step; returns its losses."""
-        began = time.perf_counter()
         count = len(self.replicas)
+        batch = {name: tensor.to(self.network.device) for name, tensor in batch.items()}
         shards = [{k: v.tensor_split(count)[i] for k, v in batch.items()} for i in range(count)]
         results = list(self._pool.map(self._shard, self.replicas, shards))
         self._gather_gradients()
@@ -149,8 +154,10 @@ class Trainer:
             optimizer.param_groups[0]["lr"] = rate * factor
             optimizer.step()
         self._follow()
-        self._tick(time.perf_counter() - began, len(batch["pixels"]))
         loss, text, early, point, looking, *patch = torch.stack(results).mean(0).tolist()
+        now = time.perf_counter()
+        self._tick(now - self._mark, len(batch["pixels"]))
+        self._mark = now
         parts = {"loss": loss, "answer": text, "early": early, "pointing": point, "looking": looking}
         return {**parts, **{f"patch/{k}": v for k, v in zip(LABEL_HEADS, patch, strict=True)}}
 
@@ -159,8 +166,9 @@ class Trainer:
         torch.set_num_threads(1)  # the setting belongs to the calling thread
         for parameter in network.parameters():
             parameter.grad = None
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
-            config, text, early = self.config, torch.zeros(()), torch.zeros(())
+        with self._precision():
+            config = self.config
+            text, early = (torch.zeros((), device=network.device) for _ in range(2))
             if "ids" in shard:
                 passed = network.answer(**network_inputs(shard, shard["labels"].shape[1] + 1))
                 text = _cross_entropy(passed.logits, shard["targets"])
@@ -178,6 +186,9 @@ class Trainer:
         # Of several readers the tower's, which goes first, or else the deepest.
         return torch.cat((told, passed.patches[0 if network.mixes else -1])).detach()
 
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.network.device.type, torch.bfloat16, enabled=self.config.half)
+
     def _gather_gradients(self) -> None:
         """Average the shards' gradients into the first replica's."""
         first = [p.grad for p in self.network.parameters() if p.grad is not None]
@@ -193,7 +204,7 @@ class Trainer:
             torch._foreach_lerp_(average, list(self.network.parameters()), 1.0 - decay)
 
     def _tick(self, seconds: float, images: int) -> None:
-        """Count time in steps only, and a step that was paused as an ordinary one."""
+        """Count the time of a step and its batch, and of one that was paused what is ordinary."""
         if len(self._durations) >= 5:
             seconds = min(seconds, 5.0 * statistics.median(self._durations))
         self._durations.append(seconds)
@@ -210,7 +221,7 @@ class Trainer:
         current = {name: p.detach().clone() for name, p in self.network.named_parameters()}
         self.network.load_state_dict(self.average, strict=False)
         try:
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
+            with self._precision():
                 held_out = self.config.batches(self.stage, "calibration")
                 return accuracy(self.network, held_out, self.config.check_batches)
         finally:
@@ -231,8 +242,8 @@ class Trainer:
     def run(self) -> None:
         """Train to the end of the schedule; an interruption or a polite kill saves first."""
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, lambda *_: setattr(self, "stopping", True))
+            for ending in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(ending, lambda *_: setattr(self, "stopping", True))
         progress = Progress(self.config.minutes, self.config.steps)
         while self.clock.done(self.config) < 1.0:
             number = self.clock.stage(self.config)
@@ -254,7 +265,7 @@ class Trainer:
             return
         self.network.load_state_dict(self.average, strict=False)
         steps, patch = self.config.glimpse_steps, self.sizes.patch
-        scenes = self.config.batches(Stage("see"))
+        scenes = self.config.batches(TrainingStage("see"))
         losses = teach_to_glimpse(self.network.model, scenes, steps, self.config.seed, patch)
         for name, parameter in self.network.named_parameters():
             self.average[name].copy_(parameter.detach())
@@ -263,6 +274,7 @@ class Trainer:
         self.save()
 
     def _run_stage(self, batches, number: int, progress: Progress) -> None:
+        self._mark = time.perf_counter()
         saved = checked = logged = self.clock.spent
         smooth: dict[str, float] = {}
         for batch in batches:
@@ -280,9 +292,11 @@ class Trainer:
             if answering and 0 < self.config.check_every <= spent - checked:
                 self.log(self.check())
                 checked = spent
+                self._mark = time.perf_counter()
             if spent - saved >= self.config.save_every:
                 self.save()
                 saved = spent
+                self._mark = time.perf_counter()
             progress.update(self.clock, number + 1, smooth)
             over = self.clock.done(self.config) >= 1.0 or self.clock.stage(self.config) != number
             if self.stopping or over:
@@ -290,9 +304,10 @@ class Trainer:
 
 
 def _cross_entropy(logits: torch.Tensor | None, targets: torch.Tensor) -> torch.Tensor:
-    """Mean over the targets that are given."""
+    """Mean over the targets that are given; 0 if none is."""
     assert logits is not None
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
+    total = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum")
+    return total / (targets != -100).sum().clamp_min(1)
 
 
 def train(
@@ -325,8 +340,3 @@ def train(
 
 
 __all__ = ["TrainConfig", "Trainer", "export", "train"]
-
-if __name__ == "__main__":
-    from saccade.research.embedded.main import main
-
-    main()

@@ -6,24 +6,24 @@ import importlib
 import pkgutil
 
 from saccade.research.studies.base import Design, Finding, Study
-from saccade.research.studies.bench import Bench
+from saccade.research.studies.bench import StudyBench
 from saccade.research.studies.lines import Book, Line
-from saccade.research.studies.questions import Questions
+from saccade.research.studies.questions import StudyQuestions
 from saccade.research.studies.run import run
 from saccade.research.studies.store import Cell, Key, Store
 
 __all__ = [
     "STUDIES",
-    "Bench",
     "Book",
     "Cell",
     "Design",
     "Finding",
     "Key",
     "Line",
-    "Questions",
     "Store",
     "Study",
+    "StudyBench",
+    "StudyQuestions",
     "run",
 ]
 

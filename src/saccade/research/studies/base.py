@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from saccade.evaluation.statistics import Interval, holm, p_value
-from saccade.research.studies.bench import Bench
+from saccade.research.studies.bench import StudyBench
 from saccade.research.studies.lines import Book, Line
 
 Result = Mapping[str, Any]
@@ -73,7 +73,7 @@ class Study:
     name: str
     title: str
     question: str
-    design: Callable[[Bench], Design]
+    design: Callable[[StudyBench], Design]
     judge: Callable[[Book, Design], dict[str, Any]]
     draw: Callable[[Result], dict[str, bytes]]
     tell: Callable[[Result], str]

@@ -9,20 +9,20 @@ from typing import Any
 
 from saccade.calibration import ascending, data_hash, draw, scores
 from saccade.calibration.api import scores_code
-from saccade.calibration.draw import Draw
+from saccade.calibration.drawing import Draw
 from saccade.calibration.measures import mean_sd, shuffled
 from saccade.calibration.probes import find_probe
 from saccade.core.layout import Layout
-from saccade.evaluation.identity import code_of, setup_digest
 from saccade.evaluation.orders import CALIBRATION_SAMPLES
-from saccade.evaluation.runner import BLIND, DENSE, Run, count_prompts
+from saccade.evaluation.runner import BLIND, DENSE, AnswerRun, count_prompts
+from saccade.identity import code_of, setup_digest
 from saccade.inputs.samples import Sample
 from saccade.models import Loaded
 from saccade.opening.digest import weights_digest
 from saccade.plans.plan import Plan
 from saccade.plans.spec import parse
 from saccade.research.studies.cells import Column
-from saccade.research.studies.questions import Questions
+from saccade.research.studies.questions import StudyQuestions
 from saccade.research.studies.store import Key, Store
 from saccade.system.files import locked
 
@@ -32,7 +32,7 @@ FEW = 4
 
 
 @dataclass(frozen=True)
-class Scored:
+class StudyScores:
     """Scores of every layer on some samples.
 
     Attributes:
@@ -60,13 +60,13 @@ class Scored:
         """Layers from the least to the most harmful."""
         return ascending(self.mean)
 
-    def part(self, places: Sequence[int]) -> Scored:
+    def part(self, places: Sequence[int]) -> StudyScores:
         """The same scores on some of the samples."""
-        return Scored(
+        return StudyScores(
             self.score, tuple(self.samples[i] for i in places), tuple(self.values_SL[i] for i in places)
         )
 
-    def drawn(self, count: int, how: Draw, seed: int) -> Scored:
+    def drawn(self, count: int, how: Draw, seed: int) -> StudyScores:
         """The same scores on samples drawn as a calibration draws them."""
         place = {sample.id: i for i, sample in enumerate(self.samples)}
         return self.part([place[sample.id] for sample in draw(self.samples, count, how, seed)])
@@ -88,7 +88,7 @@ def silent(text: str) -> None:
 
 
 @dataclass
-class Bench:
+class StudyBench:
     """A model and questions to study it on.
 
     Attributes:
@@ -101,7 +101,7 @@ class Bench:
     """
 
     loaded: Loaded
-    questions: Questions
+    questions: StudyQuestions
     store: Store
     tokens: int = 24
     note: Callable[[str], None] = silent
@@ -147,9 +147,9 @@ class Bench:
         # The name tells the plan where only the cell is wanted; that of a blind model says so first.
         code = code_of(self.loaded, Plan(parse(name.removeprefix(BLIND).strip() or DENSE)))
         key = Key(self.weights, self.dtype, name, digest, self.tokens, self.setup, code)
-        return Column(Run(name, plan, blind), key)
+        return Column(AnswerRun(name, plan, blind), key)
 
-    def scored(self, score: str, samples: Sequence[Sample], what: str = "", tokens: int = 1) -> Scored:
+    def scored(self, score: str, samples: Sequence[Sample], what: str = "", tokens: int = 1) -> StudyScores:
         """Scores of every layer on these samples, measured once for all studies.
 
         Args:
@@ -179,7 +179,7 @@ class Bench:
         told = f"layers by {score}{over}"
         values = self.measured(f"{score}{over}", samples, measure, told, what, code)
         bare = tuple(replace(sample, images=()) for sample in samples)
-        return Scored(score, bare, tuple(map(tuple, values)))
+        return StudyScores(score, bare, tuple(map(tuple, values)))
 
     def measured(
         self,
@@ -218,20 +218,20 @@ class Bench:
             self.store.put_measured(settings, values)
         return values
 
-    def pool(self, score: str, task: str) -> Scored:
+    def pool(self, score: str, task: str) -> StudyScores:
         """Scores on the whole calibration pool of a task."""
         return self.scored(score, self.questions.calibration(task), f"task {task}")
 
-    def pooled(self, score: str) -> Scored:
+    def pooled(self, score: str) -> StudyScores:
         """Scores on the calibration pools of all tasks."""
         parts = [self.pool(score, task) for task in self.tasks]
-        return Scored(
+        return StudyScores(
             score,
             tuple(sample for part in parts for sample in part.samples),
             tuple(row for part in parts for row in part.values_SL),
         )
 
-    def own(self, score: str, task: str, tokens: int = 1) -> Scored:
+    def own(self, score: str, task: str, tokens: int = 1) -> StudyScores:
         """Scores on 20 samples of a task (the papers' number): the first of its pool."""
         samples = self.questions.calibration(task, CALIBRATION_SAMPLES)
         return self.scored(score, samples, f"task {task}", tokens)
@@ -241,7 +241,7 @@ class Bench:
         few = FEW if len(self.tasks) > MANY_TASKS else CALIBRATION_SAMPLES
         return [sample for task in self.tasks for sample in self.questions.calibration(task, few)]
 
-    def calibrated(self, names: Sequence[str], tokens: int = 1) -> dict[str, Scored]:
+    def calibrated(self, names: Sequence[str], tokens: int = 1) -> dict[str, StudyScores]:
         """Scores by name on 20 samples of the mixture, drawn evenly over sub-tasks (the papers' number)."""
         pool = self.mixture()
         drawn = draw(pool, min(CALIBRATION_SAMPLES, len(pool)), "stratified", self.questions.seed)
@@ -259,6 +259,6 @@ class Bench:
         ]
 
 
-def orders_of(scored: Mapping[str, Scored]) -> dict[str, Sequence[int]]:
+def orders_of(scored: Mapping[str, StudyScores]) -> dict[str, Sequence[int]]:
     """Orders of layers by score name."""
     return {name: found.order for name, found in scored.items()}

@@ -14,9 +14,9 @@ import torch
 from saccade import models
 from saccade.core.layout import Layout
 from saccade.evaluation.comparison import check_samples
-from saccade.evaluation.ledger import Cell as Answered
+from saccade.evaluation.ledger import BatchAnswers as Answered
 from saccade.evaluation.ledger import Ledger, Spent
-from saccade.evaluation.runner import Run, chunks, generate
+from saccade.evaluation.runner import AnswerRun, chunks, generate
 from saccade.inputs.samples import Sample
 from saccade.measure.provenance import record
 from saccade.research.studies.store import Cell, Key, Store
@@ -41,7 +41,7 @@ class Column:
         key: Key of the cell.
     """
 
-    run: Run
+    run: AnswerRun
     key: Key
 
 
@@ -68,7 +68,7 @@ def batches(samples: Sequence[Sample], tokenizer: Any, batch_size: int) -> list[
     return found
 
 
-class Prompts:
+class PromptBatches:
     """The prompts of a task in batches, built when they are first needed.
 
     Args:
@@ -96,7 +96,7 @@ class Prompts:
             self._bytes += size
         return made
 
-    def under(self, run: Run, number: int) -> Any:
+    def under(self, run: AnswerRun, number: int) -> Any:
         """Inputs of a batch as a run wants them."""
         batch = [self.samples[i] for i in self.indices[number]]
         if run.blind:
@@ -142,19 +142,19 @@ def fill(
         How many cells were finished here.
     """
     done = 0
-    prompts: Prompts | None = None
+    prompts: PromptBatches | None = None
     for column in columns:
         if store.has(column.key):
             continue
         with store.claim(column.key) as mine:
             if mine:
-                prompts = prompts or Prompts(loaded, samples(), batch_size)
+                prompts = prompts or PromptBatches(loaded, samples(), batch_size)
                 store.put(ask(loaded, store, prompts, column, step))
                 done += 1
     return done
 
 
-def ask(loaded: models.Loaded, store: Store, prompts: Prompts, column: Column, step: Step) -> Cell:
+def ask(loaded: models.Loaded, store: Store, prompts: PromptBatches, column: Column, step: Step) -> Cell:
     """Asks all questions under one column; what was answered before an interruption is not asked again."""
     run, key = column.run, column.key
     start, worked = time.perf_counter(), time.process_time()

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from saccade.calibration.draw import Draw
-from saccade.evaluation.gate import rank_correlation
-from saccade.research.studies.bench import Scored
+from saccade.calibration.drawing import Draw
+from saccade.research.gate import rank_correlation
+from saccade.research.studies.bench import StudyScores
 
 DRAWS = 10
 """Draws of each kind."""
@@ -20,12 +20,12 @@ ONE_DRAW = (
 """What findings on plans of one calibration say of their limits."""
 
 
-def drawn(pool: Scored, size: int, how: Draw, seed: int, draws: int = DRAWS) -> list[Scored]:
+def drawn(pool: StudyScores, size: int, how: Draw, seed: int, draws: int = DRAWS) -> list[StudyScores]:
     """Several calibrations of one pool; their seeds are ``seed``, ``seed + 1`` and so on."""
     return [pool.drawn(min(size, len(pool.samples)), how, seed + number) for number in range(draws)]
 
 
-def spread(pool: Scored, found: Sequence[Scored], budget: int) -> dict[str, Any]:
+def spread(pool: StudyScores, found: Sequence[StudyScores], budget: int) -> dict[str, Any]:
     """What draws have in common with the whole pool and with one another.
 
     Args:

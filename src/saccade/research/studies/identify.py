@@ -9,7 +9,7 @@ from saccade.report.markdown import markdown
 from saccade.report.text import difference
 from saccade.research.studies import charts
 from saccade.research.studies.base import Design, Finding, Result, Study, corrected, directions, is_better
-from saccade.research.studies.bench import Bench
+from saccade.research.studies.bench import StudyBench
 from saccade.research.studies.draws import ONE_DRAW
 from saccade.research.studies.lines import Book, Line
 from saccade.research.studies.skips import budgets, first
@@ -32,7 +32,7 @@ def name_of(way: str, budget: int) -> str:
     return f"{way}, {budget} layers"
 
 
-def design(bench: Bench) -> Design:
+def design(bench: StudyBench) -> Design:
     """V-Skip with the layers of every way of choosing, at several numbers of layers."""
     scored = bench.calibrated(("vig", "cosine", "lc"))
     orders = {name: found.order for name, found in scored.items()}

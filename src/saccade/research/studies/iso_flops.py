@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from saccade.evaluation.matched import KINDS, PLAIN, RATIOS
+from saccade.evaluation.matched import KINDS, RATIOS
 from saccade.evaluation.results import Evaluation
 from saccade.evaluation.statistics import Interval
+from saccade.methods.kinds import PLAIN
 from saccade.report import figures
 from saccade.report.markdown import markdown
 from saccade.report.text import difference, percent
@@ -22,7 +23,7 @@ from saccade.research.studies.base import (
     is_free,
     is_harmless,
 )
-from saccade.research.studies.bench import Bench, orders_of
+from saccade.research.studies.bench import StudyBench, orders_of
 from saccade.research.studies.lines import Book
 from saccade.research.studies.lineup import KEPT, closes_up, matched
 from saccade.research.studies.tables import against, interval_of, opposite, plan_table, task_table
@@ -34,7 +35,7 @@ APART = 0.02
 WHERE = {True: "closed up", False: "kept", None: ""}
 
 
-def design(bench: Bench) -> Design:
+def design(bench: StudyBench) -> Design:
     """The line-up at 70, 50 and 30 % of the FLOPs."""
     scored = bench.calibrated(SCORES)
     facts = {

@@ -13,7 +13,7 @@ from saccade.evaluation.results import Evaluation, Prediction, score
 from saccade.evaluation.runner import BLIND, DENSE, mean_cost, prediction, real_cost, stock_cost
 from saccade.evaluation.statistics import Interval, paired_difference
 from saccade.plans.plan import Plan
-from saccade.research.studies.bench import Bench
+from saccade.research.studies.bench import StudyBench
 from saccade.research.studies.cells import Column
 from saccade.research.studies.store import Cell
 
@@ -47,7 +47,7 @@ class Line:
         return self.plan.spec if isinstance(self.plan, Plan) else ""
 
 
-def columns(bench: Bench, lines: Sequence[Line]) -> dict[str, list[Column]]:
+def columns(bench: StudyBench, lines: Sequence[Line]) -> dict[str, list[Column]]:
     """The cells that lines need, by task: dense and blind first, each once.
 
     Raises:
@@ -71,7 +71,7 @@ class Book:
         lines: What the study wanted; all their cells are in the store.
     """
 
-    def __init__(self, bench: Bench, lines: Sequence[Line]) -> None:
+    def __init__(self, bench: StudyBench, lines: Sequence[Line]) -> None:
         self.bench, self.lines, self.tasks = bench, {line.name: line for line in lines}, bench.tasks
         self._cells: dict[tuple[str, str], Cell] = {}
         self._read: dict[tuple[str, str], tuple[Prediction, ...]] = {}

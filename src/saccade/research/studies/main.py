@@ -7,11 +7,12 @@ from typing import Any
 
 from saccade.evaluation.matched import first_layer, kind_of
 from saccade.methods import METHODS
+from saccade.methods.kinds import SKIPPING
 from saccade.plans.plan import Plan
 from saccade.report import figures
 from saccade.report.text import difference, interval, percent
 from saccade.research.studies.base import Design, Finding, Result, Study, is_better, is_free
-from saccade.research.studies.bench import Bench, orders_of
+from saccade.research.studies.bench import StudyBench, orders_of
 from saccade.research.studies.lines import Book, Line
 from saccade.research.studies.lineup import closes_up, tried
 from saccade.research.studies.tables import against, interval_of, kept_table, plan_table, task_table
@@ -42,10 +43,7 @@ def points_of(depth: int) -> list[tuple[str, str]]:
     """
     budget, layer = max(1, round(SHARE * depth)), first_layer(METHODS["fastv"], depth)
     found = [
-        *(
-            (f"N = 19 of 32, here {budget}", f"{name}(budget={budget})")
-            for name in ("vskip", "ffn_skip", "shortv")
-        ),
+        *((f"N = 19 of 32, here {budget}", f"{name}(budget={budget})") for name in SKIPPING),
         ("K = 16 of 32", f"vtw(layer={depth // 2})"),
         ("K = 3, half", f"fastv(layer={layer},keep=0.5)"),
         ("K = 3, half; N = 19 of 32", f"fastv(layer={layer},keep=0.5)+vskip(budget={budget})"),
@@ -69,7 +67,7 @@ def points_of(depth: int) -> list[tuple[str, str]]:
     return found
 
 
-def design(bench: Bench) -> Design:
+def design(bench: StudyBench) -> Design:
     """The operating points, in the order of the methods' kinds."""
     scored = bench.calibrated(SCORES)
     orders, depth = orders_of(scored), bench.depth
@@ -96,7 +94,7 @@ def design(bench: Bench) -> Design:
     return Design(tuple(lines), facts)
 
 
-def own_layers(bench: Bench) -> Line:
+def own_layers(bench: StudyBench) -> Line:
     """V-Skip as its paper runs it: every task with the layers that 20 of its own samples choose."""
     budget = max(1, round(SHARE * bench.depth))
     plans = {}

@@ -12,10 +12,11 @@ from saccade.measure import record
 from saccade.opening import Opening
 from saccade.report.text import interval, percent
 from saccade.research.studies.base import Study
-from saccade.research.studies.bench import Bench
+from saccade.research.studies.bench import StudyBench
 from saccade.research.studies.cells import makers, missing
 from saccade.research.studies.lines import Book, columns
 from saccade.research.studies.workers import Progress, Work, fill_all, fill_with
+from saccade.system.embedded import title_of
 from saccade.system.files import write_bytes, write_json, write_text
 
 SCHEMA = 1
@@ -39,7 +40,7 @@ class Pace:
 
 
 def run(
-    study: Study, bench: Bench, pace: Pace | None = None, progress: Progress = lambda done, total: None
+    study: Study, bench: StudyBench, pace: Pace | None = None, progress: Progress = lambda done, total: None
 ) -> dict[str, Any]:
     """Runs a study as far as it has not run yet, and gives its result.
 
@@ -86,13 +87,13 @@ def run(
         "title": study.title,
         "question": study.question,
         "model": {
-            "name": "Glance" if bench.loaded.name == "glance" else bench.loaded.name,
+            "name": title_of(bench.loaded.name),
             "weights": bench.weights,
             "layers": bench.depth,
             "parameters": sum(p.numel() for p in bench.loaded.model.parameters()),
         },
         "data": {
-            "source": "Glance suite" if bench.questions.data is None else bench.questions.data.name,
+            "source": bench.questions.source,
             "tasks": list(bench.tasks),
             "questions": sum(sizes.values()),
             "samples_per_task": max(sizes.values()),
@@ -117,7 +118,13 @@ def run(
 
 
 def _fill(
-    bench: Bench, pace: Pace, wanted: Any, sizes: dict[str, int], there: int, total: int, progress: Progress
+    bench: StudyBench,
+    pace: Pace,
+    wanted: Any,
+    sizes: dict[str, int],
+    there: int,
+    total: int,
+    progress: Progress,
 ) -> None:
     progress(there, total)
     if pace.workers == 1:

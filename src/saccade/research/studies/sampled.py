@@ -9,7 +9,7 @@ from typing import Any
 from saccade.report.markdown import markdown
 from saccade.report.text import percent
 from saccade.research.studies.base import directions
-from saccade.research.studies.bench import Scored
+from saccade.research.studies.bench import StudyScores
 from saccade.research.studies.lines import Book, Line
 from saccade.research.studies.skips import first
 from saccade.research.studies.tables import limits
@@ -17,7 +17,7 @@ from saccade.research.studies.tables import limits
 POOL = "the whole pool"
 
 
-def lines(found: Mapping[str, Sequence[Scored]], budget: int, pool: Scored) -> tuple[Line, ...]:
+def lines(found: Mapping[str, Sequence[StudyScores]], budget: int, pool: StudyScores) -> tuple[Line, ...]:
     """A line for every draw of every group, and one for the whole pool."""
     about = {"method": "vskip", "title": "V-Skip", "budget": budget}
     made = [Line(POOL, first(pool.order, budget), {**about, "group": POOL, "draw": 0})]

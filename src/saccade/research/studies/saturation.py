@@ -10,15 +10,15 @@ from typing import Any
 import torch
 
 from saccade import models
-from saccade.evaluation.gate import rank_correlation
-from saccade.evaluation.identity import code_of
 from saccade.evaluation.statistics import UNDEFINED, Interval
+from saccade.identity import code_of
 from saccade.inputs.samples import Sample
 from saccade.report.markdown import markdown
 from saccade.report.text import difference
 from saccade.research.analysis.capture import bare, record
 from saccade.research.analysis.saturation import MASSES, visual_maps
 from saccade.research.analysis.study import UNTOUCHED, VERSION, over
+from saccade.research.gate import rank_correlation
 from saccade.research.studies import charts
 from saccade.research.studies.base import (
     SLACK,
@@ -32,7 +32,7 @@ from saccade.research.studies.base import (
     is_free,
     is_harmless,
 )
-from saccade.research.studies.bench import Bench
+from saccade.research.studies.bench import StudyBench
 from saccade.research.studies.lines import Book, Line
 from saccade.research.studies.skips import first
 from saccade.research.studies.tables import limits
@@ -51,7 +51,7 @@ def name_of(layer: int) -> str:
     return f"V-Skip in layer {layer} alone"
 
 
-def design(bench: Bench) -> Design:
+def design(bench: StudyBench) -> Design:
     """V-Skip in every layer alone; VIG and attention of every task on its own calibration samples."""
     lines = [
         Line(
@@ -81,7 +81,7 @@ def design(bench: Bench) -> Design:
     return Design(tuple(lines), facts)
 
 
-def attention(bench: Bench, samples: Sequence[Sample]) -> list[dict[str, list[float | None]]]:
+def attention(bench: StudyBench, samples: Sequence[Sample]) -> list[dict[str, list[float | None]]]:
     """Shares of attention in every layer, and how the map among visual rows changes, sample by sample."""
     loaded, found = bench.loaded, []
     layers = loaded.family.parts(loaded.model).layers

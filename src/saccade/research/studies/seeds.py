@@ -17,7 +17,7 @@ from saccade.research.studies.base import (
     is_free,
     is_harmless,
 )
-from saccade.research.studies.bench import Bench
+from saccade.research.studies.bench import StudyBench
 from saccade.research.studies.draws import DRAWS, drawn, spread
 from saccade.research.studies.lines import Book
 from saccade.research.studies.skips import published
@@ -26,7 +26,7 @@ SIZES = (5, 10, 20, 50)
 ALL = "all tasks"
 
 
-def design(bench: Bench) -> Design:
+def design(bench: StudyBench) -> Design:
     """V-Skip with the layers of every draw from the mixture; VIG bands of every task too."""
     pools = {task: bench.pool("vig", task) for task in bench.tasks} | {ALL: bench.pooled("vig")}
     budget, seed = published(bench.depth), bench.questions.seed

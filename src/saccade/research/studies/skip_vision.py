@@ -8,7 +8,7 @@ from typing import Any
 from saccade.report.markdown import markdown
 from saccade.report.text import amount, difference, interval, percent
 from saccade.research.studies.base import Design, Result, Study
-from saccade.research.studies.bench import Bench
+from saccade.research.studies.bench import StudyBench
 from saccade.research.studies.charts import accuracy_at_cost
 from saccade.research.studies.lines import Book
 from saccade.research.studies.lineup import KEPT
@@ -126,7 +126,7 @@ def draw(result: Result) -> dict[str, bytes]:
     return {"cost": accuracy_at_cost(result["plans"], result["blind"]["mean"]["accuracy"])}
 
 
-def _design(bench: Bench) -> Design:
+def _design(bench: StudyBench) -> Design:
     raise ValueError("this study trains its models; run it as saccade study skip-vision")
 
 

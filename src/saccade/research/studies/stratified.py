@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-from saccade.calibration.draw import Draw
+from saccade.calibration.drawing import Draw
 from saccade.report.markdown import markdown
 from saccade.research.studies import charts, sampled
 from saccade.research.studies.base import Design, Finding, Result, Study
-from saccade.research.studies.bench import Bench
+from saccade.research.studies.bench import StudyBench
 from saccade.research.studies.draws import drawn, spread
 from saccade.research.studies.lines import Book
 from saccade.research.studies.skips import published
@@ -16,7 +16,7 @@ from saccade.research.studies.skips import published
 SIZES = (10, 20)
 
 
-def design(bench: Bench) -> Design:
+def design(bench: StudyBench) -> Design:
     """V-Skip with the layers of draws of both kinds."""
     pool, budget, seed = bench.pooled("vig"), published(bench.depth), bench.questions.seed
     sizes = [size for size in SIZES if size < len(pool.samples)] or [len(pool.samples)]

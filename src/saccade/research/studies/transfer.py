@@ -18,7 +18,7 @@ from saccade.research.studies.base import (
     is_free,
     is_harmless,
 )
-from saccade.research.studies.bench import Bench
+from saccade.research.studies.bench import StudyBench
 from saccade.research.studies.draws import ONE_DRAW
 from saccade.research.studies.lines import Book, Line
 from saccade.research.studies.skips import budgets, first, published
@@ -37,7 +37,7 @@ def chosen(depth: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys((max(1, depth // 2), published(depth))))
 
 
-def design(bench: Bench) -> Design:
+def design(bench: StudyBench) -> Design:
     """Plans of every task and of the mixture, on all tasks."""
     orders = {task: bench.own("vig", task).order for task in bench.tasks}
     mixture = bench.calibrated(("vig",))["vig"]

@@ -17,7 +17,7 @@ from saccade.research.studies.base import (
     directions,
     is_better,
 )
-from saccade.research.studies.bench import Bench
+from saccade.research.studies.bench import StudyBench
 from saccade.research.studies.draws import ONE_DRAW
 from saccade.research.studies.lines import Book, Line
 from saccade.research.studies.skips import budgets, first
@@ -32,7 +32,7 @@ def name_of(looked: str, source: str, budget: int) -> str:
     return f"VIG of the {looked}, {source}, {budget} layers"
 
 
-def design(bench: Bench) -> Design:
+def design(bench: StudyBench) -> Design:
     """V-Skip by both scores, calibrated on every task and on the mixture, at several numbers of layers."""
     lines, orders, means = [], {}, {}
     for looked, tokens in ((FIRST, 1), (WHOLE, bench.tokens)):

@@ -14,12 +14,12 @@ from typing import Any
 from saccade import models
 from saccade.evaluation.results import Prediction
 from saccade.plans.plan import Plan
-from saccade.research.studies.bench import Bench
+from saccade.research.studies.bench import StudyBench
 from saccade.research.studies.lines import Book
-from saccade.research.studies.questions import Questions
+from saccade.research.studies.questions import StudyQuestions
 from saccade.research.studies.store import Store
 from saccade.research.studies.trained.make import place
-from saccade.research.studies.trained.rows import DENSE, Row
+from saccade.research.studies.trained.rows import DENSE, AblationRow
 from saccade.research.studies.workers import fill_all
 from saccade.skip_vision import set_cache, wrapped
 
@@ -67,9 +67,9 @@ class Asked:
 
 def ask(
     run: Path,
-    row: Row,
+    row: AblationRow,
     seeds: tuple[int, ...],
-    questions: Questions,
+    questions: StudyQuestions,
     store: Store,
     way: Way,
     *,
@@ -100,7 +100,7 @@ def ask(
             str(place(run, row, seed) / "model"), dtype=way.dtype, device=way.device or "cpu"
         )
         set_cache(loaded, row.config().cache)
-        bench = Bench(loaded, mine, store, way.tokens)
+        bench = StudyBench(loaded, mine, store, way.tokens)
         done = wrapped(loaded.model)
         own = "" if done is None or done.attachment is None else done.attachment.plan.spec
         plan = None if row.plan is None else Plan.of(row.plan).resolve(loaded.shape.layers)

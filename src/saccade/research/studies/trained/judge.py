@@ -10,12 +10,12 @@ from saccade.core.shapes import ModelShape
 from saccade.evaluation.results import Evaluation, Prediction, score
 from saccade.plans.plan import Plan
 from saccade.research.studies.trained.ask import Answers, Asked
-from saccade.research.studies.trained.rows import DENSE, TOKENS, Row
+from saccade.research.studies.trained.rows import DENSE, TOKENS, AblationRow
 from saccade.skip_vision.accounting import saving
 
 
 def judge(
-    rows: Sequence[Row], said: Mapping[str, Asked], shape: ModelShape, text: int
+    rows: Sequence[AblationRow], said: Mapping[str, Asked], shape: ModelShape, text: int
 ) -> list[dict[str, Any]]:
     """One entry per row: accuracy by task and seed, what it lost against the dense row, and what it saves.
 
@@ -64,7 +64,7 @@ def mean_of_seeds(own: Asked) -> dict[int, float]:
     }
 
 
-def _entry(row: Row, own: Asked, dense: Asked, shape: ModelShape, text: int) -> dict[str, Any]:
+def _entry(row: AblationRow, own: Asked, dense: Asked, shape: ModelShape, text: int) -> dict[str, Any]:
     config, seeds = row.config(), mean_of_seeds(own)
     over = None if row.plan is None else Plan.of(row.plan)
     bare, whole = (saving(config, shape, TOKENS, TOKENS, rows, over) for rows in (0, text))

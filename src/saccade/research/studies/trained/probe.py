@@ -13,8 +13,8 @@ from saccade.models import Loaded
 from saccade.research.analysis.capture import record
 from saccade.research.analysis.probes import probe_layers
 from saccade.research.analysis.study import UNTOUCHED, over
-from saccade.research.studies.bench import Bench
-from saccade.research.studies.trained.rows import TOKENS, Row
+from saccade.research.studies.bench import StudyBench
+from saccade.research.studies.trained.rows import TOKENS, AblationRow
 
 SCORE = "ffn"
 """How much the answer changes without one layer's FFN on visual rows, as FFN-Skip is calibrated."""
@@ -23,7 +23,7 @@ PROBED = 4
 GROUPS = ("skipped", "retained", "text")
 
 
-def probe(bench: Bench) -> dict[str, Any]:
+def probe(bench: StudyBench) -> dict[str, Any]:
     """What FFNs of the dense model add to rows, and how much its answer misses that, layer by layer."""
     few = [s for task in bench.tasks for s in bench.questions.calibration(task, PROBED)]
     return {"added": added(bench.loaded, few), "score": bench.calibrated([SCORE])[SCORE].to_dict()}
@@ -40,7 +40,7 @@ def added(loaded: Loaded, samples: Sequence[Sample]) -> dict[str, Any]:
         By group of rows its ``mean`` over rows and samples and its ``sd`` over samples, per layer; and the
         number of ``samples``.
     """
-    (method,) = Row("SF", 2).config().methods(TOKENS)
+    (method,) = AblationRow("SF", 2).config().methods(TOKENS)
     layers = loaded.family.parts(loaded.model).layers
     found: dict[str, list[Sequence[float | None]]] = {group: [] for group in GROUPS}
     for sample in samples:

@@ -33,7 +33,7 @@ MERGES = (1, 7, 8, 9, 10, 11)
 
 
 @dataclass(frozen=True)
-class Row:
+class AblationRow:
     """One line of the ablation.
 
     Attributes:
@@ -88,23 +88,25 @@ def later(layer: int) -> str:
 
 _AT_PLACE = (("merge_order", "kept"),)
 ROWS = (
-    Row(DENSE, 0, THREE),
-    Row(FULL, 10),
-    Row(MERGE + KEPT, 1, THREE, _AT_PLACE),
-    Row(FULL + KEPT, 10, THREE, _AT_PLACE),
-    Row("SF", 2),
-    Row("SF LS", 4),
-    Row("SF FS LS", 6),
-    Row("SF FS LS Merge" + KEPT, 8, change=_AT_PLACE),
-    Row(POOL + KEPT, change=(("merged", MERGED), ("merge", "mean"), *_AT_PLACE)),
-    Row("FastV", plan="fastv(layer=2,keep=0.3)"),
-    Row("Victor", change=(("registers", 16), ("register_layer", 3))),
-    Row(f"{FULL} SK{KEPT}", 11, THREE, _AT_PLACE, weights=FULL + KEPT, cache="small"),
-    Row(f"{FULL} SK middle+small{KEPT}", 11, THREE, _AT_PLACE, weights=FULL + KEPT, cache="middle+small"),
-    Row(DENSE + LONGER, 0, longer=3),
-    Row(LATE_SF, 2, change=(("skip_ffn_layer", LATER[-1]),)),
-    *(Row(later(n), 10, change=(("skip_ffn_layer", n), *_AT_PLACE)) for n in LATER),
-    Row(FULL + KEPT + LONGER, 10, change=_AT_PLACE, longer=3),
+    AblationRow(DENSE, 0, THREE),
+    AblationRow(FULL, 10),
+    AblationRow(MERGE + KEPT, 1, THREE, _AT_PLACE),
+    AblationRow(FULL + KEPT, 10, THREE, _AT_PLACE),
+    AblationRow("SF", 2),
+    AblationRow("SF LS", 4),
+    AblationRow("SF FS LS", 6),
+    AblationRow("SF FS LS Merge" + KEPT, 8, change=_AT_PLACE),
+    AblationRow(POOL + KEPT, change=(("merged", MERGED), ("merge", "mean"), *_AT_PLACE)),
+    AblationRow("FastV", plan="fastv(layer=2,keep=0.3)"),
+    AblationRow("Victor", change=(("registers", 16), ("register_layer", 3))),
+    AblationRow(f"{FULL} SK{KEPT}", 11, THREE, _AT_PLACE, weights=FULL + KEPT, cache="small"),
+    AblationRow(
+        f"{FULL} SK middle+small{KEPT}", 11, THREE, _AT_PLACE, weights=FULL + KEPT, cache="middle+small"
+    ),
+    AblationRow(DENSE + LONGER, 0, longer=3),
+    AblationRow(LATE_SF, 2, change=(("skip_ffn_layer", LATER[-1]),)),
+    *(AblationRow(later(n), 10, change=(("skip_ffn_layer", n), *_AT_PLACE)) for n in LATER),
+    AblationRow(FULL + KEPT + LONGER, 10, change=_AT_PLACE, longer=3),
 )
 """In the order in which they are worth training; skip KV-cache is of decoding, so its rows need none.
 
@@ -116,7 +118,7 @@ gap.
 
 
 @dataclass(frozen=True)
-class Recipe:
+class AblationRecipe:
     """How much is trained.
 
     Attributes:
@@ -190,5 +192,5 @@ class Recipe:
         }
 
 
-QUICK = Recipe(align_steps=2, base_steps=2, steps=2, batch=2, turns=2, seeds=1, repeats=1, forced=4)
+QUICK = AblationRecipe(align_steps=2, base_steps=2, steps=2, batch=2, turns=2, seeds=1, repeats=1, forced=4)
 """A few steps of everything, which teach nothing."""

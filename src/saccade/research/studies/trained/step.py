@@ -15,15 +15,15 @@ from saccade.engine import apply
 from saccade.engine.cache import kv_bytes
 from saccade.glance import suite
 from saccade.measure.counter import dispatched_flops
-from saccade.measure.results import Pairs
+from saccade.measure.results import PairedRuns
 from saccade.models import Loaded
-from saccade.research.studies.trained.rows import LAYOUT, Recipe, Row
+from saccade.research.studies.trained.rows import LAYOUT, AblationRecipe, AblationRow
 
 
 def compare_steps(
     base: Path,
-    rows: Sequence[Row],
-    recipe: Recipe,
+    rows: Sequence[AblationRow],
+    recipe: AblationRecipe,
     *,
     device: str | None = None,
     new_tokens: int = 16,
@@ -53,11 +53,13 @@ def compare_steps(
         pairs = [
             [_once(side, samples, new_tokens) for side in (dense, loaded)] for _ in range(recipe.repeats + 1)
         ][1:]
-        flops = Pairs.of([dense_flops], [_step_flops(loaded, samples)])
+        flops = PairedRuns.of([dense_flops], [_step_flops(loaded, samples)])
         if attached is not None:
             attached.remove()
         found = {
-            name: asdict(Pairs.of(*([side[name] for side in sides] for sides in zip(*pairs, strict=True))))
+            name: asdict(
+                PairedRuns.of(*([side[name] for side in sides] for sides in zip(*pairs, strict=True)))
+            )
             for name in ("train_s", "prefill_s", "decode_s", "kv_bytes")
         }
         yield row.name, found | {"train_flops": asdict(flops)}

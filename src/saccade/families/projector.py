@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -15,7 +15,8 @@ from torch import nn
 _MISSING = object()
 
 
-class Abstracts(Protocol):
+@runtime_checkable
+class ProjectorStandIn(Protocol):
     """A module in the projector's place that makes another number of rows of an image."""
 
     def length(self, rows: int) -> int:
@@ -29,7 +30,7 @@ class Abstracts(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
+class ProjectorPlace:
     """The place between the vision tower and the decoder.
 
     Attributes:
@@ -49,12 +50,12 @@ class Place:
     levels: int = 1
 
 
-class Hosts:
+class ReplaceableProjector:
     """The part of an adapter that lays visual rows out anew; a family that names ``layouts`` writes it."""
 
     name: ClassVar[str]
 
-    def place(self, model: nn.Module, image_size: int | None = None) -> Place:
+    def projector_place(self, model: nn.Module, image_size: int | None = None) -> ProjectorPlace:
         """The place of the projector.
 
         Args:
@@ -78,7 +79,7 @@ class Hosts:
         """
         raise self._fixed()
 
-    def host(
+    def replace_projector(
         self,
         model: nn.Module,
         processor: Any,
@@ -86,12 +87,12 @@ class Hosts:
         image_size: int | None = None,
         levels: Sequence[int] = (),
     ) -> Callable[[], None]:
-        """Puts a module (``Abstracts``) in the projector's place, and tells the processor of its lengths.
+        """Puts a module in the projector's place, and tells the processor of its lengths.
 
         Args:
             model: The model.
             processor: Its processor, or None.
-            module: The module.
+            module: The module, a ``ProjectorStandIn``.
             image_size: Side of the image in pixels that the tower gets from now on; as it is if None.
             levels: Hidden states of the tower that become features; as they are if empty.
 
@@ -106,8 +107,7 @@ class Hosts:
 
     def _fixed(self) -> ValueError:
         return ValueError(
-            f"{self.name} cannot take other rows in place of its own. "
-            "Use skip_vision(retained=...,split=grid) as a plan, which skips without merging or summaries"
+            f"{self.name} cannot take other rows in place of its own: its images are laid out one way only"
         )
 
 
@@ -143,7 +143,7 @@ class Undo:
             self._steps.pop()()
 
 
-def hosted_in(core: Any) -> Abstracts | None:
+def projector_stand_in(core: Any) -> ProjectorStandIn | None:
     """What stands in the projector's place and makes another number of rows, or None."""
     module: Any = getattr(core, "multi_modal_projector", None)
     copies = getattr(module, "modules_to_save", None)
@@ -151,4 +151,4 @@ def hosted_in(core: Any) -> Abstracts | None:
         # PEFT trains a copy of the module, which runs in its place unless adapters are off.
         active = [] if module.disable_adapters else [n for n in module.active_adapters if n in copies]
         module = copies[active[0]] if active else module.original_module
-    return module if hasattr(module, "length") and hasattr(module, "pack") else None
+    return module if isinstance(module, ProjectorStandIn) else None

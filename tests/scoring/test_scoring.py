@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saccade.evaluation.scoring import RULES, best, is_match, normalise, parse, read
-from saccade.evaluation.scoring.quantities import quantity
-from saccade.evaluation.scoring.reading import option_letter, yes_or_no
-from saccade.evaluation.scoring.text import edit_distance, similarity
+from saccade.scoring import RULES, best, is_match, normalise, parse, read
+from saccade.scoring.quantities import quantity
+from saccade.scoring.reading import option_letter, yes_or_no
+from saccade.scoring.text import edit_distance, similarity
 
 
 def worth(rule: str, said: str, *answers: str) -> float:

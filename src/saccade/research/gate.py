@@ -11,17 +11,17 @@ import torch
 
 from saccade.evaluation.results import Comparison
 from saccade.methods import METHODS, LayerMethod
+from saccade.methods.kinds import SKIPPING
 from saccade.plans.plan import Plan
 from saccade.report.text import points
 
 LOSS, HALF_LOSS = 0.05, 0.03
 """Smallest losses of mean accuracy that pass: of crude plans, and of one method in 60 % of the layers."""
 MOST_LAYERS = 0.6
-KIN = ("vskip", "ffn_skip", "shortv")
 
 
 @dataclass(frozen=True)
-class Line:
+class GateLine:
     """One line of the gate.
 
     Attributes:
@@ -57,11 +57,11 @@ def most_layers(num_layers: int) -> int:
     return round(MOST_LAYERS * num_layers)
 
 
-def kin_plans(num_layers: int, orders: Mapping[str, Sequence[int]]) -> dict[str, Plan]:
+def skipping_plans(num_layers: int, orders: Mapping[str, Sequence[int]]) -> dict[str, Plan]:
     """V-Skip, FFN-Skip and ShortV in 60 % of the layers, each by its own order."""
     budget = most_layers(num_layers)
     plans = {}
-    for name in KIN:
+    for name in SKIPPING:
         cls = METHODS[name]
         assert issubclass(cls, LayerMethod)
         plans[f"{cls.title} in {budget} of {num_layers} layers"] = Plan((cls(budget=budget),)).resolve(
@@ -70,10 +70,10 @@ def kin_plans(num_layers: int, orders: Mapping[str, Sequence[int]]) -> dict[str,
     return plans
 
 
-def judge_losses(found: Comparison, crude: Sequence[str], kin: Sequence[str]) -> list[Line]:
-    """Lines about accuracy: every crude plan must lose, and one of the kin."""
+def judge_losses(found: Comparison, crude: Sequence[str], skipping: Sequence[str]) -> list[GateLine]:
+    """Lines about accuracy: every crude plan must lose, and one of those that skip in most layers."""
     lines = [
-        Line(
+        GateLine(
             name,
             f"loses at least {100 * LOSS:.0f} points, outside the interval",
             _loss(found, name),
@@ -81,10 +81,10 @@ def judge_losses(found: Comparison, crude: Sequence[str], kin: Sequence[str]) ->
         )
         for name in crude
     ]
-    told = "; ".join(f"{name}: {_loss(found, name)}" for name in kin)
-    passed = any(_lost(found, name, HALF_LOSS) for name in kin)
+    losses = "; ".join(f"{name}: {_loss(found, name)}" for name in skipping)
+    passed = any(_lost(found, name, HALF_LOSS) for name in skipping)
     wanted = f"one of them loses at least {100 * HALF_LOSS:.0f} points, outside the interval"
-    return [*lines, Line("60 % of the layers", wanted, told, passed)]
+    return [*lines, GateLine("60 % of the layers", wanted, losses, passed)]
 
 
 def _lost(found: Comparison, name: str, least: float) -> bool:
@@ -97,16 +97,16 @@ def _loss(found: Comparison, name: str) -> str:
     return f"{points(d.value)} points ({points(d.low)} to {points(d.high)})"
 
 
-def judge_layers(vig_L: Sequence[float]) -> Line:
+def judge_layers(vig_L: Sequence[float]) -> GateLine:
     """A quarter of the layers must have a VIG above a tenth of the largest."""
     largest = max(vig_L)
     above = [layer for layer, value in enumerate(vig_L) if value > largest / 10]
     wanted = f"a quarter of the {len(vig_L)} layers above a tenth of the largest VIG"
     told = f"{len(above)} layers: {', '.join(map(str, above))}"
-    return Line("VIG over layers", wanted, told, largest > 0 and len(above) >= len(vig_L) / 4)
+    return GateLine("VIG over layers", wanted, told, largest > 0 and len(above) >= len(vig_L) / 4)
 
 
-def judge_orders(by_task: Mapping[str, Sequence[Sequence[float]]]) -> Line:
+def judge_orders(by_task: Mapping[str, Sequence[Sequence[float]]]) -> GateLine:
     """The order of layers must differ between tasks by more than between two halves of a task's samples.
 
     Args:
@@ -128,7 +128,7 @@ def judge_orders(by_task: Mapping[str, Sequence[Sequence[float]]]) -> Line:
         f"{sets} different sets of {half} layers over {len(means)} tasks"
     )
     wanted = "orders agree less between tasks than within one, and choose different layers"
-    return Line("order of layers by task", wanted, told, across < inside and sets > 1)
+    return GateLine("order of layers by task", wanted, told, across < inside and sets > 1)
 
 
 def rank_correlation(a_L: torch.Tensor, b_L: torch.Tensor) -> float:

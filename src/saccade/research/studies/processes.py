@@ -34,13 +34,15 @@ def together(
     """
     context = multiprocessing.get_context("spawn")
     said: Any = context.SimpleQueue()
-    crew = [context.Process(target=_run, args=(part, number, said), daemon=True) for number in range(workers)]
+    started = [
+        context.Process(target=_run, args=(part, number, said), daemon=True) for number in range(workers)
+    ]
     try:
-        for process in crew:
+        for process in started:
             process.start()
         alive = True
         while alive:
-            alive = any(process.is_alive() for process in crew)
+            alive = any(process.is_alive() for process in started)
             while not said.empty():
                 failed, line = said.get()
                 if failed:
@@ -50,12 +52,12 @@ def together(
             if alive:
                 time.sleep(WAIT)
     finally:
-        for process in crew:
+        for process in started:
             if process.is_alive():
                 process.terminate()
-        for process in crew:
+        for process in started:
             process.join()
-    codes = [process.exitcode for process in crew]
+    codes = [process.exitcode for process in started]
     if any(codes):
         told = ", ".join(map(str, codes))
         raise ValueError(f"a process ended ({told}) before all was done; repeat the command to go on")

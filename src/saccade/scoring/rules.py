@@ -11,9 +11,9 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any, ClassVar
 
-from saccade.evaluation.scoring.quantities import quantity, same_quantity
-from saccade.evaluation.scoring.reading import option_letter, yes_or_no
-from saccade.evaluation.scoring.text import edits_of, is_match, normalise
+from saccade.scoring.quantities import quantity, same_quantity
+from saccade.scoring.reading import option_letter, yes_or_no
+from saccade.scoring.text import edits_of, is_match, normalise
 
 _CALL = re.compile(r"\s*([a-z_]+)\s*(?:\(([^()]*)\))?\s*")
 

@@ -9,9 +9,10 @@ import pytest
 from saccade import models, skip_vision
 from saccade.engine import apply
 from saccade.evaluation import compare, runner
-from saccade.evaluation.identity import model_digest, setup_digest, weights_digest
+from saccade.identity import model_digest, setup_digest
+from saccade.opening.digest import weights_digest
 from saccade.plans.plan import Plan
-from saccade.research.studies import Bench, Questions, Store
+from saccade.research.studies import Store, StudyBench, StudyQuestions
 from saccade.skip_vision import SkipVisionConfig
 from support.toy import build_toy
 
@@ -62,13 +63,13 @@ def test_skip_vision_models_of_the_same_weights_are_different_models():
 
 def test_studies_and_ledgers_keep_them_apart(talkative, questions, tmp_path):
     toy = build_toy()
-    asked = Questions.of_suite(("count",), 2, 2, 0)
-    keys = [Bench(one, asked, Store(tmp_path)).column("count", "dense").key for one in (toy, talkative)]
+    asked = StudyQuestions.of_suite(("count",), 2, 2, 0)
+    keys = [StudyBench(one, asked, Store(tmp_path)).column("count", "dense").key for one in (toy, talkative)]
     assert keys[0].weights == keys[1].weights and keys[0].setup != keys[1].setup
 
     def answered(loaded, path):
         found = runner.answer(
-            loaded, questions[:4], [runner.Run("dense")], batch_size=4, max_new_tokens=4, ledger=path
+            loaded, questions[:4], [runner.AnswerRun("dense")], batch_size=4, max_new_tokens=4, ledger=path
         )
         return [p.text for p in found.predictions["dense"]]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from saccade.evaluation.scoring.rules import RULES, Rule, best, parse, read
-from saccade.evaluation.scoring.text import is_match, normalise
+from saccade.scoring.rules import RULES, Rule, best, parse, read
+from saccade.scoring.text import is_match, normalise
 
 __all__ = ["RULES", "Rule", "best", "is_match", "normalise", "parse", "read"]

@@ -13,8 +13,8 @@ from saccade.engine import attached
 from saccade.models import Loaded
 from saccade.opening.digest import weights_digest
 from saccade.plans.plan import Plan
+from saccade.skip_vision.placed import wrapped
 from saccade.skip_vision.wrap import VERSION as WRAPPED
-from saccade.skip_vision.wrap import wrapped
 
 
 def setup_digest(loaded: Loaded) -> str:

@@ -8,7 +8,7 @@ import torch
 from calibration.vlm import question, save_model
 from saccade import models
 from saccade.calibration import calibrate, scores
-from saccade.calibration.spoken import with_answer
+from saccade.calibration.own_answer import with_answer
 from saccade.engine import apply
 from saccade.families import find
 from saccade.methods.vskip import VSkip

@@ -1,0 +1,116 @@
+"""The one list of families: by model type, each imported when a model of it is met."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from saccade.families.base import Family, unwrap
+from saccade.system.environment import has_torchvision
+from saccade.system.listing import files_with, registered
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+_FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Where a family's adapter is.
+
+    Attributes:
+        name: What the family is called.
+        module: File of this folder.
+    """
+
+    name: str
+    module: str
+
+
+@cache
+def adapters() -> Mapping[str, Adapter]:
+    """The adapters of this folder by model type, from their text: nothing of transformers is imported."""
+    return {
+        kind: Adapter(found["name"], stem)
+        for stem in files_with(_FOLDER, r"^@register$")
+        for found in registered(_FOLDER / f"{stem}.py")
+        for kind in found["model_types"]
+    }
+
+
+class Registry(Mapping[str, Family]):
+    """Families by model type. What is listed is known; what is taken out is imported."""
+
+    def __init__(self) -> None:
+        self._met: dict[str, Family] = {}
+
+    def __getitem__(self, kind: str) -> Family:
+        if kind not in self._met and kind in adapters():
+            # A broken torchvision fails in the first class that is asked for, and does not say why.
+            has_torchvision()
+            importlib.import_module(f"saccade.families.{adapters()[kind].module}")
+        return self._met[kind]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted({*adapters(), *self._met}))
+
+    def __len__(self) -> int:
+        return len({*adapters(), *self._met})
+
+    def __contains__(self, kind: object) -> bool:
+        return kind in self._met or kind in adapters()
+
+    def add(self, kind: str, family: Family) -> None:
+        """Adds a family under a model type.
+
+        Raises:
+            ValueError: If the model type is taken.
+        """
+        met, listed = self._met.get(kind), adapters().get(kind)
+        if met is not None and type(met).__qualname__ != type(family).__qualname__:
+            raise ValueError(f"model type {kind!r} is taken by {met.name}")
+        if listed is not None and listed.name != family.name:
+            raise ValueError(f"model type {kind!r} is taken by {listed.name}")
+        self._met[kind] = family
+
+
+FAMILIES = Registry()
+
+
+def names() -> list[str]:
+    """What the families are called; none is imported."""
+    met = (family.name for family in FAMILIES._met.values())
+    return sorted({*(one.name for one in adapters().values()), *met})
+
+
+def register(cls: type[Family]) -> type[Family]:
+    """Adds a family to the registry under all its model types (used as a decorator).
+
+    Raises:
+        ValueError: If a model type is taken.
+    """
+    for kind in cls.model_types:
+        FAMILIES.add(kind, cls())
+    return cls
+
+
+def find(what: nn.Module | PreTrainedConfig) -> Family:
+    """The family of a model or configuration.
+
+    Raises:
+        ValueError: If no adapter knows the model type.
+    """
+    kind = getattr(getattr(unwrap(what), "config", what), "model_type", type(what).__name__)
+    if kind not in FAMILIES:
+        raise ValueError(
+            f"no adapter for model type {kind!r}; supported: {', '.join(FAMILIES)}. "
+            "A new family is one file in saccade/families (CONTRIBUTING says how)"
+        )
+    return FAMILIES[kind]

@@ -1,0 +1,59 @@
+"""A model with its processor and its adapter, as everything that asks it questions takes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from saccade.core.shapes import ModelShape
+from saccade.families import Family, find
+from saccade.opening.settings import Opening
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A model with what is needed to ask it questions.
+
+    Attributes:
+        model: The stock model, in eval mode.
+        processor: Its processor.
+        family: Its adapter.
+        shape: Sizes of its decoder.
+        name: What the user called it.
+    """
+
+    model: Any
+    processor: Any
+    family: Family
+    shape: ModelShape
+    name: str
+
+
+def read(where: str | Path, name: str, opening: Opening, speaks: bool = True) -> Loaded:
+    """Reads a stock model and its processor.
+
+    Args:
+        where: A folder or a hub id.
+        name: What the user calls it.
+        opening: How.
+        speaks: Whether it has a processor; without one it takes ready-made inputs alone.
+
+    Raises:
+        ValueError: If it cannot be loaded, or its family is not supported.
+    """
+    from saccade.opening.model import open_model
+
+    model, processor = open_model(str(where), opening, speaks)
+    return wrap(model, processor, name)
+
+
+def wrap(model: Any, processor: Any, name: str = "") -> Loaded:
+    """Pairs a model and a processor that are loaded already.
+
+    Raises:
+        ValueError: If the model's family is not supported.
+    """
+    family = find(model)
+    name = name or model.config.model_type
+    return Loaded(model, processor, family, family.shape(model.config, name), name)

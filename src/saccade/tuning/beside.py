@@ -1,0 +1,63 @@
+"""What is measured beside the search: single methods at the same costs, and what undoing a choice changes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from saccade.calibration.measures import ascending
+from saccade.tuning.result import Explained
+from saccade.tuning.search import Search, Tried
+from saccade.tuning.settings import Settings
+from saccade.tuning.singles import ORDERED_BY, singles
+from saccade.tuning.space import DENSE, State
+
+
+def alone(search: Search, settings: Settings) -> list[dict[str, Any]]:
+    """Every single method at the costs that were searched, measured on the first part of the samples."""
+    orders = {
+        ORDERED_BY[skip]: ascending([search.marginals[layer, skip] for layer in range(search.menu.layers)])
+        for skip in search.menu.skips
+    }
+    found = []
+    costs = [settings.budget] if settings.budget is not None else [budget for budget, _ in settings.steps]
+    for budget in costs:
+        for title, plan in singles(search.pricer, budget, orders).items():
+            try:
+                loss = search.judge.measure(plan, 0)
+            except ValueError:
+                continue  # it does not run on this model, which is no fault of the tuning
+            told = {"title": title, "spec": plan.spec, "ratio": search.pricer.ratio(plan)}
+            found.append(told | {"kl": loss.mean, "agreement": loss.agreement, "samples": len(loss.kl)})
+    return found
+
+
+def explained(search: Search, best: Tried) -> tuple[Explained, ...]:
+    """What undoing every choice would change, one by one, measured on all samples of the search."""
+    state, found = best.state, []
+
+    def told(what: str, chosen: str, other: str, to: State) -> None:
+        loss = search.judge.whole(to.plan)
+        found.append(Explained(what, chosen, other, search.pricer.ratio(to.plan), loss.mean))
+
+    end = search.menu.layers if state.last is None else state.last
+    for layer in range(end):
+        skip = state.skips[layer]
+        others = (
+            [DENSE]
+            if skip
+            else [s for s in search.menu.skips if s == "freeze"] or list(search.menu.skips[:1])
+        )
+        for other in others:
+            skips = (*state.skips[:layer], other, *state.skips[layer + 1 :])
+            told(f"layer {layer}", skip or "dense", other or "dense", replace(state, skips=skips))
+    if state.reducer is not None:
+        told("before the decoder", str(state.reducer), "nothing", replace(state, reducer=None))
+    for place, drop in enumerate(state.drops):
+        rest = (*state.drops[:place], *state.drops[place + 1 :])
+        told(f"before layer {drop.layer}", str(drop), "nothing", replace(state, drops=rest))  # type: ignore[attr-defined]
+    if state.last is not None:
+        told(f"from layer {state.last} on", "no visual rows", "all that are left", replace(state, last=None))
+    if state.scale != 1:
+        told("resolution", f"{state.scale:g} of each side", "full", replace(state, scale=1.0))
+    return tuple(found)

@@ -1,0 +1,117 @@
+"""A search made ready: what may be used on a model, what it costs, and what every skip loses alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from saccade import models
+from saccade.calibration.api import score_samples
+from saccade.calibration.options import CalibrationOptions
+from saccade.calibration.probes import find_probe
+from saccade.engine import attached
+from saccade.evaluation.runner import count_prompts, refusal
+from saccade.methods import Method
+from saccade.models import Loaded
+from saccade.plans.plan import Plan
+from saccade.system.journal import Journal
+from saccade.tuning.judge import Judge, Loss
+from saccade.tuning.meters import meter_of
+from saccade.tuning.price import Pricer, typical
+from saccade.tuning.questions import Questions
+from saccade.tuning.search import Effort, Search
+from saccade.tuning.settings import Settings
+from saccade.tuning.singles import ORDERED_BY
+from saccade.tuning.space import Menu
+
+PART = 13
+"""Samples of a part: the fewest that a plan is measured on, and those on which every skip is tried alone."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How a tuning says what it does.
+
+    Attributes:
+        say: Called with a line of text.
+        begin: Called when a part begins, with its name and how many prompts it will run.
+        step: Called with the prompts that were run meanwhile.
+    """
+
+    say: Callable[[str], None] = field(default_factory=lambda: _silent)
+    begin: Callable[[str, int], None] = field(default_factory=lambda: _silent)
+    step: Callable[[int], None] = field(default_factory=lambda: _silent)
+
+
+def _silent(*told: object) -> None:
+    """Says nothing."""
+
+
+def prepared(
+    loaded: Loaded, questions: Questions, settings: Settings, journal: Journal, watch: Watch
+) -> Search:
+    """A search that is ready to run: what may be used, what it costs, and what every skip loses alone."""
+    models.try_longest(loaded, [*questions.search, *questions.held_out])
+    layers = loaded.shape.layers
+    first = next((sample for sample in questions.search if sample.images), None)
+    if first is None:
+        raise ValueError("none of the samples has an image: there is nothing to tune")
+
+    def runs(method: Method) -> bool:
+        try:
+            plan = Plan((method,)).resolve(layers)
+        except ValueError:
+            return False
+        return not refusal(loaded, plan, first)
+
+    menu = Menu.of(
+        layers, settings.allow, engine=settings.engine, compacts=loaded.family.compact_positions, runs=runs
+    )
+    own = attached(loaded.model)
+    pricer = Pricer(
+        meter_of(loaded, settings, first),
+        loaded.shape,
+        typical(count_prompts(loaded, questions.search)),
+        own.plan if own is not None and own.resident else Plan(),
+    )
+    parts = max(1, len(questions.search) // PART)
+    judge = Judge(
+        loaded,
+        questions.search,
+        parts=parts,
+        batch_size=settings.batch,
+        tokens=settings.tokens,
+        journal=journal,
+        progress=watch.step,
+    )
+    few = judge.parts[0][:PART]
+    watch.begin("every skip alone", len(few) * len(menu.skips))
+    marginals: dict[tuple[int, str], float] = {}
+    for skip in menu.skips:
+        done = [0]
+
+        def step(now: int, total: int, done: list[int] = done) -> None:
+            watch.step(now - done[0])
+            done[0] = now
+
+        found = score_samples(
+            loaded,
+            few,
+            find_probe(ORDERED_BY[skip]),
+            CalibrationOptions(answer_tokens=settings.tokens, direction="full-perturbed", check=False),
+            checkpoint=journal,
+            progress=step,
+        )
+        marginals |= {(layer, skip): value for layer, value in enumerate(found.mean)}
+    return Search(
+        judge, menu, pricer, Effort(settings.passes), marginals, saturated, lambda text: watch.say(text)
+    )
+
+
+def saturated(loss: Loss) -> float:
+    """What the search makes small: the mean chance that an answer is another, 1 - exp(-KL).
+
+    The mean KL itself is ruled by a few answers that are lost anyway, once rows that they need are dropped.
+    """
+    return sum(1 - math.exp(-value) for value in loss.kl) / len(loss.kl)

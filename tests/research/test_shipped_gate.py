@@ -1,0 +1,53 @@
+"""The shipped checkpoints can show a difference, and the committed figures are their own."""
+
+from __future__ import annotations
+
+import pytest
+
+from saccade import models
+from saccade.evaluation import compare
+from saccade.glance import suite
+from saccade.opening.digest import weights_digest
+from saccade.research import gate
+from saccade.system.embedded import EMBEDDED, Embedded
+from saccade.system.files import read_json
+
+SAMPLES = {"glance": 8, "gaze": 4}
+RESULTS = {"glance": "difference_gate.json", "gaze": "gaze_eval.json"}
+"""What must be among the committed results of each."""
+
+
+@pytest.fixture(scope="module", params=EMBEDDED.values(), ids=lambda one: one.name)
+def embedded(request) -> Embedded:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def loaded(embedded) -> models.Loaded:
+    return models.load(embedded.name)
+
+
+def test_crude_skipping_costs_accuracy(embedded, loaded):
+    plans = gate.crude_plans(loaded.shape.layers)
+    number = SAMPLES[embedded.name]
+    samples = [s for t in suite.TASKS for s in suite.samples(t, number, "test", 7, embedded.scale)]
+    found = compare(loaded.model, loaded.processor, samples, plans, batch_size=52, blind=False)
+    lines = gate.judge_losses(found, list(plans), [])[: len(plans)]
+    assert all(line.passed for line in lines), [(line.what, line.found) for line in lines if not line.passed]
+
+
+def test_committed_results_are_of_the_shipped_weights(embedded, loaded, root):
+    named = {}
+    for path in sorted((root / "benchmarks" / "results").glob("*.json")):
+        found = read_json(path)
+        model = found.get("model") if isinstance(found, dict) else None
+        if isinstance(model, dict) and model.get("name") in (embedded.name, embedded.title):
+            named[path.name] = model["weights"]
+    assert RESULTS[embedded.name] in named
+    assert set(named.values()) == {weights_digest(loaded.model)}, named
+
+
+def test_the_committed_gate_names_what_failed(root):
+    found = read_json(root / "benchmarks" / "results" / "difference_gate.json")
+    assert found["passed"] == all(line["passed"] for line in found["lines"])
+    assert [line["passed"] for line in found["lines"][:4]] == [True] * 4

@@ -1,0 +1,239 @@
+"""A tuning from samples to files: what it writes, what it proves, what it refuses, and that it resumes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+import saccade
+from calibration.vlm import question, save_model
+from saccade import models
+from saccade.plans.plan import Plan
+from saccade.plans.schema import unknown_fields
+from saccade.report.tuned import tell
+from saccade.system.journal import Journal
+from saccade.tuning import Settings, Watch
+from saccade.tuning.front import names, write
+from saccade.tuning.price import FlopsMeter, Pricer
+from saccade.tuning.questions import split
+from saccade.tuning.result import pick, refusal, thinned
+from saccade.tuning.run import run, tune
+
+SAMPLES = [question(i, task="ab"[i % 2], subtask="xy"[i // 2 % 2]) for i in range(24)]
+SMALL = {
+    "num_samples": 8,
+    "num_held_out": 16,
+    "passes": 120,
+    "tokens": 3,
+    "batch": 8,
+    "allow": ("ffn", "freeze", "drop"),
+}
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    return models.load(str(save_model(tmp_path_factory.mktemp("model"))))
+
+
+@pytest.fixture(scope="module")
+def made(loaded, tmp_path_factory):
+    out = tmp_path_factory.mktemp("tuned") / "plans" / "plan.json"
+    found = saccade.tune(
+        loaded.model, loaded.processor, SAMPLES, flops=0.7, unsure=0.25, explain=True, out=out,
+        **SMALL | {"passes": 220, "allow": ("freeze", "drop", "reduce")},
+    )  # fmt: skip
+    return found, out
+
+
+def test_the_plan_costs_what_was_asked_and_holds_how_it_was_found(made, loaded):
+    found, out = made
+    plan = Plan.load(out)
+    assert found.plan == plan and found.chosen is not None and found.chosen.tried.ratio <= 0.7
+    assert plan.model == loaded.family.identity(loaded.model) and unknown_fields(plan.to_dict()) == []
+    facts = plan.calibration
+    assert (
+        facts["asked"] == {"flops": 0.7} and set(facts["tasks"]) == {"a", "b"} and len(facts["samples"]) == 8
+    )
+    tuned = facts["tuned"]
+    assert tuned["predicted"]["ratio"] == found.chosen.tried.ratio and tuned["predicted"]["cost"] == "FLOPs"
+    assert tuned["held_out"]["samples"] == 16 and tuned["held_out"]["bound"] >= tuned["held_out"]["loss"]
+    assert tuned["search"]["passes"] <= 220 and tuned["search"]["answers"] == "the dense model's own"
+    assert 0 <= tuned["unsure"]["share"] <= 1
+    with saccade.apply(loaded.model, str(out)) as attached:
+        assert attached.plan.methods == plan.methods
+
+
+def test_beside_it_lie_the_front_the_result_and_the_picture(made):
+    found, out = made
+    places = names(out)
+    front = [Plan.load(path) for path in sorted(places["front"].iterdir())]
+    assert {plan.spec for plan in front} == {one.plan.spec for one in found.candidates} and len(front) <= 6
+    ratios = [one.tried.ratio for one in found.candidates]
+    assert ratios == sorted(ratios)
+    data = json.loads(places["result"].read_text())
+    assert data["tune"]["spec"] == found.plan.spec and data["refused"] == ""
+    assert {plan["spec"] for plan in data["plans"]} == {one.plan.spec for one in found.candidates}
+    assert places["picture"].read_bytes().startswith(b"\x89PNG")
+    assert not list(out.parent.glob("*.partial*"))
+    told = tell(data)
+    assert "**chosen**" in told and "## Single methods" in told and "Uniform grid" in told
+
+
+def test_the_search_never_sees_what_judges(made):
+    found, _ = made
+    asked = {one.id for one in found.found.dense.predictions}
+    assert len(asked) == 16 and not asked & set(found.data["tune"]["search"]["samples"])
+
+
+def test_what_undoing_a_choice_changes_is_measured_choice_by_choice(made, loaded):
+    found, _ = made
+    assert found.chosen is not None and len(found.explained) >= loaded.shape.layers
+    for one in found.explained:
+        undone = one.other in ("dense", "nothing", "all that are left", "full")
+        assert (one.ratio > found.chosen.tried.ratio) == undone, one
+
+
+def test_the_guard_at_run_time_answers_the_unsure_with_the_dense_model(made):
+    found, _ = made
+    guard, chosen = found.unsure, found.chosen
+    assert guard is not None and chosen is not None
+    assert guard.ratio == pytest.approx(chosen.ratio + guard.share)
+    assert guard.loss <= chosen.verdict.loss + 1e-9
+
+
+def test_answers_of_ones_own_are_the_reference(loaded):
+    named = [replace(sample, answer="red") for sample in SAMPLES]
+    found = tune(loaded.model, loaded.processor, named, kv=0.6, **SMALL | {"passes": 60})
+    assert found.data["tune"]["search"]["answers"] == "given"
+    assert {one.answer for one in found.found.dense.predictions} == {"red"}
+    assert found.data["tune"]["search"]["cost"] == "KV cache"
+    assert found.chosen is not None and found.chosen.tried.ratio <= 0.6
+
+
+def test_a_loss_that_is_not_proven_is_refused_with_what_would_help(loaded, tmp_path):
+    out = tmp_path / "plan.json"
+    found = tune(loaded.model, loaded.processor, SAMPLES, max_loss=0.5, out=out, **SMALL)
+    assert found.plan is None and found.chosen is None and not out.exists()
+    assert "no plan is proven to lose at most 0.5 points" in found.refused
+    assert names(out)["result"].exists() and list(names(out)["front"].iterdir())
+
+
+def test_the_cheapest_of_those_proven_is_taken(made):
+    found, _ = made
+    asked = Settings(max_loss=100)
+    proven = [
+        replace(one, verdict=replace(one.verdict, within=n > 0)) for n, one in enumerate(found.candidates)
+    ]
+    assert pick(proven, asked, None) is proven[1]
+    assert pick(proven, Settings(max_loss=100, flops=0.99 * proven[1].tried.ratio), None) is None
+    none = [replace(one, verdict=replace(one.verdict, within=False, needed=70)) for one in proven]
+    assert pick(none, asked, None) is None
+    told = refusal(none, asked)
+    assert "about 70 held-out samples of each of the 2 tasks" in told and "--mean" in told
+
+
+def test_a_tuning_that_is_cut_off_goes_on_and_ends_alike(loaded, tmp_path):
+    class Cut(Exception):
+        pass
+
+    settings = Settings(flops=0.7, **SMALL)
+    questions = split(SAMPLES, settings)
+    ran = {}
+    for name, stops in (("whole", None), ("cut", 90)):
+        path, count = tmp_path / f"{name}.jsonl", [0]
+
+        def step(prompts: int, count: list[int] = count, stops: int | None = stops) -> None:
+            count[0] += prompts
+            if stops is not None and count[0] > stops:
+                raise Cut
+
+        if stops is not None:
+            with Journal(path) as journal, pytest.raises(Cut):
+                run(loaded, questions, settings, journal, Watch(step=step))
+            assert len(path.read_text().splitlines()) > 3
+        count = [0]
+        with Journal(path) as journal:
+            found = run(
+                loaded,
+                questions,
+                settings,
+                journal,
+                Watch(step=lambda n, count=count: count.__setitem__(0, count[0] + n)),
+            )
+        ran[name] = (found, count[0])
+    (whole, all_of_it), (again, rest) = ran["whole"], ran["cut"]
+    assert again.plan is not None and whole.plan is not None and again.plan.spec == whole.plan.spec
+    for key in ("tried", "front", "singles", "alone"):
+        assert again.data["tune"][key] == whole.data["tune"][key], key
+    assert rest < all_of_it - 50
+
+
+def test_time_is_measured_and_the_chosen_plan_is_timed_beside_it(loaded, monkeypatch):
+    from saccade.tuning import meters
+    from saccade.tuning import run as running
+
+    pricer = Pricer(FlopsMeter(loaded.shape), loaded.shape, {(100, 8): 1.0})
+
+    def prefills(loaded, asked, repeats=1):
+        # A clock that counts FLOPs, for a model this small is all overhead.
+        return [0.002 + pricer.ratio(plan) for _, plan in asked]
+
+    for module in (meters, running):
+        monkeypatch.setattr(module, "prefills", prefills)
+    found = tune(loaded.model, loaded.processor, SAMPLES, time=0.8, **SMALL | {"passes": 40})
+    timed = found.data["tune"]["timed"]
+    assert found.chosen is not None and found.data["tune"]["search"]["cost"] == "time here"
+    assert timed["predicted"] == found.chosen.tried.ratio <= 0.8
+    assert timed["measured"] == pytest.approx(timed["predicted"], rel=0.1)
+
+
+def test_a_front_is_thinned_evenly_and_keeps_the_best(made):
+    found, _ = made
+    one = found.candidates[0].tried
+    many = [replace(one, ratio=0.1 + 0.02 * n) for n in range(30)]
+    few = thinned(many, 6, many[17])
+    assert len(few) == 6 and many[17] in few and few[0] is many[0] and few[-1] is many[-1]
+    assert thinned(many[:4], 6, None) == many[:4]
+
+
+def test_the_same_file_is_written_twice_alike(made, tmp_path):
+    found, _ = made
+    again = write(found, tmp_path / "other.json")
+    assert Plan.load(again.files["plan"]) == found.plan
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "say what is wanted"),
+        ({"flops": 0.5, "kv": 0.5}, "give one budget, not flops and kv"),
+        ({"flops": 1.0}, "flops is a share between 0 and 1, got 1.0"),
+        ({"flops": float("nan")}, "flops is a share between 0 and 1"),
+        ({"kv": True}, "kv is a share between 0 and 1"),
+        ({"max_loss": -1}, "max_loss is a number of points above 0"),
+        ({"flops": 0.5, "num_samples": 3}, "num_samples is a number from 8"),
+        ({"flops": 0.5, "passes": 0}, "passes is a number from 1"),
+        ({"flops": 0.5, "unsure": 2}, "unsure is a share between 0 and 1"),
+        ({"flops": 0.5, "allow": ("skip",)}, "no operation 'skip'"),
+        ({"flops": 0.5, "engine": "tgi"}, "no engine 'tgi'"),
+        ({"flops": 0.5, "on": "h100"}, "give a share of the time, not of flops"),
+        ({"flops": 0.5, "seed": -1}, "seed is a number from 0"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(given, said):
+    with pytest.raises(ValueError, match=said):
+        Settings(**given)
+
+
+def test_samples_that_cannot_be_split_are_refused(loaded):
+    settings = Settings(flops=0.5, **SMALL)
+    with pytest.raises(ValueError, match="10 samples are too few"):
+        split(SAMPLES[:10], settings)
+    with pytest.raises(ValueError, match="ids must be distinct"):
+        split([SAMPLES[0]] * 20, settings)
+    with pytest.raises(ValueError, match="none of the samples has an image"):
+        tune(loaded.model, loaded.processor, [replace(s, images=()) for s in SAMPLES], flops=0.5, **SMALL)
+    with pytest.raises(ValueError, match="no plan of what is allowed costs 1 %"):
+        tune(loaded.model, loaded.processor, SAMPLES, flops=0.01, **SMALL | {"allow": ("ffn",)})
