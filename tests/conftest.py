@@ -16,9 +16,12 @@ import torch
 from hypothesis import settings
 
 from saccade.cli import main
+from saccade.inputs.samples import Sample
+from saccade.models import Loaded
 from support import models, shares
+from support.asking import answered
 from support.programs import ROOT, Result, start
-from support.toy import save_toy
+from support.toy import build_toy, save_toy
 
 torch.set_num_threads(1)
 
@@ -125,3 +128,15 @@ def program():
         return start("-m", "saccade", *words, cwd=cwd).ended()
 
     return run
+
+
+@pytest.fixture(scope="session")
+def toy() -> Loaded:
+    """A random Glance of four small layers; leave it as you found it."""
+    return build_toy()
+
+
+@pytest.fixture(scope="session")
+def questions(toy) -> list[Sample]:
+    """Twelve questions of three tasks, with the toy's own answers."""
+    return answered(toy)

@@ -12,7 +12,7 @@ from saccade.evaluation import compare, runner
 from saccade.identity import model_digest, setup_digest
 from saccade.opening.digest import weights_digest
 from saccade.plans.plan import Plan
-from saccade.research.studies import Questions, Store, StudyBench
+from saccade.research.studies import Store, StudyBench, StudyQuestions
 from saccade.skip_vision import SkipVisionConfig
 from support.toy import build_toy
 
@@ -63,7 +63,7 @@ def test_skip_vision_models_of_the_same_weights_are_different_models():
 
 def test_studies_and_ledgers_keep_them_apart(talkative, questions, tmp_path):
     toy = build_toy()
-    asked = Questions.of_suite(("count",), 2, 2, 0)
+    asked = StudyQuestions.of_suite(("count",), 2, 2, 0)
     keys = [StudyBench(one, asked, Store(tmp_path)).column("count", "dense").key for one in (toy, talkative)]
     assert keys[0].weights == keys[1].weights and keys[0].setup != keys[1].setup
 

@@ -13,7 +13,7 @@ from saccade.families import FAMILIES
 from saccade.identity import code_of
 from saccade.methods import METHODS
 from saccade.plans.plan import Plan
-from saccade.research.studies import Questions, Store, StudyBench
+from saccade.research.studies import Store, StudyBench, StudyQuestions
 from support import versions
 from support.toy import build_toy
 
@@ -118,7 +118,7 @@ PLANS = ("fastv(keep=0.5,layer=1)", "vskip(layers=1)")
 def test_evaluations_ask_again_what_a_method_made_that_behaves_otherwise_now(
     toy, asked, first, tmp_path, monkeypatch
 ):
-    samples = Questions.of_suite(("count",), 2, 2, 0).asked("count")
+    samples = StudyQuestions.of_suite(("count",), 2, 2, 0).asked("count")
     path = tmp_path / "cells.jsonl"
 
     def ask() -> list:
@@ -139,7 +139,7 @@ def test_evaluations_ask_again_what_a_method_made_that_behaves_otherwise_now(
 
 
 def test_studies_look_for_another_cell(toy, first, tmp_path, monkeypatch):
-    questions = Questions.of_suite(("count",), 2, 2, 0)
+    questions = StudyQuestions.of_suite(("count",), 2, 2, 0)
 
     def keys() -> list:
         bench = StudyBench(toy, questions, Store(tmp_path))
@@ -164,8 +164,8 @@ def test_a_plan_that_belongs_to_the_model_counts_where_no_other_is_given(toy, fi
 
 
 def test_scores_of_layers_hang_on_the_method_that_is_tried(toy, tmp_path, monkeypatch):
-    samples = Questions.of_suite(("count",), 2, 2, 0).calibration("count", 2)
-    bench = StudyBench(toy, Questions.of_suite(("count",), 2, 2, 0), Store(tmp_path))
+    samples = StudyQuestions.of_suite(("count",), 2, 2, 0).calibration("count", 2)
+    bench = StudyBench(toy, StudyQuestions.of_suite(("count",), 2, 2, 0), Store(tmp_path))
     told = []
     bench.note = told.append
     for number, expected in ((1, 1), (1, 1), (2, 2)):

@@ -10,16 +10,16 @@ import shutil
 import pytest
 
 from calibration.vlm import picture
-from evaluation.conftest import say
 from saccade import models
 from saccade.cli import main
 from saccade.inputs.samples import Sample
 from saccade.plans.plan import Plan
 from saccade.report import style
-from saccade.research.studies import Line, Questions, Store, StudyBench
+from saccade.research.studies import Line, Store, StudyBench, StudyQuestions
 from saccade.research.studies.lines import columns
 from saccade.research.studies.workers import fill_all
 from support import kills
+from support.asking import say
 from support.toy import build_toy
 
 KILLS = 20
@@ -172,7 +172,7 @@ class StudyLike:
     """Scores layers and fills cells, as studies do."""
 
     def __init__(self, toy, data) -> None:
-        self.toy, self.questions = toy, Questions.of_file(data, (), 2, 1, 0)
+        self.toy, self.questions = toy, StudyQuestions.of_file(data, (), 2, 1, 0)
 
     def run(self, folder) -> int:
         bench = StudyBench(self.toy, self.questions, Store(folder), tokens=2)

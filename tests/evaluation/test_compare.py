@@ -5,13 +5,13 @@ import json
 import pytest
 from PIL import Image
 
-from evaluation.conftest import say
 from saccade import models
 from saccade.engine import apply
 from saccade.evaluation import compare, evaluate, runner
 from saccade.inputs.samples import Sample
 from saccade.opening.digest import weights_digest
 from saccade.plans.plan import Plan
+from support.asking import say
 from support.toy import build_toy
 
 TOKENS = 4

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from evaluation.conftest import say
+from support.asking import say
 
 
 @pytest.fixture

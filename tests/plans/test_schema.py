@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from saccade.calibration.layer_scores import Scores
 from saccade.calibration.probes import PROBES
-from saccade.calibration.scores import Scores
 from saccade.measure.provenance import record
 from saccade.plans.plan import Plan
 from saccade.plans.schema import Metric, unknown_fields

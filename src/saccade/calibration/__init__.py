@@ -5,15 +5,22 @@
 
 from __future__ import annotations
 
-from saccade.calibration.api import ETA, calibrate, scores
-from saccade.calibration.draw import data_hash, draw
-from saccade.calibration.measures import ascending, cosine_distance, kl
-from saccade.calibration.probes import PROBES, Probe
-from saccade.calibration.scores import Scores
+from typing import TYPE_CHECKING
+
+from saccade.system.lazy import attributes
+
+if TYPE_CHECKING:
+    from saccade.calibration.api import calibrate, scores
+    from saccade.calibration.drawing import data_hash, draw
+    from saccade.calibration.layer_scores import Scores
+    from saccade.calibration.measures import ascending, cosine_distance, kl
+    from saccade.calibration.options import ETA, CalibrationOptions
+    from saccade.calibration.probes import PROBES, Probe
 
 __all__ = [
     "ETA",
     "PROBES",
+    "CalibrationOptions",
     "Probe",
     "Scores",
     "ascending",
@@ -24,3 +31,16 @@ __all__ = [
     "kl",
     "scores",
 ]
+
+# A wrong option is refused before transformers is imported.
+__getattr__ = attributes(
+    __name__,
+    {
+        **dict.fromkeys(("calibrate", "scores"), "saccade.calibration.api"),
+        **dict.fromkeys(("data_hash", "draw"), "saccade.calibration.drawing"),
+        "Scores": "saccade.calibration.layer_scores",
+        **dict.fromkeys(("ascending", "cosine_distance", "kl"), "saccade.calibration.measures"),
+        **dict.fromkeys(("ETA", "CalibrationOptions"), "saccade.calibration.options"),
+        **dict.fromkeys(("PROBES", "Probe"), "saccade.calibration.probes"),
+    },
+)

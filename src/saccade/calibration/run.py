@@ -29,7 +29,7 @@ TIMING_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
-class Tried:
+class TriedLayers:
     """Scores of one prompt.
 
     Attributes:
@@ -67,7 +67,7 @@ def try_layers(
     direction: Direction,
     like: Method | None = None,
     tail: int = 1,
-) -> Tried:
+) -> TriedLayers:
     """Scores every layer on one prompt: one dense forward, then each layer from where it first differs.
 
     Args:
@@ -84,12 +84,12 @@ def try_layers(
     num_layers = len(replayer.attachment.parts.layers)
     visual, text = rows_of(replayer.model, inputs)
     if not visual:
-        return Tried((0.0,) * num_layers, visual, text)
+        return TriedLayers((0.0,) * num_layers, visual, text)
     replay = replayer.record(inputs, tail)
     if not bool(torch.isfinite(replay.logits_TV).all()):
         raise ValueError("the model's logits are not finite even without a plan; check its weights and dtype")
     tried_LTV = torch.stack([replay.logits(route) for route in routes(replay, probe, num_layers, like)])
-    return Tried(_read(probe, replay.logits_TV, tried_LTV, direction), visual, text)
+    return TriedLayers(_read(probe, replay.logits_TV, tried_LTV, direction), visual, text)
 
 
 def brute_force(
@@ -124,7 +124,7 @@ def _read(
 
 
 @contextmanager
-def trying(model: nn.Module) -> Iterator[Callable[..., Tried]]:
+def trying(model: nn.Module) -> Iterator[Callable[..., TriedLayers]]:
     """Makes a model ready for ``try_layers``, which it gives without its first argument.
 
     Where a plan that belongs to the model decides on the way, every layer takes a forward of its own.
@@ -134,8 +134,8 @@ def trying(model: nn.Module) -> Iterator[Callable[..., Tried]]:
             yield partial(try_layers, replayer)
         return
 
-    def whole(inputs: Mapping[str, Any], *how: Any, **more: Any) -> Tried:
-        return Tried(brute_force(model, inputs, *how, **more), *rows_of(model, inputs))
+    def whole(inputs: Mapping[str, Any], *how: Any, **more: Any) -> TriedLayers:
+        return TriedLayers(brute_force(model, inputs, *how, **more), *rows_of(model, inputs))
 
     yield whole
 

@@ -9,7 +9,7 @@ import typer
 from saccade.cli import common
 from saccade.cli.opening import opens
 from saccade.opening.settings import Opening
-from saccade.plans.names import check_plans, check_target
+from saccade.plans.names import check_target
 
 if TYPE_CHECKING:
     from saccade.measure.results import Bench, Phase, Usage
@@ -80,7 +80,7 @@ def bench(
     out = common.Output(json)
     plans = plan or ["dense"]
     check_target(model)
-    check_plans(plans)
+    common.check_names(plans=plans, opening=opening)
     common.hold(json)
     from saccade.measure import bench as measure
 

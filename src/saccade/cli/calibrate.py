@@ -11,10 +11,10 @@ import typer
 from saccade.cli import common
 from saccade.cli.opening import opens, words
 from saccade.opening.settings import Opening
-from saccade.plans.names import check_plans
+from saccade.system.embedded import GLANCE, Embedded, suite_of
 
 if TYPE_CHECKING:
-    from saccade.calibration.draw import Draw
+    from saccade.calibration.drawing import Draw
     from saccade.calibration.measures import Direction
     from saccade.inputs.data import Entry
     from saccade.inputs.samples import Sample
@@ -104,20 +104,33 @@ def calibrate(
     """
     view = common.Output(json)
     common.check_writable(out)
-    check_plans([method])
+    common.check_names(model, [method], [] if data else task or [], opening)
     common.hold(out)
     opening.torch_device()
+    from saccade.calibration.options import CalibrationOptions
+
+    options = CalibrationOptions(
+        method=method,
+        budget=budget,
+        flops=flops,
+        score=score,
+        num_samples=samples,
+        draw=cast("Draw", draw),
+        seed=seed,
+        direction=cast("Direction", direction),
+        answer_tokens=answer_tokens,
+        eta=eta,
+        check=check,
+    )
+    # What does not fit, too few samples or a broken image: said before anything is loaded.
+    options.check_fit()
+    pool = read_pool(task or [], data, mixture, samples, seed, suite_of(model))
+    options.choose(pool)
     from saccade import models
     from saccade.calibration.api import calibrate as run
     from saccade.calibration.api import partial_path
-    from saccade.calibration.request import check_request, choose
     from saccade.system.journal import rest
 
-    check_request(method, budget, flops, score, direction, draw)
-    pool = read_pool(task or [], data, mixture, samples, seed)
-    choose(
-        pool, samples, cast("Draw", draw), seed
-    )  # too few samples or a broken image: say so before loading
     common.use_threads(threads)
     loaded = models.open_as(model, opening)
     with (
@@ -129,17 +142,7 @@ def calibrate(
             loaded.model,
             loaded.processor,
             pool,
-            method,
-            budget=budget,
-            flops=flops,
-            score=score,
-            num_samples=samples,
-            draw=cast("Draw", draw),
-            seed=seed,
-            direction=cast("Direction", direction),
-            answer_tokens=answer_tokens,
-            eta=eta,
-            check=check,
+            options,
             force=force,
             strict=strict,
             out=out,
@@ -156,9 +159,14 @@ def calibrate(
 
 
 def read_pool(
-    tasks: Sequence[str], data: Path | None, mixture: bool, samples: int, seed: int
+    tasks: Sequence[str],
+    data: Path | None,
+    mixture: bool,
+    samples: int,
+    seed: int,
+    own: Embedded = GLANCE,
 ) -> Sequence[Sample | Entry]:
-    """What the samples are drawn from: tasks of Glance's suite, all of them, or the user's file.
+    """What the samples are drawn from: tasks of the embedded suite, all of them, or the user's file.
 
     Raises:
         ValueError: If more than one is asked for, or one of them cannot be read.
@@ -174,7 +182,7 @@ def read_pool(
     # Another seed is another draw of scenes too; the suite numbers its seeds with 16 bits.
     scenes = seed % (1 << 16)
     names: list[str | None] = [*dict.fromkeys(tasks)] or [None]
-    return [s for name in names for s in suite.samples(name, samples, "calibration", scenes)]
+    return [s for name in names for s in suite.samples(name, samples, "calibration", scenes, own.scale)]
 
 
 def show(view: common.Output, plan: Plan) -> None:

@@ -7,7 +7,7 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -25,10 +25,11 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.table import Table
 
+    from saccade.opening.settings import Opening
     from saccade.system.journal import Journal
 
 Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A model folder, a hub id, or 'glance' (the embedded model).")
+    str, typer.Argument(metavar="MODEL", help="A model folder, a hub id, or 'glance' (an embedded model).")
 ]
 Plan = Annotated[
     str | None,
@@ -84,6 +85,43 @@ def finite(value: float | None) -> float | None:
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{value} is not a finite number")
     return value
+
+
+def check_names(
+    model: str | None = None,
+    plans: Sequence[str] = (),
+    tasks: Sequence[str] = (),
+    opening: Opening | None = None,
+) -> None:
+    """Refuses names that cannot be before what takes long is imported.
+
+    Args:
+        model: A folder, a hub id or ``glance``.
+        plans: Plan files and spec strings; they are read, for which torch is imported but no model class.
+        tasks: Tasks of Glance's suite.
+        opening: How the model will be opened.
+
+    Raises:
+        ValueError: Naming the first of them.
+    """
+    from saccade.opening.source import check_name
+    from saccade.plans.names import check_plans
+    from saccade.system.embedded import EMBEDDED
+
+    if model is not None and model not in EMBEDDED:
+        check_name(str(model), opening.revision if opening is not None else None)
+    check_plans(plans)
+    if tasks:
+        from saccade.glance.tasks import check_tasks
+
+        check_tasks(tasks)
+    if plans:
+        from saccade.plans.plan import Plan
+
+        for plan in plans:
+            Plan.of(plan)
+    if opening is not None and opening.device not in (None, "auto", "cpu"):
+        opening.torch_device()
 
 
 class Interrupted(Exception):

@@ -13,7 +13,7 @@ from saccade.cli import common
 from saccade.cli.accuracy import show
 from saccade.cli.opening import opens
 from saccade.opening.settings import Opening
-from saccade.plans.names import check_plans
+from saccade.system.embedded import GLANCE, Embedded, suite_of
 
 if TYPE_CHECKING:
     from saccade.evaluation import Comparison, Evaluation
@@ -117,7 +117,8 @@ def evaluate(
     Example: saccade eval glance --plan 'vskip(budget=4)' --plan 'shortv(budget=4)' --task count
     """
     out = common.Output(json)
-    check_plans(plan or [])
+    own = data is None and suite is None
+    common.check_names(model, plan or [], task or [] if own else [], opening)
     common.hold(json)
     if predictions is not None:
         common.check_writable(predictions)
@@ -146,8 +147,12 @@ def evaluate(
         return
     check_unused({"--keep": keep, "--processes": processes if processes > 1 else None}, "our own evaluation")
     if score is not None and data is None:
-        raise ValueError("--score is for --data; the suite of Glance is scored by exact match")
-    longest = max_new_tokens or NEW_TOKENS
+        raise ValueError("--score is for --data; the embedded suite is scored by exact match")
+    from saccade.evaluation.options import EvaluationOptions
+    from saccade.scoring import parse
+
+    parse(score or "exact")
+    options = EvaluationOptions(batch, max_new_tokens or NEW_TOKENS, blind)
     from saccade.engine import check_made_for
     from saccade.evaluation.comparison import compare, name_plans
     from saccade.evaluation.orders import read_orders
@@ -157,7 +162,8 @@ def evaluate(
     wanted = name_plans(plan or [])
     orders = read_orders(order or [])
     where = opening.torch_device()
-    questions = read_questions(task or [], data, samples, "test", seed, score or "exact")
+    own = suite_of(model)
+    questions = read_questions(task or [], data, samples, "test", seed, score or "exact", own)
     from saccade import models
 
     common.use_threads(threads)
@@ -168,24 +174,22 @@ def evaluate(
     kept = journal.path
     with common.resumable(f"repeat the command to go on from {kept}" if kept else "give --json to resume"):
         wanted, found_orders = resolve(
-            loaded, wanted, orders, task or [], data, questions, seed, force, strict, journal
+            loaded, wanted, orders, task or [], data, questions, seed, force, strict, journal, own
         )
         found = compare(
             loaded.model,
             loaded.processor,
             questions,
             wanted,
-            batch_size=batch,
-            max_new_tokens=longest,
-            blind=blind,
+            options,
             ledger=journal,
         )
     scores = dict.fromkeys(question.score for question in questions)
     show(out, found.to_dict(), " and ".join("exact match" if s == "exact" else s for s in scores))
     settings = {
         "model": model,
-        "data": str(data) if data else "glance suite",
-        "max_new_tokens": longest,
+        "data": str(data) if data else f"{own.name} suite",
+        "max_new_tokens": options.max_new_tokens,
         "scores": list(scores),
     }
     result = found.to_dict() | settings | {"orders": found_orders}
@@ -196,7 +200,13 @@ def evaluate(
 
 
 def read_questions(
-    tasks: Sequence[str], data: Path | None, samples: int | None, split: str, seed: int, score: str = "exact"
+    tasks: Sequence[str],
+    data: Path | None,
+    samples: int | None,
+    split: str,
+    seed: int,
+    score: str = "exact",
+    own: Embedded = GLANCE,
 ) -> list[Sample]:
     """Questions of the suite's tasks or of the user's file, at most ``samples`` of each task.
 
@@ -213,7 +223,8 @@ def read_questions(
 
     names: list[str | None] = [*dict.fromkeys(tasks)] or [None]
     scenes = seed % (1 << 16)
-    return [s for name in names for s in suite.samples(name, samples or SUITE_SAMPLES, split, scenes)]
+    most = samples or SUITE_SAMPLES
+    return [s for name in names for s in suite.samples(name, most, split, scenes, own.scale)]
 
 
 def thin(questions: Sequence[Sample], most: int | None, seed: int) -> list[Sample]:
@@ -241,6 +252,7 @@ def resolve(
     force: bool,
     strict: bool = False,
     journal: Journal | None = None,
+    own: Embedded = GLANCE,
 ) -> tuple[dict[str, Plan], dict[str, list[int]]]:
     """Plans with their layers, and the orders that chose them; calibrates for the scores that are missing."""
     from saccade.engine import check_made_for
@@ -254,7 +266,7 @@ def resolve(
         pool = (
             list(questions)
             if data
-            else read_questions(tasks, None, 4 if not tasks else 20, "calibration", seed)
+            else read_questions(tasks, None, 4 if not tasks else 20, "calibration", seed, own=own)
         )
         with common.progress() as bar:
             line = bar.add_task(f"calibrating ({', '.join(missing)})", total=None)

@@ -10,7 +10,6 @@ import typer
 from saccade.cli import common
 from saccade.cli.opening import opens
 from saccade.opening.settings import Opening
-from saccade.plans.names import check_plans
 
 if TYPE_CHECKING:
     from saccade.report.explain import Explanation
@@ -56,7 +55,7 @@ def explain(
     Example: saccade explain scene.png "how many red objects ?" --plan "fastv(layer=3,keep=0.5)"
     """
     out = common.Output(json)
-    check_plans([plan])
+    common.check_names(model, [plan], opening=opening)
     if not question.strip():
         raise ValueError("the question is empty")
     from saccade.inputs.pictures import open_picture

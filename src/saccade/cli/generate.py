@@ -11,7 +11,6 @@ import typer
 from saccade.cli import common
 from saccade.cli.opening import opens
 from saccade.opening.settings import Opening
-from saccade.plans.names import check_plans
 
 
 def register(app: typer.Typer) -> None:
@@ -39,7 +38,7 @@ def generate(
     Example: saccade generate glance --image scene.png --question "how many?" --plan "vskip(layers=6-11)"
     """
     out = common.Output(json)
-    check_plans([plan] if plan else [])
+    common.check_names(model, [plan] if plan else [], opening=opening)
     if not question.strip():
         raise ValueError("the question is empty")
     from saccade.inputs.pictures import open_picture

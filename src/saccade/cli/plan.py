@@ -11,7 +11,7 @@ from saccade.cli import common
 from saccade.cli.opening import opens
 from saccade.core.text import printable
 from saccade.opening.settings import Opening
-from saccade.plans.names import check_plans
+from saccade.plans.names import check_plans, check_target
 
 File = Annotated[str, typer.Argument(metavar="PLAN", help="A plan file or a spec string.")]
 
@@ -112,6 +112,8 @@ def validate(
 
     if strict and model is None:
         raise ValueError("--strict compares weights: give --model MODEL")
+    if model is not None:
+        check_target(model)
     _check_opening(opening, model, strict)
     found = Plan.of(plan)
     layers = found.model.get("text", {}).get("layers") if found.model else None

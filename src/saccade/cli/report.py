@@ -39,10 +39,12 @@ def report(
     twice = next((path for path in results if results.count(path) > 1), None)
     if twice is not None:
         raise ValueError(f"{twice} is given twice")
+    from saccade.system.files import read_json, write_text
 
+    for path in results:
+        read_json(path)  # one that is not there is refused before anything is drawn with
     from saccade.report.results import read, render
     from saccade.report.results.group import by_model
-    from saccade.system.files import write_text
 
     with common.progress() as bar:
         task = bar.add_task("reading", total=len(results) + 1)

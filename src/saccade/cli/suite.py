@@ -35,13 +35,16 @@ def judge(
     Raises:
         ValueError: If the suite or a plan cannot be used, lmms-eval is not there, or it fails.
     """
+    from saccade.lmms.tasks import Suite
+
+    suite = Suite.read(name, samples, seed)
     from saccade.evaluation.comparison import name_plans
     from saccade.lmms.process import Job, check_installed
-    from saccade.lmms.suite import Suite, answers, evaluate_suite, forget, tally
+    from saccade.lmms.suite import answers, evaluate_suite, forget, tally
     from saccade.measure import record
     from saccade.system.files import write_json
 
-    wanted, suite = name_plans(plans), Suite.read(name, samples, seed)
+    wanted = name_plans(plans)
     where = opening.torch_device()
     check_installed()
     resumes = keep is not None or out.target not in (None, "-")

@@ -83,7 +83,7 @@ def run(
     Example: saccade train configs/smoke.yaml --run runs/smoke
     """
     out = common.Output(json)
-    from saccade.training import read_config, train
+    from saccade.training.config import read_config
 
     if threads is not None:
         settings = [*(settings or ()), f"threads={threads}"]
@@ -92,6 +92,8 @@ def run(
         chosen = dataclasses.replace(chosen, out=str(run))
     common.check_writable(Path(chosen.out) / "run.json")
     again = _again(config, run, settings)
+    from saccade.training.run import train
+
     with common.resumable(f"continue with: {again}"):
         outcome = train(chosen, resume, from_step)
     _part()

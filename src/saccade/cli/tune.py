@@ -155,6 +155,7 @@ def tune(
         tokens=max_new_tokens,
         seed=seed,
     )
+    common.check_names(model, (), [] if data else task or [], opening)
     common.hold(out)
     opening.torch_device()
     from saccade import models
@@ -228,7 +229,7 @@ def read_questions(tasks: list[str], data: Path | None, settings: Settings) -> Q
         from saccade.inputs.data import read_jsonl
 
         return split(read_jsonl(data), settings)
-    from saccade.calibration.draw import draw
+    from saccade.calibration.drawing import draw
     from saccade.glance import suite
 
     names: list[str | None] = [*dict.fromkeys(tasks)] or [None]

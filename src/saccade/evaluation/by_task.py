@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from saccade.evaluation.comparison import check_plans, check_samples, runs_of, tally
 from saccade.evaluation.ledger import Spent
+from saccade.evaluation.options import EvaluationOptions
 from saccade.evaluation.results import Comparison, Prediction
 from saccade.evaluation.runner import Answers, answer
 from saccade.inputs.samples import Sample
@@ -21,11 +24,10 @@ def compare_by_task(
     tasks: Sequence[str],
     draw: Callable[[str], Sequence[Sample]],
     plans: Mapping[str, Plan],
+    options: EvaluationOptions | None = None,
     *,
-    batch_size: int = 64,
-    max_new_tokens: int = 24,
-    blind: bool = True,
     ledger: Journal | str | os.PathLike | None = None,
+    **settings: Any,
 ) -> Comparison:
     """Scores plans on many questions of several tasks.
 
@@ -34,17 +36,17 @@ def compare_by_task(
         tasks: Names of the tasks.
         draw: Gives the questions of a task.
         plans: Resolved plans by name.
-        batch_size: Questions per batch.
-        max_new_tokens: Longest answer in tokens.
-        blind: Whether to run the stock model on plain grey images too.
+        options: How questions are asked.
         ledger: Journal, or its file, that keeps finished cells for resuming; the caller finishes it once the
             result is written.
+        **settings: Fields of `EvaluationOptions` instead: ``batch_size``, ``max_new_tokens``, ``blind``.
 
     Raises:
         ValueError: If a plan or a sample cannot be evaluated.
     """
+    how = replace(options or EvaluationOptions(batch_size=64), **settings)
     check_plans(loaded, plans)
-    runs = runs_of(plans, blind)
+    runs = runs_of(plans, how.blind)
     predictions: dict[str, list[Prediction]] = {run.key: [] for run in runs}
     spent: dict[str, list[Spent | None]] = {run.key: [] for run in runs}
     prompts: Counter[tuple[int, int]] = Counter()
@@ -56,8 +58,7 @@ def compare_by_task(
                 loaded,
                 samples,
                 runs,
-                batch_size=batch_size,
-                max_new_tokens=max_new_tokens,
+                how,
                 ledger=journal,
                 label=f"{task} ({number} of {len(tasks)})",
             )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from saccade.engine import apply
+from saccade.evaluation.options import EvaluationOptions
 from saccade.evaluation.results import Comparison, Evaluation, score
 from saccade.evaluation.runner import (
     BLIND,
@@ -29,10 +31,8 @@ def evaluate(
     processor: Any,
     samples: Sequence[Sample],
     plan: PlanLike | None = None,
-    *,
-    batch_size: int = 32,
-    max_new_tokens: int = 24,
-    blind: bool = True,
+    options: EvaluationOptions | None = None,
+    **settings: Any,
 ) -> Evaluation:
     """Scores a model under a plan by each sample's rule, paired with the stock model on the same questions.
 
@@ -41,17 +41,14 @@ def evaluate(
         processor: Its processor.
         samples: Questions with reference answers and distinct ids.
         plan: What to skip; None scores the stock model.
-        batch_size: Questions per batch.
-        max_new_tokens: Longest answer in tokens.
-        blind: Whether to run the stock model on plain grey images too.
+        options: How questions are asked.
+        **settings: Fields of `EvaluationOptions` instead: ``batch_size``, ``max_new_tokens``, ``blind``.
 
     Raises:
         ValueError: If there are no samples, an id repeats, an answer is missing or the plan is unresolved.
     """
     plans = {} if plan is None else {"plan": plan}
-    found = compare(
-        model, processor, samples, plans, batch_size=batch_size, max_new_tokens=max_new_tokens, blind=blind
-    )
+    found = compare(model, processor, samples, plans, options, **settings)
     return found.dense if plan is None else found.plans["plan"]
 
 
@@ -60,11 +57,10 @@ def compare(
     processor: Any,
     samples: Sequence[Sample],
     plans: Mapping[str, PlanLike] | Sequence[PlanLike],
+    options: EvaluationOptions | None = None,
     *,
-    batch_size: int = 32,
-    max_new_tokens: int = 24,
-    blind: bool = True,
     ledger: Journal | str | os.PathLike | None = None,
+    **settings: Any,
 ) -> Comparison:
     """Scores several plans; the stock model and the blind one answer once for all of them.
 
@@ -73,27 +69,20 @@ def compare(
         processor: Its processor.
         samples: Questions with reference answers and distinct ids.
         plans: Plans by name, or plans alone, which are then named by their spec.
-        batch_size: Questions per batch.
-        max_new_tokens: Longest answer in tokens.
-        blind: Whether to run the stock model on plain grey images too.
+        options: How questions are asked.
         ledger: Journal, or its file, that keeps finished cells, so that an interrupted call resumes; the
             caller finishes it, or removes the file, once the result is safe.
+        **settings: Fields of `EvaluationOptions` instead: ``batch_size``, ``max_new_tokens``, ``blind``.
 
     Raises:
         ValueError: If there are no samples, an id repeats, an answer is missing or a plan is unresolved.
     """
+    how = replace(options or EvaluationOptions(), **settings)
     check_samples(samples)
     loaded = wrap(model, processor)
     named = name_plans(plans)
     check_plans(loaded, named)
-    found = answer(
-        loaded,
-        samples,
-        runs_of(named, blind),
-        batch_size=batch_size,
-        max_new_tokens=max_new_tokens,
-        ledger=ledger,
-    )
+    found = answer(loaded, samples, runs_of(named, how.blind), how, ledger=ledger)
     return tally(loaded, named, found)
 
 

@@ -18,6 +18,7 @@ from saccade.core.pricing import Cost, cost
 from saccade.core.route import Route
 from saccade.engine import apply, attached
 from saccade.evaluation.ledger import BatchAnswers, Ledger, Spent, sample_digest
+from saccade.evaluation.options import EvaluationOptions
 from saccade.evaluation.results import Prediction
 from saccade.identity import code_of, model_digest
 from saccade.inputs.samples import Sample
@@ -84,9 +85,8 @@ def answer(
     loaded: models.Loaded,
     samples: Sequence[Sample],
     runs: Sequence[AnswerRun],
+    options: EvaluationOptions,
     *,
-    batch_size: int,
-    max_new_tokens: int,
     ledger: Journal | str | os.PathLike | None = None,
     label: str = "evaluating",
 ) -> Answers:
@@ -96,25 +96,19 @@ def answer(
         loaded: The model.
         samples: Questions with reference answers and distinct ids.
         runs: Columns of the comparison, with resolved plans.
-        batch_size: Questions per batch.
-        max_new_tokens: Longest answer in tokens.
+        options: How they are asked; which runs there are is said already.
         ledger: Journal where finished cells are kept for resuming, or its file; None keeps none.
         label: Text of the progress bar.
 
     Returns:
         The answers; what was kept of them stays for the caller to forget once the result is written.
-
-    Raises:
-        ValueError: If a size is below 1.
     """
-    if batch_size < 1 or max_new_tokens < 1:
-        raise ValueError(f"batch size and new tokens are at least 1, got {batch_size} and {max_new_tokens}")
     models.try_longest(loaded, samples)
     settings = {
         "weights": model_digest(loaded),
         "dtype": str(loaded.model.dtype),  # weights saved in 16 bits have one digest in either format
         "samples": sample_digest(samples),
-        "tokens": max_new_tokens,
+        "tokens": options.max_new_tokens,
     }
     found: dict[str, dict[int, str]] = {run.key: {} for run in runs}
     spent: dict[str, dict[int, Spent | None]] = {run.key: {} for run in runs}
@@ -127,12 +121,12 @@ def answer(
     ):
         book = Ledger(journal, settings)
         bar = progress.add_task(label, total=len(samples) * len(runs))
-        for indices in chunks(samples, loaded.processor.tokenizer, batch_size):
+        for indices in chunks(samples, loaded.processor.tokenizer, options.batch_size):
             batch = [samples[i] for i in indices]
             inputs = models.inputs(loaded, batch)
             prompts.update(row_counts(loaded, inputs))
             for run in runs:
-                cell = _cell(loaded, batch, inputs, run, max_new_tokens, book)
+                cell = _cell(loaded, batch, inputs, run, options.max_new_tokens, book)
                 found[run.key].update(zip(indices, cell.texts, strict=True))
                 spent[run.key].update(zip(indices, cell.spent, strict=True))
                 progress.advance(bar, len(batch))

@@ -19,7 +19,7 @@ TOLERATED = 1.1
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class ImageRows:
     """Rows of one image, told by those that nothing was interpolated between yet.
 
     Attributes:
@@ -37,7 +37,7 @@ class Rows:
     box_N4: torch.Tensor
 
     @classmethod
-    def of(cls, shown: Picture, start: int, rows: int) -> Rows:
+    def of(cls, shown: Picture, start: int, rows: int) -> ImageRows:
         """The rows of an image as they are."""
         at = slice(start, start + rows)
         own_NM = torch.arange(start, start + rows)[:, None].expand(-1, MIXED)
@@ -45,7 +45,7 @@ class Rows:
         return cls(own_NM, alone_NM, shown.line_R[at], shown.column_R[at], shown.box_R4[at])
 
     @staticmethod
-    def put(shown: Picture, parts: Sequence[Rows]) -> Picture:
+    def put(shown: Picture, parts: Sequence[ImageRows]) -> Picture:
         """The picture with the rows of its images as they became."""
         names = ("source_NM", "share_NM", "line_N", "column_N", "box_N4")
         source, share, line, column, box = (torch.cat([getattr(p, name) for p in parts]) for name in names)
@@ -63,7 +63,7 @@ class Rows:
             share_RM=share if mixes else None,
         )
 
-    def padded(self, size: tuple[int, int]) -> Rows:
+    def padded(self, size: tuple[int, int]) -> ImageRows:
         """With boxes in an image of this height and width, of which a square was made."""
         high, wide = size
         longest = max(size)
@@ -72,7 +72,7 @@ class Rows:
         box = ((self.box_N4 * longest - shift) / scale).clamp(0, 1)
         return replace(self, box_N4=box.masked_fill(self.line_N[:, None] < 0, 0.0))
 
-    def within(self, budget: int, side: int) -> Rows:
+    def within(self, budget: int, side: int) -> ImageRows:
         """As the model interpolates them where its tiles exceed a budget of so many views.
 
         Args:
@@ -99,7 +99,7 @@ class Rows:
             made, end = made.reshape(high, wide, *kept.shape[1:]), kept[-1:].expand(high, 1, *kept.shape[1:])
             return torch.cat((kept[:base], torch.cat((made, end), dim=1).flatten(0, 1)))
 
-        return Rows(
+        return ImageRows(
             put(self.source_NM, source_NM),
             put(self.share_NM, shares_NM),
             put(self.line_N, line),

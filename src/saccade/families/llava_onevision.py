@@ -19,7 +19,7 @@ from transformers import (
 
 from saccade.core.shapes import ModelShape
 from saccade.families.base import core_of, text_sizes, unwrap
-from saccade.families.interpolation import TOLERATED, Rows, pooled_videos
+from saccade.families.interpolation import TOLERATED, ImageRows, pooled_videos
 from saccade.families.llava_next import LlavaNext
 from saccade.families.projector import ReplaceableProjector
 from saccade.families.registry import register
@@ -111,7 +111,7 @@ class LlavaOnevision(LlavaNext):
         budget = _budget(inputs.get("vision_aspect_ratio") or config.vision_aspect_ratio)
         parts, start = [], 0
         for size, tiled, rows in zip(sizes, alone, shown.lengths, strict=True):
-            own = Rows.of(shown, start, rows)
+            own = ImageRows.of(shown, start, rows)
             parts.append(own.within(budget, side) if tiled else own.padded(size))
             start += rows
         # Where rows are interpolated none is a patch, and none is missing.
@@ -119,7 +119,7 @@ class LlavaOnevision(LlavaNext):
             missing if len(part.line_N) == rows else missing[:0]
             for missing, part, rows in zip(shown.unseen, parts, shown.lengths, strict=True)
         )
-        return replace(Rows.put(shown, parts), unseen=unseen)
+        return replace(ImageRows.put(shown, parts), unseen=unseen)
 
     def _videos(self, model: nn.Module, inputs: Mapping[str, Any]) -> Picture | None:
         """The picture of the videos of a forward; None if it has none."""

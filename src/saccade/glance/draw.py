@@ -20,7 +20,7 @@ _OVERSAMPLE = 8
 
 
 @dataclass(frozen=True)
-class Look:
+class DrawnLook:
     """How the same scenes are drawn; scenes are planned on Glance's canvas of 80 by 80 pixels.
 
     Attributes:
@@ -40,9 +40,11 @@ class Look:
         return GRID * self.scale
 
 
-PLAIN = Look()
-LARGE = Look(scale=2, texture=True, whole=True)
-SMALL = Look(scale=1, texture=True, whole=True)
+PLAIN = DrawnLook()
+LARGE = DrawnLook(scale=2, texture=True, whole=True)
+SMALL = DrawnLook(scale=1, texture=True, whole=True)
+LOOKS = {look.scale: look for look in (PLAIN, LARGE)}
+"""How scenes are drawn for the embedded models, by the scale of their pictures."""
 
 
 @lru_cache(maxsize=256)
@@ -110,7 +112,7 @@ class Canvas:
     Places and sizes are those of the plan; only `paste` speaks of pixels.
     """
 
-    def __init__(self, rng: np.random.Generator, look: Look = PLAIN) -> None:
+    def __init__(self, rng: np.random.Generator, look: DrawnLook = PLAIN) -> None:
         """Start with a light or dark background."""
         self.scale, self.size = look.scale, IMAGE_SIZE * look.scale
         self.dark = bool(rng.random() < 0.35)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,6 +75,17 @@ _TASKS = (
 
 TASKS: dict[str, Task] = {task.name: task for task in _TASKS}
 TASK_NAMES = tuple(TASKS)
+
+
+def check_tasks(names: Iterable[str]) -> None:
+    """Refuses tasks that are not in the suite.
+
+    Raises:
+        ValueError: Naming the first of them.
+    """
+    unknown = [name for name in names if name not in TASKS]
+    if unknown:
+        raise ValueError(f"unknown task {unknown[0]!r}; choose from {', '.join(TASKS)}")
 
 
 # To the front of a row go long answers, or short ones would leave no room for them, and what is learned last.

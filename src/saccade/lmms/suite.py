@@ -15,66 +15,11 @@ from saccade.engine import VERSION
 from saccade.evaluation.results import score
 from saccade.evaluation.runner import BLIND, DENSE
 from saccade.evaluation.statistics import Interval, mean_of
-from saccade.glance.tasks import TASKS
-from saccade.lmms.glance import write_tasks
 from saccade.lmms.outcome import TaskOutcome, read_outcome
 from saccade.lmms.process import Job, run
+from saccade.lmms.tasks import Suite
 from saccade.plans.plan import Plan
 from saccade.system.files import read_json, write_json
-
-PREFIX = "lmms:"
-GLANCE = "glance"
-GLANCE_SAMPLES = 100
-
-
-@dataclass(frozen=True)
-class Suite:
-    """What is asked of every model.
-
-    Attributes:
-        tasks: Names of lmms-eval's tasks and groups, and ``glance`` or ``glance_TASK``.
-        samples: Questions of each task; None for all, and 100 of each task of Glance.
-        seed: Seed of Glance's scenes.
-    """
-
-    tasks: tuple[str, ...]
-    samples: int | None = None
-    seed: int = 0
-
-    @classmethod
-    def read(cls, text: str, samples: int | None = None, seed: int = 0) -> Suite:
-        """Reads ``lmms:mme,pope``.
-
-        Raises:
-            ValueError: If it is of another form, or names a task of Glance that there is not.
-        """
-        names = tuple(
-            dict.fromkeys(name.strip() for name in text.removeprefix(PREFIX).split(",") if name.strip())
-        )
-        if not text.startswith(PREFIX) or not names:
-            raise ValueError(
-                f"a suite is written lmms:TASK,TASK,... (for example lmms:mme,pope), got {text!r}"
-            )
-        known = {GLANCE, *(f"{GLANCE}_{task}" for task in TASKS)}
-        for name in names:
-            if name.startswith(GLANCE) and name not in known:
-                raise ValueError(
-                    f"Glance has no task {name!r}; take {GLANCE} or one of {', '.join(sorted(known))}"
-                )
-        return cls(names, samples, seed)
-
-    @property
-    def has_official(self) -> bool:
-        """Whether any task is not one of Glance's."""
-        return not all(name.startswith(GLANCE) for name in self.tasks)
-
-    def write_own(self, folder: Path) -> Path | None:
-        """Writes the tasks that are ours into a folder; None if there are none among them."""
-        ours = [name for name in self.tasks if name.startswith(GLANCE)]
-        if not ours:
-            return None
-        asked = () if GLANCE in ours else tuple(name.removeprefix(f"{GLANCE}_") for name in ours)
-        return write_tasks(folder, self.samples or GLANCE_SAMPLES, seed=self.seed % (1 << 16), tasks=asked)
 
 
 @dataclass(frozen=True)

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from saccade.opening.settings import Opening, read_device, read_dtype
+from saccade.system.lazy import attributes
 
 if TYPE_CHECKING:
     from saccade.opening.model import open_config, open_model, open_processor
 
-_IN_MODEL = ("open_config", "open_model", "open_processor")
-
 __all__ = ["Opening", "open_config", "open_model", "open_processor", "read_device", "read_dtype"]
 
 
-def __getattr__(name: str) -> Any:
-    # A command line is read before transformers is needed.
-    if name in _IN_MODEL:
-        return getattr(importlib.import_module("saccade.opening.model"), name)
-    raise AttributeError(f"module 'saccade.opening' has no attribute {name!r}")
+# A command line is read before transformers is needed.
+__getattr__ = attributes(
+    __name__, dict.fromkeys(("open_config", "open_model", "open_processor"), "saccade.opening.model")
+)

@@ -41,19 +41,29 @@ def files_of(
     Raises:
         ValueError: If there is no such folder, or the hub does not give it, or a folder has no revisions.
     """
+    check_name(name, hub.get("revision"))
+    folder = Path(name)
+    return folder if folder.is_dir() else _fetched(name, hub, weights, code, kind)
+
+
+def check_name(name: str, revision: str | None = None) -> None:
+    """Refuses what can be neither a folder nor a hub id, before anything is imported or fetched.
+
+    Raises:
+        ValueError: If it is neither, or a folder, of which there are no revisions.
+    """
     if not name.strip():
         raise ValueError("the name of the model is empty; give a folder, or a hub id (owner/name)")
     folder = Path(name)
     if folder.is_dir():
-        if hub.get("revision") is not None:
-            raise ValueError(f"{name} is a folder, which has no revision {hub['revision']!r}; leave that out")
-        return folder
+        if revision is not None:
+            raise ValueError(f"{name} is a folder, which has no revision {revision!r}; leave that out")
+        return
     if folder.exists():
         raise ValueError(f"{name} is a file; give the folder of a model, which holds a config.json")
     path_like = name.startswith((".", "~", os.sep)) or name.endswith(os.sep)
     if path_like or not _HUB_ID.fullmatch(name):
         raise ValueError(f"no model {name!r}: not a folder, nor a hub id (owner/name)")
-    return _fetched(name, hub, weights, code, kind)
 
 
 def _fetched(name: str, hub: Mapping[str, Any], weights: bool, code: bool, kind: tuple[str, ...]) -> Path:

@@ -135,7 +135,7 @@ class UnsureMargin(_Strict):
     bound: float
 
 
-class Tuned(_Strict):
+class TuningRecord(_Strict):
     """How a plan was tuned."""
 
     search: dict[str, Any]
@@ -168,7 +168,7 @@ class Calibration(_Strict):
     dtype: str | None = None
     opening: dict[str, Any] | None = None
     cost: CalibrationCost | None = None
-    tuned: Tuned | None = None
+    tuned: TuningRecord | None = None
 
 
 class PlanFile(_Strict):
@@ -203,7 +203,7 @@ def check(data: Any, source: str) -> None:
     try:
         read = PlanFile.model_validate(given)
     except ValidationError as error:
-        raise ValueError(f"{source}: {_first(error)}") from None
+        raise ValueError(f"{source}: {first_wrong(error)}") from None
     except RecursionError:
         raise ValueError(f"{source} is nested too deeply") from None
     for where in _PARTS:
@@ -311,7 +311,8 @@ def _extra(model: BaseModel, where: str) -> Iterator[str]:
             yield from _extra(inner, f"{where}{key}.")
 
 
-def _first(error: ValidationError) -> str:
+def first_wrong(error: ValidationError) -> str:
+    """The first field of a file that is wrong, by its path, and what is needed there."""
     one = error.errors(include_url=False)[0]
     at = _path(one["loc"])
     if one["type"] == "extra_forbidden":

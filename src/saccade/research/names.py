@@ -1,20 +1,46 @@
-"""Names of studies, known without importing any of them."""
+"""What studies there are, known without importing any of them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from saccade.core.text import quoted
-from saccade.system.listing import files_with
+from saccade.system.listing import called, files_with
 
 _STUDIES = Path(__file__).parent / "studies"
 
 
+@dataclass(frozen=True)
+class StudyName:
+    """What the list of studies says of one.
+
+    Attributes:
+        name: Name on the command line.
+        question: What it asks, in one sentence.
+        trains: Whether it trains models of its own.
+    """
+
+    name: str
+    question: str
+    trains: bool = False
+
+
 @cache
+def listed() -> Mapping[str, StudyName]:
+    """Studies by name: each is a file that holds a ``STUDY``, and what stands in it is read as text."""
+    found = {}
+    for stem in files_with(_STUDIES, r"^STUDY\b"):
+        (name, _, question, *_), options = called(_STUDIES / f"{stem}.py", "STUDY")
+        found[name] = StudyName(name, question, options.get("trains", False))
+    return dict(sorted(found.items()))
+
+
 def study_names() -> tuple[str, ...]:
-    """Studies by name: each is a file that holds a ``STUDY``."""
-    return tuple(name.replace("_", "-") for name in files_with(_STUDIES, r"^STUDY\b"))
+    """Names of the studies."""
+    return tuple(listed())
 
 
 def check_study(name: str) -> None:
@@ -23,5 +49,5 @@ def check_study(name: str) -> None:
     Raises:
         ValueError: If it is not.
     """
-    if name not in study_names():
-        raise ValueError(f"no study {quoted(name)}; there are {', '.join(study_names())}")
+    if name not in listed():
+        raise ValueError(f"no study {quoted(name)}; there are {', '.join(listed())}")

@@ -50,7 +50,7 @@ class MetricSums:
 
 
 @dataclass
-class Meter:
+class TrainingMeter:
     """Counts what one process does.
 
     Attributes:
@@ -107,7 +107,13 @@ class Reporter(TrainerCallback):
     """
 
     def __init__(
-        self, run: Path, meter: Meter, every: int, epoch_size: float, main: bool, total: Callable[[Any], Any]
+        self,
+        run: Path,
+        meter: TrainingMeter,
+        every: int,
+        epoch_size: float,
+        main: bool,
+        total: Callable[[Any], Any],
     ) -> None:
         """Args:
         run: Folder of the run.

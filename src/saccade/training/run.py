@@ -19,7 +19,7 @@ from saccade.training.collate import Collator
 from saccade.training.config import TrainingConfig
 from saccade.training.curve import loss_curve
 from saccade.training.folder import CURVE, METRICS, MODEL, RUN, check_folder, checkpoint_of
-from saccade.training.meter import Meter, Reporter, nothing_learnt
+from saccade.training.meter import Reporter, TrainingMeter, nothing_learnt
 from saccade.training.mixture import RecordMixture, Stream, steps_of
 from saccade.training.sources import open_source
 
@@ -186,7 +186,7 @@ def _trainer(
     shows = world.num_processes > 1 or config.parts != ("decoder",)
     scale = image_scale(config.plan)
     collator = Collator(built.loaded, config.optimisation.max_length, always_image=shows, scale=scale)
-    meter = Meter()
+    meter = TrainingMeter()
     trainer = VlmTrainer(built.model, built.loaded.family, config, args, stream, collator, meter)
 
     def total(sums: torch.Tensor) -> torch.Tensor:
@@ -202,7 +202,7 @@ def _trainer(
     return trainer, reporter
 
 
-def _refused(mixture: RecordMixture, meter: Meter, processes: int) -> dict[str, Any]:
+def _refused(mixture: RecordMixture, meter: TrainingMeter, processes: int) -> dict[str, Any]:
     """Records that were left out, each counted once: when the sources were opened, and on the way."""
     opened = [message for pool in mixture.pools for message in pool.refused]
     met = sorted(meter.refused)

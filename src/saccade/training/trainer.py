@@ -19,7 +19,7 @@ from saccade.training import checkpoints, parts
 from saccade.training.checkpoints import BEFORE, FOLDER, PREFIX
 from saccade.training.collate import Batch, Collator
 from saccade.training.config import TrainingConfig
-from saccade.training.meter import Meter, check_finite
+from saccade.training.meter import TrainingMeter, check_finite
 from saccade.training.mixture import Stream
 from saccade.training.records import BadRecord
 
@@ -80,7 +80,7 @@ class VlmTrainer(Trainer):
         args: TrainingArguments,
         stream: Stream,
         collator: Collator,
-        meter: Meter,
+        meter: TrainingMeter,
     ) -> None:
         self.settings, self.family, self.meter, self._stream = settings, family, meter, stream
         self._staging: Path | None = None

@@ -6,7 +6,8 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from saccade.calibration.draw import draw
+from saccade.calibration.drawing import draw
+from saccade.evaluation.options import EvaluationOptions
 from saccade.evaluation.runner import DENSE, AnswerRun, answer
 from saccade.inputs.data import Entry
 from saccade.inputs.samples import Sample
@@ -73,8 +74,7 @@ def referenced(
         loaded,
         questions.held_out,
         [AnswerRun(DENSE)],
-        batch_size=settings.batch,
-        max_new_tokens=settings.tokens,
+        EvaluationOptions(settings.batch, settings.tokens),
         ledger=journal,
         label="dense answers",
     )

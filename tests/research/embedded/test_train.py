@@ -19,7 +19,7 @@ from saccade.glance.model import GlanceConfig
 from saccade.research.embedded import checkpoint
 from saccade.research.embedded.checkpoint import export, load_state
 from saccade.research.embedded.data import Batches, Mixture, attention_mask
-from saccade.research.embedded.recipe import Clock, Stage, TrainConfig, learning_rate_factor
+from saccade.research.embedded.recipe import Clock, TrainConfig, TrainingStage, learning_rate_factor
 from saccade.research.embedded.train import Trainer, train
 from support import kills
 from support.programs import environment
@@ -27,7 +27,7 @@ from support.programs import environment
 SIZES = GlanceConfig(layers=2, width=32, heads=4, mlp=16, vision_width=16)
 CONFIG = TrainConfig(
     steps=8,
-    stages=(Stage("see", until=0.5), Stage("answer")),
+    stages=(TrainingStage("see", until=0.5), TrainingStage("answer")),
     warmup=2,
     bf16=False,
     read_layers=(1, 2),

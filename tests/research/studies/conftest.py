@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from calibration.vlm import picture, save_model
-from evaluation.conftest import say
 from saccade import models
 from saccade.inputs.samples import Sample
-from saccade.research.studies import Questions, Store, StudyBench
+from saccade.research.studies import Store, StudyBench, StudyQuestions
+from support.asking import say
 
 TASKS = ("first", "second")
 EACH = 8
@@ -61,9 +61,9 @@ def data_file(tmp_path_factory, loaded) -> Path:
 
 
 @pytest.fixture(scope="session")
-def questions(data_file) -> Questions:
+def questions(data_file) -> StudyQuestions:
     """Three held-out questions of each task, four calibration samples."""
-    return Questions.of_file(data_file, (), 3, 4, 0)
+    return StudyQuestions.of_file(data_file, (), 3, 4, 0)
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from saccade import models
 from saccade.evaluation import compare
 from saccade.inputs.samples import Sample
 from saccade.plans.plan import Plan
-from saccade.research.studies import STUDIES, Book, Line, Questions, Store, StudyBench, run
+from saccade.research.studies import STUDIES, Book, Line, Store, StudyBench, StudyQuestions, run
 from saccade.research.studies import cells as cells_of
 from saccade.research.studies.cells import LEAST, MADE_BY, batches, fill, makers
 from saccade.research.studies.lines import columns
@@ -212,6 +212,6 @@ def test_answers_of_several_versions_are_told_apart():
 def test_answers_hang_on_the_questions(data_file, loaded, tmp_path):
     keys = set()
     for seed, samples in ((0, 3), (1, 3), (0, 2)):
-        bench = StudyBench(loaded, Questions.of_file(data_file, (), samples, 4, seed), Store(tmp_path))
+        bench = StudyBench(loaded, StudyQuestions.of_file(data_file, (), samples, 4, seed), Store(tmp_path))
         keys.add(bench.column("first", "dense").key)
     assert len(keys) == 3

@@ -15,7 +15,7 @@ from saccade import models
 from saccade.cli import main
 from saccade.opening import Opening
 from saccade.plans.plan import Plan
-from saccade.research.studies import STUDIES, Line, Questions, Store, StudyBench
+from saccade.research.studies import STUDIES, Line, Store, StudyBench, StudyQuestions
 from saccade.research.studies.lines import columns
 from saccade.research.studies.workers import Work, fill_all, fill_with
 
@@ -110,7 +110,7 @@ def test_a_file_in_the_way_is_refused_before_any_work(option, model_folder, data
 
 def test_two_processes_fill_a_store_and_one_that_fails_says_why(model_folder, data_file, tmp_path):
     loaded = models.load(str(model_folder), device="cpu")
-    bench = StudyBench(loaded, Questions.of_file(data_file, (), 3, 4, 0), Store(tmp_path), tokens=TOKENS)
+    bench = StudyBench(loaded, StudyQuestions.of_file(data_file, (), 3, 4, 0), Store(tmp_path), tokens=TOKENS)
     lines = [Line(spec, Plan.of(spec)) for spec in ("vskip(layers=1)", "vtw(layer=2)", "random(keep=0.3)")]
     wanted = columns(bench, lines)
     sizes = {task: len(bench.asked(task)) for task in bench.tasks}

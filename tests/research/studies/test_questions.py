@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 
-from saccade.research.studies import Questions, questions
+from saccade.research.studies import StudyQuestions, questions
 
 
 def ids(samples):
@@ -15,9 +15,9 @@ def ids(samples):
 
 
 def test_a_file_is_split_without_overlap_and_the_same_every_time(data_file):
-    made = Questions.of_file(data_file, (), 1000, 100, 3)
-    again = pickle.loads(pickle.dumps(Questions.of_file(data_file, (), 1000, 100, 3)))
-    other = Questions.of_file(data_file, (), 1000, 100, 4)
+    made = StudyQuestions.of_file(data_file, (), 1000, 100, 3)
+    again = pickle.loads(pickle.dumps(StudyQuestions.of_file(data_file, (), 1000, 100, 3)))
+    other = StudyQuestions.of_file(data_file, (), 1000, 100, 4)
     assert made.tasks == ("first", "second")
     for task in made.tasks:
         asked, held = ids(made.asked(task)), ids(made.calibration(task))
@@ -28,29 +28,29 @@ def test_a_file_is_split_without_overlap_and_the_same_every_time(data_file):
 
 
 def test_the_suite_gives_its_own_splits():
-    made = Questions.of_suite(("count", "word", "count"), 2, 3, 5)
+    made = StudyQuestions.of_suite(("count", "word", "count"), 2, 3, 5)
     assert made.tasks == ("count", "word")
     assert all(i.startswith("test/5/count/") for i in ids(made.asked("count")))
     assert all(i.startswith("calibration/5/word/") for i in ids(made.calibration("word")))
-    assert len(made.calibration("word")) == 3 and len(Questions.of_suite((), 1, 1, 0).tasks) == 13
+    assert len(made.calibration("word")) == 3 and len(StudyQuestions.of_suite((), 1, 1, 0).tasks) == 13
 
 
 def test_questions_are_drawn_once_while_there_is_room_for_their_pictures(data_file, monkeypatch):
-    made = Questions.of_file(data_file, (), 1000, 100, 3)
+    made = StudyQuestions.of_file(data_file, (), 1000, 100, 3)
     first, second = made.asked("first"), made.asked("second")
     assert made.asked("first") is first and made.asked("second") is second
 
     size = sum(4 * image.width * image.height for sample in first for image in sample.images)
     assert size > 0
     monkeypatch.setattr(questions, "KEPT_BYTES", size)
-    tight = Questions.of_file(data_file, (), 1000, 100, 3)
+    tight = StudyQuestions.of_file(data_file, (), 1000, 100, 3)
     assert tight.asked("first") is tight.asked("first")
     assert tight.asked("second") is not tight.asked("second")
     assert ids(tight.asked("second")) == ids(second)
 
 
 def test_another_process_is_not_sent_the_pictures_and_draws_the_same(data_file):
-    made = Questions.of_file(data_file, (), 1000, 100, 3)
+    made = StudyQuestions.of_file(data_file, (), 1000, 100, 3)
     before = len(pickle.dumps(made))
     bare, digest = made.bare("first")
     assert ids(bare) == ids(made.asked("first")) and not any(sample.images for sample in bare)
@@ -62,12 +62,12 @@ def test_another_process_is_not_sent_the_pictures_and_draws_the_same(data_file):
 
 def test_what_cannot_be_asked_is_refused(data_file, tmp_path):
     with pytest.raises(ValueError, match="unknown task 'nosuch'"):
-        Questions.of_suite(("nosuch",), 1, 1, 0)
+        StudyQuestions.of_suite(("nosuch",), 1, 1, 0)
     with pytest.raises(ValueError, match="65536"):
-        Questions.of_suite((), 1, 1, 1 << 16)
+        StudyQuestions.of_suite((), 1, 1, 1 << 16)
     with pytest.raises(ValueError, match="no task 'third'"):
-        Questions.of_file(data_file, ("third",), 1, 1, 0)
+        StudyQuestions.of_file(data_file, ("third",), 1, 1, 0)
     lonely = tmp_path / "lonely.jsonl"
     lonely.write_text(json.dumps({"question": "is it ?", "answer": "yes"}) + "\n")
     with pytest.raises(ValueError, match="one question"):
-        Questions.of_file(lonely, (), 1, 1, 0)
+        StudyQuestions.of_file(lonely, (), 1, 1, 0)

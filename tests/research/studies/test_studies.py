@@ -13,14 +13,14 @@ from research.studies.conftest import TOKENS
 from saccade import models
 from saccade.cli.common import plain
 from saccade.evaluation import evaluate
-from saccade.research.studies import STUDIES, Questions, Store, StudyBench, run
+from saccade.research.studies import STUDIES, Store, StudyBench, StudyQuestions, run
 from saccade.research.studies.base import VERDICTS
 from saccade.research.studies.run import Pace, write
 from saccade.system.files import read_json
 
 NAMES = (
     *("budget", "compose", "identify", "iso-flops", "main"),
-    *("saturation", "seeds", "stratified", "transfer", "whole-answer"),
+    *("realism", "saturation", "seeds", "stratified", "transfer", "whole-answer"),
 )
 
 
@@ -91,7 +91,7 @@ def test_questions_that_cannot_be_asked_are_found_before_any_work(row, said, loa
     row = {"id": "broken", "task": "first", "question": "is the red ?"} | row
     path.write_text(data_file.read_text() + json.dumps(row) + "\n")
     # Eight of the nine questions are held out, this one among them.
-    asked = Questions.of_file(path, (), 9, 1, 0)
+    asked = StudyQuestions.of_file(path, (), 9, 1, 0)
     notes = []
     bench = StudyBench(loaded, asked, Store(tmp_path), tokens=TOKENS, note=notes.append)
     with pytest.raises(ValueError, match=said):
@@ -103,7 +103,9 @@ def test_names_of_tasks_with_marks_are_told_and_drawn(loaded, data_file, tmp_pat
     path = data_file.parent / "marked.jsonl"
     text = data_file.read_text().replace('"task": "first"', '"task": "$x^$|first"')
     path.write_text(text)
-    bench = StudyBench(loaded, Questions.of_file(path, (), 3, 4, 0), Store(tmp_path / "store"), tokens=TOKENS)
+    bench = StudyBench(
+        loaded, StudyQuestions.of_file(path, (), 3, 4, 0), Store(tmp_path / "store"), tokens=TOKENS
+    )
     paths = write(STUDIES["transfer"], run(STUDIES["transfer"], bench, Pace(batch_size=4)), tmp_path / "out")
     lines = paths["page"].read_text().split("\n")
     head = next(line for line in lines if line.startswith("| calibrated on | $x^$"))

@@ -14,7 +14,7 @@ from saccade.core.shapes import SHAPES
 from saccade.evaluation.results import Prediction
 from saccade.glance import suite
 from saccade.inputs.samples import Sample
-from saccade.research.studies import Questions, Store
+from saccade.research.studies import Store, StudyQuestions
 from saccade.research.studies.lineup import KEPT
 from saccade.research.studies.run import write
 from saccade.research.studies.skip_vision import STUDY
@@ -32,8 +32,8 @@ from saccade.research.studies.trained.rows import (
     MERGE,
     QUICK,
     ROWS,
+    AblationRecipe,
     AblationRow,
-    Recipe,
     later,
 )
 from saccade.research.studies.trained.run import run
@@ -160,7 +160,7 @@ def test_claims_are_judged_by_the_rows_that_speak_of_them():
 
 def test_rows_that_train_for_longer_take_more_steps_of_the_same_recipe():
     usual, longer = (
-        Recipe().training("glance", row.layout(), "out", 1, None, base=False, longer=row.longer)
+        AblationRecipe().training("glance", row.layout(), "out", 1, None, base=False, longer=row.longer)
         for row in (BY_NAME[FULL + KEPT], BY_NAME[FULL + KEPT + LONGER])
     )
     assert longer["optimisation"].pop("steps") == 3 * usual["optimisation"].pop("steps") == 1200
@@ -189,7 +189,7 @@ def test_times_are_written_row_by_row_and_go_on_where_they_were(tmp_path, monkey
 
 
 def test_seeds_share_the_questions():
-    whole = Questions.of_suite(("list", "count"), 7, 2, 0)
+    whole = StudyQuestions.of_suite(("list", "count"), 7, 2, 0)
     parts = whole.shares(3)
     assert [part.samples for part in parts] == [2, 2, 3]
     for task in whole.tasks:
@@ -206,16 +206,16 @@ def test_seeds_share_the_questions():
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_every_row_is_a_training_run_that_can_be_read(row):
-    data = Recipe().training("glance", row.layout(), "out", 1, row.plan, base=False)
+    data = AblationRecipe().training("glance", row.layout(), "out", 1, row.plan, base=False)
     config = TrainingConfig.from_data(data)
     assert SkipVisionConfig.from_dict(dict(config.model.skip_vision)) == row.config()
 
 
 def test_a_run_keeps_its_recipe_and_a_folder_has_one_worker(tmp_path):
-    remember(tmp_path, Recipe(steps=3))
-    remember(tmp_path, Recipe(steps=3))
+    remember(tmp_path, AblationRecipe(steps=3))
+    remember(tmp_path, AblationRecipe(steps=3))
     with pytest.raises(ValueError, match="another recipe"):
-        remember(tmp_path, Recipe(steps=4))
+        remember(tmp_path, AblationRecipe(steps=4))
     out = place(tmp_path, BY_NAME[f"{FULL} SK{KEPT}"], 0)
     assert out == place(tmp_path, BY_NAME[FULL + KEPT], 0)
     with claimed(out) as first, claimed(out) as second:
@@ -278,7 +278,7 @@ SOME = tuple(
 
 def test_the_study_trains_asks_and_tells_and_goes_on_where_it_was(tmp_path):
     """A few steps of the main rows; nothing is learned."""
-    questions, notes = Questions.of_suite(("list", "count"), 2, 2, 0), []
+    questions, notes = StudyQuestions.of_suite(("list", "count"), 2, 2, 0), []
     parts = (tmp_path / "run", QUICK, questions, Store(tmp_path / "store"))
     result = run(*parts, note=notes.append, rows=SOME)
     assert [entry["name"] for entry in result["plans"]] == [row.name for row in SOME]
@@ -309,14 +309,14 @@ def test_the_study_trains_asks_and_tells_and_goes_on_where_it_was(tmp_path):
 
 
 def test_too_few_questions_for_the_seeds_are_refused_before_anything_is_trained(tmp_path):
-    questions = Questions.of_suite(("list",), 2, 2, 0)
+    questions = StudyQuestions.of_suite(("list",), 2, 2, 0)
     with pytest.raises(ValueError, match="2 questions a task do not make 3 shares; take more"):
-        run(tmp_path / "run", Recipe(), questions, Store(tmp_path / "store"))
+        run(tmp_path / "run", AblationRecipe(), questions, Store(tmp_path / "store"))
     assert not list(tmp_path.iterdir())
 
 
 def test_two_processes_share_it_in_the_number_format_that_is_asked_for(tmp_path):
-    questions, notes = Questions.of_suite(("list", "count"), 2, 2, 0), []
+    questions, notes = StudyQuestions.of_suite(("list", "count"), 2, 2, 0), []
     parts = (tmp_path / "run", QUICK, questions, Store(tmp_path / "store"))
     rows = SOME[:3]
     result = run(*parts, Way(workers=2, dtype="bfloat16"), note=notes.append, rows=rows)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from saccade.glance.draw import PLAIN, Look
+from saccade.glance.draw import PLAIN, DrawnLook
 from saccade.glance.scenes import chart, diagram, digits, objects, text
 from saccade.glance.scenes.base import Scene
 
@@ -40,7 +40,7 @@ def split_of(seed: int) -> str:
     return SPLITS[seed // _SPLIT_SPAN]
 
 
-def make_scene(kind: str, seed: int, look: Look = PLAIN) -> Scene:
+def make_scene(kind: str, seed: int, look: DrawnLook = PLAIN) -> Scene:
     """Make the scene of a type and a seed; the same arguments always give the same scene."""
     rng = np.random.default_rng((seed, KINDS.index(kind)))
     pixels, labels, facts = MAKERS[kind](rng, split_of(seed), look)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from saccade.glance.draw import CELL, PATCH, PLAIN, Look
+from saccade.glance.draw import CELL, PATCH, PLAIN, DrawnLook
 from saccade.glance.vocabulary import CONTENT_INDEX, HEAD_INDEX, IGNORE, LABEL_HEADS
 
 PATCHES_PER_CELL = CELL // PATCH
@@ -45,10 +45,10 @@ class PatchLabels:
 
     Visual rows are causal in the decoder (raster order), so a cell's last patches know most. Colour is
     asked of the whole cell, the rest only of its bottom row of patches. Where a tower mixes patches
-    (`Look.whole`), all of a cell are asked what stands there.
+    (`DrawnLook.whole`), all of a cell are asked what stands there.
     """
 
-    def __init__(self, look: Look = PLAIN) -> None:
+    def __init__(self, look: DrawnLook = PLAIN) -> None:
         """Start with nothing known anywhere."""
         self.look = look
         self.array = np.full((look.side, look.side, len(LABEL_HEADS)), IGNORE, np.int16)

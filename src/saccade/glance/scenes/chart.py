@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from saccade.glance.draw import CELL, CELLS, IMAGE_SIZE, PATCH, PLAIN, Canvas, Look
+from saccade.glance.draw import CELL, CELLS, IMAGE_SIZE, PATCH, PLAIN, Canvas, DrawnLook
 from saccade.glance.fonts import FACES
 from saccade.glance.scenes.base import PATCHES_PER_CELL, PatchLabels
 from saccade.glance.vocabulary import COLOR_INDEX, COLOR_NAMES, LETTERS
@@ -31,7 +31,7 @@ class ChartFacts:
 
 
 def make(
-    rng: np.random.Generator, split: str, look: Look = PLAIN
+    rng: np.random.Generator, split: str, look: DrawnLook = PLAIN
 ) -> tuple[np.ndarray, np.ndarray, ChartFacts]:
     """Draw two to five bars; a unit is one patch high, the letters stand under the axis."""
     count = int(rng.integers(2, CELLS + 1))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from saccade.glance.draw import CELL, PLAIN, Canvas, Look
+from saccade.glance.draw import CELL, PLAIN, Canvas, DrawnLook
 from saccade.glance.fonts import FACES
 from saccade.glance.scenes.base import PATCHES_PER_CELL, PatchLabels
 from saccade.glance.vocabulary import LETTER_INDEX, LETTERS
@@ -44,7 +44,7 @@ def _walk(rng: np.random.Generator, places: set[int]) -> dict[int, str]:
 
 
 def make(
-    rng: np.random.Generator, split: str, look: Look = PLAIN
+    rng: np.random.Generator, split: str, look: DrawnLook = PLAIN
 ) -> tuple[np.ndarray, np.ndarray, DiagramFacts]:
     """Draw four to eight boxes and their arrows."""
     count = int(rng.integers(4, 9))

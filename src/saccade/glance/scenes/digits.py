@@ -9,7 +9,7 @@ from importlib.resources import files
 import numpy as np
 from PIL import Image
 
-from saccade.glance.draw import CELL, CELLS, PLAIN, Canvas, Look
+from saccade.glance.draw import CELL, CELLS, PLAIN, Canvas, DrawnLook
 from saccade.glance.scenes.base import PATCHES_PER_CELL, PatchLabels
 from saccade.glance.vocabulary import COLOR_INDEX, COLOR_NAMES
 
@@ -61,7 +61,7 @@ def scans_of(split: str) -> tuple[np.ndarray, ...]:
 
 
 def make(
-    rng: np.random.Generator, split: str, look: Look = PLAIN
+    rng: np.random.Generator, split: str, look: DrawnLook = PLAIN
 ) -> tuple[np.ndarray, np.ndarray, DigitFacts]:
     """Draw a block of 1 to 3 rows by 2 to 4 columns of scans."""
     scans, _ = _uci(CELL * look.scale)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from saccade.glance.draw import CELL, CELLS, PLAIN, Canvas, Look
+from saccade.glance.draw import CELL, CELLS, PLAIN, Canvas, DrawnLook
 from saccade.glance.scenes.base import PATCHES_PER_CELL, PatchLabels
 from saccade.glance.vocabulary import COLOR_INDEX, COLOR_NAMES, SHAPES, SIZES
 
@@ -38,7 +38,7 @@ class ObjectFacts:
 
 
 def make(
-    rng: np.random.Generator, split: str, look: Look = PLAIN
+    rng: np.random.Generator, split: str, look: DrawnLook = PLAIN
 ) -> tuple[np.ndarray, np.ndarray, ObjectFacts]:
     """Draw a scene of 2 to `MAX_OBJECTS` objects; few colours or shapes in some, so that counts grow."""
     count = int(rng.integers(2, MAX_OBJECTS + 1))

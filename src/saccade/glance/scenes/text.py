@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from saccade.glance.draw import CELL, CELLS, PATCH, PLAIN, Canvas, Look
+from saccade.glance.draw import CELL, CELLS, PATCH, PLAIN, Canvas, DrawnLook
 from saccade.glance.fonts import FACES
 from saccade.glance.scenes.base import PatchLabels
 from saccade.glance.vocabulary import COLOR_INDEX, COLOR_NAMES, DIGITS, LETTERS
@@ -29,7 +29,7 @@ class TextFacts:
 
 
 def make(
-    rng: np.random.Generator, split: str, look: Look = PLAIN
+    rng: np.random.Generator, split: str, look: DrawnLook = PLAIN
 ) -> tuple[np.ndarray, np.ndarray, TextFacts]:
     """Draw one to three lines of three to five characters, each line in its own colour and font."""
     count = int(rng.integers(1, 4))

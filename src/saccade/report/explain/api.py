@@ -26,7 +26,7 @@ from saccade.models import Loaded
 from saccade.plans.budget import last_layers, reach_flops
 from saccade.plans.plan import Plan, PlanLike
 from saccade.report.explain import figure, page
-from saccade.report.explain.explained import Explained
+from saccade.report.explain.explained import ExplainedAnswer
 from saccade.report.explain.reading import moments, views
 from saccade.report.explain.stages import Box
 from saccade.report.route_map import route_map
@@ -34,7 +34,7 @@ from saccade.system.files import write_bytes
 
 
 @dataclass(frozen=True, eq=False)
-class Explanation(Explained):
+class Explanation(ExplainedAnswer):
     """What a plan did to one question, and how to look at it."""
 
     def png(self) -> bytes:

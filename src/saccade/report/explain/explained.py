@@ -12,7 +12,7 @@ from saccade.report.explain.stages import Moment, View
 
 
 @dataclass(frozen=True, eq=False)
-class Explained:
+class ExplainedAnswer:
     """What a plan did to one question.
 
     Attributes:

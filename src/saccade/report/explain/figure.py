@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 
 from saccade.report import style
 from saccade.report.explain import words
-from saccade.report.explain.explained import Explained
+from saccade.report.explain.explained import ExplainedAnswer
 from saccade.report.explain.marks import (
     OPACITY,
     Line,
@@ -42,7 +42,7 @@ BLUE = "#0067b1"
 
 
 @styled
-def draw(shown: Explained) -> Figure:
+def draw(shown: ExplainedAnswer) -> Figure:
     """Question, answers and cost; a row of panels for every image; visual rows alive in every layer."""
     sheet = Sheet(WIDTH)
     y = _head(sheet, shown, EDGE) + 0.12
@@ -55,7 +55,7 @@ def draw(shown: Explained) -> Figure:
     return sheet.figure(_layers(sheet, shown, y + 0.1) + EDGE)
 
 
-def _head(sheet: Sheet, shown: Explained, y: float) -> float:
+def _head(sheet: Sheet, shown: ExplainedAnswer, y: float) -> float:
     y += sheet.text(EDGE, y, shown.question, INNER, 13, lines=3, fontweight="bold") + 0.04
     same = shown.answers["dense"] == shown.answers["planned"]
     for name, title in (("dense", "stock model: "), ("planned", "with the plan: ")):
@@ -66,7 +66,7 @@ def _head(sheet: Sheet, shown: Explained, y: float) -> float:
     return y + sheet.text(EDGE, y, words.summary(shown), INNER, 8.5, color=MUTED)
 
 
-def _legend(sheet: Sheet, shown: Explained, y: float) -> float:
+def _legend(sheet: Sheet, shown: ExplainedAnswer, y: float) -> float:
     x, size, ground = EDGE, 0.15, swatch(veil(shown.views[0]))
     for label, mark in legend(shown.moments, shown.views):
         long = size + 0.07 + measure(label, 8)
@@ -87,7 +87,7 @@ def _sample(axes: Axes, mark: Mark | None, ground: str) -> None:
         _paint(axes, mark, 1, 1)
 
 
-def _panels(sheet: Sheet, shown: Explained, number: int, view: View, y: float) -> float:
+def _panels(sheet: Sheet, shown: ExplainedAnswer, number: int, view: View, y: float) -> float:
     """Panels of one image from left to right, in as many lines as they need."""
     cells = [(moment, plane) for moment in shown.moments for plane in planes(view)]
     wide = len(planes(view)) > 1
@@ -124,7 +124,7 @@ def _columns(cells: int) -> int:
     return 3 if cells in (5, 6, 9) else 4
 
 
-def _panel(axes: Axes, shown: Explained, number: int, moment: Moment, plane: int) -> None:
+def _panel(axes: Axes, shown: ExplainedAnswer, number: int, moment: Moment, plane: int) -> None:
     view, left = shown.views[number], moment.images[number]
     picture = np.asarray(view.picture)
     high, wide = picture.shape[:2]
@@ -170,7 +170,7 @@ def _corners(box: Box, wide: float, high: float) -> list[tuple[float, float]]:
     return [(left, bottom), (left, top), (right, top), (right, bottom)]
 
 
-def _layers(sheet: Sheet, shown: Explained, y: float) -> float:
+def _layers(sheet: Sheet, shown: ExplainedAnswer, y: float) -> float:
     """Bars of the visual rows alive in every layer; under them, what those rows do."""
     left, width = EDGE + AXIS, INNER - AXIS
     y += sheet.text(EDGE, y, "visual rows alive in every layer", INNER, 9, fontweight="bold") + 0.02
@@ -197,7 +197,7 @@ def _bars(axes: Axes, alive: Sequence[int], full: int) -> None:
         axes.text(layer, place, str(alive[layer]), ha="center", va="bottom", fontsize=8, color=INK)
 
 
-def _strip(axes: Axes, shown: Explained) -> None:
+def _strip(axes: Axes, shown: ExplainedAnswer) -> None:
     """One cell a layer: filled where rows do something, hollow where they skip it, dotted where none is."""
     for line, name in enumerate(("attention", "ffn")):
         for layer, (share, alive) in enumerate(zip(shown.active[name], shown.alive, strict=True)):

@@ -11,7 +11,7 @@ from PIL.Image import Image
 
 from saccade.report import pieces
 from saccade.report.explain import words
-from saccade.report.explain.explained import Explained
+from saccade.report.explain.explained import ExplainedAnswer
 from saccade.report.explain.marks import legend, plane_name, planes, veil
 from saccade.report.explain.stages import Left, Moment, View, caption
 from saccade.report.explain.vectors import chart, panel, sample
@@ -21,7 +21,7 @@ LARGEST = 1024
 """Longest side of an image in the page, in pixels; marks are drawn as vectors over it."""
 
 
-def render(shown: Explained) -> str:
+def render(shown: ExplainedAnswer) -> str:
     """The page."""
     chosen = (f"#stage-{n}:checked ~ .stage-{n}" for n in range(len(shown.moments)))
     title = f"Saccade explains: {shown.question}"
@@ -30,7 +30,7 @@ def render(shown: Explained) -> str:
     return pieces.document(title, body, ("saccade.report.explain",), css)
 
 
-def _head(shown: Explained) -> str:
+def _head(shown: ExplainedAnswer) -> str:
     same = shown.answers["dense"] == shown.answers["planned"]
     verdict = f'<span class="{"same" if same else "differ"}">{words.verdict(shown).strip(" ()")}</span>'
     cost = shown.cost
@@ -57,7 +57,7 @@ def _cards(cards: Iterable[tuple[str, str, str]]) -> str:
     )
 
 
-def _pictures(shown: Explained) -> str:
+def _pictures(shown: ExplainedAnswer) -> str:
     """Every image once; the panels refer to it."""
     each = "".join(
         f'<image id="picture-{n}" width="{v.picture.width}" height="{v.picture.height}" '
@@ -67,7 +67,7 @@ def _pictures(shown: Explained) -> str:
     return f'<svg class="shared" width="0" height="0" aria-hidden="true"><defs>{each}</defs></svg>'
 
 
-def _stages(shown: Explained) -> str:
+def _stages(shown: ExplainedAnswer) -> str:
     choose = "".join(
         f'<input type="radio" name="stage" id="stage-{n}"{" checked" if n == len(shown.moments) - 1 else ""}>'
         f'<label for="stage-{n}">{escape(_tab(moment))}</label>'
@@ -83,12 +83,12 @@ def _tab(moment: Moment) -> str:
     return f"{moment.where}: {moment.method.split('(')[0]}" if moment.method else moment.where
 
 
-def _stage(shown: Explained, number: int, moment: Moment) -> str:
+def _stage(shown: ExplainedAnswer, number: int, moment: Moment) -> str:
     each = "".join(_image(shown, n, moment, left) for n, left in enumerate(moment.images))
     return f'<div class="stage stage-{number}"><h3>{escape(moment.where)}</h3>{each}</div>'
 
 
-def _image(shown: Explained, number: int, moment: Moment, left: Left) -> str:
+def _image(shown: ExplainedAnswer, number: int, moment: Moment, left: Left) -> str:
     view = shown.views[number]
     name = f"image {number + 1}: " if len(shown.views) > 1 else ""
     text = f"{name}{moment.where}: {caption(moment, left)}"
@@ -104,7 +104,7 @@ def _image(shown: Explained, number: int, moment: Moment, left: Left) -> str:
     )
 
 
-def _legend(shown: Explained) -> str:
+def _legend(shown: ExplainedAnswer) -> str:
     paint = veil(shown.views[0])
     each = "".join(
         f"<li>{sample(mark, paint)}{escape(label)}</li>" for label, mark in legend(shown.moments, shown.views)
@@ -112,7 +112,7 @@ def _legend(shown: Explained) -> str:
     return f'<ul class="marks">{each}</ul>' if len(shown.moments) > 1 else ""
 
 
-def _layers(shown: Explained) -> str:
+def _layers(shown: ExplainedAnswer) -> str:
     text = escape(words.skipping(shown))
     note = f"Bars: visual rows alive. Under them: {words.STRIP}."
     figure = f'<div class="scroll">{chart(shown)}</div><figcaption>{note}</figcaption>'
@@ -122,7 +122,7 @@ def _layers(shown: Explained) -> str:
     )
 
 
-def _numbers(shown: Explained) -> str:
+def _numbers(shown: ExplainedAnswer) -> str:
     """Every stage as a table, for those who read numbers or hear them."""
     head = ("stage", "image", "rows found", "rows left", "patches kept", "merged", "into rows", "dropped")
     keys = ("found", "left", "patches_kept", "patches_merged", "merged_rows", "patches_dropped")

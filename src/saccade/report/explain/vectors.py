@@ -7,7 +7,7 @@ from html import escape
 from math import ceil
 
 from saccade.report.explain import words
-from saccade.report.explain.explained import Explained
+from saccade.report.explain.explained import ExplainedAnswer
 from saccade.report.explain.marks import OPACITY, Line, Mark, contour, marks, stroke_ends, swatch, veil
 from saccade.report.explain.stages import Box, Moment
 from saccade.report.style import INK
@@ -16,7 +16,7 @@ WIDE, ASIDE, BARS, CELL = 760.0, 70.0, 120.0, 20.0
 """Width of the chart of layers, of the names at its left, height of its bars and of a cell of its strip."""
 
 
-def panel(shown: Explained, number: int, moment: Moment, plane: int, label: str) -> str:
+def panel(shown: ExplainedAnswer, number: int, moment: Moment, plane: int, label: str) -> str:
     """One plane of an image at one stage; the image itself is an element named ``picture-NUMBER``.
 
     Args:
@@ -47,7 +47,7 @@ def sample(mark: Mark | None, paint: str) -> str:
     return f'<svg viewBox="0 0 10 10" aria-hidden="true">{ground}{drawn}</svg>'
 
 
-def chart(shown: Explained) -> str:
+def chart(shown: ExplainedAnswer) -> str:
     """Bars of the visual rows alive in every layer; under them, what those rows do."""
     alive, depth = shown.alive, len(shown.alive)
     step, top = (WIDE - ASIDE) / depth, max(*shown.alive, shown.full, 1)

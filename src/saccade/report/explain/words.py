@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from saccade.methods.base import write_value
-from saccade.report.explain.explained import Explained
+from saccade.report.explain.explained import ExplainedAnswer
 from saccade.report.text import percent
 
 STRIP = "decoder layer; filled: the image's rows do it, hollow: they skip it, dotted: none is left"
@@ -16,12 +16,12 @@ def said(answer: str) -> str:
     return f"“{answer}”" if answer else "(nothing)"
 
 
-def verdict(shown: Explained) -> str:
+def verdict(shown: ExplainedAnswer) -> str:
     """Whether the plan changed the answer."""
     return " (same answer)" if shown.answers["dense"] == shown.answers["planned"] else " (the answers differ)"
 
 
-def summary(shown: Explained) -> str:
+def summary(shown: ExplainedAnswer) -> str:
     """Model, plan and cost in one sentence."""
     cost = shown.cost
     return (
@@ -31,7 +31,7 @@ def summary(shown: Explained) -> str:
     )
 
 
-def skipping(shown: Explained) -> str:
+def skipping(shown: ExplainedAnswer) -> str:
     """In which layers the rows of the images that are alive skip attention or the FFN, or are all gone."""
     found = []
     for name, what in (("attention", "attention"), ("ffn", "the FFN")):

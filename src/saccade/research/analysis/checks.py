@@ -98,7 +98,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class TheoryVerdict:
     """A kind of bound over many comparisons.
 
     Attributes:
@@ -122,7 +122,7 @@ class Verdict:
         return asdict(BOUNDS[self.bound]) | asdict(self)
 
 
-def verdicts(checks: Iterable[Check]) -> list[Verdict]:
+def verdicts(checks: Iterable[Check]) -> list[TheoryVerdict]:
     """Sums comparisons up by bound, in the order of ``BOUNDS``."""
     grouped: dict[str, list[Check]] = {name: [] for name in BOUNDS}
     for check in checks:
@@ -130,9 +130,9 @@ def verdicts(checks: Iterable[Check]) -> list[Verdict]:
     return [_verdict(name, found) for name, found in grouped.items() if found]
 
 
-def _verdict(name: str, checks: Sequence[Check]) -> Verdict:
+def _verdict(name: str, checks: Sequence[Check]) -> TheoryVerdict:
     ratios = [check.looseness for check in checks if check.looseness is not None]
-    return Verdict(
+    return TheoryVerdict(
         bound=name,
         comparisons=len(checks),
         failures=sum(not check.holds for check in checks),

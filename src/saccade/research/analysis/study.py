@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from saccade import models
-from saccade.calibration.draw import data_hash
+from saccade.calibration.drawing import data_hash
 from saccade.engine import check_made_for
 from saccade.identity import code_of, setup_digest
 from saccade.inputs.samples import Sample

@@ -11,7 +11,7 @@ from saccade.cli import common
 from saccade.cli.calibrate import read_pool
 from saccade.cli.opening import opens, words
 from saccade.opening.settings import Opening
-from saccade.plans.names import check_plans
+from saccade.system.embedded import suite_of
 
 if TYPE_CHECKING:
     from saccade.research.analysis import Analysis
@@ -68,8 +68,8 @@ def analyze(
     Example: saccade analyze glance --plan 'ffn_skip(layers=0-11)' --samples 8 --out analysis
     """
     view = common.Output(json)
-    check_plans([plan] if plan else [])
-    from saccade.calibration.request import choose
+    common.check_names(model, [plan] if plan else [], [] if data else task or [], opening)
+    from saccade.calibration.options import CalibrationOptions
     from saccade.measure import record
     from saccade.plans.plan import Plan
     from saccade.research.analysis import study, write
@@ -81,8 +81,8 @@ def analyze(
     common.check_writable(out / write.DATA)
     common.hold(out, folder=True)
     where = opening.torch_device()
-    pool = read_pool(task or [], data, False, samples or SAMPLES, seed)
-    chosen = choose(pool, samples or min(SAMPLES, len(pool)), "global", seed)
+    pool = read_pool(task or [], data, False, samples or SAMPLES, seed, suite_of(model))
+    chosen = CalibrationOptions(num_samples=samples or min(SAMPLES, len(pool)), seed=seed).choose(pool)
     from saccade import models
 
     common.use_threads(threads)

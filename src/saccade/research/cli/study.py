@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from saccade.cli import accuracy, common
 from saccade.cli.opening import opens
 from saccade.opening.settings import Opening
-from saccade.research.names import check_study
-
-if TYPE_CHECKING:
-    from saccade.research.studies import Study
+from saccade.research.names import check_study, listed
 
 SAMPLES = 1000
 POOL = 100
@@ -75,20 +72,17 @@ def study(
     Example: saccade study budget --samples 100 --task count --task word --out budget
     """
     output = common.Output(json)
-    if name != "list":
-        check_study(name)
-    from saccade.research.studies import STUDIES
-
     if name == "list":
-        show_list(output, STUDIES)
-        output.finish({"studies": {one.name: one.question for one in STUDIES.values()}})
+        show_list(output)
+        output.finish({"studies": {one.name: one.question for one in listed().values()}})
         return
-    chosen = STUDIES[name]
-    if quick and not chosen.trains:
-        training = ", ".join(one.name for one in STUDIES.values() if one.trains)
+    check_study(name)
+    if quick and not listed()[name].trains:
+        training = ", ".join(one.name for one in listed().values() if one.trains)
         raise ValueError(
             f"--quick is for a study that trains ({training}); of {name} take fewer --samples or --task"
         )
+    common.check_names(model, (), [] if data else task or [], opening)
     for folder in (out, run):
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"{folder} is a file; give a folder")
@@ -97,15 +91,17 @@ def study(
     where = opening.torch_device()
     common.use_threads(threads)
     from saccade import models
-    from saccade.research.studies import Questions, Store, StudyBench
+    from saccade.research.studies import STUDIES, Store, StudyBench, StudyQuestions
     from saccade.research.studies.run import Pace, write
     from saccade.research.studies.run import run as run_study
+    from saccade.system.embedded import suite_of
 
+    chosen = STUDIES[name]
     tasks = tuple(task or ())
     questions = (
-        Questions.of_suite(tasks, samples, pool, seed)
+        StudyQuestions.of_suite(tasks, samples, pool, seed, suite_of(model))
         if data is None
-        else Questions.of_file(data, tasks, samples, pool, seed)
+        else StudyQuestions.of_file(data, tasks, samples, pool, seed)
     )
     console = common.progress_console()
 
@@ -149,10 +145,10 @@ def study(
 
 def _trained(questions: Any, run: Path, way: Any, quick: bool, note: Any) -> dict[str, Any]:
     from saccade.research.studies import Store
-    from saccade.research.studies.trained.rows import QUICK, Recipe
+    from saccade.research.studies.trained.rows import QUICK, AblationRecipe
     from saccade.research.studies.trained.run import run as run_trained
 
-    recipe = QUICK if quick else Recipe()
+    recipe = QUICK if quick else AblationRecipe()
     folder = run / ("trained-quick" if quick else "trained")
     with (
         common.resumable(f"repeat the command to go on with the models kept in {folder}"),
@@ -166,12 +162,12 @@ def _trained(questions: Any, run: Path, way: Any, quick: bool, note: Any) -> dic
         return run_trained(folder, recipe, questions, Store(run), way, note=note, step=step)
 
 
-def show_list(output: common.Output, studies: dict[str, Study]) -> None:
+def show_list(output: common.Output) -> None:
     """Prints what studies there are."""
     from rich.table import Table
 
     view = Table("study", "what it asks")
-    for one in studies.values():
+    for one in listed().values():
         view.add_row(one.name, one.question)
     output.table(view)
     output.line("next: saccade study main --samples 100")

@@ -7,13 +7,14 @@ earlier ones. Batch `i` depends on the seed and `i` only: resuming is starting a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from saccade.glance.draw import PLAIN, Look
+from saccade.glance.draw import PLAIN, DrawnLook
 from saccade.glance.scenes import KINDS, SHARES, make_scene, scene_seed
 from saccade.glance.tokenizer import ASSISTANT, EOS, PAD, USER, build_tokenizer
 from saccade.research.embedded.pointing import aims
@@ -55,7 +56,7 @@ class Encoder:
 class Batches(Dataset):
     """Batch number -> tensors; see the module's text."""
 
-    def __init__(self, mixture: Mixture, seed: int, split: str, look: Look = PLAIN) -> None:
+    def __init__(self, mixture: Mixture, seed: int, split: str, look: DrawnLook = PLAIN) -> None:
         """Remember what to draw; nothing is drawn yet."""
         self.mixture, self.seed, self.split, self.look = mixture, seed, split, look
         self.prefix = look.side**2 + 1  # <user> and the image
@@ -121,16 +122,23 @@ class Batches(Dataset):
         return out
 
 
-def loader(batches: Batches, start: int, workers: int = 1) -> DataLoader:
-    """Iterate batches `start`, `start + 1`, ... drawn by a background process."""
-    return DataLoader(
+def loader(batches: Batches, start: int, workers: int = 1) -> Iterator[dict[str, torch.Tensor]]:
+    """Iterate batches `start`, `start + 1`, ... drawn by background processes."""
+    drawn = DataLoader(
         batches,
         batch_size=None,
         sampler=range(start, start + (1 << 24)),
         num_workers=workers,
-        prefetch_factor=6 if workers else None,
+        prefetch_factor=(6 if workers == 1 else 3) if workers else None,
         multiprocessing_context="fork" if workers else None,
+        # As arrays they come through pipes: shared memory, which tensors take, is short in many containers.
+        collate_fn=_arrays,
     )
+    return ({name: torch.from_numpy(array) for name, array in batch.items()} for batch in drawn)
+
+
+def _arrays(batch: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    return {name: tensor.numpy() for name, tensor in batch.items()}
 
 
 def attention_mask(segments: torch.Tensor, prefix: int) -> torch.Tensor:

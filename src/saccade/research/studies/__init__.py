@@ -8,7 +8,7 @@ import pkgutil
 from saccade.research.studies.base import Design, Finding, Study
 from saccade.research.studies.bench import StudyBench
 from saccade.research.studies.lines import Book, Line
-from saccade.research.studies.questions import Questions
+from saccade.research.studies.questions import StudyQuestions
 from saccade.research.studies.run import run
 from saccade.research.studies.store import Cell, Key, Store
 
@@ -20,10 +20,10 @@ __all__ = [
     "Finding",
     "Key",
     "Line",
-    "Questions",
     "Store",
     "Study",
     "StudyBench",
+    "StudyQuestions",
     "run",
 ]
 

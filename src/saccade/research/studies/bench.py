@@ -9,7 +9,7 @@ from typing import Any
 
 from saccade.calibration import ascending, data_hash, draw, scores
 from saccade.calibration.api import scores_code
-from saccade.calibration.draw import Draw
+from saccade.calibration.drawing import Draw
 from saccade.calibration.measures import mean_sd, shuffled
 from saccade.calibration.probes import find_probe
 from saccade.core.layout import Layout
@@ -22,7 +22,7 @@ from saccade.opening.digest import weights_digest
 from saccade.plans.plan import Plan
 from saccade.plans.spec import parse
 from saccade.research.studies.cells import Column
-from saccade.research.studies.questions import Questions
+from saccade.research.studies.questions import StudyQuestions
 from saccade.research.studies.store import Key, Store
 from saccade.system.files import locked
 
@@ -101,7 +101,7 @@ class StudyBench:
     """
 
     loaded: Loaded
-    questions: Questions
+    questions: StudyQuestions
     store: Store
     tokens: int = 24
     note: Callable[[str], None] = silent

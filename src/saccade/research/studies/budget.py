@@ -10,8 +10,7 @@ from saccade.methods.kinds import LAYERWISE
 from saccade.plans.budget import flops_ratio
 from saccade.plans.plan import Plan
 from saccade.report import figures
-from saccade.report.markdown import difference
-from saccade.report.text import percent
+from saccade.report.text import difference, percent
 from saccade.research.studies.base import (
     ASKED,
     Design,

@@ -12,7 +12,8 @@ from saccade.methods import METHODS
 from saccade.methods.kinds import SKIPPING
 from saccade.plans.budget import SLACK, flops_ratio, reach_flops
 from saccade.plans.plan import Plan
-from saccade.report.markdown import difference, markdown
+from saccade.report.markdown import markdown
+from saccade.report.text import difference
 from saccade.research.studies import charts
 from saccade.research.studies.base import (
     ASKED,

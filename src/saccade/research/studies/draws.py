@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from saccade.calibration.draw import Draw
+from saccade.calibration.drawing import Draw
 from saccade.research.gate import rank_correlation
 from saccade.research.studies.bench import StudyScores
 

@@ -10,8 +10,8 @@ from saccade.evaluation.results import Evaluation
 from saccade.evaluation.statistics import Interval
 from saccade.methods.kinds import PLAIN
 from saccade.report import figures
-from saccade.report.markdown import difference, markdown
-from saccade.report.text import percent
+from saccade.report.markdown import markdown
+from saccade.report.text import difference, percent
 from saccade.research.studies.base import (
     Design,
     Finding,

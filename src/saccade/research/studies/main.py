@@ -10,8 +10,7 @@ from saccade.methods import METHODS
 from saccade.methods.kinds import SKIPPING
 from saccade.plans.plan import Plan
 from saccade.report import figures
-from saccade.report.markdown import difference
-from saccade.report.text import interval, percent
+from saccade.report.text import difference, interval, percent
 from saccade.research.studies.base import Design, Finding, Result, Study, is_better, is_free
 from saccade.research.studies.bench import StudyBench, orders_of
 from saccade.research.studies.lines import Book, Line

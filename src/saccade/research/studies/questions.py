@@ -1,4 +1,4 @@
-"""Where a study's questions come from: Glance's suite or a user's file, with calibration samples apart."""
+"""Where a study's questions come from: the embedded suite or a user's file, calibration samples apart."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 from saccade.evaluation.ledger import sample_digest
 from saccade.inputs.data import Entry, read_jsonl
 from saccade.inputs.samples import Sample
+from saccade.system.embedded import GLANCE, Embedded
 
 SUITE_SEEDS = 1 << 16
 KEPT_BYTES = 1 << 30
@@ -20,7 +21,7 @@ KEPT_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
-class Questions:
+class StudyQuestions:
     """Questions by task; processes that are given the same one draw the same.
 
     Attributes:
@@ -28,9 +29,10 @@ class Questions:
         samples: Held-out questions of each task, at most.
         pool: Calibration samples of each task, at most.
         seed: Seed of the draw.
-        data: JSONL file; None for Glance's suite.
+        data: JSONL file; None for the suite.
         whole: What these are a share of, if they are (``shares``).
         first: Place of the share's first question among those of the whole.
+        suite: Embedded model for which the suite's scenes are drawn.
     """
 
     tasks: tuple[str, ...]
@@ -38,27 +40,30 @@ class Questions:
     pool: int
     seed: int
     data: Path | None = None
-    whole: Questions | None = None
+    whole: StudyQuestions | None = None
     first: int = 0
+    suite: Embedded = GLANCE
 
     @classmethod
-    def of_suite(cls, tasks: tuple[str, ...], samples: int, pool: int, seed: int) -> Questions:
-        """Questions of Glance's suite, all tasks if none is named.
+    def of_suite(
+        cls, tasks: tuple[str, ...], samples: int, pool: int, seed: int, suite: Embedded = GLANCE
+    ) -> StudyQuestions:
+        """Questions of an embedded model's suite, all tasks if none is named.
 
         Raises:
             ValueError: If there is no such task, or the seed is too large for the suite.
         """
-        from saccade.glance.suite import TASKS
+        from saccade.glance.tasks import TASKS, check_tasks
 
-        unknown = [task for task in tasks if task not in TASKS]
-        if unknown:
-            raise ValueError(f"unknown task {unknown[0]!r}; choose from {', '.join(TASKS)}")
+        check_tasks(tasks)
         if not 0 <= seed < SUITE_SEEDS:
             raise ValueError(f"--seed is below {SUITE_SEEDS} for the embedded suite, got {seed}")
-        return cls(tuple(dict.fromkeys(tasks)) or tuple(TASKS), samples, pool, seed)
+        return cls(tuple(dict.fromkeys(tasks)) or tuple(TASKS), samples, pool, seed, suite=suite)
 
     @classmethod
-    def of_file(cls, data: Path, tasks: tuple[str, ...], samples: int, pool: int, seed: int) -> Questions:
+    def of_file(
+        cls, data: Path, tasks: tuple[str, ...], samples: int, pool: int, seed: int
+    ) -> StudyQuestions:
         """Questions of a JSONL file by its ``task`` field; part of each task is held back for calibration.
 
         Raises:
@@ -77,6 +82,11 @@ class Questions:
             )
         return cls(names, samples, pool, seed, data)
 
+    @property
+    def source(self) -> str:
+        """What results call them."""
+        return self.suite.source if self.data is None else self.data.name
+
     @cached_property
     def _by_task(self) -> dict[str, list[Entry]]:
         assert self.data is not None
@@ -93,7 +103,7 @@ class Questions:
         rest = order[held:][: self.samples]
         return [entries[i] for i in order[:held]], [entries[i] for i in sorted(rest)]
 
-    def shares(self, count: int) -> list[Questions]:
+    def shares(self, count: int) -> list[StudyQuestions]:
         """The held-out questions of every task in so many runs of nearly equal length; calibration as it is.
 
         Raises:
@@ -155,7 +165,7 @@ class Questions:
             return [entry.load() for entry in self._split(task)[1]]
         from saccade.glance import suite
 
-        return suite.samples(task, self.samples, "test", self.seed)
+        return suite.samples(task, self.samples, "test", self.seed, self.suite.scale)
 
     def calibration(self, task: str, most: int | None = None) -> list[Sample]:
         """Calibration samples of a task, the first ``most`` of its pool."""
@@ -164,4 +174,4 @@ class Questions:
             return [entry.load() for entry in self._split(task)[0][:count]]
         from saccade.glance import suite
 
-        return suite.samples(task, count, "calibration", self.seed)
+        return suite.samples(task, count, "calibration", self.seed, self.suite.scale)

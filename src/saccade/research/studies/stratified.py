@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-from saccade.calibration.draw import Draw
+from saccade.calibration.drawing import Draw
 from saccade.report.markdown import markdown
 from saccade.research.studies import charts, sampled
 from saccade.research.studies.base import Design, Finding, Result, Study

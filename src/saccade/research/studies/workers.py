@@ -17,7 +17,7 @@ from saccade.opening import Opening
 from saccade.plans.plan import Plan
 from saccade.research.studies.cells import Column, fill, missing
 from saccade.research.studies.processes import WAIT, Say, together
-from saccade.research.studies.questions import Questions
+from saccade.research.studies.questions import StudyQuestions
 from saccade.research.studies.store import Key, Store
 
 Progress = Callable[[int, int], None]
@@ -39,7 +39,7 @@ class Work:
 
     model: str
     opening: Opening
-    questions: Questions
+    questions: StudyQuestions
     store: Path
     columns: Mapping[str, Sequence[tuple[str, str, Key]]]
     batch_size: int
@@ -48,7 +48,7 @@ class Work:
 def fill_all(
     loaded: models.Loaded,
     store: Store,
-    questions: Questions,
+    questions: StudyQuestions,
     wanted: Mapping[str, Sequence[Column]],
     *,
     batch_size: int,

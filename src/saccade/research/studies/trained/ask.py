@@ -16,7 +16,7 @@ from saccade.evaluation.results import Prediction
 from saccade.plans.plan import Plan
 from saccade.research.studies.bench import StudyBench
 from saccade.research.studies.lines import Book
-from saccade.research.studies.questions import Questions
+from saccade.research.studies.questions import StudyQuestions
 from saccade.research.studies.store import Store
 from saccade.research.studies.trained.make import place
 from saccade.research.studies.trained.rows import DENSE, AblationRow
@@ -69,7 +69,7 @@ def ask(
     run: Path,
     row: AblationRow,
     seeds: tuple[int, ...],
-    questions: Questions,
+    questions: StudyQuestions,
     store: Store,
     way: Way,
     *,

@@ -12,7 +12,7 @@ import numpy as np
 
 from saccade import models, skip_vision
 from saccade.glance.scenes import KINDS, make_scene, scene_seed
-from saccade.research.studies.trained.rows import LAYOUT, ROWS, AblationRow, Recipe
+from saccade.research.studies.trained.rows import LAYOUT, ROWS, AblationRecipe, AblationRow
 from saccade.skip_vision.align import align
 from saccade.system.files import disk_trouble, locked, read_json, write_json
 
@@ -25,12 +25,12 @@ def place(run: Path, row: AblationRow, seed: int) -> Path:
     return run / "rows" / f"{(row.weights or row.name).lower().replace(',', '').replace(' ', '-')}-{seed}"
 
 
-def seeds_of(row: AblationRow, recipe: Recipe) -> tuple[int, ...]:
+def seeds_of(row: AblationRow, recipe: AblationRecipe) -> tuple[int, ...]:
     """Seeds a row is trained with."""
     return row.seeds[: recipe.seeds]
 
 
-def make(run: Path, recipe: Recipe, note: Note, rows: Sequence[AblationRow] = ROWS) -> bool:
+def make(run: Path, recipe: AblationRecipe, note: Note, rows: Sequence[AblationRow] = ROWS) -> bool:
     """Trains what is missing and nobody else is at.
 
     Args:
@@ -83,7 +83,7 @@ def _finish(outcome: Any) -> None:
         raise KeyboardInterrupt
 
 
-def remember(run: Path, recipe: Recipe) -> None:
+def remember(run: Path, recipe: AblationRecipe) -> None:
     """Notes the recipe of a run's folder.
 
     Raises:
@@ -96,7 +96,7 @@ def remember(run: Path, recipe: Recipe) -> None:
         write_json(path, asdict(recipe))
 
 
-def aligned(run: Path, recipe: Recipe, note: Note) -> Path:
+def aligned(run: Path, recipe: AblationRecipe, note: Note) -> Path:
     """The dense model whose resampler says what Glance's projector says."""
     folder = run / "aligned"
     if not folder.exists():

@@ -118,7 +118,7 @@ gap.
 
 
 @dataclass(frozen=True)
-class Recipe:
+class AblationRecipe:
     """How much is trained.
 
     Attributes:
@@ -192,5 +192,5 @@ class Recipe:
         }
 
 
-QUICK = Recipe(align_steps=2, base_steps=2, steps=2, batch=2, turns=2, seeds=1, repeats=1, forced=4)
+QUICK = AblationRecipe(align_steps=2, base_steps=2, steps=2, batch=2, turns=2, seeds=1, repeats=1, forced=4)
 """A few steps of everything, which teach nothing."""

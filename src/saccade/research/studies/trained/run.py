@@ -20,7 +20,7 @@ from saccade.research.studies.bench import StudyBench
 from saccade.research.studies.cells import makers
 from saccade.research.studies.lineup import KEPT
 from saccade.research.studies.processes import WAIT, Say, together
-from saccade.research.studies.questions import Questions
+from saccade.research.studies.questions import StudyQuestions
 from saccade.research.studies.skip_vision import STUDY
 from saccade.research.studies.store import Store
 from saccade.research.studies.trained.ask import Asked, Way, ask
@@ -29,7 +29,7 @@ from saccade.research.studies.trained.forced import compared, surprise
 from saccade.research.studies.trained.judge import evaluation, judge
 from saccade.research.studies.trained.make import Note, make, place, seeds_of
 from saccade.research.studies.trained.probe import probe
-from saccade.research.studies.trained.rows import DENSE, FULL, ROWS, SCALES, AblationRow, Recipe
+from saccade.research.studies.trained.rows import DENSE, FULL, ROWS, SCALES, AblationRecipe, AblationRow
 from saccade.research.studies.trained.step import compare_steps
 from saccade.skip_vision import set_cache
 from saccade.system.files import read_json, write_json
@@ -41,8 +41,8 @@ LEVELS: tuple[Release, ...] = ("small", "middle+small")
 
 def run(
     folder: Path,
-    recipe: Recipe,
-    questions: Questions,
+    recipe: AblationRecipe,
+    questions: StudyQuestions,
     store: Store,
     way: Way | None = None,
     *,
@@ -105,8 +105,8 @@ def run(
 
 def _take_part(
     folder: Path,
-    recipe: Recipe,
-    questions: Questions,
+    recipe: AblationRecipe,
+    questions: StudyQuestions,
     store: Path,
     way: Way,
     rows: tuple[AblationRow, ...],
@@ -124,7 +124,7 @@ def _take_part(
         ask(folder, row, seeds, questions, Store(store), way, backwards=backwards)
 
 
-def _told(loaded: models.Loaded, questions: Questions, said: dict[str, Asked]) -> dict[str, Any]:
+def _told(loaded: models.Loaded, questions: StudyQuestions, said: dict[str, Asked]) -> dict[str, Any]:
     dense = said[DENSE]
     asked = sum(len(answers) for answers in dense.blind.values())
     whole = evaluation(DENSE, dense, dense).to_dict()
@@ -151,7 +151,9 @@ def _told(loaded: models.Loaded, questions: Questions, said: dict[str, Asked]) -
     }
 
 
-def _timed(path: Path, base: Path, rows: Sequence[AblationRow], recipe: Recipe, way: Way, note: Note) -> Any:
+def _timed(
+    path: Path, base: Path, rows: Sequence[AblationRow], recipe: AblationRecipe, way: Way, note: Note
+) -> Any:
     """Times of every row, each taken once per folder and written down, on whatever machine it is then."""
     known = read_json(path) if path.exists() else {}
     # What is trained for longer takes what its twin takes.
@@ -166,7 +168,7 @@ def _timed(path: Path, base: Path, rows: Sequence[AblationRow], recipe: Recipe, 
 
 
 def _forced(
-    folder: Path, recipe: Recipe, rows: Sequence[AblationRow], way: Way, note: Note
+    folder: Path, recipe: AblationRecipe, rows: Sequence[AblationRow], way: Way, note: Note
 ) -> dict[str, Any]:
     """What skip KV-cache does to the likelihood of right answers, on tasks with long ones."""
     full = next((row for row in rows if row.name == FULL + KEPT), None)
@@ -184,7 +186,7 @@ def _forced(
     return found
 
 
-def _training(folder: Path, recipe: Recipe, rows: Sequence[AblationRow]) -> dict[str, Any]:
+def _training(folder: Path, recipe: AblationRecipe, rows: Sequence[AblationRow]) -> dict[str, Any]:
     """Last loss, seconds per step (other work of the machine included) and commit of every training run."""
     found = {}
     for row in rows:

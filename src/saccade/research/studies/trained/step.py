@@ -17,13 +17,13 @@ from saccade.glance import suite
 from saccade.measure.counter import dispatched_flops
 from saccade.measure.results import PairedRuns
 from saccade.models import Loaded
-from saccade.research.studies.trained.rows import LAYOUT, AblationRow, Recipe
+from saccade.research.studies.trained.rows import LAYOUT, AblationRecipe, AblationRow
 
 
 def compare_steps(
     base: Path,
     rows: Sequence[AblationRow],
-    recipe: Recipe,
+    recipe: AblationRecipe,
     *,
     device: str | None = None,
     new_tokens: int = 16,

@@ -5,25 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 
 from saccade import models
 from saccade.inputs.samples import Sample
-from support.toy import build_toy
 
 QUESTIONS = ("what color is the circle ?", "how many red objects are there ?", "is there a ring ?")
 
 
-@pytest.fixture(scope="session")
-def toy() -> models.Loaded:
-    """The toy; leave it as you found it."""
-    return build_toy()
-
-
-@pytest.fixture(scope="session")
-def questions(toy) -> list[Sample]:
+def answered(toy: models.Loaded) -> list[Sample]:
     """Twelve questions of three tasks; the references are the dense answers, so dense is always right."""
     rng = np.random.default_rng(0)
     asked = []
