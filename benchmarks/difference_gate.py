@@ -50,18 +50,18 @@ def main() -> int:
         n: s.order for n, s in calibrated(loaded, mixture, ["vig", "ffn", "lc"], seed=args.seed).items()
     }
 
-    crude, kin = gate.crude_plans(depth), gate.kin_plans(depth, orders)
+    crude, skipping = gate.crude_plans(depth), gate.skipping_plans(depth, orders)
     journal = Journal(args.out.with_name(f"{args.out.name}.partial.jsonl"))
     found = compare_by_task(
         loaded,
         tasks,
         lambda task: suite.samples(task, args.samples, "test", args.seed, scale),
-        crude | kin,
+        crude | skipping,
         batch_size=args.batch,
         ledger=journal,
     )
     lines = [
-        *gate.judge_losses(found, list(crude), list(kin)),
+        *gate.judge_losses(found, list(crude), list(skipping)),
         gate.judge_layers(vig_L),
         gate.judge_orders({task: scores.values_SL for task, scores in by_task.items()}),
     ]

@@ -44,7 +44,7 @@ def calls(spec: str) -> list[tuple[str, str]]:
         ValueError: If the text cannot be taken apart.
     """
     if not isinstance(spec, str):
-        raise ValueError(f"a spec is a string such as 'vskip(layers=12-31)', got {type(spec).__name__}")
+        raise ValueError(f"a spec is a string, name(key=value,...), got {type(spec).__name__}")
     if len(spec) > LONGEST_SPEC:
         raise ValueError(f"a spec has at most {LONGEST_SPEC} characters, got {len(spec)}: {quoted(spec)}")
     if spec.strip() in ("", "dense"):

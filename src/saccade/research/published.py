@@ -11,7 +11,7 @@ LAYERS, ROWS = 32, 576
 
 
 @dataclass(frozen=True)
-class Point:
+class PublishedPoint:
     """What a paper's table prints for one method at one setting of LLaVA-1.5-7B.
 
     Attributes:
@@ -53,11 +53,11 @@ def path() -> Path:
     raise ValueError("the table of published numbers, docs/published.toml, is missing from this installation")
 
 
-def points() -> tuple[Point, ...]:
+def points() -> tuple[PublishedPoint, ...]:
     """The operating points that an embedded model is held against, as they stand in the file."""
     data = tomllib.loads(path().read_text("utf-8"))
     return tuple(
-        Point(
+        PublishedPoint(
             name=one["name"],
             source=f"{data['paper'][one['paper']]['title']}, {one['where']}",
             method=one["method"],

@@ -10,7 +10,7 @@ from saccade.core.bipartite import merged_away
 from saccade.evaluation.statistics import mean_retention
 from saccade.methods import METHODS
 from saccade.plans.plan import Plan
-from saccade.research.published import LAYERS, ROWS, Point, path, points
+from saccade.research.published import LAYERS, ROWS, PublishedPoint, path, points
 from saccade.research.studies.realism import before, falling, findings, layers_of, pairs, rank, spec_of
 
 DEPTH, TOWER, PATCHES = 12, 6, 400
@@ -29,7 +29,7 @@ def test_every_point_names_a_method_a_table_and_what_was_kept():
 
 
 @pytest.mark.parametrize("point", points(), ids=lambda point: point.name)
-def test_a_point_becomes_a_plan_of_the_same_shares(point: Point):
+def test_a_point_becomes_a_plan_of_the_same_shares(point: PublishedPoint):
     if point.layers:
         assert layers_of(point, LAYERS) == point.layers
         assert abs(layers_of(point, DEPTH) / DEPTH - point.layers / LAYERS) <= 0.5 / DEPTH

@@ -56,7 +56,7 @@ def study(
     note: Note = lambda text: None,
     step: Step | None = None,
 ) -> DemoFindings:
-    """Calibrates V-Skip and its kin, evaluates them at many budgets and times some.
+    """Calibrates V-Skip and other layer methods, evaluates them at many budgets and times some.
 
     Args:
         loaded: The model.

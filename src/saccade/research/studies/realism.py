@@ -14,7 +14,7 @@ from saccade.plans.plan import Plan
 from saccade.report.markdown import markdown
 from saccade.report.text import percent
 from saccade.research.gate import rank_correlation
-from saccade.research.published import LAYERS, ROWS, Point, points
+from saccade.research.published import LAYERS, ROWS, PublishedPoint, points
 from saccade.research.studies import charts
 from saccade.research.studies.base import ASKED, Design, Finding, Result, Study
 from saccade.research.studies.bench import StudyBench, orders_of
@@ -33,17 +33,17 @@ CONTEXTUAL = {192: 30, 144: 23, 128: 20, 64: 10}
 """Merged rows among those that VisionZip keeps (its README)."""
 
 
-def layers_of(point: Point, depth: int) -> int:
+def layers_of(point: PublishedPoint, depth: int) -> int:
     """As many layers of this model, in proportion."""
     return round((point.layers or 0) * depth / LAYERS)
 
 
-def before(point: Point, depth: int) -> int:
+def before(point: PublishedPoint, depth: int) -> int:
     """The same depth in this model; not before layer 2: the papers' layers are past the first two."""
     return max(2, round((point.depth or 0) * depth / LAYERS))
 
 
-def spec_of(point: Point, depth: int, tower: int, patches: int) -> str:
+def spec_of(point: PublishedPoint, depth: int, tower: int, patches: int) -> str:
     """The reducer or withdrawal of a point for this model.
 
     Args:
@@ -123,7 +123,7 @@ def design(bench: StudyBench) -> Design:
 
 
 def plan_of(
-    point: Point, bench: StudyBench, pooled: dict[str, Any], depth: int, tower: int, patches: int
+    point: PublishedPoint, bench: StudyBench, pooled: dict[str, Any], depth: int, tower: int, patches: int
 ) -> Plan | dict[str, Plan]:
     """A plan for all tasks, or, where layers are chosen for each, one per task."""
     names = point.method.split("+")
