@@ -14,7 +14,7 @@ import inspect
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 from weakref import WeakValueDictionary
 
 import torch
@@ -214,7 +214,7 @@ class TowerTap:
         if self.check is not None:
             self.check(named)
         if self.tower is not None:
-            self.family.check_feature_layer(unwrap(self.model).config, named)
+            self.family.check_feature_layer(cast(Any, unwrap(self.model)).config, named)
         for weigh in run.later:
             weigh()
         run.later.clear()

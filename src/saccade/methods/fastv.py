@@ -39,4 +39,5 @@ class FastV(DecoderReducer):
 
     def scores(self, evidence: Evidence) -> torch.Tensor:
         weights_BHRN: Any = evidence.weights_BHRN
-        return weights_BHRN.mean(1)[:, 0]
+        scores_BN: torch.Tensor = weights_BHRN.mean(1)[:, 0]
+        return scores_BN

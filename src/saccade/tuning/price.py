@@ -161,7 +161,7 @@ class Pricer:
     ) -> float:
         meter, layers = self.meter, self.shape.layers
         for method in plan.shortening:
-            visual = method.visual_rows(visual)  # type: ignore[attr-defined]
+            visual = method.visual_rows(visual)
         views = self.shape.views(visual)
         total = meter.prompt(visual, text)
         stages = list(in_order([stage for method in plan.methods for stage in method.stages(layers)]))
@@ -211,7 +211,11 @@ def _sets(methods: tuple[Method, ...], layers: int) -> tuple[tuple[bool, bool, b
     if any(layer.visibility != "causal" for layer in route.layers):
         return None
     return tuple(
-        tuple(bool((rows & layout.visual_BN).any()) for rows in (one.alive_BN, one.query_BN, one.ffn_BN))
+        (
+            bool((one.alive_BN & layout.visual_BN).any()),
+            bool((one.query_BN & layout.visual_BN).any()),
+            bool((one.ffn_BN & layout.visual_BN).any()),
+        )
         for one in route.layers
     )
 

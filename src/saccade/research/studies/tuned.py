@@ -151,7 +151,8 @@ def by_luck(search: Search, ratio: float, passes: int, seed: int) -> Tried | Non
 
 def drawn(menu: Menu, fit: Any, count: int, seed: int) -> list[State]:
     """Random states that cost what is asked, each once."""
-    rng, found = random.Random(seed), {}
+    rng = random.Random(seed)
+    found: dict[str, State] = {}
     for _ in range(3 * min(count, 2000)):
         share = rng.random()
         skips = tuple(
