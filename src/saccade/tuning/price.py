@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
+import torch
+
 from saccade.core.layout import Layout, prefix_of
 from saccade.core.pricing import scoring_flops
 from saccade.core.program import in_order, scoring_of
@@ -161,7 +163,7 @@ class Pricer:
     ) -> float:
         meter, layers = self.meter, self.shape.layers
         for method in plan.shortening:
-            visual = method.visual_rows(visual)  # type: ignore[attr-defined]
+            visual = method.visual_rows(visual)
         views = self.shape.views(visual)
         total = meter.prompt(visual, text)
         stages = list(in_order([stage for method in plan.methods for stage in method.stages(layers)]))
@@ -210,10 +212,11 @@ def _sets(methods: tuple[Method, ...], layers: int) -> tuple[tuple[bool, bool, b
     route = Plan(methods).route(layout, layers) if methods else Route.dense(layout, layers)
     if any(layer.visibility != "causal" for layer in route.layers):
         return None
-    return tuple(
-        tuple(bool((rows & layout.visual_BN).any()) for rows in (one.alive_BN, one.query_BN, one.ffn_BN))
-        for one in route.layers
-    )
+
+    def holds(rows_BN: torch.Tensor) -> bool:
+        return bool((rows_BN & layout.visual_BN).any())
+
+    return tuple((holds(one.alive_BN), holds(one.query_BN), holds(one.ffn_BN)) for one in route.layers)
 
 
 def visual_sets(plan: Plan, layers: int) -> tuple[tuple[bool, bool, bool], ...] | None:
