@@ -61,7 +61,7 @@ def test_every_move_is_another_plan_that_runs_and_can_be_taken_back():
         last=7,
     )
     found = list(moves(start, MENU))
-    assert len({move.name for move in found}) == len(found) > 200
+    assert len({move.name for move in found}) == len(found) > 100
     for move in found:
         assert move.to != start and move.to.plan.resolve(LAYERS).is_resolved, move.name
         assert Plan.of(move.to.plan.spec) == move.to.plan
@@ -128,6 +128,6 @@ def test_without_a_knob_a_state_fits_or_does_not():
     assert fitted(frozen, ratio, 0.5) == frozen and fitted(state(), ratio, 0.99) is None
     # A drop in the last layer cannot save that much, wherever it stands.
     late = state(drops=(METHODS["fastv"](layer=LAYERS - 1, keep=0.5),))
-    assert fitted(late, ratio, 0.5) is None
-    early = fitted(state(drops=(METHODS["fastv"](layer=1, keep=0.5),)), ratio, 0.5)
-    assert early is not None and early.drops[0].layer == 1 and ratio(early.plan) <= 0.5
+    assert fitted(late, ratio, 0.8) is None
+    early = fitted(state(drops=(METHODS["fastv"](layer=1, keep=0.5),)), ratio, 0.8)
+    assert early is not None and early.drops[0].layer == 1 and ratio(early.plan) <= 0.8

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
+import torch
+
 from saccade.core.layout import Layout, prefix_of
 from saccade.core.pricing import scoring_flops
 from saccade.core.program import in_order, scoring_of
@@ -210,14 +212,11 @@ def _sets(methods: tuple[Method, ...], layers: int) -> tuple[tuple[bool, bool, b
     route = Plan(methods).route(layout, layers) if methods else Route.dense(layout, layers)
     if any(layer.visibility != "causal" for layer in route.layers):
         return None
-    return tuple(
-        (
-            bool((one.alive_BN & layout.visual_BN).any()),
-            bool((one.query_BN & layout.visual_BN).any()),
-            bool((one.ffn_BN & layout.visual_BN).any()),
-        )
-        for one in route.layers
-    )
+
+    def holds(rows_BN: torch.Tensor) -> bool:
+        return bool((rows_BN & layout.visual_BN).any())
+
+    return tuple((holds(one.alive_BN), holds(one.query_BN), holds(one.ffn_BN)) for one in route.layers)
 
 
 def visual_sets(plan: Plan, layers: int) -> tuple[tuple[bool, bool, bool], ...] | None:

@@ -240,10 +240,12 @@ def _layer_moves(state: State, menu: Menu) -> Iterator[Move]:
             if skip != state.skips[layer]:
                 skips = (*state.skips[:layer], skip, *state.skips[layer + 1 :])
                 yield Move(f"layer {layer}: {skip or 'dense'}", replace(state, skips=skips))
-        if layer + 1 < end and state.skips[layer] != state.skips[layer + 1]:
-            pair = (state.skips[layer + 1], state.skips[layer])
-            skips = (*state.skips[:layer], *pair, *state.skips[layer + 2 :])
-            yield Move(f"layers {layer} and {layer + 1} change places", replace(state, skips=skips))
+        for other in range(layer + 1, end):
+            if state.skips[layer] != state.skips[other]:
+                skips_L = list(state.skips)
+                skips_L[layer], skips_L[other] = skips_L[other], skips_L[layer]
+                name = f"layers {layer} and {other} change places"
+                yield Move(name, replace(state, skips=tuple(skips_L)))
 
 
 def _reducer_moves(state: State, menu: Menu) -> Iterator[Move]:
