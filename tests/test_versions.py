@@ -6,9 +6,9 @@ import ast
 
 import pytest
 
-from saccade import models
+from saccade import identity, models
 from saccade.engine import apply
-from saccade.evaluation import compare, identity, runner
+from saccade.evaluation import compare, runner
 from saccade.families import FAMILIES
 from saccade.identity import code_of
 from saccade.methods import METHODS
