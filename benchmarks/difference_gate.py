@@ -1,4 +1,4 @@
-"""Can the embedded model and its suite show a difference? Checked before any method is judged on them.
+"""Can an embedded model and its suite show a difference? Checked before any method is judged on them.
 
     python benchmarks/difference_gate.py [--samples 200] [--device cuda]
 
@@ -17,6 +17,7 @@ from saccade.glance import suite
 from saccade.measure import record
 from saccade.opening.digest import weights_digest
 from saccade.research import gate
+from saccade.system.embedded import suite_of
 from saccade.system.files import write_json
 from saccade.system.journal import Journal
 
@@ -28,7 +29,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default="glance", help="a model folder, or glance")
+    parser.add_argument("--model", default="glance", help="a model folder, or an embedded model")
     parser.add_argument("--samples", type=int, default=200, help="questions of each task")
     parser.add_argument("--probes", type=int, default=20, help="calibration samples of each task")
     parser.add_argument("--seed", type=int, default=0)
@@ -36,10 +37,11 @@ def main() -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
+    scale = suite_of(args.model).scale
 
     loaded = models.load(args.model, device=args.device)
     depth, tasks = loaded.shape.layers, list(suite.TASKS)
-    pools = {task: suite.samples(task, args.probes, "calibration", args.seed) for task in tasks}
+    pools = {task: suite.samples(task, args.probes, "calibration", args.seed, scale) for task in tasks}
     by_task = {task: calibrated(loaded, pool, ["vig"], seed=args.seed)["vig"] for task, pool in pools.items()}
     every = [row for scores in by_task.values() for row in scores.values_SL]
     vig_L = [sum(column) / len(every) for column in zip(*every, strict=True)]
@@ -48,18 +50,18 @@ def main() -> int:
         n: s.order for n, s in calibrated(loaded, mixture, ["vig", "ffn", "lc"], seed=args.seed).items()
     }
 
-    crude, kin = gate.crude_plans(depth), gate.kin_plans(depth, orders)
+    crude, skipping = gate.crude_plans(depth), gate.skipping_plans(depth, orders)
     journal = Journal(args.out.with_name(f"{args.out.name}.partial.jsonl"))
     found = compare_by_task(
         loaded,
         tasks,
-        lambda task: suite.samples(task, args.samples, "test", args.seed),
-        crude | kin,
+        lambda task: suite.samples(task, args.samples, "test", args.seed, scale),
+        crude | skipping,
         batch_size=args.batch,
         ledger=journal,
     )
     lines = [
-        *gate.judge_losses(found, list(crude), list(kin)),
+        *gate.judge_losses(found, list(crude), list(skipping)),
         gate.judge_layers(vig_L),
         gate.judge_orders({task: scores.values_SL for task, scores in by_task.items()}),
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from saccade import former
 from saccade._version import __version__
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ __all__ = [
 
 
 _ROOMS = ("check",)
+
+former.lead()
 
 
 def __getattr__(name: str) -> Any:

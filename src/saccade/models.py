@@ -18,6 +18,7 @@ from saccade.opening import Opening, open_config
 from saccade.opening.errors import reason
 from saccade.opening.loaded import Loaded, read, wrap
 from saccade.plans.plan import Plan, PlanLike
+from saccade.system.embedded import EMBEDDED
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -54,7 +55,7 @@ def load(
     `saccade.opening.Opening`, and anything else that ``from_pretrained`` takes.
 
     Args:
-        name: ``glance`` (the embedded model), a local folder (of a Skip-Vision model too), or a hub id.
+        name: An embedded model (``glance``), a local folder (of a Skip-Vision model too), or a hub id.
         dtype: Data type of the weights; the embedded model is float32 by default, others as saved.
         device: Where to put it; the accelerator where there is one by default.
         **how: Fields of `Opening` and arguments of ``from_pretrained``.
@@ -72,10 +73,9 @@ def open_as(name: str, opening: Opening) -> Loaded:
         ValueError: If it cannot be loaded, or its family is not supported.
     """
     where = str(name)
-    if where == "glance":
-        from saccade.glance import checkpoint
-
-        where, opening = str(checkpoint()), opening.but(dtype=opening.dtype or torch.float32)
+    if where in EMBEDDED:
+        where = str(EMBEDDED[where].checkpoint())
+        opening = opening.but(dtype=opening.dtype or torch.float32)
     elif Path(where).is_dir():
         from saccade import skip_vision
 
@@ -90,10 +90,8 @@ def load_config(name: str, opening: Opening | None = None) -> Any:
     Raises:
         ValueError: If it cannot be loaded.
     """
-    if name == "glance":
-        from saccade.glance import weights_path
-
-        name = str(weights_path())
+    if name in EMBEDDED:
+        name = str(EMBEDDED[name].folder)
     elif Path(name).is_dir():
         from saccade.skip_vision import base_of
 

@@ -11,7 +11,7 @@ import torch
 import saccade.check
 from saccade.core.select import top
 from saccade.core.stages import Choice
-from saccade.engine import attach, attention, layers
+from saccade.engine import attach, attention, forward, layers
 from saccade.engine.cache import RaggedLayer
 from saccade.engine.frame import Frame
 from saccade.engine.steps import Moves
@@ -71,7 +71,7 @@ def wrong_columns(monkeypatch, tiny):
 
 
 def nothing_is_released(monkeypatch, tiny):
-    monkeypatch.setattr(attach, "release", lambda *args: None)
+    monkeypatch.setattr(forward, "release", lambda *args: None)
 
 
 def ffn_runs(monkeypatch, tiny):

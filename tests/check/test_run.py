@@ -67,6 +67,14 @@ def test_the_first_layers_alone_and_the_model_is_as_it_was():
     assert torch.equal(tiny.model(**prompts(tiny).picture).logits, before)
 
 
+def test_a_plan_beyond_the_layers_that_are_checked_says_so():
+    tiny = tiny_llava(layers=4)
+    with pytest.raises(
+        ValueError, match="past the model's 2 layers: of 4 layers only the first 2 are checked"
+    ):
+        saccade.check.run(loaded(tiny), "vtw(layer=3)", prompts=prompts(tiny), layers=2)
+
+
 def test_what_the_model_cannot_do_is_told_and_is_no_failure():
     tiny = tiny_qwen(layers=3)
     report = saccade.check.run(loaded(tiny), "tome(r=2)", prompts=prompts(tiny))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from saccade.methods import METHODS
-from saccade.research.studies import compose
+from saccade.methods.kinds import SKIPPING
 from saccade.system.files import read_json
 from support import pages
 
@@ -15,4 +15,4 @@ def test_the_advice_to_compose_or_not_follows_from_the_study():
     assert "go further where much is to be saved" in text and at_50["difference_low"] > 0
     assert "where skipping layers alone saves enough, it is enough" in text and at_70["difference_low"] <= 0
     alone = at_70["second"].split(" at ")[0]
-    assert alone in {METHODS[name].title for name in compose.SKIPS}
+    assert alone in {METHODS[name].title for name in SKIPPING}

@@ -15,15 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
+from saccade.core.layout import Layout
+from saccade.core.stages import Evidence
 from saccade.glance import suite
+from saccade.methods import METHODS
 from support import pages
 
 LANGUAGES = {"sh", "python", "text", ""}
 RUNNING = [page for page in pages.pages() if pages.steps(pages.read(page))]
 NOT_A_SCRIPT = "CONTRIBUTING.md"
-"""Its Python block is a method's class out of its file; test_the_method_that_is_shown looks at it."""
+"""Its Python blocks are methods; tests below look at them."""
 
 SMALL = (
     (r"^saccade (\w+) llava-hf/llava-1\.5-7b-hf\b", r"saccade \1 glance"),
@@ -122,25 +126,48 @@ def test_snippets_run(page, folder):
                 assert (folder / words[words.index(option) + 1]).exists(), words
 
 
-def test_the_method_that_is_shown():
-    """The class in CONTRIBUTING.md is that of its file, less its checks and its option."""
-    (shown,) = pages.blocks(pages.read(NOT_A_SCRIPT), "python")
-    file = (pages.ROOT / "src/saccade/methods/vskip.py").read_text("utf-8")
-    for line in shown.splitlines():
+def shown(number: int) -> str:
+    """One of the methods in CONTRIBUTING.md."""
+    layered, reducer = pages.blocks(pages.read(NOT_A_SCRIPT), "python")
+    return (layered, reducer)[number]
+
+
+def run(text: str) -> dict[str, Any]:
+    """What a file that registers a method defines, without registering it."""
+    namespace: dict[str, Any] = {}
+    exec(compile(text.replace("@register\n", ""), NOT_A_SCRIPT, "exec"), namespace)
+    return namespace
+
+
+def test_the_layer_method_that_is_shown():
+    """The class in CONTRIBUTING.md is that of its file, and a method takes at most 30 lines."""
+    file = (pages.ROOT / "src/saccade/methods/ffn_skip.py").read_text("utf-8")
+    for line in shown(0).splitlines():
         bare = line.split("  #")[0].strip().removesuffix('"""')
         if bare and not bare.startswith("return"):
             assert bare in file, line
-    namespace = {}
+    assert len(file.splitlines()) <= 30 and len(shown(1).splitlines()) <= 30
     imports = file.split("@register")[0]
-    exec(compile(imports + shown.replace("@register\n", ""), NOT_A_SCRIPT, "exec"), namespace)
-    from saccade.core.layout import Layout
-    from saccade.methods import METHODS
-
     layout = Layout.single(6, 3)
-    mine = namespace["VSkip"](layers=(1, 2)).route(layout, 4)
-    theirs = METHODS["vskip"](layers=(1, 2)).route(layout, 4)
+    mine = run(imports + shown(0))["FFNSkip"](layers=(1, 2)).route(layout, 4)
+    theirs = METHODS["ffn_skip"](layers=(1, 2)).route(layout, 4)
     for a, b in zip(mine.layers, theirs.layers, strict=True):
         assert all(getattr(a, name).equal(getattr(b, name)) for name in ("alive_BN", "query_BN", "ffn_BN"))
+
+
+def test_the_reducer_that_is_shown():
+    method = run(shown(1))["Norms"](keep=2, layer=2)
+    layout = Layout.single(6, 3)
+    hidden_BND = torch.zeros(1, layout.rows, 4)
+    hidden_BND[0, :, 1] = torch.arange(layout.rows)
+    hidden_BND[0, 3] = 100
+    (stage,) = method.stages(4)
+    found = tuple(tuple(sample) for sample in layout.counts)
+    evidence = Evidence(layout, layout.visual_BN, layout.image_BN, found, ((2,),), hidden_BND)
+    kept = set(method.choose(stage, evidence).keep_BN[0].nonzero()[:, 0].tolist())
+    assert stage.before == 2 and kept == {3, int(layout.visual_BN[0].nonzero().max())}
+    with pytest.raises(ValueError, match="layer is a number from 1"):
+        type(method)(layer=0)
 
 
 def test_every_way_to_make_a_command_small_is_needed():

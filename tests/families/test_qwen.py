@@ -138,7 +138,9 @@ def test_rows_that_skip_everything_get_what_is_added_and_nothing_else():
     tiny = tiny_qwen3(layers=3)
     given = tiny.batch([[3, SQUARE, 5], [4], [2, WIDE, 1, SQUARE, 3]])
     made = tiny.model.get_image_features(given["pixel_values"], given["image_grid_thw"])
-    embeddings, first, second = (torch.cat(list(x)) for x in (made.pooler_output, *made.deepstack_features))
+    found = (made.pooler_output, *made.deepstack_features)
+    # Picture by picture, or (early releases) all in one.
+    embeddings, first, second = (x if isinstance(x, torch.Tensor) else torch.cat(list(x)) for x in found)
     with saccade.apply(tiny.model, "shortv(layers=0-2)"):
         states = tiny.model(**given, output_hidden_states=True).hidden_states
     at = tiny.visual(given)

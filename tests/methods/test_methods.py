@@ -12,9 +12,11 @@ from saccade.core.route import LayerRoute
 from saccade.core.shapes import SHAPES
 from saccade.methods import METHODS, LayerMethod, Method, register
 from saccade.methods.ffn_skip import FFNSkip
+from saccade.methods.kinds import ADAPTIVE, LAYERWISE, PLAIN, SKIPPING, TRAINED
 from saccade.methods.shortv import ShortV
 from saccade.methods.vskip import VSkip
 from saccade.methods.vtw import VTW
+from saccade.plans.names import method_names
 from support.reference import lost
 
 LAYOUT = Layout.from_mask(torch.tensor([[False, True, True, False], [True, False, False, False]]))
@@ -22,25 +24,42 @@ LAYERED = [VSkip, FFNSkip, ShortV]
 
 
 def test_the_registry_is_complete_and_linked():
-    skipping = {"vskip", "ffn_skip", "shortv", "vtw"}
-    inside = {"fastv", "pyramiddrop", "sparsevlm", "sparsevlm_plus", "dart"}
-    trained = {"skip_vision", "victor"}
-    before = {
-        "visionzip",
-        "fastervlm",
-        "vispruner",
-        "prumerge",
-        "prumerge_plus",
-        "divprune",
-        "tome",
-        "token_merge",
-    }
-    assert set(METHODS) == skipping | inside | before | trained | {"random", "uniform", "pool", "resize"}
+    # Names are known before anything is imported, by the files; each file holds the method it is called by.
+    assert len(METHODS) >= 23 and set(METHODS) == set(method_names())
     for name, cls in METHODS.items():
         assert cls.name == name and cls.title and cls.__doc__
         # Plain baselines are nobody's method: what their docstrings cite used or opposed them.
         assert (cls.paper is None) == (name in {"random", "uniform", "pool", "resize"})
         assert cls.saves and set(cls.saves) <= {"prefill", "kv", "decode"}
+
+
+def test_lists_of_methods_by_kind_say_what_the_methods_are():
+    assert set(SKIPPING) == {name for name, cls in METHODS.items() if issubclass(cls, LayerMethod)}
+    assert set(LAYERWISE) == {name for name, cls in METHODS.items() if cls.score is not None}
+    assert {*PLAIN, *ADAPTIVE, *TRAINED} <= set(METHODS)
+    usual = {name: cls.usual_values().get("keep") for name, cls in METHODS.items()}
+    assert set(ADAPTIVE) == {name for name, keep in usual.items() if keep == "the picture decides"}
+
+
+def test_a_method_of_which_nothing_is_said_changes_nothing():
+    """What most methods answer alike is said once: a name, a title and one rule make a method."""
+
+    @dataclass(frozen=True)
+    class Nothing(Method):
+        """Only a test."""
+
+        name = "nothing_test"
+        title = "Nothing"
+        saves = ()
+
+    method = Nothing()
+    assert method.is_resolved and method.resolve(3) is method and not method.needs_order
+    assert method.max_strength(3) == 0 and method.at_strength(0) == method and method.stages(3) == ()
+    assert all(layer.is_dense for layer in method.route(LAYOUT, 3).layers)
+    assert method.visual_rows(7) == 7 and not method.shortens and method.tower_merge is None
+    assert str(method) == "nothing_test()" and method.usual_values() == {}
+    with pytest.raises(ValueError, match="resolved to a setting"):
+        Nothing(flops=0.5).resolve(3)
 
 
 @pytest.mark.parametrize(

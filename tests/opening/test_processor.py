@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
 import torch
 import transformers as T
 from PIL import Image
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 import saccade
 from saccade import models
@@ -72,7 +74,7 @@ def test_every_family_answers_about_two_pictures_of_different_sizes(name, writte
 def test_the_parts_are_those_that_stock_classes_make(name, written):
     folder = written(name)
     processor = open_processor(str(folder))
-    own = T.AutoImageProcessor.from_pretrained(folder, backend="pil")
+    own = AutoImageProcessor.from_pretrained(folder, backend="pil")
     named = json.loads((folder / "preprocessor_config.json").read_text())["processor_class"]
     assert type(processor).__name__ == named and isinstance(processor, getattr(T, named))
     assert processor.image_processor.to_dict() == own.to_dict()
@@ -202,3 +204,11 @@ def test_code_of_a_repository_is_never_asked_about(whole, tmp_path, monkeypatch)
     folders.change(folder / "config.json", model_type="own_vlm")
     with pytest.raises(ValueError, match=r"'own_vlm' model, which runs code of its own.*trust-remote-code"):
         saccade.load(str(folder))
+
+
+def test_a_sentencepiece_table_alone_says_what_reads_it(copy, monkeypatch):
+    (copy / "tokenizer.json").unlink()
+    (copy / "tokenizer.model").write_bytes(b"\x0a\x0e\x0a\x05<unk>")
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    with pytest.raises(ValueError, match=r"tokenizer\.model is the only .* pip install sentencepiece"):
+        saccade.load(str(copy), device="cpu")

@@ -262,3 +262,18 @@ def test_families_tell_how_far_a_check_found_every_group_of_methods(tmp_path):
         "| `llava` | refused: tome; 5e-07; 2e-02 | **no**: fastv |",
         "| `qwen2_vl` | 3e-07 | not run |",
     ]
+
+
+def test_opening_stands_beside_stock_figure_by_figure(tmp_path):
+    from docsite.checkpoint_tables import FIGURES
+
+    assert "No result file yet" in tables.KNOWN["opening"](tmp_path)
+    pair = {"dense": 2.0, "plan": 3.0, "ratio": 1.5, "low": 1.25, "high": 1.75}
+    data = {"kind": "opening", "shape": "llava-1.5-7b", "layers": 2, "weights_mib": 1900, "shards": 3}
+    data |= {"repeats": 4, "figures": {name: pair for name in FIGURES}}
+    made = {"dtype": "bfloat16", "device": "a machine", "threads": 1}
+    (tmp_path / "opening_cpu.json").write_text(json.dumps(data | {"provenance": made}))
+    text = tables.KNOWN["opening"](tmp_path)
+    assert text.startswith("| `llava-1.5-7b`, 2 layers | stock | Saccade | ratio (quartiles) |")
+    assert "| opening, seconds | 2 | 3 | 1.50 (1.25 to 1.75) |" in text
+    assert "1900 MiB of random weights in 3 files, bfloat16; 4 pairs" in text

@@ -60,7 +60,7 @@ def test_orders_must_differ_between_tasks_beyond_noise():
 
 
 def test_sixty_percent_of_the_layers_by_each_methods_own_order():
-    plans = gate.kin_plans(5, {"vig": (4, 0, 1, 2, 3), "ffn": (4, 3, 2, 1, 0), "lc": (0, 1, 2, 3, 4)})
+    plans = gate.skipping_plans(5, {"vig": (4, 0, 1, 2, 3), "ffn": (4, 3, 2, 1, 0), "lc": (0, 1, 2, 3, 4)})
     chosen = [(plan.methods[0].name, plan.methods[0].layers) for plan in plans.values()]
     assert chosen == [("vskip", (0, 1, 4)), ("ffn_skip", (2, 3, 4)), ("shortv", (0, 1, 2))]
 

@@ -1,4 +1,4 @@
-"""The shipped checkpoint can show a difference, and the committed figures are its own."""
+"""The shipped checkpoints can show a difference, and the committed figures are their own."""
 
 from __future__ import annotations
 
@@ -9,33 +9,42 @@ from saccade.evaluation import compare
 from saccade.glance import suite
 from saccade.opening.digest import weights_digest
 from saccade.research import gate
+from saccade.system.embedded import EMBEDDED, Embedded
 from saccade.system.files import read_json
 
-SAMPLES = 8
+SAMPLES = {"glance": 8, "gaze": 4}
+RESULTS = {"glance": "difference_gate.json", "gaze": "gaze_eval.json"}
+"""What must be among the committed results of each."""
+
+
+@pytest.fixture(scope="module", params=EMBEDDED.values(), ids=lambda one: one.name)
+def embedded(request) -> Embedded:
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def glance() -> models.Loaded:
-    return models.load("glance")
+def loaded(embedded) -> models.Loaded:
+    return models.load(embedded.name)
 
 
-def test_crude_skipping_costs_accuracy(glance):
-    plans = gate.crude_plans(glance.shape.layers)
-    samples = [s for task in suite.TASKS for s in suite.samples(task, SAMPLES, "test", seed=7)]
-    found = compare(glance.model, glance.processor, samples, plans, batch_size=52, blind=False)
+def test_crude_skipping_costs_accuracy(embedded, loaded):
+    plans = gate.crude_plans(loaded.shape.layers)
+    number = SAMPLES[embedded.name]
+    samples = [s for t in suite.TASKS for s in suite.samples(t, number, "test", 7, embedded.scale)]
+    found = compare(loaded.model, loaded.processor, samples, plans, batch_size=52, blind=False)
     lines = gate.judge_losses(found, list(plans), [])[: len(plans)]
     assert all(line.passed for line in lines), [(line.what, line.found) for line in lines if not line.passed]
 
 
-def test_committed_results_are_of_the_shipped_weights(glance, root):
+def test_committed_results_are_of_the_shipped_weights(embedded, loaded, root):
     named = {}
     for path in sorted((root / "benchmarks" / "results").glob("*.json")):
         found = read_json(path)
         model = found.get("model") if isinstance(found, dict) else None
-        if isinstance(model, dict) and model.get("name") in ("glance", "Glance"):
+        if isinstance(model, dict) and model.get("name") in (embedded.name, embedded.title):
             named[path.name] = model["weights"]
-    assert "difference_gate.json" in named
-    assert set(named.values()) == {weights_digest(glance.model)}, named
+    assert RESULTS[embedded.name] in named
+    assert set(named.values()) == {weights_digest(loaded.model)}, named
 
 
 def test_the_committed_gate_names_what_failed(root):

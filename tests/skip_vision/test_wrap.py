@@ -235,7 +235,7 @@ def test_methods_that_rank_patches_are_told_that_rows_are_none():
     inputs = tiny.batch(SCENES["single"])
     with (
         saccade.apply(tiny.model, "fastervlm(keep=0.5)"),
-        pytest.raises(ValueError, match="lays rows out anew"),
+        pytest.raises(ValueError, match="laid out anew"),
     ):
         tiny.model(**inputs)
     with saccade.apply(tiny.model, "fastv(layer=2,keep=0.5)"):

@@ -16,6 +16,7 @@ from saccade.report.tuned import tell
 from saccade.system.journal import Journal
 from saccade.tuning import Settings, Watch
 from saccade.tuning.front import names, write
+from saccade.tuning.price import FlopsMeter, Pricer
 from saccade.tuning.questions import split
 from saccade.tuning.result import pick, refusal, thinned
 from saccade.tuning.run import run, tune
@@ -167,6 +168,25 @@ def test_a_tuning_that_is_cut_off_goes_on_and_ends_alike(loaded, tmp_path):
     for key in ("tried", "front", "singles", "alone"):
         assert again.data["tune"][key] == whole.data["tune"][key], key
     assert rest < all_of_it - 50
+
+
+def test_time_is_measured_and_the_chosen_plan_is_timed_beside_it(loaded, monkeypatch):
+    from saccade.tuning import meters
+    from saccade.tuning import run as running
+
+    pricer = Pricer(FlopsMeter(loaded.shape), loaded.shape, {(100, 8): 1.0})
+
+    def prefills(loaded, asked, repeats=1):
+        # A clock that counts FLOPs, for a model this small is all overhead.
+        return [0.002 + pricer.ratio(plan) for _, plan in asked]
+
+    for module in (meters, running):
+        monkeypatch.setattr(module, "prefills", prefills)
+    found = tune(loaded.model, loaded.processor, SAMPLES, time=0.8, **SMALL | {"passes": 40})
+    timed = found.data["tune"]["timed"]
+    assert found.chosen is not None and found.data["tune"]["search"]["cost"] == "time here"
+    assert timed["predicted"] == found.chosen.tried.ratio <= 0.8
+    assert timed["measured"] == pytest.approx(timed["predicted"], rel=0.1)
 
 
 def test_a_front_is_thinned_evenly_and_keeps_the_best(made):

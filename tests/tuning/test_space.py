@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from saccade.core.layout import Layout
 from saccade.methods import METHODS
 from saccade.plans.plan import Plan
 from saccade.tuning.price import CacheMeter, FlopsMeter, Pricer
@@ -14,6 +15,7 @@ from saccade.tuning.space import (
     Menu,
     State,
     check_allowed,
+    composes,
     fitted,
     keeping,
     moves,
@@ -107,6 +109,17 @@ def test_a_knob_is_turned_to_the_mildest_setting_that_is_cheap_enough(meter, nam
     keep = share_of(found.reducer)
     more = found.with_knob(keeping(found.reducer, keep + 0.03))
     assert pricer.ratio(more.plan) > 0.6
+
+
+def test_reducers_that_cannot_go_together_are_told():
+    merge, prune = METHODS["token_merge"](keep=0.6), METHODS["divprune"](keep=0.6)
+    grid, fast = METHODS["uniform"](layer=3, keep=0.5), METHODS["fastv"](layer=2, keep=0.5)
+    assert composes(state(reducer=prune, drops=(fast, grid))) and composes(
+        state(reducer=merge, drops=(fast,))
+    )
+    assert not composes(state(reducer=merge, drops=(grid,)))
+    with pytest.raises(ValueError, match="takes rows for the patches at their places"):
+        state(reducer=merge, drops=(grid,)).plan.program(Layout.single(8, 4), LAYERS)
 
 
 def test_without_a_knob_a_state_fits_or_does_not():

@@ -9,6 +9,7 @@ from typing import Any
 
 from docsite.glance_tables import load, missing
 from saccade.report.markdown import markdown
+from saccade.system.files import read_json
 
 FILE = "checkpoints.json"
 
@@ -80,7 +81,45 @@ def _verdict(rows: Sequence[Mapping[str, Any]]) -> str:
     return "; ".join(parts) or "not run"
 
 
+FIGURES = {
+    "open_s": "opening, seconds",
+    "open_cpu_s": "opening, CPU seconds",
+    "open_and_first_forward_s": "opening and a first forward, seconds",
+    "open_anonymous_mib": "opening, peak of memory of its own, MiB",
+    "open_resident_mib": "opening, peak of resident memory, MiB",
+    "peak_anonymous_mib": "with the first forward, peak of memory of its own, MiB",
+    "peak_resident_mib": "with the first forward, peak of resident memory, MiB",
+}
+"""What is said of each figure of opening a checkpoint."""
+
+
+def opening(results: Path) -> str:
+    """Time and memory of opening a checkpoint of real width, beside stock, from every ``opening*.json``."""
+    files = sorted(results.glob("opening*.json"))
+    if not files:
+        return missing("python benchmarks/opening.py --work FOLDER")
+    parts = []
+    for found in map(read_json, files):
+        rows = [
+            [words, f"{each['dense']:.4g}", f"{each['plan']:.4g}", _ratio(each)]
+            for name, words in FIGURES.items()
+            for each in [found["figures"][name]]
+        ]
+        made = found["provenance"]
+        head = (f"`{found['shape']}`, {found['layers']} layers", "stock", "Saccade", "ratio (quartiles)")
+        note = (
+            f"{found['weights_mib']} MiB of random weights in {found['shards']} files, {made['dtype']}; "
+            f"{found['repeats']} pairs of processes in turns; {made['device']}, {made['threads']} threads."
+        )
+        parts.append(f"{markdown(head, rows)}\n\n{note}")
+    return "\n\n".join(parts)
+
+
+def _ratio(pairs: Mapping[str, Any]) -> str:
+    return f"{pairs['ratio']:.2f} ({pairs['low']:.2f} to {pairs['high']:.2f})"
+
+
 CHECKPOINT_TABLES: dict[str, Callable[[Path], str]] = {
     f"checkpoints-{kind}": functools.partial(conformance, kind) for kind in ("commands", "methods")
-} | {"checkpoints-families": families}
+} | {"checkpoints-families": families, "opening": opening}
 """Tables by the name in the marker."""

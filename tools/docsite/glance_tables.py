@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from saccade.report.markdown import difference, markdown
-from saccade.report.text import amount, interval, percent
+from saccade.report.markdown import markdown
+from saccade.report.text import amount, difference, interval, percent
 from saccade.system.files import read_json
 
 KINDS = {

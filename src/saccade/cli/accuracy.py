@@ -20,7 +20,7 @@ def show(out: common.Output, found: dict[str, Any], scored_by: str) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from saccade.report.text import beside_blind, interval, kept, percent, points
+    from saccade.report.text import beside_blind, difference, interval, kept, percent
 
     plans, mean_dense = found["plans"], found["dense"]["mean"]
     view = Table("task", "n", "blind", "dense", *(escape(e["name"]) for e in plans))
@@ -36,11 +36,10 @@ def show(out: common.Output, found: dict[str, Any], scored_by: str) -> None:
         saved = Table("plan", "layers", "against dense", "retention", "above blind", "FLOPs", "KV cache")
         for e in plans:
             mean = e["mean"]
-            low, high = points(mean["difference_low"]), points(mean["difference_high"])
             saved.add_row(
                 Text(e["name"]),
                 Text(layers_of(e["spec"])),
-                f"{points(mean['difference'])} ({low} to {high})",
+                difference(mean),
                 kept(mean, "retention", mean_dense),
                 kept(mean, "retention_above_blind", mean_dense),
                 percent(e["cost"].get("flops_ratio")),
@@ -86,7 +85,7 @@ def beside_dense(
     from rich.table import Table
     from rich.text import Text
 
-    from saccade.report.text import above_blind, beside_blind, interval, kept, no_better, percent, points
+    from saccade.report.text import above_blind, beside_blind, difference, interval, kept, no_better, percent
 
     view = Table("plan", title=title, title_justify="left", title_style="bold")
     for head in ("accuracy", "against dense", "above blind", "FLOPs", "KV cache"):
@@ -97,11 +96,10 @@ def beside_dense(
     for entries in sections:
         for entry in (entry for entry in entries if entry.get("mean")):
             mean, cost = entry["mean"], entry["cost"]
-            low, high = points(mean["difference_low"]), points(mean["difference_high"])
             view.add_row(
                 Text(entry["name"]),
                 interval(mean, "accuracy"),
-                f"{points(mean['difference'])} ({low} to {high})",
+                difference(mean),
                 kept(mean, "retention_above_blind", dense),
                 percent(cost["flops_ratio"]),
                 percent(cost["kv_ratio"]),

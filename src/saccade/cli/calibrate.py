@@ -11,6 +11,7 @@ import typer
 from saccade.cli import common
 from saccade.cli.opening import opens, words
 from saccade.opening.settings import Opening
+from saccade.system.embedded import GLANCE, Embedded, suite_of
 
 if TYPE_CHECKING:
     from saccade.calibration.drawing import Draw
@@ -125,7 +126,7 @@ def calibrate(
     options.check_fit()
     if data is None:
         common.check_names(model, opening=opening)  # before scenes are drawn
-    pool = read_pool(task or [], data, mixture, samples, seed)
+    pool = read_pool(task or [], data, mixture, samples, seed, suite_of(model))
     options.choose(pool)
     common.check_names(model, opening=opening)
     from saccade import models
@@ -161,9 +162,14 @@ def calibrate(
 
 
 def read_pool(
-    tasks: Sequence[str], data: Path | None, mixture: bool, samples: int, seed: int
+    tasks: Sequence[str],
+    data: Path | None,
+    mixture: bool,
+    samples: int,
+    seed: int,
+    own: Embedded = GLANCE,
 ) -> Sequence[Sample | Entry]:
-    """What the samples are drawn from: tasks of Glance's suite, all of them, or the user's file.
+    """What the samples are drawn from: tasks of the embedded suite, all of them, or the user's file.
 
     Raises:
         ValueError: If more than one is asked for, or one of them cannot be read.
@@ -179,7 +185,7 @@ def read_pool(
     # Another seed is another draw of scenes too; the suite numbers its seeds with 16 bits.
     scenes = seed % (1 << 16)
     names: list[str | None] = [*dict.fromkeys(tasks)] or [None]
-    return [s for name in names for s in suite.samples(name, samples, "calibration", scenes)]
+    return [s for name in names for s in suite.samples(name, samples, "calibration", scenes, own.scale)]
 
 
 def show(view: common.Output, plan: Plan) -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from saccade.system.journal import Journal
 
 Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A model folder, a hub id, or 'glance' (the embedded model).")
+    str, typer.Argument(metavar="MODEL", help="A model folder, a hub id, or 'glance' (an embedded model).")
 ]
 Plan = Annotated[
     str | None,
@@ -106,8 +106,9 @@ def check_names(
     """
     from saccade.opening.source import check_name
     from saccade.plans.names import check_plans
+    from saccade.system.embedded import EMBEDDED
 
-    if model not in (None, "glance"):
+    if model is not None and model not in EMBEDDED:
         check_name(str(model), opening.revision if opening is not None else None)
     check_plans(plans)
     if tasks:

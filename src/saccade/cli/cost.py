@@ -64,6 +64,15 @@ def cost(
         ),
     ] = None,
     dtype: Annotated[str, typer.Option(help="Type of the KV cache.")] = "bfloat16",
+    on: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--on",
+            metavar="DEVICE",
+            help="Also predict the time to the first token on h100, a100, l4 or rtx3090, 16 bits, batch 1; "
+            "repeatable.",
+        ),
+    ] = None,
     revision: Revision = None,
     trust_remote_code: TrustRemoteCode = False,
     force: common.Force = False,
@@ -95,8 +104,14 @@ def cost(
     if views is not None and views > 1 and shape.view is None:
         raise ValueError(f"{shape.name} does not cut images into views; leave out --views")
     prices = [price(shape, each, visual, text, BYTES[dtype], laid, views) for each in plans]
+    times = {} if not on else predicted(shape, prices, on, visual, text, views)
     _show(out, shape, prices, visual, text, laid)
-    entries = [p.to_dict() for p in prices]
+    entries = [
+        p.to_dict() | ({"predicted": {name: each[i + 1] for name, each in times.items()}} if times else {})
+        for i, p in enumerate(prices)
+    ]
+    if times:
+        _show_times(out, shape, prices, times)
     out.finish(
         {"shape": vars(shape), "visual": visual, "text": text, "dtype": dtype, "revision": revision}
         | ({} if laid is None else {"stock_visual": laid.stock})
@@ -273,6 +288,49 @@ def _show(
             sets.add_row(name, s["layers"], str(s["count"]), *rows, f"{s['tflops'] * 1e12 / unit.size:.3f}")
         sets.add_section()
     out.table(sets)
+
+
+def predicted(
+    shape: ModelShape, prices: Sequence[Price], on: Sequence[str], visual: int, text: float, cut: int | None
+) -> dict[str, list[dict[str, float]]]:
+    """Predicted seconds to the first token by device: of the dense model, then of every plan, with ratios.
+
+    Raises:
+        ValueError: If a device is not known.
+    """
+    from saccade.core.layout import Layout
+    from saccade.measure.devices import EYES, Eye, card, prefill_seconds
+    from saccade.plans.budget import as_processed
+    from saccade.plans.plan import Plan
+
+    layout = Layout.single(visual, round(text), views=shape.views(visual, cut))
+    plans = [Plan(), *(p.plan for p in prices)]
+    routes = [plan.route(as_processed(plan, layout), shape.layers) for plan in plans]
+    found = {}
+    for name in on:
+        device = card(name)
+        seconds = [prefill_seconds(shape, route, device, EYES.get(shape.name, Eye())) for route in routes]
+        found[name] = [{"seconds": each, "ratio": each / seconds[0]} for each in seconds]
+    return found
+
+
+def _show_times(
+    out: common.Output, shape: ModelShape, prices: list[Price], times: dict[str, list[dict[str, float]]]
+) -> None:
+    from rich.table import Table
+
+    from saccade.measure.devices import EYES
+
+    view = Table("plan", *times)
+    names = ["dense", *(p.asked for p in prices)]
+    for place, name in enumerate(names):
+        if place and name == "dense":
+            continue
+        cells = (each[place] for each in times.values())
+        view.add_row(name, *(f"{1e3 * cell['seconds']:.1f} ms ({cell['ratio']:.3f})" for cell in cells))
+    out.table(view)
+    tower = "with" if shape.name in EYES else "without"
+    out.line(f"predicted time to the first token, {tower} the vision tower, 16 bits, batch 1; not measured")
 
 
 def _share(part: float, whole: float) -> str:

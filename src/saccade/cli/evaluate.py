@@ -13,6 +13,7 @@ from saccade.cli import common
 from saccade.cli.accuracy import show
 from saccade.cli.opening import opens
 from saccade.opening.settings import Opening
+from saccade.system.embedded import GLANCE, Embedded, suite_of
 
 if TYPE_CHECKING:
     from saccade.evaluation import Comparison, Evaluation
@@ -146,7 +147,7 @@ def evaluate(
         return
     check_unused({"--keep": keep, "--processes": processes if processes > 1 else None}, "our own evaluation")
     if score is not None and data is None:
-        raise ValueError("--score is for --data; the suite of Glance is scored by exact match")
+        raise ValueError("--score is for --data; the embedded suite is scored by exact match")
     from saccade.evaluation.options import EvaluationOptions
     from saccade.scoring import parse
 
@@ -159,7 +160,8 @@ def evaluate(
     where = opening.torch_device()
     if data is None:
         common.check_names(model, opening=opening)  # before scenes are drawn
-    questions = read_questions(task or [], data, samples, "test", seed, score or "exact")
+    embedded = suite_of(model)
+    questions = read_questions(task or [], data, samples, "test", seed, score or "exact", embedded)
     common.check_names(model, opening=opening)
     from saccade import models
     from saccade.engine import check_made_for
@@ -175,7 +177,7 @@ def evaluate(
     kept = journal.path
     with common.resumable(f"repeat the command to go on from {kept}" if kept else "give --json to resume"):
         wanted, found_orders = resolve(
-            loaded, wanted, orders, task or [], data, questions, seed, force, strict, journal
+            loaded, wanted, orders, task or [], data, questions, seed, force, strict, journal, embedded
         )
         found = compare(
             loaded.model,
@@ -189,7 +191,7 @@ def evaluate(
     show(out, found.to_dict(), " and ".join("exact match" if s == "exact" else s for s in scores))
     settings = {
         "model": model,
-        "data": str(data) if data else "glance suite",
+        "data": str(data) if data else f"{embedded.name} suite",
         "max_new_tokens": options.max_new_tokens,
         "scores": list(scores),
     }
@@ -201,7 +203,13 @@ def evaluate(
 
 
 def read_questions(
-    tasks: Sequence[str], data: Path | None, samples: int | None, split: str, seed: int, score: str = "exact"
+    tasks: Sequence[str],
+    data: Path | None,
+    samples: int | None,
+    split: str,
+    seed: int,
+    score: str = "exact",
+    embedded: Embedded = GLANCE,
 ) -> list[Sample]:
     """Questions of the suite's tasks or of the user's file, at most ``samples`` of each task.
 
@@ -218,7 +226,8 @@ def read_questions(
 
     names: list[str | None] = [*dict.fromkeys(tasks)] or [None]
     scenes = seed % (1 << 16)
-    return [s for name in names for s in suite.samples(name, samples or SUITE_SAMPLES, split, scenes)]
+    most = samples or SUITE_SAMPLES
+    return [s for name in names for s in suite.samples(name, most, split, scenes, embedded.scale)]
 
 
 def thin(questions: Sequence[Sample], most: int | None, seed: int) -> list[Sample]:
@@ -246,6 +255,7 @@ def resolve(
     force: bool,
     strict: bool = False,
     journal: Journal | None = None,
+    embedded: Embedded = GLANCE,
 ) -> tuple[dict[str, Plan], dict[str, list[int]]]:
     """Plans with their layers, and the orders that chose them; calibrates for the scores that are missing."""
     from saccade.engine import check_made_for
@@ -259,7 +269,7 @@ def resolve(
         pool = (
             list(questions)
             if data
-            else read_questions(tasks, None, 4 if not tasks else 20, "calibration", seed)
+            else read_questions(tasks, None, 4 if not tasks else 20, "calibration", seed, embedded=embedded)
         )
         with common.progress() as bar:
             line = bar.add_task(f"calibrating ({', '.join(missing)})", total=None)

@@ -10,6 +10,7 @@ import typer
 from saccade.cli import common
 from saccade.cli.opening import opens, words
 from saccade.opening.settings import Opening
+from saccade.system.embedded import GLANCE, Embedded, suite_of
 
 if TYPE_CHECKING:
     from saccade.tuning.questions import Questions
@@ -165,7 +166,7 @@ def tune(
     from saccade.tuning.front import write
     from saccade.tuning.run import run
 
-    questions = read_questions(task or [], data, settings)
+    questions = read_questions(task or [], data, settings, suite_of(model))
     common.use_threads(threads)
     loaded = models.open_as(model, opening)
     tell_plan(view, settings, questions)
@@ -217,8 +218,10 @@ class Shown:
             self._bar.update(self._task, advance=prompts)
 
 
-def read_questions(tasks: list[str], data: Path | None, settings: Settings) -> Questions:
-    """Samples for the search and held-out ones: parts of the user's file, or scenes of Glance's suite.
+def read_questions(
+    tasks: list[str], data: Path | None, settings: Settings, embedded: Embedded = GLANCE
+) -> Questions:
+    """Samples for the search and held-out ones: parts of the user's file, or scenes of the embedded suite.
 
     Raises:
         ValueError: If both are asked for, or one cannot be read.
@@ -240,7 +243,8 @@ def read_questions(tasks: list[str], data: Path | None, settings: Settings) -> Q
     for number, wanted in enumerate((settings.num_samples, settings.num_held_out)):
         # Another seed is another draw of scenes, so the two share none.
         scenes = (2 * settings.seed + number) % (1 << 16)
-        pool = [s for name in names for s in suite.samples(name, -(-wanted // count), "calibration", scenes)]
+        each = -(-wanted // count)
+        pool = [s for n in names for s in suite.samples(n, each, "calibration", scenes, embedded.scale)]
         found.append(draw(pool, wanted, "stratified", settings.seed))
     return made(found[0], found[1], settings)
 

@@ -178,6 +178,7 @@ class _Take(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_BND: torch.Tensor, slices: Slices) -> torch.Tensor:
         ctx.slices, ctx.rows = slices, x_BND.shape[1]
+        # One run is a view of the input, and a function of autograd returns a tensor of its own.
         taken = _take(x_BND, slices)
         return taken.view_as(taken) if len(slices) == 1 else taken
 

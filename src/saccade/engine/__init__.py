@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from saccade.engine.attach import FRAME, Attachment, apply, attached
+from saccade.engine.attach import Attachment, apply, attached
 from saccade.engine.cache import KeyRows, RaggedLayer, kv_bytes, kv_lengths
 from saccade.engine.frame import Frame
+from saccade.engine.layers import FRAME
 from saccade.engine.made_for import check_made_for
 
 VERSION = 2

@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from transformers.cache_utils import Cache
 
 from saccade.core.precision import exact, wide
 from saccade.core.rows import RowIndex
-from saccade.engine.cache import KeyRows, make_ragged, ragged_layer
+from saccade.engine.cache import Cache, KeyRows, make_ragged, ragged_layer
 from saccade.engine.frame import Frame
 from saccade.engine.mesh import check_rows
 from saccade.engine.steps import Step
@@ -44,10 +43,12 @@ def routed_attention(
     rotary = frame.rotary(step, None if ragged is None else ragged.rows, rotary)
     alive_BND, alive_rotary = take_rows(step.alive, hidden_BND), take_rotary(step.alive, rotary)
     keys_BGKW, values_BGKW = family.keys_values(attn, alive_BND, alive_rotary)
+    # Which row of the full sequence each key is: without a cache only those of this forward.
     rows = frame.every(frame.new) if step.alive is None else frame.keys(None, step)
     if cache is not None:
         keys_BGKW, values_BGKW, rows = _store(frame, step, cache, attn.layer_idx, keys_BGKW, values_BGKW)
     asking_BND, asking_rotary = alive_BND, alive_rotary
+    # Equal sets are one object: rows that were gathered for the keys serve the queries too.
     if step.query is not step.alive:
         asking_BND, asking_rotary = take_rows(step.query, hidden_BND), take_rotary(step.query, rotary)
     queries_BHQW = family.queries(attn, asking_BND, asking_rotary)
@@ -68,6 +69,7 @@ def routed_attention(
     # A prompt of nothing but visual rows may leave no query at all.
     mixed_BHQW = torch.cat(parts, dim=2) if len(parts) > 1 else parts[0] if parts else queries_BHQW
     out = check_rows(family.output(attn, mixed_BHQW), mixed_BHQW.shape[2])
+    # Rows that do not ask get 0, and so ride the residual.
     out = out if step.query is None else step.query.put(out)
     if step.narrow is None:
         return out
@@ -91,6 +93,7 @@ def _store(
     """Appends the alive rows to the cache; a layer becomes ragged when its first row is dropped."""
     ragged = ragged_layer(cache, number)
     if ragged is None and step.alive is None:
+        # Nothing was ever dropped here: the stock layer stays, and columns are row numbers.
         return *cache.update(keys, values, number), frame.every(frame.past + frame.new)
     if ragged is None:
         ragged = make_ragged(cache, number, frame.every(frame.past))

@@ -5,7 +5,7 @@ Shape letters: B batch, K cached rows, H key/value heads, D head width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -95,6 +95,7 @@ class KeyRows:
         shifts = tuple(s for s in self.shifts if s.stop <= length)
         left = tuple(one for one in self.left if one[1] <= length)
         ids = self.ids_BK.masked_fill(self.ids_BK >= length, -1)
+        # A column goes once it is of no sample any more; until then it pads the others.
         stay = (ids >= 0).any(0)
         kept = ids[:, stay]
         return KeyRows(kept, self.dense, bool((kept >= 0).all()), shifts, left), stay.nonzero()[:, 0]
@@ -207,12 +208,18 @@ def ragged_layer(cache: Cache, number: int) -> RaggedLayer | None:
 
 def make_ragged(cache: Cache, number: int, rows: KeyRows) -> RaggedLayer:
     """Swaps a layer of a cache in place for a ragged one that holds the same rows."""
+    # Caches make their layers as these are first filled, and an earlier layer may not have been.
     while len(cache.layers) <= number:
         cache.layers.append(DynamicLayer())
     layer: Any = cache.layers[number]
     if not isinstance(layer, RaggedLayer):
         layer = cache.layers[number] = RaggedLayer.adopt(layer, rows)
     return layer
+
+
+def cache_in(values: Iterable[Any]) -> Cache | None:
+    """The cache among what a decoder returned, or None."""
+    return next((value for value in values if isinstance(value, Cache)), None)
 
 
 def kv_lengths(cache: Cache) -> list[int]:

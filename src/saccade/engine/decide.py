@@ -12,14 +12,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.cache_utils import Cache
 
 from saccade.core.precision import exact
 from saccade.core.program import Program, Tally
 from saccade.core.rows import RowIndex
 from saccade.core.stages import Choice, Counts, Evidence, Grid, Scoring, Stage, Vision, Which
 from saccade.engine.attention import scaled_scores, take_rotary, take_rows
-from saccade.engine.cache import KeyRows, ragged_layer
+from saccade.engine.cache import Cache, KeyRows, ragged_layer
 from saccade.engine.ending import those_left
 from saccade.engine.frame import Frame
 from saccade.engine.mesh import all_heads, check_rows
@@ -72,10 +71,10 @@ class _Taken:
 class Decisions:
     """The stages of one forward. It travels with the frame, never with the model."""
 
-    def __init__(self, program: Program, frame: Frame, scene: ForwardFacts) -> None:
+    def __init__(self, program: Program, frame: Frame, context: ForwardFacts) -> None:
         """Gets ready; nothing is decided yet."""
-        self.program, self.frame, self.scene = program, frame, scene
-        self.stages = tuple(_settled(stage, scene.family.compact_positions) for stage in program.stages)
+        self.program, self.frame, self.context = program, frame, context
+        self.stages = tuple(_settled(stage, context.family.compact_positions) for stage in program.stages)
         layout, device = program.route.layout, frame.device
         self.layout = layout
         self.visual_BN = layout.visual_BN.to(device, non_blocking=True)
@@ -94,15 +93,16 @@ class Decisions:
         last_BN = _last_rows(layout.real_BN)
         self._last = RowIndex.from_mask(last_BN).on(device)
         self._ends_visual = bool((last_BN & layout.visual_BN).any())
-        self.trace = None if scene.traces is None else Trace(program.route, scene.grid)
-        if self.trace is not None and scene.traces is not None:
-            scene.traces.append(self.trace)
+        self.trace = None if context.traces is None else Trace(program.route, context.grid)
+        if self.trace is not None and context.traces is not None:
+            context.traces.append(self.trace)
 
     def enter(self, hidden_BND: torch.Tensor) -> torch.Tensor:
         """Takes the decisions that come before the decoder; returns its input."""
         for place, stage in enumerate(self.stages):
             if stage.before == 0 and not stage.look.layer:
                 hidden_BND = self._take(place, hidden_BND, lambda s: {})
+                # The prompt keeps its length: rows that are gone are zeros, and in no layer's alive set.
                 gone = self.visual_BN & ~self.left_BN
                 hidden_BND = hidden_BND.masked_fill(gone[..., None].to(hidden_BND.device), 0)
         for stage in self.stages:
@@ -162,7 +162,7 @@ class Decisions:
         self._scored = None
         with torch.no_grad():
             seen = see(stage)
-        vision = self.scene.vision
+        vision = self.context.vision
         if stage.look.tower is not None and vision is not None:
             seen["vision"] = vision(stage.look.tower, hidden_BND)
         # A boundary is where the next layer begins: what comes in between belongs to the layer before.
@@ -173,8 +173,8 @@ class Decisions:
             found=taken.found,
             keep=taken.keep,
             hidden_BND=hidden_BND if due_BND is None else hidden_BND + due_BND,
-            norm=self.scene.parts.norm,
-            grid=None if self.scene.grid is None else _on(self.scene.grid, where),
+            norm=self.context.parts.norm,
+            grid=None if self.context.grid is None else _on(self.context.grid, where),
             **seen,
         )
         with exact(hidden_BND):
@@ -193,7 +193,7 @@ class Decisions:
         meets, alive_BN = self._tally.meets(stage), self.left_BN
         if meets is not None:
             alive_BN = alive_BN & meets.to(alive_BN.device, non_blocking=True)
-        carried = self.scene.carried
+        carried = self.context.carried
         due_BND = None if carried is None or ran is None else carried.due(ran)
         return _Taken(found, keep, alive_BN, due_BND)
 
@@ -207,10 +207,10 @@ class Decisions:
         totals = [sum(sample) for sample in counts]
         steps = self._narrowings[stage.before].steps(self.left_BN, totals, self.text_BN, self._moves)
         self.frame.change(stage.before, steps)
-        if choice.rewrite is not None and self.scene.carried is not None:
-            self.scene.carried.follow(choice.rewrite)
+        if choice.rewrite is not None and self.context.carried is not None:
+            self.context.carried.follow(choice.rewrite)
         if self.trace is not None:
-            rewrite = choice.rewrite if self.scene.sources else None
+            rewrite = choice.rewrite if self.context.sources else None
             self.trace.cut(stage, self.left_BN, rewrite, compact, self._scored)
 
     def _chosen(self, stage: Stage, hidden_BND: torch.Tensor) -> RowIndex:
@@ -234,7 +234,7 @@ class Decisions:
         """Score rows of a layer, from its input. ``fresh``: the layer has not run yet."""
         # A view of a tensor with gradients says it wants one, which hooks on modules cannot give it here.
         hidden_BND = check_rows(hidden_BND.detach(), self.frame.new)
-        family, attn = self.scene.family, layer.self_attn
+        family, attn = self.context.family, layer.self_attn
         frame = self.frame.to(hidden_BND.device)
         step = frame.steps[number] or Step()
         cache: Cache | None = kwargs.get("past_key_values")
@@ -283,8 +283,8 @@ class Decisions:
             rows = frame.every(frame.past + frame.new) if ragged is None else ragged.rows
             assert rows is not None
             return held.to(hidden_BND.device), rows
-        normed = self.scene.family.input_norm(layer, take_rows(step.alive, hidden_BND))
-        keys_BGKW = self.scene.family.keys(attn, normed, take_rotary(step.alive, rotary))
+        normed = self.context.family.input_norm(layer, take_rows(step.alive, hidden_BND))
+        keys_BGKW = self.context.family.keys(attn, normed, take_rotary(step.alive, rotary))
         if cache is None or not frame.past:
             return keys_BGKW, frame.every(frame.new) if step.alive is None else frame.keys(None, step)
         held = cache.layers[attn.layer_idx].keys

@@ -41,7 +41,7 @@ class Positions:
 
 
 @dataclass(frozen=True)
-class Call:
+class AttentionCall:
     """One attention call: packed query rows ``start:stop`` over the first ``keys`` keys."""
 
     start: int
@@ -112,6 +112,7 @@ class Frame:
         steps = (None,) * num_layers if route is None else compile_steps(route, device)
         real = None if attention_mask is None else attention_mask.to(device=device, dtype=torch.bool)
         if real is not None:
+            # Padding on the right alone is hidden by causality: no row that counts comes after it.
             before = real[:, 1:] & ~real[:, :-1]
             hidden = not bool(before.any()) if past == 0 else bool(real.all())
             real = None if hidden else real
@@ -125,6 +126,7 @@ class Frame:
     def change(self, first: int, steps: Sequence[Step | None]) -> None:
         """Replaces what the layers from ``first`` on do: a decision was taken."""
         self.steps = (*self.steps[:first], *steps)
+        # What was moved to other devices holds the former steps; keys and masks go by the sets they are of.
         self._memo = {key: value for key, value in self._memo.items() if key[0] != "to"}
 
     def to(self, device: torch.device) -> Frame:
@@ -216,6 +218,7 @@ class Frame:
         shifts = () if step.moves is None else (self._shift(step.moves),)
         if held is None:
             return KeyRows(fresh, False, gapless, shifts)
+        # Columns come in the order in which the cache appends them: those it held, then this forward's.
         wide = max(held.ids_BK.shape[0], fresh.shape[0])
         ids = torch.cat([held.ids_BK.expand(wide, -1), fresh.expand(wide, -1)], dim=1)
         return KeyRows(ids, False, gapless and held.gapless, (*held.shifts, *shifts), held.left)
@@ -229,16 +232,17 @@ class Frame:
         ids = rows.index_BR + self.past
         return ids if rows.valid_BR is None else ids.masked_fill(~rows.valid_BR, -1)
 
-    def calls(self, step: Step, keys: KeyRows) -> tuple[Call, ...]:
+    def calls(self, step: Step, keys: KeyRows) -> tuple[AttentionCall, ...]:
         """The attention calls of a layer: causal squares and suffixes where they serve, else a masked one."""
         key = ("calls", id(step.query), id(step.alive), id(keys))
         return self.remember(key, (step.query, step.alive, keys), lambda: self._calls(step, keys))
 
-    def _calls(self, step: Step, keys: KeyRows) -> tuple[Call, ...]:
+    def _calls(self, step: Step, keys: KeyRows) -> tuple[AttentionCall, ...]:
         count = self.new if step.query is None else step.query.count
         total = keys.ids_BK.shape[1]
         same = step.query is step.alive
         if same and step.unpadded and self.past == 0:
+            # Dropped rows and padding are in no set, so the packed rows are a prompt of their own: a square.
             return (self._causal(0, count, count, 0),)
         if self.real_BT is None:
             if keys.dense or (same and self.past == 0):
@@ -247,21 +251,23 @@ class Frame:
                 if split is not None:
                     return tuple(self._causal(b.start, b.stop, b.keys, b.offset) for b in split)
             elif self.new == 1 and keys.gapless:
-                return (Call(0, count, total, None, False),)
-        return (Call(0, count, total, self.mask(step.query, keys), False),)
+                # One new token sees all that is cached, whichever rows those are.
+                return (AttentionCall(0, count, total, None, False),)
+        return (AttentionCall(0, count, total, self.mask(step.query, keys), False),)
 
     def _all_rows(self) -> RowIndex:
         """Every new row, as a shape for ``blocks``: nothing is gathered by it."""
         none = torch.empty(0)
         return RowIndex(self.batch, self.new, self.new, ((0, self.new),), none, None, none, none)
 
-    def _causal(self, start: int, stop: int, keys: int, offset: int) -> Call:
+    def _causal(self, start: int, stop: int, keys: int, offset: int) -> AttentionCall:
         if offset == 0 and keys == stop - start:
-            return Call(start, stop, keys, None, keys > 1)
+            return AttentionCall(start, stop, keys, None, keys > 1)
         if stop - start == 1:
-            return Call(start, stop, keys, None, False)
+            return AttentionCall(start, stop, keys, None, False)
+        # The kernel's causal flag is aligned to the top left: queries at the end of more keys need a mask.
         mask = torch.ones(stop - start, keys, dtype=torch.bool, device=self.device).tril(offset)
-        return Call(start, stop, keys, mask, False)
+        return AttentionCall(start, stop, keys, mask, False)
 
     def mask(self, query: RowIndex | None, keys: KeyRows) -> torch.Tensor:
         """Boolean (B or 1, 1, Q, K) by row numbers: earlier, real, and every query sees at least itself."""

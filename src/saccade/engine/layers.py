@@ -32,7 +32,7 @@ class RowHandover(threading.local):
 
     def __init__(self) -> None:
         # In every thread's own dictionary: torch.compile of 2.11 takes a class attribute for a constant.
-        self.ffn: RowIndex | None = None
+        self.rows: RowIndex | None = None
 
 
 _STOCK = Step()
@@ -46,15 +46,15 @@ class AttentionStandIn:
     """
 
     def __init__(
-        self, owner: Any, family: Family, number: int, module: Any, cell: RowHandover, inner: Callable
+        self, owner: Any, family: Family, number: int, module: Any, ffn_rows: RowHandover, inner: Callable
     ) -> None:
         self.owner, self.family, self.number = owner, family, number
-        self.module, self.cell, self.inner = module, cell, inner
+        self.module, self.ffn_rows, self.inner = module, ffn_rows, inner
 
     def __call__(self, *args, saccade_frame: Frame | None = None, **kwargs):
         if saccade_frame is not None:
             return self._routed(saccade_frame, *args, **kwargs)
-        self.cell.ffn = None
+        self.ffn_rows.rows = None
         return self.inner(*args, **kwargs)
 
     @eager
@@ -63,7 +63,7 @@ class AttentionStandIn:
         cache = kwargs.get("past_key_values")
         frame = frame.to(hidden.device)
         step = frame.steps[self.number] or _STOCK
-        self.cell.ffn = step.ffn
+        self.ffn_rows.rows = step.ffn
         if step.attends_as_stock and (cache is None or not ragged_layer(cache, self.module.layer_idx)):
             return self.inner(*args, **kwargs)
         rotary = kwargs["position_embeddings"]
@@ -73,11 +73,11 @@ class AttentionStandIn:
 class MlpStandIn:
     """Stands in for one MLP module's forward."""
 
-    def __init__(self, cell: RowHandover, inner: Callable) -> None:
-        self.cell, self.inner = cell, inner
+    def __init__(self, ffn_rows: RowHandover, inner: Callable) -> None:
+        self.ffn_rows, self.inner = ffn_rows, inner
 
     def __call__(self, hidden: torch.Tensor, *args, **kwargs):
-        rows = self.cell.ffn
+        rows = self.ffn_rows.rows
         if rows is None:
             return self.inner(hidden, *args, **kwargs)
         return self._routed(rows, hidden, *args, **kwargs)

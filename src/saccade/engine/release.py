@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers.cache_utils import Cache
 
-from saccade.engine.cache import KeyRows, make_ragged, ragged_layer
+from saccade.engine.cache import Cache, KeyRows, make_ragged, ragged_layer
 from saccade.engine.frame import Frame
 
 

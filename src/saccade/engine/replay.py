@@ -21,9 +21,11 @@ from saccade.core.layout import Layout
 from saccade.core.pricing import executed_flops
 from saccade.core.route import LayerRoute, Route, compose
 from saccade.core.shapes import ModelShape
-from saccade.engine.attach import FRAME, Attachment, apply, check_supported
+from saccade.engine.attach import Attachment, apply
+from saccade.engine.checks import check_supported
 from saccade.engine.ending import read_from
 from saccade.engine.frame import Frame
+from saccade.engine.layers import FRAME
 from saccade.families import Added
 from saccade.families.offsets import position_offsets_kept
 from saccade.plans.plan import Plan

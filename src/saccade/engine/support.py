@@ -1,140 +1,11 @@
-"""What works under a plan and what is refused: the check of a forward, and the table for the docs."""
+"""What works under a plan and what is refused: the table for the docs, a row with the test that holds it."""
 
 from __future__ import annotations
 
-import inspect
-import sys
 from dataclasses import dataclass
-from types import FrameType
-from typing import Any, Literal
-
-import torch
-from torch import nn
-from transformers import GenerationMixin
-from transformers.cache_utils import Cache
-
-from saccade.engine.cache import CACHE_LAYERS
-from saccade.families import Family
-from saccade.families.base import ADVICE
-
-_GENERATE, _PREFILL, _ASSISTED = (
-    inspect.unwrap(one).__code__.co_qualname
-    for one in (GenerationMixin.generate, GenerationMixin._prefill, GenerationMixin._assisted_decoding)
-)
-"""What ``generate`` is made of, as a stack of calls names it."""
+from typing import Literal
 
 Status = Literal["supported", "supported, untested on GPU", "refused"]
-
-
-def check_supported(
-    family: Family, decoder: nn.Module, kwargs: dict[str, Any], rows: torch.Tensor, cache: Cache | None
-) -> int:
-    """Refuses what a routed forward cannot honour.
-
-    Returns:
-        Rows of the full sequence before this forward.
-
-    Raises:
-        ValueError: Naming what is not supported and what to do.
-    """
-    if cache is not None:
-        wrong = next((layer for layer in cache.layers if type(layer) not in CACHE_LAYERS), None)
-        if wrong is not None:
-            raise ValueError(
-                f"saccade plans need a dynamic KV cache, this one has a {type(wrong).__name__}; "
-                "leave cache_implementation unset"
-            )
-    if cache is not None and decoder.training and getattr(decoder, "gradient_checkpointing", False):
-        raise ValueError(
-            "gradient checkpointing in training mode keeps no KV cache, so that tokens would be made without "
-            "their prompt: call model.eval() first, or leave the cache out (use_cache=False)"
-        )
-    past = cache.get_seq_length() if cache is not None else 0
-    config: Any = decoder.config
-    if kwargs.get("output_attentions") or getattr(config, "output_attentions", False):
-        raise ValueError("output_attentions is not available under a plan; remove the plan, or leave it off")
-    mask = kwargs.get("attention_mask")
-    if isinstance(mask, dict) or (isinstance(mask, torch.Tensor) and mask.ndim != 2):
-        raise ValueError("a plan takes no ready-made attention mask; give the 2-D padding mask")
-    positions = kwargs.get("position_ids")
-    if mask is None and past == 0 and positions is not None and (positions.ndim == 2 or len(positions) == 4):
-        text = positions if positions.ndim == 2 else positions[0]
-        if bool((text.diff(dim=-1) != 1).any()):
-            raise ValueError("packed sequences are not supported under a plan; give one sequence per sample")
-    total = past + rows.shape[1]
-    if mask is not None and tuple(mask.shape) != (rows.shape[0], total):
-        raise ValueError(
-            f"the attention mask is {tuple(mask.shape)}, but rows, cached ones included, are "
-            f"{rows.shape[0]} x {total}; give the mask of the full sequence"
-        )
-    for number in range(config.num_hidden_layers):
-        window = family.sliding_window(decoder, number)
-        if window is not None and total >= window:
-            raise ValueError(
-                f"layer {number} sees a sliding window of {window} rows and the sequence has {total}; "
-                "plans support sequences shorter than the window"
-            )
-    return past
-
-
-def refuse_replicas(module: nn.Module) -> None:
-    """Refuses the copies that ``DataParallel`` makes of a model: their layers would run those of the model.
-
-    Raises:
-        ValueError: Saying what to take instead.
-    """
-    if getattr(module, "_is_replica", False):
-        raise ValueError(f"a model with a saccade plan is not run by DataParallel: {ADVICE}")
-
-
-def refuse_split_prompts(spec: str, looks_at_end: bool) -> None:
-    """Refuses a prompt that ``generate`` shows in pieces, with guessed tokens after it, or for every token.
-
-    Nothing that a core is given tells, so whoever called it is asked: it may be another model than the one
-    that the plan was put on.
-
-    Args:
-        spec: The plan, for the message.
-        looks_at_end: Whether the end of the prompt counts, where assisted decoding puts guessed tokens and
-            decoding without a cache those that were said.
-
-    Raises:
-        ValueError: Saying what to leave out.
-    """
-    caller: FrameType | None = sys._getframe(1)
-    while caller is not None:
-        by = caller.f_code.co_qualname
-        if by == _GENERATE:
-            # An assistant's own generation is no part of the one that it assists.
-            return
-        if by == _PREFILL:
-            config = caller.f_locals.get("generation_config")
-            if getattr(config, "prefill_chunk_size", None) is not None:
-                raise ValueError(
-                    f"{spec} chooses rows by the whole prompt, so it needs the prompt in one piece: "
-                    "leave prefill_chunk_size unset"
-                )
-            if looks_at_end and not caller.f_locals["model_kwargs"].get("use_cache", True):
-                raise ValueError(
-                    f"{spec} decides once, at the end of the prompt, and without a cache generate would have "
-                    "it decide anew for every token: leave use_cache on"
-                )
-        if by == _ASSISTED and looks_at_end:
-            raise ValueError(
-                f"{spec} chooses rows by the whole prompt, so assisted decoding is not supported with it"
-            )
-        caller = caller.f_back
-
-
-def chunked_prompt() -> torch.Tensor | None:
-    """Token ids of the whole prompt where ``generate`` shows it in chunks just now; None elsewhere."""
-    caller: FrameType | None = sys._getframe(1)
-    while caller is not None and caller.f_code.co_qualname != _GENERATE:
-        config = caller.f_locals.get("generation_config")
-        if caller.f_code.co_qualname == _PREFILL and getattr(config, "prefill_chunk_size", None) is not None:
-            return caller.f_locals["input_ids"]
-        caller = caller.f_back
-    return None
 
 
 @dataclass(frozen=True)
@@ -164,7 +35,7 @@ SUPPORT: tuple[Support, ...] = (
     Support(
         "`use_cache=False` under a method that decides at the prompt's end, or frees rows of its cache",
         "refused",
-        "FastV and its kin, and a skip KV-cache, would decide anew for every token; a forward is served",
+        "they would decide anew for every token; a forward is served",
         "engine/test_uncached.py::test_what_would_decide_anew_for_every_token_is_refused_and_a_forward_is_not",
     ),
     Support(
@@ -224,7 +95,7 @@ SUPPORT: tuple[Support, ...] = (
     Support(
         "assisted and prompt lookup decoding under a method that looks at the prompt's end",
         "refused",
-        "FastV and its kin, and skip KV-cache, would see guessed tokens; others are served",
+        "they, and a skip KV-cache, would see guessed tokens; others are served",
         "engine/test_stages.py::test_assisted_decoding_is_refused_where_the_end_of_the_prompt_decides",
     ),
     Support(

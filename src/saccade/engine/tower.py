@@ -26,14 +26,13 @@ from saccade.engine.tower_merge import MERGING, Merging, MergingLayer
 from saccade.engine.tower_scores import TowerScores, look, together
 from saccade.engine.tower_vision import Captured, Seen, TowerRun, Which, grid, vision
 from saccade.families import Family, unwrap
-from saccade.families.vision import Picture, Tower
+from saccade.families.base import checkpoints
+from saccade.families.vision import KINDS, Picture, Tower
 
 __all__ = ["Captured", "TowerTap", "allow_other_sizes", "check_merging", "grid", "vision"]
 
 SEEN = "saccade_seen"
 """Attribute of the features' output object that holds what the tap saw."""
-
-_KINDS = ("image", "video")
 
 _eager = functools.partial(
     torch.compiler.disable,
@@ -96,9 +95,8 @@ class TowerTap:
         if self.merge is not None:
             check_merging(family, self.tower)
         core: Any = family.parts(model).core
-        for kind in _KINDS:
-            if hasattr(core, f"get_{kind}_features"):
-                self._wrap(core, kind)
+        for kind, name in family.feature_makers(core).items():
+            self._wrap(core, kind, name)
         if self.tower is not None:
             self._watch(self.tower)
             if self.merge is not None:
@@ -130,14 +128,15 @@ class TowerTap:
         given, inputs = mm_encoder_outputs or {}, inputs or {}
         seen: list[Seen] = []
         images: list[list[int]] = []
-        for kind in _KINDS:
+        for kind in KINDS:
             output = given.get(kind)
             found = (self._call.made or {}).get(kind) if output is None else output
             if found is None:
                 images.append([])
                 continue
-            one: Seen | None = getattr(found, SEEN, None) or self._known.get(_mark(found))
-            numbers = None if one is None or not self._serves(one) else _same(one.made, found.pooler_output)
+            features = self.family.features(found)
+            one: Seen | None = getattr(found, SEEN, None) or self._known.get(_mark(features))
+            numbers = None if one is None or not self._serves(one) else _same(one.made, features)
             if one is None or numbers is None:
                 one, numbers = self._unseen(kind, found, inputs)
             first = sum(len(s.picture.lengths) for s in seen)
@@ -183,8 +182,7 @@ class TowerTap:
             at += lengths[order[-1]]
         return order
 
-    def _wrap(self, core: Any, kind: str) -> None:
-        name = f"get_{kind}_features"
+    def _wrap(self, core: Any, kind: str, name: str) -> None:
         own, inner = name in core.__dict__, getattr(core, name)
         signature = inspect.signature(inner)
 
@@ -215,22 +213,17 @@ class TowerTap:
     def _keep(self, kind: str, named: Mapping[str, Any], output: Any, run: TowerRun) -> None:
         if self.check is not None:
             self.check(named)
-        chosen: Any = named.get("vision_feature_layer")
-        config: Any = unwrap(self.model).config
-        if self.tower is not None and chosen not in (None, getattr(config, "vision_feature_layer", chosen)):
-            raise ValueError(
-                f"this plan looks at the features of layer {config.vision_feature_layer}, but "
-                f"vision_feature_layer={chosen} was asked for; set it in the model's configuration"
-            )
+        if self.tower is not None:
+            self.family.check_feature_layer(unwrap(self.model).config, named)
         for weigh in run.later:
             weigh()
         run.later.clear()
-        picture = self.family.picture(self.model, named)
-        if picture is None or not hasattr(output, "pooler_output"):
+        picture, features = self.family.picture(self.model, named), self.family.features(output)
+        if picture is None or features is None:
             return
-        seen = Seen(picture, run, tuple(output.pooler_output), self.merge)
+        seen = Seen(picture, run, tuple(features), self.merge)
         setattr(output, SEEN, seen)
-        self._known[_mark(output)] = seen
+        self._known[_mark(features)] = seen
         if self._call.made is not None:
             self._call.made[kind] = output
 
@@ -281,7 +274,7 @@ class TowerTap:
             pairs = self._pairs(tower, module, x, kwargs)
             run.scores[key] = replace(run.scores[key], single=together(pairs, tower.has_cls, bias))
 
-        if tower.module.training and any(getattr(m, "gradient_checkpointing", False) for m in tower.layers):
+        if tower.module.training and any(map(checkpoints, tower.layers)):
             # What a checkpointed layer does must be what it does again when it is recomputed.
             run.later.append(weigh)
         else:
@@ -365,9 +358,8 @@ def _served(family: Family, tower: Tower) -> dict[Which, Which]:
     return {key: key if key in have else have[0] for key in ("made", "reads")}
 
 
-def _mark(output: Any) -> int:
+def _mark(features: Any) -> int:
     """What tells features of one call from others, whatever object they are handed on in."""
-    features = output.pooler_output
     return id(features if isinstance(features, torch.Tensor) or not features else features[0])
 
 

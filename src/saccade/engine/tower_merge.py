@@ -10,13 +10,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
 
 from saccade.core import bipartite
 from saccade.core.precision import wide
 from saccade.engine.mesh import all_heads
+from saccade.engine.swap import swap_forward
 from saccade.engine.tower_scores import TowerScores, look
 from saccade.families import Family
+from saccade.families.base import run_as_layer
 
 MERGING = "saccade_merging"
 """Keyword that carries a run's merging through the stock tower to its layers, recomputed ones too."""
@@ -112,43 +113,29 @@ class MergingLayer:
         """
         self.family, self.layer, self.number = family, layer, number
         self.heads, self.merges, self.watch = heads, merges, watch
-        # accelerate keeps the true forward in _old_forward; attaching there leaves its hooks around us.
-        self.slot = "_old_forward" if "_old_forward" in layer.__dict__ else "forward"
-        self.inner = getattr(layer, self.slot)
+        self.inner: Callable[..., torch.Tensor] = layer.forward
 
     def install(self) -> Callable[[], None]:
         """Puts it in place; returns what undoes it."""
-        own = self.slot in self.layer.__dict__
-        setattr(self.layer, self.slot, self)
 
-        def undo() -> None:
-            for held in ("forward", "_old_forward"):
-                if self.layer.__dict__.get(held) is self:
-                    if own or held == "_old_forward":
-                        setattr(self.layer, held, self.inner)
-                    else:
-                        del self.layer.__dict__[held]
+        def instead(inner: Callable[..., torch.Tensor]) -> MergingLayer:
+            self.inner = inner
+            return self
 
-        return undo
+        return swap_forward(self.layer, instead)
 
     def __call__(
         self, hidden_TNV: torch.Tensor, *args: Any, saccade_merging: Merging | None = None, **kwargs: Any
     ) -> torch.Tensor:
         if saccade_merging is None or not self.merges:
             return self.inner(hidden_TNV, *args, **kwargs)
-        run = functools.partial(self._run, saccade_merging)
-        layer = self.layer
-        # Where the class's forward checkpoints (not its call), it is not run: checkpoint as it would.
-        ours = type(layer).__call__ is nn.Module.__call__ and getattr(layer, "gradient_checkpointing", False)
-        if ours and layer.training:
-            return layer._gradient_checkpointing_func(run, hidden_TNV)
-        return run(hidden_TNV)
+        return run_as_layer(self.layer, functools.partial(self._run, saccade_merging), hidden_TNV)
 
     @torch.compiler.disable
     def _run(self, merging: Merging, hidden_TNV: torch.Tensor) -> torch.Tensor:
         bias = merging.bias(self.number)
 
-        def between(x_TNV: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        def after_attention(x_TNV: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
             q, k = (all_heads(x.detach(), self.heads, self.layer) for x in (q, k))
             pairs, sizes = merging.enter(self.number, k)
             if self.watch is not None:
@@ -161,4 +148,4 @@ class MergingLayer:
                     self.watch(scores)
             return x_TNV if pairs is None else bipartite.merge(x_TNV, sizes, pairs)[0]
 
-        return self.family.tower_layer(self.layer, hidden_TNV, bias, between)
+        return self.family.tower_layer(self.layer, hidden_TNV, bias, after_attention)

@@ -123,7 +123,7 @@ def vision(captured: Captured, which: Which, layout: Layout, embeddings_BND: tor
     if not captured.picture.mapped:
         raise ValueError(
             "this plan takes rows for patches of the picture, but it is not known which patch a row of this "
-            "model is (Skip-Vision lays rows out anew): choose a method that scores rows in the decoder"
+            "model is (they are laid out anew): choose a method that scores rows in the decoder"
         )
     key = captured.keys[which]
     found = [_Patches.of(one.run, key, tower, device) for one in captured.seen]

@@ -9,6 +9,7 @@ from typing import Any
 from saccade.core.layout import Layout
 from saccade.core.shapes import ModelShape
 from saccade.methods import METHODS, BudgetMethod, Method
+from saccade.methods.kinds import ADAPTIVE, PLAIN
 from saccade.plans.budget import flops_ratio, reach_flops
 from saccade.plans.plan import Plan
 
@@ -16,10 +17,6 @@ RATIOS = (0.7, 0.5, 0.3)
 """Shares of the dense model's FLOPs at which methods are compared."""
 PUBLISHED_DEPTH = 32
 """Layers of the model that default layers of methods are of."""
-PLAIN = ("random", "uniform", "pool", "resize")
-"""Baselines that look at nothing: what every other method has to beat."""
-ADAPTIVE = ("prumerge", "prumerge_plus")
-"""Methods that by default let the picture decide how many rows stay."""
 
 KINDS = {
     "plain": "plain baselines",

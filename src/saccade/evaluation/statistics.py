@@ -179,6 +179,39 @@ def _ratio(
     return Interval(value, min(value, centre - half), max(value, centre + half))
 
 
+def mean_retention(groups: Sequence[Sequence[tuple[float, float]]], z: float = Z95) -> Interval:
+    """Mean over tasks of accuracy / dense accuracy, as papers average benchmarks of unlike scales.
+
+    The limits are the delta method on paired samples, with the same pseudo-counts as ``paired_difference``.
+
+    Args:
+        groups: For each task, pairs of scores from 0 to 1: plan, dense.
+        z: Normal quantile of the wanted coverage.
+
+    Returns:
+        An undefined interval where the dense model scores nothing on a task.
+
+    Raises:
+        ValueError: If there is no task, or a task has no sample.
+    """
+    if not groups or any(not group for group in groups):
+        raise ValueError("every task needs at least one sample")
+    k = len(groups)
+    value = variance = 0.0
+    for group in groups:
+        bottom = sum(dense for _, dense in group) / len(group)
+        if bottom <= 0:
+            return UNDEFINED
+        ratio = sum(a for a, _ in group) / len(group) / bottom
+        errors = [(a - ratio * dense) / bottom for a, dense in group]
+        weight = len(group) + 2 / k
+        square = (sum(e * e for e in errors) + 2 / k / bottom**2) / weight
+        value += ratio / k
+        variance += square / weight / k**2
+    half = z * math.sqrt(variance)
+    return Interval(value, max(0.0, value - half), value + half)
+
+
 def mcnemar(gained: int, lost: int) -> float:
     """Exact two-sided McNemar test: how likely a split this uneven is if the two models were equals.
 

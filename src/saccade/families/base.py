@@ -6,7 +6,7 @@ Shape letters: B batch, N rows, D hidden, H heads, K head width.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,7 +16,7 @@ from torch import nn
 from saccade.core.shapes import ModelShape
 from saccade.families.deepstack import Added
 from saccade.families.projector import ReplaceableProjector, projector_stand_in
-from saccade.families.vision import VisionAdapter
+from saccade.families.vision import Picture, VisionAdapter, made_lengths
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -60,17 +60,24 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
     ``projector_place`` and ``replace_projector``. ``cos`` and ``llava`` are of an image in one view,
     ``llava-hd`` of one with tiles beside it."""
 
-    @abstractmethod
-    def visual_ids(self, config: PreTrainedConfig) -> tuple[int, ...]:
+    def visual_ids(self, config: Any) -> tuple[int, ...]:
         """Token ids that stand for a visual row."""
+        return (config.image_token_id,)
 
-    @abstractmethod
-    def typical_visual(self, config: PreTrainedConfig) -> int:
-        """Visual rows of a typical image."""
+    def typical_visual(self, config: Any) -> int:
+        """Visual rows of a typical image; a row for every patch of a square one, unless it is overridden."""
+        return (config.vision_config.image_size // config.vision_config.patch_size) ** 2
 
     def view_patches(self, config: PreTrainedConfig) -> int | None:
         """Patches of a view, where images are cut into views; None where they are not."""
         return None
+
+    def picture(self, model: nn.Module, inputs: Mapping[str, Any]) -> Picture | None:
+        made, pixels = made_lengths(inputs), inputs.get("pixel_values")
+        if made is None and pixels is None:
+            return None
+        rows = self.typical_visual(unwrap(model).config)
+        return Picture.unmapped((rows,) * len(pixels) if made is None else made)
 
     @abstractmethod
     def config(
@@ -275,6 +282,26 @@ def unwrap(model: nn.Module) -> nn.Module:
             raise ValueError(f"DataParallel runs copies of the model, which no plan is on: {ADVICE}")
         else:
             return model
+
+
+def is_replica(module: nn.Module) -> bool:
+    """Whether a module is one of the copies that ``DataParallel`` runs."""
+    return getattr(module, "_is_replica", False)
+
+
+def checkpoints(module: nn.Module) -> bool:
+    """Whether a module of transformers recomputes its layers in the backward pass (in training mode)."""
+    return getattr(module, "gradient_checkpointing", False)
+
+
+def run_as_layer(
+    layer: Any, run: Callable[[torch.Tensor], torch.Tensor], hidden: torch.Tensor
+) -> torch.Tensor:
+    """Runs a function in place of a layer's own forward, checkpointed where that would be."""
+    # Most layers checkpoint in their class's call, around whatever forward they have; these in the forward.
+    if type(layer).__call__ is nn.Module.__call__ and checkpoints(layer) and layer.training:
+        return layer._gradient_checkpointing_func(run, hidden)
+    return run(hidden)
 
 
 def core_of(model: nn.Module) -> nn.Module:

@@ -25,9 +25,8 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optim
 from saccade.core.shapes import ModelShape
 from saccade.families.base import core_of, heads_of, text_sizes, unwrap
 from saccade.families.head_norms import HeadNorms
-from saccade.families.llava import made_lengths
 from saccade.families.registry import register
-from saccade.families.vision import Box, Picture, Tower, of_patches, square
+from saccade.families.vision import Box, Picture, Tower, made_lengths, of_patches, square
 
 if TYPE_CHECKING:
     from PIL.Image import Image

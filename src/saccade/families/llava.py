@@ -21,7 +21,7 @@ from saccade.core.shapes import ModelShape
 from saccade.families.base import Family, core_of, heads_of, text_sizes, unwrap
 from saccade.families.projector import ProjectorPlace, Undo, projector_stand_in
 from saccade.families.registry import register
-from saccade.families.vision import Picture, Tower, of_patches, square
+from saccade.families.vision import Picture, Tower, made_lengths, of_patches, square
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,13 +38,6 @@ class Llava(Family):
     model_types = ("llava",)
     text_types = ("llama", "mistral", "qwen2")
     layouts: ClassVar[tuple[str, ...]] = ("cos", "llava")
-
-    def visual_ids(self, config: PreTrainedConfig) -> tuple[int, ...]:
-        return (config.image_token_id,)
-
-    def typical_visual(self, config: PreTrainedConfig) -> int:
-        vision = config.vision_config
-        return (vision.image_size // vision.patch_size) ** 2
 
     def config(
         self, shape: ModelShape, layers: int | None = None, vision_layers: int = 1
@@ -212,14 +205,14 @@ class Llava(Family):
         layer: nn.Module,
         hidden_TPV: torch.Tensor,
         bias_T11P: torch.Tensor | None,
-        between: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+        after_attention: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
     ) -> torch.Tensor:
         attn, x = layer.self_attn, layer.layer_norm1(hidden_TPV)
         q, k, v = (heads_of(project(x), attn.head_dim) for project in (attn.q_proj, attn.k_proj, attn.v_proj))
         bias = None if bias_T11P is None else bias_T11P.to(q.dtype)
         dropout = attn.dropout if attn.training else 0.0
         mixed = F.scaled_dot_product_attention(q, k, v, bias, dropout, scale=attn.scale)
-        hidden = between(hidden_TPV + attn.out_proj(mixed.transpose(1, 2).flatten(2)), q, k)
+        hidden = after_attention(hidden_TPV + attn.out_proj(mixed.transpose(1, 2).flatten(2)), q, k)
         return hidden + layer.mlp(layer.layer_norm2(hidden))
 
     def full_size(self, model: nn.Module, pixels: torch.Tensor) -> bool | None:
@@ -252,12 +245,6 @@ class Llava(Family):
         if crop:
             sizes["crop_size"] = {"height": small, "width": small}
         return images, sizes
-
-
-def made_lengths(inputs: Mapping[str, Any], kind: str = "image") -> tuple[int, ...] | None:
-    """Rows of every image (or video), where its features were made earlier."""
-    made = (inputs.get("mm_encoder_outputs") or {}).get(kind)
-    return None if made is None else tuple(len(rows) for rows in made.pooler_output)
 
 
 def strips_first(config: PreTrainedConfig, inputs: Mapping[str, Any]) -> bool:

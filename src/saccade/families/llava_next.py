@@ -15,10 +15,10 @@ from transformers.models.llava_next.modeling_llava_next import image_size_to_num
 
 from saccade.core.shapes import ModelShape
 from saccade.families.base import core_of, unwrap
-from saccade.families.llava import Llava, config_parts, made_lengths, strips_first
+from saccade.families.llava import Llava, config_parts, strips_first
 from saccade.families.projector import ProjectorPlace, Undo, projector_stand_in
 from saccade.families.registry import register
-from saccade.families.vision import Picture, of_patches
+from saccade.families.vision import Picture, made_lengths, of_patches
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -20,11 +20,10 @@ from transformers import (
 from saccade.core.shapes import ModelShape
 from saccade.families.base import core_of, text_sizes, unwrap
 from saccade.families.interpolation import TOLERATED, ImageRows, pooled_videos
-from saccade.families.llava import made_lengths
 from saccade.families.llava_next import LlavaNext
 from saccade.families.projector import ReplaceableProjector
 from saccade.families.registry import register
-from saccade.families.vision import Picture
+from saccade.families.vision import Picture, made_lengths
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from torch import nn
 _MISSING = object()
 
 
+@runtime_checkable
 class ProjectorStandIn(Protocol):
     """A module in the projector's place that makes another number of rows of an image."""
 
@@ -150,4 +151,4 @@ def projector_stand_in(core: Any) -> ProjectorStandIn | None:
         # PEFT trains a copy of the module, which runs in its place unless adapters are off.
         active = [] if module.disable_adapters else [n for n in module.active_adapters if n in copies]
         module = copies[active[0]] if active else module.original_module
-    return module if hasattr(module, "length") and hasattr(module, "pack") else None
+    return module if isinstance(module, ProjectorStandIn) else None

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 MIXED = 4
 """Patches that an interpolated row is mixed of: two lines by two columns."""
 
+KINDS = ("image", "video")
+"""Kinds of pictures."""
+
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom, each 0 to 1."""
 
@@ -261,10 +264,41 @@ class VisionAdapter(ABC):
     name: ClassVar[str]
     tower_modules: ClassVar[tuple[str, ...]] = ("model.vision_tower", "model.multi_modal_projector")
     """Modules of the whole model that see and project: what lies beside its decoder."""
+    image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")
+    """Arguments of the core by which images come into a forward."""
+
+    def feature_makers(self, core: nn.Module) -> dict[str, str]:
+        """Names of the core's methods that make the features of images and of videos, by kind."""
+        makers = {kind: f"get_{kind}_features" for kind in KINDS}
+        return {kind: name for kind, name in makers.items() if hasattr(core, name)}
+
+    def features(self, output: Any) -> Any:
+        """Features of every image in what such a method returned; None where it holds none."""
+        return getattr(output, "pooler_output", None)
+
+    def check_feature_layer(self, config: PreTrainedConfig, inputs: Mapping[str, Any]) -> None:
+        """Refuses features of another layer of the tower than the configuration says: a plan looks at that.
+
+        Args:
+            config: The model's configuration.
+            inputs: Arguments of the method that makes features, by name.
+
+        Raises:
+            ValueError: If another layer is asked for.
+        """
+        chosen = inputs.get("vision_feature_layer")
+        if chosen not in (None, getattr(config, "vision_feature_layer", chosen)):
+            raise ValueError(
+                f"this plan looks at the features of layer {config.vision_feature_layer}, but "
+                f"vision_feature_layer={chosen} was asked for; set it in the model's configuration"
+            )
 
     @abstractmethod
     def picture(self, model: nn.Module, inputs: Mapping[str, Any]) -> Picture | None:
         """What each visual row of a forward is a picture of; None where the model was given no pixels.
+
+        Without a map (``Picture.unmapped``) methods that look at the tower, or at places in the picture, are
+        refused or do without.
 
         Args:
             model: The model, for its configuration.
@@ -303,11 +337,10 @@ class VisionAdapter(ABC):
         """Arguments of the processor that the configuration knows, for files that do not say them."""
         return {}
 
-    @abstractmethod
     def tower(self, model: nn.Module) -> Tower | None:
         """Parts of the vision tower, or None where this adapter cannot take it apart."""
+        return None
 
-    @abstractmethod
     def tower_heads(
         self, attn: nn.Module, x: torch.Tensor, kwargs: Mapping[str, Any], cls_only: bool
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -319,6 +352,7 @@ class VisionAdapter(ABC):
             kwargs: Its other arguments.
             cls_only: Whether only the first row of every view asks.
         """
+        raise ValueError(f"{self.name}: the attention of this vision tower cannot be looked at")
 
     def tower_order(self, module: nn.Module, kwargs: Mapping[str, Any]) -> torch.Tensor | None:
         """Where the row of every visual row stands inside the tower; None if in the same place."""
@@ -329,7 +363,7 @@ class VisionAdapter(ABC):
         layer: nn.Module,
         hidden_TPV: torch.Tensor,
         bias_T11P: torch.Tensor | None,
-        between: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+        after_attention: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
     ) -> torch.Tensor:
         """One layer of the tower with something done between its attention and its MLP.
 
@@ -337,8 +371,8 @@ class VisionAdapter(ABC):
             layer: The layer.
             hidden_TPV: What enters it.
             bias_T11P: What is added to the attention logits, or None.
-            between: Called with the residual stream, the queries and the keys (T, H, P, K); what it returns
-                goes on.
+            after_attention: Called with the residual stream, the queries and the keys (T, H, P, K); what it
+                returns goes on.
         """
         raise ValueError(f"{self.name}: the layers of this vision tower cannot be taken apart")
 
@@ -350,7 +384,6 @@ class VisionAdapter(ABC):
         """Lets the tower take pictures of other sizes than it was made for; returns what undoes it."""
         return lambda: None
 
-    @abstractmethod
     def smaller(
         self, processor: Any, images: list[Image], scale: float
     ) -> tuple[list[Image], dict[str, Any]]:
@@ -360,4 +393,17 @@ class VisionAdapter(ABC):
             processor: The model's processor.
             images: RGB images.
             scale: Of each side, above 0 and at most 1.
+
+        Raises:
+            ValueError: If the model takes pictures of one size only.
         """
+        raise ValueError(
+            f"{self.name} takes pictures of one size only, so it cannot be given smaller ones; choose a "
+            "method that reduces visual rows"
+        )
+
+
+def made_lengths(inputs: Mapping[str, Any], kind: str = "image") -> tuple[int, ...] | None:
+    """Rows of every image (or video), where its features were made earlier."""
+    made = (inputs.get("mm_encoder_outputs") or {}).get(kind)
+    return None if made is None else tuple(len(rows) for rows in made.pooler_output)

@@ -1,12 +1,14 @@
-"""Glance: a miniature vision-language model that ships with the package, and its suite of tasks.
+"""Glance and Gaze: miniature vision-language models that ship with the package, and their suite of tasks.
 
-It is a stock `LlavaForConditionalGeneration` with its processor, loaded as any checkpoint from a hub is.
+Each is a stock `LlavaForConditionalGeneration` with its processor, loaded as any checkpoint from a hub is.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from saccade.system.embedded import GLANCE
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +19,7 @@ __all__ = ["checkpoint", "load", "weights_path"]
 
 def weights_path() -> Path:
     """Folder of the shipped checkpoint."""
-    return Path(__file__).parent / "weights"
+    return GLANCE.folder
 
 
 def checkpoint() -> Path:
@@ -26,13 +28,7 @@ def checkpoint() -> Path:
     Raises:
         ValueError: If this installation has no weights, as one that was built from the source distribution.
     """
-    folder = weights_path()
-    if not (folder / "model.safetensors").exists():
-        raise ValueError(
-            "this installation has no weights of Glance, for it was built from the source distribution: "
-            "install the released wheel, build one from a clone, or train Glance with `saccade train glance`"
-        )
-    return folder
+    return GLANCE.checkpoint()
 
 
 def load(

@@ -43,6 +43,8 @@ class DrawnLook:
 PLAIN = DrawnLook()
 LARGE = DrawnLook(scale=2, texture=True, whole=True)
 SMALL = DrawnLook(scale=1, texture=True, whole=True)
+LOOKS = {look.scale: look for look in (PLAIN, LARGE)}
+"""How scenes are drawn for the embedded models, by the scale of their pictures."""
 
 
 @lru_cache(maxsize=256)

@@ -78,14 +78,32 @@ def layer_seconds(shape: ModelShape, layer: LayerRoute, layout: Layout, size: in
     """Least seconds of one layer: each product takes its arithmetic or its traffic, whichever is longer."""
     d, dq, dk, m = shape.hidden, shape.query_width, shape.kv_width, shape.ffn
     alive, query, ffn = (int(s.sum()) for s in (layer.alive_BN, layer.query_BN, layer.ffn_BN))
+    fixed = 4 * d * dk * alive + 4 * d * dq * query + 6 * d * m * ffn
+    scores = executed_flops(shape, layer, layout) - fixed
+    return rows_seconds(shape, alive, query, ffn, scores, size, device)
+
+
+def rows_seconds(
+    shape: ModelShape, alive: int, query: int, ffn: int, scores: float, size: int, device: Device
+) -> float:
+    """Least seconds of one layer by its rows.
+
+    Args:
+        shape: Sizes of the decoder.
+        alive: Rows with K and V, over the batch.
+        query: Rows that attend.
+        ffn: Rows that pass the FFN.
+        scores: FLOPs of attention itself: scores and weighted sums.
+        size: Bytes per number.
+        device: What the device reaches.
+    """
+    d, dq, dk, m = shape.hidden, shape.query_width, shape.kv_width, shape.ffn
     products = [(query, d, dq), (alive, d, dk), (alive, d, dk), (query, dq, d)]
     products += [(ffn, d, m), (ffn, d, m), (ffn, m, d)]
     total = 0.0
     for rows, wide, out in products:
         traffic = size * (wide * out + rows * (wide + out)) if rows else 0
         total += max(2 * rows * wide * out / device.flops_per_s, traffic / device.bytes_per_s)
-    fixed = 4 * d * dk * alive + 4 * d * dq * query + 6 * d * m * ffn
-    scores = executed_flops(shape, layer, layout) - fixed
     traffic = size * 2 * (alive * dk + query * dq)
     return total + max(scores / device.flops_per_s, traffic / device.bytes_per_s)
 

@@ -41,7 +41,7 @@ def vision_seconds(target: Target, repeats: int, side: int = 336) -> float | Non
     sample = Sample("bench", "bench", "", (image,), "What is shown?")
     ready = inputs(target.loaded, [sample])
     core: Any = target.parts.core
-    features = core.get_image_features
+    features: Any = getattr(core, target.family.feature_makers(core)["image"])
     wanted = inspect.signature(features).parameters
     given = {key: value for key, value in ready.items() if key in wanted and key != "input_ids"}
     seconds = []

@@ -71,9 +71,9 @@ class DART(DecoderReducer):
             for pair in zip(evidence.found, evidence.keep, strict=True)
         )
 
-        said_BN = instruction(evidence.layout).to(alive_BN.device, non_blocking=True)
+        instruction_BN = instruction(evidence.layout).to(alive_BN.device, non_blocking=True)
         visual_BIP, _ = self._strongest(size_BN, alive_BN, image_BN, images)
-        text_B1P, is_text_B1P = self._strongest(size_BN, said_BN, said_BN.long() - 1, 1)
+        text_B1P, is_text_B1P = self._strongest(size_BN, instruction_BN, instruction_BN.long() - 1, 1)
         text_BIP = torch.where(is_text_B1P, text_B1P, visual_BIP)
         pivots_BIP = torch.cat([visual_BIP, text_BIP.expand_as(visual_BIP)], 2)
         # The authors have no padding: rows are counted from the first real one.

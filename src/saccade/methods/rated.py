@@ -74,10 +74,10 @@ class RatedReducer(StagedReducer):
     def asking(self, evidence: Evidence) -> torch.Tensor:
         hidden_BND = wide(evidence.hidden_BND)
         layout, device = evidence.layout, hidden_BND.device
-        said_BN = instruction(layout)
-        longest = int(said_BN.sum(1).max()) if layout.batch else 0
-        at_BR = (~said_BN).long().argsort(dim=1, stable=True)[:, :longest]
-        real_BR = said_BN.gather(1, at_BR).to(device, non_blocking=True)
+        instruction_BN = instruction(layout)
+        longest = int(instruction_BN.sum(1).max()) if layout.batch else 0
+        at_BR = (~instruction_BN).long().argsort(dim=1, stable=True)[:, :longest]
+        real_BR = instruction_BN.gather(1, at_BR).to(device, non_blocking=True)
         at_BR = at_BR.to(device, non_blocking=True)
         words_BRD = hidden_BND.gather(1, at_BR[..., None].expand(-1, -1, hidden_BND.shape[-1]))
 

@@ -10,14 +10,14 @@ import torch
 
 from saccade.core.select import split
 from saccade.core.stages import Choice, Evidence, Stage
-from saccade.methods.reducer import KeepReducer
+from saccade.methods.reducer import DecoderReducer
 from saccade.methods.registry import register
 from saccade.methods.towerwise import alive_on_host
 
 
 @register
 @dataclass(frozen=True)
-class Uniform(KeepReducer):
+class Uniform(DecoderReducer):
     """Rows evenly spread over the picture, or its raster order where no grid is known, are kept.
 
     Spatial sampling in PruMerge (arXiv 2403.15388).
@@ -35,11 +35,12 @@ class Uniform(KeepReducer):
     name = "uniform"
     title = "Uniform grid"
     usual = 0.25
+    earliest = 0
 
     layer: int = 0
 
     def stages(self, num_layers: int) -> tuple[Stage, ...]:
-        self.check_layer(self.layer, num_layers, lowest=0)
+        self.check_layer(self.layer, num_layers, self.earliest)
         return (Stage(self.layer, self, compact=self.compact, places=True),)
 
     def choose(self, stage: Stage, evidence: Evidence) -> Choice:

@@ -9,18 +9,16 @@ else is installed.
 from __future__ import annotations
 
 import functools
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import transformers
-from transformers import (
-    PROCESSOR_MAPPING,
-    AutoImageProcessor,
-    AutoTokenizer,
-    PreTrainedConfig,
-    ProcessorMixin,
-)
+from transformers import PROCESSOR_MAPPING, AutoTokenizer, PreTrainedConfig, ProcessorMixin
+
+# From their module: in early releases the package's own names ask for torchvision.
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING, AutoImageProcessor
 from transformers.utils.hub import PushToHubMixin
 
 from saccade.opening.checks import read_settings
@@ -36,6 +34,7 @@ VIDEO_FILES = ("video_preprocessor_config.json", "preprocessor_config.json")
 """Files that hold the settings of the video part, where processor_config.json does not."""
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
 """Files that hold a tokenizer's table."""
+SENTENCES = "tokenizer.model"
 
 
 class NoVideos(PushToHubMixin):
@@ -121,15 +120,27 @@ def _settings(path: Path) -> dict[str, Any]:
 def _check_parts(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
     pictures = folder / "preprocessor_config.json"
     table = folder / TOKENIZERS[0]
-    if table.is_file() and not table.open("rb").read(64).lstrip().startswith(b"{"):
+    if table.is_file() and not _head(table).lstrip().startswith(b"{"):
         raise ValueError(f"cannot read the tokenizer {table}: it holds no JSON object")
-    if not any((folder / name).is_file() for name in TOKENIZERS):
+    held = [name for name in TOKENIZERS if (folder / name).is_file()]
+    if not held:
         raise ValueError(f"{folder} has no tokenizer: neither {', nor '.join(TOKENIZERS[:2])} is there")
+    # Stock classes would ask for tiktoken, whose tables have the same name.
+    if held == [SENTENCES] and importlib.util.find_spec("sentencepiece") is None:
+        raise ValueError(
+            f"{folder / SENTENCES} is the only tokenizer there, and takes sentencepiece to read: "
+            "pip install sentencepiece protobuf"
+        )
     if not pictures.exists() and "image_processor" not in files["processor_config.json"]:
         raise ValueError(
             f"{folder} has a tokenizer but no preprocessor_config.json, so that pictures cannot be read; "
             "copy that file from the checkpoint it was made of"
         )
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(64)
 
 
 def _class(files: Mapping[str, Mapping[str, Any]], config: PreTrainedConfig) -> type[ProcessorMixin]:
@@ -148,7 +159,7 @@ def _pictures(
     kind = str(said.get("image_processor_type") or "").removesuffix("Fast")
     if kind and not hasattr(transformers, kind):
         # A name of an earlier release: the model type decides, as where the file names none.
-        by_type: Any = transformers.IMAGE_PROCESSOR_MAPPING
+        by_type: Any = IMAGE_PROCESSOR_MAPPING
         mapping = by_type[type(config)]
         return (mapping.get("pil") or mapping["torchvision"]).from_pretrained(folder)
     return AutoImageProcessor.from_pretrained(folder, backend="pil", **how)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from saccade.core.shapes import SHAPES
 from saccade.core.text import quoted, short
+from saccade.system.embedded import EMBEDDED
 from saccade.system.listing import files_with
 
 LONGEST_SPEC = 20_000
@@ -43,7 +44,7 @@ def calls(spec: str) -> list[tuple[str, str]]:
         ValueError: If the text cannot be taken apart.
     """
     if not isinstance(spec, str):
-        raise ValueError(f"a spec is a string such as 'vskip(layers=12-31)', got {type(spec).__name__}")
+        raise ValueError(f"a spec is a string, name(key=value,...), got {type(spec).__name__}")
     if len(spec) > LONGEST_SPEC:
         raise ValueError(f"a spec has at most {LONGEST_SPEC} characters, got {len(spec)}: {quoted(spec)}")
     if spec.strip() in ("", "dense"):
@@ -68,12 +69,12 @@ def check_plans(plans: Iterable[str]) -> None:
 
 
 def check_target(name: str) -> None:
-    """Refuses what is neither a preset shape nor can be a model: a folder, ``glance`` or a hub id.
+    """Refuses what is neither a preset shape nor can be a model: a folder, an embedded one or a hub id.
 
     Raises:
         ValueError: If it is none of these.
     """
-    if name in SHAPES or name == "glance" or os.path.isdir(name):
+    if name in SHAPES or name in EMBEDDED or os.path.isdir(name):
         return
     path_like = name.startswith((".", "~", os.sep))
     if path_like or name.count("/") != 1:

@@ -199,11 +199,11 @@ def check(data: Any, source: str) -> None:
             f"{source} has schema {short(data['schema'], 40)}; this version of saccade reads up to {SCHEMA}"
         )
     # An empty part says nothing: a plan for any model, or one whose layers were chosen by hand.
-    told = {key: value for key, value in data.items() if not (key in _PARTS and value == {})}
+    given = {key: value for key, value in data.items() if not (key in _PARTS and value == {})}
     try:
-        read = PlanFile.model_validate(told)
+        read = PlanFile.model_validate(given)
     except ValidationError as error:
-        raise ValueError(f"{source}: {_first(error)}") from None
+        raise ValueError(f"{source}: {first_wrong(error)}") from None
     except RecursionError:
         raise ValueError(f"{source} is nested too deeply") from None
     for where in _PARTS:
@@ -221,8 +221,8 @@ _PARTS = ("model", "calibration")
 
 def unknown_fields(data: Mapping[str, Any]) -> list[str]:
     """Paths of fields of a plan file that this version keeps but does not know, such as mistyped ones."""
-    told = {key: value for key, value in data.items() if not (key in _PARTS and value == {})}
-    return list(_extra(PlanFile.model_validate(told), ""))
+    given = {key: value for key, value in data.items() if not (key in _PARTS and value == {})}
+    return list(_extra(PlanFile.model_validate(given), ""))
 
 
 def read_method(entry: Any, where: str) -> Method:
@@ -311,7 +311,8 @@ def _extra(model: BaseModel, where: str) -> Iterator[str]:
             yield from _extra(inner, f"{where}{key}.")
 
 
-def _first(error: ValidationError) -> str:
+def first_wrong(error: ValidationError) -> str:
+    """The first field of a file that is wrong, by its path, and what is needed there."""
     one = error.errors(include_url=False)[0]
     at = _path(one["loc"])
     if one["type"] == "extra_forbidden":

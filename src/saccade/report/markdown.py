@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
-
-from saccade.report.text import points
+from collections.abc import Iterable, Sequence
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]], right_from: int = 1) -> str:
@@ -17,8 +14,3 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]], right_from: int
 def _cell(text: str) -> str:
     """A cell's text with what would end it, a bar or a line's end, taken as text."""
     return " ".join(text.replace("|", "\\|").splitlines())
-
-
-def difference(entry: Mapping[str, Any], name: str = "difference") -> str:
-    """A difference in points with its limits, as ``-5.4 (-6.3 to -4.6)``."""
-    return f"{points(entry[name])} ({points(entry[f'{name}_low'])} to {points(entry[f'{name}_high'])})"

@@ -77,6 +77,13 @@ def points(value: float | None) -> str:
     return MISSING if value is None else f"{100 * value:+.1f}"
 
 
+def difference(entry: Mapping[str, Any], name: str = "difference") -> str:
+    """A difference in points with its limits, as ``-5.4 (-6.3 to -4.6)``."""
+    if entry[name] is None:
+        return MISSING
+    return f"{points(entry[name])} ({points(entry[f'{name}_low'])} to {points(entry[f'{name}_high'])})"
+
+
 def amount(count: float) -> str:
     """Bytes with a binary unit."""
     for unit in ("B", "KiB", "MiB", "GiB"):

@@ -47,6 +47,12 @@ def tell(data: Result) -> str:
         "Measured on the first part of the samples of the search, "
         f"{tune['singles'][0]['samples'] if tune['singles'] else 0} of them.",
     ]
+    if tune.get("timed"):
+        timed = tune["timed"]
+        parts.append(
+            f"The chosen plan, timed: {percent(timed['measured'])} of dense; {percent(timed['predicted'])} "
+            "by the table of measured steps."
+        )
     if tune["explained"]:
         parts += ["## What was chosen, and what undoing it would change", explained_table(data)]
     parts += ["## Every skip alone: KL of the whole answer (nats)", alone_table(data)]

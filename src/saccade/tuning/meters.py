@@ -1,18 +1,145 @@
-"""Which meter a tuning counts with."""
+"""Which meter a tuning counts with: FLOPs, KV cache, time measured here, or time predicted elsewhere."""
 
 from __future__ import annotations
 
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from saccade import models
+from saccade.core.pricing import scoring_flops
+from saccade.core.shapes import ModelShape
+from saccade.core.stages import Scoring
+from saccade.engine import apply
+from saccade.inputs.samples import Sample
+from saccade.measure.devices import Card, Eye, around_seconds, card, layer_seconds
 from saccade.models import Loaded
-from saccade.tuning.price import CacheMeter, FlopsMeter, Meter
+from saccade.plans.plan import Plan
+from saccade.tuning.price import CacheMeter, FlopsMeter, Meter, Rows
 from saccade.tuning.settings import Settings
 
+KEEPS = (1.0, 0.75, 0.5, 0.25, 0.1)
+"""Shares of the rows at which steps are timed; between them times are interpolated."""
 
-def meter_of(loaded: Loaded, settings: Settings) -> Meter:
-    """The meter for what is asked: FLOPs, KV cache, time measured here, or time predicted on a device.
+SKIPPED = {
+    (True, True): "",
+    (False, True): "vskip(layers={all})",
+    (True, False): "ffn_skip(layers={all})",
+    (False, False): "shortv(layers={all})",
+}
+"""Plan in which every layer does the same, by whether visual rows attend and pass the FFN."""
+
+REPEATS = 5
+
+
+def meter_of(loaded: Loaded, settings: Settings, sample: Sample) -> Meter:
+    """The meter for what is asked.
+
+    Args:
+        loaded: The model.
+        settings: What is asked.
+        sample: A question with an image, for times.
 
     Raises:
         ValueError: If the device is not known.
     """
     if settings.cost == "kv":
         return CacheMeter()
-    return FlopsMeter(loaded.shape)
+    if settings.cost == "flops":
+        return FlopsMeter(loaded.shape)
+    if settings.on is not None:
+        return PredictedMeter(loaded.shape, card(settings.on), settings.on, eye_of(loaded, sample))
+    return timed(loaded, sample)
+
+
+class PredictedMeter(Meter):
+    """Seconds to the first token on a device that is not here, at batch 1 in 16 bits."""
+
+    def __init__(self, shape: ModelShape, on: Card, name: str, eye: Eye) -> None:
+        self.shape, self.on, self.eye, self.name = shape, on, eye, f"time on {name}"
+
+    def layer(self, rows: Rows) -> float:
+        scores = 4.0 * self.shape.query_width * rows.pairs
+        return layer_seconds(self.shape, self.on, rows.alive, rows.asking, rows.fed, scores)
+
+    def scoring(self, scoring: Scoring) -> float:
+        return scoring_flops(self.shape, scoring) / self.on.reached.flops_per_s
+
+    def prompt(self, visual: int, text: int) -> float:
+        return around_seconds(self.shape, self.on, self.eye)
+
+
+class TimedMeter(Meter):
+    """Seconds to the first token here, from a table of measured steps.
+
+    A plan is taken to need the mean over its layers of what a prompt takes in which all layers do as each of
+    them does; so what comes before and after the layers is in the table too.
+    """
+
+    name = "time here"
+
+    def __init__(self, layers: int, visual: int, table: dict[tuple[bool, bool], list[float]]) -> None:
+        self.layers, self.visual, self.table = layers, visual, table
+
+    def layer(self, rows: Rows) -> float:
+        places = sorted(KEEPS)
+        times = [self.table[rows.query, rows.ffn][KEEPS.index(place)] for place in places]
+        share = min(1.0, rows.visual / self.visual)
+        after = min(max(bisect_left(places, share), 1), len(places) - 1)
+        low, high = places[after - 1], places[after]
+        part = (share - low) / (high - low)
+        return max(0.0, times[after - 1] + part * (times[after] - times[after - 1])) / self.layers
+
+
+def timed(loaded: Loaded, sample: Sample, repeats: int = REPEATS) -> TimedMeter:
+    """Measures the table on one prompt: every kind of step at several shares of the rows, in turn."""
+    inputs = models.inputs(loaded, [sample])
+    every = f"0-{loaded.shape.layers - 1}" if loaded.shape.layers > 1 else "0"
+    plans: dict[tuple[tuple[bool, bool], float], Plan] = {}
+    for kind, spec in SKIPPED.items():
+        for keep in KEEPS:
+            parts = [f"uniform(keep={keep})" if keep < 1 else "", spec.format(all=every)]
+            plans[kind, keep] = Plan.of("+".join(filter(None, parts)) or "dense")
+    seconds = prefills(loaded, [(inputs, plan) for plan in plans.values()], repeats)
+    found = dict(zip(plans, seconds, strict=True))
+    visual = int(loaded.family.visual_mask(loaded.model, inputs["input_ids"]).sum())
+    table = {kind: [found[kind, keep] for keep in KEEPS] for kind in SKIPPED}
+    return TimedMeter(loaded.shape.layers, visual, table)
+
+
+@torch.inference_mode()
+def prefills(loaded: Loaded, asked: Sequence[tuple[Any, Plan]], repeats: int = REPEATS) -> list[float]:
+    """Least seconds of every prefill (inputs, plan), in turn, after one round that is not timed."""
+    model, least = loaded.model, [float("inf")] * len(asked)
+
+    def once(inputs: Any) -> float:
+        start = _now(model.device)
+        model(**inputs, use_cache=True, logits_to_keep=1)
+        return _now(model.device) - start
+
+    for round_number in range(repeats + 1):
+        for place, (inputs, plan) in enumerate(asked):
+            with apply(model, plan):
+                seconds = once(inputs)
+            if round_number:
+                least[place] = min(least[place], seconds)
+    return least
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def eye_of(loaded: Loaded, sample: Sample) -> Eye:
+    """What the image of a sample costs before the decoder: weights outside the decoder and its patches."""
+    parts = loaded.family.parts(loaded.model)
+    outside: Callable[[torch.nn.Module], int] = lambda module: sum(p.numel() for p in module.parameters())  # noqa: E731
+    parameters = outside(parts.core) - outside(parts.decoder)
+    inputs = models.inputs(loaded, [sample])
+    patches = int(loaded.family.visual_mask(loaded.model, inputs["input_ids"]).sum())
+    return Eye(float(parameters), patches)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from saccade import models
 from saccade.calibration.api import score_samples
@@ -39,9 +39,13 @@ class Watch:
         step: Called with the prompts that were run meanwhile.
     """
 
-    say: Callable[[str], None] = lambda text: None
-    begin: Callable[[str, int], None] = lambda name, total: None
-    step: Callable[[int], None] = lambda prompts: None
+    say: Callable[[str], None] = field(default_factory=lambda: _silent)
+    begin: Callable[[str, int], None] = field(default_factory=lambda: _silent)
+    step: Callable[[int], None] = field(default_factory=lambda: _silent)
+
+
+def _silent(*told: object) -> None:
+    """Says nothing."""
 
 
 def prepared(
@@ -66,7 +70,7 @@ def prepared(
     )
     own = attached(loaded.model)
     pricer = Pricer(
-        meter_of(loaded, settings),
+        meter_of(loaded, settings, first),
         loaded.shape,
         typical(count_prompts(loaded, questions.search)),
         own.plan if own is not None and own.resident else Plan(),

@@ -20,11 +20,13 @@ from saccade.inputs.samples import Sample
 from saccade.measure.provenance import record
 from saccade.models import Loaded
 from saccade.opening.digest import weights_digest
+from saccade.plans.plan import Plan
 from saccade.system.journal import Journal
 from saccade.tuning.beside import alone, explained
 from saccade.tuning.front import plan_of, write
 from saccade.tuning.guard import bound, judged, lost
 from saccade.tuning.judge import VERSION, Judge
+from saccade.tuning.meters import prefills
 from saccade.tuning.prepare import Watch, prepared
 from saccade.tuning.price import typical
 from saccade.tuning.questions import Questions, made, referenced, split
@@ -117,10 +119,25 @@ def run(
     chosen = pick(held, settings, best)
     if explain and best is None and chosen is not None:
         told = explained(search, chosen.tried)
+    if settings.cost == "time" and settings.on is None and chosen is not None:
+        timing = retimed(loaded, questions, chosen)
+        watch.say(f"timed here: {timing['measured']:.3f} of dense, {timing['predicted']:.3f} predicted")
+    else:
+        timing = None
     unsure = None
     if settings.unsure is not None and chosen is not None:
         unsure = guarded(loaded, questions, settings, journal, search, chosen, held_out)
-    return finished(loaded, questions, settings, search, held, chosen, held_out, shown, told, unsure)
+    found = finished(loaded, questions, settings, search, held, chosen, held_out, shown, told, unsure)
+    tuned = {**found.data["tune"], "timed": timing}
+    return replace(found, data={**found.data, "tune": tuned})
+
+
+def retimed(loaded: Loaded, questions: Questions, chosen: Candidate) -> dict[str, float]:
+    """The chosen plan timed beside the stock model, and what the table of measured steps predicted."""
+    sample = next(sample for sample in questions.search if sample.images)
+    asked = [(models.inputs(loaded, [sample], plan), plan) for plan in (Plan(), chosen.plan)]
+    dense, planned = prefills(loaded, asked)
+    return {"predicted": chosen.tried.ratio, "measured": planned / dense, "dense_s": dense, "plan_s": planned}
 
 
 def judged_on(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from saccade.plans.plan import Plan
 from saccade.tuning.judge import Judge, Loss
 from saccade.tuning.price import Pricer
-from saccade.tuning.space import DENSE, Menu, State, alike, fitted, keeping, moves
+from saccade.tuning.space import DENSE, Menu, State, alike, composes, fitted, keeping, moves
 from saccade.tuning.surrogate import Marginals, Surrogate
 
 
@@ -90,7 +90,7 @@ class Search:
     effort: Effort
     marginals: Marginals
     score: Callable[[Loss], float]
-    note: Callable[[str], None] = lambda text: None
+    note: Callable[[str], None] = field(default_factory=lambda: lambda text: None)
     tried: dict[str, Tried] = field(default_factory=dict)
     passes: int = 0
     _surrogate: Surrogate = field(init=False)
@@ -173,7 +173,7 @@ class Search:
         return list(found.values())
 
     def _add(self, found: dict[str, State], state: State, budget: float) -> None:
-        made = fitted(state, self.pricer.ratio, budget)
+        made = fitted(state, self.pricer.ratio, budget) if composes(state) else None
         if made is not None:
             found.setdefault(made.plan.spec, made)
 

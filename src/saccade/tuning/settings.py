@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from saccade.measure.devices import card
 from saccade.tuning.space import OPERATIONS, check_allowed
 
 COSTS = ("flops", "time", "kv")
@@ -89,6 +90,8 @@ class Settings:
             value = getattr(self, name)
             if type(value) is not int or value < least:
                 raise ValueError(f"{name} is a number from {least}, got {value!r}")
+        if self.on is not None:
+            card(self.on)
         if type(self.seed) is not int or self.seed < 0:
             raise ValueError(f"seed is a number from 0, got {self.seed!r}")
         object.__setattr__(self, "allow", tuple(self.allow))

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import Any
 
+from saccade.core.layout import Layout
 from saccade.methods import METHODS, KeepReducer, Method
 from saccade.methods.base import STRENGTHS, LayerMethod
 from saccade.methods.ffn_skip import FFNSkip
@@ -296,6 +298,23 @@ def _last_moves(state: State, menu: Menu) -> Iterator[Move]:
 def alike(one: Reducer, other: Reducer) -> bool:
     """Whether two are the same but for where their dials stand."""
     return keeping(one, 0.5) == keeping(other, 0.5)
+
+
+@lru_cache(maxsize=4096)
+def _compose(methods: tuple[Method, ...], layers: int) -> bool:
+    try:
+        Plan(methods).program(Layout.single(4, 4), layers)
+    except ValueError:
+        return False
+    return True
+
+
+def composes(state: State) -> bool:
+    """Whether its reducers can go together, which hangs neither on what they keep nor on the skips."""
+    reducer = None if state.reducer is None else keeping(state.reducer, 0.5)
+    drops: list[Any] = [replace(drop, keep=0.5) for drop in state.drops]
+    methods = tuple(method for method in (reducer, *drops) if method is not None)
+    return len(methods) < 2 or _compose(methods, len(state.skips))
 
 
 def label(reducer: Reducer) -> str:

@@ -20,7 +20,7 @@ from saccade.system.files import read_json
 
 NAMES = (
     *("budget", "compose", "identify", "iso-flops", "main"),
-    *("saturation", "seeds", "stratified", "transfer", "whole-answer"),
+    *("realism", "saturation", "seeds", "stratified", "transfer", "whole-answer"),
 )
 
 

@@ -13,7 +13,16 @@ from saccade.report.results.kinds import Palette
 from saccade.report.results.maps import layer_map
 from saccade.report.results.model import Numbers, ReadComparison, ScoredPlan
 from saccade.report.results.plots import Panel, Point, pareto, task_bars
-from saccade.report.text import MISSING, above_blind, amount, beside_blind, interval, percent, points
+from saccade.report.text import (
+    MISSING,
+    above_blind,
+    amount,
+    beside_blind,
+    difference,
+    interval,
+    percent,
+    points,
+)
 
 MANY = 16
 """Plans above which a map is folded away."""
@@ -59,7 +68,7 @@ def _row(entry: ScoredPlan, palette: Palette, timed: bool, dense: Numbers) -> li
     cells = [
         f"{palette.dot(entry.spec)}{escape(entry.name)}{spec}",
         interval(mean, "accuracy"),
-        against(mean),
+        difference(mean),
         _changed(mean),
         text.kept(mean, "retention_above_blind" if mean["blind"] is not None else "retention", dense),
         percent(cost["flops_ratio"]),
@@ -69,14 +78,6 @@ def _row(entry: ScoredPlan, palette: Palette, timed: bool, dense: Numbers) -> li
         shown = f"{percent(time['ratio'])} ({_whole(time['low'])} to {_whole(time['high'])})" if time else ""
         cells.append(shown)
     return cells
-
-
-def against(mean: Numbers) -> str:
-    """The difference to the stock model in points, with its limits."""
-    if mean["difference"] is None:
-        return MISSING
-    low, high = points(mean["difference_low"]), points(mean["difference_high"])
-    return f"{points(mean['difference'])} ({low} to {high})"
 
 
 def _changed(mean: Numbers) -> str:
@@ -176,7 +177,7 @@ def _heat(score: Numbers | None) -> str:
     sure = low is not None and high is not None and (high < 0 or low > 0)
     tone, depth = "var(--loss)" if change < 0 else "var(--gain)", min(0.55, 0.1 + abs(change) * 0.7)
     shade = f' style="background:rgba({tone},{depth:.2f})"' if sure else ""
-    tip = escape(f"{interval(score, 'accuracy')}; against dense {against(score)}", quote=True)
+    tip = escape(f"{interval(score, 'accuracy')}; against dense {difference(score)}", quote=True)
     return f'<td{shade} title="{tip}">{points(change)}</td>'
 
 
@@ -194,7 +195,7 @@ def _worst(found: ReadComparison) -> str:
         if lost:
             _, task, score = min(lost, key=lambda one: one[0])
             more = f", and on {len(lost) - 1} more of {len(entry.tasks)} tasks" if len(lost) > 1 else ""
-            what = f"most on <b>{escape(task)}</b>, {against(score)} points{more}"
+            what = f"most on <b>{escape(task)}</b>, {difference(score)} points{more}"
         else:
             what = wording.NOTHING_LOST
         told += f"<li><b>{escape(entry.name)}</b>: {what}</li>"

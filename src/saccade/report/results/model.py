@@ -1,14 +1,75 @@
-"""What the result files hold, whatever wrote them: small plain records that every section draws from."""
+"""What the result files hold, whatever wrote them: small plain records that every section draws from.
+
+What stands in files as it is here is read by pydantic: nothing is converted, null is as good as missing, and
+what the report does not show is passed over.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from saccade.plans.plan import Plan
 
 Numbers = Mapping[str, float | None]
+Number = Annotated[float | None, AfterValidator(lambda v: None if v is None or not math.isfinite(v) else v)]
+"""A number of a file; None where it is null or not finite."""
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+SIDES = ("retention", "retention_above_blind", "difference")
+SCORE = (
+    *("accuracy", "n", "low", "high", "blind", "gained", "lost", "p_value"),
+    *(
+        f"{name}{end}"
+        for name in ("retention", "retention_above_blind", "difference")
+        for end in ("", "_low", "_high")
+    ),
+)
+LIMITS = ("ratio", "low", "high")
+COST = ("flops_ratio", "kv_ratio", "kv_bytes", "visual_tokens", "text_tokens")
+
+
+class Part(BaseModel):
+    """An object of a result file."""
+
+    model_config = ConfigDict(strict=True, frozen=True, hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_missing(cls, data: Any) -> Any:
+        return {k: v for k, v in data.items() if v is not None} if isinstance(data, dict) else data
+
+
+def picked(*keys: str, needed: tuple[str, ...] = (), perhaps: bool = False) -> BeforeValidator:
+    """For a dictionary of numbers: these keys of an object, None where they are missing.
+
+    Args:
+        *keys: What is read.
+        needed: Of these, what has to be there and finite; ``accuracy`` may be null.
+        perhaps: Whether the object may be empty, and stays so.
+    """
+
+    def pick(data: Any) -> Any:
+        if not isinstance(data, dict) or (perhaps and not data):
+            return data
+        for key in needed:
+            found = data.get(key)
+            # Null where a benchmark's metric is no share; missing is another thing.
+            null = key == "accuracy" and key in data
+            if (found is None and not null) or (isinstance(found, float) and not math.isfinite(found)):
+                raise PydanticCustomError("number_needed", "a number '{key}' is needed", {"key": key})
+        return {key: data.get(key) for key in keys}
+
+    return BeforeValidator(pick)
+
+
+Score = Annotated[dict[str, Number], picked(*SCORE, needed=("n", "accuracy"))]
+Timing = Annotated[dict[str, Number], picked(*LIMITS, needed=LIMITS, perhaps=True)]
 
 
 @dataclass(frozen=True)
@@ -30,27 +91,38 @@ class ModelId:
     text: int | None = None
 
 
-@dataclass(frozen=True)
-class ScoredPlan:
+class ScoredPlan(Part):
     """How one plan answered.
 
     Attributes:
         name: What the file calls it.
         spec: The plan, resolved, as a spec string.
-        mean: Score over all tasks: ``accuracy``, ``low``, ``high``, ``n``, ``blind``, ``difference`` ...
+        mean: Score over all tasks: ``accuracy``, ``low``, ``high``, ``n``, ``blind``, ``difference`` ...;
+            empty where it could not run.
         tasks: Score by task.
         cost: ``flops_ratio``, ``kv_ratio``, ``kv_bytes``.
         timing: ``ratio``, ``low``, ``high`` of the measured prefill; empty where nothing was timed.
         metrics: Metrics by task that a benchmark's own judge gave, as it names them.
+        reason: Why it could not run.
     """
 
     name: str
-    spec: str
-    mean: Numbers
-    tasks: Mapping[str, Numbers]
-    cost: Numbers
-    timing: Numbers = field(default_factory=dict)
-    metrics: Mapping[str, Numbers] = field(default_factory=dict)
+    spec: str = ""
+    mean: Score = {}
+    tasks: dict[str, Score] = {}
+    cost: Annotated[dict[str, Number], picked(*COST)] = dict.fromkeys(COST)
+    timing: Timing = {}
+    metrics: dict[str, dict[str, Number]] = {}
+    reason: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _metrics_beside_tasks(cls, data: Any) -> Any:
+        tasks = data.get("tasks") if isinstance(data, dict) else None
+        if not isinstance(tasks, dict):
+            return data
+        told = {name: one.get("metrics") or {} for name, one in tasks.items() if isinstance(one, dict)}
+        return {**data, "metrics": told}
 
 
 @dataclass(frozen=True)
@@ -127,14 +199,13 @@ class Planned:
     drawn: str
 
 
-@dataclass(frozen=True)
-class ReadFinding:
+class ReadFinding(Part):
     """What a study says about a claim of a paper: claim, where it is made, verdict, and what was seen."""
 
     claim: str
-    source: str
+    source: str = ""
     verdict: str
-    found: str
+    found: str = ""
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from saccade import extensions
+from saccade.core.shapes import SHAPES
 from saccade.plans.plan import Plan
-from saccade.report.results.benches import read_bench, read_cost, read_training_step
-from saccade.report.results.evaluations import MOST_LAYERS, read_comparison
-from saccade.report.results.fields import Fields
-from saccade.report.results.model import ModelId, Planned, Result
-from saccade.report.results.studies import read_study
-from saccade.report.results.tunes import read_tuning
+from saccade.report.results.files import (
+    BenchFile,
+    CostFile,
+    EvaluationFile,
+    ReportedRun,
+    TrainingStepFile,
+    taken,
+)
+from saccade.report.results.model import ModelId, Planned, Priced, ReadComparison, Result, StudyText, Timed
+from saccade.report.results.tunes import told_of
 from saccade.system.files import read_json
 
 
@@ -32,8 +38,8 @@ def read(path: str | os.PathLike) -> Result:
                 # What reads a plan names its field, not its file.
                 raise error if name in str(error) else ValueError(f"{name}: {error}") from None
     raise ValueError(
-        f"{name} is not a result file; saccade report takes what eval, tune, demo, bench, cost and study "
-        "write with --json, and plans of calibrate"
+        f"{name} is not a result file; saccade report takes what eval, tune, demo, bench, cost and "
+        "study write with --json, and plans of calibrate and tune"
     )
 
 
@@ -47,51 +53,161 @@ def _is_bench(data: Any) -> bool:
     return isinstance(data, dict) and ("prefill" in data or data.get("kind") == "bench")
 
 
+def read_evaluation(data: Any, path: str) -> Result:
+    """What ``saccade eval``, ``saccade demo``, ``saccade study`` and the benchmarks of Glance write."""
+    file = taken(EvaluationFile, data, path)
+    found = _comparison(file, path)
+    told = None
+    kind = (
+        "gate"
+        if file.lines is not None
+        else "evaluation"
+        if file.ratios is None
+        else "methods at matched FLOPs"
+    )
+    if "study" in data:
+        if not file.study:
+            raise ValueError(f"{path}: study: the name of a study is needed")
+        title = file.title or file.study
+        told = StudyText(
+            file.study, title, file.question, tuple(file.findings), *_own(file.study, data, path)
+        )
+        kind = f"study {file.study}"
+    return Result(path, kind, _model(file), file.provenance, {"": found}, told=told)
+
+
+def _comparison(file: EvaluationFile, path: str) -> ReadComparison:
+    if not file.dense.mean:
+        raise ValueError(f"{path}: dense.mean: it is missing")
+    listed, headline = [*file.plans, *file.rows], file.headline
+    if isinstance(headline, dict):
+        headline = [name for key in ("layers", "flops") for name in _listed(headline.get(key))]
+    return ReadComparison(
+        file.dense,
+        tuple(one for one in listed if one.mean),
+        tuple((one.name, one.reason) for one in listed if not one.mean),
+        tuple(dict.fromkeys(str(name) for name in headline)) if isinstance(headline, list) else (),
+        {name: {"mean": score.mean} for name, score in file.calibration.items()},
+        tuple((one.what, one.wanted, one.found, one.passed is True) for one in file.lines or ()),
+    )
+
+
+def _model(file: EvaluationFile) -> ModelId:
+    name = "glance" if file.model.name == "Glance" else file.model.name
+    # Where the file does not say how deep the model is, an order of its layers does.
+    orders = [len(order) for order in file.orders.values() if isinstance(order, list)]
+    layers = file.model.layers or max(orders, default=None)
+    if layers is None and name in SHAPES:
+        layers = SHAPES[name].layers
+    prompt = (file.dense.cost[key] for key in ("visual_tokens", "text_tokens"))
+    return ModelId(name, file.model.weights, layers, *(None if n is None else _rows(n) for n in prompt))
+
+
+def _rows(mean: float) -> int:
+    """Rows of a prompt from their mean, within what a picture of a route can be made of."""
+    return round(min(max(mean, 1), 10**5))
+
+
+def _own(name: str, data: Any, path: str) -> tuple[str, Mapping[str, bytes]]:
+    """Markdown and pictures (PNG) by the study's own hand; nothing where this version does not know it."""
+    tellers = extensions.found(extensions.STUDIES)
+    try:
+        told = [teller.load()(name, data) for teller in tellers.values()]
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, StopIteration) as error:
+        raise ValueError(
+            f"{path} is not a whole result of study {name}: {type(error).__name__} {error}"
+        ) from error
+    return next((one for one in told if one is not None), ("", {}))
+
+
+def read_tuning(data: Any, path: str) -> Result:
+    """What ``saccade tune`` writes beside its plan: the front on held-out samples, and all that was tried."""
+    file = taken(EvaluationFile, data, path)
+    found = _comparison(file, path)
+    return Result(path, "tuning", _model(file), file.provenance, {"": found}, told=told_of(data, path))
+
+
+def read_bench(data: Any, path: str) -> Result:
+    """What ``saccade bench`` and the benchmarks of width write."""
+    file = taken(BenchFile, {"plans": data} if isinstance(data, list) else data, path)
+    runs = file.plans or file.runs or [taken(ReportedRun, data, path)]
+    names = {run.name for run in runs}
+    if len(names) > 1:
+        raise ValueError(f"{path} has benches of several models: {', '.join(sorted(names))}")
+    first = runs[0]
+    model = ModelId(first.name, "", first.depth, first.visual, first.text)
+    return Result(path, "bench", model, file.provenance or first.provenance, timed=tuple(map(_timed, runs)))
+
+
+def _timed(run: ReportedRun) -> Timed:
+    part = "" if run.layers == run.depth else f" of {run.depth}"
+    setting = f"{run.layers}{part} layers, batch {run.batch}, {run.visual} + {run.text} rows"
+    before, after = run.dense.peak_memory_bytes, run.planned.peak_memory_bytes
+    memory = after / before if before and after is not None else None
+    return Timed(
+        run.plan,
+        setting,
+        run.prefill,
+        run.decode,
+        run.kv_ratio,
+        memory,
+        run.vision_s,
+        run.vision_made_up is True,
+    )
+
+
+def read_training_step(data: Any, path: str) -> Result:
+    """What ``benchmarks/skip_ffn_step.py`` writes: forward and backward take the place of the prefill."""
+    file = taken(TrainingStepFile, data, path)
+    setting = (
+        f"a training step: {file.shape.layers} layers, batch {file.batch}, {file.visual} + {file.text} rows, "
+        "forward and backward"
+    )
+    timed = tuple(Timed(run.plan, setting, run.numbers, {}, None, None, None, False) for run in file.runs)
+    model = ModelId(file.shape.name, "", file.shape.layers, file.visual, file.text)
+    return Result(path, "bench", model, file.provenance, timed=timed)
+
+
+def read_cost(data: Any, path: str) -> Result:
+    """What ``saccade cost`` writes."""
+    file = taken(CostFile, data, path)
+    model = ModelId(file.shape.name, "", file.shape.layers, file.visual, _rows(file.text))
+    prices = tuple(Priced(one.plan, one.resolved, one.numbers) for one in file.plans)
+    return Result(path, "cost", model, file.provenance, priced=prices)
+
+
 def read_plan(data: Any, path: str) -> Result:
-    """A plan file, or what ``saccade calibrate --json`` writes."""
+    """A plan file, or what ``saccade calibrate --json`` writes; its fields are checked as a plan's."""
     plan = Plan.from_dict(data.get("plan", data), path)
-    facts = Fields.of(plan.calibration, f"{path}: calibration")
-    model, text = Fields.of(plan.model, f"{path}: model"), Fields.of(plan.model, path).part("text")
-    depth = None if text.maybe("layers") is None else text.count("layers", MOST_LAYERS)
+    facts, text = plan.calibration, plan.model.get("text") or {}
+    model = ModelId(
+        plan.model.get("model_type") or "any model", facts.get("weights_hash") or "", text.get("layers")
+    )
     kept = ("date", "versions", "device", "dtype", "seed", "metric", "draw", "tasks", "data_hash", "asked")
-    return Result(
-        path,
-        "plan",
-        ModelId(
-            model.text("model_type", "any model"),
-            facts.text("weights_hash", ""),
-            depth,
-        ),
-        {key: facts.data[key] for key in kept if key in facts.data},
-        planned=_planned(plan, facts),
-    )
+    provenance = {key: facts[key] for key in kept if key in facts}
+    return Result(path, "plan", model, provenance, planned=_planned(plan, facts))
 
 
-def _planned(plan: Plan, facts: Fields) -> Planned:
-    scores = facts.part("scores")
-    mean = tuple(scores.numbers("mean"))
-    rows = Fields.of(
-        {str(i): row for i, row in enumerate(scores.items("samples"))}, f"{scores.where}: samples"
-    )
-    samples = tuple(tuple(rows.numbers(key)) for key in rows.data)
-    if any(len(row) != len(mean) for row in samples):
-        raise ValueError(f"{scores.where}: samples do not have the {len(mean)} layers of mean")
-    tasks = ", ".join(map(str, facts.items("tasks"))) or "no named task"
-    seed = facts.maybe("seed")
-    drawn = (
-        f"{len(facts.items('samples'))} samples of {tasks} ({facts.text('draw', 'unknown')} draw, seed "
-        f"{'not recorded' if seed is None else int(seed)})"
-    )
-    return Planned(plan, facts.text("metric", ""), mean, samples, drawn)
+def _planned(plan: Plan, facts: Mapping[str, Any]) -> Planned:
+    scores, seed = facts.get("scores") or {}, facts.get("seed")
+    tasks = ", ".join(map(str, _listed(facts.get("tasks")))) or "no named task"
+    how = f"{facts.get('draw') or 'unknown'} draw, seed {'not recorded' if seed is None else seed}"
+    drawn = f"{len(_listed(facts.get('samples')))} samples of {tasks} ({how})"
+    samples = tuple(tuple(row) for row in _listed(scores.get("samples")))
+    return Planned(plan, facts.get("metric") or "", tuple(_listed(scores.get("mean"))), samples, drawn)
+
+
+def _listed(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else ()
 
 
 KINDS: tuple[tuple[Callable[[Any], bool], Callable[[Any, str], Result]], ...] = (
-    (_has("study"), read_study),
+    (_has("study"), read_evaluation),
     (_has("tune", "dense"), read_tuning),
     (lambda data: isinstance(data, dict) and data.get("kind") == "training step", read_training_step),
     (_is_bench, read_bench),
     (_has("shape", "plans", "tflops"), read_cost),
-    (_has("dense"), read_comparison),
+    (_has("dense"), read_evaluation),
     (_has("schema", "methods"), read_plan),
     (_has("plan", "spec", "out"), read_plan),
 )

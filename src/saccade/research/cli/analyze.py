@@ -11,6 +11,7 @@ from saccade.cli import common
 from saccade.cli.calibrate import read_pool
 from saccade.cli.opening import opens, words
 from saccade.opening.settings import Opening
+from saccade.system.embedded import suite_of
 
 if TYPE_CHECKING:
     from saccade.research.analysis import Analysis
@@ -82,7 +83,7 @@ def analyze(
     common.check_writable(out / write.DATA)
     common.hold(out, folder=True)
     where = opening.torch_device()
-    pool = read_pool(task or [], data, False, samples or SAMPLES, seed)
+    pool = read_pool(task or [], data, False, samples or SAMPLES, seed, suite_of(model))
     chosen = CalibrationOptions(num_samples=samples or min(SAMPLES, len(pool)), seed=seed).choose(pool)
     from saccade import models
 

@@ -96,11 +96,12 @@ def study(
     from saccade.research.studies import STUDIES, Store, StudyBench, StudyQuestions
     from saccade.research.studies.run import Pace, write
     from saccade.research.studies.run import run as run_study
+    from saccade.system.embedded import suite_of
 
     chosen = STUDIES[name]
     tasks = tuple(task or ())
     questions = (
-        StudyQuestions.of_suite(tasks, samples, pool, seed)
+        StudyQuestions.of_suite(tasks, samples, pool, seed, suite_of(model))
         if data is None
         else StudyQuestions.of_file(data, tasks, samples, pool, seed)
     )

@@ -48,6 +48,10 @@ Batch = Annotated[
     int | None,
     typer.Option(min=2, max=4096, help="Pictures a step on questions at full size; the recipe's if omitted."),
 ]
+Start = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Begin the last stage with the weights of this model folder."),
+]
 Workers = Annotated[
     int | None, typer.Option(min=0, max=256, help="Processes that draw pictures; the recipe's if omitted.")
 ]
@@ -78,6 +82,7 @@ def glance(
 
 
 def gaze(
+    minutes: Minutes = None,
     steps: Steps = None,
     seed: common.Seed = 0,
     run: Run = Path("runs/gaze"),
@@ -88,13 +93,22 @@ def gaze(
     workers: Workers = None,
     device: Device = None,
     batch: Batch = None,
+    start: Start = None,
     json: common.Json = None,
 ) -> None:
     """Train Gaze from Glance's weights. A run is of use at any stop: --resume --steps N ends it at step N.
 
     Example: saccade train gaze --run runs/gaze --export gaze-mine
     """
-    given = {"steps": steps, "threads": threads, "workers": workers, "device": device, "batch": batch}
+    given = {
+        "minutes": minutes,
+        "steps": steps,
+        "threads": threads,
+        "workers": workers,
+        "device": device,
+        "batch": batch,
+        "start": start,
+    }
     _embedded("gaze", given, seed, run, resume, export, export_only, json)
 
 
@@ -146,6 +160,7 @@ def _embedded(
 def _train(name: str, given: dict[str, Any], seed: int, run: Path, resume: bool) -> None:
     from dataclasses import replace
 
+    from saccade.opening import Opening
     from saccade.research.embedded.checkpoint import CHECKPOINT
     from saccade.research.embedded.recipe import RECIPES
     from saccade.research.embedded.train import train
@@ -155,13 +170,20 @@ def _train(name: str, given: dict[str, Any], seed: int, run: Path, resume: bool)
         raise ValueError(
             f"{run} holds a run of 'saccade train CONFIG.yaml': choose another folder with --run"
         )
+    if "device" in given:
+        given["device"] = str(Opening(device=given["device"]).torch_device())
     config = RECIPES[name].config
     if "batch" in given:
         config = config.with_batch(given["batch"])
-    config = replace(config, seed=seed, **{key: value for key, value in given.items() if key != "batch"})
+    if "start" in given:
+        if not (given["start"] / "config.json").exists():
+            raise ValueError(f"{given['start']} is no model folder")
+        config = config.going_on(str(given["start"]))
+    plain = {key: value for key, value in given.items() if key not in ("batch", "start")}
+    config = replace(config, seed=seed, **plain)
     told = given | ({"seed": seed} if seed else {})
     options = "".join(
-        f" --{key} {value:g}" if isinstance(value, float) else f" --{key} {value}"
+        f" --{key} {value:g}" if isinstance(value, float) else f" --{key} {shlex.quote(str(value))}"
         for key, value in told.items()
     )
     where = shlex.quote(str(run))

@@ -19,6 +19,7 @@ from saccade.opening.digest import weights_digest
 from saccade.plans.plan import Plan
 from saccade.report import figures
 from saccade.research.demo.page import render_family
+from saccade.system.embedded import title_of
 from saccade.system.files import write_bytes, write_json, write_text
 from saccade.system.journal import Journal
 
@@ -75,7 +76,7 @@ def results(loaded: Loaded, rows: Sequence[LineupRow], found: Comparison) -> dic
     return {
         "schema": 1,
         "model": {
-            "name": "Glance" if loaded.name == "glance" else loaded.name,
+            "name": title_of(loaded.name),
             "weights": weights_digest(loaded.model),
             "layers": loaded.shape.layers,
             "parameters": sum(p.numel() for p in loaded.model.parameters()),

@@ -1,4 +1,4 @@
-"""Which plans the demo runs: every budget of V-Skip, and its kin at a few (pure)."""
+"""Which plans the demo runs: every budget of V-Skip, and other layer methods at a few (pure)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from saccade.core.layout import Layout
 from saccade.core.shapes import ModelShape
 from saccade.methods import METHODS, BudgetMethod
+from saccade.methods.kinds import LAYERWISE
 from saccade.plans.budget import flops_ratio
 from saccade.plans.plan import Plan
 
-MAIN = "vskip"
-KIN = ("ffn_skip", "shortv", "vtw")
+MAIN, *OTHERS = LAYERWISE
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def lineup(shape: ModelShape, layout: Layout, orders: Mapping[str, Sequence[int]
     budgets = {MAIN: set(range(1, depth + 1))}
     target = flops_ratio(entry(MAIN, half, depth, orders).plan, shape, [layout])
     near = {MAIN: half}
-    for method in KIN:
+    for method in OTHERS:
         near[method] = nearest_budget(method, target, shape, layout, orders)
         budgets[method] = {max(1, depth // 4), half, max(1, 3 * depth // 4), near[method]}
     entries = [entry(m, b, depth, orders) for m, chosen in budgets.items() for b in sorted(chosen)]

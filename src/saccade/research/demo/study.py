@@ -20,6 +20,7 @@ from saccade.report import figures
 from saccade.report.figures import SCORES
 from saccade.research.demo.plans import DemoPlan, Lineup, lineup
 from saccade.research.demo.questions import pick, shown
+from saccade.system.embedded import title_of
 from saccade.system.journal import Journal
 
 TIMED_BATCH = 8
@@ -55,7 +56,7 @@ def study(
     note: Note = lambda text: None,
     step: Step | None = None,
 ) -> DemoFindings:
-    """Calibrates V-Skip and its kin, evaluates them at many budgets and times some.
+    """Calibrates V-Skip and other layer methods, evaluates them at many budgets and times some.
 
     Args:
         loaded: The model.
@@ -168,7 +169,7 @@ def _data(
     return {
         "schema": 1,
         "model": {
-            "name": "Glance" if loaded.name == "glance" else loaded.name,
+            "name": title_of(loaded.name),
             "weights": weights_digest(loaded.model),
             "layers": _depth(loaded),
             "parameters": sum(p.numel() for p in loaded.model.parameters()),

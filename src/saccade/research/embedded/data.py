@@ -7,6 +7,7 @@ earlier ones. Batch `i` depends on the seed and `i` only: resuming is starting a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -121,16 +122,23 @@ class Batches(Dataset):
         return out
 
 
-def loader(batches: Batches, start: int, workers: int = 1) -> DataLoader:
-    """Iterate batches `start`, `start + 1`, ... drawn by a background process."""
-    return DataLoader(
+def loader(batches: Batches, start: int, workers: int = 1) -> Iterator[dict[str, torch.Tensor]]:
+    """Iterate batches `start`, `start + 1`, ... drawn by background processes."""
+    drawn = DataLoader(
         batches,
         batch_size=None,
         sampler=range(start, start + (1 << 24)),
         num_workers=workers,
-        prefetch_factor=6 if workers else None,
+        prefetch_factor=(6 if workers == 1 else 3) if workers else None,
         multiprocessing_context="fork" if workers else None,
+        # As arrays they come through pipes: shared memory, which tensors take, is short in many containers.
+        collate_fn=_arrays,
     )
+    return ({name: torch.from_numpy(array) for name, array in batch.items()} for batch in drawn)
+
+
+def _arrays(batch: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    return {name: tensor.numpy() for name, tensor in batch.items()}
 
 
 def attention_mask(segments: torch.Tensor, prefix: int) -> torch.Tensor:

@@ -110,8 +110,8 @@ class Network(nn.Module):
             return rows, rows.new_zeros(0, len(LABEL_HEADS)), rows.new_zeros(())
         losses = self.tower_reader.losses(rows, labels)[None]
         layers = self.model.model.vision_tower.encoder.layers
-        looking = sum(looking_loss(layers[i], states[i], labels) for i in (-2, -1))
-        return rows, losses, looking
+        looks = [looking_loss(layers[i], states[i], labels) for i in (-2, -1)]
+        return rows, losses, looks[0] + looks[1]
 
     def _prefix(self, rows: torch.Tensor) -> torch.Tensor:
         rows = self.model.model.multi_modal_projector(rows)
@@ -142,8 +142,8 @@ class Network(nn.Module):
             return Passed(losses, looking.new_zeros(()), looking)
         hidden = self._prefix(rows)
         positions = torch.arange(hidden.shape[1], device=pixels.device)[None]
-        rows = hidden.shape[1]
-        mask = torch.full((rows, rows), -1e9, device=pixels.device).triu(1)[None, None]
+        size = hidden.shape[1]
+        mask = torch.full((size, size), -1e9, device=pixels.device).triu(1)[None, None]
         _, read, pointing, _ = self._decode(hidden, positions, mask, labels, max(self.read_layers))
         return Passed(torch.stack(read), pointing, looking)
 

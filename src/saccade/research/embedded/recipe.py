@@ -46,10 +46,10 @@ class TrainConfig:
             count.
         seed: Seed of the initial weights and of the data.
         stages: The stages, in order; the last one lasts to the end.
-        decay_from: Point of the schedule from which the learning rate falls linearly to almost nothing.
-        decay_steps: If positive, it falls over so many last steps instead: a run whose end is put off by a
-            larger `steps` has lost nothing.
-        inherit: Whether to start from Glance's shipped weights.
+        decay_from: Point of the schedule from which the learning rate falls linearly to almost nothing; a run
+            that is resumed before it with more steps has lost nothing.
+        start: What to start from: nothing, ``glance`` (its shipped weights, as far as they fit), or a folder
+            of weights.
         muon_lr: Learning rate of the layers' matrices (Muon).
         adam_lr: Learning rate of everything else (AdamW).
         weight_decay: Weight decay of the layers' matrices.
@@ -65,7 +65,8 @@ class TrainConfig:
         read_layers: Decoder layers that must be able to name what a patch shows.
         mixture: What the batches are made of; learning to see uses its scenes only.
         bf16: Compute in bfloat16 where it is safe (autocast); weights and residual stream stay in float32.
-            On processors with bfloat16 arithmetic this doubles the speed.
+            If None, where the device has arithmetic for it, which doubles the speed; without, it is 50 times
+            slower.
         device: Where to compute: ``cpu``, or an accelerator, which takes a batch as one shard.
         threads: Shards of a batch, each computed by a thread of its own. Threads meet once a step: with
             several threads inside each operation instead, a busy machine makes training many times slower.
@@ -80,8 +81,7 @@ class TrainConfig:
     seed: int = 0
     stages: tuple[TrainingStage, ...] = (TrainingStage("see", until=0.11), TrainingStage("answer"))
     decay_from: float = 0.8
-    decay_steps: int = 0
-    inherit: bool = False
+    start: str = ""
     muon_lr: float = 5e-3
     adam_lr: float = 2e-3
     weight_decay: float = 0.02
@@ -96,13 +96,24 @@ class TrainConfig:
     ema: float = 0.995
     read_layers: tuple[int, ...] = (5, 8)
     mixture: Mixture = field(default_factory=Mixture)
-    bf16: bool = True
+    bf16: bool | None = None
     device: str = "cpu"
     threads: int = 2
     save_every: float = 150.0
     check_every: float = 240.0
     check_batches: int = 6
     workers: int = 1
+
+    @property
+    def half(self) -> bool:
+        """Whether to compute in bfloat16."""
+        if self.bf16 is not None:
+            return self.bf16
+        return not self.device.startswith("cpu") or torch.cpu._is_avx512_bf16_supported()
+
+    def going_on(self, folder: str) -> TrainConfig:
+        """The last stage of this recipe from the weights in a folder."""
+        return replace(self, start=folder, stages=self.stages[-1:])
 
     def with_batch(self, batch: int) -> TrainConfig:
         """The same recipe with so many pictures a step in its last stage, and as many times more before."""
@@ -140,26 +151,23 @@ RECIPES = {
         "gaze",
         GAZE,
         TrainConfig(
-            steps=20_000,
+            steps=12_000,
             stages=(
-                TrainingStage("answer", step=500, look=SMALL, batch=16),
-                TrainingStage("see", step=900, look=LARGE, batch=16, hold=True),
+                TrainingStage("answer", step=500, look=SMALL, batch=128),
+                TrainingStage("see", step=900, look=LARGE, batch=128, hold=True),
                 TrainingStage("answer", look=LARGE),
             ),
-            decay_steps=1500,
-            inherit=True,
-            muon_lr=4e-3,
-            adam_lr=1.5e-3,
+            decay_from=0.7,
+            start="glance",
+            ema=0.998,
             patch_weight=0.2,
             point_layers=(2, 4, 6),
             look_weight=0.3,
             early_layer=6,
-            early_weight=0.3,
+            early_weight=0.5,
             glimpse_steps=0,
             read_layers=(4,),
-            mixture=Mixture(batch=8, text=96),
-            bf16=False,
-            check_every=600.0,
+            mixture=Mixture(batch=64, text=96),
         ),
     ),
 }
@@ -193,8 +201,7 @@ class Clock:
 def learning_rate_factor(config: TrainConfig, clock: Clock) -> float:
     """Warm-up at the start of each stage, a plateau, a linear fall."""
     rise = min(1.0, (clock.stage_step + 1) / config.warmup)
-    falling = config.decay_steps / config.steps if config.decay_steps else 1.0 - config.decay_from
-    fall = min(1.0, (1.0 - clock.done(config)) / falling)
+    fall = min(1.0, (1.0 - clock.done(config)) / (1.0 - config.decay_from))
     return rise * max(0.01, fall)
 
 
@@ -211,8 +218,7 @@ def build_optimizers(network: Network, config: TrainConfig) -> list[torch.optim.
         looks = (last.layer_norm1, last.self_attn.q_proj, last.self_attn.k_proj)
         unused -= {id(p) for module in looks for p in module.parameters()}
     rest = [p for p in network.parameters() if id(p) not in chosen | unused]
-    muon = torch.optim.Muon if config.bf16 else Muon
     return [
-        muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"),
+        Muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(rest, lr=config.adam_lr, betas=(0.9, 0.95), weight_decay=0.0),
     ]

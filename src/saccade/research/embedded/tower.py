@@ -12,15 +12,19 @@ from saccade.research.embedded.pointing import HEADS
 
 
 def inherit(model: Llava, donor: Mapping[str, torch.Tensor], taught: Sequence[int] = ()) -> None:
-    """Start from a smaller model's weights, in place: all that fit, and its positions spread over the grid.
+    """Start from another model's weights, in place: of a smaller one from all that fit, its positions spread.
 
     Args:
         model: What starts.
-        donor: The smaller model's weights.
+        donor: The other model's weights.
         taught: Decoder layers, counted from 1, whose first heads will be taught anew where to look: their
-            queries are made small, or heads that are sure of something else would hardly learn.
+            queries are made small, or heads that are sure of something else would hardly learn. A model of
+            the same sizes keeps what it was taught.
     """
     mine = model.state_dict()
+    if {name: tensor.shape for name, tensor in donor.items()} == {n: t.shape for n, t in mine.items()}:
+        model.load_state_dict(donor)
+        return
     for name, tensor in donor.items():
         if name.endswith("position_embedding.weight"):
             mine[name].copy_(torch.cat((tensor[:1], spread(tensor[1:], len(mine[name]) - 1))))

@@ -72,8 +72,9 @@ class Trainer:
         torch.set_num_threads(1)
         self.stages = [config.batches(stage) for stage in config.stages]
         model = build_model(sizes, config.seed)
-        if config.inherit:
-            donor = Llava.from_pretrained(weights_path(), dtype=torch.float32)
+        if config.start:
+            folder = weights_path() if config.start == "glance" else Path(config.start)
+            donor = Llava.from_pretrained(folder, dtype=torch.float32)
             inherit(model, donor.state_dict(), config.point_layers)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -93,6 +94,7 @@ class Trainer:
         self.clock = Clock()
         self.stopping = False
         self._durations: deque[float] = deque(maxlen=50)
+        self._mark = time.perf_counter()
 
     @property
     def stage(self) -> TrainingStage:
@@ -138,7 +140,6 @@ class Trainer:
 
     def step(self, batch: dict[str, torch.Tensor]) -> dict[str, float]:
         """One optimisation step; returns its losses."""
-        began = time.perf_counter()
         count = len(self.replicas)
         batch = {name: tensor.to(self.network.device) for name, tensor in batch.items()}
         shards = [{k: v.tensor_split(count)[i] for k, v in batch.items()} for i in range(count)]
@@ -153,8 +154,10 @@ class Trainer:
             optimizer.param_groups[0]["lr"] = rate * factor
             optimizer.step()
         self._follow()
-        self._tick(time.perf_counter() - began, len(batch["pixels"]))
         loss, text, early, point, looking, *patch = torch.stack(results).mean(0).tolist()
+        now = time.perf_counter()
+        self._tick(now - self._mark, len(batch["pixels"]))
+        self._mark = now
         parts = {"loss": loss, "answer": text, "early": early, "pointing": point, "looking": looking}
         return {**parts, **{f"patch/{k}": v for k, v in zip(LABEL_HEADS, patch, strict=True)}}
 
@@ -184,7 +187,7 @@ class Trainer:
         return torch.cat((told, passed.patches[0 if network.mixes else -1])).detach()
 
     def _precision(self) -> torch.autocast:
-        return torch.autocast(self.network.device.type, torch.bfloat16, enabled=self.config.bf16)
+        return torch.autocast(self.network.device.type, torch.bfloat16, enabled=self.config.half)
 
     def _gather_gradients(self) -> None:
         """Average the shards' gradients into the first replica's."""
@@ -201,7 +204,7 @@ class Trainer:
             torch._foreach_lerp_(average, list(self.network.parameters()), 1.0 - decay)
 
     def _tick(self, seconds: float, images: int) -> None:
-        """Count time in steps only, and a step that was paused as an ordinary one."""
+        """Count the time of a step and its batch, and of one that was paused what is ordinary."""
         if len(self._durations) >= 5:
             seconds = min(seconds, 5.0 * statistics.median(self._durations))
         self._durations.append(seconds)
@@ -239,8 +242,8 @@ class Trainer:
     def run(self) -> None:
         """Train to the end of the schedule; an interruption or a polite kill saves first."""
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, lambda *_: setattr(self, "stopping", True))
+            for ending in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(ending, lambda *_: setattr(self, "stopping", True))
         progress = Progress(self.config.minutes, self.config.steps)
         while self.clock.done(self.config) < 1.0:
             number = self.clock.stage(self.config)
@@ -271,6 +274,7 @@ class Trainer:
         self.save()
 
     def _run_stage(self, batches, number: int, progress: Progress) -> None:
+        self._mark = time.perf_counter()
         saved = checked = logged = self.clock.spent
         smooth: dict[str, float] = {}
         for batch in batches:
@@ -288,9 +292,11 @@ class Trainer:
             if answering and 0 < self.config.check_every <= spent - checked:
                 self.log(self.check())
                 checked = spent
+                self._mark = time.perf_counter()
             if spent - saved >= self.config.save_every:
                 self.save()
                 saved = spent
+                self._mark = time.perf_counter()
             progress.update(self.clock, number + 1, smooth)
             over = self.clock.done(self.config) >= 1.0 or self.clock.stage(self.config) != number
             if self.stopping or over:
@@ -298,9 +304,10 @@ class Trainer:
 
 
 def _cross_entropy(logits: torch.Tensor | None, targets: torch.Tensor) -> torch.Tensor:
-    """Mean over the targets that are given."""
+    """Mean over the targets that are given; 0 if none is."""
     assert logits is not None
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
+    total = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum")
+    return total / (targets != -100).sum().clamp_min(1)
 
 
 def train(

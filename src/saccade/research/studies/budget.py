@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from saccade.methods import METHODS, BudgetMethod
+from saccade.methods.kinds import LAYERWISE
 from saccade.plans.budget import flops_ratio
 from saccade.plans.plan import Plan
 from saccade.report import figures
-from saccade.report.markdown import difference
-from saccade.report.text import percent
+from saccade.report.text import difference, percent
 from saccade.research.studies.base import (
     ASKED,
     Design,
@@ -28,7 +28,6 @@ from saccade.research.studies.lines import Book, Line
 from saccade.research.studies.skips import published
 from saccade.research.studies.tables import against, interval_of, plan_table, spans
 
-METHODS_HERE = ("vskip", "ffn_skip", "shortv", "vtw")
 SAME = "ffn_skip in V-Skip's layers"
 SCORES = ("vig", "ffn", "lc")
 NEAR = 0.01
@@ -52,7 +51,7 @@ def design(bench: StudyBench) -> Design:
     layouts, weights = bench.prompts()
     lines = []
     ratios: dict[str, list[float]] = {}
-    for method in (*METHODS_HERE, SAME):
+    for method in (*LAYERWISE, SAME):
         cls = METHODS[method.split()[0]]
         assert issubclass(cls, BudgetMethod)
         order = orders["vig"] if method == SAME else orders.get(cls.score or "")
@@ -66,8 +65,8 @@ def design(bench: StudyBench) -> Design:
             lines.append(Line(name_of(method, budget), plan, about))
     half = max(1, depth // 2)
     target = ratios["vskip"][half]
-    near = {method: nearest(ratios[method], target) for method in METHODS_HERE[1:]}
-    headline = [name_of(m, half) for m in METHODS_HERE] + [name_of(m, n) for m, n in near.items()]
+    near = {method: nearest(ratios[method], target) for method in LAYERWISE[1:]}
+    headline = [name_of(m, half) for m in LAYERWISE] + [name_of(m, n) for m, n in near.items()]
     facts = {
         "calibration": {"samples": len(scored["vig"].samples)} | {n: s.to_dict() for n, s in scored.items()},
         "headline": list(dict.fromkeys(headline)),
@@ -127,9 +126,9 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
 def equal_flops(book: Book) -> list[dict[str, Any]]:
     """Every V-Skip line beside the line of each other method that is nearest in FLOPs, if one is near."""
     depth = book.bench.depth
-    ratios = {m: [book.flops_ratio(name_of(m, n)) for n in range(depth + 1)] for m in METHODS_HERE}
+    ratios = {m: [book.flops_ratio(name_of(m, n)) for n in range(depth + 1)] for m in LAYERWISE}
     found = []
-    for other in METHODS_HERE[1:]:
+    for other in LAYERWISE[1:]:
         for budget in range(1, depth + 1):
             ratio = ratios["vskip"][budget]
             near = nearest(ratios[other], ratio)

@@ -270,3 +270,38 @@ def accuracy_at_cost(entries: Sequence[Mapping[str, Any]], blind: float) -> Figu
     axes.set_xlabel("prefill FLOPs of the dense row")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7, frameon=False)
     return figure
+
+
+@styled
+def beside_published(points: Sequence[Mapping[str, Any]], name: str, near: float) -> Figure:
+    """Retention here against the published one, with 95 % limits and the band that counts as the same.
+
+    Args:
+        points: ``published``, ``retention``, ``low``, ``high`` and ``method`` of each.
+        name: What the model is called.
+        near: Half the width of the band.
+    """
+    figure = style.new_figure(6.4, 6.0)
+    axes = figure.add_subplot()
+    ran = [point for point in points if point["retention"] is not None]
+    low = min([0.7, *(p["retention"] for p in ran), *(p["published"] for p in ran)]) - 0.03
+    span = np.array([low, 1.04])
+    band = (100 * (span - near), 100 * (span + near))
+    axes.fill_between(100 * span, *band, color=MUTED, alpha=0.15, linewidth=0)
+    axes.plot(100 * span, 100 * span, color=MUTED, linewidth=0.9)
+    for number, method in enumerate(dict.fromkeys(point["method"] for point in ran)):
+        own = [point for point in ran if point["method"] == method]
+        x = np.array([100 * p["published"] for p in own])
+        y = np.array([100 * p["retention"] for p in own])
+        reach = [[p["retention"] - p["low"], p["high"] - p["retention"]] for p in own]
+        axes.errorbar(
+            x, y, yerr=100 * np.array(reach).T, label=method, color=COLORS[number % len(COLORS)],
+            marker=MARKS[number % len(MARKS)], markersize=5, linestyle="none", elinewidth=0.8,
+        )  # fmt: skip
+    axes.set_xlim(*(100 * span))
+    axes.set_ylim(*(100 * span))
+    axes.set_xlabel("LLaVA-1.5-7B, published retention, %", color=INK)
+    axes.set_ylabel(f"{name}, retention here, %", color=INK)
+    if ran:
+        axes.legend(fontsize=7, ncols=2, frameon=False)
+    return figure

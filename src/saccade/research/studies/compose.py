@@ -9,9 +9,11 @@ from typing import Any
 from saccade.evaluation.matched import first_layer, kind_of
 from saccade.evaluation.statistics import Interval
 from saccade.methods import METHODS
+from saccade.methods.kinds import SKIPPING
 from saccade.plans.budget import SLACK, flops_ratio, reach_flops
 from saccade.plans.plan import Plan
-from saccade.report.markdown import difference, markdown
+from saccade.report.markdown import markdown
+from saccade.report.text import difference
 from saccade.research.studies import charts
 from saccade.research.studies.base import (
     ASKED,
@@ -32,7 +34,6 @@ from saccade.research.studies.tables import against, interval_of, plan_table, ta
 
 RATIOS = (0.7, 0.5)
 DROPS = ("fastv", "pyramiddrop", "divprune", "visionzip")
-SKIPS = ("vskip", "ffn_skip", "shortv")
 SCORES = ("vig", "ffn", "lc")
 BOOSTED, BOOSTER = "FastV, K = 3, half", "FastV + V-Skip, K = 3, half; N = 19 of 32"
 
@@ -60,7 +61,7 @@ def design(bench: StudyBench) -> Design:
     shape = bench.loaded.shape
     alone = {
         one: flops_ratio(Plan.of(f"{one}(budget={half})").resolve(depth, orders), shape, layouts, weights)
-        for one in SKIPS
+        for one in SKIPPING
     }
 
     def add(parts: tuple[str, ...], ratio: float, spec: str) -> None:
@@ -69,7 +70,7 @@ def design(bench: StudyBench) -> Design:
             "title": " + ".join(METHODS[p].title for p in parts),
             "asked": ratio,
         }
-        about["kind"] = "composed" if len(parts) > 1 else "layers" if parts[0] in SKIPS else "decoder"
+        about["kind"] = "composed" if len(parts) > 1 else "layers" if parts[0] in SKIPPING else "decoder"
         name = name_of(parts, ratio)
         if len(parts) > 1 and alone[parts[1]] <= ratio + SLACK:
             left = f"{METHODS[parts[1]].title} in {half} layers alone is at {100 * alone[parts[1]]:.1f} %"
@@ -85,10 +86,10 @@ def design(bench: StudyBench) -> Design:
     for ratio in RATIOS:
         for one in DROPS:
             add((one,), ratio, drop(one, depth, f"flops={ratio}"))
-        for other in SKIPS:
+        for other in SKIPPING:
             add((other,), ratio, f"{other}(flops={ratio})")
         for one in DROPS:
-            for other in SKIPS:
+            for other in SKIPPING:
                 add((one, other), ratio, f"{drop(one, depth, f'flops={ratio}')}+{other}(budget={half})")
     booster = f"fastv(layer={layer},keep=0.5)"
     for name, spec in ((BOOSTED, booster), (BOOSTER, f"{booster}+vskip(budget={published(depth)})")):
@@ -110,7 +111,7 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
     ran = {line.name for line in design.lines if line.plan is not None}
     pairs = []
     gaps: dict[str, list[Interval]] = {"drops": [], "skips": []}
-    for ratio, one, other in itertools.product(RATIOS, DROPS, SKIPS):
+    for ratio, one, other in itertools.product(RATIOS, DROPS, SKIPPING):
         both = name_of((one, other), ratio)
         for part in (one, other):
             alone = name_of((part,), ratio)
@@ -124,7 +125,7 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
         seen = directions(mine)
         partners = ""
         if kind == "skips":
-            partners = _partners(book, [row for row in pairs if row["alone"] in SKIPS], seen)
+            partners = _partners(book, [row for row in pairs if row["alone"] in SKIPPING], seen)
         findings.append(
             Finding(
                 f"Dropping rows and skipping layers together beats {what} alone at equal FLOPs",
@@ -173,7 +174,7 @@ def _partners(book: Book, rows: Sequence[Mapping[str, Any]], seen: Sequence[int]
         layers = getattr(plan.methods[0], "layers", None) if isinstance(plan, Plan) else None
         where = f" ({len(layers)} of {book.bench.depth} layers)" if isinstance(layers, tuple) else ""
         told.append(f"{name}{where} {its.count(1)} better and {its.count(-1)} worse of {len(its)}")
-    absent = [METHODS[one].title for one in SKIPS if one not in {row["alone"] for row in rows}]
+    absent = [METHODS[one].title for one in SKIPPING if one not in {row["alone"] for row in rows}]
     none = f"; none against {', '.join(absent)}" if absent else ""
     return f": against {'; '.join(told)}{none}" if told else none
 
@@ -182,8 +183,8 @@ def _best(book: Book, ran: set[str]) -> list[dict[str, Any]]:
     """The most accurate pair of each ratio minus the most accurate method alone there."""
     found = []
     for ratio in RATIOS:
-        singles = [name_of((one,), ratio) for one in (*DROPS, *SKIPS)]
-        both = [name_of(pair, ratio) for pair in itertools.product(DROPS, SKIPS)]
+        singles = [name_of((one,), ratio) for one in (*DROPS, *SKIPPING)]
+        both = [name_of(pair, ratio) for pair in itertools.product(DROPS, SKIPPING)]
         tops = [
             max(names, key=lambda name: book.of_line(book.lines[name]).mean.accuracy.value or 0.0)
             for names in ([n for n in both if n in ran], [n for n in singles if n in ran])
@@ -204,11 +205,11 @@ def draw(result: Result) -> dict[str, bytes]:
     panels = {
         METHODS[one].title: {
             "alone": line(one),
-            **{f"with {METHODS[other].title}": line(f"{one}+{other}") for other in SKIPS},
+            **{f"with {METHODS[other].title}": line(f"{one}+{other}") for other in SKIPPING},
         }
         for one in DROPS
     }
-    skips = {f"with {METHODS[other].title}": line(other) for other in SKIPS}
+    skips = {f"with {METHODS[other].title}": line(other) for other in SKIPPING}
     return {"pairs": charts.pairs(panels, skips, result["dense"]["mean"])}
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from saccade.report.markdown import difference, markdown
+from saccade.report.markdown import markdown
+from saccade.report.text import difference
 from saccade.research.studies import charts
 from saccade.research.studies.base import Design, Finding, Result, Study, corrected, directions, is_better
 from saccade.research.studies.bench import StudyBench

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from saccade.evaluation.matched import KINDS, PLAIN, RATIOS
+from saccade.evaluation.matched import KINDS, RATIOS
 from saccade.evaluation.results import Evaluation
 from saccade.evaluation.statistics import Interval
+from saccade.methods.kinds import PLAIN
 from saccade.report import figures
-from saccade.report.markdown import difference, markdown
-from saccade.report.text import percent
+from saccade.report.markdown import markdown
+from saccade.report.text import difference, percent
 from saccade.research.studies.base import (
     Design,
     Finding,

@@ -7,14 +7,12 @@ from typing import Any
 
 from saccade.evaluation.matched import lineup
 from saccade.evaluation.runner import refusal
-from saccade.methods import METHODS
+from saccade.methods import Method
+from saccade.methods.kinds import TRAINED
 from saccade.methods.reducer import Reducer
 from saccade.plans.plan import Plan
 from saccade.research.studies.bench import StudyBench
 from saccade.research.studies.lines import Line
-
-TRAINED = ("skip_vision", "victor")
-"""Methods that a model is trained with; on a stock model they are not what their papers judge."""
 
 KEPT = ", positions kept"
 """What names and titles of lines with kept positions end with."""
@@ -39,8 +37,7 @@ def matched(bench: StudyBench, orders: dict[str, Any]) -> list[Line]:
         about = {key: value for key, value in row.to_dict().items() if key not in ("name", "spec", "reason")}
         line = tried(bench, Line(row.name, row.plan, about | {"positions": "authors"}, row.reason))
         found.append(line)
-        closes = any(getattr(METHODS[name], "compacts", False) for name in row.method.split("+"))
-        if line.plan is not None and closes:
+        if isinstance(line.plan, Plan) and any(_closes(method) for method in line.plan.methods):
             found.append(tried(bench, kept(line)))
     return found
 
@@ -59,8 +56,13 @@ def kept(line: Line) -> Line:
     """A line with positions kept where its methods would close them up."""
     assert isinstance(line.plan, Plan)
     methods = tuple(
-        replace(m, position_policy="keep") if isinstance(m, Reducer) and m.compacts else m
+        replace(m, position_policy="keep") if _closes(m) else m  # type: ignore[call-arg]
         for m in line.plan.methods
     )
     about = {**line.about, "title": line.about["title"] + KEPT, "positions": "keep"}
     return Line(line.name + KEPT, Plan(methods), about)
+
+
+def _closes(method: Method) -> bool:
+    """Whether positions close up under a method as its authors have it."""
+    return isinstance(method, Reducer) and method.compacts

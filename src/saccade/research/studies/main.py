@@ -7,10 +7,10 @@ from typing import Any
 
 from saccade.evaluation.matched import first_layer, kind_of
 from saccade.methods import METHODS
+from saccade.methods.kinds import SKIPPING
 from saccade.plans.plan import Plan
 from saccade.report import figures
-from saccade.report.markdown import difference
-from saccade.report.text import interval, percent
+from saccade.report.text import difference, interval, percent
 from saccade.research.studies.base import Design, Finding, Result, Study, is_better, is_free
 from saccade.research.studies.bench import StudyBench, orders_of
 from saccade.research.studies.lines import Book, Line
@@ -43,10 +43,7 @@ def points_of(depth: int) -> list[tuple[str, str]]:
     """
     budget, layer = max(1, round(SHARE * depth)), first_layer(METHODS["fastv"], depth)
     found = [
-        *(
-            (f"N = 19 of 32, here {budget}", f"{name}(budget={budget})")
-            for name in ("vskip", "ffn_skip", "shortv")
-        ),
+        *((f"N = 19 of 32, here {budget}", f"{name}(budget={budget})") for name in SKIPPING),
         ("K = 16 of 32", f"vtw(layer={depth // 2})"),
         ("K = 3, half", f"fastv(layer={layer},keep=0.5)"),
         ("K = 3, half; N = 19 of 32", f"fastv(layer={layer},keep=0.5)+vskip(budget={budget})"),

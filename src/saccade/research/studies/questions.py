@@ -1,4 +1,4 @@
-"""Where a study's questions come from: Glance's suite or a user's file, with calibration samples apart."""
+"""Where a study's questions come from: the embedded suite or a user's file, calibration samples apart."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 from saccade.evaluation.ledger import sample_digest
 from saccade.inputs.data import Entry, read_jsonl
 from saccade.inputs.samples import Sample
+from saccade.system.embedded import GLANCE, Embedded
 
 SUITE_SEEDS = 1 << 16
 KEPT_BYTES = 1 << 30
@@ -28,9 +29,10 @@ class StudyQuestions:
         samples: Held-out questions of each task, at most.
         pool: Calibration samples of each task, at most.
         seed: Seed of the draw.
-        data: JSONL file; None for Glance's suite.
+        data: JSONL file; None for the suite.
         whole: What these are a share of, if they are (``shares``).
         first: Place of the share's first question among those of the whole.
+        suite: Embedded model for which the suite's scenes are drawn.
     """
 
     tasks: tuple[str, ...]
@@ -40,10 +42,13 @@ class StudyQuestions:
     data: Path | None = None
     whole: StudyQuestions | None = None
     first: int = 0
+    suite: Embedded = GLANCE
 
     @classmethod
-    def of_suite(cls, tasks: tuple[str, ...], samples: int, pool: int, seed: int) -> StudyQuestions:
-        """Questions of Glance's suite, all tasks if none is named.
+    def of_suite(
+        cls, tasks: tuple[str, ...], samples: int, pool: int, seed: int, suite: Embedded = GLANCE
+    ) -> StudyQuestions:
+        """Questions of an embedded model's suite, all tasks if none is named.
 
         Raises:
             ValueError: If there is no such task, or the seed is too large for the suite.
@@ -53,7 +58,7 @@ class StudyQuestions:
         check_tasks(tasks)
         if not 0 <= seed < SUITE_SEEDS:
             raise ValueError(f"--seed is below {SUITE_SEEDS} for the embedded suite, got {seed}")
-        return cls(tuple(dict.fromkeys(tasks)) or tuple(TASKS), samples, pool, seed)
+        return cls(tuple(dict.fromkeys(tasks)) or tuple(TASKS), samples, pool, seed, suite=suite)
 
     @classmethod
     def of_file(
@@ -76,6 +81,11 @@ class StudyQuestions:
                 f"{data}: task {few[0]!r} has one question; a study needs two at least, one to calibrate on"
             )
         return cls(names, samples, pool, seed, data)
+
+    @property
+    def source(self) -> str:
+        """What results call them."""
+        return self.suite.source if self.data is None else self.data.name
 
     @cached_property
     def _by_task(self) -> dict[str, list[Entry]]:
@@ -155,7 +165,7 @@ class StudyQuestions:
             return [entry.load() for entry in self._split(task)[1]]
         from saccade.glance import suite
 
-        return suite.samples(task, self.samples, "test", self.seed)
+        return suite.samples(task, self.samples, "test", self.seed, self.suite.scale)
 
     def calibration(self, task: str, most: int | None = None) -> list[Sample]:
         """Calibration samples of a task, the first ``most`` of its pool."""
@@ -164,4 +174,4 @@ class StudyQuestions:
             return [entry.load() for entry in self._split(task)[0][:count]]
         from saccade.glance import suite
 
-        return suite.samples(task, count, "calibration", self.seed)
+        return suite.samples(task, count, "calibration", self.seed, self.suite.scale)

@@ -16,6 +16,7 @@ from saccade.research.studies.bench import StudyBench
 from saccade.research.studies.cells import makers, missing
 from saccade.research.studies.lines import Book, columns
 from saccade.research.studies.workers import Progress, Work, fill_all, fill_with
+from saccade.system.embedded import title_of
 from saccade.system.files import write_bytes, write_json, write_text
 
 SCHEMA = 1
@@ -86,13 +87,13 @@ def run(
         "title": study.title,
         "question": study.question,
         "model": {
-            "name": "Glance" if bench.loaded.name == "glance" else bench.loaded.name,
+            "name": title_of(bench.loaded.name),
             "weights": bench.weights,
             "layers": bench.depth,
             "parameters": sum(p.numel() for p in bench.loaded.model.parameters()),
         },
         "data": {
-            "source": "Glance suite" if bench.questions.data is None else bench.questions.data.name,
+            "source": bench.questions.source,
             "tasks": list(bench.tasks),
             "questions": sum(sizes.values()),
             "samples_per_task": max(sizes.values()),

@@ -13,7 +13,8 @@ from saccade import models
 from saccade.evaluation.statistics import UNDEFINED, Interval
 from saccade.identity import code_of
 from saccade.inputs.samples import Sample
-from saccade.report.markdown import difference, markdown
+from saccade.report.markdown import markdown
+from saccade.report.text import difference
 from saccade.research.analysis.capture import bare, record
 from saccade.research.analysis.saturation import MASSES, visual_maps
 from saccade.research.analysis.study import UNTOUCHED, VERSION, over

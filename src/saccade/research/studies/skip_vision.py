@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from saccade.report.markdown import difference, markdown
-from saccade.report.text import amount, interval, percent
+from saccade.report.markdown import markdown
+from saccade.report.text import amount, difference, interval, percent
 from saccade.research.studies.base import Design, Result, Study
 from saccade.research.studies.bench import StudyBench
 from saccade.research.studies.charts import accuracy_at_cost

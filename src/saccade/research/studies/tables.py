@@ -7,8 +7,8 @@ from typing import Any
 
 from saccade.evaluation.statistics import Interval
 from saccade.methods.base import write_value
-from saccade.report.markdown import difference, markdown
-from saccade.report.text import MISSING, interval, percent
+from saccade.report.markdown import markdown
+from saccade.report.text import MISSING, difference, interval, percent
 from saccade.research.studies.lines import Book
 
 

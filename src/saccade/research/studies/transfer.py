@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from saccade.report.markdown import difference, markdown
-from saccade.report.text import percent
+from saccade.report.markdown import markdown
+from saccade.report.text import difference, percent
 from saccade.research.studies import charts
 from saccade.research.studies.base import (
     Design,

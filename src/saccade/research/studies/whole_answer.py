@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from saccade.report.markdown import difference, markdown
+from saccade.report.markdown import markdown
+from saccade.report.text import difference
 from saccade.research.studies import charts
 from saccade.research.studies.base import (
     ASKED,

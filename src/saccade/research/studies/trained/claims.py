@@ -8,8 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from saccade.evaluation.statistics import Interval
-from saccade.report.markdown import difference
-from saccade.report.text import percent, points, spread
+from saccade.report.text import difference, percent, points, spread
 from saccade.research.studies.base import ASKED, Finding, is_better, is_free
 from saccade.research.studies.lineup import KEPT
 from saccade.research.studies.tables import interval_of

@@ -1,0 +1,138 @@
+"""Prefill times on devices that are not here, predicted operation by operation from FLOPs and bytes (pure).
+
+Every matrix product takes its arithmetic or its traffic, whichever is longer (``roofline``), at the rates of
+the maker's data sheet times what large products reach of them. Beside them count the traffic of norms,
+activations and rotary positions, the launches of a layer, the vision tower, the head on one row, and what the
+host takes for a prompt. What the host and the launches of an RTX 3090 take was read off the latencies of the
+stock model and of VTW in V-Skip's paper (arXiv 2606.08511); the tests hold its ratios for a 7B model to 10 %.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from saccade.core.pricing import executed_flops, scoring_flops
+from saccade.core.route import Route
+from saccade.core.shapes import ModelShape
+from saccade.measure.roofline import Device, rows_seconds
+
+REACHED = 0.85
+"""Share of the data sheet's rates that large products and copies reach."""
+
+PASSES_HIDDEN, PASSES_FFN = 26, 5
+"""How often a layer's element-wise operations read or write a row of the hidden width, and of the FFN's."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A device by its data sheet, dense 16-bit products with 32-bit sums.
+
+    Attributes:
+        flops_per_s: Peak of matrix products.
+        bytes_per_s: Peak of the memory.
+        layer_s: Least seconds of one decoder layer at batch 1: the launches of its operations.
+        host_s: Seconds that a prompt takes beside the model's layers and tower.
+    """
+
+    flops_per_s: float
+    bytes_per_s: float
+    layer_s: float = 0.75e-3
+    host_s: float = 15e-3
+
+    @property
+    def reached(self) -> Device:
+        """What large products and copies reach."""
+        return Device(REACHED * self.flops_per_s, REACHED * self.bytes_per_s)
+
+
+CARDS: dict[str, Card] = {
+    "h100": Card(989e12, 3.35e12, 0.4e-3, 8e-3),
+    "a100": Card(312e12, 2.04e12, 0.5e-3, 10e-3),
+    "l4": Card(121e12, 0.30e12),
+    "rtx3090": Card(71e12, 0.936e12),
+}
+"""Devices by name: H100 SXM, A100 80 GB SXM, L4 and GeForce RTX 3090."""
+
+
+@dataclass(frozen=True)
+class Eye:
+    """What a prompt's image costs before the decoder.
+
+    Attributes:
+        parameters: Weights of the vision tower and the projector that every patch passes.
+        patches: Patches of all views of an image.
+    """
+
+    parameters: float = 0.0
+    patches: int = 0
+
+
+EYES = {
+    "llava-1.5-7b": Eye(325e6, 577),
+    "llava-1.5-13b": Eye(335e6, 577),
+    "llava-llama3-8b": Eye(325e6, 577),
+    "llava-next-7b": Eye(325e6, 5 * 577),
+    "llava-next-13b": Eye(335e6, 5 * 577),
+}
+"""Vision towers (CLIP ViT-L/336) and projectors of preset shapes, with their typical views."""
+
+
+def card(name: str) -> Card:
+    """A device by name.
+
+    Raises:
+        ValueError: If it is not known.
+    """
+    if name not in CARDS:
+        raise ValueError(f"no device {name!r} to predict times on; known: {', '.join(CARDS)}")
+    return CARDS[name]
+
+
+def layer_seconds(
+    shape: ModelShape,
+    on: Card,
+    alive: int,
+    query: int,
+    ffn: int,
+    scores: float,
+    size: int = 2,
+) -> float:
+    """Seconds of one decoder layer; arguments as ``saccade.measure.roofline.rows_seconds``."""
+    device = on.reached
+    products = rows_seconds(shape, alive, query, ffn, scores, size, device)
+    touched = PASSES_HIDDEN * shape.hidden * max(query, ffn, alive // 2) + PASSES_FFN * shape.ffn * ffn
+    return max(on.layer_s, products + size * touched / device.bytes_per_s)
+
+
+def around_seconds(shape: ModelShape, on: Card, eye: Eye, batch: int = 1, size: int = 2) -> float:
+    """Seconds of a prefill beside its layers: the vision tower, the head on the last rows, the host."""
+    device = on.reached
+    tower = max(2 * eye.parameters * eye.patches * batch / device.flops_per_s,
+                size * eye.parameters / device.bytes_per_s)  # fmt: skip
+    head = max(2 * shape.hidden * shape.vocab * batch / device.flops_per_s,
+               size * shape.hidden * shape.vocab / device.bytes_per_s)  # fmt: skip
+    return tower + head + on.host_s
+
+
+def prefill_seconds(shape: ModelShape, route: Route, on: Card, eye: Eye, size: int = 2) -> float:
+    """Seconds to the first token under a route.
+
+    Args:
+        shape: Sizes of the decoder.
+        route: The program of its layers, for the whole batch.
+        on: The device.
+        eye: The vision tower and what it looks at; ``Eye()`` leaves it out.
+        size: Bytes per number.
+    """
+    layout, total = route.layout, 0.0
+    d, dq, dk, m = shape.hidden, shape.query_width, shape.kv_width, shape.ffn
+    memo: dict[int, float] = {}
+    for layer in route.layers:
+        if id(layer) not in memo:
+            alive, query, ffn = (int(s.sum()) for s in (layer.alive_BN, layer.query_BN, layer.ffn_BN))
+            fixed = 4 * d * dk * alive + 4 * d * dq * query + 6 * d * m * ffn
+            scores = executed_flops(shape, layer, layout) - fixed
+            memo[id(layer)] = layer_seconds(shape, on, alive, query, ffn, scores, size)
+        total += memo[id(layer)]
+    asked = sum(scoring_flops(shape, scoring, layout.batch) for scoring in route.scorings)
+    return total + asked / on.reached.flops_per_s + around_seconds(shape, on, eye, layout.batch, size)

@@ -1,0 +1,181 @@
+"""What each kind of result file holds, as far as the report shows it (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+
+from saccade.plans.schema import first_wrong
+from saccade.report.results.model import Finite, Number, Part, ReadFinding, ScoredPlan, picked
+
+MOST_LAYERS = 1000
+"""Layers past which a file is not believed."""
+PHASE = ("dense_s", "plan_s", "time_ratio", "flops_ratio", "low", "high", "efficiency", "captured")
+PRICE = (
+    *("tflops", "dense_tflops", "ratio", "executed_ratio", "kv_bytes", "dense_kv_bytes", "kv_ratio"),
+    *("equivalent_tokens", "visual_tokens", "score_tflops", "decode_gflops", "dense_decode_gflops"),
+)
+
+Depth = Annotated[int, Field(ge=1, le=MOST_LAYERS)]
+Count = Annotated[int, Field(ge=1, le=10**6)]
+Ratios = Annotated[dict[str, Number], picked(*PHASE, needed=("time_ratio", "flops_ratio"))]
+Prefill = Annotated[dict[str, Number], picked(*PHASE, needed=PHASE[:4])]
+Decode = Annotated[dict[str, Number], picked(*PHASE, perhaps=True)]
+Prices = Annotated[dict[str, Number], picked(*PRICE, needed=("tflops", "ratio", "kv_ratio"))]
+
+Kind = TypeVar("Kind", bound=Part)
+
+
+def taken(kind: type[Kind], data: Any, path: str) -> Kind:
+    """A part of a file, checked.
+
+    Raises:
+        ValueError: Naming the file and the first field that is wrong.
+    """
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise ValueError(f"{path}: {first_wrong(error)}") from None
+
+
+class ModelEntry(Part):
+    """The model of an evaluation."""
+
+    name: str = "unnamed model"
+    weights: str = ""
+    layers: Depth | None = None
+
+
+class LayerScores(Part):
+    """A score of every layer."""
+
+    mean: list[Finite]
+
+
+class Check(Part):
+    """A line of a gate."""
+
+    what: str
+    wanted: str
+    found: str
+    passed: Any = False
+
+
+def _only_scores(data: Any) -> Any:
+    if not isinstance(data, dict):
+        return data
+    return {k: v for k, v in data.items() if isinstance(v, dict) and isinstance(v.get("mean"), list)}
+
+
+class EvaluationFile(Part):
+    """What ``eval``, ``demo``, ``study`` and the benchmarks of Glance write."""
+
+    dense: ScoredPlan
+    plans: list[ScoredPlan] = []
+    rows: list[ScoredPlan] = []
+    model: Annotated[
+        ModelEntry, BeforeValidator(lambda data: {"name": data} if isinstance(data, str) else data)
+    ] = ModelEntry()
+    headline: Any = None
+    lines: list[Check] | None = None
+    calibration: Annotated[dict[str, LayerScores], BeforeValidator(_only_scores)] = {}
+    orders: dict[str, Any] = {}
+    ratios: Any = None
+    provenance: dict[str, Any] = {}
+    study: str = ""
+    title: str = ""
+    question: str = ""
+    findings: list[ReadFinding] = []
+
+
+class Peak(Part):
+    """One side of a bench."""
+
+    peak_memory_bytes: Number = None
+
+
+class ReportedRun(Part):
+    """One plan that was timed."""
+
+    name: str
+    plan: str
+    layers: Count
+    depth: Depth
+    batch: Count
+    visual: Count
+    text: Count
+    new_tokens: Count
+    prefill: Prefill
+    decode: Decode = {}
+    dense: Peak = Peak()
+    planned: Peak = Peak()
+    kv_ratio: Number = None
+    vision_s: Number = None
+    vision_made_up: Any = False
+    provenance: dict[str, Any] = {}
+
+
+class BenchFile(Part):
+    """What ``bench`` and the benchmarks of width write, where it has several runs."""
+
+    plans: list[ReportedRun] = []
+    runs: list[ReportedRun] = []
+    provenance: dict[str, Any] = {}
+
+
+class ShapeEntry(Part):
+    """The decoder that was priced."""
+
+    name: str
+    layers: Depth
+
+
+def _numbers_apart(data: Any) -> Any:
+    if not isinstance(data, Mapping):
+        return data
+    names = ("plan", "resolved")
+    return {name: data[name] for name in names if name in data} | {
+        "numbers": {key: value for key, value in data.items() if key not in names}
+    }
+
+
+class Price(Part):
+    """One plan that was priced."""
+
+    plan: str
+    resolved: str
+    numbers: Prices
+
+    _apart = model_validator(mode="before")(_numbers_apart)
+
+
+class CostFile(Part):
+    """What ``cost`` writes."""
+
+    shape: ShapeEntry
+    visual: Count
+    text: Finite
+    plans: list[Price] = []
+    provenance: dict[str, Any] = {}
+
+
+class Step(Part):
+    """One plan that was timed in training."""
+
+    plan: str
+    numbers: Ratios
+
+    _apart = model_validator(mode="before")(_numbers_apart)
+
+
+class TrainingStepFile(Part):
+    """What ``benchmarks/skip_ffn_step.py`` writes: forward and backward take the place of the prefill."""
+
+    shape: ShapeEntry
+    batch: Count
+    visual: Count
+    text: Count
+    runs: list[Step] = []
+    provenance: dict[str, Any] = {}

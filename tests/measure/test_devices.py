@@ -1,0 +1,99 @@
+"""Times of devices that are not here: what they are made of, and how far from published ones they are."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from saccade.cli import main
+from saccade.core.layout import Layout
+from saccade.core.route import Route
+from saccade.core.shapes import SHAPES
+from saccade.measure.devices import CARDS, Eye, around_seconds, card, layer_seconds, prefill_seconds
+from saccade.plans.plan import Plan
+from saccade.tuning.meters import KEEPS, PredictedMeter, TimedMeter
+from saccade.tuning.price import Pricer, Rows
+
+SHAPE = SHAPES["llava-1.5-7b"]
+CLIP = Eye(324e6, 577)
+PUBLISHED = {"vskip(layers=13-31)": 158.40, "vtw(layer=16)": 107.57, "shortv(layers=13-31)": 108.40}
+DENSE_MS = 171.71
+"""Milliseconds of V-Skip's paper on an RTX 3090, LLaVA-1.5-7B."""
+
+
+def test_published_ratios_of_a_7b_model_are_met_within_ten_percent():
+    pricer = Pricer(PredictedMeter(SHAPE, card("rtx3090"), "rtx3090", CLIP), SHAPE, {(576, 67): 1.0})
+    for spec, ms in PUBLISHED.items():
+        assert pricer.ratio(Plan.of(spec)) == pytest.approx(ms / DENSE_MS, rel=0.1), spec
+
+
+@pytest.mark.parametrize("name", sorted(CARDS))
+def test_more_rows_take_longer_and_no_layer_takes_less_than_its_launches(name):
+    on = card(name)
+    times = [
+        layer_seconds(SHAPE, on, n, n, n, 4.0 * SHAPE.query_width * n * n) for n in (10, 600, 1200, 4800)
+    ]
+    assert times == sorted(times) and times[0] >= on.layer_s and times[-1] > 3 * times[1]
+    # Weights are read whatever the rows: a layer of one row is bound by the memory.
+    weights = 2 * (4 * SHAPE.hidden**2 + 3 * SHAPE.hidden * SHAPE.ffn)
+    assert layer_seconds(SHAPE, on, 1, 1, 1, 0.0) >= min(on.layer_s, weights / on.bytes_per_s)
+    assert around_seconds(SHAPE, on, CLIP) > around_seconds(SHAPE, on, Eye()) > on.host_s
+
+
+def test_faster_devices_are_faster():
+    times = {name: layer_seconds(SHAPE, card(name), 640, 640, 640, 0.0) for name in CARDS}
+    assert times["h100"] < times["a100"] < times["l4"] < times["rtx3090"]
+
+
+def test_a_device_that_is_not_known_is_refused():
+    with pytest.raises(
+        ValueError, match="no device 'tpu' to predict times on; known: h100, a100, l4, rtx3090"
+    ):
+        card("tpu")
+
+
+@pytest.mark.parametrize("spec", ["dense", "vtw(layer=16)", "fastv(layer=3,keep=0.5)+vskip(layers=12-20)"])
+def test_a_route_takes_what_its_rows_take(spec):
+    plan, on = Plan.of(spec), card("a100")
+    layout = Layout.single(576, 67, views=SHAPE.views(576))
+    whole = prefill_seconds(SHAPE, plan.route(layout, SHAPE.layers), on, CLIP)
+    pricer = Pricer(PredictedMeter(SHAPE, on, "a100", CLIP), SHAPE, {(576, 67): 1.0})
+    dense = prefill_seconds(SHAPE, Route.dense(layout, SHAPE.layers), on, CLIP)
+    assert whole / dense == pytest.approx(pricer.ratio(plan), rel=1e-9)
+
+
+def test_the_command_tells_predicted_times(capsys):
+    words = [
+        "cost",
+        "llava-1.5-7b",
+        "--plan",
+        "vtw(layer=16)",
+        "--on",
+        "rtx3090",
+        "--on",
+        "h100",
+        "--json",
+        "-",
+    ]
+    assert main(words) == 0
+    told = json.loads(capsys.readouterr().out)["plans"][0]["predicted"]
+    assert told["rtx3090"]["ratio"] == pytest.approx(PUBLISHED["vtw(layer=16)"] / DENSE_MS, rel=0.1)
+    assert told["h100"]["seconds"] < told["rtx3090"]["seconds"]
+    assert main(["cost", "llava-1.5-7b", "--on", "tpu"]) == 2
+    assert "no device 'tpu'" in capsys.readouterr().err
+
+
+def test_measured_steps_are_interpolated():
+    table = {
+        kind: [8.0, 6.5, 5.0, 3.5, 2.6]
+        for kind in ((True, True), (False, True), (True, False), (False, False))
+    }
+    table[False, False] = [2.0] * len(KEEPS)
+    meter = TimedMeter(4, 100, table)
+    assert meter.layer(Rows(100, 9)) == 2.0 and meter.layer(Rows(60, 9)) == pytest.approx(5.6 / 4)
+    assert meter.layer(Rows(60, 9, False, False)) == 0.5 and meter.layer(Rows(0, 9)) == pytest.approx(0.5)
+    shape = SHAPES["llava-1.5-7b"]
+    plan = Plan.of("shortv(layers=0-15)")
+    pricer = Pricer(TimedMeter(32, 100, table), shape, {(100, 9): 1.0})
+    assert pricer.ratio(plan) == pytest.approx((16 * 2.0 + 16 * 8.0) / (32 * 8.0))
