@@ -30,7 +30,14 @@ ROOMS = (
     *("methods", "plans", "families", "opening", "inputs", "glance"),
     *("engine", "skip_vision", "models", "identity"),
     *("measure", "calibration", "evaluation", "check", "report", "tuning", "training", "lmms"),
-    *("research.names", "research.embedded", "research.analysis", "research.gate", "research.demo"),
+    *(
+        "research.names",
+        "research.published",
+        "research.embedded",
+        "research.analysis",
+        "research.gate",
+        "research.demo",
+    ),
     *("research.studies", "research.telling"),
     *("cli", "research.cli", "__main__"),
 )
