@@ -65,7 +65,8 @@ def test_every_move_is_another_plan_that_runs_and_can_be_taken_back():
     for move in found:
         assert move.to != start and move.to.plan.resolve(LAYERS).is_resolved, move.name
         assert Plan.of(move.to.plan.spec) == move.to.plan
-    for move in found[:40]:
+    # Another reducer comes with a setting of its own, which the knob finds again.
+    for move in [move for move in found if not move.name.startswith("before")][:40]:
         assert any(back.to.plan == start.plan for back in moves(move.to, MENU)), move.name
 
 
