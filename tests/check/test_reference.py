@@ -17,7 +17,7 @@ from support.programs import ROOT, environment
 from support.reference import gap, recompute
 from test_house import SOURCE, ours
 
-FOLLOWED = {"check", "layout", "methods", "plan"}
+FOLLOWED = {"check", "core", "methods", "plans"}
 
 
 @pytest.mark.e2e

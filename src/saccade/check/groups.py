@@ -48,14 +48,14 @@ def group_of(method: Method, depth: int) -> str:
         method: The method, its layers known.
         depth: Decoder layers.
     """
-    if hasattr(method, "visual_rows"):
+    if method.shortens:
         return RESIZED
     if method.releases:
         return RELEASED
     stages = method.stages(depth)
     if not stages:
         return SKIPPED
-    if getattr(method, "tower_merge", None) is not None or any(stage.rewrites for stage in stages):
+    if method.tower_merge is not None or any(stage.rewrites for stage in stages):
         return MERGED
     if any(stage.look.layer for stage in stages):
         return INSIDE
