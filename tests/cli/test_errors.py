@@ -195,7 +195,7 @@ def _resume(run) -> str:
 def test_ctrl_c_before_the_first_checkpoint_says_to_start_over(command, monkeypatch, tmp_path):
     from saccade.research.embedded import train
 
-    def stop(config, run, resume):
+    def stop(config, run, resume, start=None):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(train, "train", stop)
@@ -209,7 +209,7 @@ def test_ctrl_c_after_a_checkpoint_gives_the_command_that_continues(command, mon
 
     asked = []
 
-    def stop(config, run, resume):
+    def stop(config, run, resume, start=None):
         asked.append((config.steps, config.seed, config.threads, run, resume))
         (run / "checkpoint.pt").write_bytes(b"")
         raise KeyboardInterrupt

@@ -84,7 +84,7 @@ class Command:
     """
 
     def __init__(self, name: str, data) -> None:
-        shared = ("toy", "--data", data, "--device", "cpu")
+        shared = ("somebody/toy", "--data", data, "--device", "cpu")
         self.words = {
             "calibrate": ("calibrate", *shared, "--samples", 6, "--budget", 2, "--no-check",
                           "--out", "plan.json"),
