@@ -131,14 +131,16 @@ def tune(
 
     Example: saccade tune glance --flops 0.5 --out plan.json
     """
-    from saccade.tuning.settings import Settings
-    from saccade.tuning.space import OPERATIONS
+    from saccade.tuning.operations import OPERATIONS, check_allowed
 
     view = common.Output(json)
     common.check_writable(out)
     allowed = (
         OPERATIONS if allow is None else tuple(part.strip() for part in allow.split(",") if part.strip())
     )
+    check_allowed(allowed, engine)
+    from saccade.tuning.settings import Settings
+
     settings = Settings(
         flops=flops,
         time=time,

@@ -98,8 +98,8 @@ class Opening:
         return {name: str(value).removeprefix("torch.") for name, value in given.items()}
 
     def recorded(self) -> dict[str, Any]:
-        """Every setting as JSON has it, for provenance: the device left out, tokens and objects too."""
-        left_out = ("device", "more")
+        """Every setting as JSON has it, for provenance: without device, strictness, tokens and objects."""
+        left_out = ("device", "strict", "more")
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
         return {name: _as_json(value) for name, value in {**own, **self.rest}.items()}
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from saccade.measure.devices import card
-from saccade.tuning.space import OPERATIONS, check_allowed
+from saccade.tuning.operations import OPERATIONS, check_allowed
 
 COSTS = ("flops", "time", "kv")
 """What a budget may be a share of."""
@@ -38,7 +38,7 @@ class Settings:
         kv: Share of the dense KV cache.
         max_loss: Points of accuracy that the plan may lose, proven on held-out samples.
         on: A device that is not here, whose time is predicted (``saccade.measure.devices``).
-        allow: Operations that may be used, some of ``saccade.tuning.space.OPERATIONS``.
+        allow: Operations that may be used, some of ``saccade.tuning.operations.OPERATIONS``.
         engine: What will serve the plan.
         num_samples: Samples that the search sees, at most.
         num_held_out: Samples that judge its plans, at most.
