@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from saccade import glance, models
+from saccade import models
 from saccade.glance import load, weights_path
 from saccade.glance.model import GlanceConfig, build_model
 from saccade.glance.suite import samples
@@ -16,6 +16,7 @@ from saccade.glance.tokenizer import PAD, build_processor, build_tokenizer
 from saccade.research.embedded.data import Batches, Mixture, network_inputs
 from saccade.research.embedded.network import Network
 from saccade.research.embedded.tower import visual_rows
+from saccade.system.embedded import Embedded
 
 SMALL = GlanceConfig(layers=2, width=32, heads=4, mlp=32, vision_width=32)
 
@@ -152,7 +153,7 @@ def test_a_missing_checkpoint_is_named(tmp_path) -> None:
 def test_an_installation_without_weights_says_where_they_are(tmp_path, monkeypatch) -> None:
     for file in weights_path().glob("*.json"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    monkeypatch.setattr(glance, "weights_path", lambda: tmp_path)
+    monkeypatch.setattr(Embedded, "folder", property(lambda self: tmp_path))
     for opens in (load, lambda: models.load("glance")):
         with pytest.raises(ValueError, match=r"no weights of Glance.*wheel"):
             opens()

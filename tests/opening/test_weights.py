@@ -230,7 +230,7 @@ def test_no_second_copy_of_the_weights_lies_in_memory(tmp_path):
     model = model.to_empty(device="cpu")
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.zero_()
+            parameter.fill_(0.01)
     model.save_pretrained(tmp_path / "model", max_shard_size="60MB")
     words = [sys.executable, "-c", PEAK, str(tmp_path / "model")]
     ran = subprocess.run(words, capture_output=True, text=True, timeout=240)
