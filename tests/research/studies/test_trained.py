@@ -347,7 +347,7 @@ def test_a_training_that_is_told_to_stop_stops_the_study(tmp_path, monkeypatch):
     assert asked == [str(tmp_path / "run" / "base")]
 
 
-@pytest.mark.parametrize("wrong", [["--data", "x.jsonl"], ["my-model"]])
+@pytest.mark.parametrize("wrong", [["--data", "x.jsonl"], ["somebody/my-model"]])
 def test_the_command_takes_no_model_and_no_data_for_it(wrong, tmp_path, capsys):
     (tmp_path / "x.jsonl").write_text('{"question": "a", "answer": "b"}\n' * 4)
     words = [str(tmp_path / word) if word == "x.jsonl" else word for word in wrong]

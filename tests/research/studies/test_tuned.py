@@ -22,7 +22,7 @@ def small():
         patch.setattr(tuned, "SINGLE", 1)
         patch.setattr(tuned, "singles", lambda *given: {})
         patch.setattr(tuned, "WAYS", tuple(
-            tuned.Way(way.name, tuple(name for name in way.allow if name in ("freeze", "reduce")))
+            tuned.TuningWay(way.name, tuple(name for name in way.allow if name in ("freeze", "reduce")))
             for way in tuned.WAYS
         ))  # fmt: skip
         yield
