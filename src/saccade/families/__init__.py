@@ -6,6 +6,10 @@ from saccade.families.base import Family, Parts, Rotary, core_of, unwrap
 from saccade.families.deepstack import Added
 from saccade.families.registry import FAMILIES, find, names, register
 from saccade.families.vision import Picture, Tower
+from saccade.system.environment import has_torchvision
+
+# A broken one fails in the first class of transformers that is asked for, and does not say why.
+has_torchvision()
 
 __all__ = [
     "FAMILIES",
