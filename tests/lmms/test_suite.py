@@ -12,6 +12,8 @@ import pytest
 from saccade.lmms.process import Job, reason, run
 from saccade.lmms.suite import Suite, merge_costs
 
+pytestmark = pytest.mark.e2e
+
 PLAN = "vskip(layers=1,2)"
 
 
@@ -175,7 +177,6 @@ def test_an_interruption_ends_the_program_too(stand_in, tmp_path):
     assert "pid" in (tmp_path / "out" / "lmms-eval.log").read_text()
 
 
-@pytest.mark.e2e
 def test_results_of_an_earlier_run_are_not_taken_for_this_one(stand_in, tmp_path):
     job = Job(("mme",), {"pretrained": "glance", "record": str(tmp_path / "c")}, tmp_path / "out")
     assert run(job, io.StringIO()).is_file()
