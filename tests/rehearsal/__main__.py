@@ -16,15 +16,13 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 from threading import Lock, get_ident
 from typing import Any
 
 from rehearsal import checkpoint, layout, scene, tables
 from rehearsal.cases import CASES, PLANS, Case, Place
-from rehearsal.running import Runner, program, with_needs
-from rehearsal.warm import warm
+from rehearsal.running import Runner, forked, program, with_needs
 from saccade.measure import record
 from saccade.system.files import read_json, write_json
 
@@ -70,14 +68,13 @@ def main(words: Sequence[str] | None = None) -> int:
     models = {one.short: model(one, work, given.cache, given.missing) for _, one, _ in wanted}
 
     hosts: dict[tuple[int, str], Runner] = {}
-    stack = ExitStack()
 
     def runner_of(where: str) -> Runner:
         if not given.warm:
             return program(pythons[where])
         mine = get_ident(), where
         if mine not in hosts:
-            hosts[mine] = stack.enter_context(warm(pythons[where]))
+            hosts[mine] = forked(pythons[where])
         return hosts[mine]
 
     def run(where: str, one: checkpoint.Checkpoint, chosen: list[Case]) -> list[Cell]:
@@ -89,7 +86,7 @@ def main(words: Sequence[str] | None = None) -> int:
         runner = runner_of(where)
         return [book.add(tried(case, place, runner, where) | {"run": how}) for case in chosen]
 
-    with stack, ThreadPoolExecutor(given.jobs) as pool:
+    with ThreadPoolExecutor(given.jobs) as pool:
         seen = [cell for cells in pool.map(lambda told: run(*told), wanted) for cell in cells]
     failed = [cell for cell in seen if cell["why"]]
     print(f"{len(seen) - len(failed)} of {len(seen)} cases passed; wrote {given.out}", flush=True)

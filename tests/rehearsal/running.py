@@ -11,7 +11,7 @@ from hashlib import sha256
 
 from rehearsal.cases import CASES, Case, Place
 from saccade.cli import main
-from support.programs import ROOT, Result, environment
+from support.programs import ROOT, Result, Server, environment
 
 LIMIT = 900
 """Seconds that a program may take."""
@@ -34,6 +34,18 @@ def within(case: Case, place: Place) -> Result:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = run(words(case, place))
     return Result(code, out.getvalue(), err.getvalue())
+
+
+def forked(python: str) -> Runner:
+    """Runs cases as programs of their own, in forks of one that has imported what they need."""
+    own = environment(ROOT / "tests") | OUTSIDE
+    server = Server(python, own)
+
+    def run(case: Case, place: Place) -> Result:
+        asked = ["-m", case.program, *words(case, place)]
+        return server.start(asked, place.work, own).ended(LIMIT)
+
+    return run
 
 
 def program(python: str) -> Runner:

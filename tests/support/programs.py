@@ -65,12 +65,18 @@ class Started:
 
 
 class Server:
-    """A process of ``support/serve.py``: programs begin in its forks, with what they import at hand."""
+    """A process of ``support/serve.py``: programs begin in its forks, with what they import at hand.
 
-    def __init__(self) -> None:
+    Args:
+        python: The interpreter; this process's own if omitted.
+        env: Its environment; that of a program on this checkout if omitted.
+    """
+
+    def __init__(self, python: str = sys.executable, env: Mapping[str, str] | None = None) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, str(ROOT / "tests" / "support" / "serve.py")],
-            env=environment(ROOT / "tests"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            [python, str(ROOT / "tests" / "support" / "serve.py")],
+            env=dict(environment(ROOT / "tests") if env is None else env),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         atexit.register(self._process.kill)
 
