@@ -25,6 +25,7 @@ from saccade.check.prompts import QUESTION, Prompts, ask
 from saccade.check.report import CheckedPlan, Report
 from saccade.engine import attached
 from saccade.measure import record
+from saccade.measure.clock import now
 from saccade.plans.plan import Plan, PlanLike
 
 if TYPE_CHECKING:
@@ -209,16 +210,10 @@ def _rows(
 def _seconds(model: Any, asked: Prompts) -> float:
     """How long a dense forward of the prompt takes, once it is warm."""
     logits(model, asked.picture)
-    _wait(model)
-    begun = time.perf_counter()
+    device = next(bare(model).parameters()).device
+    begun = now(device)
     logits(model, asked.picture)
-    _wait(model)
-    return time.perf_counter() - begun
-
-
-def _wait(model: Any) -> None:
-    if next(bare(model).parameters()).device.type == "cuda":
-        torch.cuda.synchronize()
+    return now(device) - begun
 
 
 def _spoken_time(seconds: float) -> str:

@@ -6,7 +6,6 @@ are the decoder's matrix products and attention; norms, activations and rotary p
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from saccade.core.layout import Layout
 from saccade.core.pricing import executed_flops
 from saccade.core.route import LayerRoute, Route
 from saccade.core.shapes import ModelShape
+from saccade.measure.clock import now
 
 
 @dataclass(frozen=True)
@@ -123,11 +123,7 @@ def probe(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> Device:
 def _best(call: Callable[[], Any], device: torch.device, repeats: int) -> float:
     seconds = []
     for _ in range(repeats + 1):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        start = time.perf_counter()
+        start = now(device)
         call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(now(device) - start)
     return min(seconds[1:])

@@ -5,7 +5,6 @@ Shape letters: B batch, N rows, D hidden, V vocabulary.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from transformers.cache_utils import Cache, DynamicCache
 from saccade.core.layout import Layout
 from saccade.core.route import Route
 from saccade.engine import Attachment, kv_bytes
+from saccade.measure.clock import now
 from saccade.measure.target import Target
 from saccade.measure.vision import looks_at_tower, made_up, made_up_grid
 from saccade.plans.budget import as_processed
@@ -116,14 +116,14 @@ class Runner:
 
     def run(self, handle: Attachment | None) -> TimedRun:
         """One timed run."""
-        start = self._now()
+        start = now(self.device)
         token, cache = self.prefill(handle)
-        first = self._now()
+        first = now(self.device)
         held = kv_bytes(cache)
-        resumed = self._now()
+        resumed = now(self.device)
         for _ in range(self.new_tokens - 1):
             token = self.step(token, cache)
-        decode = self._now() - resumed
+        decode = now(self.device) - resumed
         each = decode / (self.new_tokens - 1) if self.new_tokens > 1 else 0.0
         return TimedRun(first - start, each, first - start + decode, held, self.held_bytes)
 
@@ -165,8 +165,3 @@ class Runner:
             for planned in (False, True) if pair % 2 == 0 else (True, False):
                 (plan if planned else dense).append(once(planned, "timing"))
         return dense, plan
-
-    def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import statistics
-import time
 from math import isqrt
 from typing import Any
 
@@ -17,6 +16,7 @@ from PIL import Image
 from saccade.core.layout import Layout
 from saccade.core.stages import Grid, Vision
 from saccade.inputs.samples import Sample
+from saccade.measure.clock import now
 from saccade.measure.target import Target
 from saccade.plans.plan import Plan
 
@@ -44,11 +44,12 @@ def vision_seconds(target: Target, repeats: int, side: int = 336) -> float | Non
     features: Any = getattr(core, target.family.feature_makers(core)["image"])
     wanted = inspect.signature(features).parameters
     given = {key: value for key, value in ready.items() if key in wanted and key != "input_ids"}
+    device = next(target.model.parameters()).device
     seconds = []
     for _ in range(repeats + 1):
-        start = _now(target)
+        start = now(device)
         features(**given)
-        seconds.append(_now(target) - start)
+        seconds.append(now(device) - start)
     return statistics.median(seconds[1:])
 
 
@@ -133,10 +134,3 @@ def _merged(plan: Plan, layout: Layout, num_layers: int) -> tuple[torch.Tensor |
             into_BN[b, rows] = homes[torch.arange(found) % len(homes)]
             sizes_BN[b] += torch.bincount(into_BN[b, rows], minlength=layout.rows)
     return into_BN, sizes_BN
-
-
-def _now(target: Target) -> float:
-    device = next(target.model.parameters()).device
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,6 +14,7 @@ from saccade.core.shapes import ModelShape
 from saccade.core.stages import Scoring
 from saccade.engine import apply
 from saccade.inputs.samples import Sample
+from saccade.measure.clock import now
 from saccade.measure.devices import Card, Eye, around_seconds, card, layer_seconds
 from saccade.models import Loaded
 from saccade.plans.plan import Plan
@@ -116,9 +116,9 @@ def prefills(loaded: Loaded, asked: Sequence[tuple[Any, Plan]], repeats: int = R
     model, least = loaded.model, [float("inf")] * len(asked)
 
     def once(inputs: Any) -> float:
-        start = _now(model.device)
+        start = now(model.device)
         model(**inputs, use_cache=True, logits_to_keep=1)
-        return _now(model.device) - start
+        return now(model.device) - start
 
     for round_number in range(repeats + 1):
         for place, (inputs, plan) in enumerate(asked):
@@ -127,12 +127,6 @@ def prefills(loaded: Loaded, asked: Sequence[tuple[Any, Plan]], repeats: int = R
             if round_number:
                 least[place] = min(least[place], seconds)
     return least
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def eye_of(loaded: Loaded, sample: Sample) -> Eye:

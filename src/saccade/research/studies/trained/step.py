@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,7 @@ from saccade import models, skip_vision
 from saccade.engine import apply
 from saccade.engine.cache import kv_bytes
 from saccade.glance import suite
+from saccade.measure.clock import now
 from saccade.measure.counter import dispatched_flops
 from saccade.measure.results import PairedRuns
 from saccade.models import Loaded
@@ -96,19 +96,19 @@ def _once(loaded: Loaded, samples: Sequence[Any], new_tokens: int) -> dict[str, 
     model = loaded.model
     batch, labels = _questions(loaded, samples)
     model.train().requires_grad_(True)
-    start = _now(model)
+    start = now(model.device)
     _train(model, batch, labels)
-    trained = _now(model) - start
+    trained = now(model.device) - start
     model.zero_grad(set_to_none=True)
     model.eval()
     with torch.inference_mode():
-        start = _now(model)
+        start = now(model.device)
         out = model(**batch, use_cache=True, logits_to_keep=1)
-        prefill = _now(model) - start
+        prefill = now(model.device) - start
         held = kv_bytes(out.past_key_values)
         cache, mask = out.past_key_values, batch["attention_mask"]
         token = out.logits[:, -1:].argmax(-1)
-        start = _now(model)
+        start = now(model.device)
         for _ in range(new_tokens):
             mask = torch.nn.functional.pad(mask, (0, 1), value=1)
             positions = mask.sum(1, keepdim=True) - 1
@@ -120,12 +120,5 @@ def _once(loaded: Loaded, samples: Sequence[Any], new_tokens: int) -> dict[str, 
                 use_cache=True,
             )
             token = out.logits[:, -1:].argmax(-1)
-        decode = (_now(model) - start) / new_tokens
+        decode = (now(model.device) - start) / new_tokens
     return {"train_s": trained, "prefill_s": prefill, "decode_s": decode, "kv_bytes": float(held)}
-
-
-def _now(model: Any) -> float:
-    """The time once the device has done what it was given."""
-    if model.device.type == "cuda":
-        torch.cuda.synchronize(model.device)
-    return time.perf_counter()
