@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -162,28 +163,22 @@ def reach_flops(
         methods = (*plan.methods[:place], method.at_strength(strength), *plan.methods[place + 1 :])
         return replace(plan, methods=methods).resolve(shape.layers, orders)
 
-    ratios: dict[int, float] = {}
-
     def ratio(strength: int) -> float:
-        if strength not in ratios:
-            ratios[strength] = flops_ratio(at(strength), shape, layouts, weights)
-        return ratios[strength]
+        return flops_ratio(at(strength), shape, layouts, weights)
 
-    low, high = 0, method.max_strength(shape.layers, (orders or {}).get(method.score or ""))
+    high = method.max_strength(shape.layers, (orders or {}).get(method.score or ""))
     if high < 1:
         raise ValueError(
             f"{method.name} has nothing to turn down, so it cannot be asked for a FLOPs ratio: what it costs "
             "hangs on the picture, or on the numbers it is given"
         )
-    if ratio(high) > target + SLACK:
+    lowest = ratio(high)
+    if lowest > target + SLACK:
         raise ValueError(
             f"{plan.spec} cannot reach a FLOPs ratio of {target:g} on {shape.name}: "
-            f"the lowest, with {at(high).spec}, is {ratio(high):.4f}"
+            f"the lowest, with {at(high).spec}, is {lowest:.4f}"
         )
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if ratio(middle) <= target + SLACK else (middle + 1, high)
-    return at(low)
+    return at(bisect_left(range(high), True, key=lambda strength: ratio(strength) <= target + SLACK))
 
 
 def flops_ratio(

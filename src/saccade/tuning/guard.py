@@ -8,6 +8,7 @@ needs no further correction.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -126,7 +127,4 @@ def needed(groups: Sequence[Pairs], margin: float, candidates: int = 1) -> int |
         low, high = high, high * 2
         if high > MOST_NEEDED:
             return None
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if proves(middle) else (middle + 1, high)
-    return low
+    return bisect_left(range(high), True, lo=low, key=proves)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from saccade.evaluation.matched import first_layer
-from saccade.methods import METHODS, BudgetMethod, Method
+from saccade.methods import METHODS, Method
 from saccade.methods.base import LayerMethod
+from saccade.methods.kinds import TRAINED
 from saccade.plans.plan import Plan
 from saccade.tuning.price import Pricer
-from saccade.tuning.space import TRAINED
 
 ORDERED_BY = {"attention": "vig", "ffn": "ffn", "freeze": "lc"}
 """Score whose order a method that skips layers takes, by the operation whose losses give it."""
@@ -39,13 +40,12 @@ def single(name: str, pricer: Pricer, budget: float, orders: Mapping[str, Sequen
         return Plan((turned.resolve(layers, order if isinstance(turned, LayerMethod) else None),))
 
     try:
-        low, high = 0, method.max_strength(layers, order)
+        high = method.max_strength(layers, order)
         if high < 1 or pricer.ratio(plan(high)) > budget:
             return None
-        while low < high:
-            middle = (low + high) // 2
-            low, high = (low, middle) if pricer.ratio(plan(middle)) <= budget else (middle + 1, high)
-        return plan(low)
+        return plan(
+            bisect_left(range(high), True, key=lambda strength: pricer.ratio(plan(strength)) <= budget)
+        )
     except ValueError:
         return None
 
@@ -58,8 +58,3 @@ def singles(pricer: Pricer, budget: float, orders: Mapping[str, Sequence[int]]) 
         if plan is not None:
             found[cls.title] = plan
     return found
-
-
-def is_skip(plan: Plan) -> bool:
-    """Whether a plan is one method that skips layers."""
-    return len(plan.methods) == 1 and isinstance(plan.methods[0], BudgetMethod)

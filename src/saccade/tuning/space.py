@@ -7,6 +7,7 @@ string.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
@@ -16,6 +17,7 @@ from saccade.core.layout import Layout
 from saccade.methods import METHODS, KeepReducer, Method
 from saccade.methods.base import STRENGTHS, LayerMethod
 from saccade.methods.ffn_skip import FFNSkip
+from saccade.methods.kinds import TRAINED
 from saccade.methods.reducer import Reducer
 from saccade.methods.resize import Resize
 from saccade.methods.shortv import ShortV
@@ -30,9 +32,6 @@ SKIPS: dict[str, type[LayerMethod]] = {"attention": VSkip, "ffn": FFNSkip, "free
 
 LOOKLESS = ("vllm",)
 """Engines in which a reducer before the decoder may not look at the vision tower's attention."""
-
-TRAINED = ("skip_vision", "victor")
-"""Methods that a model is trained with."""
 
 LUCK = ("random",)
 """Methods that look at nothing and hang on a seed: baselines, not plans to serve."""
@@ -348,11 +347,8 @@ def fitted(state: State, ratio: Callable[[Plan], float], budget: float) -> State
 
     if ratio(at(high).plan) > budget:
         return None
-    low = 1
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if ratio(at(middle).plan) <= budget else (middle + 1, high)
-    return _rounded(state, knob, low, ratio)
+    mildest = bisect_left(range(high), True, lo=1, key=lambda strength: ratio(at(strength).plan) <= budget)
+    return _rounded(state, knob, mildest, ratio)
 
 
 def _rounded(state: State, knob: Reducer, strength: int, ratio: Callable[[Plan], float]) -> State:
