@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -119,17 +119,14 @@ def run(
     chosen = pick(held, settings, best)
     if explain and best is None and chosen is not None:
         told = explained(search, chosen.tried)
+    timing = None
     if settings.cost == "time" and settings.on is None and chosen is not None:
         timing = retimed(loaded, questions, chosen)
         watch.say(f"timed here: {timing['measured']:.3f} of dense, {timing['predicted']:.3f} predicted")
-    else:
-        timing = None
     unsure = None
     if settings.unsure is not None and chosen is not None:
         unsure = guarded(loaded, questions, settings, journal, search, chosen, held_out)
-    found = finished(loaded, questions, settings, search, held, chosen, held_out, shown, told, unsure)
-    tuned = {**found.data["tune"], "timed": timing}
-    return replace(found, data={**found.data, "tune": tuned})
+    return finished(loaded, questions, settings, search, held, chosen, held_out, shown, told, timing, unsure)
 
 
 def retimed(loaded: Loaded, questions: Questions, chosen: Candidate) -> dict[str, float]:
@@ -176,11 +173,20 @@ def judged_on(
     return tuple(held), found
 
 
-def paired(found: Comparison, spec: str) -> dict[str, list[tuple[float, float]]]:
-    """Scores of a plan and of the dense model on the same questions, by task."""
+def paired(
+    found: Comparison, spec: str, dense_ids: Container[str] = ()
+) -> dict[str, list[tuple[float, float]]]:
+    """Scores of a plan and of the dense model on the same questions, by task.
+
+    Args:
+        found: The scores.
+        spec: The plan.
+        dense_ids: Questions that the dense model answers in the plan's place.
+    """
     groups: dict[str, list[tuple[float, float]]] = {}
     for mine, dense in zip(found.plans[spec].predictions, found.dense.predictions, strict=True):
-        groups.setdefault(mine.task, []).append((mine.score, dense.score))
+        score = dense.score if mine.id in dense_ids else mine.score
+        groups.setdefault(mine.task, []).append((score, dense.score))
     return groups
 
 
@@ -200,14 +206,9 @@ def guarded(
     )
     seen, held = search.judge.whole(chosen.plan), judge.measure(chosen.plan, 0)
     margin, falls = unsure_at(seen.margin, held.margin, settings.unsure)
-    place = {sample.id: n for n, sample in enumerate(judge.order(0))}
-    groups: dict[str, list[tuple[float, float]]] = {}
-    spec = chosen.plan.spec
-    for mine, dense in zip(found.plans[spec].predictions, found.dense.predictions, strict=True):
-        kept = dense.score if falls[place[mine.id]] else mine.score
-        groups.setdefault(mine.task, []).append((kept, dense.score))
+    fallen = {sample.id for sample, falls_back in zip(judge.order(0), falls, strict=True) if falls_back}
     share = sum(falls) / len(falls)
-    pairs = list(groups.values())
+    pairs = list(paired(found, chosen.plan.spec, fallen).values())
     return Unsure(margin, share, chosen.ratio + share, lost(pairs), bound(pairs))
 
 
@@ -221,6 +222,7 @@ def finished(
     found: Comparison,
     shown: list[dict[str, Any]],
     told: tuple[Explained, ...],
+    timing: dict[str, float] | None,
     unsure: Unsure | None,
 ) -> Tuned:
     """Everything put together: the plan with its provenance, and the data of the result file."""
@@ -266,6 +268,7 @@ def finished(
             "front": [one.to_dict() for one in held],
             "explained": [vars(one) for one in told],
             "unsure": None if unsure is None else vars(unsure),
+            "timed": timing,
         },
         "model": {"name": loaded.name, "layers": loaded.shape.layers, "weights": facts["weights_hash"]},
         **found.to_dict(),
