@@ -269,6 +269,12 @@ def greedy(max_new_tokens: int) -> dict[str, Any]:
     return {**off, "use_cache": True, "max_new_tokens": max_new_tokens}
 
 
+def stop_tokens(model: Any) -> frozenset[int]:
+    """Tokens that end an answer, as the model's generation configuration has them."""
+    ends = model.generation_config.eos_token_id
+    return frozenset(ends if isinstance(ends, list) else () if ends is None else (ends,))
+
+
 def answers(loaded: Loaded, output_ids: torch.Tensor, prompt_rows: int) -> list[str]:
     """The new text of each sample of a ``generate`` output (B, N).
 

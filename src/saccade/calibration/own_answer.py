@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from saccade.families import find
-from saccade.models import greedy
+from saccade.models import greedy, stop_tokens
 
 
 def with_answer(model: nn.Module, inputs: Mapping[str, Any], tokens: int) -> tuple[dict[str, Any], int]:
@@ -38,9 +38,7 @@ def with_answer(model: nn.Module, inputs: Mapping[str, Any], tokens: int) -> tup
     visual = find(model).visual_mask(model, answer_BA)[0].nonzero()
     if len(visual):
         answer_BA = answer_BA[:, : int(visual[0])]
-    ends = model.generation_config.eos_token_id  # type: ignore[union-attr]
-    stops = torch.tensor(ends if isinstance(ends, list) else [ends] if ends is not None else [])
-    if answer_BA.shape[1] and bool(torch.isin(answer_BA[0, -1].cpu(), stops)):
+    if answer_BA.shape[1] and int(answer_BA[0, -1]) in stop_tokens(model):
         answer_BA = answer_BA[:, :-1]
     return extended(inputs, answer_BA), answer_BA.shape[1] + 1
 

@@ -49,9 +49,7 @@ def calibrate(
     samples: Annotated[
         int, typer.Option(min=1, max=common.MOST_SAMPLES, help="How many samples to draw.")
     ] = 20,
-    task: Annotated[
-        list[str] | None, typer.Option("--task", metavar="NAME", help="A task of Glance's suite; repeatable.")
-    ] = None,
+    task: common.Tasks = None,
     data: Annotated[
         Path | None,
         typer.Option(

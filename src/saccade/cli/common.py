@@ -35,6 +35,9 @@ Plan = Annotated[
     str | None,
     typer.Option("--plan", metavar="PLAN", help="A plan file or a spec such as 'vskip(layers=12-31)'."),
 ]
+Tasks = Annotated[
+    list[str] | None, typer.Option("--task", metavar="NAME", help="A task of Glance's suite; repeatable.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Use a plan even if it was made for another model.")]
 Strict = Annotated[
     bool,

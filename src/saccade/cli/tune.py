@@ -64,9 +64,7 @@ def tune(
         Path | None,
         typer.Option(metavar="FILE", help="Your own JSONL: image(s), question, optional answer, task."),
     ] = None,
-    task: Annotated[
-        list[str] | None, typer.Option("--task", metavar="NAME", help="A task of Glance's suite; repeatable.")
-    ] = None,
+    task: common.Tasks = None,
     samples: Annotated[
         int,
         typer.Option(min=8, max=common.MOST_SAMPLES, help="Samples that the search sees, at most."),

@@ -34,7 +34,7 @@ def apply(
 
     Args:
         model: A stock Hugging Face VLM (PEFT and DDP wrappers are seen through).
-        plan: A plan, a method, a plan file or a spec string such as ``"vskip(layers=12-31)"``.
+        plan: A plan, a method, a plan file or a spec string.
         force: Apply a plan that was made for another model.
         strict: Refuse a plan that was made for other weights of this shape, instead of warning of it once.
         resident: The plan is part of the model; others may be applied over it.

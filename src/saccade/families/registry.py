@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from saccade.families.base import Family, unwrap
-from saccade.system.environment import has_torchvision
 from saccade.system.listing import files_with, registered
 
 if TYPE_CHECKING:
@@ -53,8 +52,6 @@ class Registry(Mapping[str, Family]):
 
     def __getitem__(self, kind: str) -> Family:
         if kind not in self._met and kind in adapters():
-            # A broken torchvision fails in the first class that is asked for, and does not say why.
-            has_torchvision()
             importlib.import_module(f"saccade.families.{adapters()[kind].module}")
         return self._met[kind]
 

@@ -239,8 +239,7 @@ class Judge:
         rows = inputs["input_ids"].shape[1]
         with apply(loaded.model, Plan()):
             whole_BN = loaded.model.generate(**inputs, **models.greedy(self.tokens))
-        ends = loaded.model.generation_config.eos_token_id
-        stops = set(ends if isinstance(ends, list) else [] if ends is None else [ends])
+        stops = models.stop_tokens(loaded.model)
         answers: list[tuple[int, ...]] = []
         targets: list[tuple[int, ...]] = []
         said_BA = whole_BN[:, rows:]

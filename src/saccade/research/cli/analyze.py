@@ -35,9 +35,7 @@ def analyze(
             help=f"How many samples to draw; {SAMPLES}, or all of a shorter --data, if omitted.",
         ),
     ] = None,
-    task: Annotated[
-        list[str] | None, typer.Option("--task", metavar="NAME", help="A task of Glance's suite; repeatable.")
-    ] = None,
+    task: common.Tasks = None,
     data: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Your own JSONL: image(s), question, optional task."),
