@@ -6,11 +6,9 @@ Languages say what a block is: ``sh`` and ``python`` run here, ``text`` is only 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from saccade.core.stages import Evidence
 from saccade.glance import suite
 from saccade.methods import METHODS
 from support import pages
+from support.programs import environment, start
 
 LANGUAGES = {"sh", "python", "text", ""}
 RUNNING = [page for page in pages.pages() if pages.steps(pages.read(page))]
@@ -43,7 +42,7 @@ SMALL = (
 DRIVER = """
 import json, sys
 from saccade.cli import main
-for kind, step in json.load(sys.stdin):
+for kind, step in json.load(open(sys.argv[1])):
     print("$", step, flush=True)
     if kind == "python":
         exec(compile(step, "snippet", "exec"), {"__name__": "snippet"})
@@ -58,12 +57,6 @@ def small(command: str) -> str:
     for pattern, instead in SMALL:
         command = re.sub(pattern, instead, command)
     return command
-
-
-def surroundings() -> dict[str, str]:
-    """The environment of a command, with this checkout's package."""
-    path = os.pathsep.join([str(pages.ROOT / "src"), os.environ.get("PYTHONPATH", "")])
-    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture
@@ -92,7 +85,7 @@ def test_blocks_say_what_they_are(page):
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("page", RUNNING)
-def test_snippets_run(page, folder):
+def test_snippets_run(page, folder, tmp_path_factory):
     steps: list[tuple[str, Any]] = []
     made: list[str] = []
     for kind, text in pages.steps(pages.read(page)):
@@ -110,16 +103,11 @@ def test_snippets_run(page, folder):
         subprocess.run(["make", "-n", *made], cwd=pages.ROOT, check=True, capture_output=True)
     if not steps:
         return
-    done = subprocess.run(
-        [sys.executable, "-c", DRIVER],
-        input=json.dumps(steps),
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env=surroundings(),
-        timeout=280,
-    )
-    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    driver, asked = tmp_path_factory.mktemp("driver") / "driver.py", folder / "steps.json"
+    driver.write_text(DRIVER)
+    asked.write_text(json.dumps(steps))
+    done = start(driver, asked, cwd=folder, env=environment()).ended(280)
+    assert done.code == 0, f"{done.out[-2000:]}\n{done.err[-2000:]}"
     for words in (step for kind, step in steps if kind == "sh"):
         for option in ("--json", "--out"):
             if option in words:
