@@ -16,7 +16,7 @@ import pytest
 STARTERS = ("program",)
 """Fixtures that start a program of their own; a test that takes one is end to end."""
 LEADING = ("llava-llama", "llava_next-llama", "qwen2_5_vl")
-"""Tiny models that meet the whole share of a shared table: one image, views of an image, positions of several axes."""
+"""Tiny models that meet the whole share of a shared table: plain rows, views, positions of several axes."""
 OTHERS = 3
 """Every other model meets one in so many of it. The engine does with its rows what it does with theirs, and
 what is its own is in ``tests/families``."""

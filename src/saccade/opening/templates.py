@@ -47,7 +47,7 @@ def check_template(folder: Path, processor: Any) -> None:
 
 @contextmanager
 def bounded(seconds: float) -> Iterator[None]:
-    """Ends a template's own code after some CPU time of this thread: a busy machine is not the template's fault.
+    """Ends a template's own code after some CPU time: a busy machine is not the template's fault.
 
     Raises:
         Endless: Within the block, once its time is up.
