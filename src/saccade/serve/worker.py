@@ -141,6 +141,7 @@ class Worker:
             while not (self._queue or self._jobs or self._writing):
                 if self._closing:
                     return False
+                self.reader.detach()
                 self._wake.wait()
         return True
 
