@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shlex
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -41,16 +42,23 @@ SMALL = (
 """How a command becomes small enough to run here: Glance in the place of a model from a hub, few samples."""
 
 DRIVER = """
-import json, sys
+import atexit, json, subprocess, sys
 from saccade.cli import main
 for kind, step in json.load(sys.stdin):
     print("$", step, flush=True)
-    if kind == "python":
+    if kind == "sh" and step[0] == "serve":
+        server = subprocess.Popen([sys.executable, "-m", "saccade", *step], stdout=subprocess.PIPE, text=True)
+        atexit.register(server.kill)
+        if "serving" not in server.stdout.readline():
+            sys.exit("failed: " + " ".join(step))
+    elif kind == "python":
         exec(compile(step, "snippet", "exec"), {"__name__": "snippet"})
     elif main(step):
         sys.exit("failed: " + " ".join(step))
 """
-"""Runs a page's snippets in one process: what they import takes longer than what they do."""
+"""Runs a page's snippets in one process, for imports take longer than they; a server runs beside it."""
+PORT = "8000"
+"""Where a server listens; a free port takes its place."""
 
 
 def small(command: str) -> str:
@@ -64,6 +72,13 @@ def surroundings() -> dict[str, str]:
     """The environment of a command, with this checkout's package."""
     path = os.pathsep.join([str(pages.ROOT / "src"), os.environ.get("PYTHONPATH", "")])
     return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
+def served(step: str | list[str], port: str) -> str | list[str]:
+    """A snippet whose server listens at another port."""
+    if isinstance(step, str):
+        return step.replace(f":{PORT}/", f":{port}/")
+    return [*step, "--port", port] if step[0] == "serve" else step
 
 
 @pytest.fixture
@@ -110,6 +125,9 @@ def test_snippets_run(page, folder):
         subprocess.run(["make", "-n", *made], cwd=pages.ROOT, check=True, capture_output=True)
     if not steps:
         return
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    steps = [(kind, served(step, port)) for kind, step in steps]
     done = subprocess.run(
         [sys.executable, "-c", DRIVER],
         input=json.dumps(steps),

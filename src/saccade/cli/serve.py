@@ -62,9 +62,7 @@ def serve(
         int, typer.Option(min=1, max=100_000_000, help="Pixels of the largest picture.")
     ] = 25_000_000,
     max_images: Annotated[int, typer.Option(min=1, max=1024, help="Pictures of a request.")] = 16,
-    timeout: Annotated[
-        float, typer.Option(min=1, max=86400, callback=common.finite, help="Seconds a request may take.")
-    ] = 300,
+    timeout: Annotated[float, typer.Option(min=1, max=86400, help="Seconds a request may take.")] = 300,
     prefix_cache: Annotated[
         int,
         typer.Option(

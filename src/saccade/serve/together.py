@@ -18,6 +18,9 @@ from saccade.engine import kv_bytes
 from saccade.engine.join import join, joins, part
 from saccade.models import Loaded, greedy
 
+ROOM = 2**16
+"""Tokens that the stock loop is told may follow a prompt; it writes none of them here."""
+
 
 @dataclass(frozen=True, eq=False)
 class Prompts:
@@ -85,7 +88,7 @@ def read(loaded: Loaded, batch: Any) -> Prompts:
         )
 
     # What lies around the first forward of an answer is the stock model's: positions, masks, the cache.
-    out = loaded.model.generate(**batch, **greedy(1), custom_generate=first)
+    out = loaded.model.generate(**batch, **greedy(ROOM), custom_generate=first)
     mask_BT = batch["attention_mask"].bool()
     return Prompts(
         out.logits[:, -1].float(),
