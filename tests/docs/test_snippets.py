@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -40,16 +41,28 @@ SMALL = (
 """How a command becomes small enough to run here: Glance in the place of a model from a hub, few samples."""
 
 DRIVER = """
-import json, sys
+import json, subprocess, sys
 from saccade.cli import main
-for kind, step in json.load(open(sys.argv[1])):
-    print("$", step, flush=True)
-    if kind == "python":
-        exec(compile(step, "snippet", "exec"), {"__name__": "snippet"})
-    elif main(step):
-        sys.exit("failed: " + " ".join(step))
+servers = []
+try:
+    for kind, step in json.load(open(sys.argv[1])):
+        print("$", step, flush=True)
+        if kind == "sh" and step[0] == "serve":
+            words = [sys.executable, "-m", "saccade", *step]
+            servers.append(subprocess.Popen(words, stdout=subprocess.PIPE, text=True))
+            if "serving" not in servers[-1].stdout.readline():
+                sys.exit("failed: " + " ".join(step))
+        elif kind == "python":
+            exec(compile(step, "snippet", "exec"), {"__name__": "snippet"})
+        elif main(step):
+            sys.exit("failed: " + " ".join(step))
+finally:
+    for server in servers:
+        server.kill()
 """
-"""Runs a page's snippets in one process: what they import takes longer than what they do."""
+"""Runs a page's snippets in one process, for imports take longer than they; a server runs beside it."""
+PORT = "8000"
+"""Where a server listens; a free port takes its place."""
 
 
 def small(command: str) -> str:
@@ -57,6 +70,13 @@ def small(command: str) -> str:
     for pattern, instead in SMALL:
         command = re.sub(pattern, instead, command)
     return command
+
+
+def served(step: str | list[str], port: str) -> str | list[str]:
+    """A snippet whose server listens at another port."""
+    if isinstance(step, str):
+        return step.replace(f":{PORT}/", f":{port}/")
+    return [*step, "--port", port] if step[0] == "serve" else step
 
 
 @pytest.fixture
@@ -103,6 +123,9 @@ def test_snippets_run(page, folder, tmp_path_factory):
         subprocess.run(["make", "-n", *made], cwd=pages.ROOT, check=True, capture_output=True)
     if not steps:
         return
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    steps = [(kind, served(step, port)) for kind, step in steps]
     driver, asked = tmp_path_factory.mktemp("driver") / "driver.py", folder / "steps.json"
     driver.write_text(DRIVER)
     asked.write_text(json.dumps(steps))
