@@ -15,7 +15,11 @@ import pytest
 
 STARTERS = ("program",)
 """Fixtures that start a program of their own; a test that takes one is end to end."""
-DECODERS = {"llava_onevision": 3, "internvl-qwen2": 3, "internvl-qwen3": 3, "qwen2_vl": 4, "qwen3_vl": 2}
+DECODERS = {
+    "llava_onevision": 3, "internvl-qwen2": 3, "internvl-qwen3": 3, "qwen2_vl": 4, "qwen3_vl": 2,
+    "qwen3_vl_moe": 6, "idefics3-llama": 6, "smolvlm-llama": 12, "mistral3": 6, "glm4v": 6,
+    "llava-pixtral": 8,
+}  # fmt: skip
 """Tiny models that meet one in so many cases of a shared table. The engine does with their rows what it does
 with another family's, and what is their own is in ``tests/families``."""
 
