@@ -21,7 +21,7 @@ from matrix.cases import (
     stock,
 )
 from saccade.engine import kv_lengths
-from support.models import FIRST_WORD
+from support.models import FIRST_WORD, SEVERAL_AXES
 from support.reference import extend, gap
 from support.rowwise import rowwise, sets_of
 from support.turns import next_turn
@@ -58,7 +58,7 @@ LEFT = ["single-1", "ragged-1-left", "single-2", "ragged-2-left"]
 
 def fitting(plan: str, family: str) -> str:
     """The plan as the family can run it: positions with several axes are kept."""
-    return plan.replace(",position_policy=compact", "") if family.startswith("qwen") else plan
+    return plan.replace(",position_policy=compact", "") if family.startswith(SEVERAL_AXES) else plan
 
 
 @share(10)
@@ -89,7 +89,7 @@ def test_eight_greedy_steps_equal_full_recompute_with_the_same_rows(plan, family
     sets = sets_of(traces[0])
     whole = extend(given, said.sequences)
     positions = {}
-    if not family.startswith("qwen"):
+    if not family.startswith(SEVERAL_AXES):
         positions["position_ids"] = (whole["attention_mask"].cumsum(-1) - 1).clamp(min=0)
     with torch.no_grad(), rowwise(tiny.model, sets):
         theirs = tiny.model(**whole, use_cache=False, **positions).logits[
@@ -168,7 +168,7 @@ def test_a_second_turn_of_text_attends_to_what_the_first_left(plan, family):
     assert len(traces) == 1
     whole = extend(full, ours.sequences)
     positions = {}
-    if not family.startswith("qwen"):
+    if not family.startswith(SEVERAL_AXES):
         positions["position_ids"] = (whole["attention_mask"].cumsum(-1) - 1).clamp(min=0)
     with torch.no_grad(), rowwise(tiny.model, sets_of(traces[0])):
         theirs = tiny.model(**whole, use_cache=False, **positions).logits[:, full["input_ids"].shape[1] - 1 :]
