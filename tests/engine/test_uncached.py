@@ -48,6 +48,7 @@ def test_every_method_is_of_one_kind_or_the_other():
     assert {*SAME, *ANEW} == set(METHODS)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("family", ["llava-llama", "qwen2_5_vl"])
 @pytest.mark.parametrize("spec", SAME.values())
 def test_without_a_cache_the_tokens_are_the_same(family, spec):

@@ -57,6 +57,18 @@ SUPPORT: tuple[Support, ...] = (
         "engine/test_generate.py::test_sampling_with_several_sequences_equals_repeated_prompts",
     ),
     Support(
+        "prompts that began apart decoded as one batch (`saccade serve`)",
+        "supported",
+        "also of several plans: each answer is that of one alone",
+        "engine/test_join.py::test_answers_of_several_plans_are_written_together",
+    ),
+    Support(
+        "keys and values of a picture kept for later questions about it (`saccade serve`)",
+        "supported",
+        "not under methods that decide by the end of the prompt; they read it again",
+        "engine/test_join.py::test_answers_that_begin_and_end_at_different_times_are_those_of_one_alone",
+    ),
+    Support(
         "beam search",
         "supported",
         "as without a cache",
