@@ -249,9 +249,13 @@ def _sizes(layers: int, kv_heads: int) -> dict[str, Any]:
 
 
 def _text(kind: str, layers: int) -> Any:
-    configs = {"llama": (T.LlamaConfig, HEADS), "mistral": (T.MistralConfig, 2), "qwen2": (T.Qwen2Config, 2)}
-    cls, kv_heads = configs.get(kind, (T.Qwen3Config, 2))
-    extra = {"mistral": {"sliding_window": None}, "qwen3": {"head_dim": HIDDEN // HEADS}}
+    configs = {
+        "llama": (T.LlamaConfig, HEADS), "mistral": (T.MistralConfig, 2), "qwen2": (T.Qwen2Config, 2),
+        "qwen3": (T.Qwen3Config, 2), "qwen3_moe": (T.Qwen3MoeConfig, 2),
+    }  # fmt: skip
+    cls, kv_heads = configs[kind]
+    normed = {"head_dim": HIDDEN // HEADS}
+    extra = {"mistral": {"sliding_window": None}, "qwen3": normed, "qwen3_moe": normed | qwen.experts(FFN)}
     return cls(**_sizes(layers, kv_heads), **extra.get(kind, {}))
 
 

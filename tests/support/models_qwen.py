@@ -55,12 +55,18 @@ def qwen3_vl(text: dict[str, Any], ids: dict[str, int]) -> T.Qwen3VLConfig:
 def qwen3_vl_moe(text: dict[str, Any], ids: dict[str, int]) -> T.Qwen3VLMoeConfig:
     """Qwen3-VL-MoE in miniature: a row passes two of six experts, together as wide as the others' FFN."""
     dense = qwen3_vl(text, ids)
-    experts = dict(num_experts=6, num_experts_per_tok=2, moe_intermediate_size=text["intermediate_size"] // 2)
     return T.Qwen3VLMoeConfig(
         vision_config=dense.vision_config.to_dict() | {"model_type": "qwen3_vl_moe_vision"},
-        text_config=dense.text_config.to_dict() | {"model_type": "qwen3_vl_moe_text"} | experts,
+        text_config=dense.text_config.to_dict()
+        | {"model_type": "qwen3_vl_moe_text"}
+        | experts(text["intermediate_size"]),
         **ids,
     )
+
+
+def experts(width: int) -> dict[str, int]:
+    """Experts of which a row passes as many as are so wide together."""
+    return dict(num_experts=6, num_experts_per_tok=2, moe_intermediate_size=width // 2)
 
 
 def glm4v(text: dict[str, Any], ids: dict[str, int]) -> T.Glm4vConfig:

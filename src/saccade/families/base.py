@@ -57,8 +57,6 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
     """Attribute of the core that is the text decoder."""
     compact_positions: ClassVar[bool] = True
     """Whether positions can close up over dropped rows; not where they have several axes (mRoPE)."""
-    flat_ffn: ClassVar[bool] = False
-    """Whether FFNs view the rows of all samples as one list, so that those they get must lie side by side."""
     layouts: ClassVar[tuple[str, ...]] = ()
     """Layouts of ``SkipVisionConfig`` that its images can have; a family that names some writes
     ``projector_place`` and ``replace_projector``. ``cos`` and ``llava`` are of an image in one view,
@@ -243,6 +241,10 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
                     "be read as they act; merge adapters into the model, and load it without quantisation"
                 )
         return {name: (module.weight, module.bias) for name, module in found.items()}
+
+    def flat_ffn(self, mlp: nn.Module) -> bool:
+        """Whether an FFN views the rows of all samples as one list, so that they must lie side by side."""
+        return False
 
     def rotary(self, decoder: nn.Module, hidden_BND: torch.Tensor, position_ids: torch.Tensor) -> Rotary:
         """Cosines and sines of positions (B or 1, N), as the stock loop makes them."""

@@ -5,26 +5,18 @@ A row that skips the FFN is not in what the FFN is given, so no router sees it, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 from saccade.core.shapes import Experts, ModelShape
 from saccade.families.base import Family
 
 
 class SparseFFN(Family):
-    """The part of an adapter whose decoders may have experts; it writes ``experts`` and ``sparse``."""
+    """The part of an adapter whose decoders may have experts, as Qwen's configurations say it."""
 
-    flat_ffn: ClassVar[bool] = True
-
-    def experts(self, text: Any) -> Experts:
-        """What a sparse FFN is made of, of the configuration of a text decoder."""
-        raise NotImplementedError
-
-    def sparse(self, text: Any) -> Sequence[bool]:
-        """Which layers have a sparse FFN."""
-        raise NotImplementedError
+    def flat_ffn(self, mlp: Any) -> bool:
+        return hasattr(mlp, "experts")
 
     def shape(self, config: Any, name: str = "") -> ModelShape:
         """Sizes of the decoder of a configuration.
@@ -33,7 +25,7 @@ class SparseFFN(Family):
             ValueError: If some layers have experts and others a plain FFN, which no price tells apart.
         """
         shape, text = super().shape(config, name), config.get_text_config()
-        sparse = self.sparse(text)
+        sparse = _sparse(text)
         if not any(sparse):
             return shape
         if not all(sparse):
@@ -41,7 +33,7 @@ class SparseFFN(Family):
                 f"{self.name}: some layers of this decoder have experts and others a plain FFN; models whose "
                 "layers are alike are supported"
             )
-        experts = self.experts(text)
+        experts = Experts(text.num_experts, text.num_experts_per_tok, text.moe_intermediate_size)
         return replace(shape, ffn=experts.passed, experts=experts)
 
     def fingerprint(self, config: Any) -> dict[str, Any]:
@@ -49,3 +41,12 @@ class SparseFFN(Family):
         if experts is not None:
             found["text"] |= {"experts": experts.count, "chosen": experts.chosen}
         return found
+
+
+def _sparse(text: Any) -> list[bool]:
+    """Which layers have a sparse FFN, of the configuration of a text decoder."""
+    depth, experts = text.num_hidden_layers, getattr(text, "num_experts", 0)
+    if not experts:
+        return [False] * depth
+    plain, step = set(text.mlp_only_layers or ()), text.decoder_sparse_step
+    return [number not in plain and (number + 1) % step == 0 for number in range(depth)]

@@ -24,6 +24,7 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optim
 
 from saccade.core.shapes import ModelShape
 from saccade.families.base import core_of, heads_of, text_sizes, unwrap
+from saccade.families.experts import SparseFFN
 from saccade.families.head_norms import HeadNorms
 from saccade.families.registry import register
 from saccade.families.vision import Box, Picture, Tower, joined, made_lengths, of_patches, square
@@ -36,7 +37,7 @@ JOINED = 2
 
 
 @register
-class InternVL(HeadNorms):
+class InternVL(SparseFFN, HeadNorms):
     """InternVL: the model gets views without knowing how many are of one image, and how tiles lie.
 
     The prompt tells the first: an unbroken run of placeholders is an image, as its processor writes them (so
@@ -47,7 +48,7 @@ class InternVL(HeadNorms):
 
     name = "InternVL"
     model_types = ("internvl",)
-    text_types = ("qwen2", "qwen3", "llama")
+    text_types = ("qwen2", "qwen3", "qwen3_moe", "llama")
     layouts = ()  # what stands in its projector's place gets four patches in one
 
     def visual_ids(self, config: PreTrainedConfig) -> tuple[int, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -21,17 +20,6 @@ class Qwen3VLMoe(SparseFFN, Qwen3VL):
     name = "Qwen3-VL-MoE"
     model_types = ("qwen3_vl_moe",)
     text_types = ("qwen3_vl_moe_text",)
-
-    def experts(self, text: Any) -> Experts:
-        return Experts(text.num_experts, text.num_experts_per_tok, text.moe_intermediate_size)
-
-    def sparse(self, text: Any) -> Sequence[bool]:
-        step = text.decoder_sparse_step
-        plain = set(text.mlp_only_layers or ())
-        return [
-            n not in plain and text.num_experts > 0 and (n + 1) % step == 0
-            for n in range(text.num_hidden_layers)
-        ]
 
     def config(
         self, shape: ModelShape, layers: int | None = None, vision_layers: int = 1
