@@ -91,9 +91,17 @@ MORE: dict[str, dict[str, dict[str, Any]]] = {
     "aria": {"": {"projector_patch_to_query_dict": {16: 8}}},
     "janus": {
         "vision_config": {"projection_dim": HIDDEN},
-        "vq_config": {"base_channels": 32, "num_embeddings": 32, "embed_dim": 8, "channel_multiplier": [1, 1]},
+        "vq_config": {
+            "base_channels": 32,
+            "num_embeddings": 32,
+            "embed_dim": 8,
+            "channel_multiplier": [1, 1],
+        },
     },
-    "ovis2": {"vision_config": {"vocab_size": 64, "num_visual_indicator_tokens": 5}, "": {"hidden_size": HIDDEN}},
+    "ovis2": {
+        "vision_config": {"vocab_size": 64, "num_visual_indicator_tokens": 5},
+        "": {"hidden_size": HIDDEN},
+    },
     "fuyu": {"": {"patch_size": 8, "image_size": 32, **{k: v for k, v in TEXT.items() if k != "head_dim"}}},
 }
 """What classes need besides, by part of the configuration."""

@@ -40,7 +40,9 @@ def _batch(model: Any, kind: str, image: int, numbers: Sequence[int]) -> dict[st
     for number in numbers:
         draw = torch.Generator().manual_seed(number)
         parts = [
-            torch.randint(FIRST_WORD, VOCAB, (n,), generator=draw) if n else torch.full((next(lengths),), image)
+            torch.randint(FIRST_WORD, VOCAB, (n,), generator=draw)
+            if n
+            else torch.full((next(lengths),), image)
             for n in SAMPLES[number]
         ]
         rows.append(torch.cat(parts))
@@ -92,12 +94,19 @@ def _side(config: Any) -> int:
     return side if isinstance(side, int) else side[0]
 
 
-def _by_sample(config: Any, shown: Sequence[int], draws: Sequence[torch.Generator]) -> dict[str, torch.Tensor]:
+def _by_sample(
+    config: Any, shown: Sequence[int], draws: Sequence[torch.Generator]
+) -> dict[str, torch.Tensor]:
     """Views of every sample together, blank ones after them."""
     side = _side(config)
-    views = [torch.stack([*_each([n], [d], 3, side, side), *[torch.zeros(3, side, side)] * (max(shown) - n)]) for n, d in zip(shown, draws, strict=True)]
+    views = [
+        torch.stack([*_each([n], [d], 3, side, side), *[torch.zeros(3, side, side)] * (max(shown) - n)])
+        for n, d in zip(shown, draws, strict=True)
+    ]
     found = {"pixel_values": torch.stack(views)}
-    return found | {"pixel_attention_mask": torch.ones(*found["pixel_values"].shape[:2], side, side, dtype=torch.bool)}
+    return found | {
+        "pixel_attention_mask": torch.ones(*found["pixel_values"].shape[:2], side, side, dtype=torch.bool)
+    }
 
 
 def _grid(config: Any, shown: Sequence[int], draws: Sequence[torch.Generator]) -> dict[str, torch.Tensor]:
@@ -135,7 +144,9 @@ def _tiles(config: Any, shown: Sequence[int], draws: Sequence[torch.Generator]) 
     }
 
 
-def _two_towers(config: Any, shown: Sequence[int], draws: Sequence[torch.Generator]) -> dict[str, torch.Tensor]:
+def _two_towers(
+    config: Any, shown: Sequence[int], draws: Sequence[torch.Generator]
+) -> dict[str, torch.Tensor]:
     """A view, and the same larger for a second tower."""
     found = _square(config, shown, draws)
     high = config.high_res_vision_config.image_size

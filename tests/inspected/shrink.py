@@ -33,6 +33,7 @@ TOWER = {
 }  # fmt: skip
 """Fields of a configuration of a vision tower."""
 
+
 def text_of(config: Any, **more: Any) -> dict[str, Any]:
     """Arguments of a text configuration like a class's own, made small."""
     return {"model_type": config.model_type} | sized(config, TEXT) | more

@@ -40,7 +40,9 @@ def accepted_methods(rows: Sequence[CheckedPlan], depth: int, plan: Plan | None 
         return tuple(sorted({method.name for method in plan.methods})) if held else ()
     passed = {row.group for row in judged if row.status == "passed"}
     passed -= {row.group for row in judged if row.status in ("failed", "refused")}
-    found = {name: {group_of(method, depth) for method in examples(cls, depth)} for name, cls in METHODS.items()}
+    found = {
+        name: {group_of(method, depth) for method in examples(cls, depth)} for name, cls in METHODS.items()
+    }
     return tuple(sorted(name for name, groups in found.items() if groups and groups <= passed))
 
 

@@ -51,7 +51,7 @@ def apply(
     found = Plan.of(plan)
     config: Any = unwrap(model).config
     check_made_for(model, found, force=force, strict=strict)
-    family.check_accepted(method.name for method in found.methods)
+    family.check_accepted([method.name for method in found.methods], found)
     below = attached(model)
     if below is None or not below.resident:
         return Attachment(model, family, found.resolve(family.shape(config).layers), resident=resident)

@@ -70,15 +70,19 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
     def accept(self, methods: Iterable[str]) -> None:
         """Takes note that a check found plans of these methods to hold; only inspected adapters ask."""
 
-    def check_accepted(self, methods: Iterable[str]) -> None:
+    def check_accepted(self, methods: Iterable[str], plan: Any) -> None:
         """Refuses plans that no check has found to hold, where the adapter was made by inspection.
 
         Args:
             methods: Names of the plan's methods.
+            plan: The plan, for a check that was promised (``prove_with``).
 
         Raises:
-            ValueError: Naming the first that was not checked, and what to do.
+            ValueError: Naming the first that was not checked, and what to do; or what the check found.
         """
+
+    def prove_with(self, check: Callable[[Any], None]) -> None:
+        """Promises a check for the first time that a plan needs one; it raises, or accepts the plan."""
 
     @contextmanager
     def on_trial(self) -> Iterator[None]:
@@ -88,6 +92,10 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
     def visual_ids(self, config: Any) -> tuple[int, ...]:
         """Token ids that stand for a visual row."""
         return (config.image_token_id,)
+
+    def vision_config(self, config: Any) -> Any:
+        """Configuration of the vision tower; None where it has none of its own."""
+        return config.vision_config
 
     def typical_visual(self, config: Any) -> int:
         """Visual rows of a typical image; a row for every patch of a square one, unless it is overridden."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -50,6 +50,7 @@ class GenericFamily(Family):
         self._found, self._rows = found, rows
         self._accepted: set[str] = set()
         self._trials = 0
+        self._check: Callable[[Any], None] | None = None
         self._by_sample = False
         if found is not None:
             self.compact_positions = found.axes == 1
@@ -92,14 +93,20 @@ class GenericFamily(Family):
     def accept(self, methods: Iterable[str]) -> None:
         self._accepted |= set(methods)
 
-    def check_accepted(self, methods: Iterable[str]) -> None:
+    def prove_with(self, check: Callable[[Any], None]) -> None:
+        self._check = check
+
+    def check_accepted(self, methods: Iterable[str], plan: Any) -> None:
         unproven = [name for name in methods if name not in self._accepted]
-        if unproven and not self._trials:
+        if not unproven or self._trials:
+            return
+        if self._check is None:
             raise ValueError(
                 f"no check has accepted this model's adapter, made by inspection, for {unproven[0]}: run saccade check "
                 "MODEL --generic --json check.json, then give its report (--accepted check.json), or call "
                 "saccade.check.run first"
             )
+        self._check(plan)
 
     @contextmanager
     def on_trial(self) -> Iterator[None]:
@@ -117,27 +124,38 @@ class GenericFamily(Family):
         }
         if not named:
             raise ValueError(
-                _refusal(config, "its configuration names no token that stands for a picture (image_token_id)")
+                _refusal(
+                    config, "its configuration names no token that stands for a picture (image_token_id)"
+                )
             )
         return tuple(dict.fromkeys(value for value in named.values() if value >= 0))
+
+    def vision_config(self, config: Any) -> Any:
+        parts: Iterator[Any] = (getattr(config, name, None) for name in ("vision_config", "vq_config"))
+        return next((part for part in parts if part is not None), None)
 
     def typical_visual(self, config: Any) -> int:
         if self._rows is not None:
             return self._rows
-        said = (getattr(part, name, None) for part in (config, _vision(config)) for name in ROWS)
+        vision = self.vision_config(config)
+        said = (getattr(part, name, None) for part in (config, vision) for name in ROWS)
         found = next((value for value in said if isinstance(value, int) and value > 0), None)
         if found is not None:
             return found
-        side, patch = (getattr(_vision(config), name, None) for name in ("image_size", "patch_size"))
+        side, patch = (getattr(vision or config, name, None) for name in ("image_size", "patch_size"))
         if isinstance(side, int) and isinstance(patch, int) and side >= patch > 0:
             return (side // patch) ** 2
         return TYPICAL
 
     def config(self, shape: ModelShape, layers: int | None = None, vision_layers: int = 1) -> Any:
-        raise ValueError("an adapter made by inspection builds no model of random weights; give a model folder")
+        raise ValueError(
+            "an adapter made by inspection builds no model of random weights; give a model folder"
+        )
 
     def model_class(self) -> type[nn.Module]:
-        raise ValueError("an adapter made by inspection builds no model of random weights; give a model folder")
+        raise ValueError(
+            "an adapter made by inspection builds no model of random weights; give a model folder"
+        )
 
     def parts(self, model: nn.Module) -> Parts:
         assert self._found is not None
@@ -154,7 +172,7 @@ class GenericFamily(Family):
         return Parts(core, decoder, layers, norm, getattr(unwrap(model), "lm_head", None))
 
     def fingerprint(self, config: Any) -> dict[str, Any]:
-        text, vision, shape = config.get_text_config(), _vision(config), self.shape(config)
+        text, vision, shape = config.get_text_config(), self.vision_config(config), self.shape(config)
         sizes = ("layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab")
         fields = ("model_type", "hidden_size", "num_hidden_layers", "depth", "image_size", "patch_size")
         seen = {key: getattr(vision, key, None) for key in fields}
@@ -216,7 +234,9 @@ class GenericFamily(Family):
     def picture(self, model: nn.Module, inputs: Mapping[str, Any]) -> Picture | None:
         # How many rows a picture becomes is known once its features are there.
         made = inputs.get("mm_encoder_outputs") or {}
-        found = [self.made_picture(model, inputs, kind, made[kind]) for kind in KINDS if made.get(kind) is not None]
+        found = [
+            self.made_picture(model, inputs, kind, made[kind]) for kind in KINDS if made.get(kind) is not None
+        ]
         parts = [picture for picture in found if picture is not None]
         return Picture.join(parts) if parts else None
 
@@ -273,12 +293,6 @@ def _by_recipe(recipes: Sequence[Recipe]) -> list[tuple[Recipe, list[int]]]:
 
 def _refusal(config: Any, why: str) -> str:
     return f"no adapter for model type {config.model_type!r}, and none can be made by inspection: {why}"
-
-
-def _vision(config: Any) -> Any:
-    """The configuration of the vision tower; that of the model where it names none."""
-    parts: Iterator[Any] = (getattr(config, name, None) for name in ("vision_config", "vq_config"))
-    return next((part for part in parts if part is not None), config)
 
 
 def _pixel_arguments(core: nn.Module) -> list[str]:

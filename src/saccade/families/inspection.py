@@ -149,7 +149,10 @@ def look(model: nn.Module, names: set[int] = frozenset()) -> Found:  # type: ign
     """
     parts = find_parts(model, names)
     runs, tables = _watched(model, parts, names)
-    norms = [_check_layer(number, layer, run) for number, (layer, run) in enumerate(zip(parts.layers, runs, strict=True))]
+    norms = [
+        _check_layer(number, layer, run)
+        for number, (layer, run) in enumerate(zip(parts.layers, runs, strict=True))
+    ]
     _check_loop(runs)
     _check_sight(model, parts, names)
     _check_silence(model, parts, names)
@@ -284,11 +287,11 @@ def _check_layer(number: int, layer: Any, run: LayerRun) -> tuple[str | None, st
     """What one layer must be like; the names of its norms."""
     where = f"layer {number} ({type(layer).__name__})"
     if run.order != ["self_attn", "mlp"]:
-        raise ValueError(f"{where} runs {', '.join(run.order) or 'neither'}, not its attention and then its FFN")
-    if not run.passed:
         raise ValueError(
-            f"{where} does not hand keywords on to its attention, by which plans travel"
+            f"{where} runs {', '.join(run.order) or 'neither'}, not its attention and then its FFN"
         )
+    if not run.passed:
+        raise ValueError(f"{where} does not hand keywords on to its attention, by which plans travel")
     if not isinstance(run.attended, tuple) or len(run.attended) != 2:
         raise ValueError(f"{where}: its attention returns something else than an output and its weights")
     if not isinstance(run.cooked, torch.Tensor) or run.fed is None:
@@ -309,20 +312,30 @@ def _check_layer(number: int, layer: Any, run: LayerRun) -> tuple[str | None, st
     if _apart(layer.mlp(run.fed[:, some]), run.cooked[:, some]) > _limit(run.fed):
         raise ValueError(f"{where}: its FFN does not work row by row")
     before = _norm_of(run, run.asked)
-    if before is None and not (run.asked is not None and run.came is not None and torch.equal(run.asked, run.came)):
+    if before is None and not (
+        run.asked is not None and run.came is not None and torch.equal(run.asked, run.came)
+    ):
         raise ValueError(f"{where}: its attention is given something else than a norm of the stream")
     return before, _norm_of(run, run.fed)
 
 
 def _norm_of(run: LayerRun, given: torch.Tensor | None) -> str | None:
     """Name of the norm whose output is given; None where it is that of none."""
-    found = (n for n, x in run.normed.items() if given is not None and x.shape == given.shape and torch.equal(x, given))
+    found = (
+        n
+        for n, x in run.normed.items()
+        if given is not None and x.shape == given.shape and torch.equal(x, given)
+    )
     return next(found, None)
 
 
 def _check_loop(runs: list[LayerRun]) -> None:
     for number, (one, other) in enumerate(zip(runs, runs[1:], strict=False), start=1):
-        if one.went is None or other.came is None or not torch.equal(one.went, other.came.to(one.went.device)):
+        if (
+            one.went is None
+            or other.came is None
+            or not torch.equal(one.went, other.came.to(one.went.device))
+        ):
             raise ValueError(f"something is done to rows between its layers {number - 1} and {number}")
 
 

@@ -75,7 +75,9 @@ class Recipe:
         """Keys (B, kv heads, N, K) as they are cached."""
         return self._ready(attn, self._projected(attn, x_BND, 1), 1, rotary)
 
-    def keys_values(self, attn: Any, x_BND: torch.Tensor, rotary: Rotary) -> tuple[torch.Tensor, torch.Tensor]:
+    def keys_values(
+        self, attn: Any, x_BND: torch.Tensor, rotary: Rotary
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values, each (B, kv heads, N, K)."""
         if not self.layout:
             return self.keys(attn, x_BND, rotary), self._values(attn, self._projected(attn, x_BND, 2))
@@ -151,9 +153,15 @@ def find_recipe(
         ValueError: If none is, saying what the module holds.
     """
     used = {name for recipe in recipes(attn) for name in recipe.modules}
-    more = [name for name, child in attn.named_children() if name not in used and any(True for _ in child.parameters())]
+    more = [
+        name
+        for name, child in attn.named_children()
+        if name not in used and any(True for _ in child.parameters())
+    ]
     if used and more:
-        raise ValueError(f"its attention ({type(attn).__name__}) has {', '.join(more)} beside its projections")
+        raise ValueError(
+            f"its attention ({type(attn).__name__}) has {', '.join(more)} beside its projections"
+        )
     limit = EXACT if x_BND.dtype == torch.float32 else ROUNDED
     nearest = float("inf")
     for recipe in (*first, *recipes(attn)):
@@ -212,5 +220,7 @@ def _distance(
         return float("inf")
     if ours_BND.shape != stock_BND.shape:
         return float("inf")
-    far = (ours_BND.float() - stock_BND.float()).norm(dim=-1) / stock_BND.float().norm(dim=-1).clamp(min=1e-12)
+    far = (ours_BND.float() - stock_BND.float()).norm(dim=-1) / stock_BND.float().norm(dim=-1).clamp(
+        min=1e-12
+    )
     return float(far.max().nan_to_num(float("inf")))

@@ -34,5 +34,7 @@ def take_report(path: Path, model: Any, family: Family) -> None:
             f"(saccade check MODEL --generic --json {path})"
         )
     if found.get("identity") != family.identity(model):
-        raise ValueError(f"{path} is of another model than this one; check this one (saccade check MODEL --generic)")
+        raise ValueError(
+            f"{path} is of another model than this one; check this one (saccade check MODEL --generic)"
+        )
     family.accept(said)
