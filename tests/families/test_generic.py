@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
+import transformers as T
 from torch import nn
 
 import saccade
 import saccade.check
 from inspected.classes import model_of
 from inspected.scene import prompts
+from inspected.shrink import text_of
 from saccade.families import FAMILIES, adopt, find
 from saccade.families.generic import GenericFamily
 from saccade.families.recipes import Recipe
@@ -116,6 +119,14 @@ def test_an_attention_with_more_than_its_projections_is_refused():
         GenericFamily.of(model)
 
 
+def test_what_shows_on_long_prompts_alone_is_refused_by_what_the_attention_calls():
+    tiny = tiny_llava(layers=2)
+    config = copy.deepcopy(tiny.model.config)
+    config.text_config = T.Ministral3Config(**text_of(T.Ministral3Config()))
+    with pytest.raises(ValueError, match="layer 0: .* calls get_llama_4_attn_scale, which is not known"):
+        GenericFamily.of(T.LlavaForConditionalGeneration(config).eval())
+
+
 def test_every_layer_has_a_recipe_of_its_own():
     assert _recipes("vipllava") == {
         Recipe(("q_proj", "k_proj", "v_proj"), "", "o_proj", turns="apply_rotary_pos_emb")
@@ -153,7 +164,7 @@ def test_a_plan_is_taken_once_a_check_has_accepted_it(checked):
     wanted = {"vskip", "ffn_skip", "shortv", "vtw", "fastv", "divprune", "uniform"}
     assert wanted <= set(report.accepted) and "fastervlm" not in report.accepted
     saccade.apply(loaded.model, "vskip(layers=1)+uniform(keep=0.5)").remove()
-    with pytest.raises(ValueError, match="no check has accepted .* for fastervlm"):
+    with pytest.raises(ValueError, match=r"no check has accepted .* for fastervlm"):
         saccade.apply(loaded.model, "fastervlm(keep=0.5)")
 
 
@@ -180,6 +191,16 @@ def test_an_adapter_that_is_wrong_about_anything_is_not_accepted(checked):
     assert any("the adapter says 0" in row.why for row in report.failures)
     with pytest.raises(ValueError, match="no check has accepted"):
         saccade.apply(model, "vtw(layer=2)")
+
+
+def test_a_plan_that_needs_smaller_pictures_is_refused_and_is_no_failure(checked):
+    loaded, asked, _ = checked
+
+    def smaller(plan):
+        return loaded.family.smaller(None, [], 0.5)
+
+    report = saccade.check.run(loaded, "resize(scale=0.5)", prompts=replace(asked, smaller=smaller))
+    assert [row.status for row in report.rows] == ["passed", "refused"] and report.accepted == ()
 
 
 def test_an_adapter_of_somebody_wins():

@@ -72,18 +72,16 @@ def model_of(kind: str, seed: int = 0) -> Any:
 
 
 _HEADS = {"text_config": {"num_key_value_heads": HEADS, "head_dim": 8}}
+_AXES = {"text_config": turns(2, 3, 3)}
+_TILES = {"": {"image_grid_pinpoints": [[32, 64], [64, 32], [64, 64]]}}
 _QUARTER = {"text_config": turns(2, 1, 1, partial_rotary_factor=0.5)}
 
 MORE: dict[str, dict[str, dict[str, Any]]] = {
-    **dict.fromkeys(("qwen2_5_vl", "paddleocr_vl", "qwen2_5_omni_thinker"), {"text_config": turns(2, 3, 3)}),
-    **dict.fromkeys(("glm4v", "glm46v", "glm_ocr", "glm4v_moe"), _QUARTER),
-    **dict.fromkeys(("kimi_k25", "mistral_large4"), _HEADS),
-    **dict.fromkeys(
-        ("llava_next", "llava_next_video", "llava_onevision", "granite4_vision"),
-        {"": {"image_grid_pinpoints": [[32, 64], [64, 32], [64, 64]]}},
-    ),
+    **{kind: _AXES for kind in ("qwen2_5_vl", "paddleocr_vl", "qwen2_5_omni_thinker", "cosmos3_edge")},
+    **{kind: _QUARTER for kind in ("glm4v", "glm46v", "glm_ocr", "glm4v_moe")},
+    **{kind: _HEADS for kind in ("kimi_k25", "mistral_large4")},
+    **{kind: _TILES for kind in ("llava_next", "llava_next_video", "llava_onevision", "granite4_vision")},
     "qwen2_vl": {"text_config": turns(2, 3, 3), "vision_config": {"hidden_size": HIDDEN}},
-    "cosmos3_edge": {"text_config": turns(2, 3, 3)},
     "ernie4_5_vl_moe": {"text_config": turns(3, 3, 2) | {"moe_intermediate_size": [32, 32]}},
     "vipllava": {"": {"vision_feature_layers": [-1, -2]}},
     "mllama": {"text_config": {"cross_attention_layers": [1]}},

@@ -1,4 +1,4 @@
-"""Ready-made prompts of any class: pictures as its model takes them, with as many placeholders as it makes rows."""
+"""Ready-made prompts of any class: its own kind of pictures, with as many placeholders as they make rows."""
 
 from __future__ import annotations
 
@@ -168,8 +168,9 @@ PICTURES: dict[str, Pixels] = {
     **dict.fromkeys(
         (
             "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "qwen4_exp",
-            "qwen2_5_omni_thinker", "qwen3_omni_moe_thinker", "glm4v", "glm46v", "glm4v_moe", "glm_ocr", "glm5_next",
-            "cosmos3_edge", "cosmos3_omni", "cohere_compass", "exaone4_5", "ernie4_5_vl_moe", "hyperclovax_vision_v2",
+            "qwen2_5_omni_thinker", "qwen3_omni_moe_thinker", "glm4v", "glm46v", "glm4v_moe", "glm_ocr",
+            "glm5_next", "cosmos3_edge", "cosmos3_omni", "cohere_compass", "exaone4_5", "ernie4_5_vl_moe",
+            "hyperclovax_vision_v2",
             "hunyuan_vl", "kimi_k25", "lfm3_vl", "minimax_m3_vl", "muse_glimmer", "muse_spark", "dots3_note",
             "inkling2",
         ),

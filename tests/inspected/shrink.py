@@ -23,8 +23,9 @@ TEXT = {
 """Fields of a text configuration."""
 
 TOWER = {
-    "hidden_size": 32, "embed_dim": 32, "intermediate_size": 48, "mlp_dim": 48, "num_hidden_layers": TOWER_LAYERS,
-    "depth": TOWER_LAYERS, "num_attention_heads": 2, "num_heads": 2, "num_key_value_heads": 2, "head_dim": 16,
+    "hidden_size": 32, "embed_dim": 32, "intermediate_size": 48, "mlp_dim": 48,
+    "num_hidden_layers": TOWER_LAYERS, "depth": TOWER_LAYERS, "num_attention_heads": 2,
+    "num_heads": 2, "num_key_value_heads": 2, "head_dim": 16,
     "image_size": 32, "patch_size": 8, "projection_dim": 32, "output_channels": 32, "vision_output_dim": 32,
     "out_hidden_size": HIDDEN, "text_hidden_size": HIDDEN, "num_position_embeddings": 64, "pos_emb_size": 8,
     "init_pos_emb_height": 8, "init_pos_emb_width": 8, "window_size": 32, "global_attn_indexes": [1],

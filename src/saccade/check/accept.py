@@ -86,6 +86,6 @@ def check_sight(model: Any, layers: nn.ModuleList, inputs: Inputs, visual_N: tor
     limit = 1e-4 if before.dtype == torch.float32 else 5e-2
     if Distance.of(after, before).worst > limit:
         raise ValueError(
-            "rows of a picture see later rows of it: the masks of this decoder are not causal, which an adapter made "
-            "by inspection does not know"
+            "rows of a picture see later rows of it: the masks of this decoder are not causal, which an "
+            "adapter made by inspection does not know"
         )

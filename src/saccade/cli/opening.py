@@ -92,7 +92,7 @@ def opening_of(
 
 
 def opened(model: str, opening: Opening, whole: bool = False) -> Loaded:
-    """Loads a model; where its adapter has to be made by inspection, plans are checked when they are first used.
+    """Loads a model; where its adapter is made by inspection, plans are checked when they are first used.
 
     Args:
         model: Which.

@@ -48,8 +48,8 @@ def judge(
     wanted = name_plans(plans)
     if opening.generic:
         raise ValueError(
-            "lmms-eval runs models in a process of its own, where no adapter is made by inspection: leave --generic out, "
-            "or take Glance's tasks (--task) or your own (--data)"
+            "lmms-eval runs models in a process of its own, where no adapter is made by inspection: leave "
+            "--generic out, or take Glance's tasks (--task) or your own (--data)"
         )
     where = opening.torch_device()
     check_installed()

@@ -68,9 +68,9 @@ class GenericFamily(Family):
             ValueError: If it is no model of this kind, saying why.
         """
         config: Any = unwrap(model).config
-        training = model.training
+        training, names = model.training, frozenset(cls().visual_ids(config))
         try:
-            return cls(look(model.eval(), set(cls().visual_ids(config))), rows)
+            return cls(look(model.eval(), names), rows)
         except ValueError as error:
             raise ValueError(_refusal(config, str(error))) from None
         except Exception as error:  # models raise whatever their authors chose
@@ -87,7 +87,11 @@ class GenericFamily(Family):
     def told(self) -> dict[str, Any] | None:
         if self._found is None:
             return None
-        recipes = [{"layers": layers} | asdict(recipe) for recipe, layers in _by_recipe(self._found.recipes)]
+        recipes = [
+            {"layers": layers}
+            | {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(recipe).items()}
+            for recipe, layers in _by_recipe(self._found.recipes)
+        ]
         return {"version": self.version, "axes": self._found.axes, "attention": recipes}
 
     def accept(self, methods: Iterable[str]) -> None:
@@ -102,9 +106,9 @@ class GenericFamily(Family):
             return
         if self._check is None:
             raise ValueError(
-                f"no check has accepted this model's adapter, made by inspection, for {unproven[0]}: run saccade check "
-                "MODEL --generic --json check.json, then give its report (--accepted check.json), or call "
-                "saccade.check.run first"
+                f"no check has accepted this model's adapter, made by inspection, for {unproven[0]}: run "
+                "saccade check MODEL --generic --json FILE, then give its report (--accepted FILE), or "
+                "call saccade.check.run first"
             )
         self._check(plan)
 
@@ -188,7 +192,10 @@ class GenericFamily(Family):
         kinds = getattr(config, "layer_types", None)
         if kinds is not None and kinds[number] == "chunked_attention":
             return getattr(config, "attention_chunk_size", None)
-        return super().sliding_window(decoder, number)
+        # Where the configuration names no kinds, a layer may know its own.
+        layers: Any = decoder.layers
+        own = getattr(layers[number].self_attn, "sliding_window", None)
+        return super().sliding_window(decoder, number) or (own if isinstance(own, int) else None)
 
     def heads(self, attn: Any) -> tuple[int, int]:
         return heads_in(attn)
@@ -261,7 +268,7 @@ class GenericFamily(Family):
         visual_BN = self.visual_mask(model, ids).cpu()
         if not self._by_sample and _fills(picture.lengths, visual_BN.sum(1).tolist()):
             return picture
-        # Features that are not cut by picture, but by sample or not at all: every unbroken run of placeholders counts as one.
+        # Features come by sample, or all in one: every unbroken run of placeholders counts as a picture.
         lengths = [n for row_N in visual_BN for shown, n in _runs(row_N) if shown]
         return Picture.unmapped(lengths)
 

@@ -2,7 +2,7 @@
 
 Everything that a plan relies on is tried on the model itself: that words see no later words, that a row
 without attention and FFN passes a layer unchanged, that an FFN works row by row, that what is handed to the
-decoder reaches its attention, and in which way that attention works. What does not hold is refused in one line.
+decoder reaches its attention, and in which way that attention works. What does not hold is refused in a line.
 
 Shape letters: B batch, N rows, D hidden.
 """
@@ -14,6 +14,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -69,7 +70,7 @@ class Found:
     Attributes:
         parts: Its modules.
         recipes: How the attention of each layer works.
-        input_norms: Name of the norm before the attention of each layer, None where the stream goes in as it is.
+        input_norms: Name of the norm before the attention of each layer; None where there is none.
         ffn_norms: Name of the norm before the FFN of each layer, likewise.
         axes: Axes of positions, 1 unless pictures lie on grids of positions; 0 where tables cannot be remade.
     """
@@ -81,7 +82,7 @@ class Found:
     axes: int
 
 
-def find_parts(model: nn.Module, names: set[int] = frozenset()) -> Parts:  # type: ignore[assignment]
+def find_parts(model: nn.Module, names: frozenset[int] = frozenset()) -> Parts:
     """The modules of a model, by running it on a few words.
 
     Args:
@@ -89,7 +90,7 @@ def find_parts(model: nn.Module, names: set[int] = frozenset()) -> Parts:  # typ
         names: Token ids that stand for pictures, which no word is.
 
     Raises:
-        ValueError: If it has no decoder layers that each have ``self_attn`` and ``mlp``, saying what they have.
+        ValueError: If it has no decoder layers of ``self_attn`` and ``mlp``, saying what they have.
     """
     stock, core = unwrap(model), core_of(model)
     lists = {name: m for name, m in core.named_modules() if isinstance(m, nn.ModuleList) and len(m)}
@@ -107,8 +108,8 @@ def find_parts(model: nn.Module, names: set[int] = frozenset()) -> Parts:  # typ
         idle = [n for n, one in enumerate(members) if id(one) not in ran]
         if 0 < len(idle) < len(members) and all(hasattr(one, "mlp") for one in members):
             raise ValueError(
-                f"its layer {idle[0]} ({type(members[idle[0]]).__name__}) does not run on words alone: pictures are "
-                "seen by cross-attention, and not as rows"
+                f"its layer {idle[0]} ({type(members[idle[0]]).__name__}) does not run on words alone: "
+                "pictures are seen by cross-attention, and not as rows"
             )
     if not alive:
         raise ValueError("it has no list of layers that runs on a prompt of words alone")
@@ -137,7 +138,7 @@ def find_parts(model: nn.Module, names: set[int] = frozenset()) -> Parts:  # typ
 
 
 @torch.no_grad()
-def look(model: nn.Module, names: set[int] = frozenset()) -> Found:  # type: ignore[assignment]
+def look(model: nn.Module, names: frozenset[int] = frozenset()) -> Found:
     """Tries everything that a plan relies on.
 
     Args:
@@ -167,7 +168,7 @@ def look(model: nn.Module, names: set[int] = frozenset()) -> Found:  # type: ign
     return Found(parts, tuple(found), tuple(n[0] for n in norms), tuple(n[1] for n in norms), axes)
 
 
-def say(model: nn.Module, names: set[int], change: bool = False) -> Any:
+def say(model: nn.Module, names: frozenset[int], change: bool = False) -> Any:
     """Runs a model on a few words.
 
     Args:
@@ -181,7 +182,7 @@ def say(model: nn.Module, names: set[int], change: bool = False) -> Any:
     draw = torch.Generator().manual_seed(0)
     order = torch.randperm(size - size // 4, generator=draw) + size // 8
     words = [int(token) for token in order[: 4 * WORDS] if int(token) not in names]
-    ids = torch.tensor([words[: WORDS - 1] + [words[WORDS if change else WORDS - 1]]])
+    ids = torch.tensor([[*words[: WORDS - 1], words[WORDS if change else WORDS - 1]]])
     ids = ids.to("cpu" if device.type == "meta" else device)
     return unwrap(model)(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
 
@@ -205,7 +206,9 @@ def _given(args: tuple, kwargs: dict[str, Any]) -> Any:
     return args[0] if args else kwargs.get("hidden_states")
 
 
-def _watched(model: nn.Module, parts: Parts, names: set[int]) -> tuple[list[LayerRun], list[tuple[Any, ...]]]:
+def _watched(
+    model: nn.Module, parts: Parts, names: frozenset[int]
+) -> tuple[list[LayerRun], list[tuple[Any, ...]]]:
     """One forward: what every layer did, and the arguments of the decoder's rotary tables."""
     runs = [LayerRun() for _ in parts.layers]
     tables: list[tuple[Any, ...]] = []
@@ -330,7 +333,7 @@ def _norm_of(run: LayerRun, given: torch.Tensor | None) -> str | None:
 
 
 def _check_loop(runs: list[LayerRun]) -> None:
-    for number, (one, other) in enumerate(zip(runs, runs[1:], strict=False), start=1):
+    for number, (one, other) in enumerate(pairwise(runs), start=1):
         if (
             one.went is None
             or other.came is None
@@ -339,7 +342,7 @@ def _check_loop(runs: list[LayerRun]) -> None:
             raise ValueError(f"something is done to rows between its layers {number - 1} and {number}")
 
 
-def _check_sight(model: nn.Module, parts: Parts, names: set[int]) -> None:
+def _check_sight(model: nn.Module, parts: Parts, names: frozenset[int]) -> None:
     """No word sees later words."""
     seen: list[torch.Tensor] = []
     with hooks() as undo:
@@ -353,7 +356,7 @@ def _check_sight(model: nn.Module, parts: Parts, names: set[int]) -> None:
         raise ValueError("another last word changes nothing in its decoder")
 
 
-def _check_silence(model: nn.Module, parts: Parts, names: set[int]) -> None:
+def _check_silence(model: nn.Module, parts: Parts, names: frozenset[int]) -> None:
     """A row that gets neither attention nor FFN output leaves every layer as it came."""
     far: list[tuple[int, float]] = []
 

@@ -29,6 +29,7 @@ NORMS = (
     ("query_layernorm", "key_layernorm"),
     ("qk_norm", "qk_norm"),
 )
+ATTEND = ("eager_attention_forward", "repeat_kv", "rotate_half")
 VALUE_NORMS = ("v_norm",)
 
 EXACT, ROUNDED = 1e-4, 5e-2
@@ -152,6 +153,11 @@ def find_recipe(
     Raises:
         ValueError: If none is, saying what the module holds.
     """
+    strange = _other_functions(attn)
+    if strange:
+        raise ValueError(
+            f"its attention ({type(attn).__name__}) calls {', '.join(strange)}, which is not known"
+        )
     used = {name for recipe in recipes(attn) for name in recipe.modules}
     more = [
         name
@@ -200,6 +206,17 @@ def turning(attn: nn.Module) -> list[str]:
     return list(
         dict.fromkeys(name for name in named if name.startswith("apply_") and "rot" in name and name in there)
     )
+
+
+def _other_functions(attn: nn.Module) -> list[str]:
+    """Functions that a module's forward calls beside those that turn rows and attend.
+
+    What such a function does may show on long prompts alone, where a trial of a few words would not see it.
+    """
+    forward: Any = inspect.unwrap(type(attn).forward)
+    there, known = vars(sys.modules[type(attn).__module__]), {*turning(attn), *ATTEND}
+    named = dict.fromkeys(forward.__code__.co_names)
+    return [name for name in named if name not in known and inspect.isfunction(there.get(name))]
 
 
 def _holds(attn: nn.Module, name: str) -> bool:

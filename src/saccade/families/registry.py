@@ -114,7 +114,7 @@ def find(what: nn.Module | PreTrainedConfig, generic: bool = False) -> Family:
     Args:
         what: The model, or its configuration.
         generic: Whether an adapter made by inspection will do where nobody wrote one. A model is looked at
-            once, and keeps its adapter.
+            once, and keeps what was found.
 
     Raises:
         ValueError: If no adapter knows the model type, or none can be made.
@@ -127,9 +127,9 @@ def find(what: nn.Module | PreTrainedConfig, generic: bool = False) -> Family:
         return FAMILIES[kind]
     if not generic:
         raise ValueError(
-            f"no adapter for model type {kind!r}; supported: {', '.join(FAMILIES)}. One made by inspection may "
-            "do: saccade check MODEL --generic. A new family is one file in saccade/families (CONTRIBUTING "
-            "says how)"
+            f"no adapter for model type {kind!r}; supported: {', '.join(FAMILIES)}. One made by inspection "
+            "may do: saccade check MODEL --generic. A new family is one file in saccade/families "
+            "(CONTRIBUTING says how)"
         )
     from saccade.families.generic import GenericFamily
 

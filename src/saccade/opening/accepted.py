@@ -27,14 +27,21 @@ def take_report(path: Path, model: Any, family: Family) -> None:
         return
     said, found = report.get("accepted"), report.get("model")
     if not isinstance(said, list) or not all(isinstance(n, str) for n in said) or not isinstance(found, dict):
-        raise ValueError(f"{path} is no report of saccade check --generic: it does not say what it accepted")
+        raise ValueError(
+            f"{path} is no report of saccade check --generic, for it does not say what it accepted"
+        )
+    if found.get("layers_checked") != found.get("layers"):
+        raise ValueError(
+            f"{path} is of the first {found.get('layers_checked')} of {found.get('layers')} layers, so that "
+            "it accepts nothing: check all of them (saccade check MODEL --generic without --layers)"
+        )
     if found.get("adapter") != family.told():
         raise ValueError(
-            f"{path} is of another adapter than is made of this model here, so that it accepts nothing: check anew "
-            f"(saccade check MODEL --generic --json {path})"
+            f"{path} is of another adapter than is made of this model here, so that it accepts nothing: "
+            f"check anew (saccade check MODEL --generic --json {path})"
         )
     if found.get("identity") != family.identity(model):
         raise ValueError(
-            f"{path} is of another model than this one; check this one (saccade check MODEL --generic)"
+            f"{path} is of another model than this one: check this one (saccade check MODEL --generic)"
         )
     family.accept(said)
