@@ -123,7 +123,7 @@ def test_what_shows_on_long_prompts_alone_is_refused_by_what_the_attention_calls
     tiny = tiny_llava(layers=2)
     config = copy.deepcopy(tiny.model.config)
     config.text_config = T.Ministral3Config(**text_of(T.Ministral3Config()))
-    with pytest.raises(ValueError, match="layer 0: .* calls get_llama_4_attn_scale, which is not known"):
+    with pytest.raises(ValueError, match=r"layer 0: .* calls get_llama_4_attn_scale, which is not known"):
         GenericFamily.of(T.LlavaForConditionalGeneration(config).eval())
 
 

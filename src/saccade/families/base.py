@@ -56,8 +56,12 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
     """Raised when answers of its models come out otherwise; those that were kept are then not used again."""
     generic: ClassVar[bool] = False
     """Whether it was made by inspection, so that a check has to accept it for a plan."""
+    decoder_name: ClassVar[str] = "language_model"
+    """Attribute of the core that is the text decoder."""
     compact_positions: bool = True
     """Whether positions can close up over dropped rows; not where they have several axes (mRoPE)."""
+    flat_ffn: ClassVar[bool] = False
+    """Whether FFNs view the rows of all samples as one list, so that those they get must lie side by side."""
     layouts: ClassVar[tuple[str, ...]] = ()
     """Layouts of ``SkipVisionConfig`` that its images can have; a family that names some writes
     ``projector_place`` and ``replace_projector``. ``cos`` and ``llava`` are of an image in one view,
@@ -135,7 +139,7 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
             ValueError: If the text decoder is of a kind this family cannot take apart.
         """
         model, core = unwrap(model), core_of(model)
-        decoder: Any = core.language_model
+        decoder: Any = getattr(core, self.decoder_name)
         kind = decoder.config.model_type
         if kind not in self.text_types:
             raise ValueError(
@@ -222,7 +226,7 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
 
     def queries(self, attn: nn.Module, x_BND: torch.Tensor, rotary: Rotary) -> torch.Tensor:
         """Rotated queries (B, H, N, K) of normed hidden states."""
-        return rotate(heads_of(attn.q_proj(x_BND), attn.head_dim), rotary)
+        return self.turn(heads_of(attn.q_proj(x_BND), attn.head_dim), rotary)
 
     def keys_values(
         self, attn: nn.Module, x_BND: torch.Tensor, rotary: Rotary
@@ -232,7 +236,11 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
 
     def keys(self, attn: nn.Module, x_BND: torch.Tensor, rotary: Rotary) -> torch.Tensor:
         """Rotated keys (B, kv heads, N, K) of normed hidden states."""
-        return rotate(heads_of(attn.k_proj(x_BND), attn.head_dim), rotary)
+        return self.turn(heads_of(attn.k_proj(x_BND), attn.head_dim), rotary)
+
+    def turn(self, x_BHNK: torch.Tensor, rotary: Rotary) -> torch.Tensor:
+        """Rows by head turned to their positions; where tables are narrower than a head, the rest stays."""
+        return rotate(x_BHNK, rotary)
 
     def input_norm(self, layer: nn.Module, hidden_BND: torch.Tensor) -> torch.Tensor:
         """What the attention of a decoder layer gets of the residual stream."""

@@ -39,6 +39,7 @@ class GenericFamily(Family):
     model_types = ()
     text_types = ()
     generic = True
+    flat_ffn = True  # its experts, if it has any, may want rows side by side
 
     def __init__(self, found: Found | None = None, rows: int | None = None) -> None:
         """Makes it.

@@ -111,6 +111,8 @@ def adopt(model: nn.Module, family: Family) -> None:
 def find(what: nn.Module | PreTrainedConfig, generic: bool = False) -> Family:
     """The family of a model or configuration.
 
+    Where one class of transformers holds models with another tower, their adapter is listed under both types.
+
     Args:
         what: The model, or its configuration.
         generic: Whether an adapter made by inspection will do where nobody wrote one. A model is looked at
@@ -122,7 +124,11 @@ def find(what: nn.Module | PreTrainedConfig, generic: bool = False) -> Family:
     model = unwrap(what) if isinstance(what, nn.Module) else None
     if model is not None and model in _ADOPTED:
         return _ADOPTED[model]
-    kind = getattr(getattr(model, "config", what), "model_type", type(what).__name__)
+    config = getattr(model, "config", what)
+    kind = getattr(config, "model_type", type(what).__name__)
+    seen = f"{kind}+{getattr(getattr(config, 'vision_config', None), 'model_type', '')}"
+    if seen in FAMILIES:
+        return FAMILIES[seen]
     if kind in FAMILIES:
         return FAMILIES[kind]
     if not generic:
