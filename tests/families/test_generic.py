@@ -12,7 +12,7 @@ from torch import nn
 
 import saccade
 import saccade.check
-from inspected.classes import model_of
+from inspected.classes import config_of, model_of
 from inspected.scene import prompts
 from inspected.shrink import text_of
 from saccade.families import FAMILIES, adopt, find
@@ -207,3 +207,17 @@ def test_an_adapter_of_somebody_wins():
     model = tiny_llava(layers=2).model
     assert find(model, generic=True) is FAMILIES["llava"]
     saccade.apply(model, "vtw(layer=1)").remove()
+
+
+def test_a_decoder_with_experts_is_priced_by_those_that_a_row_passes():
+    sparse = GenericFamily().shape(config_of("qwen3_vl_moe"))
+    theirs = FAMILIES["qwen3_vl_moe"].shape(config_of("qwen3_vl_moe"))
+    assert (sparse.ffn, sparse.experts) == (theirs.ffn, theirs.experts)
+    mixed = config_of("glm4v_moe")
+    text = mixed.text_config
+    experts = (text.num_experts_per_tok + text.n_shared_experts) * text.moe_intermediate_size
+    dense = text.first_k_dense_replace
+    mean = (
+        dense * text.intermediate_size + (text.num_hidden_layers - dense) * experts
+    ) // text.num_hidden_layers
+    assert dense == 1 and GenericFamily().shape(mixed).ffn == mean

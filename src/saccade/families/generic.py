@@ -9,13 +9,13 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from saccade.core.shapes import ModelShape
+from saccade.core.shapes import Experts, ModelShape
 from saccade.families.base import Family, Parts, Rotary, core_of, unwrap
 from saccade.families.deepstack import Added
 from saccade.families.inspection import Found, look
@@ -151,6 +151,19 @@ class GenericFamily(Family):
         if isinstance(side, int) and isinstance(patch, int) and side >= patch > 0:
             return (side // patch) ** 2
         return TYPICAL
+
+    def shape(self, config: Any, name: str = "") -> ModelShape:
+        """Sizes of the decoder; of one whose layers differ in their FFN, of a layer in the mean."""
+        shape, text = super().shape(config, name), config.get_text_config()
+        experts = _experts(text)
+        dense = _dense_layers(text)
+        if experts is None or dense >= shape.layers:
+            return shape
+        if not dense:
+            return replace(shape, ffn=experts.passed, experts=experts)
+        return replace(
+            shape, ffn=(dense * shape.ffn + (shape.layers - dense) * experts.passed) // shape.layers
+        )
 
     def config(self, shape: ModelShape, layers: int | None = None, vision_layers: int = 1) -> Any:
         raise ValueError(
@@ -289,6 +302,29 @@ def _runs(row_N: torch.Tensor) -> list[tuple[bool, int]]:
     """Unbroken runs of equal values, with their lengths."""
     values, counts = torch.unique_consecutive(row_N, return_counts=True)
     return list(zip(values.tolist(), counts.tolist(), strict=True))
+
+
+def _said(text: Any, *names: str) -> int:
+    """The first of these fields that holds a number above 0; 0 where none does."""
+    values = (getattr(text, name, None) for name in names)
+    return next((value for value in values if isinstance(value, int) and value > 0), 0)
+
+
+def _experts(text: Any) -> Experts | None:
+    """What a sparse FFN is made of, as configurations of several decoders have it."""
+    count = _said(text, "num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+    chosen = _said(text, "num_experts_per_tok", "moe_topk", "moe_k")
+    width = _said(text, "moe_intermediate_size", "intermediate_size")
+    if not (count and chosen and width):
+        return None
+    beside = _said(text, "n_shared_experts", "num_shared_experts", "moe_num_shared_experts") * width
+    return Experts(count, chosen, width, _said(text, "shared_expert_intermediate_size") or beside)
+
+
+def _dense_layers(text: Any) -> int:
+    """Layers with a plain FFN in a decoder that has experts."""
+    only = getattr(text, "mlp_only_layers", None)
+    return len(only) if only else _said(text, "first_k_dense_replace")
 
 
 def _by_recipe(recipes: Sequence[Recipe]) -> list[tuple[Recipe, list[int]]]:
