@@ -43,13 +43,15 @@ def apply(
         A handle: use it as a context manager, or call ``remove()``.
 
     Raises:
-        ValueError: If the model family is unknown, the plan is for another model or does not know its
+        ValueError: If the model family is unknown, or its adapter was made by inspection and no check has
+            accepted it for this plan, the plan is for another model or does not know its
             layers, or the model has a plan already.
     """
     family = find(model)
     found = Plan.of(plan)
     config: Any = unwrap(model).config
     check_made_for(model, found, force=force, strict=strict)
+    family.check_accepted([method.name for method in found.methods], found)
     below = attached(model)
     if below is None or not below.resident:
         return Attachment(model, family, found.resolve(family.shape(config).layers), resident=resident)

@@ -363,6 +363,18 @@ SUPPORT: tuple[Support, ...] = (
         "inputs/test_prompts.py::test_a_prompt_beyond_the_positions_is_refused_at_once_by_name",
     ),
     Support(
+        "a family that nobody wrote an adapter for (`--generic`)",
+        "supported, untested on GPU",
+        "one made by inspection, for what `saccade check` accepts; nothing that looks into the tower",
+        "families/test_generic.py::test_a_plan_is_taken_once_a_check_has_accepted_it",
+    ),
+    Support(
+        "such a family with recurrent or cross-attention layers, or masks that are not causal",
+        "refused",
+        "in one line, when it is looked at",
+        "families/test_generic.py::test_what_is_no_stock_decoder_behind_a_tower_is_refused_in_one_line",
+    ),
+    Support(
         "a second plan on a model",
         "refused",
         "remove the first, or compose them with `+`",

@@ -282,7 +282,7 @@ class VisionAdapter(ABC):
     name: ClassVar[str]
     tower_modules: ClassVar[tuple[str, ...]] = ("model.vision_tower", "model.multi_modal_projector")
     """Modules of the whole model that see and project: what lies beside its decoder."""
-    image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")
+    image_inputs: tuple[str, ...] = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")
     """Arguments of the core by which images come into a forward."""
 
     def feature_makers(self, core: nn.Module) -> dict[str, str]:
@@ -322,6 +322,19 @@ class VisionAdapter(ABC):
             model: The model, for its configuration.
             inputs: Keyword arguments of the core's forward or of its ``get_image_features``.
         """
+
+    def made_picture(
+        self, model: nn.Module, inputs: Mapping[str, Any], kind: str, output: Any
+    ) -> Picture | None:
+        """The same of pictures whose features have just been made.
+
+        Args:
+            model: The model, for its configuration.
+            inputs: Arguments of the method that made them, by name.
+            kind: Which of ``KINDS`` they are.
+            output: What it returned.
+        """
+        return self.picture(model, inputs)
 
     def grouped(self, model: nn.Module, picture: Picture, inputs: Mapping[str, Any]) -> Picture:
         """A picture with those views put together that are of one image, where only the prompt tells which.

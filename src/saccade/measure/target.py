@@ -99,7 +99,8 @@ def shape_of(name: str, opening: Opening | None = None) -> ModelShape:
         config = load_config(name, opening)
     except ValueError as error:
         raise ValueError(f"{error} ({preset_names()})") from None
-    shape, laid = find(config).shape(config, name), laid_of(name)
+    family = find(config, opening is not None and opening.generic)
+    shape, laid = family.shape(config, name), laid_of(name)
     return shape if laid is None else replace(shape, visual=laid.visual)
 
 
