@@ -9,6 +9,7 @@ Shape letters: N rows that are left, D hidden, W head width, H heads, G key head
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -350,25 +351,25 @@ def sparsevlm_plus(
     asking = raters(walk)
     whole = [len(walk.of(image)) for image in range(walk.images)]
 
+    attn = walk.decoder.layers[0].self_attn
+    # As the stock layer turns, which may leave part of a head as it is.
+    turn = sys.modules[type(attn).__module__].apply_rotary_pos_emb
+
     def turned_ones(row: Row) -> torch.Tensor:
-        cos, sin = (part.double() for part in row.angles)
-        half = len(cos) // 2
-        other = torch.cat([-torch.ones(half), torch.ones(half)])
-        return cos + other * sin
+        cos, sin = (part.double()[None, None] for part in row.angles)
+        ones = torch.ones(1, 1, 1, attn.head_dim, dtype=torch.float64)
+        return turn(ones, ones, cos, sin)[0].flatten()
 
     def decide(walk: Walk, seen: Seen, stage: int) -> None:
         asks = [i for i, row in enumerate(walk.rows) if row.seat in asking and row.image is None]
         visual = [i for i, row in enumerate(walk.rows) if row.image is not None]
-        width = walk.decoder.layers[0].self_attn.head_dim
-        # Ones that are not turned meet themselves.
-        still = width - len(walk.rows[0].angles[0])
+        width = attn.head_dim
         by_head = []
         for head in seen.map_HNN.double():
             line = [0.0] * len(walk.rows)
             for j in visual:
                 for i in asks:
-                    near = float(turned_ones(walk.rows[i]) @ turned_ones(walk.rows[j])) + still
-                    bias = near / width**0.5
+                    bias = float(turned_ones(walk.rows[i]) @ turned_ones(walk.rows[j])) / width**0.5
                     line[j] += float(head[i, j]) / bias / len(asks)
             by_head.append(line)
         mass = [sum(line[j] for j in visual) for line in by_head]

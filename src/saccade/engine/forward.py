@@ -171,7 +171,7 @@ class Forward:
             return args, kwargs
         past = check_supported(self.family, module, named, rows, cache)
         if program is not None:
-            check_router(module, named, program)
+            check_router(self.family, module, named, program)
         if route is not None and not bool(route.layers[-1].alive_BN.all()):
             self._check_end(route, past)
         positions = self._positions(named, rows, past) if self.decides or ragged else None

@@ -279,6 +279,10 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
         """Whether an FFN views the rows of all samples as one list, so that they must lie side by side."""
         return False
 
+    def shows_router(self, decoder: nn.Module, given: Mapping[str, Any]) -> bool:
+        """Whether a forward of the decoder is asked for what routers think of rows, of its arguments."""
+        return False
+
     def rotary(self, decoder: nn.Module, hidden_BND: torch.Tensor, position_ids: torch.Tensor) -> Rotary:
         """Cosines and sines of positions (B or 1, N), as the stock loop makes them."""
         return decoder.rotary_emb(hidden_BND, position_ids)
