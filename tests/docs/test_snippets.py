@@ -6,12 +6,10 @@ Languages say what a block is: ``sh`` and ``python`` run here, ``text`` is only 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import socket
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from saccade.core.stages import Evidence
 from saccade.glance import suite
 from saccade.methods import METHODS
 from support import pages
+from support.programs import environment, start
 
 LANGUAGES = {"sh", "python", "text", ""}
 RUNNING = [page for page in pages.pages() if pages.steps(pages.read(page))]
@@ -42,19 +41,24 @@ SMALL = (
 """How a command becomes small enough to run here: Glance in the place of a model from a hub, few samples."""
 
 DRIVER = """
-import atexit, json, subprocess, sys
+import json, subprocess, sys
 from saccade.cli import main
-for kind, step in json.load(sys.stdin):
-    print("$", step, flush=True)
-    if kind == "sh" and step[0] == "serve":
-        server = subprocess.Popen([sys.executable, "-m", "saccade", *step], stdout=subprocess.PIPE, text=True)
-        atexit.register(server.kill)
-        if "serving" not in server.stdout.readline():
+servers = []
+try:
+    for kind, step in json.load(open(sys.argv[1])):
+        print("$", step, flush=True)
+        if kind == "sh" and step[0] == "serve":
+            words = [sys.executable, "-m", "saccade", *step]
+            servers.append(subprocess.Popen(words, stdout=subprocess.PIPE, text=True))
+            if "serving" not in servers[-1].stdout.readline():
+                sys.exit("failed: " + " ".join(step))
+        elif kind == "python":
+            exec(compile(step, "snippet", "exec"), {"__name__": "snippet"})
+        elif main(step):
             sys.exit("failed: " + " ".join(step))
-    elif kind == "python":
-        exec(compile(step, "snippet", "exec"), {"__name__": "snippet"})
-    elif main(step):
-        sys.exit("failed: " + " ".join(step))
+finally:
+    for server in servers:
+        server.kill()
 """
 """Runs a page's snippets in one process, for imports take longer than they; a server runs beside it."""
 PORT = "8000"
@@ -66,12 +70,6 @@ def small(command: str) -> str:
     for pattern, instead in SMALL:
         command = re.sub(pattern, instead, command)
     return command
-
-
-def surroundings() -> dict[str, str]:
-    """The environment of a command, with this checkout's package."""
-    path = os.pathsep.join([str(pages.ROOT / "src"), os.environ.get("PYTHONPATH", "")])
-    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
 def served(step: str | list[str], port: str) -> str | list[str]:
@@ -107,7 +105,7 @@ def test_blocks_say_what_they_are(page):
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("page", RUNNING)
-def test_snippets_run(page, folder):
+def test_snippets_run(page, folder, tmp_path_factory):
     steps: list[tuple[str, Any]] = []
     made: list[str] = []
     for kind, text in pages.steps(pages.read(page)):
@@ -128,16 +126,11 @@ def test_snippets_run(page, folder):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
     steps = [(kind, served(step, port)) for kind, step in steps]
-    done = subprocess.run(
-        [sys.executable, "-c", DRIVER],
-        input=json.dumps(steps),
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env=surroundings(),
-        timeout=280,
-    )
-    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    driver, asked = tmp_path_factory.mktemp("driver") / "driver.py", folder / "steps.json"
+    driver.write_text(DRIVER)
+    asked.write_text(json.dumps(steps))
+    done = start(driver, asked, cwd=folder, env=environment()).ended(280)
+    assert done.code == 0, f"{done.out[-2000:]}\n{done.err[-2000:]}"
     for words in (step for kind, step in steps if kind == "sh"):
         for option in ("--json", "--out"):
             if option in words:

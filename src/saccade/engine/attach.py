@@ -111,7 +111,8 @@ class Attachment:
                 AttentionStandIn, self, self.family, number, layer.self_attn, ffn_rows
             )
             self._undo.append(swap_forward(layer.self_attn, stand_in))
-            self._undo.append(swap_forward(layer.mlp, functools.partial(MlpStandIn, ffn_rows)))
+            mlp = functools.partial(MlpStandIn, ffn_rows, self.family.flat_ffn(layer.mlp))
+            self._undo.append(swap_forward(layer.mlp, mlp))
         stages = [s for m in self.plan.methods for s in m.stages(len(self.parts.layers))]
         self._check_positions(stages)
         self.decides = bool(stages)

@@ -183,6 +183,18 @@ SUPPORT: tuple[Support, ...] = (
         "engine/test_inputs.py::test_output_attentions_is_refused_however_it_is_asked_for",
     ),
     Support(
+        "experts (a sparse FFN)",
+        "supported",
+        "a row that skips the FFN is routed to none; prices count the experts a row passes, and the router",
+        "families/test_experts.py::test_rows_that_skip_the_ffn_are_routed_to_no_expert",
+    ),
+    Support(
+        "`output_router_logits`, and the loss that balances experts, where a plan skips FFNs",
+        "refused",
+        "some rows have no router logits; plans that skip attention alone are served",
+        "families/test_experts.py::test_router_logits_are_refused_where_some_rows_have_none",
+    ),
+    Support(
         "ready-made (4-D) attention masks",
         "refused",
         "give the 2-D padding mask",
