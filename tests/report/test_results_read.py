@@ -37,7 +37,7 @@ def test_every_kind_is_told_apart(result_files):
     }
 
 
-OF_MODELS = ("checkpoints.json", "opening_cpu.json")
+OF_MODELS = ("checkpoints.json", "opening_cpu.json", "serve_load.json")
 """Results that say nothing of plans; the documentation's tables alone read them."""
 
 
