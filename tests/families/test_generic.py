@@ -17,7 +17,7 @@ from inspected.scene import prompts
 from inspected.shrink import text_of
 from saccade.families import FAMILIES, adopt, find
 from saccade.families.generic import GenericFamily
-from saccade.families.recipes import Recipe
+from saccade.families.recipes import AttentionRecipe
 from saccade.models import wrap
 from support.models import FACTORIES, SQUARE, tiny_llava
 from support.reference import gap
@@ -129,7 +129,7 @@ def test_what_shows_on_long_prompts_alone_is_refused_by_what_the_attention_calls
 
 def test_every_layer_has_a_recipe_of_its_own():
     assert _recipes("vipllava") == {
-        Recipe(("q_proj", "k_proj", "v_proj"), "", "o_proj", turns="apply_rotary_pos_emb")
+        AttentionRecipe(("q_proj", "k_proj", "v_proj"), "", "o_proj", turns="apply_rotary_pos_emb")
     }
     (fused,) = _recipes("fuyu")
     assert (fused.projections, fused.layout, fused.output, fused.part) == (

@@ -19,7 +19,7 @@ from saccade.core.shapes import Experts, ModelShape
 from saccade.families.base import Family, Parts, Rotary, core_of, unwrap
 from saccade.families.deepstack import Added
 from saccade.families.inspection import Found, look
-from saccade.families.recipes import Recipe, heads_in
+from saccade.families.recipes import AttentionRecipe, heads_in
 from saccade.families.vision import KINDS, Picture
 
 PLACEHOLDER = re.compile(r"(image|img|video|vision|visual|media|im)(_\w+)?_(id|index)")
@@ -80,7 +80,7 @@ class GenericFamily(Family):
         finally:
             model.train(training)
 
-    def recipe(self, attn: Any) -> Recipe:
+    def recipe(self, attn: Any) -> AttentionRecipe:
         """How an attention module of the decoder works."""
         assert self._found is not None
         return self._found.recipes[attn.layer_idx]
@@ -327,9 +327,9 @@ def _dense_layers(text: Any) -> int:
     return len(only) if only else _said(text, "first_k_dense_replace")
 
 
-def _by_recipe(recipes: Sequence[Recipe]) -> list[tuple[Recipe, list[int]]]:
+def _by_recipe(recipes: Sequence[AttentionRecipe]) -> list[tuple[AttentionRecipe, list[int]]]:
     """Recipes with the layers that they are of."""
-    found: dict[Recipe, list[int]] = {}
+    found: dict[AttentionRecipe, list[int]] = {}
     for number, recipe in enumerate(recipes):
         found.setdefault(recipe, []).append(number)
     return list(found.items())
