@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -93,6 +94,8 @@ def run(
         if loaded.family.generic:
             check_sight(model, decoder, asked.picture, visual_rows(model, decoder, asked.picture))
             stack.enter_context(loaded.family.on_trial())
+            # All visual rows of a prompt are one image to such an adapter.
+            asked = replace(asked, pictures=(1,) * len(asked.singles))
         wanted = _wanted(plan, len(decoder), whole, every)
         floats, why = _float32(model, decoder)
         seconds = _seconds(model, asked)
