@@ -222,7 +222,7 @@ def test_rows_and_values_stay_in_step(data):
             held = layers[0].rows
             if held is not None:
                 ids = torch.cat([held.ids_BK.expand(len(plain), -1), ids], dim=1)
-            rows = KeyRows(ids, False, False)
+            rows = KeyRows(ids, False, int((ids < 0).sum(1).max()) if ids.numel() else 0)
             for layer in layers:
                 layer.expect(rows, plain[0].logical)
                 layer.update(values, values + 0.5)

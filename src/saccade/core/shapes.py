@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil, isqrt
 
+from saccade.core.sight import Rule
+
 
 @dataclass(frozen=True)
 class ModelShape:
@@ -21,6 +23,7 @@ class ModelShape:
         vocab: Vocabulary size.
         visual: Visual tokens of a typical image, the default of ``cost`` and ``bench``.
         view: Patches of a view, where the model cuts images into views; None where it does not.
+        rules: For every layer who sees whom in it; empty where all are causal.
     """
 
     name: str
@@ -33,6 +36,12 @@ class ModelShape:
     vocab: int
     visual: int
     view: int | None = None
+    rules: tuple[Rule, ...] = ()
+
+    @property
+    def each_rule(self) -> tuple[Rule, ...]:
+        """Who sees whom in every layer."""
+        return self.rules[: self.layers] or (Rule(),) * self.layers
 
     def views(self, visual: int, count: int | None = None) -> tuple[int, ...]:
         """Patches of every view of an image.

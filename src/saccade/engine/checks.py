@@ -13,7 +13,6 @@ from torch import nn
 from transformers import GenerationMixin
 
 from saccade.engine.cache import CACHE_LAYERS, Cache
-from saccade.families import Family
 from saccade.families.base import ADVICE, checkpoints, is_replica
 
 _GENERATE, _PREFILL, _ASSISTED = (
@@ -24,7 +23,7 @@ _GENERATE, _PREFILL, _ASSISTED = (
 
 
 def check_supported(
-    family: Family, decoder: nn.Module, kwargs: dict[str, Any], rows: torch.Tensor, cache: Cache | None
+    decoder: nn.Module, kwargs: dict[str, Any], rows: torch.Tensor, cache: Cache | None
 ) -> int:
     """Refuses what a routed forward cannot honour.
 
@@ -64,13 +63,6 @@ def check_supported(
             f"the attention mask is {tuple(mask.shape)}, but rows, cached ones included, are "
             f"{rows.shape[0]} x {total}; give the mask of the full sequence"
         )
-    for number in range(config.num_hidden_layers):
-        window = family.sliding_window(decoder, number)
-        if window is not None and total >= window:
-            raise ValueError(
-                f"layer {number} sees a sliding window of {window} rows and the sequence has {total}; "
-                "plans support sequences shorter than the window"
-            )
     return past
 
 
