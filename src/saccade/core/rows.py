@@ -134,12 +134,13 @@ class RowIndex:
         return out
 
     def packed(self, x_BN: torch.Tensor) -> torch.Tensor | None:
-        """The selected rows (B, R) of a tensor on the host, 0 at padding slots' own row; None where it would wait."""
+        """The selected rows (B, R) of numbers on the host, -1 in padding slots; None where the host would wait."""
         if self.slices is not None:
             return torch.cat([x_BN[:, a:b] for a, b in self.slices] or [x_BN[:, :0]], dim=1)
         if self.index_BR.device.type not in READABLE:
             return None
-        return x_BN.expand(self.batch, -1).gather(1, self.index_BR)
+        found_BR = x_BN.expand(self.batch, -1).gather(1, self.index_BR)
+        return found_BR if self.valid_BR is None else found_BR.masked_fill(~self.valid_BR, -1)
 
     @property
     def mask_BN(self) -> torch.Tensor:

@@ -330,7 +330,7 @@ class Frame:
         if block.kind == "all" or (block.kind == "square" and squares):
             return AttentionCall(start, stop, first, last, None, block.kind == "square")
         mask = self.mask(step.query, keys, sight, step, slice(start, stop), slice(first, last))
-        return AttentionCall(start, stop, first, last, mask, False)
+        return AttentionCall(start, stop, first, last, mask[0, 0] if len(mask) == 1 else mask, False)
 
     def mask(
         self,

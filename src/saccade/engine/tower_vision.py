@@ -232,6 +232,9 @@ class _Patches:
 
         def rows(parts: tuple[torch.Tensor, ...]) -> torch.Tensor:
             x = torch.cat([patches(part) for part in parts])
+            if tower.order is not None:
+                views = x.unflatten(0, (-1, len(tower.order)))
+                x = views[:, tower.order.to(x.device)].flatten(0, 1)
             if tower.merge > 1:
                 x = wide(x).unflatten(0, (-1, tower.merge)).mean(1).to(x.dtype)
             return (x if run.order is None else x[run.order.to(x.device)]).to(device)

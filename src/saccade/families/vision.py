@@ -244,6 +244,8 @@ class Tower:
         merge: Patches that the tower merges into one row.
         projector: What turns features into embeddings, or None where the tower does it.
         strips: Whether row 0 is taken off the features.
+        order: Patch of a view at each place, on the host, where those that a row joins do not follow each other;
+            None where they do.
     """
 
     module: nn.Module
@@ -256,6 +258,7 @@ class Tower:
     merge: int
     projector: nn.Module | None
     strips: bool
+    order: torch.Tensor | None = None
 
 
 class VisionAdapter(ABC):
