@@ -293,18 +293,3 @@ def test_text_alone_may_use_any_cache(llava):
     want = llava.model.generate(**inputs, **go)
     with apply(llava.model, "vtw(layer=1)"):
         assert torch.equal(llava.model.generate(**inputs, **go), want)
-
-
-def test_sliding_windows_are_served_until_they_slide():
-    tiny = tiny_llava("mistral")
-    inputs = tiny.batch([SAMPLES[0]])
-    go = dict(do_sample=False, min_new_tokens=4)
-    for spec in SPECS:
-        with apply(tiny.model, spec):
-            want = tiny.model.generate(**inputs, max_new_tokens=4, **go)
-            tiny.model.config.text_config.sliding_window = 40
-            assert torch.equal(tiny.model.generate(**inputs, max_new_tokens=4, **go), want)
-            tiny.model.config.text_config.sliding_window = 24
-            with pytest.raises(ValueError, match="sliding window of 24 rows"):
-                tiny.model.generate(**inputs, max_new_tokens=4, **go)
-            tiny.model.config.text_config.sliding_window = None

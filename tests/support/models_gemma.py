@@ -24,7 +24,10 @@ def gemma3(sizes: dict[str, Any], **ids: int) -> T.Gemma3Config:
         **sizes, head_dim=16, query_pre_attn_scalar=16, sliding_window=WINDOW,
         layer_types=[KINDS[n % 3] for n in range(layers)],
     )  # fmt: skip
-    return T.Gemma3Config(text_config=text, vision_config=_tower(4), mm_tokens_per_image=16, **ids)
+    # Tied, scaled embeddings of random models say the last token again.
+    return T.Gemma3Config(
+        text_config=text, vision_config=_tower(4), mm_tokens_per_image=16, tie_word_embeddings=False, **ids
+    )
 
 
 def paligemma(sizes: dict[str, Any], **ids: int) -> T.PaliGemmaConfig:
@@ -35,5 +38,5 @@ def paligemma(sizes: dict[str, Any], **ids: int) -> T.PaliGemmaConfig:
     )  # fmt: skip
     return T.PaliGemmaConfig(
         text_config=text, vision_config=_tower(8), projection_dim=sizes["hidden_size"],
-        hidden_size=sizes["hidden_size"], **ids,
+        hidden_size=sizes["hidden_size"], tie_word_embeddings=False, **ids,
     )  # fmt: skip

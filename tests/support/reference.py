@@ -26,7 +26,8 @@ import torch
 from torch import nn
 
 from support.ending import showing
-from support.sight import kind_of, sees_BNN
+from support.models import IMAGE
+from support.sight import sees_BNN
 
 Recipe = Sequence[tuple[str, Iterable[int]]]
 
@@ -149,8 +150,8 @@ def extend(inputs: dict[str, torch.Tensor], sequences: torch.Tensor) -> dict[str
     }
     if "token_type_ids" in inputs:
         # A generated token is text for Gemma 3, and a part of the answer for PaliGemma.
-        images = inputs["token_type_ids"].bool().any()
-        longer["token_type_ids"] = nn.functional.pad(inputs["token_type_ids"], (0, new), value=int(not images))
+        kinds, images = inputs["token_type_ids"], inputs["input_ids"] == IMAGE
+        longer["token_type_ids"] = nn.functional.pad(kinds, (0, new), value=int(not kinds[images][:1].any()))
     if "mm_token_type_ids" in inputs:
         longer["mm_token_type_ids"] = nn.functional.pad(inputs["mm_token_type_ids"], (0, new))
     return inputs | longer
@@ -177,26 +178,15 @@ def _positions(mask: torch.Tensor) -> torch.Tensor:
 
 
 def kv_rows(
-    recipe: Recipe,
-    layers: int,
-    visual_BN: torch.Tensor,
-    mask_BN: torch.Tensor,
-    new: int = 0,
-    config: Any = None,
+    recipe: Recipe, layers: int, visual_BN: torch.Tensor, mask_BN: torch.Tensor, new: int = 0
 ) -> list[list[int]]:
-    """Rows each layer's cache has to hold for each sample after ``new`` more text rows.
+    """Rows each layer's cache has to hold for each sample, windows aside (``sight.held``), after ``new`` more text rows.
 
     A layer that drops visual rows drops padding too; a layer that drops none keeps it, as stock.
     """
     text = (mask_BN.bool() & ~visual_BN).sum(1).tolist()
     total = visual_BN.shape[1]
-    found = []
-    for n in range(layers):
-        rows = [(t if "alive" in lost(recipe, n) else total) + new for t in text]
-        if config is not None and kind_of(config, n) == "sliding_attention":
-            rows = [min(count, config.get_text_config().sliding_window - 1) for count in rows]
-        found.append(rows)
-    return found
+    return [[(t if "alive" in lost(recipe, n) else total) + new for t in text] for n in range(layers)]
 
 
 def gap(ours: torch.Tensor, theirs: torch.Tensor, real_BN: torch.Tensor | None = None) -> float:

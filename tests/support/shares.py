@@ -15,7 +15,8 @@ import pytest
 
 STARTERS = ("program",)
 """Fixtures that start a program of their own; a test that takes one is end to end."""
-DECODERS = {"llava_onevision": 3, "internvl-qwen2": 3, "internvl-qwen3": 3, "qwen2_vl": 4, "qwen3_vl": 2}
+DECODERS = {"llava_onevision": 3, "internvl-qwen2": 3, "internvl-qwen3": 3, "qwen2_vl": 4, "qwen3_vl": 2,
+            "gemma3": 2, "paligemma": 3}  # fmt: skip
 """Tiny models that meet one in so many cases of a shared table. The engine does with their rows what it does
 with another family's, and what is their own is in ``tests/families``."""
 

@@ -5,6 +5,7 @@ Shape letters: B batch, N rows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,6 +18,33 @@ def kind_of(config: Any, number: int) -> str:
     if getattr(text, "sliding_window", None) is None:
         return "full_attention"
     return kinds[number] if kinds else "sliding_attention"
+
+
+def held(config: Any, layers: Sequence[Sequence[int]]) -> list[int]:
+    """Columns of every layer's cache, from the rows that each sample has had there.
+
+    A window lets go of what no later row sees, as far as all samples have rows to let go of.
+    """
+    found = []
+    for number, counts in enumerate(layers):
+        most = max(counts)
+        if kind_of(config, number) == "sliding_attention":
+            most = min(most, config.get_text_config().sliding_window - 1 + most - min(counts))
+        found.append(most)
+    return found
+
+
+def held_after(
+    config: Any, first: Sequence[Sequence[int]], second: Sequence[Sequence[int]], more: int
+) -> list[int]:
+    """The same after two forwards, each padded to its longest sample, and so many rows of every sample."""
+    found = []
+    for number, turns in enumerate(zip(first, second, strict=True)):
+        most, padding = sum(map(max, turns)) + more, sum(max(rows) - min(rows) for rows in turns)
+        if kind_of(config, number) == "sliding_attention":
+            most = min(most, config.get_text_config().sliding_window - 1 + padding)
+        found.append(most)
+    return found
 
 
 def sees_BNN(

@@ -68,6 +68,9 @@ class ModelShape:
         return self.kv_heads * self.head_dim
 
 
+_GEMMA_3 = tuple(Rule(None if (n + 1) % 6 == 0 else 1024, "images") for n in range(34))
+_PALIGEMMA_2 = tuple(Rule(4096 if n % 2 == 0 else None, "prompt", bounded=False) for n in range(26))
+
 SHAPES: dict[str, ModelShape] = {
     s.name: s
     for s in (
@@ -81,6 +84,8 @@ SHAPES: dict[str, ModelShape] = {
         ModelShape("qwen3-vl-8b", 36, 4096, 32, 8, 128, 12288, 151936, 1280),
         ModelShape("llava-onevision-7b", 28, 3584, 28, 4, 128, 18944, 152128, 3645, 729),
         ModelShape("internvl3-8b", 28, 3584, 28, 4, 128, 18944, 151674, 3328, 256),
+        ModelShape("gemma-3-4b", 34, 2560, 8, 4, 256, 10240, 262208, 256, rules=_GEMMA_3),
+        ModelShape("paligemma2-3b", 26, 2304, 8, 4, 256, 9216, 257216, 1024, rules=_PALIGEMMA_2),
     )
 }
 """Shapes of the papers' models by name."""

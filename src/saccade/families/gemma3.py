@@ -53,7 +53,7 @@ class Gemma3(Gemma):
         return Gemma3Config(
             text_config=text,
             vision_config=siglip(vision_layers, 896),
-            mm_tokens_per_image=shape.visual,
+            mm_tokens_per_image=256,
             image_token_index=min(262144, shape.vocab - 1),
         )
 

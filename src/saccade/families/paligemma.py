@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from functools import cache, partial
+from math import ceil
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from saccade.core.sight import Rule
 from saccade.families.base import Attend, core_of, text_sizes, unwrap
 from saccade.families.gemma import Gemma, siglip
 from saccade.families.registry import register
-from saccade.families.vision import Tower, square
+from saccade.families.vision import Tower
 
 
 @register
@@ -50,8 +51,7 @@ class PaliGemma(Gemma):
             sliding_window=next((rule.window for rule in shape.rules if rule.window), 4096),
             query_pre_attn_scalar=shape.head_dim,
         )
-        side = square(shape.visual)
-        assert side is not None
+        side = ceil(shape.visual**0.5)
         return PaliGemmaConfig(
             text_config=text,
             vision_config=siglip(vision_layers, side * 14),
