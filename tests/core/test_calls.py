@@ -11,7 +11,7 @@ from saccade.core import calls as module
 from saccade.core.calls import blocks
 from saccade.core.layout import Layout
 from saccade.core.rows import RowIndex
-from saccade.core.sight import Rule, Sight
+from saccade.core.sight import Sight, SightRule
 
 
 def sees(sight: Sight, block: list[int], asks: int, answers: int) -> bool:
@@ -114,7 +114,7 @@ def test_no_call_of_a_long_prompt_has_a_mask_of_all_rows(window, bounded, calls)
     """Two images of 30 rows in a prompt of 90 text rows, all of which ask."""
     layout = Layout.from_mask(torch.tensor([[n // 30 % 2 == 1 for n in range(150)]]))
     index = RowIndex.from_mask(layout.real_BN)
-    found = blocks(index, index, same=True, sight=Rule(window, "images", bounded).sight(layout))
+    found = blocks(index, index, same=True, sight=SightRule(window, "images", bounded).sight(layout))
     assert len(found) == calls
     masked = [(c.stop - c.start) * (c.keys - c.first) for c in found if c.kind == "mask"]
     if window is None:

@@ -14,7 +14,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from saccade.core.layout import Layout
 from saccade.engine import KeyRows, RaggedLayer, apply, kv_bytes, kv_lengths
-from support.models import FACTORIES, FIRST_WORD, SQUARE, VOCAB, tiny_llava
+from support.models import FACTORIES, FIRST_WORD, SQUARE, VOCAB
 
 SAMPLES = [[3, SQUARE, 5], [6], [2, SQUARE, 1, SQUARE, 2]]
 SPECS = ("vskip(layers=1-3)", "shortv(layers=1-2)", "vtw(layer=2)")

@@ -97,8 +97,9 @@ def test_a_cache_that_slid_is_cropped_only_where_it_kept_what_slid_away(sliding)
 @torch.no_grad()
 def test_no_mask_of_all_rows_is_made(sliding, monkeypatch):
     """Each text run, each image: a window's worth of keys, not the whole prompt."""
-    from saccade.core import calls as module
     from torch.nn import functional
+
+    from saccade.core import calls as module
 
     tiny, sizes, stock = tiny_gemma3(), [], functional.scaled_dot_product_attention
 
@@ -126,7 +127,10 @@ def test_windows_go_by_positions_that_closed_up():
     tiny = tiny_llava("mistral")
     tiny.model.config.text_config.sliding_window = WINDOW
     (given,) = tiny.singles([[3, SQUARE, 2, TALL, 5]], seed=4)
-    for spec in ("divprune(keep=0.5,position_policy=compact)", "fastv(layer=2,keep=0.5,position_policy=compact)"):
+    for spec in (
+        "divprune(keep=0.5,position_policy=compact)",
+        "fastv(layer=2,keep=0.5,position_policy=compact)",
+    ):
         theirs, rows = shortened(tiny, spec, given)
         with apply(tiny.model, spec):
             ours = tiny.model(**given).logits[0]

@@ -109,11 +109,17 @@ def test_training_with_an_answer_has_the_gradients_of_the_masked_model(spec):
                 loss = tiny.model(**given, labels=labels, use_cache=False).loss
                 loss.backward()
             losses.append(loss.item())
-            gradients.append(torch.cat([p.grad.flatten() for p in tiny.model.parameters() if p.grad is not None]))
+            gradients.append(
+                torch.cat([p.grad.flatten() for p in tiny.model.parameters() if p.grad is not None])
+            )
         tiny.model.eval()
         assert losses[0] == pytest.approx(losses[1], rel=1e-5)
         far = (gradients[0] - gradients[1]).norm() / gradients[1].norm()
         assert far < 1e-5, tiny.name
+
+
+def noted(into: list[torch.Tensor]) -> Any:
+    return lambda module, args, output: into.append(output)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -126,7 +132,7 @@ def test_half_precision_stays_near_and_skipped_rows_get_nothing(dtype):
             wanted = exact.model(**given).logits
         added: list[torch.Tensor] = []
         layer = half.model.model.language_model.layers[1]
-        hook = layer.post_attention_layernorm.register_forward_hook(lambda m, a, out: added.append(out))
+        hook = layer.post_attention_layernorm.register_forward_hook(noted(added))
         with apply(half.model, PLAN):
             ours = half.model(**low).logits
         hook.remove()

@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 from support.ending import showing
-from support.models import IMAGE
+from support.models import IMAGE, decoder_of
 from support.sight import sees_BNN
 
 Recipe = Sequence[tuple[str, Iterable[int]]]
@@ -112,7 +112,7 @@ def masked(model: nn.Module, recipe: Recipe) -> Iterator[None]:
 
     handles = [model.model.register_forward_pre_hook(before_model, with_kwargs=True)]
     try:
-        for number, layer in enumerate(model.model.language_model.layers):
+        for number, layer in enumerate(decoder_of(model).layers):
             gone = lost(recipe, number)
             handles.append(
                 layer.self_attn.register_forward_pre_hook(before_attention(gone, number), with_kwargs=True)
@@ -121,13 +121,13 @@ def masked(model: nn.Module, recipe: Recipe) -> Iterator[None]:
                 handles.append(layer.self_attn.register_forward_hook(silence))
             if "ffn" in gone:
                 handles.append(layer.mlp.register_forward_hook(silence))
-        last = lost(recipe, len(model.model.language_model.layers) - 1)
+        last = lost(recipe, len(decoder_of(model).layers) - 1)
 
         def rows() -> tuple[torch.Tensor, torch.Tensor]:
             now = state[0]
             return now.real_BN & ~now.visual_BN if "alive" in last else now.real_BN, now.visual_BN
 
-        handles.append(showing(model.model.language_model.norm, rows))
+        handles.append(showing(decoder_of(model).norm, rows))
         yield
     finally:
         for handle in handles:
@@ -180,7 +180,7 @@ def _positions(mask: torch.Tensor) -> torch.Tensor:
 def kv_rows(
     recipe: Recipe, layers: int, visual_BN: torch.Tensor, mask_BN: torch.Tensor, new: int = 0
 ) -> list[list[int]]:
-    """Rows each layer's cache has to hold for each sample, windows aside (``sight.held``), after ``new`` more text rows.
+    """Rows each layer's cache has to hold for each sample after ``new`` more text rows, windows aside.
 
     A layer that drops visual rows drops padding too; a layer that drops none keeps it, as stock.
     """

@@ -20,6 +20,7 @@ from torch.nn.functional import pad
 
 from saccade.engine.trace import Trace
 from support.ending import showing
+from support.models import decoder_of
 from support.sight import angles, sees_BNN
 
 
@@ -101,7 +102,7 @@ def rowwise(model: nn.Module, sets: Sequence[Sets]) -> Iterator[None]:
 
         return hook
 
-    decoder = model.model.language_model
+    decoder = decoder_of(model)
     handles = [
         model.model.register_forward_pre_hook(before_core, with_kwargs=True),
         decoder.register_forward_pre_hook(before_decoder, with_kwargs=True),

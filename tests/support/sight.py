@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from support.models import decoder_of
+
 
 def kind_of(config: Any, number: int) -> str:
     """``sliding_attention`` or ``full_attention``."""
@@ -94,7 +96,7 @@ def angles(decoder: Any, hidden: torch.Tensor, ids: torch.Tensor, number: int) -
 def last_logits(model: Any, hidden: torch.Tensor) -> torch.Tensor:
     """What a stock model makes of the states after its last norm."""
     ids = torch.full(hidden.shape[:2], 9)
-    handle = model.model.language_model.norm.register_forward_hook(lambda module, args, output: hidden)
+    handle = decoder_of(model).norm.register_forward_hook(lambda module, args, output: hidden)
     try:
         return model(input_ids=ids, use_cache=False).logits
     finally:

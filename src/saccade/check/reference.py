@@ -1,8 +1,8 @@
 """The slow account: the stock model computes every row, and hooks hide and silence what should not be there.
 
-It knows nothing of the engine and of no family: layers and rows are given (``finders``), one prompt runs at a
-time, without padding, batch and cache. Who sees whom to begin with is read off the masks that the model itself
-hands to its layers. Rows that are gone are hidden from all others by a mask, outputs that
+It knows nothing of the engine and of no family: layers and rows are given (``finders``), one prompt runs at
+a time, without padding, batch and cache. Who sees whom to begin with is read off the masks that the model
+itself hands to its layers. Rows that are gone are hidden from all others by a mask, outputs that
 should not have been computed are set to zero, merged rows are mixed by a matrix, and positions that close up
 are rows of the model's own table of rotations.
 
@@ -268,7 +268,7 @@ class _Masked:
 
 
 def shown_MM(mask: torch.Tensor | None, rows: int) -> torch.Tensor:
-    """Which keys (second axis) a stock layer shows to each row, by the mask that it was given; None is causal."""
+    """Which keys (second axis) a stock layer shows to each row, by the mask it was given; None is causal."""
     if mask is None:
         return torch.ones(rows, rows, dtype=torch.bool).tril()
     shown = mask[0, 0, -rows:, -rows:].cpu()

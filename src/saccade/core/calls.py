@@ -1,4 +1,4 @@
-"""How the rows that ask are split into attention calls, so that no mask of all rows by all rows is made (pure).
+"""How the rows that ask are split into attention calls, so that no mask is of all rows by all (pure).
 
 The engine runs the calls, and ``cost`` counts them.
 """

@@ -3,8 +3,9 @@
 Two FLOPs figures (2 per multiply-accumulate):
 
 * ``paper``: the rectangle of the papers, ``4 d dk |A| + 4 d dq |Q| + 4 dq |Q| |A| + 6 d m |F|`` per layer
-  (V-Skip, arXiv 2606.08511, Table 3; with dq = dk = d it is ``8nd^2 + 4n^2d + 6ndm``).
-  It knows no sliding window.
+  (V-Skip, arXiv 2606.08511, Table 3; with dq = dk = d it is ``8nd^2 + 4n^2d + 6ndm``). Of a sparse FFN m is
+  the width of the experts that a row passes, and the router's ``2 d e |F|`` come on top. It knows no sliding
+  window.
 * ``executed``: what the engine dispatches, call by call, as ``torch.utils.flop_counter`` counts it.
 """
 
@@ -14,16 +15,15 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 
+from saccade.core.calls import blocks
 from saccade.core.layout import Layout
 from saccade.core.route import LayerRoute, Route
-from saccade.core.calls import blocks
 from saccade.core.rows import RowIndex
 from saccade.core.shapes import ModelShape
-from saccade.core.sight import Rule
+from saccade.core.sight import SightRule
 from saccade.core.stages import Scoring
 
-
-_CAUSAL = Rule()
+_CAUSAL = SightRule()
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Cost:
 def paper_flops(shape: ModelShape, alive: float, query: float, ffn: float) -> float:
     """FLOPs of one layer of one sample by the papers' rectangle (V-Skip, Table 3)."""
     d, dk, dq = shape.hidden, shape.kv_width, shape.query_width
-    return 4 * d * dk * alive + 4 * d * dq * query + 4 * dq * query * alive + 6 * d * shape.ffn * ffn
+    return 4 * d * dk * alive + 4 * d * dq * query + 4 * dq * query * alive + shape.ffn_flops * ffn
 
 
 def closed_form(shape: ModelShape, visual: float, text: float, skipped: dict[str, int]) -> float:
@@ -100,9 +100,7 @@ def closed_form(shape: ModelShape, visual: float, text: float, skipped: dict[str
     )
 
 
-def executed_flops(
-    shape: ModelShape, layer: LayerRoute, layout: Layout, rule: Rule = _CAUSAL
-) -> int:
+def executed_flops(shape: ModelShape, layer: LayerRoute, layout: Layout, rule: SightRule = _CAUSAL) -> int:
     """FLOPs that the engine dispatches for one layer of one batch (matrix products alone).
 
     Args:
@@ -112,7 +110,7 @@ def executed_flops(
         rule: Who sees whom in it.
     """
     d, dk, dq, batch = shape.hidden, shape.kv_width, shape.query_width, layout.batch
-    kept = 4 * d * dk * _computed(layer.alive_BN) + 6 * d * shape.ffn * int(layer.ffn_BN.sum())
+    kept = 4 * d * dk * _computed(layer.alive_BN) + shape.ffn_flops * int(layer.ffn_BN.sum())
     asking, narrow = layer.query_BN, 0
     if _is_narrow(layer, layout):
         # Visual queries are a call of their own, over text keys; their own key is an element-wise product.
@@ -126,11 +124,15 @@ def executed_flops(
     calls = None
     if hidden and not stock:
         calls = blocks(query, alive, same=same, sight=rule.sight(layout))
-    scores = query.count * alive.count if calls is None else sum((c.stop - c.start) * (c.keys - c.first) for c in calls)
+    scores = (
+        query.count * alive.count
+        if calls is None
+        else sum((c.stop - c.start) * (c.keys - c.first) for c in calls)
+    )
     return kept + 4 * d * dq * _computed(asking) + 4 * dq * batch * scores + narrow
 
 
-def held_rows(layer: LayerRoute, layout: Layout, rule: Rule = _CAUSAL) -> torch.Tensor:
+def held_rows(layer: LayerRoute, layout: Layout, rule: SightRule = _CAUSAL) -> torch.Tensor:
     """Rows of every sample (B) that a layer's cache holds once a prompt is over, padding not counted."""
     alive_BN, held_BN = layer.alive_BN & layout.real_BN, layer.held_BN & layout.real_BN
     if rule.window is not None:
@@ -191,7 +193,7 @@ def cost(shape: ModelShape, route: Route, dtype_bytes: int = 2) -> Cost:
         raise ValueError(f"the route has {len(route.layers)} layers, {shape.name} has {shape.layers}")
     layout, real, rules = route.layout, route.layout.real_BN, shape.each_rule
     full = Route.dense(layout, 1).layers[0]
-    memo: dict[tuple[int, Rule], tuple[float, int, torch.Tensor]] = {}
+    memo: dict[tuple[int, SightRule], tuple[float, int, torch.Tensor]] = {}
     for layer, rule in (*((full, rule) for rule in rules), *zip(route.layers, rules, strict=True)):
         if (id(layer), rule) not in memo:
             held = held_rows(layer, layout, rule).double()
@@ -236,7 +238,7 @@ def decode_flops(shape: ModelShape, cached_L: torch.Tensor, samples: int = 1) ->
         samples: Number of samples that decode together.
     """
     d, dk, dq = shape.hidden, shape.kv_width, shape.query_width
-    fixed = shape.layers * samples * (4 * d * dk + 4 * d * dq + 6 * d * shape.ffn)
+    fixed = shape.layers * samples * (4 * d * dk + 4 * d * dq + shape.ffn_flops)
     return fixed + 4 * dq * (cached_L + samples).sum()
 
 

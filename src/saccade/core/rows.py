@@ -134,7 +134,7 @@ class RowIndex:
         return out
 
     def packed(self, x_BN: torch.Tensor) -> torch.Tensor | None:
-        """The selected rows (B, R) of numbers on the host, -1 in padding slots; None where the host would wait."""
+        """The selected rows (B, R) of numbers on the host, -1 in padding slots; None if that would wait."""
         if self.slices is not None:
             return torch.cat([x_BN[:, a:b] for a, b in self.slices] or [x_BN[:, :0]], dim=1)
         if self.index_BR.device.type not in READABLE:

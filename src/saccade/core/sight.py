@@ -16,12 +16,13 @@ from saccade.core.layout import Layout
 
 
 @dataclass(frozen=True)
-class Rule:
+class SightRule:
     """What a kind of layer lets its rows see; causal unless it says more.
 
     Attributes:
         window: How many rows back a row sees, itself among them; None where it sees all before it.
-        blocks: Rows that see each other both ways: those of an unbroken run of visual rows, or of the whole prompt.
+        blocks: Rows that see each other both ways: those of an unbroken run of visual rows, or of the whole
+            prompt.
         bounded: Whether the window bounds what rows of a block see of each other.
     """
 
@@ -84,8 +85,7 @@ class Sight:
         near = None
         if self.window is not None:
             asks, answers = (
-                ids if by is None else ids - by
-                for ids, by in zip((asks_BQ, answers_BK), moved, strict=True)
+                ids if by is None else ids - by for ids, by in zip((asks_BQ, answers_BK), moved, strict=True)
             )
             near = answers[:, None, :] > asks[:, :, None] - self.window
         if ask_block_BQ is None or answer_block_BK is None:

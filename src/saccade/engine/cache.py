@@ -41,7 +41,7 @@ class KeyRows:
         shifts: Where positions closed up.
         left: Where rows left once their forward was over (skip KV-cache): the first that did, and the end of
             that forward.
-        moved_BK: How far each column's position has closed up, where a window goes by that; None if not at all.
+        moved_BK: How far each column's position has closed up, where a window goes by that; None if not.
         first: Row of the full sequence that the first column is, where they are dense.
     """
 
@@ -125,8 +125,8 @@ class RaggedLayer(DynamicLayer):
     """Cache layer with a logical length (the full sequence) and fewer physical rows.
 
     The engine announces the rows of each update (``expect``), so stock code that appends to it unannounced
-    is told that the cache belongs to a plan. Where the layer it stands for has a sliding window, it lets go of
-    columns as that does.
+    is told that the cache belongs to a plan. Where the layer it stands for has a sliding window, it lets go
+    of columns as that does.
     """
 
     def __init__(self) -> None:
@@ -199,8 +199,8 @@ class RaggedLayer(DynamicLayer):
             return self._slide()
         if self.window is not None and self.logical >= self.window and not self.record_past:
             raise ValueError(
-                f"this cache has let go of what a window of {self.window} rows no longer shows, so it cannot be "
-                "cropped; call its activate_past_recording() before the rows that are to be removed again"
+                f"this cache has let go of what a window of {self.window} rows no longer shows, so it cannot "
+                "be cropped; call its activate_past_recording() before the rows that are to be removed again"
             )
         final = tokens_to_remove + self.logical if tokens_to_remove < 0 else tokens_to_remove
         if final <= 0:

@@ -20,7 +20,13 @@ from saccade.core.route import Route
 from saccade.core.stages import Stage, Vision, Which
 from saccade.engine.blocks import Blocks
 from saccade.engine.cache import Cache, cache_in, keep_past, ragged_layer
-from saccade.engine.checks import check_supported, chunked_prompt, refuse_replicas, refuse_split_prompts
+from saccade.engine.checks import (
+    check_router,
+    check_supported,
+    chunked_prompt,
+    refuse_replicas,
+    refuse_split_prompts,
+)
 from saccade.engine.decide import Decisions, ForwardFacts
 from saccade.engine.ending import check_end, read_where_left
 from saccade.engine.frame import Frame, Positions
@@ -171,7 +177,9 @@ class Forward:
         core = self.call.core
         # Some cores make the masks of all layers, which travel in the padding's place.
         mask = core.get("attention_mask") if self.call.inside and core else named.get("attention_mask")
-        past = check_supported(module, named | {"attention_mask": mask}, rows, cache)
+        past = check_supported(self.family, module, named | {"attention_mask": mask}, rows, cache)
+        if program is not None:
+            check_router(module, named, program)
         if route is not None and not bool(route.layers[-1].alive_BN.all()):
             self._check_end(route, past)
         positions = self._positions(named, rows, past) if self.decides or ragged else None

@@ -292,16 +292,14 @@ class Frame:
         owners = (step.query, step.alive, step.moves, keys, sight)
         return self.remember(key, owners, lambda: self._calls(step, keys, sight, squares))
 
-    def _calls(
-        self, step: Step, keys: KeyRows, sight: Sight, squares: bool
-    ) -> tuple[AttentionCall, ...]:
+    def _calls(self, step: Step, keys: KeyRows, sight: Sight, squares: bool) -> tuple[AttentionCall, ...]:
         count = self.new if step.query is None else step.query.count
         total = keys.ids_BK.shape[1]
-        if self.new == 1 and self.real_BT is None and keys.gapless:
+        alone = self.new == 1 and self.real_BT is None and keys.gapless
+        if alone and (keys.dense or not sight.slides(self.past + 1)):
             # One new token sees all that is cached, whichever rows those are, but for what a window hides.
-            if keys.dense or not sight.slides(self.past + 1):
-                first = 0 if sight.window is None else max(0, total - sight.window)
-                return (AttentionCall(0, count, first, total, None, False),)
+            first = 0 if sight.window is None else max(0, total - sight.window)
+            return (AttentionCall(0, count, first, total, None, False),)
         split = self._split(step, keys, sight)
         if split is None:
             return (AttentionCall(0, count, 0, total, self.mask(step.query, keys, sight, step), False),)
@@ -323,9 +321,7 @@ class Frame:
         none = torch.empty(0)
         return RowIndex(self.batch, self.new, self.new, ((0, self.new),), none, None, none, none)
 
-    def _call(
-        self, block: Block, step: Step, keys: KeyRows, sight: Sight, squares: bool
-    ) -> AttentionCall:
+    def _call(self, block: Block, step: Step, keys: KeyRows, sight: Sight, squares: bool) -> AttentionCall:
         start, stop, first, last = block.start, block.stop, block.first, block.keys
         if block.kind == "all" or (block.kind == "square" and squares):
             return AttentionCall(start, stop, first, last, None, block.kind == "square")

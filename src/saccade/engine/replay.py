@@ -203,7 +203,7 @@ class Replayer:
         ids, mask = inputs["input_ids"], inputs.get("attention_mask")
         if ids.shape[0] != 1 or (mask is not None and not bool(mask.all())):
             raise ValueError(f"replay takes one prompt without padding, got input_ids of {tuple(ids.shape)}")
-        check_supported(self.attachment.parts.decoder, {}, ids, None)
+        check_supported(self.attachment.family, self.attachment.parts.decoder, {}, ids, None)
         layout = Layout.from_mask(self.attachment.family.visual_mask(self.model, ids))
         states: list[torch.Tensor] = []
         calls: list[dict[str, Any]] = []

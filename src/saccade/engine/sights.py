@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch.nn.functional import pad
 
-from saccade.core.sight import CAUSAL, Rule, Sight
+from saccade.core.sight import CAUSAL, Sight, SightRule
 from saccade.families import Family
 
 
 def sights_of(
     family: Family,
-    rules: Sequence[Rule],
+    rules: Sequence[SightRule],
     given: Mapping[str, Any],
     past: int,
     total: int,

@@ -21,7 +21,9 @@ class Gemma(PatchTower, HeadNorms):
     What a row that skips gets is 0 before that norm, and so after it.
     """
 
-    layouts: ClassVar[tuple[str, ...]] = ()  # rows laid out anew would be in no block of rows that see each other
+    layouts: ClassVar[
+        tuple[str, ...]
+    ] = ()  # rows laid out anew would be in no block of rows that see each other
 
     def picture(self, model: nn.Module, inputs: Mapping[str, Any]) -> Picture | None:
         rows, made = self.typical_visual(unwrap(model).config), made_lengths(inputs)

@@ -6,6 +6,7 @@ Shape letters: B batch, N rows, D hidden.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isqrt
 from typing import Any
 
 import torch
@@ -18,11 +19,11 @@ from transformers import (
 )
 
 from saccade.core.shapes import ModelShape
-from saccade.core.sight import Rule, runs_of
+from saccade.core.sight import SightRule, runs_of
 from saccade.families.base import Parts, Rotary, core_of, text_sizes
 from saccade.families.gemma import Gemma, siglip
 from saccade.families.registry import register
-from saccade.families.vision import Tower
+from saccade.families.vision import Tower, joined
 
 
 @register
@@ -30,9 +31,9 @@ class Gemma3(Gemma):
     """Gemma 3: every picture, and every crop of it (pan and scan), is 256 rows in a run of their own.
 
     Rows of a run see each other both ways, within the window in sliding layers, where the model is given
-    ``token_type_ids``, as its processor makes them; without them it is causal throughout. A crop stands behind
-    words of its own and is an image of its own here. A row is the mean of a square of patches: what the tower
-    says of it is the mean of theirs, and what is merged are embeddings.
+    ``token_type_ids``, as its processor makes them; without them it is causal throughout. A crop stands
+    behind words of its own and is an image of its own here. A row is the mean of a square of patches: what
+    the tower says of it is the mean of theirs, and what is merged are embeddings.
     """
 
     name = "Gemma 3"
@@ -72,8 +73,8 @@ class Gemma3(Gemma):
             )
         return found
 
-    def rule(self, window: int | None) -> Rule:
-        return Rule(window, "images")
+    def rule(self, window: int | None) -> SightRule:
+        return SightRule(window, "images")
 
     def blocks(self, given: Mapping[str, Any], past: int) -> torch.Tensor | None:
         kinds = given.get("token_type_ids")
@@ -93,9 +94,7 @@ class Gemma3(Gemma):
 
     def tower(self, model: nn.Module) -> Tower | None:
         core: Any = core_of(model)
-        projector, layers = core.multi_modal_projector, core.vision_tower.encoder.layers
-        joined, rows = projector.kernel_size, projector.tokens_per_side
-        place = torch.arange((joined * rows) ** 2).view(rows, joined, rows, joined)
+        layers = core.vision_tower.encoder.layers
         return Tower(
             core.vision_tower,
             layers,
@@ -104,8 +103,12 @@ class Gemma3(Gemma):
             reads=None,
             heads=core.config.vision_config.num_attention_heads,
             has_cls=False,
-            merge=joined**2,
+            merge=core.multi_modal_projector.kernel_size**2,
             projector=None,
             strips=False,
-            order=place.transpose(1, 2).flatten(),
         )
+
+    def tower_order(self, tower: Tower, kwargs: Mapping[str, Any]) -> torch.Tensor | None:
+        pixels, patch = kwargs["pixel_values"], tower.module.config.patch_size
+        side = pixels.shape[-1] // patch
+        return joined([(side, side)] * len(pixels), isqrt(tower.merge))

@@ -22,7 +22,7 @@ from transformers import (
 from transformers.models.gemma2.modeling_gemma2 import eager_attention_forward
 
 from saccade.core.shapes import ModelShape
-from saccade.core.sight import Rule
+from saccade.core.sight import SightRule
 from saccade.families.base import Attend, core_of, text_sizes, unwrap
 from saccade.families.gemma import Gemma, siglip
 from saccade.families.registry import register
@@ -33,10 +33,11 @@ from saccade.families.vision import Tower
 class PaliGemma(Gemma):
     """PaliGemma 2, whose Gemma 2 caps attention logits and has a window in every other layer.
 
-    Rows with ``token_type_ids`` of 0, as its processor gives the prompt, see each other both ways whatever the
-    window; those of 1 (the answer, in training) are causal, and so is all that is generated. No fused kernel
-    caps logits: routed layers run the model's own eager function on their rows, but where the model runs SDPA,
-    which leaves the cap out. A row is one patch of the tower, whose last norm counts as part of the projector.
+    Rows with ``token_type_ids`` of 0, as its processor gives the prompt, see each other both ways whatever
+    the window; those of 1 (the answer, in training) are causal, and so is all that is generated. No fused
+    kernel caps logits: routed layers run the model's own eager function on their rows, but where the model
+    runs SDPA, which leaves the cap out. A row is one patch of the tower, whose last norm counts as part of
+    the projector.
     """
 
     name = "PaliGemma 2"
@@ -63,8 +64,8 @@ class PaliGemma(Gemma):
     def model_class(self) -> type[nn.Module]:
         return PaliGemmaForConditionalGeneration
 
-    def rule(self, window: int | None) -> Rule:
-        return Rule(window, "prompt", bounded=False)
+    def rule(self, window: int | None) -> SightRule:
+        return SightRule(window, "prompt", bounded=False)
 
     def blocks(self, given: Mapping[str, Any], past: int) -> torch.Tensor | None:
         kinds, pixels = given.get("token_type_ids"), given.get("pixel_values")

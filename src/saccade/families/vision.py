@@ -222,6 +222,22 @@ def of_grids(grids: Sequence[tuple[int, int, int]]) -> Picture:
     return Picture.join(parts) if parts else Picture.unmapped(())
 
 
+def joined(grids: Sequence[tuple[int, int]], side: int) -> torch.Tensor:
+    """Patches of views that are joined to squares, those of a square one after another, squares line by line.
+
+    Args:
+        grids: Lines and columns of patches of every view; what no square holds is left out.
+        side: Patches along each side of a square.
+    """
+    parts, start = [], 0
+    for lines, columns in grids:
+        at = torch.arange(start, start + lines * columns).view(lines, columns)
+        whole = at[: lines // side * side, : columns // side * side]
+        parts.append(whole.unflatten(0, (-1, side)).unflatten(2, (-1, side)).transpose(1, 2).flatten())
+        start += lines * columns
+    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.long)
+
+
 def square(length: int) -> int | None:
     """Side of a square of so many patches, or None."""
     side = isqrt(length)
@@ -244,8 +260,7 @@ class Tower:
         merge: Patches that the tower merges into one row.
         projector: What turns features into embeddings, or None where the tower does it.
         strips: Whether row 0 is taken off the features.
-        order: Patch of a view at each place, on the host, where those that a row joins do not follow each other;
-            None where they do.
+        follows: What comes after its layers; None where that is what was made after them.
     """
 
     module: nn.Module
@@ -258,7 +273,7 @@ class Tower:
     merge: int
     projector: nn.Module | None
     strips: bool
-    order: torch.Tensor | None = None
+    follows: tuple[nn.Module, ...] | None = None
 
 
 class VisionAdapter(ABC):
@@ -267,7 +282,7 @@ class VisionAdapter(ABC):
     name: ClassVar[str]
     tower_modules: ClassVar[tuple[str, ...]] = ("model.vision_tower", "model.multi_modal_projector")
     """Modules of the whole model that see and project: what lies beside its decoder."""
-    image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")
+    image_inputs: tuple[str, ...] = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")
     """Arguments of the core by which images come into a forward."""
 
     def feature_makers(self, core: nn.Module) -> dict[str, str]:
@@ -307,6 +322,19 @@ class VisionAdapter(ABC):
             model: The model, for its configuration.
             inputs: Keyword arguments of the core's forward or of its ``get_image_features``.
         """
+
+    def made_picture(
+        self, model: nn.Module, inputs: Mapping[str, Any], kind: str, output: Any
+    ) -> Picture | None:
+        """The same of pictures whose features have just been made.
+
+        Args:
+            model: The model, for its configuration.
+            inputs: Arguments of the method that made them, by name.
+            kind: Which of ``KINDS`` they are.
+            output: What it returned.
+        """
+        return self.picture(model, inputs)
 
     def grouped(self, model: nn.Module, picture: Picture, inputs: Mapping[str, Any]) -> Picture:
         """A picture with those views put together that are of one image, where only the prompt tells which.
@@ -357,8 +385,15 @@ class VisionAdapter(ABC):
         """
         raise ValueError(f"{self.name}: the attention of this vision tower cannot be looked at")
 
-    def tower_order(self, module: nn.Module, kwargs: Mapping[str, Any]) -> torch.Tensor | None:
-        """Where the row of every visual row stands inside the tower; None if in the same place."""
+    def tower_order(self, tower: Tower, kwargs: Mapping[str, Any]) -> torch.Tensor | None:
+        """Where the patches of every visual row stand inside the tower, those of a row one after another.
+
+        Patches are counted over all views, CLS rows left out. None where they stand so already.
+
+        Args:
+            tower: The tower.
+            kwargs: Keyword arguments of its forward.
+        """
         return None
 
     def tower_layer(

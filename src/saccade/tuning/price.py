@@ -22,7 +22,7 @@ from saccade.core.program import in_order, scoring_of
 from saccade.core.route import Route
 from saccade.core.rows import RowIndex
 from saccade.core.shapes import ModelShape
-from saccade.core.sight import Rule
+from saccade.core.sight import SightRule
 from saccade.core.stages import Scoring
 from saccade.methods import BudgetMethod, Method
 from saccade.methods.reducer import Reducer
@@ -34,7 +34,7 @@ Prompts = Mapping[tuple[int, int], float]
 """How often each (visual rows, text rows) occurs."""
 
 
-_CAUSAL = Rule()
+_CAUSAL = SightRule()
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Rows:
     query: bool = True
     ffn: bool = True
     whole: bool = True
-    rule: Rule = _CAUSAL
+    rule: SightRule = _CAUSAL
 
     @property
     def alive(self) -> int:
@@ -137,8 +137,8 @@ class FlopsMeter(Meter):
         self.shape = shape
 
     def layer(self, rows: Rows) -> float:
-        d, dk, dq, m = self.shape.hidden, self.shape.kv_width, self.shape.query_width, self.shape.ffn
-        kept = 4 * d * dk * rows.alive + 6 * d * m * rows.fed
+        d, dk, dq = self.shape.hidden, self.shape.kv_width, self.shape.query_width
+        kept = 4 * d * dk * rows.alive + self.shape.ffn_flops * rows.fed
         return float(kept + 4 * d * dq * rows.asking + 4 * dq * rows.pairs)
 
     def scoring(self, scoring: Scoring) -> float:
@@ -197,7 +197,7 @@ class Pricer:
         total = meter.prompt(visual, text)
         stages = list(in_order([stage for method in plan.methods for stage in method.stages(layers)]))
         alive, original, starts = visual, visual, dict[int, int]()
-        seen: Counter[tuple[int, bool, bool, Rule]] = Counter()
+        seen: Counter[tuple[int, bool, bool, SightRule]] = Counter()
         for number, ((here, query, ffn), rule) in enumerate(zip(sets, self.shape.each_rule, strict=True)):
             alive = alive if here else 0
             while stages and stages[0].before == number:
