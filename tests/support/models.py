@@ -22,13 +22,14 @@ from typing import Any
 import torch
 import transformers as T
 
+from support import models_gemma as gemma
 from support import models_qwen as qwen
 from support import models_views as views
 
 SQUARE, WIDE, TALL, BANNER, BIG = (24, 24), (24, 48), (48, 24), (8, 48), (48, 48)
-"""Image sizes in pixels; visual rows in LLaVA: 16 each, NeXT: 24, 30, 33, 16, 51, Qwen, GLM and Mistral 3: 9,
-18, 18, 6, 36, InternVL and Idefics3: 9, 27, 27, 27, 45; OneVision: 24, 30, 33, 16, 29, and 10 each where a
-sample has several."""
+"""Image sizes in pixels; visual rows in LLaVA, Gemma 3 and PaliGemma: 16 each, NeXT: 24, 30, 33, 16, 51,
+Qwen, GLM and Mistral 3: 9, 18, 18, 6, 36, InternVL and Idefics3: 9, 27, 27, 27, 45; OneVision: 24, 30, 33,
+16, 29, and 10 each where a sample has several."""
 
 SEVERAL_AXES = ("qwen", "glm")
 """How the names of models begin whose positions have several axes."""
@@ -50,7 +51,7 @@ class Tiny:
     Attributes:
         name: What to call it in test ids.
         model: The stock model, in eval mode.
-        family: Which inputs it takes: ``llava``, ``llava_next`` or ``qwen``.
+        family: Which inputs it takes: ``llava``, ``llava_next``, ``qwen``, ``gemma3`` and so on.
     """
 
     name: str
@@ -102,6 +103,10 @@ class Tiny:
             where = slice(longest - len(row), longest) if padding == "left" else slice(0, len(row))
             input_ids[b, where] = row
             mask[b, where] = 1
+        if self.family == "gemma3":
+            inputs["token_type_ids"] = (input_ids == IMAGE).int()
+        if self.family == "paligemma":
+            inputs["token_type_ids"] = torch.zeros_like(input_ids)
         if self.family == "qwen":
             inputs["mm_token_type_ids"] = (input_ids == IMAGE).int()
         return {"input_ids": input_ids, "attention_mask": mask} | inputs
@@ -187,6 +192,18 @@ def tiny_internvl(text: str = "qwen2", layers: int = 4, **how: Any) -> Tiny:
     return _ready(f"internvl-{text}", "internvl", cls, config, **how)
 
 
+def tiny_gemma3(layers: int = 4, **how: Any) -> Tiny:
+    """Gemma 3 in miniature: blocks of 16 rows that see each other, a window of 12 in two of three layers."""
+    config = gemma.gemma3(_sizes(layers, kv_heads=2), image_token_index=IMAGE)
+    return _ready("gemma3", "gemma3", T.Gemma3ForConditionalGeneration, config, **how)
+
+
+def tiny_paligemma(layers: int = 4, **how: Any) -> Tiny:
+    """PaliGemma 2 in miniature: prompts that see both ways, capped logits, a window in every other layer."""
+    config = gemma.paligemma(_sizes(layers, kv_heads=2), image_token_index=IMAGE)
+    return _ready("paligemma", "paligemma", T.PaliGemmaForConditionalGeneration, config, **how)
+
+
 def tiny_idefics3(kind: str = "idefics3", layers: int = 4, **how: Any) -> Tiny:
     """Idefics3 or SmolVLM in miniature: tiles of 9 rows, then the whole picture, marks; a Llama decoder."""
     config = views.idefics3(kind, _text("llama", layers), image_token_id=IMAGE)
@@ -231,6 +248,8 @@ FACTORIES = {
     "llava_onevision": tiny_llava_onevision,
     "internvl-qwen2": lambda **kw: tiny_internvl("qwen2", **kw),
     "internvl-qwen3": lambda **kw: tiny_internvl("qwen3", **kw),
+    "gemma3": tiny_gemma3,
+    "paligemma": tiny_paligemma,
     "idefics3-llama": tiny_idefics3,
     "smolvlm-llama": lambda **kw: tiny_idefics3("smolvlm", **kw),
     "mistral3": tiny_mistral3,
@@ -290,7 +309,9 @@ def _ready(
                 parameter.copy_(1 + 0.2 * noise)
             else:
                 parameter.copy_(0.2 * noise)
-    model.set_attn_implementation(attn)
+    if family != "paligemma" or attn != "sdpa":
+        # Newer versions of Gemma 2 have no SDPA: the model's own choice stands for it.
+        model.set_attn_implementation(attn)
     # Random models say anything: keep them from ending early or from writing image placeholders.
     model.generation_config.suppress_tokens = list(range(FIRST_WORD))
     model.generation_config.pad_token_id = PAD
@@ -317,6 +338,8 @@ _PIXELS = {
     "mistral3": lambda size, draw: _noise(3, *size, draw=draw),
     "llava_onevision": lambda size, draw: _noise(_next_tiles(size), 3, 24, 24, draw=draw),
     "llava": lambda size, draw: _noise(3, 32, 32, draw=draw),
+    "gemma3": lambda size, draw: _noise(3, 32, 32, draw=draw),
+    "paligemma": lambda size, draw: _noise(3, 32, 32, draw=draw),
     "llava_next": lambda size, draw: _noise(_next_tiles(size), 3, 24, 24, draw=draw),
     "qwen": lambda size, draw: _noise(_qwen_patches(size), 3 * 2 * 4 * 4, draw=draw),
 }
@@ -338,3 +361,4 @@ _VISION = {
     },
 }  # fmt: skip
 _VISION["llava_onevision"] = _VISION["llava_next"]
+_VISION["gemma3"] = _VISION["paligemma"] = _VISION["llava"]

@@ -159,6 +159,9 @@ class Attachment:
         for number in after:
             hook = functools.partial(forward.after_layer, number)
             layer = self.parts.layers[number]
+            if any(s.look.layer and s.before == number + 1 for s in stages):
+                keep = functools.partial(forward.keep_past, number)
+                self._undo.append(layer.register_forward_pre_hook(keep, with_kwargs=True).remove)
             # Before the hooks that shard the layer's weights away again.
             handle = layer.register_forward_hook(hook, with_kwargs=True, prepend=True)
             self._undo.append(handle.remove)

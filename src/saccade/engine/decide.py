@@ -91,6 +91,7 @@ class Decisions:
         self._moves: Moves | None = None
         self._asking: dict[int, RowIndex] = {}
         self._taken: dict[int, _Taken | None] = {}
+        self.kept: dict[int, bool] = {}
         last_BN = _last_rows(layout.real_BN)
         self._last = RowIndex.from_mask(last_BN).on(device)
         self._ends_visual = bool((last_BN & layout.visual_BN).any())
@@ -240,12 +241,12 @@ class Decisions:
         step = frame.steps[number] or Step()
         cache: Cache | None = kwargs.get("past_key_values")
         ragged = None if cache is None else ragged_layer(cache, attn.layer_idx)
-        rotary = frame.rotary(step, None if ragged is None else ragged.rows, kwargs["position_embeddings"])
+        held, kind = None if ragged is None else ragged.rows, family.rotary_kind(attn)
+        rotary = frame.rotary(step, held, kwargs["position_embeddings"], kind=kind)
         keys_BGKW, rows = self._keys(attn, layer, frame, step, hidden_BND, rotary, cache, fresh)
         seen: dict[str, Any] = {}
         if stage.look.rotary:
-            held = None if ragged is None else ragged.rows
-            tables = frame.rotary(step, held, kwargs["position_embeddings"], exact=True)
+            tables = frame.rotary(step, held, kwargs["position_embeddings"], exact=True, kind=kind)
             seen["rotary"], seen["turn"] = _over_heads(tables, keys_BGKW.shape[-1]), family.turn
         if stage.look.keys:
             keys = _over_rows(keys_BGKW.transpose(2, 3), step, frame).transpose(2, 3)
@@ -260,8 +261,9 @@ class Decisions:
         self._scored = Scoring(asks.count, keys_BGKW.shape[2], fresh or cache is None)
         normed = family.input_norm(layer, take_rows(asks, hidden_BND))
         queries_BHRW = family.queries(attn, normed, take_rotary(asks, rotary))
-        scores = scaled_scores(queries_BHRW, keys_BGKW, attn.scaling)
-        weights = scores.masked_fill(~frame.mask(asks, rows), float("-inf")).softmax(-1)
+        scores = family.capped(attn, scaled_scores(queries_BHRW, keys_BGKW, attn.scaling))
+        mask = frame.mask(asks, rows, frame.sights[number], step)
+        weights = scores.masked_fill(~mask, float("-inf")).softmax(-1)
         seen["weights_BHRN"] = all_heads(_over_rows(weights, step, frame), family.heads(attn)[0], attn)
         seen["asking_BR"] = asks.index_BR
         seen["asks_BR"] = torch.ones_like(asks.index_BR).bool() if asks.valid_BR is None else asks.valid_BR
@@ -282,7 +284,7 @@ class Decisions:
         ragged = None if cache is None else ragged_layer(cache, attn.layer_idx)
         if cache is not None and not fresh:
             held: Any = cache.layers[attn.layer_idx].keys
-            rows = frame.every(frame.past + frame.new) if ragged is None else ragged.rows
+            rows = frame.held(held.shape[2]) if ragged is None else ragged.rows
             assert rows is not None
             return held.to(hidden_BND.device), rows
         normed = self.context.family.input_norm(layer, take_rows(step.alive, hidden_BND))
@@ -290,7 +292,8 @@ class Decisions:
         if cache is None or not frame.past:
             return keys_BGKW, frame.every(frame.new) if step.alive is None else frame.keys(None, step)
         held = cache.layers[attn.layer_idx].keys
-        rows = frame.keys(frame.every(frame.past) if ragged is None else ragged.rows, step)
+        every = frame.every(frame.past, frame.past - held.shape[2])
+        rows = frame.keys(every if ragged is None else ragged.rows, step)
         return torch.cat([held.to(keys_BGKW.device), keys_BGKW], dim=2), rows
 
 

@@ -137,7 +137,8 @@ SUPPORT: tuple[Support, ...] = (
     Support(
         "crop, reset, reorder, select and repeat of a cache",
         "supported",
-        "row numbers, padding and lengths stay in step; not into a prompt that left rows (skip KV-cache)",
+        "row numbers, padding and lengths stay in step; not into a prompt that left rows (skip KV-cache), "
+        "nor past a window without `activate_past_recording`",
         "engine/test_cache.py::test_rows_and_values_stay_in_step",
     ),
     Support(
@@ -155,8 +156,20 @@ SUPPORT: tuple[Support, ...] = (
     Support(
         "sliding-window attention",
         "supported",
-        "while the sequence is shorter than the window; refused past it",
-        "engine/test_cache.py::test_sliding_windows_are_served_until_they_slide",
+        "also past the window, which goes by positions where these close up; caches slide as stock ones do",
+        "engine/test_windows.py::test_generation_past_the_window_is_recomputation",
+    ),
+    Support(
+        "rows that see each other both ways: an image's, or a prompt's",
+        "supported",
+        "as `token_type_ids` say; where all depends on them, an image without them is refused",
+        "families/test_gemma.py::test_what_rows_see_is_what_the_stock_masks_show",
+    ),
+    Support(
+        "capped attention logits",
+        "supported",
+        "routed layers run the model's own eager function; under SDPA, which leaves the cap out, they do too",
+        "matrix/test_prefill.py::test_gather_equals_mask",
     ),
     Support(
         "`sdpa` and `eager` attention",

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from saccade.core.shapes import Experts, ModelShape
+from saccade.core.sight import SightRule
 from saccade.families.base import Family, Parts, Rotary, core_of, unwrap
 from saccade.families.deepstack import Added
 from saccade.families.inspection import Found, look
@@ -200,7 +201,10 @@ class GenericFamily(Family):
             "vision": {key: value for key, value in seen.items() if isinstance(value, int | str)},
         }
 
-    def sliding_window(self, decoder: nn.Module, number: int) -> int | None:
+    def rules(self, config: Any) -> tuple[SightRule, ...]:
+        return (SightRule(),) * config.get_text_config().num_hidden_layers
+
+    def causal_within(self, decoder: nn.Module, number: int) -> int | None:
         config: Any = decoder.config
         kinds = getattr(config, "layer_types", None)
         if kinds is not None and kinds[number] == "chunked_attention":
@@ -208,7 +212,9 @@ class GenericFamily(Family):
         # Where the configuration names no kinds, a layer may know its own.
         layers: Any = decoder.layers
         own = getattr(layers[number].self_attn, "sliding_window", None)
-        return super().sliding_window(decoder, number) or (own if isinstance(own, int) else None)
+        if kinds is None or kinds[number] == "sliding_attention":
+            own = getattr(config, "sliding_window", None) or own
+        return own if isinstance(own, int) else None
 
     def heads(self, attn: Any) -> tuple[int, int]:
         return heads_in(attn)
@@ -237,7 +243,13 @@ class GenericFamily(Family):
     def linears(self, layer: Any) -> dict[str, tuple[torch.Tensor, torch.Tensor | None]]:
         raise ValueError("what an adapter made by inspection knows of weights is not enough for bounds")
 
-    def rotary(self, decoder: nn.Module, hidden_BND: torch.Tensor, position_ids: torch.Tensor) -> Rotary:
+    def rotary(
+        self,
+        decoder: nn.Module,
+        hidden_BND: torch.Tensor,
+        position_ids: torch.Tensor,
+        kind: str | None = None,
+    ) -> Rotary:
         assert self._found is not None
         axes = self._found.axes
         if axes > 1:

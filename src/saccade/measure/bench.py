@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from saccade.core.layout import Layout, Views
-from saccade.core.pricing import against, cost, decode_flops
+from saccade.core.pricing import against, cost, decode_flops, held_rows
 from saccade.core.route import Route
 from saccade.core.shapes import SHAPES, ModelShape
 from saccade.engine import apply, check_made_for
@@ -213,10 +213,13 @@ def resolve(plan: PlanLike, shape: ModelShape, depth: int, visual: int, text: in
 
 def _decode_flops(target: Target, route: Route, new_tokens: int) -> float:
     """Mean FLOPs of the layers for one decode step of the whole batch."""
-    real = route.layout.real_BN
-    held_L = torch.tensor([int((layer.held_BN & real).sum()) for layer in route.layers])
+    layout, rules = route.layout, target.shape.each_rule
+    held_LB = torch.stack(
+        [held_rows(layer, layout, rule) for layer, rule in zip(route.layers, rules, strict=True)]
+    )
+    most_L1 = torch.tensor([[rule.window or torch.iinfo(torch.long).max] for rule in rules]) - 1
     steps = [
-        decode_flops(target.shape, held_L + step * route.layout.batch, route.layout.batch)
+        decode_flops(target.shape, torch.minimum(held_LB + step, most_L1).sum(1), layout.batch)
         for step in range(new_tokens - 1)
     ]
     return float(torch.stack(steps).double().mean())

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from saccade.core.pricing import executed_flops, scoring_flops
 from saccade.core.route import Route
 from saccade.core.shapes import ModelShape
+from saccade.core.sight import SightRule
 from saccade.measure.roofline import Device, rows_seconds
 
 REACHED = 0.85
@@ -126,13 +127,13 @@ def prefill_seconds(shape: ModelShape, route: Route, on: Card, eye: Eye, size: i
     """
     layout, total = route.layout, 0.0
     d, dq, dk = shape.hidden, shape.query_width, shape.kv_width
-    memo: dict[int, float] = {}
-    for layer in route.layers:
-        if id(layer) not in memo:
+    memo: dict[tuple[int, SightRule], float] = {}
+    for layer, rule in zip(route.layers, shape.each_rule, strict=True):
+        if (id(layer), rule) not in memo:
             alive, query, ffn = (int(s.sum()) for s in (layer.alive_BN, layer.query_BN, layer.ffn_BN))
             fixed = 4 * d * dk * alive + 4 * d * dq * query + shape.ffn_flops * ffn
-            scores = executed_flops(shape, layer, layout) - fixed
-            memo[id(layer)] = layer_seconds(shape, on, alive, query, ffn, scores, size)
-        total += memo[id(layer)]
+            scores = executed_flops(shape, layer, layout, rule) - fixed
+            memo[id(layer), rule] = layer_seconds(shape, on, alive, query, ffn, scores, size)
+        total += memo[id(layer), rule]
     asked = sum(scoring_flops(shape, scoring, layout.batch) for scoring in route.scorings)
     return total + asked / on.reached.flops_per_s + around_seconds(shape, on, eye, layout.batch, size)
