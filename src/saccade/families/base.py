@@ -151,6 +151,7 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
             vocab=text.vocab_size,
             visual=self.typical_visual(config),
             view=self.view_patches(config),
+            tower=self.tower_shape(config),
         )
 
     def fingerprint(self, config: PreTrainedConfig) -> dict[str, Any]:

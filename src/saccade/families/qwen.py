@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from saccade.core.shapes import ModelShape
+from saccade.core.tower import TowerShape
 from saccade.families.base import Family, Rotary, text_sizes, unwrap
 from saccade.families.vision import Picture, Tower, of_grids
 
@@ -76,6 +77,31 @@ class QwenVL(Family):
             found.append(taken)
         return found
 
+    def tower_shape(self, config: PreTrainedConfig) -> TowerShape | None:
+        settings: Any = config
+        vision, width = settings.vision_config, config.get_text_config().hidden_size
+        return TowerShape(
+            layers=vision.depth,
+            merge=vision.spatial_merge_size**2,
+            inputs=vision.in_channels * vision.temporal_patch_size * vision.patch_size**2,
+            fused=True,
+            **self.tower_sizes(vision, width),
+        )
+
+    def tower_sizes(self, vision: Any, decoder: int) -> dict[str, Any]:
+        """Fields of ``tower_shape`` that differ from one Qwen-VL to the next.
+
+        Args:
+            vision: The tower's configuration.
+            decoder: Width of the decoder.
+        """
+        return {
+            "width": vision.hidden_size,
+            "ffn": vision.intermediate_size,
+            "heads": vision.num_heads,
+            "projector": merger(vision, vision.hidden_size, decoder),
+        }
+
     def tower(self, model: nn.Module) -> Tower | None:
         module: Any = self.parts(model).core.visual
         return Tower(
@@ -133,6 +159,12 @@ def tokens(shape: ModelShape) -> dict[str, int]:
         "image_token_id": min(151655, shape.vocab - 2),
         "video_token_id": min(151656, shape.vocab - 1),
     }
+
+
+def merger(vision: Any, width: int, decoder: int) -> tuple[tuple[int, int], ...]:
+    """Matrices of what joins patches of a tower of this width."""
+    joined = width * vision.spatial_merge_size**2
+    return ((joined, joined), (joined, decoder))
 
 
 def thirds(head_dim: int) -> list[int]:

@@ -36,6 +36,13 @@ class Qwen25VL(QwenVL):
             **tokens(shape),
         )
 
+    def tower_sizes(self, vision: Any, decoder: int) -> dict[str, Any]:
+        return super().tower_sizes(vision, decoder) | {
+            "gated": True,
+            "window": vision.window_size // vision.spatial_merge_size // vision.patch_size,
+            "full": tuple(vision.fullatt_block_indexes),
+        }
+
     def model_class(self) -> type[nn.Module]:
         return Qwen2_5_VLForConditionalGeneration
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig, Qwen3VLConfig, Qwen3VLForConditionalG
 from saccade.core.shapes import ModelShape
 from saccade.families.deepstack import Added
 from saccade.families.head_norms import HeadNorms
-from saccade.families.qwen import QwenVL, text_part, tokens
+from saccade.families.qwen import QwenVL, merger, text_part, tokens
 from saccade.families.registry import register
 
 DEEPSTACK = (8, 16, 24)
@@ -45,6 +45,12 @@ class Qwen3VL(HeadNorms, QwenVL):
             },
             **tokens(shape),
         )
+
+    def tower_sizes(self, vision: Any, decoder: int) -> dict[str, Any]:
+        joiners = 1 + len(vision.deepstack_visual_indexes)
+        return super().tower_sizes(vision, decoder) | {
+            "projector": merger(vision, vision.hidden_size, decoder) * joiners
+        }
 
     def model_class(self) -> type[nn.Module]:
         return Qwen3VLForConditionalGeneration

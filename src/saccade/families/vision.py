@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import nn
 
+from saccade.core.tower import TowerShape
+
 if TYPE_CHECKING:
     from PIL.Image import Image
     from transformers import PreTrainedConfig
@@ -336,6 +338,10 @@ class VisionAdapter(ABC):
     def processor_settings(self, config: PreTrainedConfig) -> dict[str, Any]:
         """Arguments of the processor that the configuration knows, for files that do not say them."""
         return {}
+
+    def tower_shape(self, config: PreTrainedConfig) -> TowerShape | None:
+        """Sizes of the vision tower and the projector, which prices rest on; None where they are not known."""
+        return None
 
     def tower(self, model: nn.Module) -> Tower | None:
         """Parts of the vision tower, or None where this adapter cannot take it apart."""
