@@ -309,7 +309,9 @@ def _show_whole(out: common.Output, prices: Sequence[Price]) -> None:
         return
     first = bills[0][1]
     unit = common.flops_unit(first.dense_tflops * 1e12)
-    view = Table("plan", "tower", "projector", "decoder", "head", f"whole {unit.name}", "ratio", "tower share")
+    view = Table(
+        "plan", "tower", "projector", "decoder", "head", f"whole {unit.name}", "ratio", "tower share"
+    )
     seen = first.dense_tower_tflops + first.dense_projector_tflops
     dense = (first.dense_tower_tflops, first.dense_projector_tflops, first.dense_decoder_tflops)
     rows = [("dense", (*dense, first.head_tflops, first.dense_tflops), 1.0, seen / first.dense_tflops)]
@@ -335,17 +337,24 @@ def predicted(
         ValueError: If a device is not known.
     """
     from saccade.core.layout import Layout
-    from saccade.measure.devices import EYES, Eye, card, prefill_seconds
+    from saccade.measure.devices import Eye, card, prefill_seconds
+    from saccade.plans.bill import seeing_flops
     from saccade.plans.budget import as_processed
     from saccade.plans.plan import Plan
 
     layout = Layout.single(visual, round(text), views=shape.views(visual, cut))
     plans = [Plan(), *(p.plan for p in prices)]
     routes = [plan.route(as_processed(plan, layout), shape.layers) for plan in plans]
+    eyes = [Eye()] * len(plans)
+    if shape.tower is not None and visual:
+        image = shape.tower.views(visual, shape.views(visual, cut))
+        seen = [sum(seeing_flops(plan, shape, [image]) or ()) for plan in plans]
+        eyes = [Eye(shape.tower.parameters, flops) for flops in seen]
     found = {}
     for name in on:
         device = card(name)
-        seconds = [prefill_seconds(shape, route, device, EYES.get(shape.name, Eye())) for route in routes]
+        pairs = zip(routes, eyes, strict=True)
+        seconds = [prefill_seconds(shape, route, device, eye) for route, eye in pairs]
         found[name] = [{"seconds": each, "ratio": each / seconds[0]} for each in seconds]
     return found
 
@@ -355,8 +364,6 @@ def _show_times(
 ) -> None:
     from rich.table import Table
 
-    from saccade.measure.devices import EYES
-
     view = Table("plan", *times)
     names = ["dense", *(p.asked for p in prices)]
     for place, name in enumerate(names):
@@ -365,7 +372,7 @@ def _show_times(
         cells = (each[place] for each in times.values())
         view.add_row(name, *(f"{1e3 * cell['seconds']:.1f} ms ({cell['ratio']:.3f})" for cell in cells))
     out.table(view)
-    tower = "with" if shape.name in EYES else "without"
+    tower = "without" if shape.tower is None else "with"
     out.line(f"predicted time to the first token, {tower} the vision tower, 16 bits, batch 1; not measured")
 
 

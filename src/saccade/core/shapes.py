@@ -92,16 +92,16 @@ _INTERN = TowerShape(24, 1024, 4096, 16, 588, ((4096, 3584), (3584, 3584)), 16, 
 SHAPES: dict[str, ModelShape] = {
     s.name: s
     for s in (
-        ModelShape("llava-1.5-7b", 32, 4096, 32, 32, 128, 11008, 32064, 576, None, _clip(4096)),
-        ModelShape("llava-1.5-13b", 40, 5120, 40, 40, 128, 13824, 32064, 576, None, _clip(5120)),
-        ModelShape("llava-llama3-8b", 32, 4096, 32, 8, 128, 14336, 128256, 576, None, _clip(4096)),
-        ModelShape("llava-next-7b", 32, 4096, 32, 32, 128, 11008, 32064, 2880, 576, _clip(4096)),
-        ModelShape("llava-next-13b", 40, 5120, 40, 40, 128, 13824, 32064, 2880, 576, _clip(5120)),
-        ModelShape("qwen2-vl-7b", 28, 3584, 28, 4, 128, 18944, 152064, 1280, None, _QWEN2),
-        ModelShape("qwen2.5-vl-7b", 28, 3584, 28, 4, 128, 18944, 152064, 1280, None, _QWEN25),
-        ModelShape("qwen3-vl-8b", 36, 4096, 32, 8, 128, 12288, 151936, 1280, None, _QWEN3),
-        ModelShape("llava-onevision-7b", 28, 3584, 28, 4, 128, 18944, 152128, 3645, 729, _SIGLIP),
-        ModelShape("internvl3-8b", 28, 3584, 28, 4, 128, 18944, 151674, 3328, 256, _INTERN),
+        ModelShape("llava-1.5-7b", 32, 4096, 32, 32, 128, 11008, 32064, 576, tower=_clip(4096)),
+        ModelShape("llava-1.5-13b", 40, 5120, 40, 40, 128, 13824, 32064, 576, tower=_clip(5120)),
+        ModelShape("llava-llama3-8b", 32, 4096, 32, 8, 128, 14336, 128256, 576, tower=_clip(4096)),
+        ModelShape("llava-next-7b", 32, 4096, 32, 32, 128, 11008, 32064, 2880, 576, tower=_clip(4096)),
+        ModelShape("llava-next-13b", 40, 5120, 40, 40, 128, 13824, 32064, 2880, 576, tower=_clip(5120)),
+        ModelShape("qwen2-vl-7b", 28, 3584, 28, 4, 128, 18944, 152064, 1280, tower=_QWEN2),
+        ModelShape("qwen2.5-vl-7b", 28, 3584, 28, 4, 128, 18944, 152064, 1280, tower=_QWEN25),
+        ModelShape("qwen3-vl-8b", 36, 4096, 32, 8, 128, 12288, 151936, 1280, tower=_QWEN3),
+        ModelShape("llava-onevision-7b", 28, 3584, 28, 4, 128, 18944, 152128, 3645, 729, tower=_SIGLIP),
+        ModelShape("internvl3-8b", 28, 3584, 28, 4, 128, 18944, 151674, 3328, 256, tower=_INTERN),
     )
 }
 """Shapes of the papers' models by name."""

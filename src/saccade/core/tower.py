@@ -5,12 +5,14 @@ FLOPs are 2 per multiply-accumulate, of matrix products alone, as ``torch.utils.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, sqrt
+from typing import TYPE_CHECKING
 
-from saccade.core.bipartite import merged_away
-from saccade.core.layout import Layout, Views
+if TYPE_CHECKING:
+    from saccade.core.layout import Layout, Views
+    from saccade.core.stages import TowerLayer
 
 Cells = tuple[float, float]
 """Lines and columns of a view, in rows that its patches are joined to; fractional where only their number is
@@ -77,17 +79,18 @@ class TowerShape:
     def _ffn(self) -> int:
         return (3 if self.gated else 2) * self.ffn
 
-    def tower_flops(self, view: Cells, r: int = 0) -> float:
+    def tower_flops(self, view: Cells, r: int = 0, part: float = 1.0) -> float:
         """FLOPs of the tower over one view.
 
         Args:
             view: Its lines and columns.
             r: Tokens that merge in every layer that makes the features (``TowerMerge``).
+            part: Share of the patches that enter the first layer; all of them are embedded.
         """
         d, total = self.width, 2.0 * self.inputs * self.width * self._patches(view)
-        rows = left = self._patches(view) + self.cls
+        rows = left = self._patches(view) * part + self.cls
         for number in range(self.layers):
-            total += 8 * d * d * rows + 4 * d * self._pairs(view, number, rows)
+            total += 8 * d * d * rows + 4 * d * self._pairs(view, number, rows) * self._windowed(number, part)
             if r and number < self._makers:
                 left = rows - merged_away(int(rows), r, self.cls)
                 total += self._merging(int(rows), int(rows - left))
@@ -97,8 +100,12 @@ class TowerShape:
             total += 4 * d * d * (1 + rows) + 4 * d * rows + 4 * d * self.ffn
         return total
 
+    def _windowed(self, number: int, part: float) -> float:
+        """Share of a window's pairs that is left of it; in other layers the rows say it already."""
+        return 1.0 if self.window is None or number in self.full else part**2
+
     def tokens(self, view: Cells, r: int = 0) -> list[float]:
-        """Tokens of one view that enter the layers which make the features, and that leave the last of them."""
+        """Tokens of one view that enter the layers which make the features, and that leave the last one."""
         found = [self._patches(view) + self.cls]
         for _ in range(self._makers):
             found.append(found[-1] - (merged_away(int(found[-1]), r, self.cls) if r else 0))
@@ -121,11 +128,11 @@ class TowerShape:
         alike = 2.0 * (rows - others) * others * (self.width // self.heads)
         return alike + 2 * others * gone * (self.width + 2)
 
-    def projector_flops(self, view: Cells, r: int = 0) -> float:
+    def projector_flops(self, view: Cells, r: int = 0, part: float = 1.0) -> float:
         """FLOPs of what makes rows of the decoder of one view's features."""
         rows = self.tokens(view, r)[-1] - self.cls if r else view[0] * view[1]
         rows += self.cls if self.projects_cls else 0
-        return sum(2.0 * i * o for i, o in self.projector) * rows
+        return sum(2.0 * i * o for i, o in self.projector) * rows * part
 
     def looking_flops(self, view: Cells, looks: int, r: int = 0) -> float:
         """FLOPs of a look at the attention of so many layers: heads apart, and as one of full width.
@@ -144,6 +151,20 @@ class TowerShape:
         merged = 4 * d * (rows if self.cls else rows * rows) + 2 * (rows // 2) * gone * (d + 3)
         return merged + (looks - 1) * one
 
+    def receiving_flops(self, view: Cells, layers: Iterable[TowerLayer]) -> float:
+        """FLOPs of the attention that patches get of all rows of their view in some layers."""
+        d, rows, total = self.width, self._patches(view) + self.cls, 0.0
+        for number in {self.number(layer) for layer in layers}:
+            total += (6 if self.fused else 4) * d * d * rows + 2 * d * self._pairs(view, number, rows)
+        return total
+
+    def number(self, layer: TowerLayer) -> int:
+        """Index of a layer, from 0; of one that the tower does not have the nearest."""
+        if layer == "made":
+            return max(self._makers - 1, 0)
+        number = layer if isinstance(layer, int) else round(layer * self.layers)
+        return min(max(number, 1), self.layers) - 1
+
     def views(self, rows: float, cut: Views | None = None) -> Tiling:
         """Views of an image as far as numbers tell: squares.
 
@@ -156,6 +177,11 @@ class TowerShape:
                 return (_square(rows - (self.cls if self.projects_cls else 0)),) if rows else ()
             return ((float(self.side), float(self.side)),) * max(round(rows / self.side**2), 1)
         return tuple(_square(each) for each in cut)
+
+
+def merged_away(tokens: int, r: int, protected: int) -> int:
+    """Tokens that merge in one layer, of which r are meant to and so many never do."""
+    return min(r, (tokens - protected) // 2)
 
 
 def pictures_of(tower: TowerShape, layout: Layout) -> list[Tiling]:

@@ -164,6 +164,7 @@ class InternVL(HeadNorms):
             merge=JOINED**2,
             projector=None,
             strips=True,
+            attention="attention",
         )
 
     def tower_heads(

@@ -115,6 +115,7 @@ class QwenVL(Family):
             merge=module.spatial_merge_size**2,
             projector=None,
             strips=False,
+            attention="attn",
         )
 
     def tower_heads(
@@ -125,6 +126,41 @@ class QwenVL(Family):
         ends = kwargs["cu_seqlens"].tolist()
         q_HPK, k_HPK = (_turn(part.float(), cos, sin).to(x.dtype) for part in (q_HPK, k_HPK))
         return [(q_HPK[None, :, start:end], k_HPK[None, :, start:end]) for start, end in pairwise(ends)]
+
+    def joined_pixels(self, module: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
+        tower: Any = module
+        side = tower.spatial_merge_size
+        pixels_PD = args[0] if args else kwargs["hidden_states"]
+        cells_RD, planes, first = pixels_PD.unflatten(0, (-1, side**2)).flatten(1), [], 0
+        for time, height, width in kwargs["grid_thw"].tolist():
+            lines, columns = height // side, width // side
+            for _ in range(time):
+                cells = cells_RD[first : first + lines * columns]
+                planes.append(cells.view(lines, columns, -1))
+                first += lines * columns
+        return planes
+
+    def joiners(self, module: nn.Module) -> list[nn.Module]:
+        tower: Any = module
+        return [tower.merger]
+
+    def fewer_patches_of(self, kwargs: Mapping[str, Any]) -> Any:
+        return kwargs["cu_seqlens"]
+
+    def fewer_patches(
+        self, kwargs: Mapping[str, Any], keep_P: torch.Tensor, patches: torch.Tensor
+    ) -> dict[str, Any]:
+        ends = kwargs["cu_seqlens"]
+        before = torch.cat((keep_P.new_zeros(1, dtype=ends.dtype), keep_P.cumsum(0).to(ends.dtype)))
+        # A window of which nothing is left is none.
+        left = before[ends.long()].unique_consecutive()
+        found: dict[str, Any] = {
+            "cu_seqlens": left,
+            "position_embeddings": tuple(part[patches] for part in kwargs["position_embeddings"]),
+        }
+        if kwargs.get("max_seqlen") is not None:
+            found["max_seqlen"] = int(left.diff().max())
+        return found
 
     def smaller(
         self, processor: Any, images: list[Image], scale: float

@@ -14,6 +14,9 @@ from saccade.core.shapes import ModelShape
 from saccade.families.qwen import QwenVL, text_part, thirds, tokens
 from saccade.families.registry import register
 
+FULL = (7, 15, 23, 31)
+"""Layers of the 7B model's tower that see the whole picture."""
+
 
 @register
 class Qwen25VL(QwenVL):
@@ -31,7 +34,7 @@ class Qwen25VL(QwenVL):
             vision_config={
                 "depth": vision_layers,
                 "out_hidden_size": shape.hidden,
-                "fullatt_block_indexes": [0],
+                "fullatt_block_indexes": sorted({min(n, vision_layers - 1) for n in FULL}),
             },
             **tokens(shape),
         )

@@ -55,6 +55,10 @@ class Qwen3VL(HeadNorms, QwenVL):
     def model_class(self) -> type[nn.Module]:
         return Qwen3VLForConditionalGeneration
 
+    def joiners(self, module: nn.Module) -> list[nn.Module]:
+        tower: Any = module
+        return [*super().joiners(module), *tower.deepstack_merger_list]
+
     def added(self, given: Mapping[str, Any]) -> Added | None:
         features = given.get("deepstack_visual_embeds")
         if features is None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import nn
 
+from saccade.core.stages import TowerLayer
 from saccade.core.tower import TowerShape
 
 if TYPE_CHECKING:
@@ -246,6 +247,7 @@ class Tower:
         merge: Patches that the tower merges into one row.
         projector: What turns features into embeddings, or None where the tower does it.
         strips: Whether row 0 is taken off the features.
+        attention: Attribute of a layer that is its attention module.
     """
 
     module: nn.Module
@@ -258,6 +260,25 @@ class Tower:
     merge: int
     projector: nn.Module | None
     strips: bool
+    attention: str = "self_attn"
+
+    def number(self, layer: TowerLayer) -> int:
+        """Index of a layer, from 0.
+
+        Raises:
+            ValueError: If the tower has no such layer.
+        """
+        depth = len(self.layers)
+        if layer == "made":
+            return next((n for n in range(depth) if self.attention_of(n) is self.made), 0)
+        number = layer if isinstance(layer, int) else max(round(layer * depth), 1)
+        if not 1 <= number <= depth:
+            raise ValueError(f"layer {number} of the vision tower is wanted, but it has {depth} (1-{depth})")
+        return number - 1
+
+    def attention_of(self, number: int) -> nn.Module:
+        """Attention module of a layer."""
+        return self.layers[number].get_submodule(self.attention)
 
 
 class VisionAdapter(ABC):
@@ -340,7 +361,7 @@ class VisionAdapter(ABC):
         return {}
 
     def tower_shape(self, config: PreTrainedConfig) -> TowerShape | None:
-        """Sizes of the vision tower and the projector, which prices rest on; None where they are not known."""
+        """Sizes of the vision tower and the projector, for prices; None where they are not known."""
         return None
 
     def tower(self, model: nn.Module) -> Tower | None:
@@ -359,6 +380,49 @@ class VisionAdapter(ABC):
             cls_only: Whether only the first row of every view asks.
         """
         raise ValueError(f"{self.name}: the attention of this vision tower cannot be looked at")
+
+    def joined_pixels(self, module: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
+        """Pixels of the patches that become each row, plane by plane (lines, columns, numbers).
+
+        Args:
+            module: The tower.
+            args: What it is called with.
+            kwargs: The same by name.
+
+        Raises:
+            ValueError: If the tower takes views of one size.
+        """
+        raise self._whole_views()
+
+    def joiners(self, module: nn.Module) -> list[nn.Module]:
+        """Modules that join the tower's patches, each to one row of the decoder per cell.
+
+        Raises:
+            ValueError: If the tower takes views of one size.
+        """
+        raise self._whole_views()
+
+    def _whole_views(self) -> ValueError:
+        return ValueError(
+            f"{self.name}: patches cannot leave before its vision tower, which takes views of one size: "
+            "choose a method that merges inside it or reduces rows after it"
+        )
+
+    def fewer_patches_of(self, kwargs: Mapping[str, Any]) -> Any:
+        """What of a tower layer's arguments tells whether two layers share theirs."""
+        raise self._whole_views()
+
+    def fewer_patches(
+        self, kwargs: Mapping[str, Any], keep_P: torch.Tensor, patches: torch.Tensor
+    ) -> dict[str, Any]:
+        """Arguments of a tower's layer that are otherwise where some patches alone pass it.
+
+        Args:
+            kwargs: Its arguments.
+            keep_P: Which patches, in the order inside the tower.
+            patches: Their numbers.
+        """
+        raise self._whole_views()
 
     def tower_order(self, module: nn.Module, kwargs: Mapping[str, Any]) -> torch.Tensor | None:
         """Where the row of every visual row stands inside the tower; None if in the same place."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
+from math import prod
 from typing import Any
 
 from saccade.core.pricing import Cost
@@ -70,13 +71,8 @@ class Bill:
 
     @property
     def verdict(self) -> str:
-        """What to do where the tower is the bottleneck, in words; empty where it is not."""
-        if not self.tower_is_bottleneck:
-            return ""
-        return (
-            f"the vision tower is {100 * self.tower_share:.0f} % of the whole bill now: what is left to spare "
-            "lies before the decoder (a lower resolution, or fewer patches in the tower)"
-        )
+        """``tower_told`` of it."""
+        return tower_told(self.tower_share)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionary for JSON."""
@@ -87,6 +83,20 @@ class Bill:
             "tower_share": self.tower_share,
             "tower_is_bottleneck": self.tower_is_bottleneck,
         }
+
+
+def tower_told(share: float | None) -> str:
+    """What to do where the tower has become the bottleneck, in words; empty where it has not.
+
+    Args:
+        share: Part of the whole bill that the tower and the projector are; None where it is not known.
+    """
+    if share is None or share <= BOTTLENECK:
+        return ""
+    return (
+        f"the vision tower is {100 * share:.0f} % of the whole bill: what is left to spare lies before the "
+        "decoder (a lower resolution, or fewer patches in the tower)"
+    )
 
 
 def head_flops(shape: ModelShape) -> float:
@@ -106,10 +116,14 @@ def seeing_flops(plan: Plan, shape: ModelShape, tilings: Sequence[Tiling]) -> tu
     if tower is None:
         return None
     merge, looks = merging(plan), looking(plan, shape.layers)
+    part = prod(method.tower_part for method in plan.methods)
+    stages = (stage for method in plan.methods for stage in method.stages(shape.layers))
+    received = {layer for stage in stages for layer in stage.look.received}
     total = [0.0, 0.0]
     for view in every([as_seen(plan, tiling) for tiling in tilings]):
-        total[0] += tower.tower_flops(view, merge) + tower.looking_flops(view, looks, merge)
-        total[1] += tower.projector_flops(view, merge)
+        total[0] += tower.tower_flops(view, merge, part) + tower.looking_flops(view, looks, merge)
+        total[0] += tower.receiving_flops(view, received)
+        total[1] += tower.projector_flops(view, merge, part)
     return total[0], total[1]
 
 
