@@ -23,7 +23,7 @@ RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 TABLES := docs/results.md docs/support.md docs/methods/index.md src/saccade/glance/README.md
 
-.PHONY: help setup demo test quick matrix lint format tables versions docs lmms checkpoints quantized clean
+.PHONY: help setup demo test quick matrix lint format tables versions docs lmms checkpoints generic quantized clean
 
 help:
 	@echo 'make demo    the main job: calibrate, skip, measure and explain, on the embedded model'
@@ -36,6 +36,7 @@ help:
 	@echo 'make versions  note the code of methods, families and the engine beside their versions'
 	@echo 'make docs    build the documentation site'
 	@echo 'make checkpoints  every command on small copies of the hub'"'"'s checkpoints, without torchvision and with it'
+	@echo 'make generic  tiny models of every class that reads pictures, with adapters made by inspection'
 	@echo 'make lmms    tests against lmms-eval, in .venv-lmms (a large download)'
 	@echo 'make quantized  tests of quantised models, in .venv-quantized'
 	@echo 'make setup   only build .venv (the others do that when it is needed)'
@@ -101,6 +102,9 @@ $(LMMS)/.ready: pyproject.toml constraints-lmms.txt tools/torchvision_for_cpu.py
 checkpoints: $(READY) $(VISION)/.ready
 	PYTHONPATH=tests $(RUN)/python -m rehearsal --work build/checkpoints --out benchmarks/results/checkpoints.json \
 		--python $(RUN)/python --python $(VISION)/bin/python $(ARGS)
+
+generic: $(READY)
+	PYTHONPATH=tests $(RUN)/python -m inspected --out benchmarks/results/generic.json $(ARGS)
 
 $(VISION)/.ready: pyproject.toml constraints.txt tools/torchvision_for_cpu.py
 	'$(strip $(PYTHON))' -m venv --clear $(VISION)

@@ -27,7 +27,7 @@ from support.models import BIG, FACTORIES, SQUARE, TALL, WIDE, Tiny
 from support.reference import gap
 from support.rowwise import rowwise, sets_of
 
-QWENS = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
+QWENS = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "glm4v"]
 SAMPLES = [[2, WIDE, 1, TALL, 3], [4], [1, BIG, 5]]
 PLAN = "pixelprune"
 
@@ -142,6 +142,9 @@ def patched(tower: Any, merge: int, kept: list[int], pixels: Any, kwargs: dict[s
         if number in getattr(tower, "deepstack_visual_indexes", ()):
             joiner = tower.deepstack_merger_list[tower.deepstack_visual_indexes.index(number)]
             deep.append(placed(joiner(x), inside, order, cells))
+    if hasattr(tower, "downsample"):
+        x = tower.post_layernorm(x).unflatten(0, (-1, 2, 2)).permute(0, 3, 1, 2)
+        x = tower.downsample(x).flatten(1)
     out.pooler_output = placed(tower.merger(x), inside, order, cells)
     if deep:
         out.deepstack_features = deep

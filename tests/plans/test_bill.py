@@ -26,7 +26,7 @@ from support.models import BANNER, BIG, FACTORIES, SQUARE, TALL, WIDE, Tiny, tin
 
 MODELS = [
     "llava-llama", "llava_next-llama", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl",
-    "internvl-qwen2",
+    "internvl-qwen2", "qwen3_vl_moe", "glm4v", "idefics3-llama",
 ]  # fmt: skip
 SAMPLES = [[3, SQUARE, 5], [2, WIDE, 1, TALL, 3], [1, BIG, 4], [1, BANNER, 2]]
 HUB = Path(__file__).parents[1] / "rehearsal" / "checkpoints"

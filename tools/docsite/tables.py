@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from docsite.checkpoint_tables import CHECKPOINT_TABLES
+from docsite.generic_tables import GENERIC_TABLES
 from docsite.glance_tables import (
     glance,
     glance_family,
@@ -195,7 +196,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "support": support,
 }
 """Tables of the docs by the name in the marker."""
-KNOWN = TABLES | STUDY_TABLES | CHECKPOINT_TABLES
+KNOWN = TABLES | STUDY_TABLES | CHECKPOINT_TABLES | GENERIC_TABLES
 """Tables that any page may have."""
 
 

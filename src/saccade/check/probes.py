@@ -39,7 +39,10 @@ def ask_plan(bench: CheckedModel, case: Case, force: bool = False) -> CheckedPla
     if case.plan.shortening:
         if prompts.smaller is None:
             return _row(bench, case, {"outputs": ProbeOutcome("not checked", NO_PROCESSOR)})
-        prompts = prompts.smaller(case.plan).to(bench.dtype, prompts.picture["input_ids"].device)
+        try:
+            prompts = prompts.smaller(case.plan).to(bench.dtype, prompts.picture["input_ids"].device)
+        except ValueError as error:
+            return _row(bench, case, {"outputs": ProbeOutcome("refused", " ".join(str(error).split()))})
     probes: tuple[tuple[str, Callable[[], dict[str, ProbeOutcome]]], ...] = (
         ("identical", lambda: {"identical": _identical(bench, case.plan, force)}),
         ("outputs", lambda: _outputs(bench, case.plan, prompts, force, effects)),

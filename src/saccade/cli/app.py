@@ -20,7 +20,7 @@ from saccade.core.text import short
 
 COMMANDS = (
     *("methods", "cost", "bench", "calibrate", "tune", "evaluate"),
-    *("generate", "explain", "check", "report", "plan", "train"),
+    *("generate", "explain", "serve", "batch", "check", "report", "plan", "train"),
 )
 """Modules of this package that register commands, in the order ``--help`` lists them."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saccade.cli import common
-from saccade.cli.opening import opens
+from saccade.cli.opening import opens, prove
 from saccade.opening.settings import Opening
 from saccade.plans.names import check_target
 
@@ -113,6 +113,8 @@ def bench(
             model, layers=layers, batch=batch, rows=rows, dtype=kind, device=where, seed=seed, opening=opening
         )
         bar.update(task, completed=1)
+        if target.loaded is not None:
+            prove(target.loaded)
         for each in plans:
             task = bar.add_task(each, total=2 * (warmup + repeats))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saccade.cli import common
-from saccade.cli.opening import Revision, TrustRemoteCode
+from saccade.cli.opening import Generic, Revision, TrustRemoteCode
 from saccade.core.text import quoted
 from saccade.opening.settings import Opening
 from saccade.plans.names import check_plans, check_target
@@ -76,6 +76,7 @@ def cost(
     ] = None,
     revision: Revision = None,
     trust_remote_code: TrustRemoteCode = False,
+    generic: Generic = False,
     force: common.Force = False,
     json: common.Json = None,
 ) -> None:
@@ -95,7 +96,7 @@ def cost(
         raise ValueError(f"no dtype {quoted(dtype)}; known: {', '.join(BYTES)}")
     check_target(model)
     check_plans(plan or [])
-    opening = Opening(revision=revision, trust_remote_code=trust_remote_code)
+    opening = Opening(revision=revision, trust_remote_code=trust_remote_code, generic=generic)
     shape, laid = _shape(model, opening)
     if laid is not None:
         visual = laid.asked(visual)
@@ -237,8 +238,10 @@ def _show(
 
     from saccade.plans.plan import Plan
 
+    sparse = f" ({shape.experts.chosen} of {shape.experts.count} experts)" if shape.experts else ""
+    ffn = f"FFN {shape.ffn}{sparse}"
     out.line(
-        f"{shape.name}: {shape.layers} layers, width {shape.hidden}, FFN {shape.ffn}, {shape.heads} heads "
+        f"{shape.name}: {shape.layers} layers, width {shape.hidden}, {ffn}, {shape.heads} heads "
         f"({shape.kv_heads} KV); prompt of {visual} visual and {text:g} text rows"
     )
     if laid is not None:

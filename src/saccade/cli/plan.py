@@ -176,10 +176,13 @@ def _check_opening(opening: Opening, model: str | None, strict: bool) -> None:
     """
     if model is None and opening != Opening():
         raise ValueError("options that open a model need --model MODEL")
-    if not strict and opening.but(revision=None, trust_remote_code=False) != Opening():
+    if (
+        not strict
+        and opening.but(revision=None, trust_remote_code=False, generic=False, accepted=None) != Opening()
+    ):
         raise ValueError(
-            "without --strict only a model's configuration is read: of the options that open it --revision "
-            "and --trust-remote-code"
+            "without --strict only a model's configuration is read: of the options that open it --revision, "
+            "--trust-remote-code and --generic"
         )
 
 

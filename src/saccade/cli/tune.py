@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saccade.cli import common
-from saccade.cli.opening import opens, words
+from saccade.cli.opening import opened, opens, words
 from saccade.opening.settings import Opening
 from saccade.system.embedded import GLANCE, Embedded, suite_of
 
@@ -161,14 +161,13 @@ def tune(
         common.check_names(model, opening=opening)  # before scenes are drawn
     common.hold(out)
     opening.torch_device()
-    from saccade import models
     from saccade.system.journal import rest
     from saccade.tuning.front import write
     from saccade.tuning.run import run
 
     questions = read_questions(task or [], data, settings, suite_of(model))
     common.use_threads(threads)
-    loaded = models.open_as(model, opening)
+    loaded = opened(model, opening, whole=True)
     tell_plan(view, settings, questions)
     journal = common.keep(common.partial_of(out))
     with (

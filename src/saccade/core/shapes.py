@@ -10,6 +10,33 @@ from saccade.core.tower import TowerShape
 
 
 @dataclass(frozen=True)
+class Experts:
+    """A sparse FFN: a router picks some of many experts for every row.
+
+    Attributes:
+        count: Experts that the router chooses from.
+        chosen: Experts that a row passes.
+        width: Inner width of one.
+        shared: Inner width of what every row passes beside them.
+    """
+
+    count: int
+    chosen: int
+    width: int
+    shared: int = 0
+
+    @property
+    def passed(self) -> int:
+        """Inner width of all that a row passes."""
+        return self.chosen * self.width + self.shared
+
+    @property
+    def held(self) -> int:
+        """Inner width of all that there is."""
+        return self.count * self.width + self.shared
+
+
+@dataclass(frozen=True)
 class ModelShape:
     """Sizes of the language decoder of a VLM.
 
@@ -20,10 +47,11 @@ class ModelShape:
         heads: Query heads (H).
         kv_heads: Key/value heads.
         head_dim: Width of one head (d_h).
-        ffn: Inner width of the gated FFN (m).
+        ffn: Inner width of the gated FFN (m); of a sparse one, of what a row passes.
         vocab: Vocabulary size.
         visual: Visual tokens of a typical image, the default of ``cost`` and ``bench``.
         view: Patches of a view, where the model cuts images into views; None where it does not.
+        experts: What a sparse FFN is made of; None where every row passes all of it.
         tower: Sizes of its vision tower and projector; None where they are not known.
     """
 
@@ -37,6 +65,7 @@ class ModelShape:
     vocab: int
     visual: int
     view: int | None = None
+    experts: Experts | None = None
     tower: TowerShape | None = None
 
     def views(self, visual: int, count: int | None = None) -> tuple[int, ...]:
@@ -67,6 +96,16 @@ class ModelShape:
         """Total width of the keys, or of the values (dk)."""
         return self.kv_heads * self.head_dim
 
+    @property
+    def ffn_flops(self) -> int:
+        """FLOPs of one row in the FFN: gate, up and down, and the router's logits where there is one."""
+        return 2 * self.hidden * (3 * self.ffn + (0 if self.experts is None else self.experts.count))
+
+    @property
+    def ffn_held(self) -> int:
+        """Inner width of all FFN weights of a layer."""
+        return self.ffn if self.experts is None else self.experts.held
+
 
 def _clip(decoder: int, **more: Any) -> TowerShape:
     """CLIP ViT-L/14 at 336 pixels, as LLaVA takes it: features of the last layer but one."""
@@ -87,6 +126,13 @@ _QWEN25 = TowerShape(
     merge=4, gated=True, window=4, full=(7, 15, 23, 31), fused=True,
 )  # fmt: skip
 _QWEN3 = TowerShape(27, 1152, 4304, 16, 1536, _joined(1152, 4, 4096), merge=4, fused=True)
+_QWEN3_MOE = TowerShape(27, 1152, 4304, 16, 1536, _joined(1152, 4, 2048), merge=4, fused=True)
+_GLM = TowerShape(
+    24, 1536, 4096, 12, 1176, ((6144, 4096), (4096, 4096), (4096, 13696), (4096, 13696), (13696, 4096)),
+    merge=4, gated=True, fused=True,
+)  # fmt: skip
+_SMOL = TowerShape(12, 768, 3072, 12, 768, ((12288, 576),), 8, merge=16)
+_SMOL2 = TowerShape(27, 1152, 4304, 16, 588, ((10368, 2048),), 9, merge=9)
 _INTERN = TowerShape(24, 1024, 4096, 16, 588, ((4096, 3584), (3584, 3584)), 16, cls=1, merge=4, made=24)
 
 SHAPES: dict[str, ModelShape] = {
@@ -102,6 +148,24 @@ SHAPES: dict[str, ModelShape] = {
         ModelShape("qwen3-vl-8b", 36, 4096, 32, 8, 128, 12288, 151936, 1280, tower=_QWEN3),
         ModelShape("llava-onevision-7b", 28, 3584, 28, 4, 128, 18944, 152128, 3645, 729, tower=_SIGLIP),
         ModelShape("internvl3-8b", 28, 3584, 28, 4, 128, 18944, 151674, 3328, 256, tower=_INTERN),
+        ModelShape(
+            "qwen3-vl-30b-a3b",
+            48,
+            2048,
+            32,
+            4,
+            128,
+            8 * 768,
+            151936,
+            1280,
+            experts=Experts(128, 8, 768),
+            tower=_QWEN3_MOE,
+        ),  # fmt: skip
+        ModelShape("smolvlm-256m", 30, 576, 9, 3, 64, 1536, 49280, 832, 64, tower=_SMOL),
+        ModelShape("smolvlm2-2.2b", 24, 2048, 32, 32, 64, 8192, 49280, 1053, 81, tower=_SMOL2),
+        ModelShape("mistral-small-3.1-24b", 40, 5120, 32, 8, 128, 32768, 131072, 3025),
+        ModelShape("pixtral-12b", 40, 5120, 32, 8, 128, 14336, 131072, 4096),
+        ModelShape("glm-4.1v-9b", 40, 4096, 32, 2, 128, 13696, 151552, 1280, tower=_GLM),
     )
 }
 """Shapes of the papers' models by name."""

@@ -57,6 +57,18 @@ SUPPORT: tuple[Support, ...] = (
         "engine/test_generate.py::test_sampling_with_several_sequences_equals_repeated_prompts",
     ),
     Support(
+        "prompts that began apart decoded as one batch (`saccade serve`)",
+        "supported",
+        "also of several plans: each answer is that of one alone",
+        "engine/test_join.py::test_answers_of_several_plans_are_written_together",
+    ),
+    Support(
+        "keys and values of a picture kept for later questions about it (`saccade serve`)",
+        "supported",
+        "not under methods that decide by the end of the prompt; they read it again",
+        "engine/test_join.py::test_answers_that_begin_and_end_at_different_times_are_those_of_one_alone",
+    ),
+    Support(
         "beam search",
         "supported",
         "as without a cache",
@@ -169,6 +181,18 @@ SUPPORT: tuple[Support, ...] = (
         "refused",
         "routed layers make no attention maps",
         "engine/test_inputs.py::test_output_attentions_is_refused_however_it_is_asked_for",
+    ),
+    Support(
+        "experts (a sparse FFN)",
+        "supported",
+        "a row that skips the FFN is routed to none; prices count the experts a row passes, and the router",
+        "families/test_experts.py::test_rows_that_skip_the_ffn_are_routed_to_no_expert",
+    ),
+    Support(
+        "`output_router_logits`, and the loss that balances experts, where a plan skips FFNs",
+        "refused",
+        "some rows have no router logits; plans that skip attention alone are served",
+        "families/test_experts.py::test_router_logits_are_refused_where_some_rows_have_none",
     ),
     Support(
         "ready-made (4-D) attention masks",
@@ -335,7 +359,7 @@ SUPPORT: tuple[Support, ...] = (
     Support(
         "the whole bill in closed form: vision tower, projector, decoder, head",
         "supported",
-        "equal to torch's own counter, looks and merges in the tower included; not told of Skip-Vision layouts",
+        "equal to torch's own counter, looks and merges in the tower included; not told of Skip-Vision's",
         "plans/test_bill.py::test_a_plans_bill_is_what_torch_counts_looks_at_the_tower_included",
     ),
     Support(
@@ -355,6 +379,18 @@ SUPPORT: tuple[Support, ...] = (
         "refused",
         "take a shorter question, or fewer or smaller pictures",
         "inputs/test_prompts.py::test_a_prompt_beyond_the_positions_is_refused_at_once_by_name",
+    ),
+    Support(
+        "a family that nobody wrote an adapter for (`--generic`)",
+        "supported, untested on GPU",
+        "one made by inspection, for what `saccade check` accepts; nothing that looks into the tower",
+        "families/test_generic.py::test_a_plan_is_taken_once_a_check_has_accepted_it",
+    ),
+    Support(
+        "such a family with recurrent or cross-attention layers, or masks that are not causal",
+        "refused",
+        "in one line, when it is looked at",
+        "families/test_generic.py::test_what_is_no_stock_decoder_behind_a_tower_is_refused_in_one_line",
     ),
     Support(
         "a second plan on a model",

@@ -243,7 +243,8 @@ class TowerTap:
         for weigh in run.later:
             weigh()
         run.later.clear()
-        picture, features = self.family.picture(self.model, named), self.family.features(output)
+        picture = self.family.made_picture(self.model, named, kind, output)
+        features = self.family.features(output)
         if picture is None or features is None:
             return
         seen = Seen(picture, run, tuple(features), self.merge, self.prune)
@@ -277,9 +278,9 @@ class TowerTap:
     ) -> tuple[tuple, dict[str, Any]] | None:
         run, tower = self._call.run, self.tower
         if run is not None and tower is not None and self.wanted:
-            run.order = self.family.tower_order(module, kwargs)
+            run.order = self.family.tower_order(tower, kwargs)
         if run is not None and tower is not None and self.prune is not None:
-            order = self.family.tower_order(module, kwargs)
+            order = self.family.tower_order(tower, kwargs)
             run.pruning = Pruning.of(self.prune, self.family, tower, order, args, kwargs)
             return args, kwargs | {PRUNING: run.pruning}
         if run is None or tower is None or self.merge is None:

@@ -53,16 +53,16 @@ class Pruning:
         prune: TowerPrune,
         family: Family,
         tower: Tower,
-        order_R: torch.Tensor | None,
+        order_P: torch.Tensor | None,
         args: tuple,
         kwargs: Mapping[str, Any],
     ) -> Pruning:
-        """Decides by the pixels that a tower is given."""
+        """Decides by the pixels that a tower is given; ``order_P`` is ``Family.tower_order``."""
         planes = family.joined_pixels(tower.module, args, kwargs)
-        kept = [unpredicted(wide(plane), prune.threshold).flatten() for plane in planes]
-        return cls(
-            family, torch.cat(kept), None if order_R is None else order_R.to(kept[0].device), tower.merge
-        )
+        keep_R = torch.cat([unpredicted(wide(plane), prune.threshold).flatten() for plane in planes])
+        # The patches of a row stand together.
+        order_R = None if order_P is None else order_P.to(keep_R.device)[:: tower.merge] // tower.merge
+        return cls(family, keep_R, order_R, tower.merge)
 
     def fitted(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments of a layer for the patches that are left, made once for layers that share theirs."""

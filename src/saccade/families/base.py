@@ -6,7 +6,8 @@ Shape letters: B batch, N rows, D hidden, H heads, K head width.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -53,16 +54,50 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
     """Text decoders whose attention this adapter can take apart."""
     version: ClassVar[int] = 1
     """Raised when answers of its models come out otherwise; those that were kept are then not used again."""
-    compact_positions: ClassVar[bool] = True
+    generic: ClassVar[bool] = False
+    """Whether it was made by inspection, so that a check has to accept it for a plan."""
+    decoder_name: ClassVar[str] = "language_model"
+    """Attribute of the core that is the text decoder."""
+    compact_positions: bool = True
     """Whether positions can close up over dropped rows; not where they have several axes (mRoPE)."""
     layouts: ClassVar[tuple[str, ...]] = ()
     """Layouts of ``SkipVisionConfig`` that its images can have; a family that names some writes
     ``projector_place`` and ``replace_projector``. ``cos`` and ``llava`` are of an image in one view,
     ``llava-hd`` of one with tiles beside it."""
 
+    def told(self) -> dict[str, Any] | None:
+        """How an adapter made by inspection works, as plain data; None of one that somebody wrote."""
+        return None
+
+    def accept(self, methods: Iterable[str]) -> None:
+        """Takes note that a check found plans of these methods to hold; only inspected adapters ask."""
+
+    def check_accepted(self, methods: Iterable[str], plan: Any) -> None:
+        """Refuses plans that no check has found to hold, where the adapter was made by inspection.
+
+        Args:
+            methods: Names of the plan's methods.
+            plan: The plan, for a check that was promised (``prove_with``).
+
+        Raises:
+            ValueError: Naming the first that was not checked, and what to do; or what the check found.
+        """
+
+    def prove_with(self, check: Callable[[Any], None]) -> None:
+        """Promises a check for the first time that a plan needs one; it raises, or accepts the plan."""
+
+    @contextmanager
+    def on_trial(self) -> Iterator[None]:
+        """A check is going on: plans are put on to see whether they hold."""
+        yield
+
     def visual_ids(self, config: Any) -> tuple[int, ...]:
         """Token ids that stand for a visual row."""
         return (config.image_token_id,)
+
+    def vision_config(self, config: Any) -> Any:
+        """Configuration of the vision tower; None where it has none of its own."""
+        return config.vision_config
 
     def typical_visual(self, config: Any) -> int:
         """Visual rows of a typical image; a row for every patch of a square one, unless it is overridden."""
@@ -102,7 +137,7 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
             ValueError: If the text decoder is of a kind this family cannot take apart.
         """
         model, core = unwrap(model), core_of(model)
-        decoder: Any = core.language_model
+        decoder: Any = getattr(core, self.decoder_name)
         kind = decoder.config.model_type
         if kind not in self.text_types:
             raise ValueError(
@@ -190,7 +225,7 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
 
     def queries(self, attn: nn.Module, x_BND: torch.Tensor, rotary: Rotary) -> torch.Tensor:
         """Rotated queries (B, H, N, K) of normed hidden states."""
-        return rotate(heads_of(attn.q_proj(x_BND), attn.head_dim), rotary)
+        return self.turn(heads_of(attn.q_proj(x_BND), attn.head_dim), rotary)
 
     def keys_values(
         self, attn: nn.Module, x_BND: torch.Tensor, rotary: Rotary
@@ -200,7 +235,11 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
 
     def keys(self, attn: nn.Module, x_BND: torch.Tensor, rotary: Rotary) -> torch.Tensor:
         """Rotated keys (B, kv heads, N, K) of normed hidden states."""
-        return rotate(heads_of(attn.k_proj(x_BND), attn.head_dim), rotary)
+        return self.turn(heads_of(attn.k_proj(x_BND), attn.head_dim), rotary)
+
+    def turn(self, x_BHNK: torch.Tensor, rotary: Rotary) -> torch.Tensor:
+        """Rows by head turned to their positions; where tables are narrower than a head, the rest stays."""
+        return rotate(x_BHNK, rotary)
 
     def input_norm(self, layer: nn.Module, hidden_BND: torch.Tensor) -> torch.Tensor:
         """What the attention of a decoder layer gets of the residual stream."""
@@ -236,6 +275,10 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
                     "be read as they act; merge adapters into the model, and load it without quantisation"
                 )
         return {name: (module.weight, module.bias) for name, module in found.items()}
+
+    def flat_ffn(self, mlp: nn.Module) -> bool:
+        """Whether an FFN views the rows of all samples as one list, so that they must lie side by side."""
+        return False
 
     def rotary(self, decoder: nn.Module, hidden_BND: torch.Tensor, position_ids: torch.Tensor) -> Rotary:
         """Cosines and sines of positions (B or 1, N), as the stock loop makes them."""

@@ -17,6 +17,7 @@ from torch import nn
 
 from saccade.core.stages import TowerLayer
 from saccade.core.tower import TowerShape
+from saccade.families.leaving import LeavingPatches
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -225,6 +226,22 @@ def of_grids(grids: Sequence[tuple[int, int, int]]) -> Picture:
     return Picture.join(parts) if parts else Picture.unmapped(())
 
 
+def joined(grids: Sequence[tuple[int, int]], side: int) -> torch.Tensor:
+    """Patches of views that are joined to squares, those of a square one after another, squares line by line.
+
+    Args:
+        grids: Lines and columns of patches of every view; what no square holds is left out.
+        side: Patches along each side of a square.
+    """
+    parts, start = [], 0
+    for lines, columns in grids:
+        at = torch.arange(start, start + lines * columns).view(lines, columns)
+        whole = at[: lines // side * side, : columns // side * side]
+        parts.append(whole.unflatten(0, (-1, side)).unflatten(2, (-1, side)).transpose(1, 2).flatten())
+        start += lines * columns
+    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.long)
+
+
 def square(length: int) -> int | None:
     """Side of a square of so many patches, or None."""
     side = isqrt(length)
@@ -248,6 +265,7 @@ class Tower:
         projector: What turns features into embeddings, or None where the tower does it.
         strips: Whether row 0 is taken off the features.
         attention: Attribute of a layer that is its attention module.
+        follows: What comes after its layers; None where that is what was made after them.
     """
 
     module: nn.Module
@@ -261,6 +279,7 @@ class Tower:
     projector: nn.Module | None
     strips: bool
     attention: str = "self_attn"
+    follows: tuple[nn.Module, ...] | None = None
 
     def number(self, layer: TowerLayer) -> int:
         """Index of a layer, from 0.
@@ -281,13 +300,13 @@ class Tower:
         return self.layers[number].get_submodule(self.attention)
 
 
-class VisionAdapter(ABC):
+class VisionAdapter(LeavingPatches, ABC):
     """The half of a family's adapter that is about pictures."""
 
     name: ClassVar[str]
     tower_modules: ClassVar[tuple[str, ...]] = ("model.vision_tower", "model.multi_modal_projector")
     """Modules of the whole model that see and project: what lies beside its decoder."""
-    image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")
+    image_inputs: tuple[str, ...] = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")
     """Arguments of the core by which images come into a forward."""
 
     def feature_makers(self, core: nn.Module) -> dict[str, str]:
@@ -327,6 +346,19 @@ class VisionAdapter(ABC):
             model: The model, for its configuration.
             inputs: Keyword arguments of the core's forward or of its ``get_image_features``.
         """
+
+    def made_picture(
+        self, model: nn.Module, inputs: Mapping[str, Any], kind: str, output: Any
+    ) -> Picture | None:
+        """The same of pictures whose features have just been made.
+
+        Args:
+            model: The model, for its configuration.
+            inputs: Arguments of the method that made them, by name.
+            kind: Which of ``KINDS`` they are.
+            output: What it returned.
+        """
+        return self.picture(model, inputs)
 
     def grouped(self, model: nn.Module, picture: Picture, inputs: Mapping[str, Any]) -> Picture:
         """A picture with those views put together that are of one image, where only the prompt tells which.
@@ -381,51 +413,15 @@ class VisionAdapter(ABC):
         """
         raise ValueError(f"{self.name}: the attention of this vision tower cannot be looked at")
 
-    def joined_pixels(self, module: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
-        """Pixels of the patches that become each row, plane by plane (lines, columns, numbers).
+    def tower_order(self, tower: Tower, kwargs: Mapping[str, Any]) -> torch.Tensor | None:
+        """Where the patches of every visual row stand inside the tower, those of a row one after another.
+
+        Patches are counted over all views, CLS rows left out. None where they stand so already.
 
         Args:
-            module: The tower.
-            args: What it is called with.
-            kwargs: The same by name.
-
-        Raises:
-            ValueError: If the tower takes views of one size.
+            tower: The tower.
+            kwargs: Keyword arguments of its forward.
         """
-        raise self._whole_views()
-
-    def joiners(self, module: nn.Module) -> list[nn.Module]:
-        """Modules that join the tower's patches, each to one row of the decoder per cell.
-
-        Raises:
-            ValueError: If the tower takes views of one size.
-        """
-        raise self._whole_views()
-
-    def _whole_views(self) -> ValueError:
-        return ValueError(
-            f"{self.name}: patches cannot leave before its vision tower, which takes views of one size: "
-            "choose a method that merges inside it or reduces rows after it"
-        )
-
-    def fewer_patches_of(self, kwargs: Mapping[str, Any]) -> Any:
-        """What of a tower layer's arguments tells whether two layers share theirs."""
-        raise self._whole_views()
-
-    def fewer_patches(
-        self, kwargs: Mapping[str, Any], keep_P: torch.Tensor, patches: torch.Tensor
-    ) -> dict[str, Any]:
-        """Arguments of a tower's layer that are otherwise where some patches alone pass it.
-
-        Args:
-            kwargs: Its arguments.
-            keep_P: Which patches, in the order inside the tower.
-            patches: Their numbers.
-        """
-        raise self._whole_views()
-
-    def tower_order(self, module: nn.Module, kwargs: Mapping[str, Any]) -> torch.Tensor | None:
-        """Where the row of every visual row stands inside the tower; None if in the same place."""
         return None
 
     def tower_layer(

@@ -24,7 +24,7 @@ class PixelPrune(Reducer):
     keeps its place in both, as in the authors' code (which, for Qwen3-VL and Qwen3.5, has no windows; here
     the windows of Qwen2.5-VL hold the patches that are left of them). Patches are embedded before they leave.
     How many stay the picture decides: documents and screens lose most, photographs nearly nothing. For towers
-    that take packed patches; those whose views have one size are refused.
+    that take packed patches; others are refused.
 
     Attributes:
         threshold: Largest difference of a pixel's value that still counts as none, in the numbers that the
@@ -37,7 +37,7 @@ class PixelPrune(Reducer):
     name = "pixelprune"
     title = "PixelPrune"
     paper = "https://arxiv.org/abs/2604.00886"
-    families = ("Qwen2-VL", "Qwen2.5-VL", "Qwen3-VL")
+    families = ("Qwen2-VL", "Qwen2.5-VL", "Qwen3-VL", "Qwen3-VL-MoE", "GLM-4.1V")
 
     threshold: float = 0.0
     expected: float = 0.5
