@@ -38,6 +38,10 @@ PRESETS = {
     "qwen2.5-vl-7b": "Qwen2.5-VL-7B-Instruct",
     "qwen3-vl-8b": "Qwen3-VL-8B-Instruct",
     "internvl3-8b": "InternVL3-8B-hf",
+    "qwen3-vl-30b-a3b": "Qwen3-VL-30B-A3B-Instruct",
+    "glm-4.1v-9b": "GLM-4.1V-9B-Thinking",
+    "smolvlm-256m": "SmolVLM-256M-Instruct",
+    "smolvlm2-2.2b": "SmolVLM2-2.2B-Instruct",
 }
 
 

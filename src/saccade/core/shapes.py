@@ -160,7 +160,7 @@ SHAPES: dict[str, ModelShape] = {
             1280,
             experts=Experts(128, 8, 768),
             tower=_QWEN3_MOE,
-        ),  # fmt: skip
+        ),
         ModelShape("smolvlm-256m", 30, 576, 9, 3, 64, 1536, 49280, 832, 64, tower=_SMOL),
         ModelShape("smolvlm2-2.2b", 24, 2048, 32, 32, 64, 8192, 49280, 1053, 81, tower=_SMOL2),
         ModelShape("mistral-small-3.1-24b", 40, 5120, 32, 8, 128, 32768, 131072, 3025),
