@@ -36,6 +36,8 @@ PRUNERS = [
     "fastervlm(keep=0.5,share=image)",
     "vispruner(keep=7,share=image)",
     "divprune(keep=0.4)",
+    "cdpruner(keep=0.4)",
+    "hiprune(keep=0.4,alpha=0.6)",
     "uniform(keep=0.3)",
     "uniform(keep=0.4,layer=2)",
     "dart(layer=1,keep=0.5)",
@@ -127,7 +129,8 @@ def test_a_batch_equals_its_singles(plan, family):
 
 
 NOTHING = ["fastv(layer=1,keep=1)", "random(keep=1)", "pyramiddrop(layers=1/2,keep=1)", "fastervlm(keep=1.0)",
-           "vispruner(keep=1)", "divprune(keep=999)", "uniform(keep=1)", "dart(layer=1,keep=1)"]  # fmt: skip
+           "vispruner(keep=1)", "divprune(keep=999)", "uniform(keep=1)", "dart(layer=1,keep=1)",
+           "cdpruner(keep=1.0)", "hiprune(keep=999)"]  # fmt: skip
 
 
 @share(2)

@@ -138,6 +138,41 @@ def training_step(results: Path) -> str:
     return markdown(head, rows, right_from=2)
 
 
+def whole_bill(results: Path) -> str:
+    """From pixels to the first token, in closed form, from ``whole_bill.json``."""
+    found = load(results / "whole_bill.json")
+    if found is None:
+        return missing("python benchmarks/whole_bill.py")
+    rows = []
+    for run in found["runs"]:
+        whole = run["whole"]
+        seen = whole["tower_tflops"] + whole["projector_tflops"]
+        share = percent(whole["tower_share"], 0)
+        rows.append(
+            [
+                f"{run['shape']}, {run['visual']} rows",
+                f"`{run['plan']}`",
+                f"{seen:.2f}",
+                f"{whole['decoder_tflops']:.2f}",
+                f"{whole['tflops']:.2f}",
+                percent(run["flops_ratio"]),
+                percent(whole["ratio"]),
+                f"**{share}**" if whole["tower_is_bottleneck"] else share,
+            ]
+        )
+    head = (
+        "prompt",
+        "plan",
+        "tower",
+        "decoder",
+        "whole TFLOPs",
+        "decoder's ratio",
+        "whole ratio",
+        "tower's share",
+    )
+    return markdown(head, rows, right_from=2)
+
+
 def support(results: Path) -> str:
     """What works under a plan, from the engine's own table; every row has a test."""
     from saccade.engine.support import SUPPORT
@@ -157,6 +192,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "gate": gate,
     "bench": bench,
     "training-step": training_step,
+    "whole-bill": whole_bill,
     "support": support,
 }
 """Tables of the docs by the name in the marker."""

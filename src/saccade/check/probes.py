@@ -249,7 +249,7 @@ def _allowed(bench: CheckedModel, noise: Distance | None = None) -> Distance:
 
 def _contents(bench: CheckedModel, plan: Plan, ran: fast.Ran, sample: int, rows: int) -> Contents | None:
     """What merged rows hold where they merged in the vision tower: the decoder's own rows cannot say it."""
-    merges = any(method.tower_merge is not None for method in plan.methods)
+    merges = any(m.tower_merge is not None or m.tower_prune is not None for m in plan.methods)
     stages = [stage for method in plan.methods for stage in method.stages(bench.depth)]
     takes = any(s.before == 0 and s.look.tower is not None and (s.rewrites or s.unseen) for s in stages)
     if merges or takes:

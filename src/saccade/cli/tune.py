@@ -262,15 +262,18 @@ def show(view: common.Output, found: Tuned) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from saccade.plans.bill import tower_told
     from saccade.report.text import percent, points
 
     search = found.data["tune"]["search"]
     table = Table("plan", title="the front, on samples that the search has not seen", title_justify="left")
-    for head in (search["cost"], "same answers (search)", "accuracy", "against dense", "at worst (95 %)"):
+    heads = ("same answers (search)", "accuracy", "against dense", "at worst (95 %)", "whole FLOPs")
+    for head in (search["cost"], *heads):
         table.add_column(head, justify="right")
     table.add_row(
-        "dense", "100.0 %", "", percent(found.found.dense.mean.accuracy.value), "", "", end_section=True
-    )
+        "dense", "100.0 %", "", percent(found.found.dense.mean.accuracy.value), "", "", "100.0 %",
+        end_section=True,
+    )  # fmt: skip
     for one in found.candidates:
         mean = found.found.plans[one.plan.spec].mean
         table.add_row(
@@ -280,6 +283,7 @@ def show(view: common.Output, found: Tuned) -> None:
             percent(mean.accuracy.value),
             points(-one.verdict.loss),
             points(-one.verdict.bound),
+            percent(found.found.plans[one.plan.spec].cost.get("whole_ratio")),
         )
     view.table(table)
     view.line(
@@ -296,6 +300,9 @@ def show(view: common.Output, found: Tuned) -> None:
             f"{points(-guard.loss)} points against dense ({points(-guard.bound)} at worst)"
         )
     if found.chosen is not None:
+        cost = found.found.plans[found.chosen.plan.spec].cost
+        if told := tower_told(cost.get("tower_share")):
+            view.line(f"of the plan {told}")
         view.line(f"plan: {found.chosen.plan.spec}, written to {found.files['plan']}")
         worst = 100 * found.chosen.verdict.bound
         if found.settings.max_loss is None:

@@ -177,7 +177,13 @@ class Attachment:
             return None
         check = FullSize(self.model, self.family, self.plan).check if shortening else None
         weighs = any(stage.look.weighs for stage in stages)
-        tap = TowerTap(self.model, self.family, wanted, merges[0] if merges else None, weighs, check)
+        received = frozenset(layer for stage in stages for layer in stage.look.received)
+        merge = merges[0] if merges else None
+        prunes = [method.tower_prune for method in self.plan.methods if method.tower_prune is not None]
+        if len(prunes) > 1:
+            raise ValueError(f"{self.plan.spec}: patches leave before a vision tower by one rule only")
+        prune = prunes[0] if prunes else None
+        tap = TowerTap(self.model, self.family, wanted, merge, weighs, check, received, prune)
         self._undo.append(tap.remove)
         return tap
 

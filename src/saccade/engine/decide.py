@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 from saccade.core.precision import exact
 from saccade.core.program import Program, Tally
 from saccade.core.rows import RowIndex
-from saccade.core.stages import Choice, Counts, Evidence, Grid, Scoring, Stage, Vision, Which
+from saccade.core.stages import Choice, Counts, Evidence, Grid, Look, Scoring, Stage, Vision
 from saccade.engine.attention import scaled_scores, take_rotary, take_rows
 from saccade.engine.cache import Cache, KeyRows, ragged_layer
 from saccade.engine.ending import those_left
@@ -37,19 +37,21 @@ class ForwardFacts:
         family: Adapter of the model.
         parts: Modules of the model.
         grid: Where the visual rows lie in the picture, on the host, or None.
-        vision: Gives what the vision tower knows, for one of its layers and the decoder's input.
+        vision: Gives what the vision tower knows, for a look at it and the decoder's input.
         traces: Where to note what happens, or None.
         sources: Whether to note what merged rows are made of.
         carried: What the stock loop adds to rows between layers, or None.
+        left: Gives the rows whose patches passed the vision tower, on a device, or None.
     """
 
     family: Family
     parts: Parts
     grid: Grid | None = None
-    vision: Callable[[Which, torch.Tensor], Vision] | None = None
+    vision: Callable[[Look, torch.Tensor], Vision] | None = None
     traces: list[Trace] | None = None
     sources: bool = True
     carried: Carried | None = None
+    left: Callable[[torch.device], torch.Tensor | None] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +168,9 @@ class Decisions:
             seen = see(stage)
         vision = self.context.vision
         if stage.look.tower is not None and vision is not None:
-            seen["vision"] = vision(stage.look.tower, hidden_BND)
+            seen["vision"] = vision(stage.look, hidden_BND)
+        if stage.look.pruned and self.context.left is not None:
+            seen["left_BN"] = self.context.left(where)
         # A boundary is where the next layer begins: what comes in between belongs to the layer before.
         evidence = Evidence(
             layout=self.layout,

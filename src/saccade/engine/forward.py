@@ -17,7 +17,7 @@ from torch import nn
 from saccade.core.layout import Layout
 from saccade.core.precision import wide
 from saccade.core.route import Route
-from saccade.core.stages import Stage, Vision, Which
+from saccade.core.stages import Look, Stage, Vision
 from saccade.engine.blocks import Blocks
 from saccade.engine.cache import Cache, cache_in, keep_past, ragged_layer
 from saccade.engine.checks import (
@@ -36,7 +36,7 @@ from saccade.engine.prompt import Prompt, by_name, goes_on, layout_of
 from saccade.engine.release import release
 from saccade.engine.rewrite import Carried
 from saccade.engine.sights import sights_of
-from saccade.engine.tower import Captured, TowerTap, grid, vision
+from saccade.engine.tower import Captured, TowerTap, grid, left, vision
 from saccade.engine.trace import Trace
 from saccade.families import Family, Rotary
 from saccade.families.base import Parts
@@ -98,7 +98,7 @@ class Forward:
         self.decides = bool(stages)
         self.rules = family.rules(parts.decoder.config)
         self.whole = self.decides or releases or any(method.by_image for method in plan.methods)
-        self.looks_at_end = releases or any(stage.look.layer for stage in stages)
+        self.looks_at_end = releases or any(stage.look.layer or stage.look.words for stage in stages)
 
     @eager
     def before_core(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
@@ -251,21 +251,27 @@ class Forward:
         self, layout: Layout, captured: Captured | None, carried: Carried | None, given: Given | None
     ) -> ForwardFacts:
         given_vision = None if given is None else given.vision
-        look: Callable[[Which, torch.Tensor], Vision] | None = None
+        see: Callable[[Look, torch.Tensor], Vision] | None = None
         if given_vision is not None:
 
-            def look(which: Which, embeddings_BND: torch.Tensor) -> Vision:
+            def see(look: Look, embeddings_BND: torch.Tensor) -> Vision:
                 return given_vision
         elif captured is not None and captured.tower is not None:
 
-            def look(which: Which, embeddings_BND: torch.Tensor) -> Vision:
-                return vision(captured, which, layout, embeddings_BND)
+            def see(look: Look, embeddings_BND: torch.Tensor) -> Vision:
+                assert look.tower is not None
+                return vision(captured, look.tower, layout, embeddings_BND, look.received)
+
+        def kept(device: torch.device) -> torch.Tensor | None:
+            if given is not None:
+                return None if given.vision is None else given.vision.left_BN
+            return None if captured is None else left(captured, layout, device)
 
         where = None if given is None else given.grid
         if captured is not None:
             where = grid(captured.picture, layout, torch.device("cpu"))
         return ForwardFacts(
-            self.family, self.parts, where, look, self.call.traces, self.call.sources, carried
+            self.family, self.parts, where, see, self.call.traces, self.call.sources, carried, kept
         )
 
     @eager

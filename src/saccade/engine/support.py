@@ -370,6 +370,24 @@ SUPPORT: tuple[Support, ...] = (
         "opening/test_weights.py::test_an_adapter_of_another_base_of_the_same_shape_is_warned_of",
     ),
     Support(
+        "the whole bill in closed form: vision tower, projector, decoder, head",
+        "supported",
+        "equal to torch's own counter, looks and merges in the tower included; not told of Skip-Vision's",
+        "plans/test_bill.py::test_a_plans_bill_is_what_torch_counts_looks_at_the_tower_included",
+    ),
+    Support(
+        "patches that leave before the vision tower",
+        "supported",
+        "in Qwen-VL's towers, which take packed patches: as a tower and a decoder that never saw them",
+        "methods/test_pixelprune.py::test_it_equals_a_tower_and_a_decoder_that_never_saw_what_left",
+    ),
+    Support(
+        "patches that leave before a vision tower whose views have one size",
+        "refused",
+        "choose a method that merges inside it, or reduces rows after it",
+        "methods/test_pixelprune.py::test_towers_of_one_size_are_refused_in_one_line",
+    ),
+    Support(
         "a prompt with more positions than the model was made for",
         "refused",
         "take a shorter question, or fewer or smaller pictures",

@@ -191,6 +191,7 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
             visual=self.typical_visual(config),
             view=self.view_patches(config),
             rules=_plain(self.rules(config)),
+            tower=self.tower_shape(config),
         )
 
     def fingerprint(self, config: PreTrainedConfig) -> dict[str, Any]:

@@ -17,10 +17,12 @@ from transformers import (
 )
 
 from saccade.core.shapes import ModelShape
+from saccade.core.tower import TowerShape
 from saccade.families.base import core_of, text_sizes, unwrap
 from saccade.families.patch_tower import PatchTower
 from saccade.families.projector import ProjectorPlace, Undo, projector_stand_in
 from saccade.families.registry import register
+from saccade.families.tower_shape import encoder
 from saccade.families.vision import Picture, Tower, made_lengths, of_patches, square
 
 if TYPE_CHECKING:
@@ -171,6 +173,23 @@ class Llava(PatchTower):
         # The stock processor counts patches, adds this, and takes one off where the first row is stripped.
         stripped = int(processor.vision_feature_select_strategy == "default")
         undo.attribute(processor, "num_additional_image_tokens", module.length(patches) - patches + stripped)
+
+    def tower_shape(self, config: PreTrainedConfig) -> TowerShape | None:
+        settings: Any = config
+        vision, width = settings.vision_config, config.get_text_config().hidden_size
+        if vision.model_type not in TOWERS:
+            return None
+        depth, chosen = vision.num_hidden_layers, settings.vision_feature_layer
+        states = [n % (depth + 1) for n in ([chosen] if isinstance(chosen, int) else chosen)]
+        full = settings.vision_feature_select_strategy == "full"
+        return encoder(
+            vision,
+            width,
+            projector=((vision.hidden_size * len(states), width), (width, width)),
+            made=states[-1],
+            reads=0 < states[-1] < depth,
+            projects_cls=full and vision.model_type == "clip_vision_model",
+        )
 
     def tower(self, model: nn.Module) -> Tower | None:
         core: Any = core_of(model)

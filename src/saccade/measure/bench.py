@@ -1,7 +1,7 @@
 """Timing a plan against the stock model, in one process, on the same weights and the same prompt.
 
-Timed are the decoder, its norm and the head on the last row; the vision tower is timed apart. A plan that
-looks at the tower is given made-up numbers to look at, so that only its part in the decoder is timed.
+Timed are the decoder, its norm and the head on the last row; the vision tower is timed apart, stock and under
+the plan. In the decoder a plan that looks at the tower is given made-up numbers to look at.
 Shape letters: B batch, N rows, D hidden.
 """
 
@@ -18,13 +18,15 @@ from saccade.core.layout import Layout, Views
 from saccade.core.pricing import against, cost, decode_flops, held_rows
 from saccade.core.route import Route
 from saccade.core.shapes import SHAPES, ModelShape
+from saccade.core.tower import pictures_of
 from saccade.engine import apply, check_made_for
 from saccade.measure.memory import peak_memory
 from saccade.measure.provenance import record
 from saccade.measure.results import Bench, Phase, Usage
 from saccade.measure.runs import Runner
 from saccade.measure.target import Target, build, of_model, preset_print
-from saccade.measure.vision import vision_seconds
+from saccade.measure.vision import seeing_times
+from saccade.plans.bill import bill
 from saccade.plans.budget import resolve_for_prompt
 from saccade.plans.plan import Plan, PlanLike
 
@@ -129,6 +131,11 @@ def bench(
     size = runner.dtype.itemsize
     dense = Route.dense(layout, target.shape.layers)
     price = against(cost(target.shape, route, size), cost(target.shape, dense, size))
+    whole = None
+    if target.laid is None and target.shape.tower is not None:
+        pictures = pictures_of(target.shape.tower, layout)
+        whole = bill(resolved, target.shape, price, pictures, batch)
+    seen = seeing_times(target, resolved, repeats, visual) if target.real and visual else None
     least = None
     if limits:
         from saccade.measure.roofline import probe, roofline
@@ -167,11 +174,14 @@ def bench(
         stock_visual=visual if target.laid is None else target.laid.stock,
         kv_ratio=plan_runs[0].kv_bytes / dense_runs[0].kv_bytes,
         memory_source=source,
-        vision_s=vision_seconds(target, repeats) if target.real and visual else None,
+        vision_s=None if seen is None else seen.dense_s,
         vision_made_up=runner.vision is not None,
         profile=table,
         roofline=least,
         provenance=record(model=target.model, device=runner.device, dtype=runner.dtype, seed=seed),
+        plan_vision_s=None if seen is None else seen.plan_s,
+        vision_rows=None if seen is None else seen.rows,
+        whole=None if whole is None else whole.to_dict(),
     )
 
 

@@ -57,25 +57,15 @@ CARDS: dict[str, Card] = {
 
 @dataclass(frozen=True)
 class Eye:
-    """What a prompt's image costs before the decoder.
+    """What a prompt's images cost before the decoder.
 
     Attributes:
-        parameters: Weights of the vision tower and the projector that every patch passes.
-        patches: Patches of all views of an image.
+        parameters: Weights of the vision tower and the projector, which are read once.
+        flops: FLOPs of their matrix products; ``Eye()`` leaves the images out.
     """
 
     parameters: float = 0.0
-    patches: int = 0
-
-
-EYES = {
-    "llava-1.5-7b": Eye(325e6, 577),
-    "llava-1.5-13b": Eye(335e6, 577),
-    "llava-llama3-8b": Eye(325e6, 577),
-    "llava-next-7b": Eye(325e6, 5 * 577),
-    "llava-next-13b": Eye(335e6, 5 * 577),
-}
-"""Vision towers (CLIP ViT-L/336) and projectors of preset shapes, with their typical views."""
+    flops: float = 0.0
 
 
 def card(name: str) -> Card:
@@ -108,7 +98,7 @@ def layer_seconds(
 def around_seconds(shape: ModelShape, on: Card, eye: Eye, batch: int = 1, size: int = 2) -> float:
     """Seconds of a prefill beside its layers: the vision tower, the head on the last rows, the host."""
     device = on.reached
-    tower = max(2 * eye.parameters * eye.patches * batch / device.flops_per_s,
+    tower = max(eye.flops * batch / device.flops_per_s,
                 size * eye.parameters / device.bytes_per_s)  # fmt: skip
     head = max(2 * shape.hidden * shape.vocab * batch / device.flops_per_s,
                size * shape.hidden * shape.vocab / device.bytes_per_s)  # fmt: skip
