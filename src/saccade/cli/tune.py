@@ -13,7 +13,7 @@ from saccade.opening.settings import Opening
 from saccade.system.embedded import GLANCE, Embedded, suite_of
 
 if TYPE_CHECKING:
-    from saccade.tuning.questions import Questions
+    from saccade.tuning.questions import Drawn, Questions
     from saccade.tuning.result import Tuned
     from saccade.tuning.settings import Settings
 
@@ -219,9 +219,9 @@ class Shown:
 
 
 def read_questions(
-    tasks: list[str], data: Path | None, settings: Settings, embedded: Embedded = GLANCE
+    tasks: list[str], data: Path | None, settings: Drawn, embedded: Embedded = GLANCE
 ) -> Questions:
-    """Samples for the search and held-out ones: parts of the user's file, or scenes of the embedded suite.
+    """Samples to search on (or to heal on) and held-out ones: parts of the user's file, or scenes of the embedded suite.
 
     Raises:
         ValueError: If both are asked for, or one cannot be read.

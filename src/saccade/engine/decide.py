@@ -40,6 +40,7 @@ class ForwardFacts:
         traces: Where to note what happens, or None.
         sources: Whether to note what merged rows are made of.
         carried: What the stock loop adds to rows between layers, or None.
+        asked_BN: Rows of the prompts, where answers follow them that decisions must not see; on the host.
     """
 
     family: Family
@@ -49,6 +50,7 @@ class ForwardFacts:
     traces: list[Trace] | None = None
     sources: bool = True
     carried: Carried | None = None
+    asked_BN: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,8 +77,9 @@ class Decisions:
         """Gets ready; nothing is decided yet."""
         self.program, self.frame, self.context = program, frame, context
         self.stages = tuple(_settled(stage, context.family.compact_positions) for stage in program.stages)
-        layout, device = program.route.layout, frame.device
-        self.layout = layout
+        layout, device, asked_BN = program.route.layout, frame.device, context.asked_BN
+        # What decisions see: to them rows of an answer are padding.
+        self.layout = layout if asked_BN is None else replace(layout, real_BN=layout.real_BN & asked_BN)
         self.visual_BN = layout.visual_BN.to(device, non_blocking=True)
         self.text_BN = layout.text_BN.to(device, non_blocking=True)
         self.image_BN = layout.image_BN.to(device, non_blocking=True)
@@ -90,7 +93,7 @@ class Decisions:
         self._moves: Moves | None = None
         self._asking: dict[int, RowIndex] = {}
         self._taken: dict[int, _Taken | None] = {}
-        last_BN = _last_rows(layout.real_BN)
+        last_BN = _last_rows(self.layout.real_BN)
         self._last = RowIndex.from_mask(last_BN).on(device)
         self._ends_visual = bool((last_BN & layout.visual_BN).any())
         self.trace = None if context.traces is None else Trace(program.route, context.grid)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from saccade.calibration.drawing import draw
 from saccade.evaluation.options import EvaluationOptions
@@ -13,7 +14,34 @@ from saccade.inputs.data import Entry
 from saccade.inputs.samples import Sample
 from saccade.models import Loaded
 from saccade.system.journal import Journal
-from saccade.tuning.settings import FEWEST, Settings
+from saccade.tuning.settings import FEWEST
+
+
+class Drawn(Protocol):
+    """How samples are drawn and asked: what settings of a search and of a healing say alike.
+
+    Attributes:
+        num_samples: Samples of the first set, at most.
+        num_held_out: Samples of the second set, at most.
+        batch: Prompts that run together.
+        tokens: Longest answer.
+        seed: Of the draw.
+    """
+
+    @property
+    def num_samples(self) -> int: ...
+
+    @property
+    def num_held_out(self) -> int: ...
+
+    @property
+    def batch(self) -> int: ...
+
+    @property
+    def tokens(self) -> int: ...
+
+    @property
+    def seed(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -31,7 +59,7 @@ class Questions:
     answered: bool
 
 
-def split(pool: Iterable[Sample | Entry], settings: Settings) -> Questions:
+def split(pool: Iterable[Sample | Entry], settings: Drawn) -> Questions:
     """Draws both sets from one pool: at most half of it for the search, evenly over sub-tasks.
 
     Raises:
@@ -51,7 +79,7 @@ def split(pool: Iterable[Sample | Entry], settings: Settings) -> Questions:
 
 
 def made(
-    search: Sequence[Sample | Entry], held_out: Sequence[Sample | Entry], settings: Settings
+    search: Sequence[Sample | Entry], held_out: Sequence[Sample | Entry], settings: Drawn
 ) -> Questions:
     """Both sets from samples that are apart already."""
     order = random.Random(settings.seed)
@@ -65,7 +93,7 @@ def made(
 
 
 def referenced(
-    loaded: Loaded, questions: Questions, settings: Settings, journal: Journal
+    loaded: Loaded, questions: Questions, settings: Drawn, journal: Journal
 ) -> tuple[Sample, ...]:
     """Held-out samples with what they are scored against: their answers, or the dense model's own."""
     if questions.answered:
