@@ -1,4 +1,4 @@
-"""A healing from questions to files: what it brings, what it leaves as it was, what it refuses, and that it resumes."""
+"""A healing from questions to files: what it brings, leaves as it was and refuses, and that it resumes."""
 
 from __future__ import annotations
 
@@ -20,10 +20,20 @@ from saccade.healing.trainer import HealingTrainer, distance
 from saccade.plans.plan import Plan
 from saccade.plans.schema import unknown_fields
 from saccade.tuning.judge import Judge
+from saccade.tuning.questions import split
 
 SAMPLES = [question(i, task="ab"[i % 2]) for i in range(20)]
 SPEC = "fastv(layer=1,keep=0.4)+shortv(layers=2)"
-SMALL = {"steps": 24, "batch": 4, "num_samples": 8, "num_held_out": 12, "tokens": 3, "lr": 0.02, "save_every": 6}
+SMALL = {
+    "steps": 16,
+    "batch": 4,
+    "num_samples": 8,
+    "num_held_out": 12,
+    "tokens": 3,
+    "lr": 0.01,
+    "save_every": 4,
+}
+peft_asks = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +49,9 @@ def loaded(folder):
 def met(loaded):
     """All that a healing must leave as it was."""
     model = loaded.model
-    named = {name: (parameter.data_ptr(), parameter.requires_grad) for name, parameter in model.named_parameters()}
+    named = {
+        name: (parameter.data_ptr(), parameter.requires_grad) for name, parameter in model.named_parameters()
+    }
     kinds = [type(module).__name__ for module in model.modules()]
     config = {key: str(value).removeprefix("torch.") for key, value in vars(model.config).items()}
     return {"named": named, "kinds": kinds, "own": sorted(vars(model)), "training": model.training, **config}
@@ -50,7 +62,14 @@ def made(loaded, tmp_path_factory):
     out, said = tmp_path_factory.mktemp("healed") / "run", []
     before = met(loaded)
     found = saccade.heal(
-        loaded.model, loaded.processor, SAMPLES, SPEC, out, merge=True, watch=HealingWatch(said.append), **SMALL
+        loaded.model,
+        loaded.processor,
+        SAMPLES,
+        SPEC,
+        out,
+        merge=True,
+        watch=HealingWatch(said.append),
+        **SMALL,
     )
     after = met(loaded)
     assert [key for key in before | after if before.get(key) != after.get(key)] == []
@@ -70,10 +89,10 @@ def logits(loaded, plan=None, samples=SAMPLES[:3]):
 
 def test_under_the_plan_the_model_says_more_of_what_it_says_without(made, loaded):
     found, _ = made
-    judge = Judge(loaded, SAMPLES[:8], tokens=3)
-    assert judge.whole(found.plan).mean < 0.6 * judge.whole(Plan.of(SPEC)).mean
+    judge = Judge(loaded, split(SAMPLES, HealingSettings(**SMALL)).search, tokens=3)
+    assert judge.whole(found.plan).mean < 0.7 * judge.whole(Plan.of(SPEC)).mean
     training = found.data["heal"]["training"]
-    assert training["kl_last"] < training["kl_first"] and training["steps"] == 24
+    assert training["kl_last"] < training["kl_first"] and training["steps"] == 16
     assert {len(found.before.predictions), len(found.after.predictions)} == {12}
     assert {plan["name"] for plan in found.data["plans"]} == {"before", "after"}
 
@@ -89,10 +108,11 @@ def test_the_dense_model_stays_bit_for_bit(made, folder):
     assert not torch.allclose(healed, plain, atol=1e-3)
 
 
+@peft_asks
 def test_the_adapter_is_one_of_peft_and_the_merged_model_holds_it(made, folder):
     from peft import PeftModel
 
-    found, out = made
+    _, out = made
     fresh = models.load(str(folder))
     healed = logits(fresh, out / "plan.json")
     merged = models.load(str(out / "model"))
@@ -108,14 +128,21 @@ def test_the_plan_file_says_how_it_was_healed(made):
     assert plan == found.plan and unknown_fields(plan.to_dict(out / "plan.json")) == []
     told = json.loads((out / "plan.json").read_text())
     assert told["schema"] == 2 and told["adapter"]["folder"] == "adapter"
-    assert told["calibration"]["healed"]["steps"] == 24 and told["calibration"]["healed"]["samples"] == 8
+    assert told["calibration"]["healed"]["steps"] == 16 and told["calibration"]["healed"]["samples"] == 8
     assert plan.key.startswith(f"{plan.spec} [healed ") and Plan.of(plan.spec).key == plan.spec
     assert not list(out.glob("*.partial*"))
 
 
 def test_plan_and_healed_plan_are_two_columns(made, loaded, tmp_path):
     found, out = made
-    seen = compare(loaded.model, loaded.processor, answered(), [SPEC, out / "plan.json"], blind=False, ledger=tmp_path / "l")
+    seen = compare(
+        loaded.model,
+        loaded.processor,
+        answered(),
+        [SPEC, out / "plan.json"],
+        blind=False,
+        ledger=tmp_path / "l",
+    )
     names = list(seen.plans)
     assert names == [found.plan.spec, found.plan.key]
     told = [[p.text for p in seen.plans[name].predictions] for name in names]
@@ -140,7 +167,9 @@ def test_plan_and_adapter_move_together(made, loaded, tmp_path):
     found, out = made
     there = moved(out, tmp_path / "there")
     assert torch.equal(logits(loaded, there), logits(loaded, found.plan))
-    elsewhere = Plan.load(there).save(tmp_path / "deep" / "er.json") if (tmp_path / "deep").mkdir() is None else None
+    elsewhere = (
+        Plan.load(there).save(tmp_path / "deep" / "er.json") if (tmp_path / "deep").mkdir() is None else None
+    )
     assert torch.equal(logits(loaded, elsewhere), logits(loaded, found.plan))
 
 
@@ -206,7 +235,7 @@ def test_a_healing_that_is_cut_off_goes_on_and_ends_alike(made, loaded, tmp_path
     step = HealingTrainer.training_step
 
     def cut(self, *args, **kwargs):
-        if self.state.global_step == 8:
+        if self.state.global_step == 6:
             raise Cut
         return step(self, *args, **kwargs)
 
@@ -246,12 +275,20 @@ def test_a_healed_plan_is_not_healed_again(made, loaded, tmp_path):
 
 @pytest.mark.parametrize(
     ("spec", "first"),
-    [("shortv(layers=2)", 2), ("fastv(layer=3,keep=0.5)", 3), ("uniform(keep=0.5)", 0), ("resize(scale=0.5)", 0), ("vtw(layer=1)", 1)],
+    [
+        ("shortv(layers=2)", 2),
+        ("fastv(layer=3,keep=0.5)", 3),
+        ("uniform(keep=0.5)", 0),
+        ("resize(scale=0.5)", 0),
+        ("vtw(layer=1)", 1),
+    ],
 )
 def test_adapters_go_on_what_the_plan_leaves_work(spec, first, loaded):
     assert first_touched(Plan.of(spec), 4) == first
     _, names = adapted_names(loaded, Plan.of(spec))
-    assert len(names) == 7 * (4 - first) and all(int(name.split("layers.")[1].split(".")[0]) >= first for name in names)
+    assert len(names) == 7 * (4 - first) and all(
+        int(name.split("layers.")[1].split(".")[0]) >= first for name in names
+    )
 
 
 def test_the_distance_is_the_kl_of_the_teacher_against_the_pupil():

@@ -299,19 +299,15 @@ def predicted(
         ValueError: If a device is not known.
     """
     from saccade.core.layout import Layout
-    from saccade.measure.devices import EYES, Eye, card, prefill_seconds
+    from saccade.measure import devices
     from saccade.plans.budget import as_processed
     from saccade.plans.plan import Plan
 
     layout = Layout.single(visual, round(text), views=shape.views(visual, cut))
     plans = [Plan(), *(p.plan for p in prices)]
     routes = [plan.route(as_processed(plan, layout), shape.layers) for plan in plans]
-    found = {}
-    for name in on:
-        device = card(name)
-        seconds = [prefill_seconds(shape, route, device, EYES.get(shape.name, Eye())) for route in routes]
-        found[name] = [{"seconds": each, "ratio": each / seconds[0]} for each in seconds]
-    return found
+    eye = devices.EYES.get(shape.name, devices.Eye())
+    return {name: devices.predicted(shape, routes, name, eye) for name in on}
 
 
 def _show_times(

@@ -43,7 +43,9 @@ def heal(
     ] = None,
     task: common.Tasks = None,
     steps: Annotated[int, typer.Option(min=1, max=common.MOST_STEPS, help="Steps to take.")] = STEPS,
-    batch: Annotated[int, typer.Option(min=1, max=common.MOST_BATCH, help="Questions of one forward.")] = BATCH,
+    batch: Annotated[
+        int, typer.Option(min=1, max=common.MOST_BATCH, help="Questions of one forward.")
+    ] = BATCH,
     accumulation: Annotated[
         int, typer.Option(min=1, max=common.MOST_BATCH, help="Forwards of one step.")
     ] = 1,
@@ -88,10 +90,10 @@ def heal(
 ) -> None:
     """Bring back what a plan lost: a few hundred steps of learning from the dense model, without labels.
 
-    Under the plan the model learns to say what it says without it, through a low-rank adapter on the decoder's
-    linear layers from where the plan begins. The healed plan brings the adapter with it: wherever it is given as
-    --plan both are on, and without it the model is bit for bit what it was. An interrupted run goes on from its
-    last checkpoint when the command is repeated.
+    Under the plan the model learns to say what it says without it, through a low-rank adapter on the
+    decoder's linear layers from where the plan begins. The healed plan brings the adapter with it: where it is
+    given as --plan both are on, and without it the model is bit for bit what it was. An interrupted run
+    goes on from its last checkpoint when the command is repeated.
 
     Example: saccade heal glance plan.json --out healed
     """
@@ -145,11 +147,11 @@ def healed(
     settings: HealingSettings,
     out: Path,
     merge: bool,
+    again: str = "repeat the command to go on from the last checkpoint",
 ) -> Healed:
-    """Runs a healing with its progress on a bar."""
+    """Runs a healing with its progress on a bar; ``again`` says how to go on where it is interrupted."""
     from saccade.healing.run import HealingWatch, Stopped, run
 
-    again = "repeat the command to go on from the last checkpoint"
     with common.resumable(again), common.progress() as bar:
         lines: list[Any] = []
 

@@ -13,6 +13,7 @@ from saccade.opening.settings import Opening
 from saccade.system.embedded import GLANCE, Embedded, suite_of
 
 if TYPE_CHECKING:
+    from saccade.models import Loaded
     from saccade.tuning.questions import Drawn, Questions
     from saccade.tuning.result import Tuned
     from saccade.tuning.settings import Settings
@@ -105,6 +106,13 @@ def tune(
     explain: Annotated[
         bool, typer.Option("--explain", help="Measure what undoing every choice would change, and say it.")
     ] = False,
+    heal: Annotated[
+        bool,
+        typer.Option(
+            "--heal",
+            help="Then bring back what the plan lost, as saccade heal does, in a folder beside it.",
+        ),
+    ] = False,
     batch: Annotated[int, typer.Option(min=1, max=common.MOST_BATCH, help="Questions per batch.")] = 26,
     max_new_tokens: Annotated[
         int, typer.Option(min=1, max=common.MOST_TOKENS, help="Longest answer that is looked at.")
@@ -181,6 +189,8 @@ def tune(
     view.note("" if left is None else rest(left))
     show(view, found)
     data_words = common.given(("--task", task), ("--data", data))
+    if heal and found.plan is not None:
+        heal_it(view, loaded, out, task or [], data, settings, opening)
     if found.plan is not None:
         view.line(f"next: {common.command('eval', model, '--plan', str(out), *data_words, *words(opening))}")
         serve = common.command("generate", model, "--plan", str(out), *words(opening))
@@ -189,6 +199,32 @@ def tune(
     view.finish({key: value for key, value in found.data.items() if key != "facts"})
     if found.refused:
         raise ValueError(f"{found.refused} (the front is in {found.files['front']})")
+
+
+def heal_it(
+    view: common.Output,
+    loaded: Loaded,
+    out: Path,
+    tasks: list[str],
+    data: Path | None,
+    settings: Settings,
+    opening: Opening,
+) -> None:
+    """Heals the plan that was written, as ``saccade heal`` does: the same command goes on with it."""
+    from saccade.cli import heal as healing
+    from saccade.healing.settings import HealingSettings
+    from saccade.plans.plan import Plan
+
+    wanted = HealingSettings(tokens=settings.tokens, seed=settings.seed)
+    folder = out.with_suffix("").with_name(out.with_suffix("").name + ".healed")
+    own = common.given(("--task", tasks or None), ("--data", data), ("--max-new-tokens", settings.tokens))
+    seed = ["--seed", str(settings.seed), *words(opening)]
+    again = common.command("heal", loaded.name, str(out), "--out", str(folder), *own, *seed)
+    questions = read_questions(tasks, data, wanted, suite_of(loaded.name))
+    result = healing.healed(
+        view, loaded, Plan.load(out), questions, wanted, folder, False, f"continue: {again}"
+    )
+    healing.show(view, result)
 
 
 class Shown:
@@ -221,7 +257,7 @@ class Shown:
 def read_questions(
     tasks: list[str], data: Path | None, settings: Drawn, embedded: Embedded = GLANCE
 ) -> Questions:
-    """Samples to search on (or to heal on) and held-out ones: parts of the user's file, or scenes of the embedded suite.
+    """Samples to search or heal on and held-out ones: parts of the user's file, or the suite's scenes.
 
     Raises:
         ValueError: If both are asked for, or one cannot be read.

@@ -108,8 +108,9 @@ def _linear(model: nn.Module, name: str, pair: tuple[torch.Tensor, torch.Tensor]
         raise ValueError(f"the plan's adapter changes {name}, which this model has not") from None
     if type(module) is not nn.Linear or type(module.weight) is not nn.Parameter:
         raise ValueError(
-            f"the plan's adapter changes {name}, which holds no plain weights here ({type(module).__name__}): "
-            "open the model without quantisation or adapters, or merge the plan's (saccade heal --merge)"
+            f"the plan's adapter changes {name}, which holds no plain weights here "
+            f"({type(module).__name__}): open the model without quantisation or adapters, or merge the "
+            "plan's (saccade heal --merge)"
         )
     weight = module.weight
     if weight.device.type == "meta" or not weight.is_floating_point():

@@ -1,4 +1,4 @@
-"""Questions with the dense model's own answers, and batches of them as the plan's model and the dense one read.
+"""Questions with the dense model's own answers, and batches of them as both sides of a healing read them.
 
 Shape letters: B batch, N rows.
 """
@@ -61,7 +61,7 @@ def own_answers(
     batch_size: int = 32,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[tuple[int, ...]]:
-    """What the dense model says to every question, greedily; batches that the journal holds are not run again.
+    """What the dense model says to every question, greedily; what the journal holds is not run again.
 
     Args:
         loaded: The model, without a plan but its own.
@@ -140,7 +140,10 @@ class AnsweredPool:
 
     def describe(self) -> dict[str, Any]:
         """Name, size, and a hash of the questions and answers."""
-        told = [[item.id, item.question, target] for item, target in zip(self._questions, self._targets, strict=True)]
+        told = [
+            [item.id, item.question, target]
+            for item, target in zip(self._questions, self._targets, strict=True)
+        ]
         digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()
         return {"name": self.name, "records": len(self), "refused": 0, "weight": 1.0, "sha256": digest}
 
@@ -179,8 +182,8 @@ def joined(prompts: Mapping[str, Any], targets: Sequence[tuple[int, ...]], pad: 
         pad: What stands in padding.
 
     Returns:
-        The inputs, padded on the right, and ``chosen`` (B, N): the token that each row chooses, `IGNORE` where
-        none of an answer.
+        The inputs, padded on the right, and ``chosen`` (B, N): the token of the answer that each row chooses,
+        `IGNORE` where none.
     """
     mask_BN = prompts["attention_mask"].bool().cpu()
     lengths = mask_BN.sum(1).tolist()

@@ -1,4 +1,4 @@
-"""A healing from questions to a plan with an adapter: answers, steps, files, and what held-out questions say."""
+"""A healing from questions to a plan with an adapter: answers, steps, files, and the verdict on them."""
 
 from __future__ import annotations
 
@@ -33,10 +33,12 @@ from saccade.plans.plan import Plan, PlanLike
 from saccade.system.files import read_json, read_text, write_json
 from saccade.system.journal import Journal
 from saccade.training import build as building
-from saccade.training.folder import METRICS, RUN
 from saccade.training.config import LoraSettings
+from saccade.training.folder import METRICS, RUN, checkpoint_of
+from saccade.training.mixture import RecordMixture
 from saccade.training.run import (
     Fit,
+    begun,
     check_learnt,
     check_weights,
     for_itself,
@@ -48,6 +50,9 @@ from saccade.tuning.questions import Questions, made, referenced, split
 
 RESULT, PARTIAL = "heal.json", "heal.partial.jsonl"
 """What a healing came to, and what is kept of it until that is written."""
+
+OPTION = "--out"
+"""The option that names the folder of a run."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,9 @@ def heal(
     questions = (
         split(samples, settings) if held_out is None else made(list(samples), list(held_out), settings)
     )
-    return run(models.wrap(model, processor), Plan.of(plan), questions, settings, out, merging=merge, watch=watch)
+    return run(
+        models.wrap(model, processor), Plan.of(plan), questions, settings, out, merging=merge, watch=watch
+    )
 
 
 def run(
@@ -136,11 +143,15 @@ def run(
         targets = own_answers(loaded, questions.search, settings.tokens, journal, progress=told.step)
         config = settings.run(plan.spec, str(folder), settings.rate(loaded.shape.hidden))
         told.say(
-            f"{settings.steps} steps on {len(targets)} questions; adapters on {len(names)} linear layers of the "
-            f"decoder, from layer {first} on"
+            f"{settings.steps} steps on {len(targets)} questions; adapters on {len(names)} linear layers "
+            f"of the decoder, from layer {first} on"
         )
-        if not (folder / PLAN).exists():
-            _trained(loaded, plan, questions, targets, settings, config, names, world)
+        pool = AnsweredPool(questions.search, targets)
+        if (folder / PLAN).exists():
+            # Only what came after the steps is left to do, if this is the same run.
+            checkpoint_of(folder, begun(config, RecordMixture([pool], settings.seed), world), None, OPTION)
+        else:
+            _trained(loaded, plan, pool, settings, config, names, world)
         healed = Plan.load(folder / PLAN)
         report, history = read_json(folder / RUN), _history(folder)
         told.begin("held-out questions", 3 * len(questions.held_out))
@@ -176,21 +187,22 @@ def wanted_plan(loaded: Loaded, plan: Plan) -> Plan:
         raise ValueError("this model has a plan on it; take it off first")
     if any(method.releases for method in plan.methods):
         raise ValueError(
-            f"{plan.spec} lets rows leave the cache once the prompt is read, which training in one forward does "
-            "not: train with it instead (saccade train)"
+            f"{plan.spec} lets rows leave the cache once the prompt is read, which training in one forward "
+            "does not: train with it instead (saccade train)"
         )
     check_plans(loaded, {plan.spec: plan})
     odd = next((n for n, p in loaded.model.named_parameters() if not p.is_floating_point()), None)
     if odd is not None or getattr(loaded.model, "is_quantized", False):
-        raise ValueError("the model's weights are quantised, into which no adapter goes; open it as it is saved")
+        raise ValueError(
+            "the model's weights are quantised, into which no adapter goes; open it as it is saved"
+        )
     return plan.resolve(loaded.shape.layers)
 
 
 def _trained(
     loaded: Loaded,
     plan: Plan,
-    questions: Questions,
-    targets: Sequence[tuple[int, ...]],
+    pool: AnsweredPool,
     settings: HealingSettings,
     config: HealingConfig,
     names: Sequence[str],
@@ -218,16 +230,14 @@ def _trained(
 
     with wrapped(loaded, plan, lora, names) as build, quiet_bars():
         memory = Memory(loaded.model.device)
-        done = take_steps(
-            config, Fit([AnsweredPool(questions.search, targets)], build, trainer, "--out"), world, resume=True
-        )
+        done = take_steps(config, Fit([pool], build, trainer, OPTION), world, resume=True)
         if done.reporter.stopped:
             raise Stopped(f"step {done.trainer.state.global_step} of {settings.steps} is saved")
         check_learnt(done.trainer)
         check_weights(done.built.model)
         digest = write_adapter(done.built.model, loaded, plan, lora, made_for, folder)
     write_json(folder / RUN, done.report | {"finished": True, "memory": memory.told()})
-    facts = {"steps": settings.steps, "samples": len(targets), "settings": settings.told()}
+    facts = {"steps": settings.steps, "samples": len(pool), "settings": settings.told()}
     facts |= {"data_hash": done.report["data"][0]["sha256"]}
     healed_plan(loaded, plan, digest, made_for, facts, folder)
 

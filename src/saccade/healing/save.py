@@ -1,4 +1,4 @@
-"""The files of a healing: the adapter, the plan that brings it, and on request a model with it in its weights."""
+"""The files of a healing: the adapter, the plan that brings it, and a model with it in its weights."""
 
 from __future__ import annotations
 
@@ -58,7 +58,9 @@ def healed_plan(
     facts: Mapping[str, Any],
     folder: Path,
 ) -> Plan:
-    """Writes the plan with its adapter. How its layers were chosen stays; a margin of the unhealed plan does not.
+    """Writes the plan with its adapter.
+
+    How its layers were chosen stays noted; what the unhealed plan was sure of does not.
 
     Args:
         loaded: The model.

@@ -54,7 +54,10 @@ class HealingSettings:
             raise ValueError(f"seed is a number from 0, got {self.seed!r}")
         rate = self.lr
         if rate is not None and (
-            isinstance(rate, bool) or not isinstance(rate, int | float) or not math.isfinite(rate) or rate <= 0
+            isinstance(rate, bool)
+            or not isinstance(rate, int | float)
+            or not math.isfinite(rate)
+            or rate <= 0
         ):
             raise ValueError(f"lr is a number above 0, got {rate!r}")
         self.run("", "", self.lr or USUAL_LR)  # what the trainer refuses is refused here

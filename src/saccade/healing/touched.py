@@ -1,8 +1,8 @@
-"""Which linear modules of the decoder an adapter goes on: those that a plan leaves work, from where it begins.
+"""Which linear modules of the decoder an adapter goes on: all that work, from where the plan begins.
 
-Before the first layer whose rows a plan changes the model computes exactly what the dense model does, so there is
-nothing to make up for. From that layer on every linear module trains through which rows still pass: text rows
-pass all of them, and of the visual rows those that the plan keeps there.
+Before the first layer whose rows a plan changes the model computes exactly what the dense model does, and has
+nothing to make up for. From that layer on every linear module trains through which rows still pass: text
+rows pass all of them, and of the visual rows those that the plan keeps there.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The trainer of a healing: under the plan the model says of every token what it says without.
 
-Teacher and pupil are one model: without plan and adapter, and with both. The loss is KL(dense || healed) over the
-whole vocabulary at every row that chooses a token of the dense model's own answer.
+Teacher and pupil are one model: without plan and adapter, and with both. The loss is KL(dense || healed) over
+the whole vocabulary at every row that chooses a token of the dense model's own answer.
 
 Shape letters: B batch, N rows, T rows that choose a token, V vocabulary.
 """

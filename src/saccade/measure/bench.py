@@ -8,7 +8,7 @@ Shape letters: B batch, N rows, D hidden.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -19,6 +19,7 @@ from saccade.core.pricing import against, cost, decode_flops
 from saccade.core.route import Route
 from saccade.core.shapes import SHAPES, ModelShape
 from saccade.engine import apply, check_made_for
+from saccade.measure.devices import card, predicted
 from saccade.measure.memory import peak_memory
 from saccade.measure.provenance import record
 from saccade.measure.results import Bench, Phase, Usage
@@ -47,6 +48,7 @@ def bench(
     strict: bool = False,
     profile: bool = False,
     limits: bool = False,
+    on: Sequence[str] = (),
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Bench:
     """Times a plan against the stock model.
@@ -75,11 +77,15 @@ def bench(
         strict: Refuse a plan that was made for other weights, instead of warning of it.
         profile: Also record per-operator times.
         limits: Also measure the device's rates and state the prefill's roofline.
+        on: Devices that are not here, on which the same prefills are predicted (``saccade.measure.devices``).
         progress: Called with (what, done, total) after every run.
 
     Raises:
-        ValueError: If a count is out of range, or the model does not fit the memory, or the plan the model.
+        ValueError: If a count is out of range, a device is not known, or the model does not fit the memory,
+            or the plan the model.
     """
+    for name in on:
+        card(name)
     if isinstance(target, str):
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if dtype is None and target in SHAPES:
@@ -138,6 +144,7 @@ def bench(
 
         reach = probe(runner.device, runner.dtype)
         least = roofline(target.shape, route, runner.dtype.itemsize, reach, price.executed_ratio).to_dict()
+    elsewhere = {name: _elsewhere(target.shape, (dense, route), name) for name in on}
     decode = None
     if new_tokens > 1:
         flops = [_decode_flops(target, r, new_tokens) for r in (dense, route)]
@@ -172,10 +179,17 @@ def bench(
         memory_source=source,
         vision_s=vision_seconds(target, repeats) if target.real and visual else None,
         vision_made_up=runner.vision is not None,
+        predicted=elsewhere or None,
         profile=table,
         roofline=least,
         provenance=record(model=target.model, device=runner.device, dtype=runner.dtype, seed=seed),
     )
+
+
+def _elsewhere(shape: ModelShape, routes: Sequence[Route], on: str) -> dict[str, float]:
+    """What two prefills would take on a device that is not here, in 16 bits, without the tower."""
+    dense, planned = predicted(shape, routes, on)
+    return {"dense_s": dense["seconds"], "plan_s": planned["seconds"], "time_ratio": planned["ratio"]}
 
 
 def batched(visual: int, text: int, batch: int, views: Views | None = None) -> Layout:

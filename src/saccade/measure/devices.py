@@ -9,6 +9,7 @@ stock model and of VTW in V-Skip's paper (arXiv 2606.08511); the tests hold its 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from saccade.core.pricing import executed_flops, scoring_flops
@@ -112,6 +113,28 @@ def around_seconds(shape: ModelShape, on: Card, eye: Eye, batch: int = 1, size: 
     head = max(2 * shape.hidden * shape.vocab * batch / device.flops_per_s,
                size * shape.hidden * shape.vocab / device.bytes_per_s)  # fmt: skip
     return tower + head + on.host_s
+
+
+def predicted(
+    shape: ModelShape, routes: Sequence[Route], on: str, eye: Eye = Eye(), size: int = 2
+) -> list[dict[str, float]]:
+    """Predicted times of several routes on a device, each beside the first.
+
+    Args:
+        shape: Sizes of the decoder.
+        routes: The programs; the first is what ratios are of.
+        on: The device by name.
+        eye: The vision tower and what it looks at; ``Eye()`` leaves it out.
+        size: Bytes per number.
+
+    Returns:
+        ``seconds`` to the first token and ``ratio`` of every route.
+
+    Raises:
+        ValueError: If the device is not known.
+    """
+    seconds = [prefill_seconds(shape, route, card(on), eye, size) for route in routes]
+    return [{"seconds": each, "ratio": each / seconds[0]} for each in seconds]
 
 
 def prefill_seconds(shape: ModelShape, route: Route, on: Card, eye: Eye, size: int = 2) -> float:

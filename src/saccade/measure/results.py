@@ -159,6 +159,8 @@ class Bench:
         roofline: Least prefill times on this device and the rates they follow from, if asked for.
         provenance: Command, versions, device, date.
         vision_made_up: Whether the plan looks at the vision tower and was given made-up numbers to look at.
+        predicted: By device, predicted seconds of the same prefills there: ``dense_s``, ``plan_s``,
+            ``time_ratio``; None where none was asked for.
     """
 
     name: str
@@ -186,6 +188,7 @@ class Bench:
     roofline: dict[str, Any] | None
     provenance: dict[str, Any]
     vision_made_up: bool = False
+    predicted: dict[str, dict[str, float]] | None = None
 
     @property
     def is_slower(self) -> bool:

@@ -55,7 +55,7 @@ class Plan:
 
     @property
     def key(self) -> str:
-        """The spec string, and the adapter where there is one: what answers under the plan are filed under."""
+        """The spec string and the adapter, if any: what answers under the plan are filed under."""
         return self.spec if self.adapter is None else f"{self.spec} [healed {self.adapter.digest[:8]}]"
 
     def program(self, layout: Layout, num_layers: int) -> Program:

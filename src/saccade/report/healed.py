@@ -49,7 +49,8 @@ def tell(data: Result) -> str:
     return "\n\n".join(
         [
             f"The plan `{heal['spec']}`, healed by learning from the dense model's own answers to "
-            f"{heal['samples']} questions; {heal['held_out_samples']} others judged it. Reference: {reference}.",
+            f"{heal['samples']} questions; {heal['held_out_samples']} others judged it. "
+            f"Reference: {reference}.",
             markdown(heads, rows(data), right_from=1),
             took(data) + ".",
         ]

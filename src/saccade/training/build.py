@@ -78,7 +78,7 @@ def check(config: TrainingConfig) -> Any:
     """
     if config.plan is not None and Plan.of(config.plan).adapter is not None:
         raise ValueError(
-            f"plan: {config.plan} brings an adapter, under which nothing trains: merge it into a model folder "
+            f"plan: {config.plan} brings an adapter, under which nothing trains: merge it into a folder "
             "(saccade heal --merge) and train that under the plan beside it"
         )
     if config.model.skip_vision is None:

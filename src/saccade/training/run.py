@@ -204,15 +204,9 @@ def take_steps(
 
     settings, run = config.optimisation, Path(config.out)
     mixture = RecordMixture(fit.pools, settings.seed)
-    global_batch = settings.batch * settings.accumulation * world.num_processes
-    steps = steps_of(mixture.per_epoch, settings.epochs, settings.steps, global_batch)
-    stream = Stream(mixture, steps * global_batch)
-    report = {
-        "config": config.as_data(),
-        "data": [pool.describe() for pool in mixture.pools],
-        "global_batch": global_batch,
-        "steps": steps,
-    }
+    report = begun(config, mixture, world)
+    steps = report["steps"]
+    stream = Stream(mixture, steps * report["global_batch"])
     last = checkpoint_of(run, report, from_step, fit.option) if resume else None
     set_seed(settings.seed)
     built = fit.build()
@@ -244,6 +238,24 @@ def take_steps(
         trainer.train(resume_from_checkpoint=str(last) if last is not None else None)
     report["refused"] = _refused(mixture, trainer.meter, world.num_processes)
     return Fitted(built, trainer, reporter, report)
+
+
+def begun(config: TrainingConfig, mixture: RecordMixture, world: Any) -> dict[str, Any]:
+    """What a run writes down when it begins, by which it is told from others.
+
+    Args:
+        config: The run.
+        mixture: What it draws from.
+        world: The processes that train together.
+    """
+    settings = config.optimisation
+    global_batch = settings.batch * settings.accumulation * world.num_processes
+    return {
+        "config": config.as_data(),
+        "data": [pool.describe() for pool in mixture.pools],
+        "global_batch": global_batch,
+        "steps": steps_of(mixture.per_epoch, settings.epochs, settings.steps, global_batch),
+    }
 
 
 def _trainer(

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from saccade import models
-from saccade.calibration.measures import kl
+from saccade.calibration.measures import kl, lead
 from saccade.engine import apply
 from saccade.evaluation.ledger import sample_digest
 from saccade.families import Family
@@ -202,8 +202,7 @@ class Judge:
                 raise ValueError(f"sample {sample.id}: logits are not finite under {plan.spec}; try float32")
             distances.append(float(kl(full_TV, tried_TV, "full-perturbed").sum()))
             agrees.append(tried_TV.argmax(-1).tolist() == list(target))
-            top = tried_TV[0].float().softmax(-1).topk(min(2, tried_TV.shape[-1])).values
-            margins.append(float(top[0] - top[-1]))
+            margins.append(lead(tried_TV[0]))
         self._ran(len(batch.samples))
         return Loss(tuple(distances), tuple(agrees), tuple(margins))
 

@@ -78,9 +78,7 @@ def split(pool: Iterable[Sample | Entry], settings: Drawn) -> Questions:
     return made(drawn[:seen], drawn[seen:], settings)
 
 
-def made(
-    search: Sequence[Sample | Entry], held_out: Sequence[Sample | Entry], settings: Drawn
-) -> Questions:
+def made(search: Sequence[Sample | Entry], held_out: Sequence[Sample | Entry], settings: Drawn) -> Questions:
     """Both sets from samples that are apart already."""
     order = random.Random(settings.seed)
     seen = list(search)
@@ -92,9 +90,7 @@ def made(
     return Questions(loaded[0], loaded[1], answered)
 
 
-def referenced(
-    loaded: Loaded, questions: Questions, settings: Drawn, journal: Journal
-) -> tuple[Sample, ...]:
+def referenced(loaded: Loaded, questions: Questions, settings: Drawn, journal: Journal) -> tuple[Sample, ...]:
     """Held-out samples with what they are scored against: their answers, or the dense model's own."""
     if questions.answered:
         return questions.held_out

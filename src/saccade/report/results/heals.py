@@ -31,7 +31,9 @@ def told_of(data: Any, path: str) -> StudyText:
 
 
 def _finding(data: dict[str, Any]) -> ReadFinding:
-    before, after = ({one["name"]: one["mean"] for one in data["plans"]}[name] for name in ("before", "after"))
+    before, after = (
+        {one["name"]: one["mean"] for one in data["plans"]}[name] for name in ("before", "after")
+    )
     gained = after["low"] is not None and before["high"] is not None and after["low"] > before["high"]
     worse = after["high"] is not None and before["low"] is not None and after["high"] < before["low"]
     verdict = "supported" if gained else "not supported" if worse else "undecided"
@@ -39,5 +41,5 @@ def _finding(data: dict[str, Any]) -> ReadFinding:
         claim="Healing brings accuracy back",
         source="asked here",
         verdict=verdict,
-        found=f"Against dense {difference(before)} before and {difference(after)} after, on held-out questions.",
+        found=f"Against dense {difference(before)} before, {difference(after)} after, on held-out questions.",
     )

@@ -17,8 +17,8 @@ from saccade.report.results.files import (
     TrainingStepFile,
     taken,
 )
-from saccade.report.results.model import ModelId, Planned, Priced, ReadComparison, Result, StudyText, Timed
 from saccade.report.results.heals import told_of as told_of_healing
+from saccade.report.results.model import ModelId, Planned, Priced, ReadComparison, Result, StudyText, Timed
 from saccade.report.results.tunes import told_of
 from saccade.system.files import read_json
 
