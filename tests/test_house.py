@@ -30,6 +30,7 @@ ROOMS = (
     *("methods", "plans", "families", "opening", "inputs", "glance"),
     *("engine", "skip_vision", "models", "identity"),
     *("measure", "calibration", "evaluation", "check", "report", "tuning", "training", "healing", "lmms"),
+    *("batch", "serve"),
     *(
         "research.names",
         "research.published",

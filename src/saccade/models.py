@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ __all__ = [
     "Loaded",
     "answers",
     "blind",
+    "chat_prompt",
     "check_processor",
     "encode",
     "greedy",
@@ -112,9 +113,22 @@ def prompt(loaded: Loaded, sample: Sample) -> str:
     """
     content: list[dict[str, str]] = [{"type": "image"} for _ in sample.images]
     content.append({"type": "text", "text": sample.question})
+    return chat_prompt(loaded, [{"role": "user", "content": content}])
+
+
+def chat_prompt(loaded: Loaded, messages: Sequence[Mapping[str, Any]]) -> str:
+    """The prompt of a conversation whose next message is the model's.
+
+    Args:
+        loaded: The model and its processor.
+        messages: As chat templates take them: a role and a list of texts and places of images.
+
+    Raises:
+        ValueError: If the processor has no chat template, or it fails.
+    """
     try:
         return loaded.processor.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+            list(messages), tokenize=False, add_generation_prompt=True
         )
     except Exception as error:  # templates are programs of others
         raise ValueError(f"{loaded.name} cannot write a chat prompt: {reason(error)}") from error

@@ -42,6 +42,7 @@ def full_forward(model, inputs, method, tail) -> torch.Tensor:
         return model(**inputs).logits[0, -tail:]
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("tail", [1, 3])
 @pytest.mark.parametrize("prompt", PROMPTS)
 @pytest.mark.parametrize("name", FACTORIES)

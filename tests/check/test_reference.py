@@ -12,7 +12,7 @@ from saccade.check import finders, meaning, reference
 from saccade.check.distance import EXACT, MOST, Distance, allowed
 from saccade.plans.plan import Plan
 from support.checks import prompts
-from support.models import FACTORIES, IMAGE, SQUARE, TALL, tiny_llava, tiny_qwen3
+from support.models import FACTORIES, IMAGE, SQUARE, TALL, decoder_of, tiny_llava, tiny_qwen3
 from support.programs import ROOT, environment
 from support.reference import gap, recompute
 from test_house import SOURCE, ours
@@ -47,7 +47,7 @@ def test_layers_and_visual_rows_are_found_by_running_the_model(name):
     tiny = FACTORIES[name](layers=2)
     given = prompts(tiny)
     layers = finders.find_layers(tiny.model, given.text)
-    assert layers is tiny.model.model.language_model.layers
+    assert layers is decoder_of(tiny.model).layers
     for inputs in given.singles:
         visual_N = finders.visual_rows(tiny.model, layers, inputs)
         assert torch.equal(visual_N, inputs["input_ids"][0] == IMAGE)
@@ -56,9 +56,9 @@ def test_layers_and_visual_rows_are_found_by_running_the_model(name):
 def test_a_tower_that_is_deeper_than_the_decoder_is_not_taken_for_it():
     tiny = tiny_llava(layers=1)
     lists = finders.lists_of_layers(tiny.model)
-    assert len(lists[0]) == 2 and lists[0] is not tiny.model.model.language_model.layers
+    assert len(lists[0]) == 2 and lists[0] is not decoder_of(tiny.model).layers
     found = finders.find_layers(tiny.model, prompts(tiny).text)
-    assert found is tiny.model.model.language_model.layers
+    assert found is decoder_of(tiny.model).layers
 
 
 def test_a_model_without_such_layers_is_refused():
@@ -73,7 +73,7 @@ def test_a_model_without_such_layers_is_refused():
 @pytest.mark.parametrize("name", ["llava-llama", "llava_next-llama", "qwen2_5_vl", "internvl-qwen2"])
 def test_pictures_are_told_apart(name):
     tiny = FACTORIES[name](layers=2)
-    layers = tiny.model.model.language_model.layers
+    layers = decoder_of(tiny.model).layers
     touching = name.startswith("llava")
     sample = [2, SQUARE, TALL, 3] if touching else [2, SQUARE, 1, TALL, 3]
     (inputs,) = tiny.singles([sample], seed=3)
@@ -96,7 +96,7 @@ def test_pictures_are_told_apart(name):
 def test_it_agrees_with_the_reference_of_the_matrix(plan, recipe):
     tiny = tiny_qwen3(layers=3)
     (inputs,) = tiny.singles([[3, SQUARE, 5]], seed=1)
-    layers = tiny.model.model.language_model.layers
+    layers = decoder_of(tiny.model).layers
     meant = meaning.account(Plan.of(plan).resolve(3), 3, inputs["input_ids"][0] == IMAGE)
     # What a dropped row holds is nobody's business: there it shows the row that is read in its place.
     left_N = meant.sets[-1].seen_N

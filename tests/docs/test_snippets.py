@@ -6,11 +6,10 @@ Languages say what a block is: ``sh`` and ``python`` run here, ``text`` is only 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
+import socket
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from saccade.core.stages import Evidence
 from saccade.glance import suite
 from saccade.methods import METHODS
 from support import pages
+from support.programs import environment, start
 
 LANGUAGES = {"sh", "python", "text", ""}
 RUNNING = [page for page in pages.pages() if pages.steps(pages.read(page))]
@@ -41,16 +41,28 @@ SMALL = (
 """How a command becomes small enough to run here: Glance in the place of a model from a hub, few samples."""
 
 DRIVER = """
-import json, sys
+import json, subprocess, sys
 from saccade.cli import main
-for kind, step in json.load(sys.stdin):
-    print("$", step, flush=True)
-    if kind == "python":
-        exec(compile(step, "snippet", "exec"), {"__name__": "snippet"})
-    elif main(step):
-        sys.exit("failed: " + " ".join(step))
+servers = []
+try:
+    for kind, step in json.load(open(sys.argv[1])):
+        print("$", step, flush=True)
+        if kind == "sh" and step[0] == "serve":
+            words = [sys.executable, "-m", "saccade", *step]
+            servers.append(subprocess.Popen(words, stdout=subprocess.PIPE, text=True))
+            if "serving" not in servers[-1].stdout.readline():
+                sys.exit("failed: " + " ".join(step))
+        elif kind == "python":
+            exec(compile(step, "snippet", "exec"), {"__name__": "snippet"})
+        elif main(step):
+            sys.exit("failed: " + " ".join(step))
+finally:
+    for server in servers:
+        server.kill()
 """
-"""Runs a page's snippets in one process: what they import takes longer than what they do."""
+"""Runs a page's snippets in one process, for imports take longer than they; a server runs beside it."""
+PORT = "8000"
+"""Where a server listens; a free port takes its place."""
 
 
 def small(command: str) -> str:
@@ -60,10 +72,11 @@ def small(command: str) -> str:
     return command
 
 
-def surroundings() -> dict[str, str]:
-    """The environment of a command, with this checkout's package."""
-    path = os.pathsep.join([str(pages.ROOT / "src"), os.environ.get("PYTHONPATH", "")])
-    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+def served(step: str | list[str], port: str) -> str | list[str]:
+    """A snippet whose server listens at another port."""
+    if isinstance(step, str):
+        return step.replace(f":{PORT}/", f":{port}/")
+    return [*step, "--port", port] if step[0] == "serve" else step
 
 
 @pytest.fixture
@@ -92,7 +105,7 @@ def test_blocks_say_what_they_are(page):
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("page", RUNNING)
-def test_snippets_run(page, folder):
+def test_snippets_run(page, folder, tmp_path_factory):
     steps: list[tuple[str, Any]] = []
     made: list[str] = []
     for kind, text in pages.steps(pages.read(page)):
@@ -110,16 +123,14 @@ def test_snippets_run(page, folder):
         subprocess.run(["make", "-n", *made], cwd=pages.ROOT, check=True, capture_output=True)
     if not steps:
         return
-    done = subprocess.run(
-        [sys.executable, "-c", DRIVER],
-        input=json.dumps(steps),
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env=surroundings(),
-        timeout=280,
-    )
-    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    steps = [(kind, served(step, port)) for kind, step in steps]
+    driver, asked = tmp_path_factory.mktemp("driver") / "driver.py", folder / "steps.json"
+    driver.write_text(DRIVER)
+    asked.write_text(json.dumps(steps))
+    done = start(driver, asked, cwd=folder, env=environment()).ended(280)
+    assert done.code == 0, f"{done.out[-2000:]}\n{done.err[-2000:]}"
     for words in (step for kind, step in steps if kind == "sh"):
         for option in ("--json", "--out"):
             if option in words:

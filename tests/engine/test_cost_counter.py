@@ -51,13 +51,14 @@ def price(tiny, given, plan):
 
 CASES = [
     (plan, family, scene)
-    for i, plan in enumerate(EVERY_PLAN)
-    for j, family in enumerate(FACTORIES)
-    for k, scene in enumerate(SCENES)
-    if fits(family, scene) and (i + j + k) % 4 == 0
+    for plan in EVERY_PLAN
+    for family in FACTORIES
+    for scene in SCENES
+    if fits(family, scene)
 ]
 
 
+@pytest.mark.share(12)
 @pytest.mark.parametrize(("plan", "family", "scene"), CASES)
 @torch.no_grad()
 def test_executed_flops_are_what_torch_counts(plan, family, scene):

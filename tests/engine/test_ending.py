@@ -58,6 +58,7 @@ def check_rows(tiny, spec: str, padding: str = "left") -> None:
             assert gap(mine[at >= 0], logits[at[at >= 0]]) < 2e-5, b
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(
     ("name", "spec"),
     [(n, s) for n in FAMILIES for s in (SPECS if n in THOROUGH else SPECS[1:12:3])],
@@ -72,6 +73,7 @@ def test_with_padding_on_the_right_and_positions_that_close_up(name, spec):
     check_rows(FACTORIES[name](layers=3), spec, padding="right")
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(
     "spec", ["vtw(layer=1)", "divprune(keep=0.3)", "fastv(layer=1,keep=0.3)", CLOSING[0]]
 )
@@ -152,6 +154,7 @@ def test_who_asks_is_the_last_row_that_is_left(monkeypatch, spec):
         asked.clear()
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("spec", SPECS)
 @pytest.mark.parametrize("name", ["llava-llama", "qwen2_5_vl", "internvl-qwen3"])
 @torch.no_grad()

@@ -52,6 +52,7 @@ def layout_of(tiny, inputs) -> Layout:
     return Layout.from_mask(tiny.visual(inputs), inputs["attention_mask"])
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("spec", SPECS)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_generation_from_merged_embeddings_says_what_token_ids_say(name, spec):

@@ -44,6 +44,7 @@ def hiding(tiny, inputs, image: int) -> dict[str, torch.Tensor]:
     return inputs | {"attention_mask": mask} | ({} if tiny.family == "qwen" else positions)
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("image", [0, 1])
 @pytest.mark.parametrize("spec", SPECS)
 @pytest.mark.parametrize("name", FAMILIES)

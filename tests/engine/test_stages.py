@@ -159,6 +159,7 @@ def test_checkpointing_changes_no_gradient(spec, family, reentrant):
     same(found[None][1], found[reentrant][1], atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("spec", BEFORE)
 @pytest.mark.parametrize("family", GENERATING)
 def test_what_is_reduced_before_the_decoder_generates_with_a_cache_as_without(spec, family):

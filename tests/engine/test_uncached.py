@@ -10,7 +10,7 @@ import torch
 
 from saccade import apply
 from saccade.methods import METHODS
-from support.models import FACTORIES, SQUARE, tiny_llava
+from support.models import FACTORIES, SEVERAL_AXES, SQUARE, tiny_llava
 
 SAMPLES = [[3, SQUARE, 5], [4], [2, SQUARE]]
 GO = dict(max_new_tokens=5, do_sample=False)
@@ -48,13 +48,14 @@ def test_every_method_is_of_one_kind_or_the_other():
     assert {*SAME, *ANEW} == set(METHODS)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("family", ["llava-llama", "qwen2_5_vl"])
 @pytest.mark.parametrize("spec", SAME.values())
 def test_without_a_cache_the_tokens_are_the_same(family, spec):
-    if family.startswith("qwen") and spec.startswith("tome"):
+    if family.startswith(SEVERAL_AXES) and spec.startswith("tome"):
         spec = "divprune(keep=0.3)"
     tiny = FACTORIES[family](layers=3)
-    inputs = tiny.batch(SAMPLES[:2] if family.startswith("qwen") else SAMPLES)
+    inputs = tiny.batch(SAMPLES[:2] if family.startswith(SEVERAL_AXES) else SAMPLES)
     with apply(tiny.model, spec):
         want = tiny.model.generate(**inputs, **GO)
         assert torch.equal(tiny.model.generate(**inputs, **GO, use_cache=False), want)

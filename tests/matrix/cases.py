@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from support.models import BANNER, FACTORIES, SQUARE, TALL, WIDE, Segment, Tiny
+from support.models import BANNER, FACTORIES, SEVERAL_AXES, SQUARE, TALL, WIDE, Segment, Tiny
 from support.reference import Recipe
 
 LAYERS = 4
@@ -56,8 +56,8 @@ SCENES: dict[str, Scene] = {
 
 
 def fits(family: str, scene: str) -> bool:
-    """Whether the family takes such prompts: Qwen and InternVL put text rows between any two images."""
-    return not (family.startswith(("qwen", "internvl")) and scene == "single-adjacent")
+    """Whether the family takes such prompts: some put text rows between any two images."""
+    return not (family.startswith((*SEVERAL_AXES, "internvl")) and scene == "single-adjacent")
 
 
 ATTENTIONS = ("sdpa", "eager")

@@ -34,7 +34,7 @@ def longest(plan: str, tiny, given, new: int) -> list[int]:
     ]
 
 
-@share(8)
+@share(12)
 @pytest.mark.parametrize("attn", ATTENTIONS)
 @pytest.mark.parametrize(("plan", "family", "scene"), scenes_of(PLANS, LEFT))
 def test_eight_greedy_steps_equal_full_recompute(plan, family, attn, scene):
@@ -60,7 +60,7 @@ def feed(tiny, given, ids, position_ids, cache):
     )
 
 
-@share(2)
+@share(4)
 @pytest.mark.parametrize("padding", ["left", "right"])
 @pytest.mark.parametrize(("plan", "family"), crossed(PLANS))
 @torch.no_grad()

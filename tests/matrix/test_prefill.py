@@ -27,7 +27,7 @@ from saccade.methods import METHODS, BudgetMethod
 from support.models import FACTORIES
 from support.reference import gap, kv_rows, recompute
 
-CASES = [pytest.param(*case, marks=share(2 if case[0] in PLAIN else 6)) for case in scenes_of(PLANS, SCENES)]
+CASES = [pytest.param(*case, marks=share(4 if case[0] in PLAIN else 10)) for case in scenes_of(PLANS, SCENES)]
 
 
 def test_the_matrix_holds_every_registered_method():
@@ -51,7 +51,7 @@ def test_gather_equals_mask(plan, family, attn, scene):
     assert ours.past_key_values.get_seq_length() == given["input_ids"].shape[1]
 
 
-@share(1)
+@share(2)
 @pytest.mark.parametrize(("plan", "family"), crossed(PLANS))
 @torch.no_grad()
 def test_attaching_leaves_no_trace(plan, family):
@@ -61,7 +61,7 @@ def test_attaching_leaves_no_trace(plan, family):
     assert torch.equal(tiny.model(**given).logits, stock(family, "sdpa", "ragged-1-left"))
 
 
-@share(8)
+@share(12)
 @pytest.mark.parametrize(("plan", "family", "scene"), scenes_of(PLANS, SCENES))
 @torch.no_grad()
 def test_hidden_states_before_the_first_skipped_layer_are_bit_identical(plan, family, scene):
@@ -78,6 +78,7 @@ def test_hidden_states_before_the_first_skipped_layer_are_bit_identical(plan, fa
         assert gap(a, b, given["attention_mask"]) < TOLERANCE
 
 
+@share(1)
 @pytest.mark.parametrize("family", FACTORIES)
 @pytest.mark.parametrize("attn", ["sdpa", "eager"])
 @pytest.mark.parametrize(
@@ -91,7 +92,7 @@ def test_full_row_sets_are_bit_identical(plan, family, attn):
             assert torch.equal(tiny.model(**given).logits, stock(family, attn, scene))
 
 
-@share(2)
+@share(4)
 @pytest.mark.parametrize("attn", ATTENTIONS)
 @pytest.mark.parametrize(("plan", "family"), crossed(PLANS))
 @torch.no_grad()
@@ -102,7 +103,7 @@ def test_no_visual_rows_no_effect(plan, family, attn):
             assert torch.equal(tiny.model(**given).logits, stock(family, attn, scene))
 
 
-@share(1)
+@share(2)
 @pytest.mark.parametrize(("plan", "family"), crossed(PLANS))
 @torch.no_grad()
 def test_a_batch_equals_its_singles(plan, family):

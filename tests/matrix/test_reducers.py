@@ -21,7 +21,7 @@ from matrix.cases import (
     stock,
 )
 from saccade.engine import kv_lengths
-from support.models import FIRST_WORD
+from support.models import FIRST_WORD, SEVERAL_AXES
 from support.reference import extend, gap
 from support.rowwise import rowwise, sets_of
 from support.turns import next_turn
@@ -58,10 +58,10 @@ LEFT = ["single-1", "ragged-1-left", "single-2", "ragged-2-left"]
 
 def fitting(plan: str, family: str) -> str:
     """The plan as the family can run it: positions with several axes are kept."""
-    return plan.replace(",position_policy=compact", "") if family.startswith("qwen") else plan
+    return plan.replace(",position_policy=compact", "") if family.startswith(SEVERAL_AXES) else plan
 
 
-@share(6)
+@share(10)
 @pytest.mark.parametrize("attn", ATTENTIONS)
 @pytest.mark.parametrize(("plan", "family", "scene"), scenes_of(PLANS, SCENES))
 @torch.no_grad()
@@ -80,7 +80,7 @@ def test_gather_equals_mask(plan, family, attn, scene):
     assert lengths[-1] < given["input_ids"].shape[1], "nothing was dropped"
 
 
-@share(4)
+@share(6)
 @pytest.mark.parametrize(("plan", "family", "scene"), scenes_of(PLANS, LEFT))
 def test_eight_greedy_steps_equal_full_recompute_with_the_same_rows(plan, family, scene):
     tiny, given = model(family), inputs(family, scene)
@@ -89,7 +89,7 @@ def test_eight_greedy_steps_equal_full_recompute_with_the_same_rows(plan, family
     sets = sets_of(traces[0])
     whole = extend(given, said.sequences)
     positions = {}
-    if not family.startswith("qwen"):
+    if not family.startswith(SEVERAL_AXES):
         positions["position_ids"] = (whole["attention_mask"].cumsum(-1) - 1).clamp(min=0)
     with torch.no_grad(), rowwise(tiny.model, sets):
         theirs = tiny.model(**whole, use_cache=False, **positions).logits[
@@ -103,7 +103,7 @@ def test_eight_greedy_steps_equal_full_recompute_with_the_same_rows(plan, family
     assert kv_lengths(said.past_key_values) == lengths
 
 
-@share(1)
+@share(3)
 @pytest.mark.parametrize(("plan", "family"), crossed(PLANS))
 @torch.no_grad()
 def test_a_batch_equals_its_singles(plan, family):
@@ -129,7 +129,7 @@ NOTHING = ["fastv(layer=1,keep=1)", "random(keep=1)", "pyramiddrop(layers=1/2,ke
            "vispruner(keep=1)", "divprune(keep=999)", "uniform(keep=1)", "dart(layer=1,keep=1)"]  # fmt: skip
 
 
-@share(1)
+@share(2)
 @pytest.mark.parametrize(("plan", "family"), crossed(NOTHING))
 @torch.no_grad()
 def test_keeping_everything_is_bit_identical(plan, family):
@@ -139,7 +139,7 @@ def test_keeping_everything_is_bit_identical(plan, family):
             assert torch.equal(tiny.model(**given).logits, stock(family, attn, scene))
 
 
-@share(1)
+@share(4)
 @pytest.mark.parametrize(("plan", "family"), crossed(PLANS))
 @torch.no_grad()
 def test_no_visual_rows_no_effect_and_no_trace(plan, family):
@@ -156,7 +156,7 @@ def test_no_visual_rows_no_effect_and_no_trace(plan, family):
 FIRST = [[3, (24, 24), 2], [2, (24, 48), 4], [5]]
 
 
-@share(3)
+@share(4)
 @pytest.mark.parametrize(("plan", "family"), crossed(PLANS))
 def test_a_second_turn_of_text_attends_to_what_the_first_left(plan, family):
     tiny = model(family)
@@ -168,7 +168,7 @@ def test_a_second_turn_of_text_attends_to_what_the_first_left(plan, family):
     assert len(traces) == 1
     whole = extend(full, ours.sequences)
     positions = {}
-    if not family.startswith("qwen"):
+    if not family.startswith(SEVERAL_AXES):
         positions["position_ids"] = (whole["attention_mask"].cumsum(-1) - 1).clamp(min=0)
     with torch.no_grad(), rowwise(tiny.model, sets_of(traces[0])):
         theirs = tiny.model(**whole, use_cache=False, **positions).logits[:, full["input_ids"].shape[1] - 1 :]

@@ -22,7 +22,7 @@ def refuses_new_image(plan: str) -> bool:
     return "mask" in plan
 
 
-@share(3)
+@share(4)
 @pytest.mark.parametrize("second", SECOND)
 @pytest.mark.parametrize(("plan", "family"), PAIRS)
 def test_generate_on_the_cache_of_the_first_turn(plan, family, second):
@@ -47,7 +47,7 @@ def test_generate_on_the_cache_of_the_first_turn(plan, family, second):
     assert kv_lengths(ours.past_key_values) == [max(a) + max(b) + 3 for a, b in zip(*held, strict=True)]
 
 
-@share(3)
+@share(4)
 @pytest.mark.parametrize("first", [FIRST, FIRST[:1]], ids=["ragged", "unpadded"])
 @pytest.mark.parametrize(("plan", "family"), PAIRS)
 @torch.no_grad()

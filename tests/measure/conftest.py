@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from saccade.core.shapes import SHAPES, ModelShape
+from saccade.core.shapes import SHAPES, Experts, ModelShape
 from saccade.measure import target
 
 SIZES = {
@@ -15,6 +15,11 @@ SIZES = {
     "qwen3_vl": ModelShape("toy-qwen3", 3, 64, 4, 2, 16, 128, 256, 24),
     "llava_onevision": ModelShape("toy-onevision", 3, 64, 4, 2, 16, 128, 256, 40),
     "internvl": ModelShape("toy-internvl", 3, 64, 4, 2, 16, 128, 256, 36),
+    "qwen3_vl_moe": ModelShape("toy-moe", 3, 64, 4, 2, 16, 128, 256, 24, experts=Experts(8, 2, 64)),
+    "idefics3": ModelShape("toy-idefics3", 3, 64, 4, 2, 16, 128, 256, 36),
+    "mistral3": ModelShape("toy-mistral3", 3, 64, 4, 2, 16, 128, 256, 24),
+    "llava+pixtral": ModelShape("toy-pixtral", 3, 64, 4, 2, 16, 128, 256, 24),
+    "glm4v": ModelShape("toy-glm", 3, 64, 4, 2, 16, 128, 256, 24),
 }
 
 

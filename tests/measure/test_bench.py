@@ -19,6 +19,7 @@ from saccade.plans.plan import Plan
 FAST = {"text": 12, "new_tokens": 3, "repeats": 2, "warmup": 0}
 
 
+@pytest.mark.share(4)
 @pytest.mark.parametrize(
     "plan",
     [

@@ -33,6 +33,7 @@ def table(rows: dict[int, tuple[int, ...]]):
     return lambda stage, whole: rows[whole][stage]
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("policy", [None, "keep"])
 @pytest.mark.parametrize(

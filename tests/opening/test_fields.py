@@ -276,3 +276,12 @@ def test_sizes_between_are_told_by_name(copy):
     sizes(copy, intermediate_size=112)
     with pytest.raises(ValueError, match=r"do not fit its config\.json: .*mlp"):
         saccade.load(str(copy), device="cpu")
+
+
+def test_a_template_is_given_its_time_also_where_the_machine_is_busy():
+    """What counts is what the template's own code computes: here it waits, as behind other programs."""
+    waiting = compile("sleep(0.1)\nfor _ in range(3): pass", templates.WRITTEN, "exec")
+    with templates.bounded(0.05):
+        exec(waiting, {"sleep": time.sleep})
+    with pytest.raises(templates.Endless), templates.bounded(0.05):
+        exec(compile("while True:\n    x = 1\n    x = 2", templates.WRITTEN, "exec"), {})

@@ -103,7 +103,8 @@ def cases(one: checkpoint.Checkpoint, where: str, only: str, done: Book | None, 
         done: The result file, where what has passed is left out.
         again: Whether this is a further environment, in which some cases would only say the same.
     """
-    suits = (case for case in CASES if case.suits(one) and only in f"{one.short}/{case.name}")
+    fits = (case for case in CASES if case.suits(one, where == WITH))
+    suits = (case for case in fits if only in f"{one.short}/{case.name}")
     left = (case for case in suits if not (again and case.once))
     return with_needs(case for case in left if done is None or not done.passed(one.name, where, case.name))
 

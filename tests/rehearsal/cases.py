@@ -50,6 +50,8 @@ class Case:
             and one line that names it.
         large: Whether it takes too long for a part that runs often.
         once: Whether it says the same in every environment, and runs in the first alone.
+        lacking: Whether it is what is run where a package is missing that the checkpoint needs: the command
+            must end with exit code 2 and one line that names it. Nothing else runs there.
     """
 
     name: str
@@ -61,9 +63,17 @@ class Case:
     refused: str = ""
     large: bool = False
     once: bool = False
+    lacking: bool = False
 
-    def suits(self, checkpoint: Checkpoint) -> bool:
-        """Whether the case says something about a checkpoint: only some refuse a picture."""
+    def suits(self, checkpoint: Checkpoint, torchvision: bool) -> bool:
+        """Whether the case says something about a checkpoint: only some refuse a picture.
+
+        Args:
+            checkpoint: The checkpoint.
+            torchvision: Whether that is there; every other package is.
+        """
+        if self.lacking or (not torchvision and "torchvision" in checkpoint.needs):
+            return self.lacking and not torchvision and "torchvision" in checkpoint.needs
         return not self.refused or checkpoint.visual_tokens[self.refused] is None
 
     def judge(self, place: Place, done: Result) -> dict[str, Any]:
@@ -72,6 +82,10 @@ class Case:
         Returns:
             What the result file should keep of it.
         """
+        if self.lacking:
+            (line,) = done.err.strip().splitlines() or [""]
+            assert done.code == 2 and "pip install torchvision" in line, done.err
+            return {}
         if self.refused:
             (line,) = done.err.strip().splitlines() or [""]
             assert done.code == 2 and str(place.scene.picture("thread")) in line, done.err
@@ -222,6 +236,7 @@ CASES = (
     _prompt("wide", large=True),
     _prompt("tall"),
     Case("a picture that stock refuses", "prompt", _ask("thread"), None, refused="1x4000"),
+    Case("a package that is missing", "prompt", _ask("square"), None, lacking=True),
     Case("generate one picture", "generate", _ask("square"), _answered),
     Case("generate two pictures", "generate", _ask("square", "low"), _answered),
     Case("generate text alone", "generate", _ask(), _answered),

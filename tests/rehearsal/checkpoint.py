@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ class Checkpoint:
         weights: Their dtype, shards, and how their names begin.
         small: What a small copy has instead, in ``config.json``.
         files: JSON files as they are on the hub, by their path.
+        needs: Packages without which the stock class reads no picture of it.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Checkpoint:
     weights: Mapping[str, Any]
     small: Mapping[str, Any]
     files: Mapping[str, Any]
+    needs: Sequence[str] = ()
 
     @property
     def short(self) -> str:

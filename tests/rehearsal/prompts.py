@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ def main(words: Sequence[str]) -> int:
         count = int((ours["input_ids"] == tokenizer.convert_tokens_to_ids(known.placeholder())).sum())
         assert count == known.visual_tokens[size], f"{size}: {count} visual tokens"
         assert models.prompt(loaded, asked) == layout.written_prompt(known, 1, scene.QUESTION)
-        ids = tokenizer(expanded(known, count)).input_ids
+        ids = tokenizer(expanded(known, count, size)).input_ids
         assert ours["input_ids"][0].tolist() == ids, f"{size}: token ids"
         if stock is not None:
             ours = same(ours, stock_inputs(stock, image), model.dtype, size)
@@ -99,24 +99,38 @@ def same(ours: dict[str, Any], theirs: dict[str, Any], dtype: torch.dtype, size:
     return cast
 
 
-def expanded(known: checkpoint.Checkpoint, count: int) -> str:
-    """The model card's prompt with a placeholder for every visual token."""
+def expanded(known: checkpoint.Checkpoint, count: int, size: str) -> str:
+    """The model card's prompt with a placeholder for every visual token, and the marks between them."""
     token = known.placeholder()
     before, after = known.chat.get("around", ("", ""))
     whole = layout.written_prompt(known, 1, scene.QUESTION)
     assert whole.count(token) == 1
-    return whole.replace(token, before + token * count + after)
+    laid = known.chat.get("laid")
+    shown = token * count if laid is None else cells(laid, token, *laid["grids"][size])
+    assert shown.count(token) == count
+    return whole.replace(token, before + shown + after)
+
+
+def cells(laid: Mapping[str, Any], token: str, lines: int, columns: int) -> str:
+    """A picture as so many lines of cells (tiles, or single rows) with marks between, then the whole."""
+    rows, said = token * laid["rows"], ""
+    for line in range(1, lines + 1):
+        each = (laid["cell"].format(line=line, column=column, rows=rows) for column in range(1, columns + 1))
+        said += "".join(each) + (laid["end"] if line == lines else laid["line"])
+    return said + laid["whole"].format(rows=rows)
 
 
 @contextmanager
 def positions(model: Any) -> Iterator[list[torch.Tensor]]:
     """The positions that the decoder's rotary embedding gets while the block runs."""
+    from saccade.families import find
+
     seen: list[torch.Tensor] = []
 
     def note(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         seen.append(kwargs.get("position_ids", args[1] if len(args) > 1 else None).clone())
 
-    rotary = model.model.language_model.rotary_emb
+    rotary = find(model).parts(model).decoder.rotary_emb
     hook = rotary.register_forward_pre_hook(note, with_kwargs=True)
     try:
         yield seen

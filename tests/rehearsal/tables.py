@@ -7,12 +7,13 @@ those of the checkpoint; ours know single bytes only, and fill the other ids wit
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import re
 import struct
 import subprocess
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +78,10 @@ def table(checkpoint: Checkpoint, cache: Path | None) -> dict[str, Any]:
 
     Args:
         checkpoint: The checkpoint.
-        cache: Where ``fetch`` put the real tables; a small one of ours if None.
+        cache: Where ``fetch`` put the real tables; a small one of ours if None, or where no package has it.
     """
     told = checkpoint.tokenizer
-    if cache is not None:
+    if cache is not None and told["real"] is not None:
         return json.loads((cache / f"{told['real']}.json").read_text(encoding="utf-8"))
     if told["kind"] == "llama":
         known = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581"]
@@ -88,8 +89,18 @@ def table(checkpoint: Checkpoint, cache: Path | None) -> dict[str, Any]:
         from tokenizers.pre_tokenizers import ByteLevel
 
         known = sorted(ByteLevel.alphabet())
-    filler = (f"\ue000{number}" for number in range(told["rows"] - len(known)))
-    return {"vocab": {token: number for number, token in enumerate([*known, *filler])}, "merges": []}
+    at = {number: token for token, number in told["special"].items() if number < told["rows"]}
+    if told["kind"] == "llama":
+        at = {}
+    # What has an id of its own stands there; the rest fills the gaps in order.
+    rest = itertools.chain((token for token in known if token not in at.values()), _fillers())
+    vocab = {at[number] if number in at else next(rest): number for number in range(told["rows"])}
+    return {"vocab": vocab, "merges": []}
+
+
+def _fillers() -> Iterator[str]:
+    """Tokens that nothing writes."""
+    return (f"\ue000{number}" for number in itertools.count())
 
 
 def write(checkpoint: Checkpoint, folder: Path, cache: Path | None) -> None:
@@ -109,7 +120,11 @@ def write(checkpoint: Checkpoint, folder: Path, cache: Path | None) -> None:
     cls = getattr(transformers, config["tokenizer_class"])
     # Added one by one in the order of their ids, so that each gets the id it has on the hub.
     special = [AddedToken(token, special=not _plain(token), normalized=False) for token in told["special"]]
-    tokenizer = cls(vocab=found["vocab"], merges=[tuple(m) for m in found["merges"]], **_first(named))
+    merges = [tuple(merge) for merge in found["merges"]]
+    if cls is transformers.PreTrainedTokenizerFast:
+        tokenizer = cls(tokenizer_object=_of_bytes(found["vocab"], merges))
+    else:
+        tokenizer = cls(vocab=found["vocab"], merges=merges, **_first(named))
     tokenizer.add_tokens(special)
     got = {token: tokenizer.convert_tokens_to_ids(token) for token in told["special"]}
     assert got == dict(told["special"]), "a special token is not where the hub has it"
@@ -118,13 +133,23 @@ def write(checkpoint: Checkpoint, folder: Path, cache: Path | None) -> None:
         _as_converted(backend, config["bos_token"], told["special"])
     else:
         write_json(folder / "vocab.json", found["vocab"])
-        merges = "".join(f"{a} {b}\n" for a, b in found["merges"])
-        write_text(folder / "merges.txt", f"#version: 0.2\n{merges}")
+        lines = "".join(f"{a} {b}\n" for a, b in merges)
+        write_text(folder / "merges.txt", f"#version: 0.2\n{lines}")
     backend.save(str(folder / "tokenizer.json"))
     write_json(folder / "tokenizer_config.json", config)
     write_json(folder / "special_tokens_map.json", {k: v for k, v in named.items() if v is not None})
     added = {token: number for token, number in told["special"].items() if number >= told["rows"]}
     write_json(folder / "added_tokens.json", added)
+
+
+def _of_bytes(vocab: dict[str, int], merges: list[tuple[str, ...]]) -> Any:
+    """A tokenizer of bytes, for checkpoints that name no class of their own."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    made = Tokenizer(models.BPE(vocab=vocab, merges=merges))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    return made
 
 
 def _as_converted(backend: Any, bos: str, special: Mapping[str, int]) -> None:

@@ -12,6 +12,7 @@ import pytest
 from rehearsal import checkpoint, readme
 from rehearsal.cases import CASES, Place
 from rehearsal.running import draw, program, with_needs, within
+from saccade.system.environment import has_torchvision
 
 CHECKPOINTS = checkpoint.every()
 PROGRAMS = 2
@@ -28,11 +29,12 @@ def drawn() -> list[tuple[str, str]]:
 
     # What another case needs runs with it.
     needed = {name for case in CASES for name in case.after}
-    chosen = [
-        min(((one.short, case.name) for one in CHECKPOINTS.values() if case.suits(one)), key=key)
+    suiting = [
+        [(one.short, case.name) for one in CHECKPOINTS.values() if case.suits(one, has_torchvision())]
         for case in CASES
         if case.name not in needed and not case.large
     ]
+    chosen = [min(pairs, key=key) for pairs in suiting if pairs]
     left = set(CHECKPOINTS) - {short for short, _ in chosen}
     return sorted([*chosen, *((short, USUAL) for short in left)], key=key)
 

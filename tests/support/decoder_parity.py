@@ -11,6 +11,7 @@ import torch
 import saccade
 from saccade.core.layout import Layout
 from saccade.core.stages import Evidence
+from saccade.families.base import rotate
 from support.decoder_reference import Run
 from support.models import FACTORIES, SQUARE, TALL, WIDE, Segment, Tiny
 
@@ -95,6 +96,7 @@ def blank(stage: Any, layout: Layout, heads: int = 4, width: int = 16, depth: in
         asking_BR=empty(batch, asking, dtype=torch.long),
         keys_BGNW=empty(batch, heads, rows, width),
         rotary=(empty(batch, rows, width), empty(batch, rows, width)),
+        turn=rotate,
         norm=lambda x: x,
     )
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
-from support.models import IMAGE
+from support.models import IMAGE, decoder_of
 
 
 @dataclass
@@ -82,7 +82,7 @@ class Walk:
         """Runs the stock model once for the decoder's input; ``inputs`` hold one sample without padding."""
         assert inputs["input_ids"].shape[0] == 1 and bool(inputs["attention_mask"].all())
         assert model.config.get_text_config()._attn_implementation == "eager"
-        self.model, self.decoder = model, model.model.language_model
+        self.model, self.decoder = model, decoder_of(model)
         caught: dict[str, Any] = {}
 
         def catch(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
@@ -359,13 +359,16 @@ def sparsevlm_plus(
     def decide(walk: Walk, seen: Seen, stage: int) -> None:
         asks = [i for i, row in enumerate(walk.rows) if row.seat in asking and row.image is None]
         visual = [i for i, row in enumerate(walk.rows) if row.image is not None]
-        width = len(walk.rows[0].angles[0])
+        width = walk.decoder.layers[0].self_attn.head_dim
+        # Ones that are not turned meet themselves.
+        still = width - len(walk.rows[0].angles[0])
         by_head = []
         for head in seen.map_HNN.double():
             line = [0.0] * len(walk.rows)
             for j in visual:
                 for i in asks:
-                    bias = float(turned_ones(walk.rows[i]) @ turned_ones(walk.rows[j])) / width**0.5
+                    near = float(turned_ones(walk.rows[i]) @ turned_ones(walk.rows[j])) + still
+                    bias = near / width**0.5
                     line[j] += float(head[i, j]) / bias / len(asks)
             by_head.append(line)
         mass = [sum(line[j] for j in visual) for line in by_head]

@@ -17,6 +17,18 @@ HALF = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
 QWEN = {"patch_size": 4, "temporal_patch_size": 2, "merge_size": 2}
 PIXELS = {"min_pixels": 64, "max_pixels": 2304}
 EDGES = {"size": {"shortest_edge": 64, "longest_edge": 2304}}
+TILES = {"size": {"longest_edge": 72}, "max_image_size": {"longest_edge": 24}}
+PLACES = {
+    80 + 6 * row + column: f"<row_{row + 1}_col_{column + 1}>" for row in range(6) for column in range(6)
+}
+VIEWS = {5: "<fake_token_around_image>", 6: "<global-img>", 127: "<end_of_utterance>"} | PLACES
+MARKS = {
+    "idefics3": ("<image>", VIEWS),
+    "smolvlm": ("<image>", VIEWS),
+    "mistral3": ("[IMG]", {5: "[IMG_BREAK]", 6: "[IMG_END]"}),
+    "glm4v": ("<|image|>", {5: "<|begin_of_image|>", 6: "<|end_of_image|>"}),
+}
+"""Placeholder of a picture, and what stands around it, by the beginning of the model's name."""
 
 Files = dict[str, dict[str, Any]]
 
@@ -88,7 +100,34 @@ FILES: dict[str, Callable[[], Files]] = {
             | {"video_processor_type": "Qwen3VLVideoProcessor", "processor_class": "Qwen3VLProcessor"}
         },
     ),
-}
+    "qwen3_vl_moe": lambda: FILES["qwen3_vl"](),
+    "idefics3-llama": lambda: _files(
+        HALF | TILES, "Idefics3ImageProcessor", "Idefics3Processor", {"image_seq_len": 9}
+    ),
+    "smolvlm-llama": lambda: _files(
+        HALF | TILES, "SmolVLMImageProcessor", "SmolVLMProcessor", {"image_seq_len": 9}
+    ),
+    "mistral3": lambda: _files(
+        CLIP | {"size": {"longest_edge": 48}, "patch_size": 4},
+        "PixtralImageProcessorFast",
+        "PixtralProcessor",
+        {
+            "image_token": "[IMG]", "image_break_token": "[IMG_BREAK]", "image_end_token": "[IMG_END]",
+            "patch_size": 4, "spatial_merge_size": 2,
+        },
+    ),
+    "glm4v": lambda: _files(
+        CLIP | QWEN | EDGES,
+        "Glm4vImageProcessor",
+        "Glm4vProcessor",
+        **{
+            "video_preprocessor_config.json": CLIP
+            | QWEN
+            | EDGES
+            | {"video_processor_type": "Glm4vVideoProcessor", "processor_class": "Glm4vProcessor"}
+        },
+    ),
+}  # fmt: skip
 """Settings files of one folder of each family, by the name of its tiny model."""
 
 
@@ -104,13 +143,18 @@ def write(folder: Path, name: str, tiny: Tiny | None = None, legacy_chat: bool |
     folder.mkdir(parents=True, exist_ok=True)
     model = (tiny or FACTORIES[name]()).model
     model.save_pretrained(folder, max_shard_size="100KB")
-    token = "<image>" if name.startswith(("llava", "internvl")) else "<|image_pad|>"
-    tokenizer(token).save_pretrained(folder)
+    token, marks = MARKS.get(name.partition("-")[0], ("<|image_pad|>", None))
+    if name.startswith(("llava", "internvl")):
+        token = "<image>"
+    tokenizer(token, marks).save_pretrained(folder)
     for file, data in FILES[name]().items():
         put(folder / file, data)
     legacy = name in ("qwen2_vl", "qwen2_5_vl") if legacy_chat is None else legacy_chat
     # Pictures side by side are told apart by what stands between them.
-    chat = CHAT if token == "<image>" else CHAT.replace("<image>", f"<img> {token} </img>")
+    around = " ".join((marks or {5: "<img>", 6: "</img>"}).values())
+    begin, end = around.split()[:2]
+    apart = token != "<image>" and name != "mistral3"
+    chat = CHAT.replace("<image>", f"{begin} {token} {end}" if apart else token)
     if legacy:
         put(folder / "chat_template.json", {"chat_template": chat})
     else:

@@ -26,8 +26,12 @@ from support import models_qwen as qwen
 from support import models_views as views
 
 SQUARE, WIDE, TALL, BANNER, BIG = (24, 24), (24, 48), (48, 24), (8, 48), (48, 48)
-"""Image sizes in pixels; visual rows in LLaVA: 16 each, NeXT: 24, 30, 33, 16, 51, Qwen: 9, 18, 18, 6, 36,
-InternVL: 9, 27, 27, 27, 45; OneVision: 24, 30, 33, 16, 29, and 10 each where a sample has several."""
+"""Image sizes in pixels; visual rows in LLaVA: 16 each, NeXT: 24, 30, 33, 16, 51, Qwen, GLM and Mistral 3: 9,
+18, 18, 6, 36, InternVL and Idefics3: 9, 27, 27, 27, 45; OneVision: 24, 30, 33, 16, 29, and 10 each where a
+sample has several."""
+
+SEVERAL_AXES = ("qwen", "glm")
+"""How the names of models begin whose positions have several axes."""
 
 PAD, BOS, EOS, IMAGE, VIDEO, VISION_START, VISION_END, FIRST_WORD = range(8)
 VOCAB, HIDDEN, HEADS, FFN = 128, 64, 4, 96
@@ -84,19 +88,13 @@ class Tiny:
                     sizes.append(segment)
                     pixels.append(_PIXELS[self.family](segment, draw))
             texts.append(parts)
-        inputs = _VISION[self.family](sizes, pixels) if sizes else {}
+        counts = [sum(part is None for part in parts) for parts in texts]
+        inputs = _VISION[self.family](sizes, pixels, counts) if sizes else {}
         inputs = {k: v.to(self.model.dtype) if v.is_floating_point() else v for k, v in inputs.items()}
         if self.family == "llava_onevision" and sizes:
-            counts = [sum(part is None for part in parts) for parts in texts]
             inputs["batch_num_images"] = torch.tensor([count for count in counts if count])
-        lengths = iter(self._image_lengths(inputs) if sizes else [])
-        if self.family == "internvl":
-            each = lengths
-            lengths = iter([sum(next(each) for _ in image) for image in pixels])
-        rows = [
-            torch.cat([torch.full((next(lengths),), IMAGE) if p is None else p for p in parts])
-            for parts in texts
-        ]
+        shown = iter(self._prompts(inputs, sizes, pixels) if sizes else [])
+        rows = [torch.cat([next(shown) if p is None else p for p in parts]) for parts in texts]
         longest = max(len(r) for r in rows)
         input_ids = torch.full((len(rows), longest), PAD)
         mask = torch.zeros_like(input_ids)
@@ -107,6 +105,19 @@ class Tiny:
         if self.family == "qwen":
             inputs["mm_token_type_ids"] = (input_ids == IMAGE).int()
         return {"input_ids": input_ids, "attention_mask": mask} | inputs
+
+    def _prompts(
+        self, inputs: dict[str, torch.Tensor], sizes: list[tuple[int, int]], pixels: list[torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """What stands for every image in a prompt."""
+        if self.family == "idefics3":
+            return [views.idefics3_prompt(len(image), IMAGE, VISION_START, VISION_END) for image in pixels]
+        if self.family == "mistral3":
+            return [views.mistral3_prompt(size, IMAGE, VISION_START, VISION_END) for size in sizes]
+        lengths = iter(self._image_lengths(inputs))
+        if self.family == "internvl":
+            return [torch.full((sum(next(lengths) for _ in image),), IMAGE) for image in pixels]
+        return [torch.full((length,), IMAGE) for length in lengths]
 
     @torch.no_grad()
     def _image_lengths(self, inputs: dict[str, torch.Tensor]) -> list[int]:
@@ -154,6 +165,12 @@ def tiny_qwen3(layers: int = 4, **how: Any) -> Tiny:
     return _ready("qwen3_vl", "qwen", T.Qwen3VLForConditionalGeneration, config, **how)
 
 
+def tiny_qwen3_moe(layers: int = 4, **how: Any) -> Tiny:
+    """Qwen3-VL-MoE in miniature: as Qwen3-VL, with a router and experts in every layer."""
+    config = qwen.qwen3_vl_moe(_sizes(layers, kv_heads=2), _QWEN_IDS)
+    return _ready("qwen3_vl_moe", "qwen", T.Qwen3VLMoeForConditionalGeneration, config, **how)
+
+
 def tiny_llava_onevision(text: str = "qwen2", layers: int = 4, **how: Any) -> Tiny:
     """LLaVA-OneVision in miniature: tiles, interpolated if many, and newlines; one view beside others."""
     config = views.llava_onevision(
@@ -170,6 +187,37 @@ def tiny_internvl(text: str = "qwen2", layers: int = 4, **how: Any) -> Tiny:
     return _ready(f"internvl-{text}", "internvl", cls, config, **how)
 
 
+def tiny_idefics3(kind: str = "idefics3", layers: int = 4, **how: Any) -> Tiny:
+    """Idefics3 or SmolVLM in miniature: tiles of 9 rows, then the whole picture, marks; a Llama decoder."""
+    config = views.idefics3(kind, _text("llama", layers), image_token_id=IMAGE)
+    cls = T.Idefics3ForConditionalGeneration if kind == "idefics3" else T.SmolVLMForConditionalGeneration
+    return _ready(f"{kind}-llama", "idefics3", cls, config, **how)
+
+
+def tiny_pixtral(layers: int = 4, **how: Any) -> Tiny:
+    """Pixtral, a LLaVA with the tower and the marks of Mistral 3, in miniature: a row for every patch."""
+    config = views.pixtral(_text("mistral", layers), image_token_index=IMAGE)
+    return _ready("llava-pixtral", "mistral3", T.LlavaForConditionalGeneration, config, **how)
+
+
+def tiny_mistral3(layers: int = 4, **how: Any) -> Tiny:
+    """Mistral 3 in miniature: pictures of any size, a mark after every line of rows, four patches a row."""
+    config = views.mistral3(_text("mistral", layers), image_token_index=IMAGE)
+    return _ready("mistral3", "mistral3", T.Mistral3ForConditionalGeneration, config, **how)
+
+
+def tiny_glm4v(layers: int = 4, **how: Any) -> Tiny:
+    """GLM-4.1V in miniature: as Qwen2-VL, with norms after attention and FFN, and half of a head turned."""
+    config = qwen.glm4v(_sizes(layers, kv_heads=2), dict(image_token_id=IMAGE, video_token_id=VIDEO))
+    return _ready("glm4v", "qwen", T.Glm4vForConditionalGeneration, config, **how)
+
+
+def decoder_of(model: Any) -> Any:
+    """The text decoder of a stock model."""
+    core = model.model
+    return core.text_model if hasattr(core, "text_model") else core.language_model
+
+
 FACTORIES = {
     "llava-llama": lambda **kw: tiny_llava("llama", **kw),
     "llava-mistral": lambda **kw: tiny_llava("mistral", **kw),
@@ -179,9 +227,15 @@ FACTORIES = {
     "qwen2_5_vl": tiny_qwen,
     "qwen2_vl": tiny_qwen2,
     "qwen3_vl": tiny_qwen3,
+    "qwen3_vl_moe": tiny_qwen3_moe,
     "llava_onevision": tiny_llava_onevision,
     "internvl-qwen2": lambda **kw: tiny_internvl("qwen2", **kw),
     "internvl-qwen3": lambda **kw: tiny_internvl("qwen3", **kw),
+    "idefics3-llama": tiny_idefics3,
+    "smolvlm-llama": lambda **kw: tiny_idefics3("smolvlm", **kw),
+    "mistral3": tiny_mistral3,
+    "llava-pixtral": tiny_pixtral,
+    "glm4v": tiny_glm4v,
 }
 """Every tiny model by name, for parametrised tests: ``FACTORIES[name](layers=6)``."""
 
@@ -195,9 +249,13 @@ def _sizes(layers: int, kv_heads: int) -> dict[str, Any]:
 
 
 def _text(kind: str, layers: int) -> Any:
-    configs = {"llama": (T.LlamaConfig, HEADS), "mistral": (T.MistralConfig, 2), "qwen2": (T.Qwen2Config, 2)}
-    cls, kv_heads = configs.get(kind, (T.Qwen3Config, 2))
-    extra = {"mistral": {"sliding_window": None}, "qwen3": {"head_dim": HIDDEN // HEADS}}
+    configs = {
+        "llama": (T.LlamaConfig, HEADS), "mistral": (T.MistralConfig, 2), "qwen2": (T.Qwen2Config, 2),
+        "qwen3": (T.Qwen3Config, 2), "qwen3_moe": (T.Qwen3MoeConfig, 2),
+    }  # fmt: skip
+    cls, kv_heads = configs[kind]
+    normed = {"head_dim": HIDDEN // HEADS}
+    extra = {"mistral": {"sliding_window": None}, "qwen3": normed, "qwen3_moe": normed | qwen.experts(FFN)}
     return cls(**_sizes(layers, kv_heads), **extra.get(kind, {}))
 
 
@@ -226,7 +284,8 @@ def _ready(
         for key, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=draw)
             if parameter.ndim >= 2:
-                parameter.copy_(noise * (1.0 if "embed" in key else 1.2 * parameter[0].numel() ** -0.5))
+                one = parameter[0, 0] if "experts" in key else parameter[0]
+                parameter.copy_(noise * (1.0 if "embed" in key else 1.2 * one.numel() ** -0.5))
             elif "norm" in key and key.endswith("weight"):
                 parameter.copy_(1 + 0.2 * noise)
             else:
@@ -254,6 +313,8 @@ def _qwen_patches(size: tuple[int, int]) -> int:
 
 _PIXELS = {
     "internvl": views.internvl_pixels,
+    "idefics3": views.internvl_pixels,
+    "mistral3": lambda size, draw: _noise(3, *size, draw=draw),
     "llava_onevision": lambda size, draw: _noise(_next_tiles(size), 3, 24, 24, draw=draw),
     "llava": lambda size, draw: _noise(3, 32, 32, draw=draw),
     "llava_next": lambda size, draw: _noise(_next_tiles(size), 3, 24, 24, draw=draw),
@@ -261,15 +322,19 @@ _PIXELS = {
 }
 
 _VISION = {
-    "internvl": lambda sizes, pixels: {"pixel_values": torch.cat(pixels)},
-    "llava": lambda sizes, pixels: {"pixel_values": torch.stack(pixels)},
-    "llava_next": lambda sizes, pixels: {
+    "internvl": lambda sizes, pixels, counts: {"pixel_values": torch.cat(pixels)},
+    "idefics3": lambda sizes, pixels, counts: {"pixel_values": views.by_sample(pixels, counts)},
+    "mistral3": lambda sizes, pixels, counts: {
+        "pixel_values": views.same_size(pixels), "image_sizes": torch.tensor(sizes),
+    },
+    "llava": lambda sizes, pixels, counts: {"pixel_values": torch.stack(pixels)},
+    "llava_next": lambda sizes, pixels, counts: {
         "pixel_values": torch.nn.utils.rnn.pad_sequence(pixels, batch_first=True),
         "image_sizes": torch.tensor(sizes),
     },
-    "qwen": lambda sizes, pixels: {
+    "qwen": lambda sizes, pixels, counts: {
         "pixel_values": torch.cat(pixels),
         "image_grid_thw": torch.tensor([[1, h // 4, w // 4] for h, w in sizes]),
     },
-}
+}  # fmt: skip
 _VISION["llava_onevision"] = _VISION["llava_next"]

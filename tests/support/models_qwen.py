@@ -52,5 +52,34 @@ def qwen3_vl(text: dict[str, Any], ids: dict[str, int]) -> T.Qwen3VLConfig:
     )  # fmt: skip
 
 
+def qwen3_vl_moe(text: dict[str, Any], ids: dict[str, int]) -> T.Qwen3VLMoeConfig:
+    """Qwen3-VL-MoE in miniature: a row passes two of six experts, together as wide as the others' FFN."""
+    dense = qwen3_vl(text, ids)
+    return T.Qwen3VLMoeConfig(
+        vision_config=dense.vision_config.to_dict() | {"model_type": "qwen3_vl_moe_vision"},
+        text_config=dense.text_config.to_dict()
+        | {"model_type": "qwen3_vl_moe_text"}
+        | experts(text["intermediate_size"]),
+        **ids,
+    )
+
+
+def experts(width: int) -> dict[str, int]:
+    """Experts of which a row passes as many as are so wide together."""
+    return dict(num_experts=6, num_experts_per_tok=2, moe_intermediate_size=width // 2)
+
+
+def glm4v(text: dict[str, Any], ids: dict[str, int]) -> T.Glm4vConfig:
+    """GLM-4.1V in miniature: sandwich norms, half of every head turned, frequencies taken in turns."""
+    return T.Glm4vConfig(
+        vision_config=dict(
+            depth=2, hidden_size=32, intermediate_size=48, num_heads=2, out_hidden_size=text["hidden_size"],
+            patch_size=4, spatial_merge_size=2, temporal_patch_size=2, image_size=24,
+        ),
+        text_config=_turning(text, mrope_section=[2, 1, 1], partial_rotary_factor=0.5),
+        **ids,
+    )  # fmt: skip
+
+
 def _turning(text: dict[str, Any], **rope: Any) -> dict[str, Any]:
     return text | {"rope_parameters": dict(rope_type="default", rope_theta=1e4, **rope)}

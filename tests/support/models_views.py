@@ -48,3 +48,73 @@ def internvl_views(size: tuple[int, int]) -> int:
 def internvl_pixels(size: tuple[int, int], draw: torch.Generator) -> torch.Tensor:
     """The views of an image."""
     return torch.randn(internvl_views(size), 3, 24, 24, generator=draw)
+
+
+def idefics3(kind: str, text: Any, **ids: int) -> Any:
+    """Idefics3 or SmolVLM in miniature: views of 6 x 6 patches that become 9 rows."""
+    config = T.Idefics3Config if kind == "idefics3" else T.SmolVLMConfig
+    return config(
+        vision_config=dict(
+            hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, image_size=24,
+            patch_size=4,
+        ),
+        text_config=text.to_dict(),
+        scale_factor=2,
+        tie_word_embeddings=False,
+        **ids,
+    )  # fmt: skip
+
+
+def idefics3_prompt(count: int, image: int, mark: int, whole: int) -> torch.Tensor:
+    """What its processor writes for an image of so many views: the place of each tile, then the whole."""
+    # Tiles are named by some tokens of text.
+    tiles = [token for n in range(count - 1) for token in (mark, 20 + n, *[image] * 9)]
+    return torch.tensor([*tiles, mark, whole, *[image] * 9, mark])
+
+
+def by_sample(pixels: list[torch.Tensor], counts: list[int]) -> torch.Tensor:
+    """Views of every sample, as many as the longest has: (B, views, 3, 24, 24), zeros where there is none."""
+    left = list(pixels)
+    samples = [torch.cat([left.pop(0) for _ in range(n)]) if n else pixels[0][:0] for n in counts]
+    return torch.nn.utils.rnn.pad_sequence(samples, batch_first=True)
+
+
+def mistral3(text: Any, **ids: int) -> T.Mistral3Config:
+    """Mistral 3 in miniature: patches of 4 x 4 pixels, two by two of them a row."""
+    return T.Mistral3Config(
+        vision_config=T.PixtralVisionConfig(
+            hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, image_size=48,
+            patch_size=4,
+        ),
+        text_config=text,
+        spatial_merge_size=2,
+        tie_word_embeddings=False,
+        **ids,
+    )  # fmt: skip
+
+
+def pixtral(text: Any, **ids: int) -> T.LlavaConfig:
+    """Pixtral in miniature: patches of 8 x 8 pixels, each a row."""
+    return T.LlavaConfig(
+        vision_config=T.PixtralVisionConfig(
+            hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, image_size=48,
+            patch_size=8,
+        ),
+        text_config=text,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+        **ids,
+    )  # fmt: skip
+
+
+def mistral3_prompt(size: tuple[int, int], image: int, line: int, end: int) -> torch.Tensor:
+    """What its processor writes for an image: lines of rows, a mark after each, another after the last."""
+    lines = [token for _ in range(size[0] // 8) for token in (*[image] * (size[1] // 8), line)]
+    return torch.tensor([*lines[:-1], end])
+
+
+def same_size(pixels: list[torch.Tensor]) -> torch.Tensor:
+    """Pictures one after another, with zeros below and beside the smaller ones."""
+    high, wide = (max(image.shape[n] for image in pixels) for n in (1, 2))
+    pad = torch.nn.functional.pad
+    return torch.stack([pad(one, (0, wide - one.shape[2], 0, high - one.shape[1])) for one in pixels])

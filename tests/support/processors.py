@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import transformers as T
@@ -52,18 +53,23 @@ def internvl(max_patches: int = 6) -> Loaded:
     return wrap(tiny_internvl().model, processor)
 
 
-def tokenizer(image: str = "<image>") -> Any:
-    """Words w0, w1, ... and the tokens of the tiny models; ``image`` is the picture's placeholder."""
-    video = image.replace("image", "video")
+def tokenizer(image: str = "<image>", marks: Mapping[int, str] | None = None) -> Any:
+    """Words w0, w1, ... and the tokens of the tiny models.
+
+    Args:
+        image: The picture's placeholder.
+        marks: Other tokens by their ids; those around a picture if None.
+    """
+    video = image.replace("image", "video") if "image" in image else "<video>"
     special = {PAD: "<pad>", BOS: "<s>", EOS: "</s>", IMAGE: image, VIDEO: video}
-    special |= {5: "<img>", 6: "</img>"}
-    words = special | {n: f"w{n - FIRST_WORD}" for n in range(FIRST_WORD, VOCAB)}
+    special |= marks or {5: "<img>", 6: "</img>"}
+    words = {n: f"w{n - FIRST_WORD}" for n in range(FIRST_WORD, VOCAB)} | special
     core = Tokenizer(models.WordLevel({word: n for n, word in words.items()}, unk_token="<pad>"))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     core.decoder = decoders.WordPiece()
     core.add_special_tokens(list(special.values()))
     names = {"image_token": image, "context_image_token": image, "video_token": video}
-    names |= {"start_image_token": "<img>", "end_image_token": "</img>"}
+    names |= {"start_image_token": special[5], "end_image_token": special[6]}
     return T.PreTrainedTokenizerFast(
         tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<pad>",
         extra_special_tokens=names, padding_side="left",

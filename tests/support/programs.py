@@ -51,6 +51,11 @@ class Started:
     def __init__(self, server: Server, pid: int, folder: tempfile.TemporaryDirectory) -> None:
         self._server, self.pid, self._folder = server, pid, folder
 
+    def said(self) -> str:
+        """Its standard output so far."""
+        out = Path(self._folder.name) / "out"
+        return out.read_text("utf-8") if out.exists() else ""
+
     def ended(self, timeout: float = 240) -> Result:
         """What it left behind, once it has ended; it is killed when it takes longer."""
         limit = threading.Timer(timeout, lambda: os.kill(self.pid, signal.SIGKILL))

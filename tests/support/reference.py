@@ -26,6 +26,7 @@ import torch
 from torch import nn
 
 from support.ending import showing
+from support.models import decoder_of
 
 Recipe = Sequence[tuple[str, Iterable[int]]]
 
@@ -108,7 +109,7 @@ def masked(model: nn.Module, recipe: Recipe) -> Iterator[None]:
 
     handles = [model.model.register_forward_pre_hook(before_model, with_kwargs=True)]
     try:
-        for number, layer in enumerate(model.model.language_model.layers):
+        for number, layer in enumerate(decoder_of(model).layers):
             gone = lost(recipe, number)
             handles.append(
                 layer.self_attn.register_forward_pre_hook(before_attention(gone), with_kwargs=True)
@@ -117,13 +118,13 @@ def masked(model: nn.Module, recipe: Recipe) -> Iterator[None]:
                 handles.append(layer.self_attn.register_forward_hook(silence))
             if "ffn" in gone:
                 handles.append(layer.mlp.register_forward_hook(silence))
-        last = lost(recipe, len(model.model.language_model.layers) - 1)
+        last = lost(recipe, len(decoder_of(model).layers) - 1)
 
         def rows() -> tuple[torch.Tensor, torch.Tensor]:
             now = state[0]
             return now.real_BN & ~now.visual_BN if "alive" in last else now.real_BN, now.visual_BN
 
-        handles.append(showing(model.model.language_model.norm, rows))
+        handles.append(showing(decoder_of(model).norm, rows))
         yield
     finally:
         for handle in handles:

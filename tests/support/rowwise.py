@@ -20,6 +20,7 @@ from torch.nn.functional import pad
 
 from saccade.engine.trace import Trace
 from support.ending import showing
+from support.models import decoder_of
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def rowwise(model: nn.Module, sets: Sequence[Sets]) -> Iterator[None]:
             mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
             kwargs = kwargs | {"attention_mask": mask[:, None], "past_key_values": None}
             if one.moved_BN is not None:
-                rotary = model.model.language_model.rotary_emb
+                rotary = decoder_of(model).rotary_emb
                 kwargs["position_embeddings"] = rotary(state["embeds"], state["ids"] - one.moved_BN)
             return args, kwargs
 
@@ -96,7 +97,7 @@ def rowwise(model: nn.Module, sets: Sequence[Sets]) -> Iterator[None]:
 
         return hook
 
-    decoder = model.model.language_model
+    decoder = decoder_of(model)
     handles = [decoder.register_forward_pre_hook(before_decoder, with_kwargs=True)]
     try:
         for number, layer in enumerate(decoder.layers):

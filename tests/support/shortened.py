@@ -17,7 +17,7 @@ import torch
 from torch.nn.functional import pad
 
 from saccade import apply
-from support.models import Tiny
+from support.models import Tiny, decoder_of
 from support.rowwise import Sets, sets_of
 
 
@@ -32,7 +32,7 @@ class Entered:
 @contextmanager
 def entering(tiny: Tiny) -> Iterator[Entered]:
     """Notes what the next forward's decoder and its first layer get."""
-    found, decoder = Entered(), tiny.model.model.language_model
+    found, decoder = Entered(), decoder_of(tiny.model)
 
     def into_decoder(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         found.kwargs = dict(kwargs)
@@ -78,7 +78,7 @@ def shortened(
 def _run(
     tiny: Tiny, hidden: torch.Tensor, stock: torch.Tensor, sets: Sequence[Sets], deep: Sequence[torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    decoder, every = tiny.model.model.language_model, hidden.shape[1]
+    decoder, every = decoder_of(tiny.model), hidden.shape[1]
     rows = torch.arange(every)
     for number, layer in enumerate(decoder.layers):
         one = sets[number].longer(every - sets[number].alive_BN.shape[1])

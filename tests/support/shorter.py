@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from saccade import apply
-from support.models import SQUARE, TALL, WIDE, Segment, Tiny
+from support.models import SQUARE, TALL, WIDE, Segment, Tiny, decoder_of
 from support.reference import gap
 from support.tower_reference import Pair, View
 
@@ -100,7 +100,7 @@ def shorter(
             text.append(len(parts))
             parts.append(embeds[row])
         parts += starts.get(row, [])
-    hidden = tiny.model.model.language_model(inputs_embeds=torch.stack(parts)[None]).last_hidden_state
+    hidden = decoder_of(tiny.model)(inputs_embeds=torch.stack(parts)[None]).last_hidden_state
     return tiny.model.lm_head(hidden)[0, text]
 
 

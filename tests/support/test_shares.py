@@ -26,7 +26,9 @@ def case(plan, family, number, of=6, *, e2e=False, test="test_a"):
 
 
 def table(plans, of=6):
-    return [case(*words, of) for words in product(plans, ("llava", "qwen2_vl", "internvl-qwen3"), range(40))]
+    return [
+        case(*words, of) for words in product(plans, ("llava-llama", "qwen2_vl", "internvl-qwen3"), range(40))
+    ]
 
 
 def names(items):
@@ -36,7 +38,7 @@ def names(items):
 def test_about_as_many_run_as_was_asked_for():
     items = table("abcdefgh", of=6)
     kept, left = shares.choose(items, whole=False, quick=False)
-    of_one = [item for item in kept if item.callspec.params["family"] == "llava"]
+    of_one = [item for item in kept if item.callspec.params["family"] == "llava-llama"]
     assert len(kept) + len(left) == len(items) and 0.7 < len(of_one) * 6 / (8 * 40) < 1.3
     # A model that shares its decoder with another one meets a share of that share.
     of_other = [item for item in kept if item.callspec.params["family"] == "qwen2_vl"]
@@ -60,7 +62,11 @@ def test_every_value_of_every_parameter_runs_at_least_once():
 
 
 def test_quick_takes_one_case_of_every_test_that_is_not_end_to_end():
-    items = [*table("ab", of=1), case("a", "llava", 0, 1, test="test_b"), case("a", "llava", 1, 1, e2e=True)]
+    items = [
+        *table("ab", of=1),
+        case("a", "llava-llama", 0, 1, test="test_b"),
+        case("a", "llava-llama", 1, 1, e2e=True),
+    ]
     kept, _ = shares.choose(items, whole=False, quick=True)
     assert sorted(item.nodeid.partition("[")[0] for item in kept) == [
         "tests/x.py::test_a",

@@ -8,15 +8,15 @@ from typing import Any
 import torch
 import transformers
 
-from support.models import IMAGE, Segment, Tiny
-from support.models_views import internvl_views
+from support.models import IMAGE, SEVERAL_AXES, Segment, Tiny
+from support.models_views import by_sample, internvl_views, same_size
 
 _VERSION = tuple(int(part) for part in transformers.__version__.split(".")[:2])
 
 
 def stock_takes_new_images(name: str) -> bool:
     """Whether stock ``generate`` takes new images on an existing cache (Qwen2.5-VL: since version 5.23)."""
-    return not name.startswith("qwen") or _VERSION >= (5, 23)
+    return not name.startswith(SEVERAL_AXES) or _VERSION >= (5, 23)
 
 
 def next_turn(
@@ -75,6 +75,10 @@ def _images(
                     {"pixel_values": inputs["pixel_values"][patch:end], "image_grid_thw": grid[None]}
                 )
                 patch = end
+            elif tiny.family == "idefics3":
+                end = patch + internvl_views(sizes[len(images)])
+                images.append({"pixel_values": inputs["pixel_values"][len(found), patch:end]})
+                patch = end
             elif tiny.family == "internvl":
                 end = patch + internvl_views(sizes[len(images)])
                 images.append({"pixel_values": inputs["pixel_values"][patch:end]})
@@ -83,6 +87,8 @@ def _images(
                 keys = [k for k in ("pixel_values", "image_sizes") if k in inputs]
                 images.append({k: inputs[k][number : number + 1] for k in keys})
             number += 1
+        if tiny.family == "idefics3":
+            patch = 0
         found.append(images)
     return found
 
@@ -91,6 +97,13 @@ def _join(tiny: Tiny, images: list[list[dict[str, torch.Tensor]]]) -> dict[str, 
     flat = [image for sample in images for image in sample]
     if not flat:
         return {}
+    if tiny.family == "idefics3":
+        return {
+            "pixel_values": by_sample([i["pixel_values"] for i in flat], [len(sample) for sample in images])
+        }
+    if tiny.family == "mistral3":
+        cut = [i["pixel_values"][0, :, : i["image_sizes"][0, 0], : i["image_sizes"][0, 1]] for i in flat]
+        return {"pixel_values": same_size(cut), "image_sizes": torch.cat([i["image_sizes"] for i in flat])}
     if tiny.family in ("llava_next", "llava_onevision"):
         most = max(i["pixel_values"].shape[1] for i in flat)
         pad = (0, 0, 0, 0, 0, 0)

@@ -57,6 +57,7 @@ def test_every_record_is_seen_as_often_as_its_weight_says(pools, seed, epoch):
         times = [seen[number, index] for index in range(len(pool))]
         assert abs(sum(times) - share_of(pool)) < 1
         assert set(times) <= {math.floor(pool.weight), math.floor(pool.weight) + 1}
+    assert mixture.order(epoch, 3) == order[:3]
     assert mixture.order(epoch) == order == RecordMixture(pools, seed).order(epoch)
 
 

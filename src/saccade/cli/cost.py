@@ -229,8 +229,10 @@ def _show(
 
     from saccade.plans.plan import Plan
 
+    sparse = f" ({shape.experts.chosen} of {shape.experts.count} experts)" if shape.experts else ""
+    ffn = f"FFN {shape.ffn}{sparse}"
     out.line(
-        f"{shape.name}: {shape.layers} layers, width {shape.hidden}, FFN {shape.ffn}, {shape.heads} heads "
+        f"{shape.name}: {shape.layers} layers, width {shape.hidden}, {ffn}, {shape.heads} heads "
         f"({shape.kv_heads} KV); prompt of {visual} visual and {text:g} text rows"
     )
     if laid is not None:

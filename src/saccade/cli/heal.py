@@ -91,7 +91,7 @@ def heal(
     """Bring back what a plan lost: a few hundred steps of learning from the dense model, without labels.
 
     Under the plan the model learns to say what it says without it, through a low-rank adapter on the
-    decoder's linear layers from where the plan begins. The healed plan brings the adapter with it: where it is
+    decoder's linear layers from where the plan begins. The healed plan brings the adapter with it: where
     given as --plan both are on, and without it the model is bit for bit what it was. An interrupted run
     goes on from its last checkpoint when the command is repeated.
 

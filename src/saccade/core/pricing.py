@@ -3,7 +3,8 @@
 Two FLOPs figures (2 per multiply-accumulate):
 
 * ``paper``: the rectangle of the papers, ``4 d dk |A| + 4 d dq |Q| + 4 dq |Q| |A| + 6 d m |F|`` per layer
-  (V-Skip, arXiv 2606.08511, Table 3; with dq = dk = d it is ``8nd^2 + 4n^2d + 6ndm``).
+  (V-Skip, arXiv 2606.08511, Table 3; with dq = dk = d it is ``8nd^2 + 4n^2d + 6ndm``). Of a sparse FFN m is
+  the width of the experts that a row passes, and the router's ``2 d e |F|`` come on top.
 * ``executed``: what the engine dispatches, call by call, as ``torch.utils.flop_counter`` counts it.
 """
 
@@ -68,7 +69,7 @@ class Cost:
 def paper_flops(shape: ModelShape, alive: float, query: float, ffn: float) -> float:
     """FLOPs of one layer of one sample by the papers' rectangle (V-Skip, Table 3)."""
     d, dk, dq = shape.hidden, shape.kv_width, shape.query_width
-    return 4 * d * dk * alive + 4 * d * dq * query + 4 * dq * query * alive + 6 * d * shape.ffn * ffn
+    return 4 * d * dk * alive + 4 * d * dq * query + 4 * dq * query * alive + shape.ffn_flops * ffn
 
 
 def closed_form(shape: ModelShape, visual: float, text: float, skipped: dict[str, int]) -> float:
@@ -97,7 +98,7 @@ def closed_form(shape: ModelShape, visual: float, text: float, skipped: dict[str
 def executed_flops(shape: ModelShape, layer: LayerRoute, layout: Layout) -> int:
     """FLOPs that the engine dispatches for one layer of one batch (matrix products alone)."""
     d, dk, dq, batch = shape.hidden, shape.kv_width, shape.query_width, layout.batch
-    kept = 4 * d * dk * _computed(layer.alive_BN) + 6 * d * shape.ffn * int(layer.ffn_BN.sum())
+    kept = 4 * d * dk * _computed(layer.alive_BN) + shape.ffn_flops * int(layer.ffn_BN.sum())
     asking, narrow = layer.query_BN, 0
     if _is_narrow(layer, layout):
         # Visual queries are a call of their own, over text keys; their own key is an element-wise product.
@@ -206,7 +207,7 @@ def decode_flops(shape: ModelShape, cached_L: torch.Tensor, samples: int = 1) ->
         samples: Number of samples that decode together.
     """
     d, dk, dq = shape.hidden, shape.kv_width, shape.query_width
-    fixed = shape.layers * samples * (4 * d * dk + 4 * d * dq + 6 * d * shape.ffn)
+    fixed = shape.layers * samples * (4 * d * dk + 4 * d * dq + shape.ffn_flops)
     return fixed + 4 * dq * (cached_L + samples).sum()
 
 

@@ -7,6 +7,33 @@ from math import ceil, isqrt
 
 
 @dataclass(frozen=True)
+class Experts:
+    """A sparse FFN: a router picks some of many experts for every row.
+
+    Attributes:
+        count: Experts that the router chooses from.
+        chosen: Experts that a row passes.
+        width: Inner width of one.
+        shared: Inner width of what every row passes beside them.
+    """
+
+    count: int
+    chosen: int
+    width: int
+    shared: int = 0
+
+    @property
+    def passed(self) -> int:
+        """Inner width of all that a row passes."""
+        return self.chosen * self.width + self.shared
+
+    @property
+    def held(self) -> int:
+        """Inner width of all that there is."""
+        return self.count * self.width + self.shared
+
+
+@dataclass(frozen=True)
 class ModelShape:
     """Sizes of the language decoder of a VLM.
 
@@ -17,10 +44,11 @@ class ModelShape:
         heads: Query heads (H).
         kv_heads: Key/value heads.
         head_dim: Width of one head (d_h).
-        ffn: Inner width of the gated FFN (m).
+        ffn: Inner width of the gated FFN (m); of a sparse one, of what a row passes.
         vocab: Vocabulary size.
         visual: Visual tokens of a typical image, the default of ``cost`` and ``bench``.
         view: Patches of a view, where the model cuts images into views; None where it does not.
+        experts: What a sparse FFN is made of; None where every row passes all of it.
     """
 
     name: str
@@ -33,6 +61,7 @@ class ModelShape:
     vocab: int
     visual: int
     view: int | None = None
+    experts: Experts | None = None
 
     def views(self, visual: int, count: int | None = None) -> tuple[int, ...]:
         """Patches of every view of an image.
@@ -58,6 +87,16 @@ class ModelShape:
         """Total width of the keys, or of the values (dk)."""
         return self.kv_heads * self.head_dim
 
+    @property
+    def ffn_flops(self) -> int:
+        """FLOPs of one row in the FFN: gate, up and down, and the router's logits where there is one."""
+        return 2 * self.hidden * (3 * self.ffn + (0 if self.experts is None else self.experts.count))
+
+    @property
+    def ffn_held(self) -> int:
+        """Inner width of all FFN weights of a layer."""
+        return self.ffn if self.experts is None else self.experts.held
+
 
 SHAPES: dict[str, ModelShape] = {
     s.name: s
@@ -70,7 +109,15 @@ SHAPES: dict[str, ModelShape] = {
         ModelShape("qwen2-vl-7b", 28, 3584, 28, 4, 128, 18944, 152064, 1280),
         ModelShape("qwen2.5-vl-7b", 28, 3584, 28, 4, 128, 18944, 152064, 1280),
         ModelShape("qwen3-vl-8b", 36, 4096, 32, 8, 128, 12288, 151936, 1280),
+        ModelShape(
+            "qwen3-vl-30b-a3b", 48, 2048, 32, 4, 128, 8 * 768, 151936, 1280, experts=Experts(128, 8, 768)
+        ),
         ModelShape("llava-onevision-7b", 28, 3584, 28, 4, 128, 18944, 152128, 3645, 729),
+        ModelShape("smolvlm-256m", 30, 576, 9, 3, 64, 1536, 49280, 832, 64),
+        ModelShape("smolvlm2-2.2b", 24, 2048, 32, 32, 64, 8192, 49280, 1053, 81),
+        ModelShape("mistral-small-3.1-24b", 40, 5120, 32, 8, 128, 32768, 131072, 3025),
+        ModelShape("pixtral-12b", 40, 5120, 32, 8, 128, 14336, 131072, 4096),
+        ModelShape("glm-4.1v-9b", 40, 4096, 32, 2, 128, 13696, 151552, 1280),
         ModelShape("internvl3-8b", 28, 3584, 28, 4, 128, 18944, 151674, 3328, 256),
     )
 }

@@ -154,8 +154,9 @@ class Evidence:
         asks_BR: False where ``R`` pads a sample with fewer asking rows.
         asking_BR: Row numbers of the asking rows.
         keys_BGNW: Rotated keys of the looked-at layer, zeros at dead rows; None if not wanted.
-        rotary: Cosines and sines (B or 1, N, W) of the rows in that layer, in float32 at least; None if not
-            wanted.
+        rotary: Cosines and sines (B or 1, N, W) of the rows in that layer, in float32 at least, 1 and 0 where
+            a head is not turned; None if not wanted.
+        turn: Turns rows by head (B, G, N, W) by such tables, as the model does; None if not wanted.
         norm: The decoder's final norm.
         grid: Where the rows lie in the picture; None where the model cannot say (embeddings alone).
         vision: What the tower knows; None unless ``Look.tower``.
@@ -172,6 +173,7 @@ class Evidence:
     asking_BR: torch.Tensor | None = None
     keys_BGNW: torch.Tensor | None = None
     rotary: tuple[torch.Tensor, torch.Tensor] | None = None
+    turn: Callable[[torch.Tensor, tuple[torch.Tensor, torch.Tensor]], torch.Tensor] | None = None
     norm: Callable[[torch.Tensor], torch.Tensor] | None = None
     grid: Grid | None = None
     vision: Vision | None = None

@@ -76,12 +76,14 @@ class Attachment:
         resident: Whether the plan is part of the model, so that others may be applied over it.
         below: The resident plan that this one was applied over; it comes back when this one goes.
         decides: Whether the plan decides on the way which rows go on, by what it sees there.
+        looks_at_end: Whether what it does hangs on the end of the prompt, so that prompts which begin alike
+            cannot share what the cache holds of their beginning.
     """
 
     def __init__(self, model: nn.Module, family: Family, plan: Plan, resident: bool = False) -> None:
         self.model, self.family, self.plan, self.resident = model, family, plan, resident
         self.below: Attachment | None = None
-        self.decides = False
+        self.decides = self.looks_at_end = False
         self.parts = family.parts(model)
         self._handover = Handover()
         self._blocks = Blocks()
@@ -113,7 +115,8 @@ class Attachment:
                 AttentionStandIn, self, self.family, number, layer.self_attn, ffn_rows
             )
             self._undo.append(swap_forward(layer.self_attn, stand_in))
-            self._undo.append(swap_forward(layer.mlp, functools.partial(MlpStandIn, ffn_rows)))
+            mlp = functools.partial(MlpStandIn, ffn_rows, self.family.flat_ffn(layer.mlp))
+            self._undo.append(swap_forward(layer.mlp, mlp))
         stages = [s for m in self.plan.methods for s in m.stages(len(self.parts.layers))]
         self._check_positions(stages)
         self.decides = bool(stages)
@@ -127,6 +130,7 @@ class Attachment:
             self._blocks,
             self._tower_tap(stages),
         )
+        self.looks_at_end = forward.looks_at_end
         self._hook_layers(stages, forward)
         core, decoder = self.parts.core, self.parts.decoder
         self._undo.append(core.register_forward_pre_hook(forward.before_core, with_kwargs=True).remove)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import GenerationMixin
 
+from saccade.core.program import Program
 from saccade.engine.cache import CACHE_LAYERS, Cache
 from saccade.families import Family
 from saccade.families.base import ADVICE, checkpoints, is_replica
@@ -72,6 +73,28 @@ def check_supported(
                 "plans support sequences shorter than the window"
             )
     return past
+
+
+def check_router(decoder: nn.Module, kwargs: Mapping[str, Any], program: Program) -> None:
+    """Refuses logits of routers where some rows are routed to no expert.
+
+    They would be of fewer rows than the attention mask, by which the stock loss that balances experts weighs
+    them, row by row.
+
+    Raises:
+        ValueError: If they are asked for.
+    """
+    config: Any = decoder.config
+    asked = kwargs.get("output_router_logits")
+    if not (asked or (asked is None and getattr(config, "output_router_logits", False))):
+        return
+    fed = (one.ffn_BN for one in dict.fromkeys(program.route.layers))
+    if program.stages or not all(bool(rows_BN.all()) for rows_BN in fed):
+        raise ValueError(
+            "under this plan some rows pass no expert, so that router logits, and the loss that balances "
+            "experts by them, are not of every row: leave output_router_logits off, or choose a plan that "
+            "skips no FFN"
+        )
 
 
 def refuse_replicas(module: nn.Module) -> None:

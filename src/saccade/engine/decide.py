@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import pad
 
 from saccade.core.precision import exact
 from saccade.core.program import Program, Tally
@@ -247,7 +248,8 @@ class Decisions:
         seen: dict[str, Any] = {}
         if stage.look.rotary:
             held = None if ragged is None else ragged.rows
-            seen["rotary"] = frame.rotary(step, held, kwargs["position_embeddings"], exact=True)
+            tables = frame.rotary(step, held, kwargs["position_embeddings"], exact=True)
+            seen["rotary"], seen["turn"] = _over_heads(tables, keys_BGKW.shape[-1]), family.turn
         if stage.look.keys:
             keys = _over_rows(keys_BGKW.transpose(2, 3), step, frame).transpose(2, 3)
             seen["keys_BGNW"] = all_heads(keys, family.heads(attn)[1], attn)
@@ -293,6 +295,13 @@ class Decisions:
         held = cache.layers[attn.layer_idx].keys
         rows = frame.keys(frame.every(frame.past) if ragged is None else ragged.rows, step)
         return torch.cat([held.to(keys_BGKW.device), keys_BGKW], dim=2), rows
+
+
+def _over_heads(rotary: Rotary, width: int) -> Rotary:
+    """Rotary tables over whole heads: what they do not turn stays."""
+    cos, sin = rotary
+    more = width - cos.shape[-1]
+    return (pad(cos, (0, more), value=1.0), pad(sin, (0, more))) if more else rotary
 
 
 def _settled(stage: Stage, can_close_up: bool) -> Stage:

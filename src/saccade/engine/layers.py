@@ -73,8 +73,8 @@ class AttentionStandIn:
 class MlpStandIn:
     """Stands in for one MLP module's forward."""
 
-    def __init__(self, ffn_rows: RowHandover, inner: Callable) -> None:
-        self.ffn_rows, self.inner = ffn_rows, inner
+    def __init__(self, ffn_rows: RowHandover, flat: bool, inner: Callable) -> None:
+        self.ffn_rows, self.flat, self.inner = ffn_rows, flat, inner
 
     def __call__(self, hidden: torch.Tensor, *args, **kwargs):
         rows = self.ffn_rows.rows
@@ -85,6 +85,7 @@ class MlpStandIn:
     @eager
     def _routed(self, rows: RowIndex, hidden: torch.Tensor, *args, **kwargs):
         def inner(taken: torch.Tensor) -> torch.Tensor:
-            return check_rows(self.inner(taken, *args, **kwargs), taken.shape[1])
+            given = taken.contiguous() if self.flat else taken
+            return check_rows(self.inner(given, *args, **kwargs), taken.shape[1])
 
         return rows.apply(inner, hidden)

@@ -63,6 +63,18 @@ SUPPORT: tuple[Support, ...] = (
         "engine/test_generate.py::test_sampling_with_several_sequences_equals_repeated_prompts",
     ),
     Support(
+        "prompts that began apart decoded as one batch (`saccade serve`)",
+        "supported",
+        "also of several plans: each answer is that of one alone",
+        "engine/test_join.py::test_answers_of_several_plans_are_written_together",
+    ),
+    Support(
+        "keys and values of a picture kept for later questions about it (`saccade serve`)",
+        "supported",
+        "not under methods that decide by the end of the prompt; they read it again",
+        "engine/test_join.py::test_answers_that_begin_and_end_at_different_times_are_those_of_one_alone",
+    ),
+    Support(
         "beam search",
         "supported",
         "as without a cache",
@@ -175,6 +187,18 @@ SUPPORT: tuple[Support, ...] = (
         "refused",
         "routed layers make no attention maps",
         "engine/test_inputs.py::test_output_attentions_is_refused_however_it_is_asked_for",
+    ),
+    Support(
+        "experts (a sparse FFN)",
+        "supported",
+        "a row that skips the FFN is routed to none; prices count the experts a row passes, and the router",
+        "families/test_experts.py::test_rows_that_skip_the_ffn_are_routed_to_no_expert",
+    ),
+    Support(
+        "`output_router_logits`, and the loss that balances experts, where a plan skips FFNs",
+        "refused",
+        "some rows have no router logits; plans that skip attention alone are served",
+        "families/test_experts.py::test_router_logits_are_refused_where_some_rows_have_none",
     ),
     Support(
         "ready-made (4-D) attention masks",

@@ -249,7 +249,7 @@ class TowerTap:
     ) -> tuple[tuple, dict[str, Any]] | None:
         run, tower = self._call.run, self.tower
         if run is not None and tower is not None and self.wanted:
-            run.order = self.family.tower_order(module, kwargs)
+            run.order = self.family.tower_order(tower, kwargs)
         if run is None or tower is None or self.merge is None:
             return None
         run.merging = Merging(self.merge.r, int(tower.has_cls))

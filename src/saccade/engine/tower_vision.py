@@ -31,7 +31,7 @@ class TowerRun:
     Attributes:
         scores: What was looked at, by layer.
         states: The states that become features, by their number.
-        order: Where the tower's row of each visual row stands in its layers, where that is not in order.
+        order: Where the patches of each visual row stand in its layers, where that is not in order.
         merging: Which tokens were merged, if any.
         later: What is left to do once the tower has run.
     """
@@ -232,9 +232,11 @@ class _Patches:
 
         def rows(parts: tuple[torch.Tensor, ...]) -> torch.Tensor:
             x = torch.cat([patches(part) for part in parts])
+            if run.order is not None:
+                x = x[run.order.to(x.device)]
             if tower.merge > 1:
                 x = wide(x).unflatten(0, (-1, tower.merge)).mean(1).to(x.dtype)
-            return (x if run.order is None else x[run.order.to(x.device)]).to(device)
+            return x.to(device)
 
         scores = run.scores[key]
         states = [run.states[number] for number in tower.states]

@@ -53,6 +53,8 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
     """Text decoders whose attention this adapter can take apart."""
     version: ClassVar[int] = 1
     """Raised when answers of its models come out otherwise; those that were kept are then not used again."""
+    decoder_name: ClassVar[str] = "language_model"
+    """Attribute of the core that is the text decoder."""
     compact_positions: ClassVar[bool] = True
     """Whether positions can close up over dropped rows; not where they have several axes (mRoPE)."""
     layouts: ClassVar[tuple[str, ...]] = ()
@@ -102,7 +104,7 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
             ValueError: If the text decoder is of a kind this family cannot take apart.
         """
         model, core = unwrap(model), core_of(model)
-        decoder: Any = core.language_model
+        decoder: Any = getattr(core, self.decoder_name)
         kind = decoder.config.model_type
         if kind not in self.text_types:
             raise ValueError(
@@ -189,7 +191,7 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
 
     def queries(self, attn: nn.Module, x_BND: torch.Tensor, rotary: Rotary) -> torch.Tensor:
         """Rotated queries (B, H, N, K) of normed hidden states."""
-        return rotate(heads_of(attn.q_proj(x_BND), attn.head_dim), rotary)
+        return self.turn(heads_of(attn.q_proj(x_BND), attn.head_dim), rotary)
 
     def keys_values(
         self, attn: nn.Module, x_BND: torch.Tensor, rotary: Rotary
@@ -199,7 +201,11 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
 
     def keys(self, attn: nn.Module, x_BND: torch.Tensor, rotary: Rotary) -> torch.Tensor:
         """Rotated keys (B, kv heads, N, K) of normed hidden states."""
-        return rotate(heads_of(attn.k_proj(x_BND), attn.head_dim), rotary)
+        return self.turn(heads_of(attn.k_proj(x_BND), attn.head_dim), rotary)
+
+    def turn(self, x_BHNK: torch.Tensor, rotary: Rotary) -> torch.Tensor:
+        """Rows by head turned to their positions; where tables are narrower than a head, the rest stays."""
+        return rotate(x_BHNK, rotary)
 
     def input_norm(self, layer: nn.Module, hidden_BND: torch.Tensor) -> torch.Tensor:
         """What the attention of a decoder layer gets of the residual stream."""
@@ -235,6 +241,10 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
                     "be read as they act; merge adapters into the model, and load it without quantisation"
                 )
         return {name: (module.weight, module.bias) for name, module in found.items()}
+
+    def flat_ffn(self, mlp: nn.Module) -> bool:
+        """Whether an FFN views the rows of all samples as one list, so that they must lie side by side."""
+        return False
 
     def rotary(self, decoder: nn.Module, hidden_BND: torch.Tensor, position_ids: torch.Tensor) -> Rotary:
         """Cosines and sines of positions (B or 1, N), as the stock loop makes them."""

@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from saccade.families.base import Family, Rotary, heads_of, rotate
+from saccade.families.base import Family, Rotary, heads_of
 
 
 class HeadNorms(Family):
     """The part of an adapter whose decoders may have such norms; a decoder without them is as any other."""
 
     def queries(self, attn: nn.Module, x_BND: torch.Tensor, rotary: Rotary) -> torch.Tensor:
-        return rotate(_normed(attn, "q_norm", heads_of(attn.q_proj(x_BND), attn.head_dim)), rotary)
+        return self.turn(_normed(attn, "q_norm", heads_of(attn.q_proj(x_BND), attn.head_dim)), rotary)
 
     def keys(self, attn: nn.Module, x_BND: torch.Tensor, rotary: Rotary) -> torch.Tensor:
-        return rotate(_normed(attn, "k_norm", heads_of(attn.k_proj(x_BND), attn.head_dim)), rotary)
+        return self.turn(_normed(attn, "k_norm", heads_of(attn.k_proj(x_BND), attn.head_dim)), rotary)
 
     def linears(self, layer: Any) -> dict[str, tuple[torch.Tensor, torch.Tensor | None]]:
         if hasattr(layer.self_attn, "q_norm"):

@@ -24,9 +24,10 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optim
 
 from saccade.core.shapes import ModelShape
 from saccade.families.base import core_of, heads_of, text_sizes, unwrap
+from saccade.families.experts import SparseFFN
 from saccade.families.head_norms import HeadNorms
 from saccade.families.registry import register
-from saccade.families.vision import Box, Picture, Tower, made_lengths, of_patches, square
+from saccade.families.vision import Box, Picture, Tower, joined, made_lengths, of_patches, square
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,7 +37,7 @@ JOINED = 2
 
 
 @register
-class InternVL(HeadNorms):
+class InternVL(SparseFFN, HeadNorms):
     """InternVL: the model gets views without knowing how many are of one image, and how tiles lie.
 
     The prompt tells the first: an unbroken run of placeholders is an image, as its processor writes them (so
@@ -47,7 +48,7 @@ class InternVL(HeadNorms):
 
     name = "InternVL"
     model_types = ("internvl",)
-    text_types = ("qwen2", "qwen3", "llama")
+    text_types = ("qwen2", "qwen3", "qwen3_moe", "llama")
     layouts = ()  # what stands in its projector's place gets four patches in one
 
     def visual_ids(self, config: PreTrainedConfig) -> tuple[int, ...]:
@@ -146,16 +147,16 @@ class InternVL(HeadNorms):
     def tower_heads(
         self, attn: nn.Module, x: torch.Tensor, kwargs: Mapping[str, Any], cls_only: bool
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        side = square(x.shape[1] - 1)
-        if side is None:
-            raise ValueError(f"{self.name}: its tower is looked into where views are square, these are not")
-        # CLS, then patches in the order of the rows that join them.
-        squares = torch.arange(side * side).view(side // JOINED, JOINED, side // JOINED, JOINED)
-        order = torch.cat((torch.zeros(1, dtype=torch.long), squares.transpose(1, 2).flatten() + 1))
-        x = x[:, order.to(x.device)]
         asking = x[:, :1] if cls_only else x
         q, k = attn.q_norm(attn.q_proj(asking)), attn.k_norm(attn.k_proj(x))
         return [(heads_of(q, attn.head_dim), heads_of(k, attn.head_dim))]
+
+    def tower_order(self, tower: Tower, kwargs: Mapping[str, Any]) -> torch.Tensor | None:
+        pixels, vision = kwargs["pixel_values"], tower.module.config
+        sides = [n // patch for n, patch in zip(pixels.shape[-2:], vision.patch_size, strict=True)]
+        if sides[0] != sides[1]:
+            raise ValueError(f"{self.name}: its tower is looked into where views are square, these are not")
+        return joined([(sides[0], sides[1])] * len(pixels), JOINED)
 
     def smaller(
         self, processor: Any, images: list[Image], scale: float

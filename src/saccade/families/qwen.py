@@ -64,12 +64,13 @@ class QwenVL(Family):
     def positions(self, config: PreTrainedConfig, inputs: Mapping[str, Any]) -> list[int]:
         """Text after a picture goes on from the picture's longer side; videos are left out."""
         settings: Any = config
-        grids = iter(() if inputs.get("image_grid_thw") is None else inputs["image_grid_thw"].tolist())
+        given = inputs.get("image_grid_thw")
+        grids = iter(() if given is None else given.tolist())
         merge, found = settings.vision_config.spatial_merge_size, []
         for ids_N, seen_N in zip(inputs["input_ids"], inputs["attention_mask"], strict=True):
-            pictures, videos = (int((ids_N == token).sum()) for token in self.visual_ids(config))
-            taken = int(seen_N.sum()) - pictures - videos
-            while pictures > 0:
+            pictures, *videos = (int((ids_N == token).sum()) for token in self.visual_ids(config))
+            taken = int(seen_N.sum()) - pictures - sum(videos)
+            while given is not None and pictures > 0:
                 time, height, width = next(grids)
                 pictures -= time * height * width // merge**2
                 taken += max(time, height // merge, width // merge)
@@ -103,14 +104,18 @@ class QwenVL(Family):
     def smaller(
         self, processor: Any, images: list[Image], scale: float
     ) -> tuple[list[Image], dict[str, Any]]:
-        size, small = processor.image_processor.size, []
+        (least, most), small = self.limits(processor.image_processor), []
         for image in images:
             area = image.width * image.height
             # What the model sees of an image is never more, and never less, than its processor allows.
-            seen = min(max(area, size["shortest_edge"]), size["longest_edge"])
-            fit = min(math.sqrt(max(seen * scale * scale, size["shortest_edge"]) / area), 1.0)
+            seen = min(max(area, least), most)
+            fit = min(math.sqrt(max(seen * scale * scale, least) / area), 1.0)
             small.append(image.resize((max(round(image.width * fit), 1), max(round(image.height * fit), 1))))
         return small, {}
+
+    def limits(self, image_processor: Any) -> tuple[float, float]:
+        """Least and most pixels of a picture."""
+        return image_processor.size["shortest_edge"], image_processor.size["longest_edge"]
 
 
 def text_part(shape: ModelShape, layers: int | None, rope: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from transformers.vision_utils import get_vision_window_index
 from saccade.core.shapes import ModelShape
 from saccade.families.qwen import QwenVL, text_part, thirds, tokens
 from saccade.families.registry import register
+from saccade.families.vision import Tower
 
 
 @register
@@ -39,10 +40,13 @@ class Qwen25VL(QwenVL):
     def model_class(self) -> type[nn.Module]:
         return Qwen2_5_VLForConditionalGeneration
 
-    def tower_order(self, module: nn.Module, kwargs: Mapping[str, Any]) -> torch.Tensor | None:
+    def tower_order(self, tower: Tower, kwargs: Mapping[str, Any]) -> torch.Tensor | None:
+        module: Any = tower.module
         index = kwargs.get("window_index")
         if index is None:
             index, _ = get_vision_window_index(
                 kwargs["grid_thw"], module.spatial_merge_size, module.window_size, module.patch_size
             )
-        return index.argsort()
+        # The windows are of rows: their patches move together.
+        first = index.argsort()[:, None] * tower.merge
+        return (first + torch.arange(tower.merge, device=first.device)).flatten()

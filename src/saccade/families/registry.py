@@ -101,10 +101,16 @@ def register(cls: type[Family]) -> type[Family]:
 def find(what: nn.Module | PreTrainedConfig) -> Family:
     """The family of a model or configuration.
 
+    Where one class of transformers holds models with another tower, their adapter is listed under both types.
+
     Raises:
         ValueError: If no adapter knows the model type.
     """
-    kind = getattr(getattr(unwrap(what), "config", what), "model_type", type(what).__name__)
+    config = getattr(unwrap(what), "config", what)
+    kind = getattr(config, "model_type", type(what).__name__)
+    seen = f"{kind}+{getattr(getattr(config, 'vision_config', None), 'model_type', '')}"
+    if seen in FAMILIES:
+        return FAMILIES[seen]
     if kind not in FAMILIES:
         raise ValueError(
             f"no adapter for model type {kind!r}; supported: {', '.join(FAMILIES)}. "

@@ -222,6 +222,22 @@ def of_grids(grids: Sequence[tuple[int, int, int]]) -> Picture:
     return Picture.join(parts) if parts else Picture.unmapped(())
 
 
+def joined(grids: Sequence[tuple[int, int]], side: int) -> torch.Tensor:
+    """Patches of views that are joined to squares, those of a square one after another, squares line by line.
+
+    Args:
+        grids: Lines and columns of patches of every view; what no square holds is left out.
+        side: Patches along each side of a square.
+    """
+    parts, start = [], 0
+    for lines, columns in grids:
+        at = torch.arange(start, start + lines * columns).view(lines, columns)
+        whole = at[: lines // side * side, : columns // side * side]
+        parts.append(whole.unflatten(0, (-1, side)).unflatten(2, (-1, side)).transpose(1, 2).flatten())
+        start += lines * columns
+    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.long)
+
+
 def square(length: int) -> int | None:
     """Side of a square of so many patches, or None."""
     side = isqrt(length)
@@ -244,6 +260,7 @@ class Tower:
         merge: Patches that the tower merges into one row.
         projector: What turns features into embeddings, or None where the tower does it.
         strips: Whether row 0 is taken off the features.
+        follows: What comes after its layers; None where that is what was made after them.
     """
 
     module: nn.Module
@@ -256,6 +273,7 @@ class Tower:
     merge: int
     projector: nn.Module | None
     strips: bool
+    follows: tuple[nn.Module, ...] | None = None
 
 
 class VisionAdapter(ABC):
@@ -354,8 +372,15 @@ class VisionAdapter(ABC):
         """
         raise ValueError(f"{self.name}: the attention of this vision tower cannot be looked at")
 
-    def tower_order(self, module: nn.Module, kwargs: Mapping[str, Any]) -> torch.Tensor | None:
-        """Where the row of every visual row stands inside the tower; None if in the same place."""
+    def tower_order(self, tower: Tower, kwargs: Mapping[str, Any]) -> torch.Tensor | None:
+        """Where the patches of every visual row stand inside the tower, those of a row one after another.
+
+        Patches are counted over all views, CLS rows left out. None where they stand so already.
+
+        Args:
+            tower: The tower.
+            kwargs: Keyword arguments of its forward.
+        """
         return None
 
     def tower_layer(

@@ -6,6 +6,7 @@ command line. Formats are a list, so that no file reaches a loader that runs oth
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import warnings
@@ -52,6 +53,25 @@ def open_picture(path: str | os.PathLike, where: str = "") -> Image.Image:
         raise ValueError(f"{before}no such image: {short(path)}{unfetched(path)}") from None
     except Exception as error:  # decoders raise whatever their authors chose
         raise ValueError(f"{before}cannot read image {short(path)}: {_reason(error, path)}") from None
+
+
+def read_picture(data: bytes, name: str, most_pixels: int = MOST_PIXELS) -> Image.Image:
+    """A picture that came as bytes, as RGB (`rgb`).
+
+    Args:
+        data: The content of a picture file.
+        name: What to call it in errors.
+        most_pixels: Pixels of the largest that is decoded, `MOST_PIXELS` at most.
+
+    Raises:
+        ValueError: If it is none of `FORMATS`, is torn, or is too large.
+    """
+    try:
+        with _quiet(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check_size(image, min(most_pixels, MOST_PIXELS))
+            return rgb(image)
+    except Exception as error:  # decoders raise whatever their authors chose
+        raise ValueError(f"cannot read {name}: {_reason(error, name)}") from None
 
 
 def rgb(image: Image.Image) -> Image.Image:
@@ -110,16 +130,16 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def _check_size(image: Image.Image) -> None:
+def _check_size(image: Image.Image, most: int = MOST_PIXELS) -> None:
     """Looks at the header alone, before anything is decoded.
 
     Raises:
         ValueError: If the picture is too large or too narrow.
     """
     width, height = image.size
-    if width * height > MOST_PIXELS:
+    if width * height > most:
         raise ValueError(
-            f"{width} x {height} pixels are more than the {MOST_PIXELS:,} that are read; make it smaller"
+            f"{width} x {height} pixels are more than the {most:,} that are read; make it smaller"
         )
     if max(width, height) > MOST_STRETCH * min(width, height):
         raise ValueError(

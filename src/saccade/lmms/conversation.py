@@ -83,11 +83,5 @@ def inputs(loaded: models.Loaded, conversations: Sequence[ChatMessages], plan: P
     Raises:
         ValueError: If the processor has no chat template.
     """
-    try:
-        texts = [
-            loaded.processor.apply_chat_template(list(c.messages), tokenize=False, add_generation_prompt=True)
-            for c in conversations
-        ]
-    except ValueError as error:
-        raise ValueError(f"{loaded.name} cannot write a chat prompt: {error}") from error
+    texts = [models.chat_prompt(loaded, c.messages) for c in conversations]
     return models.encode(loaded, texts, [image for c in conversations for image in c.images], plan)

@@ -20,6 +20,10 @@ def meter() -> FlopCounterMode:
         packet = f"_scaled_dot_product_{name}"
         kernels[getattr(torch.ops.aten, packet)] = _forward
         kernels[getattr(torch.ops.aten, f"{packet}_backward")] = _backward
+    # Products of rows by the expert each of them is sorted to, which torch's counter does not know.
+    kernels[torch.ops.aten._grouped_mm] = _grouped
+    if hasattr(torch.ops.transformers, "grouped_mm_fallback"):
+        kernels[torch.ops.transformers.grouped_mm_fallback] = _grouped
     for name, count in QUANTISED.items():
         # Registered by bitsandbytes, where it is in use.
         if hasattr(torch.ops.bitsandbytes, name):
@@ -38,6 +42,11 @@ def _forward(q: Any, k: Any, v: Any, *args: Any, **kwargs: Any) -> int:
     """Scores, and the mixing of values; shapes are (B, H, rows, width), and grouped keys serve all heads."""
     batch, heads, queries, width = q
     return 2 * batch * heads * queries * k[2] * (width + v[3])
+
+
+def _grouped(rows: Any, experts: Any, *args: Any, **kwargs: Any) -> int:
+    """Sorted rows (S, in) by the matrices of their experts (E, in, out): every row by one of them."""
+    return 2 * math.prod(rows) * experts[-1]
 
 
 def _packed(x: Any, weight: Any, shape: Any, *args: Any, **kwargs: Any) -> int:

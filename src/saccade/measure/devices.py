@@ -148,12 +148,12 @@ def prefill_seconds(shape: ModelShape, route: Route, on: Card, eye: Eye, size: i
         size: Bytes per number.
     """
     layout, total = route.layout, 0.0
-    d, dq, dk, m = shape.hidden, shape.query_width, shape.kv_width, shape.ffn
+    d, dq, dk = shape.hidden, shape.query_width, shape.kv_width
     memo: dict[int, float] = {}
     for layer in route.layers:
         if id(layer) not in memo:
             alive, query, ffn = (int(s.sum()) for s in (layer.alive_BN, layer.query_BN, layer.ffn_BN))
-            fixed = 4 * d * dk * alive + 4 * d * dq * query + 6 * d * m * ffn
+            fixed = 4 * d * dk * alive + 4 * d * dq * query + shape.ffn_flops * ffn
             scores = executed_flops(shape, layer, layout) - fixed
             memo[id(layer)] = layer_seconds(shape, on, alive, query, ffn, scores, size)
         total += memo[id(layer)]

@@ -76,9 +76,9 @@ def roofline(shape: ModelShape, route: Route, size: int, device: Device, flops_r
 
 def layer_seconds(shape: ModelShape, layer: LayerRoute, layout: Layout, size: int, device: Device) -> float:
     """Least seconds of one layer: each product takes its arithmetic or its traffic, whichever is longer."""
-    d, dq, dk, m = shape.hidden, shape.query_width, shape.kv_width, shape.ffn
+    d, dq, dk = shape.hidden, shape.query_width, shape.kv_width
     alive, query, ffn = (int(s.sum()) for s in (layer.alive_BN, layer.query_BN, layer.ffn_BN))
-    fixed = 4 * d * dk * alive + 4 * d * dq * query + 6 * d * m * ffn
+    fixed = 4 * d * dk * alive + 4 * d * dq * query + shape.ffn_flops * ffn
     scores = executed_flops(shape, layer, layout) - fixed
     return rows_seconds(shape, alive, query, ffn, scores, size, device)
 
@@ -100,10 +100,15 @@ def rows_seconds(
     d, dq, dk, m = shape.hidden, shape.query_width, shape.kv_width, shape.ffn
     products = [(query, d, dq), (alive, d, dk), (alive, d, dk), (query, dq, d)]
     products += [(ffn, d, m), (ffn, d, m), (ffn, m, d)]
+    if shape.experts is not None:
+        products.append((ffn, d, shape.experts.count))
     total = 0.0
     for rows, wide, out in products:
         traffic = size * (wide * out + rows * (wide + out)) if rows else 0
         total += max(2 * rows * wide * out / device.flops_per_s, traffic / device.bytes_per_s)
+    # Rows that pass different experts read the weights of each: of all of them, once rows are many.
+    others = min(shape.ffn_held, ffn * shape.ffn) - m if ffn else 0
+    total += size * 3 * d * others / device.bytes_per_s
     traffic = size * 2 * (alive * dk + query * dq)
     return total + max(scores / device.flops_per_s, traffic / device.bytes_per_s)
 

@@ -30,7 +30,13 @@ FAMILY_OF = {
     "qwen2-vl-7b": "qwen2_vl",
     "qwen2.5-vl-7b": "qwen2_5_vl",
     "qwen3-vl-8b": "qwen3_vl",
+    "qwen3-vl-30b-a3b": "qwen3_vl_moe",
     "llava-onevision-7b": "llava_onevision",
+    "smolvlm-256m": "idefics3",
+    "smolvlm2-2.2b": "smolvlm",
+    "mistral-small-3.1-24b": "mistral3",
+    "pixtral-12b": "llava+pixtral",
+    "glm-4.1v-9b": "glm4v",
     "internvl3-8b": "internvl",
 }
 """Model type of each preset shape."""
@@ -101,7 +107,10 @@ def preset_print(name: str) -> dict[str, Any]:
     """What a preset shape says of a model's fingerprint, for ``Plan.check_shape``."""
     shape = SHAPES[name]
     sizes = ("layers", "hidden", "heads", "kv_heads", "head_dim", "ffn")
-    return {"model_type": FAMILY_OF[name], "text": {size: getattr(shape, size) for size in sizes}}
+    return {
+        "model_type": FAMILY_OF[name].partition("+")[0],
+        "text": {size: getattr(shape, size) for size in sizes},
+    }
 
 
 def check_plan(name: str, plan: Plan, opening: Opening | None = None) -> None:
@@ -310,7 +319,7 @@ def memory_estimate(shape: ModelShape, layers: int, batch: int, rows: int, size:
     """
     d, m = shape.hidden, shape.ffn
     attention = 2 * d * shape.query_width + 2 * d * shape.kv_width
-    weights = layers * (attention + 3 * d * m) + 2 * shape.vocab * d
+    weights = layers * (attention + 3 * d * shape.ffn_held) + 2 * shape.vocab * d
     cache = 2 * layers * shape.kv_width * rows * batch
     # Measured at 7B width: three FFN-wide and about eight hidden-wide tensors are alive at once.
     activations = batch * rows * (3 * m + 8 * d)

@@ -117,8 +117,8 @@ def key_sizes(evidence: Evidence) -> torch.Tensor:
         wide(part).expand(len(keys), -1, -1).gather(1, first_B[:, None, None].expand(-1, 1, part.shape[-1]))
         for part in rotary
     )
-    low, high = keys.chunk(2, dim=-1)
-    back_BGNW: torch.Tensor = keys * cos[:, None] - torch.cat((-high, low), dim=-1) * sin[:, None]
+    turn: Any = evidence.turn
+    back_BGNW: torch.Tensor = turn(keys, (cos, -sin))
     return back_BGNW.abs().sum((1, 3))
 
 

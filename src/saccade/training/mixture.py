@@ -49,22 +49,28 @@ class RecordMixture(Dataset):
         except BadRecord as error:
             return error
 
-    def order(self, epoch: int) -> list[tuple[int, int]]:
+    def order(self, epoch: int, most: int | None = None) -> list[tuple[int, int]]:
         """Source and record of every position of an epoch.
 
         Every record is seen as often as its source's weight says, rounded down, and a random draw of the
         records once more, another in every epoch. What a share leaves over goes on into the next epoch, so
         that the weight is met on average, however small it is.
+
+        Args:
+            epoch: Which, from 0.
+            most: How many of its first positions; all if omitted.
         """
-        keys: list[tuple[int, int]] = []
+        sources, records = [], []
         for number, (pool, share) in enumerate(zip(self.pools, self.shares, strict=True)):
             rng = np.random.default_rng((self.seed, epoch, number, 17))
             whole = math.floor(pool.weight)
             extra = math.floor((epoch + 1) * share) - math.floor(epoch * share) - whole * len(pool)
             more = rng.permutation(len(pool))[:extra]
-            keys += [(number, index) for index in [*range(len(pool))] * whole + more.tolist()]
-        order = np.random.default_rng((self.seed, epoch, 19)).permutation(len(keys))
-        return [keys[i] for i in order]
+            records.append(np.concatenate([np.tile(np.arange(len(pool)), whole), more]))
+            sources.append(np.full(len(records[-1]), number))
+        every = np.stack([np.concatenate(sources), np.concatenate(records)])
+        order = np.random.default_rng((self.seed, epoch, 19)).permutation(every.shape[1])[:most]
+        return [(source, index) for source, index in every[:, order].T.tolist()]
 
 
 class Stream(Sampler[Key]):
@@ -100,7 +106,7 @@ class Stream(Sampler[Key]):
     def __iter__(self) -> Iterator[Key]:
         left = self.length
         for epoch in count():
-            order = self.mixture.order(epoch)[:left]
+            order = self.mixture.order(epoch, left)
             for source, index in order:
                 yield source, index, epoch
             left -= len(order)

@@ -33,7 +33,7 @@ def parts_of(model: nn.Module, family: Family) -> dict[str, list[tuple[str, nn.P
     if all(id(parameter) in inside or id(parameter) in owner for parameter in model.parameters()):
         children = list(tower.module.children())
         after = next(n for n, child in enumerate(children) if child is tower.layers) + 1
-        for child in children[after:]:
+        for child in children[after:] if tower.follows is None else tower.follows:
             for parameter in child.parameters():
                 owner.setdefault(id(parameter), "projector")
     for parameter in tower.module.parameters():

@@ -108,8 +108,8 @@ class FlopsMeter(Meter):
         self.shape = shape
 
     def layer(self, rows: Rows) -> float:
-        d, dk, dq, m = self.shape.hidden, self.shape.kv_width, self.shape.query_width, self.shape.ffn
-        kept = 4 * d * dk * rows.alive + 6 * d * m * rows.fed
+        d, dk, dq = self.shape.hidden, self.shape.kv_width, self.shape.query_width
+        kept = 4 * d * dk * rows.alive + self.shape.ffn_flops * rows.fed
         return float(kept + 4 * d * dq * rows.asking + 4 * dq * rows.pairs)
 
     def scoring(self, scoring: Scoring) -> float:

@@ -316,18 +316,20 @@ def test_too_few_questions_for_the_seeds_are_refused_before_anything_is_trained(
 
 
 def test_two_processes_share_it_in_the_number_format_that_is_asked_for(tmp_path):
-    questions, notes = StudyQuestions.of_suite(("list", "count"), 2, 2, 0), []
+    """Of one short task: half precision is slow on a processor that has no units for it."""
+    questions, notes = StudyQuestions.of_suite(("count",), 2, 2, 0), []
     parts = (tmp_path / "run", QUICK, questions, Store(tmp_path / "store"))
     rows = SOME[:3]
+    cells = len(rows) + 1
     result = run(*parts, Way(workers=2, dtype="bfloat16"), note=notes.append, rows=rows)
     trained = [text for text in notes if text.startswith("training ") and "seed" in text]
     assert sorted(trained) == sorted(f"training {row.name}, seed 0" for row in rows)
     assert sum(text == "asking Merge, positions kept" for text in notes) == 3
     assert result["provenance"]["dtype"] == "bfloat16"
-    assert result["seconds"]["cells_of_this_run"] == result["seconds"]["cells"] == 2 * len(rows) + 2
+    assert result["seconds"]["cells_of_this_run"] == result["seconds"]["cells"] == cells
     # Another format is another cell.
     other = run(*parts, note=notes.append, rows=rows)
-    assert other["seconds"]["cells_of_this_run"] == 2 * len(rows) + 2
+    assert other["seconds"]["cells_of_this_run"] == cells
     assert other["provenance"]["dtype"] == "float32"
 
 

@@ -5,7 +5,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from saccade.research.studies.processes import together
+from saccade.system.processes import together
 
 
 def part(folder: str, number: int, say) -> None:

@@ -16,9 +16,9 @@ from saccade.evaluation.runner import AnswerRun
 from saccade.opening import Opening
 from saccade.plans.plan import Plan
 from saccade.research.studies.cells import Column, fill, missing
-from saccade.research.studies.processes import WAIT, Say, together
 from saccade.research.studies.questions import StudyQuestions
 from saccade.research.studies.store import Key, Store
+from saccade.system.processes import WAIT, Say, together
 
 Progress = Callable[[int, int], None]
 """Called with answers that have come and of all."""

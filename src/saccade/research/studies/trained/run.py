@@ -19,7 +19,6 @@ from saccade.opening.digest import weights_digest
 from saccade.research.studies.bench import StudyBench
 from saccade.research.studies.cells import makers
 from saccade.research.studies.lineup import KEPT
-from saccade.research.studies.processes import WAIT, Say, together
 from saccade.research.studies.questions import StudyQuestions
 from saccade.research.studies.skip_vision import STUDY
 from saccade.research.studies.store import Store
@@ -33,6 +32,7 @@ from saccade.research.studies.trained.rows import DENSE, FULL, ROWS, SCALES, Abl
 from saccade.research.studies.trained.step import compare_steps
 from saccade.skip_vision import set_cache
 from saccade.system.files import read_json, write_json
+from saccade.system.processes import WAIT, Say, together
 
 LONG = ("list", "word")
 """Tasks with answers of several tokens, by which skip KV-cache is judged."""

@@ -18,6 +18,10 @@ Part = Callable[[int, Say], None]
 """What a process does: told its number, and how to say a line."""
 
 
+class ProcessEnded(ValueError):
+    """A process ended by itself, or was killed, before all was done."""
+
+
 def together(
     part: Part, workers: int, say: Say = lambda line: None, watch: Callable[[], None] = lambda: None
 ) -> None:
@@ -31,6 +35,7 @@ def together(
 
     Raises:
         ValueError: If one of them fails, with what it said.
+        ProcessEnded: If one ended without a word; the others have ended as they would.
     """
     context = multiprocessing.get_context("spawn")
     said: Any = context.SimpleQueue()
@@ -60,7 +65,7 @@ def together(
     codes = [process.exitcode for process in started]
     if any(codes):
         told = ", ".join(map(str, codes))
-        raise ValueError(f"a process ended ({told}) before all was done; repeat the command to go on")
+        raise ProcessEnded(f"a process ended ({told}) before all was done; repeat the command to go on")
 
 
 def _run(part: Part, number: int, said: Any) -> None:

@@ -1,0 +1,137 @@
+"""What a batch job is: its records in shards, the folder of its answers, and what both depend on."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from saccade.inputs.data import Entry, read_jsonl
+from saccade.opening.settings import Opening
+from saccade.plans.plan import Plan
+from saccade.system.files import read_json, write_json
+from saccade.system.locks import locked
+
+MANIFEST = "batch.json"
+WAIT = 0.5
+"""Seconds between looks at what other processes do."""
+MOST_WAIT = 60
+"""Seconds that looking at the folder of a job may take another process."""
+
+
+@dataclass(frozen=True)
+class BatchJob:
+    """A job. A shard is so many records that follow each other in the file, and one file of answers.
+
+    Attributes:
+        model: The model.
+        opening: How it is opened.
+        data: JSONL file of the records.
+        plan: Spec string or plan file, or None for the stock model.
+        out: Folder of the answers.
+        tokens: Tokens of the longest answer.
+        shard: Records of a shard.
+        batch: Records that are asked together.
+        force: Whether a plan of another model is taken.
+        strict: Whether a plan for other weights is refused.
+        threads: CPU threads of a process.
+    """
+
+    model: str
+    opening: Opening
+    data: Path
+    plan: str | None
+    out: Path
+    tokens: int = 64
+    shard: int = 256
+    batch: int = 8
+    force: bool = False
+    strict: bool = False
+    threads: int | None = None
+
+    @cached_property
+    def entries(self) -> Sequence[Entry]:
+        """The records, checked, their pictures not yet decoded.
+
+        Raises:
+            ValueError: If the file cannot be used, or two records have one id.
+        """
+        return read_jsonl(self.data)
+
+    @property
+    def shards(self) -> int:
+        """How many shards there are."""
+        return -(-len(self.entries) // self.shard)
+
+    def records(self, number: int) -> Sequence[Entry]:
+        """The records of a shard."""
+        return self.entries[number * self.shard : (number + 1) * self.shard]
+
+    def answers(self, number: int) -> Path:
+        """The file of a shard's answers."""
+        return self.out / f"part-{number:05d}-of-{self.shards:05d}.jsonl"
+
+    def lock(self, number: int) -> Path:
+        """The lock of whoever answers a shard."""
+        return self.out / f".part-{number:05d}.lock"
+
+    def missing(self) -> list[int]:
+        """Shards without their file."""
+        return [number for number in range(self.shards) if not self.answers(number).exists()]
+
+    def settings(self) -> dict[str, Any]:
+        """What answers depend on, as far as it is known before the model is loaded."""
+        told = {name: value for name, value in self.opening.told().items() if name != "trust_remote_code"}
+        return {
+            "data": hashlib.sha256(self.data.read_bytes()).hexdigest(),
+            "records": len(self.entries),
+            "shard": self.shard,
+            "model": self.model,
+            "opening": told,
+            "plan": "" if self.plan is None else Plan.of(self.plan).spec,
+            "tokens": self.tokens,
+        }
+
+    def claim(self, **known: Any) -> None:
+        """Notes in the folder what its answers depend on, or compares it with what stands there.
+
+        Args:
+            **known: More of it, such as a digest of the weights.
+
+        Raises:
+            ValueError: If the folder holds answers of another job.
+        """
+        self.out.mkdir(parents=True, exist_ok=True)
+        mine = self.settings() | known
+        with _alone(self.out / ".batch.lock"):
+            place = self.out / MANIFEST
+            found = read_json(place) if place.exists() else {}
+            if not isinstance(found, dict) or (not found and any(self.out.glob("part-*.jsonl"))):
+                raise ValueError(f"{self.out} holds answers of which nothing is known; give another folder")
+            other = sorted(name for name in mine if name in found and found[name] != mine[name])
+            if other:
+                raise ValueError(
+                    f"{self.out} holds answers of another job (other {', '.join(other)}): "
+                    "repeat that one to go on with it, or give another folder"
+                )
+            if found | mine != found:
+                write_json(place, found | mine)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Waits for a lock that others hold for moments only."""
+    limit = time.monotonic() + MOST_WAIT
+    while True:
+        with locked(path) as mine:
+            if mine:
+                yield
+                return
+        if time.monotonic() > limit:
+            raise ValueError(f"{path} stays locked by another process; look what holds it")
+        time.sleep(0.01)

@@ -1,0 +1,103 @@
+"""A process that answers shards: it takes one that nobody has, until there is none left."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from functools import partial
+
+from saccade import models
+from saccade.batch.job import WAIT, BatchJob
+from saccade.engine import check_made_for
+from saccade.evaluation.runner import generate
+from saccade.identity import code_of, model_digest
+from saccade.inputs.data import Entry
+from saccade.inputs.samples import Sample
+from saccade.plans.plan import Plan
+from saccade.system import threads
+from saccade.system.files import write_text
+from saccade.system.journal import Journal
+from saccade.system.locks import locked
+from saccade.system.processes import Say
+
+Record = dict[str, str]
+
+
+def work(job: BatchJob, number: int, say: Say) -> None:
+    """Answers shards until all are answered, by this process or another.
+
+    Args:
+        job: The job.
+        number: Which process this is.
+        say: Tells of what is remarkable.
+
+    Raises:
+        ValueError: If the model or the plan cannot be used, or the folder is another job's.
+    """
+    threads.use(job.threads)
+    loaded = models.open_as(job.model, job.opening)
+    plan = None if job.plan is None else Plan.of(job.plan)
+    if plan is not None:
+        check_made_for(loaded.model, plan, force=job.force, strict=job.strict)
+        plan = plan.for_any()
+    job.claim(weights=model_digest(loaded), code=code_of(loaded, plan), dtype=str(loaded.model.dtype))
+    while left := job.missing():
+        # Each begins at another place, so that they seldom want the same.
+        turn = (number * len(left)) // max(1, number + 1)
+        took = [shard for shard in (*left[turn:], *left[:turn]) if _take(job, shard, loaded, plan)]
+        if not took:
+            time.sleep(WAIT)
+
+
+def _take(job: BatchJob, shard: int, loaded: models.Loaded, plan: Plan | None) -> bool:
+    """Answers a shard, unless somebody else does or has."""
+    with locked(job.lock(shard)) as mine:
+        if not mine or job.answers(shard).exists():
+            return False
+        answer_shard(job, shard, partial(_answered, loaded, plan, job.tokens))
+        return True
+
+
+def answer_shard(job: BatchJob, shard: int, answered: partial[list[Record]]) -> None:
+    """Writes the file of a shard, whole or not at all; what is finished of it is kept meanwhile.
+
+    Args:
+        job: The job.
+        shard: Which.
+        answered: Answers some records.
+    """
+    records = job.records(shard)
+    place = job.answers(shard)
+    with Journal(place.with_name(f"{place.name}.partial.jsonl")) as journal:
+        kept = journal.section({"job": job.settings(), "shard": shard})
+        done = {entry["id"]: entry for batch in kept.entries for entry in batch["answers"]}
+        left = [record for record in records if record.id not in done]
+        for start in range(0, len(left), job.batch):
+            found = answered(left[start : start + job.batch])
+            kept.append({"answers": found})
+            done |= {entry["id"]: entry for entry in found}
+        lines = (json.dumps(done[record.id], ensure_ascii=False) for record in records)
+        write_text(place, "".join(f"{line}\n" for line in lines))
+        journal.finish()
+
+
+def _answered(
+    loaded: models.Loaded, plan: Plan | None, tokens: int, records: Sequence[Entry]
+) -> list[Record]:
+    """Answers of records together; of those that cannot be asked, why."""
+    told: dict[str, Record] = {}
+    samples: list[Sample] = []
+    for record in records:
+        try:
+            sample = record.load()
+            # Alone, so that what cannot be asked is known by its name.
+            models.inputs(loaded, [sample], plan)
+            samples.append(sample)
+        except ValueError as error:
+            told[record.id] = {"id": record.id, "task": record.task, "error": str(error)}
+    if samples:
+        texts, _ = generate(loaded, models.inputs(loaded, samples, plan), plan, tokens)
+        for sample, text in zip(samples, texts, strict=True):
+            told[sample.id] = {"id": sample.id, "task": sample.task, "answer": text}
+    return [told[record.id] for record in records]

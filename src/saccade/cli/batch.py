@@ -1,0 +1,78 @@
+"""``saccade batch``: answers to many questions, in shards, by several processes."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from saccade.cli import common
+from saccade.cli.opening import opens
+from saccade.opening.settings import Opening
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("batch")(opens(batch))
+
+
+def batch(
+    data: Annotated[
+        Path, typer.Option(metavar="FILE", help="Your questions as JSONL beside their pictures.")
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Where the answers go, a file for every shard.")
+    ],
+    model: common.Model = "glance",
+    plan: common.Plan = None,
+    processes: Annotated[
+        int, typer.Option(min=1, max=common.MOST_PROCESSES, help="Processes, each with a model of its own.")
+    ] = 1,
+    shard: Annotated[
+        int, typer.Option(min=1, max=common.MOST_SAMPLES, help="Records of a file of answers.")
+    ] = 256,
+    size: Annotated[
+        int, typer.Option("--batch", min=1, max=common.MOST_BATCH, help="Records asked together.")
+    ] = 8,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=common.MOST_TOKENS, help="Longest answer.")] = 64,
+    force: common.Force = False,
+    strict: common.Strict = False,
+    threads: common.Threads = None,
+    opening: Opening = Opening(),
+    json: common.Json = None,
+) -> int:
+    """Answer every question of a file; repeat the command to go on with what is missing.
+
+    Example: saccade batch glance --data big.jsonl --plan plan.json --out answers --processes 2
+    """
+    report = common.Output(json)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; give a folder for the answers")
+    common.check_names(model, [plan] if plan else [], opening=opening)
+    from saccade.batch import run
+    from saccade.batch.job import BatchJob
+
+    if processes > 1 and threads is None:
+        # They share the cores, of which each would take all.
+        threads = max(1, _cores() // processes)
+    job = BatchJob(model, opening, data, plan, out, max_new_tokens, shard, size, force, strict, threads)
+    start, before = time.perf_counter(), job.shards - len(job.missing())
+    with common.progress() as bar, common.resumable("repeat the command to go on"):
+        task = bar.add_task("answering shards", total=job.shards, completed=before)
+        found = run.run(job, processes, report.note, lambda done: bar.update(task, completed=done))
+    report.line(
+        f"{found['answered']:,} of {found['records']:,} records answered in {found['shards']} files of {out}"
+        + (f"; {found['errors']:,} could not be asked, each file says why" if found["errors"] else "")
+    )
+    report.finish(
+        found | {"earlier": before, "seconds": time.perf_counter() - start, "settings": job.settings()}
+    )
+    return 1 if found["errors"] else 0
+
+
+def _cores() -> int:
+    from saccade.system.threads import allowed
+
+    return len(allowed())

@@ -1,0 +1,137 @@
+"""Messages of a request as a prompt with its pictures, checked before the model sees them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from PIL.Image import Image
+
+from saccade.inputs.prompts import check_questions, placeholders
+from saccade.inputs.samples import Sample
+from saccade.models import Loaded, chat_prompt
+from saccade.serve.asked import Asked, Told
+from saccade.serve.beginnings import cut, digest
+from saccade.serve.choosing import Drawing
+from saccade.serve.errors import RequestRefused
+from saccade.serve.pictures import picture
+from saccade.serve.schema import ChatMessage, ChatRequest, TextPart
+from saccade.serve.settings import ServeSettings
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """What a request may name as its model.
+
+    Attributes:
+        model: The model's name, of the model without a plan.
+        plans: Names of the plans.
+    """
+
+    model: str
+    plans: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name."""
+        return (self.model, *(f"{self.model}@{plan}" for plan in self.plans))
+
+    def plan(self, name: str) -> str:
+        """The plan that a name means; empty for none.
+
+        Raises:
+            RequestRefused: If there is no such model or plan.
+        """
+        if name not in self.names:
+            raise RequestRefused(
+                f"there is no model {name!r} here; there is {', '.join(self.names)}",
+                404,
+                "model_not_found",
+                "model",
+            )
+        return name[len(self.model) :].removeprefix("@")
+
+
+class Conversations:
+    """Turns requests into what the worker takes."""
+
+    def __init__(self, loaded: Loaded, catalogue: Catalogue, settings: ServeSettings) -> None:
+        """Notes how the model's prompts write pictures."""
+        self._loaded, self._catalogue, self._settings = loaded, catalogue, settings
+        self._written = placeholders(loaded.processor, loaded.family, loaded.model.config)
+
+    def asked(self, request: ChatRequest, tell: Callable[[Told], None]) -> Asked:
+        """Reads a request: decodes its pictures, and writes its prompt.
+
+        Args:
+            request: The request.
+            tell: Is given what happens to it.
+
+        Raises:
+            RequestRefused: If it asks for what is not served.
+        """
+        begun = time.monotonic()
+        plan = self._catalogue.plan(request.model)
+        limits = self._settings.limits
+        longest = request.max_completion_tokens or request.max_tokens or limits.tokens
+        if longest > limits.tokens:
+            raise RequestRefused(
+                f"max_tokens is at most {limits.tokens} here", code="invalid_value", param="max_tokens"
+            )
+        images: list[Image] = []
+        messages = [self._message(n, message, images) for n, message in enumerate(request.messages)]
+        try:
+            text = chat_prompt(self._loaded, messages)
+        except ValueError as error:
+            raise RequestRefused(str(error), param="messages") from None
+        parts = cut(text, self._written) if images else None
+        key = None if parts is None else (plan, parts[0], tuple(map(digest, images)))
+        return Asked(
+            plan,
+            text,
+            tuple(images),
+            key,
+            "" if parts is None else parts[1],
+            longest,
+            drawing(request),
+            tuple(stop for stop in request.stops if stop),
+            tell,
+            begun + limits.seconds,
+            begun,
+        )
+
+    def _message(self, number: int, message: ChatMessage, images: list[Image]) -> dict[str, Any]:
+        where, content = f"messages.{number}.content", []
+        given = message.content
+        parts = [TextPart(type="text", text=given)] if isinstance(given, str) else given
+        for place, part in enumerate(parts):
+            name = where if isinstance(given, str) else f"{where}.{place}"
+            if isinstance(part, TextPart):
+                self._check(name, part.text)
+                content.append({"type": "text", "text": part.text})
+                continue
+            most = self._settings.limits.pictures
+            if len(images) >= most:
+                raise RequestRefused(f"at most {most} pictures a request", param=name)
+            images.append(picture(part.image_url.url, name, self._settings))
+            content.append({"type": "image"})
+        role = "system" if message.role == "developer" else message.role
+        return {"role": role, "content": content}
+
+    def _check(self, name: str, text: str) -> None:
+        try:
+            sample = Sample(name, "", "", (), text)
+            check_questions([sample], self._loaded.processor, self._loaded.family, self._loaded.model.config)
+        except ValueError as error:
+            raise RequestRefused(str(error), param=name) from None
+
+
+def drawing(request: ChatRequest) -> Drawing:
+    """How a request wants tokens to be drawn: greedy unless it says something."""
+    top_p = 1.0 if request.top_p is None else request.top_p
+    temperature = request.temperature
+    if temperature is None:
+        temperature = 1.0 if top_p < 1 else 0.0
+    return Drawing(temperature, top_p, request.seed)

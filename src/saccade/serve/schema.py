@@ -1,0 +1,156 @@
+"""The fields of a chat request, as OpenAI has them: those that are read, and what is said of the others."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from saccade.serve.errors import RequestRefused
+
+IGNORED = frozenset(
+    (
+        *("user", "metadata", "store", "service_tier", "parallel_tool_calls", "prompt_cache_key"),
+        *("safety_identifier", "prompt_cache_retention", "reasoning_effort", "verbosity"),
+    )
+)
+"""Fields of OpenAI that change no answer here."""
+
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "n": (1,),
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "logit_bias": ({},),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "web_search_options": (),
+}
+"""Fields of OpenAI that are not served, with the values that ask for nothing; null is one of each."""
+
+
+class _Fields(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class TextPart(_Fields):
+    """A piece of text in a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class PictureAddress(_Fields):
+    """Where a picture is: a data URL, or an address."""
+
+    url: str
+    detail: Literal["auto", "low", "high", "original"] | None = None
+
+
+class PicturePart(_Fields):
+    """A picture in a message."""
+
+    type: Literal["image_url"]
+    image_url: PictureAddress
+
+
+Part = Annotated[TextPart | PicturePart, Field(discriminator="type")]
+
+
+class ChatMessage(_Fields):
+    """A message of the conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[Part]
+    name: str | None = None
+
+
+class StreamOptions(_Fields):
+    """What a stream says beside the text."""
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class ChatRequest(_Fields):
+    """A request of ``/v1/chat/completions``."""
+
+    model: str
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Texts before which the answer ends."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+
+class CompareRequest(_Fields):
+    """A request of the page: a picture and a question, dense and under a plan."""
+
+    image: str
+    question: Annotated[str, Field(min_length=1)]
+    plan: str
+    max_tokens: Annotated[int, Field(ge=1)] = 64
+
+
+def parse(body: bytes, kind: type[BaseModel]) -> Any:
+    """A request of some kind.
+
+    Args:
+        body: JSON.
+        kind: Its fields.
+
+    Raises:
+        RequestRefused: If it is not JSON, or a field is wrong, unknown, or not served.
+    """
+    try:
+        data = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise RequestRefused(f"the body is not JSON that can be read: {error}") from None
+    if not isinstance(data, dict):
+        raise RequestRefused("the body is not a JSON object")
+    if kind is ChatRequest:
+        data = _served(data)
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise _wrong(error) from None
+
+
+def _served(data: dict[str, Any]) -> dict[str, Any]:
+    """The fields that are read; the others must ask for nothing."""
+    for name, harmless in NEUTRAL.items():
+        value = data.get(name)
+        if value is not None and not any(type(value) is type(one) and value == one for one in harmless):
+            # 0 and 0.0 ask for the same.
+            if isinstance(value, float) and value in harmless:
+                continue
+            raise RequestRefused(f"{name} is not served here", code="unsupported_parameter", param=name)
+    return {name: value for name, value in data.items() if name not in NEUTRAL and name not in IGNORED}
+
+
+def _wrong(error: ValidationError) -> RequestRefused:
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = [part for part in first["loc"] if part not in ("str", "list[union]", "text", "image_url")]
+    where = ".".join(map(str, first["loc"])) if not place else ".".join(map(str, place))
+    if first["type"] == "extra_forbidden":
+        return RequestRefused(
+            f"Unrecognized request argument supplied: {where}", code="unknown_parameter", param=where
+        )
+    return RequestRefused(f"{where}: {first['msg']}", code="invalid_value", param=where)

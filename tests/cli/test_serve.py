@@ -1,0 +1,61 @@
+"""What `saccade serve` refuses before a model is loaded."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+
+import pytest
+
+from saccade.cli.serve import _named
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--host", "0.0.0.0"], "--api-key-file"),
+        (["--allow-url", "("], "regular expression"),
+        (["--api-key", "a b"], "API key"),
+        (["--api-key", "a", "--api-key-file", "b"], "not both"),
+        (["--api-key-file", "nosuch"], "nosuch"),
+        (["--engine", "other"], "there is saccade and vllm"),
+        (["--plan", "a=vskip(layers=3)", "--plan", "a=vtw(layer=2)"], "two plans"),
+        (["--plan", "a=nosuch()"], "nosuch"),
+        (["--plan", "a=nosuch.json"], "nosuch.json"),
+        (["nosuch"], "nosuch"),
+        (["--port", "70000"], "port"),
+        (["--timeout", "nan"], "timeout"),
+    ],
+)
+def test_what_cannot_be_is_one_line(words, told, command):
+    result = command("serve", *words)
+    assert result.code == 2 and told in result.err and result.err.count("\n") == 1, result.err
+
+
+def test_a_port_that_is_taken_is_one_line(command):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = command("serve", "--port", taken.getsockname()[1])
+    assert result.code == 2 and "cannot listen at 127.0.0.1" in result.err
+
+
+def test_vllm_is_named_with_what_to_install(command, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    result = command("serve", "--engine", "vllm", "--plan", "vskip(layers=3)")
+    assert result.code == 2 and "pip install 'saccade[vllm]'" in result.err
+
+
+def test_what_is_not_installed_is_named_with_what_to_install(command, monkeypatch):
+    from saccade.cli import serve
+
+    monkeypatch.setattr(serve.importlib.util, "find_spec", lambda name: None)
+    result = command("serve", "glance")
+    assert result.code == 2 and "pip install 'saccade[serve]'" in result.err
+
+
+def test_plans_have_the_names_that_they_are_given_or_their_own():
+    assert _named(["a=x.json", "vskip(layers=3)+vtw(layer=5)", "dir/b.c.json", "p.1=vskip(layers=1)"]) == {
+        "a": "x.json",
+        "vskip-vtw": "vskip(layers=3)+vtw(layer=5)",
+        "b.c": "dir/b.c.json",
+        "p.1": "vskip(layers=1)",
+    }

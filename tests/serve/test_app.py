@@ -1,0 +1,287 @@
+"""The server as clients meet it: OpenAI's own, and those that mean harm."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import threading
+
+import openai
+import pytest
+from starlette.testclient import TestClient
+
+from saccade import models
+from saccade.plans.plan import Plan
+from saccade.serve.app import build
+from saccade.serve.settings import ServeLimits, ServeSettings
+from serve.serving import LONGEST, PLANS, data_url, message, picture
+from support.toy import build_toy
+
+ASK = "what color is the circle ?"
+
+
+def body(**fields):
+    return {"model": "toy", "messages": [message(ASK, picture(1))], **fields}
+
+
+def test_models_are_the_model_and_its_plans(client):
+    assert [one.id for one in client.models.list()] == ["toy", *(f"toy@{name}" for name in PLANS)]
+    assert client.models.retrieve("toy@vskip").owned_by == "saccade"
+
+
+@pytest.mark.parametrize("plan", ["", "vskip", "prune", "fastv"])
+def test_an_answer_is_that_of_offline_whole_and_in_pieces(plan, client, offline):
+    model = f"toy@{plan}" if plan else "toy"
+    asked = {"model": model, "messages": [message(ASK, picture(1), picture(2))]}
+    want = offline(ASK, (picture(1), picture(2)), plan)
+    whole = client.chat.completions.create(**asked)
+    choice = whole.choices[0]
+    assert choice.message.content == want and choice.message.role == "assistant"
+    assert choice.finish_reason in ("stop", "length") and whole.model == model
+    used = whole.usage
+    assert used.total_tokens == used.prompt_tokens + used.completion_tokens and used.prompt_tokens >= 32
+    parts = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
+    assert "".join(one.choices[0].delta.content or "" for one in parts[:-1]) == want
+    assert parts[0].choices[0].delta.role == "assistant"
+    assert [one.choices[0].finish_reason for one in parts[:-1]][-1] == choice.finish_reason
+    assert parts[-1].choices == [] and parts[-1].usage.completion_tokens == used.completion_tokens
+    assert len({one.id for one in parts}) == 1
+
+
+def test_a_conversation_is_the_template_s(client):
+    other = build_toy()
+    said = [
+        message("is there a ring ?", picture(5)),
+        {"role": "assistant", "content": "yes"},
+        message("and the circle ?", picture(6)),
+    ]
+    found = (
+        client.chat.completions.create(model="toy", messages=said, max_tokens=5).choices[0].message.content
+    )
+    text = models.chat_prompt(
+        other,
+        [
+            {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "is there a ring ?"}]},
+            {"role": "assistant", "content": [{"type": "text", "text": "yes"}]},
+            {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "and the circle ?"}]},
+        ],
+    )
+    batch = models.encode(other, [text], [picture(5), picture(6)])
+    made = other.model.generate(**batch, **models.greedy(5))
+    assert found == models.answers(other, made, batch["input_ids"].shape[1])[0]
+
+
+def test_stops_and_lengths_end_an_answer(client, offline):
+    want = offline(ASK, (picture(1),)).split()
+    assert len(set(want)) > 1, "an answer with several words"
+    stop = next(word for word in want if word != want[0])
+    asked = {"model": "toy", "messages": [message(ASK, picture(1))]}
+    found = client.chat.completions.create(**asked, stop=stop).choices[0]
+    assert found.finish_reason == "stop"
+    assert found.message.content == " ".join(want).split(stop)[0].strip()
+    short = client.chat.completions.create(**asked, max_completion_tokens=2)
+    assert short.choices[0].finish_reason == "length" and short.usage.completion_tokens == 2
+
+
+def test_threads_of_clients_are_answered_as_each_alone(client, offline):
+    questions = ["red ?", "is there a ring ?", ASK, "how many ?"]
+    wrong = []
+
+    def ask(number):
+        for turn in range(3):
+            plan = ["", *PLANS][(number + turn) % 6]
+            question, image = questions[(number + turn) % 4], picture(number % 3)
+            model = f"toy@{plan}" if plan else "toy"
+            got = client.chat.completions.create(model=model, messages=[message(question, image)])
+            want = offline(question, (image,), plan)
+            if got.choices[0].message.content != want:
+                wrong.append((number, turn, plan))
+
+    threads = [threading.Thread(target=ask, args=(n,)) for n in range(6)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join(120)
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "code"),
+    [
+        ({"model": "gpt"}, 404, "model_not_found"),
+        ({"model": "toy@plan.json"}, 404, "model_not_found"),
+        ({"model": "toy@"}, 404, "model_not_found"),
+        ({"max_tokens": LONGEST + 1}, 400, "invalid_value"),
+        ({"messages": [message(ASK, *map(picture, range(4)))]}, 400, None),
+        ({"messages": [{"role": "user", "content": "<image> red ?"}]}, 400, None),
+        ({"messages": [{"role": "user", "content": "\ud800"}]}, 400, None),
+        ({"messages": [message("red " * 5000)]}, 400, "invalid_prompt"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused_in_openai_s_form(fields, status, code, web):
+    response = web.post("/v1/chat/completions", content=json.dumps(body(**fields)), headers=JSON)
+    assert response.status_code == status, response.text
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"} and error["code"] == code
+    assert "\n" not in error["message"] and len(error["message"]) <= 500
+
+
+JSON = {"Content-Type": "application/json"}
+
+
+def test_control_characters_are_text_like_any_other(web):
+    asked = body(messages=[message("red \u0000\u001b[2J\u200b ?", picture(1))])
+    assert web.post("/v1/chat/completions", json=asked).status_code == 200
+
+
+def test_openai_s_client_raises_its_own_errors(client):
+    with pytest.raises(openai.NotFoundError):
+        client.chat.completions.create(model="gpt", messages=[message(ASK)])
+    with pytest.raises(openai.BadRequestError, match="not served"):
+        client.chat.completions.create(model="toy", messages=[message(ASK)], n=3)
+
+
+def test_only_json_is_read_and_no_more_than_allowed(worker):
+    app = build(worker, ServeSettings(limits=ServeLimits(body=2000, tokens=LONGEST)))
+    with TestClient(app, base_url="http://localhost") as web:
+        post = "/v1/chat/completions"
+        assert web.post(post, content=b"{}", headers={"Content-Type": "text/plain"}).status_code == 415
+        assert web.post(post, content=b"{" * 2001, headers=JSON).status_code == 413
+        chunks = (b"{" * 100 for _ in range(30))
+        assert web.post(post, content=chunks, headers=JSON).status_code == 413
+        assert web.post(post, content=b"{}", headers=JSON).status_code == 400
+        assert web.get("/v2").json()["error"]["type"] == "invalid_request_error"
+        assert web.get(post).status_code == 405
+
+
+def test_a_key_is_asked_for_everywhere_but_at_the_door(worker):
+    app = build(worker, ServeSettings(key="secret", limits=worker.limits))
+    with TestClient(app, base_url="http://localhost") as web:
+        for path in ("/v1/models", "/metrics", "/v1/models/toy"):
+            assert web.get(path).status_code == 401
+            assert web.get(path, headers={"Authorization": "Bearer wrong"}).status_code == 401
+            assert web.get(path, headers={"Authorization": "Basic secret"}).status_code == 401
+            assert web.get(path, headers={"Authorization": "Bearer secret"}).status_code == 200
+        assert web.post("/compare", json={}).status_code == 401
+        assert web.post("/v1/chat/completions", json=body()).status_code == 401
+        assert web.get("/health").status_code == web.get("/").status_code == 200
+        good = openai.OpenAI(base_url="http://localhost/v1", api_key="secret", http_client=web)
+        assert good.chat.completions.create(**body()).choices[0].message.content
+        bad = openai.OpenAI(base_url="http://localhost/v1", api_key="no", http_client=web)
+        with pytest.raises(openai.AuthenticationError):
+            bad.models.list()
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8000", "localhost.evil.example", "", "0x7f.1"]
+)
+def test_a_page_elsewhere_cannot_ask_by_a_name_of_its_own(host, web):
+    for path in ("/", "/health", "/v1/models"):
+        assert web.get(path, headers={"Host": host}).status_code == 403
+    assert web.get("/health", headers={"Host": "127.0.0.1:8000"}).status_code == 200
+    assert web.get("/health", headers={"Host": "[::1]:8000"}).status_code == 200
+
+
+def test_more_than_may_wait_are_told_when_to_come_back(worker):
+    app = build(worker, ServeSettings(limits=ServeLimits(batch=1, queue=1, tokens=80)))
+    found = []
+
+    def ask():
+        found.append(web.post("/v1/chat/completions", json=body(max_tokens=80)))
+
+    with TestClient(app, base_url="http://localhost") as web:
+        threads = [threading.Thread(target=ask) for _ in range(5)]
+        for one in threads:
+            one.start()
+        for one in threads:
+            one.join(120)
+    refused = [one for one in found if one.status_code == 429]
+    assert len(found) == 5 and 1 <= len(refused) <= 3
+    assert all(one.status_code == 200 for one in found if one not in refused)
+    assert {one.headers["Retry-After"] for one in refused} == {"1"}
+    assert {one.json()["error"]["type"] for one in refused} == {"rate_limit_error"}
+
+
+def test_a_client_that_leaves_in_the_middle_of_a_stream_stops_the_work(worker):
+    app = build(worker, ServeSettings(limits=ServeLimits(tokens=100_000)))
+
+    async def leave():
+        sent, left = [], asyncio.Event()
+        asked = json.dumps(body(stream=True, max_tokens=90_000)).encode()
+        given = [{"type": "http.request", "body": asked, "more_body": False}]
+
+        async def receive():
+            if given:
+                return given.pop()
+            await left.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(what):
+            sent.append(what)
+            if len(sent) == 4:
+                left.set()
+
+        path = "/v1/chat/completions"
+        headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+        scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "query_string": b""}
+        scope |= {"asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "scheme": "http"}
+        scope |= {
+            "raw_path": path.encode(),
+            "root_path": "",
+            "server": ("localhost", 80),
+            "client": ("127.0.0.1", 1),
+        }
+        await asyncio.wait_for(app(scope, receive, send), 60)
+        return sent
+
+    sent = asyncio.run(leave())
+    assert sent[0]["status"] == 200 and len(sent) < 1000
+    limit = threading.Event()
+    for _ in range(1000):
+        if not worker._writing:
+            break
+        limit.wait(0.01)
+    assert not worker._writing and not worker._queue
+
+
+def test_metrics_are_prometheus_s(web, client):
+    from prometheus_client.parser import text_string_to_metric_families
+
+    client.chat.completions.create(**body(model="toy@vskip"))
+    client.chat.completions.create(**body(model="toy@vskip"))
+    found = {one.name: one for one in text_string_to_metric_families(web.get("/metrics").text)}
+    names = (
+        *("time_to_first_token_seconds", "tokens_per_second", "generated_tokens", "visual_row_layers"),
+        *("queue_length", "refused", "prefix_lookups", "prefix_bytes", "prompt_rows", "running", "requests"),
+    )
+    assert {f"saccade_{name}" for name in names} <= set(found)
+    counts = [s for s in found["saccade_time_to_first_token_seconds"].samples if s.name.endswith("_count")]
+    assert next(s.value for s in counts if s.labels == {"plan": "vskip"}) >= 2
+
+
+def test_the_page_compares_a_plan_with_dense(web, offline):
+    response = web.get("/")
+    policy, html = response.headers["Content-Security-Policy"], response.text
+    nonce = policy.split("'nonce-")[1].split("'")[0]
+    assert (
+        f'<script nonce="{nonce}">' in html
+        and html.count("<script") == 1
+        and "'unsafe-inline'" not in policy.split("style-src")[0]
+    )
+    for name, spec in PLANS.items():
+        assert f"{name}: {Plan.of(spec).spec}" in html
+    assert "http://" not in html and "https://" not in html, "nothing is fetched from elsewhere"
+    # Whatever the script fills in is there.
+    script = html.split(f'<script nonce="{nonce}">')[1]
+    for name in set(re.findall(r'by\("([\w-]+)"\)', script)) - {"key"}:
+        assert f'id="{name}"' in html, name
+    asked = {"image": data_url(picture(1)), "question": ASK, "plan": "prune", "max_tokens": LONGEST}
+    found = web.post("/compare", json=asked).json()
+    assert found["dense"]["answer"] == offline(ASK, (picture(1),))
+    assert found["planned"]["answer"] == offline(ASK, (picture(1),), "prune")
+    assert 0 < found["flops_ratio"] < 1 and found["planned"]["tflops"] < found["dense"]["tflops"]
+    assert found["dense"]["seconds"] > 0 and found["planned"]["seconds"] > 0
+    assert found["rows"] == 16 and found["kept"] == 6 and found["drawing"].startswith("<!doctype html>")
+    for wrong, status in (({"plan": "x.json"}, 404), ({"image": "nothing"}, 400), ({"question": ""}, 400)):
+        assert web.post("/compare", json=asked | wrong).status_code == status

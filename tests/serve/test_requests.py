@@ -1,0 +1,170 @@
+"""What a request may say, and what it is told otherwise."""
+
+from __future__ import annotations
+
+import base64
+import http.server
+import json
+import threading
+
+import pytest
+
+from saccade.serve.conversation import drawing
+from saccade.serve.errors import RequestRefused
+from saccade.serve.pictures import picture as read
+from saccade.serve.schema import ChatRequest, parse
+from saccade.serve.settings import ServeLimits, ServeSettings
+from serve.serving import data_url, picture
+
+ASK = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
+
+
+def refused(**fields) -> RequestRefused:
+    with pytest.raises(RequestRefused) as found:
+        parse(json.dumps(ASK | fields).encode(), ChatRequest)
+    assert found.value.status == 400 and "\n" not in str(found.value)
+    return found.value
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *({"user": "me"}, {"metadata": {"a": "b"}}, {"store": True}, {"n": 1}, {"n": None}, {"tools": []}),
+        *({"frequency_penalty": 0}, {"presence_penalty": 0.0}, {"logprobs": False}, {"stop": None}),
+        *({"response_format": {"type": "text"}}, {"stream_options": {"include_usage": True}}),
+        *({"temperature": 0}, {"temperature": 1.5, "top_p": 0.3}, {"seed": -1}, {"stop": ["a", "b"]}),
+        *({"max_tokens": 3}, {"max_completion_tokens": 3}, {"reasoning_effort": "low"}),
+        {"messages": [{"role": "developer", "content": "x"}, {"role": "user", "name": "n", "content": []}]},
+    ],
+)
+def test_what_asks_for_nothing_else_is_taken(fields):
+    assert parse(json.dumps(ASK | fields).encode(), ChatRequest).model == "m"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        *(({"n": 2}, "n"), ({"logprobs": True}, "logprobs"), ({"tools": [{}]}, "tools")),
+        *(({"response_format": {"type": "json_object"}}, "response_format"), ({"n": True}, "n")),
+        *(({"frequency_penalty": 0.5}, "frequency_penalty"), ({"logit_bias": {"1": 2}}, "logit_bias")),
+        *(({"temprature": 1}, "temprature"), ({"plan": "x.json"}, "plan"), ({"messages": []}, "messages")),
+        *(
+            ({"temperature": 2.1}, "temperature"),
+            ({"temperature": "1"}, "temperature"),
+            ({"top_p": 0}, "top_p"),
+        ),
+        *(({"max_tokens": 0}, "max_tokens"), ({"max_tokens": 1.5}, "max_tokens"), ({"seed": 2**63}, "seed")),
+        *(({"model": 3}, "model"), ({"stop": ["a"] * 5}, "stop"), ({"stream": "yes"}, "stream")),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages.0.content"),
+        ({"messages": [{"role": "user", "content": [{"type": "video_url"}]}]}, "messages.0.content"),
+        ({"messages": "hello"}, "messages"),
+    ],
+)
+def test_what_is_not_served_is_refused_by_its_name(fields, param):
+    error = refused(**fields)
+    assert str(error.param).startswith(param), error.param
+    assert param.split(".")[0] in str(error)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b"null", b'"x"', b"\xff\xfe", b"[" * 100_000, b'{"model": 1e999999}', b"\x00"]
+)
+def test_what_is_no_json_object_is_refused(body):
+    with pytest.raises(RequestRefused) as found:
+        parse(body, ChatRequest)
+    assert found.value.status == 400
+
+
+def test_an_unknown_field_is_told_in_openai_s_words():
+    assert "Unrecognized request argument supplied: temprature" in str(refused(temprature=1))
+
+
+def test_drawing_is_greedy_unless_something_is_said():
+    def drawn(**fields):
+        return drawing(parse(json.dumps(ASK | fields).encode(), ChatRequest))
+
+    assert drawn().temperature == 0 and drawn(seed=3).temperature == 0
+    assert drawn(temperature=0.5).temperature == 0.5
+    assert (drawn(top_p=0.5).temperature, drawn(top_p=0.5).top_p) == (1, 0.5)
+
+
+def test_a_data_url_is_its_picture():
+    image = picture(3)
+    assert read(data_url(image), "it", ServeSettings()).tobytes() == image.tobytes()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(
+            "",
+            "x",
+            "file:///etc/passwd",
+            "data:text/plain;base64,aGk=",
+            "data:image/png;base64,!!!",
+            "/etc/passwd",
+        ),
+        *("data:image/png;base64,aGVsbG8=", "data:image/png,abc", "ftp://localhost/a.png"),
+        *("http://localhost/a.png", "HTTPS://localhost/a.png"),
+    ],
+)
+def test_what_is_no_picture_is_refused(url):
+    with pytest.raises(RequestRefused) as found:
+        read(url, "messages.0.content.1", ServeSettings())
+    assert found.value.status == 400 and str(found.value).count("messages.0.content.1") == 1
+
+
+def test_a_torn_or_huge_picture_is_refused_by_its_header():
+    whole = data_url(picture(3))
+    for url in (whole[:-40], whole):
+        settings = ServeSettings(limits=ServeLimits(pixels=10**6 if url != whole else 1023))
+        with pytest.raises(RequestRefused) as found:
+            read(url, "it", settings)
+        assert found.value.code == "invalid_image"
+
+
+@pytest.fixture
+def site():
+    """A web site of this machine with a picture, a redirection and something too long."""
+    body = base64.b64decode(data_url(picture(3)).partition(",")[2])
+
+    class Pages(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(302 if self.path == "/moved.png" else 200)
+            self.send_header("Location", "/a.png")
+            self.end_headers()
+            self.wfile.write(body if self.path != "/long.png" else b"x" * 5000)
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Pages)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_addresses_are_fetched_that_match_the_operator_s_pattern_wholly(site):
+    settings = ServeSettings(urls=site.replace(".", r"\.") + r"/\w+\.png", limits=ServeLimits(body=4000))
+    assert read(f"{site}/a.png", "it", settings).tobytes() == picture(3).tobytes()
+    for path in ("/a.png?x", "/../a.png", "/moved.png", "/long.png", "/b.jpg"):
+        with pytest.raises(RequestRefused):
+            read(site + path, "it", settings)
+    with pytest.raises(RequestRefused, match="not allowed"):
+        read(f"http://evil/{site}/a.png", "it", settings)
+
+
+@pytest.mark.parametrize("wrong", [{"key": "a b"}, {"key": ""}, {"key": "é"}, {"urls": "("}])
+def test_settings_that_cannot_be_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"API key|--allow-url"):
+        ServeSettings(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("host", "alone"),
+    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("a.b", False)],
+)
+def test_loopback_is_known(host, alone):
+    assert ServeSettings(host=host).alone == alone
