@@ -255,3 +255,15 @@ def test_rows_that_plans_skip_are_counted():
         assert sum(counted("prune", "kv")) == visual * layers and counted("prune", "kv")[0] == 6 * layers
     finally:
         one.close()
+
+
+def test_a_healed_plan_is_refused_for_its_weights_would_decode_for_others():
+    from dataclasses import replace
+
+    from saccade.plans.adapter import AdapterRef
+    from saccade.serve.reader import Reader
+
+    plan = replace(Plan.of("vtw(layer=1)"), adapter=AdapterRef("adapter", "0" * 16))
+    loaded: Any = None
+    with pytest.raises(ValueError, match="brings weights of its own"):
+        Reader(loaded, {"a": plan}, loaded, loaded)

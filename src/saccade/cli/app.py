@@ -19,13 +19,8 @@ from saccade.cli.terminal import plain_warnings
 from saccade.core.text import short
 
 COMMANDS = (
-<<<<<<< HEAD
     *("methods", "cost", "bench", "calibrate", "tune", "heal", "evaluate"),
-    *("generate", "explain", "check", "report", "plan", "train"),
-=======
-    *("methods", "cost", "bench", "calibrate", "tune", "evaluate"),
     *("generate", "explain", "serve", "batch", "check", "report", "plan", "train"),
->>>>>>> main
 )
 """Modules of this package that register commands, in the order ``--help`` lists them."""
 

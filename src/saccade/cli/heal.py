@@ -92,8 +92,8 @@ def heal(
 
     Under the plan the model learns to say what it says without it, through a low-rank adapter on the
     decoder's linear layers from where the plan begins. The healed plan brings the adapter with it: where
-    given as --plan both are on, and without it the model is bit for bit what it was. An interrupted run
-    goes on from its last checkpoint when the command is repeated.
+    that is given as --plan both are on, and without it the model is bit for bit what it was. An interrupted
+    run goes on from its last checkpoint when the command is repeated.
 
     Example: saccade heal glance plan.json --out healed
     """
