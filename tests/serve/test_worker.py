@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from saccade import models
 from saccade.inputs.samples import Sample
+from saccade.plans.adapter import AdapterRef
+from saccade.plans.plan import Plan
 from saccade.serve import worker as module
 from saccade.serve.choosing import Drawing
 from saccade.serve.errors import RequestRefused
+from saccade.serve.reader import Reader
 from serve.serving import PLANS, asked, picture, started
 from support.toy import build_toy
 
@@ -258,11 +263,6 @@ def test_rows_that_plans_skip_are_counted():
 
 
 def test_a_healed_plan_is_refused_for_its_weights_would_decode_for_others():
-    from dataclasses import replace
-
-    from saccade.plans.adapter import AdapterRef
-    from saccade.serve.reader import Reader
-
     plan = replace(Plan.of("vtw(layer=1)"), adapter=AdapterRef("adapter", "0" * 16))
     loaded: Any = None
     with pytest.raises(ValueError, match="brings weights of its own"):
