@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saccade.cli import common
+from saccade.cli.drawn import read_questions
 from saccade.cli.opening import opens, words
 from saccade.opening.settings import Opening
-from saccade.system.embedded import GLANCE, Embedded, suite_of
+from saccade.system.embedded import suite_of
 
 if TYPE_CHECKING:
     from saccade.healing.result import Healed
@@ -167,19 +168,6 @@ def healed(
             return run(loaded, plan, questions, settings, out, merging=merge, watch=watch)
         except Stopped as stopped:
             raise common.Interrupted(f"{stopped}; {again}") from None
-
-
-def read_questions(
-    tasks: list[str], data: Path | None, settings: HealingSettings, embedded: Embedded = GLANCE
-) -> Questions:
-    """Questions to learn from and held-out ones, drawn as ``saccade tune`` draws them.
-
-    Raises:
-        ValueError: If both are asked for, or one cannot be read.
-    """
-    from saccade.cli.tune import read_questions as drawn
-
-    return drawn(tasks, data, settings, embedded)
 
 
 def show(view: common.Output, found: Healed) -> None:

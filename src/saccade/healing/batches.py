@@ -36,7 +36,7 @@ VERSION = 1
 
 
 @dataclass(frozen=True)
-class Asked:
+class AnsweredQuestion:
     """A question and what the dense model says to it.
 
     Attributes:
@@ -136,7 +136,7 @@ class AnsweredPool:
 
     def load(self, index: int, epoch: int) -> Any:
         """One question with its pictures and its answer."""
-        return Asked(loaded_sample(self._questions[index]), self._targets[index])
+        return AnsweredQuestion(loaded_sample(self._questions[index]), self._targets[index])
 
     def describe(self) -> dict[str, Any]:
         """Name, size, and a hash of the questions and answers."""
@@ -162,7 +162,7 @@ class AnswerCollator:
         ends = (tokenizer.pad_token_id, tokenizer.eos_token_id, *models.stop_tokens(loaded.model))
         self._pad = next((token for token in ends if token is not None), 0)
 
-    def __call__(self, asked: Sequence[Asked]) -> Batch:
+    def __call__(self, asked: Sequence[AnsweredQuestion]) -> Batch:
         """A batch; ``dense`` holds the inputs of the dense model where the plan shrinks pictures."""
         samples, targets = [one.sample for one in asked], [one.target for one in asked]
         inputs = joined(models.inputs(self.loaded, samples, self.plan), targets, self._pad)

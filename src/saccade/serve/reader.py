@@ -65,8 +65,9 @@ class Reader:
         healed = next((plan.file or plan.spec for plan in plans.values() if plan.adapter is not None), None)
         if healed is not None:
             raise ValueError(
-                f"{healed} brings weights of its own, and requests under several plans are decoded together "
-                "with the model's: merge them (saccade heal --merge) and serve that folder with the plan beside it"
+                f"{healed} brings weights of its own, and requests under several plans are decoded "
+                "together with the model's: merge them (saccade heal --merge) and serve that folder with the "
+                "plan beside it"
             )
         self.loaded, self.plans, self._kept, self._metrics = loaded, {"": Plan(), **plans}, kept, metrics
         self._on: tuple[str, Attachment] | None = None

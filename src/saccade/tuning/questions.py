@@ -18,30 +18,27 @@ from saccade.tuning.settings import FEWEST
 
 
 class Drawn(Protocol):
-    """How samples are drawn and asked: what settings of a search and of a healing say alike.
-
-    Attributes:
-        num_samples: Samples of the first set, at most.
-        num_held_out: Samples of the second set, at most.
-        batch: Prompts that run together.
-        tokens: Longest answer.
-        seed: Of the draw.
-    """
+    """How samples are drawn and asked: what settings of a search and of a healing say alike."""
 
     @property
-    def num_samples(self) -> int: ...
+    def num_samples(self) -> int:
+        """Samples of the first set, at most."""
 
     @property
-    def num_held_out(self) -> int: ...
+    def num_held_out(self) -> int:
+        """Samples of the second set, at most."""
 
     @property
-    def batch(self) -> int: ...
+    def batch(self) -> int:
+        """Prompts that run together."""
 
     @property
-    def tokens(self) -> int: ...
+    def tokens(self) -> int:
+        """Longest answer."""
 
     @property
-    def seed(self) -> int: ...
+    def seed(self) -> int:
+        """Of the draw."""
 
 
 @dataclass(frozen=True)
