@@ -29,7 +29,7 @@ ROOMS = (
     *("_version", "former", "core", "system", "scoring", "extensions"),
     *("methods", "plans", "families", "opening", "inputs", "glance"),
     *("engine", "skip_vision", "models", "identity"),
-    *("measure", "calibration", "evaluation", "check", "report", "tuning", "training", "lmms"),
+    *("measure", "calibration", "evaluation", "check", "report", "tuning", "training", "healing", "lmms"),
     *("batch", "serve"),
     *(
         "research.names",

@@ -77,6 +77,11 @@ def run(
     model = loaded.model
     if attached(model) is not None:
         raise ValueError(f"{loaded.name} has a plan on it already; check the model without it")
+    if plan is not None and Plan.of(plan).adapter is not None:
+        raise ValueError(
+            "the reference knows no adapters: check the plan by its spec, or on the model it is merged into "
+            "(saccade heal --merge)"
+        )
     if layers is not None and layers < 1:
         raise ValueError(f"layers is a number from 1, got {layers}")
     with ExitStack() as stack:

@@ -117,6 +117,8 @@ class ModelShape:
 
 _GEMMA_3 = tuple(SightRule(None if (n + 1) % 6 == 0 else 1024, "images") for n in range(34))
 _PALIGEMMA_2 = tuple(SightRule(4096 if n % 2 == 0 else None, "prompt", bounded=False) for n in range(26))
+
+
 def _clip(decoder: int, **more: Any) -> TowerShape:
     """CLIP ViT-L/14 at 336 pixels, as LLaVA takes it: features of the last layer but one."""
     return TowerShape(

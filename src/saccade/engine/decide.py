@@ -42,6 +42,7 @@ class ForwardFacts:
         sources: Whether to note what merged rows are made of.
         carried: What the stock loop adds to rows between layers, or None.
         left: Gives the rows whose patches passed the vision tower, on a device, or None.
+        asked_BN: Rows of the prompts, where answers follow them that decisions must not see; on the host.
     """
 
     family: Family
@@ -52,6 +53,7 @@ class ForwardFacts:
     sources: bool = True
     carried: Carried | None = None
     left: Callable[[torch.device], torch.Tensor | None] | None = None
+    asked_BN: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +80,9 @@ class Decisions:
         """Gets ready; nothing is decided yet."""
         self.program, self.frame, self.context = program, frame, context
         self.stages = tuple(_settled(stage, context.family.compact_positions) for stage in program.stages)
-        layout, device = program.route.layout, frame.device
-        self.layout = layout
+        layout, device, asked_BN = program.route.layout, frame.device, context.asked_BN
+        # What decisions see: to them rows of an answer are padding.
+        self.layout = layout if asked_BN is None else replace(layout, real_BN=layout.real_BN & asked_BN)
         self.visual_BN = layout.visual_BN.to(device, non_blocking=True)
         self.text_BN = layout.text_BN.to(device, non_blocking=True)
         self.image_BN = layout.image_BN.to(device, non_blocking=True)
@@ -94,7 +97,7 @@ class Decisions:
         self._asking: dict[int, RowIndex] = {}
         self._taken: dict[int, _Taken | None] = {}
         self.kept: dict[int, bool] = {}
-        last_BN = _last_rows(layout.real_BN)
+        last_BN = _last_rows(self.layout.real_BN)
         self._last = RowIndex.from_mask(last_BN).on(device)
         self._ends_visual = bool((last_BN & layout.visual_BN).any())
         self.trace = None if context.traces is None else Trace(program.route, context.grid)

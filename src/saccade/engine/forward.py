@@ -54,6 +54,7 @@ class Handover(threading.local):
         sources: Whether traces note what merged rows are made of.
         traces: Where ``tracing`` notes what happened; None outside it.
         inside: Whether the core is running; else its decoder was called by itself.
+        asked_BN: Rows of the prompts, as ``answering`` says; None outside it.
     """
 
     prompt: Prompt | None = None
@@ -63,6 +64,7 @@ class Handover(threading.local):
     sources: bool = True
     traces: list[Trace] | None = None
     inside: bool = False
+    asked_BN: torch.Tensor | None = None
 
 
 class Forward:
@@ -107,6 +109,11 @@ class Forward:
         self.call.prompt, self.call.inside, self.call.continues, self.call.core = None, True, False, {}
         if self.tap is not None:
             self.tap.begin()
+        if self.plan.adapter is not None and module.training and torch.is_grad_enabled():
+            raise ValueError(
+                f"{self.plan.key} brings weights of its own, which do not train: merge the adapter first "
+                "(saccade heal --merge), or call model.eval()"
+            )
         if not self.plan.methods:
             return
         named = self.call.core = by_name(module, args, kwargs)
@@ -270,8 +277,22 @@ class Forward:
         where = None if given is None else given.grid
         if captured is not None:
             where = grid(captured.picture, layout, torch.device("cpu"))
+        asked_BN = self.call.asked_BN
+        if asked_BN is not None and asked_BN.shape != layout.visual_BN.shape:
+            raise ValueError(
+                f"the rows of the prompts are {tuple(asked_BN.shape)}, those of the forward "
+                f"{tuple(layout.visual_BN.shape)}"
+            )
         return ForwardFacts(
-            self.family, self.parts, where, see, self.call.traces, self.call.sources, carried, kept
+            self.family,
+            self.parts,
+            where,
+            see,
+            self.call.traces,
+            self.call.sources,
+            carried,
+            kept,
+            asked_BN,
         )
 
     @eager

@@ -51,6 +51,12 @@ SUPPORT: tuple[Support, ...] = (
         "engine/test_hidden.py::test_a_hidden_image_is_as_good_as_none",
     ),
     Support(
+        "a healed plan (`saccade heal`): its adapter goes on with it and off with it",
+        "supported, untested on GPU",
+        "at no cost; refused on other or quantised weights, and where gradients are taken",
+        "healing/test_run.py::test_the_dense_model_stays_bit_for_bit",
+    ),
+    Support(
         "sampling, several sequences per prompt",
         "supported",
         "as the repeated prompt samples",

@@ -9,6 +9,7 @@ stock model and of VTW in V-Skip's paper (arXiv 2606.08511); the tests hold its 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from saccade.core.pricing import executed_flops, scoring_flops
@@ -16,6 +17,8 @@ from saccade.core.route import Route
 from saccade.core.shapes import ModelShape
 from saccade.core.sight import SightRule
 from saccade.measure.roofline import Device, rows_seconds
+from saccade.plans.bill import seeing_flops
+from saccade.plans.plan import Plan
 
 REACHED = 0.85
 """Share of the data sheet's rates that large products and copies reach."""
@@ -103,6 +106,46 @@ def around_seconds(shape: ModelShape, on: Card, eye: Eye, batch: int = 1, size: 
     head = max(2 * shape.hidden * shape.vocab * batch / device.flops_per_s,
                size * shape.hidden * shape.vocab / device.bytes_per_s)  # fmt: skip
     return tower + head + on.host_s
+
+
+def eyes(plans: Sequence[Plan], shape: ModelShape, visual: int, cut: int | None = None) -> list[Eye]:
+    """What every plan's pictures cost before the decoder: one picture of a known vision tower, else nothing.
+
+    Args:
+        plans: What is put on the model.
+        shape: Sizes of the model.
+        visual: Visual rows of the picture.
+        cut: Views that it is cut into; as many as its rows fill if omitted.
+    """
+    if shape.tower is None or not visual:
+        return [Eye()] * len(plans)
+    image = shape.tower.views(visual, shape.views(visual, cut))
+    seen = [sum(seeing_flops(plan, shape, [image]) or ()) for plan in plans]
+    return [Eye(shape.tower.parameters, flops) for flops in seen]
+
+
+def predicted(
+    shape: ModelShape, routes: Sequence[Route], on: str, eyes: Sequence[Eye] = (), size: int = 2
+) -> list[dict[str, float]]:
+    """Predicted times of several routes on a device, each beside the first.
+
+    Args:
+        shape: Sizes of the decoder.
+        routes: The programs; the first is what ratios are of.
+        on: The device by name.
+        eyes: What pictures cost before the decoder, for every route; left out if empty.
+        size: Bytes per number.
+
+    Returns:
+        ``seconds`` to the first token and ``ratio`` of every route.
+
+    Raises:
+        ValueError: If the device is not known.
+    """
+    device = card(on)
+    pairs = zip(routes, eyes or [Eye()] * len(routes), strict=True)
+    seconds = [prefill_seconds(shape, route, device, eye, size) for route, eye in pairs]
+    return [{"seconds": each, "ratio": each / seconds[0]} for each in seconds]
 
 
 def prefill_seconds(shape: ModelShape, route: Route, on: Card, eye: Eye, size: int = 2) -> float:
