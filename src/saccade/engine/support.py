@@ -417,5 +417,17 @@ SUPPORT: tuple[Support, ...] = (
         "remove the first, or compose them with `+`",
         "engine/test_attach.py::test_a_second_plan_is_refused_and_the_first_stays",
     ),
+    Support(
+        "inside vLLM: layers in which visual rows skip work, and rows that go before the decoder",
+        "supported, untested on GPU",
+        "by a plug-in, in the families that its page lists",
+        "vllm/test_work.py::test_layers_are_what_the_methods_say",
+    ),
+    Support(
+        "inside vLLM: methods that decide inside the decoder, or look into the vision tower",
+        "refused",
+        "the engine does not start",
+        "vllm/test_work.py::test_what_is_not_served_says_why_in_one_line",
+    ),
 )
 """Every feature that was tried, in the order of the docs."""
