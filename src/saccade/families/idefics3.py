@@ -53,7 +53,7 @@ class Idefics3(Family):
     text_types = ("llama",)
     decoder_name = "text_model"
     tower_modules: ClassVar[tuple[str, ...]] = ("model.vision_model", "model.connector")
-    image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "mm_encoder_outputs", "image_hidden_states")
+    image_inputs = ("pixel_values", "mm_encoder_outputs", "image_hidden_states")
 
     def view_patches(self, config: PreTrainedConfig) -> int | None:
         settings: Any = config
