@@ -17,12 +17,12 @@ from inspected.scene import prompts
 from inspected.shrink import text_of
 from saccade.families import FAMILIES, adopt, find
 from saccade.families.generic import GenericFamily
-from saccade.families.recipes import Recipe
+from saccade.families.recipes import AttentionRecipe
 from saccade.models import wrap
 from support.models import FACTORIES, SQUARE, tiny_llava
 from support.reference import gap
 
-SAMPLES = [[3, SQUARE, 5], [6], [2, SQUARE, 2, SQUARE, 3]]
+SAMPLES = [[3, SQUARE, 5], [6], [2, SQUARE, 3]]
 PLANS = (
     "vskip(layers=1-2)", "shortv(layers=1)+ffn_skip(layers=2)", "vtw(layer=2)", "fastv(layer=1,keep=0.5)",
     "divprune(keep=0.5)", "token_merge(keep=0.5)",
@@ -129,7 +129,7 @@ def test_what_shows_on_long_prompts_alone_is_refused_by_what_the_attention_calls
 
 def test_every_layer_has_a_recipe_of_its_own():
     assert _recipes("vipllava") == {
-        Recipe(("q_proj", "k_proj", "v_proj"), "", "o_proj", turns="apply_rotary_pos_emb")
+        AttentionRecipe(("q_proj", "k_proj", "v_proj"), "", "o_proj", turns="apply_rotary_pos_emb")
     }
     (fused,) = _recipes("fuyu")
     assert (fused.projections, fused.layout, fused.output, fused.part) == (
@@ -168,12 +168,12 @@ def test_a_plan_is_taken_once_a_check_has_accepted_it(checked):
         saccade.apply(loaded.model, "fastervlm(keep=0.5)")
 
 
-def test_one_plan_alone_is_accepted_alone():
-    model = model_of("aya_vision")
+def test_one_plan_alone_is_accepted_alone_also_in_half_precision():
+    model = model_of("aya_vision").to(torch.bfloat16)
     loaded = wrap(model, None, "aya_vision", generic=True)
     asked = prompts(model, "aya_vision", model.config.image_token_index)
     report = saccade.check.run(loaded, "vtw(layer=2)", prompts=asked)
-    assert report.accepted == ("vtw",)
+    assert report.accepted == ("vtw",) and [row.dtype for row in report.rows[::2]] == ["float32", "bfloat16"]
     saccade.apply(model, "vtw(layer=1)").remove()
     with pytest.raises(ValueError, match="for shortv"):
         saccade.apply(model, "shortv(layers=1)")
@@ -191,6 +191,31 @@ def test_an_adapter_that_is_wrong_about_anything_is_not_accepted(checked):
     assert any("the adapter says 0" in row.why for row in report.failures)
     with pytest.raises(ValueError, match="no check has accepted"):
         saccade.apply(model, "vtw(layer=2)")
+
+
+@torch.no_grad()
+def test_images_of_a_prompt_share_a_budget(checked):
+    loaded, asked, _ = checked
+    with saccade.apply(loaded.model, "fastv(layer=1,keep=8)") as handle, handle.tracing() as traces:
+        loaded.model(**asked.batch)
+        loaded.model.generate(**asked.batch, max_new_tokens=2, num_beams=2, do_sample=False)
+    assert [len(rows) for rows in traces[0].kept(2)] == [8, 0, 8]
+    assert [len(rows) for rows in traces[1].kept(2)] == [8, 8, 0, 0, 8, 8]
+
+
+def test_rows_of_a_picture_that_see_later_ones_are_refused_by_the_check():
+    model = model_of("vipllava")
+
+    def both_ways(module, args, kwargs):
+        rows = kwargs["hidden_states"].shape[1]
+        return args, kwargs | ({"attention_mask": torch.zeros(1, 1, rows, rows)} if rows > 20 else {})
+
+    loaded = wrap(model, None, "vipllava", generic=True)
+    for layer in model.model.language_model.layers:
+        layer.self_attn.register_forward_pre_hook(both_ways, with_kwargs=True)
+    asked = prompts(model, "vipllava", model.config.image_token_index)
+    with pytest.raises(ValueError, match="rows of a picture see later rows of it"):
+        saccade.check.run(loaded, "vtw(layer=2)", prompts=asked)
 
 
 def test_a_plan_that_needs_smaller_pictures_is_refused_and_is_no_failure(checked):

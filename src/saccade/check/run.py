@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -76,6 +77,11 @@ def run(
     model = loaded.model
     if attached(model) is not None:
         raise ValueError(f"{loaded.name} has a plan on it already; check the model without it")
+    if plan is not None and Plan.of(plan).adapter is not None:
+        raise ValueError(
+            "the reference knows no adapters: check the plan by its spec, or on the model it is merged into "
+            "(saccade heal --merge)"
+        )
     if layers is not None and layers < 1:
         raise ValueError(f"layers is a number from 1, got {layers}")
     with ExitStack() as stack:
@@ -93,6 +99,8 @@ def run(
         if loaded.family.generic:
             check_sight(model, decoder, asked.picture, visual_rows(model, decoder, asked.picture))
             stack.enter_context(loaded.family.on_trial())
+            # All visual rows of a prompt are one image to such an adapter.
+            asked = replace(asked, pictures=(1,) * len(asked.singles))
         wanted = _wanted(plan, len(decoder), whole, every)
         floats, why = _float32(model, decoder)
         seconds = _seconds(model, asked)

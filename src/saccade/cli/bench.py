@@ -65,6 +65,14 @@ def bench(
     roofline: Annotated[
         bool, typer.Option("--roofline", help="Also state the least prefill time that the device allows.")
     ] = False,
+    on: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--on",
+            metavar="DEVICE",
+            help="Also predict the same prefills on h100, a100, l4 or rtx3090, in 16 bits; repeatable.",
+        ),
+    ] = None,
     json: common.Json = None,
 ) -> None:
     """Time plans against the stock model, in one process on the same weights.
@@ -97,7 +105,12 @@ def bench(
         "strict": strict,
         "profile": profile,
         "limits": roofline,
+        "on": tuple(on or ()),
     }
+    from saccade.measure.devices import card
+
+    for name in on or ():
+        card(name)
     from saccade.measure.target import build, refuse_opening, shape_dtype
 
     refuse_opening(model, opening)
@@ -227,6 +240,12 @@ def _show(out: common.Output, results: list[Bench]) -> None:
                 f"{r.plan}: what was captured of the saving is noise in {' and '.join(noisy)}: the pairs are "
                 f"too few or differ by as much as was promised; take more --repeats than {r.repeats}, a "
                 "larger --batch or --visual, or fewer --threads"
+            )
+        for name, told in (r.predicted or {}).items():
+            out.line(
+                f"{r.plan}: predicted on {name}: stock {told['dense_s'] * 1e3:.1f} ms, plan "
+                f"{told['plan_s'] * 1e3:.1f} ms, ratio {told['time_ratio']:.3f}, without the vision "
+                "tower; not measured"
             )
         if r.roofline is not None:
             out.line(_limits(r))

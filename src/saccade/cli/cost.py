@@ -340,26 +340,15 @@ def predicted(
         ValueError: If a device is not known.
     """
     from saccade.core.layout import Layout
-    from saccade.measure.devices import Eye, card, prefill_seconds
-    from saccade.plans.bill import seeing_flops
+    from saccade.measure import devices
     from saccade.plans.budget import as_processed
     from saccade.plans.plan import Plan
 
     layout = Layout.single(visual, round(text), views=shape.views(visual, cut))
     plans = [Plan(), *(p.plan for p in prices)]
     routes = [plan.route(as_processed(plan, layout), shape.layers) for plan in plans]
-    eyes = [Eye()] * len(plans)
-    if shape.tower is not None and visual:
-        image = shape.tower.views(visual, shape.views(visual, cut))
-        seen = [sum(seeing_flops(plan, shape, [image]) or ()) for plan in plans]
-        eyes = [Eye(shape.tower.parameters, flops) for flops in seen]
-    found = {}
-    for name in on:
-        device = card(name)
-        pairs = zip(routes, eyes, strict=True)
-        seconds = [prefill_seconds(shape, route, device, eye) for route, eye in pairs]
-        found[name] = [{"seconds": each, "ratio": each / seconds[0]} for each in seconds]
-    return found
+    eyes = devices.eyes(plans, shape, visual, cut)
+    return {name: devices.predicted(shape, routes, name, eyes) for name in on}
 
 
 def _show_times(

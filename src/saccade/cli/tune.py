@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saccade.cli import common
+from saccade.cli.drawn import read_questions
 from saccade.cli.opening import opened, opens, words
 from saccade.opening.settings import Opening
-from saccade.system.embedded import GLANCE, Embedded, suite_of
+from saccade.system.embedded import suite_of
 
 if TYPE_CHECKING:
+    from saccade.models import Loaded
     from saccade.tuning.questions import Questions
     from saccade.tuning.result import Tuned
     from saccade.tuning.settings import Settings
@@ -105,6 +107,13 @@ def tune(
     explain: Annotated[
         bool, typer.Option("--explain", help="Measure what undoing every choice would change, and say it.")
     ] = False,
+    heal: Annotated[
+        bool,
+        typer.Option(
+            "--heal",
+            help="Then bring back what the plan lost, as saccade heal does, in a folder beside it.",
+        ),
+    ] = False,
     batch: Annotated[int, typer.Option(min=1, max=common.MOST_BATCH, help="Questions per batch.")] = 26,
     max_new_tokens: Annotated[
         int, typer.Option(min=1, max=common.MOST_TOKENS, help="Longest answer that is looked at.")
@@ -180,6 +189,8 @@ def tune(
     view.note("" if left is None else rest(left))
     show(view, found)
     data_words = common.given(("--task", task), ("--data", data))
+    if heal and found.plan is not None:
+        heal_it(view, loaded, out, task or [], data, settings, opening)
     if found.plan is not None:
         view.line(f"next: {common.command('eval', model, '--plan', str(out), *data_words, *words(opening))}")
         serve = common.command("generate", model, "--plan", str(out), *words(opening))
@@ -188,6 +199,32 @@ def tune(
     view.finish({key: value for key, value in found.data.items() if key != "facts"})
     if found.refused:
         raise ValueError(f"{found.refused} (the front is in {found.files['front']})")
+
+
+def heal_it(
+    view: common.Output,
+    loaded: Loaded,
+    out: Path,
+    tasks: list[str],
+    data: Path | None,
+    settings: Settings,
+    opening: Opening,
+) -> None:
+    """Heals the plan that was written, as ``saccade heal`` does: the same command goes on with it."""
+    from saccade.cli import heal as healing
+    from saccade.healing.settings import HealingSettings
+    from saccade.plans.plan import Plan
+
+    wanted = HealingSettings(tokens=settings.tokens, seed=settings.seed)
+    folder = out.with_suffix("").with_name(out.with_suffix("").name + ".healed")
+    own = common.given(("--task", tasks or None), ("--data", data), ("--max-new-tokens", settings.tokens))
+    seed = ["--seed", str(settings.seed), *words(opening)]
+    again = common.command("heal", loaded.name, str(out), "--out", str(folder), *own, *seed)
+    questions = read_questions(tasks, data, wanted, suite_of(loaded.name))
+    result = healing.healed(
+        view, loaded, Plan.load(out), questions, wanted, folder, False, f"continue: {again}"
+    )
+    healing.show(view, result)
 
 
 class Shown:
@@ -215,37 +252,6 @@ class Shown:
     def _step(self, prompts: int) -> None:
         if self._task is not None:
             self._bar.update(self._task, advance=prompts)
-
-
-def read_questions(
-    tasks: list[str], data: Path | None, settings: Settings, embedded: Embedded = GLANCE
-) -> Questions:
-    """Samples for the search and held-out ones: parts of the user's file, or scenes of the embedded suite.
-
-    Raises:
-        ValueError: If both are asked for, or one cannot be read.
-    """
-    from saccade.tuning.questions import made, split
-
-    if data is not None:
-        if tasks:
-            raise ValueError("give --task or --data, not both")
-        from saccade.inputs.data import read_jsonl
-
-        return split(read_jsonl(data), settings)
-    from saccade.calibration.drawing import draw
-    from saccade.glance import suite
-
-    names: list[str | None] = [*dict.fromkeys(tasks)] or [None]
-    count = len(tasks) or len(suite.TASKS)
-    found = []
-    for number, wanted in enumerate((settings.num_samples, settings.num_held_out)):
-        # Another seed is another draw of scenes, so the two share none.
-        scenes = (2 * settings.seed + number) % (1 << 16)
-        each = -(-wanted // count)
-        pool = [s for n in names for s in suite.samples(n, each, "calibration", scenes, embedded.scale)]
-        found.append(draw(pool, wanted, "stratified", settings.seed))
-    return made(found[0], found[1], settings)
 
 
 def tell_plan(view: common.Output, settings: Settings, questions: Questions) -> None:

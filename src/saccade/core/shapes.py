@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from math import ceil, isqrt
 from typing import Any
 
+from saccade.core.sight import SightRule
 from saccade.core.tower import TowerShape
 
 
@@ -52,6 +53,7 @@ class ModelShape:
         visual: Visual tokens of a typical image, the default of ``cost`` and ``bench``.
         view: Patches of a view, where the model cuts images into views; None where it does not.
         experts: What a sparse FFN is made of; None where every row passes all of it.
+        rules: For every layer who sees whom in it; empty where all are causal.
         tower: Sizes of its vision tower and projector; None where they are not known.
     """
 
@@ -66,7 +68,13 @@ class ModelShape:
     visual: int
     view: int | None = None
     experts: Experts | None = None
+    rules: tuple[SightRule, ...] = ()
     tower: TowerShape | None = None
+
+    @property
+    def each_rule(self) -> tuple[SightRule, ...]:
+        """Who sees whom in every layer."""
+        return self.rules[: self.layers] or (SightRule(),) * self.layers
 
     def views(self, visual: int, count: int | None = None) -> tuple[int, ...]:
         """Patches of every view of an image.
@@ -105,6 +113,10 @@ class ModelShape:
     def ffn_held(self) -> int:
         """Inner width of all FFN weights of a layer."""
         return self.ffn if self.experts is None else self.experts.held
+
+
+_GEMMA_3 = tuple(SightRule(None if (n + 1) % 6 == 0 else 1024, "images") for n in range(34))
+_PALIGEMMA_2 = tuple(SightRule(4096 if n % 2 == 0 else None, "prompt", bounded=False) for n in range(26))
 
 
 def _clip(decoder: int, **more: Any) -> TowerShape:
@@ -166,6 +178,8 @@ SHAPES: dict[str, ModelShape] = {
         ModelShape("mistral-small-3.1-24b", 40, 5120, 32, 8, 128, 32768, 131072, 3025),
         ModelShape("pixtral-12b", 40, 5120, 32, 8, 128, 14336, 131072, 4096),
         ModelShape("glm-4.1v-9b", 40, 4096, 32, 2, 128, 13696, 151552, 1280, tower=_GLM),
+        ModelShape("gemma-3-4b", 34, 2560, 8, 4, 256, 10240, 262208, 256, rules=_GEMMA_3),
+        ModelShape("paligemma2-3b", 26, 2304, 8, 4, 256, 9216, 257216, 1024, rules=_PALIGEMMA_2),
     )
 }
 """Shapes of the papers' models by name."""

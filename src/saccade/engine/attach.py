@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 from saccade.core.layout import Layout
@@ -14,6 +15,7 @@ from saccade.core.stages import Grid, Stage, Vision
 from saccade.engine.blocks import Blocks
 from saccade.engine.forward import Forward, Handover
 from saccade.engine.given import Given
+from saccade.engine.healed import put_on
 from saccade.engine.layers import AttentionStandIn, MlpStandIn, RowHandover
 from saccade.engine.made_for import check_made_for
 from saccade.engine.resolution import FullSize
@@ -106,6 +108,8 @@ class Attachment:
 
     def _attach(self) -> None:
         layer: Any
+        if self.plan.adapter is not None:
+            self._undo.append(put_on(unwrap(self.model), self.plan.adapter))
         for number, layer in enumerate(self.parts.layers):
             ffn_rows = RowHandover()
             # The layer itself is left alone: its class's call checkpoints, around whatever forward it has.
@@ -159,6 +163,9 @@ class Attachment:
         for number in after:
             hook = functools.partial(forward.after_layer, number)
             layer = self.parts.layers[number]
+            if any(s.look.layer and s.before == number + 1 for s in stages):
+                keep = functools.partial(forward.keep_past, number)
+                self._undo.append(layer.register_forward_pre_hook(keep, with_kwargs=True).remove)
             # Before the hooks that shard the layer's weights away again.
             handle = layer.register_forward_hook(hook, with_kwargs=True, prepend=True)
             self._undo.append(handle.remove)
@@ -226,6 +233,22 @@ class Attachment:
                 yield
         finally:
             call.given = None
+
+    @contextmanager
+    def answering(self, asked_BN: torch.Tensor) -> Iterator[None]:
+        """Says which rows are prompts where their answers follow them in one forward, without a cache.
+
+        Decisions then fall as they do where the answer is said token by token. It is for forwards of the
+        thread that opens it.
+
+        Args:
+            asked_BN: True at rows of prompts.
+        """
+        self._handover.asked_BN = asked_BN.cpu()
+        try:
+            yield
+        finally:
+            self._handover.asked_BN = None
 
     @contextmanager
     def tracing(self, sources: bool = True) -> Iterator[list[Trace]]:

@@ -51,6 +51,12 @@ SUPPORT: tuple[Support, ...] = (
         "engine/test_hidden.py::test_a_hidden_image_is_as_good_as_none",
     ),
     Support(
+        "a healed plan (`saccade heal`): its adapter goes on with it and off with it",
+        "supported, untested on GPU",
+        "at no cost; refused on other or quantised weights, and where gradients are taken",
+        "healing/test_run.py::test_the_dense_model_stays_bit_for_bit",
+    ),
+    Support(
         "sampling, several sequences per prompt",
         "supported",
         "as the repeated prompt samples",
@@ -137,7 +143,8 @@ SUPPORT: tuple[Support, ...] = (
     Support(
         "crop, reset, reorder, select and repeat of a cache",
         "supported",
-        "row numbers, padding and lengths stay in step; not into a prompt that left rows (skip KV-cache)",
+        "row numbers, padding and lengths stay in step; not into a prompt that left rows (skip KV-cache), "
+        "nor past a window without `activate_past_recording`",
         "engine/test_cache.py::test_rows_and_values_stay_in_step",
     ),
     Support(
@@ -155,8 +162,20 @@ SUPPORT: tuple[Support, ...] = (
     Support(
         "sliding-window attention",
         "supported",
-        "while the sequence is shorter than the window; refused past it",
-        "engine/test_cache.py::test_sliding_windows_are_served_until_they_slide",
+        "also past the window, which goes by positions where these close up; caches slide as stock ones do",
+        "engine/test_windows.py::test_generation_past_the_window_is_recomputation",
+    ),
+    Support(
+        "rows that see each other both ways: an image's, or a prompt's",
+        "supported",
+        "as `token_type_ids` say; where all depends on them, an image without them is refused",
+        "families/test_gemma.py::test_what_rows_see_is_what_the_stock_masks_show",
+    ),
+    Support(
+        "capped attention logits",
+        "supported",
+        "routed layers run the model's own eager function; under SDPA, which leaves the cap out, they do too",
+        "matrix/test_prefill.py::test_gather_equals_mask",
     ),
     Support(
         "`sdpa` and `eager` attention",
@@ -397,6 +416,18 @@ SUPPORT: tuple[Support, ...] = (
         "refused",
         "remove the first, or compose them with `+`",
         "engine/test_attach.py::test_a_second_plan_is_refused_and_the_first_stays",
+    ),
+    Support(
+        "inside vLLM: layers in which visual rows skip work, and rows that go before the decoder",
+        "supported, untested on GPU",
+        "by a plug-in, in the families that its page lists",
+        "vllm/test_work.py::test_layers_are_what_the_methods_say",
+    ),
+    Support(
+        "inside vLLM: methods that decide inside the decoder, or look into the vision tower",
+        "refused",
+        "the engine does not start",
+        "vllm/test_work.py::test_what_is_not_served_says_why_in_one_line",
     ),
 )
 """Every feature that was tried, in the order of the docs."""

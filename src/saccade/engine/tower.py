@@ -243,8 +243,7 @@ class TowerTap:
         for weigh in run.later:
             weigh()
         run.later.clear()
-        picture = self.family.made_picture(self.model, named, kind, output)
-        features = self.family.features(output)
+        picture, features = self.family.picture(self.model, named), self.family.features(output)
         if picture is None or features is None:
             return
         seen = Seen(picture, run, tuple(features), self.merge, self.prune)

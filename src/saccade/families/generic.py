@@ -16,11 +16,12 @@ import torch
 from torch import nn
 
 from saccade.core.shapes import Experts, ModelShape
+from saccade.core.sight import SightRule
 from saccade.families.base import Family, Parts, Rotary, core_of, unwrap
 from saccade.families.deepstack import Added
 from saccade.families.inspection import Found, look
-from saccade.families.recipes import Recipe, heads_in
-from saccade.families.vision import KINDS, Picture
+from saccade.families.recipes import AttentionRecipe, heads_in
+from saccade.families.vision import Picture
 
 PLACEHOLDER = re.compile(r"(image|img|video|vision|visual|media|im)(_\w+)?_(id|index)")
 NO_PLACEHOLDER = re.compile(r"start|end|begin|newline|break|row|col|bo[iv]|eo[iv]|sep|global|low|high|audio")
@@ -52,7 +53,6 @@ class GenericFamily(Family):
         self._accepted: set[str] = set()
         self._trials = 0
         self._check: Callable[[Any], None] | None = None
-        self._by_sample = False
         if found is not None:
             self.compact_positions = found.axes == 1
             self.image_inputs = (*_pixel_arguments(found.parts.core), "mm_encoder_outputs")
@@ -80,7 +80,7 @@ class GenericFamily(Family):
         finally:
             model.train(training)
 
-    def recipe(self, attn: Any) -> Recipe:
+    def recipe(self, attn: Any) -> AttentionRecipe:
         """How an attention module of the decoder works."""
         assert self._found is not None
         return self._found.recipes[attn.layer_idx]
@@ -201,7 +201,10 @@ class GenericFamily(Family):
             "vision": {key: value for key, value in seen.items() if isinstance(value, int | str)},
         }
 
-    def sliding_window(self, decoder: nn.Module, number: int) -> int | None:
+    def rules(self, config: Any) -> tuple[SightRule, ...]:
+        return (SightRule(),) * config.get_text_config().num_hidden_layers
+
+    def causal_within(self, decoder: nn.Module, number: int) -> int | None:
         config: Any = decoder.config
         kinds = getattr(config, "layer_types", None)
         if kinds is not None and kinds[number] == "chunked_attention":
@@ -209,7 +212,9 @@ class GenericFamily(Family):
         # Where the configuration names no kinds, a layer may know its own.
         layers: Any = decoder.layers
         own = getattr(layers[number].self_attn, "sliding_window", None)
-        return super().sliding_window(decoder, number) or (own if isinstance(own, int) else None)
+        if kinds is None or kinds[number] == "sliding_attention":
+            own = getattr(config, "sliding_window", None) or own
+        return own if isinstance(own, int) else None
 
     def heads(self, attn: Any) -> tuple[int, int]:
         return heads_in(attn)
@@ -238,7 +243,13 @@ class GenericFamily(Family):
     def linears(self, layer: Any) -> dict[str, tuple[torch.Tensor, torch.Tensor | None]]:
         raise ValueError("what an adapter made by inspection knows of weights is not enough for bounds")
 
-    def rotary(self, decoder: nn.Module, hidden_BND: torch.Tensor, position_ids: torch.Tensor) -> Rotary:
+    def rotary(
+        self,
+        decoder: nn.Module,
+        hidden_BND: torch.Tensor,
+        position_ids: torch.Tensor,
+        kind: str | None = None,
+    ) -> Rotary:
         assert self._found is not None
         axes = self._found.axes
         if axes > 1:
@@ -253,55 +264,26 @@ class GenericFamily(Family):
         return None if rows is None or features is None else Added(DEEPSTACK[1], rows, features)
 
     def picture(self, model: nn.Module, inputs: Mapping[str, Any]) -> Picture | None:
-        # How many rows a picture becomes is known once its features are there.
-        made = inputs.get("mm_encoder_outputs") or {}
-        found = [
-            self.made_picture(model, inputs, kind, made[kind]) for kind in KINDS if made.get(kind) is not None
-        ]
-        parts = [picture for picture in found if picture is not None]
-        return Picture.join(parts) if parts else None
+        given = any(inputs.get(name) is not None for name in self.image_inputs)
+        return self.grouped(model, Picture.unmapped((0,)), inputs) if given else None
 
-    def made_picture(
-        self, model: nn.Module, inputs: Mapping[str, Any], kind: str, output: Any
-    ) -> Picture | None:
-        features, pixels = self.features(output), inputs.get("pixel_values")
-        if isinstance(pixels, torch.Tensor) and pixels.ndim == 5 and features is not None:
-            # Views come by sample or by picture, and so do features: nothing says which.
-            self._by_sample |= len(features) == len(pixels)
-        return None if features is None else Picture.unmapped(tuple(len(rows) for rows in features))
+    def feature_makers(self, core: nn.Module) -> dict[str, str]:
+        # Pictures and videos of one prompt are not told apart.
+        return {kind: name for kind, name in super().feature_makers(core).items() if kind == "image"}
 
     def features(self, output: Any) -> Any:
         found = super().features(output)
-        # Rows of all pictures in one, or of each.
-        return (found,) if isinstance(found, torch.Tensor) and found.ndim == 2 else found
+        found = getattr(output, "last_hidden_state", None) if found is None else found
+        # All of a prompt is one image, which any of its features stands for.
+        return (found if isinstance(found, torch.Tensor) else found[0],) if found is not None else None
 
     def grouped(self, model: nn.Module, picture: Picture, inputs: Mapping[str, Any]) -> Picture:
-        ids = inputs.get("input_ids")
-        if ids is None:
+        # Which rows are tiles or lines of one image no two processors say alike: a prompt counts as one.
+        ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
+        if ids is None and embeds is None:
             return picture
-        visual_BN = self.visual_mask(model, ids).cpu()
-        if not self._by_sample and _fills(picture.lengths, visual_BN.sum(1).tolist()):
-            return picture
-        # Features come by sample, or all in one: every unbroken run of placeholders counts as a picture.
-        lengths = [n for row_N in visual_BN for shown, n in _runs(row_N) if shown]
-        return Picture.unmapped(lengths)
-
-
-def _fills(lengths: Sequence[int], rows: Sequence[int]) -> bool:
-    """Whether pictures of these lengths fill the prompts one after another."""
-    left = iter(lengths)
-    for total in rows:
-        while total > 0:
-            total -= next(left, total + 1)
-        if total < 0:
-            return False
-    return next(left, None) is None
-
-
-def _runs(row_N: torch.Tensor) -> list[tuple[bool, int]]:
-    """Unbroken runs of equal values, with their lengths."""
-    values, counts = torch.unique_consecutive(row_N, return_counts=True)
-    return list(zip(values.tolist(), counts.tolist(), strict=True))
+        rows = self.visual_mask(model, ids, embeds).sum(1).tolist()
+        return Picture.unmapped([count for count in rows if count])
 
 
 def _said(text: Any, *names: str) -> int:
@@ -327,9 +309,9 @@ def _dense_layers(text: Any) -> int:
     return len(only) if only else _said(text, "first_k_dense_replace")
 
 
-def _by_recipe(recipes: Sequence[Recipe]) -> list[tuple[Recipe, list[int]]]:
+def _by_recipe(recipes: Sequence[AttentionRecipe]) -> list[tuple[AttentionRecipe, list[int]]]:
     """Recipes with the layers that they are of."""
-    found: dict[Recipe, list[int]] = {}
+    found: dict[AttentionRecipe, list[int]] = {}
     for number, recipe in enumerate(recipes):
         found.setdefault(recipe, []).append(number)
     return list(found.items())

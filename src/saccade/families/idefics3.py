@@ -173,8 +173,9 @@ class Idefics3(Family):
         return [(heads_of(attn.q_proj(x), attn.head_dim), heads_of(attn.k_proj(x), attn.head_dim))]
 
     def tower_order(self, tower: Tower, kwargs: Mapping[str, Any]) -> torch.Tensor | None:
-        pixels, patch = kwargs["pixel_values"], tower.module.config.patch_size
-        lines, columns = (int(n) // patch for n in pixels.shape[-2:])
+        pixels, module = kwargs["pixel_values"], tower.module
+        config: Any = module.config
+        lines, columns = (int(n) // config.patch_size for n in pixels.shape[-2:])
         return joined([(lines, columns)] * len(pixels), isqrt(tower.merge))
 
     def smaller(

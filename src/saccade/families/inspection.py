@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from saccade.families.base import Parts, Rotary, core_of, unwrap
-from saccade.families.recipes import Recipe, find_recipe
+from saccade.families.recipes import AttentionRecipe, find_recipe
 
 WORDS = 12
 """Rows that the model is tried on."""
@@ -76,7 +76,7 @@ class Found:
     """
 
     parts: Parts
-    recipes: tuple[Recipe, ...]
+    recipes: tuple[AttentionRecipe, ...]
     input_norms: tuple[str | None, ...]
     ffn_norms: tuple[str | None, ...]
     axes: int
@@ -157,7 +157,7 @@ def look(model: nn.Module, names: frozenset[int] = frozenset()) -> Found:
     _check_loop(runs)
     _check_sight(model, parts, names)
     _check_silence(model, parts, names)
-    found: list[Recipe] = []
+    found: list[AttentionRecipe] = []
     for number, (layer, run) in enumerate(zip(parts.layers, runs, strict=True)):
         try:
             recipe = _recipe(layer, run, list(dict.fromkeys(reversed(found))))
@@ -386,7 +386,7 @@ def _check_silence(model: nn.Module, parts: Parts, names: frozenset[int]) -> Non
             )
 
 
-def _recipe(layer: Any, run: LayerRun, first: list[Recipe]) -> Recipe:
+def _recipe(layer: Any, run: LayerRun, first: list[AttentionRecipe]) -> AttentionRecipe:
     """How the attention of a layer works, tried in float32 where its weights are as they act."""
     attn, x, rotary = layer.self_attn, run.asked, run.attention["position_embeddings"]
     assert x is not None

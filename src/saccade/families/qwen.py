@@ -36,7 +36,13 @@ class QwenVL(Family):
     def typical_visual(self, config: PreTrainedConfig) -> int:
         return 1280
 
-    def rotary(self, decoder: nn.Module, hidden_BND: torch.Tensor, position_ids: torch.Tensor) -> Rotary:
+    def rotary(
+        self,
+        decoder: nn.Module,
+        hidden_BND: torch.Tensor,
+        position_ids: torch.Tensor,
+        kind: str | None = None,
+    ) -> Rotary:
         if position_ids.ndim == 2:
             position_ids = position_ids.expand(3, *position_ids.shape)
         # A fourth axis in front is that of the text, for packed sequences.

@@ -37,7 +37,7 @@ EXACT, ROUNDED = 1e-4, 5e-2
 
 
 @dataclass(frozen=True)
-class Recipe:
+class AttentionRecipe:
     """How one attention module makes what it attends with.
 
     Attributes:
@@ -139,8 +139,12 @@ def heads_in(attn: Any) -> tuple[int, int]:
 
 
 def find_recipe(
-    attn: Any, x_BND: torch.Tensor, rotary: Rotary, stock_BND: torch.Tensor, first: Sequence[Recipe] = ()
-) -> Recipe:
+    attn: Any,
+    x_BND: torch.Tensor,
+    rotary: Rotary,
+    stock_BND: torch.Tensor,
+    first: Sequence[AttentionRecipe] = (),
+) -> AttentionRecipe:
     """The recipe whose causal attention is the module's own.
 
     Args:
@@ -180,7 +184,7 @@ def find_recipe(
     raise ValueError(f"its attention ({type(attn).__name__}: {held}) works in a way that is not known{told}")
 
 
-def recipes(attn: Any) -> Iterator[Recipe]:
+def recipes(attn: Any) -> Iterator[AttentionRecipe]:
     """All that a module may do, by what it holds."""
     output = next((name for name in OUTPUTS if hasattr(attn, name)), None)
     three = next((names for names in SEPARATE if all(hasattr(attn, name) for name in names)), None)
@@ -195,7 +199,7 @@ def recipes(attn: Any) -> Iterator[Recipe]:
         for moment in moments:
             for turns in (*turning(attn), None):
                 for part in (False, True) if turns else (False,):
-                    yield Recipe(projections, layout, output, norms, moment, value_norm, turns, part)
+                    yield AttentionRecipe(projections, layout, output, norms, moment, value_norm, turns, part)
 
 
 def turning(attn: nn.Module) -> list[str]:
@@ -224,7 +228,7 @@ def _holds(attn: nn.Module, name: str) -> bool:
 
 
 def _distance(
-    recipe: Recipe, attn: Any, x_BND: torch.Tensor, rotary: Rotary, stock_BND: torch.Tensor
+    recipe: AttentionRecipe, attn: Any, x_BND: torch.Tensor, rotary: Rotary, stock_BND: torch.Tensor
 ) -> float:
     try:
         q = recipe.queries(attn, x_BND, rotary)

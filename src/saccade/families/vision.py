@@ -347,19 +347,6 @@ class VisionAdapter(LeavingPatches, ABC):
             inputs: Keyword arguments of the core's forward or of its ``get_image_features``.
         """
 
-    def made_picture(
-        self, model: nn.Module, inputs: Mapping[str, Any], kind: str, output: Any
-    ) -> Picture | None:
-        """The same of pictures whose features have just been made.
-
-        Args:
-            model: The model, for its configuration.
-            inputs: Arguments of the method that made them, by name.
-            kind: Which of ``KINDS`` they are.
-            output: What it returned.
-        """
-        return self.picture(model, inputs)
-
     def grouped(self, model: nn.Module, picture: Picture, inputs: Mapping[str, Any]) -> Picture:
         """A picture with those views put together that are of one image, where only the prompt tells which.
 

@@ -162,6 +162,8 @@ class Bench:
         plan_vision_s: As ``vision_s``, under the plan: it may look, merge, or be given a smaller picture.
         vision_rows: Rows of the picture that was timed; the processor may allow no other.
         whole: FLOPs from pixels to the first token (``saccade.plans.bill.Bill``); None where not known.
+        predicted: By device, predicted seconds of the same prefills there: ``dense_s``, ``plan_s``,
+            ``time_ratio``; None where none was asked for.
     """
 
     name: str
@@ -192,6 +194,8 @@ class Bench:
     plan_vision_s: float | None = None
     vision_rows: int | None = None
     whole: dict[str, Any] | None = None
+
+    predicted: dict[str, dict[str, float]] | None = None
 
     @property
     def whole_time_ratio(self) -> float | None:

@@ -38,6 +38,8 @@ FAMILY_OF = {
     "pixtral-12b": "llava+pixtral",
     "glm-4.1v-9b": "glm4v",
     "internvl3-8b": "internvl",
+    "gemma-3-4b": "gemma3",
+    "paligemma2-3b": "paligemma",
 }
 """Model type of each preset shape."""
 

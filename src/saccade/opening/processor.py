@@ -89,6 +89,12 @@ def read_processor(
     _check_parts(folder, files)
     with quiet():
         stock: Any = _class(files, config)
+        # What stands in the place of a class whose packages are missing.
+        if not videos and "torchvision" in getattr(stock, "_backends", ()):
+            raise ValueError(
+                f"the processor of {folder} ({stock.__name__}) needs torchvision: "
+                f"pip install {matching_torchvision()}"
+            )
         with telling(f"the processor of {folder}"):
             settings, rest = stock.get_processor_dict(folder)
         given = {key: value for key, value in settings.items() if value is not None}

@@ -22,8 +22,11 @@ from saccade.methods import METHODS, Method
 from saccade.methods.base import MOST_LAYERS, MOST_SEED
 from saccade.plans.names import check_method
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the plan file; files of a newer schema are refused."""
+
+PLAIN = 1
+"""What a plan without an adapter is written as, which every version reads."""
 
 Metric = Literal["vig", "lc", "ffn", "withdrawal", "cosine", "random"]
 """Scores that choose layers."""
@@ -146,6 +149,15 @@ class TuningRecord(_Strict):
     unsure: UnsureMargin | None = None
 
 
+class HealingRecord(_Strict):
+    """How a plan was healed."""
+
+    steps: Count
+    samples: Count
+    settings: dict[str, Any]
+    data_hash: Digest | None = None
+
+
 class Calibration(_Strict):
     """How the layers of a plan were chosen."""
 
@@ -171,6 +183,16 @@ class Calibration(_Strict):
     opening: dict[str, Any] | None = None
     cost: CalibrationCost | None = None
     tuned: TuningRecord | None = None
+    healed: HealingRecord | None = None
+
+
+class AdapterFile(_Strict):
+    """The adapter of a healed plan."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    folder: Annotated[str, Field(min_length=1)]
+    digest: Digest
 
 
 class PlanFile(_Strict):
@@ -182,6 +204,7 @@ class PlanFile(_Strict):
     methods: list[Any]
     model: ModelPrint | None = None
     calibration: Calibration | None = None
+    adapter: AdapterFile | None = None
 
 
 def check(data: Any, source: str) -> None:
@@ -200,6 +223,8 @@ def check(data: Any, source: str) -> None:
         raise ValueError(
             f"{source} has schema {short(data['schema'], 40)}; this version of saccade reads up to {SCHEMA}"
         )
+    if data["schema"] == PLAIN and "adapter" in data:
+        raise ValueError(f"{source}: adapter: a plan with one has schema {SCHEMA}, not {PLAIN}")
     # An empty part says nothing: a plan for any model, or one whose layers were chosen by hand.
     given = {key: value for key, value in data.items() if not (key in _PARTS and value == {})}
     try:

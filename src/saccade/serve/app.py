@@ -16,7 +16,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 
 from saccade._version import __version__
 from saccade.serve import page
-from saccade.serve.chat import Completion, Line, collect, stream
+from saccade.serve.chat import Channel, Completion, collect, stream
 from saccade.serve.compare import compare, told
 from saccade.serve.conversation import Catalogue, Conversations
 from saccade.serve.errors import RequestRefused
@@ -56,7 +56,7 @@ class Service:
         freed = False
         try:
             wanted: ChatRequest = parse(await self.guards.body(request), ChatRequest)
-            line = Line()
+            line = Channel()
             asked = await asyncio.to_thread(self._conversations.asked, wanted, line.tell)
             self.worker.submit(asked)
             completion = Completion(wanted.model)

@@ -9,13 +9,13 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from saccade.serve.asked import Asked, Ended, Piece, Told
+from saccade.serve.asked import ChatTask, Ended, Piece, Told
 from saccade.serve.errors import RequestRefused
 
 DONE = "data: [DONE]\n\n"
 
 
-class Line:
+class Channel:
     """What the worker tells of a request, as the event loop hears it."""
 
     def __init__(self) -> None:
@@ -87,7 +87,7 @@ def usage(ended: Ended) -> dict[str, Any]:
     }
 
 
-async def collect(line: Line, gone: Callable[[], Any]) -> tuple[str, Ended]:
+async def collect(line: Channel, gone: Callable[[], Any]) -> tuple[str, Ended]:
     """The whole answer.
 
     Args:
@@ -116,7 +116,12 @@ async def collect(line: Line, gone: Callable[[], Any]) -> tuple[str, Ended]:
 
 
 async def stream(
-    line: Line, asked: Asked, completion: Completion, first: Piece, counted: bool, done: Callable[[], None]
+    line: Channel,
+    asked: ChatTask,
+    completion: Completion,
+    first: Piece,
+    counted: bool,
+    done: Callable[[], None],
 ) -> AsyncIterator[str]:
     """The answer as server-sent events; where they are no longer read, the worker hears of it.
 
