@@ -167,3 +167,38 @@ def test_assisted_generation_says_what_greedy_says():
         want = greedy(tiny, given, 6).sequences
         ours = tiny.model.generate(**given, max_new_tokens=6, do_sample=False, prompt_lookup_num_tokens=2)
     assert torch.equal(ours, want)
+
+
+@torch.no_grad()
+def test_rows_and_what_the_tower_says_of_them_are_of_the_same_patches():
+    """A row of Gemma 3 is the mean of a square of patches, one of PaliGemma is one patch."""
+    for _, make in PAIRS:
+        tiny = make()
+        given = tiny.batch([[3, SQUARE, 2], [1, SQUARE, 1, TALL, 2]], seed=3)
+        family, core = find(tiny.model), tiny.model.model
+        shown, tower = family.picture(tiny.model, given), family.tower(tiny.model)
+        assert shown.lengths == (16, 16, 16) and shown.views == (1, 1, 1)
+        states = core.vision_tower(given["pixel_values"]).last_hidden_state
+        packed = core.get_image_features(given["pixel_values"]).pooler_output.flatten(0, 1)
+        for number, row in enumerate(packed):
+            view, line, column = (int(at[number]) for at in (shown.view_R, shown.line_R, shown.column_R))
+            side = round(tower.merge**0.5)
+            square = (
+                states[view]
+                .view(4 * side, 4 * side, -1)[
+                    line * side : line * side + side, column * side : column * side + side
+                ]
+                .flatten(0, 1)
+            )
+            projector = core.multi_modal_projector
+            if tiny.family == "paligemma":
+                wanted = projector(square)[0]
+            else:
+                wanted = projector.mm_soft_emb_norm(square.mean(0)) @ projector.mm_input_projection_weight
+            assert torch.allclose(row, wanted, atol=1e-5)
+        pooled = states.flatten(0, 1)
+        order = family.tower_order(tower, {"pixel_values": given["pixel_values"]})
+        if order is not None:
+            means = pooled[order].unflatten(0, (-1, tower.merge)).mean(1)
+            again = projector.mm_soft_emb_norm(means) @ projector.mm_input_projection_weight
+            assert torch.allclose(again, packed, atol=1e-5)

@@ -36,6 +36,8 @@ SEVERAL_AXES = ("qwen", "glm")
 
 PAD, BOS, EOS, IMAGE, VIDEO, VISION_START, VISION_END, FIRST_WORD = range(8)
 VOCAB, HIDDEN, HEADS, FFN = 128, 64, 4, 96
+WIDE_HEADS = 128
+"""Width of the models whose heads are as wide as kernels of engines want them (``wide=True``)."""
 _QWEN_IDS = dict(
     image_token_id=IMAGE, video_token_id=VIDEO,
     vision_start_token_id=VISION_START, vision_end_token_id=VISION_END,
@@ -130,31 +132,31 @@ class Tiny:
         return [len(f) for f in self.model.get_image_features(**inputs, return_dict=True).pooler_output]
 
 
-def tiny_llava(text: str = "llama", layers: int = 4, **how: Any) -> Tiny:
+def tiny_llava(text: str = "llama", layers: int = 4, wide: bool = False, **how: Any) -> Tiny:
     """LLaVA-1.5 in miniature: a CLIP tower, 16 visual rows an image, a Llama, Mistral or Qwen2 decoder."""
     config = T.LlavaConfig(
         vision_config=_clip(image_size=32),
-        text_config=_text(text, layers),
+        text_config=_text(text, layers, wide),
         image_token_index=IMAGE,
         image_seq_length=16,
     )
     return _ready(f"llava-{text}", "llava", T.LlavaForConditionalGeneration, config, **how)
 
 
-def tiny_llava_next(text: str = "llama", layers: int = 4, **how: Any) -> Tiny:
+def tiny_llava_next(text: str = "llama", layers: int = 4, wide: bool = False, **how: Any) -> Tiny:
     """LLaVA-NeXT in miniature: anyres tiles of 9 rows, a newline row after each line, unpadded."""
     config = T.LlavaNextConfig(
         vision_config=_clip(image_size=24),
-        text_config=_text(text, layers),
+        text_config=_text(text, layers, wide),
         image_token_index=IMAGE,
         image_grid_pinpoints=[[24, 48], [48, 24], [48, 48]],
     )
     return _ready(f"llava_next-{text}", "llava_next", T.LlavaNextForConditionalGeneration, config, **how)
 
 
-def tiny_qwen(layers: int = 4, **how: Any) -> Tiny:
+def tiny_qwen(layers: int = 4, wide: bool = False, **how: Any) -> Tiny:
     """Qwen2.5-VL in miniature: dynamic resolution, window attention in the tower, GQA, biases, mRoPE."""
-    config = qwen.qwen2_5_vl(_sizes(layers, kv_heads=2), _QWEN_IDS)
+    config = qwen.qwen2_5_vl(_sizes(layers, 2, wide), _QWEN_IDS)
     return _ready("qwen2_5_vl", "qwen", T.Qwen2_5_VLForConditionalGeneration, config, **how)
 
 
@@ -164,9 +166,9 @@ def tiny_qwen2(layers: int = 4, **how: Any) -> Tiny:
     return _ready("qwen2_vl", "qwen", T.Qwen2VLForConditionalGeneration, config, **how)
 
 
-def tiny_qwen3(layers: int = 4, **how: Any) -> Tiny:
+def tiny_qwen3(layers: int = 4, wide: bool = False, **how: Any) -> Tiny:
     """Qwen3-VL in miniature: norms on heads, interleaved mRoPE, DeepStack after the first two layers."""
-    config = qwen.qwen3_vl(_sizes(layers, kv_heads=2), _QWEN_IDS)
+    config = qwen.qwen3_vl(_sizes(layers, 2, wide), _QWEN_IDS)
     return _ready("qwen3_vl", "qwen", T.Qwen3VLForConditionalGeneration, config, **how)
 
 
@@ -185,9 +187,9 @@ def tiny_llava_onevision(text: str = "qwen2", layers: int = 4, **how: Any) -> Ti
     return _ready("llava_onevision", "llava_onevision", cls, config, **how)
 
 
-def tiny_internvl(text: str = "qwen2", layers: int = 4, **how: Any) -> Tiny:
+def tiny_internvl(text: str = "qwen2", layers: int = 4, wide: bool = False, **how: Any) -> Tiny:
     """InternVL in miniature: tiles of 9 rows, thumbnails, a Qwen2, Qwen3 (head norms) or Llama decoder."""
-    config = views.internvl(_text(text, layers), image_token_id=IMAGE)
+    config = views.internvl(_text(text, layers, wide), image_token_id=IMAGE)
     cls = T.InternVLForConditionalGeneration
     return _ready(f"internvl-{text}", "internvl", cls, config, **how)
 
@@ -259,23 +261,24 @@ FACTORIES = {
 """Every tiny model by name, for parametrised tests: ``FACTORIES[name](layers=6)``."""
 
 
-def _sizes(layers: int, kv_heads: int) -> dict[str, Any]:
+def _sizes(layers: int, kv_heads: int, wide: bool = False) -> dict[str, Any]:
     return dict(
-        vocab_size=VOCAB, hidden_size=HIDDEN, intermediate_size=FFN, num_hidden_layers=layers,
-        num_attention_heads=HEADS, num_key_value_heads=kv_heads, max_position_embeddings=1024,
-        pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS,
+        vocab_size=VOCAB, hidden_size=WIDE_HEADS if wide else HIDDEN, intermediate_size=FFN,
+        num_hidden_layers=layers, num_attention_heads=HEADS, num_key_value_heads=kv_heads,
+        max_position_embeddings=1024, pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS,
     )  # fmt: skip
 
 
-def _text(kind: str, layers: int) -> Any:
+def _text(kind: str, layers: int, wide: bool = False) -> Any:
     configs = {
         "llama": (T.LlamaConfig, HEADS), "mistral": (T.MistralConfig, 2), "qwen2": (T.Qwen2Config, 2),
         "qwen3": (T.Qwen3Config, 2), "qwen3_moe": (T.Qwen3MoeConfig, 2),
     }  # fmt: skip
     cls, kv_heads = configs[kind]
-    normed = {"head_dim": HIDDEN // HEADS}
+    sizes = _sizes(layers, kv_heads, wide)
+    normed = {"head_dim": sizes["hidden_size"] // HEADS}
     extra = {"mistral": {"sliding_window": None}, "qwen3": normed, "qwen3_moe": normed | qwen.experts(FFN)}
-    return cls(**_sizes(layers, kv_heads), **extra.get(kind, {}))
+    return cls(**sizes, **extra.get(kind, {}))
 
 
 def _clip(image_size: int) -> T.CLIPVisionConfig:

@@ -24,6 +24,7 @@ from docsite.glance_tables import (
 )
 from docsite.study_tables import STUDY_TABLES
 from docsite.time_tables import TIME_TABLES
+from docsite.vllm_tables import VLLM_TABLES
 from saccade.methods import METHODS, Method
 from saccade.report.catalogue import SHARED, described, in_brief
 from saccade.report.markdown import markdown
@@ -197,7 +198,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "support": support,
 }
 """Tables of the docs by the name in the marker."""
-KNOWN = TABLES | STUDY_TABLES | CHECKPOINT_TABLES | GENERIC_TABLES | TIME_TABLES
+KNOWN = TABLES | STUDY_TABLES | CHECKPOINT_TABLES | GENERIC_TABLES | TIME_TABLES | VLLM_TABLES
 """Tables that any page may have."""
 
 

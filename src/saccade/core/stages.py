@@ -14,7 +14,7 @@ D decoder width, V tower width, T views (tiles of an image) of the batch, S rewr
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
@@ -276,6 +276,11 @@ class Stage:
     places: bool = False
     unseen: bool = False
     last: int = 0
+
+    def settled(self, can_close_up: bool) -> Stage:
+        """The same stage with its word on positions final, where they can close up or where they cannot."""
+        closes = self.compact == "always" or (self.compact == "if possible" and can_close_up)
+        return replace(self, compact="always" if closes else "never")
 
 
 @dataclass(frozen=True)

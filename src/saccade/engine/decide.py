@@ -79,7 +79,7 @@ class Decisions:
     def __init__(self, program: Program, frame: Frame, context: ForwardFacts) -> None:
         """Gets ready; nothing is decided yet."""
         self.program, self.frame, self.context = program, frame, context
-        self.stages = tuple(_settled(stage, context.family.compact_positions) for stage in program.stages)
+        self.stages = tuple(stage.settled(context.family.compact_positions) for stage in program.stages)
         layout, device, asked_BN = program.route.layout, frame.device, context.asked_BN
         # What decisions see: to them rows of an answer are padding.
         self.layout = layout if asked_BN is None else replace(layout, real_BN=layout.real_BN & asked_BN)
@@ -309,12 +309,6 @@ def _over_heads(rotary: Rotary, width: int) -> Rotary:
     cos, sin = rotary
     more = width - cos.shape[-1]
     return (pad(cos, (0, more), value=1.0), pad(sin, (0, more))) if more else rotary
-
-
-def _settled(stage: Stage, can_close_up: bool) -> Stage:
-    """The same stage with its word on positions final."""
-    closes = stage.compact == "always" or (stage.compact == "if possible" and can_close_up)
-    return replace(stage, compact="always" if closes else "never")
 
 
 def _last_rows(real_BN: torch.Tensor) -> torch.Tensor:

@@ -378,7 +378,7 @@ SUPPORT: tuple[Support, ...] = (
     Support(
         "the whole bill in closed form: vision tower, projector, decoder, head",
         "supported",
-        "equal to torch's own counter, looks and merges in the tower included; not told of Skip-Vision's",
+        "equal to torch's own counter, looks at the tower included; not told where rows are laid out anew",
         "plans/test_bill.py::test_a_plans_bill_is_what_torch_counts_looks_at_the_tower_included",
     ),
     Support(
@@ -416,6 +416,18 @@ SUPPORT: tuple[Support, ...] = (
         "refused",
         "remove the first, or compose them with `+`",
         "engine/test_attach.py::test_a_second_plan_is_refused_and_the_first_stays",
+    ),
+    Support(
+        "inside vLLM: layers in which visual rows skip work, and rows that go before the decoder",
+        "supported, untested on GPU",
+        "by a plug-in, in the families that its page lists",
+        "vllm/test_work.py::test_layers_are_what_the_methods_say",
+    ),
+    Support(
+        "inside vLLM: methods that decide inside the decoder, or look into the vision tower",
+        "refused",
+        "the engine does not start",
+        "vllm/test_work.py::test_what_is_not_served_says_why_in_one_line",
     ),
 )
 """Every feature that was tried, in the order of the docs."""

@@ -6,10 +6,10 @@ Shape letters: B batch, H heads, Q rows that ask, K keys and head width, T rows 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from math import ceil
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -27,6 +27,9 @@ from saccade.families.base import Attend, core_of, text_sizes, unwrap
 from saccade.families.gemma import Gemma, siglip
 from saccade.families.registry import register
 from saccade.families.vision import Tower
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @register
@@ -63,6 +66,15 @@ class PaliGemma(Gemma):
 
     def model_class(self) -> type[nn.Module]:
         return PaliGemmaForConditionalGeneration
+
+    def plain_prompt(self, question: str, images: int) -> str | None:
+        return "<image>" * images + question
+
+    def by_prompt(self, processor: Any, texts: Sequence[str], images: Sequence[Image]) -> list[Any]:
+        counts, left = [text.count(processor.image_token) for text in texts], list(images)
+        if sum(counts) != len(left):
+            return left  # which the processor refuses
+        return [[left.pop(0) for _ in range(count)] for count in counts]
 
     def rule(self, window: int | None) -> SightRule:
         return SightRule(window, "prompt", bounded=False)

@@ -362,6 +362,10 @@ class VisionAdapter(LeavingPatches, ABC):
         """What each plane shows of the picture that ``seen`` gives; empty where all show all of it."""
         return []
 
+    def plain_prompt(self, question: str, images: int) -> str | None:
+        """A prompt of so many images as their processor takes it, where its models have no chat template."""
+        return None
+
     def by_prompt(self, processor: Any, texts: Sequence[str], images: Sequence[Image]) -> list[Any]:
         """Images as the processor takes them with these prompts: in one list, unless it wants one each."""
         return list(images)
