@@ -66,11 +66,11 @@ def check_supported(
             f"{rows.shape[0]} x {total}; give the mask of the full sequence"
         )
     for number in range(config.num_hidden_layers):
-        window = family.sliding_window(decoder, number)
+        window = family.causal_within(decoder, number)
         if window is not None and total >= window:
             raise ValueError(
-                f"layer {number} sees a sliding window of {window} rows and the sequence has {total}; "
-                "plans support sequences shorter than the window"
+                f"layer {number} sees a sliding window of {window} rows and the sequence has {total}; on "
+                "this model plans support sequences shorter than the window"
             )
     return past
 

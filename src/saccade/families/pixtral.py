@@ -83,6 +83,7 @@ class PixtralTower(Family):
             merge=side * side,
             projector=core.multi_modal_projector if side == 1 else None,
             strips=False,
+            attention="attention",
         )
 
     def tower_heads(
