@@ -6,7 +6,7 @@ Shape letters: B batch, N rows, T views, H heads, P patches, K head width.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import isqrt
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -29,7 +29,7 @@ from saccade.core.tower import TowerShape
 from saccade.families.base import Family, core_of, heads_of, text_sizes, unwrap
 from saccade.families.registry import register
 from saccade.families.tower_shape import encoder
-from saccade.families.vision import Box, Picture, Tower, joined, made_lengths, of_patches
+from saccade.families.vision import Box, Picture, Tower, each_prompts, joined, made_lengths, of_patches
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -140,6 +140,9 @@ class Idefics3(Family):
         planes = [n + 1 if n + 1 < count else 0 for count in views for n in range(count)]
         plane_R = torch.tensor(planes, dtype=torch.long)[picture.view_R]
         return replace(picture, lengths=tuple(lengths), views=tuple(views), plane_R=plane_R, unseen=())
+
+    def by_prompt(self, processor: Any, texts: Sequence[str], images: Sequence[Image]) -> list[Any]:
+        return each_prompts(processor, texts, images)
 
     def crops(self, processor: Any, image: Image) -> list[Box]:
         found = processor.image_processor.get_number_of_image_patches(image.height, image.width, {})
