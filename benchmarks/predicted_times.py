@@ -25,7 +25,7 @@ from saccade.glance.model import GlanceConfig, build_model
 from saccade.glance.tokenizer import build_processor
 from saccade.measure import record
 from saccade.measure.clock import now
-from saccade.measure.devices import EYES, predicted
+from saccade.measure.devices import eyes, predicted
 from saccade.plans.plan import Plan
 from saccade.system.files import write_json
 from saccade.tuning.meters import prefills, timed
@@ -105,7 +105,7 @@ def published() -> list[dict[str, Any]]:
         routes = [
             p.route(layout, shape.layers) if p.methods else Route.dense(layout, shape.layers) for p in plans
         ]
-        told = predicted(shape, routes, "rtx3090", EYES[name])
+        told = predicted(shape, routes, "rtx3090", eyes(plans, shape, shape.visual))
         for spec, ms, one in zip(SPECS, latencies, told, strict=True):
             ratio = ms / latencies[0]
             line = {"model": name, "spec": spec, "published_ms": ms}

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import signal
+import threading
 import time
 
 import pytest
 
 from saccade import models
+from saccade.batch import shards
 from saccade.cli import main
+from saccade.engine import apply
+from saccade.inputs.data import read_jsonl
+from saccade.system import processes
 from serve.serving import picture
 from support import kills
 from support.asking import say
-from support.programs import start
 from support.toy import build_toy
 
 RECORDS = 11
@@ -47,9 +52,6 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def want(toy, data):
     """The answer of every record, asked alone under the plan; None of the one that cannot be."""
-    from saccade.engine import apply
-    from saccade.inputs.data import read_jsonl
-
     found = {}
     with apply(toy.model, PLAN):
         for entry in read_jsonl(data):
@@ -80,9 +82,8 @@ def check(folder, want):
     for one in found:
         assert one.get("answer") == want[one["id"]]
     assert "7-0.png" in found[7]["error"]
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "batch.json", *(f"part-{n:05d}-of-00004.jsonl" for n in range(4))
-    ]  # fmt: skip
+    left = sorted(path.name for path in folder.iterdir() if not path.name.endswith(".lock"))
+    assert left == ["batch.json", *(f"part-{n:05d}-of-00004.jsonl" for n in range(4))]
 
 
 def test_every_record_is_answered_as_it_would_be_alone(job, want, tmp_path, capsys):
@@ -93,8 +94,6 @@ def test_every_record_is_answered_as_it_would_be_alone(job, want, tmp_path, caps
 
 
 def test_what_is_answered_is_not_asked_again(job, want, tmp_path, monkeypatch):
-    from saccade.batch import shards
-
     asked = []
     real = shards.generate
 
@@ -143,48 +142,62 @@ def test_a_job_that_is_killed_again_and_again_ends_as_one_that_never_was(job, wa
     check(out, want)
 
 
-def descendants(pid: int) -> list[int]:
-    """Processes that a process has started and that still run."""
-    found = []
-    for path in os.listdir("/proc"):
-        if path.isdigit():
-            try:
-                with open(f"/proc/{path}/stat", encoding="utf-8") as stream:
-                    _, _, rest = stream.read().rpartition(")")
-            except OSError:
-                continue
-            state, parent = rest.split()[:2]
-            if int(parent) == pid and state != "Z":
-                found.append(int(path))
-    return found
+@pytest.fixture
+def slowly(monkeypatch):
+    """Processes that are forks, which share the model, and work that takes long enough to be killed in."""
+    answered, context = shards.generate, multiprocessing.get_context
+
+    def generate(*given):
+        time.sleep(0.1)
+        return answered(*given)
+
+    monkeypatch.setattr(shards, "generate", generate)
+    monkeypatch.setattr(processes, "WAIT", 0.05)
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: context("fork"))
 
 
-@pytest.mark.e2e
-def test_killed_workers_and_a_killed_driver_lose_nothing(toy_folder, data, want, tmp_path):
-    out = tmp_path / "answers"
-    words = ("-m", "saccade", "batch", toy_folder, "--data", data, "--plan", PLAN, "--out", out, "--shard", 3)
-    words = (*words, "--batch", 1, "--max-new-tokens", 3, "--device", "cpu", "--processes", 2)
+def test_a_killed_driver_loses_nothing(job, want, tmp_path, slowly):
+    out = tmp_path / "killed"
+    kills.sigkilled(lambda: job("--processes", 2, out=out), lambda: any(out.glob("part-*-of-*.jsonl")))
+    kept = answers(out)
+    # Its processes end by themselves, and meanwhile do what no other then does.
+    assert kills.forked(lambda: job("--processes", 2, out=out)) == 1
+    check(out, want)
+    assert kept and all(one in answers(out) for one in kept)
 
-    def wait(true):
-        limit = time.monotonic() + 200
-        while not true():
-            assert time.monotonic() < limit
-            time.sleep(0.01)
 
-    first = start(*words, cwd=tmp_path)
-    wait(lambda: any(out.glob("part-*")))
-    workers = descendants(first.pid)
-    os.kill(first.pid, signal.SIGKILL)
-    assert first.ended().code == -signal.SIGKILL
-    # Nobody waits for them, so they end; what they wrote by then stays.
-    wait(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in workers))
-    second = start(*words, cwd=tmp_path)
-    wait(lambda: len(descendants(second.pid)) >= 2)
-    for pid in descendants(second.pid)[:1]:
-        os.kill(pid, signal.SIGKILL)
-    left = second.ended()
-    assert left.code in (1, 2), left.err
-    if left.code == 2:
-        assert "repeat the command" in left.err
-        assert start(*words, cwd=tmp_path).ended().code == 1
+def test_what_a_killed_process_has_left_another_takes(job, want, tmp_path, slowly, capfd):
+    out, killed = tmp_path / "killed", []
+
+    def kill_one():
+        limit = time.monotonic() + 60
+        while not any(out.glob("*.partial.jsonl")) and time.monotonic() < limit:
+            time.sleep(0.005)
+        for process in multiprocessing.active_children()[:1]:
+            os.kill(process.pid, signal.SIGKILL)
+            killed.append(process.pid)
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    assert job("--processes", 2, out=out) == 1
+    killer.join()
+    assert killed and "the others have done its part" in capfd.readouterr().err
+    check(out, want)
+
+
+def test_all_killed_says_how_to_go_on(job, want, tmp_path, slowly, capfd):
+    out = tmp_path / "killed"
+
+    def kill_all():
+        while not any(out.glob("*.partial.jsonl")):
+            time.sleep(0.005)
+        for process in multiprocessing.active_children():
+            os.kill(process.pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_all)
+    killer.start()
+    assert job("--processes", 2, out=out) == 2
+    killer.join()
+    assert "repeat the command" in capfd.readouterr().err
+    assert job(out=out) == 1
     check(out, want)

@@ -144,7 +144,9 @@ def test_the_embedded_model_is_benched_whole_with_its_vision_tower_apart(command
     done = command("bench", "glance", *SMALL, "--plan", "vtw(layer=6)", "--json", "-")
     data = done.json
     assert (data["weights"], data["layers"], data["depth"]) == ("real", 12, 12)
-    assert data["vision_ms"] > 0
+    assert data["vision_ms"] > 0 and data["plan_vision_s"] > 0 and data["whole_time_ratio"] > 0
+    assert data["whole"]["tower_tflops"] == data["whole"]["dense_tower_tflops"] > 0
+    assert data["flops_ratio"] < data["whole"]["ratio"] < 1
     assert data["kv_ratio"] == pytest.approx((6 * (data["visual"] + 8) + 6 * 8) / (12 * (data["visual"] + 8)))
     refused = command("bench", "glance", "--layers", 2)
     assert refused.code == 2 and "has weights and runs whole" in refused.err and refused.err.count("\n") == 1

@@ -21,7 +21,7 @@ from saccade.tuning.meters import KEEPS, PredictedMeter, TimedMeter
 from saccade.tuning.price import Pricer, Rows
 
 SHAPE = SHAPES["llava-1.5-7b"]
-CLIP = Eye(324e6, 577)
+CLIP = Eye(324e6, 2 * 324e6 * 577)
 PUBLISHED = {"vskip(layers=13-31)": 158.40, "vtw(layer=16)": 107.57, "shortv(layers=13-31)": 108.40}
 DENSE_MS = 171.71
 """Milliseconds of V-Skip's paper on an RTX 3090, LLaVA-1.5-7B."""
@@ -44,6 +44,13 @@ def test_more_rows_take_longer_and_no_layer_takes_less_than_its_launches(name):
     weights = 2 * (4 * SHAPE.hidden**2 + 3 * SHAPE.hidden * SHAPE.ffn)
     assert layer_seconds(SHAPE, on, 1, 1, 1, 0.0) >= min(on.layer_s, weights / on.bytes_per_s)
     assert around_seconds(SHAPE, on, CLIP) > around_seconds(SHAPE, on, Eye()) > on.host_s
+
+
+def test_what_images_cost_follows_from_their_rows_where_the_towers_sizes_are_known():
+    on = card("a100")
+    meter = PredictedMeter(SHAPE, on, "a100")
+    assert meter.prompt(576, 60) == pytest.approx(around_seconds(SHAPE, on, CLIP), rel=0.02)
+    assert meter.prompt(576, 60) > meter.prompt(144, 60) > meter.prompt(0, 60)
 
 
 def test_faster_devices_are_faster():

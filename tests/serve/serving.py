@@ -12,7 +12,7 @@ from PIL import Image
 
 from saccade import models
 from saccade.plans.plan import Plan
-from saccade.serve.asked import Asked, Ended, Piece
+from saccade.serve.asked import ChatTask, Ended, Piece
 from saccade.serve.beginnings import cut, digest
 from saccade.serve.choosing import Drawing
 from saccade.serve.settings import ServeLimits
@@ -84,7 +84,7 @@ def asked(loaded, question, images=(), plan="", longest=LONGEST, drawing=GREEDY,
     parts = cut(text, ["<image>"]) if images else None
     key = None if parts is None else (plan, parts[0], tuple(map(digest, images)))
     rest, deadline = "" if parts is None else parts[1], time.monotonic() + seconds
-    one = Asked(
+    one = ChatTask(
         plan, text, tuple(images), key, rest, longest, drawing, tuple(stops), heard.told.put, deadline
     )
     return one, heard

@@ -29,7 +29,7 @@ def test_a_termination_lets_answers_end_and_takes_no_more(toy_folder, tmp_path):
         assert len(names) == 2 and names[1] == f"{names[0]}@quick"
         asked = {"model": names[1], "messages": [message("red ?", picture(1))], "max_tokens": 400}
         whole = client.chat.completions.create(**asked)
-        assert whole.usage.completion_tokens == 400
+        assert whole.usage.completion_tokens > 100, "long enough to be ended in the middle"
         pieces = iter(client.chat.completions.create(**asked, stream=True))
         text = next(pieces).choices[0].delta.content
         os.kill(server.pid, signal.SIGTERM)

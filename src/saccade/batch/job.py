@@ -76,6 +76,10 @@ class BatchJob:
         """The file of a shard's answers."""
         return self.out / f"part-{number:05d}-of-{self.shards:05d}.jsonl"
 
+    def partial(self, number: int) -> Path:
+        """Where finished answers of a shard are kept until its file is written."""
+        return self.out / f".part-{number:05d}.partial.jsonl"
+
     def lock(self, number: int) -> Path:
         """The lock of whoever answers a shard."""
         return self.out / f".part-{number:05d}.lock"

@@ -68,8 +68,7 @@ def answer_shard(job: BatchJob, shard: int, answered: partial[list[Record]]) -> 
         answered: Answers some records.
     """
     records = job.records(shard)
-    place = job.answers(shard)
-    with Journal(place.with_name(f"{place.name}.partial.jsonl")) as journal:
+    with Journal(job.partial(shard)) as journal:
         kept = journal.section({"job": job.settings(), "shard": shard})
         done = {entry["id"]: entry for batch in kept.entries for entry in batch["answers"]}
         left = [record for record in records if record.id not in done]
@@ -78,7 +77,7 @@ def answer_shard(job: BatchJob, shard: int, answered: partial[list[Record]]) -> 
             kept.append({"answers": found})
             done |= {entry["id"]: entry for entry in found}
         lines = (json.dumps(done[record.id], ensure_ascii=False) for record in records)
-        write_text(place, "".join(f"{line}\n" for line in lines))
+        write_text(job.answers(shard), "".join(f"{line}\n" for line in lines))
         journal.finish()
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from saccade.cli import common
-from saccade.cli.opening import opens
+from saccade.cli.opening import opened, opens
 from saccade.opening.settings import Opening
 
 
@@ -66,7 +66,7 @@ def generate(
     tuned = {} if wanted is None or not guard else wanted.calibration.get("tuned") or {}
     where = opening.torch_device()
     common.use_threads(threads)
-    loaded = models.open_as(model, opening)
+    loaded = opened(model, opening)
     if wanted is not None:
         # Before layers are looked at, so that the first error is the true one.
         check_made_for(loaded.model, wanted, force=force, strict=strict)

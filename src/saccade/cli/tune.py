@@ -9,7 +9,7 @@ import typer
 
 from saccade.cli import common
 from saccade.cli.drawn import read_questions
-from saccade.cli.opening import opens, words
+from saccade.cli.opening import opened, opens, words
 from saccade.opening.settings import Opening
 from saccade.system.embedded import suite_of
 
@@ -170,14 +170,13 @@ def tune(
         common.check_names(model, opening=opening)  # before scenes are drawn
     common.hold(out)
     opening.torch_device()
-    from saccade import models
     from saccade.system.journal import rest
     from saccade.tuning.front import write
     from saccade.tuning.run import run
 
     questions = read_questions(task or [], data, settings, suite_of(model))
     common.use_threads(threads)
-    loaded = models.open_as(model, opening)
+    loaded = opened(model, opening, whole=True)
     tell_plan(view, settings, questions)
     journal = common.keep(common.partial_of(out))
     with (
@@ -269,15 +268,18 @@ def show(view: common.Output, found: Tuned) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from saccade.plans.bill import tower_told
     from saccade.report.text import percent, points
 
     search = found.data["tune"]["search"]
     table = Table("plan", title="the front, on samples that the search has not seen", title_justify="left")
-    for head in (search["cost"], "same answers (search)", "accuracy", "against dense", "at worst (95 %)"):
+    heads = ("same answers (search)", "accuracy", "against dense", "at worst (95 %)", "whole FLOPs")
+    for head in (search["cost"], *heads):
         table.add_column(head, justify="right")
     table.add_row(
-        "dense", "100.0 %", "", percent(found.found.dense.mean.accuracy.value), "", "", end_section=True
-    )
+        "dense", "100.0 %", "", percent(found.found.dense.mean.accuracy.value), "", "", "100.0 %",
+        end_section=True,
+    )  # fmt: skip
     for one in found.candidates:
         mean = found.found.plans[one.plan.spec].mean
         table.add_row(
@@ -287,6 +289,7 @@ def show(view: common.Output, found: Tuned) -> None:
             percent(mean.accuracy.value),
             points(-one.verdict.loss),
             points(-one.verdict.bound),
+            percent(found.found.plans[one.plan.spec].cost.get("whole_ratio")),
         )
     view.table(table)
     view.line(
@@ -303,6 +306,9 @@ def show(view: common.Output, found: Tuned) -> None:
             f"{points(-guard.loss)} points against dense ({points(-guard.bound)} at worst)"
         )
     if found.chosen is not None:
+        cost = found.found.plans[found.chosen.plan.spec].cost
+        if told := tower_told(cost.get("tower_share")):
+            view.line(f"of the plan {told}")
         view.line(f"plan: {found.chosen.plan.spec}, written to {found.files['plan']}")
         worst = 100 * found.chosen.verdict.bound
         if found.settings.max_loss is None:

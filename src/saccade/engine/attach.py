@@ -45,13 +45,15 @@ def apply(
         A handle: use it as a context manager, or call ``remove()``.
 
     Raises:
-        ValueError: If the model family is unknown, the plan is for another model or does not know its
+        ValueError: If the model family is unknown, or its adapter was made by inspection and no check has
+            accepted it for this plan, the plan is for another model or does not know its
             layers, or the model has a plan already.
     """
     family = find(model)
     found = Plan.of(plan)
     config: Any = unwrap(model).config
     check_made_for(model, found, force=force, strict=strict)
+    family.check_accepted([method.name for method in found.methods], found)
     below = attached(model)
     if below is None or not below.resident:
         return Attachment(model, family, found.resolve(family.shape(config).layers), resident=resident)
@@ -161,6 +163,9 @@ class Attachment:
         for number in after:
             hook = functools.partial(forward.after_layer, number)
             layer = self.parts.layers[number]
+            if any(s.look.layer and s.before == number + 1 for s in stages):
+                keep = functools.partial(forward.keep_past, number)
+                self._undo.append(layer.register_forward_pre_hook(keep, with_kwargs=True).remove)
             # Before the hooks that shard the layer's weights away again.
             handle = layer.register_forward_hook(hook, with_kwargs=True, prepend=True)
             self._undo.append(handle.remove)
@@ -176,7 +181,13 @@ class Attachment:
             return None
         check = FullSize(self.model, self.family, self.plan).check if shortening else None
         weighs = any(stage.look.weighs for stage in stages)
-        tap = TowerTap(self.model, self.family, wanted, merges[0] if merges else None, weighs, check)
+        received = frozenset(layer for stage in stages for layer in stage.look.received)
+        merge = merges[0] if merges else None
+        prunes = [method.tower_prune for method in self.plan.methods if method.tower_prune is not None]
+        if len(prunes) > 1:
+            raise ValueError(f"{self.plan.spec}: patches leave before a vision tower by one rule only")
+        prune = prunes[0] if prunes else None
+        tap = TowerTap(self.model, self.family, wanted, merge, weighs, check, received, prune)
         self._undo.append(tap.remove)
         return tap
 

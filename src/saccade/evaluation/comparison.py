@@ -21,6 +21,7 @@ from saccade.evaluation.runner import (
     real_cost,
     stock_cost,
 )
+from saccade.evaluation.whole import with_whole
 from saccade.inputs.samples import Sample
 from saccade.models import Loaded, wrap
 from saccade.plans.plan import Plan, PlanLike
@@ -104,11 +105,13 @@ def tally(loaded: Loaded, plans: Mapping[str, Plan], found: Answers) -> Comparis
 
     def price(plan: Plan) -> dict[str, float]:
         ran = real_cost(stock, found.spent.get(plan.key, ())) if plan.methods else stock
-        return mean_cost(loaded, plan, found.prompts) if ran is None else ran
+        spent = mean_cost(loaded, plan, found.prompts) if ran is None else ran
+        return with_whole(loaded, plan, spent, found.seen, sum(found.prompts.values()))
 
+    plain = price(Plan())
     return Comparison(
-        score(DENSE, DENSE, dense, dense, blind, stock),
-        None if blind is None else score(BLIND, DENSE, blind, dense, blind, stock),
+        score(DENSE, DENSE, dense, dense, blind, plain),
+        None if blind is None else score(BLIND, DENSE, blind, dense, blind, plain),
         {
             name: score(name, plan.spec, found.predictions[plan.key], dense, blind, price(plan))
             for name, plan in plans.items()

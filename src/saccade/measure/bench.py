@@ -1,7 +1,7 @@
 """Timing a plan against the stock model, in one process, on the same weights and the same prompt.
 
-Timed are the decoder, its norm and the head on the last row; the vision tower is timed apart. A plan that
-looks at the tower is given made-up numbers to look at, so that only its part in the decoder is timed.
+Timed are the decoder, its norm and the head on the last row; the vision tower is timed apart, stock and under
+the plan. In the decoder a plan that looks at the tower is given made-up numbers to look at.
 Shape letters: B batch, N rows, D hidden.
 """
 
@@ -15,9 +15,10 @@ import torch
 from torch import nn
 
 from saccade.core.layout import Layout, Views
-from saccade.core.pricing import against, cost, decode_flops
+from saccade.core.pricing import against, cost, decode_flops, held_rows
 from saccade.core.route import Route
 from saccade.core.shapes import SHAPES, ModelShape
+from saccade.core.tower import pictures_of
 from saccade.engine import apply, check_made_for
 from saccade.measure.devices import card, predicted
 from saccade.measure.memory import peak_memory
@@ -25,7 +26,8 @@ from saccade.measure.provenance import record
 from saccade.measure.results import Bench, Phase, Usage
 from saccade.measure.runs import Runner
 from saccade.measure.target import Target, build, of_model, preset_print
-from saccade.measure.vision import vision_seconds
+from saccade.measure.vision import seeing_times
+from saccade.plans.bill import bill
 from saccade.plans.budget import resolve_for_prompt
 from saccade.plans.plan import Plan, PlanLike
 
@@ -138,6 +140,11 @@ def bench(
     size = runner.dtype.itemsize
     dense = Route.dense(layout, target.shape.layers)
     price = against(cost(target.shape, route, size), cost(target.shape, dense, size))
+    whole = None
+    if target.laid is None and target.shape.tower is not None:
+        pictures = pictures_of(target.shape.tower, layout)
+        whole = bill(resolved, target.shape, price, pictures, batch)
+    seen = seeing_times(target, resolved, repeats, visual) if target.real and visual else None
     least = None
     if limits:
         from saccade.measure.roofline import probe, roofline
@@ -177,12 +184,15 @@ def bench(
         stock_visual=visual if target.laid is None else target.laid.stock,
         kv_ratio=plan_runs[0].kv_bytes / dense_runs[0].kv_bytes,
         memory_source=source,
-        vision_s=vision_seconds(target, repeats) if target.real and visual else None,
+        vision_s=None if seen is None else seen.dense_s,
         vision_made_up=runner.vision is not None,
         predicted=elsewhere or None,
         profile=table,
         roofline=least,
         provenance=record(model=target.model, device=runner.device, dtype=runner.dtype, seed=seed),
+        plan_vision_s=None if seen is None else seen.plan_s,
+        vision_rows=None if seen is None else seen.rows,
+        whole=None if whole is None else whole.to_dict(),
     )
 
 
@@ -230,10 +240,13 @@ def resolve(plan: PlanLike, shape: ModelShape, depth: int, visual: int, text: in
 
 def _decode_flops(target: Target, route: Route, new_tokens: int) -> float:
     """Mean FLOPs of the layers for one decode step of the whole batch."""
-    real = route.layout.real_BN
-    held_L = torch.tensor([int((layer.held_BN & real).sum()) for layer in route.layers])
+    layout, rules = route.layout, target.shape.each_rule
+    held_LB = torch.stack(
+        [held_rows(layer, layout, rule) for layer, rule in zip(route.layers, rules, strict=True)]
+    )
+    most_L1 = torch.tensor([[rule.window or torch.iinfo(torch.long).max] for rule in rules]) - 1
     steps = [
-        decode_flops(target.shape, held_L + step * route.layout.batch, route.layout.batch)
+        decode_flops(target.shape, torch.minimum(held_LB + step, most_L1).sum(1), layout.batch)
         for step in range(new_tokens - 1)
     ]
     return float(torch.stack(steps).double().mean())

@@ -126,6 +126,8 @@ class HeldOut(_Strict):
     candidates: Count
     tasks: dict[str, list[float]]
     within: bool | None = None
+    whole_ratio: Annotated[float, Field(gt=0)] | None = None
+    tower_share: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
 class UnsureMargin(_Strict):

@@ -41,7 +41,7 @@ Told = Piece | Ended | RequestRefused
 
 
 @dataclass(eq=False)
-class Asked:
+class ChatTask:
     """One request.
 
     Attributes:

@@ -12,7 +12,7 @@ from PIL.Image import Image
 from saccade.inputs.prompts import check_questions, placeholders
 from saccade.inputs.samples import Sample
 from saccade.models import Loaded, chat_prompt
-from saccade.serve.asked import Asked, Told
+from saccade.serve.asked import ChatTask, Told
 from saccade.serve.beginnings import cut, digest
 from saccade.serve.choosing import Drawing
 from saccade.serve.errors import RequestRefused
@@ -62,7 +62,7 @@ class Conversations:
         self._loaded, self._catalogue, self._settings = loaded, catalogue, settings
         self._written = placeholders(loaded.processor, loaded.family, loaded.model.config)
 
-    def asked(self, request: ChatRequest, tell: Callable[[Told], None]) -> Asked:
+    def asked(self, request: ChatRequest, tell: Callable[[Told], None]) -> ChatTask:
         """Reads a request: decodes its pictures, and writes its prompt.
 
         Args:
@@ -88,7 +88,7 @@ class Conversations:
             raise RequestRefused(str(error), param="messages") from None
         parts = cut(text, self._written) if images else None
         key = None if parts is None else (plan, parts[0], tuple(map(digest, images)))
-        return Asked(
+        return ChatTask(
             plan,
             text,
             tuple(images),
@@ -112,10 +112,11 @@ class Conversations:
                 self._check(name, part.text)
                 content.append({"type": "text", "text": part.text})
                 continue
-            most = self._settings.limits.pictures
-            if len(images) >= most:
-                raise RequestRefused(f"at most {most} pictures a request", param=name)
-            images.append(picture(part.image_url.url, name, self._settings))
+            limits = self._settings.limits
+            if len(images) >= limits.pictures:
+                raise RequestRefused(f"at most {limits.pictures} pictures a request", param=name)
+            left = limits.pixels - sum(image.width * image.height for image in images)
+            images.append(picture(part.image_url.url, name, self._settings, left))
             content.append({"type": "image"})
         role = "system" if message.role == "developer" else message.role
         return {"role": role, "content": content}

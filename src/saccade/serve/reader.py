@@ -16,11 +16,11 @@ from saccade.engine import Attachment, apply
 from saccade.inputs.prompts import check_length, most_positions
 from saccade.models import Loaded, chat_prompt, encode
 from saccade.plans.plan import Plan
-from saccade.serve.asked import Asked
+from saccade.serve.asked import ChatTask
 from saccade.serve.beginnings import Beginnings
 from saccade.serve.errors import RequestRefused
 from saccade.serve.metrics import ServeMetrics
-from saccade.serve.together import Beginning, Prompts, beginning, read, read_on
+from saccade.serve.together import Beginning, ReadPrompts, beginning, read, read_on
 
 LOG = logging.getLogger(__name__)
 
@@ -36,13 +36,13 @@ class Begun:
         room: Tokens that the model has positions for; None where they never end.
     """
 
-    asked: Asked
+    asked: ChatTask
     prompt: tuple[int, ...]
     reused: int
     room: int | None
 
 
-Read = tuple[list[Begun], Prompts]
+Read = tuple[list[Begun], ReadPrompts]
 
 
 class Reader:
@@ -97,11 +97,11 @@ class Reader:
             self._on[1].remove()
             self._on = None
 
-    def read(self, asked: Sequence[Asked]) -> list[Read]:
+    def read(self, asked: Sequence[ChatTask]) -> list[Read]:
         """Reads the prompts of requests; those that cannot be read are told so."""
         found: list[Read] = []
-        known: list[tuple[Asked, Beginning, list[int]]] = []
-        fresh: dict[str, list[Asked]] = {}
+        known: list[tuple[ChatTask, Beginning, list[int]]] = []
+        fresh: dict[str, list[ChatTask]] = {}
         for one in asked:
             held = None if one.key is None or one.plan not in self.reuses else self._kept.get(one.key)
             if one.key is not None:
@@ -118,11 +118,11 @@ class Reader:
         self._metrics.beginnings.set(self._kept.size)
         return found
 
-    def _rest(self, one: Asked) -> list[int]:
+    def _rest(self, one: ChatTask) -> list[int]:
         """Tokens after the last picture's placeholder."""
         return self.loaded.processor.tokenizer(one.rest, add_special_tokens=False)["input_ids"][1:]
 
-    def _fresh(self, name: str, group: list[Asked]) -> list[Read]:
+    def _fresh(self, name: str, group: list[ChatTask]) -> list[Read]:
         """Reads whole prompts under a plan; if they cannot be read together, each alone."""
         plan = self.plans[name]
         try:
@@ -145,7 +145,7 @@ class Reader:
                 self._keep(one, ids, prompts, number)
         return [(begun, prompts)]
 
-    def _forward(self, name: str, batch: Any) -> tuple[Prompts, Route | None]:
+    def _forward(self, name: str, batch: Any) -> tuple[ReadPrompts, Route | None]:
         handle = self.attach(name)
         if not handle.plan.methods:
             prompts = read(self.loaded, batch)
@@ -156,13 +156,13 @@ class Reader:
             prompts = read(self.loaded, batch)
         return prompts, traces[0].route if traces else None
 
-    def _keep(self, one: Asked, ids: tuple[int, ...], prompts: Prompts, number: int) -> None:
+    def _keep(self, one: ChatTask, ids: tuple[int, ...], prompts: ReadPrompts, number: int) -> None:
         """Keeps the beginning of a prompt, if the tokens after it can be made without it."""
         rest = self._rest(one)
         if rest and len(rest) < len(ids) and list(ids[-len(rest) :]) == rest and one.key is not None:
             self._kept.put(one.key, beginning(prompts, number, ids, len(rest)))
 
-    def _known(self, known: list[tuple[Asked, Beginning, list[int]]]) -> list[Read]:
+    def _known(self, known: list[tuple[ChatTask, Beginning, list[int]]]) -> list[Read]:
         """Reads what follows beginnings that are kept."""
         config, taken = self.loaded.model.config, []
         for one, held, rest in known:

@@ -23,7 +23,7 @@ ROOM = 2**16
 
 
 @dataclass(frozen=True, eq=False)
-class Prompts:
+class ReadPrompts:
     """Sequences that a model has read, and what it says comes next.
 
     Attributes:
@@ -69,7 +69,7 @@ class Beginning:
         return kv_bytes(self.cache)
 
 
-def read(loaded: Loaded, batch: Any) -> Prompts:
+def read(loaded: Loaded, batch: Any) -> ReadPrompts:
     """Reads whole prompts, under the plan that is on the model.
 
     Args:
@@ -90,7 +90,7 @@ def read(loaded: Loaded, batch: Any) -> Prompts:
     # What lies around the first forward of an answer is the stock model's: positions, masks, the cache.
     out = loaded.model.generate(**batch, **greedy(ROOM), custom_generate=first)
     mask_BT = batch["attention_mask"].bool()
-    return Prompts(
+    return ReadPrompts(
         out.logits[:, -1].float(),
         out.past_key_values,
         mask_BT,
@@ -98,7 +98,7 @@ def read(loaded: Loaded, batch: Any) -> Prompts:
     )
 
 
-def read_on(loaded: Loaded, beginnings: Sequence[Beginning], rests: Sequence[Sequence[int]]) -> Prompts:
+def read_on(loaded: Loaded, beginnings: Sequence[Beginning], rests: Sequence[Sequence[int]]) -> ReadPrompts:
     """Reads what follows beginnings that were read before; no plan but one without methods is on the model.
 
     Args:
@@ -119,7 +119,7 @@ def read_on(loaded: Loaded, beginnings: Sequence[Beginning], rests: Sequence[Seq
     return _forward(loaded, cache, ids_BN.to(device), at_BN.to(device), mask_BT.to(device))
 
 
-def go_on(loaded: Loaded, prompts: Prompts, tokens_B: torch.Tensor) -> Prompts:
+def go_on(loaded: Loaded, prompts: ReadPrompts, tokens_B: torch.Tensor) -> ReadPrompts:
     """Adds one token to every sequence.
 
     Args:
@@ -131,13 +131,13 @@ def go_on(loaded: Loaded, prompts: Prompts, tokens_B: torch.Tensor) -> Prompts:
     return _forward(loaded, prompts.cache, tokens_B[:, None], prompts.next_B[:, None], mask_BT)
 
 
-def together(parts: Sequence[Prompts]) -> Prompts:
+def together(parts: Sequence[ReadPrompts]) -> ReadPrompts:
     """Sequences that were read apart, side by side in order."""
     if len(parts) == 1:
         return parts[0]
     longest = max(one.mask_BT.shape[1] for one in parts)
     masks = [F.pad(one.mask_BT, (longest - one.mask_BT.shape[1], 0), value=False) for one in parts]
-    return Prompts(
+    return ReadPrompts(
         torch.cat([one.logits_BV for one in parts]),
         join([one.cache for one in parts]),
         torch.cat(masks),
@@ -145,14 +145,14 @@ def together(parts: Sequence[Prompts]) -> Prompts:
     )
 
 
-def only(prompts: Prompts, samples: Sequence[int]) -> Prompts:
+def only(prompts: ReadPrompts, samples: Sequence[int]) -> ReadPrompts:
     """Some of the sequences, without the padding that they have in common."""
     if len(samples) == len(prompts.next_B):
         return prompts
     taken = torch.tensor(list(samples), device=prompts.next_B.device)
     mask_BT = prompts.mask_BT.index_select(0, taken)
     start, rows = int(mask_BT.int().argmax(1).min()), mask_BT.shape[1]
-    return Prompts(
+    return ReadPrompts(
         prompts.logits_BV.index_select(0, taken),
         part(prompts.cache, samples, start, rows),
         mask_BT[:, start:],
@@ -160,7 +160,7 @@ def only(prompts: Prompts, samples: Sequence[int]) -> Prompts:
     )
 
 
-def beginning(prompts: Prompts, sample: int, ids: Sequence[int], rest: int) -> Beginning:
+def beginning(prompts: ReadPrompts, sample: int, ids: Sequence[int], rest: int) -> Beginning:
     """The beginning of a prompt that was just read.
 
     Args:
@@ -176,7 +176,7 @@ def beginning(prompts: Prompts, sample: int, ids: Sequence[int], rest: int) -> B
 
 def _forward(
     loaded: Loaded, cache: Any, ids_BN: torch.Tensor, at_BN: torch.Tensor, mask_BT: torch.Tensor
-) -> Prompts:
+) -> ReadPrompts:
     # Text has the same position on every axis.
     at = at_BN if loaded.family.compact_positions else at_BN.expand(3, -1, -1)
     out = loaded.model(
@@ -189,4 +189,4 @@ def _forward(
         logits_to_keep=1,
         return_dict=True,
     )
-    return Prompts(out.logits[:, -1].float(), out.past_key_values, mask_BT, at_BN[:, -1] + 1)
+    return ReadPrompts(out.logits[:, -1].float(), out.past_key_values, mask_BT, at_BN[:, -1] + 1)

@@ -16,7 +16,7 @@ import torch
 
 from saccade.models import Loaded
 from saccade.plans.plan import Plan
-from saccade.serve.asked import Asked, Ended, Piece
+from saccade.serve.asked import ChatTask, Ended, Piece
 from saccade.serve.beginnings import Beginnings
 from saccade.serve.choosing import Chooser
 from saccade.serve.errors import RequestRefused
@@ -24,7 +24,7 @@ from saccade.serve.metrics import ServeMetrics
 from saccade.serve.reader import Begun, Reader, refusal
 from saccade.serve.settings import ServeLimits
 from saccade.serve.speech import Speech
-from saccade.serve.together import Prompts, go_on, only, together
+from saccade.serve.together import ReadPrompts, go_on, only, together
 
 LOG = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Writing:
     first: float | None = field(default=None)
 
     @property
-    def asked(self) -> Asked:
+    def asked(self) -> ChatTask:
         """The request."""
         return self.begun.asked
 
@@ -69,10 +69,11 @@ class Worker:
         self.reader = Reader(loaded, plans, self.kept, self.metrics)
         self._batch = limits.batch if self.reader.joins else 1
         self._threads = threads
-        self._queue: deque[Asked] = deque()
+        self._queue: deque[ChatTask] = deque()
         self._jobs: deque[tuple[Callable[[], Any], Future]] = deque()
+        self._reading: list[ChatTask] = []
         self._writing: list[Writing] = []
-        self._prompts: Prompts | None = None
+        self._prompts: ReadPrompts | None = None
         self._wake = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="saccade-worker", daemon=True)
@@ -83,7 +84,7 @@ class Worker:
         """Whether it takes requests."""
         return self._thread.is_alive() and not self._closing
 
-    def submit(self, asked: Asked) -> None:
+    def submit(self, asked: ChatTask) -> None:
         """Takes a request.
 
         Raises:
@@ -154,8 +155,10 @@ class Worker:
             places = self._batch - len(self._writing)
             taken = [self._queue.popleft() for _ in range(min(places, len(self._queue)))]
             self.metrics.queue.set(len(self._queue) + len(self._jobs))
+        self._reading = taken
         for begun, prompts in self.reader.read(taken):
             self._begin(begun, prompts)
+        self._reading = []
         self._keep([not self._over(one.asked) for one in self._writing])
         if self._prompts is not None:
             self._write(self._prompts)
@@ -172,7 +175,7 @@ class Worker:
         except Exception as error:
             done.set_exception(refusal(error))
 
-    def _over(self, asked: Asked) -> bool:
+    def _over(self, asked: ChatTask) -> bool:
         """Whether nobody waits for it, or its time is over, of which it is told."""
         if not asked.gone and time.monotonic() > asked.deadline:
             asked.gone = True
@@ -184,7 +187,7 @@ class Worker:
             self.metrics.requests.labels(asked.plan, "disconnected").inc()
         return asked.gone
 
-    def _begin(self, begun: Sequence[Begun], prompts: Prompts) -> None:
+    def _begin(self, begun: Sequence[Begun], prompts: ReadPrompts) -> None:
         """Puts answers beside those that are being written."""
         decode = self.loaded.processor.tokenizer.decode
         for one in begun:
@@ -206,7 +209,7 @@ class Worker:
         self._writing = [self._writing[number] for number in which]
         self._prompts = only(self._prompts, which) if which else None
 
-    def _write(self, prompts: Prompts) -> None:
+    def _write(self, prompts: ReadPrompts) -> None:
         likeliest = prompts.logits_BV.argmax(-1).tolist()
         tokens, stays = [], []
         for number, one in enumerate(self._writing):
@@ -250,13 +253,13 @@ class Worker:
         return False
 
     def _fail(self, error: Exception) -> None:
-        """Tells all whose answers are being written, and forgets them."""
+        """Tells all whose prompts are read or whose answers are written, and forgets them."""
         told = refusal(error)
-        LOG.error("%d answers were given up", len(self._writing))
-        for one in self._writing:
-            with suppress(Exception):
-                one.asked.tell(told)
-                self.metrics.requests.labels(one.asked.plan, "failed").inc()
-        self._writing, self._prompts = [], None
+        given_up = dict.fromkeys([*self._reading, *(one.asked for one in self._writing)])
+        LOG.error("%d requests were given up", len(given_up))
+        for asked in given_up:
+            asked.tell(told)
+            self.metrics.requests.labels(asked.plan, "failed").inc()
+        self._reading, self._writing, self._prompts = [], [], None
         with suppress(Exception):
             self.reader.detach()

@@ -63,7 +63,15 @@ def meter_of(loaded: Loaded, settings: Settings, sample: Sample) -> Meter:
 class PredictedMeter(Meter):
     """Seconds to the first token on a device that is not here, at batch 1 in 16 bits."""
 
-    def __init__(self, shape: ModelShape, on: Card, name: str, eye: Eye) -> None:
+    def __init__(self, shape: ModelShape, on: Card, name: str, eye: Eye | None = None) -> None:
+        """Prepares it.
+
+        Args:
+            shape: Sizes of the model.
+            on: The device.
+            name: What the device is called.
+            eye: What every prompt's images cost; by their rows if None, which a lower resolution makes fewer.
+        """
         self.shape, self.on, self.eye, self.name = shape, on, eye, f"time on {name}"
 
     def layer(self, rows: Rows) -> float:
@@ -74,7 +82,15 @@ class PredictedMeter(Meter):
         return scoring_flops(self.shape, scoring) / self.on.reached.flops_per_s
 
     def prompt(self, visual: int, text: int) -> float:
-        return around_seconds(self.shape, self.on, self.eye)
+        return around_seconds(self.shape, self.on, self.eye or self._seeing(visual))
+
+    def _seeing(self, visual: int) -> Eye:
+        tower = self.shape.tower
+        if tower is None or not visual:
+            return Eye()
+        views = tower.views(visual, self.shape.views(visual))
+        flops = sum(tower.tower_flops(view) + tower.projector_flops(view) for view in views)
+        return Eye(tower.parameters, flops)
 
 
 class TimedMeter(Meter):
@@ -171,11 +187,16 @@ def prefills(
     return least
 
 
-def eye_of(loaded: Loaded, sample: Sample) -> Eye:
-    """What the image of a sample costs before the decoder: weights outside the decoder and its patches."""
+def eye_of(loaded: Loaded, sample: Sample) -> Eye | None:
+    """What the image of a sample costs before the decoder, where the tower's sizes are not known; else None.
+
+    By its weights: all outside the decoder, once for every patch.
+    """
+    if loaded.shape.tower is not None:
+        return None
     parts = loaded.family.parts(loaded.model)
     outside: Callable[[torch.nn.Module], int] = lambda module: sum(p.numel() for p in module.parameters())  # noqa: E731
     parameters = outside(parts.core) - outside(parts.decoder)
     inputs = models.inputs(loaded, [sample])
     patches = int(loaded.family.visual_mask(loaded.model, inputs["input_ids"]).sum())
-    return Eye(float(parameters), patches)
+    return Eye(float(parameters), 2.0 * parameters * patches)
