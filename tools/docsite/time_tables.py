@@ -15,7 +15,7 @@ FILE, COMMAND = "predicted_times.json", "python benchmarks/predicted_times.py"
 def times_here(results: Path) -> str:
     """Ratios to dense that the table of measured steps predicts, beside those that were timed."""
     found = load(results / FILE)
-    if found is None:
+    if found is None or not found["here"]:
         return missing(COMMAND)
     rows = [
         [
