@@ -20,7 +20,7 @@ def page() -> str:
 
     parts = [
         "# Commands",
-        "Every command takes `--json FILE` (`-` for standard output, and nothing else there), shows progress "
+        "Every command but `serve` takes `--json FILE` (`-` for standard output, and nothing else there), shows progress "
         "on standard error, and ends with exit code 2 and one clear line on bad input. Runs that take long "
         "resume: repeat the command.",
     ]

@@ -36,6 +36,7 @@ def join(caches: Sequence[Cache]) -> Cache:
     rows: dict[tuple[int, ...], KeyRows] = {}
     every = [KeyRows.every(length, _device(cache)) for cache, length in zip(caches, lengths, strict=True)]
     found = []
+    layers: tuple[Any, ...]
     for layers in zip(*(cache.layers for cache in caches), strict=True):
         if not any(isinstance(layer, RaggedLayer) for layer in layers):
             found.append(_stacked(layers, offsets))
@@ -83,7 +84,10 @@ def _device(cache: Cache) -> torch.device:
 
 
 def _rows_of(layer: Any, every: KeyRows) -> KeyRows:
-    return layer.rows if isinstance(layer, RaggedLayer) else every
+    if not isinstance(layer, RaggedLayer):
+        return every
+    assert layer.rows is not None
+    return layer.rows
 
 
 def _like(layer: Any, samples: torch.Tensor, columns: torch.Tensor) -> Any:
