@@ -36,7 +36,6 @@ def join(caches: Sequence[Cache]) -> Cache:
     rows: dict[tuple[int, ...], KeyRows] = {}
     every = [KeyRows.every(length, _device(cache)) for cache, length in zip(caches, lengths, strict=True)]
     found = []
-    layers: tuple[Any, ...]
     for layers in zip(*(cache.layers for cache in caches), strict=True):
         if not any(isinstance(layer, RaggedLayer) for layer in layers):
             found.append(_stacked(layers, offsets))
@@ -44,7 +43,7 @@ def join(caches: Sequence[Cache]) -> Cache:
         held = [_rows_of(layer, whole) for layer, whole in zip(layers, every, strict=True)]
         key = tuple(map(id, held))
         if key not in rows:
-            rows[key] = _joined(held, offsets, [len(layer.keys) for layer in layers], max(lengths))
+            rows[key] = _joined(held, offsets, [_samples(layer) for layer in layers], max(lengths))
         columns = [one.ids_BK.shape[1] for one in held]
         stacked = _stacked(layers, [max(columns) - count for count in columns])
         found.append(_ragged(stacked, rows[key], max(lengths)))
@@ -81,6 +80,10 @@ def part(cache: Cache, samples: Sequence[int], start: int, stop: int) -> Cache:
 def _device(cache: Cache) -> torch.device:
     layers: list[Any] = cache.layers
     return layers[0].keys.device
+
+
+def _samples(layer: Any) -> int:
+    return len(layer.keys)
 
 
 def _rows_of(layer: Any, every: KeyRows) -> KeyRows:
