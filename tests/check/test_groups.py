@@ -24,8 +24,8 @@ from saccade.plans.plan import Plan
 
 EXPECTED = {
     SKIPPED: {"vskip", "ffn_skip", "shortv", "vtw", "victor", "skip_vision"},
-    TOWER: {"fastervlm", "vispruner"},
-    BEFORE: {"divprune", "random", "uniform"},
+    TOWER: {"fastervlm", "hiprune", "vispruner"},
+    BEFORE: {"cdpruner", "divprune", "random", "uniform"},
     INSIDE: {"fastv", "pyramiddrop", "sparsevlm", "sparsevlm_plus", "dart"},
     MERGED: {"token_merge", "pool", "prumerge", "prumerge_plus", "visionzip", "tome"},
     RESIZED: {"resize"},

@@ -69,6 +69,25 @@ def test_a_roofline_is_stated_beside_the_times(command, toy):
     assert "roofline of the prefill" in found.err and "GFLOP/s" in found.err
 
 
+def test_times_elsewhere_are_predicted_beside_those_here(command, toy):
+    from saccade.core.layout import Layout
+    from saccade.core.route import Route
+    from saccade.measure.devices import Eye, card, prefill_seconds
+    from saccade.plans.plan import Plan
+
+    words = ("--plan", "vtw(layer=1)", "--on", "h100", "--on", "l4")
+    done = command("bench", toy, *SMALL, "--layers", 6, "--batch", 1, *words)
+    assert "predicted on h100: stock" in done.out and "not measured" in done.out
+    told = command("bench", toy, *SMALL, "--layers", 6, *words, "--json", "-").json["predicted"]
+    shape = target.shape_of(toy)
+    layout = Layout.single(24, 8)
+    for name, found in told.items():
+        routes = (Route.dense(layout, 6), Plan.of("vtw(layer=1)").route(layout, 6))
+        dense, plan = (prefill_seconds(shape, route, card(name), Eye()) for route in routes)
+        assert (found["dense_s"], found["plan_s"]) == (pytest.approx(dense), pytest.approx(plan))
+        assert found["time_ratio"] == pytest.approx(plan / dense)
+
+
 def test_a_reducer_that_looks_at_the_tower_is_timed_on_made_up_numbers(command, toy):
     plans = ("--plan", "fastervlm(keep=8)", "--plan", "fastv(layer=2,keep=0.5)")
     done = command("bench", toy, *SMALL, *plans)
@@ -100,6 +119,7 @@ def test_one_new_token_has_no_decode_phase(command, toy):
         (("toy", "--device", "cuda:64"), "cuda:64"),
         (("toy", "--device", "abacus"), "abacus"),
         (("toy", "--batch", 0), "--batch"),
+        (("toy", "--on", "abacus"), "no device 'abacus' to predict times on"),
         (("toy", "--repeats", -1), "--repeats"),
     ],
 )
@@ -124,7 +144,9 @@ def test_the_embedded_model_is_benched_whole_with_its_vision_tower_apart(command
     done = command("bench", "glance", *SMALL, "--plan", "vtw(layer=6)", "--json", "-")
     data = done.json
     assert (data["weights"], data["layers"], data["depth"]) == ("real", 12, 12)
-    assert data["vision_ms"] > 0
+    assert data["vision_ms"] > 0 and data["plan_vision_s"] > 0 and data["whole_time_ratio"] > 0
+    assert data["whole"]["tower_tflops"] == data["whole"]["dense_tower_tflops"] > 0
+    assert data["flops_ratio"] < data["whole"]["ratio"] < 1
     assert data["kv_ratio"] == pytest.approx((6 * (data["visual"] + 8) + 6 * 8) / (12 * (data["visual"] + 8)))
     refused = command("bench", "glance", "--layers", 2)
     assert refused.code == 2 and "has weights and runs whole" in refused.err and refused.err.count("\n") == 1

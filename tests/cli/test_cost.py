@@ -105,6 +105,18 @@ def test_json_holds_the_figures_of_the_first_plan_and_of_all(command, tmp_path):
     assert math.fsum(s["tflops"] for s in sets) == pytest.approx(vtw["tflops"])
 
 
+def test_the_whole_bill_stands_beside_the_decoders_and_says_when_the_tower_is_most_of_it(command):
+    words = ("cost", "qwen2.5-vl-7b", "--plan", "divprune(keep=0.2)", "--plan", "resize(scale=0.5)")
+    cut, small = (entry["whole"] for entry in command(*words, "--json", "-").json["plans"])
+    parts = ("tower_tflops", "projector_tflops", "decoder_tflops", "head_tflops")
+    assert cut["tflops"] == pytest.approx(sum(cut[part] for part in parts))
+    assert cut["tower_tflops"] == cut["dense_tower_tflops"] > 4 * small["tower_tflops"]
+    assert cut["tower_is_bottleneck"] and not small["tower_is_bottleneck"]
+    told = command(*words).out
+    assert "divprune(keep=0.2): the vision tower is 63 % of the whole bill" in told
+    assert "resize(scale=0.5): the vision tower" not in told
+
+
 def test_kv_bytes_follow_the_type_of_the_cache(command):
     half = command("cost", "--json", "-").json
     full = command("cost", "--dtype", "float32", "--json", "-").json

@@ -125,3 +125,23 @@ def test_a_picture_is_turned_as_the_camera_was_held(tmp_path):
     exif[0x0112] = 6
     picture.save(tmp_path / "photo.jpg", exif=exif)
     assert open_picture(tmp_path / "photo.jpg").size == (4, 8)
+
+
+@pytest.mark.parametrize(("margin", "who"), [(1.0, "stock"), (0.0, "plan")])
+def test_where_a_plan_is_unsure_the_stock_model_answers(margin, who, command, asked, picture, tmp_path):
+    from saccade.plans.plan import Plan
+
+    seen = {"cost": "FLOPs", "ratio": 0.4, "kl": 0.1, "agreement": 0.9, "samples": 8}
+    held = {"ratio": 0.4, "samples": 9, "loss": 0.1, "bound": 0.2, "candidates": 1, "tasks": {}}
+    guard = {"margin": margin, "share": 0.25, "ratio": 0.65, "loss": 0.0, "bound": 0.1}
+    tuned = {"search": {}, "predicted": seen, "held_out": held, "unsure": guard}
+    path = Plan(Plan.of("vtw(layer=1)").methods, {}, {"tuned": tuned}).save(tmp_path / "plan.json")
+    data = ask(command, "--image", picture, "--plan", path, "--json", "-").json
+    told, answers = data["unsure"], {"stock": data["dense"]["answer"], "plan": data["planned"]["answer"]}
+    assert told["answered_by"] == who and data["answer"] == answers[who]
+    assert told["flops_ratio"] == pytest.approx(data["flops_ratio"] + (who == "stock"))
+    assert 0 <= told["lead"] == data["planned"]["lead"] <= 1 and told["expected_share"] == 0.25
+    said = ask(command, "--image", picture, "--plan", path).out
+    assert f"answered by the {'stock model' if who == 'stock' else 'plan'}: {answers[who]}" in said
+    bare = ask(command, "--image", picture, "--plan", path, "--no-guard", "--json", "-").json
+    assert "unsure" not in bare and "answer" not in bare

@@ -50,6 +50,20 @@ def test_show_takes_specs_and_plans_made_by_hand(capsys, tmp_path):
     ]
 
 
+def test_show_says_when_the_tower_is_most_of_what_a_tuned_plan_leaves(capsys, tmp_path):
+    predicted = {"cost": "FLOPs", "ratio": 0.2, "kl": 0.1, "agreement": 0.9, "samples": 8}
+    held = {"ratio": 0.2, "samples": 8, "loss": 0.0, "bound": 0.1, "candidates": 1, "tasks": {}}
+    for whole, said in ({"whole_ratio": 0.45, "tower_share": 0.63}, True), ({}, False):
+        facts = {
+            "asked": {"flops": 0.2},
+            "tuned": {"search": {}, "predicted": predicted, "held_out": held | whole},
+        }
+        file = Plan((VSkip(layers=(1, 2)),), calibration=facts).save(tmp_path / "tuned.json")
+        assert main(["plan", "show", str(file)]) == 0
+        shown = capsys.readouterr().out
+        assert ("is 45.0 % of the dense model's; the vision tower is 63 %" in shown) == said
+
+
 def test_diff_names_fields_and_exits_0(file, made, capsys, tmp_path):
     other = replace(made, methods=(VSkip(layers=(0, 1)),)).save(tmp_path / "other.json")
     assert main(["plan", "diff", file, str(other), "--json", "-"]) == 0

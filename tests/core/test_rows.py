@@ -6,10 +6,10 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from saccade.core.rows import MAX_SLICES, RowIndex, blocks, runs
+from saccade.core.rows import MAX_SLICES, RowIndex, runs
 
 
 @st.composite
@@ -105,38 +105,6 @@ def test_runs_cover_the_true_rows(row):
     found = runs(torch.tensor(row, dtype=torch.bool))
     assert [i for a, b in found for i in range(a, b)] == [i for i, on in enumerate(row) if on]
     assert all(b < c for (_, b), (c, _) in pairwise(found)) and all(a < b for a, b in found)
-
-
-def visible(query: torch.Tensor, rows: int, past: int) -> torch.Tensor:
-    """Which keys each packed query should see, from row numbers."""
-    asks = query.nonzero()[:, 0] + past
-    return torch.arange(past + rows)[None] <= asks[:, None]
-
-
-@settings(max_examples=60)
-@given(masks(), st.integers(0, 5))
-def test_blocks_cover_what_causality_shows(mask_BN, past):
-    batch, rows = mask_BN.shape
-    query, full = RowIndex.from_mask(mask_BN), RowIndex.from_mask(torch.ones(batch, rows, dtype=torch.bool))
-    calls = blocks(query, full, past)
-    if query.slices is None:
-        assert calls is None
-        return
-    seen = torch.zeros(query.count, past + rows, dtype=torch.bool)
-    for call in calls:
-        width = call.stop - call.start
-        seen[call.start : call.stop, : call.keys] = torch.ones(width, call.keys, dtype=torch.bool).tril(
-            call.offset
-        )
-    assert torch.equal(seen, visible(mask_BN[0], rows, past))
-
-
-def test_a_set_that_asks_itself_is_a_causal_square():
-    mask_BN = torch.tensor([[True, False, True], [False, False, True]])
-    index = RowIndex.from_mask(mask_BN)
-    (call,) = blocks(index, index, same=True)
-    assert (call.start, call.stop, call.keys, call.offset) == (0, 2, 2, 0)
-    assert blocks(index, index, past=3, same=True) is None
 
 
 @pytest.mark.parametrize(

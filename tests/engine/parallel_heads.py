@@ -21,9 +21,11 @@ RAGGED = [[3, SQUARE, 5], [2, TALL, 1, SQUARE, 6]]
 TOLERANCE = 1e-5
 
 PLANS = (
+    "cdpruner(keep=0.4)",
     "dart(layer=2,keep=0.5,pivots=1)",
     "divprune(keep=0.4)",
     "fastervlm(keep=0.5)",
+    "hiprune(keep=0.5,tower_layer=1)",
     "fastv(layer=2,keep=0.5)",
     "ffn_skip(layers=0-1)",
     "pool(factor=2)",
@@ -54,6 +56,9 @@ PLANS = (
 DECODED = ("fastv(layer=2", "skip_vision", "sparsevlm(layers=1", "tome", "vtw(layer=2")
 """Those that decode as well."""
 
+PACKED = {"pixelprune"}
+"""Methods for towers that take packed patches, which this family's does not."""
+
 TOWERWISE = (
     "fastervlm(keep=0.5)",
     "prumerge",
@@ -65,7 +70,11 @@ TOWERWISE = (
 
 OTHERS = {
     "llava_next-mistral": ("fastv(layer=2,keep=0.5)", "sparsevlm(layers=1/2/3,tokens=0.5)"),
-    "qwen2_5_vl": ("fastv(layer=2,keep=0.5)", "dart(layer=2,keep=0.5,pivots=1)"),
+    "qwen2_5_vl": (
+        "fastv(layer=2,keep=0.5)",
+        "dart(layer=2,keep=0.5,pivots=1)",
+        "pixelprune(threshold=4.5)",
+    ),
     "internvl-qwen3": ("pyramiddrop(layers=1/2/3,keep=0.5)", "sparsevlm_plus(layers=2,tokens=0.4,heads=3)"),
 }
 """Other families, with grouped queries, norms on heads and positions of several axes."""
@@ -114,7 +123,7 @@ def check(tiny: Tiny, model: Any, spec: str, new: int = 0) -> None:
 
 
 def every_method() -> None:
-    assert {spec.split("(")[0] for spec in PLANS} == set(METHODS)
+    assert {spec.split("(")[0] for spec in PLANS} == set(METHODS) - PACKED
     tiny, model = shared("llava-llama")
     attn = model.model.language_model.layers[0].self_attn
     assert attn.q_proj(torch.zeros(1, 1, 64)).shape[-1] == 64 // RANKS, "the heads are shared"

@@ -18,6 +18,7 @@ from saccade.core.layout import Layout
 from saccade.families import find
 from saccade.plans.plan import Plan
 from support.ending import showing
+from support.sight import sees_BNN
 
 
 @contextmanager
@@ -29,11 +30,11 @@ def masked(model: Any, spec: str, inputs: dict[str, torch.Tensor]) -> Iterator[N
     layout = Layout.from_mask(family.visual_mask(model, inputs["input_ids"]), real_BN)
     route = Plan.of(spec).resolve(len(parts.layers)).route(layout, len(parts.layers))
     rows = real_BN.shape[1]
-    causal = torch.ones(rows, rows, dtype=torch.bool).tril()
     self_only = torch.eye(rows, dtype=torch.bool)
     with ExitStack() as stack:
-        for layer, program in zip(parts.layers, route.layers, strict=True):
-            mask = (causal & (real_BN & program.alive_BN)[:, None, :]) | self_only
+        for number, (layer, program) in enumerate(zip(parts.layers, route.layers, strict=True)):
+            sees = sees_BNN(model.config, number, inputs.get("token_type_ids"), rows)
+            mask = (sees & (real_BN & program.alive_BN)[:, None, :]) | self_only
 
             def see(module, args, kwargs, mask=mask):
                 return args, kwargs | {"attention_mask": mask[:, None]}

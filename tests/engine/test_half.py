@@ -37,6 +37,7 @@ SCORED = {
 OTHERS = [
     "sparsevlm(layers=2/3,tokens=0.6)", "dart(layer=2,keep=0.5,pivots=1)", "vispruner(keep=6)",
     "visionzip(dominant=5,contextual=2)", "prumerge", "prumerge_plus(keep=6)", "divprune(keep=6)",
+    "cdpruner(keep=6)", "hiprune(keep=6,tower_layer=1)",
     "tome(r=3)", "token_merge(keep=6)", "token_merge(keep=6,rule=mean)", "pool(factor=2)",
     "vskip(layers=1-2,reading=mask)",
 ]  # fmt: skip

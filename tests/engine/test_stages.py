@@ -28,6 +28,7 @@ from support.models import (
 )
 from support.reference import extend, gap
 from support.rowwise import Sets, rowwise, sets_of
+from support.sight import held_after
 from support.turns import next_turn, stock_takes_new_images
 
 RAGGED = [[3, SQUARE, 5], [6], [2, SQUARE, 1, WIDE, 2]]
@@ -351,9 +352,9 @@ def test_a_new_image_on_an_existing_cache(family, spec):
         theirs = tiny.model(**whole, use_cache=False, **positions).logits[:, full["input_ids"].shape[1] - 1 :]
     for step, logits in enumerate(ours.logits):
         assert gap(logits, theirs[:, step]) < 1e-5, f"step {step}"
-    held = [int(s.alive_BN.sum(1).max()) for s in first], [int(s.alive_BN.sum(1).max()) for s in second]
+    rows = [[s.alive_BN.sum(1).tolist() for s in sets] for sets in (first, second)]
     # The last token of the first answer is fed together with the second turn.
-    assert kv_lengths(ours.past_key_values) == [a + 3 + b + 3 for a, b in zip(*held, strict=True)]
+    assert kv_lengths(ours.past_key_values) == held_after(tiny.model.config, *rows, 6)
 
 
 def _one_after_another(first: Sets, second: Sets, said: int, total: int) -> Sets:

@@ -64,7 +64,24 @@ def test_cost_of_a_reducer_is_that_of_the_route_that_ran(toy, questions):
     assert 0 < random["flops_ratio"] < fastv["flops_ratio"] < 1
     for plan, ran in zip(plans, (fastv, random), strict=True):
         nominal = runner.mean_cost(toy, Plan.of(plan), runner.count_prompts(toy, questions))
-        assert ran == pytest.approx(nominal)
+        assert {key: ran[key] for key in nominal} == pytest.approx(nominal) and ran["whole_ratio"] < 1
+
+
+def test_the_whole_bill_has_the_tower_of_the_pictures_that_were_asked(toy, questions):
+    plans = ["fastv(layer=2,keep=0.25)", "resize(scale=0.5)"]
+    found = compare(toy.model, toy.processor, questions, plans, batch_size=5, max_new_tokens=1, blind=False)
+    fastv, small = (one.cost for one in found.plans.values())
+    tower, dense = toy.shape.tower, found.dense.cost
+    seen = (tower.tower_flops((4, 4)) + tower.projector_flops((4, 4))) / 1e9
+    head = 2 * toy.shape.hidden * toy.shape.vocab / 1e9
+    assert dense["tower_gflops"] == fastv["tower_gflops"] == pytest.approx(seen)
+    assert dense["whole_ratio"] == 1 and dense["whole_gflops"] == pytest.approx(seen + head + dense["gflops"])
+    assert fastv["flops_ratio"] < fastv["whole_ratio"] < 1
+    assert fastv["tower_share"] == pytest.approx(seen / fastv["whole_gflops"])
+    half = tower.tower_flops((2, 2)) + tower.projector_flops((2, 2))
+    assert small["tower_gflops"] == pytest.approx(half / 1e9) and small[
+        "dense_tower_gflops"
+    ] == pytest.approx(seen)
 
 
 def test_a_shorter_prompt_is_priced_against_the_full_one(toy, questions):

@@ -67,9 +67,10 @@ def test_rows_that_skip_the_ffn_are_routed_to_no_expert(name):
 def test_prices_count_active_experts_and_the_router_however_experts_are_run(plan, implementation):
     for name in NAMES:
         tiny = MODELS[name](layers=3)
-        tiny.model.set_experts_implementation(implementation)
+        parts = find(tiny.model).parts(tiny.model)
+        parts.decoder.set_experts_implementation(implementation)
         given = tiny.batch(SAMPLES, "left", seed=1)
-        layers = find(tiny.model).parts(tiny.model).layers
+        layers = parts.layers
         priced = price(tiny, given, plan)
         with saccade.apply(tiny.model, plan):
             ours = counted(layers, lambda: tiny.model(**given))  # noqa: B023 - called at once

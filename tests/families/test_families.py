@@ -16,6 +16,7 @@ from saccade.families import FAMILIES, find, unwrap
 from saccade.measure.target import FAMILY_OF
 from support.models import FACTORIES, FFN, HEADS, HIDDEN, IMAGE, SQUARE, VOCAB, WIDE, decoder_of, tiny_llava
 from support.reference import gap, recompute
+from support.sight import sees_BNN
 
 
 @pytest.mark.parametrize("what", [T.LlamaConfig(), T.CLIPVisionConfig(), nn.Linear(2, 2), T.Blip2Config()])
@@ -88,15 +89,16 @@ def test_the_pieces_of_attention_are_those_of_the_stock_module(name):
         caught.update(kwargs, hidden=kwargs["hidden_states"], out=output[0])
 
     handle = attn.register_forward_hook(catch, with_kwargs=True)
-    tiny.model(**tiny.batch([[3, SQUARE, 5]]))
+    given = tiny.batch([[3, SQUARE, 5]])
+    tiny.model(**given)
     handle.remove()
     rotary = caught["position_embeddings"]
     q = family.queries(attn, caught["hidden"], rotary)
     k, v = family.keys_values(attn, caught["hidden"], rotary)
     k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
-    scores = q @ k.transpose(2, 3) * attn.scaling
-    hidden = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
-    mixed = scores.masked_fill(hidden, -torch.inf).softmax(-1) @ v
+    scores = family.capped(attn, q @ k.transpose(2, 3) * attn.scaling)
+    sees = sees_BNN(tiny.model.config, 1, given.get("token_type_ids"), scores.shape[-1])
+    mixed = scores.masked_fill(~sees[:, None], -torch.inf).softmax(-1) @ v
     assert gap(family.output(attn, mixed), caught["out"]) < 1e-6
     assert torch.equal(
         family.queries(attn, caught["hidden"][:, :0], tuple(r[:, :0] for r in rotary)), q[:, :, :0]
@@ -193,28 +195,3 @@ def test_a_model_of_every_shape_can_be_built(family, name):
     assert weights == 2 * d * shape.kv_width + 2 * d * shape.query_width + ffn
     assert experts in (None, shape.experts)
     assert find(built) is adapter
-
-
-def windowed() -> T.LlavaForConditionalGeneration:
-    tiny = tiny_llava("mistral", layers=2)
-    tiny.model.config.text_config.sliding_window = 32
-    built = T.LlavaForConditionalGeneration(tiny.model.config).eval()
-    built.generation_config = tiny.model.generation_config
-    return built
-
-
-def test_a_sliding_window_is_refused_where_it_would_matter():
-    tiny, built = tiny_llava("mistral"), windowed()
-    short, long = tiny.batch([[3, SQUARE, 5]]), tiny.batch([[3, SQUARE, 15]])
-    for plan, recipe in (("vskip(layers=0)", [("vskip", (0,))]), ("vtw(layer=1)", [("vtw", (1,))])):
-        with saccade.apply(built, plan):
-            with pytest.raises(ValueError, match="sliding window of 32"), torch.no_grad():
-                built(**long)
-            with torch.no_grad():
-                ours = built(**short).logits
-            said = built.generate(**short, max_new_tokens=4, do_sample=False)
-        assert said.shape[1] == short["input_ids"].shape[1] + 4
-        assert gap(ours, recompute(built, recipe, short).logits) < TOLERANCE
-    # Decoding on a shortened cache would outgrow the window; V-Skip decodes as the stock model does.
-    with saccade.apply(built, "vtw(layer=1)"), pytest.raises(ValueError, match="sliding window of 32"):
-        built.generate(**short, max_new_tokens=12, do_sample=False)

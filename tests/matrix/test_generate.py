@@ -23,15 +23,15 @@ from matrix.cases import (
 from saccade.engine import kv_lengths
 from support.models import FACTORIES, FIRST_WORD, SQUARE, TALL, WIDE
 from support.reference import extend, gap, kv_rows, masked, recompute, step_logits
+from support.sight import held
 
 LEFT = ["single-1", "ragged-1-left", "single-2", "ragged-2-left"]
 STEPS = 8
 
 
 def longest(plan: str, tiny, given, new: int) -> list[int]:
-    return [
-        max(rows) for rows in kv_rows(PLANS[plan], LAYERS, tiny.visual(given), given["attention_mask"], new)
-    ]
+    rows = kv_rows(PLANS[plan], LAYERS, tiny.visual(given), given["attention_mask"], new)
+    return held(tiny.model.config, rows)
 
 
 @share(12)

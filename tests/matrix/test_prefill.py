@@ -26,6 +26,7 @@ from saccade.engine import kv_lengths
 from saccade.methods import METHODS, BudgetMethod
 from support.models import FACTORIES
 from support.reference import gap, kv_rows, recompute
+from support.sight import held
 
 CASES = [pytest.param(*case, marks=share(4 if case[0] in PLAIN else 10)) for case in scenes_of(PLANS, SCENES)]
 
@@ -47,7 +48,7 @@ def test_gather_equals_mask(plan, family, attn, scene):
     assert gap(ours.logits, theirs, real) < TOLERANCE
     assert gap(stock(family, attn, scene), theirs, real) > FAR
     rows = kv_rows(PLANS[plan], LAYERS, tiny.visual(given), given["attention_mask"])
-    assert kv_lengths(ours.past_key_values) == [max(layer) for layer in rows]
+    assert kv_lengths(ours.past_key_values) == held(tiny.model.config, rows)
     assert ours.past_key_values.get_seq_length() == given["input_ids"].shape[1]
 
 

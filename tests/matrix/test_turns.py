@@ -10,6 +10,7 @@ from matrix.cases import LAYERS, PLANS, TOLERANCE, crossed, greedy, model, share
 from saccade.engine import kv_lengths
 from support.models import BANNER, FACTORIES, SQUARE, TALL, WIDE
 from support.reference import extend, gap, kv_rows, recompute, step_logits
+from support.sight import held_after
 from support.turns import next_turn
 
 FIRST = [[3, SQUARE, 2], [2, WIDE, 4], [5]]
@@ -43,8 +44,8 @@ def test_generate_on_the_cache_of_the_first_turn(plan, family, second):
     masks = [inputs["attention_mask"], full["attention_mask"][:, inputs["input_ids"].shape[1] :]]
     # A turn of text alone runs as the stock model does, so its padding stays.
     masks = [m if bool(t.any()) else torch.ones_like(m) for m, t in zip(masks, turns, strict=True)]
-    held = [kv_rows(PLANS[plan], LAYERS, t, m) for t, m in zip(turns, masks, strict=True)]
-    assert kv_lengths(ours.past_key_values) == [max(a) + max(b) + 3 for a, b in zip(*held, strict=True)]
+    rows = [kv_rows(PLANS[plan], LAYERS, t, m) for t, m in zip(turns, masks, strict=True)]
+    assert kv_lengths(ours.past_key_values) == held_after(tiny.model.config, *rows, 3)
 
 
 @share(4)
@@ -70,8 +71,8 @@ def test_a_second_turn_by_hand_sees_every_row_it_should(plan, family, first):
     theirs = recompute(tiny.model, PLANS[plan], whole, position_ids=positions).logits
     with saccade.apply(tiny.model, plan):
         cache = tiny.model(**inputs, position_ids=positions[..., :length], use_cache=True).past_key_values
-        lengths = kv_lengths(cache)
-        for again in range(2):
+        lengths, slides = kv_lengths(cache), tiny.family in ("gemma3", "paligemma")
+        for again in range(1 if slides else 2):
             out = tiny.model(
                 input_ids=said,
                 attention_mask=whole["attention_mask"],
@@ -80,6 +81,9 @@ def test_a_second_turn_by_hand_sees_every_row_it_should(plan, family, first):
                 use_cache=True,
             )
             assert gap(out.logits, theirs[:, length:]) < TOLERANCE, f"round {again}"
+            if slides:
+                # A cache that has slid is not cropped (engine/test_windows.py).
+                break
             assert kv_lengths(cache) == [n + 4 for n in lengths]
             cache.crop(-4)
             assert kv_lengths(cache) == lengths and cache.get_seq_length() == length
@@ -95,7 +99,8 @@ def test_a_new_image_by_hand_on_an_existing_cache(family):
         first = greedy(tiny, inputs, 2)
         cached, full = next_turn(tiny, FIRST, inputs, first.sequences, SECOND["image"])
         past = first.past_key_values.get_seq_length()
-        positions = (full["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+        # Positions of PaliGemma begin at 1.
+        positions = (full["attention_mask"].cumsum(-1) - int(family != "paligemma")).clamp(min=0)
         if tiny.family == "qwen":
             positions, _ = tiny.model.model.get_rope_index(
                 full["input_ids"],
@@ -106,7 +111,7 @@ def test_a_new_image_by_hand_on_an_existing_cache(family):
         vision = {
             k: v
             for k, v in cached.items()
-            if k in ("pixel_values", "image_sizes", "image_grid_thw", "mm_encoder_outputs")
+            if k in ("pixel_values", "image_sizes", "image_grid_thw", "mm_encoder_outputs", "token_type_ids")
         }
         out = tiny.model(
             input_ids=cached["input_ids"][:, past:],

@@ -207,4 +207,9 @@ def test_vision_is_timed_for_models_with_their_own_processor(llava, monkeypatch)
     loaded = models.wrap(llava.model, None, "tiny")
     real = Target("tiny", llava.model, loaded.family, loaded.shape, loaded.shape.layers, True, loaded)
     found = bench(real, "dense", **FAST)
-    assert found.to_dict()["vision_ms"] == found.vision_s * 1e3 > 0 and asked == [(336, 336)]
+    assert found.to_dict()["vision_ms"] == found.vision_s * 1e3 > 0 and set(asked) == {(336, 336)}
+    assert found.vision_rows == 16 and found.plan_vision_s > 0 and found.whole["ratio"] == 1
+    whole = (found.plan_vision_s + found.planned.ttft_s) / (found.vision_s + found.dense.ttft_s)
+    assert found.to_dict()["whole_time_ratio"] == pytest.approx(whole)
+    bench(real, "dense", visual=64, **FAST)
+    assert asked[-1] == (672, 672), "four times the rows are a picture of twice the side"

@@ -68,7 +68,9 @@ def test_only_rows_that_an_earlier_method_left_are_candidates():
     assert scene.evidence(of_original, alive_BN).keep[0] == (8,)
 
 
-@pytest.mark.parametrize("name", ["fastervlm", "vispruner", "visionzip", "prumerge", "prumerge_plus"])
+@pytest.mark.parametrize(
+    "name", ["fastervlm", "vispruner", "visionzip", "prumerge", "prumerge_plus", "hiprune"]
+)
 def test_without_the_tower_they_say_what_to_do(name):
     scene, method = build([["large"]]), METHODS[name]()
     method = method.at_strength(500)
@@ -81,7 +83,7 @@ def test_without_the_tower_they_say_what_to_do(name):
     ("name", "compact"),
     [("fastervlm", "if possible"), ("vispruner", "if possible"), ("visionzip", "if possible"),
      ("prumerge", "if possible"), ("prumerge_plus", "if possible"), ("divprune", "if possible"),
-     ("pool", "if possible"), ("uniform", "never")],
+     ("cdpruner", "if possible"), ("hiprune", "if possible"), ("pool", "if possible"), ("uniform", "never")],
 )  # fmt: skip
 def test_positions_are_as_the_authors_had_them_unless_asked(name, compact):
     cls = METHODS[name]

@@ -38,6 +38,8 @@ EIGHTHS = {
 TABLE = {
     "fastv(keep={})": NEAREST,
     "divprune(keep={})": NEAREST,
+    "cdpruner(keep={})": NEAREST,
+    "hiprune(keep={})": DOWN,
     "fastervlm(keep={})": NEAREST,
     "vispruner(keep={})": NEAREST,
     "visionzip(dominant={},contextual=0)": DOWN,

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 import saccade
 from saccade import models
-from saccade.core.bipartite import add, match, merge, merged_away
+from saccade.core.bipartite import add, match, merge
+from saccade.core.tower import merged_away
 from saccade.engine.tower import TowerTap
 from saccade.families import find
 from saccade.methods.tome import ToMe

@@ -106,6 +106,14 @@ def test_a_video_without_torchvision_says_what_to_install(name, written):
         processor(text=[f"w3 {processor.video_token} w4"], videos=[video], return_tensors="pt")
 
 
+def test_a_processor_that_is_not_there_without_torchvision_says_so(tmp_path):
+    folder = folders.write(tmp_path / "mistral3", "mistral3")
+    with pytest.raises(
+        ValueError, match=r"\(PixtralProcessor\) needs torchvision: pip install 'torchvision==0"
+    ):
+        open_processor(str(folder))
+
+
 def test_the_matching_torchvision_follows_torch(monkeypatch):
     monkeypatch.setattr(torch, "__version__", "2.13.0+cpu")
     assert matching_torchvision() == "'torchvision==0.28.*'"

@@ -13,7 +13,7 @@ from saccade.core.layout import Layout
 from saccade.methods.shortv import ShortV
 from saccade.methods.vskip import VSkip
 from saccade.methods.vtw import VTW
-from saccade.plans.plan import SCHEMA, Plan
+from saccade.plans.plan import PLAIN, SCHEMA, Plan
 from saccade.system import files
 
 FULL = Plan(
@@ -27,7 +27,7 @@ GOOD = {"schema": SCHEMA, "methods": [{"name": "vskip", "layers": [1, 2]}]}
 def test_save_and_load(tmp_path):
     path = FULL.save(tmp_path / "deep" / "plan.json")
     assert Plan.load(path) == FULL == Plan.of(str(path)) == Plan.of(path)
-    assert json.loads(path.read_text())["schema"] == SCHEMA
+    assert json.loads(path.read_text())["schema"] == PLAIN
     assert os.listdir(path.parent) == ["plan.json"]
 
 

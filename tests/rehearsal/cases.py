@@ -84,7 +84,7 @@ class Case:
         """
         if self.lacking:
             (line,) = done.err.strip().splitlines() or [""]
-            assert done.code == 2 and "pip install torchvision" in line, done.err
+            assert done.code == 2 and "needs torchvision: pip install" in line, done.err
             return {}
         if self.refused:
             (line,) = done.err.strip().splitlines() or [""]

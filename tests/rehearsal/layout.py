@@ -50,8 +50,8 @@ def _write_weights(checkpoint: Checkpoint, folder: Path) -> None:
 
     write_json(folder / "config.json", checkpoint.config)
     config = AutoConfig.from_pretrained(folder)
-    # The hub's InternVL does not say so, but has a head of its own.
-    config.tie_word_embeddings = False
+    # The hub's InternVL does not say so, but has a head of its own; Gemma's have none.
+    config.tie_word_embeddings = not any("lm_head" in name for name in checkpoint.weights["names"])
     dtype = getattr(torch, checkpoint.weights["dtype"])
     model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
     source = torch.Generator().manual_seed(0)

@@ -51,7 +51,9 @@ def main(words: Sequence[str]) -> int:
         count = int((ours["input_ids"] == tokenizer.convert_tokens_to_ids(known.placeholder())).sum())
         assert count == known.visual_tokens[size], f"{size}: {count} visual tokens"
         assert models.prompt(loaded, asked) == layout.written_prompt(known, 1, scene.QUESTION)
-        ids = tokenizer(expanded(known, count, size)).input_ids
+        text = expanded(known, count, size)
+        # What writes its first token itself does not get it twice.
+        ids = tokenizer(text, add_special_tokens=(tokenizer.bos_token or "\0") not in text).input_ids
         assert ours["input_ids"][0].tolist() == ids, f"{size}: token ids"
         if stock is not None:
             ours = same(ours, stock_inputs(stock, image), model.dtype, size)
@@ -85,9 +87,12 @@ def stock_processor(folder: Path) -> Any:
 def stock_inputs(processor: Any, image: Any) -> dict[str, torch.Tensor]:
     """What the stock processor makes of a question about a picture."""
     content = [{"type": "image"}, {"type": "text", "text": scene.QUESTION}]
-    talk = [{"role": "user", "content": content}]
-    text = processor.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
-    return dict(processor(text=[text], images=[image], return_tensors="pt"))
+    talk, text = [{"role": "user", "content": content}], f"<image>{scene.QUESTION}"
+    if processor.chat_template is not None:
+        text = processor.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
+    special = not text.startswith(processor.tokenizer.bos_token or "\0")
+    made = processor(text=[text], images=[image], add_special_tokens=special, return_tensors="pt")
+    return {key: value for key, value in made.items() if key != "labels"}
 
 
 def same(ours: dict[str, Any], theirs: dict[str, Any], dtype: torch.dtype, size: str) -> dict[str, Any]:
@@ -103,12 +108,14 @@ def expanded(known: checkpoint.Checkpoint, count: int, size: str) -> str:
     """The model card's prompt with a placeholder for every visual token, and the marks between them."""
     token = known.placeholder()
     before, after = known.chat.get("around", ("", ""))
+    # What stands for a picture in words may be another token than its rows'.
+    written = known.chat.get("written", token)
     whole = layout.written_prompt(known, 1, scene.QUESTION)
-    assert whole.count(token) == 1
+    assert whole.count(written) == 1
     laid = known.chat.get("laid")
     shown = token * count if laid is None else cells(laid, token, *laid["grids"][size])
     assert shown.count(token) == count
-    return whole.replace(token, before + shown + after)
+    return whole.replace(written, before + shown + after) + known.chat.get("behind", "")
 
 
 def cells(laid: Mapping[str, Any], token: str, lines: int, columns: int) -> str:

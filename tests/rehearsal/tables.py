@@ -85,6 +85,8 @@ def table(checkpoint: Checkpoint, cache: Path | None) -> dict[str, Any]:
         return json.loads((cache / f"{told['real']}.json").read_text(encoding="utf-8"))
     if told["kind"] == "llama":
         known = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581"]
+    elif told["kind"] == "gemma":
+        known = [*(f"<0x{byte:02X}>" for byte in range(256)), "\u2581"]
     else:
         from tokenizers.pre_tokenizers import ByteLevel
 
@@ -131,6 +133,8 @@ def write(checkpoint: Checkpoint, folder: Path, cache: Path | None) -> None:
     backend = tokenizer.backend_tokenizer
     if told["kind"] == "llama":
         _as_converted(backend, config["bos_token"], told["special"])
+    elif told["kind"] == "gemma":
+        _begun_by(backend, config["bos_token"], told["special"])
     else:
         write_json(folder / "vocab.json", found["vocab"])
         lines = "".join(f"{a} {b}\n" for a, b in merges)
@@ -155,11 +159,17 @@ def _of_bytes(vocab: dict[str, int], merges: list[tuple[str, ...]]) -> Any:
 def _as_converted(backend: Any, bos: str, special: Mapping[str, int]) -> None:
     """Lets a Llama tokenizer split as the files on the hub do, which were converted from SentencePiece."""
     from tokenizers import normalizers
-    from tokenizers.processors import TemplateProcessing
 
     space = "\u2581"
     backend.normalizer = normalizers.Sequence([normalizers.Prepend(space), normalizers.Replace(" ", space)])
     backend.pre_tokenizer = None
+    _begun_by(backend, bos, special)
+
+
+def _begun_by(backend: Any, bos: str, special: Mapping[str, int]) -> None:
+    """Lets a tokenizer put a token before every text."""
+    from tokenizers.processors import TemplateProcessing
+
     backend.post_processor = TemplateProcessing(
         single=f"{bos} $A", pair=f"{bos} $A {bos}:1 $B:1", special_tokens=[(bos, special[bos])]
     )

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from saccade import models
 from saccade.inputs.samples import Sample
+from saccade.plans.adapter import AdapterRef
+from saccade.plans.plan import Plan
 from saccade.serve import worker as module
 from saccade.serve.choosing import Drawing
 from saccade.serve.errors import RequestRefused
+from saccade.serve.reader import Reader
 from serve.serving import PLANS, asked, picture, started
 from support.toy import build_toy
 
@@ -255,3 +260,10 @@ def test_rows_that_plans_skip_are_counted():
         assert sum(counted("prune", "kv")) == visual * layers and counted("prune", "kv")[0] == 6 * layers
     finally:
         one.close()
+
+
+def test_a_healed_plan_is_refused_for_its_weights_would_decode_for_others():
+    plan = replace(Plan.of("vtw(layer=1)"), adapter=AdapterRef("adapter", "0" * 16))
+    loaded: Any = None
+    with pytest.raises(ValueError, match="brings weights of its own"):
+        Reader(loaded, {"a": plan}, loaded, loaded)

@@ -9,6 +9,7 @@ Shape letters: N rows that are left, D hidden, W head width, H heads, G key head
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 from transformers import DynamicCache
 
 from support.models import IMAGE, decoder_of
+from support.sight import angles, kind_of, last_logits, sees_BNN
 
 
 @dataclass
@@ -29,7 +31,7 @@ class Row:
         image: Which image it belongs to, None for text.
         made_of: Weights of the prompt's rows in it.
         state: What it holds (D).
-        angles: Cosines and sines of its position (W each).
+        angles: By kind of layer: cosines and sines of its position (W each).
         later: What is still added to it (D), one entry for each of the next layers that are followed by that.
     """
 
@@ -37,7 +39,7 @@ class Row:
     image: int | None
     made_of: dict[int, float]
     state: torch.Tensor
-    angles: tuple[torch.Tensor, torch.Tensor]
+    angles: dict[str, tuple[torch.Tensor, torch.Tensor]]
     later: list[torch.Tensor] = field(default_factory=list)
 
 
@@ -85,23 +87,32 @@ class Walk:
         self.model, self.decoder = model, decoder_of(model)
         caught: dict[str, Any] = {}
 
-        def catch(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
-            caught["hidden"] = args[0] if args else kwargs["hidden_states"]
-            caught["angles"] = kwargs["position_embeddings"]
+        self.kinds = [kind_of(model.config, number) for number in range(len(self.decoder.layers))]
+        self.kind, self.compact, self.types = self.kinds[0], False, inputs.get("token_type_ids")
+
+        def catch(number: int):
+            def hook(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+                if number == 0:
+                    caught["hidden"] = args[0] if args else kwargs["hidden_states"]
+                caught[self.kinds[number]] = kwargs["position_embeddings"]
+
+            return hook
 
         def enter(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
             caught["later"] = kwargs.get("deepstack_visual_embeds") or []
 
         handles = [
             self.decoder.register_forward_pre_hook(enter, with_kwargs=True),
-            self.decoder.layers[0].register_forward_pre_hook(catch, with_kwargs=True),
+            *(
+                layer.register_forward_pre_hook(catch(number), with_kwargs=True)
+                for number, layer in enumerate(self.decoder.layers)
+            ),
         ]
         try:
             model(**inputs)
         finally:
             for handle in handles:
                 handle.remove()
-        cos, sin = (part[0] for part in caught["angles"])
         self.rows: list[Row] = []
         image, shown = -1, 0
         before = False
@@ -112,8 +123,11 @@ class Walk:
             state = caught["hidden"][0, n]
             later = [level[shown] for level in caught["later"]] if visual else []
             shown += visual
-            self.rows.append(Row(n, image if visual else None, {n: 1.0}, state, (cos[n], sin[n]), later))
+            turned = {kind: tuple(part[0, n] for part in caught[kind]) for kind in set(self.kinds)}
+            self.rows.append(Row(n, image if visual else None, {n: 1.0}, state, turned, later))
         self.images = image + 1
+        # Positions of PaliGemma begin at 1.
+        self.begins = int(model.config.model_type == "paligemma")
         self.places = {}
         for one in range(self.images):
             for place, row in enumerate(r for r in self.rows if r.image == one):
@@ -124,9 +138,15 @@ class Walk:
         layer, caught = self.decoder.layers[number], {}
         handle = layer.self_attn.register_forward_hook(lambda m, a, out: caught.update(map=out[1]))
         hidden = torch.stack([row.state for row in self.rows])[None]
-        angles = tuple(torch.stack([row.angles[i] for row in self.rows])[None] for i in (0, 1))
-        n = len(self.rows)
-        mask = torch.full((n, n), torch.finfo(hidden.dtype).min, dtype=hidden.dtype).triu(1)[None, None]
+        self.kind = self.kinds[number]
+        angles = tuple(torch.stack([row.angles[self.kind][i] for row in self.rows])[None] for i in (0, 1))
+        seats = torch.tensor([row.seat for row in self.rows])
+        place = torch.arange(int(seats.max()) + 1)
+        place[seats] = torch.arange(len(seats)) if self.compact else seats
+        sees = sees_BNN(self.model.config, number, self.types, len(place), place[None])
+        sees = sees[0][seats][:, seats]
+        mask = torch.zeros(sees.shape, dtype=hidden.dtype)
+        mask = mask.masked_fill(~sees, torch.finfo(hidden.dtype).min)[None, None]
         cache = DynamicCache()
         try:
             out = layer(hidden, attention_mask=mask, past_key_values=cache, position_embeddings=angles)
@@ -154,10 +174,11 @@ class Walk:
 
     def close_up(self) -> None:
         """Numbers the positions of what is left from 0 on."""
-        ids = torch.arange(len(self.rows))[None]
-        cos, sin = self.decoder.rotary_emb(self.rows[0].state[None, None], ids)
-        for i, row in enumerate(self.rows):
-            row.angles = (cos[0, i], sin[0, i])
+        ids, self.compact = torch.arange(len(self.rows))[None] + self.begins, True
+        for kind in set(self.kinds):
+            tables = angles(self.decoder, self.rows[0].state[None, None], ids, self.kinds.index(kind))
+            for i, row in enumerate(self.rows):
+                row.angles = row.angles | {kind: tuple(part[0, i] for part in tables)}
 
     def instruction(self) -> list[int]:
         """Where the text after the last image is."""
@@ -180,7 +201,7 @@ class Walk:
                 seen = self.look(number)
                 self.go(seen)
             hidden = self.decoder.norm(torch.stack([row.state for row in self.rows]))
-            done.logits = self.model.lm_head(hidden)
+            done.logits = last_logits(self.model, hidden[None])[0]
         done.seats = [row.seat for row in self.rows]
         return done
 
@@ -350,25 +371,25 @@ def sparsevlm_plus(
     asking = raters(walk)
     whole = [len(walk.of(image)) for image in range(walk.images)]
 
+    attn = walk.decoder.layers[0].self_attn
+    # As the stock layer turns, which may leave part of a head as it is.
+    turn = sys.modules[type(attn).__module__].apply_rotary_pos_emb
+
     def turned_ones(row: Row) -> torch.Tensor:
-        cos, sin = (part.double() for part in row.angles)
-        half = len(cos) // 2
-        other = torch.cat([-torch.ones(half), torch.ones(half)])
-        return cos + other * sin
+        cos, sin = (part.double()[None, None] for part in row.angles[walk.kind])
+        ones = torch.ones(1, 1, 1, attn.head_dim, dtype=torch.float64)
+        return turn(ones, ones, cos, sin)[0].flatten()
 
     def decide(walk: Walk, seen: Seen, stage: int) -> None:
         asks = [i for i, row in enumerate(walk.rows) if row.seat in asking and row.image is None]
         visual = [i for i, row in enumerate(walk.rows) if row.image is not None]
-        width = walk.decoder.layers[0].self_attn.head_dim
-        # Ones that are not turned meet themselves.
-        still = width - len(walk.rows[0].angles[0])
+        width = attn.head_dim
         by_head = []
         for head in seen.map_HNN.double():
             line = [0.0] * len(walk.rows)
             for j in visual:
                 for i in asks:
-                    near = float(turned_ones(walk.rows[i]) @ turned_ones(walk.rows[j])) + still
-                    bias = near / width**0.5
+                    bias = float(turned_ones(walk.rows[i]) @ turned_ones(walk.rows[j])) / width**0.5
                     line[j] += float(head[i, j]) / bias / len(asks)
             by_head.append(line)
         mass = [sum(line[j] for j in visual) for line in by_head]

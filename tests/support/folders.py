@@ -107,15 +107,6 @@ FILES: dict[str, Callable[[], Files]] = {
     "smolvlm-llama": lambda: _files(
         HALF | TILES, "SmolVLMImageProcessor", "SmolVLMProcessor", {"image_seq_len": 9}
     ),
-    "mistral3": lambda: _files(
-        CLIP | {"size": {"longest_edge": 48}, "patch_size": 4},
-        "PixtralImageProcessorFast",
-        "PixtralProcessor",
-        {
-            "image_token": "[IMG]", "image_break_token": "[IMG_BREAK]", "image_end_token": "[IMG_END]",
-            "patch_size": 4, "spatial_merge_size": 2,
-        },
-    ),
     "glm4v": lambda: _files(
         CLIP | QWEN | EDGES,
         "Glm4vImageProcessor",
@@ -129,6 +120,19 @@ FILES: dict[str, Callable[[], Files]] = {
     ),
 }  # fmt: skip
 """Settings files of one folder of each family, by the name of its tiny model."""
+
+NEEDING: dict[str, Callable[[], Files]] = {
+    "mistral3": lambda: _files(
+        CLIP | {"size": {"longest_edge": 48}, "patch_size": 4},
+        "PixtralImageProcessorFast",
+        "PixtralProcessor",
+        {
+            "image_token": "[IMG]", "image_break_token": "[IMG_BREAK]", "image_end_token": "[IMG_END]",
+            "patch_size": 4, "spatial_merge_size": 2,
+        },
+    ),
+}  # fmt: skip
+"""Those whose stock processor is not there without torchvision."""
 
 
 def write(folder: Path, name: str, tiny: Tiny | None = None, legacy_chat: bool | None = None) -> Path:
@@ -147,7 +151,7 @@ def write(folder: Path, name: str, tiny: Tiny | None = None, legacy_chat: bool |
     if name.startswith(("llava", "internvl")):
         token = "<image>"
     tokenizer(token, marks).save_pretrained(folder)
-    for file, data in FILES[name]().items():
+    for file, data in (FILES | NEEDING)[name]().items():
         put(folder / file, data)
     legacy = name in ("qwen2_vl", "qwen2_5_vl") if legacy_chat is None else legacy_chat
     # Pictures side by side are told apart by what stands between them.

@@ -22,19 +22,22 @@ from typing import Any
 import torch
 import transformers as T
 
+from support import models_gemma as gemma
 from support import models_qwen as qwen
 from support import models_views as views
 
 SQUARE, WIDE, TALL, BANNER, BIG = (24, 24), (24, 48), (48, 24), (8, 48), (48, 48)
-"""Image sizes in pixels; visual rows in LLaVA: 16 each, NeXT: 24, 30, 33, 16, 51, Qwen, GLM and Mistral 3: 9,
-18, 18, 6, 36, InternVL and Idefics3: 9, 27, 27, 27, 45; OneVision: 24, 30, 33, 16, 29, and 10 each where a
-sample has several."""
+"""Image sizes in pixels; visual rows in LLaVA, Gemma 3 and PaliGemma: 16 each, NeXT: 24, 30, 33, 16, 51,
+Qwen, GLM and Mistral 3: 9, 18, 18, 6, 36, InternVL and Idefics3: 9, 27, 27, 27, 45; OneVision: 24, 30, 33,
+16, 29, and 10 each where a sample has several."""
 
 SEVERAL_AXES = ("qwen", "glm")
 """How the names of models begin whose positions have several axes."""
 
 PAD, BOS, EOS, IMAGE, VIDEO, VISION_START, VISION_END, FIRST_WORD = range(8)
 VOCAB, HIDDEN, HEADS, FFN = 128, 64, 4, 96
+WIDE_HEADS = 128
+"""Width of the models whose heads are as wide as kernels of engines want them (``wide=True``)."""
 _QWEN_IDS = dict(
     image_token_id=IMAGE, video_token_id=VIDEO,
     vision_start_token_id=VISION_START, vision_end_token_id=VISION_END,
@@ -50,7 +53,7 @@ class Tiny:
     Attributes:
         name: What to call it in test ids.
         model: The stock model, in eval mode.
-        family: Which inputs it takes: ``llava``, ``llava_next`` or ``qwen``.
+        family: Which inputs it takes: ``llava``, ``llava_next``, ``qwen``, ``gemma3`` and so on.
     """
 
     name: str
@@ -102,6 +105,10 @@ class Tiny:
             where = slice(longest - len(row), longest) if padding == "left" else slice(0, len(row))
             input_ids[b, where] = row
             mask[b, where] = 1
+        if self.family == "gemma3":
+            inputs["token_type_ids"] = (input_ids == IMAGE).int()
+        if self.family == "paligemma":
+            inputs["token_type_ids"] = torch.zeros_like(input_ids)
         if self.family == "qwen":
             inputs["mm_token_type_ids"] = (input_ids == IMAGE).int()
         return {"input_ids": input_ids, "attention_mask": mask} | inputs
@@ -125,31 +132,31 @@ class Tiny:
         return [len(f) for f in self.model.get_image_features(**inputs, return_dict=True).pooler_output]
 
 
-def tiny_llava(text: str = "llama", layers: int = 4, **how: Any) -> Tiny:
+def tiny_llava(text: str = "llama", layers: int = 4, wide: bool = False, **how: Any) -> Tiny:
     """LLaVA-1.5 in miniature: a CLIP tower, 16 visual rows an image, a Llama, Mistral or Qwen2 decoder."""
     config = T.LlavaConfig(
         vision_config=_clip(image_size=32),
-        text_config=_text(text, layers),
+        text_config=_text(text, layers, wide),
         image_token_index=IMAGE,
         image_seq_length=16,
     )
     return _ready(f"llava-{text}", "llava", T.LlavaForConditionalGeneration, config, **how)
 
 
-def tiny_llava_next(text: str = "llama", layers: int = 4, **how: Any) -> Tiny:
+def tiny_llava_next(text: str = "llama", layers: int = 4, wide: bool = False, **how: Any) -> Tiny:
     """LLaVA-NeXT in miniature: anyres tiles of 9 rows, a newline row after each line, unpadded."""
     config = T.LlavaNextConfig(
         vision_config=_clip(image_size=24),
-        text_config=_text(text, layers),
+        text_config=_text(text, layers, wide),
         image_token_index=IMAGE,
         image_grid_pinpoints=[[24, 48], [48, 24], [48, 48]],
     )
     return _ready(f"llava_next-{text}", "llava_next", T.LlavaNextForConditionalGeneration, config, **how)
 
 
-def tiny_qwen(layers: int = 4, **how: Any) -> Tiny:
+def tiny_qwen(layers: int = 4, wide: bool = False, **how: Any) -> Tiny:
     """Qwen2.5-VL in miniature: dynamic resolution, window attention in the tower, GQA, biases, mRoPE."""
-    config = qwen.qwen2_5_vl(_sizes(layers, kv_heads=2), _QWEN_IDS)
+    config = qwen.qwen2_5_vl(_sizes(layers, 2, wide), _QWEN_IDS)
     return _ready("qwen2_5_vl", "qwen", T.Qwen2_5_VLForConditionalGeneration, config, **how)
 
 
@@ -159,9 +166,9 @@ def tiny_qwen2(layers: int = 4, **how: Any) -> Tiny:
     return _ready("qwen2_vl", "qwen", T.Qwen2VLForConditionalGeneration, config, **how)
 
 
-def tiny_qwen3(layers: int = 4, **how: Any) -> Tiny:
+def tiny_qwen3(layers: int = 4, wide: bool = False, **how: Any) -> Tiny:
     """Qwen3-VL in miniature: norms on heads, interleaved mRoPE, DeepStack after the first two layers."""
-    config = qwen.qwen3_vl(_sizes(layers, kv_heads=2), _QWEN_IDS)
+    config = qwen.qwen3_vl(_sizes(layers, 2, wide), _QWEN_IDS)
     return _ready("qwen3_vl", "qwen", T.Qwen3VLForConditionalGeneration, config, **how)
 
 
@@ -180,11 +187,23 @@ def tiny_llava_onevision(text: str = "qwen2", layers: int = 4, **how: Any) -> Ti
     return _ready("llava_onevision", "llava_onevision", cls, config, **how)
 
 
-def tiny_internvl(text: str = "qwen2", layers: int = 4, **how: Any) -> Tiny:
+def tiny_internvl(text: str = "qwen2", layers: int = 4, wide: bool = False, **how: Any) -> Tiny:
     """InternVL in miniature: tiles of 9 rows, thumbnails, a Qwen2, Qwen3 (head norms) or Llama decoder."""
-    config = views.internvl(_text(text, layers), image_token_id=IMAGE)
+    config = views.internvl(_text(text, layers, wide), image_token_id=IMAGE)
     cls = T.InternVLForConditionalGeneration
     return _ready(f"internvl-{text}", "internvl", cls, config, **how)
+
+
+def tiny_gemma3(layers: int = 4, **how: Any) -> Tiny:
+    """Gemma 3 in miniature: blocks of 16 rows that see each other, a window of 12 in two of three layers."""
+    config = gemma.gemma3(_sizes(layers, kv_heads=2), image_token_index=IMAGE)
+    return _ready("gemma3", "gemma3", T.Gemma3ForConditionalGeneration, config, **how)
+
+
+def tiny_paligemma(layers: int = 4, **how: Any) -> Tiny:
+    """PaliGemma 2 in miniature: prompts that see both ways, capped logits, a window in every other layer."""
+    config = gemma.paligemma(_sizes(layers, kv_heads=2), image_token_index=IMAGE)
+    return _ready("paligemma", "paligemma", T.PaliGemmaForConditionalGeneration, config, **how)
 
 
 def tiny_idefics3(kind: str = "idefics3", layers: int = 4, **how: Any) -> Tiny:
@@ -231,6 +250,8 @@ FACTORIES = {
     "llava_onevision": tiny_llava_onevision,
     "internvl-qwen2": lambda **kw: tiny_internvl("qwen2", **kw),
     "internvl-qwen3": lambda **kw: tiny_internvl("qwen3", **kw),
+    "gemma3": tiny_gemma3,
+    "paligemma": tiny_paligemma,
     "idefics3-llama": tiny_idefics3,
     "smolvlm-llama": lambda **kw: tiny_idefics3("smolvlm", **kw),
     "mistral3": tiny_mistral3,
@@ -240,23 +261,24 @@ FACTORIES = {
 """Every tiny model by name, for parametrised tests: ``FACTORIES[name](layers=6)``."""
 
 
-def _sizes(layers: int, kv_heads: int) -> dict[str, Any]:
+def _sizes(layers: int, kv_heads: int, wide: bool = False) -> dict[str, Any]:
     return dict(
-        vocab_size=VOCAB, hidden_size=HIDDEN, intermediate_size=FFN, num_hidden_layers=layers,
-        num_attention_heads=HEADS, num_key_value_heads=kv_heads, max_position_embeddings=1024,
-        pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS,
+        vocab_size=VOCAB, hidden_size=WIDE_HEADS if wide else HIDDEN, intermediate_size=FFN,
+        num_hidden_layers=layers, num_attention_heads=HEADS, num_key_value_heads=kv_heads,
+        max_position_embeddings=1024, pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS,
     )  # fmt: skip
 
 
-def _text(kind: str, layers: int) -> Any:
+def _text(kind: str, layers: int, wide: bool = False) -> Any:
     configs = {
         "llama": (T.LlamaConfig, HEADS), "mistral": (T.MistralConfig, 2), "qwen2": (T.Qwen2Config, 2),
         "qwen3": (T.Qwen3Config, 2), "qwen3_moe": (T.Qwen3MoeConfig, 2),
     }  # fmt: skip
     cls, kv_heads = configs[kind]
-    normed = {"head_dim": HIDDEN // HEADS}
+    sizes = _sizes(layers, kv_heads, wide)
+    normed = {"head_dim": sizes["hidden_size"] // HEADS}
     extra = {"mistral": {"sliding_window": None}, "qwen3": normed, "qwen3_moe": normed | qwen.experts(FFN)}
-    return cls(**_sizes(layers, kv_heads), **extra.get(kind, {}))
+    return cls(**sizes, **extra.get(kind, {}))
 
 
 def _clip(image_size: int) -> T.CLIPVisionConfig:
@@ -290,7 +312,9 @@ def _ready(
                 parameter.copy_(1 + 0.2 * noise)
             else:
                 parameter.copy_(0.2 * noise)
-    model.set_attn_implementation(attn)
+    if family != "paligemma" or attn != "sdpa":
+        # Newer versions of Gemma 2 have no SDPA: the model's own choice stands for it.
+        model.set_attn_implementation(attn)
     # Random models say anything: keep them from ending early or from writing image placeholders.
     model.generation_config.suppress_tokens = list(range(FIRST_WORD))
     model.generation_config.pad_token_id = PAD
@@ -317,6 +341,8 @@ _PIXELS = {
     "mistral3": lambda size, draw: _noise(3, *size, draw=draw),
     "llava_onevision": lambda size, draw: _noise(_next_tiles(size), 3, 24, 24, draw=draw),
     "llava": lambda size, draw: _noise(3, 32, 32, draw=draw),
+    "gemma3": lambda size, draw: _noise(3, 32, 32, draw=draw),
+    "paligemma": lambda size, draw: _noise(3, 32, 32, draw=draw),
     "llava_next": lambda size, draw: _noise(_next_tiles(size), 3, 24, 24, draw=draw),
     "qwen": lambda size, draw: _noise(_qwen_patches(size), 3 * 2 * 4 * 4, draw=draw),
 }
@@ -338,3 +364,4 @@ _VISION = {
     },
 }  # fmt: skip
 _VISION["llava_onevision"] = _VISION["llava_next"]
+_VISION["gemma3"] = _VISION["paligemma"] = _VISION["llava"]

@@ -81,5 +81,8 @@ def glm4v(text: dict[str, Any], ids: dict[str, int]) -> T.Glm4vConfig:
     )  # fmt: skip
 
 
-def _turning(text: dict[str, Any], **rope: Any) -> dict[str, Any]:
+def _turning(text: dict[str, Any], mrope_section: list[int], **rope: Any) -> dict[str, Any]:
+    # Sections are those of a head of 16.
+    scale = text["hidden_size"] // text["num_attention_heads"] // 16
+    rope["mrope_section"] = [scale * count for count in mrope_section]
     return text | {"rope_parameters": dict(rope_type="default", rope_theta=1e4, **rope)}

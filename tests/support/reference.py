@@ -26,7 +26,8 @@ import torch
 from torch import nn
 
 from support.ending import showing
-from support.models import decoder_of
+from support.models import IMAGE, decoder_of
+from support.sight import sees_BNN
 
 Recipe = Sequence[tuple[str, Iterable[int]]]
 
@@ -46,6 +47,7 @@ class Forward:
 
     visual_BN: torch.Tensor
     real_BN: torch.Tensor
+    kinds_BN: torch.Tensor | None = None
 
 
 def lost(recipe: Recipe, layer: int) -> set[str]:
@@ -57,10 +59,10 @@ def lost(recipe: Recipe, layer: int) -> set[str]:
     return found
 
 
-def seen_BNN(now: Forward, gone: set[str]) -> torch.Tensor:
+def seen_BNN(now: Forward, gone: set[str], config: Any, number: int) -> torch.Tensor:
     """Which key (last axis) each query row sees; a row that may see nothing sees itself, to stay finite."""
     rows = now.visual_BN.shape[1]
-    allowed = torch.ones(rows, rows, dtype=torch.bool).tril()[None] & now.real_BN[:, None, :]
+    allowed = sees_BNN(config, number, now.kinds_BN, rows) & now.real_BN[:, None, :]
     if "alive" in gone:
         allowed = allowed & ~now.visual_BN[:, None, :]
     if "sight" in gone:
@@ -92,11 +94,12 @@ def masked(model: nn.Module, recipe: Recipe) -> Iterator[None]:
         ids = args[0] if args else kwargs["input_ids"]
         padding = kwargs.get("attention_mask")
         real = torch.ones_like(ids).bool() if padding is None else padding.bool()
-        state[:] = [Forward(torch.isin(ids, torch.tensor(placeholders)) & real, real)]
+        visual = torch.isin(ids, torch.tensor(placeholders)) & real
+        state[:] = [Forward(visual, real, kwargs.get("token_type_ids"))]
 
-    def before_attention(gone: set[str]):
+    def before_attention(gone: set[str], number: int):
         def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]):
-            allowed = seen_BNN(state[0], gone)[:, None]
+            allowed = seen_BNN(state[0], gone, model.config, number)[:, None]
             dtype = kwargs["hidden_states"].dtype
             mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
             return args, kwargs | {"attention_mask": mask, "past_key_values": None}
@@ -112,7 +115,7 @@ def masked(model: nn.Module, recipe: Recipe) -> Iterator[None]:
         for number, layer in enumerate(decoder_of(model).layers):
             gone = lost(recipe, number)
             handles.append(
-                layer.self_attn.register_forward_pre_hook(before_attention(gone), with_kwargs=True)
+                layer.self_attn.register_forward_pre_hook(before_attention(gone, number), with_kwargs=True)
             )
             if "query" in gone:
                 handles.append(layer.self_attn.register_forward_hook(silence))
@@ -145,6 +148,10 @@ def extend(inputs: dict[str, torch.Tensor], sequences: torch.Tensor) -> dict[str
         "input_ids": sequences,
         "attention_mask": nn.functional.pad(inputs["attention_mask"], (0, new), value=1),
     }
+    if "token_type_ids" in inputs:
+        # A generated token is text for Gemma 3, and a part of the answer for PaliGemma.
+        kinds, images = inputs["token_type_ids"], inputs["input_ids"] == IMAGE
+        longer["token_type_ids"] = nn.functional.pad(kinds, (0, new), value=int(not kinds[images][:1].any()))
     if "mm_token_type_ids" in inputs:
         longer["mm_token_type_ids"] = nn.functional.pad(inputs["mm_token_type_ids"], (0, new))
     return inputs | longer
@@ -159,6 +166,8 @@ def step_logits(
     """
     whole = extend(inputs, sequences)
     positions = {} if "mm_token_type_ids" in inputs else {"position_ids": _positions(whole["attention_mask"])}
+    if model.config.model_type == "paligemma":
+        positions["position_ids"] = positions["position_ids"] + 1
     logits = recompute(model, recipe, whole, **positions).logits
     return logits[:, inputs["input_ids"].shape[1] - 1 : -1]
 
@@ -171,7 +180,7 @@ def _positions(mask: torch.Tensor) -> torch.Tensor:
 def kv_rows(
     recipe: Recipe, layers: int, visual_BN: torch.Tensor, mask_BN: torch.Tensor, new: int = 0
 ) -> list[list[int]]:
-    """Rows each layer's cache has to hold for each sample after ``new`` more text rows.
+    """Rows each layer's cache has to hold for each sample after ``new`` more text rows, windows aside.
 
     A layer that drops visual rows drops padding too; a layer that drops none keeps it, as stock.
     """

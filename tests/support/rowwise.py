@@ -21,6 +21,7 @@ from torch.nn.functional import pad
 from saccade.engine.trace import Trace
 from support.ending import showing
 from support.models import decoder_of
+from support.sight import angles, sees_BNN
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,11 @@ def rowwise(model: nn.Module, sets: Sequence[Sets]) -> Iterator[None]:
     """
     state: dict[str, Any] = {}
 
+    def before_core(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        state["mask"], state["kinds"] = kwargs.get("attention_mask"), kwargs.get("token_type_ids")
+
     def before_decoder(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        embeds, mask = kwargs["inputs_embeds"], kwargs.get("attention_mask")
+        embeds, mask = kwargs["inputs_embeds"], state.get("mask", kwargs.get("attention_mask"))
         rows = embeds.shape[1]
         state["real"] = torch.ones(embeds.shape[:2]).bool() if mask is None else mask.bool()
         ids = kwargs.get("position_ids")
@@ -76,7 +80,8 @@ def rowwise(model: nn.Module, sets: Sequence[Sets]) -> Iterator[None]:
         def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]):
             one: Sets = state["sets"][number]
             rows = one.alive_BN.shape[1]
-            allowed = torch.ones(rows, rows, dtype=torch.bool).tril()[None]
+            place = None if one.moved_BN is None else torch.arange(rows) - one.moved_BN
+            allowed = sees_BNN(model.config, number, state.get("kinds"), rows, place)
             allowed = allowed & (state["real"] & one.alive_BN)[:, None, :]
             own = torch.eye(rows, dtype=torch.bool)[None]
             allowed = allowed | (own & ~allowed.any(-1, keepdim=True))
@@ -84,8 +89,8 @@ def rowwise(model: nn.Module, sets: Sequence[Sets]) -> Iterator[None]:
             mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
             kwargs = kwargs | {"attention_mask": mask[:, None], "past_key_values": None}
             if one.moved_BN is not None:
-                rotary = decoder_of(model).rotary_emb
-                kwargs["position_embeddings"] = rotary(state["embeds"], state["ids"] - one.moved_BN)
+                at = state["ids"] - one.moved_BN
+                kwargs["position_embeddings"] = angles(decoder, state["embeds"], at, number)
             return args, kwargs
 
         return hook
@@ -98,7 +103,10 @@ def rowwise(model: nn.Module, sets: Sequence[Sets]) -> Iterator[None]:
         return hook
 
     decoder = decoder_of(model)
-    handles = [decoder.register_forward_pre_hook(before_decoder, with_kwargs=True)]
+    handles = [
+        model.model.register_forward_pre_hook(before_core, with_kwargs=True),
+        decoder.register_forward_pre_hook(before_decoder, with_kwargs=True),
+    ]
     try:
         for number, layer in enumerate(decoder.layers):
             attn, mlp = layer.self_attn, layer.mlp

@@ -19,6 +19,7 @@ from torch.nn.functional import pad
 from saccade import apply
 from support.models import Tiny, decoder_of
 from support.rowwise import Sets, sets_of
+from support.sight import angles, last_logits, sees_BNN
 
 
 @dataclass
@@ -72,11 +73,17 @@ def shortened(
         hidden = torch.cat([hidden, tiny.model.get_input_embeddings()(said_1T)], 1)
         # As generate counts on, axis by axis.
         stock = torch.cat([stock, stock[..., -1:] + 1 + torch.arange(said_1T.shape[1])], -1)
-    return _run(tiny, hidden, stock, sets_of(traces[0]), list(_deep(entered.kwargs, hidden.shape[1])))
+    deep = list(_deep(entered.kwargs, hidden.shape[1]))
+    return _run(tiny, hidden, stock, sets_of(traces[0]), deep, given.get("token_type_ids"))
 
 
 def _run(
-    tiny: Tiny, hidden: torch.Tensor, stock: torch.Tensor, sets: Sequence[Sets], deep: Sequence[torch.Tensor]
+    tiny: Tiny,
+    hidden: torch.Tensor,
+    stock: torch.Tensor,
+    sets: Sequence[Sets],
+    deep: Sequence[torch.Tensor],
+    kinds: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     decoder, every = decoder_of(tiny.model), hidden.shape[1]
     rows = torch.arange(every)
@@ -88,12 +95,14 @@ def _run(
             break
         at = stock if one.moved_BN is None else stock - one.moved_BN
         at = at[-3:] if at.ndim == 3 else at.expand(3, *at.shape) if tiny.family == "qwen" else at
-        rotary = decoder.rotary_emb(hidden, at[..., rows])
-        causal = torch.full((len(rows), len(rows)), torch.finfo(hidden.dtype).min).triu(1)
-        hidden = layer(hidden, attention_mask=causal[None, None], position_embeddings=rotary)
+        rotary = angles(decoder, hidden, at[..., rows], number)
+        place = torch.arange(every)[None] if one.moved_BN is None else torch.arange(every) - one.moved_BN
+        sees = sees_BNN(tiny.model.config, number, kinds, every, place)[:, rows][:, :, rows]
+        mask = torch.zeros(sees.shape).masked_fill(~sees, torch.finfo(hidden.dtype).min)
+        hidden = layer(hidden, attention_mask=mask[:, None], position_embeddings=rotary)
         if number < len(deep):
             hidden = hidden + deep[number][:, rows]
-    return tiny.model.lm_head(decoder.norm(hidden))[0], rows
+    return last_logits(tiny.model, decoder.norm(hidden))[0], rows
 
 
 def _deep(kwargs: dict[str, Any], every: int) -> Iterator[torch.Tensor]:

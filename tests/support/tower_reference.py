@@ -12,7 +12,7 @@ V tower width.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -52,6 +52,19 @@ class View:
             queries_HQK = queries_HQK.transpose(0, 1).flatten(1)[None]
             keys_HQK = self.keys_QV[None]
         return (queries_HQK @ keys_HQK.transpose(1, 2) / queries_HQK.shape[-1] ** 0.5).softmax(-1)
+
+    def middle(self) -> View:
+        """Another layer of the tower: it attends otherwise."""
+        return replace(self, keys_QV=self.keys_QV.flip(0))
+
+    def received(self) -> dict[int, float]:
+        """Attention that the patches with rows get of all rows, CLS being one of them; mean over heads."""
+        full_HQQ = self.full_attention()
+        heads, asking, _ = full_HQQ.shape
+        return {
+            p: sum(float(full_HQQ[h, q, p + 1]) for h in range(heads) for q in range(asking)) / heads
+            for p, _ in self.rows
+        }
 
     def attention(self, single: bool = False) -> dict[int, float]:
         """Attention that the patches with rows get."""
@@ -193,6 +206,57 @@ def divprune(x: torch.Tensor, keep: int) -> list[int]:
         gap = {i: min(apart[i][j] for j in picked) for i in range(count) if i not in picked}
         picked += best(gap, 1)
     return sorted(picked)
+
+
+def cdpruner(x: torch.Tensor, words: torch.Tensor, keep: int, theta: float | None = None) -> list[int]:
+    """Rows whose kernel has the largest determinant, picked one by one, in order of rows.
+
+    The gain of a row is the determinant with it over that without: each is computed anew.
+    """
+    plain = [sum(cosine(row, word) for word in words) / len(words) for row in x]
+    low, high = min(plain), max(plain)
+    relevance = [(r - low + 1e-6) / (high - low + 1e-6) for r in plain]
+    if theta is not None:
+        relevance = [math.exp(theta / (2 * (1 - theta)) * r) for r in relevance]
+    unit = torch.nn.functional.normalize(x.double(), dim=-1)
+    weighed = unit * torch.tensor(relevance, dtype=torch.float64)[:, None]
+
+    def gain(row: int, before: list[int]) -> float:
+        # What is left of the row beside all that is spanned by those before.
+        if not before:
+            return relevance[row] ** 2
+        basis, values, _ = torch.linalg.svd(weighed[before].T, full_matrices=False)
+        basis = basis[:, values > 1e-9 * values.max()]
+        rest = weighed[row] - basis @ (basis.T @ weighed[row])
+        return float(rest @ rest)
+
+    picked: list[int] = []
+    while len(picked) < keep:
+        others = [i for i in range(len(x)) if i not in picked]
+        gains = {i: gain(i, picked) for i in others}
+        useful = {i: g for i, g in gains.items() if g > 1e-5}
+        picked += best(useful or {i: relevance[i] for i in others}, 1)
+    return sorted(picked)
+
+
+def hiprune(
+    middle: dict[int, float],
+    last: dict[int, float],
+    places: dict[int, tuple[int, int]],
+    keep: int,
+    alpha: float,
+) -> list[int]:
+    """Anchors, the patches beside them, and registers, in order. Places are lines and columns of patches."""
+    anchors = best(middle, round(keep * alpha / 5))
+    beside = set()
+    for anchor in anchors:
+        line, column = places[anchor]
+        around = {(line, column - 1), (line, column + 1), (line - 1, column), (line + 1, column)}
+        beside |= {p for p, place in places.items() if place in around and p not in anchors}
+    buffers = best({p: middle[p] for p in beside}, keep - len(anchors))
+    held = anchors + buffers
+    registers = best({p: a for p, a in last.items() if p not in held}, keep - len(held))
+    return sorted(held + registers)
 
 
 def mix(weights: dict[int, float], features: torch.Tensor) -> torch.Tensor:

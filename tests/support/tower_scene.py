@@ -129,7 +129,12 @@ def assemble(numbered: list[tuple[int, Sequence[str]]], has_cls: bool, seed: int
     features, keys = torch.zeros(batch, rows, WIDTH), torch.zeros(batch, rows, WIDTH)
     hidden = torch.randn(batch, rows, HIDDEN, generator=torch.Generator().manual_seed(5))
     cls: list[torch.Tensor] = []
+    for b, (number, _) in enumerate(numbered):
+        # A sample's words are the same in every batch.
+        words = torch.randn(lengths[b], HIDDEN, generator=torch.Generator().manual_seed(7919 + number))
+        hidden[b, rows - lengths[b] :] = words
     views = 0
+    received = torch.zeros(2, batch, rows)
     for b, sample in enumerate(drawn):
         real[b, rows - lengths[b] :] = True
         row = rows - lengths[b] + 2
@@ -146,6 +151,8 @@ def assemble(numbered: list[tuple[int, Sequence[str]]], has_cls: bool, seed: int
                 for out, full in ((attention, view.full_attention()), (one_head, view.full_attention(True))):
                     mean_QQ = full.mean(0)
                     out[b, n] = (mean_QQ[0, 1:] if has_cls else mean_QQ[1:, 1:].sum(0))[p]
+                for out, which in zip(received, (view.middle(), view), strict=True):
+                    out[b, n] = which.full_attention().mean(0).sum(0)[1:][p]
                 if view.cls_V is not None:
                     cls.append(view.cls_V)
                 views += 1
@@ -155,7 +162,7 @@ def assemble(numbered: list[tuple[int, Sequence[str]]], has_cls: bool, seed: int
     layout = Layout.from_mask(visual, real, [[len(p.places) for p in sample] for sample in drawn])
     vision = Vision(
         patch, view_BN, attention, one_head, keys, HEADS, features,
-        torch.stack(cls) if cls else None, project,
+        torch.stack(cls) if cls else None, project, received_BN=tuple(received),
     )  # fmt: skip
     grid = Grid(where[1], where[2], where[0], torch.zeros(batch, rows, 4))
     return Scene(drawn, has_cls, layout, vision, grid, hidden)

@@ -44,6 +44,12 @@ def next_turn(
         "input_ids": torch.cat([sequences, new["input_ids"]], 1),
         "attention_mask": torch.cat([mask, new["attention_mask"]], 1),
     }
+    if tiny.family == "gemma3":
+        both["token_type_ids"] = (both["input_ids"] == IMAGE).int()
+    if tiny.family == "paligemma":
+        # What comes on a cache is causal.
+        after = torch.ones_like(both["input_ids"])[:, inputs["input_ids"].shape[1] :]
+        both["token_type_ids"] = torch.cat([inputs["token_type_ids"], after], 1)
     if tiny.family == "qwen":
         both["mm_token_type_ids"] = (both["input_ids"] == IMAGE).int()
     old_images, new_images = (_images(tiny, s, i) for s, i in ((first, inputs), (second, new)))

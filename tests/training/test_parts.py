@@ -47,6 +47,10 @@ SIGNS = {
     "llava-pixtral": {
         "vision_tower": "tower", "multi_modal_projector": "projector", "language_model": "decoder",
     },
+    "gemma3": {"vision_tower": "tower", "multi_modal_projector": "projector", "language_model": "decoder"},
+    "paligemma": {
+        "vision_tower": "tower", "multi_modal_projector": "projector", "language_model": "decoder",
+    },
     "glm4v": {
         "visual.blocks": "tower", "visual.patch_embed": "tower", "visual.embeddings": "tower",
         "visual.post_conv_layernorm": "tower", "visual.post_layernorm": "projector",

@@ -61,6 +61,9 @@ def test_the_plan_costs_what_was_asked_and_holds_how_it_was_found(made, loaded):
     assert tuned["held_out"]["samples"] == 16 and tuned["held_out"]["bound"] >= tuned["held_out"]["loss"]
     assert tuned["search"]["passes"] <= 220 and tuned["search"]["answers"] == "the dense model's own"
     assert 0 <= tuned["unsure"]["share"] <= 1
+    cost = found.found.plans[plan.spec].cost
+    assert tuned["held_out"]["whole_ratio"] == cost["whole_ratio"] > cost["flops_ratio"]
+    assert tuned["held_out"]["tower_share"] == cost["tower_share"]
     with saccade.apply(loaded.model, str(out)) as attached:
         assert attached.plan.methods == plan.methods
 
@@ -74,6 +77,10 @@ def test_beside_it_lie_the_front_the_result_and_the_picture(made):
     assert ratios == sorted(ratios)
     data = json.loads(places["result"].read_text())
     assert data["tune"]["spec"] == found.plan.spec and data["refused"] == ""
+    assert all(0 < line["whole_ratio"] < 1.1 for line in data["tune"]["front"])
+    assert [plan.calibration["tuned"]["held_out"]["whole_ratio"] for plan in front] == pytest.approx(
+        [found.found.plans[plan.spec].cost["whole_ratio"] for plan in front]
+    )
     assert {plan["spec"] for plan in data["plans"]} == {one.plan.spec for one in found.candidates}
     assert places["picture"].read_bytes().startswith(b"\x89PNG")
     assert not list(out.parent.glob("*.partial*"))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from docsite.checkpoint_tables import CHECKPOINT_TABLES
+from docsite.generic_tables import GENERIC_TABLES
 from docsite.glance_tables import (
     glance,
     glance_family,
@@ -22,6 +23,8 @@ from docsite.glance_tables import (
     missing,
 )
 from docsite.study_tables import STUDY_TABLES
+from docsite.time_tables import TIME_TABLES
+from docsite.vllm_tables import VLLM_TABLES
 from saccade.methods import METHODS, Method
 from saccade.report.catalogue import SHARED, described, in_brief
 from saccade.report.markdown import markdown
@@ -137,6 +140,41 @@ def training_step(results: Path) -> str:
     return markdown(head, rows, right_from=2)
 
 
+def whole_bill(results: Path) -> str:
+    """From pixels to the first token, in closed form, from ``whole_bill.json``."""
+    found = load(results / "whole_bill.json")
+    if found is None:
+        return missing("python benchmarks/whole_bill.py")
+    rows = []
+    for run in found["runs"]:
+        whole = run["whole"]
+        seen = whole["tower_tflops"] + whole["projector_tflops"]
+        share = percent(whole["tower_share"], 0)
+        rows.append(
+            [
+                f"{run['shape']}, {run['visual']} rows",
+                f"`{run['plan']}`",
+                f"{seen:.2f}",
+                f"{whole['decoder_tflops']:.2f}",
+                f"{whole['tflops']:.2f}",
+                percent(run["flops_ratio"]),
+                percent(whole["ratio"]),
+                f"**{share}**" if whole["tower_is_bottleneck"] else share,
+            ]
+        )
+    head = (
+        "prompt",
+        "plan",
+        "tower",
+        "decoder",
+        "whole TFLOPs",
+        "decoder's ratio",
+        "whole ratio",
+        "tower's share",
+    )
+    return markdown(head, rows, right_from=2)
+
+
 def support(results: Path) -> str:
     """What works under a plan, from the engine's own table; every row has a test."""
     from saccade.engine.support import SUPPORT
@@ -156,10 +194,11 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "gate": gate,
     "bench": bench,
     "training-step": training_step,
+    "whole-bill": whole_bill,
     "support": support,
 }
 """Tables of the docs by the name in the marker."""
-KNOWN = TABLES | STUDY_TABLES | CHECKPOINT_TABLES
+KNOWN = TABLES | STUDY_TABLES | CHECKPOINT_TABLES | GENERIC_TABLES | TIME_TABLES | VLLM_TABLES
 """Tables that any page may have."""
 
 

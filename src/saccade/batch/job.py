@@ -97,7 +97,7 @@ class BatchJob:
             "shard": self.shard,
             "model": self.model,
             "opening": told,
-            "plan": "" if self.plan is None else Plan.of(self.plan).spec,
+            "plan": "" if self.plan is None else Plan.of(self.plan).key,
             "tokens": self.tokens,
         }
 

@@ -46,6 +46,12 @@ def cosine_distance(full_V: torch.Tensor, perturbed_LV: torch.Tensor) -> torch.T
     return (perturbed_LV - full_V).square().sum(-1) / 2
 
 
+def lead(logits_V: torch.Tensor) -> float:
+    """Probability of the likeliest token less that of the second: how sure a model is of what it says."""
+    top = logits_V.float().softmax(-1).topk(min(2, logits_V.shape[-1])).values
+    return float(top[0] - top[-1])
+
+
 def check_direction(direction: str) -> None:
     """Raises ``ValueError`` for an unknown direction."""
     if direction not in ("perturbed-full", "full-perturbed"):

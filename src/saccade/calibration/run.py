@@ -145,8 +145,9 @@ def flops(replay: Replay, shape: ModelShape, tried: Sequence[Route]) -> tuple[in
     head = 2 * shape.hidden * shape.vocab * replay.tail
 
     def forward(route: Route) -> int:
-        known = {layer: executed_flops(shape, layer, replay.layout) for layer in dict.fromkeys(route.layers)}
-        return head + sum(known[layer] for layer in route.layers)
+        each = list(zip(route.layers, shape.each_rule, strict=True))
+        known = {one: executed_flops(shape, one[0], replay.layout, one[1]) for one in dict.fromkeys(each)}
+        return head + sum(known[one] for one in each)
 
     dense = forward(Route.dense(replay.layout, shape.layers))
     return dense + sum(replay.flops(shape, route) for route in tried), dense + sum(map(forward, tried))

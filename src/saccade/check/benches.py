@@ -15,6 +15,7 @@ from saccade.check import reference
 from saccade.check.distance import Distance
 from saccade.check.finders import bare, find_layers, rows_of_pictures, visual_rows
 from saccade.check.prompts import Inputs, Prompts
+from saccade.families import adopt, find
 
 ROOM = 0.6
 """Share of the free memory that a float32 copy may take; the rest is for what runs on it."""
@@ -176,7 +177,12 @@ def layers_that_fit(model: Any, layers: nn.ModuleList, free: float) -> int:
 def float32_copy(model: Any, layers: nn.ModuleList, depth: int) -> Any:
     """A copy of a model with its first decoder layers, in float32."""
     with shortened(model, layers, depth):
-        return copy.deepcopy(bare(model)).float().eval()
+        found = copy.deepcopy(bare(model)).float().eval()
+    family = find(model)
+    if family.generic:
+        # An adapter made by inspection belongs to a model, not to its type.
+        adopt(found, family)
+    return found
 
 
 @contextmanager

@@ -55,7 +55,8 @@ def group_of(method: Method, depth: int) -> str:
     stages = method.stages(depth)
     if not stages:
         return SKIPPED
-    if method.tower_merge is not None or any(stage.rewrites for stage in stages):
+    inside = method.tower_merge is not None or method.tower_prune is not None
+    if inside or any(stage.rewrites for stage in stages):
         return MERGED
     if any(stage.look.layer for stage in stages):
         return INSIDE

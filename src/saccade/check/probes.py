@@ -39,7 +39,10 @@ def ask_plan(bench: CheckedModel, case: Case, force: bool = False) -> CheckedPla
     if case.plan.shortening:
         if prompts.smaller is None:
             return _row(bench, case, {"outputs": ProbeOutcome("not checked", NO_PROCESSOR)})
-        prompts = prompts.smaller(case.plan).to(bench.dtype, prompts.picture["input_ids"].device)
+        try:
+            prompts = prompts.smaller(case.plan).to(bench.dtype, prompts.picture["input_ids"].device)
+        except ValueError as error:
+            return _row(bench, case, {"outputs": ProbeOutcome("refused", " ".join(str(error).split()))})
     probes: tuple[tuple[str, Callable[[], dict[str, ProbeOutcome]]], ...] = (
         ("identical", lambda: {"identical": _identical(bench, case.plan, force)}),
         ("outputs", lambda: _outputs(bench, case.plan, prompts, force, effects)),
@@ -183,7 +186,7 @@ def _batch(bench: CheckedModel, plan: Plan, prompts: Prompts, force: bool) -> di
         cuts = ran.cuts(b, rows) if seen else []
         contents = _contents(bench, plan, ran, b, rows) if seen else None
         meant = account(plan if seen else Plan(), bench.depth, visual_N, cuts, contents, pictures)
-        whole = longer(inputs, ran.tokens_BS[b : b + 1, :-1])
+        whole = longer(inputs, ran.tokens_BS[b : b + 1, :-1], prompts.picture)
         theirs, noise = _theirs(bench, plan, whole, meant, len(ran.tokens_BS[b]))
         left_N = meant.sets[-1].seen_N.to(ran.hidden_BND.device)
         ours_ND, theirs_ND = ran.hidden_BND[b, -rows:], theirs.hidden_MD[:rows].to(left_N.device)
@@ -246,7 +249,7 @@ def _allowed(bench: CheckedModel, noise: Distance | None = None) -> Distance:
 
 def _contents(bench: CheckedModel, plan: Plan, ran: fast.Ran, sample: int, rows: int) -> Contents | None:
     """What merged rows hold where they merged in the vision tower: the decoder's own rows cannot say it."""
-    merges = any(method.tower_merge is not None for method in plan.methods)
+    merges = any(m.tower_merge is not None or m.tower_prune is not None for m in plan.methods)
     stages = [stage for method in plan.methods for stage in method.stages(bench.depth)]
     takes = any(s.before == 0 and s.look.tower is not None and (s.rewrites or s.unseen) for s in stages)
     if merges or takes:
@@ -254,22 +257,31 @@ def _contents(bench: CheckedModel, plan: Plan, ran: fast.Ran, sample: int, rows:
     return None
 
 
-def longer(inputs: Inputs, new_1S: torch.Tensor) -> Inputs:
-    """Inputs of a prompt with new tokens behind it."""
+def longer(inputs: Inputs, new_1S: torch.Tensor, pictured: Inputs) -> Inputs:
+    """Inputs of a prompt with new tokens behind it.
+
+    Args:
+        inputs: The prompt.
+        new_1S: The tokens.
+        pictured: A prompt of the same model with a picture, which tells what kinds of rows there are.
+    """
     rows, new = inputs["input_ids"].shape[1], new_1S.shape[1]
-    whole = dict(inputs)
+    whole, kinds = dict(inputs), pictured.get("token_type_ids")
     for key, value in inputs.items():
         if isinstance(value, torch.Tensor) and value.shape == (1, rows) and not value.is_floating_point():
-            whole[key] = pad(value, (0, new), value=int(key == "attention_mask"))
+            # Where even a picture's rows are of kind 0, that is what a prompt is, and an answer is not.
+            answer = key == "token_type_ids" and kinds is not None and not bool(kinds.any())
+            whole[key] = pad(value, (0, new), value=int(key == "attention_mask" or answer))
     whole["input_ids"] = torch.cat([inputs["input_ids"], new_1S.to(inputs["input_ids"].device)], 1)
     return whole
 
 
 def _cast(inputs: Inputs, dtype: torch.dtype) -> Inputs:
-    return {
-        key: value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
-        for key, value in inputs.items()
-    }
+    return {key: value.to(dtype) if _floats(value) else value for key, value in inputs.items()}
+
+
+def _floats(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """The slow account: the stock model computes every row, and hooks hide and silence what should not be there.
 
-It knows nothing of the engine and of no family: layers and rows are given (``finders``), one prompt runs at a
-time, without padding, batch and cache. Rows that are gone are hidden from all others by a mask, outputs that
+It knows nothing of the engine and of no family: layers and rows are given (``finders``), one prompt runs at
+a time, without padding, batch and cache. Who sees whom to begin with is read off the masks that the model
+itself hands to its layers. Rows that are gone are hidden from all others by a mask, outputs that
 should not have been computed are set to zero, merged rows are mixed by a matrix, and positions that close up
 are rows of the model's own table of rotations.
 
@@ -140,7 +141,27 @@ def core_output(model: Any, inputs: Inputs) -> torch.Tensor:
 
 def head(model: Any, hidden_MD: torch.Tensor) -> torch.Tensor:
     """Logits (M, V) of what the head gets."""
-    return bare(model).get_output_embeddings()(hidden_MD)
+    stock, core = bare(model), bare(model).base_model
+    ids_1M = torch.zeros(1, len(hidden_MD), dtype=torch.long, device=hidden_MD.device)
+    # The whole model says what becomes of what its head gives.
+    core.forward = lambda *args, **kwargs: _Only(hidden_MD[None])
+    try:
+        return stock(input_ids=ids_1M, use_cache=False).logits[0]
+    finally:
+        del core.forward
+
+
+class _Only:
+    """What a core returned, as far as a head asks: its states, and nothing else."""
+
+    def __init__(self, hidden_1MD: torch.Tensor) -> None:
+        self.last_hidden_state = hidden_1MD
+
+    def __getitem__(self, number: int) -> torch.Tensor:
+        return self.last_hidden_state
+
+    def __getattr__(self, name: str) -> None:
+        return None
 
 
 @contextmanager
@@ -150,7 +171,8 @@ def _attention(layers: nn.ModuleList, kind: str) -> Iterator[None]:
     configs = {id(attention.config): attention.config for attention in attentions}
     before = {key: config._attn_implementation for key, config in configs.items()}
     for config in configs.values():
-        config._attn_implementation = kind
+        # What runs eagerly may have nothing else.
+        config._attn_implementation = kind if config._attn_implementation != "eager" else "eager"
     try:
         yield
     finally:
@@ -164,7 +186,7 @@ class _Masked:
     def __init__(self, layers: nn.ModuleList, account: Account, rows: int, looks: Sequence[int]) -> None:
         self.layers, self.account, self.rows, self.looks = layers, account, rows, set(looks)
         self.seen: dict[int, torch.Tensor] = {}
-        self._masks: dict[tuple[int, str], torch.Tensor] = {}
+        self._masks: dict[tuple[int, int, str], tuple[torch.Tensor, Any]] = {}
         self._out: torch.Tensor | None = None
 
     @contextmanager
@@ -215,12 +237,13 @@ class _Masked:
         def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
             given = named(module, args, kwargs)
             hidden = given["hidden_states"]
-            key = (id(sets), str(hidden.device))
+            own = given.get("attention_mask")
+            key = (id(sets), id(own), str(hidden.device))
             if key not in self._masks:
-                visible = visible_MM(sets, self.rows).to(hidden.device)
+                visible = visible_MM(sets, self.rows, shown_MM(own, self.rows)).to(hidden.device)
                 mask = torch.zeros(visible.shape, dtype=hidden.dtype, device=hidden.device)
-                self._masks[key] = mask.masked_fill(~visible, torch.finfo(hidden.dtype).min)[None, None]
-            given |= {"attention_mask": self._masks[key], "past_key_values": None}
+                self._masks[key] = mask.masked_fill(~visible, torch.finfo(hidden.dtype).min)[None, None], own
+            given |= {"attention_mask": self._masks[key][0], "past_key_values": None}
             if bool(sets.moved_N.any()):
                 at_M = torch.arange(self.rows) - _longer(sets.moved_N, self.rows)
                 cos, sin = given["position_embeddings"]
@@ -244,12 +267,45 @@ class _Masked:
         return hook
 
 
-def visible_MM(sets: Sets, rows: int) -> torch.Tensor:
-    """Which keys (second axis) each row sees; a row that would see nothing sees itself, to stay finite."""
+def shown_MM(mask: torch.Tensor | None, rows: int) -> torch.Tensor:
+    """Which keys (second axis) a stock layer shows to each row, by the mask it was given; None is causal."""
+    if mask is None:
+        return torch.ones(rows, rows, dtype=torch.bool).tril()
+    shown = mask[0, 0, -rows:, -rows:].cpu()
+    return shown if shown.dtype == torch.bool else shown == 0
+
+
+def as_moved_MM(shown: torch.Tensor, at_M: torch.Tensor) -> torch.Tensor:
+    """The same where rows have moved to other places, by which a window is counted.
+
+    Rows that see a later one see each other wherever they stand; the least distance at which a row before is
+    hidden is the window.
+    """
+    rows = torch.arange(len(shown))
+    apart = rows[:, None] - rows[None]
+    both = shown.triu(1) | shown.triu(1).T
+    hidden = (apart > 0) & ~shown
+    if not bool(hidden.any()):
+        return shown
+    near = at_M[:, None] - at_M[None] < apart[hidden].min()
+    bounded = bool((hidden & both).any())
+    return ((apart >= 0) & near) | (both & near if bounded else both)
+
+
+def visible_MM(sets: Sets, rows: int, shown: torch.Tensor | None = None) -> torch.Tensor:
+    """Which keys (second axis) each row sees; a row that would see nothing sees itself, to stay finite.
+
+    Args:
+        sets: What the layer does.
+        rows: Rows that run, those after the prompt included.
+        shown: What the stock layer shows; causal if omitted.
+    """
     prompt, every = len(sets.seen_N), torch.ones(rows, dtype=torch.bool)
     seen_M, lasting_M = every.clone(), every.clone()
     seen_M[:prompt], lasting_M[:prompt] = sets.seen_N, sets.seen_N & sets.lasting_N
-    visible = torch.ones(rows, rows, dtype=torch.bool).tril()
+    visible = torch.ones(rows, rows, dtype=torch.bool).tril() if shown is None else shown.clone()
+    if bool(sets.moved_N.any()):
+        visible = as_moved_MM(visible, torch.arange(rows) - _longer(sets.moved_N, rows))
     visible[:prompt] &= seen_M
     visible[prompt:] &= lasting_M
     own = torch.eye(rows, dtype=torch.bool)

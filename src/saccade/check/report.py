@@ -106,6 +106,8 @@ class Report:
         notes: What could not be checked, and why.
         seconds: How long it took.
         provenance: Command, versions, device, date.
+        accepted: Names of the methods that may be used with an adapter made by inspection; None where
+            somebody wrote the adapter.
     """
 
     model: dict[str, Any]
@@ -113,6 +115,7 @@ class Report:
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
     provenance: dict[str, Any] = field(default_factory=dict)
+    accepted: tuple[str, ...] | None = None
 
     @property
     def passed(self) -> bool:

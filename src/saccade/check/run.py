@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from saccade.check.accept import accepted_methods, check_sight
 from saccade.check.benches import (
     CheckedModel,
     exactly,
@@ -75,6 +77,11 @@ def run(
     model = loaded.model
     if attached(model) is not None:
         raise ValueError(f"{loaded.name} has a plan on it already; check the model without it")
+    if plan is not None and Plan.of(plan).adapter is not None:
+        raise ValueError(
+            "the reference knows no adapters: check the plan by its spec, or on the model it is merged into "
+            "(saccade heal --merge)"
+        )
     if layers is not None and layers < 1:
         raise ValueError(f"layers is a number from 1, got {layers}")
     with ExitStack() as stack:
@@ -89,6 +96,11 @@ def run(
         found = describe(loaded, decoder, whole, asked)
         for line in spoken(found):
             say(line)
+        if loaded.family.generic:
+            check_sight(model, decoder, asked.picture, visual_rows(model, decoder, asked.picture))
+            stack.enter_context(loaded.family.on_trial())
+            # All visual rows of a prompt are one image to such an adapter.
+            asked = replace(asked, pictures=(1,) * len(asked.singles))
         wanted = _wanted(plan, len(decoder), whole, every)
         floats, why = _float32(model, decoder)
         seconds = _seconds(model, asked)
@@ -96,9 +108,15 @@ def run(
         lasts = _spoken_time(seconds * FORWARDS * len(wanted) * formats)
         say(f"about {lasts}: {len(wanted)} plans; a dense forward of the prompt takes {seconds:.2f} s")
         rows = tuple(_rows(model, floats, asked, wanted, plan is None, every, force, advance))
+    accepted = None
+    if loaded.family.generic:
+        # A float32 copy may have fewer layers: those of the model itself count.
+        depth = max(row.layers for row in rows)
+        accepted = accepted_methods(rows, depth, None if plan is None else Plan.of(plan))
+        loaded.family.accept(accepted)
     notes = (*asked.notes, *([why] if why else []))
     where = record(model=model, device=home(model), dtype=dtype)
-    return Report(found, rows, notes, time.perf_counter() - begun, where)
+    return Report(found, rows, notes, time.perf_counter() - begun, where, accepted)
 
 
 def describe(loaded: Loaded, decoder: torch.nn.ModuleList, whole: int, asked: Prompts) -> dict[str, Any]:
@@ -133,6 +151,7 @@ def describe(loaded: Loaded, decoder: torch.nn.ModuleList, whole: int, asked: Pr
         "prompt_rows": len(visual),
         "visual_rows": int(visual.sum()),
         "identity": loaded.family.identity(loaded.model),
+        "adapter": loaded.family.told(),
     }
 
 
@@ -142,11 +161,18 @@ def spoken(found: dict[str, Any]) -> list[str]:
     first = "" if checked == found["layers"] else f", the first {checked} checked"
     quantised = "" if found["quantisation"] is None else f" ({found['quantisation']})"
     return [
-        f"{found['name']}: {found['class']}, family {found['family']}, {found['text_type']} decoder, "
+        f"{found['name']}: {found['class']}, {_adapter(found)}, {found['text_type']} decoder, "
         f"{found['layers']} layers of width {found['hidden']}{first}",
         f"{found['dtype']}{quantised}, {found['attention']} attention, on {found['device']}; the prompt has "
         f"{found['prompt_rows']} rows, {found['visual_rows']} of them visual",
     ]
+
+
+def _adapter(found: dict[str, Any]) -> str:
+    if found["adapter"] is None:
+        return f"family {found['family']}"
+    kinds = len(found["adapter"]["attention"])
+    return f"an adapter made by inspection ({kinds} kind{'s' * (kinds > 1)} of attention)"
 
 
 def _wanted(plan: PlanLike | None, depth: int, whole: int, every: bool) -> list[Case]:

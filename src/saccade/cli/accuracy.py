@@ -20,6 +20,7 @@ def show(out: common.Output, found: dict[str, Any], scored_by: str) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from saccade.plans.bill import tower_told
     from saccade.report.text import beside_blind, difference, interval, kept, percent
 
     plans, mean_dense = found["plans"], found["dense"]["mean"]
@@ -33,7 +34,17 @@ def show(out: common.Output, found: dict[str, Any], scored_by: str) -> None:
         view.add_row("mean" if name is None else Text(name), str(dense["n"]), percent(dense["blind"]), *cells)
     out.table(view)
     if plans:
-        saved = Table("plan", "layers", "against dense", "retention", "above blind", "FLOPs", "KV cache")
+        heads = (
+            "plan",
+            "layers",
+            "against dense",
+            "retention",
+            "above blind",
+            "FLOPs",
+            "whole FLOPs",
+            "KV cache",
+        )
+        saved = Table(*heads)
         for e in plans:
             mean = e["mean"]
             saved.add_row(
@@ -43,9 +54,14 @@ def show(out: common.Output, found: dict[str, Any], scored_by: str) -> None:
                 kept(mean, "retention", mean_dense),
                 kept(mean, "retention_above_blind", mean_dense),
                 percent(e["cost"].get("flops_ratio")),
+                percent(e["cost"].get("whole_ratio")),
                 percent(e["cost"].get("kv_ratio")),
             )
         out.table(saved)
+        out.line("FLOPs: the decoder's; whole: with the vision tower, the projector and the head")
+        for e in plans:
+            if told := tower_told(e["cost"].get("tower_share")):
+                out.line(f"{e['name']}: {told}")
     if told := beside_blind(mean_dense, found["dense"]["tasks"]):
         out.line(told)
     out.line(

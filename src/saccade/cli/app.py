@@ -19,7 +19,7 @@ from saccade.cli.terminal import plain_warnings
 from saccade.core.text import short
 
 COMMANDS = (
-    *("methods", "cost", "bench", "calibrate", "tune", "evaluate"),
+    *("methods", "cost", "bench", "calibrate", "tune", "heal", "evaluate"),
     *("generate", "explain", "serve", "batch", "check", "report", "plan", "train"),
 )
 """Modules of this package that register commands, in the order ``--help`` lists them."""

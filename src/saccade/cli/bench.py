@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saccade.cli import common
-from saccade.cli.opening import opens
+from saccade.cli.opening import opens, prove
 from saccade.opening.settings import Opening
 from saccade.plans.names import check_target
 
@@ -65,15 +65,24 @@ def bench(
     roofline: Annotated[
         bool, typer.Option("--roofline", help="Also state the least prefill time that the device allows.")
     ] = False,
+    on: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--on",
+            metavar="DEVICE",
+            help="Also predict the same prefills on h100, a100, l4 or rtx3090, in 16 bits; repeatable.",
+        ),
+    ] = None,
     json: common.Json = None,
 ) -> None:
     """Time plans against the stock model, in one process on the same weights.
 
     Stock and planned runs alternate; ratios are medians over pairs. Timed are the decoder, its norm and
-    the head on the last row; the vision tower is timed apart. 'captured' is the share of the promised
-    saving that arrived: (1 - time ratio) / (1 - FLOPs ratio), score rows counted. A method that looks at the
-    vision tower is shown made-up numbers, and its part in the tower is not timed. Without --plan the
-    attachment itself is timed. In the JSON the top level is the first plan; 'plans' holds all of them.
+    the head on the last row; the vision tower of a model with weights is timed apart, stock and under the
+    plan. 'captured' is the share of the promised saving that arrived: (1 - time ratio) / (1 - FLOPs ratio),
+    score rows counted. In the decoder a method that looks at the vision tower is shown made-up numbers.
+    Without --plan the attachment itself is timed. In the JSON the top level is the first plan; 'plans' holds
+    all of them.
 
     Example: saccade bench llava-1.5-7b --layers 2 --plan "shortv(budget=2)"
     """
@@ -96,7 +105,12 @@ def bench(
         "strict": strict,
         "profile": profile,
         "limits": roofline,
+        "on": tuple(on or ()),
     }
+    from saccade.measure.devices import card
+
+    for name in on or ():
+        card(name)
     from saccade.measure.target import build, refuse_opening, shape_dtype
 
     refuse_opening(model, opening)
@@ -112,6 +126,8 @@ def bench(
             model, layers=layers, batch=batch, rows=rows, dtype=kind, device=where, seed=seed, opening=opening
         )
         bar.update(task, completed=1)
+        if target.loaded is not None:
+            prove(target.loaded)
         for each in plans:
             task = bar.add_task(each, total=2 * (warmup + repeats))
 
@@ -209,11 +225,11 @@ def _show(out: common.Output, results: list[Bench]) -> None:
         usage.add_row(r.plan, *_used(r.planned), f"{r.kv_ratio:.3f}")
     out.table(usage)
     out.line(f"peak memory: {first.memory_source}")
-    if first.vision_s is not None:
-        out.line(f"vision tower and projector, one image, timed apart: {first.vision_s * 1e3:.1f} ms")
+    _show_whole(out, results)
     for r in results:
         if r.vision_made_up:
-            out.line(f"{r.plan}: saw made-up numbers of a vision tower; its part in the tower is not timed")
+            apart = "not timed" if r.vision_s is None else "timed with the tower"
+            out.line(f"{r.plan}: saw made-up numbers of a vision tower; its part in the tower is {apart}")
         out.line(f"{r.plan}: {r.verdict}")
         if noisy := [
             name
@@ -225,10 +241,54 @@ def _show(out: common.Output, results: list[Bench]) -> None:
                 f"too few or differ by as much as was promised; take more --repeats than {r.repeats}, a "
                 "larger --batch or --visual, or fewer --threads"
             )
+        for name, told in (r.predicted or {}).items():
+            out.line(
+                f"{r.plan}: predicted on {name}: stock {told['dense_s'] * 1e3:.1f} ms, plan "
+                f"{told['plan_s'] * 1e3:.1f} ms, ratio {told['time_ratio']:.3f}, without the vision "
+                "tower; not measured"
+            )
         if r.roofline is not None:
             out.line(_limits(r))
         if r.profile is not None:
             out.table(_profile(r))
+
+
+def _show_whole(out: common.Output, results: list[Bench]) -> None:
+    """Prints FLOPs and time from the pixels to the first token, as far as they are known."""
+    from rich.table import Table
+
+    from saccade.plans.bill import tower_told
+
+    known = [(r, r.whole) for r in results if r.whole is not None]
+    if not known:
+        return
+    timed = results[0].vision_s is not None
+    unit = common.flops_unit(known[0][1]["dense_tflops"] * 1e12)
+    heads = ("tower ms", "decoder ms", "time ratio") if timed else ()
+    view = Table("from pixels", f"tower {unit.name}", f"whole {unit.name}", "ratio", "tower share", *heads)
+    rows = [("stock", known[0][0], "dense_", 1.0), *((r.plan, r, "", w["ratio"]) for r, w in known)]
+    for name, r, side, ratio in rows:
+        whole: Any = r.whole
+        seen = whole[f"{side}tower_tflops"] + whole[f"{side}projector_tflops"]
+        total = whole[f"{side}tflops"]
+        cells = [f"{seen * 1e12 / unit.size:.3f}", f"{total * 1e12 / unit.size:.3f}", f"{ratio:.3f}"]
+        cells.append(f"{100 * seen / total:.0f} %")
+        if timed:
+            vision_s: Any = r.vision_s if side else r.plan_vision_s
+            first_s = (r.dense if side else r.planned).ttft_s
+            cells += [f"{1e3 * r.batch * vision_s:.1f}", f"{1e3 * first_s:.1f}"]
+            cells.append("1.000" if side else f"{r.whole_time_ratio:.3f}")
+        view.add_row(name, *cells)
+    out.table(view)
+    first = results[0]
+    if timed:
+        out.line(
+            f"vision tower and projector are timed apart, on a picture of {first.vision_rows} rows; the time "
+            "ratio is with the decoder's prefill"
+        )
+    for r, whole in known:
+        if told := tower_told(whole["tower_share"]):
+            out.line(f"{r.plan}: {told}")
 
 
 def _cells(phase: Phase) -> tuple[str, ...]:

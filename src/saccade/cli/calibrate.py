@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from saccade.cli import common
-from saccade.cli.opening import opens, words
+from saccade.cli.opening import opened, opens, words
 from saccade.opening.settings import Opening
 from saccade.system.embedded import GLANCE, Embedded, suite_of
 
@@ -127,13 +127,12 @@ def calibrate(
     pool = read_pool(task or [], data, mixture, samples, seed, suite_of(model))
     options.choose(pool)
     common.check_names(model, opening=opening)
-    from saccade import models
     from saccade.calibration.api import calibrate as run
     from saccade.calibration.api import partial_path
     from saccade.system.journal import rest
 
     common.use_threads(threads)
-    loaded = models.open_as(model, opening)
+    loaded = opened(model, opening, whole=True)
     with (
         common.resumable("repeat the command to go on from the last finished sample"),
         common.progress() as bar,

@@ -124,6 +124,11 @@ def _show(out: common.Output, report: Report) -> None:
         out.line(f"not checked {plan}: {why}")
     for row in report.faint:
         out.line(f"shows little: {row.plan} changes less in {row.dtype} than rounding may")
+    if report.accepted is not None:
+        accepted = ", ".join(report.accepted) or "nothing"
+        out.line(f"accepted, with an adapter made by inspection: {accepted}")
+        if report.accepted and out.target not in (None, "-"):
+            out.line(f"other commands take it with --accepted {out.target}")
     for note in report.notes:
         out.line(f"note: {note}")
     held = sum(row.status == "passed" for row in report.rows)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saccade.cli import common
-from saccade.cli.opening import Revision, TrustRemoteCode
+from saccade.cli.opening import Generic, Revision, TrustRemoteCode
 from saccade.core.text import quoted
 from saccade.opening.settings import Opening
 from saccade.plans.names import check_plans, check_target
@@ -17,6 +17,7 @@ from saccade.plans.names import check_plans, check_target
 if TYPE_CHECKING:
     from saccade.core.pricing import Cost
     from saccade.core.shapes import ModelShape
+    from saccade.plans.bill import Bill
     from saccade.plans.plan import Plan
     from saccade.skip_vision.accounting import Laid
 
@@ -75,13 +76,15 @@ def cost(
     ] = None,
     revision: Revision = None,
     trust_remote_code: TrustRemoteCode = False,
+    generic: Generic = False,
     force: common.Force = False,
     json: common.Json = None,
 ) -> None:
     """State FLOPs, KV bytes and equivalent tokens of plans in closed form.
 
     FLOPs are those of the decoder layers for one prompt, 2 per multiply-accumulate, by the papers'
-    rectangle; 'executed' is what the engine dispatches, 'scores' what of it methods spend on score rows. A
+    rectangle; 'executed' is what the engine dispatches, 'scores' what of it methods spend on score rows. The
+    second table is the whole bill: vision tower, projector, decoder as dispatched, head on the last row. A
     budget without a calibration takes the last layers. A Skip-Vision folder is priced as it runs, with its
     own rows and plan, beside its decoder on the stock model's rows. In the JSON the top level is the first
     plan; 'plans' holds all of them.
@@ -93,7 +96,7 @@ def cost(
         raise ValueError(f"no dtype {quoted(dtype)}; known: {', '.join(BYTES)}")
     check_target(model)
     check_plans(plan or [])
-    opening = Opening(revision=revision, trust_remote_code=trust_remote_code)
+    opening = Opening(revision=revision, trust_remote_code=trust_remote_code, generic=generic)
     shape, laid = _shape(model, opening)
     if laid is not None:
         visual = laid.asked(visual)
@@ -113,7 +116,7 @@ def cost(
     if times:
         _show_times(out, shape, prices, times)
     out.finish(
-        {"shape": vars(shape), "visual": visual, "text": text, "dtype": dtype, "revision": revision}
+        {"shape": shape.to_dict(), "visual": visual, "text": text, "dtype": dtype, "revision": revision}
         | ({} if laid is None else {"stock_visual": laid.stock})
         | entries[0]
         | {"plans": entries}
@@ -153,12 +156,14 @@ class Price:
         plan: The plan with its layers.
         cost: Its cost.
         sets: Groups of layers with equal row sets: layers, rows alive, query, ffn, TFLOPs of the group.
+        whole: The bill from pixels to the first token; None where the tower's sizes are not known.
     """
 
     asked: str
     plan: Plan
     cost: Cost
     sets: list[dict[str, Any]]
+    whole: Bill | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionary for JSON."""
@@ -167,6 +172,7 @@ class Price:
             "resolved": self.plan.spec,
             **self.cost.to_dict(),
             "layer_sets": self.sets,
+            "whole": None if self.whole is None else self.whole.to_dict(),
         }
 
 
@@ -185,6 +191,7 @@ def price(
         ValueError: If the plan cannot be read or does not fit the shape.
     """
     from saccade.core.pricing import against
+    from saccade.plans.bill import bill_of_prompt
     from saccade.plans.budget import as_processed, layouts_of, price_prompt, resolve_for_prompt
     from saccade.plans.plan import Plan
 
@@ -214,7 +221,9 @@ def price(
         }
         for rows, numbers in groups.items()
     ]
-    return Price(asked, plan, found, sets)
+    # What stands in the projector's place of a Skip-Vision model is not counted, so nothing whole is told.
+    whole = None if laid is not None else bill_of_prompt(plan, shape, found, visual, cut)
+    return Price(asked, plan, found, sets, whole)
 
 
 def _show(
@@ -282,6 +291,7 @@ def _show(
             f"{c.decode_gflops * 1e9 / small.size:.2f}",
         )
     out.table(view)
+    _show_whole(out, prices)
     sets = Table("plan", "layers", "count", "alive rows", "query rows", "FFN rows", unit.name)
     for p in prices:
         for i, s in enumerate(p.sets):
@@ -290,6 +300,35 @@ def _show(
             sets.add_row(name, s["layers"], str(s["count"]), *rows, f"{s['tflops'] * 1e12 / unit.size:.3f}")
         sets.add_section()
     out.table(sets)
+
+
+def _show_whole(out: common.Output, prices: Sequence[Price]) -> None:
+    """Prints what a prompt costs from its pixels on, where the tower's sizes are known."""
+    from rich.table import Table
+
+    bills = [(p.asked, p.whole) for p in prices if p.whole is not None]
+    if not bills:
+        out.line("the whole bill is not told: the sizes of this vision tower or projector are not known")
+        return
+    first = bills[0][1]
+    unit = common.flops_unit(first.dense_tflops * 1e12)
+    view = Table(
+        "plan", "tower", "projector", "decoder", "head", f"whole {unit.name}", "ratio", "tower share"
+    )
+    seen = first.dense_tower_tflops + first.dense_projector_tflops
+    dense = (first.dense_tower_tflops, first.dense_projector_tflops, first.dense_decoder_tflops)
+    rows = [("dense", (*dense, first.head_tflops, first.dense_tflops), 1.0, seen / first.dense_tflops)]
+    for asked, one in bills:
+        if asked != "dense":
+            parts = (one.tower_tflops, one.projector_tflops, one.decoder_tflops, one.head_tflops, one.tflops)
+            rows.append((asked, parts, one.ratio, one.tower_share))
+    for asked, parts, ratio, share in rows:
+        told = (f"{part * 1e12 / unit.size:.2f}" for part in parts)
+        view.add_row(asked, *told, f"{ratio:.3f}", f"{100 * share:.0f} %")
+    out.table(view)
+    for asked, one in bills:
+        if one.verdict:
+            out.line(f"{asked}: {one.verdict}")
 
 
 def predicted(
@@ -301,27 +340,21 @@ def predicted(
         ValueError: If a device is not known.
     """
     from saccade.core.layout import Layout
-    from saccade.measure.devices import EYES, Eye, card, prefill_seconds
+    from saccade.measure import devices
     from saccade.plans.budget import as_processed
     from saccade.plans.plan import Plan
 
     layout = Layout.single(visual, round(text), views=shape.views(visual, cut))
     plans = [Plan(), *(p.plan for p in prices)]
     routes = [plan.route(as_processed(plan, layout), shape.layers) for plan in plans]
-    found = {}
-    for name in on:
-        device = card(name)
-        seconds = [prefill_seconds(shape, route, device, EYES.get(shape.name, Eye())) for route in routes]
-        found[name] = [{"seconds": each, "ratio": each / seconds[0]} for each in seconds]
-    return found
+    eyes = devices.eyes(plans, shape, visual, cut)
+    return {name: devices.predicted(shape, routes, name, eyes) for name in on}
 
 
 def _show_times(
     out: common.Output, shape: ModelShape, prices: list[Price], times: dict[str, list[dict[str, float]]]
 ) -> None:
     from rich.table import Table
-
-    from saccade.measure.devices import EYES
 
     view = Table("plan", *times)
     names = ["dense", *(p.asked for p in prices)]
@@ -331,7 +364,7 @@ def _show_times(
         cells = (each[place] for each in times.values())
         view.add_row(name, *(f"{1e3 * cell['seconds']:.1f} ms ({cell['ratio']:.3f})" for cell in cells))
     out.table(view)
-    tower = "with" if shape.name in EYES else "without"
+    tower = "without" if shape.tower is None else "with"
     out.line(f"predicted time to the first token, {tower} the vision tower, 16 bits, batch 1; not measured")
 
 

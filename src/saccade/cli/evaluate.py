@@ -11,7 +11,7 @@ import typer
 
 from saccade.cli import common
 from saccade.cli.accuracy import show
-from saccade.cli.opening import opens
+from saccade.cli.opening import opened, opens
 from saccade.opening.settings import Opening
 from saccade.system.embedded import GLANCE, Embedded, suite_of
 
@@ -163,14 +163,13 @@ def evaluate(
     embedded = suite_of(model)
     questions = read_questions(task or [], data, samples, "test", seed, score or "exact", embedded)
     common.check_names(model, opening=opening)
-    from saccade import models
     from saccade.engine import check_made_for
     from saccade.evaluation.comparison import compare
     from saccade.measure import record
     from saccade.plans.plan import Plan
 
     common.use_threads(threads)
-    loaded = models.open_as(model, opening)
+    loaded = opened(model, opening)
     for path in order or []:
         check_made_for(loaded.model, Plan.load(path), force=force, strict=strict)
     journal = common.keep(common.partial_of(json))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saccade.cli import common
-from saccade.cli.opening import opens
+from saccade.cli.opening import opened, opens
 from saccade.opening.settings import Opening
 
 if TYPE_CHECKING:
@@ -63,7 +63,6 @@ def explain(
     paths = [image, *(more or [])]
     images = [open_picture(path) for path in paths]
     common.check_names(model, opening=opening)
-    from saccade import models
     from saccade.measure import record
     from saccade.plans.plan import Plan
     from saccade.report import explain as report
@@ -75,7 +74,7 @@ def explain(
     wanted = Plan.of(plan)
     where = opening.torch_device()
     common.use_threads(threads)
-    loaded = models.open_as(model, opening)
+    loaded = opened(model, opening)
     with common.progress() as bar:
         task = bar.add_task("answering and drawing", total=1 + len(files))
         shown = report.explain(

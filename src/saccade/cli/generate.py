@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from saccade.cli import common
-from saccade.cli.opening import opens
+from saccade.cli.opening import opened, opens
 from saccade.opening.settings import Opening
 
 
@@ -27,6 +27,14 @@ def generate(
     ] = None,
     plan: common.Plan = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, max=common.MOST_TOKENS, help="Longest answer.")] = 64,
+    guard: Annotated[
+        bool,
+        typer.Option(
+            "--guard/--no-guard",
+            help="Let the stock model answer where the plan is unsure, if the plan says from when "
+            "(saccade tune --unsure).",
+        ),
+    ] = True,
     force: common.Force = False,
     strict: common.Strict = False,
     threads: common.Threads = None,
@@ -34,6 +42,9 @@ def generate(
     json: common.Json = None,
 ) -> None:
     """Answer one question about an image; with a plan, beside the stock model's answer.
+
+    A plan that was tuned with --unsure says from which lead of the first token on its answer stands; below
+    that the answer is the stock model's, and the cost is that of both.
 
     Example: saccade generate glance --image scene.png --question "how many?" --plan "vskip(layers=6-11)"
     """
@@ -52,9 +63,10 @@ def generate(
     from saccade.plans.plan import Plan
 
     wanted = None if plan is None else Plan.of(plan)
+    tuned = {} if wanted is None or not guard else wanted.calibration.get("tuned") or {}
     where = opening.torch_device()
     common.use_threads(threads)
-    loaded = models.open_as(model, opening)
+    loaded = opened(model, opening)
     if wanted is not None:
         # Before layers are looked at, so that the first error is the true one.
         check_made_for(loaded.model, wanted, force=force, strict=strict)
@@ -72,6 +84,8 @@ def generate(
         bar.advance(task)
         if wanted is not None:
             result |= _planned(loaded, asked, batch, max_new_tokens, wanted)
+            if tuned.get("unsure"):
+                result |= _guarded(result, tuned["unsure"])
             bar.advance(task)
     _show(out, result)
     out.finish(result | {"provenance": record(model=loaded.model, device=where)})
@@ -81,13 +95,15 @@ def _answer(loaded, batch, max_new_tokens: int) -> dict[str, Any]:
     import torch
 
     from saccade import models
+    from saccade.calibration.measures import lead
     from saccade.engine import kv_bytes, kv_lengths
 
     rows = batch["input_ids"].shape[1]
     start = time.perf_counter()
     with torch.inference_mode():
         made = loaded.model.generate(
-            **batch, **models.greedy(max_new_tokens) | {"return_dict_in_generate": True}
+            **batch,
+            **models.greedy(max_new_tokens) | {"return_dict_in_generate": True, "output_logits": True},
         )
     seconds = time.perf_counter() - start
     cache = made.past_key_values
@@ -95,6 +111,7 @@ def _answer(loaded, batch, max_new_tokens: int) -> dict[str, Any]:
         "answer": models.answers(loaded, made.sequences, rows)[0],
         "new_tokens": int(made.sequences.shape[1] - rows),
         "seconds": seconds,
+        "lead": lead(made.logits[0][0]),
         "kv_bytes": kv_bytes(cache),
         "kv_lengths": kv_lengths(cache),
     }
@@ -128,6 +145,23 @@ def _planned(loaded, asked, batch, max_new_tokens: int, plan) -> dict[str, Any]:
     }
 
 
+def _guarded(result: dict[str, Any], margin: dict[str, Any]) -> dict[str, Any]:
+    """Who answers, the plan or the stock model, where a plan says from when it is sure, and at what cost."""
+    unsure = result["planned"]["lead"] < margin["margin"]
+    more = 1.0 if unsure else 0.0
+    return {
+        "unsure": {
+            "below": margin["margin"],
+            "expected_share": margin["share"],
+            "lead": result["planned"]["lead"],
+            "answered_by": "stock" if unsure else "plan",
+            "flops_ratio": result["flops_ratio"] + more,
+            "executed_flops_ratio": result["executed_flops_ratio"] + more,
+        },
+        "answer": result["dense" if unsure else "planned"]["answer"],
+    }
+
+
 def _show(out: common.Output, result: dict[str, Any]) -> None:
     if "planned" not in result:
         out.line(result["dense"]["answer"])
@@ -149,3 +183,12 @@ def _show(out: common.Output, result: dict[str, Any]) -> None:
         f"{'same answer' if same else 'the answers differ'}; {result['visual_tokens']:g} visual and "
         f"{result['text_tokens']:g} text rows"
     )
+    guard = result.get("unsure")
+    if guard is not None:
+        who = "stock model" if guard["answered_by"] == "stock" else "plan"
+        out.line(
+            f"answered by the {who}: {result['answer']} (its first token leads by {guard['lead']:.3f}, the "
+            f"plan's answer stands from {guard['below']:.3f}; FLOPs ratio with this guard "
+            f"{guard['flops_ratio']:.3f}, and the stock model is expected to answer "
+            f"{100 * guard['expected_share']:.1f} % of prompts)"
+        )

@@ -5,18 +5,29 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from saccade.cli import common
 from saccade.opening.settings import ATTENTIONS, QUANTIZATIONS, Opening
 
+if TYPE_CHECKING:
+    from saccade.opening.loaded import Loaded
+
 Revision = Annotated[
     str | None, typer.Option("--revision", metavar="NAME", help="Branch, tag or commit of a hub id.")
 ]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Let code that lies beside the weights run.")
+]
+
+Generic = Annotated[
+    bool,
+    typer.Option(
+        "--generic",
+        help="Where nobody wrote an adapter for the family, make one by inspection, and check it.",
+    ),
 ]
 
 
@@ -55,6 +66,15 @@ def opening_of(
         str | None, typer.Option("--adapter", metavar="FOLDER", help="A PEFT adapter to put on the model.")
     ] = None,
     trust_remote_code: TrustRemoteCode = False,
+    generic: Generic = False,
+    accepted: Annotated[
+        str | None,
+        typer.Option(
+            "--accepted",
+            metavar="FILE",
+            help="A report of saccade check --generic (--json): what it accepted is not checked again.",
+        ),
+    ] = None,
 ) -> Opening:
     """The one object that the options of a command line become."""
     return Opening(
@@ -66,14 +86,57 @@ def opening_of(
         quantize=quantize,
         adapter=adapter,
         trust_remote_code=trust_remote_code,
+        generic=generic,
+        accepted=accepted,
     )
+
+
+def opened(model: str, opening: Opening, whole: bool = False) -> Loaded:
+    """Loads a model; where its adapter is made by inspection, plans are checked when they are first used.
+
+    Args:
+        model: Which.
+        opening: How.
+        whole: Check a plan of every kind at once, for a command that measures more than it puts on.
+
+    Raises:
+        ValueError: If it cannot be loaded, or no adapter can be made, or none that holds.
+    """
+    from saccade import models
+
+    loaded = models.open_as(model, opening)
+    prove(loaded, whole and opening.accepted is None)
+    return loaded
+
+
+def prove(loaded: Loaded, whole: bool = False) -> None:
+    """Has plans checked where the adapter of a model was made by inspection, on first use or all at once.
+
+    Raises:
+        ValueError: If all are checked at once and not even the stock model is what the check says it is.
+    """
+    if not loaded.family.generic:
+        return
+    from saccade.check import prove_on_use, prove_whole
+
+    console = common.progress_console()
+
+    def tell(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    prove_on_use(loaded, tell)
+    if whole:
+        prove_whole(loaded, tell)
 
 
 def words(opening: Opening) -> list[str]:
     """The options that open a model in the same way, for a command to type next."""
-    told = {name: value for name, value in opening.told().items() if name != "trust_remote_code"}
+    flags = ("trust_remote_code", "generic")
+    told = {name: value for name, value in opening.told().items() if name not in flags}
+    told |= {} if opening.accepted is None else {"accepted": opening.accepted}
     same = {"device": opening.device, **told}
     options = common.given(*((f"--{name.replace('_', '-')}", value) for name, value in same.items()))
+    options += ["--generic"] if opening.generic and opening.accepted is None else []
     return [*options, "--trust-remote-code"] if opening.trust_remote_code else options
 
 

@@ -64,6 +64,7 @@ def show(plan: File, json: common.Json = None) -> None:
 
 def _tuned(view: common.Output, facts: dict[str, Any]) -> None:
     """Says how a plan was tuned, and what held-out samples said of it."""
+    from saccade.plans.bill import tower_told
     from saccade.report.text import percent, points
 
     predicted, held = facts["tuned"]["predicted"], facts["tuned"]["held_out"]
@@ -76,6 +77,12 @@ def _tuned(view: common.Output, facts: dict[str, Any]) -> None:
         f"on {held['samples']} held-out samples {points(-held['loss'])} points against dense, at worst "
         f"{points(-held['bound'])} (one of {held['candidates']} plans, one-sided 95 %)"
     )
+    if held.get("whole_ratio") is not None:
+        told = tower_told(held["tower_share"])
+        view.line(
+            f"the whole bill, tower and head included, is {percent(held['whole_ratio'])} of the dense model's"
+            + (f"; {told}" if told else "")
+        )
     versions = ", ".join(f"{name} {number}" for name, number in facts.get("versions", {}).items())
     view.line(f"made: {facts.get('date')} with {versions}")
 
@@ -169,10 +176,13 @@ def _check_opening(opening: Opening, model: str | None, strict: bool) -> None:
     """
     if model is None and opening != Opening():
         raise ValueError("options that open a model need --model MODEL")
-    if not strict and opening.but(revision=None, trust_remote_code=False) != Opening():
+    if (
+        not strict
+        and opening.but(revision=None, trust_remote_code=False, generic=False, accepted=None) != Opening()
+    ):
         raise ValueError(
-            "without --strict only a model's configuration is read: of the options that open it --revision "
-            "and --trust-remote-code"
+            "without --strict only a model's configuration is read: of the options that open it --revision, "
+            "--trust-remote-code and --generic"
         )
 
 

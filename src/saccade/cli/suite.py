@@ -46,6 +46,11 @@ def judge(
     from saccade.system.files import write_json
 
     wanted = name_plans(plans)
+    if opening.generic:
+        raise ValueError(
+            "lmms-eval runs models in a process of its own, where no adapter is made by inspection: leave "
+            "--generic out, or take Glance's tasks (--task) or your own (--data)"
+        )
     where = opening.torch_device()
     check_installed()
     resumes = keep is not None or out.target not in (None, "-")

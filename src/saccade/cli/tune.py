@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saccade.cli import common
-from saccade.cli.opening import opens, words
+from saccade.cli.drawn import read_questions
+from saccade.cli.opening import opened, opens, words
 from saccade.opening.settings import Opening
-from saccade.system.embedded import GLANCE, Embedded, suite_of
+from saccade.system.embedded import suite_of
 
 if TYPE_CHECKING:
+    from saccade.models import Loaded
     from saccade.tuning.questions import Questions
     from saccade.tuning.result import Tuned
     from saccade.tuning.settings import Settings
@@ -105,6 +107,13 @@ def tune(
     explain: Annotated[
         bool, typer.Option("--explain", help="Measure what undoing every choice would change, and say it.")
     ] = False,
+    heal: Annotated[
+        bool,
+        typer.Option(
+            "--heal",
+            help="Then bring back what the plan lost, as saccade heal does, in a folder beside it.",
+        ),
+    ] = False,
     batch: Annotated[int, typer.Option(min=1, max=common.MOST_BATCH, help="Questions per batch.")] = 26,
     max_new_tokens: Annotated[
         int, typer.Option(min=1, max=common.MOST_TOKENS, help="Longest answer that is looked at.")
@@ -161,14 +170,13 @@ def tune(
         common.check_names(model, opening=opening)  # before scenes are drawn
     common.hold(out)
     opening.torch_device()
-    from saccade import models
     from saccade.system.journal import rest
     from saccade.tuning.front import write
     from saccade.tuning.run import run
 
     questions = read_questions(task or [], data, settings, suite_of(model))
     common.use_threads(threads)
-    loaded = models.open_as(model, opening)
+    loaded = opened(model, opening, whole=True)
     tell_plan(view, settings, questions)
     journal = common.keep(common.partial_of(out))
     with (
@@ -181,6 +189,8 @@ def tune(
     view.note("" if left is None else rest(left))
     show(view, found)
     data_words = common.given(("--task", task), ("--data", data))
+    if heal and found.plan is not None:
+        heal_it(view, loaded, out, task or [], data, settings, opening)
     if found.plan is not None:
         view.line(f"next: {common.command('eval', model, '--plan', str(out), *data_words, *words(opening))}")
         serve = common.command("generate", model, "--plan", str(out), *words(opening))
@@ -189,6 +199,32 @@ def tune(
     view.finish({key: value for key, value in found.data.items() if key != "facts"})
     if found.refused:
         raise ValueError(f"{found.refused} (the front is in {found.files['front']})")
+
+
+def heal_it(
+    view: common.Output,
+    loaded: Loaded,
+    out: Path,
+    tasks: list[str],
+    data: Path | None,
+    settings: Settings,
+    opening: Opening,
+) -> None:
+    """Heals the plan that was written, as ``saccade heal`` does: the same command goes on with it."""
+    from saccade.cli import heal as healing
+    from saccade.healing.settings import HealingSettings
+    from saccade.plans.plan import Plan
+
+    wanted = HealingSettings(tokens=settings.tokens, seed=settings.seed)
+    folder = out.with_suffix("").with_name(out.with_suffix("").name + ".healed")
+    own = common.given(("--task", tasks or None), ("--data", data), ("--max-new-tokens", settings.tokens))
+    seed = ["--seed", str(settings.seed), *words(opening)]
+    again = common.command("heal", loaded.name, str(out), "--out", str(folder), *own, *seed)
+    questions = read_questions(tasks, data, wanted, suite_of(loaded.name))
+    result = healing.healed(
+        view, loaded, Plan.load(out), questions, wanted, folder, False, f"continue: {again}"
+    )
+    healing.show(view, result)
 
 
 class Shown:
@@ -218,37 +254,6 @@ class Shown:
             self._bar.update(self._task, advance=prompts)
 
 
-def read_questions(
-    tasks: list[str], data: Path | None, settings: Settings, embedded: Embedded = GLANCE
-) -> Questions:
-    """Samples for the search and held-out ones: parts of the user's file, or scenes of the embedded suite.
-
-    Raises:
-        ValueError: If both are asked for, or one cannot be read.
-    """
-    from saccade.tuning.questions import made, split
-
-    if data is not None:
-        if tasks:
-            raise ValueError("give --task or --data, not both")
-        from saccade.inputs.data import read_jsonl
-
-        return split(read_jsonl(data), settings)
-    from saccade.calibration.drawing import draw
-    from saccade.glance import suite
-
-    names: list[str | None] = [*dict.fromkeys(tasks)] or [None]
-    count = len(tasks) or len(suite.TASKS)
-    found = []
-    for number, wanted in enumerate((settings.num_samples, settings.num_held_out)):
-        # Another seed is another draw of scenes, so the two share none.
-        scenes = (2 * settings.seed + number) % (1 << 16)
-        each = -(-wanted // count)
-        pool = [s for n in names for s in suite.samples(n, each, "calibration", scenes, embedded.scale)]
-        found.append(draw(pool, wanted, "stratified", settings.seed))
-    return made(found[0], found[1], settings)
-
-
 def tell_plan(view: common.Output, settings: Settings, questions: Questions) -> None:
     """Says before the search what it will take."""
     seen, held = len(questions.search), len(questions.held_out)
@@ -263,15 +268,18 @@ def show(view: common.Output, found: Tuned) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from saccade.plans.bill import tower_told
     from saccade.report.text import percent, points
 
     search = found.data["tune"]["search"]
     table = Table("plan", title="the front, on samples that the search has not seen", title_justify="left")
-    for head in (search["cost"], "same answers (search)", "accuracy", "against dense", "at worst (95 %)"):
+    heads = ("same answers (search)", "accuracy", "against dense", "at worst (95 %)", "whole FLOPs")
+    for head in (search["cost"], *heads):
         table.add_column(head, justify="right")
     table.add_row(
-        "dense", "100.0 %", "", percent(found.found.dense.mean.accuracy.value), "", "", end_section=True
-    )
+        "dense", "100.0 %", "", percent(found.found.dense.mean.accuracy.value), "", "", "100.0 %",
+        end_section=True,
+    )  # fmt: skip
     for one in found.candidates:
         mean = found.found.plans[one.plan.spec].mean
         table.add_row(
@@ -281,6 +289,7 @@ def show(view: common.Output, found: Tuned) -> None:
             percent(mean.accuracy.value),
             points(-one.verdict.loss),
             points(-one.verdict.bound),
+            percent(found.found.plans[one.plan.spec].cost.get("whole_ratio")),
         )
     view.table(table)
     view.line(
@@ -297,6 +306,9 @@ def show(view: common.Output, found: Tuned) -> None:
             f"{points(-guard.loss)} points against dense ({points(-guard.bound)} at worst)"
         )
     if found.chosen is not None:
+        cost = found.found.plans[found.chosen.plan.spec].cost
+        if told := tower_told(cost.get("tower_share")):
+            view.line(f"of the plan {told}")
         view.line(f"plan: {found.chosen.plan.spec}, written to {found.files['plan']}")
         worst = 100 * found.chosen.verdict.bound
         if found.settings.max_loss is None:

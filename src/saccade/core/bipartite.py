@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from saccade.core.precision import exact, unit, wide
+from saccade.core.tower import merged_away
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,6 @@ class Pairs:
     go_TR: torch.Tensor
     target_TR: torch.Tensor
     into_TN: torch.Tensor
-
-
-def merged_away(tokens: int, r: int, protected: int) -> int:
-    """Tokens that merge in one layer."""
-    return min(r, (tokens - protected) // 2)
 
 
 def match(metric_TNC: torch.Tensor, r: int, protected: int) -> Pairs | None:

@@ -4,7 +4,8 @@ Two FLOPs figures (2 per multiply-accumulate):
 
 * ``paper``: the rectangle of the papers, ``4 d dk |A| + 4 d dq |Q| + 4 dq |Q| |A| + 6 d m |F|`` per layer
   (V-Skip, arXiv 2606.08511, Table 3; with dq = dk = d it is ``8nd^2 + 4n^2d + 6ndm``). Of a sparse FFN m is
-  the width of the experts that a row passes, and the router's ``2 d e |F|`` come on top.
+  the width of the experts that a row passes, and the router's ``2 d e |F|`` come on top. It knows no sliding
+  window.
 * ``executed``: what the engine dispatches, call by call, as ``torch.utils.flop_counter`` counts it.
 """
 
@@ -14,11 +15,15 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 
+from saccade.core.calls import blocks
 from saccade.core.layout import Layout
 from saccade.core.route import LayerRoute, Route
-from saccade.core.rows import RowIndex, blocks
+from saccade.core.rows import RowIndex
 from saccade.core.shapes import ModelShape
+from saccade.core.sight import SightRule
 from saccade.core.stages import Scoring
+
+_CAUSAL = SightRule()
 
 
 @dataclass(frozen=True)
@@ -95,8 +100,15 @@ def closed_form(shape: ModelShape, visual: float, text: float, skipped: dict[str
     )
 
 
-def executed_flops(shape: ModelShape, layer: LayerRoute, layout: Layout) -> int:
-    """FLOPs that the engine dispatches for one layer of one batch (matrix products alone)."""
+def executed_flops(shape: ModelShape, layer: LayerRoute, layout: Layout, rule: SightRule = _CAUSAL) -> int:
+    """FLOPs that the engine dispatches for one layer of one batch (matrix products alone).
+
+    Args:
+        shape: Sizes of the decoder.
+        layer: Row sets of the layer.
+        layout: Where the visual rows are.
+        rule: Who sees whom in it.
+    """
     d, dk, dq, batch = shape.hidden, shape.kv_width, shape.query_width, layout.batch
     kept = 4 * d * dk * _computed(layer.alive_BN) + shape.ffn_flops * int(layer.ffn_BN.sum())
     asking, narrow = layer.query_BN, 0
@@ -106,9 +118,27 @@ def executed_flops(shape: ModelShape, layer: LayerRoute, layout: Layout) -> int:
         asking, narrow = layout.text_BN, 4 * dq * batch * visual * (d + text)
     alive, query = RowIndex.from_mask(layer.alive_BN), RowIndex.from_mask(asking)
     same = layer.alive_BN is asking or bool((layer.alive_BN == asking).all())
-    calls = blocks(query, alive, same=same) if right_padded(layout.real_BN) else None
-    scores = query.count * alive.count if calls is None else sum((c.stop - c.start) * c.keys for c in calls)
+    stock = same and bool(asking.all())
+    # The stock layer masks what is not seen; a routed one with padding among its rows needs a mask too.
+    hidden = right_padded(layout.real_BN) or (same and not bool((asking & ~layout.real_BN).any()))
+    calls = None
+    if hidden and not stock:
+        calls = blocks(query, alive, same=same, sight=rule.sight(layout))
+    scores = (
+        query.count * alive.count
+        if calls is None
+        else sum((c.stop - c.start) * (c.keys - c.first) for c in calls)
+    )
     return kept + 4 * d * dq * _computed(asking) + 4 * dq * batch * scores + narrow
+
+
+def held_rows(layer: LayerRoute, layout: Layout, rule: SightRule = _CAUSAL) -> torch.Tensor:
+    """Rows of every sample (B) that a layer's cache holds once a prompt is over, padding not counted."""
+    alive_BN, held_BN = layer.alive_BN & layout.real_BN, layer.held_BN & layout.real_BN
+    if rule.window is not None:
+        later = alive_BN.flip(1).cumsum(1).flip(1)
+        held_BN = held_BN & (later < rule.window)
+    return held_BN.sum(1)
 
 
 def scoring_flops(shape: ModelShape, scoring: Scoring, batch: int = 1) -> int:
@@ -161,38 +191,39 @@ def cost(shape: ModelShape, route: Route, dtype_bytes: int = 2) -> Cost:
     """
     if len(route.layers) != shape.layers:
         raise ValueError(f"the route has {len(route.layers)} layers, {shape.name} has {shape.layers}")
-    layout, real = route.layout, route.layout.real_BN
+    layout, real, rules = route.layout, route.layout.real_BN, shape.each_rule
     full = Route.dense(layout, 1).layers[0]
-    memo: dict[int, tuple[float, int, torch.Tensor]] = {}
-    for layer in (full, *route.layers):
-        if id(layer) not in memo:
-            held = (layer.held_BN & real).sum(1).double()
+    memo: dict[tuple[int, SightRule], tuple[float, int, torch.Tensor]] = {}
+    for layer, rule in (*((full, rule) for rule in rules), *zip(route.layers, rules, strict=True)):
+        if (id(layer), rule) not in memo:
+            held = held_rows(layer, layout, rule).double()
             paper_form = _paper_layer(shape, layer, layout)
-            memo[id(layer)] = (paper_form, executed_flops(shape, layer, layout), held)
-    paper = [memo[id(layer)][0] for layer in route.layers]
+            memo[id(layer), rule] = (paper_form, executed_flops(shape, layer, layout, rule), held)
+    found = [memo[id(layer), rule] for layer, rule in zip(route.layers, rules, strict=True)]
+    stock = [memo[id(full), rule] for rule in rules]
+    paper = [one[0] for one in found]
     scores = sum(scoring_flops(shape, scoring, layout.batch) for scoring in route.scorings)
-    ran = sum(memo[id(layer)][1] for layer in route.layers) + scores
-    rows = torch.stack([memo[id(layer)][2] for layer in route.layers])
-    dense_paper, dense_executed, dense_rows = memo[id(full)]
+    ran = sum(one[1] for one in found) + scores
+    rows, dense_rows = (torch.stack([one[2] for one in each]) for each in (found, stock))
+    dense_executed = sum(one[1] for one in stock)
     kv = 2 * shape.kv_width * dtype_bytes
-    total = dense_paper * shape.layers
+    total = sum(one[0] for one in stock)
     visible = torch.stack([(layer.alive_BN & layout.visual_BN).sum() for layer in route.layers]).double()
     return Cost(
         tflops=sum(paper) / 1e12,
         dense_tflops=total / 1e12,
         ratio=sum(paper) / total if total else 1.0,
         executed_tflops=ran / 1e12,
-        dense_executed_tflops=dense_executed * shape.layers / 1e12,
-        executed_ratio=ran / (dense_executed * shape.layers) if dense_executed else 1.0,
+        dense_executed_tflops=dense_executed / 1e12,
+        executed_ratio=ran / dense_executed if dense_executed else 1.0,
         kv_bytes=int(kv * rows.sum()),
-        dense_kv_bytes=int(kv * dense_rows.sum() * shape.layers),
-        kv_ratio=float(rows.sum() / (dense_rows.sum() * shape.layers)) if dense_rows.sum() else 1.0,
+        dense_kv_bytes=int(kv * dense_rows.sum()),
+        kv_ratio=float(rows.sum() / dense_rows.sum()) if dense_rows.sum() else 1.0,
         equivalent_tokens=float(visible.mean()) / layout.batch,
         visual_tokens=float(layout.visual_BN.sum()) / layout.batch,
         text_tokens=float((layout.text_BN & real).sum()) / layout.batch,
         decode_gflops=float(decode_flops(shape, rows.sum(1), layout.batch)) / 1e9 if layout.batch else 0.0,
-        dense_decode_gflops=float(decode_flops(shape, dense_rows.sum().expand(shape.layers), layout.batch))
-        / 1e9,
+        dense_decode_gflops=float(decode_flops(shape, dense_rows.sum(1), layout.batch)) / 1e9,
         layer_tflops=tuple(p / 1e12 for p in paper),
         score_tflops=scores / 1e12,
     )

@@ -34,6 +34,7 @@ class RowIndex:
         valid_BR: False at the padding of ``index_BR``; None where no sample is padded.
         flat_T: Selected rows of all samples in a (batch * rows) view.
         packed_T: Where each of ``flat_T`` sits in a (batch * count) view.
+        padding: Slots that pad the sample with the fewest rows.
     """
 
     batch: int
@@ -44,6 +45,7 @@ class RowIndex:
     valid_BR: torch.Tensor | None
     flat_T: torch.Tensor
     packed_T: torch.Tensor
+    padding: int = 0
 
     @classmethod
     def from_mask(cls, mask_BN: torch.Tensor) -> RowIndex:
@@ -59,7 +61,8 @@ class RowIndex:
         slices = runs(mask_BN[0]) if batch and bool((mask_BN == mask_BN[0]).all()) else None
         if slices is not None and len(slices) > MAX_SLICES:
             slices = None
-        return cls(batch, rows, count, slices, index_BR, None if bool(filled.all()) else filled, flat, packed)
+        valid, least = None if bool(filled.all()) else filled, int(counts.min()) if batch else 0
+        return cls(batch, rows, count, slices, index_BR, valid, flat, packed, count - least)
 
     @classmethod
     def from_counts(cls, mask_BN: torch.Tensor, counts: Sequence[int]) -> RowIndex:
@@ -81,7 +84,8 @@ class RowIndex:
         if all(one == count for one in counts):
             return cls(batch, rows, count, None, order, None, flat, packed)
         valid = filled.to(mask_BN.device, non_blocking=True)
-        return cls(batch, rows, count, None, order.masked_fill(~valid, 0), valid, flat, packed)
+        index_BR, padding = order.masked_fill(~valid, 0), count - min(counts)
+        return cls(batch, rows, count, None, index_BR, valid, flat, packed, padding)
 
     def on(self, device: torch.device) -> RowIndex:
         """The same set with its index tensors on a device."""
@@ -128,6 +132,15 @@ class RowIndex:
             packed = packed.index_select(0, self.packed_T)
         out.view(self.batch * self.rows, -1).index_copy_(0, self.flat_T, packed)
         return out
+
+    def packed(self, x_BN: torch.Tensor) -> torch.Tensor | None:
+        """The selected rows (B, R) of numbers on the host, -1 in padding slots; None if that would wait."""
+        if self.slices is not None:
+            return torch.cat([x_BN[:, a:b] for a, b in self.slices] or [x_BN[:, :0]], dim=1)
+        if self.index_BR.device.type not in READABLE:
+            return None
+        found_BR = x_BN.expand(self.batch, -1).gather(1, self.index_BR)
+        return found_BR if self.valid_BR is None else found_BR.masked_fill(~self.valid_BR, -1)
 
     @property
     def mask_BN(self) -> torch.Tensor:
@@ -206,43 +219,3 @@ def runs(mask_N: torch.Tensor) -> tuple[tuple[int, int], ...]:
     return tuple(
         zip((edges == 1).nonzero()[:, 0].tolist(), (edges == -1).nonzero()[:, 0].tolist(), strict=True)
     )
-
-
-@dataclass(frozen=True)
-class Block:
-    """One attention call: query rows ``start:stop`` of the packed queries over the first ``keys`` keys.
-
-    Attributes:
-        start: First packed query row.
-        stop: End of the packed query rows.
-        keys: Number of leading keys they are scored against.
-        offset: How many keys the first of these query rows sees before its own; 0 is a causal square.
-    """
-
-    start: int
-    stop: int
-    keys: int
-    offset: int
-
-
-def blocks(query: RowIndex, alive: RowIndex, past: int = 0, same: bool = False) -> tuple[Block, ...] | None:
-    """Splits the queries into calls that causal kernels serve, or None where one masked call must do.
-
-    The rule is shared by the engine, which runs it, and by ``cost``, which counts it.
-
-    Args:
-        query: Rows that ask.
-        alive: Rows that answer.
-        past: Rows that the cache holds already, all of them alive.
-        same: Whether both are the same set.
-    """
-    if same and past == 0:
-        return (Block(0, query.count, alive.count, 0),)
-    full = alive.slices == ((0, alive.rows),)
-    if not full or query.slices is None:
-        return None
-    found, start = [], 0
-    for a, b in query.slices:
-        found.append(Block(start, start + b - a, past + b, past + a))
-        start += b - a
-    return tuple(found)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import ceil, isqrt
+from typing import Any
+
+from saccade.core.sight import SightRule
+from saccade.core.tower import TowerShape
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class ModelShape:
         visual: Visual tokens of a typical image, the default of ``cost`` and ``bench``.
         view: Patches of a view, where the model cuts images into views; None where it does not.
         experts: What a sparse FFN is made of; None where every row passes all of it.
+        rules: For every layer who sees whom in it; empty where all are causal.
+        tower: Sizes of its vision tower and projector; None where they are not known.
     """
 
     name: str
@@ -62,6 +68,13 @@ class ModelShape:
     visual: int
     view: int | None = None
     experts: Experts | None = None
+    rules: tuple[SightRule, ...] = ()
+    tower: TowerShape | None = None
+
+    @property
+    def each_rule(self) -> tuple[SightRule, ...]:
+        """Who sees whom in every layer."""
+        return self.rules[: self.layers] or (SightRule(),) * self.layers
 
     def views(self, visual: int, count: int | None = None) -> tuple[int, ...]:
         """Patches of every view of an image.
@@ -76,6 +89,10 @@ class ModelShape:
         if count is None:
             count = max(ceil(visual / (self.view + isqrt(self.view))), 1)
         return (self.view if count > 1 else min(visual, self.view),) * count
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionary for JSON."""
+        return asdict(self)
 
     @property
     def query_width(self) -> int:
@@ -98,27 +115,71 @@ class ModelShape:
         return self.ffn if self.experts is None else self.experts.held
 
 
+_GEMMA_3 = tuple(SightRule(None if (n + 1) % 6 == 0 else 1024, "images") for n in range(34))
+_PALIGEMMA_2 = tuple(SightRule(4096 if n % 2 == 0 else None, "prompt", bounded=False) for n in range(26))
+
+
+def _clip(decoder: int, **more: Any) -> TowerShape:
+    """CLIP ViT-L/14 at 336 pixels, as LLaVA takes it: features of the last layer but one."""
+    return TowerShape(
+        24, 1024, 4096, 16, 588, ((1024, decoder), (decoder, decoder)), 24, cls=1, made=23, reads=True, **more
+    )
+
+
+def _joined(width: int, rows: int, decoder: int) -> tuple[tuple[int, int], ...]:
+    """A merger of two by two patches."""
+    return ((4 * width, 4 * width), (4 * width, decoder)) * rows
+
+
+_SIGLIP = TowerShape(26, 1152, 4304, 16, 588, ((1152, 3584), (3584, 3584)), 27, made=26)
+_QWEN2 = TowerShape(32, 1280, 5120, 16, 1176, _joined(1280, 1, 3584), merge=4, fused=True)
+_QWEN25 = TowerShape(
+    32, 1280, 3420, 16, 1176, _joined(1280, 1, 3584),
+    merge=4, gated=True, window=4, full=(7, 15, 23, 31), fused=True,
+)  # fmt: skip
+_QWEN3 = TowerShape(27, 1152, 4304, 16, 1536, _joined(1152, 4, 4096), merge=4, fused=True)
+_QWEN3_MOE = TowerShape(27, 1152, 4304, 16, 1536, _joined(1152, 4, 2048), merge=4, fused=True)
+_GLM = TowerShape(
+    24, 1536, 4096, 12, 1176, ((6144, 4096), (4096, 4096), (4096, 13696), (4096, 13696), (13696, 4096)),
+    merge=4, gated=True, fused=True,
+)  # fmt: skip
+_SMOL = TowerShape(12, 768, 3072, 12, 768, ((12288, 576),), 8, merge=16)
+_SMOL2 = TowerShape(27, 1152, 4304, 16, 588, ((10368, 2048),), 9, merge=9)
+_INTERN = TowerShape(24, 1024, 4096, 16, 588, ((4096, 3584), (3584, 3584)), 16, cls=1, merge=4, made=24)
+
 SHAPES: dict[str, ModelShape] = {
     s.name: s
     for s in (
-        ModelShape("llava-1.5-7b", 32, 4096, 32, 32, 128, 11008, 32064, 576),
-        ModelShape("llava-1.5-13b", 40, 5120, 40, 40, 128, 13824, 32064, 576),
-        ModelShape("llava-llama3-8b", 32, 4096, 32, 8, 128, 14336, 128256, 576),
-        ModelShape("llava-next-7b", 32, 4096, 32, 32, 128, 11008, 32064, 2880, 576),
-        ModelShape("llava-next-13b", 40, 5120, 40, 40, 128, 13824, 32064, 2880, 576),
-        ModelShape("qwen2-vl-7b", 28, 3584, 28, 4, 128, 18944, 152064, 1280),
-        ModelShape("qwen2.5-vl-7b", 28, 3584, 28, 4, 128, 18944, 152064, 1280),
-        ModelShape("qwen3-vl-8b", 36, 4096, 32, 8, 128, 12288, 151936, 1280),
+        ModelShape("llava-1.5-7b", 32, 4096, 32, 32, 128, 11008, 32064, 576, tower=_clip(4096)),
+        ModelShape("llava-1.5-13b", 40, 5120, 40, 40, 128, 13824, 32064, 576, tower=_clip(5120)),
+        ModelShape("llava-llama3-8b", 32, 4096, 32, 8, 128, 14336, 128256, 576, tower=_clip(4096)),
+        ModelShape("llava-next-7b", 32, 4096, 32, 32, 128, 11008, 32064, 2880, 576, tower=_clip(4096)),
+        ModelShape("llava-next-13b", 40, 5120, 40, 40, 128, 13824, 32064, 2880, 576, tower=_clip(5120)),
+        ModelShape("qwen2-vl-7b", 28, 3584, 28, 4, 128, 18944, 152064, 1280, tower=_QWEN2),
+        ModelShape("qwen2.5-vl-7b", 28, 3584, 28, 4, 128, 18944, 152064, 1280, tower=_QWEN25),
+        ModelShape("qwen3-vl-8b", 36, 4096, 32, 8, 128, 12288, 151936, 1280, tower=_QWEN3),
+        ModelShape("llava-onevision-7b", 28, 3584, 28, 4, 128, 18944, 152128, 3645, 729, tower=_SIGLIP),
+        ModelShape("internvl3-8b", 28, 3584, 28, 4, 128, 18944, 151674, 3328, 256, tower=_INTERN),
         ModelShape(
-            "qwen3-vl-30b-a3b", 48, 2048, 32, 4, 128, 8 * 768, 151936, 1280, experts=Experts(128, 8, 768)
+            "qwen3-vl-30b-a3b",
+            48,
+            2048,
+            32,
+            4,
+            128,
+            8 * 768,
+            151936,
+            1280,
+            experts=Experts(128, 8, 768),
+            tower=_QWEN3_MOE,
         ),
-        ModelShape("llava-onevision-7b", 28, 3584, 28, 4, 128, 18944, 152128, 3645, 729),
-        ModelShape("smolvlm-256m", 30, 576, 9, 3, 64, 1536, 49280, 832, 64),
-        ModelShape("smolvlm2-2.2b", 24, 2048, 32, 32, 64, 8192, 49280, 1053, 81),
+        ModelShape("smolvlm-256m", 30, 576, 9, 3, 64, 1536, 49280, 832, 64, tower=_SMOL),
+        ModelShape("smolvlm2-2.2b", 24, 2048, 32, 32, 64, 8192, 49280, 1053, 81, tower=_SMOL2),
         ModelShape("mistral-small-3.1-24b", 40, 5120, 32, 8, 128, 32768, 131072, 3025),
         ModelShape("pixtral-12b", 40, 5120, 32, 8, 128, 14336, 131072, 4096),
-        ModelShape("glm-4.1v-9b", 40, 4096, 32, 2, 128, 13696, 151552, 1280),
-        ModelShape("internvl3-8b", 28, 3584, 28, 4, 128, 18944, 151674, 3328, 256),
+        ModelShape("glm-4.1v-9b", 40, 4096, 32, 2, 128, 13696, 151552, 1280, tower=_GLM),
+        ModelShape("gemma-3-4b", 34, 2560, 8, 4, 256, 10240, 262208, 256, rules=_GEMMA_3),
+        ModelShape("paligemma2-3b", 26, 2304, 8, 4, 256, 9216, 257216, 1024, rules=_PALIGEMMA_2),
     )
 }
 """Shapes of the papers' models by name."""

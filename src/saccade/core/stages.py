@@ -14,7 +14,7 @@ D decoder width, V tower width, T views (tiles of an image) of the batch, S rewr
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
@@ -26,6 +26,9 @@ Counts = tuple[tuple[int, ...], ...]
 
 Ask = Literal["nothing", "last", "chosen"]
 Which = Literal["made", "reads"]
+TowerLayer = int | float | Literal["made"]
+"""A layer of the vision tower: its number from 1, a share of the depth (of 24 layers 0.375 is the 9th), or
+the layer that made the features."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,10 @@ class Look:
             serves for both.
         weighs: Whether attention in the tower (``Vision.single_BN``) weighs what rows hold, so that gradients
             have to flow through it.
+        received: Layers of the tower in which the attention is wanted that patches get of all rows of their
+            view (``Vision.received_BN``), CLS being one of many; with ``tower`` alone.
+        pruned: Whether it wants to know which rows the vision tower left out (``Evidence.left_BN``).
+        words: Whether the decision hears what the prompt's text says: text rows of the decoder's input.
     """
 
     ask: Ask = "nothing"
@@ -52,6 +59,9 @@ class Look:
     rotary: bool = False
     tower: Which | None = None
     weighs: bool = False
+    received: tuple[TowerLayer, ...] = ()
+    words: bool = False
+    pruned: bool = False
 
     @property
     def layer(self) -> bool:
@@ -103,6 +113,9 @@ class Vision:
             where nothing was merged into another; None where the tower merges nothing.
         sizes_BN: Patches that were merged into each row, 0 where its content went elsewhere; None likewise.
         unseen: Patches of the views that no row holds, None where there are none.
+        left_BN: Rows whose patches passed the tower, where some did not.
+        received_BN: Attention that the patch gets of all rows of its view, mean over heads, layer by layer of
+            ``Look.received``.
     """
 
     patch_BN: torch.Tensor
@@ -117,6 +130,8 @@ class Vision:
     into_BN: torch.Tensor | None = None
     sizes_BN: torch.Tensor | None = None
     unseen: Unseen | None = None
+    left_BN: torch.Tensor | None = None
+    received_BN: tuple[torch.Tensor, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,6 +175,7 @@ class Evidence:
         norm: The decoder's final norm.
         grid: Where the rows lie in the picture; None where the model cannot say (embeddings alone).
         vision: What the tower knows; None unless ``Look.tower``.
+        left_BN: Rows whose patches passed the tower; None unless ``Look.pruned``, or where pixels are none.
     """
 
     layout: Layout
@@ -177,6 +193,7 @@ class Evidence:
     norm: Callable[[torch.Tensor], torch.Tensor] | None = None
     grid: Grid | None = None
     vision: Vision | None = None
+    left_BN: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,6 +276,11 @@ class Stage:
     places: bool = False
     unseen: bool = False
     last: int = 0
+
+    def settled(self, can_close_up: bool) -> Stage:
+        """The same stage with its word on positions final, where they can close up or where they cannot."""
+        closes = self.compact == "always" or (self.compact == "if possible" and can_close_up)
+        return replace(self, compact="always" if closes else "never")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 from saccade.core.layout import Layout
@@ -14,6 +15,7 @@ from saccade.core.stages import Grid, Stage, Vision
 from saccade.engine.blocks import Blocks
 from saccade.engine.forward import Forward, Handover
 from saccade.engine.given import Given
+from saccade.engine.healed import put_on
 from saccade.engine.layers import AttentionStandIn, MlpStandIn, RowHandover
 from saccade.engine.made_for import check_made_for
 from saccade.engine.resolution import FullSize
@@ -43,13 +45,15 @@ def apply(
         A handle: use it as a context manager, or call ``remove()``.
 
     Raises:
-        ValueError: If the model family is unknown, the plan is for another model or does not know its
+        ValueError: If the model family is unknown, or its adapter was made by inspection and no check has
+            accepted it for this plan, the plan is for another model or does not know its
             layers, or the model has a plan already.
     """
     family = find(model)
     found = Plan.of(plan)
     config: Any = unwrap(model).config
     check_made_for(model, found, force=force, strict=strict)
+    family.check_accepted([method.name for method in found.methods], found)
     below = attached(model)
     if below is None or not below.resident:
         return Attachment(model, family, found.resolve(family.shape(config).layers), resident=resident)
@@ -104,6 +108,8 @@ class Attachment:
 
     def _attach(self) -> None:
         layer: Any
+        if self.plan.adapter is not None:
+            self._undo.append(put_on(unwrap(self.model), self.plan.adapter))
         for number, layer in enumerate(self.parts.layers):
             ffn_rows = RowHandover()
             # The layer itself is left alone: its class's call checkpoints, around whatever forward it has.
@@ -157,6 +163,9 @@ class Attachment:
         for number in after:
             hook = functools.partial(forward.after_layer, number)
             layer = self.parts.layers[number]
+            if any(s.look.layer and s.before == number + 1 for s in stages):
+                keep = functools.partial(forward.keep_past, number)
+                self._undo.append(layer.register_forward_pre_hook(keep, with_kwargs=True).remove)
             # Before the hooks that shard the layer's weights away again.
             handle = layer.register_forward_hook(hook, with_kwargs=True, prepend=True)
             self._undo.append(handle.remove)
@@ -172,7 +181,13 @@ class Attachment:
             return None
         check = FullSize(self.model, self.family, self.plan).check if shortening else None
         weighs = any(stage.look.weighs for stage in stages)
-        tap = TowerTap(self.model, self.family, wanted, merges[0] if merges else None, weighs, check)
+        received = frozenset(layer for stage in stages for layer in stage.look.received)
+        merge = merges[0] if merges else None
+        prunes = [method.tower_prune for method in self.plan.methods if method.tower_prune is not None]
+        if len(prunes) > 1:
+            raise ValueError(f"{self.plan.spec}: patches leave before a vision tower by one rule only")
+        prune = prunes[0] if prunes else None
+        tap = TowerTap(self.model, self.family, wanted, merge, weighs, check, received, prune)
         self._undo.append(tap.remove)
         return tap
 
@@ -218,6 +233,22 @@ class Attachment:
                 yield
         finally:
             call.given = None
+
+    @contextmanager
+    def answering(self, asked_BN: torch.Tensor) -> Iterator[None]:
+        """Says which rows are prompts where their answers follow them in one forward, without a cache.
+
+        Decisions then fall as they do where the answer is said token by token. It is for forwards of the
+        thread that opens it.
+
+        Args:
+            asked_BN: True at rows of prompts.
+        """
+        self._handover.asked_BN = asked_BN.cpu()
+        try:
+            yield
+        finally:
+            self._handover.asked_BN = None
 
     @contextmanager
     def tracing(self, sources: bool = True) -> Iterator[list[Trace]]:

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 
 from saccade.core.precision import exact, wide
 from saccade.core.rows import RowIndex
-from saccade.engine.cache import Cache, KeyRows, make_ragged, ragged_layer
+from saccade.core.sight import CAUSAL, Sight
+from saccade.engine.cache import Cache, KeyRows, kv_lengths, make_ragged, ragged_layer
 from saccade.engine.frame import Frame
 from saccade.engine.mesh import check_rows
 from saccade.engine.steps import Step
@@ -27,6 +28,7 @@ def routed_attention(
     hidden_BND: torch.Tensor,
     rotary: Rotary,
     cache: Cache | None,
+    sight: Sight = CAUSAL,
 ) -> torch.Tensor:
     """Attention output (B, N, D) of a routed layer, zero at rows that do not ask.
 
@@ -38,9 +40,11 @@ def routed_attention(
         hidden_BND: Normed hidden states of every new row.
         rotary: Cosines and sines of every new row.
         cache: KV cache, or None.
+        sight: Who sees whom in this layer.
     """
     ragged = None if cache is None else ragged_layer(cache, attn.layer_idx)
-    rotary = frame.rotary(step, None if ragged is None else ragged.rows, rotary)
+    held, kind = None if ragged is None else ragged.rows, family.rotary_kind(attn)
+    rotary = frame.rotary(step, held, rotary, kind=kind)
     alive_BND, alive_rotary = take_rows(step.alive, hidden_BND), take_rotary(step.alive, rotary)
     keys_BGKW, values_BGKW = family.keys_values(attn, alive_BND, alive_rotary)
     # Which row of the full sequence each key is: without a cache only those of this forward.
@@ -53,19 +57,16 @@ def routed_attention(
         asking_BND, asking_rotary = take_rows(step.query, hidden_BND), take_rotary(step.query, rotary)
     queries_BHQW = family.queries(attn, asking_BND, asking_rotary)
     dropout = attn.attention_dropout if attn.training else 0.0
-    parts = [
-        _sdpa(
-            queries_BHQW[:, :, c.start : c.stop],
-            keys_BGKW[:, :, : c.keys],
-            values_BGKW[:, :, : c.keys],
-            c.mask,
-            c.causal,
-            attn.scaling,
-            dropout,
-        )
-        for c in frame.calls(step, rows)
-        if c.stop > c.start
-    ]
+    own = family.attention(attn)
+    parts = []
+    for c in frame.calls(step, rows, sight, squares=own is None):
+        if c.stop > c.start:
+            asked = queries_BHQW[:, :, c.start : c.stop]
+            answers = keys_BGKW[:, :, c.first : c.keys], values_BGKW[:, :, c.first : c.keys]
+            if own is None:
+                parts.append(_sdpa(asked, *answers, c.mask, c.causal, attn.scaling, dropout))
+            else:
+                parts.append(own(asked, *answers, _added(c.mask, asked), dropout))
     # A prompt of nothing but visual rows may leave no query at all.
     mixed_BHQW = torch.cat(parts, dim=2) if len(parts) > 1 else parts[0] if parts else queries_BHQW
     out = check_rows(family.output(attn, mixed_BHQW), mixed_BHQW.shape[2])
@@ -73,7 +74,7 @@ def routed_attention(
     out = out if step.query is None else step.query.put(out)
     if step.narrow is None:
         return out
-    narrow = _text_and_self(family, attn, frame, step, hidden_BND, rotary, keys_BGKW, values_BGKW)
+    narrow = _text_and_self(family, attn, frame, step, hidden_BND, rotary, keys_BGKW, values_BGKW, sight)
     return out + step.narrow.put(family.output(attn, narrow))
 
 
@@ -94,12 +95,26 @@ def _store(
     ragged = ragged_layer(cache, number)
     if ragged is None and step.alive is None:
         # Nothing was ever dropped here: the stock layer stays, and columns are row numbers.
-        return *cache.update(keys, values, number), frame.every(frame.past + frame.new)
+        keys, values = cache.update(keys, values, number)
+        return keys, values, frame.held(keys.shape[2])
     if ragged is None:
-        ragged = make_ragged(cache, number, frame.every(frame.past))
+        ragged = make_ragged(cache, number, frame.every(frame.past, frame.past - _length(cache, number)))
     rows = frame.keys(ragged.rows, step)
     ragged.expect(rows, frame.past + frame.new)
     return *cache.update(keys, values, number), rows
+
+
+def _length(cache: Cache, number: int) -> int:
+    """Rows that a layer of a cache holds; it may be yet to be made."""
+    return ([*kv_lengths(cache), *[0] * (number + 1)])[number]
+
+
+def _added(mask: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor | None:
+    """A mask as what is added to attention logits."""
+    if mask is None:
+        return None
+    none = torch.zeros((), dtype=like.dtype, device=like.device)
+    return none.expand(mask.shape).masked_fill(~mask, torch.finfo(like.dtype).min)
 
 
 def _sdpa(
@@ -130,8 +145,9 @@ def _text_and_self(
     rotary: Rotary,
     keys_BGNW: torch.Tensor,
     values_BGNW: torch.Tensor,
+    sight: Sight,
 ) -> torch.Tensor:
-    """Visual queries over earlier text and themselves (``text_and_self``), without an N x N mask."""
+    """Visual queries over text that they see and themselves (``text_and_self``), without an N x N mask."""
     if frame.past:
         raise ValueError(
             "under this plan visual rows see text and themselves alone, which takes no new image on an "
@@ -149,14 +165,9 @@ def _text_and_self(
 
     k_text, v_text = pick(text, keys_BGNW), pick(text, values_BGNW)
     k_self, v_self = pick(visual, keys_BGNW), pick(visual, values_BGNW)
-    asks, answers = visual.index_BR, text.index_BR
-    seen = answers[:, None, :] < asks[:, :, None]
-    if text.valid_BR is not None:
-        seen = seen & text.valid_BR[:, None, :]
-    if frame.real_BT is not None:
-        seen = seen & frame.real_BT.gather(1, answers)[:, None, :]
-    far = scaled_scores(q, k_text, attn.scaling).masked_fill(~seen[:, None], float("-inf"))
-    near = (wide(q) * attn.scaling * wide(k_self)).sum(-1, keepdim=True)
+    seen = frame.mask(visual, frame.keys(None, Step(text)), sight)
+    far = family.capped(attn, scaled_scores(q, k_text, attn.scaling)).masked_fill(~seen, float("-inf"))
+    near = family.capped(attn, (wide(q) * attn.scaling * wide(k_self)).sum(-1, keepdim=True))
     weights = torch.cat([far, near], dim=-1).softmax(-1).to(q.dtype)
     if attn.training:
         weights = F.dropout(weights, attn.attention_dropout)

@@ -36,24 +36,40 @@ class KeyRows:
 
     Attributes:
         ids_BK: Row numbers in the full sequence, -1 in columns that pad a shorter sample; B may be 1.
-        dense: Whether this is simply every row, in order.
-        gapless: Whether no column is padding.
+        dense: Whether this is simply every row from the first one on, in order.
+        padding: Columns, at most, that are padding of a sample.
         shifts: Where positions closed up.
         left: Where rows left once their forward was over (skip KV-cache): the first that did, and the end of
             that forward.
+        moved_BK: How far each column's position has closed up, where a window goes by that; None if not.
+        first: Row of the full sequence that the first column is, where they are dense.
     """
 
     ids_BK: torch.Tensor
     dense: bool
-    gapless: bool
+    padding: int
     shifts: tuple[Shift, ...] = ()
     left: tuple[tuple[int, int], ...] = ()
+    moved_BK: torch.Tensor | None = None
+    first: int = 0
     _derived: dict[str, tuple[Any, Any]] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def every(cls, total: int, device: torch.device) -> KeyRows:
-        """All rows from 0 to ``total - 1``."""
-        return cls(torch.arange(total, device=device)[None], True, True)
+    def every(cls, total: int, device: torch.device, first: int = 0) -> KeyRows:
+        """All rows from ``first`` to ``total - 1``."""
+        return cls(torch.arange(first, total, device=device)[None], True, 0, first=first)
+
+    @property
+    def gapless(self) -> bool:
+        """Whether no column is padding."""
+        return self.padding == 0
+
+    def last(self, count: int) -> KeyRows:
+        """The last columns."""
+        start = self.ids_BK.shape[1] - count
+        moved = None if self.moved_BK is None else self.moved_BK[:, start:]
+        first = self.first + start if self.dense else 0
+        return replace(self, ids_BK=self.ids_BK[:, start:], moved_BK=moved, first=first, _derived={})
 
     def derive(self, kind: str, by: Any, change: Callable[[KeyRows], Derived]) -> Derived:
         """What a change of the cache makes of these rows; computed once for all layers that share them."""
@@ -65,7 +81,8 @@ class KeyRows:
     def rebatch(self, change: Callable[[torch.Tensor], torch.Tensor]) -> KeyRows:
         """The rows after samples were selected or repeated."""
         shifts = tuple(replace(s, by_B1=change(s.by_B1)) if s.by_B1.shape[0] > 1 else s for s in self.shifts)
-        return KeyRows(change(self.ids_BK), self.dense, self.gapless, shifts, self.left)
+        moved = self.moved_BK if self.moved_BK is None or len(self.moved_BK) == 1 else change(self.moved_BK)
+        return KeyRows(change(self.ids_BK), self.dense, self.padding, shifts, self.left, moved, self.first)
 
     def shift(self, before: int) -> torch.Tensor | None:
         """How much lower than its row number a row's position is, (B, 1), from forwards that began earlier.
@@ -98,14 +115,18 @@ class KeyRows:
         # A column goes once it is of no sample any more; until then it pads the others.
         stay = (ids >= 0).any(0)
         kept = ids[:, stay]
-        return KeyRows(kept, self.dense, bool((kept >= 0).all()), shifts, left), stay.nonzero()[:, 0]
+        padding = int((kept < 0).sum(1).max()) if kept.numel() else 0
+        moved = None if self.moved_BK is None else self.moved_BK[:, stay]
+        rows = KeyRows(kept, self.dense, padding, shifts, left, moved, self.first)
+        return rows, stay.nonzero()[:, 0]
 
 
 class RaggedLayer(DynamicLayer):
     """Cache layer with a logical length (the full sequence) and fewer physical rows.
 
     The engine announces the rows of each update (``expect``), so stock code that appends to it unannounced
-    is told that the cache belongs to a plan.
+    is told that the cache belongs to a plan. Where the layer it stands for has a sliding window, it lets go
+    of columns as that does.
     """
 
     def __init__(self) -> None:
@@ -113,11 +134,15 @@ class RaggedLayer(DynamicLayer):
         self.rows: KeyRows | None = None
         self.logical = 0
         self._expected: tuple[KeyRows, int] | None = None
+        self.window: int | None = None
+        self.record_past = False
 
     @classmethod
     def adopt(cls, layer: DynamicLayer, rows: KeyRows) -> RaggedLayer:
         """Takes over what a stock layer holds."""
         ragged = cls()
+        if isinstance(layer, DynamicSlidingWindowLayer):
+            ragged.window, ragged.record_past = layer.sliding_window, layer.record_past
         if layer.is_initialized and layer.get_seq_length():
             # An offloaded layer computes on another device than the one its tensors lie on now.
             ragged.dtype, ragged.device, ragged.is_initialized = layer.dtype, layer.device, True
@@ -141,16 +166,42 @@ class RaggedLayer(DynamicLayer):
                 "apply that plan to continue it, or start a new cache"
             )
         (self.rows, self.logical), self._expected = self._expected, None
-        return super().update(key_states, value_states, *args, **kwargs)
+        held = super().update(key_states, value_states, *args, **kwargs)
+        if not self.record_past:
+            self._slide()
+        return held
+
+    def _slide(self) -> None:
+        """Lets go of columns that no later row sees."""
+        if self.window is None or self.rows is None or self.logical < self.window:
+            return
+        assert self.keys is not None and self.values is not None
+        count, start = self.keys.shape[2], self.keys.shape[2] - (self.window - 1 + self.rows.padding)
+        if start > 0:
+            self.rows = self.rows.derive("last", count - start, lambda rows: rows.last(count - start))
+            self.keys, self.values = self.keys[:, :, start:], self.values[:, :, start:]
+
+    def activate_past_recording(self) -> None:
+        """From now on columns outside a window are kept until the next ``crop``."""
+        self.record_past = True
 
     def get_seq_length(self) -> int:
         """Length of the full sequence, dropped rows included."""
         return self.logical
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Removes the last rows of the full sequence (a negative number; on old versions a final length)."""
+        """Removes the last rows of the full sequence (a negative number; on old versions a final length).
+
+        Raises:
+            ValueError: If rows that would be seen again have left, or positions closed up, inside what goes.
+        """
         if not self.is_initialized or self.rows is None or tokens_to_remove == 0:
-            return
+            return self._slide()
+        if self.window is not None and self.logical >= self.window and not self.record_past:
+            raise ValueError(
+                f"this cache has let go of what a window of {self.window} rows no longer shows, so it cannot "
+                "be cropped; call its activate_past_recording() before the rows that are to be removed again"
+            )
         final = tokens_to_remove + self.logical if tokens_to_remove < 0 else tokens_to_remove
         if final <= 0:
             return self.reset()
@@ -159,6 +210,7 @@ class RaggedLayer(DynamicLayer):
         self.rows, self.logical = rows, final
         assert self.keys is not None and self.values is not None
         self.keys, self.values = self.keys[:, :, stay], self.values[:, :, stay]
+        self._slide()
 
     def shrink(self, rows: KeyRows, take: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Keeps some of the columns; the logical length stays.
@@ -215,6 +267,21 @@ def make_ragged(cache: Cache, number: int, rows: KeyRows) -> RaggedLayer:
     if not isinstance(layer, RaggedLayer):
         layer = cache.layers[number] = RaggedLayer.adopt(layer, rows)
     return layer
+
+
+def keep_past(cache: Cache | None, number: int, keep: bool) -> bool:
+    """Lets a layer with a sliding window keep what that hides, while it is looked at; and no longer.
+
+    Returns:
+        Whether that changed anything.
+    """
+    layer: Any = None if cache is None or number >= len(cache.layers) else cache.layers[number]
+    if not isinstance(layer, DynamicSlidingWindowLayer | RaggedLayer) or layer.record_past == keep:
+        return False
+    if not keep:
+        layer.crop(0)
+    layer.record_past = keep
+    return True
 
 
 def cache_in(values: Iterable[Any]) -> Cache | None:

@@ -66,16 +66,16 @@ def check_supported(
             f"{rows.shape[0]} x {total}; give the mask of the full sequence"
         )
     for number in range(config.num_hidden_layers):
-        window = family.sliding_window(decoder, number)
+        window = family.causal_within(decoder, number)
         if window is not None and total >= window:
             raise ValueError(
-                f"layer {number} sees a sliding window of {window} rows and the sequence has {total}; "
-                "plans support sequences shorter than the window"
+                f"layer {number} sees a sliding window of {window} rows and the sequence has {total}; on "
+                "this model plans support sequences shorter than the window"
             )
     return past
 
 
-def check_router(decoder: nn.Module, kwargs: Mapping[str, Any], program: Program) -> None:
+def check_router(family: Family, decoder: nn.Module, kwargs: Mapping[str, Any], program: Program) -> None:
     """Refuses logits of routers where some rows are routed to no expert.
 
     They would be of fewer rows than the attention mask, by which the stock loss that balances experts weighs
@@ -84,9 +84,7 @@ def check_router(decoder: nn.Module, kwargs: Mapping[str, Any], program: Program
     Raises:
         ValueError: If they are asked for.
     """
-    config: Any = decoder.config
-    asked = kwargs.get("output_router_logits")
-    if not (asked or (asked is None and getattr(config, "output_router_logits", False))):
+    if not family.shows_router(decoder, kwargs):
         return
     fed = (one.ffn_BN for one in dict.fromkeys(program.route.layers))
     if program.stages or not all(bool(rows_BN.all()) for rows_BN in fed):

@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 from saccade.core.precision import exact
 from saccade.core.program import Program, Tally
 from saccade.core.rows import RowIndex
-from saccade.core.stages import Choice, Counts, Evidence, Grid, Scoring, Stage, Vision, Which
+from saccade.core.stages import Choice, Counts, Evidence, Grid, Look, Scoring, Stage, Vision
 from saccade.engine.attention import scaled_scores, take_rotary, take_rows
 from saccade.engine.cache import Cache, KeyRows, ragged_layer
 from saccade.engine.ending import those_left
@@ -37,19 +37,23 @@ class ForwardFacts:
         family: Adapter of the model.
         parts: Modules of the model.
         grid: Where the visual rows lie in the picture, on the host, or None.
-        vision: Gives what the vision tower knows, for one of its layers and the decoder's input.
+        vision: Gives what the vision tower knows, for a look at it and the decoder's input.
         traces: Where to note what happens, or None.
         sources: Whether to note what merged rows are made of.
         carried: What the stock loop adds to rows between layers, or None.
+        left: Gives the rows whose patches passed the vision tower, on a device, or None.
+        asked_BN: Rows of the prompts, where answers follow them that decisions must not see; on the host.
     """
 
     family: Family
     parts: Parts
     grid: Grid | None = None
-    vision: Callable[[Which, torch.Tensor], Vision] | None = None
+    vision: Callable[[Look, torch.Tensor], Vision] | None = None
     traces: list[Trace] | None = None
     sources: bool = True
     carried: Carried | None = None
+    left: Callable[[torch.device], torch.Tensor | None] | None = None
+    asked_BN: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,9 +79,10 @@ class Decisions:
     def __init__(self, program: Program, frame: Frame, context: ForwardFacts) -> None:
         """Gets ready; nothing is decided yet."""
         self.program, self.frame, self.context = program, frame, context
-        self.stages = tuple(_settled(stage, context.family.compact_positions) for stage in program.stages)
-        layout, device = program.route.layout, frame.device
-        self.layout = layout
+        self.stages = tuple(stage.settled(context.family.compact_positions) for stage in program.stages)
+        layout, device, asked_BN = program.route.layout, frame.device, context.asked_BN
+        # What decisions see: to them rows of an answer are padding.
+        self.layout = layout if asked_BN is None else replace(layout, real_BN=layout.real_BN & asked_BN)
         self.visual_BN = layout.visual_BN.to(device, non_blocking=True)
         self.text_BN = layout.text_BN.to(device, non_blocking=True)
         self.image_BN = layout.image_BN.to(device, non_blocking=True)
@@ -91,7 +96,8 @@ class Decisions:
         self._moves: Moves | None = None
         self._asking: dict[int, RowIndex] = {}
         self._taken: dict[int, _Taken | None] = {}
-        last_BN = _last_rows(layout.real_BN)
+        self.kept: dict[int, bool] = {}
+        last_BN = _last_rows(self.layout.real_BN)
         self._last = RowIndex.from_mask(last_BN).on(device)
         self._ends_visual = bool((last_BN & layout.visual_BN).any())
         self.trace = None if context.traces is None else Trace(program.route, context.grid)
@@ -165,7 +171,9 @@ class Decisions:
             seen = see(stage)
         vision = self.context.vision
         if stage.look.tower is not None and vision is not None:
-            seen["vision"] = vision(stage.look.tower, hidden_BND)
+            seen["vision"] = vision(stage.look, hidden_BND)
+        if stage.look.pruned and self.context.left is not None:
+            seen["left_BN"] = self.context.left(where)
         # A boundary is where the next layer begins: what comes in between belongs to the layer before.
         evidence = Evidence(
             layout=self.layout,
@@ -240,12 +248,12 @@ class Decisions:
         step = frame.steps[number] or Step()
         cache: Cache | None = kwargs.get("past_key_values")
         ragged = None if cache is None else ragged_layer(cache, attn.layer_idx)
-        rotary = frame.rotary(step, None if ragged is None else ragged.rows, kwargs["position_embeddings"])
+        held, kind = None if ragged is None else ragged.rows, family.rotary_kind(attn)
+        rotary = frame.rotary(step, held, kwargs["position_embeddings"], kind=kind)
         keys_BGKW, rows = self._keys(attn, layer, frame, step, hidden_BND, rotary, cache, fresh)
         seen: dict[str, Any] = {}
         if stage.look.rotary:
-            held = None if ragged is None else ragged.rows
-            tables = frame.rotary(step, held, kwargs["position_embeddings"], exact=True)
+            tables = frame.rotary(step, held, kwargs["position_embeddings"], exact=True, kind=kind)
             seen["rotary"], seen["turn"] = _over_heads(tables, keys_BGKW.shape[-1]), family.turn
         if stage.look.keys:
             keys = _over_rows(keys_BGKW.transpose(2, 3), step, frame).transpose(2, 3)
@@ -260,8 +268,9 @@ class Decisions:
         self._scored = Scoring(asks.count, keys_BGKW.shape[2], fresh or cache is None)
         normed = family.input_norm(layer, take_rows(asks, hidden_BND))
         queries_BHRW = family.queries(attn, normed, take_rotary(asks, rotary))
-        scores = scaled_scores(queries_BHRW, keys_BGKW, attn.scaling)
-        weights = scores.masked_fill(~frame.mask(asks, rows), float("-inf")).softmax(-1)
+        scores = family.capped(attn, scaled_scores(queries_BHRW, keys_BGKW, attn.scaling))
+        mask = frame.mask(asks, rows, frame.sights[number], step)
+        weights = scores.masked_fill(~mask, float("-inf")).softmax(-1)
         seen["weights_BHRN"] = all_heads(_over_rows(weights, step, frame), family.heads(attn)[0], attn)
         seen["asking_BR"] = asks.index_BR
         seen["asks_BR"] = torch.ones_like(asks.index_BR).bool() if asks.valid_BR is None else asks.valid_BR
@@ -282,7 +291,7 @@ class Decisions:
         ragged = None if cache is None else ragged_layer(cache, attn.layer_idx)
         if cache is not None and not fresh:
             held: Any = cache.layers[attn.layer_idx].keys
-            rows = frame.every(frame.past + frame.new) if ragged is None else ragged.rows
+            rows = frame.held(held.shape[2]) if ragged is None else ragged.rows
             assert rows is not None
             return held.to(hidden_BND.device), rows
         normed = self.context.family.input_norm(layer, take_rows(step.alive, hidden_BND))
@@ -290,7 +299,8 @@ class Decisions:
         if cache is None or not frame.past:
             return keys_BGKW, frame.every(frame.new) if step.alive is None else frame.keys(None, step)
         held = cache.layers[attn.layer_idx].keys
-        rows = frame.keys(frame.every(frame.past) if ragged is None else ragged.rows, step)
+        every = frame.every(frame.past, frame.past - held.shape[2])
+        rows = frame.keys(every if ragged is None else ragged.rows, step)
         return torch.cat([held.to(keys_BGKW.device), keys_BGKW], dim=2), rows
 
 
@@ -299,12 +309,6 @@ def _over_heads(rotary: Rotary, width: int) -> Rotary:
     cos, sin = rotary
     more = width - cos.shape[-1]
     return (pad(cos, (0, more), value=1.0), pad(sin, (0, more))) if more else rotary
-
-
-def _settled(stage: Stage, can_close_up: bool) -> Stage:
-    """The same stage with its word on positions final."""
-    closes = stage.compact == "always" or (stage.compact == "if possible" and can_close_up)
-    return replace(stage, compact="always" if closes else "never")
 
 
 def _last_rows(real_BN: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,8 @@ the layers' take decisions. What they hand to each other is local to the thread.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,9 +17,9 @@ from torch import nn
 from saccade.core.layout import Layout
 from saccade.core.precision import wide
 from saccade.core.route import Route
-from saccade.core.stages import Stage, Vision, Which
+from saccade.core.stages import Look, Stage, Vision
 from saccade.engine.blocks import Blocks
-from saccade.engine.cache import Cache, cache_in, ragged_layer
+from saccade.engine.cache import Cache, cache_in, keep_past, ragged_layer
 from saccade.engine.checks import (
     check_router,
     check_supported,
@@ -34,9 +35,10 @@ from saccade.engine.layers import FRAME, eager
 from saccade.engine.prompt import Prompt, by_name, goes_on, layout_of
 from saccade.engine.release import release
 from saccade.engine.rewrite import Carried
-from saccade.engine.tower import Captured, TowerTap, grid, vision
+from saccade.engine.sights import sights_of
+from saccade.engine.tower import Captured, TowerTap, grid, left, vision
 from saccade.engine.trace import Trace
-from saccade.families import Family
+from saccade.families import Family, Rotary
 from saccade.families.base import Parts
 from saccade.plans.plan import Plan
 
@@ -45,20 +47,24 @@ class Handover(threading.local):
     """What the hooks of one forward hand on; threads may share a model.
 
     Attributes:
-        prompt: What the core was given; taken by the decoder's hook.
+        prompt: What the core was given that holds images; taken by the decoder's hook.
+        core: What the core was given, by name; empty outside it.
         given: The layout that ``with_layout`` says.
         continues: Whether this forward holds no more than tokens that follow what was laid out.
         sources: Whether traces note what merged rows are made of.
         traces: Where ``tracing`` notes what happened; None outside it.
         inside: Whether the core is running; else its decoder was called by itself.
+        asked_BN: Rows of the prompts, as ``answering`` says; None outside it.
     """
 
     prompt: Prompt | None = None
+    core: Mapping[str, Any] = MappingProxyType({})
     given: Given | None = None
     continues: bool = False
     sources: bool = True
     traces: list[Trace] | None = None
     inside: bool = False
+    asked_BN: torch.Tensor | None = None
 
 
 class Forward:
@@ -92,19 +98,26 @@ class Forward:
         self.call, self.blocks, self.tap = call, blocks, tap
         releases = any(method.releases for method in plan.methods)
         self.decides = bool(stages)
+        config: Any = parts.decoder.config
+        self.rules = family.rules(config)
         self.whole = self.decides or releases or any(method.by_image for method in plan.methods)
-        self.looks_at_end = releases or any(stage.look.layer for stage in stages)
+        self.looks_at_end = releases or any(stage.look.layer or stage.look.words for stage in stages)
 
     @eager
     def before_core(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         """Reads the token ids and the padding: which rows are visual."""
         refuse_replicas(module)
-        self.call.prompt, self.call.inside, self.call.continues = None, True, False
+        self.call.prompt, self.call.inside, self.call.continues, self.call.core = None, True, False, {}
         if self.tap is not None:
             self.tap.begin()
+        if self.plan.adapter is not None and module.training and torch.is_grad_enabled():
+            raise ValueError(
+                f"{self.plan.key} brings weights of its own, which do not train: merge the adapter first "
+                "(saccade heal --merge), or call model.eval()"
+            )
         if not self.plan.methods:
             return
-        named = by_name(module, args, kwargs)
+        named = self.call.core = by_name(module, args, kwargs)
         if self.call.given is not None:
             self.call.continues = goes_on(named, self._has_images(named))
             return
@@ -120,7 +133,7 @@ class Forward:
 
     def after_core(self, module: nn.Module, args: tuple, output: Any) -> None:
         """Forgets what was handed on: the forward is over, also where it failed."""
-        self.call.prompt, self.call.inside, self.call.continues = None, False, False
+        self.call.prompt, self.call.inside, self.call.continues, self.call.core = None, False, False, {}
         if self.tap is not None:
             self.tap.begin()
 
@@ -169,14 +182,17 @@ class Forward:
         ragged = cache is not None and any(ragged_layer(cache, n) for n in range(len(cache.layers)))
         if route is None and not ragged:
             return args, kwargs
-        past = check_supported(self.family, module, named, rows, cache)
+        core = self.call.core
+        # Some cores make the masks of all layers, which travel in the padding's place.
+        mask = core.get("attention_mask") if self.call.inside and core else named.get("attention_mask")
+        past = check_supported(self.family, module, named | {"attention_mask": mask}, rows, cache)
         if program is not None:
-            check_router(module, named, program)
+            check_router(self.family, module, named, program)
         if route is not None and not bool(route.layers[-1].alive_BN.all()):
             self._check_end(route, past)
         positions = self._positions(named, rows, past) if self.decides or ragged else None
-        mask = named.get("attention_mask")
-        frame = Frame.build(route, num_layers, batch, new, past, mask, rows.device, positions)
+        sights = sights_of(self.family, self.rules, core, past, past + new, mask)
+        frame = Frame.build(route, num_layers, batch, new, past, mask, rows.device, positions, sights)
         if program is None or (not program.stages and self.call.traces is None):
             return args, kwargs | {FRAME: frame}
         added = self.family.added(named)
@@ -226,7 +242,11 @@ class Forward:
             ids = torch.arange(past, past + rows.shape[1], device=rows.device)[None]
         decoder, family = self.parts.decoder, self.family
         like = rows if rows.is_floating_point() else next(self.parts.norm.parameters())
-        return Positions(ids, lambda at, exact: family.rotary(decoder, wide(like) if exact else like, at))
+
+        def rotate(at: torch.Tensor, exact: bool, kind: str | None) -> Rotary:
+            return family.rotary(decoder, wide(like) if exact else like, at, kind)
+
+        return Positions(ids, rotate)
 
     def _captured(self, prompt: Prompt | None) -> Captured | None:
         """What is known of the images of this forward, where anybody wants to know."""
@@ -239,21 +259,41 @@ class Forward:
         self, layout: Layout, captured: Captured | None, carried: Carried | None, given: Given | None
     ) -> ForwardFacts:
         given_vision = None if given is None else given.vision
-        look: Callable[[Which, torch.Tensor], Vision] | None = None
+        see: Callable[[Look, torch.Tensor], Vision] | None = None
         if given_vision is not None:
 
-            def look(which: Which, embeddings_BND: torch.Tensor) -> Vision:
+            def see(look: Look, embeddings_BND: torch.Tensor) -> Vision:
                 return given_vision
         elif captured is not None and captured.tower is not None:
 
-            def look(which: Which, embeddings_BND: torch.Tensor) -> Vision:
-                return vision(captured, which, layout, embeddings_BND)
+            def see(look: Look, embeddings_BND: torch.Tensor) -> Vision:
+                assert look.tower is not None
+                return vision(captured, look.tower, layout, embeddings_BND, look.received)
+
+        def kept(device: torch.device) -> torch.Tensor | None:
+            if given is not None:
+                return None if given.vision is None else given.vision.left_BN
+            return None if captured is None else left(captured, layout, device)
 
         where = None if given is None else given.grid
         if captured is not None:
             where = grid(captured.picture, layout, torch.device("cpu"))
+        asked_BN = self.call.asked_BN
+        if asked_BN is not None and asked_BN.shape != layout.visual_BN.shape:
+            raise ValueError(
+                f"the rows of the prompts are {tuple(asked_BN.shape)}, those of the forward "
+                f"{tuple(layout.visual_BN.shape)}"
+            )
         return ForwardFacts(
-            self.family, self.parts, where, look, self.call.traces, self.call.sources, carried
+            self.family,
+            self.parts,
+            where,
+            see,
+            self.call.traces,
+            self.call.sources,
+            carried,
+            kept,
+            asked_BN,
         )
 
     @eager
@@ -269,6 +309,15 @@ class Forward:
         return args, kwargs | {"hidden_states": changed}
 
     @eager
+    def keep_past(self, number: int, layer: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+        """Lets a cache keep what a window hides until the layer about to run has been looked at."""
+        frame: Frame | None = kwargs.get(FRAME)
+        if frame is not None and frame.decisions is not None:
+            frame.decisions.kept[number] = keep_past(
+                kwargs.get("past_key_values"), layer.self_attn.layer_idx, True
+            )
+
+    @eager
     def after_layer(
         self, number: int, layer: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any
     ) -> Any:
@@ -279,6 +328,9 @@ class Forward:
         into = args[0] if args else kwargs["hidden_states"]
         hidden = output[0] if isinstance(output, tuple) else output
         changed = frame.decisions.after(number, layer, into, kwargs, hidden)
+        if frame.decisions.kept.pop(number, False):
+            attn: Any = layer.self_attn
+            keep_past(kwargs.get("past_key_values"), attn.layer_idx, False)
         return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
 

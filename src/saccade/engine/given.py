@@ -75,8 +75,9 @@ def _copies(vision: Vision, times: int) -> Vision:
     """The views of every copy of a sample count as views of their own."""
     views = int(vision.view_BN.max()) + 1 if vision.cls_TV is None else len(vision.cls_TV)
     cls_TV = None if vision.cls_TV is None else vision.cls_TV.repeat(times, 1)
+    received = tuple(x.repeat_interleave(times, dim=0) for x in vision.received_BN)
     made: Vision = _with(
-        replace(vision, cls_TV=None, into_BN=None, sizes_BN=None),
+        replace(vision, cls_TV=None, into_BN=None, sizes_BN=None, received_BN=received),
         lambda x: x.repeat_interleave(times, dim=0),
     )
     copy_B1 = torch.arange(times, device=made.view_BN.device).repeat(len(vision.view_BN))[:, None]

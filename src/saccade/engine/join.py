@@ -68,10 +68,10 @@ def part(cache: Cache, samples: Sequence[int], start: int, stop: int) -> Cache:
         if not isinstance(layer, RaggedLayer):
             found.append(_like(layer, taken, torch.arange(start, stop, device=taken.device)))
             continue
-        held = layer.rows
-        assert held is not None
+        held, keys = layer.rows, layer.keys
+        assert held is not None and keys is not None
         if id(held) not in rows:
-            rows[id(held)] = _within(held, len(layer.keys), taken, start, stop)
+            rows[id(held)] = _within(held, len(keys), taken, start, stop)
         kept, columns = rows[id(held)]
         found.append(_ragged(_like(layer, taken, columns), kept, stop - start))
     return Cache(layers=found)
@@ -87,10 +87,9 @@ def _samples(layer: Any) -> int:
 
 
 def _rows_of(layer: Any, every: KeyRows) -> KeyRows:
-    if not isinstance(layer, RaggedLayer):
-        return every
-    assert layer.rows is not None
-    return layer.rows
+    rows = layer.rows if isinstance(layer, RaggedLayer) else every
+    assert rows is not None
+    return rows
 
 
 def _like(layer: Any, samples: torch.Tensor, columns: torch.Tensor) -> Any:

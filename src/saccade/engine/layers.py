@@ -67,7 +67,8 @@ class AttentionStandIn:
         if step.attends_as_stock and (cache is None or not ragged_layer(cache, self.module.layer_idx)):
             return self.inner(*args, **kwargs)
         rotary = kwargs["position_embeddings"]
-        return routed_attention(self.family, self.module, frame, step, hidden, rotary, cache), None
+        sight = frame.sights[self.number]
+        return routed_attention(self.family, self.module, frame, step, hidden, rotary, cache, sight), None
 
 
 class MlpStandIn:

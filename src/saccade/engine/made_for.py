@@ -7,6 +7,7 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
+from saccade.engine.healed import check_bound, unproven
 from saccade.families import find, unwrap
 from saccade.opening.digest import differ
 from saccade.plans.plan import Plan
@@ -17,7 +18,8 @@ _WARNED: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
 def check_made_for(model: nn.Module, plan: Plan, *, force: bool = False, strict: bool = False) -> None:
     """Refuses a plan for a model of another shape, and warns once of one for other weights.
 
-    A fine-tuned model may well run the plan of the one it came from, so other weights alone are no error. Of
+    The adapter of a healed plan goes on the weights that it was made for, and on no others. Beside that,
+    a fine-tuned model may well run the plan of the one it came from, so other weights alone are no error. Of
     a plan file that notes no weights it cannot be told, which is said too; a plan written in the code or on
     the command line is for whatever it is put on.
 
@@ -28,14 +30,22 @@ def check_made_for(model: nn.Module, plan: Plan, *, force: bool = False, strict:
         strict: Refuse other weights too, and a calibrated plan or a plan file that cannot tell.
 
     Raises:
-        ValueError: If it was made for another model.
+        ValueError: If it was made for another model, or its adapter for another plan or other weights.
     """
     if force and strict:
         raise ValueError("force takes any plan and strict only that of these very weights: give one of them")
+    if plan.adapter is not None:
+        check_bound(plan)
     if force:
         return
     family = find(model)
     plan.check_shape(family.identity(model))
+    if plan.adapter is not None:
+        line = unproven(unwrap(model), plan.adapter)
+        if line and strict:
+            raise ValueError(f"strict: {line}")
+        if line:
+            _warn_once(model, line)
     if plan.file and not plan.calibration.get("weights_hash"):
         line = f"{plan.file} does not say which weights it was made for"
         if strict:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from saccade.engine.cache import Cache, KeyRows, make_ragged, ragged_layer
+from saccade.engine.cache import Cache, KeyRows, kv_lengths, make_ragged, ragged_layer
 from saccade.engine.frame import Frame
 
 
@@ -51,7 +51,9 @@ class Remainder:
         filled_BK = torch.arange(count, device=ids_BK.device) < counts_B[:, None]
         ids_BK = ids_BK.gather(1, columns_BK).masked_fill(~filled_BK, -1)
         left = (*held.left, (first, start + new))
-        return cls(KeyRows(ids_BK, False, bool(filled_BK.all()), held.shifts, left), columns_BK)
+        padding, moved = int((~filled_BK).sum(1).max()) if batch else 0, held.moved_BK
+        moved = None if moved is None else moved.expand(batch, -1).gather(1, columns_BK)
+        return cls(KeyRows(ids_BK, False, padding, held.shifts, left, moved), columns_BK)
 
     def take(self, x_BHKW: torch.Tensor) -> torch.Tensor:
         """The columns that stay, as tensors of their own: the rest is freed."""
@@ -77,7 +79,7 @@ def release(frame: Frame, cache: Cache, numbers: Sequence[int]) -> None:
         if cached_BN is None:
             continue
         ragged = ragged_layer(cache, number)
-        held = frame.every(frame.past + frame.new) if ragged is None else ragged.rows
+        held = frame.held(kv_lengths(cache)[number]) if ragged is None else ragged.rows
         assert held is not None
         key = (id(held), id(cached_BN))
         if key not in memo:

@@ -21,11 +21,13 @@ from saccade.core.layout import Layout
 from saccade.core.pricing import executed_flops
 from saccade.core.route import LayerRoute, Route, compose
 from saccade.core.shapes import ModelShape
+from saccade.core.sight import Sight
 from saccade.engine.attach import Attachment, apply
 from saccade.engine.checks import check_supported
 from saccade.engine.ending import read_from
 from saccade.engine.frame import Frame
 from saccade.engine.layers import FRAME
+from saccade.engine.sights import sights_of
 from saccade.families import Added
 from saccade.families.offsets import position_offsets_kept
 from saccade.plans.plan import Plan
@@ -111,8 +113,9 @@ class Replay:
         states: list[torch.Tensor],
         calls: list[dict[str, Any]],
         added: Added | None = None,
+        sights: tuple[Sight, ...] = (),
     ) -> None:
-        self.layout, self.logits_TV = layout, logits_TV
+        self.layout, self.logits_TV, self._sights = layout, logits_TV, sights
         self._attachment, self._states, self._calls, self._added = attachment, states, calls, added
 
     @torch.no_grad()
@@ -132,7 +135,8 @@ class Replay:
         hidden = self._states[start]
         stock = Route.dense(self.layout, 1).layers
         whole = Route(self.layout, (*stock * start, *(layer or stock[0] for layer in program.layers)))
-        frame = Frame.build(whole, len(self._states), 1, self.layout.rows, 0, None, hidden.device)
+        rows, device = self.layout.rows, hidden.device
+        frame = Frame.build(whole, len(self._states), 1, rows, 0, None, device, sights=self._sights)
         for number, layer in enumerate(program.layers, start):
             if layer is not None:
                 hidden = parts.layers[number](hidden, **self._calls[number] | {FRAME: frame})
@@ -170,8 +174,12 @@ class Replay:
         program = self._program(route)
         if program is None:
             return 0
-        run = [layer for layer in program.layers if layer is not None]
-        layers = sum(executed_flops(shape, layer, self.layout) for layer in run)
+        rules = shape.each_rule[program.start :]
+        layers = sum(
+            executed_flops(shape, layer, self.layout, rule)
+            for layer, rule in zip(program.layers, rules, strict=True)
+            if layer is not None
+        )
         return layers + 2 * shape.hidden * shape.vocab * self.tail
 
 
@@ -236,7 +244,10 @@ class Replayer:
         again = _head(self.attachment, outputs[-1], read_T)
         if not torch.allclose(logits_TV.float(), again.float(), rtol=1e-2, atol=1e-2, equal_nan=True):
             raise ValueError("this model changes its logits after the head, which replay cannot follow")
-        return Replay(self.attachment, layout, logits_TV, states, calls, added[0])
+        config: Any = self.attachment.parts.decoder.config
+        rules = self.attachment.family.rules(config)
+        sights = sights_of(self.attachment.family, rules, inputs, 0, layout.rows)
+        return Replay(self.attachment, layout, logits_TV, states, calls, added[0], sights)
 
     def _check_loop(self, seen: list[int], states: list[torch.Tensor], outputs: list[Any]) -> None:
         name, depth = self.attachment.family.name, len(self.attachment.parts.layers)
@@ -258,7 +269,8 @@ class Replayer:
 def _head(attachment: Attachment, hidden_BND: torch.Tensor, rows_T: torch.Tensor) -> torch.Tensor:
     parts = attachment.parts
     assert parts.head is not None
-    return parts.head(parts.norm(hidden_BND[:, rows_T.to(hidden_BND.device)]))[0]
+    logits_BTV = parts.head(parts.norm(hidden_BND[:, rows_T.to(hidden_BND.device)]))
+    return attachment.family.said(attachment.model, logits_BTV)[0]
 
 
 @contextmanager

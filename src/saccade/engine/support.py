@@ -51,6 +51,12 @@ SUPPORT: tuple[Support, ...] = (
         "engine/test_hidden.py::test_a_hidden_image_is_as_good_as_none",
     ),
     Support(
+        "a healed plan (`saccade heal`): its adapter goes on with it and off with it",
+        "supported, untested on GPU",
+        "at no cost; refused on other or quantised weights, and where gradients are taken",
+        "healing/test_run.py::test_the_dense_model_stays_bit_for_bit",
+    ),
+    Support(
         "sampling, several sequences per prompt",
         "supported",
         "as the repeated prompt samples",
@@ -137,7 +143,8 @@ SUPPORT: tuple[Support, ...] = (
     Support(
         "crop, reset, reorder, select and repeat of a cache",
         "supported",
-        "row numbers, padding and lengths stay in step; not into a prompt that left rows (skip KV-cache)",
+        "row numbers, padding and lengths stay in step; not into a prompt that left rows (skip KV-cache), "
+        "nor past a window without `activate_past_recording`",
         "engine/test_cache.py::test_rows_and_values_stay_in_step",
     ),
     Support(
@@ -155,8 +162,20 @@ SUPPORT: tuple[Support, ...] = (
     Support(
         "sliding-window attention",
         "supported",
-        "while the sequence is shorter than the window; refused past it",
-        "engine/test_cache.py::test_sliding_windows_are_served_until_they_slide",
+        "also past the window, which goes by positions where these close up; caches slide as stock ones do",
+        "engine/test_windows.py::test_generation_past_the_window_is_recomputation",
+    ),
+    Support(
+        "rows that see each other both ways: an image's, or a prompt's",
+        "supported",
+        "as `token_type_ids` say; where all depends on them, an image without them is refused",
+        "families/test_gemma.py::test_what_rows_see_is_what_the_stock_masks_show",
+    ),
+    Support(
+        "capped attention logits",
+        "supported",
+        "routed layers run the model's own eager function; under SDPA, which leaves the cap out, they do too",
+        "matrix/test_prefill.py::test_gather_equals_mask",
     ),
     Support(
         "`sdpa` and `eager` attention",
@@ -357,16 +376,58 @@ SUPPORT: tuple[Support, ...] = (
         "opening/test_weights.py::test_an_adapter_of_another_base_of_the_same_shape_is_warned_of",
     ),
     Support(
+        "the whole bill in closed form: vision tower, projector, decoder, head",
+        "supported",
+        "equal to torch's own counter, looks at the tower included; not told where rows are laid out anew",
+        "plans/test_bill.py::test_a_plans_bill_is_what_torch_counts_looks_at_the_tower_included",
+    ),
+    Support(
+        "patches that leave before the vision tower",
+        "supported",
+        "in Qwen-VL's towers, which take packed patches: as a tower and a decoder that never saw them",
+        "methods/test_pixelprune.py::test_it_equals_a_tower_and_a_decoder_that_never_saw_what_left",
+    ),
+    Support(
+        "patches that leave before a vision tower whose views have one size",
+        "refused",
+        "choose a method that merges inside it, or reduces rows after it",
+        "methods/test_pixelprune.py::test_towers_of_one_size_are_refused_in_one_line",
+    ),
+    Support(
         "a prompt with more positions than the model was made for",
         "refused",
         "take a shorter question, or fewer or smaller pictures",
         "inputs/test_prompts.py::test_a_prompt_beyond_the_positions_is_refused_at_once_by_name",
     ),
     Support(
+        "a family that nobody wrote an adapter for (`--generic`)",
+        "supported, untested on GPU",
+        "one made by inspection, for what `saccade check` accepts; nothing that looks into the tower",
+        "families/test_generic.py::test_a_plan_is_taken_once_a_check_has_accepted_it",
+    ),
+    Support(
+        "such a family with recurrent or cross-attention layers, or masks that are not causal",
+        "refused",
+        "in one line, when it is looked at",
+        "families/test_generic.py::test_what_is_no_stock_decoder_behind_a_tower_is_refused_in_one_line",
+    ),
+    Support(
         "a second plan on a model",
         "refused",
         "remove the first, or compose them with `+`",
         "engine/test_attach.py::test_a_second_plan_is_refused_and_the_first_stays",
+    ),
+    Support(
+        "inside vLLM: layers in which visual rows skip work, and rows that go before the decoder",
+        "supported, untested on GPU",
+        "by a plug-in, in the families that its page lists",
+        "vllm/test_work.py::test_layers_are_what_the_methods_say",
+    ),
+    Support(
+        "inside vLLM: methods that decide inside the decoder, or look into the vision tower",
+        "refused",
+        "the engine does not start",
+        "vllm/test_work.py::test_what_is_not_served_says_why_in_one_line",
     ),
 )
 """Every feature that was tried, in the order of the docs."""

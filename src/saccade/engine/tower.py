@@ -21,15 +21,18 @@ import torch
 from torch import nn
 
 from saccade.core.bipartite import TowerMerge
+from saccade.core.predicted import TowerPrune
+from saccade.core.stages import TowerLayer
 from saccade.engine.mesh import all_heads
 from saccade.engine.tower_merge import MERGING, Merging, MergingLayer
-from saccade.engine.tower_scores import TowerScores, look, together
-from saccade.engine.tower_vision import Captured, Seen, TowerRun, Which, grid, vision
+from saccade.engine.tower_prune import PRUNING, Pruning, install
+from saccade.engine.tower_scores import TowerScores, look, received, together
+from saccade.engine.tower_vision import Captured, Seen, TowerRun, Which, grid, left, vision
 from saccade.families import Family, unwrap
 from saccade.families.base import checkpoints
 from saccade.families.vision import KINDS, Picture, Tower
 
-__all__ = ["Captured", "TowerTap", "allow_other_sizes", "check_merging", "grid", "vision"]
+__all__ = ["Captured", "TowerTap", "allow_other_sizes", "check_merging", "grid", "left", "vision"]
 
 SEEN = "saccade_seen"
 """Attribute of the features' output object that holds what the tap saw."""
@@ -63,6 +66,8 @@ class TowerTap:
         merge: TowerMerge | None = None,
         weighs: bool = False,
         check: Callable[[Mapping[str, Any]], None] | None = None,
+        received: frozenset[TowerLayer] = frozenset(),
+        prune: TowerPrune | None = None,
     ) -> None:
         """Installs its hooks.
 
@@ -73,6 +78,8 @@ class TowerTap:
             merge: How tokens merge inside the tower; None, or ``r`` of 0, for not at all.
             weighs: Whether gradients flow through the attention of all heads as one.
             check: Called with the arguments of ``get_image_features``, by name.
+            received: Layers in which the attention of all rows is looked at.
+            prune: Which patches leave before the tower, or None.
 
         Raises:
             ValueError: If the tower cannot give what is wanted.
@@ -80,20 +87,35 @@ class TowerTap:
         self.model, self.family, self.wanted = model, family, wanted
         self.weighs, self.check = weighs, check
         self.merge = merge if merge is not None and merge.r else None
+        self.prune = prune
         self._call = _TowerCall()
         self._undo: list[Callable[[], None]] = []
         # Accelerate's hooks hand outputs on in copies, which hold the same tensors and nothing else.
         self._known: WeakValueDictionary[int, Seen] = WeakValueDictionary()
-        self.tower = family.tower(model) if wanted or self.merge else None
-        if (wanted or self.merge) and self.tower is None:
+        inside = bool(wanted or self.merge or prune)
+        self.tower = family.tower(model) if inside else None
+        if inside and self.tower is None:
             raise ValueError(
                 f"the vision tower of this {family.name} model is of a kind that cannot be looked into; "
                 "choose a method that scores rows in the decoder"
             )
         served = _served(family, self.tower) if self.tower is not None and wanted else {}
         self.keys = {key: served[key] for key in wanted}
+        self.received: frozenset[int] = frozenset()
+        if self.tower is not None:
+            self.received = frozenset(self.tower.number(layer) for layer in received)
         if self.merge is not None:
             check_merging(family, self.tower)
+            if self.received:
+                raise ValueError(
+                    "a plan that merges tokens inside the vision tower leaves nothing to look at in the "
+                    "layers where they merge: leave one of the two methods out"
+                )
+        if prune is not None and (wanted or received or self.merge):
+            raise ValueError(
+                "a plan whose patches leave before the vision tower leaves gaps in what the tower knows of "
+                "rows: leave that method out, or those that look at the tower or merge in it"
+            )
         core: Any = family.parts(model).core
         for kind, name in family.feature_makers(core).items():
             self._wrap(core, kind, name)
@@ -101,6 +123,8 @@ class TowerTap:
             self._watch(self.tower)
             if self.merge is not None:
                 self._merge(self.tower, self.merge)
+            if prune is not None:
+                self._undo += install(family, self.tower, self._pruning)
 
     def remove(self) -> None:
         """Takes everything off; calling it again does nothing."""
@@ -152,10 +176,11 @@ class TowerTap:
 
     def _serves(self, seen: Seen) -> bool:
         """Whether what another tap saw would do: features may outlive the attachment that made them."""
-        return seen.merge == self.merge and set(self.keys.values()) <= set(seen.run.scores)
+        known = set(self.keys.values()) <= set(seen.run.scores) and self.received <= set(seen.run.received)
+        return known and (seen.merge, seen.prune) == (self.merge, self.prune)
 
     def _unseen(self, kind: str, output: Any, inputs: Mapping[str, Any]) -> tuple[Seen, list[int]]:
-        if self.wanted or self.merge is not None:
+        if self.wanted or self.merge is not None or self.prune is not None:
             raise ValueError(
                 f"this plan looks into the vision tower, but these {kind} features were made without it, or "
                 "cut in chunks since: make them with the plan attached, and leave prefill_chunk_size unset"
@@ -221,7 +246,7 @@ class TowerTap:
         picture, features = self.family.picture(self.model, named), self.family.features(output)
         if picture is None or features is None:
             return
-        seen = Seen(picture, run, tuple(features), self.merge)
+        seen = Seen(picture, run, tuple(features), self.merge, self.prune)
         setattr(output, SEEN, seen)
         self._known[_mark(features)] = seen
         if self._call.made is not None:
@@ -235,6 +260,9 @@ class TowerTap:
             hooks.append(
                 module.register_forward_hook(functools.partial(self._after_attention, key), with_kwargs=True)
             )
+        for number in self.received:
+            hook = functools.partial(self._after_received, number)
+            hooks.append(tower.attention_of(number).register_forward_hook(hook, with_kwargs=True))
         for number in set(tower.states) if self.wanted else ():
             if number:
                 keep = functools.partial(self._after_layer, number)
@@ -250,6 +278,10 @@ class TowerTap:
         run, tower = self._call.run, self.tower
         if run is not None and tower is not None and self.wanted:
             run.order = self.family.tower_order(tower, kwargs)
+        if run is not None and tower is not None and self.prune is not None:
+            order = self.family.tower_order(tower, kwargs)
+            run.pruning = Pruning.of(self.prune, self.family, tower, order, args, kwargs)
+            return args, kwargs | {PRUNING: run.pruning}
         if run is None or tower is None or self.merge is None:
             return None
         run.merging = Merging(self.merge.r, int(tower.has_cls))
@@ -280,9 +312,22 @@ class TowerTap:
         else:
             weigh()
 
-    def _pairs(self, tower: Tower, module: nn.Module, x: torch.Tensor, kwargs: dict[str, Any]) -> list:
+    @_eager
+    @torch.no_grad()
+    def _after_received(
+        self, number: int, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any
+    ) -> None:
+        run, tower = self._call.run, self.tower
+        if run is not None and tower is not None:
+            x = (args[0] if args else kwargs["hidden_states"]).detach()
+            pairs = self._pairs(tower, module, x, kwargs, everyone=True)
+            run.received[number] = tuple(received(q, k) for q, k in pairs)
+
+    def _pairs(
+        self, tower: Tower, module: nn.Module, x: torch.Tensor, kwargs: dict[str, Any], everyone: bool = False
+    ) -> list:
         """Queries and keys of all heads, also where processes share them."""
-        own = self.family.tower_heads(module, x, kwargs, tower.has_cls)
+        own = self.family.tower_heads(module, x, kwargs, tower.has_cls and not everyone)
         return [tuple(all_heads(part, tower.heads, module) for part in pair) for pair in own]
 
     @_eager
@@ -294,6 +339,10 @@ class TowerTap:
     def _before_first(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         if self._call.run is not None:
             self._call.run.states[0] = args[0] if args else kwargs["hidden_states"]
+
+    def _pruning(self) -> Pruning | None:
+        """What the run at hand leaves out."""
+        return None if self._call.run is None else self._call.run.pruning
 
     def _merge(self, tower: Tower, merge: TowerMerge) -> None:
         layer: Any

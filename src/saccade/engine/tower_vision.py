@@ -16,8 +16,10 @@ from torch.nn.utils.rnn import pad_sequence
 from saccade.core.bipartite import TowerMerge
 from saccade.core.layout import Layout
 from saccade.core.precision import wide
-from saccade.core.stages import Grid, Unseen, Vision
+from saccade.core.predicted import TowerPrune
+from saccade.core.stages import Grid, TowerLayer, Unseen, Vision
 from saccade.engine.tower_merge import Merging
+from saccade.engine.tower_prune import Pruning
 from saccade.engine.tower_scores import TowerScores
 from saccade.families.vision import Picture, Tower
 
@@ -34,6 +36,8 @@ class TowerRun:
         order: Where the patches of each visual row stand in its layers, where that is not in order.
         merging: Which tokens were merged, if any.
         later: What is left to do once the tower has run.
+        received: Attention that rows get of all rows of their view, by the number of the layer.
+        pruning: Which rows were left out, if any.
     """
 
     scores: dict[Which, TowerScores] = field(default_factory=dict)
@@ -41,6 +45,8 @@ class TowerRun:
     order: torch.Tensor | None = None
     merging: Merging | None = None
     later: list[Callable[[], None]] = field(default_factory=list)
+    received: dict[int, tuple[torch.Tensor, ...]] = field(default_factory=dict)
+    pruning: Pruning | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,12 +58,14 @@ class Seen:
         run: What the run of the tower left.
         made: The features of every image.
         merge: How tokens were merged.
+        prune: By what rule patches were left out.
     """
 
     picture: Picture
     run: TowerRun
     made: tuple[torch.Tensor, ...]
     merge: TowerMerge | None
+    prune: TowerPrune | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +114,23 @@ def grid(picture: Picture, layout: Layout, device: torch.device) -> Grid | None:
     return Grid(line, column, plane, _rows(picture.box_R4, layout, 0).to(device))
 
 
-def vision(captured: Captured, which: Which, layout: Layout, embeddings_BND: torch.Tensor) -> Vision:
+def left(captured: Captured, layout: Layout, device: torch.device) -> torch.Tensor | None:
+    """Rows (B, N) whose patches passed the tower; None where it left none out."""
+    runs = [one.run.pruning for one in captured.seen]
+    if any(run is None for run in runs):
+        return None
+    keep_R = torch.cat([run.keep_R.to(device) for run in runs if run is not None])
+    patch_BN = _rows(captured.picture.patch_R, layout, -1).to(device)
+    return (patch_BN >= 0) & keep_R[patch_BN.clamp(min=0)]
+
+
+def vision(
+    captured: Captured,
+    which: Which,
+    layout: Layout,
+    embeddings_BND: torch.Tensor,
+    received: tuple[TowerLayer, ...] = (),
+) -> Vision:
     """What the tower knows of the visual rows, in row coordinates.
 
     Args:
@@ -114,6 +138,7 @@ def vision(captured: Captured, which: Which, layout: Layout, embeddings_BND: tor
         which: Which layer is looked at; where the tower has one of the two alone, it serves for both.
         layout: Where the visual rows are.
         embeddings_BND: What enters the decoder.
+        received: Layers in which attention of all rows is wanted.
 
     Raises:
         ValueError: If the layout has other rows than the images, or rows are no patches.
@@ -126,7 +151,8 @@ def vision(captured: Captured, which: Which, layout: Layout, embeddings_BND: tor
             "model is (they are laid out anew): choose a method that scores rows in the decoder"
         )
     key = captured.keys[which]
-    found = [_Patches.of(one.run, key, tower, device) for one in captured.seen]
+    numbers = tuple(tower.number(layer) for layer in received)
+    found = [_Patches.of(one.run, key, tower, device, numbers) for one in captured.seen]
     patch_BN = _rows(captured.picture.patch_R, layout, -1).to(device)
     view_BN = _rows(captured.picture.view_R, layout, -1).to(device)
     shown_BN = patch_BN >= 0
@@ -148,7 +174,9 @@ def vision(captured: Captured, which: Which, layout: Layout, embeddings_BND: tor
         sizes_BN = one.sizes_P[at_BN] * shown_BN
 
     def spread(name: str) -> torch.Tensor:
-        x_P = torch.cat([getattr(f, name) for f in found])
+        return placed(torch.cat([getattr(f, name) for f in found]))
+
+    def placed(x_P: torch.Tensor) -> torch.Tensor:
         mask = shown_BN.view(*shown_BN.shape, *[1] * (x_P.ndim - 1))
         if mix is None:
             return torch.where(mask, x_P[at_BN], x_P.new_zeros(()))
@@ -180,6 +208,9 @@ def vision(captured: Captured, which: Which, layout: Layout, embeddings_BND: tor
         sizes_BN=sizes_BN,
         # Where patches are merged, those without a row are part of others that have one.
         unseen=None if groups or tower.projector is None else _unseen(captured.picture, layout, elsewhere),
+        received_BN=tuple(
+            placed(torch.cat(parts)) for parts in zip(*(f.received for f in found), strict=True)
+        ),
     )
 
 
@@ -209,6 +240,7 @@ class _Patches:
         features_PV: Features, None where the tower merges patches itself.
         cls_TV: Features of the CLS rows, or None.
         groups: Which patches were merged; None where none were.
+        received: See ``Vision.received_BN``, each (P).
     """
 
     attention_P: torch.Tensor
@@ -217,9 +249,12 @@ class _Patches:
     features_PV: torch.Tensor | None
     cls_TV: torch.Tensor | None
     groups: _Groups | None
+    received: tuple[torch.Tensor, ...]
 
     @classmethod
-    def of(cls, run: TowerRun, key: Which, tower: Tower, device: torch.device) -> _Patches:
+    def of(
+        cls, run: TowerRun, key: Which, tower: Tower, device: torch.device, received: tuple[int, ...] = ()
+    ) -> _Patches:
         """Reads a run."""
         merging, first = run.merging, int(tower.has_cls)
         where = merging.where_TP if merging is not None else None
@@ -252,6 +287,7 @@ class _Patches:
             None if state is None else patches(state).to(device),
             state[:, 0].to(device) if state is not None and tower.has_cls else None,
             groups,
+            tuple(rows(run.received[number]) for number in received),
         )
 
 

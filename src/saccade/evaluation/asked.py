@@ -19,7 +19,7 @@ def name_plans(plans: Mapping[str, PlanLike] | Sequence[PlanLike]) -> dict[str, 
     if isinstance(plans, Mapping):
         return {name: Plan.of(plan) for name, plan in plans.items()}
     read = [Plan.of(plan) for plan in plans]
-    named = {plan.spec: plan for plan in read}
+    named = {plan.key: plan for plan in read}
     if len(named) < len(read):
         raise ValueError("two plans are the same; give each once")
     return named

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from saccade.core.tower import Tiling
 from saccade.evaluation.comparison import check_plans, check_samples, runs_of, tally
 from saccade.evaluation.ledger import Spent
 from saccade.evaluation.options import EvaluationOptions
@@ -50,6 +51,7 @@ def compare_by_task(
     predictions: dict[str, list[Prediction]] = {run.key: [] for run in runs}
     spent: dict[str, list[Spent | None]] = {run.key: [] for run in runs}
     prompts: Counter[tuple[int, int]] = Counter()
+    seen: Counter[Tiling] = Counter()
     with opened(ledger) as journal:
         for number, task in enumerate(tasks, start=1):
             samples = draw(task)
@@ -63,8 +65,10 @@ def compare_by_task(
                 label=f"{task} ({number} of {len(tasks)})",
             )
             prompts.update(found.prompts)
+            seen.update(found.seen)
             for key, answers in found.predictions.items():
                 predictions[key].extend(answers)
                 spent[key].extend(found.spent[key])
     told = {key: tuple(answers) for key, answers in predictions.items()}
-    return tally(loaded, plans, Answers(told, prompts, {key: tuple(each) for key, each in spent.items()}))
+    costs = {key: tuple(each) for key, each in spent.items()}
+    return tally(loaded, plans, Answers(told, prompts, costs, seen))

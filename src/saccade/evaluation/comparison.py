@@ -21,6 +21,7 @@ from saccade.evaluation.runner import (
     real_cost,
     stock_cost,
 )
+from saccade.evaluation.whole import with_whole
 from saccade.inputs.samples import Sample
 from saccade.models import Loaded, wrap
 from saccade.plans.plan import Plan, PlanLike
@@ -69,7 +70,7 @@ def compare(
         model: A stock VLM.
         processor: Its processor.
         samples: Questions with reference answers and distinct ids.
-        plans: Plans by name, or plans alone, which are then named by their spec.
+        plans: Plans by name, or plans alone, which are then named by their spec (and adapter).
         options: How questions are asked.
         ledger: Journal, or its file, that keeps finished cells, so that an interrupted call resumes; the
             caller finishes it, or removes the file, once the result is safe.
@@ -90,8 +91,8 @@ def compare(
 def runs_of(plans: Mapping[str, Plan], blind: bool) -> list[AnswerRun]:
     """Columns to run: dense, blind if asked, and each distinct plan once (an empty plan is dense)."""
     runs = [AnswerRun(DENSE)] + [AnswerRun(BLIND, blind=True)] * blind
-    distinct = {plan.spec: plan for plan in plans.values() if plan.methods}
-    return runs + [AnswerRun(spec, plan) for spec, plan in distinct.items()]
+    distinct = {plan.key: plan for plan in plans.values() if plan.methods}
+    return runs + [AnswerRun(key, plan) for key, plan in distinct.items()]
 
 
 def tally(loaded: Loaded, plans: Mapping[str, Plan], found: Answers) -> Comparison:
@@ -103,14 +104,16 @@ def tally(loaded: Loaded, plans: Mapping[str, Plan], found: Answers) -> Comparis
     stock = stock_cost(loaded, found.prompts, found.spent.get(DENSE, ()))
 
     def price(plan: Plan) -> dict[str, float]:
-        ran = real_cost(stock, found.spent.get(plan.spec, ())) if plan.methods else stock
-        return mean_cost(loaded, plan, found.prompts) if ran is None else ran
+        ran = real_cost(stock, found.spent.get(plan.key, ())) if plan.methods else stock
+        spent = mean_cost(loaded, plan, found.prompts) if ran is None else ran
+        return with_whole(loaded, plan, spent, found.seen, sum(found.prompts.values()))
 
+    plain = price(Plan())
     return Comparison(
-        score(DENSE, DENSE, dense, dense, blind, stock),
-        None if blind is None else score(BLIND, DENSE, blind, dense, blind, stock),
+        score(DENSE, DENSE, dense, dense, blind, plain),
+        None if blind is None else score(BLIND, DENSE, blind, dense, blind, plain),
         {
-            name: score(name, plan.spec, found.predictions[plan.spec], dense, blind, price(plan))
+            name: score(name, plan.spec, found.predictions[plan.key], dense, blind, price(plan))
             for name, plan in plans.items()
         },
     )

@@ -15,6 +15,10 @@ from saccade.plans.plan import Plan
 
 RATIOS = (0.7, 0.5, 0.3)
 """Shares of the dense model's FLOPs at which methods are compared."""
+FINE = (0.7, 0.6, 0.5, 0.4, 0.3)
+"""The same where there is time for more of them."""
+MIDDLE = 0.5
+"""The share at which compositions stand beside them."""
 PUBLISHED_DEPTH = 32
 """Layers of the model that default layers of methods are of."""
 
@@ -91,6 +95,7 @@ def lineup(
     orders: Mapping[str, Sequence[int]],
     weights: Sequence[float] | None = None,
     family: str | None = None,
+    ratios: Sequence[float] = RATIOS,
 ) -> tuple[LineupRow, ...]:
     """Every registered method at every ratio, and two compositions at the middle one.
 
@@ -100,6 +105,7 @@ def lineup(
         orders: Calibrated orders by score name.
         weights: Weight of each layout.
         family: Model family, for methods that are made for some.
+        ratios: Shares of the dense model's FLOPs, from dear to cheap.
     """
     # VTW withdraws from the end, whatever layers its own threshold allows.
     known = {name: order for name, order in orders.items() if name != "withdrawal"}
@@ -107,7 +113,7 @@ def lineup(
     for name, cls in sorted(METHODS.items(), key=lambda item: _place(item[0], shape.layers)):
         kind, layer = kind_of(name, shape.layers), first_layer(cls, shape.layers)
         at = "" if layer is None else f"layer={layer},"
-        rows = [_row(name, cls.title, kind, r, f"{name}({at}flops={r})") for r in RATIOS]
+        rows = [_row(name, cls.title, kind, r, f"{name}({at}flops={r})") for r in ratios]
         if name in ADAPTIVE:
             rows.append(_row(name, cls.title, kind, None, f"{name}()"))
         served = cls.families
@@ -119,7 +125,7 @@ def lineup(
         found += _steps(
             [_reached(row, shape, layouts, known, weights) for row in rows], shape, layouts, weights
         )
-    middle, quarter = RATIOS[1], max(1, shape.layers // 4)
+    middle, quarter = MIDDLE, max(1, shape.layers // 4)
     layer = first_layer(METHODS["fastv"], shape.layers)
     for method, spec in (
         ("fastv+vskip", f"fastv(layer={layer},flops={middle})+vskip(budget={quarter})"),

@@ -16,10 +16,12 @@ from saccade import models
 from saccade.core.layout import Layout
 from saccade.core.pricing import Cost, cost
 from saccade.core.route import Route
+from saccade.core.tower import Tiling
 from saccade.engine import apply, attached
 from saccade.evaluation.ledger import BatchAnswers, Ledger, Spent, sample_digest
 from saccade.evaluation.options import EvaluationOptions
 from saccade.evaluation.results import Prediction
+from saccade.evaluation.whole import pictures
 from saccade.identity import code_of, model_digest
 from saccade.inputs.samples import Sample
 from saccade.plans.budget import price_prompt
@@ -54,11 +56,13 @@ class Answers:
         predictions: Answers of every run by its key, in the order of the samples.
         prompts: How often each (visual rows, text rows) occurred.
         spent: What every prompt cost under a run, in the same order; None where it was not noted.
+        seen: How often each image occurred, by its views; none where the tower's sizes are not known.
     """
 
     predictions: dict[str, tuple[Prediction, ...]]
     prompts: Counter[tuple[int, int]]
     spent: dict[str, tuple[Spent | None, ...]] = field(default_factory=dict)
+    seen: Counter[Tiling] = field(default_factory=Counter)
 
 
 def chunks(samples: Sequence[Sample], tokenizer: Any, batch_size: int) -> Iterator[list[int]]:
@@ -113,6 +117,7 @@ def answer(
     found: dict[str, dict[int, str]] = {run.key: {} for run in runs}
     spent: dict[str, dict[int, Spent | None]] = {run.key: {} for run in runs}
     prompts: Counter[tuple[int, int]] = Counter()
+    seen: Counter[Tiling] = Counter()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with (
@@ -125,6 +130,7 @@ def answer(
             batch = [samples[i] for i in indices]
             inputs = models.inputs(loaded, batch)
             prompts.update(row_counts(loaded, inputs))
+            seen.update(pictures(loaded, inputs))
             for run in runs:
                 cell = _cell(loaded, batch, inputs, run, options.max_new_tokens, book)
                 found[run.key].update(zip(indices, cell.texts, strict=True))
@@ -132,7 +138,7 @@ def answer(
                 progress.advance(bar, len(batch))
     predictions = {key: _predictions(samples, texts) for key, texts in found.items()}
     costs = {key: tuple(each[i] for i in range(len(samples))) for key, each in spent.items()}
-    return Answers(predictions, prompts, costs)
+    return Answers(predictions, prompts, costs, seen)
 
 
 def _cell(

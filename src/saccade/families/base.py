@@ -6,7 +6,8 @@ Shape letters: B batch, N rows, D hidden, H heads, K head width.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,12 +15,16 @@ import torch
 from torch import nn
 
 from saccade.core.shapes import ModelShape
+from saccade.core.sight import SightRule
 from saccade.families.deepstack import Added
 from saccade.families.projector import ReplaceableProjector, projector_stand_in
 from saccade.families.vision import Picture, VisionAdapter, made_lengths
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
+
+Attend = Callable[..., torch.Tensor]
+"""An attention function of a model, see ``Family.attention``."""
 
 Rotary = tuple[torch.Tensor, torch.Tensor]
 """Cosines and sines, each (B or 1, N, K), as the stock loop hands them to its layers."""
@@ -53,18 +58,50 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
     """Text decoders whose attention this adapter can take apart."""
     version: ClassVar[int] = 1
     """Raised when answers of its models come out otherwise; those that were kept are then not used again."""
+    generic: ClassVar[bool] = False
+    """Whether it was made by inspection, so that a check has to accept it for a plan."""
     decoder_name: ClassVar[str] = "language_model"
     """Attribute of the core that is the text decoder."""
-    compact_positions: ClassVar[bool] = True
+    compact_positions: bool = True
     """Whether positions can close up over dropped rows; not where they have several axes (mRoPE)."""
     layouts: ClassVar[tuple[str, ...]] = ()
     """Layouts of ``SkipVisionConfig`` that its images can have; a family that names some writes
     ``projector_place`` and ``replace_projector``. ``cos`` and ``llava`` are of an image in one view,
     ``llava-hd`` of one with tiles beside it."""
 
+    def told(self) -> dict[str, Any] | None:
+        """How an adapter made by inspection works, as plain data; None of one that somebody wrote."""
+        return None
+
+    def accept(self, methods: Iterable[str]) -> None:
+        """Takes note that a check found plans of these methods to hold; only inspected adapters ask."""
+
+    def check_accepted(self, methods: Iterable[str], plan: Any) -> None:
+        """Refuses plans that no check has found to hold, where the adapter was made by inspection.
+
+        Args:
+            methods: Names of the plan's methods.
+            plan: The plan, for a check that was promised (``prove_with``).
+
+        Raises:
+            ValueError: Naming the first that was not checked, and what to do; or what the check found.
+        """
+
+    def prove_with(self, check: Callable[[Any], None]) -> None:
+        """Promises a check for the first time that a plan needs one; it raises, or accepts the plan."""
+
+    @contextmanager
+    def on_trial(self) -> Iterator[None]:
+        """A check is going on: plans are put on to see whether they hold."""
+        yield
+
     def visual_ids(self, config: Any) -> tuple[int, ...]:
         """Token ids that stand for a visual row."""
         return (config.image_token_id,)
+
+    def vision_config(self, config: Any) -> Any:
+        """Configuration of the vision tower; None where it has none of its own."""
+        return config.vision_config
 
     def typical_visual(self, config: Any) -> int:
         """Visual rows of a typical image; a row for every patch of a square one, unless it is overridden."""
@@ -153,6 +190,8 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
             vocab=text.vocab_size,
             visual=self.typical_visual(config),
             view=self.view_patches(config),
+            rules=_plain(self.rules(config)),
+            tower=self.tower_shape(config),
         )
 
     def fingerprint(self, config: PreTrainedConfig) -> dict[str, Any]:
@@ -175,13 +214,48 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
         found = self.fingerprint(unwrap(model).config)
         return found if stand_in is None else found | stand_in.identity()
 
-    def sliding_window(self, decoder: nn.Module, number: int) -> int | None:
-        """Attention window of a layer in rows, or None where it sees everything before it."""
-        config = decoder.config
-        kinds = getattr(config, "layer_types", None)
-        if kinds is not None and kinds[number] != "sliding_attention":
-            return None
-        return getattr(config, "sliding_window", None)
+    def rules(self, config: PreTrainedConfig) -> tuple[SightRule, ...]:
+        """For every decoder layer who sees whom in it: causal, within its window where it has one."""
+        text = config.get_text_config()
+        window, depth = getattr(text, "sliding_window", None), text.num_hidden_layers
+        kinds = getattr(text, "layer_types", None) or ("sliding_attention",) * depth
+        made = {kind: self.rule(window if kind == "sliding_attention" else None) for kind in set(kinds)}
+        return tuple(made[kind] for kind in kinds)
+
+    def rule(self, window: int | None) -> SightRule:
+        """Who sees whom in a layer with this window, or without one."""
+        return SightRule(window)
+
+    def causal_within(self, decoder: nn.Module, number: int) -> int | None:
+        """Rows from which on a layer hides some that ``rules`` do not speak of; None where it hides none."""
+        return None
+
+    def blocks(self, given: Mapping[str, Any], past: int) -> torch.Tensor | None:
+        """Block of every row of the full sequence (B, up to T), -1 for none, as the stock core takes it.
+
+        Rows of a block see each other both ways. None where no row does so in this forward.
+
+        Args:
+            given: Arguments of the core, by name; empty where the decoder was called by itself.
+            past: Rows of the full sequence before this forward.
+        """
+        return None
+
+    def attention(self, attn: Any) -> Attend | None:
+        """The model's own attention, where no kernel does what it does to logits; None where one serves.
+
+        It takes queries, keys, values, what is added to the logits (or None) and the dropout, and returns the
+        mixed values (B, H, Q, K).
+        """
+        return None
+
+    def capped(self, attn: Any, logits: torch.Tensor) -> torch.Tensor:
+        """What the model's attention makes of scaled logits before the mask."""
+        return logits
+
+    def said(self, model: nn.Module, logits: torch.Tensor) -> torch.Tensor:
+        """What the whole model returns of what its head gives."""
+        return logits
 
     def heads(self, attn: Any) -> tuple[int, int]:
         """Heads of a decoder layer's queries, and of its keys: all, also where processes share them."""
@@ -246,8 +320,22 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
         """Whether an FFN views the rows of all samples as one list, so that they must lie side by side."""
         return False
 
-    def rotary(self, decoder: nn.Module, hidden_BND: torch.Tensor, position_ids: torch.Tensor) -> Rotary:
-        """Cosines and sines of positions (B or 1, N), as the stock loop makes them."""
+    def shows_router(self, decoder: nn.Module, given: Mapping[str, Any]) -> bool:
+        """Whether a forward of the decoder is asked for what routers think of rows, of its arguments."""
+        return False
+
+    def rotary_kind(self, attn: Any) -> str | None:
+        """Kind of a layer, by its attention module, where kinds turn by tables of their own."""
+        return None
+
+    def rotary(
+        self,
+        decoder: nn.Module,
+        hidden_BND: torch.Tensor,
+        position_ids: torch.Tensor,
+        kind: str | None = None,
+    ) -> Rotary:
+        """Cosines and sines of positions (B or 1, N), as the stock loop makes them for a kind of layer."""
         return decoder.rotary_emb(hidden_BND, position_ids)
 
     def output(self, attn: nn.Module, context_BHNK: torch.Tensor) -> torch.Tensor:
@@ -257,6 +345,11 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
     def added(self, given: Mapping[str, Any]) -> Added | None:
         """What the stock loop adds to rows between layers, of the decoder's arguments; None for nothing."""
         return None
+
+
+def _plain(rules: tuple[SightRule, ...]) -> tuple[SightRule, ...]:
+    """Rules of a shape; none at all where every layer is causal."""
+    return () if all(rule == SightRule() for rule in rules) else rules
 
 
 def heads_of(x_BND: torch.Tensor, width: int) -> torch.Tensor:

@@ -5,6 +5,7 @@ A row that skips the FFN is not in what the FFN is given, so no router sees it, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +18,10 @@ class SparseFFN(Family):
 
     def flat_ffn(self, mlp: Any) -> bool:
         return hasattr(mlp, "experts")
+
+    def shows_router(self, decoder: Any, given: Mapping[str, Any]) -> bool:
+        asked = given.get("output_router_logits")
+        return bool(getattr(decoder.config, "output_router_logits", False) if asked is None else asked)
 
     def shape(self, config: Any, name: str = "") -> ModelShape:
         """Sizes of the decoder of a configuration.

@@ -48,6 +48,15 @@ class Glm4v(QwenVL):
     def model_class(self) -> type[nn.Module]:
         return Glm4vForConditionalGeneration
 
+    def tower_sizes(self, vision: Any, decoder: int) -> dict[str, Any]:
+        joined, wide = vision.hidden_size * vision.spatial_merge_size**2, vision.out_hidden_size
+        inner = vision.intermediate_size
+        return super().tower_sizes(vision, decoder) | {
+            "ffn": wide,
+            "gated": True,
+            "projector": ((joined, wide), (wide, wide), (wide, inner), (wide, inner), (inner, wide)),
+        }
+
     def tower(self, model: nn.Module) -> Tower | None:
         module: Any = self.parts(model).core.visual
         found = super().tower(model)

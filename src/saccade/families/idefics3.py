@@ -25,8 +25,10 @@ from transformers import (
 
 from saccade.core.rows import runs
 from saccade.core.shapes import ModelShape
+from saccade.core.tower import TowerShape
 from saccade.families.base import Family, core_of, heads_of, text_sizes, unwrap
 from saccade.families.registry import register
+from saccade.families.tower_shape import encoder
 from saccade.families.vision import Box, Picture, Tower, joined, made_lengths, of_patches
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ class Idefics3(Family):
     text_types = ("llama",)
     decoder_name = "text_model"
     tower_modules: ClassVar[tuple[str, ...]] = ("model.vision_model", "model.connector")
-    image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "mm_encoder_outputs", "image_hidden_states")
+    image_inputs = ("pixel_values", "mm_encoder_outputs", "image_hidden_states")
 
     def view_patches(self, config: PreTrainedConfig) -> int | None:
         settings: Any = config
@@ -72,6 +74,20 @@ class Idefics3(Family):
 
     def model_class(self) -> type[nn.Module]:
         return Idefics3ForConditionalGeneration
+
+    def tower_shape(self, config: PreTrainedConfig) -> TowerShape | None:
+        settings: Any = config
+        vision, side = settings.vision_config, settings.scale_factor
+        width = config.get_text_config().hidden_size
+        return encoder(
+            vision,
+            width,
+            projector=((vision.hidden_size * side**2, width),),
+            side=vision.image_size // vision.patch_size // side,
+            merge=side**2,
+            cls=0,
+            pooled=False,
+        )
 
     def picture(self, model: nn.Module, inputs: Mapping[str, Any]) -> Picture | None:
         """Views of a sample are an image here (in early releases each); ``grouped`` tells them apart."""
@@ -157,8 +173,9 @@ class Idefics3(Family):
         return [(heads_of(attn.q_proj(x), attn.head_dim), heads_of(attn.k_proj(x), attn.head_dim))]
 
     def tower_order(self, tower: Tower, kwargs: Mapping[str, Any]) -> torch.Tensor | None:
-        pixels, patch = kwargs["pixel_values"], tower.module.config.patch_size
-        lines, columns = (int(n) // patch for n in pixels.shape[-2:])
+        pixels, module = kwargs["pixel_values"], tower.module
+        config: Any = module.config
+        lines, columns = (int(n) // config.patch_size for n in pixels.shape[-2:])
         return joined([(lines, columns)] * len(pixels), isqrt(tower.merge))
 
     def smaller(

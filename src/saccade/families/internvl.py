@@ -23,6 +23,7 @@ from transformers import (
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 
 from saccade.core.shapes import ModelShape
+from saccade.core.tower import TowerShape
 from saccade.families.base import core_of, heads_of, text_sizes, unwrap
 from saccade.families.experts import SparseFFN
 from saccade.families.head_norms import HeadNorms
@@ -124,6 +125,28 @@ class InternVL(SparseFFN, HeadNorms):
         parts = [(x / columns, y / lines, (x + 1) / columns, (y + 1) / lines) for x, y in tiles]
         return [(0.0, 0.0, 1.0, 1.0), *parts]
 
+    def tower_shape(self, config: PreTrainedConfig) -> TowerShape | None:
+        settings: Any = config
+        vision, width = settings.vision_config, config.get_text_config().hidden_size
+        if vision.model_type != "internvl_vision":
+            return None
+        merge, depth = round(1 / settings.downsample_ratio) ** 2, vision.num_hidden_layers
+        patch, image = vision.patch_size, vision.image_size
+        made = settings.vision_feature_layer % (depth + 1)
+        return TowerShape(
+            layers=depth,
+            width=vision.hidden_size,
+            ffn=vision.intermediate_size,
+            heads=vision.num_attention_heads,
+            inputs=vision.num_channels * math.prod(patch),
+            projector=((vision.hidden_size * merge, width), (width, width)),
+            side=round(image[0] // patch[0] * settings.downsample_ratio),
+            cls=1,
+            merge=merge,
+            made=made,
+            reads=0 < made < depth,
+        )
+
     def tower(self, model: nn.Module) -> Tower | None:
         core: Any = core_of(model)
         config: Any = core.config
@@ -142,6 +165,7 @@ class InternVL(SparseFFN, HeadNorms):
             merge=JOINED**2,
             projector=None,
             strips=True,
+            attention="attention",
         )
 
     def tower_heads(

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from transformers import (
     CLIPVisionConfig,
@@ -18,9 +17,12 @@ from transformers import (
 )
 
 from saccade.core.shapes import ModelShape
-from saccade.families.base import Family, core_of, heads_of, text_sizes, unwrap
+from saccade.core.tower import TowerShape
+from saccade.families.base import core_of, text_sizes, unwrap
+from saccade.families.patch_tower import PatchTower
 from saccade.families.projector import ProjectorPlace, Undo, projector_stand_in
 from saccade.families.registry import register
+from saccade.families.tower_shape import encoder
 from saccade.families.vision import Picture, Tower, made_lengths, of_patches, square
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ TOWERS = ("clip_vision_model", "siglip_vision_model")
 
 
 @register
-class Llava(Family):
+class Llava(PatchTower):
     """LLaVA-1.5: one run of placeholders per image, all visual rows of the vision tower's grid."""
 
     name = "LLaVA-1.5"
@@ -172,6 +174,23 @@ class Llava(Family):
         stripped = int(processor.vision_feature_select_strategy == "default")
         undo.attribute(processor, "num_additional_image_tokens", module.length(patches) - patches + stripped)
 
+    def tower_shape(self, config: PreTrainedConfig) -> TowerShape | None:
+        settings: Any = config
+        vision, width = settings.vision_config, config.get_text_config().hidden_size
+        if vision.model_type not in TOWERS:
+            return None
+        depth, chosen = vision.num_hidden_layers, settings.vision_feature_layer
+        states = [n % (depth + 1) for n in ([chosen] if isinstance(chosen, int) else chosen)]
+        full = settings.vision_feature_select_strategy == "full"
+        return encoder(
+            vision,
+            width,
+            projector=((vision.hidden_size * len(states), width), (width, width)),
+            made=states[-1],
+            reads=0 < states[-1] < depth,
+            projects_cls=full and vision.model_type == "clip_vision_model",
+        )
+
     def tower(self, model: nn.Module) -> Tower | None:
         core: Any = core_of(model)
         config: Any = core.config
@@ -193,27 +212,6 @@ class Llava(Family):
             projector=core.multi_modal_projector,
             strips=strips_first(config, {}),
         )
-
-    def tower_heads(
-        self, attn: nn.Module, x: torch.Tensor, kwargs: Mapping[str, Any], cls_only: bool
-    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        asking = x[:, :1] if cls_only else x
-        return [(heads_of(attn.q_proj(asking), attn.head_dim), heads_of(attn.k_proj(x), attn.head_dim))]
-
-    def tower_layer(
-        self,
-        layer: nn.Module,
-        hidden_TPV: torch.Tensor,
-        bias_T11P: torch.Tensor | None,
-        after_attention: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
-    ) -> torch.Tensor:
-        attn, x = layer.self_attn, layer.layer_norm1(hidden_TPV)
-        q, k, v = (heads_of(project(x), attn.head_dim) for project in (attn.q_proj, attn.k_proj, attn.v_proj))
-        bias = None if bias_T11P is None else bias_T11P.to(q.dtype)
-        dropout = attn.dropout if attn.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, bias, dropout, scale=attn.scale)
-        hidden = after_attention(hidden_TPV + attn.out_proj(mixed.transpose(1, 2).flatten(2)), q, k)
-        return hidden + layer.mlp(layer.layer_norm2(hidden))
 
     def full_size(self, model: nn.Module, pixels: torch.Tensor) -> bool | None:
         config: Any = unwrap(model).config

@@ -83,6 +83,7 @@ class PixtralTower(Family):
             merge=side * side,
             projector=core.multi_modal_projector if side == 1 else None,
             strips=False,
+            attention="attention",
         )
 
     def tower_heads(
@@ -98,8 +99,10 @@ class PixtralTower(Family):
     def tower_order(self, tower: Tower, kwargs: Mapping[str, Any]) -> torch.Tensor | None:
         if tower.merge == 1:
             return None
-        patch, sizes = tower.module.config.patch_size, kwargs["image_sizes"]
-        return joined([(int(high) // patch, int(wide) // patch) for high, wide in sizes], isqrt(tower.merge))
+        config: Any = tower.module.config
+        sides = ((int(high), int(wide)) for high, wide in kwargs["image_sizes"])
+        grids = [(high // config.patch_size, wide // config.patch_size) for high, wide in sides]
+        return joined(grids, isqrt(tower.merge))
 
     def smaller(
         self, processor: Any, images: list[Image], scale: float

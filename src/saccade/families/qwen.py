@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from saccade.core.shapes import ModelShape
+from saccade.core.tower import TowerShape
 from saccade.families.base import Family, Rotary, text_sizes, unwrap
 from saccade.families.vision import Picture, Tower, of_grids
 
@@ -35,7 +36,13 @@ class QwenVL(Family):
     def typical_visual(self, config: PreTrainedConfig) -> int:
         return 1280
 
-    def rotary(self, decoder: nn.Module, hidden_BND: torch.Tensor, position_ids: torch.Tensor) -> Rotary:
+    def rotary(
+        self,
+        decoder: nn.Module,
+        hidden_BND: torch.Tensor,
+        position_ids: torch.Tensor,
+        kind: str | None = None,
+    ) -> Rotary:
         if position_ids.ndim == 2:
             position_ids = position_ids.expand(3, *position_ids.shape)
         # A fourth axis in front is that of the text, for packed sequences.
@@ -77,6 +84,31 @@ class QwenVL(Family):
             found.append(taken)
         return found
 
+    def tower_shape(self, config: PreTrainedConfig) -> TowerShape | None:
+        settings: Any = config
+        vision, width = settings.vision_config, config.get_text_config().hidden_size
+        return TowerShape(
+            layers=vision.depth,
+            merge=vision.spatial_merge_size**2,
+            inputs=vision.in_channels * vision.temporal_patch_size * vision.patch_size**2,
+            fused=True,
+            **self.tower_sizes(vision, width),
+        )
+
+    def tower_sizes(self, vision: Any, decoder: int) -> dict[str, Any]:
+        """Fields of ``tower_shape`` that differ from one Qwen-VL to the next.
+
+        Args:
+            vision: The tower's configuration.
+            decoder: Width of the decoder.
+        """
+        return {
+            "width": vision.hidden_size,
+            "ffn": vision.intermediate_size,
+            "heads": vision.num_heads,
+            "projector": merger(vision, vision.hidden_size, decoder),
+        }
+
     def tower(self, model: nn.Module) -> Tower | None:
         module: Any = self.parts(model).core.visual
         return Tower(
@@ -90,6 +122,7 @@ class QwenVL(Family):
             merge=module.spatial_merge_size**2,
             projector=None,
             strips=False,
+            attention="attn",
         )
 
     def tower_heads(
@@ -100,6 +133,41 @@ class QwenVL(Family):
         ends = kwargs["cu_seqlens"].tolist()
         q_HPK, k_HPK = (_turn(part.float(), cos, sin).to(x.dtype) for part in (q_HPK, k_HPK))
         return [(q_HPK[None, :, start:end], k_HPK[None, :, start:end]) for start, end in pairwise(ends)]
+
+    def joined_pixels(self, module: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
+        tower: Any = module
+        side = tower.spatial_merge_size
+        pixels_PD = args[0] if args else kwargs["hidden_states"]
+        cells_RD, planes, first = pixels_PD.unflatten(0, (-1, side**2)).flatten(1), [], 0
+        for time, height, width in kwargs["grid_thw"].tolist():
+            lines, columns = height // side, width // side
+            for _ in range(time):
+                cells = cells_RD[first : first + lines * columns]
+                planes.append(cells.view(lines, columns, -1))
+                first += lines * columns
+        return planes
+
+    def joiners(self, module: nn.Module) -> list[nn.Module]:
+        tower: Any = module
+        return [tower.merger]
+
+    def fewer_patches_of(self, kwargs: Mapping[str, Any]) -> Any:
+        return kwargs["cu_seqlens"]
+
+    def fewer_patches(
+        self, kwargs: Mapping[str, Any], keep_P: torch.Tensor, patches: torch.Tensor
+    ) -> dict[str, Any]:
+        ends = kwargs["cu_seqlens"]
+        before = torch.cat((keep_P.new_zeros(1, dtype=ends.dtype), keep_P.cumsum(0).to(ends.dtype)))
+        # A window of which nothing is left is none.
+        left = before[ends.long()].unique_consecutive()
+        found: dict[str, Any] = {
+            "cu_seqlens": left,
+            "position_embeddings": tuple(part[patches] for part in kwargs["position_embeddings"]),
+        }
+        if kwargs.get("max_seqlen") is not None:
+            found["max_seqlen"] = int(left.diff().max())
+        return found
 
     def smaller(
         self, processor: Any, images: list[Image], scale: float
@@ -138,6 +206,12 @@ def tokens(shape: ModelShape) -> dict[str, int]:
         "image_token_id": min(151655, shape.vocab - 2),
         "video_token_id": min(151656, shape.vocab - 1),
     }
+
+
+def merger(vision: Any, width: int, decoder: int) -> tuple[tuple[int, int], ...]:
+    """Matrices of what joins patches of a tower of this width."""
+    joined = width * vision.spatial_merge_size**2
+    return ((joined, joined), (joined, decoder))
 
 
 def thirds(head_dim: int) -> list[int]:

@@ -15,6 +15,9 @@ from saccade.families.qwen import QwenVL, text_part, thirds, tokens
 from saccade.families.registry import register
 from saccade.families.vision import Tower
 
+FULL = (7, 15, 23, 31)
+"""Layers of the 7B model's tower that see the whole picture."""
+
 
 @register
 class Qwen25VL(QwenVL):
@@ -32,10 +35,17 @@ class Qwen25VL(QwenVL):
             vision_config={
                 "depth": vision_layers,
                 "out_hidden_size": shape.hidden,
-                "fullatt_block_indexes": [0],
+                "fullatt_block_indexes": sorted({min(n, vision_layers - 1) for n in FULL}),
             },
             **tokens(shape),
         )
+
+    def tower_sizes(self, vision: Any, decoder: int) -> dict[str, Any]:
+        return super().tower_sizes(vision, decoder) | {
+            "gated": True,
+            "window": vision.window_size // vision.spatial_merge_size // vision.patch_size,
+            "full": tuple(vision.fullatt_block_indexes),
+        }
 
     def model_class(self) -> type[nn.Module]:
         return Qwen2_5_VLForConditionalGeneration

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 from transformers import PreTrainedConfig, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from saccade.core.shapes import ModelShape
-from saccade.families.qwen import QwenVL, text_part, thirds, tokens
+from saccade.families.qwen import QwenVL, merger, text_part, thirds, tokens
 from saccade.families.registry import register
 
 
@@ -26,6 +28,14 @@ class Qwen2VL(QwenVL):
             vision_config={"depth": vision_layers, "hidden_size": shape.hidden},
             **tokens(shape),
         )
+
+    def tower_sizes(self, vision: Any, decoder: int) -> dict[str, Any]:
+        return {
+            "width": vision.embed_dim,
+            "ffn": int(vision.embed_dim * vision.mlp_ratio),
+            "heads": vision.num_heads,
+            "projector": merger(vision, vision.embed_dim, decoder),
+        }
 
     def model_class(self) -> type[nn.Module]:
         return Qwen2VLForConditionalGeneration

@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig, Qwen3VLConfig, Qwen3VLForConditionalG
 from saccade.core.shapes import ModelShape
 from saccade.families.deepstack import Added
 from saccade.families.head_norms import HeadNorms
-from saccade.families.qwen import QwenVL, text_part, tokens
+from saccade.families.qwen import QwenVL, merger, text_part, tokens
 from saccade.families.registry import register
 
 DEEPSTACK = (8, 16, 24)
@@ -46,8 +46,18 @@ class Qwen3VL(HeadNorms, QwenVL):
             **tokens(shape),
         )
 
+    def tower_sizes(self, vision: Any, decoder: int) -> dict[str, Any]:
+        joiners = 1 + len(vision.deepstack_visual_indexes)
+        return super().tower_sizes(vision, decoder) | {
+            "projector": merger(vision, vision.hidden_size, decoder) * joiners
+        }
+
     def model_class(self) -> type[nn.Module]:
         return Qwen3VLForConditionalGeneration
+
+    def joiners(self, module: nn.Module) -> list[nn.Module]:
+        tower: Any = module
+        return [*super().joiners(module), *tower.deepstack_merger_list]
 
     def added(self, given: Mapping[str, Any]) -> Added | None:
         features = given.get("deepstack_visual_embeds")

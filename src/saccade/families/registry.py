@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
@@ -98,22 +99,47 @@ def register(cls: type[Family]) -> type[Family]:
     return cls
 
 
-def find(what: nn.Module | PreTrainedConfig) -> Family:
+_ADOPTED: WeakKeyDictionary[nn.Module, Family] = WeakKeyDictionary()
+"""Models with an adapter of their own, made by inspection."""
+
+
+def adopt(model: nn.Module, family: Family) -> None:
+    """Gives one model an adapter, for as long as it lives."""
+    _ADOPTED[unwrap(model)] = family
+
+
+def find(what: nn.Module | PreTrainedConfig, generic: bool = False) -> Family:
     """The family of a model or configuration.
 
     Where one class of transformers holds models with another tower, their adapter is listed under both types.
 
+    Args:
+        what: The model, or its configuration.
+        generic: Whether an adapter made by inspection will do where nobody wrote one. A model is looked at
+            once, and keeps what was found.
+
     Raises:
-        ValueError: If no adapter knows the model type.
+        ValueError: If no adapter knows the model type, or none can be made.
     """
-    config = getattr(unwrap(what), "config", what)
+    model = unwrap(what) if isinstance(what, nn.Module) else None
+    if model is not None and model in _ADOPTED:
+        return _ADOPTED[model]
+    config = getattr(model, "config", what)
     kind = getattr(config, "model_type", type(what).__name__)
     seen = f"{kind}+{getattr(getattr(config, 'vision_config', None), 'model_type', '')}"
     if seen in FAMILIES:
         return FAMILIES[seen]
-    if kind not in FAMILIES:
+    if kind in FAMILIES:
+        return FAMILIES[kind]
+    if not generic:
         raise ValueError(
-            f"no adapter for model type {kind!r}; supported: {', '.join(FAMILIES)}. "
-            "A new family is one file in saccade/families (CONTRIBUTING says how)"
+            f"no adapter for model type {kind!r}; supported: {', '.join(FAMILIES)}. One made by inspection "
+            "may do: saccade check MODEL --generic. A new family is one file in saccade/families "
+            "(CONTRIBUTING says how)"
         )
-    return FAMILIES[kind]
+    from saccade.families.generic import GenericFamily
+
+    if model is None:
+        return GenericFamily()
+    adopt(model, GenericFamily.of(model))
+    return _ADOPTED[model]

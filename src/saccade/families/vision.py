@@ -15,6 +15,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import nn
 
+from saccade.core.stages import TowerLayer
+from saccade.core.tower import TowerShape
+from saccade.families.leaving import LeavingPatches
+
 if TYPE_CHECKING:
     from PIL.Image import Image
     from transformers import PreTrainedConfig
@@ -260,6 +264,7 @@ class Tower:
         merge: Patches that the tower merges into one row.
         projector: What turns features into embeddings, or None where the tower does it.
         strips: Whether row 0 is taken off the features.
+        attention: Attribute of a layer that is its attention module.
         follows: What comes after its layers; None where that is what was made after them.
     """
 
@@ -273,16 +278,35 @@ class Tower:
     merge: int
     projector: nn.Module | None
     strips: bool
+    attention: str = "self_attn"
     follows: tuple[nn.Module, ...] | None = None
 
+    def number(self, layer: TowerLayer) -> int:
+        """Index of a layer, from 0.
 
-class VisionAdapter(ABC):
+        Raises:
+            ValueError: If the tower has no such layer.
+        """
+        depth = len(self.layers)
+        if layer == "made":
+            return next((n for n in range(depth) if self.attention_of(n) is self.made), 0)
+        number = layer if isinstance(layer, int) else max(round(layer * depth), 1)
+        if not 1 <= number <= depth:
+            raise ValueError(f"layer {number} of the vision tower is wanted, but it has {depth} (1-{depth})")
+        return number - 1
+
+    def attention_of(self, number: int) -> nn.Module:
+        """Attention module of a layer."""
+        return self.layers[number].get_submodule(self.attention)
+
+
+class VisionAdapter(LeavingPatches, ABC):
     """The half of a family's adapter that is about pictures."""
 
     name: ClassVar[str]
     tower_modules: ClassVar[tuple[str, ...]] = ("model.vision_tower", "model.multi_modal_projector")
     """Modules of the whole model that see and project: what lies beside its decoder."""
-    image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")
+    image_inputs: tuple[str, ...] = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")
     """Arguments of the core by which images come into a forward."""
 
     def feature_makers(self, core: nn.Module) -> dict[str, str]:
@@ -338,6 +362,10 @@ class VisionAdapter(ABC):
         """What each plane shows of the picture that ``seen`` gives; empty where all show all of it."""
         return []
 
+    def plain_prompt(self, question: str, images: int) -> str | None:
+        """A prompt of so many images as their processor takes it, where its models have no chat template."""
+        return None
+
     def by_prompt(self, processor: Any, texts: Sequence[str], images: Sequence[Image]) -> list[Any]:
         """Images as the processor takes them with these prompts: in one list, unless it wants one each."""
         return list(images)
@@ -354,6 +382,10 @@ class VisionAdapter(ABC):
     def processor_settings(self, config: PreTrainedConfig) -> dict[str, Any]:
         """Arguments of the processor that the configuration knows, for files that do not say them."""
         return {}
+
+    def tower_shape(self, config: PreTrainedConfig) -> TowerShape | None:
+        """Sizes of the vision tower and the projector, for prices; None where they are not known."""
+        return None
 
     def tower(self, model: nn.Module) -> Tower | None:
         """Parts of the vision tower, or None where this adapter cannot take it apart."""

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from saccade import models
+from saccade.core.tower import Tiling
 from saccade.evaluation.comparison import check_plans
 from saccade.evaluation.ledger import Spent
 from saccade.evaluation.runner import generate, mean_cost, real_cost, row_counts, stock_cost
+from saccade.evaluation.whole import pictures, with_whole
 from saccade.lmms.conversation import ChatMessages, inputs
 from saccade.lmms.generation import Generation, StopsAt
 from saccade.plans.plan import Plan
@@ -61,6 +63,7 @@ class Asker:
     batch_size: int = 1
     _prompts: Counter[tuple[int, int]] = field(default_factory=Counter)
     _spent: list[Spent | None] = field(default_factory=list)
+    _seen: Counter[Tiling] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         if self.plan is not None:
@@ -91,6 +94,7 @@ class Asker:
             conversations = [conversation.blind() for conversation in conversations]
         prompts = inputs(self.loaded, conversations)
         self._prompts.update(row_counts(self.loaded, prompts))
+        self._seen.update(pictures(self.loaded, prompts))
         if self.plan is not None and self.plan.shortening:
             prompts = inputs(self.loaded, conversations, self.plan)
         how = dict(wanted.how)
@@ -106,7 +110,10 @@ class Asker:
         count = sum(self._prompts.values())
         if not count:
             return 0, {}
+        plan = self.plan or Plan()
         if self.plan is None:
-            return count, stock_cost(self.loaded, self._prompts, self._spent)
-        stock = mean_cost(self.loaded, Plan(), self._prompts)
-        return count, real_cost(stock, self._spent) or mean_cost(self.loaded, self.plan, self._prompts)
+            spent = stock_cost(self.loaded, self._prompts, self._spent)
+        else:
+            stock = mean_cost(self.loaded, Plan(), self._prompts)
+            spent = real_cost(stock, self._spent) or mean_cost(self.loaded, plan, self._prompts)
+        return count, with_whole(self.loaded, plan, spent, self._seen, count)

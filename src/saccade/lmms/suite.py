@@ -60,7 +60,7 @@ def evaluate_suite(
         note: Told what is done next.
 
     Returns:
-        What came of the stock model (``dense``), of the blind one (``blind``) and of every plan, by its spec.
+        What came of the stock model (``dense``), of the blind one (``blind``) and of every plan, by its key.
 
     Raises:
         ValueError: If a plan does not know its layers, or lmms-eval fails.
@@ -72,7 +72,7 @@ def evaluate_suite(
                 "(saccade calibrate) and give the plan file, or give layers=..."
             )
     runs: dict[str, Plan] = {DENSE: Plan()} | ({BLIND: Plan()} if blind else {})
-    runs |= {plan.spec: plan for plan in plans.values() if plan.methods}
+    runs |= {plan.key: plan for plan in plans.values() if plan.methods}
     columns: dict[str, SuiteColumn] = {}
     include: Path | None = None
     for number, (key, plan) in enumerate(runs.items(), start=1):
@@ -166,7 +166,7 @@ def tally(columns: Mapping[str, SuiteColumn], plans: Mapping[str, Plan]) -> dict
     return {
         "dense": entry(DENSE, DENSE, dense),
         "blind": None if blind is None else entry(BLIND, DENSE, blind),
-        "plans": [entry(name, p.spec, columns[p.spec if p.methods else DENSE]) for name, p in plans.items()],
+        "plans": [entry(name, p.spec, columns[p.key if p.methods else DENSE]) for name, p in plans.items()],
     }
 
 
@@ -195,7 +195,7 @@ def _entry(
 def answers(columns: Mapping[str, SuiteColumn], plans: Mapping[str, Plan]) -> list[dict[str, Any]]:
     """Every answer that was scored alone, as ``saccade eval --predictions`` writes them."""
     runs = {key: (DENSE, columns[key]) for key in (DENSE, BLIND) if key in columns}
-    runs |= {name: (p.spec, columns[p.spec if p.methods else DENSE]) for name, p in plans.items()}
+    runs |= {name: (p.spec, columns[p.key if p.methods else DENSE]) for name, p in plans.items()}
     return [
         {
             "plan": name,

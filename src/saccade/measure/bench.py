@@ -1,30 +1,33 @@
 """Timing a plan against the stock model, in one process, on the same weights and the same prompt.
 
-Timed are the decoder, its norm and the head on the last row; the vision tower is timed apart. A plan that
-looks at the tower is given made-up numbers to look at, so that only its part in the decoder is timed.
+Timed are the decoder, its norm and the head on the last row; the vision tower is timed apart, stock and under
+the plan. In the decoder a plan that looks at the tower is given made-up numbers to look at.
 Shape letters: B batch, N rows, D hidden.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
 from torch import nn
 
 from saccade.core.layout import Layout, Views
-from saccade.core.pricing import against, cost, decode_flops
+from saccade.core.pricing import against, cost, decode_flops, held_rows
 from saccade.core.route import Route
 from saccade.core.shapes import SHAPES, ModelShape
+from saccade.core.tower import pictures_of
 from saccade.engine import apply, check_made_for
+from saccade.measure.devices import card, predicted
 from saccade.measure.memory import peak_memory
 from saccade.measure.provenance import record
 from saccade.measure.results import Bench, Phase, Usage
 from saccade.measure.runs import Runner
 from saccade.measure.target import Target, build, of_model, preset_print
-from saccade.measure.vision import vision_seconds
+from saccade.measure.vision import seeing_times
+from saccade.plans.bill import bill
 from saccade.plans.budget import resolve_for_prompt
 from saccade.plans.plan import Plan, PlanLike
 
@@ -47,6 +50,7 @@ def bench(
     strict: bool = False,
     profile: bool = False,
     limits: bool = False,
+    on: Sequence[str] = (),
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Bench:
     """Times a plan against the stock model.
@@ -75,11 +79,15 @@ def bench(
         strict: Refuse a plan that was made for other weights, instead of warning of it.
         profile: Also record per-operator times.
         limits: Also measure the device's rates and state the prefill's roofline.
+        on: Devices that are not here, on which the same prefills are predicted (``saccade.measure.devices``).
         progress: Called with (what, done, total) after every run.
 
     Raises:
-        ValueError: If a count is out of range, or the model does not fit the memory, or the plan the model.
+        ValueError: If a count is out of range, a device is not known, or the model does not fit the memory,
+            or the plan the model.
     """
+    for name in on:
+        card(name)
     if isinstance(target, str):
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if dtype is None and target in SHAPES:
@@ -107,6 +115,9 @@ def bench(
     if force or not target.real:
         # A plan file for the whole model may be tried on part of its shape.
         asked = asked.for_any()
+    if not target.real:
+        # Its weights are random, and the adapter of a healed plan changes no step.
+        asked = replace(asked, adapter=None)
     layout = laid = batched(visual, text, batch, target.shape.views(visual))
     if target.laid is not None:
         asked = asked.over(target.laid.own)
@@ -129,12 +140,18 @@ def bench(
     size = runner.dtype.itemsize
     dense = Route.dense(layout, target.shape.layers)
     price = against(cost(target.shape, route, size), cost(target.shape, dense, size))
+    whole = None
+    if target.laid is None and target.shape.tower is not None:
+        pictures = pictures_of(target.shape.tower, layout)
+        whole = bill(resolved, target.shape, price, pictures, batch)
+    seen = seeing_times(target, resolved, repeats, visual) if target.real and visual else None
     least = None
     if limits:
         from saccade.measure.roofline import probe, roofline
 
         reach = probe(runner.device, runner.dtype)
         least = roofline(target.shape, route, runner.dtype.itemsize, reach, price.executed_ratio).to_dict()
+    elsewhere = {name: _elsewhere(target.shape, (dense, route), name) for name in on}
     decode = None
     if new_tokens > 1:
         flops = [_decode_flops(target, r, new_tokens) for r in (dense, route)]
@@ -167,12 +184,22 @@ def bench(
         stock_visual=visual if target.laid is None else target.laid.stock,
         kv_ratio=plan_runs[0].kv_bytes / dense_runs[0].kv_bytes,
         memory_source=source,
-        vision_s=vision_seconds(target, repeats) if target.real and visual else None,
+        vision_s=None if seen is None else seen.dense_s,
         vision_made_up=runner.vision is not None,
+        predicted=elsewhere or None,
         profile=table,
         roofline=least,
         provenance=record(model=target.model, device=runner.device, dtype=runner.dtype, seed=seed),
+        plan_vision_s=None if seen is None else seen.plan_s,
+        vision_rows=None if seen is None else seen.rows,
+        whole=None if whole is None else whole.to_dict(),
     )
+
+
+def _elsewhere(shape: ModelShape, routes: Sequence[Route], on: str) -> dict[str, float]:
+    """What two prefills would take on a device that is not here, in 16 bits, without the tower."""
+    dense, planned = predicted(shape, routes, on)
+    return {"dense_s": dense["seconds"], "plan_s": planned["seconds"], "time_ratio": planned["ratio"]}
 
 
 def batched(visual: int, text: int, batch: int, views: Views | None = None) -> Layout:
@@ -213,10 +240,13 @@ def resolve(plan: PlanLike, shape: ModelShape, depth: int, visual: int, text: in
 
 def _decode_flops(target: Target, route: Route, new_tokens: int) -> float:
     """Mean FLOPs of the layers for one decode step of the whole batch."""
-    real = route.layout.real_BN
-    held_L = torch.tensor([int((layer.held_BN & real).sum()) for layer in route.layers])
+    layout, rules = route.layout, target.shape.each_rule
+    held_LB = torch.stack(
+        [held_rows(layer, layout, rule) for layer, rule in zip(route.layers, rules, strict=True)]
+    )
+    most_L1 = torch.tensor([[rule.window or torch.iinfo(torch.long).max] for rule in rules]) - 1
     steps = [
-        decode_flops(target.shape, held_L + step * route.layout.batch, route.layout.batch)
+        decode_flops(target.shape, torch.minimum(held_LB + step, most_L1).sum(1), layout.batch)
         for step in range(new_tokens - 1)
     ]
     return float(torch.stack(steps).double().mean())

@@ -9,12 +9,16 @@ stock model and of VTW in V-Skip's paper (arXiv 2606.08511); the tests hold its 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from saccade.core.pricing import executed_flops, scoring_flops
 from saccade.core.route import Route
 from saccade.core.shapes import ModelShape
+from saccade.core.sight import SightRule
 from saccade.measure.roofline import Device, rows_seconds
+from saccade.plans.bill import seeing_flops
+from saccade.plans.plan import Plan
 
 REACHED = 0.85
 """Share of the data sheet's rates that large products and copies reach."""
@@ -56,25 +60,15 @@ CARDS: dict[str, Card] = {
 
 @dataclass(frozen=True)
 class Eye:
-    """What a prompt's image costs before the decoder.
+    """What a prompt's images cost before the decoder.
 
     Attributes:
-        parameters: Weights of the vision tower and the projector that every patch passes.
-        patches: Patches of all views of an image.
+        parameters: Weights of the vision tower and the projector, which are read once.
+        flops: FLOPs of their matrix products; ``Eye()`` leaves the images out.
     """
 
     parameters: float = 0.0
-    patches: int = 0
-
-
-EYES = {
-    "llava-1.5-7b": Eye(325e6, 577),
-    "llava-1.5-13b": Eye(335e6, 577),
-    "llava-llama3-8b": Eye(325e6, 577),
-    "llava-next-7b": Eye(325e6, 5 * 577),
-    "llava-next-13b": Eye(335e6, 5 * 577),
-}
-"""Vision towers (CLIP ViT-L/336) and projectors of preset shapes, with their typical views."""
+    flops: float = 0.0
 
 
 def card(name: str) -> Card:
@@ -107,11 +101,51 @@ def layer_seconds(
 def around_seconds(shape: ModelShape, on: Card, eye: Eye, batch: int = 1, size: int = 2) -> float:
     """Seconds of a prefill beside its layers: the vision tower, the head on the last rows, the host."""
     device = on.reached
-    tower = max(2 * eye.parameters * eye.patches * batch / device.flops_per_s,
+    tower = max(eye.flops * batch / device.flops_per_s,
                 size * eye.parameters / device.bytes_per_s)  # fmt: skip
     head = max(2 * shape.hidden * shape.vocab * batch / device.flops_per_s,
                size * shape.hidden * shape.vocab / device.bytes_per_s)  # fmt: skip
     return tower + head + on.host_s
+
+
+def eyes(plans: Sequence[Plan], shape: ModelShape, visual: int, cut: int | None = None) -> list[Eye]:
+    """What every plan's pictures cost before the decoder: one picture of a known vision tower, else nothing.
+
+    Args:
+        plans: What is put on the model.
+        shape: Sizes of the model.
+        visual: Visual rows of the picture.
+        cut: Views that it is cut into; as many as its rows fill if omitted.
+    """
+    if shape.tower is None or not visual:
+        return [Eye()] * len(plans)
+    image = shape.tower.views(visual, shape.views(visual, cut))
+    seen = [sum(seeing_flops(plan, shape, [image]) or ()) for plan in plans]
+    return [Eye(shape.tower.parameters, flops) for flops in seen]
+
+
+def predicted(
+    shape: ModelShape, routes: Sequence[Route], on: str, eyes: Sequence[Eye] = (), size: int = 2
+) -> list[dict[str, float]]:
+    """Predicted times of several routes on a device, each beside the first.
+
+    Args:
+        shape: Sizes of the decoder.
+        routes: The programs; the first is what ratios are of.
+        on: The device by name.
+        eyes: What pictures cost before the decoder, for every route; left out if empty.
+        size: Bytes per number.
+
+    Returns:
+        ``seconds`` to the first token and ``ratio`` of every route.
+
+    Raises:
+        ValueError: If the device is not known.
+    """
+    device = card(on)
+    pairs = zip(routes, eyes or [Eye()] * len(routes), strict=True)
+    seconds = [prefill_seconds(shape, route, device, eye, size) for route, eye in pairs]
+    return [{"seconds": each, "ratio": each / seconds[0]} for each in seconds]
 
 
 def prefill_seconds(shape: ModelShape, route: Route, on: Card, eye: Eye, size: int = 2) -> float:
@@ -126,13 +160,13 @@ def prefill_seconds(shape: ModelShape, route: Route, on: Card, eye: Eye, size: i
     """
     layout, total = route.layout, 0.0
     d, dq, dk = shape.hidden, shape.query_width, shape.kv_width
-    memo: dict[int, float] = {}
-    for layer in route.layers:
-        if id(layer) not in memo:
+    memo: dict[tuple[int, SightRule], float] = {}
+    for layer, rule in zip(route.layers, shape.each_rule, strict=True):
+        if (id(layer), rule) not in memo:
             alive, query, ffn = (int(s.sum()) for s in (layer.alive_BN, layer.query_BN, layer.ffn_BN))
             fixed = 4 * d * dk * alive + 4 * d * dq * query + shape.ffn_flops * ffn
-            scores = executed_flops(shape, layer, layout) - fixed
-            memo[id(layer)] = layer_seconds(shape, on, alive, query, ffn, scores, size)
-        total += memo[id(layer)]
+            scores = executed_flops(shape, layer, layout, rule) - fixed
+            memo[id(layer), rule] = layer_seconds(shape, on, alive, query, ffn, scores, size)
+        total += memo[id(layer), rule]
     asked = sum(scoring_flops(shape, scoring, layout.batch) for scoring in route.scorings)
     return total + asked / on.reached.flops_per_s + around_seconds(shape, on, eye, layout.batch, size)

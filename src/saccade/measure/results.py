@@ -159,6 +159,11 @@ class Bench:
         roofline: Least prefill times on this device and the rates they follow from, if asked for.
         provenance: Command, versions, device, date.
         vision_made_up: Whether the plan looks at the vision tower and was given made-up numbers to look at.
+        plan_vision_s: As ``vision_s``, under the plan: it may look, merge, or be given a smaller picture.
+        vision_rows: Rows of the picture that was timed; the processor may allow no other.
+        whole: FLOPs from pixels to the first token (``saccade.plans.bill.Bill``); None where not known.
+        predicted: By device, predicted seconds of the same prefills there: ``dense_s``, ``plan_s``,
+            ``time_ratio``; None where none was asked for.
     """
 
     name: str
@@ -186,6 +191,19 @@ class Bench:
     roofline: dict[str, Any] | None
     provenance: dict[str, Any]
     vision_made_up: bool = False
+    plan_vision_s: float | None = None
+    vision_rows: int | None = None
+    whole: dict[str, Any] | None = None
+
+    predicted: dict[str, dict[str, float]] | None = None
+
+    @property
+    def whole_time_ratio(self) -> float | None:
+        """Seconds to the first token under the plan over those of the stock model, features included."""
+        if self.vision_s is None or self.plan_vision_s is None:
+            return None
+        stock = self.batch * self.vision_s + self.dense.ttft_s
+        return (self.batch * self.plan_vision_s + self.planned.ttft_s) / stock
 
     @property
     def is_slower(self) -> bool:
@@ -214,4 +232,5 @@ class Bench:
         top |= {"ttft_s": self.planned.ttft_s, "tokens_per_s": self.planned.tokens_per_s}
         top |= {"peak_memory_bytes": self.planned.peak_memory_bytes, "slower": self.is_slower}
         top["vision_ms"] = None if self.vision_s is None else self.vision_s * 1e3
+        top["whole_time_ratio"] = self.whole_time_ratio
         return asdict(self) | top

@@ -16,7 +16,10 @@ from saccade.core.layout import Layout
 from saccade.core.pricing import executed_flops
 from saccade.core.route import LayerRoute, Route
 from saccade.core.shapes import ModelShape
+from saccade.core.sight import SightRule
 from saccade.measure.clock import now
+
+_CAUSAL = SightRule()
 
 
 @dataclass(frozen=True)
@@ -67,19 +70,27 @@ def roofline(shape: ModelShape, route: Route, size: int, device: Device, flops_r
     """
     layout = route.layout
     dense = Route.dense(layout, 1).layers[0]
-    plan_s = sum(layer_seconds(shape, layer, layout, size, device) for layer in route.layers)
-    dense_s = shape.layers * layer_seconds(shape, dense, layout, size, device)
+    each = list(zip(route.layers, shape.each_rule, strict=True))
+    plan_s = sum(layer_seconds(shape, layer, layout, size, device, rule) for layer, rule in each)
+    dense_s = sum(layer_seconds(shape, dense, layout, size, device, rule) for _, rule in each)
     ratio = plan_s / dense_s
     captured = None if abs(1 - flops_ratio) < 1e-9 else (1 - ratio) / (1 - flops_ratio)
     return Roofline(device, dense_s, plan_s, ratio, captured)
 
 
-def layer_seconds(shape: ModelShape, layer: LayerRoute, layout: Layout, size: int, device: Device) -> float:
+def layer_seconds(
+    shape: ModelShape,
+    layer: LayerRoute,
+    layout: Layout,
+    size: int,
+    device: Device,
+    rule: SightRule = _CAUSAL,
+) -> float:
     """Least seconds of one layer: each product takes its arithmetic or its traffic, whichever is longer."""
     d, dq, dk = shape.hidden, shape.query_width, shape.kv_width
     alive, query, ffn = (int(s.sum()) for s in (layer.alive_BN, layer.query_BN, layer.ffn_BN))
     fixed = 4 * d * dk * alive + 4 * d * dq * query + shape.ffn_flops * ffn
-    scores = executed_flops(shape, layer, layout) - fixed
+    scores = executed_flops(shape, layer, layout, rule) - fixed
     return rows_seconds(shape, alive, query, ffn, scores, size, device)
 
 

@@ -38,6 +38,8 @@ FAMILY_OF = {
     "pixtral-12b": "llava+pixtral",
     "glm-4.1v-9b": "glm4v",
     "internvl3-8b": "internvl",
+    "gemma-3-4b": "gemma3",
+    "paligemma2-3b": "paligemma",
 }
 """Model type of each preset shape."""
 
@@ -99,7 +101,8 @@ def shape_of(name: str, opening: Opening | None = None) -> ModelShape:
         config = load_config(name, opening)
     except ValueError as error:
         raise ValueError(f"{error} ({preset_names()})") from None
-    shape, laid = find(config).shape(config, name), laid_of(name)
+    family = find(config, opening is not None and opening.generic)
+    shape, laid = family.shape(config, name), laid_of(name)
     return shape if laid is None else replace(shape, visual=laid.visual)
 
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import inspect
 import statistics
-from math import isqrt
+from contextlib import nullcontext
+from dataclasses import dataclass
+from math import isqrt, sqrt
 from typing import Any
 
 import torch
@@ -15,47 +17,96 @@ from PIL import Image
 
 from saccade.core.layout import Layout
 from saccade.core.stages import Grid, Vision
+from saccade.engine import apply
 from saccade.inputs.samples import Sample
 from saccade.measure.clock import now
 from saccade.measure.target import Target
 from saccade.plans.plan import Plan
 
+SIDE, MOST_SIDE = 336, 4096
+"""Pixels of the picture that is tried first, and of the largest."""
+
+
+@dataclass(frozen=True)
+class SeeingTimes:
+    """What making the features of one image takes.
+
+    Attributes:
+        dense_s: Median seconds of the stock model.
+        plan_s: Median seconds under the plan, which may look, merge or be given a smaller picture.
+        rows: Rows that the stock model makes of the picture.
+    """
+
+    dense_s: float
+    plan_s: float
+    rows: int
+
 
 @torch.inference_mode()
-def vision_seconds(target: Target, repeats: int, side: int = 336) -> float | None:
-    """Median seconds of ``get_image_features`` for one image.
+def seeing_times(
+    target: Target, plan: Plan, repeats: int, visual: int, side: int = SIDE
+) -> SeeingTimes | None:
+    """Times of ``get_image_features`` for one image, stock and under a plan in turn, the first pair left out.
 
     Args:
         target: A model with its processor.
-        repeats: Timed calls, after one that is not.
-        side: Pixels of the square image; the processor resizes it as it would any image.
+        plan: The plan, resolved.
+        repeats: Timed pairs.
+        visual: Rows that the picture should have, as nearly as the processor gives them.
+        side: Pixels of the square picture that is tried first.
 
     Returns:
-        Seconds, or None for a model that came without its processor.
+        The times, or None for a model that came without its processor.
     """
     if target.loaded is None:
         return None
+    picture = _picture(side)
+    rows = _rows(target, picture)
+    if rows and rows != visual:
+        picture = _picture(min(max(round(side * sqrt(visual / rows)), 1), MOST_SIDE))
+        rows = _rows(target, picture)
+    given = {planned: _given(target, picture, plan if planned else None) for planned in (False, True)}
+    device = next(target.model.parameters()).device
+    found: dict[bool, list[float]] = {False: [], True: []}
+    for turn in range(repeats + 1):
+        for planned in (False, True) if turn % 2 else (True, False):
+            with apply(target.model, plan) if planned else nullcontext():
+                core: Any = target.parts.core
+                features: Any = getattr(core, target.family.feature_makers(core)["image"])
+                start = now(device)
+                features(**given[planned])
+                found[planned].append(now(device) - start)
+    dense_s, plan_s = (statistics.median(found[planned][1:]) for planned in (False, True))
+    return SeeingTimes(dense_s, plan_s, rows)
+
+
+def _picture(side: int) -> Sample:
+    image = Image.effect_mandelbrot((side, side), (-2, -1.5, 1, 1.5), 100).convert("RGB")
+    return Sample("bench", "bench", "", (image,), "What is shown?")
+
+
+def _rows(target: Target, sample: Sample) -> int:
+    """Rows that the stock model makes of a picture."""
     from saccade.models import inputs
 
-    image = Image.effect_mandelbrot((side, side), (-2, -1.5, 1, 1.5), 100).convert("RGB")
-    sample = Sample("bench", "bench", "", (image,), "What is shown?")
     ready = inputs(target.loaded, [sample])
+    return int(target.family.visual_mask(target.model, ready["input_ids"]).sum())
+
+
+def _given(target: Target, sample: Sample, plan: Plan | None) -> dict[str, Any]:
+    """Arguments of what makes the features of a picture."""
+    from saccade.models import inputs
+
     core: Any = target.parts.core
     features: Any = getattr(core, target.family.feature_makers(core)["image"])
-    wanted = inspect.signature(features).parameters
-    given = {key: value for key, value in ready.items() if key in wanted and key != "input_ids"}
-    device = next(target.model.parameters()).device
-    seconds = []
-    for _ in range(repeats + 1):
-        start = now(device)
-        features(**given)
-        seconds.append(now(device) - start)
-    return statistics.median(seconds[1:])
+    wanted, ready = inspect.signature(features).parameters, inputs(target.loaded, [sample], plan)
+    return {key: value for key, value in ready.items() if key in wanted and key != "input_ids"}
 
 
 def looks_at_tower(plan: Plan, num_layers: int) -> bool:
     """Whether a method of the plan wants to know what the vision tower computed."""
-    return any(stage.look.tower is not None for method in plan.methods for stage in method.stages(num_layers))
+    looks = [stage.look for method in plan.methods for stage in method.stages(num_layers)]
+    return any(look.tower is not None or look.pruned for look in looks)
 
 
 def made_up(target: Target, plan: Plan, layout: Layout, device: torch.device, seed: int = 0) -> Vision:
@@ -85,6 +136,9 @@ def made_up(target: Target, plan: Plan, layout: Layout, device: torch.device, se
     cls_TV = torch.randn((first, shape.hidden), generator=draw)
     attention_BN = torch.rand(patch_BN.shape, generator=draw) * patch_BN
     into_BN, sizes_BN = _merged(plan, layout, shape.layers)
+    stages = [stage for method in plan.methods for stage in method.stages(shape.layers)]
+    most = max((len(stage.look.received) for stage in stages), default=0)
+    received = [torch.rand(patch_BN.shape, generator=draw) * patch_BN for _ in range(most)]
     dtype = next(target.model.parameters()).dtype
     features_BNV = (wide_BNV * patch_BN[..., None]).to(device, dtype)
     return Vision(
@@ -99,6 +153,8 @@ def made_up(target: Target, plan: Plan, layout: Layout, device: torch.device, se
         project=lambda features: features,
         into_BN=None if into_BN is None else into_BN.to(device),
         sizes_BN=None if sizes_BN is None else sizes_BN.to(device),
+        left_BN=_left(plan, layout, shape.layers).to(device),
+        received_BN=tuple(x.to(device) for x in received),
     )
 
 
@@ -117,6 +173,18 @@ def made_up_grid(layout: Layout) -> Grid:
 
     planes_BN = known(torch.zeros_like(line_BN))
     return Grid(known(line_BN), known(column_BN), planes_BN, box_BN4 * visual_BN[..., None])
+
+
+def _left(plan: Plan, layout: Layout, num_layers: int) -> torch.Tensor:
+    """Rows that pass a tower which some leave before: the first ones of every image, as prices count."""
+    left_BN = layout.visual_BN.clone()
+    stages = [stage for m in plan.methods if m.tower_prune is not None for stage in m.stages(num_layers)]
+    for stage in stages:
+        for b, images in enumerate(layout.counts):
+            for image, found in enumerate(images):
+                rows = (layout.image_BN[b] == image).nonzero()[:, 0]
+                left_BN[b, rows[stage.by.kept(stage, found, found, found) :]] = False
+    return left_BN
 
 
 def _merged(plan: Plan, layout: Layout, num_layers: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:

@@ -11,6 +11,7 @@ import torch
 
 from saccade.core.bipartite import TowerMerge
 from saccade.core.layout import Layout
+from saccade.core.predicted import TowerPrune
 from saccade.core.route import LayerRoute, Route
 from saccade.core.stages import Stage
 from saccade.core.text import short
@@ -130,6 +131,16 @@ class Method(ABC):
     def tower_merge(self) -> TowerMerge | None:
         """How tokens merge inside the vision tower, which the engine then installs; None for not at all."""
         return None
+
+    @property
+    def tower_prune(self) -> TowerPrune | None:
+        """Which patches leave before the vision tower, which the engine then installs; None for none."""
+        return None
+
+    @property
+    def tower_part(self) -> float:
+        """Share of the patches that pass the vision tower, for prices."""
+        return 1.0
 
     def route(self, layout: Layout, num_layers: int) -> Route:
         """The program of all layers for a batch.

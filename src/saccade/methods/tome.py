@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from saccade.core.bipartite import TowerMerge, merged_away
+from saccade.core.bipartite import TowerMerge
 from saccade.core.layout import Views
 from saccade.core.select import count
 from saccade.core.stages import Choice, Evidence, Look, Rewrite, Stage
+from saccade.core.tower import merged_away
 from saccade.methods.reducer import Reducer
 from saccade.methods.registry import register
 from saccade.methods.towerwise import losing_rows, seen

@@ -8,6 +8,7 @@ from typing import Any
 
 from saccade.core.shapes import ModelShape
 from saccade.families import Family, find
+from saccade.opening.accepted import take_report
 from saccade.opening.settings import Opening
 
 
@@ -45,15 +46,26 @@ def read(where: str | Path, name: str, opening: Opening, speaks: bool = True) ->
     from saccade.opening.model import open_model
 
     model, processor = open_model(str(where), opening, speaks)
-    return wrap(model, processor, name)
+    return wrap(model, processor, name, opening.generic, opening.accepted)
 
 
-def wrap(model: Any, processor: Any, name: str = "") -> Loaded:
+def wrap(
+    model: Any, processor: Any, name: str = "", generic: bool = False, accepted: str | Path | None = None
+) -> Loaded:
     """Pairs a model and a processor that are loaded already.
 
+    Args:
+        model: The model.
+        processor: Its processor, or None.
+        name: What the user calls it.
+        generic: Whether an adapter made by inspection serves where nobody wrote one for the family.
+        accepted: A report of ``saccade check`` that accepted such an adapter for this very model.
+
     Raises:
-        ValueError: If the model's family is not supported.
+        ValueError: If the model's family is not supported, or the report is of another model.
     """
-    family = find(model)
+    family = find(model, generic or accepted is not None)
+    if accepted is not None:
+        take_report(Path(accepted), model, family)
     name = name or model.config.model_type
     return Loaded(model, processor, family, family.shape(model.config, name), name)

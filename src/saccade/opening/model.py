@@ -47,7 +47,7 @@ def open_model(name: str, opening: Opening, speaks: bool = True) -> tuple[Any, A
     checks.check_folder(folder)
     held = {} if "variant" in opening.rest else checks.headers_of(folder)
     config = opening.rest.get("config") or _config(folder, opening)
-    family = find(config)
+    family = find(config, opening.generic)
     processor = None
     if speaks:
         processor = read_processor(folder, config, family.processor_settings(config), opening)
@@ -77,7 +77,7 @@ def open_processor(name: str, opening: Opening | None = None) -> Any:
     opening = opening or Opening()
     config = open_config(name, opening)
     folder = files_of(name, opening.hub, weights=False)
-    family = find(config)
+    family = find(config, opening.generic)
     processor = read_processor(folder, config, family.processor_settings(config), opening)
     check_processor(folder, config, family, processor)
     return processor
@@ -107,7 +107,7 @@ def _config(folder: Path, opening: Opening) -> PreTrainedConfig:
     check_quantisation(path, data.get("quantization_config"))
     with telling(str(path)), quiet():
         config = AutoConfig.from_pretrained(folder, trust_remote_code=opening.trust_remote_code)
-    check_config(path, data, config, find(config))
+    check_config(path, data, config, find(config, opening.generic))
     return config
 
 

@@ -26,7 +26,7 @@ def config_of(opening: Opening, config: PreTrainedConfig, device: torch.device) 
     """
     if opening.quantize is None:
         return None
-    kept = ["lm_head", *find(config).tower_modules]
+    kept = ["lm_head", *find(config, opening.generic).tower_modules]
     if opening.quantize == "nf4":
         wanted = opening.torch_dtype()
         known: Any = config.dtype or getattr(config.get_text_config(), "dtype", None)

@@ -39,6 +39,9 @@ class Opening:
         quantize: Quantise the weights as they are read: ``int8``, ``int4``, ``nf4`` or ``fp8``.
         adapter: A folder or hub id of a PEFT adapter to put on.
         trust_remote_code: Whether code that lies beside the weights may run.
+        generic: Whether an adapter made by inspection serves where nobody wrote one for the family.
+        accepted: A report of ``saccade check`` that accepted such an adapter for this very model; its plans
+            are then taken. It says ``generic``.
         strict: Refuse an adapter that was made for another model of this shape, instead of warning of it.
         more: Whatever else from_pretrained takes.
 
@@ -54,6 +57,8 @@ class Opening:
     quantize: str | None = None
     adapter: str | None = None
     trust_remote_code: bool = False
+    generic: bool = False
+    accepted: str | None = None
     strict: bool = False
     more: Mapping[str, Any] = field(default_factory=dict)
 
@@ -69,9 +74,12 @@ class Opening:
             raise ValueError(f"no attention implementation {self.attn!r}; there are {', '.join(ATTENTIONS)}")
         if isinstance(self.dtype, str):
             read_dtype_name(self.dtype)
-        for what, value in (("adapter", self.adapter), ("revision", self.revision)):
+        names = (("adapter", self.adapter), ("revision", self.revision), ("report", self.accepted))
+        for what, value in names:
             if value is not None and not str(value).strip():
                 raise ValueError(f"the name of the {what} is empty; leave it out for none")
+        if self.accepted is not None:
+            object.__setattr__(self, "generic", True)
         taken = [name for name in OURS if name in self.more]
         if taken:
             raise ValueError(f"{', '.join(taken)} cannot be given: it changes what loading gives back")
@@ -93,13 +101,13 @@ class Opening:
 
     def told(self) -> dict[str, str]:
         """Settings that are not the defaults, as words, the device left out: for records and hints."""
-        plain = (f for f in fields(self) if f.name not in ("device", "strict", "more"))
+        plain = (f for f in fields(self) if f.name not in ("device", "strict", "accepted", "more"))
         given = {f.name: getattr(self, f.name) for f in plain if getattr(self, f.name) != f.default}
         return {name: str(value).removeprefix("torch.") for name, value in given.items()}
 
     def recorded(self) -> dict[str, Any]:
         """Every setting as JSON has it, for provenance: without device, strictness, tokens and objects."""
-        left_out = ("device", "strict", "more")
+        left_out = ("device", "strict", "accepted", "more")
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
         return {name: _as_json(value) for name, value in {**own, **self.rest}.items()}
 

@@ -14,8 +14,9 @@ from saccade.core.route import Route, compose
 from saccade.core.text import short
 from saccade.methods import Method
 from saccade.plans import spec
+from saccade.plans.adapter import AdapterRef
 from saccade.plans.names import looks_like_file
-from saccade.plans.schema import SCHEMA, check, read_method
+from saccade.plans.schema import PLAIN, SCHEMA, check, read_method
 from saccade.system.files import read_json, write_json
 
 
@@ -28,12 +29,14 @@ class Plan:
         model: Fingerprint of the model's configuration the plan was made for; empty means any model.
         calibration: How the layers were chosen: scores, order, samples, seed, versions. Empty if by hand.
         file: The plan file that it was read from, if it was.
+        adapter: Changes of weights that it brings with it, where it was healed.
     """
 
     methods: tuple[Method, ...] = ()
     model: dict[str, Any] = field(default_factory=dict)
     calibration: dict[str, Any] = field(default_factory=dict)
     file: str = field(default="", compare=False, repr=False)
+    adapter: AdapterRef | None = None
 
     @property
     def is_resolved(self) -> bool:
@@ -49,6 +52,11 @@ class Plan:
     def spec(self) -> str:
         """The methods as a spec string."""
         return spec.write(self.methods)
+
+    @property
+    def key(self) -> str:
+        """The spec string and the adapter, if any: what answers under the plan are filed under."""
+        return self.spec if self.adapter is None else f"{self.spec} [healed {self.adapter.digest[:8]}]"
 
     def program(self, layout: Layout, num_layers: int) -> Program:
         """What all methods together do to a batch: fixed row sets, and decisions on the way.
@@ -68,6 +76,12 @@ class Plan:
                 f"every row there, but rows are dropped before layer {first}; leave one of the two out"
             )
         rewriter = None
+        late = next((stage for stage in stages[1:] if stage.look.pruned), None)
+        if late is not None:
+            raise ValueError(
+                f"{self.spec}: rows that the vision tower leaves out hold nothing, so they have to go before "
+                f"anything else is decided: write {late.by} first"
+            )
         for stage in stages:
             if rewriter is not None and (stage.places or stage.look.tower is not None):
                 raise ValueError(
@@ -104,8 +118,9 @@ class Plan:
         )
 
     def for_any(self) -> Plan:
-        """The methods alone: a plan that is not tied to a model."""
-        return Plan(self.methods)
+        """The methods, and the adapter of a healed plan: a plan that is not tied to a model."""
+        adapter = None if self.adapter is None else replace(self.adapter, any_weights=True)
+        return Plan(self.methods, adapter=adapter)
 
     def over(self, own: Plan) -> Plan:
         """This plan on a model with one of its own: that comes first, but for methods that both have."""
@@ -132,10 +147,17 @@ class Plan:
         if fields:
             raise ValueError(f"this plan was made for another model ({fields}); make a new one, or use force")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dictionary for JSON."""
+    def to_dict(self, path: str | os.PathLike | None = None) -> dict[str, Any]:
+        """Plain dictionary for JSON.
+
+        Args:
+            path: The plan file that it will be, from which the adapter's folder is found.
+        """
         methods = [{"name": m.name} | m.parameters() for m in self.methods]
-        return {"schema": SCHEMA, "methods": methods, "model": self.model, "calibration": self.calibration}
+        told = {"schema": PLAIN, "methods": methods, "model": self.model, "calibration": self.calibration}
+        if self.adapter is None:
+            return told
+        return told | {"schema": SCHEMA, "adapter": self.adapter.to_dict(path)}
 
     @classmethod
     def from_dict(cls, data: Any, source: str = "plan") -> Plan:
@@ -147,11 +169,12 @@ class Plan:
         data = _listed(data, source)
         check(data, source)
         methods = tuple(read_method(one, f"{source}: methods[{i}]") for i, one in enumerate(data["methods"]))
-        return cls(methods, data.get("model", {}), data.get("calibration", {}))
+        adapter = AdapterRef(**data["adapter"]) if data.get("adapter") else None
+        return cls(methods, data.get("model", {}), data.get("calibration", {}), adapter=adapter)
 
     def save(self, path: str | os.PathLike) -> Path:
         """Writes the plan file, whole or not at all."""
-        return write_json(path, self.to_dict())
+        return write_json(path, self.to_dict(path))
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Plan:
@@ -165,7 +188,8 @@ class Plan:
             data = read_json(path)
         except OSError as error:
             raise ValueError(f"cannot read {name}: {error.strerror}") from None
-        return replace(cls.from_dict(data, name), file=name)
+        found = cls.from_dict(data, name)
+        return replace(found, file=name, adapter=found.adapter and found.adapter.beside(path))
 
     @classmethod
     def of(cls, what: PlanLike) -> Plan:

@@ -22,8 +22,11 @@ from saccade.methods import METHODS, Method
 from saccade.methods.base import MOST_LAYERS, MOST_SEED
 from saccade.plans.names import check_method
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the plan file; files of a newer schema are refused."""
+
+PLAIN = 1
+"""What a plan without an adapter is written as, which every version reads."""
 
 Metric = Literal["vig", "lc", "ffn", "withdrawal", "cosine", "random"]
 """Scores that choose layers."""
@@ -123,6 +126,8 @@ class HeldOut(_Strict):
     candidates: Count
     tasks: dict[str, list[float]]
     within: bool | None = None
+    whole_ratio: Annotated[float, Field(gt=0)] | None = None
+    tower_share: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
 class UnsureMargin(_Strict):
@@ -142,6 +147,15 @@ class TuningRecord(_Strict):
     predicted: Predicted
     held_out: HeldOut
     unsure: UnsureMargin | None = None
+
+
+class HealingRecord(_Strict):
+    """How a plan was healed."""
+
+    steps: Count
+    samples: Count
+    settings: dict[str, Any]
+    data_hash: Digest | None = None
 
 
 class Calibration(_Strict):
@@ -169,6 +183,16 @@ class Calibration(_Strict):
     opening: dict[str, Any] | None = None
     cost: CalibrationCost | None = None
     tuned: TuningRecord | None = None
+    healed: HealingRecord | None = None
+
+
+class AdapterFile(_Strict):
+    """The adapter of a healed plan."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    folder: Annotated[str, Field(min_length=1)]
+    digest: Digest
 
 
 class PlanFile(_Strict):
@@ -180,6 +204,7 @@ class PlanFile(_Strict):
     methods: list[Any]
     model: ModelPrint | None = None
     calibration: Calibration | None = None
+    adapter: AdapterFile | None = None
 
 
 def check(data: Any, source: str) -> None:
@@ -198,6 +223,8 @@ def check(data: Any, source: str) -> None:
         raise ValueError(
             f"{source} has schema {short(data['schema'], 40)}; this version of saccade reads up to {SCHEMA}"
         )
+    if data["schema"] == PLAIN and "adapter" in data:
+        raise ValueError(f"{source}: adapter: a plan with one has schema {SCHEMA}, not {PLAIN}")
     # An empty part says nothing: a plan for any model, or one whose layers were chosen by hand.
     given = {key: value for key, value in data.items() if not (key in _PARTS and value == {})}
     try:

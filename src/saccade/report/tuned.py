@@ -75,9 +75,13 @@ def front_table(data: Result) -> str:
                 percent(one["agreement"]),
                 points(-held["loss"]),
                 points(-held["bound"]),
+                percent(one.get("whole_ratio")),
             ]
         )
-    heads = ("plan", "", tune["search"]["cost"], "KL (nats)", "same answers", "held out, points", "at worst")
+    heads = (
+        "plan", "", tune["search"]["cost"], "KL (nats)", "same answers", "held out, points", "at worst",
+        "whole FLOPs",
+    )  # fmt: skip
     return markdown(heads, rows, right_from=2)
 
 

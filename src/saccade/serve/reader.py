@@ -60,8 +60,15 @@ class Reader:
         """Tries every plan on the model.
 
         Raises:
-            ValueError: If one does not fit it, or does not know its layers.
+            ValueError: If one does not fit it, does not know its layers, or was healed.
         """
+        healed = next((plan.file or plan.spec for plan in plans.values() if plan.adapter is not None), None)
+        if healed is not None:
+            raise ValueError(
+                f"{healed} brings weights of its own, and requests under several plans are decoded "
+                "together with the model's: merge them (saccade heal --merge) and serve that folder with the "
+                "plan beside it"
+            )
         self.loaded, self.plans, self._kept, self._metrics = loaded, {"": Plan(), **plans}, kept, metrics
         self._on: tuple[str, Attachment] | None = None
         self.reuses = {name for name in self.plans if not self.attach(name).looks_at_end}

@@ -187,7 +187,7 @@ def read_config(folder: str | os.PathLike) -> SkipVisionConfig:
 
 def identity(name: str, config: Any) -> dict[str, Any]:
     """What ``Family.identity`` says of a model, from its name and stock configuration, without weights."""
-    found = find(config).fingerprint(config)
+    found = find(config, generic=True).fingerprint(config)
     if not is_skip_vision(name):
         return found
     return found | {"skip_vision": read_config(name).identity()}

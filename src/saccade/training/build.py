@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from saccade.opening import Opening
 from saccade.plans.plan import Plan
 from saccade.system.files import write_folder
 from saccade.training import parts
-from saccade.training.config import TrainingConfig
+from saccade.training.config import LoraSettings, TrainingConfig
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +55,8 @@ def build(config: TrainingConfig) -> Built:
         loaded = skip_vision.wrap(loaded, settings)
     model, adapters = loaded.model, set()
     if config.lora is not None:
-        model = _adapted(loaded, config)
+        chosen = parts.linear_names(loaded.model, loaded.family, config.lora.targets)
+        model = adapted(loaded, config.lora, chosen)
         adapters = {id(p) for n, p in model.named_parameters() if "lora_" in n}
     trained = [part for part in config.parts if not (part == "decoder" and adapters)]
     parts.choose(model, loaded.family, trained)
@@ -75,8 +76,11 @@ def check(config: TrainingConfig) -> Any:
     Raises:
         ValueError: If the plan or Skip-Vision's settings cannot be read.
     """
-    if config.plan is not None:
-        Plan.of(config.plan)
+    if config.plan is not None and Plan.of(config.plan).adapter is not None:
+        raise ValueError(
+            f"plan: {config.plan} brings an adapter, under which nothing trains: merge it into a folder "
+            "(saccade heal --merge) and train that under the plan beside it"
+        )
     if config.model.skip_vision is None:
         return None
     from saccade import skip_vision
@@ -84,19 +88,26 @@ def check(config: TrainingConfig) -> Any:
     return skip_vision.SkipVisionConfig.from_dict(dict(config.model.skip_vision))
 
 
-def _adapted(loaded: Loaded, config: TrainingConfig) -> nn.Module:
+def adapted(loaded: Loaded, settings: LoraSettings, chosen: Sequence[str]) -> nn.Module:
+    """PEFT's wrapper around a model, with adapters on some of its linear modules.
+
+    Args:
+        loaded: The model.
+        settings: The adapters.
+        chosen: Full names of the modules.
+
+    Raises:
+        ValueError: If peft is not installed.
+    """
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError:
         raise ValueError("lora needs the peft package: pip install peft") from None
-    settings = config.lora
-    assert settings is not None
-    chosen = parts.linear_names(loaded.model, loaded.family, settings.targets)
     lora = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]
         lora_dropout=settings.dropout,
-        target_modules=chosen,
+        target_modules=list(chosen),
     )
     with warnings.catch_warnings():
         # It asks for a property that transformers has renamed.
@@ -126,12 +137,17 @@ def finish(built: Built, weights: Mapping[str, torch.Tensor] | None, config: Tra
     model: Any = built.model
     if config.lora is not None:
         model = model.merge_and_unload()
+    recompute_no_more(model)
+    return replace(built.loaded, model=model.eval())
+
+
+def recompute_no_more(model: Any) -> None:
+    """Switches gradient checkpointing off."""
     # Methods of two names within the versions we support.
     for off in ("activation_checkpointing_disable", "gradient_checkpointing_disable"):
         if hasattr(model, off):
             getattr(model, off)()
             break
-    return replace(built.loaded, model=model.eval())
 
 
 def save(loaded: Loaded, skips: bool, folder: Path) -> Path:

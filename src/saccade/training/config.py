@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from saccade.core.text import short
 from saccade.training.strict import load_yaml, override, read
@@ -218,9 +218,11 @@ class TrainingConfig:
     logging_every: int = 10
     out: str = "runs/training"
 
+    needs_sources: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         _bounded(self)
-        if not self.data:
+        if self.needs_sources and not self.data:
             raise ValueError("data: at least one source is needed")
         if (self.stage is None) == (not self.train_modules):
             raise ValueError("train_modules: give stage (1 or 2) or train_modules, one of the two")

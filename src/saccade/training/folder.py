@@ -38,13 +38,16 @@ def check_folder(run: Path, resume: bool) -> None:
         raise ValueError(f"{run} holds a run already: pass --resume, or choose another folder with --run")
 
 
-def checkpoint_of(run: Path, report: dict[str, Any], step: int | None = None) -> Path | None:
+def checkpoint_of(
+    run: Path, report: dict[str, Any], step: int | None = None, option: str = "--run"
+) -> Path | None:
     """The checkpoint to go on from; None if there is none yet.
 
     Args:
         run: Folder of the run.
         report: What the resumed run would write down.
         step: The checkpoint's step; the last one if None.
+        option: The option that names the folder.
 
     Raises:
         ValueError: If the folder's run had other settings or data, or there is no checkpoint of that step.
@@ -62,7 +65,7 @@ def checkpoint_of(run: Path, report: dict[str, Any], step: int | None = None) ->
         key = odd[0]
         raise ValueError(
             f"{run} holds a run with {key} {was.get(key)!r}, not {now.get(key)!r}: "
-            "resume with the settings it was started with, or choose another folder with --run"
+            f"resume with the settings it was started with, or choose another folder with {option}"
         )
     return found[max(found) if step is None else step]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from saccade.training.curve import loss_curve
 from saccade.training.folder import CURVE, METRICS, MODEL, RUN, check_folder, checkpoint_of
 from saccade.training.meter import Reporter, TrainingMeter, nothing_learnt
 from saccade.training.mixture import RecordMixture, Stream, steps_of
-from saccade.training.sources import open_source
+from saccade.training.sources import RecordPool, open_source
 
 SHOWN = 20
 
@@ -69,15 +69,15 @@ def train(config: TrainingConfig, resume: bool = False, from_step: int | None = 
     before = torch.get_num_threads()
     torch.set_num_threads(config.threads or before)
     try:
-        world = _world()
-        with _quiet(), for_itself(Path(config.out), world):
+        world = world_of()
+        with quiet_bars(), for_itself(Path(config.out), world):
             return _train(config, world, resume or from_step is not None, from_step)
     finally:
         torch.set_num_threads(before)
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_bars() -> Iterator[None]:
     """Keeps transformers' own progress bars off standard error while it lasts."""
     from transformers import logging
 
@@ -90,13 +90,17 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _world() -> Any:
-    """The processes that train together."""
+def world_of(cpu: bool | None = None) -> Any:
+    """The processes that train together.
+
+    Args:
+        cpu: Whether they compute on the CPU; where there is no accelerator if omitted.
+    """
     try:
         from accelerate import PartialState
     except ImportError:
         raise ValueError("training needs the accelerate package: pip install 'saccade[train]'") from None
-    return PartialState(cpu=not torch.cuda.is_available())
+    return PartialState(cpu=not torch.cuda.is_available() if cpu is None else cpu)
 
 
 @contextmanager
@@ -126,26 +130,86 @@ def for_itself(run: Path, world: Any) -> Iterator[None]:
         yield
 
 
-def _train(config: TrainingConfig, world: Any, resume: bool, from_step: int | None) -> TrainingOutcome:
-    from transformers import set_seed
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """What a run trains on and with, where it is not a YAML file's.
 
+    Attributes:
+        pools: Where records come from.
+        build: Makes the model ready.
+        trainer: Makes the trainer of a built model: of its arguments, the stream and the meter.
+        option: The option that names the run's folder, for messages.
+    """
+
+    pools: list[RecordPool]
+    build: Callable[[], building.Built]
+    trainer: Callable[[building.Built, Any, Stream, TrainingMeter], Any]
+    option: str = "--run"
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """A run whose steps are taken.
+
+    Attributes:
+        built: The trained model.
+        trainer: What trained it.
+        reporter: Its metrics.
+        report: What ``run.json`` holds.
+    """
+
+    built: building.Built
+    trainer: Any
+    reporter: Reporter
+    report: dict[str, Any]
+
+
+def _train(config: TrainingConfig, world: Any, resume: bool, from_step: int | None) -> TrainingOutcome:
     settings, run = config.optimisation, Path(config.out)
     check_folder(run, resume)
     building.check(config)
     skip = config.on_bad_record == "skip"
-    mixture = RecordMixture([open_source(s, settings.seed, skip) for s in config.data], settings.seed)
-    global_batch = settings.batch * settings.accumulation * world.num_processes
-    steps = steps_of(mixture.per_epoch, settings.epochs, settings.steps, global_batch)
-    stream = Stream(mixture, steps * global_batch)
-    report = {
-        "config": config.as_data(),
-        "data": [pool.describe() for pool in mixture.pools],
-        "global_batch": global_batch,
-        "steps": steps,
-    }
-    last = checkpoint_of(run, report, from_step) if resume else None
+    fit = Fit(
+        [open_source(s, settings.seed, skip) for s in config.data],
+        lambda: building.build(config),
+        lambda built, args, stream, meter: _trainer(config, built, args, stream, meter, world),
+    )
+    done = take_steps(config, fit, world, resume, from_step)
+    main = world.is_main_process
+    if done.reporter.stopped:
+        return TrainingOutcome(run, done.trainer.state.global_step, False, main, done.report)
+    _end(config, done, main)
+    world.wait_for_everyone()
+    return TrainingOutcome(run, done.report["steps"], True, main, done.report)
+
+
+def take_steps(
+    config: TrainingConfig, fit: Fit, world: Any, resume: bool, from_step: int | None = None
+) -> Fitted:
+    """Trains, from the beginning or from a checkpoint, with metrics and checkpoints in the run's folder.
+
+    Args:
+        config: The run.
+        fit: What it trains on and with.
+        world: The processes that train together.
+        resume: Go on from the folder's last checkpoint; from the beginning if there is none.
+        from_step: The checkpoint to go on from, by its step.
+
+    Raises:
+        ValueError: As ``train``.
+    """
+    from transformers import set_seed
+
+    from saccade.training.trainer import arguments
+
+    settings, run = config.optimisation, Path(config.out)
+    mixture = RecordMixture(fit.pools, settings.seed)
+    report = begun(config, mixture, world)
+    steps = report["steps"]
+    stream = Stream(mixture, steps * report["global_batch"])
+    last = checkpoint_of(run, report, from_step, fit.option) if resume else None
     set_seed(settings.seed)
-    built = building.build(config)
+    built = fit.build()
     report |= {
         "processes": world.num_processes,
         "parameters": parts.counts(built.model, built.loaded.family),
@@ -155,7 +219,12 @@ def _train(config: TrainingConfig, world: Any, resume: bool, from_step: int | No
     world.wait_for_everyone()
     if world.is_main_process:
         write_json(run / RUN, report)
-    trainer, reporter = _trainer(config, built, stream, steps, world)
+    meter = TrainingMeter()
+    trainer = fit.trainer(built, arguments(config, steps, world), stream, meter)
+    reporter = Reporter(
+        run, meter, config.logging_every, mixture.per_epoch, world.is_main_process, _totals(trainer, world)
+    )
+    trainer.add_callback(reporter)
     if last is not None:
         checkpoints.check(last, trainer.sharded)
         trainer.meter.load(last, world.process_index)
@@ -168,38 +237,50 @@ def _train(config: TrainingConfig, world: Any, resume: bool, from_step: int | No
     with reporter.between_steps(alone=world.num_processes == 1):
         trainer.train(resume_from_checkpoint=str(last) if last is not None else None)
     report["refused"] = _refused(mixture, trainer.meter, world.num_processes)
-    if reporter.stopped:
-        return TrainingOutcome(run, trainer.state.global_step, False, world.is_main_process, report)
-    _end(config, built, trainer, reporter, report, world.is_main_process)
-    world.wait_for_everyone()
-    return TrainingOutcome(run, steps, True, world.is_main_process, report)
+    return Fitted(built, trainer, reporter, report)
+
+
+def begun(config: TrainingConfig, mixture: RecordMixture, world: Any) -> dict[str, Any]:
+    """What a run writes down when it begins, by which it is told from others.
+
+    Args:
+        config: The run.
+        mixture: What it draws from.
+        world: The processes that train together.
+    """
+    settings = config.optimisation
+    global_batch = settings.batch * settings.accumulation * world.num_processes
+    return {
+        "config": config.as_data(),
+        "data": [pool.describe() for pool in mixture.pools],
+        "global_batch": global_batch,
+        "steps": steps_of(mixture.per_epoch, settings.epochs, settings.steps, global_batch),
+    }
 
 
 def _trainer(
-    config: TrainingConfig, built: building.Built, stream: Stream, steps: int, world: Any
-) -> tuple[Any, Reporter]:
-    from saccade.training.trainer import VlmTrainer, arguments
+    config: TrainingConfig, built: building.Built, args: Any, stream: Stream, meter: TrainingMeter, world: Any
+) -> Any:
+    from saccade.training.trainer import VlmTrainer
 
-    args = arguments(config, steps, world.num_processes)
     # Processes wait for each other wherever one runs the tower. And AdamW passes over what has no gradient,
     # but not over a gradient of zero: how a global batch is split up must not matter.
     shows = world.num_processes > 1 or config.parts != ("decoder",)
     scale = image_scale(config.plan)
     collator = Collator(built.loaded, config.optimisation.max_length, always_image=shows, scale=scale)
-    meter = TrainingMeter()
-    trainer = VlmTrainer(built.model, built.loaded.family, config, args, stream, collator, meter)
+    return VlmTrainer(built.model, built.loaded.family, config, args, stream, collator, meter)
+
+
+def _totals(trainer: Any, world: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What adds a tensor up over processes."""
 
     def total(sums: torch.Tensor) -> torch.Tensor:
         if world.num_processes == 1:
             return sums
         # Not every device knows doubles.
-        return trainer.accelerator.gather(sums.float().to(args.device)[None]).double().sum(0).cpu()
+        return trainer.accelerator.gather(sums.float().to(trainer.args.device)[None]).double().sum(0).cpu()
 
-    reporter = Reporter(
-        Path(config.out), meter, config.logging_every, stream.mixture.per_epoch, world.is_main_process, total
-    )
-    trainer.add_callback(reporter)
-    return trainer, reporter
+    return total
 
 
 def _refused(mixture: RecordMixture, meter: TrainingMeter, processes: int) -> dict[str, Any]:
@@ -213,29 +294,40 @@ def _refused(mixture: RecordMixture, meter: TrainingMeter, processes: int) -> di
     return {"before": len(opened), "on_the_way": len(met), "examples": (opened + met)[:SHOWN]}
 
 
-def _end(
-    config: TrainingConfig,
-    built: building.Built,
-    trainer: Any,
-    reporter: Reporter,
-    report: dict[str, Any],
-    main: bool,
-) -> None:
-    run = Path(config.out)
-    if not trainer.meter.learnt:
-        raise ValueError(nothing_learnt(trainer.meter.refused))
+def _end(config: TrainingConfig, done: Fitted, main: bool) -> None:
+    run, built, trainer, report = Path(config.out), done.built, done.trainer, done.report
+    check_learnt(trainer)
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.sharded else None
     if not main:
         return
-    final = reporter.history[-1] if reporter.history else None
-    report |= {"finished": True, "final": final, "model": MODEL}
+    history = done.reporter.history
+    report |= {"finished": True, "final": history[-1] if history else None, "model": MODEL}
     loaded = building.finish(built, weights, config)
-    odd = checkpoints.not_finite(loaded.model.named_parameters())
-    if odd:
-        raise ValueError(f"the model is not saved: {odd} holds what is no number; lower the learning rate")
+    check_weights(loaded.model)
     kept = f"the run is kept in {run / checkpoints.FOLDER}; make room and --resume"
     with disk_trouble(f"the model to {run / MODEL}", kept):
         building.save(loaded, built.skips, run / MODEL)
-        if reporter.history:
-            write_bytes(run / CURVE, loss_curve(reporter.history, f"Training {config.model.name}"))
+        if history:
+            write_bytes(run / CURVE, loss_curve(history, f"Training {config.model.name}"))
         write_json(run / RUN, report)
+
+
+def check_learnt(trainer: Any) -> None:
+    """Refuses what comes of a run that never saw a label.
+
+    Raises:
+        ValueError: If it never did.
+    """
+    if not trainer.meter.learnt:
+        raise ValueError(nothing_learnt(trainer.meter.refused))
+
+
+def check_weights(model: Any) -> None:
+    """Refuses trained weights that are no numbers.
+
+    Raises:
+        ValueError: Naming the first of them.
+    """
+    odd = checkpoints.not_finite(model.named_parameters())
+    if odd:
+        raise ValueError(f"the model is not saved: {odd} holds what is no number; lower the learning rate")

@@ -24,9 +24,15 @@ from saccade.training.mixture import Stream
 from saccade.training.records import BadRecord
 
 
-def arguments(config: TrainingConfig, steps: int, processes: int) -> TrainingArguments:
-    """The configuration as transformers takes it."""
-    settings, cuda = config.optimisation, torch.cuda.is_available()
+def arguments(config: TrainingConfig, steps: int, world: Any) -> TrainingArguments:
+    """The configuration as transformers takes it.
+
+    Args:
+        config: The run.
+        steps: Steps that it takes.
+        world: The processes that train together.
+    """
+    settings, cuda = config.optimisation, world.device.type == "cuda"
     known = {field.name for field in dataclasses.fields(TrainingArguments)}
     # Renamed within the versions we support.
     kind = "activation" if "activation_checkpointing" in known else "gradient"
@@ -58,7 +64,7 @@ def arguments(config: TrainingConfig, steps: int, processes: int) -> TrainingArg
         ddp_find_unused_parameters="tower" in config.parts,
         **recompute,
     )
-    if processes == 1:
+    if world.num_processes == 1:
         args._n_gpu = min(args.n_gpu, 1)  # several GPUs are several processes, never threads of one
     return args
 

@@ -14,7 +14,11 @@ from saccade.tuning.settings import Settings
 
 
 def plan_of(
-    one: Candidate, settings: Settings, facts: Mapping[str, Any], unsure: Unsure | None = None
+    one: Candidate,
+    settings: Settings,
+    facts: Mapping[str, Any],
+    unsure: Unsure | None = None,
+    whole: Mapping[str, float] | None = None,
 ) -> Plan:
     """A plan with its provenance: what was asked and searched, what that predicts, what held-out samples say.
 
@@ -23,6 +27,7 @@ def plan_of(
         settings: What was asked.
         facts: What all plans of a tuning share: the model, the weights, the search, where it ran.
         unsure: The guard at run time, where it has one.
+        whole: Its whole bill, where that is known.
     """
     search, origin = facts["search"], facts["origin"]
     asked = {name: getattr(settings, name) for name in ("flops", "time", "kv", "max_loss", "on")}
@@ -44,6 +49,7 @@ def plan_of(
             "candidates": facts["candidates"],
             "tasks": {task: list(pair) for task, pair in verdict.tasks.items()},
             **({} if verdict.within is None else {"within": verdict.within}),
+            **(whole or {}),
         },
         **({} if unsure is None else {"unsure": asdict(unsure)}),
     }
@@ -90,7 +96,9 @@ def write(found: Tuned, out: Path) -> Tuned:
     front: dict[str, Path] = {}
     for one in found.candidates:
         name = f"{found.settings.cost}-{100 * one.tried.ratio:04.1f}.json"
-        plan = plan_of(one, found.settings, found.data["facts"])
+        line = next(line for line in data["tune"]["front"] if line["spec"] == one.plan.spec)
+        whole = {key: line[key] for key in ("whole_ratio", "tower_share") if key in line}
+        plan = plan_of(one, found.settings, found.data["facts"], whole=whole)
         front[one.plan.spec] = plan.save(places["front"] / name)
     if found.plan is not None:
         found.plan.save(out)

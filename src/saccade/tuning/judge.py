@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from saccade import models
-from saccade.calibration.measures import kl
+from saccade.calibration.measures import kl, lead
 from saccade.engine import apply
 from saccade.evaluation.ledger import sample_digest
 from saccade.families import Family
@@ -189,7 +189,7 @@ class Judge:
 
     def _filed(self, plan: Plan) -> str:
         code = code_of(self.loaded, plan)
-        return f"{plan.spec} [{code}]" if code else plan.spec
+        return f"{plan.key} [{code}]" if code else plan.key
 
     def _loss(self, plan: Plan, part: int, number: int) -> Loss:
         batch = self._batches(part)[number]
@@ -202,8 +202,7 @@ class Judge:
                 raise ValueError(f"sample {sample.id}: logits are not finite under {plan.spec}; try float32")
             distances.append(float(kl(full_TV, tried_TV, "full-perturbed").sum()))
             agrees.append(tried_TV.argmax(-1).tolist() == list(target))
-            top = tried_TV[0].float().softmax(-1).topk(min(2, tried_TV.shape[-1])).values
-            margins.append(float(top[0] - top[-1]))
+            margins.append(lead(tried_TV[0]))
         self._ran(len(batch.samples))
         return Loss(tuple(distances), tuple(agrees), tuple(margins))
 
@@ -236,26 +235,9 @@ class Judge:
     def _answered(self, part: int, number: int, samples: tuple[Sample, ...]) -> _Batch:
         loaded = self.loaded
         inputs = self._prepared(part, number, samples, Plan())
-        rows = inputs["input_ids"].shape[1]
-        with apply(loaded.model, Plan()):
-            whole_BN = loaded.model.generate(**inputs, **models.greedy(self.tokens))
-        stops = models.stop_tokens(loaded.model)
-        answers: list[tuple[int, ...]] = []
-        targets: list[tuple[int, ...]] = []
-        said_BA = whole_BN[:, rows:]
-        visual_BA = loaded.family.visual_mask(loaded.model, said_BA).tolist()
-        for words, visual in zip(said_BA.tolist(), visual_BA, strict=True):
-            end = next((i for i, token in enumerate(words) if token in stops), None)
-            target = words if end is None else words[: end + 1]
-            answer = target[:-1]
-            # A placeholder in an answer would be read as an image that is not there.
-            stop = next((i for i, mark in enumerate(visual[: len(answer)]) if mark), None)
-            if stop is not None:
-                answer, target = answer[:stop], target[: stop + 1]
-            answers.append(tuple(answer))
-            targets.append(tuple(target))
+        answers, targets = said(loaded, inputs, self.tokens)
         longest = max(map(len, answers))
-        pad = next(iter(stops), 0)
+        pad = next(iter(models.stop_tokens(loaded.model)), 0)
         answer_BA = torch.tensor(
             [[*answer, *[pad] * (longest - len(answer))] for answer in answers], dtype=torch.long
         ).view(len(samples), longest)
@@ -287,6 +269,40 @@ class Judge:
         logits_BTV = forced(self.loaded.family, self.loaded.model, inputs, batch.answer_BA, plan)
         each = zip(logits_BTV, batch.lengths, strict=True)
         return [logits_TV[:length].float().cpu() for logits_TV, length in each]
+
+
+@torch.inference_mode()
+def said(
+    loaded: Loaded, inputs: Mapping[str, Any], tokens: int
+) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """The dense model's own greedy answers to a batch of prompts.
+
+    Args:
+        loaded: The model.
+        inputs: Prompts, padded on the left.
+        tokens: Longest answer.
+
+    Returns:
+        Of every prompt the tokens of its answer, and those that its rows choose: the same with what ends it.
+    """
+    with apply(loaded.model, Plan()):
+        whole_BN = loaded.model.generate(**inputs, **models.greedy(tokens))
+    stops = models.stop_tokens(loaded.model)
+    said_BA = whole_BN[:, inputs["input_ids"].shape[1] :]
+    visual_BA = loaded.family.visual_mask(loaded.model, said_BA).tolist()
+    answers: list[tuple[int, ...]] = []
+    targets: list[tuple[int, ...]] = []
+    for words, visual in zip(said_BA.tolist(), visual_BA, strict=True):
+        end = next((i for i, token in enumerate(words) if token in stops), None)
+        target = words if end is None else words[: end + 1]
+        answer = target[:-1]
+        # A placeholder in an answer would be read as an image that is not there.
+        stop = next((i for i, mark in enumerate(visual[: len(answer)]) if mark), None)
+        if stop is not None:
+            answer, target = answer[:stop], target[: stop + 1]
+        answers.append(tuple(answer))
+        targets.append(tuple(target))
+    return answers, targets
 
 
 @torch.inference_mode()

@@ -15,11 +15,14 @@ from functools import lru_cache
 
 import torch
 
+from saccade.core.calls import blocks
 from saccade.core.layout import Layout, prefix_of
 from saccade.core.pricing import scoring_flops
 from saccade.core.program import in_order, scoring_of
 from saccade.core.route import Route
+from saccade.core.rows import RowIndex
 from saccade.core.shapes import ModelShape
+from saccade.core.sight import SightRule
 from saccade.core.stages import Scoring
 from saccade.methods import BudgetMethod, Method
 from saccade.methods.reducer import Reducer
@@ -29,6 +32,9 @@ from saccade.plans.plan import Plan
 
 Prompts = Mapping[tuple[int, int], float]
 """How often each (visual rows, text rows) occurs."""
+
+
+_CAUSAL = SightRule()
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,7 @@ class Rows:
         query: Whether the visual rows attend.
         ffn: Whether they pass the FFN.
         whole: Whether no row of the prompt was dropped.
+        rule: Who sees whom in the layer.
     """
 
     visual: int
@@ -48,6 +55,7 @@ class Rows:
     query: bool = True
     ffn: bool = True
     whole: bool = True
+    rule: SightRule = _CAUSAL
 
     @property
     def alive(self) -> int:
@@ -65,12 +73,33 @@ class Rows:
         return self.alive if self.ffn else self.text
 
     @property
+    def held(self) -> int:
+        """Rows in the layer's cache once the prompt is over."""
+        return self.alive if self.rule.window is None else min(self.alive, self.rule.window - 1)
+
+    @property
     def pairs(self) -> int:
-        """Pairs of query and key that attention calls compute (``saccade.core.rows.blocks``)."""
+        """Pairs of query and key that attention calls compute (``saccade.core.calls.blocks``)."""
+        if self.rule != _CAUSAL:
+            return _pairs(self)
         if self.query or not self.visual or not self.whole:
             return self.asking * self.alive
         first = prefix_of(self.text)
         return first * first + (self.text - first) * self.alive
+
+
+@lru_cache(maxsize=4096)
+def _pairs(rows: Rows) -> int:
+    """The same where rows do not see just all before them: the calls themselves are laid out."""
+    stock = rows.whole and (rows.query or not rows.visual)
+    if stock or not (rows.query or rows.whole):
+        return rows.asking * rows.alive
+    layout = Layout.single(rows.visual, rows.text)
+    full = RowIndex.from_mask(torch.ones_like(layout.visual_BN))
+    asking = full if rows.query else RowIndex.from_mask(layout.text_BN)
+    calls = blocks(asking, full, same=rows.query, sight=rows.rule.sight(layout))
+    assert calls is not None
+    return sum((call.stop - call.start) * (call.keys - call.first) for call in calls)
 
 
 class Meter(ABC):
@@ -122,7 +151,7 @@ class CacheMeter(Meter):
     name = "KV cache"
 
     def layer(self, rows: Rows) -> float:
-        return float(rows.alive)
+        return float(rows.held)
 
 
 @dataclass(frozen=True)
@@ -168,8 +197,8 @@ class Pricer:
         total = meter.prompt(visual, text)
         stages = list(in_order([stage for method in plan.methods for stage in method.stages(layers)]))
         alive, original, starts = visual, visual, dict[int, int]()
-        seen: Counter[tuple[int, bool, bool]] = Counter()
-        for number, (here, query, ffn) in enumerate(sets):
+        seen: Counter[tuple[int, bool, bool, SightRule]] = Counter()
+        for number, ((here, query, ffn), rule) in enumerate(zip(sets, self.shape.each_rule, strict=True)):
             alive = alive if here else 0
             while stages and stages[0].before == number:
                 stage = stages.pop(0)
@@ -180,9 +209,9 @@ class Pricer:
                     total += 0.0 if scoring is None else meter.scoring(scoring)
                     total += meter.decision(stage.by, alive, text)  # type: ignore[arg-type]
                     alive = keep
-            seen[alive, query, ffn] += 1
-        for (alive, query, ffn), count in seen.items():
-            total += count * meter.layer(Rows(alive, text, query, ffn, alive == original))
+            seen[alive, query, ffn, rule] += 1
+        for (alive, query, ffn, rule), count in seen.items():
+            total += count * meter.layer(Rows(alive, text, query, ffn, alive == original, rule))
         return total
 
     def _routed(self, plan: Plan, visual: int, text: int) -> float:
@@ -192,11 +221,11 @@ class Pricer:
         total = self.meter.prompt(int(route.layout.visual_BN.sum()), text)
         total += sum(self.meter.scoring(scoring) for scoring in route.scorings)
         seen = route.layout.visual_BN
-        for layer in route.layers:
+        for layer, rule in zip(route.layers, self.shape.each_rule, strict=True):
             alive, query, ffn = (
                 int((rows & seen).sum()) for rows in (layer.alive_BN, layer.query_BN, layer.ffn_BN)
             )
-            least = Rows(alive, text, False, False, alive == int(seen.sum()))
+            least = Rows(alive, text, False, False, alive == int(seen.sum()), rule)
             bare, asked, fed = (
                 self.meter.layer(each)
                 for each in (least, replace(least, query=True), replace(least, ffn=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from saccade.calibration.drawing import draw
 from saccade.evaluation.options import EvaluationOptions
@@ -13,7 +14,31 @@ from saccade.inputs.data import Entry
 from saccade.inputs.samples import Sample
 from saccade.models import Loaded
 from saccade.system.journal import Journal
-from saccade.tuning.settings import FEWEST, Settings
+from saccade.tuning.settings import FEWEST
+
+
+class Drawn(Protocol):
+    """How samples are drawn and asked: what settings of a search and of a healing say alike."""
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of the first set, at most."""
+
+    @property
+    def num_held_out(self) -> int:
+        """Samples of the second set, at most."""
+
+    @property
+    def batch(self) -> int:
+        """Prompts that run together."""
+
+    @property
+    def tokens(self) -> int:
+        """Longest answer."""
+
+    @property
+    def seed(self) -> int:
+        """Of the draw."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +56,7 @@ class Questions:
     answered: bool
 
 
-def split(pool: Iterable[Sample | Entry], settings: Settings) -> Questions:
+def split(pool: Iterable[Sample | Entry], settings: Drawn) -> Questions:
     """Draws both sets from one pool: at most half of it for the search, evenly over sub-tasks.
 
     Raises:
@@ -50,9 +75,7 @@ def split(pool: Iterable[Sample | Entry], settings: Settings) -> Questions:
     return made(drawn[:seen], drawn[seen:], settings)
 
 
-def made(
-    search: Sequence[Sample | Entry], held_out: Sequence[Sample | Entry], settings: Settings
-) -> Questions:
+def made(search: Sequence[Sample | Entry], held_out: Sequence[Sample | Entry], settings: Drawn) -> Questions:
     """Both sets from samples that are apart already."""
     order = random.Random(settings.seed)
     seen = list(search)
@@ -64,9 +87,7 @@ def made(
     return Questions(loaded[0], loaded[1], answered)
 
 
-def referenced(
-    loaded: Loaded, questions: Questions, settings: Settings, journal: Journal
-) -> tuple[Sample, ...]:
+def referenced(loaded: Loaded, questions: Questions, settings: Drawn, journal: Journal) -> tuple[Sample, ...]:
     """Held-out samples with what they are scored against: their answers, or the dense model's own."""
     if questions.answered:
         return questions.held_out

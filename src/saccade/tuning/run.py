@@ -190,6 +190,12 @@ def paired(
     return groups
 
 
+def whole_of(found: Comparison, plan: Plan) -> dict[str, float]:
+    """The whole bill of a plan that was judged, over the dense model's; nothing where it is not known."""
+    cost = found.plans[plan.spec].cost
+    return {key: cost[key] for key in ("whole_ratio", "tower_share") if key in cost}
+
+
 def guarded(
     loaded: Loaded,
     questions: Questions,
@@ -248,10 +254,11 @@ def finished(
         "search": searching,
         "candidates": len(held),
     }
-    plan = None if chosen is None else plan_of(chosen, settings, facts, unsure)
-    whole = len(search.judge.parts)
-    tried = [searched(one) for one in search.tried.values() if one.parts == whole]
-    partly = [searched(one) for one in search.tried.values() if one.parts < whole]
+    whole = {} if chosen is None else whole_of(found, chosen.plan)
+    plan = None if chosen is None else plan_of(chosen, settings, facts, unsure, whole)
+    every = len(search.judge.parts)
+    tried = [searched(one) for one in search.tried.values() if one.parts == every]
+    partly = [searched(one) for one in search.tried.values() if one.parts < every]
     data = {
         "tune": {
             "asked": settings.told(),
@@ -265,7 +272,7 @@ def finished(
             "tried": tried,
             "tried_in_part": partly,
             "singles": shown,
-            "front": [one.to_dict() for one in held],
+            "front": [one.to_dict() | whole_of(found, one.plan) for one in held],
             "explained": [vars(one) for one in told],
             "unsure": None if unsure is None else vars(unsure),
             "timed": timing,

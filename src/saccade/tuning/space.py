@@ -164,7 +164,7 @@ class Menu:
                 continue
             if ("merge" if any(stage.rewrites for stage in stages) else "reduce") not in known:
                 continue
-            if engine in LOOKLESS and any(stage.look.tower is not None for stage in stages):
+            if engine in LOOKLESS and any(s.look.tower is not None or s.look.words for s in stages):
                 continue
             policies = ("keep", "compact") if compacts else ("keep",)
             found = [replace(method, position_policy=policy) for policy in policies]

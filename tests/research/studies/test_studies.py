@@ -12,8 +12,11 @@ from calibration.vlm import save_model
 from research.studies.conftest import TOKENS
 from saccade import models
 from saccade.cli.common import plain
+from saccade.core.layout import Layout
+from saccade.core.shapes import SHAPES
 from saccade.evaluation import evaluate
-from saccade.research.studies import STUDIES, Store, StudyBench, StudyQuestions, run
+from saccade.evaluation.matched import RATIOS, lineup
+from saccade.research.studies import STUDIES, Store, StudyBench, StudyQuestions, iso_flops, run
 from saccade.research.studies.base import VERDICTS
 from saccade.research.studies.run import Pace, write
 from saccade.system.files import read_json
@@ -28,7 +31,19 @@ NAMES = (
 def result_of(loaded, questions, shared):
     """A study's result; each runs once."""
     bench = StudyBench(loaded, questions, Store(shared), tokens=TOKENS)
-    return functools.cache(lambda name: run(STUDIES[name], bench, Pace(batch_size=4)))
+    with pytest.MonkeyPatch.context() as patch:
+        # Three shares of the FLOPs say as much of the study as five.
+        patch.setattr(iso_flops, "FINE", RATIOS)
+        yield functools.cache(lambda name: run(STUDIES[name], bench, Pace(batch_size=4)))
+
+
+def test_equal_flops_stand_at_five_shares():
+    shape = SHAPES["llava-1.5-7b"]
+    rows = lineup(shape, [Layout.single(576, 64, views=shape.views(576))], {}, ratios=iso_flops.FINE)
+    for method in ("uniform", "fastv", "random"):
+        mine = {row.asked: row.plan for row in rows if row.method == method}
+        assert sorted(mine, reverse=True) == [0.7, 0.6, 0.5, 0.4, 0.3]
+        assert None not in mine.values() and len({plan.spec for plan in mine.values()}) == 5
 
 
 def test_all_studies_are_found_by_name():

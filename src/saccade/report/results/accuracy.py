@@ -217,7 +217,11 @@ def official(found: ReadComparison) -> str:
 
 def side_by_side(named: Sequence[Named]) -> str:
     """Plans that stand in more than one file, a column per file; always the dense and the blind model."""
-    specs = [{e.spec: e for e in found.entries} for _, found in named]
+    # A healed plan has the spec of the one that it was healed from, and says more in its name.
+    specs = [
+        {e.name if e.name.startswith(f"{e.spec} [") else e.spec: e for e in found.entries}
+        for _, found in named
+    ]
     shared = [
         s for s in dict.fromkeys(s for each in specs for s in each) if sum(s in each for each in specs) > 1
     ]

@@ -16,6 +16,7 @@ PHASE = ("dense_s", "plan_s", "time_ratio", "flops_ratio", "low", "high", "effic
 PRICE = (
     *("tflops", "dense_tflops", "ratio", "executed_ratio", "kv_bytes", "dense_kv_bytes", "kv_ratio"),
     *("equivalent_tokens", "visual_tokens", "score_tflops", "decode_gflops", "dense_decode_gflops"),
+    *("whole_ratio", "tower_share"),
 )
 
 Depth = Annotated[int, Field(ge=1, le=MOST_LAYERS)]
@@ -135,10 +136,11 @@ class ShapeEntry(Part):
 def _numbers_apart(data: Any) -> Any:
     if not isinstance(data, Mapping):
         return data
-    names = ("plan", "resolved")
-    return {name: data[name] for name in names if name in data} | {
-        "numbers": {key: value for key, value in data.items() if key not in names}
-    }
+    names, whole = ("plan", "resolved"), data.get("whole")
+    numbers = {key: value for key, value in data.items() if key not in names}
+    if isinstance(whole, Mapping):
+        numbers |= {"whole_ratio": whole.get("ratio"), "tower_share": whole.get("tower_share")}
+    return {name: data[name] for name in names if name in data} | {"numbers": numbers}
 
 
 class PriceEntry(Part):

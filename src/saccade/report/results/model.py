@@ -31,7 +31,7 @@ SCORE = (
     ),
 )
 LIMITS = ("ratio", "low", "high")
-COST = ("flops_ratio", "kv_ratio", "kv_bytes", "visual_tokens", "text_tokens")
+COST = ("flops_ratio", "kv_ratio", "kv_bytes", "visual_tokens", "text_tokens", "whole_ratio", "tower_share")
 
 
 class Part(BaseModel):

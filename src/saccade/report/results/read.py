@@ -17,6 +17,7 @@ from saccade.report.results.files import (
     TrainingStepFile,
     taken,
 )
+from saccade.report.results.heals import told_of as told_of_healing
 from saccade.report.results.model import ModelId, Planned, Priced, ReadComparison, Result, StudyText, Timed
 from saccade.report.results.tunes import told_of
 from saccade.system.files import read_json
@@ -38,7 +39,7 @@ def read(path: str | os.PathLike) -> Result:
                 # What reads a plan names its field, not its file.
                 raise error if name in str(error) else ValueError(f"{name}: {error}") from None
     raise ValueError(
-        f"{name} is not a result file; saccade report takes what eval, tune, demo, bench, cost and "
+        f"{name} is not a result file; saccade report takes what eval, tune, heal, demo, bench, cost and "
         "study write with --json, and plans of calibrate and tune"
     )
 
@@ -127,6 +128,13 @@ def read_tuning(data: Any, path: str) -> Result:
     return Result(path, "tuning", _model(file), file.provenance, {"": found}, told=told_of(data, path))
 
 
+def read_healing(data: Any, path: str) -> Result:
+    """What ``saccade heal`` writes: the plan before and after, on held-out questions."""
+    file = taken(EvaluationFile, data, path)
+    found, told = _comparison(file, path), told_of_healing(data, path)
+    return Result(path, "healing", _model(file), file.provenance, {"": found}, told=told)
+
+
 def read_bench(data: Any, path: str) -> Result:
     """What ``saccade bench`` and the benchmarks of width write."""
     file = taken(BenchFile, {"plans": data} if isinstance(data, list) else data, path)
@@ -204,6 +212,7 @@ def _listed(value: Any) -> Sequence[Any]:
 KINDS: tuple[tuple[Callable[[Any], bool], Callable[[Any, str], Result]], ...] = (
     (_has("study"), read_evaluation),
     (_has("tune", "dense"), read_tuning),
+    (_has("heal", "dense"), read_healing),
     (lambda data: isinstance(data, dict) and data.get("kind") == "training step", read_training_step),
     (_is_bench, read_bench),
     (_has("shape", "plans", "tflops"), read_cost),

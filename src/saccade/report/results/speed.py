@@ -6,6 +6,7 @@ from html import escape
 
 from saccade.measure.results import is_noise
 from saccade.methods.base import write_value
+from saccade.plans.bill import tower_told
 from saccade.report import pieces, style
 from saccade.report.results import wording
 from saccade.report.results.group import Group
@@ -79,8 +80,10 @@ def cost(result: Result) -> str:
         "KV ratio",
         "equivalent tokens",
         "decode GFLOPs",
+        "whole bill",
+        "tower's share",
     )
-    rows = []
+    rows, told = [], []
     for one in result.priced:
         n = one.numbers
         spec = f'<span class="spec">{escape(one.spec)}</span>' if one.spec != one.plan else ""
@@ -94,15 +97,19 @@ def cost(result: Result) -> str:
                 percent(n["kv_ratio"]),
                 _fixed(n["equivalent_tokens"], 1),
                 _fixed(n["decode_gflops"], 2),
+                percent(n["whole_ratio"]),
+                percent(n["tower_share"], 0),
             ]
         )
+        if words := tower_told(n["tower_share"]):
+            told.append(f"<p><code>{escape(one.plan)}</code>: {words}.</p>")
     model = result.model
     prompt = f"A prompt of {model.visual} visual and about {model.text} text rows, {model.layers} layers."
     plans = [(one.plan, one.spec) for one in result.priced]
     palette = Palette.of((spec for _, spec in plans), model.layers)
     drawn = layer_map(plans, model.layers or 0, (model.visual or 1, model.text or 1), palette)
     shown = pieces.drawing(drawn, wording.MAP) if drawn else ""
-    return f"<p>{wording.COST} {prompt}</p>{pieces.table(head, rows)}{shown}"
+    return f"<p>{wording.COST} {prompt}</p>{pieces.table(head, rows)}{''.join(told)}{shown}"
 
 
 def _fixed(value: float | None, digits: int) -> str:

@@ -58,7 +58,8 @@ MADE_UP = "shown made-up numbers of a vision tower; its part in the tower is not
 SLOWER = "Slower than the stock model:"
 COST = (
     "Closed form, nothing was run: decoder layers of one prompt, 2 FLOPs per multiply-accumulate, by the "
-    "papers' count; executed is what the engine dispatches."
+    "papers' count; executed is what the engine dispatches. The whole bill has the vision tower, the "
+    "projector and the head too."
 )
 PLAN = "Layers were chosen by {metric}, on {drawn}."
 BY_HAND = "Its layers were given by hand; nothing was calibrated."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from saccade.evaluation.matched import KINDS, RATIOS
+from saccade.evaluation.matched import FINE, KINDS
 from saccade.evaluation.results import Evaluation
 from saccade.evaluation.statistics import Interval
 from saccade.methods.kinds import PLAIN
@@ -36,13 +36,13 @@ WHERE = {True: "closed up", False: "kept", None: ""}
 
 
 def design(bench: StudyBench) -> Design:
-    """The line-up at 70, 50 and 30 % of the FLOPs."""
+    """The line-up at 70, 60, 50, 40 and 30 % of the FLOPs."""
     scored = bench.calibrated(SCORES)
     facts = {
-        "ratios": list(RATIOS),
+        "ratios": list(FINE),
         "calibration": {"samples": len(scored["vig"].samples)} | {n: s.to_dict() for n, s in scored.items()},
     }
-    return Design(tuple(matched(bench, orders_of(scored))), facts)
+    return Design(tuple(matched(bench, orders_of(scored), FINE)), facts)
 
 
 def judge(book: Book, design: Design) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def against_chance(gaps: Mapping[bool, Sequence[Interval]], far: Sequence[str]) 
     """Verdict on lines that place rows as random rows are placed; those that close positions up beside it."""
     kept, shut = gaps[False], gaps[True]
     seen, beside = directions(kept), directions(shut)
-    ratios = ", ".join(f"{100 * ratio:.0f} %" for ratio in RATIOS)
+    ratios = ", ".join(f"{100 * ratio:.0f} %" for ratio in FINE)
     found = (
         f"Of {len(kept)} lines at {ratios} of the FLOPs that drop no rows, or whose rows keep their "
         f"positions as random rows do, {seen.count(1)} are above random rows and {seen.count(-1)} below, "

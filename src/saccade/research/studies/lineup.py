@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from saccade.evaluation.matched import lineup
+from saccade.evaluation.matched import RATIOS, lineup
 from saccade.evaluation.runner import refusal
 from saccade.methods import Method
 from saccade.methods.kinds import TRAINED
@@ -27,11 +28,11 @@ def tried(bench: StudyBench, line: Line) -> Line:
     return replace(line, plan=None, reason=reason) if reason else line
 
 
-def matched(bench: StudyBench, orders: dict[str, Any]) -> list[Line]:
+def matched(bench: StudyBench, orders: dict[str, Any], ratios: Sequence[float] = RATIOS) -> list[Line]:
     """Every method at matched FLOPs; those whose positions close up by default also with positions kept."""
     layouts, weights = bench.prompts()
     found = []
-    for row in lineup(bench.loaded.shape, layouts, orders, weights, bench.loaded.family.name):
+    for row in lineup(bench.loaded.shape, layouts, orders, weights, bench.loaded.family.name, ratios):
         if set(row.method.split("+")) & set(TRAINED):
             continue
         about = {key: value for key, value in row.to_dict().items() if key not in ("name", "spec", "reason")}

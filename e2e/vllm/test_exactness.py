@@ -1,0 +1,68 @@
+"""Greedy tokens inside vLLM are those of transformers under the same plan, plan by plan, setting by setting.
+
+One engine a family and setting serves every plan, with prompts that are asked at once. What an engine of
+these settings may not serve it must refuse.
+"""
+
+from __future__ import annotations
+
+import pytest
+from e2e.vllm.support import FAMILIES, Engine, engine, prompts
+
+PLANS = (
+    "vskip(layers=1-2)",
+    "dense",
+    "ffn_skip(layers=0,3)",
+    "shortv(layers=1-2)",
+    "vtw(layer=2)",
+    "vskip(layers=0-1)+ffn_skip(layers=1-2)+vtw(layer=3)",
+    "divprune(keep=0.4)",
+    "uniform(keep=0.3)",
+    "random(keep=5)",
+    "pool(factor=2)",
+    "divprune(keep=6,position_policy=keep)+shortv(layers=1)",
+    "divprune(keep=6)+vtw(layer=2)",
+)
+SETTINGS = {
+    "plain": {},
+    "chunked 16": {"max_num_batched_tokens": 16, "enable_chunked_prefill": True, "max_num_seqs": 4},
+    "prefix hit": {"enable_prefix_caching": True, "block_size": 32},
+    "preempted": {"num_gpu_blocks_override": 6, "block_size": 32, "max_model_len": 160},
+    "compiled": {"enforce_eager": False},
+    "TP=2": {"tensor_parallel_size": 2},
+}
+
+
+def told(served: Engine, setting: str, plan: str, asked, want) -> str:
+    """What is found of a plan: ``equal``, ``refused``, or what differs."""
+    try:
+        served.use(plan)
+    except ValueError:
+        return "refused"
+    got = served.ask_cached(asked)
+    if setting == "prefix hit":
+        # Asked again and at once: all of them find rows of before, and share them.
+        got = served.ask_cached(asked)
+        if not any(cached for _, cached in got):
+            return "nothing was found in the cache"
+    tokens = [answer for answer, _ in got]
+    wrong = [n for n, (a, b) in enumerate(zip(tokens, want, strict=True)) if a != b]
+    return f"prompts {wrong} differ" if wrong else "equal"
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tokens_are_those_of_transformers(family, setting, references, note, monkeypatch):
+    if setting == "TP=2":
+        monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
+    reference, asked = references(family), prompts(family)
+    want = {plan: reference.answers(plan, asked) for plan in PLANS}
+    with engine(reference.folder, PLANS[0], **SETTINGS[setting]) as served:
+        found = {plan: told(served, setting, plan, asked, want[plan]) for plan in PLANS}
+        note(family, setting, found)
+        if setting == "preempted":
+            assert served.preemptions() > 0
+    refused = {plan for plan in PLANS if "vtw" in plan} if setting == "prefix hit" else set()
+    assert found == {plan: "refused" if plan in refused else "equal" for plan in PLANS}

@@ -1,0 +1,169 @@
+"""What an engine is refused for at its start, in one line; nothing is loaded for it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from vllm.engine.arg_utils import EngineArgs
+
+from saccade.families import find
+from saccade.plans.plan import Plan
+from saccade.vllm.environment import VARIABLE
+from saccade.vllm.inside.asked import KEY, work_for
+
+
+@pytest.fixture
+def folder(references):
+    return references("llava").folder
+
+
+def config(folder, plan=None, **settings):
+    """The configuration of an engine, as the command line makes it."""
+    overrides = {} if plan is None else {"hf_overrides": {"saccade": plan}}
+    return EngineArgs(model=str(folder), max_model_len=256, **overrides, **settings).create_engine_config()
+
+
+def refused(match, *args, **settings):
+    with pytest.raises(ValueError, match=match) as refusal:
+        config(*args, **settings)
+    assert str(refusal.value).strip().count("\n") == 0 or "Value error" in str(refusal.value)
+
+
+def test_a_plan_is_the_same_by_option_by_file_and_by_environment(folder, tmp_path, monkeypatch):
+    Plan.of("vskip(layers=1-2)").save(tmp_path / "plan.json")
+    found = [config(folder, "vskip(layers=1-2)"), config(folder, str(tmp_path / "plan.json"))]
+    for said in ("vskip(layers=1-2)", str(tmp_path / "plan.json")):
+        monkeypatch.setenv(VARIABLE, said)
+        found.append(config(folder))
+    works = [work_for(one.model_config) for one in found]
+    assert {work.plan.spec for work in works} == {"vskip(layers=1-2)"}
+    # Other processes get the plan itself, wherever the file may lie.
+    assert all(isinstance(getattr(one.model_config.hf_config, KEY), dict) for one in found)
+
+
+def test_without_a_plan_there_is_none(folder):
+    assert work_for(config(folder).model_config) is None
+
+
+def test_the_option_counts_where_the_environment_says_a_plan_too(folder, monkeypatch):
+    monkeypatch.setenv(VARIABLE, "vskip(layers=1)")
+    assert work_for(config(folder, "shortv(layers=2)").model_config).plan.spec == "shortv(layers=2)"
+
+
+@pytest.mark.parametrize(
+    ("plan", "match"),
+    [
+        ("nosuch(layers=1)", "no method 'nosuch'"),
+        ("vskip(layers=9)", "layer 9"),
+        ("fastv(layer=2)", "decides inside the decoder"),
+        ("fastervlm()", "looks into the vision tower"),
+        ("nosuch.json", "no such file: nosuch.json"),
+        ("  ", "is empty"),
+        (7, "a plan file or a spec string"),
+    ],
+)
+def test_plans_that_cannot_be_served(folder, plan, match):
+    refused(match, folder, plan)
+
+
+def test_a_plan_of_another_model_is_refused(folder, tmp_path):
+    loaded = find(config(folder).model_config.hf_config)
+    shape = loaded.fingerprint(config(folder).model_config.hf_config)
+    shape["text"] = {**shape["text"], "layers": 7}
+    Plan(Plan.of("vskip(layers=1)").methods, model=shape).save(tmp_path / "plan.json")
+    refused("made for another model", folder, str(tmp_path / "plan.json"))
+
+
+@pytest.mark.parametrize(
+    ("plan", "settings", "match"),
+    [
+        ("vtw(layer=2)", {"enable_prefix_caching": True}, "--no-enable-prefix-caching"),
+        ("vskip(layers=1)", {"enable_lora": True}, "--enable-lora"),
+        ("vskip(layers=1)", {"kv_cache_dtype": "fp8"}, "--kv-cache-dtype"),
+        ("vskip(layers=1)", {"model_impl": "transformers"}, "transformers|serves no plan"),
+        ("resize(scale=0.5)", {}, "pictures of one size"),
+    ],
+)
+def test_settings_that_do_not_fit(folder, plan, settings, match):
+    refused(match, folder, plan, **settings)
+
+
+def test_an_architecture_that_runs_no_plans_is_refused(tmp_path, monkeypatch):
+    import transformers as T
+
+    from support.models import _sizes
+    from support.processors import tokenizer
+
+    text = T.LlamaConfig(**_sizes(2, 2, True), architectures=["LlamaForCausalLM"])
+    text.save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    refused("serves no plan on LlamaForCausalLM", tmp_path, "vskip(layers=1)")
+    monkeypatch.setenv(VARIABLE, "vskip(layers=1)")
+    refused("serves no plan on LlamaForCausalLM", tmp_path)
+    monkeypatch.delenv(VARIABLE)
+    config(tmp_path)
+
+
+def test_another_vllm_is_refused_with_the_range_named(folder, monkeypatch):
+    from saccade.vllm.inside import asked
+
+    monkeypatch.setattr(asked, "__version__", "0.33.1")
+    refused(r"0\.32\.x .*this is 0\.33\.1", folder, "vskip(layers=1)")
+    config(folder)
+
+
+def processor_of(folder, plan):
+    from vllm.multimodal import MULTIMODAL_REGISTRY
+
+    return MULTIMODAL_REGISTRY.create_processor(
+        config(folder, plan, enable_prefix_caching=False).model_config
+    )
+
+
+def made(processor, text, images):
+    from vllm.multimodal.processing import ProcessorInputs, TimingContext
+
+    items = processor.info.parse_mm_data({"image": list(images)})
+    ids = processor.info.get_tokenizer().encode(text)
+    return processor.apply(ProcessorInputs(ids, items), TimingContext(enabled=False))
+
+
+def test_prompts_have_as_many_placeholders_as_rows_are_kept_and_names_of_their_plan(folder):
+    from e2e.vllm.support import picture
+
+    images = [picture(0, (24, 24)), picture(1, (48, 24))]
+    found = {}
+    for plan in (None, "vskip(layers=1)", "divprune(keep=5)", "pool(factor=2)"):
+        one = made(processor_of(folder, plan), "w1 <image> w2 <image> w3", images)
+        spans = one["mm_placeholders"]["image"]
+        found[plan] = [span.length for span in spans], one["mm_hashes"]["image"]
+    assert [lengths for lengths, _ in found.values()] == [[16, 16], [16, 16], [5, 5], [4, 4]]
+    names = [name for _, hashes in found.values() for name in hashes]
+    assert len(set(names)) == len(names)
+
+
+def test_prompts_that_a_plan_cannot_serve_are_refused_alone(folder):
+    from e2e.vllm.support import picture
+
+    with pytest.raises(ValueError, match="put text after it"):
+        made(processor_of(folder, "vtw(layer=2)"), "w1 <image>", [picture(0, (24, 24))])
+    with pytest.raises(ValueError, match="leaves no row of a picture"):
+        made(processor_of(folder, "divprune(keep=0)"), "w1 <image> w2", [picture(0, (24, 24))])
+
+
+def test_smaller_pictures_make_shorter_prompts(references):
+    from e2e.vllm.support import picture
+
+    folder = references("qwen2_5_vl").folder
+    rows = {}
+    for plan in (None, "resize(scale=0.5)"):
+        one = made(processor_of(folder, plan), "w1 <|image_pad|> w2", [picture(0, (48, 48))])
+        rows[plan] = one["mm_placeholders"]["image"][0].length
+    assert rows == {None: 36, "resize(scale=0.5)": 9}
+
+
+def test_the_plan_reaches_json(folder):
+    assert json.dumps(getattr(config(folder, "vskip(layers=1)").model_config.hf_config, KEY))
+    assert torch.get_default_dtype() == torch.float32

@@ -1,0 +1,98 @@
+"""What a check accepts of an adapter that was made by inspection: which methods, on this very model.
+
+Shape letters: N rows of the prompt, D hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from saccade.check.distance import Distance
+from saccade.check.finders import Inputs, named
+from saccade.check.groups import examples, group_of
+from saccade.check.report import CheckedPlan
+from saccade.methods import METHODS, Method
+from saccade.plans.plan import Plan
+
+STOCK = "stock"
+
+
+def accepted_methods(rows: Sequence[CheckedPlan], depth: int, plan: Plan | None = None) -> tuple[str, ...]:
+    """Names of the methods whose plans a check found to hold.
+
+    A method is accepted where every group that it has a plan in passed, in every number format. A plan that
+    was checked alone speaks for its own methods.
+
+    Args:
+        rows: What was found, of all number formats.
+        depth: Decoder layers that were checked.
+        plan: The one plan that was checked; None where plans of all groups were.
+    """
+    if any(row.group == STOCK and row.status != "passed" for row in rows):
+        return ()
+    judged = [row for row in rows if row.group != STOCK]
+    if plan is not None:
+        held = bool(judged) and all(row.status == "passed" for row in judged)
+        return tuple(sorted({method.name for method in plan.methods})) if held else ()
+    passed = {row.group for row in judged if row.status == "passed"}
+    passed -= {row.group for row in judged if row.status in ("failed", "refused")}
+    found = []
+    for name, cls in METHODS.items():
+        each = examples(cls, depth)
+        # Some of a group look into the tower for what others find in the decoder.
+        if each and not any(_looks_in(method, depth) for method in each):
+            found += [name] if {group_of(method, depth) for method in each} <= passed else []
+    return tuple(sorted(found))
+
+
+def _looks_in(method: Method, depth: int) -> bool:
+    return method.tower_merge is not None or any(s.look.tower is not None for s in method.stages(depth))
+
+
+@torch.no_grad()
+def check_sight(model: Any, layers: nn.ModuleList, inputs: Inputs, visual_N: torch.Tensor) -> None:
+    """Refuses a model whose rows see later rows of a prompt with a picture, which words alone do not show.
+
+    Args:
+        model: Any vision-language model.
+        layers: Its decoder layers.
+        inputs: One prompt with a picture.
+        visual_N: Its visual rows.
+
+    Raises:
+        ValueError: If an earlier row changes with a later one.
+    """
+    if not bool(visual_N.any()):
+        return
+    last, left = int(visual_N.nonzero()[-1]), []
+
+    def change(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+        given = named(module, args, kwargs)
+        hidden = given["hidden_states"].clone()
+        hidden[:, last] = -hidden[:, last].roll(1, -1)
+        return (), given | {"hidden_states": hidden}
+
+    def keep(module: nn.Module, args: tuple, output: Any) -> None:
+        left.append(output[0] if isinstance(output, tuple) else output)
+
+    watch = layers[-1].register_forward_hook(keep)
+    try:
+        model(**inputs, use_cache=False)
+        handle = layers[0].register_forward_pre_hook(change, with_kwargs=True)
+        try:
+            model(**inputs, use_cache=False)
+        finally:
+            handle.remove()
+    finally:
+        watch.remove()
+    before, after = (hidden[0, :last] for hidden in left)
+    limit = 1e-4 if before.dtype == torch.float32 else 5e-2
+    if Distance.of(after, before).worst > limit:
+        raise ValueError(
+            "rows of a picture see later rows of it: the masks of this decoder are not causal, which an "
+            "adapter made by inspection does not know"
+        )

@@ -1,0 +1,106 @@
+"""Who sees whom: the rows that each row attends to in a layer, as a family states it (pure).
+
+Shape letters: B batch, N rows, T rows of the full sequence, Q rows that ask, K rows that answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch.nn.functional import pad
+
+from saccade.core.layout import Layout
+
+
+@dataclass(frozen=True)
+class SightRule:
+    """What a kind of layer lets its rows see; causal unless it says more.
+
+    Attributes:
+        window: How many rows back a row sees, itself among them; None where it sees all before it.
+        blocks: Rows that see each other both ways: those of an unbroken run of visual rows, or of the whole
+            prompt.
+        bounded: Whether the window bounds what rows of a block see of each other.
+    """
+
+    window: int | None = None
+    blocks: Literal["none", "images", "prompt"] = "none"
+    bounded: bool = True
+
+    def sight(self, layout: Layout) -> Sight:
+        """What it comes to for a prompt, whose model is told nothing else of its blocks."""
+        if self.blocks == "prompt":
+            return Sight(self.window, layout.real_BN.long() - 1, self.bounded)
+        if self.blocks == "images" and layout.has_visual:
+            return Sight(self.window, runs_of(layout.visual_BN), self.bounded)
+        return Sight(self.window)
+
+
+@dataclass(frozen=True, eq=False)
+class Sight:
+    """Who sees whom in a kind of layer of one forward.
+
+    Attributes:
+        window: How many rows back a row sees, itself among them; None where it sees all before it.
+        block_BT: Number of the block that each row of the full sequence is in, -1 for none, on the host; None
+            where there are no blocks. Rows of a block see each other both ways.
+        bounded: Whether the window bounds that too.
+    """
+
+    window: int | None = None
+    block_BT: torch.Tensor | None = None
+    bounded: bool = True
+
+    def slides(self, total: int) -> bool:
+        """Whether the window hides any row of a sequence of so many."""
+        return self.window is not None and total > self.window
+
+    @cached_property
+    def alike(self) -> bool:
+        """Whether blocks lie alike in all samples, if there are any."""
+        block = self.block_BT
+        return block is None or bool((block == block[:1]).all())
+
+    def seen(
+        self,
+        asks_BQ: torch.Tensor,
+        answers_BK: torch.Tensor,
+        ask_block_BQ: torch.Tensor | None = None,
+        answer_block_BK: torch.Tensor | None = None,
+        moved: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None),
+    ) -> torch.Tensor:
+        """Boolean (B, Q, K): which rows each sees, by their numbers.
+
+        Args:
+            asks_BQ: Numbers of the rows that ask.
+            answers_BK: Numbers of the rows that answer.
+            ask_block_BQ: Their blocks; needed where there are any.
+            answer_block_BK: Likewise.
+            moved: How far each has moved up to what was dropped before it, where positions closed up.
+        """
+        before = answers_BK[:, None, :] <= asks_BQ[:, :, None]
+        near = None
+        if self.window is not None:
+            asks, answers = (
+                ids if by is None else ids - by for ids, by in zip((asks_BQ, answers_BK), moved, strict=True)
+            )
+            near = answers[:, None, :] > asks[:, :, None] - self.window
+        if ask_block_BQ is None or answer_block_BK is None:
+            return before if near is None else before & near
+        both = (ask_block_BQ[:, :, None] == answer_block_BK[:, None, :]) & (ask_block_BQ >= 0)[:, :, None]
+        if near is None:
+            return before | both
+        return (before | both) & near if self.bounded else before & near | both
+
+
+CAUSAL = Sight()
+"""Every row sees itself and all before it."""
+
+
+def runs_of(mask_BN: torch.Tensor) -> torch.Tensor:
+    """Number of the unbroken run of a mask that each row is in, (B, N) from 0 on; -1 outside."""
+    starts = mask_BN & ~pad(mask_BN, (1, 0))[:, :-1]
+    return (starts.long().cumsum(1) - 1).masked_fill(~mask_BN, -1)

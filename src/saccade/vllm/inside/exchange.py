@@ -1,0 +1,30 @@
+"""Another plan of the same model on an engine that runs: for measurements in one process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from saccade.plans.plan import Plan, PlanLike
+from saccade.vllm.inside.asked import serving_of
+from saccade.vllm.serving import check_serving
+from saccade.vllm.work import work_of
+
+
+def exchange(llm: Any, plan: PlanLike) -> None:
+    """Serves another plan from now on, under the checks that an engine is started with.
+
+    Args:
+        llm: An engine (``vllm.LLM``) that was started under a plan.
+        plan: The plan; ``"dense"`` for none.
+
+    Raises:
+        ValueError: If the engine was started without a plan, or may not serve this one.
+    """
+    config, processor = llm.llm_engine.vllm_config, llm.llm_engine.renderer.mm_processor
+    if not hasattr(processor, "saccade"):
+        raise ValueError("this engine was started without a plan; start it under one to exchange it")
+    family, held = processor.pictures.family, processor.saccade
+    work = work_of(Plan.of(plan), len(held.layers), family.compact_positions)
+    check_serving(work, serving_of(config))
+    processor.saccade = processor.info.saccade = work
+    llm.apply_model(lambda model: model.use_plan(work))

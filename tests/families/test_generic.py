@@ -1,0 +1,249 @@
+"""An adapter made by inspection is as good as one that somebody wrote, or is refused in one line."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+import transformers as T
+from torch import nn
+
+import saccade
+import saccade.check
+from inspected.classes import config_of, model_of
+from inspected.scene import prompts
+from inspected.shrink import text_of
+from saccade.families import FAMILIES, adopt, find
+from saccade.families.generic import GenericFamily
+from saccade.families.recipes import AttentionRecipe
+from saccade.models import wrap
+from support.models import FACTORIES, SQUARE, tiny_llava
+from support.reference import gap
+
+SAMPLES = [[3, SQUARE, 5], [6], [2, SQUARE, 3]]
+PLANS = (
+    "vskip(layers=1-2)", "shortv(layers=1)+ffn_skip(layers=2)", "vtw(layer=2)", "fastv(layer=1,keep=0.5)",
+    "divprune(keep=0.5)", "token_merge(keep=0.5)",
+)  # fmt: skip
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "name", ["llava-mistral", "qwen2_5_vl", "qwen3_vl", "llava_onevision", "internvl-qwen3"]
+)
+def test_it_gives_the_numbers_of_the_adapter_that_somebody_wrote(name):
+    tiny = FACTORIES[name](layers=3)
+    given = tiny.batch(SAMPLES)
+    theirs = {}
+    for plan in PLANS:
+        with saccade.apply(tiny.model, plan):
+            theirs[plan] = tiny.model(**given).logits
+    family = GenericFamily.of(tiny.model)
+    family.accept(method.name for plan in PLANS for method in saccade.Plan.of(plan).methods)
+    adopt(tiny.model, family)
+    for plan in PLANS:
+        with saccade.apply(tiny.model, plan):
+            assert gap(tiny.model(**given).logits, theirs[plan], given["attention_mask"]) < 1e-6, plan
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("mllama", "its layer 1 .* does not run on words alone: pictures are seen by cross-attention"),
+        ("lfm2_vl", "its decoder layer 0 .* has no mlp, but self_attn, feed_forward"),
+        ("qwen3_5", "its decoder layer 0 .* has no self_attn, but linear_attn"),
+        ("paligemma", "its words see later words"),
+        ("kimi_k25", "its attention does not know its head_dim"),
+        ("blip-2", "does not run on words alone"),
+    ],
+)
+def test_what_is_no_stock_decoder_behind_a_tower_is_refused_in_one_line(kind, why):
+    model = model_of(kind)
+    if kind in FAMILIES:
+        with pytest.raises(ValueError, match=why):
+            GenericFamily.of(model)
+        return
+    with pytest.raises(
+        ValueError, match=f"no adapter for model type '{kind}'.*saccade check MODEL --generic"
+    ):
+        find(model)
+    with pytest.raises(ValueError, match=f"none can be made by inspection: .*{why}") as refused:
+        find(model, generic=True)
+    assert "\n" not in str(refused.value)
+    with pytest.raises(ValueError, match="no adapter for model type"):
+        find(model)
+
+
+def _squash(layer):
+    layer.self_attn.o_proj.register_forward_hook(lambda m, a, out: out.tanh())
+    layer.self_attn.register_forward_hook(lambda m, a, out: (out[0] * 1.5, *out[1:]))
+
+
+def _mix(layer):
+    layer.mlp.register_forward_hook(lambda m, a, out: out + out.mean(1, keepdim=True))
+
+
+def _shift(layer):
+    layer.register_forward_hook(lambda m, a, out: out + 1)
+
+
+def _skip_norm(layer):
+    layer.self_attn.register_forward_pre_hook(
+        lambda m, a, kw: (a, kw | {"hidden_states": 2 * kw["hidden_states"]}), with_kwargs=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (_squash, "works in a way that is not known; the nearest of the known ways is off by"),
+        (_mix, "its FFN does not work row by row"),
+        (_shift, "changes rows also where its attention and its FFN are silent"),
+        (_skip_norm, "given something else than a norm of the stream"),
+    ],
+)
+def test_a_layer_that_does_something_of_its_own_is_never_taken_for_a_stock_one(spoil, why):
+    model = tiny_llava(layers=3).model
+    layer = model.model.language_model.layers[1]
+    spoil(layer)
+    with pytest.raises(ValueError, match=f"layer 1.*{why}"):
+        GenericFamily.of(model)
+
+
+def test_an_attention_with_more_than_its_projections_is_refused():
+    model = tiny_llava(layers=2).model
+    model.model.language_model.layers[0].self_attn.indexer = nn.Linear(4, 4)
+    with pytest.raises(ValueError, match="has indexer beside its projections"):
+        GenericFamily.of(model)
+
+
+def test_what_shows_on_long_prompts_alone_is_refused_by_what_the_attention_calls():
+    tiny = tiny_llava(layers=2)
+    config = copy.deepcopy(tiny.model.config)
+    config.text_config = T.Ministral3Config(**text_of(T.Ministral3Config()))
+    with pytest.raises(ValueError, match=r"layer 0: .* calls get_llama_4_attn_scale, which is not known"):
+        GenericFamily.of(T.LlavaForConditionalGeneration(config).eval())
+
+
+def test_every_layer_has_a_recipe_of_its_own():
+    assert _recipes("vipllava") == {
+        AttentionRecipe(("q_proj", "k_proj", "v_proj"), "", "o_proj", turns="apply_rotary_pos_emb")
+    }
+    (fused,) = _recipes("fuyu")
+    assert (fused.projections, fused.layout, fused.output, fused.part) == (
+        ("query_key_value",),
+        "heads",
+        "dense",
+        True,
+    )
+    assert fused.norms == ("q_layernorm", "k_layernorm") and fused.moment == "early"
+
+
+def _recipes(kind):
+    return set(GenericFamily.of(model_of(kind))._found.recipes)
+
+
+@pytest.fixture(scope="module")
+def checked():
+    """A class without an adapter, with the report of its check."""
+    model = model_of("vipllava")
+    loaded = wrap(model, None, "vipllava", generic=True)
+    asked = prompts(model, "vipllava", model.config.image_token_index)
+    with pytest.raises(
+        ValueError, match=r"no check has accepted .* for vskip: run saccade check MODEL --generic"
+    ):
+        saccade.apply(model, "vskip(layers=1)")
+    return loaded, asked, saccade.check.run(loaded, prompts=asked)
+
+
+def test_a_plan_is_taken_once_a_check_has_accepted_it(checked):
+    loaded, _, report = checked
+    assert report.passed, [(row.plan, row.why) for row in report.failures]
+    wanted = {"vskip", "ffn_skip", "shortv", "vtw", "fastv", "divprune", "uniform"}
+    assert wanted <= set(report.accepted)
+    assert not {"fastervlm", "visionzip", "prumerge", "tome", "resize"} & set(report.accepted)
+    saccade.apply(loaded.model, "vskip(layers=1)+uniform(keep=0.5)").remove()
+    with pytest.raises(ValueError, match=r"no check has accepted .* for fastervlm"):
+        saccade.apply(loaded.model, "fastervlm(keep=0.5)")
+
+
+def test_one_plan_alone_is_accepted_alone_also_in_half_precision():
+    model = model_of("aya_vision").to(torch.bfloat16)
+    loaded = wrap(model, None, "aya_vision", generic=True)
+    asked = prompts(model, "aya_vision", model.config.image_token_index)
+    report = saccade.check.run(loaded, "vtw(layer=2)", prompts=asked)
+    assert report.accepted == ("vtw",) and [row.dtype for row in report.rows[::2]] == ["float32", "bfloat16"]
+    saccade.apply(model, "vtw(layer=1)").remove()
+    with pytest.raises(ValueError, match="for shortv"):
+        saccade.apply(model, "shortv(layers=1)")
+
+
+def test_an_adapter_that_is_wrong_about_anything_is_not_accepted(checked):
+    loaded, asked, _ = checked
+    model = copy.deepcopy(loaded.model)
+    family = GenericFamily.of(model)
+    adopt(model, family)
+    # Placeholders are another token than the adapter says: the check sees pictures where they are.
+    family.visual_ids = lambda config: (7,)
+    report = saccade.check.run(wrap(model, None, "vipllava"), "vtw(layer=2)", prompts=asked)
+    assert not report.passed and report.accepted == ()
+    assert any("the adapter says 0" in row.why for row in report.failures)
+    with pytest.raises(ValueError, match="no check has accepted"):
+        saccade.apply(model, "vtw(layer=2)")
+
+
+@torch.no_grad()
+def test_images_of_a_prompt_share_a_budget(checked):
+    loaded, asked, _ = checked
+    with saccade.apply(loaded.model, "fastv(layer=1,keep=8)") as handle, handle.tracing() as traces:
+        loaded.model(**asked.batch)
+        loaded.model.generate(**asked.batch, max_new_tokens=2, num_beams=2, do_sample=False)
+    assert [len(rows) for rows in traces[0].kept(2)] == [8, 0, 8]
+    assert [len(rows) for rows in traces[1].kept(2)] == [8, 8, 0, 0, 8, 8]
+
+
+def test_rows_of_a_picture_that_see_later_ones_are_refused_by_the_check():
+    model = model_of("vipllava")
+
+    def both_ways(module, args, kwargs):
+        rows = kwargs["hidden_states"].shape[1]
+        return args, kwargs | ({"attention_mask": torch.zeros(1, 1, rows, rows)} if rows > 20 else {})
+
+    loaded = wrap(model, None, "vipllava", generic=True)
+    for layer in model.model.language_model.layers:
+        layer.self_attn.register_forward_pre_hook(both_ways, with_kwargs=True)
+    asked = prompts(model, "vipllava", model.config.image_token_index)
+    with pytest.raises(ValueError, match="rows of a picture see later rows of it"):
+        saccade.check.run(loaded, "vtw(layer=2)", prompts=asked)
+
+
+def test_a_plan_that_needs_smaller_pictures_is_refused_and_is_no_failure(checked):
+    loaded, asked, _ = checked
+
+    def smaller(plan):
+        return loaded.family.smaller(None, [], 0.5)
+
+    report = saccade.check.run(loaded, "resize(scale=0.5)", prompts=replace(asked, smaller=smaller))
+    assert [row.status for row in report.rows] == ["passed", "refused"] and report.accepted == ()
+
+
+def test_an_adapter_of_somebody_wins():
+    model = tiny_llava(layers=2).model
+    assert find(model, generic=True) is FAMILIES["llava"]
+    saccade.apply(model, "vtw(layer=1)").remove()
+
+
+def test_a_decoder_with_experts_is_priced_by_those_that_a_row_passes():
+    sparse = GenericFamily().shape(config_of("qwen3_vl_moe"))
+    theirs = FAMILIES["qwen3_vl_moe"].shape(config_of("qwen3_vl_moe"))
+    assert (sparse.ffn, sparse.experts) == (theirs.ffn, theirs.experts)
+    mixed = config_of("glm4v_moe")
+    text = mixed.text_config
+    experts = (text.num_experts_per_tok + text.n_shared_experts) * text.moe_intermediate_size
+    dense = text.first_k_dense_replace
+    mean = (
+        dense * text.intermediate_size + (text.num_hidden_layers - dense) * experts
+    ) // text.num_hidden_layers
+    assert dense == 1 and GenericFamily().shape(mixed).ffn == mean

@@ -1,0 +1,103 @@
+"""Which rows each row sees in the stock models, in words of their own; it uses nothing of saccade.
+
+Shape letters: B batch, N rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from support.models import decoder_of
+
+
+def kind_of(config: Any, number: int) -> str:
+    """``sliding_attention`` or ``full_attention``."""
+    text = config.get_text_config()
+    kinds = getattr(text, "layer_types", None)
+    if getattr(text, "sliding_window", None) is None:
+        return "full_attention"
+    return kinds[number] if kinds else "sliding_attention"
+
+
+def held(config: Any, layers: Sequence[Sequence[int]]) -> list[int]:
+    """Columns of every layer's cache, from the rows that each sample has had there.
+
+    A window lets go of what no later row sees, as far as all samples have rows to let go of.
+    """
+    found = []
+    for number, counts in enumerate(layers):
+        most = max(counts)
+        if kind_of(config, number) == "sliding_attention":
+            most = min(most, config.get_text_config().sliding_window - 1 + most - min(counts))
+        found.append(most)
+    return found
+
+
+def held_after(
+    config: Any, first: Sequence[Sequence[int]], second: Sequence[Sequence[int]], more: int
+) -> list[int]:
+    """The same after two forwards, each padded to its longest sample, and so many rows of every sample."""
+    found = []
+    for number, turns in enumerate(zip(first, second, strict=True)):
+        most, padding = sum(map(max, turns)) + more, sum(max(rows) - min(rows) for rows in turns)
+        if kind_of(config, number) == "sliding_attention":
+            most = min(most, config.get_text_config().sliding_window - 1 + padding)
+        found.append(most)
+    return found
+
+
+def sees_BNN(
+    config: Any, number: int, kinds_BN: torch.Tensor | None, rows: int, place_BN: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Which row (second) sees which (last), padding aside.
+
+    Args:
+        config: The model's configuration.
+        number: Layer.
+        kinds_BN: ``token_type_ids`` as the model was given them, perhaps of fewer rows; or None.
+        rows: How many rows there are.
+        place_BN: Where each stands, by which windows are counted; its number if omitted.
+    """
+    place_BN = torch.arange(rows)[None] if place_BN is None else place_BN
+    before = torch.ones(rows, rows, dtype=torch.bool).tril()[None]
+    near = torch.ones_like(before)
+    if kind_of(config, number) == "sliding_attention":
+        window = config.get_text_config().sliding_window
+        near = place_BN[:, :, None] - place_BN[:, None, :] < window
+    both = torch.zeros_like(before)
+    if kinds_BN is not None and config.model_type in ("gemma3", "paligemma"):
+        both = torch.stack([_both(config.model_type, kinds.tolist(), rows) for kinds in kinds_BN])
+    return (before & near) | both if config.model_type == "paligemma" else (before | both) & near
+
+
+def _both(family: str, kinds: list[int], rows: int) -> torch.Tensor:
+    """Pairs of rows that see each other both ways: an image's, or all of a prompt's."""
+    found = torch.zeros(rows, rows, dtype=torch.bool)
+    start = 0
+    for row in range(len(kinds) + 1):
+        if row < len(kinds) and kinds[row] == kinds[start]:
+            continue
+        if kinds[start] == (1 if family == "gemma3" else 0):
+            found[start:row, start:row] = True
+        start = row
+    return found
+
+
+def angles(decoder: Any, hidden: torch.Tensor, ids: torch.Tensor, number: int) -> Any:
+    """The stock tables of a layer for some positions."""
+    if decoder.config.model_type == "gemma3_text":
+        return decoder.rotary_emb(hidden, ids, decoder.config.layer_types[number])
+    return decoder.rotary_emb(hidden, ids)
+
+
+def last_logits(model: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """What a stock model makes of the states after its last norm."""
+    ids = torch.full(hidden.shape[:2], 9)
+    handle = decoder_of(model).norm.register_forward_hook(lambda module, args, output: hidden)
+    try:
+        return model(input_ids=ids, use_cache=False).logits
+    finally:
+        handle.remove()

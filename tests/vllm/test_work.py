@@ -1,0 +1,106 @@
+"""What plans come to inside vLLM, and which are refused in one line."""
+
+from __future__ import annotations
+
+import pytest
+
+from saccade.methods import METHODS
+from saccade.plans.plan import Plan
+from saccade.vllm.work import LayerWork, work_of
+
+LAYERS = 4
+DENSE, NO_QUERY, NO_FFN = LayerWork(), LayerWork(asks=False), LayerWork(feeds=False)
+FROZEN, GONE = LayerWork(asks=False, feeds=False), LayerWork(False, False, False)
+
+
+def served(spec: str, can_close_up: bool = True):
+    return work_of(Plan.of(spec), LAYERS, can_close_up)
+
+
+@pytest.mark.parametrize(
+    ("spec", "layers"),
+    [
+        ("vskip(layers=1-2)", (DENSE, NO_QUERY, NO_QUERY, DENSE)),
+        ("ffn_skip(layers=0,3)", (NO_FFN, DENSE, DENSE, NO_FFN)),
+        ("shortv(layers=2)", (DENSE, DENSE, FROZEN, DENSE)),
+        ("vtw(layer=2)", (DENSE, DENSE, GONE, GONE)),
+        ("vskip(layers=0-1)+ffn_skip(layers=1-2)+vtw(layer=3)", (NO_QUERY, FROZEN, NO_FFN, GONE)),
+        ("divprune(keep=0.5)+shortv(layers=0)", (FROZEN, DENSE, DENSE, DENSE)),
+        ("vskip(layers=none)", (DENSE,) * LAYERS),
+    ],
+)
+def test_layers_are_what_the_methods_say(spec, layers):
+    work = served(spec)
+    assert work.layers == layers
+    assert work.skips == any(layer != DENSE for layer in layers)
+    assert work.first_without == (layers.index(GONE) if GONE in layers else None)
+
+
+@pytest.mark.parametrize(
+    ("spec", "can_close_up", "words"),
+    [
+        ("divprune(keep=4)", True, ["always"]),
+        ("divprune(keep=4)", False, ["never"]),
+        ("random(keep=0.5)", True, ["never"]),
+        ("random(keep=0.5,position_policy=compact)+uniform(keep=0.5)", True, ["always", "never"]),
+        ("pool(factor=2)+vtw(layer=2)", True, ["always"]),
+    ],
+)
+def test_stages_before_the_decoder_are_served_with_their_word_on_positions(spec, can_close_up, words):
+    work = served(spec, can_close_up)
+    assert [stage.compact for stage in work.stages] == words
+    assert work.gaps == ("never" in words)
+
+
+REFUSED = {
+    "fastv(layer=2)": "decides inside the decoder",
+    "pyramiddrop(layers=1,2,3)": "decides inside the decoder",
+    "sparsevlm(layers=1,tokens=4)": "decides inside the decoder",
+    "dart(layer=2)": "decides inside the decoder",
+    "random(layer=2)": "decides inside the decoder",
+    "fastervlm()": "looks into the vision tower",
+    "visionzip()": "looks into the vision tower",
+    "vispruner()": "looks into the vision tower",
+    "prumerge()": "looks into the vision tower",
+    "tome()": "vision tower",
+    "cdpruner()": "hears the prompt's words",
+    "hiprune()": "looks into the vision tower",
+    "pixelprune()": "leaves patches out of the vision tower",
+    "skip_vision()": "row's place in its picture",
+    "skip_vision(cache=small)": "frees rows of the KV cache",
+    "vskip(layers=1,reading=mask)": "see text and themselves alone",
+    "victor(layer=2)": "vLLM",
+    "divprune(keep=4)+vtw(layer=0)": "no visual row enters the decoder",
+    "vskip(budget=2)": "calibration",
+}
+
+
+@pytest.mark.parametrize("spec", REFUSED)
+def test_what_is_not_served_says_why_in_one_line(spec):
+    with pytest.raises(ValueError, match=REFUSED[spec]) as refusal:
+        served(spec)
+    assert "\n" not in str(refusal.value) and len(str(refusal.value)) < 300
+
+
+def test_positions_that_cannot_close_up_are_refused_where_they_are_wanted():
+    with pytest.raises(ValueError, match="position_policy=keep"):
+        served("divprune(keep=4,position_policy=compact)", can_close_up=False)
+
+
+def test_every_method_is_served_or_refused_in_words():
+    said = {spec.split("(")[0] for spec in REFUSED}
+    for name, cls in METHODS.items():
+        layers = {"layers": (1,)} if "layers" in cls.__dataclass_fields__ else {}
+        layer = {"layer": 2} if name in ("vtw",) else {}
+        try:
+            work = work_of(Plan((cls(**layers, **layer),)), LAYERS, True)
+        except ValueError as refusal:
+            assert "\n" not in str(refusal)
+        else:
+            assert name not in said - {"random", "vskip", "divprune"}, name
+            assert work.skips or work.stages or work.plan.shortening, name
+
+
+def test_plans_are_told_apart_by_what_they_do():
+    assert served("vskip(layers=1)").digest != served("vskip(layers=2)").digest
+    assert served("vskip(layers=1,2)").digest == served("vskip(layers=1-2)").digest
