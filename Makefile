@@ -22,7 +22,7 @@ QUANTIZED := .venv-quantized
 VLLM := .venv-vllm
 RUN := $(VENV)/bin
 READY := $(VENV)/.ready
-TABLES := docs/results.md docs/support.md docs/methods/index.md src/saccade/glance/README.md
+TABLES := docs/results.md docs/support.md docs/vllm.md docs/methods/index.md src/saccade/glance/README.md
 
 .PHONY: help setup demo test quick matrix lint format tables versions docs lmms checkpoints generic quantized vllm clean
 

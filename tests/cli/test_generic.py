@@ -39,6 +39,7 @@ def test_a_model_without_an_adapter_is_told_of_the_option(generate):
     assert done.code == 2 and "saccade check MODEL --generic" in done.err
 
 
+@pytest.mark.e2e
 def test_a_report_lets_plans_be_used_without_another_check(command, generate, folder, tmp_path):
     report = tmp_path / "check.json"
     done = command("check", folder, "--generic", "--plan", PLAN, "--json", report)
@@ -57,6 +58,7 @@ def test_a_report_lets_plans_be_used_without_another_check(command, generate, fo
     assert done.code == 2 and "is of another model" in done.err
 
 
+@pytest.mark.e2e
 def test_without_a_report_a_plan_is_checked_when_it_is_first_used(generate):
     done = generate(PLAN, "--generic")
     assert done.code == 0, done.err

@@ -9,7 +9,7 @@ import torch
 import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-from inspected.shrink import FIRST_WORD, HEADS, HIDDEN, TEXT, text_of, tower_of, turns
+from inspected.shrink import FIRST_WORD, HEADS, HIDDEN, text_of, tower_of, turns
 
 TOKEN = re.compile(r"\w+_token_(id|index)")
 KEPT = ("pad_token_id", "bos_token_id", "eos_token_id")
@@ -80,7 +80,7 @@ MORE: dict[str, dict[str, dict[str, Any]]] = {
     **{kind: _AXES for kind in ("qwen2_5_vl", "paddleocr_vl", "qwen2_5_omni_thinker", "cosmos3_edge")},
     **{kind: _QUARTER for kind in ("glm4v", "glm46v", "glm_ocr", "glm4v_moe")},
     **{kind: _HEADS for kind in ("kimi_k25", "mistral_large4")},
-    **{kind: _TILES for kind in ("llava_next", "llava_next_video", "llava_onevision", "granite4_vision")},
+    **{kind: _TILES for kind in ("llava_next", "llava_next_video", "llava_onevision")},
     "qwen2_vl": {"text_config": turns(2, 3, 3), "vision_config": {"hidden_size": HIDDEN}},
     "ernie4_5_vl_moe": {"text_config": turns(3, 3, 2) | {"moe_intermediate_size": [32, 32]}},
     "vipllava": {"": {"vision_feature_layers": [-1, -2]}},
@@ -96,10 +96,11 @@ MORE: dict[str, dict[str, dict[str, Any]]] = {
             "channel_multiplier": [1, 1],
         },
     },
+    "granite_docling": {"vision_config": {"image_size": 64}},
     "ovis2": {
         "vision_config": {"vocab_size": 64, "num_visual_indicator_tokens": 5},
         "": {"hidden_size": HIDDEN},
     },
-    "fuyu": {"": {"patch_size": 8, "image_size": 32, **{k: v for k, v in TEXT.items() if k != "head_dim"}}},
+    "fuyu": {"": {"patch_size": 8, "image_size": 32}},
 }
 """What classes need besides, by part of the configuration."""

@@ -14,7 +14,7 @@ from saccade.check import Prompts
 SAMPLES: tuple[tuple[int, ...], ...] = ((3, 0, 5), (6,), (2, 0, 2, 0, 3))
 """Words between pictures, which are zeros."""
 
-Pixels = Callable[[Any, Sequence[int], torch.Generator], dict[str, torch.Tensor]]
+Pixels = Callable[[Any, Sequence[int], Sequence[torch.Generator]], dict[str, torch.Tensor]]
 """Pictures of a batch: of a configuration, how many each sample shows, and what draws them."""
 
 
@@ -71,7 +71,10 @@ def rows_of(model: Any, kind: str, pixels: Mapping[str, torch.Tensor], count: in
     """Visual rows of every picture, as the model itself makes them."""
     if not pixels:
         return []
-    made = model.base_model.get_image_features(**pixels, return_dict=True).pooler_output
+    output = model.base_model.get_image_features(**pixels, return_dict=True)
+    made = (
+        output.last_hidden_state if getattr(output, "pooler_output", None) is None else output.pooler_output
+    )
     if isinstance(made, torch.Tensor):
         total = made.numel() // made.shape[-1]
         return [total // count] * count
@@ -113,7 +116,7 @@ def _grid(config: Any, shown: Sequence[int], draws: Sequence[torch.Generator]) -
     """Patches of grids of any size."""
     vision = config.vision_config
     height, width = 4, 8
-    channels = getattr(vision, "in_channels", None) or getattr(vision, "num_channels", 3)
+    channels: int = getattr(vision, "in_channels", None) or getattr(vision, "num_channels", None) or 3
     wide = channels * (getattr(vision, "temporal_patch_size", None) or 1) * vision.patch_size**2
     return {
         "pixel_values": torch.cat(_each(shown, draws, height * width, wide)),
@@ -154,6 +157,21 @@ def _two_towers(
     return found | {"high_res_pixel_values": larger}
 
 
+def _whole_tiles(
+    config: Any, shown: Sequence[int], draws: Sequence[torch.Generator]
+) -> dict[str, torch.Tensor]:
+    """Views of every sample together, and which of them are real."""
+    found = _by_sample(config, shown, draws)
+    real = torch.arange(max(shown)) < torch.tensor(list(shown))[:, None]
+    return found | {"pixel_attention_mask": real}
+
+
+def _patches(config: Any, shown: Sequence[int], draws: Sequence[torch.Generator]) -> dict[str, torch.Tensor]:
+    """Patches as they are, for models without a tower."""
+    wide = config.num_channels * config.patch_size**2
+    return {"pixel_values": torch.stack(_each(shown, draws, 16, wide))}
+
+
 def _merged(config: Any, shown: Sequence[int], draws: Sequence[torch.Generator]) -> dict[str, torch.Tensor]:
     """Patches of grids, with how many of them become one row."""
     found = _grid(config, shown, draws)
@@ -161,7 +179,7 @@ def _merged(config: Any, shown: Sequence[int], draws: Sequence[torch.Generator])
 
 
 PICTURES: dict[str, Pixels] = {
-    **dict.fromkeys(("idefics2", "idefics3", "smolvlm", "granite_docling"), _by_sample),
+    **dict.fromkeys(("idefics2", "idefics3", "smolvlm"), _by_sample),
     **dict.fromkeys(("mistral3", "mistral_large4", "lighton_ocr"), _sized),
     **dict.fromkeys(("llava_next", "llava_next_video", "llava_onevision", "granite4_vision"), _tiles),
     **dict.fromkeys(("paddleocr_vl",), _planes),
@@ -176,6 +194,8 @@ PICTURES: dict[str, Pixels] = {
         ),
         _grid,
     ),
+    "granite_docling": _whole_tiles,
+    "fuyu": _patches,
     "video_llama_3": _merged,
     "deepseek_vl_hybrid": _two_towers,
 }  # fmt: skip

@@ -55,7 +55,8 @@ def _tried(kind: str) -> dict[str, Any]:
         report = saccade.check.run(wrap(model, None, kind), prompts=asked)
     except ValueError as error:
         return {"outcome": "refused", "why": str(error)}
-    lacking = [name for name in WANTED if name not in report.accepted]
+    accepted = list(report.accepted or ())
+    lacking = [name for name in WANTED if name not in accepted]
     why = [f"{row.plan}: {row.why}" for row in report.failures] or [f"not accepted: {', '.join(lacking)}"]
     return {
         "outcome": "passed" if report.passed and not lacking else "failed",
@@ -63,7 +64,7 @@ def _tried(kind: str) -> dict[str, Any]:
         "decoder": report.model["text_type"],
         "rows": report.model["prompt_rows"],
         "visual_rows": report.model["visual_rows"],
-        "accepted": list(report.accepted),
+        "accepted": accepted,
         "adapter": report.model["adapter"],
     }
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
 from saccade.cli import main
 from saccade.core.layout import Layout
@@ -12,6 +16,7 @@ from saccade.core.route import Route
 from saccade.core.shapes import SHAPES
 from saccade.measure.devices import CARDS, Eye, around_seconds, card, layer_seconds, prefill_seconds
 from saccade.plans.plan import Plan
+from saccade.tuning import meters
 from saccade.tuning.meters import KEEPS, PredictedMeter, TimedMeter
 from saccade.tuning.price import Pricer, Rows
 
@@ -104,3 +109,33 @@ def test_measured_steps_are_interpolated():
     plan = Plan.of("shortv(layers=0-15)")
     pricer = Pricer(TimedMeter(32, 100, table), shape, {(100, 9): 1.0})
     assert pricer.ratio(plan) == pytest.approx((16 * 2.0 + 16 * 8.0) / (32 * 8.0))
+
+
+def test_what_a_decision_takes_is_timed_apart_from_what_it_leaves(monkeypatch):
+    layers, own = 4, {"uniform": 0.3, "dart": 0.9, "fastv": 0.5}
+
+    def seconds(plan: Plan) -> float:
+        share, total = 1.0, 0.0
+        for number in range(layers):
+            for method in plan.methods:
+                if any(stage.before == number for stage in method.stages(layers)):
+                    share *= method.keep
+                    total += own[method.name] * layers
+            total += share
+        return total / layers
+
+    shown = torch.ones(1, 100, dtype=torch.bool)
+    loaded: Any = SimpleNamespace(
+        shape=replace(SHAPE, layers=layers), model=None, family=SimpleNamespace(visual_mask=lambda *_: shown)
+    )
+    monkeypatch.setattr(meters.models, "inputs", lambda *_: {"input_ids": shown})
+    monkeypatch.setattr(meters, "prefills", lambda _, asked, *rest: [seconds(plan) for _, plan in asked])
+    sample: Any = None
+    pricer = Pricer(meters.timed(loaded, sample), loaded.shape, {(100, 10): 1.0})
+    for spec in (
+        "uniform(keep=0.5)",
+        "dart(layer=2,keep=0.25)",
+        "uniform(keep=0.75)+fastv(layer=2,keep=0.5)",
+    ):
+        plan = Plan.of(spec)
+        assert pricer.ratio(plan) == pytest.approx(seconds(plan) / seconds(Plan()), rel=0.05), spec

@@ -262,6 +262,14 @@ def test_what_looks_at_the_tower_does_not_go_with_it_and_embeddings_have_no_pixe
         with pytest.raises(ValueError, match="leaves gaps in what the tower knows"):
             saccade.apply(tiny.model, f"{PLAN}+{other}")
     given = flat(tiny, [[2, SQUARE, 3]])[0]
+    with (
+        saccade.apply(tiny.model, f"divprune(keep=4)+{PLAN}"),
+        pytest.raises(ValueError, match=r"write pixelprune.* first"),
+    ):
+        tiny.model(**given)
+    with saccade.apply(tiny.model, f"{PLAN}+divprune(keep=4)") as handle, handle.tracing() as traces:
+        tiny.model(**given)
+    assert len(traces[0].kept(1)[0]) == 4
     made = tiny.model.get_image_features(given["pixel_values"], given["image_grid_thw"], return_dict=True)
     with (
         saccade.apply(tiny.model, PLAN),

@@ -9,11 +9,13 @@ import threading
 
 import openai
 import pytest
+from starlette.requests import ClientDisconnect
 from starlette.testclient import TestClient
 
 from saccade import models
 from saccade.plans.plan import Plan
 from saccade.serve.app import build
+from saccade.serve.chat import EventStream
 from saccade.serve.settings import ServeLimits, ServeSettings
 from serve.serving import LONGEST, PLANS, data_url, message, picture
 from support.toy import build_toy
@@ -86,24 +88,24 @@ def test_stops_and_lengths_end_an_answer(client, offline):
 
 def test_threads_of_clients_are_answered_as_each_alone(client, offline):
     questions = ["red ?", "is there a ring ?", ASK, "how many ?"]
-    wrong = []
+    found = []
 
     def ask(number):
         for turn in range(3):
             plan = ["", *PLANS][(number + turn) % 6]
-            question, image = questions[(number + turn) % 4], picture(number % 3)
+            question, seed = questions[(number + turn) % 4], number % 3
             model = f"toy@{plan}" if plan else "toy"
-            got = client.chat.completions.create(model=model, messages=[message(question, image)])
-            want = offline(question, (image,), plan)
-            if got.choices[0].message.content != want:
-                wrong.append((number, turn, plan))
+            got = client.chat.completions.create(model=model, messages=[message(question, picture(seed))])
+            found.append((question, seed, plan, got.choices[0].message.content))
 
     threads = [threading.Thread(target=ask, args=(n,)) for n in range(6)]
     for one in threads:
         one.start()
     for one in threads:
         one.join(120)
-    assert not wrong
+    assert len(found) == 18
+    for question, seed, plan, got in found:
+        assert got == offline(question, (picture(seed),), plan)
 
 
 @pytest.mark.parametrize(
@@ -243,6 +245,35 @@ def test_a_client_that_leaves_in_the_middle_of_a_stream_stops_the_work(worker):
             break
         limit.wait(0.01)
     assert not worker._writing and not worker._queue
+
+
+def test_a_stream_that_never_begins_gives_its_place_back():
+    over = []
+
+    async def never():
+        yield "data: 1"
+
+    async def receive():
+        await asyncio.sleep(60)
+
+    async def send(what):
+        raise OSError("the client has left")
+
+    async def begin():
+        response = EventStream(never(), lambda: over.append(True))
+        await response({"type": "http", "asgi": {"spec_version": "2.4"}}, receive, send)
+
+    with pytest.raises(ClientDisconnect):
+        asyncio.run(begin())
+    assert over == [True]
+
+
+def test_pixels_are_counted_over_all_pictures_of_a_request(worker):
+    app = build(worker, ServeSettings(limits=ServeLimits(pixels=2047, tokens=LONGEST)))
+    with TestClient(app, base_url="http://localhost") as web:
+        for images, status in (((picture(1),), 200), ((picture(1), picture(2)), 400)):
+            asked = body(messages=[message(ASK, *images)])
+            assert web.post("/v1/chat/completions", json=asked).status_code == status
 
 
 def test_metrics_are_prometheus_s(web, client):

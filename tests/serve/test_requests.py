@@ -91,7 +91,7 @@ def test_drawing_is_greedy_unless_something_is_said():
 
 def test_a_data_url_is_its_picture():
     image = picture(3)
-    assert read(data_url(image), "it", ServeSettings()).tobytes() == image.tobytes()
+    assert read(data_url(image), "it", ServeSettings(), 1024).tobytes() == image.tobytes()
 
 
 @pytest.mark.parametrize(
@@ -111,16 +111,15 @@ def test_a_data_url_is_its_picture():
 )
 def test_what_is_no_picture_is_refused(url):
     with pytest.raises(RequestRefused) as found:
-        read(url, "messages.0.content.1", ServeSettings())
+        read(url, "messages.0.content.1", ServeSettings(), 1024)
     assert found.value.status == 400 and str(found.value).count("messages.0.content.1") == 1
 
 
 def test_a_torn_or_huge_picture_is_refused_by_its_header():
     whole = data_url(picture(3))
     for url in (whole[:-40], whole):
-        settings = ServeSettings(limits=ServeLimits(pixels=10**6 if url != whole else 1023))
         with pytest.raises(RequestRefused) as found:
-            read(url, "it", settings)
+            read(url, "it", ServeSettings(), 10**6 if url != whole else 1023)
         assert found.value.code == "invalid_image"
 
 
@@ -148,12 +147,12 @@ def site():
 
 def test_addresses_are_fetched_that_match_the_operator_s_pattern_wholly(site):
     settings = ServeSettings(urls=site.replace(".", r"\.") + r"/\w+\.png", limits=ServeLimits(body=4000))
-    assert read(f"{site}/a.png", "it", settings).tobytes() == picture(3).tobytes()
+    assert read(f"{site}/a.png", "it", settings, 1024).tobytes() == picture(3).tobytes()
     for path in ("/a.png?x", "/../a.png", "/moved.png", "/long.png", "/b.jpg"):
         with pytest.raises(RequestRefused):
-            read(site + path, "it", settings)
+            read(site + path, "it", settings, 1024)
     with pytest.raises(RequestRefused, match="not allowed"):
-        read(f"http://evil/{site}/a.png", "it", settings)
+        read(f"http://evil/{site}/a.png", "it", settings, 1024)
 
 
 @pytest.mark.parametrize("wrong", [{"key": "a b"}, {"key": ""}, {"key": "é"}, {"urls": "("}])

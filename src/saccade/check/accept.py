@@ -15,7 +15,7 @@ from saccade.check.distance import Distance
 from saccade.check.finders import Inputs, named
 from saccade.check.groups import examples, group_of
 from saccade.check.report import CheckedPlan
-from saccade.methods import METHODS
+from saccade.methods import METHODS, Method
 from saccade.plans.plan import Plan
 
 STOCK = "stock"
@@ -40,10 +40,17 @@ def accepted_methods(rows: Sequence[CheckedPlan], depth: int, plan: Plan | None 
         return tuple(sorted({method.name for method in plan.methods})) if held else ()
     passed = {row.group for row in judged if row.status == "passed"}
     passed -= {row.group for row in judged if row.status in ("failed", "refused")}
-    found = {
-        name: {group_of(method, depth) for method in examples(cls, depth)} for name, cls in METHODS.items()
-    }
-    return tuple(sorted(name for name, groups in found.items() if groups and groups <= passed))
+    found = []
+    for name, cls in METHODS.items():
+        each = examples(cls, depth)
+        # Some of a group look into the tower for what others find in the decoder.
+        if each and not any(_looks_in(method, depth) for method in each):
+            found += [name] if {group_of(method, depth) for method in each} <= passed else []
+    return tuple(sorted(found))
+
+
+def _looks_in(method: Method, depth: int) -> bool:
+    return method.tower_merge is not None or any(s.look.tower is not None for s in method.stages(depth))
 
 
 @torch.no_grad()

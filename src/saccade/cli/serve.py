@@ -59,7 +59,7 @@ def serve(
     max_tokens: Annotated[int, typer.Option(min=1, max=common.MOST_TOKENS, help="Longest answer.")] = 1024,
     max_body: Annotated[int, typer.Option(min=1, max=4096, help="Largest request in MiB.")] = 32,
     max_pixels: Annotated[
-        int, typer.Option(min=1, max=100_000_000, help="Pixels of the largest picture.")
+        int, typer.Option(min=1, max=100_000_000, help="Pixels of the pictures of a request.")
     ] = 25_000_000,
     max_images: Annotated[int, typer.Option(min=1, max=1024, help="Pictures of a request.")] = 16,
     timeout: Annotated[float, typer.Option(min=1, max=86400, help="Seconds a request may take.")] = 300,
@@ -83,7 +83,7 @@ def serve(
     named = _named(plan or [])
     common.check_names(model, list(named.values()), opening=opening)
     if engine == "vllm":
-        return _vllm(model, named, host, port, api_key_file, api_key)
+        return _vllm(model, named, host, port, _key(api_key, api_key_file), opening)
     _check_installed("fastapi", "uvicorn", "prometheus_client")
     from saccade.serve.settings import ServeLimits, ServeSettings
 
@@ -167,9 +167,7 @@ def _check_installed(*modules: str) -> None:
         raise ValueError(f"serving needs {' and '.join(missing)}: pip install 'saccade[serve]'")
 
 
-def _vllm(
-    model: str, named: dict[str, str], host: str, port: int, key_file: Path | None, key: str | None
-) -> None:
+def _vllm(model: str, named: dict[str, str], host: str, port: int, key: str | None, opening: Opening) -> None:
     """Becomes ``vllm serve``; its plug-in reads the plan from the environment."""
     import os
     import shutil
@@ -179,10 +177,12 @@ def _vllm(
     program = shutil.which("vllm")
     if program is None or importlib.util.find_spec("vllm") is None:
         raise ValueError("vllm is not installed here: pip install 'saccade[vllm]', or take --engine saccade")
-    shown = _key(key, key_file)
+    if opening != Opening(dtype=opening.dtype, revision=opening.revision, strict=opening.strict):
+        raise ValueError("--engine vllm takes --dtype and --revision alone of how a model is opened")
     words = [program, "serve", model, "--host", host, "--port", str(port)]
-    words += ["--api-key", shown] if shown else []
-    if named:
-        [text] = named.values()
+    words += common.given(("--dtype", opening.dtype), ("--revision", opening.revision))
+    if key is not None:
+        os.putenv("VLLM_API_KEY", key)
+    for text in named.values():
         os.putenv("SACCADE_PLAN", text)
     os.execv(program, words)

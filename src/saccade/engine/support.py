@@ -378,7 +378,7 @@ SUPPORT: tuple[Support, ...] = (
     Support(
         "the whole bill in closed form: vision tower, projector, decoder, head",
         "supported",
-        "equal to torch's own counter, looks and merges in the tower included; not told of Skip-Vision's",
+        "equal to torch's own counter, looks at the tower included; not told where rows are laid out anew",
         "plans/test_bill.py::test_a_plans_bill_is_what_torch_counts_looks_at_the_tower_included",
     ),
     Support(

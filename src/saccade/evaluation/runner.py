@@ -221,7 +221,6 @@ def _spent(loaded: models.Loaded, route: Route) -> Spent:
     found, batch = cost(loaded.shape, route, loaded.model.dtype.itemsize), route.layout.batch
     return {
         "gflops": found.tflops * 1e3 / batch,
-        "executed_gflops": found.executed_tflops * 1e3 / batch,
         "kv_bytes": found.kv_bytes / batch,
         "equivalent_tokens": found.equivalent_tokens,
     }
@@ -256,8 +255,6 @@ def mean_cost(loaded: models.Loaded, plan: Plan, prompts: Mapping[tuple[int, int
     return {
         "gflops": add("tflops") * 1e3,
         "dense_gflops": add("dense_tflops") * 1e3,
-        "executed_gflops": add("executed_tflops") * 1e3,
-        "dense_executed_gflops": add("dense_executed_tflops") * 1e3,
         "flops_ratio": add("tflops") / add("dense_tflops"),
         "kv_bytes": round(add("kv_bytes")),
         "dense_kv_bytes": round(add("dense_kv_bytes")),
@@ -282,11 +279,7 @@ def stock_cost(
     ran = real_cost(plain, spent)
     if ran is None:
         return plain
-    whole = {
-        "dense_gflops": ran["gflops"],
-        "dense_executed_gflops": ran["executed_gflops"],
-        "dense_kv_bytes": ran["kv_bytes"],
-    }
+    whole = {"dense_gflops": ran["gflops"], "dense_kv_bytes": ran["kv_bytes"]}
     return ran | whole | {"flops_ratio": 1.0, "kv_ratio": 1.0}
 
 
@@ -300,8 +293,6 @@ def real_cost(stock: Mapping[str, float], spent: Sequence[Spent | None]) -> dict
     known = [each for each in spent if each is not None]
     if not known or len(known) < len(spent):
         return None
-    # Answers of earlier versions were kept without what the engine dispatched.
-    known = [{"executed_gflops": each["gflops"], **each} for each in known]
     mean = {key: sum(each[key] for each in known) / len(known) for key in known[0]}
     return {
         **stock,

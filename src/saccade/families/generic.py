@@ -40,7 +40,6 @@ class GenericFamily(Family):
     model_types = ()
     text_types = ()
     generic = True
-    flat_ffn = True  # its experts, if it has any, may want rows side by side
 
     def __init__(self, found: Found | None = None, rows: int | None = None) -> None:
         """Makes it.
@@ -202,6 +201,7 @@ class GenericFamily(Family):
         }
 
     def rules(self, config: Any) -> tuple[SightRule, ...]:
+        # That a window hides what its configuration says, only a prompt longer than it would show.
         return (SightRule(),) * config.get_text_config().num_hidden_layers
 
     def causal_within(self, decoder: nn.Module, number: int) -> int | None:
@@ -215,6 +215,16 @@ class GenericFamily(Family):
         if kinds is None or kinds[number] == "sliding_attention":
             own = getattr(config, "sliding_window", None) or own
         return own if isinstance(own, int) else None
+
+    def flat_ffn(self, mlp: nn.Module) -> bool:
+        return any("expert" in name for name, _ in mlp.named_modules())
+
+    def shows_router(self, decoder: Any, given: Mapping[str, Any]) -> bool:
+        asked = given.get("output_router_logits")
+        return bool(getattr(decoder.config, "output_router_logits", False) if asked is None else asked)
+
+    def said(self, model: nn.Module, logits: torch.Tensor) -> torch.Tensor:
+        return logits if self._found is None else logits * self._found.scale
 
     def heads(self, attn: Any) -> tuple[int, int]:
         return heads_in(attn)
@@ -272,10 +282,11 @@ class GenericFamily(Family):
         return {kind: name for kind, name in super().feature_makers(core).items() if kind == "image"}
 
     def features(self, output: Any) -> Any:
-        found = super().features(output)
-        found = getattr(output, "last_hidden_state", None) if found is None else found
+        fields = output.values() if isinstance(output, Mapping) else output
+        lists = [one for one in (super().features(output), *fields) if one is not None and len(one)]
         # All of a prompt is one image, which any of its features stands for.
-        return (found if isinstance(found, torch.Tensor) else found[0],) if found is not None else None
+        firsts = (one if isinstance(one, torch.Tensor) else one[0] for one in lists)
+        return next(((one,) for one in firsts if isinstance(one, torch.Tensor)), None)
 
     def grouped(self, model: nn.Module, picture: Picture, inputs: Mapping[str, Any]) -> Picture:
         # Which rows are tiles or lines of one image no two processors say alike: a prompt counts as one.

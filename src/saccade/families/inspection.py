@@ -72,7 +72,8 @@ class Found:
         recipes: How the attention of each layer works.
         input_norms: Name of the norm before the attention of each layer; None where there is none.
         ffn_norms: Name of the norm before the FFN of each layer, likewise.
-        axes: Axes of positions, 1 unless pictures lie on grids of positions; 0 where tables cannot be remade.
+        axes: Axes of positions, 1 unless pictures lie on grids of positions.
+        scale: What the whole model multiplies the logits of its head with.
     """
 
     parts: Parts
@@ -80,6 +81,7 @@ class Found:
     input_norms: tuple[str | None, ...]
     ffn_norms: tuple[str | None, ...]
     axes: int
+    scale: float = 1.0
 
 
 def find_parts(model: nn.Module, names: frozenset[int] = frozenset()) -> Parts:
@@ -128,10 +130,8 @@ def find_parts(model: nn.Module, names: frozenset[int] = frozenset()) -> Parts:
     decoder = core.get_submodule(name.rpartition(".")[0])
     if decoder is core:
         raise ValueError("its decoder is not a module of its own beside the vision tower")
-    if not isinstance(getattr(decoder, "norm", None), nn.Module):
-        norm = next((child for key, child in decoder.named_children() if "norm" in key), None)
-    else:
-        norm = decoder.norm
+    children = dict(decoder.named_children())
+    norm = children.get("norm") or next((child for key, child in children.items() if "norm" in key), None)
     if norm is None:
         raise ValueError(f"its decoder ({type(decoder).__name__}) has no norm after its last layer")
     return Parts(core, decoder, layers, norm, getattr(stock, "lm_head", None))
@@ -165,7 +165,8 @@ def look(model: nn.Module, names: frozenset[int] = frozenset()) -> Found:
             raise ValueError(f"layer {number}: {error}") from None
         found.append(recipe)
     axes = _axes(parts, runs, tables)
-    return Found(parts, tuple(found), tuple(n[0] for n in norms), tuple(n[1] for n in norms), axes)
+    before, after = zip(*norms, strict=True)
+    return Found(parts, tuple(found), before, after, axes, _scale(model, parts, names))
 
 
 def say(model: nn.Module, names: frozenset[int], change: bool = False) -> Any:
@@ -390,11 +391,14 @@ def _recipe(layer: Any, run: LayerRun, first: list[AttentionRecipe]) -> Attentio
     """How the attention of a layer works, tried in float32 where its weights are as they act."""
     attn, x, rotary = layer.self_attn, run.asked, run.attention["position_embeddings"]
     assert x is not None
-    if any(p.device.type == "meta" or not p.is_floating_point() for p in attn.parameters()):
+    plain = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+    kinds = {type(p.data) for p in attn.parameters()}
+    if kinds != {torch.Tensor} or any(p.is_meta or p.dtype not in plain for p in attn.parameters()):
+        # Quantised weights, and those that lie elsewhere until they are used, act as they are alone.
         return find_recipe(attn, x, rotary, _first(run.attended), first)
     exact = copy.deepcopy(attn).float()
     exact.config._attn_implementation = "sdpa"
-    tables: Rotary = tuple(part.float() for part in rotary)  # type: ignore[assignment]
+    tables: Rotary = (rotary[0].float(), rotary[1].float())
     rows = x.shape[1]
     mask = torch.full((rows, rows), torch.finfo(torch.float32).min, device=x.device).triu(1)[None, None]
     given = {**run.attention, "position_embeddings": tables, "attention_mask": mask, "past_key_values": None}
@@ -425,6 +429,23 @@ def _axes(parts: Parts, runs: list[LayerRun], tables: list[tuple[Any, ...]]) -> 
     if not all(torch.equal(a, b.to(a.device)) for a, b in zip(first, output, strict=True)):
         raise ValueError("its layers are given other rotary tables than its decoder makes")
     return 1 if ids.ndim == 2 else int(ids.shape[0])
+
+
+def _scale(model: nn.Module, parts: Parts, names: frozenset[int]) -> float:
+    """What the whole model multiplies the logits of its head with."""
+    if parts.head is None:
+        return 1.0
+    given: list[torch.Tensor] = []
+    with hooks() as undo:
+        undo.append(parts.head.register_forward_hook(lambda m, args, output: given.append(output)))
+        said = say(model, names).logits.float()
+    if len(given) != 1:
+        raise ValueError("its head does not run once")
+    head = given[0].float()
+    scale = float((said * head).sum() / head.square().sum())
+    if _apart(head * scale, said) > _limit(given[0]):
+        raise ValueError("it does more to the logits of its head than scale them")
+    return 1.0 if abs(scale - 1) < 1e-3 else scale
 
 
 def _apart(ours: torch.Tensor, theirs: torch.Tensor) -> float:

@@ -92,11 +92,13 @@ def _check_rotary(where: str, text: Any) -> None:
         raise ValueError(
             f"{where}head_dim: rotary positions turn pairs of numbers, and heads are {width} wide"
         )
-    section = said.get("mrope_section")
-    if section is not None and sum(section) * 2 != width:
+    section, part = said.get("mrope_section"), said.get("partial_rotary_factor", 1.0)
+    turned = int(width * part)
+    if section is not None and sum(section) * 2 != turned:
+        of = "of a head" if turned == width else f"of a head's {width} that turn"
         raise ValueError(
             f"{where}rope_parameters.mrope_section: {section} adds up to {sum(section)}, not half of the "
-            f"{width} of a head"
+            f"{turned} {of}"
         )
 
 

@@ -35,6 +35,8 @@ VIDEO_FILES = ("video_preprocessor_config.json", "preprocessor_config.json")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
 """Files that hold a tokenizer's table."""
 SENTENCES = "tokenizer.model"
+SAMPLED = {"num_frames": "max_frames", "fps": "fps"}
+"""How many frames a processor samples of a video, and how many in a second: as settings name them."""
 
 
 class NoVideos(PushToHubMixin):
@@ -54,6 +56,9 @@ class NoVideos(PushToHubMixin):
         settings = self.__dict__.get("_settings", {})
         if name in settings:
             return settings[name]
+        # Chat templates are told how frames are sampled, also where there is no video.
+        if name in SAMPLED:
+            return (settings.get("video_sampling") or {}).get(SAMPLED[name])
         raise AttributeError(name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

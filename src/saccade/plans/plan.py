@@ -76,6 +76,12 @@ class Plan:
                 f"every row there, but rows are dropped before layer {first}; leave one of the two out"
             )
         rewriter = None
+        late = next((stage for stage in stages[1:] if stage.look.pruned), None)
+        if late is not None:
+            raise ValueError(
+                f"{self.spec}: rows that the vision tower leaves out hold nothing, so they have to go before "
+                f"anything else is decided: write {late.by} first"
+            )
         for stage in stages:
             if rewriter is not None and (stage.places or stage.look.tower is not None):
                 raise ValueError(

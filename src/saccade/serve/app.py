@@ -12,11 +12,12 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from saccade._version import __version__
 from saccade.serve import page
-from saccade.serve.chat import Channel, Completion, collect, stream
+from saccade.serve.asked import ChatTask
+from saccade.serve.chat import Channel, Completion, EventStream, collect, stream
 from saccade.serve.compare import compare, told
 from saccade.serve.conversation import Catalogue, Conversations
 from saccade.serve.errors import RequestRefused
@@ -56,28 +57,32 @@ class Service:
         freed = False
         try:
             wanted: ChatRequest = parse(await self.guards.body(request), ChatRequest)
-            line = Channel()
-            asked = await asyncio.to_thread(self._conversations.asked, wanted, line.tell)
+            channel = Channel()
+            asked = await asyncio.to_thread(self._conversations.asked, wanted, channel.tell)
             self.worker.submit(asked)
             completion = Completion(wanted.model)
             try:
                 if not wanted.stream:
-                    text, ended = await collect(line, functools.partial(left, request))
+                    text, ended = await collect(channel, functools.partial(left, request))
                     return JSONResponse(completion.whole(text, ended))
                 # Until the first token an error has a status of its own.
-                first = await watched(line.next(), functools.partial(left, request))
+                first = await watched(channel.next(), functools.partial(left, request))
             except BaseException:
                 asked.gone = True
                 raise
             counted = bool(wanted.stream_options and wanted.stream_options.include_usage)
             freed = True
-            events = stream(line, asked, completion, first, counted, self.guards.free)
-            return StreamingResponse(
-                events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
+            return EventStream(
+                stream(channel, completion, first, counted), functools.partial(self._over, asked)
             )
         finally:
             if not freed:
                 self.guards.free()
+
+    def _over(self, asked: ChatTask) -> None:
+        """The end of a stream: whatever of it is still being written is for nobody."""
+        asked.gone = True
+        self.guards.free()
 
     async def compare(self, request: Request) -> Response:
         """``POST /compare``: what the page asks."""
@@ -87,7 +92,9 @@ class Service:
             if wanted.plan not in self.catalogue.plans:
                 raise RequestRefused(f"there is no plan {wanted.plan!r} here", 404, param="plan")
             longest = min(wanted.max_tokens, self.settings.limits.tokens)
-            image = await asyncio.to_thread(picture, wanted.image, "image", self.settings)
+            image = await asyncio.to_thread(
+                picture, wanted.image, "image", self.settings, self.settings.limits.pixels
+            )
             plan = self.worker.reader.plans[wanted.plan]
             job = functools.partial(compare, self.worker.loaded, image, wanted.question, plan, longest)
             done = asyncio.wrap_future(self.worker.alone(job))

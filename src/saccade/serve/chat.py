@@ -7,9 +7,13 @@ import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any
 
-from saccade.serve.asked import ChatTask, Ended, Piece, Told
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from saccade.serve.asked import Ended, Piece, Told
 from saccade.serve.errors import RequestRefused
 
 DONE = "data: [DONE]\n\n"
@@ -25,7 +29,7 @@ class Channel:
 
     def tell(self, told: Told) -> None:
         """Called by the worker, in its thread."""
-        if not self._loop.is_closed():
+        with suppress(RuntimeError):  # the loop is closed, and nobody listens
             self._loop.call_soon_threadsafe(self._told.put_nowait, told)
 
     async def next(self) -> Piece | Ended:
@@ -87,11 +91,11 @@ def usage(ended: Ended) -> dict[str, Any]:
     }
 
 
-async def collect(line: Channel, gone: Callable[[], Any]) -> tuple[str, Ended]:
+async def collect(channel: Channel, gone: Callable[[], Any]) -> tuple[str, Ended]:
     """The whole answer.
 
     Args:
-        line: Where it is told.
+        channel: Where it is told.
         gone: Waits until nobody listens any more.
 
     Raises:
@@ -102,7 +106,7 @@ async def collect(line: Channel, gone: Callable[[], Any]) -> tuple[str, Ended]:
     text = ""
     try:
         while True:
-            told = asyncio.ensure_future(line.next())
+            told = asyncio.ensure_future(channel.next())
             await asyncio.wait({told, left}, return_when=asyncio.FIRST_COMPLETED)
             if not told.done():
                 told.cancel()
@@ -115,41 +119,43 @@ async def collect(line: Channel, gone: Callable[[], Any]) -> tuple[str, Ended]:
         left.cancel()
 
 
-async def stream(
-    line: Channel,
-    asked: ChatTask,
-    completion: Completion,
-    first: Piece,
-    counted: bool,
-    done: Callable[[], None],
-) -> AsyncIterator[str]:
-    """The answer as server-sent events; where they are no longer read, the worker hears of it.
+async def stream(channel: Channel, completion: Completion, first: Piece, counted: bool) -> AsyncIterator[str]:
+    """The answer as server-sent events.
 
     Args:
-        line: Where it is told.
-        asked: The request.
+        channel: Where it is told.
         completion: Its words.
         first: What was told already.
         counted: Whether the number of tokens is wanted.
-        done: Called at the end, however it comes.
     """
     try:
         yield event(completion.chunk({"role": "assistant", "content": first.text}))
         while True:
-            told = await line.next()
+            told = await channel.next()
             if isinstance(told, Ended):
                 yield event(completion.chunk({}, told.reason))
                 if counted:
                     yield event(completion.counted(told))
-                yield DONE
-                return
+                break
             yield event(completion.chunk({"content": told.text}))
     except RequestRefused as error:
         yield event(error.body())
-        yield DONE
-    finally:
-        asked.gone = True
-        done()
+    yield DONE
+
+
+class EventStream(StreamingResponse):
+    """A response of server-sent events that says when it is over, also where it never began."""
+
+    def __init__(self, events: AsyncIterator[str], done: Callable[[], None]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        self._done = done
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends it."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._done()
 
 
 def event(data: dict[str, Any]) -> str:

@@ -112,10 +112,11 @@ class Conversations:
                 self._check(name, part.text)
                 content.append({"type": "text", "text": part.text})
                 continue
-            most = self._settings.limits.pictures
-            if len(images) >= most:
-                raise RequestRefused(f"at most {most} pictures a request", param=name)
-            images.append(picture(part.image_url.url, name, self._settings))
+            limits = self._settings.limits
+            if len(images) >= limits.pictures:
+                raise RequestRefused(f"at most {limits.pictures} pictures a request", param=name)
+            left = limits.pixels - sum(image.width * image.height for image in images)
+            images.append(picture(part.image_url.url, name, self._settings, left))
             content.append({"type": "image"})
         role = "system" if message.role == "developer" else message.role
         return {"role": role, "content": content}

@@ -9,7 +9,7 @@ import urllib.error
 import urllib.request
 from typing import Any
 
-from PIL import Image
+from PIL.Image import Image
 
 from saccade.inputs.pictures import read_picture
 from saccade.serve.errors import RequestRefused
@@ -20,13 +20,14 @@ FETCHING = 20
 """Seconds that fetching a picture may take."""
 
 
-def picture(url: str, name: str, settings: ServeSettings) -> Image.Image:
+def picture(url: str, name: str, settings: ServeSettings, pixels: int) -> Image:
     """The picture of a data URL, or of an address that may be fetched.
 
     Args:
         url: What the request gives.
         name: What to call it in errors.
-        settings: Which addresses may be fetched, and how large a picture may be.
+        settings: Which addresses may be fetched.
+        pixels: Pixels that it may have.
 
     Raises:
         RequestRefused: If it is none that is taken.
@@ -46,7 +47,7 @@ def picture(url: str, name: str, settings: ServeSettings) -> Image.Image:
             param=name,
         )
     try:
-        return read_picture(data, name, settings.limits.pixels)
+        return read_picture(data, name, pixels)
     except ValueError as error:
         raise RequestRefused(str(error), code="invalid_image", param=name) from None
 

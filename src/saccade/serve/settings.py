@@ -17,7 +17,7 @@ class ServeLimits:
         batch: Answers that are written side by side.
         queue: Requests that wait for a place; one more is told to come back.
         body: Bytes of a request.
-        pixels: Pixels of a picture.
+        pixels: Pixels of the pictures of a request together; few bytes can hold many.
         pictures: Pictures of a request.
         tokens: Tokens of an answer, also where a request does not say.
         seconds: Time of a request from its arrival to the end of its answer.

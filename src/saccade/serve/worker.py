@@ -71,6 +71,7 @@ class Worker:
         self._threads = threads
         self._queue: deque[ChatTask] = deque()
         self._jobs: deque[tuple[Callable[[], Any], Future]] = deque()
+        self._reading: list[ChatTask] = []
         self._writing: list[Writing] = []
         self._prompts: ReadPrompts | None = None
         self._wake = threading.Condition()
@@ -154,8 +155,10 @@ class Worker:
             places = self._batch - len(self._writing)
             taken = [self._queue.popleft() for _ in range(min(places, len(self._queue)))]
             self.metrics.queue.set(len(self._queue) + len(self._jobs))
+        self._reading = taken
         for begun, prompts in self.reader.read(taken):
             self._begin(begun, prompts)
+        self._reading = []
         self._keep([not self._over(one.asked) for one in self._writing])
         if self._prompts is not None:
             self._write(self._prompts)
@@ -250,13 +253,13 @@ class Worker:
         return False
 
     def _fail(self, error: Exception) -> None:
-        """Tells all whose answers are being written, and forgets them."""
+        """Tells all whose prompts are read or whose answers are written, and forgets them."""
         told = refusal(error)
-        LOG.error("%d answers were given up", len(self._writing))
-        for one in self._writing:
-            with suppress(Exception):
-                one.asked.tell(told)
-                self.metrics.requests.labels(one.asked.plan, "failed").inc()
-        self._writing, self._prompts = [], None
+        given_up = dict.fromkeys([*self._reading, *(one.asked for one in self._writing)])
+        LOG.error("%d requests were given up", len(given_up))
+        for asked in given_up:
+            asked.tell(told)
+            self.metrics.requests.labels(asked.plan, "failed").inc()
+        self._reading, self._writing, self._prompts = [], [], None
         with suppress(Exception):
             self.reader.detach()

@@ -16,10 +16,12 @@ from saccade.engine import apply
 from saccade.inputs.samples import Sample
 from saccade.measure.clock import now
 from saccade.measure.devices import Card, Eye, around_seconds, card, layer_seconds
+from saccade.methods import Method
 from saccade.models import Loaded
 from saccade.plans.plan import Plan
 from saccade.tuning.price import CacheMeter, FlopsMeter, Meter, Rows
 from saccade.tuning.settings import Settings
+from saccade.tuning.space import keeping
 
 KEEPS = (1.0, 0.75, 0.5, 0.25, 0.1)
 """Shares of the rows at which steps are timed; between them times are interpolated."""
@@ -33,6 +35,9 @@ SKIPPED = {
 """Plan in which every layer does the same, by whether visual rows attend and pass the FFN."""
 
 REPEATS = 5
+
+MILD = 0.97
+"""Share of the rows that a decision leaves when its own time is measured."""
 
 
 def meter_of(loaded: Loaded, settings: Settings, sample: Sample) -> Meter:
@@ -92,13 +97,32 @@ class TimedMeter(Meter):
     """Seconds to the first token here, from a table of measured steps.
 
     A plan is taken to need the mean over its layers of what a prompt takes in which all layers do as each of
-    them does; so what comes before and after the layers is in the table too.
+    them does, so what comes before and after the layers is in the table too; and beside it what its decisions
+    take, whatever they leave.
     """
 
     name = "time here"
 
-    def __init__(self, layers: int, visual: int, table: dict[tuple[bool, bool], list[float]]) -> None:
-        self.layers, self.visual, self.table = layers, visual, table
+    def __init__(
+        self,
+        layers: int,
+        visual: int,
+        table: dict[tuple[bool, bool], list[float]],
+        decide: Callable[[Method], float] = lambda method: 0.0,
+    ) -> None:
+        """Takes what was measured.
+
+        Args:
+            layers: Depth of the decoder.
+            visual: Visual rows of the prompt that was timed.
+            table: Seconds of a prompt at every share of ``KEEPS``, by whether visual rows attend and pass the
+                FFN, without what the decision took that left those rows.
+            decide: Seconds that the decision of a method takes.
+        """
+        self.layers, self.visual, self.table, self._decide = layers, visual, table, decide
+
+    def decision(self, method: Method, visual: int, text: int) -> float:
+        return self._decide(method)
 
     def layer(self, rows: Rows) -> float:
         places = sorted(KEEPS)
@@ -110,7 +134,9 @@ class TimedMeter(Meter):
         return max(0.0, times[after - 1] + part * (times[after] - times[after - 1])) / self.layers
 
 
-def timed(loaded: Loaded, sample: Sample, repeats: int = REPEATS) -> TimedMeter:
+def timed(
+    loaded: Loaded, sample: Sample, repeats: int = REPEATS, clock: Callable[[torch.device], float] = now
+) -> TimedMeter:
     """Measures the table on one prompt: every kind of step at several shares of the rows, in turn."""
     inputs = models.inputs(loaded, [sample])
     every = f"0-{loaded.shape.layers - 1}" if loaded.shape.layers > 1 else "0"
@@ -119,22 +145,38 @@ def timed(loaded: Loaded, sample: Sample, repeats: int = REPEATS) -> TimedMeter:
         for keep in KEEPS:
             parts = [f"uniform(keep={keep})" if keep < 1 else "", spec.format(all=every)]
             plans[kind, keep] = Plan.of("+".join(filter(None, parts)) or "dense")
-    seconds = prefills(loaded, [(inputs, plan) for plan in plans.values()], repeats)
+    seconds = prefills(loaded, [(inputs, plan) for plan in plans.values()], repeats, clock)
     found = dict(zip(plans, seconds, strict=True))
     visual = int(loaded.family.visual_mask(loaded.model, inputs["input_ids"]).sum())
-    table = {kind: [found[kind, keep] for keep in KEEPS] for kind in SKIPPED}
-    return TimedMeter(loaded.shape.layers, visual, table)
+    known: dict[str, float] = {}
+
+    def decide(method: Method) -> float:
+        # Measured when a plan first has it; what it leaves is all but what it must drop to decide at all.
+        if method.name not in known:
+            mild = Plan((keeping(method, MILD),))
+            dense, planned = prefills(loaded, [(inputs, Plan()), (inputs, mild)], repeats, clock)
+            known[method.name] = max(0.0, planned - dense)
+        return known[method.name]
+
+    own = decide(next(method for method in Plan.of("uniform(keep=0.5)").methods))
+    table = {kind: [found[kind, keep] - (own if keep < 1 else 0.0) for keep in KEEPS] for kind in SKIPPED}
+    return TimedMeter(loaded.shape.layers, visual, table, decide)
 
 
 @torch.inference_mode()
-def prefills(loaded: Loaded, asked: Sequence[tuple[Any, Plan]], repeats: int = REPEATS) -> list[float]:
+def prefills(
+    loaded: Loaded,
+    asked: Sequence[tuple[Any, Plan]],
+    repeats: int = REPEATS,
+    clock: Callable[[torch.device], float] = now,
+) -> list[float]:
     """Least seconds of every prefill (inputs, plan), in turn, after one round that is not timed."""
     model, least = loaded.model, [float("inf")] * len(asked)
 
     def once(inputs: Any) -> float:
-        start = now(model.device)
+        start = clock(model.device)
         model(**inputs, use_cache=True, logits_to_keep=1)
-        return now(model.device) - start
+        return clock(model.device) - start
 
     for round_number in range(repeats + 1):
         for place, (inputs, plan) in enumerate(asked):
