@@ -123,6 +123,7 @@ def main() -> None:
     parser.add_argument(
         "--layers", type=int, default=2, help="layers of the 7B-width decoder; 0 leaves it out"
     )
+    parser.add_argument("--published", action="store_true", help="measure nothing: the published ones alone")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
@@ -132,8 +133,10 @@ def main() -> None:
     if given.clock == "own" and given.threads != 1:
         parser.error("--clock own adds threads up; take --threads 1")
     torch.set_num_threads(given.threads)
-    rows = here("glance", 0, given.repeats, given.clock)
-    rows += here("wide", given.layers, given.repeats, given.clock) if given.layers else []
+    rows: list[dict[str, Any]] = []
+    if not given.published:
+        rows += here("glance", 0, given.repeats, given.clock)
+        rows += here("wide", given.layers, given.repeats, given.clock) if given.layers else []
     paper = published()
     for row in (*rows, *paper):
         print(
@@ -143,6 +146,7 @@ def main() -> None:
     words = (
         f"--layers {given.layers} --repeats {given.repeats} --threads {given.threads} --clock {given.clock}"
     )
+    words = "--published" if given.published else words
     command = f"python benchmarks/predicted_times.py {words}"
     origin = record(command, device="cpu", dtype=torch.float32, seed=0, clock=given.clock)
     write_json(
