@@ -45,8 +45,8 @@ PAPER = {
     "llava-1.5-7b": (576, (171.71, 158.40, 107.57, 108.40)),
     "llava-next-7b": (2114, (527.34, 486.50, 366.21, 332.22)),
 }
-"""Visual rows of a prompt, and milliseconds to the first token on an RTX 3090 under these plans (V-Skip, arXiv
-2606.08511). Of LLaVA-NeXT the paper gives no rows; these make its 30.74 TFLOPs.
+"""Visual rows of a prompt, and milliseconds to the first token on an RTX 3090 under these plans (V-Skip,
+arXiv 2606.08511). Of LLaVA-NeXT the paper gives no rows; these make its 30.74 TFLOPs.
 
 The paper does not say which layers its 19 are; the last ones are taken, and a time does not hang on it."""
 
