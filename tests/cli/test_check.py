@@ -39,7 +39,7 @@ def test_smaller_pictures_of_every_family(command, folder, name):
     found = row["outcomes"]
     assert [found[key]["status"] for key in ("identical", "outputs")] == ["passed", "passed"]
     for key in ("batch", "cache"):
-        # Where text stands between the views of a picture, a prompt of several pictures cannot be taken apart.
+        # Where text stands between a picture's views, a prompt of several pictures cannot be taken apart.
         apart = found[key]["status"] == "passed" or "cannot be told from outside" in found[key]["why"]
         assert apart if name in VIEWS_APART else found[key]["status"] == "passed"
     assert (done.json["model"]["layers"], done.json["model"]["layers_checked"]) == (4, 1)
