@@ -66,12 +66,14 @@ class Case:
     lacking: bool = False
 
     def suits(self, checkpoint: Checkpoint, torchvision: bool) -> bool:
-        """Whether the case says something about a checkpoint: only some refuse a picture.
+        """Whether the case says something about a checkpoint: only some refuse a picture, and some lack it.
 
         Args:
             checkpoint: The checkpoint.
             torchvision: Whether that is there; every other package is.
         """
+        if {self.name, self.group} & set(checkpoint.lacks):
+            return False
         if self.lacking or (not torchvision and "torchvision" in checkpoint.needs):
             return self.lacking and not torchvision and "torchvision" in checkpoint.needs
         return not self.refused or checkpoint.visual_tokens[self.refused] is None

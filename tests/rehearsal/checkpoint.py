@@ -27,6 +27,7 @@ class Checkpoint:
         small: What a small copy has instead, in ``config.json``.
         files: JSON files as they are on the hub, by their path.
         needs: Packages without which the stock class reads no picture of it.
+        lacks: Cases, or groups of them, that its family refuses.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Checkpoint:
     small: Mapping[str, Any]
     files: Mapping[str, Any]
     needs: Sequence[str] = ()
+    lacks: Sequence[str] = ()
 
     @property
     def short(self) -> str:
