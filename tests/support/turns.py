@@ -20,7 +20,7 @@ def stock_takes_new_images(name: str) -> bool:
 
 
 def stock_recomputes(name: str) -> bool:
-    """Whether stock ``generate`` without a cache tells kinds of rows as with one (Gemma: since version 5.23)."""
+    """Whether stock ``generate`` without a cache tells kinds of rows as with one (Gemma: from 5.23 on)."""
     return "gemma" not in name or _VERSION >= (5, 23)
 
 
