@@ -70,6 +70,13 @@ def test_equal_rows_count_once_and_what_adds_nothing_comes_by_relevance():
     assert best({i: float(r) for i, r in enumerate(relevance[0, :8])}, 3) == [1, 2, 5]
 
 
+def test_of_rows_that_differ_by_rounding_alone_the_first_is_taken():
+    x = torch.eye(6)[[0, 1, 2, 2, 2, 3]][None]
+    relevance = torch.tensor([[0.2, 0.3, 0.9, 0.9 + 1e-6, 0.9 + 2e-6, 0.4]])
+    for keep, picked in ((1, [2]), (3, [1, 2, 5])):
+        assert likeliest(x, relevance, torch.ones(1, 6).bool(), (keep,))[0].nonzero()[:, 0].tolist() == picked
+
+
 def test_another_instruction_keeps_other_rows_and_theta_of_zero_does_not_hear_it():
     heard, deaf = [], []
     for seed in range(4):

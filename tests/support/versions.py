@@ -27,7 +27,7 @@ REFRESH = "make versions (PYTHONPATH=src:tests python -m support.versions)"
 
 ALGORITHMS = ("select", "cluster", "bipartite", "merge")
 """Files of the pure core that are part of the methods that import them; the others are part of the engine."""
-CORE = ("layout", "rows", "route", "stages", "program", "precision")
+CORE = ("layout", "rows", "route", "stages", "program", "precision", "predicted")
 RUNS = (*(f"core/{name}" for name in CORE), "plans/plan")
 """Files beside ``engine/`` that it runs on."""
 UNTOLD = ("support", "__init__", "registry")

@@ -24,6 +24,10 @@ SPENT = 1e-5
 """Gains below it are rounding: what is picked spans such rows already."""
 
 
+ALIKE = 1e-4
+"""Share by which gains of equal rows (newlines) may differ by rounding: the first of them is taken."""
+
+
 @register
 @dataclass(frozen=True)
 class CDPruner(KeepReducer):
@@ -107,14 +111,16 @@ def likeliest(
     # The kernel's diagonal, where equal relevance is equal to the last bit.
     gain_TP = relevance_TP.square() * unit_TPD.any(-1)
     # Below every gain that counts.
-    spent_TP = relevance_TP - relevance_TP.amax(1, keepdim=True) - 1 if real_TP.numel() else relevance_TP
+    spent_TP = relevance_TP - relevance_TP.amax(1, keepdim=True) - 1
     picked_TP = torch.zeros_like(real_TP)
     keep_T1 = torch.tensor(keep, dtype=torch.long, device=real_TP.device)[:, None]
-    most = max(keep, default=0)
-    rows_KTP = kernel_TPP.new_zeros(most, *real_TP.shape)
-    for step in range(most):
+    steps = max(keep, default=0)
+    rows_KTP = kernel_TPP.new_zeros(steps, *real_TP.shape)
+    for step in range(steps):
         worth_TP = torch.where(gain_TP > SPENT, gain_TP, spent_TP)
-        next_T1 = worth_TP.masked_fill(picked_TP | ~real_TP, -torch.inf).argmax(1, keepdim=True)
+        worth_TP = worth_TP.masked_fill(picked_TP | ~real_TP, -torch.inf)
+        most_T1 = worth_TP.amax(1, keepdim=True)
+        next_T1 = (worth_TP >= most_T1 - ALIKE * most_T1.abs()).int().argmax(1, keepdim=True)
         picked_TP = picked_TP.scatter(1, next_T1, picked_TP.gather(1, next_T1) | (step < keep_T1))
         known_KT = rows_KTP[:step].gather(2, next_T1.expand(step, -1, -1))[..., 0]
         like_TP = kernel_TPP.gather(1, next_T1[..., None].expand(-1, -1, real_TP.shape[1]))[:, 0]
