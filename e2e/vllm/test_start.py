@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from saccade.families import find
 from saccade.plans.plan import Plan
 from saccade.vllm.environment import VARIABLE
 from saccade.vllm.inside.asked import KEY, work_for
+from saccade.vllm.inside.metadata import Noted, watch
 
 
 @pytest.fixture
@@ -59,7 +61,7 @@ def test_the_option_counts_where_the_environment_says_a_plan_too(folder, monkeyp
         ("vskip(layers=9)", "layer 9"),
         ("fastv(layer=2)", "decides inside the decoder"),
         ("fastervlm()", "looks into the vision tower"),
-        ("nosuch.json", "cannot read nosuch.json"),
+        ("nosuch.json", "no such file: nosuch.json"),
         ("  ", "is empty"),
         (7, "a plan file or a spec string"),
     ],
@@ -162,6 +164,25 @@ def test_smaller_pictures_make_shorter_prompts(references):
         one = made(processor_of(folder, plan), "w1 <|image_pad|> w2", [picture(0, (48, 48))])
         rows[plan] = one["mm_placeholders"]["image"][0].length
     assert rows == {None: 36, "resize(scale=0.5)": 9}
+
+
+@pytest.mark.parametrize(
+    ("window", "own", "match"),
+    [(4096, False, "no window alone"), (None, True, "writes K and V"), (None, False, None)],
+)
+def test_attention_that_is_not_known_is_refused(window, own, match):
+    class Backend:
+        forward_includes_kv_cache_update = own
+        get_name = staticmethod(lambda: "TOLD")
+        get_builder_cls = staticmethod(lambda: object)
+
+    attentions = [SimpleNamespace(attn_backend=Backend, sliding_window=window) for _ in range(2)]
+    if match is None:
+        watch(attentions, Noted())
+        assert attentions[0].attn_backend is attentions[1].attn_backend is not Backend
+        return
+    with pytest.raises(ValueError, match=match):
+        watch(attentions, Noted())
 
 
 def test_the_plan_reaches_json(folder):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from saccade.methods import METHODS
+from saccade.plans.adapter import AdapterRef
 from saccade.plans.plan import Plan
 from saccade.vllm.work import LayerWork, work_of
 
@@ -63,6 +66,9 @@ REFUSED = {
     "vispruner()": "looks into the vision tower",
     "prumerge()": "looks into the vision tower",
     "tome()": "vision tower",
+    "cdpruner()": "hears the prompt's words",
+    "hiprune()": "looks into the vision tower",
+    "pixelprune()": "leaves patches out of the vision tower",
     "skip_vision()": "row's place in its picture",
     "skip_vision(cache=small)": "frees rows of the KV cache",
     "vskip(layers=1,reading=mask)": "see text and themselves alone",
@@ -101,3 +107,9 @@ def test_every_method_is_served_or_refused_in_words():
 def test_plans_are_told_apart_by_what_they_do():
     assert served("vskip(layers=1)").digest != served("vskip(layers=2)").digest
     assert served("vskip(layers=1,2)").digest == served("vskip(layers=1-2)").digest
+
+
+def test_a_healed_plan_is_refused_for_the_engine_runs_the_weights_of_the_model():
+    plan = replace(Plan.of("vskip(layers=1)"), adapter=AdapterRef("adapter", "0" * 16))
+    with pytest.raises(ValueError, match=r"brings weights of its own.*saccade heal --merge"):
+        work_of(plan, LAYERS, True)

@@ -60,11 +60,10 @@ def ttft(results: Path) -> str:
             f"{cell['ratio']:.2f}",
             f"{cell['flops']:.2f}",
             f"{cell['captured']:.2f}",
-            f"{cell['decode_ratio']:.2f}",
         ]
         for cell in found["cells"]
     ]
-    head = ("plan", "dense, ms", "plan, ms", "time", "FLOPs", "captured", "decoding")
+    head = ("plan", "dense, ms", "plan, ms", "time", "FLOPs", "captured")
     return markdown(head, rows, right_from=1)
 
 

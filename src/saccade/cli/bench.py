@@ -274,7 +274,7 @@ def _show_whole(out: common.Output, results: list[Bench]) -> None:
         cells = [f"{seen * 1e12 / unit.size:.3f}", f"{total * 1e12 / unit.size:.3f}", f"{ratio:.3f}"]
         cells.append(f"{100 * seen / total:.0f} %")
         if timed:
-            vision_s = r.vision_s if side else r.plan_vision_s
+            vision_s: Any = r.vision_s if side else r.plan_vision_s
             first_s = (r.dense if side else r.planned).ttft_s
             cells += [f"{1e3 * r.batch * vision_s:.1f}", f"{1e3 * first_s:.1f}"]
             cells.append("1.000" if side else f"{r.whole_time_ratio:.3f}")

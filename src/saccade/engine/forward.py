@@ -98,7 +98,8 @@ class Forward:
         self.call, self.blocks, self.tap = call, blocks, tap
         releases = any(method.releases for method in plan.methods)
         self.decides = bool(stages)
-        self.rules = family.rules(parts.decoder.config)
+        config: Any = parts.decoder.config
+        self.rules = family.rules(config)
         self.whole = self.decides or releases or any(method.by_image for method in plan.methods)
         self.looks_at_end = releases or any(stage.look.layer or stage.look.words for stage in stages)
 
@@ -328,7 +329,8 @@ class Forward:
         hidden = output[0] if isinstance(output, tuple) else output
         changed = frame.decisions.after(number, layer, into, kwargs, hidden)
         if frame.decisions.kept.pop(number, False):
-            keep_past(kwargs.get("past_key_values"), layer.self_attn.layer_idx, False)
+            attn: Any = layer.self_attn
+            keep_past(kwargs.get("past_key_values"), attn.layer_idx, False)
         return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
 

@@ -349,9 +349,10 @@ class Frame:
         """
         asks, answers = self._ids(query)[:, rows], keys.ids_BK[:, columns]
         seen: dict[str, Any] = {}
-        if sight.block_BT is not None:
+        held_BT = sight.block_BT
+        if held_BT is not None:
             block_BT = self.remember(
-                ("blocks", id(sight)), (sight,), lambda: sight.block_BT.to(self.device, non_blocking=True)
+                ("blocks", id(sight)), (sight,), lambda: held_BT.to(self.device, non_blocking=True)
             )
             seen["ask_block_BQ"], seen["answer_block_BK"] = (_blocks_of(block_BT, x) for x in (asks, answers))
         if keys.moved_BK is not None:

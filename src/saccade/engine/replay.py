@@ -244,7 +244,8 @@ class Replayer:
         again = _head(self.attachment, outputs[-1], read_T)
         if not torch.allclose(logits_TV.float(), again.float(), rtol=1e-2, atol=1e-2, equal_nan=True):
             raise ValueError("this model changes its logits after the head, which replay cannot follow")
-        rules = self.attachment.family.rules(self.attachment.parts.decoder.config)
+        config: Any = self.attachment.parts.decoder.config
+        rules = self.attachment.family.rules(config)
         sights = sights_of(self.attachment.family, rules, inputs, 0, layout.rows)
         return Replay(self.attachment, layout, logits_TV, states, calls, added[0], sights)
 

@@ -153,7 +153,7 @@ def timed(
     def decide(method: Method) -> float:
         # Measured when a plan first has it; what it leaves is all but what it must drop to decide at all.
         if method.name not in known:
-            mild = Plan((keeping(method, MILD),))  # type: ignore[arg-type]
+            mild = Plan((keeping(method, MILD),))
             dense, planned = prefills(loaded, [(inputs, Plan()), (inputs, mild)], repeats, clock)
             known[method.name] = max(0.0, planned - dense)
         return known[method.name]

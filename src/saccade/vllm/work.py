@@ -92,6 +92,11 @@ def work_of(plan: Plan, num_layers: int, can_close_up: bool) -> PlanWork:
     Raises:
         ValueError: If it cannot be served exactly, in one line.
     """
+    if plan.adapter is not None:
+        raise ValueError(
+            f"{plan.file or plan.spec} brings weights of its own, and vLLM runs the model's: merge them "
+            "(saccade heal --merge) and serve that folder with the plan beside it"
+        )
     found = plan.resolve(num_layers)
     for method in found.methods:
         _check_method(method)
@@ -110,6 +115,7 @@ def _check_method(method: Method) -> None:
         "frees rows of the KV cache once the prompt is read, and vLLM keeps them all": method.releases,
         "goes by a row's place in its picture, which a step of vLLM does not know": method.by_image,
         "merges tokens inside the vision tower, which is vLLM's own here": method.tower_merge is not None,
+        "leaves patches out of the vision tower, which is vLLM's own here": method.tower_prune is not None,
     }
     _refuse(method, next((reason for reason, holds in reasons.items() if holds), None))
 
@@ -118,6 +124,8 @@ def _check_stage(stage: Stage, can_close_up: bool) -> None:
     reason = None
     if stage.before > 0:
         reason = "decides inside the decoder, from a whole prompt, and vLLM computes prompts in pieces"
+    elif stage.look.words:
+        reason = "hears the prompt's words, and vLLM keeps the rows of a picture for other prompts too"
     elif stage.look != Look() or stage.unseen:
         reason = "looks into the vision tower, which is vLLM's own here"
     elif stage.compact == "always" and not can_close_up:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from saccade.core.bipartite import merged_away
+from saccade.core.tower import merged_away
 from saccade.evaluation.statistics import Interval, mean_retention
 from saccade.methods import METHODS, BudgetMethod
 from saccade.plans.plan import Plan

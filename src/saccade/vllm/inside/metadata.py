@@ -33,9 +33,12 @@ def watch(attentions: list[Any], noted: Noted) -> None:
     """Lets ``noted`` see what the metadata of some attention layers is built from.
 
     Raises:
-        ValueError: If they do not share a backend, or one that writes K and V by itself.
+        ValueError: If they do not share a backend, one sees a window alone, or the backend writes K and V by
+            itself.
     """
     stock = attentions[0].attn_backend
+    if any(attention.sliding_window is not None for attention in attentions):
+        raise ValueError("saccade: inside vLLM plans are for rows that see all before them, no window alone")
     if any(attention.attn_backend is not stock for attention in attentions):
         raise ValueError("saccade: the layers of this model have different attention backends")
     if stock.forward_includes_kv_cache_update:
