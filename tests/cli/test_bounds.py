@@ -62,6 +62,7 @@ def _others(path: tuple[str, ...]) -> list[str]:
     return {
         ("study",): ["budget"],
         ("generate",): ["--question", "q"],
+        ("batch",): ["--data", "mine.jsonl", "--out", "answers"],
         ("explain",): ["image.png", "q", "--plan", "dense"],
         ("train", "run"): ["config.yaml"],
     }.get(path, [])

@@ -12,6 +12,9 @@ from support.models import FACTORIES
 FAMILIES = sorted(folders.FILES)
 
 
+VIEWS_APART = ("idefics3-llama", "smolvlm-llama")
+
+
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
     """Writes the folder of a tiny model, once."""
@@ -33,10 +36,12 @@ def test_smaller_pictures_of_every_family(command, folder, name):
     assert done.code == 0, done.err
     _, row = done.json["rows"]
     assert row["status"] == "passed"
-    assert {key: one["status"] for key, one in row["outcomes"].items()} == {
-        "identical": "passed", "outputs": "passed", "batch": "passed", "cache": "passed",
-        "choice": row["outcomes"]["choice"]["status"],
-    }  # fmt: skip
+    found = row["outcomes"]
+    assert [found[key]["status"] for key in ("identical", "outputs")] == ["passed", "passed"]
+    for key in ("batch", "cache"):
+        # Where text stands between a picture's views, a prompt of several pictures cannot be taken apart.
+        apart = found[key]["status"] == "passed" or "cannot be told from outside" in found[key]["why"]
+        assert apart if name in VIEWS_APART else found[key]["status"] == "passed"
     assert (done.json["model"]["layers"], done.json["model"]["layers_checked"]) == (4, 1)
 
 

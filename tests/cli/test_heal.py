@@ -50,6 +50,9 @@ def test_a_plan_gives_a_healed_one_a_table_a_page_and_the_next_command(model, mi
     assert "The plan that was healed" in text and "data:image/png;base64" in text
     assert main(["plan", "validate", str(out / "plan.json"), "--model", model]) == 0
     capsys.readouterr()
+    assert main(["plan", "show", str(out / "plan.json")]) == 0
+    told = capsys.readouterr().out
+    assert "layers: chosen by hand" in told and "healed in 4 steps on 8 questions" in told
     # The same command again has nothing left to do, and says the same.
     assert main(["heal", *words]) == 0
     assert "4 steps of 2 questions" in capsys.readouterr().out and Plan.load(out / "plan.json") == plan

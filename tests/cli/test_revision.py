@@ -93,7 +93,13 @@ def test_results_and_plan_files_say_how_the_model_was_opened(served, asked, caps
     monkeypatch.chdir(asked)
     how = ["--revision", "v2", "--dtype", "bf16", "--attn", "eager", "--device", "cpu"]
     told = {"revision": "v2", "dtype": "bf16", "attn": "eager", "commit": served.commit(NAME, "v2")}
-    told |= {"quantize": None, "adapter": None, "device_map": None, "trust_remote_code": False}
+    told |= {
+        "quantize": None,
+        "adapter": None,
+        "device_map": None,
+        "trust_remote_code": False,
+        "generic": False,
+    }
     for name in ("bench", "generate", "check"):
         words, _ = COMMANDS[name]
         opening = ask(capsys, *words, *how)["provenance"]["opening"]

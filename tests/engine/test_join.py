@@ -132,6 +132,31 @@ def test_answers_of_several_plans_are_written_together(llava):
 
 
 @torch.inference_mode()
+def test_prompts_of_one_length_that_keep_different_numbers_of_rows_decode_together(llava):
+    """Nothing pads them, but for columns of the cache."""
+    loaded, specs = (
+        wrap(llava.model, None, "tiny"),
+        ("vtw(layer=0)", "divprune(keep=0.4)", "uniform(keep=0.8)"),
+    )
+    want, begun = [], []
+    for spec, one in zip(specs, llava.singles([[3, SQUARE, 5]] * 3), strict=True):
+        with apply(llava.model, spec):
+            made = llava.model.generate(**one, **greedy(6))
+            begun.append(read(loaded, one))
+        want.append(made[0, one["input_ids"].shape[1] :].tolist())
+    live, said = together(begun), []
+    assert bool(live.mask_BT.all())
+    for layer in live.cache.layers:
+        held = (layer.rows.ids_BK >= 0).sum(1)
+        assert layer.rows.padding == int(held.max() - held.min()) > 0
+    with apply(llava.model, Plan()):
+        for _ in range(6):
+            said.append(words(llava, live))
+            live = go_on(loaded, live, said[-1])
+    assert torch.stack(said, 1).tolist() == want
+
+
+@torch.inference_mode()
 def test_a_part_shares_no_memory_and_holds_its_rows_alone(llava):
     loaded = wrap(llava.model, None, "tiny")
     with apply(llava.model, "vtw(layer=2)"):

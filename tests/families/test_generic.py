@@ -219,6 +219,17 @@ def test_rows_of_a_picture_that_see_later_ones_are_refused_by_the_check():
         saccade.check.run(loaded, "vtw(layer=2)", prompts=asked)
 
 
+def test_a_prompt_that_the_stock_model_does_not_take_is_told_in_one_line(checked):
+    loaded, asked, _ = checked
+    short = {key: value[:, 1:].clone() for key, value in asked.picture.items() if key != "pixel_values"}
+    short["input_ids"][0, 5] = 30
+    wrong = replace(asked, picture={**short, "pixel_values": asked.picture["pixel_values"]})
+    with pytest.raises(
+        ValueError, match="the stock model does not take a prompt with a picture: Image features"
+    ):
+        saccade.check.run(loaded, "vtw(layer=2)", prompts=wrong)
+
+
 def test_a_plan_that_needs_smaller_pictures_is_refused_and_is_no_failure(checked):
     loaded, asked, _ = checked
 

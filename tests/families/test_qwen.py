@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-import transformers as T
 
 import saccade
 from engine.test_tower import look
@@ -281,11 +280,6 @@ def test_what_is_not_defined_says_so(name):
         saccade.apply(model, "fastv(layer=1,keep=0.5,position_policy=compact)")
     with pytest.raises(ValueError, match="joins neighbouring patches"):
         saccade.apply(model, "tome(r=4)")
-
-
-def test_the_mixture_of_experts_has_no_adapter():
-    with pytest.raises(ValueError, match=r"qwen3_vl_moe.*supported: .*qwen3_vl"):
-        find(T.Qwen3VLMoeConfig())
 
 
 def test_layers_of_the_built_tower_that_the_decoder_gets():

@@ -267,6 +267,16 @@ def test_what_cannot_be_healed_is_refused(plan, wanted, said, loaded, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@peft_asks
+def test_a_wrapped_model_is_not_healed(folder, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    fresh = models.load(str(folder))
+    over = get_peft_model(fresh.model, LoraConfig(target_modules=["q_proj"]))
+    with pytest.raises(ValueError, match="heal the stock model inside"):
+        heal(over, fresh.processor, SAMPLES, SPEC, tmp_path / "run", **SMALL)
+
+
 def test_a_healed_plan_is_not_healed_again(made, loaded, tmp_path):
     found, _ = made
     with pytest.raises(ValueError, match="is healed already"):

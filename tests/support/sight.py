@@ -95,6 +95,8 @@ def angles(decoder: Any, hidden: torch.Tensor, ids: torch.Tensor, number: int) -
 
 def last_logits(model: Any, hidden: torch.Tensor) -> torch.Tensor:
     """What a stock model makes of the states after its last norm."""
+    if not hidden.shape[1]:
+        return hidden.new_zeros(*hidden.shape[:2], model.get_output_embeddings().out_features)
     ids = torch.full(hidden.shape[:2], 9)
     handle = decoder_of(model).norm.register_forward_hook(lambda module, args, output: hidden)
     try:

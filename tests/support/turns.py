@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import transformers
 
-from support.models import IMAGE, SEVERAL_AXES, Segment, Tiny
+from support.models import FACTORIES, IMAGE, SEVERAL_AXES, Segment, Tiny
 from support.models_views import by_sample, internvl_views, same_size
 
 _VERSION = tuple(int(part) for part in transformers.__version__.split(".")[:2])
@@ -17,6 +17,15 @@ _VERSION = tuple(int(part) for part in transformers.__version__.split(".")[:2])
 def stock_takes_new_images(name: str) -> bool:
     """Whether stock ``generate`` takes new images on an existing cache (Qwen2.5-VL: since version 5.23)."""
     return not name.startswith(SEVERAL_AXES) or _VERSION >= (5, 23)
+
+
+def stock_recomputes(name: str) -> bool:
+    """Whether stock ``generate`` without a cache tells kinds of rows as with one (Gemma: from 5.23 on)."""
+    return "gemma" not in name or _VERSION >= (5, 23)
+
+
+RECOMPUTED = [name for name in FACTORIES if stock_recomputes(name)]
+"""Tiny models whose stock ``generate`` without a cache is that with one."""
 
 
 def next_turn(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import pytest
 
 from saccade.methods import METHODS
+from saccade.plans.adapter import AdapterRef
 from saccade.plans.plan import Plan
 from saccade.vllm.work import LayerWork, work_of
 
@@ -113,3 +115,9 @@ def test_what_a_plan_comes_to_travels_to_other_processes():
 def test_plans_are_told_apart_by_what_they_do():
     assert served("vskip(layers=1)").digest != served("vskip(layers=2)").digest
     assert served("vskip(layers=1,2)").digest == served("vskip(layers=1-2)").digest
+
+
+def test_a_healed_plan_is_refused_for_the_engine_runs_the_weights_of_the_model():
+    plan = replace(Plan.of("vskip(layers=1)"), adapter=AdapterRef("adapter", "0" * 16))
+    with pytest.raises(ValueError, match=r"brings weights of its own.*saccade heal --merge"):
+        work_of(plan, LAYERS, True)

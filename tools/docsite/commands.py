@@ -20,9 +20,9 @@ def page() -> str:
 
     parts = [
         "# Commands",
-        "Every command takes `--json FILE` (`-` for standard output, and nothing else there), shows progress "
-        "on standard error, and ends with exit code 2 and one clear line on bad input. Runs that take long "
-        "resume: repeat the command.",
+        "Every command but `serve` takes `--json FILE` (`-` for standard output, and nothing else there). "
+        "All show progress on standard error, and end with exit code 2 and one clear line on bad input. Runs "
+        "that take long resume: repeat the command.",
     ]
     for words, command in leaves(typer.main.get_command(build())):
         parts += _command(words, command)

@@ -15,7 +15,7 @@ FILE, COMMAND = "predicted_times.json", "python benchmarks/predicted_times.py"
 def times_here(results: Path) -> str:
     """Ratios to dense that the table of measured steps predicts, beside those that were timed."""
     found = load(results / FILE)
-    if found is None:
+    if found is None or not found["here"]:
         return missing(COMMAND)
     rows = [
         [
@@ -27,7 +27,10 @@ def times_here(results: Path) -> str:
         ]
         for one in found["here"]
     ]
-    return markdown(("decoder", "plan", "predicted", "measured", "off"), rows, right_from=2)
+    origin = found["provenance"]
+    clock = "seconds that the process computed, one thread" if origin["clock"] == "own" else "wall clock"
+    told = f"On {origin['device']}, {origin['dtype']}, batch 1; {clock}."
+    return markdown(("decoder", "plan", "predicted", "measured", "off"), rows, right_from=2) + f"\n\n{told}"
 
 
 def times_published(results: Path) -> str:

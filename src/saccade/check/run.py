@@ -23,7 +23,7 @@ from saccade.check.benches import (
 from saccade.check.finders import bare, find_layers, visual_rows
 from saccade.check.groups import Case, cases, group_of_plan
 from saccade.check.probes import ask_plan, ask_stock, logits
-from saccade.check.prompts import QUESTION, Prompts, ask
+from saccade.check.prompts import QUESTION, Prompts, ask, first_line
 from saccade.check.report import CheckedPlan, Report
 from saccade.engine import attached
 from saccade.measure import record
@@ -93,6 +93,7 @@ def run(
         whole = max(depth or 0, len(decoder))
         if layers is not None and layers < len(decoder):
             stack.enter_context(shortened(model, decoder, layers))
+        seconds = _seconds(model, asked)
         found = describe(loaded, decoder, whole, asked)
         for line in spoken(found):
             say(line)
@@ -103,7 +104,6 @@ def run(
             asked = replace(asked, pictures=(1,) * len(asked.singles))
         wanted = _wanted(plan, len(decoder), whole, every)
         floats, why = _float32(model, decoder)
-        seconds = _seconds(model, asked)
         formats = 1 if floats is None or floats is model else 2
         lasts = _spoken_time(seconds * FORWARDS * len(wanted) * formats)
         say(f"about {lasts}: {len(wanted)} plans; a dense forward of the prompt takes {seconds:.2f} s")
@@ -234,8 +234,17 @@ def _rows(
 
 @torch.no_grad()
 def _seconds(model: Any, asked: Prompts) -> float:
-    """How long a dense forward of the prompt takes, once it is warm."""
-    logits(model, asked.picture)
+    """How long a dense forward of the prompt takes, once it is warm.
+
+    Raises:
+        ValueError: If the stock model does not take it.
+    """
+    try:
+        logits(model, asked.picture)
+    except Exception as error:  # models raise whatever their authors chose
+        raise ValueError(
+            f"the stock model does not take a prompt with a picture: {first_line(error)}"
+        ) from error
     device = next(bare(model).parameters()).device
     begun = now(device)
     logits(model, asked.picture)

@@ -9,7 +9,7 @@ import typer
 
 from saccade.cli import common
 from saccade.cli.drawn import read_questions
-from saccade.cli.opening import opens, words
+from saccade.cli.opening import opened, opens, words
 from saccade.opening.settings import Opening
 from saccade.system.embedded import suite_of
 
@@ -121,11 +121,10 @@ def heal(
 
     wanted = Plan.of(plan)
     opening.torch_device()
-    from saccade import models
 
     questions = read_questions(task or [], data, settings, suite_of(model))
     common.use_threads(threads)
-    loaded = models.open_as(model, opening)
+    loaded = opened(model, opening)
     found = healed(view, loaded, wanted, questions, settings, out, merge)
     show(view, found)
     data_words = common.given(("--task", task), ("--data", data))

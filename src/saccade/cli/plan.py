@@ -27,6 +27,10 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="plan")
 
 
+OF_HEALING = {"healed", "weights_hash", "dtype"}
+"""What a healed plan notes that says nothing of how its layers were chosen."""
+
+
 def show(plan: File, json: common.Json = None) -> None:
     """Print a plan: its spec, the model it is for, and how its layers were chosen.
 
@@ -48,7 +52,7 @@ def show(plan: File, json: common.Json = None) -> None:
     else:
         view.line("model: any")
     facts = found.calibration
-    if not facts:
+    if not facts.keys() - OF_HEALING:
         view.line("layers: chosen by hand")
     elif "tuned" in facts:
         _tuned(view, facts)
@@ -59,6 +63,10 @@ def show(plan: File, json: common.Json = None) -> None:
             view.line(f"made: {facts['date']} with {versions}")
         except (KeyError, TypeError, IndexError, AttributeError):
             view.line(f"calibration: not in the form of saccade calibrate ({', '.join(map(str, facts))})")
+    if found.adapter is not None:
+        healed = facts.get("healed") or {}
+        told = f" in {healed['steps']} steps on {healed['samples']} questions" if healed else ""
+        view.line(f"healed{told}: what is said above was measured before; adapter: {found.adapter.folder}")
     view.finish({"spec": found.spec, "plan": found.to_dict()})
 
 

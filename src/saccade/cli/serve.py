@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from saccade.cli import common
-from saccade.cli.opening import opens
+from saccade.cli.opening import opened, opens
 from saccade.opening.settings import Opening
 
 if TYPE_CHECKING:
@@ -105,7 +105,6 @@ def _serve(
     threads: int | None,
     opening: Opening,
 ) -> None:
-    from saccade import models
     from saccade.engine import check_made_for
     from saccade.plans.plan import Plan
     from saccade.serve import run
@@ -115,10 +114,11 @@ def _serve(
         named = SHOWN
     at = run.listen(settings)
     common.use_threads(threads)
-    loaded = models.open_as(model, opening)
+    loaded = opened(model, opening)
     plans = {name: Plan.of(text) for name, text in named.items()}
     for name, one in plans.items():
         check_made_for(loaded.model, one, force=force, strict=strict)
+        loaded.family.check_accepted([method.name for method in one.methods], one)
         plans[name] = one.for_any() if force or strict else one
     out = common.Output(None)
 

@@ -20,7 +20,10 @@ from saccade.engine.cache import Cache, DynamicLayer, KeyRows, RaggedLayer, Shif
 
 def joins(cache: Cache) -> bool:
     """Whether every layer holds its rows in a way that can be joined; not where windows slide over them."""
-    return all(type(layer) in (DynamicLayer, RaggedLayer) for layer in cache.layers)
+    return all(
+        layer.window is None if isinstance(layer, RaggedLayer) else type(layer) is DynamicLayer
+        for layer in cache.layers
+    )
 
 
 def join(caches: Sequence[Cache]) -> Cache:
@@ -43,7 +46,7 @@ def join(caches: Sequence[Cache]) -> Cache:
         held = [_rows_of(layer, whole) for layer, whole in zip(layers, every, strict=True)]
         key = tuple(map(id, held))
         if key not in rows:
-            rows[key] = _joined(held, offsets, [len(layer.keys) for layer in layers], max(lengths))
+            rows[key] = _joined(held, offsets, [_samples(layer) for layer in layers], max(lengths))
         columns = [one.ids_BK.shape[1] for one in held]
         stacked = _stacked(layers, [max(columns) - count for count in columns])
         found.append(_ragged(stacked, rows[key], max(lengths)))
@@ -80,6 +83,10 @@ def part(cache: Cache, samples: Sequence[int], start: int, stop: int) -> Cache:
 def _device(cache: Cache) -> torch.device:
     layers: list[Any] = cache.layers
     return layers[0].keys.device
+
+
+def _samples(layer: Any) -> int:
+    return len(layer.keys)
 
 
 def _rows_of(layer: Any, every: KeyRows) -> KeyRows:
@@ -122,17 +129,15 @@ def _joined(held: Sequence[KeyRows], offsets: Sequence[int], batches: Sequence[i
         moved = torch.where(one.ids_BK < 0, one.ids_BK, one.ids_BK + offset).expand(batch, -1)
         ids.append(F.pad(moved, (wide - moved.shape[1], 0), value=-1))
     by_B1 = torch.cat([_closed_up(one, batch) for one, batch in zip(held, batches, strict=True)])
-    gapless = all(one.gapless and one.ids_BK.shape[1] == wide for one in held)
-    return _past(torch.cat(ids), gapless, held, by_B1, total)
+    return _past(torch.cat(ids), held, by_B1, total)
 
 
-def _past(
-    ids_BK: torch.Tensor, gapless: bool, held: Sequence[KeyRows], by_B1: torch.Tensor, total: int
-) -> KeyRows:
+def _past(ids_BK: torch.Tensor, held: Sequence[KeyRows], by_B1: torch.Tensor, total: int) -> KeyRows:
     """Rows of a sequence of which everything is over: what happened to it counts as one forward."""
+    padding = int((ids_BK < 0).sum(1).max())
     shifts = (Shift(0, total, by_B1),) if any(one.shifts for one in held) else ()
     left = ((0, total),) if any(one.left for one in held) else ()
-    return KeyRows(ids_BK, False, gapless, shifts, left)
+    return KeyRows(ids_BK, False, padding, shifts, left)
 
 
 def _closed_up(rows: KeyRows, batch: int) -> torch.Tensor:
@@ -151,4 +156,4 @@ def _within(
     columns = inside.any(0).nonzero()[:, 0]
     kept = torch.where(inside, ids - start, -1).index_select(1, columns)
     by_B1 = _closed_up(rows, batch).index_select(0, samples)
-    return _past(kept, bool((kept >= 0).all()), [rows], by_B1, stop - start), columns
+    return _past(kept, [rows], by_B1, stop - start), columns

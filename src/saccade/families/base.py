@@ -103,6 +103,10 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
         """Configuration of the vision tower; None where it has none of its own."""
         return config.vision_config
 
+    def written_ids(self, config: Any) -> tuple[int, ...]:
+        """Token ids that stand for a whole picture in a prompt, before its processor puts rows there."""
+        return self.visual_ids(config)
+
     def typical_visual(self, config: Any) -> int:
         """Visual rows of a typical image; a row for every patch of a square one, unless it is overridden."""
         return (config.vision_config.image_size // config.vision_config.patch_size) ** 2
@@ -240,6 +244,10 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
             past: Rows of the full sequence before this forward.
         """
         return None
+
+    def implementation(self, asked: str | Mapping[str, str]) -> str | Mapping[str, str]:
+        """The attention implementation that is asked for, by part where not every part has it."""
+        return asked
 
     def attention(self, attn: Any) -> Attend | None:
         """The model's own attention, where no kernel does what it does to logits; None where one serves.

@@ -40,6 +40,9 @@ class Gemma3(Gemma):
     model_types = ("gemma3",)
     text_types = ("gemma3_text",)
 
+    def written_ids(self, config: PreTrainedConfig) -> tuple[int, ...]:
+        return (config.boi_token_id,)
+
     def typical_visual(self, config: PreTrainedConfig) -> int:
         return int(config.mm_tokens_per_image)
 

@@ -6,7 +6,7 @@ Shape letters: B batch, N rows, T views, H heads, P patches, K head width.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import isqrt
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -24,12 +24,12 @@ from transformers import (
 )
 
 from saccade.core.rows import runs
-from saccade.core.shapes import ModelShape
+from saccade.core.shapes import SHAPES, ModelShape
 from saccade.core.tower import TowerShape
 from saccade.families.base import Family, core_of, heads_of, text_sizes, unwrap
 from saccade.families.registry import register
 from saccade.families.tower_shape import encoder
-from saccade.families.vision import Box, Picture, Tower, joined, made_lengths, of_patches
+from saccade.families.vision import Box, Picture, Tower, each_prompts, joined, made_lengths, of_patches
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -141,6 +141,9 @@ class Idefics3(Family):
         plane_R = torch.tensor(planes, dtype=torch.long)[picture.view_R]
         return replace(picture, lengths=tuple(lengths), views=tuple(views), plane_R=plane_R, unseen=())
 
+    def by_prompt(self, processor: Any, texts: Sequence[str], images: Sequence[Image]) -> list[Any]:
+        return each_prompts(processor, texts, images)
+
     def crops(self, processor: Any, image: Image) -> list[Box]:
         found = processor.image_processor.get_number_of_image_patches(image.height, image.width, {})
         lines, columns = found[1:]
@@ -225,18 +228,21 @@ def _images(visual_N: torch.Tensor, said_ND: torch.Tensor) -> list[int]:
 
 
 def _parts(shape: ModelShape, layers: int | None, vision_layers: int) -> dict[str, Any]:
-    """Arguments of a configuration: a decoder of this shape and the tower of the models of 2.2 billion."""
+    """Arguments of a configuration: a decoder of this shape and its tower, or SmolVLM2's."""
+    tower = shape.tower or SHAPES["smolvlm2-2.2b"].tower
+    assert tower is not None and tower.side is not None
+    scale, patch = isqrt(tower.merge), isqrt(tower.inputs // 3)
     return {
         "text_config": LlamaConfig(**text_sizes(shape, layers, 8192)).to_dict(),
         "vision_config": {
-            "hidden_size": 1152,
-            "intermediate_size": 4304,
+            "hidden_size": tower.width,
+            "intermediate_size": tower.ffn,
             "num_hidden_layers": vision_layers,
-            "num_attention_heads": 16,
-            "image_size": 378,
-            "patch_size": 14,
+            "num_attention_heads": tower.heads,
+            "image_size": tower.side * scale * patch,
+            "patch_size": patch,
         },
-        "scale_factor": 3,
+        "scale_factor": scale,
         "image_token_id": min(49190, shape.vocab - 1),
         "tie_word_embeddings": False,
     }

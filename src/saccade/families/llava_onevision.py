@@ -23,7 +23,7 @@ from saccade.families.interpolation import TOLERATED, ImageRows, pooled_videos
 from saccade.families.llava_next import LlavaNext
 from saccade.families.projector import ReplaceableProjector
 from saccade.families.registry import register
-from saccade.families.vision import Picture, made_lengths
+from saccade.families.vision import Picture, each_prompts, made_lengths
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -138,10 +138,7 @@ class LlavaOnevision(LlavaNext):
         return pooled_videos(videos, frames, side, side * vision.patch_size / vision.image_size)
 
     def by_prompt(self, processor: Any, texts: Sequence[str], images: Sequence[Image]) -> list[Any]:
-        counts, left = [text.count(processor.image_token) for text in texts], list(images)
-        if sum(counts) != len(left):
-            return left  # which the processor refuses
-        return [[left.pop(0) for _ in range(count)] for count in counts]
+        return each_prompts(processor, texts, images)
 
     def _fit(self, processor: Any, image: Image) -> float:
         fit, given = super()._fit(processor, image), processor.image_processor

@@ -93,6 +93,10 @@ class PaliGemma(Gemma):
             )
         return torch.where(kinds == 0, 0, -1)
 
+    def implementation(self, asked: str | Mapping[str, str]) -> str | Mapping[str, str]:
+        """SDPA caps no logits: newer versions refuse it for the decoder, older ones leave the cap out."""
+        return {"text_config": "eager", "vision_config": "sdpa"} if asked == "sdpa" else asked
+
     def attention(self, attn: Any) -> Attend | None:
         return None if self._cap(attn) is None else partial(_eager, attn)
 

@@ -34,6 +34,7 @@ class Qwen25VL(QwenVL):
             text_config=text_part(shape, layers, {"mrope_section": thirds(shape.head_dim)}),
             vision_config={
                 "depth": vision_layers,
+                "hidden_size": 1280,
                 "out_hidden_size": shape.hidden,
                 "fullatt_block_indexes": sorted({min(n, vision_layers - 1) for n in FULL}),
             },

@@ -460,6 +460,14 @@ class VisionAdapter(LeavingPatches, ABC):
         )
 
 
+def each_prompts(processor: Any, texts: Sequence[str], images: Sequence[Image]) -> list[Any]:
+    """Images prompt by prompt, by their placeholders; in one list, to be refused, where they do not fit."""
+    counts, left = [text.count(processor.image_token) for text in texts], list(images)
+    if sum(counts) != len(left):
+        return left
+    return [[left.pop(0) for _ in range(count)] for count in counts]
+
+
 def made_lengths(inputs: Mapping[str, Any], kind: str = "image") -> tuple[int, ...] | None:
     """Rows of every image (or video), where its features were made earlier."""
     made = (inputs.get("mm_encoder_outputs") or {}).get(kind)

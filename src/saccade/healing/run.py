@@ -19,6 +19,7 @@ from saccade import models
 from saccade.engine import apply, attached
 from saccade.evaluation.comparison import check_plans, compare
 from saccade.evaluation.results import Comparison
+from saccade.families import unwrap
 from saccade.healing.batches import AnswerCollator, AnsweredPool, own_answers
 from saccade.healing.result import AFTER, BEFORE, Healed, agreement, spent
 from saccade.healing.save import ADAPTER, PLAN, healed_plan, merge, write_adapter
@@ -185,6 +186,8 @@ def wanted_plan(loaded: Loaded, plan: Plan) -> Plan:
         raise ValueError(f"{plan.file or plan.spec} is healed already; give the plan that it was healed from")
     if attached(loaded.model) is not None and not attached(loaded.model).resident:  # type: ignore[union-attr]
         raise ValueError("this model has a plan on it; take it off first")
+    if unwrap(loaded.model) is not loaded.model:
+        raise ValueError("the model is wrapped (PEFT, DDP or compile); heal the stock model inside")
     if any(method.releases for method in plan.methods):
         raise ValueError(
             f"{plan.spec} lets rows leave the cache once the prompt is read, which training in one forward "

@@ -22,7 +22,7 @@ def first_touched(plan: Plan, layers: int) -> int:
     Raises:
         ValueError: If it changes none.
     """
-    if plan.shortening or any(method.tower_merge is not None for method in plan.methods):
+    if plan.shortening or any(m.tower_merge is not None or m.tower_prune is not None for m in plan.methods):
         return 0
     route = plan.route(Layout.single(*PROMPT), layers)
     found = next((number for number, layer in enumerate(route.layers) if not layer.is_dense), None)

@@ -44,7 +44,8 @@ def check_questions(samples: Sequence[Sample], processor: Any, family: Family, c
 def placeholders(processor: Any, family: Family, config: Any) -> tuple[str, ...]:
     """How the tokens are written that a picture's or video's rows stand for."""
     tokenizer = getattr(processor, "tokenizer", processor)
-    names = tokenizer.convert_ids_to_tokens(list(family.visual_ids(config)))
+    ids = (*family.visual_ids(config), *family.written_ids(config))
+    names = tokenizer.convert_ids_to_tokens(list(dict.fromkeys(ids)))
     return tuple(dict.fromkeys(name for name in names if name))
 
 

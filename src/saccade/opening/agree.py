@@ -246,8 +246,8 @@ def check_processor(folder: Path, config: PreTrainedConfig, family: Family, proc
         # What a processor of an unknown kind calls its token may be what it writes others for.
         return
     written = tokenizer.convert_tokens_to_ids(token)
-    if written not in family.visual_ids(config):
+    if written not in family.written_ids(config):
         raise ValueError(
-            f"{folder / 'config.json'}: the token of a picture is {family.visual_ids(config)[0]}, but the "
+            f"{folder / 'config.json'}: the token of a picture is {family.written_ids(config)[0]}, but the "
             f"tokenizer writes {token!r} as {written}"
         )

@@ -15,6 +15,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedConfig
 from transformers.utils import logging
 
 from saccade.core.text import short
+from saccade.families import FAMILIES
 from saccade.opening import checks, quantize
 from saccade.opening.errors import telling
 from saccade.opening.settings import Opening
@@ -48,6 +49,13 @@ def read_weights(folder: Path, config: PreTrainedConfig, opening: Opening) -> An
     return model.eval()
 
 
+def attention_of(config: PreTrainedConfig, asked: str | Mapping[str, str]) -> str | dict[str, str]:
+    """The attention implementation that is asked for, as a model of this configuration can have it."""
+    kind = config.model_type
+    found = FAMILIES[kind].implementation(asked) if kind in FAMILIES else asked
+    return found if isinstance(found, str) else dict(found)
+
+
 def _load(folder: Path, config: PreTrainedConfig, opening: Opening) -> tuple[nn.Module, Mapping[str, Any]]:
     rest: dict[str, Any] = {"config": config, **opening.rest}
     device = opening.torch_device()
@@ -65,7 +73,7 @@ def _load(folder: Path, config: PreTrainedConfig, opening: Opening) -> tuple[nn.
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             folder,
             dtype=opening.torch_dtype(),
-            attn_implementation=opening.attn,
+            attn_implementation=attention_of(config, opening.attn),
             trust_remote_code=opening.trust_remote_code,
             output_loading_info=True,
             # Sizes that do not fit are told by name, in one line, by the caller.

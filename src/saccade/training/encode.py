@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from saccade.families import find, unwrap
 from saccade.training.records import BadRecord, Turn
 
 IGNORE = -100
@@ -57,6 +58,11 @@ class ConversationEncoder:
             raise ValueError("training needs a processor with an image token; this one has none")
         self.image_token: str = str(token)
         self.image_id: int = self.tokenizer.convert_tokens_to_ids(self.image_token)
+        if model is not None and self.image_id not in find(model).visual_ids(unwrap(model).config):
+            raise ValueError(
+                f"its processor writes {self.image_token} for a whole picture and tells the model which rows "
+                "are of one, which this training does not: take transformers' Trainer under saccade.apply"
+            )
         end = self.tokenizer.eos_token_id
         if end is None:
             raise ValueError("training needs a tokenizer with an end-of-sequence token; this one has none")

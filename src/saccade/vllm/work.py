@@ -92,6 +92,11 @@ def work_of(plan: Plan, num_layers: int, can_close_up: bool) -> PlanWork:
     Raises:
         ValueError: If it cannot be served exactly, in one line.
     """
+    if plan.adapter is not None:
+        raise ValueError(
+            f"{plan.file or plan.spec} brings weights of its own, and vLLM runs the model's: merge them "
+            "(saccade heal --merge) and serve that folder with the plan beside it"
+        )
     found = plan.resolve(num_layers)
     for method in found.methods:
         _check_method(method)

@@ -74,7 +74,7 @@ class PlannedModel:
 
     def embed_multimodal(self, **kwargs: Any) -> Any:
         """Rows of pictures: those that are kept, each with what says where it was."""
-        found = super().embed_multimodal(**kwargs)  # type: ignore[misc]
+        found = super().embed_multimodal(**kwargs)
         if self.saccade is None or not self._prunes or not len(found):
             return found
         if self._pictures is None:
@@ -112,9 +112,7 @@ class PlannedModel:
             if cut and multimodal_embeddings is not None and len(multimodal_embeddings):
                 self._places = read(torch.cat([rows[:, -cut:] for rows in multimodal_embeddings]))
                 multimodal_embeddings = [rows[:, :-cut] for rows in multimodal_embeddings]
-        return super().embed_input_ids(  # type: ignore[misc]
-            input_ids, multimodal_embeddings, is_multimodal=is_multimodal
-        )
+        return super().embed_input_ids(input_ids, multimodal_embeddings, is_multimodal=is_multimodal)
 
     def forward(
         self,
@@ -125,7 +123,7 @@ class PlannedModel:
         **kwargs: Any,
     ) -> Any:
         """Runs a step: here, where rows of it are visual and the plan spares them work; else as vLLM does."""
-        stock = super().forward  # type: ignore[misc]
+        stock = super().forward
         if self.saccade is None or inputs_embeds is None:
             return stock(input_ids, positions, intermediate_tensors, inputs_embeds, **kwargs)
         is_visual, places = self._is_visual, self._places
@@ -177,7 +175,7 @@ class PlannedAxes(PlannedModel):
         self, input_tokens: Sequence[int], mm_features: Sequence[Any]
     ) -> tuple[torch.Tensor, int]:
         """Positions of a prompt; kept rows stand at their pictures' first, and are moved as they come."""
-        stock = super().get_mrope_input_positions  # type: ignore[misc]
+        stock = super().get_mrope_input_positions
         if not self._prunes or not mm_features:
             return stock(input_tokens, mm_features)
         features = sorted(mm_features, key=lambda one: one.mm_position.offset)

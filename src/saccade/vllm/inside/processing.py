@@ -50,7 +50,7 @@ class PlannedInfo:
 
     def get_supported_mm_limits(self) -> Mapping[str, int | None]:
         """Kinds of pictures: rows before the decoder are chosen of images alone."""
-        limits: Mapping[str, int | None] = super().get_supported_mm_limits()  # type: ignore[misc]
+        limits: Mapping[str, int | None] = super().get_supported_mm_limits()
         if not self.saccade.stages and image_scale(self.saccade.plan) == 1:
             return limits
         return {kind: limit for kind, limit in limits.items() if kind == "image"}
@@ -72,7 +72,7 @@ class PlannedProcessor:
         scale = image_scale(self.saccade.plan)
         if scale != 1 and inputs.mm_data_items.get("image") is not None:
             inputs = replace(inputs, mm_data_items=self._shrunk(inputs.mm_data_items, scale))
-        made = super().apply(inputs, timing_ctx)  # type: ignore[misc]
+        made = super().apply(inputs, timing_ctx)
         ends = [span.offset + span.length for spans in made["mm_placeholders"].values() for span in spans]
         if self.saccade.first_without is not None and len(made["prompt_token_ids"]) in ends:
             raise ValueError(
@@ -102,7 +102,7 @@ class PlannedProcessor:
 
     def _get_mm_hashes(self, inputs: Any) -> dict[str, list[str]]:
         # Blocks of the KV cache, and rows that left the tower, are another's under another plan.
-        found = super()._get_mm_hashes(inputs)  # type: ignore[misc]
+        found = super()._get_mm_hashes(inputs)
         return {kind: [self._keyed(one) for one in hashes] for kind, hashes in found.items()}
 
     def _keyed(self, name: str) -> str:
@@ -111,7 +111,7 @@ class PlannedProcessor:
     def _get_prompt_updates(
         self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, Any], out_mm_kwargs: Any
     ) -> Sequence[Any]:
-        updates = super()._get_prompt_updates(mm_items, hf_processor_mm_kwargs, out_mm_kwargs)  # type: ignore[misc]
+        updates = super()._get_prompt_updates(mm_items, hf_processor_mm_kwargs, out_mm_kwargs)
         if not self.saccade.stages:
             return updates
 
