@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -102,6 +103,13 @@ def test_every_method_is_served_or_refused_in_words():
         else:
             assert name not in said - {"random", "vskip", "divprune"}, name
             assert work.skips or work.stages or work.plan.shortening, name
+
+
+def test_what_a_plan_comes_to_travels_to_other_processes():
+    work = served("vskip(layers=1)+divprune(keep=6)+vtw(layer=2)")
+    got = pickle.loads(pickle.dumps(work))
+    assert (got.layers, got.digest, got.first_without) == (work.layers, work.digest, 2)
+    assert [(stage.by, stage.compact) for stage in got.stages] == [(s.by, s.compact) for s in work.stages]
 
 
 def test_plans_are_told_apart_by_what_they_do():

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from saccade.plans.plan import Plan, PlanLike
 from saccade.vllm.inside.asked import serving_of
 from saccade.vllm.serving import check_serving
-from saccade.vllm.work import work_of
+from saccade.vllm.work import PlanWork, work_of
 
 
 def exchange(llm: Any, plan: PlanLike) -> None:
@@ -27,4 +28,8 @@ def exchange(llm: Any, plan: PlanLike) -> None:
     work = work_of(Plan.of(plan), len(held.layers), family.compact_positions)
     check_serving(work, serving_of(config))
     processor.saccade = processor.info.saccade = work
-    llm.apply_model(lambda model: model.use_plan(work))
+    llm.apply_model(functools.partial(_take, work))
+
+
+def _take(work: PlanWork, model: Any) -> None:
+    model.use_plan(work)
