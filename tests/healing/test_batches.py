@@ -46,10 +46,9 @@ REDUCERS = sorted(
     for name, cls in METHODS.items()
     if issubclass(cls, Reducer) and name not in TRAINED and spec_of(name)
 )
-# Qwen's tower joins neighbouring patches itself, so nothing merges inside it.
-CASES = [
-    (family, spec_of(name)) for name in REDUCERS for family in MODELS if (family, name) != ("qwen", "tome")
-]
+APART = {("qwen", "tome"), ("llava", "pixelprune")}
+"""Methods that work in the vision tower, and a family whose tower does not take them."""
+CASES = [(family, spec_of(name)) for name in REDUCERS for family in MODELS if (family, name) not in APART]
 CASES += [(family, "fastv(layer=1,keep=0.5)+shortv(layers=2-3)+vskip(layers=1)") for family in MODELS]
 
 
