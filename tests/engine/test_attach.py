@@ -9,11 +9,13 @@ import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import torch
 
+from engine.test_uncached import ANEW, SAME
 from saccade.core.layout import Layout
 from saccade.engine import apply, attached
 from saccade.families import find
@@ -272,3 +274,19 @@ def test_modules_may_be_called_with_positional_arguments(llava):
         placed = core(inputs["input_ids"], inputs["pixel_values"], inputs["attention_mask"]).last_hidden_state
     assert torch.equal(named, placed)
     assert not torch.equal(named, core(**inputs).last_hidden_state)
+
+
+@pytest.mark.share(8)
+@pytest.mark.parametrize("spec", [*SAME.values(), *ANEW.values()])
+@pytest.mark.parametrize("family", FACTORIES)
+def test_what_is_refused_leaves_no_hook_behind(family, spec):
+    model = FACTORIES[family](layers=3).model
+
+    def hooks() -> int:
+        return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+    before = hooks()
+    for _ in range(2):
+        with suppress(ValueError):  # some families cannot run some methods
+            apply(model, spec).remove()
+        assert hooks() == before and attached(model) is None

@@ -116,15 +116,22 @@ class TowerTap:
                 "a plan whose patches leave before the vision tower leaves gaps in what the tower knows of "
                 "rows: leave that method out, or those that look at the tower or merge in it"
             )
-        core: Any = family.parts(model).core
-        for kind, name in family.feature_makers(core).items():
+        try:
+            self._install(prune)
+        except BaseException:
+            self.remove()
+            raise
+
+    def _install(self, prune: TowerPrune | None) -> None:
+        core: Any = self.family.parts(self.model).core
+        for kind, name in self.family.feature_makers(core).items():
             self._wrap(core, kind, name)
         if self.tower is not None:
             self._watch(self.tower)
             if self.merge is not None:
                 self._merge(self.tower, self.merge)
             if prune is not None:
-                self._undo += install(family, self.tower, self._pruning)
+                self._undo += install(self.family, self.tower, self._pruning)
 
     def remove(self) -> None:
         """Takes everything off; calling it again does nothing."""

@@ -92,7 +92,8 @@ def install(family: Family, tower: Tower, running: Callable[[], Pruning | None])
     Raises:
         ValueError: If patches cannot leave before this tower.
     """
-    first, hooks = tower.layers[0], []
+    # What cannot be is refused before any hook is there.
+    first, joiners, hooks = tower.layers[0], list(family.joiners(tower.module)), []
 
     @torch.compiler.disable
     def before_layer(
@@ -115,6 +116,6 @@ def install(family: Family, tower: Tower, running: Callable[[], Pruning | None])
 
     for layer in tower.layers:
         hooks.append(layer.register_forward_pre_hook(before_layer, with_kwargs=True).remove)
-    for joiner in family.joiners(tower.module):
+    for joiner in joiners:
         hooks.append(joiner.register_forward_hook(after_joiner).remove)
     return hooks
