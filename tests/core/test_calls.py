@@ -11,7 +11,8 @@ from saccade.core import calls as module
 from saccade.core.calls import blocks
 from saccade.core.layout import Layout
 from saccade.core.rows import RowIndex
-from saccade.core.sight import Sight, SightRule
+from saccade.core.sight import Sight
+from saccade.core.sight_rule import SightRule
 
 
 def sees(sight: Sight, block: list[int], asks: int, answers: int) -> bool:

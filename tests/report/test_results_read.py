@@ -39,6 +39,9 @@ def test_every_kind_is_told_apart(result_files):
 
 FOR_TABLES = (
     "checkpoints.json",
+    "generic.json",
+    "predicted_times.json",
+    "whole_bill.json",
     "opening_cpu.json",
     "serve_load.json",
     "vllm_exactness.json",

@@ -54,6 +54,7 @@ def heal(
         float | None,
         typer.Option(
             min=0,
+            max=1,
             callback=common.finite,
             help="Highest learning rate; 2e-4 times the root of 4096 over the decoder's width if omitted.",
         ),

@@ -20,7 +20,7 @@ from saccade.core.layout import Layout
 from saccade.core.route import LayerRoute, Route
 from saccade.core.rows import RowIndex
 from saccade.core.shapes import ModelShape
-from saccade.core.sight import SightRule
+from saccade.core.sight_rule import SightRule
 from saccade.core.stages import Scoring
 
 _CAUSAL = SightRule()

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from math import ceil, isqrt
 from typing import Any
 
-from saccade.core.sight import SightRule
+from saccade.core.sight_rule import SightRule
 from saccade.core.tower import TowerShape
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch.nn.functional import pad
 
-from saccade.core.sight import CAUSAL, Sight, SightRule
+from saccade.core.sight import CAUSAL, Sight
+from saccade.core.sight_rule import SightRule
 from saccade.families import Family
 
 

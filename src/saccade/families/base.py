@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from saccade.core.shapes import ModelShape
-from saccade.core.sight import SightRule
+from saccade.core.sight_rule import SightRule
 from saccade.families.deepstack import Added
 from saccade.families.projector import ReplaceableProjector, projector_stand_in
 from saccade.families.vision import Picture, VisionAdapter, made_lengths

@@ -19,7 +19,8 @@ from transformers import (
 )
 
 from saccade.core.shapes import ModelShape
-from saccade.core.sight import SightRule, runs_of
+from saccade.core.sight import runs_of
+from saccade.core.sight_rule import SightRule
 from saccade.families.base import Parts, Rotary, core_of, text_sizes
 from saccade.families.gemma import Gemma, siglip
 from saccade.families.registry import register

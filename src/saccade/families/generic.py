@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from saccade.core.shapes import Experts, ModelShape
-from saccade.core.sight import SightRule
+from saccade.core.sight_rule import SightRule
 from saccade.families.base import Family, Parts, Rotary, core_of, unwrap
 from saccade.families.deepstack import Added
 from saccade.families.inspection import Found, look

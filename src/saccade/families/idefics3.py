@@ -229,7 +229,9 @@ def _images(visual_N: torch.Tensor, said_ND: torch.Tensor) -> list[int]:
 
 def _parts(shape: ModelShape, layers: int | None, vision_layers: int) -> dict[str, Any]:
     """Arguments of a configuration: a decoder of this shape and its tower, or SmolVLM2's."""
-    tower = shape.tower or SHAPES["smolvlm2-2.2b"].tower
+    tower = shape.tower
+    if tower is None or tower.side is None or isqrt(tower.merge) < 2:
+        tower = SHAPES["smolvlm2-2.2b"].tower
     assert tower is not None and tower.side is not None
     scale, patch = isqrt(tower.merge), isqrt(tower.inputs // 3)
     return {

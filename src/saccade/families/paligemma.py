@@ -22,7 +22,7 @@ from transformers import (
 from transformers.models.gemma2.modeling_gemma2 import eager_attention_forward
 
 from saccade.core.shapes import ModelShape
-from saccade.core.sight import SightRule
+from saccade.core.sight_rule import SightRule
 from saccade.families.base import Attend, core_of, text_sizes, unwrap
 from saccade.families.gemma import Gemma, siglip
 from saccade.families.registry import register

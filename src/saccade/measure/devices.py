@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from saccade.core.pricing import executed_flops, scoring_flops
 from saccade.core.route import Route
 from saccade.core.shapes import ModelShape
-from saccade.core.sight import SightRule
+from saccade.core.sight_rule import SightRule
 from saccade.measure.roofline import Device, rows_seconds
 from saccade.plans.bill import seeing_flops
 from saccade.plans.plan import Plan

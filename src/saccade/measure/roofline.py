@@ -16,7 +16,7 @@ from saccade.core.layout import Layout
 from saccade.core.pricing import executed_flops
 from saccade.core.route import LayerRoute, Route
 from saccade.core.shapes import ModelShape
-from saccade.core.sight import SightRule
+from saccade.core.sight_rule import SightRule
 from saccade.measure.clock import now
 
 _CAUSAL = SightRule()

@@ -22,7 +22,7 @@ from saccade.core.program import in_order, scoring_of
 from saccade.core.route import Route
 from saccade.core.rows import RowIndex
 from saccade.core.shapes import ModelShape
-from saccade.core.sight import SightRule
+from saccade.core.sight_rule import SightRule
 from saccade.core.stages import Scoring
 from saccade.methods import BudgetMethod, Method
 from saccade.methods.reducer import Reducer
