@@ -24,7 +24,7 @@ from saccade.engine import kv_lengths
 from support.models import FACTORIES, FIRST_WORD, SQUARE, TALL, WIDE
 from support.reference import extend, gap, kv_rows, masked, recompute, step_logits
 from support.sight import held
-from support.turns import RECOMPUTED
+from support.turns import BEAMS, RECOMPUTED
 
 LEFT = ["single-1", "ragged-1-left", "single-2", "ragged-2-left"]
 STEPS = 8
@@ -131,7 +131,7 @@ def test_a_batch_generates_what_its_singles_do(plan, family):
                 assert gap(x[b], y[0]) < TOLERANCE
 
 
-@pytest.mark.parametrize("family", RECOMPUTED)
+@pytest.mark.parametrize("family", BEAMS)
 @pytest.mark.parametrize(
     ("plan", "recipe"),
     [
