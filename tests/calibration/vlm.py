@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,3 +43,14 @@ def question(number: int, images: int = 1, task: str = "mine", subtask: str = "a
     text = " ".join(words[(number * step) % len(words)] for step in (1, 2, 3, 5))
     shown = tuple(picture(10 * number + i) for i in range(images))
     return Sample(f"{task}/{subtask}/{number}", task, subtask, shown, f"is the {text}?")
+
+
+def questions_file(folder: Path, lines: Sequence[Mapping[str, str]]) -> str:
+    """Writes questions of one's own, each with a picture; a line says what it has beside them."""
+    found = []
+    for number, line in enumerate(lines):
+        picture(number).save(folder / f"{number}.png")
+        found.append({"image": f"{number}.png", "question": "is the circle red?"} | dict(line))
+    path = folder / "mine.jsonl"
+    path.write_text("\n".join(map(json.dumps, found)))
+    return str(path)

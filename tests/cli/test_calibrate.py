@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from calibration.vlm import LAYERS, picture, save_model
+from calibration.vlm import LAYERS, questions_file, save_model
 from saccade.cli import main
 from saccade.plans.plan import Plan
 
@@ -18,15 +18,7 @@ def model(tmp_path_factory) -> str:
 
 @pytest.fixture
 def mine(tmp_path) -> str:
-    lines = []
-    for number in range(4):
-        picture(number).save(tmp_path / f"{number}.png")
-        lines.append(
-            {"image": f"{number}.png", "question": "is the circle red?", "subtask": "ab"[number % 2]}
-        )
-    path = tmp_path / "mine.jsonl"
-    path.write_text("\n".join(map(json.dumps, lines)))
-    return str(path)
+    return questions_file(tmp_path, [{"subtask": "ab"[number % 2]} for number in range(4)])
 
 
 def test_own_questions_give_a_plan_a_table_and_the_next_command(model, mine, tmp_path, capsys):

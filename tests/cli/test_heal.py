@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from calibration.vlm import picture, save_model
+from calibration.vlm import picture, questions_file, save_model
 from saccade.cli import heal as command
 from saccade.cli import main
 from saccade.healing import HealingSettings
@@ -22,13 +22,8 @@ def model(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def mine(tmp_path_factory) -> str:
-    folder, lines = tmp_path_factory.mktemp("mine"), []
-    for number in range(18):
-        picture(number).save(folder / f"{number}.png")
-        lines.append({"image": f"{number}.png", "question": "is the circle red?", "task": "ab"[number % 2]})
-    path = folder / "mine.jsonl"
-    path.write_text("\n".join(map(json.dumps, lines)))
-    return str(path)
+    lines = [{"task": "ab"[number % 2]} for number in range(18)]
+    return questions_file(tmp_path_factory.mktemp("mine"), lines)
 
 
 SMALL = ["--samples", "8", "--steps", "4", "--batch", "2", "--max-new-tokens", "2", "--rank", "2"]

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from calibration.vlm import picture, save_model
+from calibration.vlm import questions_file, save_model
 from saccade.cli import main, tune
 from saccade.plans.plan import Plan
 from saccade.tuning import Settings
@@ -19,14 +19,8 @@ def model(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def mine(tmp_path_factory) -> str:
-    folder, lines = tmp_path_factory.mktemp("mine"), []
-    for number in range(18):
-        picture(number).save(folder / f"{number}.png")
-        line = {"image": f"{number}.png", "question": "is the circle red?", "task": "ab"[number % 2]}
-        lines.append(line | ({"answer": "red"} if number else {}))
-    path = folder / "mine.jsonl"
-    path.write_text("\n".join(map(json.dumps, lines)))
-    return str(path)
+    lines = [{"task": "ab"[number % 2]} | ({"answer": "red"} if number else {}) for number in range(18)]
+    return questions_file(tmp_path_factory.mktemp("mine"), lines)
 
 
 SMALL = ["--samples", "8", "--passes", "60", "--max-new-tokens", "3", "--allow", "freeze,drop"]

@@ -232,6 +232,15 @@ def counts_of(evidence: Evidence, choice: Choice) -> Counts:
     return evidence.keep if choice.counts is None else choice.counts
 
 
+def keeps_what_was_asked(scene: Scene, evidence: Evidence, choice: Choice) -> None:
+    """Every image keeps as many rows as its budget says, of its patches where rows have to go at all."""
+    for b, sample in enumerate(counts_of(evidence, choice)):
+        for image, count in enumerate(sample):
+            found, asked = evidence.found[b][image], evidence.keep[b][image]
+            patches = sum(len(v.rows) for v in scene.pictures[b][image].views)
+            assert count == (found if asked == found else min(asked, patches))
+
+
 def check(scene: Scene, evidence: Evidence, choice: Choice) -> None:
     """What holds for every choice: it keeps candidates, counts them rightly, and rewrites what it keeps."""
     assert choice.keep_BN.shape == evidence.alive_BN.shape

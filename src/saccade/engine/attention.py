@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from saccade.core.precision import exact, wide
 from saccade.core.rows import RowIndex
 from saccade.core.sight import CAUSAL, Sight
-from saccade.engine.cache import Cache, KeyRows, kv_lengths, make_ragged, ragged_layer
+from saccade.engine.cache import Cache, KeyRows, kv_length, make_ragged, ragged_layer
 from saccade.engine.frame import Frame
 from saccade.engine.mesh import check_rows
 from saccade.engine.steps import Step
@@ -98,15 +98,10 @@ def _store(
         keys, values = cache.update(keys, values, number)
         return keys, values, frame.held(keys.shape[2])
     if ragged is None:
-        ragged = make_ragged(cache, number, frame.every(frame.past, frame.past - _length(cache, number)))
+        ragged = make_ragged(cache, number, frame.every(frame.past, frame.past - kv_length(cache, number)))
     rows = frame.keys(ragged.rows, step)
     ragged.expect(rows, frame.past + frame.new)
     return *cache.update(keys, values, number), rows
-
-
-def _length(cache: Cache, number: int) -> int:
-    """Rows that a layer of a cache holds; it may be yet to be made."""
-    return ([*kv_lengths(cache), *[0] * (number + 1)])[number]
 
 
 def _added(mask: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor | None:

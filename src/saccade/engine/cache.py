@@ -291,8 +291,15 @@ def cache_in(values: Iterable[Any]) -> Cache | None:
 
 def kv_lengths(cache: Cache) -> list[int]:
     """Rows that each layer of a cache physically holds (of the longest sample)."""
-    layers: list[Any] = cache.layers
-    return [0 if layer.keys is None or layer.keys.ndim < 4 else layer.keys.shape[-2] for layer in layers]
+    return [kv_length(cache, number) for number in range(len(cache.layers))]
+
+
+def kv_length(cache: Cache, number: int) -> int:
+    """Rows that one layer of a cache physically holds; it may be yet to be made."""
+    if number >= len(cache.layers):
+        return 0
+    layer: Any = cache.layers[number]
+    return 0 if layer.keys is None or layer.keys.ndim < 4 else layer.keys.shape[-2]
 
 
 def kv_bytes(cache: Cache) -> int:

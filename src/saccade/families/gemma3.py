@@ -23,6 +23,7 @@ from saccade.core.sight import runs_of
 from saccade.core.sight_rule import SightRule
 from saccade.families.base import Parts, Rotary, core_of, text_sizes
 from saccade.families.gemma import Gemma, siglip
+from saccade.families.patch_tower import joined_tower
 from saccade.families.registry import register
 from saccade.families.vision import Tower, joined
 
@@ -98,19 +99,8 @@ class Gemma3(Gemma):
 
     def tower(self, model: nn.Module) -> Tower | None:
         core: Any = core_of(model)
-        layers = core.vision_tower.encoder.layers
-        return Tower(
-            core.vision_tower,
-            layers,
-            states=(),
-            made=layers[-1].self_attn,
-            reads=None,
-            heads=core.config.vision_config.num_attention_heads,
-            has_cls=False,
-            merge=core.multi_modal_projector.kernel_size**2,
-            projector=None,
-            strips=False,
-        )
+        heads = core.config.vision_config.num_attention_heads
+        return joined_tower(core.vision_tower, heads, core.multi_modal_projector.kernel_size**2)
 
     def tower_order(self, tower: Tower, kwargs: Mapping[str, Any]) -> torch.Tensor | None:
         pixels, patch = kwargs["pixel_values"], tower.module.config.patch_size

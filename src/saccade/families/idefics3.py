@@ -27,6 +27,7 @@ from saccade.core.rows import runs
 from saccade.core.shapes import SHAPES, ModelShape
 from saccade.core.tower import TowerShape
 from saccade.families.base import Family, core_of, heads_of, text_sizes, unwrap
+from saccade.families.patch_tower import joined_tower
 from saccade.families.registry import register
 from saccade.families.tower_shape import encoder
 from saccade.families.vision import Box, Picture, Tower, each_prompts, joined, made_lengths, of_patches
@@ -156,19 +157,8 @@ class Idefics3(Family):
 
     def tower(self, model: nn.Module) -> Tower | None:
         core: Any = core_of(model)
-        layers = core.vision_model.encoder.layers
-        return Tower(
-            core.vision_model,
-            layers,
-            states=(),
-            made=layers[-1].self_attn,
-            reads=None,
-            heads=core.config.vision_config.num_attention_heads,
-            has_cls=False,
-            merge=core.config.scale_factor**2,
-            projector=None,
-            strips=False,
-        )
+        heads = core.config.vision_config.num_attention_heads
+        return joined_tower(core.vision_model, heads, core.config.scale_factor**2)
 
     def tower_heads(
         self, attn: nn.Module, x: torch.Tensor, kwargs: Mapping[str, Any], cls_only: bool

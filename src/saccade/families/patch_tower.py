@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from saccade.families.base import Family, heads_of
+from saccade.families.vision import Tower
 
 
 class PatchTower(Family):
@@ -38,3 +39,26 @@ class PatchTower(Family):
         mixed = F.scaled_dot_product_attention(q, k, v, bias, dropout, scale=attn.scale)
         hidden = after_attention(hidden_TPV + attn.out_proj(mixed.transpose(1, 2).flatten(2)), q, k)
         return hidden + layer.mlp(layer.layer_norm2(hidden))
+
+
+def joined_tower(module: nn.Module, heads: int, merge: int) -> Tower:
+    """A tower without a CLS row, run to its last layer, whose patches are joined into rows after it.
+
+    Args:
+        module: The tower.
+        heads: Of its attention.
+        merge: Patches of a row.
+    """
+    encoder: Any = module.encoder
+    return Tower(
+        module,
+        encoder.layers,
+        states=(),
+        made=encoder.layers[-1].self_attn,
+        reads=None,
+        heads=heads,
+        has_cls=False,
+        merge=merge,
+        projector=None,
+        strips=False,
+    )

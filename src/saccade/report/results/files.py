@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
@@ -39,6 +40,23 @@ def taken(kind: type[Kind], data: Any, path: str) -> Kind:
         return kind.model_validate(data)
     except ValidationError as error:
         raise ValueError(f"{path}: {first_wrong(error)}") from None
+
+
+@contextmanager
+def whole(path: str, of: str) -> Iterator[None]:
+    """What is told of a file that may lack anything.
+
+    Args:
+        path: The file.
+        of: What wrote it.
+
+    Raises:
+        ValueError: Naming the file, within the block, where something is missing or wrong.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, StopIteration) as error:
+        raise ValueError(f"{path} is not a whole result of {of}: {type(error).__name__} {error}") from error
 
 
 class ModelEntry(Part):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from saccade.report import healed
+from saccade.report.results.files import whole
 from saccade.report.results.model import ReadFinding, StudyText
 from saccade.report.text import difference
 
@@ -15,7 +16,7 @@ def told_of(data: Any, path: str) -> StudyText:
     Raises:
         ValueError: If it is not whole, naming the file.
     """
-    try:
+    with whole(path, "saccade heal"):
         return StudyText(
             "heal",
             "The plan that was healed",
@@ -24,10 +25,6 @@ def told_of(data: Any, path: str) -> StudyText:
             healed.tell(data),
             {"curve": healed.picture(data)},
         )
-    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, StopIteration) as error:
-        raise ValueError(
-            f"{path} is not a whole result of saccade heal: {type(error).__name__} {error}"
-        ) from error
 
 
 def _finding(data: dict[str, Any]) -> ReadFinding:

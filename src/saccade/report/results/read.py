@@ -16,6 +16,7 @@ from saccade.report.results.files import (
     ReportedRun,
     TrainingStepFile,
     taken,
+    whole,
 )
 from saccade.report.results.heals import told_of as told_of_healing
 from saccade.report.results.model import ModelId, Planned, Priced, ReadComparison, Result, StudyText, Timed
@@ -112,12 +113,8 @@ def _rows(mean: float) -> int:
 def _own(name: str, data: Any, path: str) -> tuple[str, Mapping[str, bytes]]:
     """Markdown and pictures (PNG) by the study's own hand; nothing where this version does not know it."""
     tellers = extensions.found(extensions.STUDIES)
-    try:
+    with whole(path, f"study {name}"):
         told = [teller.load()(name, data) for teller in tellers.values()]
-    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, StopIteration) as error:
-        raise ValueError(
-            f"{path} is not a whole result of study {name}: {type(error).__name__} {error}"
-        ) from error
     return next((one for one in told if one is not None), ("", {}))
 
 
