@@ -42,13 +42,13 @@ def no_mask(monkeypatch, tiny):
 
 
 def no_causality(monkeypatch, tiny):
-    right = Frame._causal
+    right = Frame._call
 
     def open_(self, *args):
         call = right(self, *args)
         return replace(call, mask=None if call.mask is None else torch.ones_like(call.mask), causal=False)
 
-    monkeypatch.setattr(Frame, "_causal", open_)
+    monkeypatch.setattr(Frame, "_call", open_)
 
 
 def padding_is_seen(monkeypatch, tiny):

@@ -100,7 +100,7 @@ def test_positions_are_those_of_the_stock_model(name):
     for padding in ("left", "right"):
         given = tiny.batch(samples, padding)
         seen = given["attention_mask"].bool()
-        if name.startswith("qwen"):
+        if name.startswith(("qwen", "glm")):
             kinds = {key: given[key] for key in ("mm_token_type_ids", "image_grid_thw") if key in given}
             made, _ = tiny.model.model.get_rope_index(
                 given["input_ids"], attention_mask=given["attention_mask"], **kinds

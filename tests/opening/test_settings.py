@@ -68,6 +68,7 @@ def test_provenance_has_every_setting_as_json_does_and_no_token():
         "quantize": None,
         "adapter": "mine",
         "trust_remote_code": False,
+        "generic": False,
         "max_memory": {"0": "1GiB"},
     }
     assert Opening.of(quantization_config=object()).recorded()["quantization_config"] == "object"

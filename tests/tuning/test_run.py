@@ -183,7 +183,7 @@ def test_time_is_measured_and_the_chosen_plan_is_timed_beside_it(loaded, monkeyp
 
     pricer = Pricer(FlopsMeter(loaded.shape), loaded.shape, {(100, 8): 1.0})
 
-    def prefills(loaded, asked, repeats=1):
+    def prefills(loaded, asked, repeats=1, clock=None):
         # A clock that counts FLOPs, for a model this small is all overhead.
         return [0.002 + pricer.ratio(plan) for _, plan in asked]
 

@@ -29,7 +29,7 @@ from saccade.opening.digest import weights_digest
 from saccade.plans.plan import Plan
 from saccade.system.journal import Journal, Section, opened
 
-VERSION = 2
+VERSION = 3
 """Raised when scores of layers come out otherwise; what was kept of the former is then not used again."""
 
 

@@ -35,19 +35,21 @@ def with_answer(model: nn.Module, inputs: Mapping[str, Any], tokens: int) -> tup
         whole_BN = model.generate(**inputs, **greedy(tokens - 1))  # type: ignore[operator]
     answer_BA = whole_BN[:, rows:]
     # A placeholder in an answer would be read as an image that is not there: the answer ends before it.
-    visual = find(model).visual_mask(model, answer_BA)[0].nonzero()
+    family = find(model)
+    visual = family.visual_mask(model, answer_BA)[0].nonzero()
     if len(visual):
         answer_BA = answer_BA[:, : int(visual[0])]
     if answer_BA.shape[1] and int(answer_BA[0, -1]) in stop_tokens(model):
         answer_BA = answer_BA[:, :-1]
-    return extended(inputs, answer_BA), answer_BA.shape[1] + 1
+    return extended(inputs, answer_BA, family.answer_type), answer_BA.shape[1] + 1
 
 
-def extended(inputs: Mapping[str, Any], answer_BA: torch.Tensor) -> dict[str, Any]:
-    """Inputs with text tokens appended: seen by the attention mask, and text by every other mark of rows."""
+def extended(inputs: Mapping[str, Any], answer_BA: torch.Tensor, answer_type: int) -> dict[str, Any]:
+    """Inputs with text tokens appended: seen by the attention mask, an answer by every other mark of rows."""
+    marks = {"attention_mask": 1, "token_type_ids": answer_type, "mm_token_type_ids": 0}
     found = dict(inputs)
     for name, value in inputs.items():
-        if name in ("input_ids", "attention_mask") or name.endswith("token_type_ids"):
-            more = answer_BA if name == "input_ids" else torch.full_like(answer_BA, name == "attention_mask")
+        if name == "input_ids" or name in marks:
+            more = answer_BA if name == "input_ids" else torch.full_like(answer_BA, marks[name])
             found[name] = torch.cat([value, more.to(value)], dim=1)
     return found

@@ -60,6 +60,8 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
     """Raised when answers of its models come out otherwise; those that were kept are then not used again."""
     generic: ClassVar[bool] = False
     """Whether it was made by inspection, so that a check has to accept it for a plan."""
+    answer_type: ClassVar[int] = 0
+    """What ``token_type_ids`` say of the rows of an answer, where the model takes them."""
     decoder_name: ClassVar[str] = "language_model"
     """Attribute of the core that is the text decoder."""
     compact_positions: bool = True

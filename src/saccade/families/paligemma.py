@@ -46,6 +46,7 @@ class PaliGemma(Gemma):
     name = "PaliGemma 2"
     model_types = ("paligemma",)
     text_types = ("gemma2",)
+    answer_type = 1
 
     def config(
         self, shape: ModelShape, layers: int | None = None, vision_layers: int = 1

@@ -141,7 +141,7 @@ def test_a_line_is_what_evaluate_says_of_its_plan(bench, result_of):
     found = evaluate(model, processor, samples, entry["spec"], batch_size=2, max_new_tokens=TOKENS).to_dict()
     for key in ("mean", "tasks", "spec"):
         assert entry[key] == found[key]
-    assert entry["cost"] == pytest.approx(found["cost"])
+    assert entry["cost"] == pytest.approx({key: found["cost"][key] for key in entry["cost"]})
 
 
 def test_the_budget_covers_every_number_of_layers(bench, result_of):

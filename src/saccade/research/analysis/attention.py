@@ -1,11 +1,13 @@
 """Attention maps from queries and keys, one layer of one prompt at a time: for analysis, never for serving.
 
-Shape letters: N rows, Q asking rows, H heads, G key/value heads, W head width, D hidden width.
+Shape letters: N rows that answer, Q rows that ask, H heads, G key/value heads, W head width, D hidden width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,14 +26,18 @@ class Heads:
         keys_GNW: Of the rows that answer.
         values_GNW: Likewise.
         asks_Q: Which of the answering rows ask, by number.
+        seen_QN: Which rows each of them sees.
         scale: What scores are multiplied by.
+        capped: What the model makes of scaled scores before it hides any.
     """
 
     queries_HQW: torch.Tensor
     keys_GNW: torch.Tensor
     values_GNW: torch.Tensor
     asks_Q: torch.Tensor
+    seen_QN: torch.Tensor
     scale: float
+    capped: Callable[[torch.Tensor], torch.Tensor]
 
     @property
     def groups(self) -> int:
@@ -39,15 +45,19 @@ class Heads:
         return len(self.queries_HQW) // len(self.keys_GNW)
 
     def weights(self) -> torch.Tensor:
-        """The causal attention map (H, Q, N)."""
+        """The attention map (H, Q, N)."""
         keys_HNW = self.keys_GNW.repeat_interleave(self.groups, dim=0)
-        scores_HQN = self.queries_HQW * self.scale @ keys_HNW.mT
-        rows = torch.arange(scores_HQN.shape[-1], device=scores_HQN.device)
-        return scores_HQN.masked_fill(rows > self.asks_Q[:, None], float("-inf")).softmax(-1)
+        scores_HQN = self.capped(self.queries_HQW * self.scale @ keys_HNW.mT)
+        return scores_HQN.masked_fill(~self.seen_QN, float("-inf")).softmax(-1)
 
 
 def heads(
-    family: Family, attn: Any, normed_ND: torch.Tensor, rotary: Rotary, asks_Q: torch.Tensor | None = None
+    family: Family,
+    attn: Any,
+    normed_ND: torch.Tensor,
+    rotary: Rotary,
+    seen_NN: torch.Tensor,
+    asks_Q: torch.Tensor | None = None,
 ) -> Heads:
     """What an attention module makes of normed states, in the rows' order.
 
@@ -56,6 +66,7 @@ def heads(
         attn: The stock attention module.
         normed_ND: States after the input norm, of the rows that answer.
         rotary: Rotary tables of those rows.
+        seen_NN: Which of them each of them sees.
         asks_Q: Which of them ask; all if omitted.
     """
     if asks_Q is None:
@@ -63,19 +74,31 @@ def heads(
     keys, values = family.keys_values(attn, normed_ND[None], rotary)
     turned = rotary[0][:, asks_Q], rotary[1][:, asks_Q]
     queries = family.queries(attn, normed_ND[None, asks_Q], turned)
-    return Heads(wide(queries[0]), wide(keys[0]), wide(values[0]), asks_Q, float(attn.scaling))
+    return Heads(
+        wide(queries[0]),
+        wide(keys[0]),
+        wide(values[0]),
+        asks_Q,
+        seen_NN[asks_Q],
+        float(attn.scaling),
+        partial(family.capped, attn),
+    )
 
 
-def mixed(family: Family, attn: Any, normed_ND: torch.Tensor, rotary: Rotary) -> torch.Tensor:
+def mixed(
+    family: Family, attn: Any, normed_ND: torch.Tensor, rotary: Rotary, seen_NN: torch.Tensor
+) -> torch.Tensor:
     """What the heads mix (H, N, W) of normed states, before the output projection; differentiable."""
-    found = heads(family, attn, normed_ND, rotary)
+    found = heads(family, attn, normed_ND, rotary, seen_NN)
     values_HNW = found.values_GNW.repeat_interleave(found.groups, dim=0)
     return found.weights() @ values_HNW
 
 
-def attention(family: Family, attn: Any, normed_ND: torch.Tensor, rotary: Rotary) -> torch.Tensor:
+def attention(
+    family: Family, attn: Any, normed_ND: torch.Tensor, rotary: Rotary, seen_NN: torch.Tensor
+) -> torch.Tensor:
     """Attention output (N, D) of normed states, all rows asking; differentiable."""
-    mixed_HNW = mixed(family, attn, normed_ND, rotary)
+    mixed_HNW = mixed(family, attn, normed_ND, rotary, seen_NN)
     return family.output(attn, mixed_HNW[None].to(normed_ND.dtype))[0]
 
 
@@ -89,11 +112,13 @@ def layer_heads(family: Family, layer: Any, run: Trajectory, number: int) -> tup
     rows = run.rows(number)
     if run.layer(number).visibility != "causal":
         raise ValueError(
-            "attention is analysed where every row sees all rows before it: leave out reading=mask"
+            "attention is analysed where every row sees what the model lets it see: leave out reading=mask"
         )
     asks = run.layer(number).query_BN[0, rows].nonzero()[:, 0]
     normed_ND, rotary = normed(family, layer, run, number, rows)
-    return heads(family, layer.self_attn, normed_ND, rotary, asks.to(normed_ND.device)), rows
+    here = normed_ND.device
+    seen_NN = run.seen(number).to(here)
+    return heads(family, layer.self_attn, normed_ND, rotary, seen_NN, asks.to(here)), rows
 
 
 def normed(

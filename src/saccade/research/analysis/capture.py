@@ -18,9 +18,11 @@ from saccade.core.merge import Merged
 from saccade.core.precision import wide
 from saccade.core.program import Program
 from saccade.core.route import LayerRoute
+from saccade.core.sight import Sight
 from saccade.engine import apply, attached
+from saccade.engine.sights import sights_of
 from saccade.engine.trace import Trace
-from saccade.families import Rotary, find
+from saccade.families import Rotary, find, unwrap
 from saccade.families.offsets import position_offsets_kept
 from saccade.plans.plan import Plan, PlanLike
 from saccade.research.analysis.merging import Merge
@@ -51,6 +53,7 @@ class Trajectory:
         states: Residual stream (N, D) entering every layer, then what left the last one.
         middles: Residual stream (N, D) entering the FFN half of every layer.
         rotary: Rotary tables of every layer, each (B, N, W).
+        sights: Who sees whom in every layer.
         logits_V: Logits of the last row, float32.
         merges: What was merged before layer 0, in the projector's place or by the plan.
     """
@@ -59,6 +62,7 @@ class Trajectory:
     states: tuple[torch.Tensor, ...]
     middles: tuple[torch.Tensor, ...]
     rotary: tuple[Rotary, ...]
+    sights: tuple[Sight, ...]
     logits_V: torch.Tensor
     merges: tuple[Merge, ...] = ()
 
@@ -79,6 +83,12 @@ class Trajectory:
     def rows(self, number: int) -> torch.Tensor:
         """Numbers of the rows that are alive in a layer, on the host."""
         return (self.layer(number).alive_BN[0] & self.layout.real_BN[0]).nonzero()[:, 0]
+
+    def seen(self, number: int) -> torch.Tensor:
+        """Boolean (N, N), on the host: of the rows alive in a layer, which each sees."""
+        rows_1N, sight = self.rows(number)[None], self.sights[number]
+        block_1N = None if sight.block_BT is None else sight.block_BT[:, rows_1N[0]]
+        return sight.seen(rows_1N, rows_1N, block_1N, block_1N)[0]
 
     def check_positions(self) -> None:
         """Refuses what attention cannot be computed anew for.
@@ -152,7 +162,9 @@ def record(model: nn.Module, inputs: Mapping[str, Any], plan: PlanLike) -> Traje
     if not bool(torch.isfinite(logits_V).all()):
         raise ValueError("the model's logits are not finite; check its weights, or take --dtype float32")
     merges = (*_in_place(noted), *_by_plan(traces[0], given[0], states[0]))
-    return Trajectory(traces[0], tuple(states), tuple(middles), tuple(rotary), logits_V, merges)
+    config: Any = unwrap(model).config
+    sights = sights_of(family, family.rules(config), inputs, 0, len(states[0]))
+    return Trajectory(traces[0], tuple(states), tuple(middles), tuple(rotary), sights, logits_V, merges)
 
 
 @contextmanager

@@ -120,6 +120,7 @@ def _layer(
     # The attention half. The branch's own output is what it adds to the residual stream.
     norms = _norm_between(known.input_gain, *before), _norm_between(known.ffn_gain, *middle)
     x_ND, rotary = normed(family, layer, whole, number, rows)
+    seen_NN = whole.seen(number).to(x_ND.device)
     other_ND = normed(family, layer, planned, number, rows)[0]
     local, between = _attention_bounds(family, layer, known, whole, planned, number, x_ND)
     branch = [m.double() - b.double() for m, b in zip(middle, before, strict=True)]
@@ -138,10 +139,10 @@ def _layer(
         return layer.mlp(x[None])[0]
 
     def attend(x: torch.Tensor) -> torch.Tensor:
-        return attention(family, layer.self_attn, x, rotary)
+        return attention(family, layer.self_attn, x, rotary, seen_NN)
 
     def mix(x: torch.Tensor) -> torch.Tensor:
-        return mixed(family, layer.self_attn, x, rotary)
+        return mixed(family, layer.self_attn, x, rotary, seen_NN)
 
     drift, left = _drift(*before), _drift(*after)
     return LayerDrift(
