@@ -41,6 +41,9 @@ CONTAINERS = ("mov", "mp4", "matroska", "webm", "avi", "mpegts", "mpeg", "flv", 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 """Endings of the files of a folder that are its frames."""
 
+ENDINGS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".ogv", ".wmv")
+"""Endings by which a file is taken for a video where it could be a picture."""
+
 MOST_FRAMES = 2_000_000
 """Frames of the longest video that is read: eighteen hours at 30 in a second."""
 
@@ -164,6 +167,11 @@ def open_video(
     if rate is not None:
         raise ValueError(f"{name}: fps is of a folder of frames; a video file says its own")
     return _file(path, name, frames)
+
+
+def is_video(path: Path) -> bool:
+    """Whether a path is meant as a video: a folder, or a file that ends as videos do."""
+    return is_folder(path) or path.suffix.lower() in ENDINGS
 
 
 def video_of(images: Sequence[Image.Image], rate: float = USUAL_RATE, frames: int | None = None) -> Video:
