@@ -88,6 +88,12 @@ def test_videos_that_do_not_go_together_are_refused_and_asked_apart(loaded):
     assert in_batches(samples, [0, 1], 1) == [[0], [1]]
 
 
+def test_families_that_take_no_images_beside_videos_say_so(loaded, monkeypatch):
+    monkeypatch.setattr(type(loaded.family), "beside_images", False)
+    with pytest.raises(ValueError, match="takes no videos and images in one batch; ask about them apart"):
+        models.inputs(loaded, [asked(video_of(frames(2))), asked(images=1)])
+
+
 def test_a_video_with_too_many_frames_is_refused(loaded):
     with pytest.raises(ValueError, match="would show 800 frames, and 768 are the most; say how many"):
         show(loaded, video_of(frames(1) * 800))
