@@ -38,7 +38,6 @@ def clips(
     unknown = next((name for name in tasks if name not in drawn.GUESSED), None)
     if unknown is not None:
         raise ValueError(f"no such task: {unknown}; there are {', '.join(drawn.GUESSED)}")
-    common.hold(folder, folder=True)
     with common.progress() as bar:
         going = bar.add_task("drawing", total=samples * len(tasks))
         file = drawn.write(folder, samples, seed, tasks, lambda: bar.advance(going))
