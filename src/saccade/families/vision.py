@@ -309,6 +309,9 @@ class VisionAdapter(LeavingPatches, ABC):
     image_inputs: tuple[str, ...] = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")
     """Arguments of the core by which images come into a forward."""
 
+    text_alone: ClassVar[bool] = True
+    """Whether its processor takes prompts without a picture."""
+
     def feature_makers(self, core: nn.Module) -> dict[str, str]:
         """Names of the core's methods that make the features of images and of videos, by kind."""
         makers = {kind: f"get_{kind}_features" for kind in KINDS}
