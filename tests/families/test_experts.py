@@ -114,10 +114,10 @@ def test_router_logits_are_refused_where_some_rows_have_none():
 
 
 def test_weights_that_are_held_are_those_of_all_experts():
-    shape = SHAPES["qwen3-vl-30b-a3b"]
+    shape = SHAPES["qwen3-vl-30b-a3b"].each_layer[0]
     assert shape.ffn == 8 * 768 and shape.ffn_held == 128 * 768
     assert shape.ffn_flops == 2 * 2048 * (3 * 8 * 768 + 128)
-    dense = SHAPES["qwen3-vl-8b"]
+    dense = SHAPES["qwen3-vl-8b"].each_layer[0]
     assert dense.ffn_held == dense.ffn and dense.ffn_flops == 6 * dense.hidden * dense.ffn
 
 

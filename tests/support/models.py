@@ -15,7 +15,7 @@ Shape letters: B batch, N rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -178,6 +178,14 @@ def tiny_qwen3_moe(layers: int = 4, **how: Any) -> Tiny:
     return _ready("qwen3_vl_moe", "qwen", T.Qwen3VLMoeForConditionalGeneration, config, **how)
 
 
+def tiny_qwen3_5(
+    layers: int = 4, recurrent: Callable[[int], bool] = lambda n: n % 4 == 3, **how: Any
+) -> Tiny:
+    """Qwen3.5 in miniature: the last of every four layers recurs, so that plans can look at the others."""
+    config = qwen.qwen3_5(_sizes(layers, kv_heads=2), _QWEN_IDS, recurrent)
+    return _ready("qwen3_5", "qwen", T.Qwen3_5ForConditionalGeneration, config, **how)
+
+
 def tiny_llava_onevision(text: str = "qwen2", layers: int = 4, **how: Any) -> Tiny:
     """LLaVA-OneVision in miniature: tiles, interpolated if many, and newlines; one view beside others."""
     config = views.llava_onevision(
@@ -247,6 +255,7 @@ FACTORIES = {
     "qwen2_vl": tiny_qwen2,
     "qwen3_vl": tiny_qwen3,
     "qwen3_vl_moe": tiny_qwen3_moe,
+    "qwen3_5": tiny_qwen3_5,
     "llava_onevision": tiny_llava_onevision,
     "internvl-qwen2": lambda **kw: tiny_internvl("qwen2", **kw),
     "internvl-qwen3": lambda **kw: tiny_internvl("qwen3", **kw),
@@ -308,6 +317,9 @@ def _ready(
             if parameter.ndim >= 2:
                 one = parameter[0, 0] if "experts" in key else parameter[0]
                 parameter.copy_(noise * (1.0 if "embed" in key else 1.2 * one.numel() ** -0.5))
+            elif key.endswith("A_log"):
+                # States that last: a row counts for dozens that follow.
+                parameter.copy_(-3 + 0.2 * noise)
             elif "norm" in key and key.endswith("weight"):
                 parameter.copy_(1 + 0.2 * noise)
             else:

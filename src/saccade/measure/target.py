@@ -321,9 +321,11 @@ def memory_estimate(shape: ModelShape, layers: int, batch: int, rows: int, size:
         size: Bytes per number.
     """
     d, m = shape.hidden, shape.ffn
-    attention = 2 * d * shape.query_width + 2 * d * shape.kv_width
-    weights = layers * (attention + 3 * d * shape.ffn_held) + 2 * shape.vocab * d
-    cache = 2 * layers * shape.kv_width * rows * batch
+    sizes = shape.each_layer[:layers]
+    weights = sum(one.weights() for one in sizes) + 2 * shape.vocab * d
+    cache = sum(2 * one.kv_width * rows * batch for one in sizes)
+    # States are in float32.
+    cache += sum(one.recurrent.state * batch * 4 // size for one in sizes if one.recurrent is not None)
     # Measured at 7B width: three FFN-wide and about eight hidden-wide tensors are alive at once.
     activations = batch * rows * (3 * m + 8 * d)
     return float(size * (weights + 2 * cache + activations))
