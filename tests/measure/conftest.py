@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from saccade.core.shapes import SHAPES, Experts, ModelShape
+from saccade.core.shapes import SHAPES, Experts, ModelShape, Recurrent
 from saccade.measure import target
 
 SIZES = {
@@ -19,6 +19,9 @@ SIZES = {
     "idefics3": ModelShape("toy-idefics3", 3, 64, 4, 2, 16, 128, 256, 36),
     "mistral3": ModelShape("toy-mistral3", 3, 64, 4, 2, 16, 128, 256, 24),
     "llava+pixtral": ModelShape("toy-pixtral", 3, 64, 4, 2, 16, 128, 256, 24),
+    "qwen3_5": ModelShape(
+        "toy-qwen3_5", 3, 64, 4, 2, 16, 128, 256, 24, gated=True, recurrent=Recurrent((0, 2), 2, 4, 8, 8, 4)
+    ),
     "glm4v": ModelShape("toy-glm", 3, 64, 4, 2, 16, 128, 256, 24),
 }
 

@@ -178,11 +178,12 @@ def tiny_qwen3_moe(layers: int = 4, **how: Any) -> Tiny:
     return _ready("qwen3_vl_moe", "qwen", T.Qwen3VLMoeForConditionalGeneration, config, **how)
 
 
-def tiny_qwen3_5(
-    layers: int = 4, recurrent: Callable[[int], bool] = lambda n: n % 4 == 3, **how: Any
-) -> Tiny:
+def tiny_qwen3_5(layers: int = 4, recurrent: Callable[[int], bool] | None = None, **how: Any) -> Tiny:
     """Qwen3.5 in miniature: the last of every four layers recurs, so that plans can look at the others."""
-    config = qwen.qwen3_5(_sizes(layers, kv_heads=2), _QWEN_IDS, recurrent)
+    every = min(layers, 4)
+    config = qwen.qwen3_5(
+        _sizes(layers, kv_heads=2), _QWEN_IDS, recurrent or (lambda n: every > 1 and n % every == every - 1)
+    )
     return _ready("qwen3_5", "qwen", T.Qwen3_5ForConditionalGeneration, config, **how)
 
 

@@ -41,6 +41,10 @@ SIGNS = {
         "visual.blocks": "tower", "visual.patch_embed": "tower", "visual.pos_embed": "tower",
         "visual.merger": "projector", "visual.deepstack_merger": "projector", "language_model": "decoder",
     },
+    "qwen3_5": {
+        "visual.blocks": "tower", "visual.patch_embed": "tower", "visual.pos_embed": "tower",
+        "visual.merger": "projector", "language_model": "decoder",
+    },
     "idefics3-llama": {"vision_model": "tower", "connector": "projector", "text_model": "decoder"},
     "smolvlm-llama": {"vision_model": "tower", "connector": "projector", "text_model": "decoder"},
     "mistral3": {"vision_tower": "tower", "multi_modal_projector": "projector", "language_model": "decoder"},

@@ -52,6 +52,16 @@ def recurs(layer: nn.Module) -> bool:
     return not hasattr(layer, "self_attn")
 
 
+def recurrent_layers(layers: nn.ModuleList) -> list[int]:
+    """Numbers of the layers that have no attention."""
+    return [number for number, layer in enumerate(layers) if recurs(layer)]
+
+
+def least_depth(layers: nn.ModuleList) -> int:
+    """How many first layers are a decoder by themselves: caches count rows in one that has attention."""
+    return 1 + next(number for number, layer in enumerate(layers) if not recurs(layer))
+
+
 def mixer_of(layer: Any) -> nn.Module:
     """The module that lets a layer's rows know of each other."""
     if not recurs(layer):

@@ -272,6 +272,7 @@ _QWEN25 = TowerShape(
 )  # fmt: skip
 _QWEN3 = TowerShape(27, 1152, 4304, 16, 1536, _joined(1152, 4, 4096), merge=4, fused=True)
 _QWEN3_MOE = TowerShape(27, 1152, 4304, 16, 1536, _joined(1152, 4, 2048), merge=4, fused=True)
+_QWEN35 = TowerShape(27, 1152, 4304, 16, 1536, _joined(1152, 1, 4096), merge=4, fused=True)
 _GLM = TowerShape(
     24, 1536, 4096, 12, 1176, ((6144, 4096), (4096, 4096), (4096, 13696), (4096, 13696), (13696, 4096)),
     merge=4, gated=True, fused=True,
@@ -293,6 +294,20 @@ SHAPES: dict[str, ModelShape] = {
         ModelShape("qwen3-vl-8b", 36, 4096, 32, 8, 128, 12288, 151936, 1280, tower=_QWEN3),
         ModelShape("llava-onevision-7b", 28, 3584, 28, 4, 128, 18944, 152128, 3645, 729, tower=_SIGLIP),
         ModelShape("internvl3-8b", 28, 3584, 28, 4, 128, 18944, 151674, 3328, 256, tower=_INTERN),
+        ModelShape(
+            "qwen3.5-9b",
+            32,
+            4096,
+            16,
+            4,
+            256,
+            12288,
+            248320,
+            1280,
+            tower=_QWEN35,
+            gated=True,
+            recurrent=Recurrent(tuple(n for n in range(32) if (n + 1) % 4), 16, 32, 128, 128, 4),
+        ),
         ModelShape(
             "qwen3-vl-30b-a3b",
             48,

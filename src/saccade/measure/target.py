@@ -31,6 +31,7 @@ FAMILY_OF = {
     "qwen2.5-vl-7b": "qwen2_5_vl",
     "qwen3-vl-8b": "qwen3_vl",
     "qwen3-vl-30b-a3b": "qwen3_vl_moe",
+    "qwen3.5-9b": "qwen3_5",
     "llava-onevision-7b": "llava_onevision",
     "smolvlm-256m": "idefics3",
     "smolvlm2-2.2b": "smolvlm",

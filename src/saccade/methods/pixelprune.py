@@ -37,7 +37,7 @@ class PixelPrune(Reducer):
     name = "pixelprune"
     title = "PixelPrune"
     paper = "https://arxiv.org/abs/2604.00886"
-    families = ("Qwen2-VL", "Qwen2.5-VL", "Qwen3-VL", "Qwen3-VL-MoE", "GLM-4.1V")
+    families = ("Qwen2-VL", "Qwen2.5-VL", "Qwen3-VL", "Qwen3-VL-MoE", "Qwen3.5", "GLM-4.1V")
 
     threshold: float = 0.0
     expected: float = 0.5
