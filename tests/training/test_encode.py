@@ -97,6 +97,11 @@ def test_other_ends_of_turn_are_known_from_the_model():
     assert ConversationEncoder(loaded.processor, loaded.model).stops == {2}
     loaded.model.generation_config.eos_token_id = [2, 6]
     assert ConversationEncoder(loaded.processor, loaded.model).stops == {2, 6}
+    # An end that the tokenizer has no text for is none that a template could write.
+    plain = ConversationEncoder(loaded.processor, loaded.model)(CONVERSATIONS[0].turns, "here")
+    loaded.model.generation_config.eos_token_id = [2, 6, 10**6]
+    named = ConversationEncoder(loaded.processor, loaded.model)
+    assert named.stops == {2, 6, 10**6} and named(CONVERSATIONS[0].turns, "here") == plain
 
 
 def test_answers_stand_behind_the_prompt_where_the_template_opens_written_ones_otherwise():

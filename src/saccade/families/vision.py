@@ -460,9 +460,9 @@ class VisionAdapter(LeavingPatches, ABC):
         )
 
 
-def each_prompts(processor: Any, texts: Sequence[str], images: Sequence[Image]) -> list[Any]:
+def each_prompts(token: str, texts: Sequence[str], images: Sequence[Image]) -> list[Any]:
     """Images prompt by prompt, by their placeholders; in one list, to be refused, where they do not fit."""
-    counts, left = [text.count(processor.image_token) for text in texts], list(images)
+    counts, left = [text.count(token) for text in texts], list(images)
     if sum(counts) != len(left):
         return left
     return [[left.pop(0) for _ in range(count)] for count in counts]

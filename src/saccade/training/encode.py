@@ -70,7 +70,9 @@ class ConversationEncoder:
         more = [] if more is None else [more] if isinstance(more, int) else list(more)
         self.end: int = end
         self.stops = frozenset((end, *more))
-        self._stop_texts = self.tokenizer.convert_ids_to_tokens(sorted(self.stops))
+        # Generation settings may name ends that the tokenizer has no text for.
+        texts = self.tokenizer.convert_ids_to_tokens(sorted(self.stops))
+        self._stop_texts = [text for text in texts if text is not None]
 
     def __call__(self, turns: Sequence[Turn], where: str) -> Encoded:
         """Encodes one conversation.
