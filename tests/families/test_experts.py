@@ -121,9 +121,13 @@ def test_weights_that_are_held_are_those_of_all_experts():
     assert dense.ffn_held == dense.ffn and dense.ffn_flops == 6 * dense.hidden * dense.ffn
 
 
-def test_a_decoder_with_both_kinds_of_ffn_is_refused():
+def test_a_decoder_with_both_kinds_of_ffn_is_priced_layer_by_layer():
     family = FAMILIES["qwen3_vl_moe"]
     config = family.config(SHAPES["qwen3-vl-30b-a3b"], layers=4)
-    config.text_config.mlp_only_layers = [0]
-    with pytest.raises(ValueError, match="whose layers are alike"):
-        family.shape(config)
+    config.text_config.mlp_only_layers = [0, 2]
+    config.text_config.intermediate_size = 1000
+    plain, sparse, *rest = family.shape(config).each_layer
+    assert plain.ffn_flops == 2 * 2048 * 3 * 1000 and sparse.ffn_flops == 2 * 2048 * (3 * 8 * 768 + 128)
+    assert rest == [plain, sparse]
+    config.text_config.mlp_only_layers = [0, 1, 2, 3]
+    assert family.shape(config).experts is None and family.shape(config).ffn == 1000

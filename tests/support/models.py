@@ -180,11 +180,18 @@ def tiny_qwen3_moe(layers: int = 4, **how: Any) -> Tiny:
 
 def tiny_qwen3_5(layers: int = 4, recurrent: Callable[[int], bool] | None = None, **how: Any) -> Tiny:
     """Qwen3.5 in miniature: the last of every four layers recurs, so that plans can look at the others."""
-    every = min(layers, 4)
-    config = qwen.qwen3_5(
-        _sizes(layers, kv_heads=2), _QWEN_IDS, recurrent or (lambda n: every > 1 and n % every == every - 1)
-    )
+    config = qwen.qwen3_5(_sizes(layers, kv_heads=2), _QWEN_IDS, recurrent or _last_of_four(layers))
     return _ready("qwen3_5", "qwen", T.Qwen3_5ForConditionalGeneration, config, **how)
+
+
+def tiny_qwen3_5_moe(
+    layers: int = 4, recurrent: Callable[[int], bool] | None = None, **how: Any
+) -> Tiny:
+    """Qwen3.5-MoE in miniature: as Qwen3.5, with a router and experts in every layer."""
+    config = qwen.qwen3_5_moe(
+        _sizes(layers, kv_heads=2), _QWEN_IDS, recurrent or _last_of_four(layers)
+    )
+    return _ready("qwen3_5_moe", "qwen", T.Qwen3_5MoeForConditionalGeneration, config, **how)
 
 
 def tiny_llava_onevision(text: str = "qwen2", layers: int = 4, **how: Any) -> Tiny:
@@ -240,6 +247,12 @@ def tiny_glm4v(layers: int = 4, **how: Any) -> Tiny:
     return _ready("glm4v", "qwen", T.Glm4vForConditionalGeneration, config, **how)
 
 
+def tiny_glm4v_moe(layers: int = 4, **how: Any) -> Tiny:
+    """GLM-4.5V in miniature: the tower of GLM-4.1V, a plain FFN in the first layer, experts in the others."""
+    config = qwen.glm4v_moe(_sizes(layers, kv_heads=2), dict(image_token_id=IMAGE, video_token_id=VIDEO))
+    return _ready("glm4v_moe", "qwen", T.Glm4vMoeForConditionalGeneration, config, **how)
+
+
 def decoder_of(model: Any) -> Any:
     """The text decoder of a stock model."""
     core = model.model
@@ -257,6 +270,7 @@ FACTORIES = {
     "qwen3_vl": tiny_qwen3,
     "qwen3_vl_moe": tiny_qwen3_moe,
     "qwen3_5": tiny_qwen3_5,
+    "qwen3_5_moe": tiny_qwen3_5_moe,
     "llava_onevision": tiny_llava_onevision,
     "internvl-qwen2": lambda **kw: tiny_internvl("qwen2", **kw),
     "internvl-qwen3": lambda **kw: tiny_internvl("qwen3", **kw),
@@ -267,8 +281,14 @@ FACTORIES = {
     "mistral3": tiny_mistral3,
     "llava-pixtral": tiny_pixtral,
     "glm4v": tiny_glm4v,
+    "glm4v_moe": tiny_glm4v_moe,
 }
 """Every tiny model by name, for parametrised tests: ``FACTORIES[name](layers=6)``."""
+
+
+def _last_of_four(layers: int) -> Callable[[int], bool]:
+    every = min(layers, 4)
+    return lambda n: every > 1 and n % every == every - 1
 
 
 def _sizes(layers: int, kv_heads: int, wide: bool = False) -> dict[str, Any]:

@@ -90,6 +90,37 @@ def qwen3_5(
     )  # fmt: skip
 
 
+def qwen3_5_moe(
+    text: dict[str, Any], ids: dict[str, int], recurrent: Callable[[int], bool]
+) -> T.Qwen3_5MoeConfig:
+    """Qwen3.5-MoE in miniature: a row passes two of six experts, and one beside them by as much as it says."""
+    dense = qwen3_5(text, ids, recurrent)
+    inner = dense.text_config.to_dict() | {"model_type": "qwen3_5_moe_text"} | experts(text["intermediate_size"])
+    del inner["intermediate_size"]
+    return T.Qwen3_5MoeConfig(
+        vision_config=dense.vision_config.to_dict() | {"model_type": "qwen3_5_moe_vision"},
+        text_config=inner | {"shared_expert_intermediate_size": text["intermediate_size"] // 2},
+        **ids,
+    )
+
+
+def glm4v_moe(text: dict[str, Any], ids: dict[str, int]) -> T.Glm4vMoeConfig:
+    """GLM-4.5V in miniature: a plain FFN in the first layer, two of six experts and one beside in the others."""
+    width = text["intermediate_size"] // 2
+    return T.Glm4vMoeConfig(
+        vision_config=dict(
+            depth=2, hidden_size=32, intermediate_size=48, num_heads=2, out_hidden_size=text["hidden_size"],
+            patch_size=4, spatial_merge_size=2, temporal_patch_size=2, image_size=24,
+        ),
+        text_config=_turning(text, mrope_section=[2, 1, 1], partial_rotary_factor=0.5)
+        | dict(
+            n_routed_experts=6, num_experts_per_tok=2, moe_intermediate_size=width, n_shared_experts=1,
+            first_k_dense_replace=1,
+        ),
+        **ids,
+    )  # fmt: skip
+
+
 def glm4v(text: dict[str, Any], ids: dict[str, int]) -> T.Glm4vConfig:
     """GLM-4.1V in miniature: sandwich norms, half of every head turned, frequencies taken in turns."""
     return T.Glm4vConfig(

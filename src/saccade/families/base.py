@@ -194,7 +194,7 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
             heads=heads,
             kv_heads=getattr(text, "num_key_value_heads", None) or heads,
             head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
-            ffn=text.intermediate_size,
+            ffn=self.ffn(text),
             vocab=text.vocab_size,
             visual=self.typical_visual(config),
             view=self.view_patches(config),
@@ -203,6 +203,10 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
             gated=self.gated,
             recurrent=self.recurrent(config),
         )
+
+    def ffn(self, text: Any) -> int:
+        """Inner width of the FFN that a row passes in a layer, by the decoder's configuration."""
+        return int(text.intermediate_size)
 
     def fingerprint(self, config: PreTrainedConfig) -> dict[str, Any]:
         """Fields that tell one architecture from another, stable over versions of transformers."""
