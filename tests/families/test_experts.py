@@ -13,11 +13,12 @@ from engine.test_cost_counter import counted, price
 from matrix.cases import TOLERANCE
 from saccade.core.shapes import SHAPES
 from saccade.families import FAMILIES, find
-from support.models import SQUARE, WIDE, Tiny, tiny_internvl, tiny_qwen3_moe
+from support.models import SQUARE, WIDE, Tiny, tiny_internvl, tiny_qwen3_5_moe, tiny_qwen3_moe
 from support.reference import gap, recompute
 
 MODELS = {
     "qwen3_vl_moe": tiny_qwen3_moe,
+    "qwen3_5_moe": tiny_qwen3_5_moe,
     "internvl-qwen3_moe": lambda **how: tiny_internvl("qwen3_moe", **how),
 }
 NAMES = tuple(MODELS)

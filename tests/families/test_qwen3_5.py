@@ -61,7 +61,9 @@ def test_prompts_of_several_chunks_in_a_batch_equal_their_singles(tiny, plan):
             assert gap(together[b, real][text], alone[text]) < 2 * TOLERANCE
 
 
-@pytest.mark.parametrize("plan", ["divprune(keep=0.4)", "random(keep=9)+random(keep=4,layer=1)", "vtw(layer=2)"])
+@pytest.mark.parametrize(
+    "plan", ["divprune(keep=0.4)", "random(keep=9)+random(keep=4,layer=1)", "vtw(layer=2)"]
+)
 def test_it_is_the_prompt_that_really_is_shorter(tiny, plan):
     for given in tiny.singles(RAGGED, seed=2):
         found = shortened(tiny, plan, given)
@@ -75,7 +77,7 @@ def test_it_is_the_prompt_that_really_is_shorter(tiny, plan):
 
 @pytest.mark.parametrize("plan", ["vskip(layers=1-2)", "shortv(layers=0)+vtw(layer=1)"])
 def test_generation_on_the_cache_and_later_turns_equal_recomputation(tiny, plan):
-    """Samples of a later turn are of different lengths: their states are told of different numbers of rows."""
+    """Samples of a later turn are of different lengths: states are told of different numbers of rows."""
     first, turns = [[3, SQUARE, 2], [2, WIDE, 4], [5]], {"text": [[3], [5], [2]]}
     turns["image"] = [[2, TALL, 1], [1, SQUARE, 2], [1, BANNER, 3]]
     given = tiny.batch(first, "left", seed=4)
@@ -137,9 +139,12 @@ REFUSED = {
 def test_what_a_state_cannot_honour_is_refused_in_one_line_and_so_is_its_price(plan):
     tiny = tiny_qwen3_5(recurrent=PATTERNS["in turn"])
     given = tiny.batch([[3, SQUARE, 5]])
-    with pytest.raises(ValueError, match=REFUSED[plan]) as told, torch.no_grad():
-        with saccade.apply(tiny.model, plan):
-            tiny.model(**given)
+    with (
+        pytest.raises(ValueError, match=REFUSED[plan]) as told,
+        torch.no_grad(),
+        saccade.apply(tiny.model, plan),
+    ):
+        tiny.model(**given)
     assert "\n" not in str(told.value)
     with pytest.raises(ValueError, match=REFUSED[plan].split(" .*")[0]):
         price_prompt(Plan.of(plan), find(tiny.model).shape(tiny.model.config), 9, 8)
@@ -168,7 +173,10 @@ def test_flops_of_recurrent_layers_are_what_torch_counts(tiny, plan):
 def test_skipping_attention_in_a_recurrent_layer_spares_nothing():
     shape = SHAPES["qwen3.5-9b"]
     assert [n for n, one in enumerate(shape.each_layer) if one.recurrent is None] == list(range(3, 32, 4))
-    prices = {spec: price_prompt(Plan.of(spec), shape, 1280, 60) for spec in ("vskip(layers=0-2)", "vskip(layers=3)")}
+    prices = {
+        spec: price_prompt(Plan.of(spec), shape, 1280, 60)
+        for spec in ("vskip(layers=0-2)", "vskip(layers=3)")
+    }
     assert prices["vskip(layers=0-2)"].ratio == prices["vskip(layers=0-2)"].executed_ratio == 1
     assert prices["vskip(layers=3)"].ratio < 1
     # Eight layers of 32 hold keys.

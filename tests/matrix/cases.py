@@ -61,8 +61,8 @@ def fits(family: str, scene: str) -> bool:
 
 
 def suits(family: str, plan: str) -> bool:
-    """Whether the family has what a plan looks at: layer 3 of the tiny Qwen3.5 recurs, and has no attention."""
-    return not (family == "qwen3_5" and "pyramiddrop(" in plan and "/3" in plan)
+    """Whether the family has what a plan looks at: layer 3 of the tiny Qwen3.5 has no attention."""
+    return not (family.startswith("qwen3_5") and "pyramiddrop(" in plan and "/3" in plan)
 
 
 ATTENTIONS = ("sdpa", "eager")

@@ -22,6 +22,23 @@ SIZES = {
     "qwen3_5": ModelShape(
         "toy-qwen3_5", 3, 64, 4, 2, 16, 128, 256, 24, gated=True, recurrent=Recurrent((0, 2), 2, 4, 8, 8, 4)
     ),
+    "qwen3_5_moe": ModelShape(
+        "toy-qwen3_5-moe",
+        3,
+        64,
+        4,
+        2,
+        16,
+        96,
+        256,
+        24,
+        gated=True,
+        recurrent=Recurrent((0, 2), 2, 4, 8, 8, 4),
+        experts=Experts(4, 2, 32, 32, weighed=True),
+    ),
+    "glm4v_moe": ModelShape(
+        "toy-glm-moe", 3, 64, 4, 2, 16, 96, 256, 24, experts=Experts(4, 2, 32, 32), plain=(0,), plain_ffn=128
+    ),
     "glm4v": ModelShape("toy-glm", 3, 64, 4, 2, 16, 128, 256, 24),
 }
 

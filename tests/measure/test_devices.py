@@ -37,7 +37,8 @@ def test_published_ratios_of_a_7b_model_are_met_within_ten_percent():
 def test_more_rows_take_longer_and_no_layer_takes_less_than_its_launches(name):
     on = card(name)
     times = [
-        layer_seconds(SHAPE.each_layer[0], on, n, n, n, 4.0 * SHAPE.query_width * n * n) for n in (10, 600, 1200, 4800)
+        layer_seconds(SHAPE.each_layer[0], on, n, n, n, 4.0 * SHAPE.query_width * n * n)
+        for n in (10, 600, 1200, 4800)
     ]
     assert times == sorted(times) and times[0] >= on.layer_s and times[-1] > 3 * times[1]
     # Weights are read whatever the rows: a layer of one row is bound by the memory.

@@ -184,13 +184,9 @@ def tiny_qwen3_5(layers: int = 4, recurrent: Callable[[int], bool] | None = None
     return _ready("qwen3_5", "qwen", T.Qwen3_5ForConditionalGeneration, config, **how)
 
 
-def tiny_qwen3_5_moe(
-    layers: int = 4, recurrent: Callable[[int], bool] | None = None, **how: Any
-) -> Tiny:
+def tiny_qwen3_5_moe(layers: int = 4, recurrent: Callable[[int], bool] | None = None, **how: Any) -> Tiny:
     """Qwen3.5-MoE in miniature: as Qwen3.5, with a router and experts in every layer."""
-    config = qwen.qwen3_5_moe(
-        _sizes(layers, kv_heads=2), _QWEN_IDS, recurrent or _last_of_four(layers)
-    )
+    config = qwen.qwen3_5_moe(_sizes(layers, kv_heads=2), _QWEN_IDS, recurrent or _last_of_four(layers))
     return _ready("qwen3_5_moe", "qwen", T.Qwen3_5MoeForConditionalGeneration, config, **how)
 
 

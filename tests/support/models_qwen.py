@@ -70,12 +70,12 @@ def experts(width: int) -> dict[str, int]:
     return dict(num_experts=6, num_experts_per_tok=2, moe_intermediate_size=width // 2)
 
 
-def qwen3_5(
-    text: dict[str, Any], ids: dict[str, int], recurrent: Callable[[int], bool]
-) -> T.Qwen3_5Config:
+def qwen3_5(text: dict[str, Any], ids: dict[str, int], recurrent: Callable[[int], bool]) -> T.Qwen3_5Config:
     """Qwen3.5 in miniature: gated delta nets in some layers, gated attention in the others."""
     width = text["hidden_size"] // text["num_attention_heads"]
-    kinds = ["linear_attention" if recurrent(n) else "full_attention" for n in range(text["num_hidden_layers"])]
+    kinds = [
+        "linear_attention" if recurrent(n) else "full_attention" for n in range(text["num_hidden_layers"])
+    ]
     return T.Qwen3_5Config(
         vision_config=dict(
             depth=2, hidden_size=32, intermediate_size=48, num_heads=2, out_hidden_size=text["hidden_size"],
@@ -93,20 +93,20 @@ def qwen3_5(
 def qwen3_5_moe(
     text: dict[str, Any], ids: dict[str, int], recurrent: Callable[[int], bool]
 ) -> T.Qwen3_5MoeConfig:
-    """Qwen3.5-MoE in miniature: a row passes two of six experts, and one beside them by as much as it says."""
-    dense = qwen3_5(text, ids, recurrent)
-    inner = dense.text_config.to_dict() | {"model_type": "qwen3_5_moe_text"} | experts(text["intermediate_size"])
+    """Qwen3.5-MoE in miniature: a row passes two of six experts, and one beside them as it says."""
+    dense, width = qwen3_5(text, ids, recurrent), text["intermediate_size"] // 3
+    inner = dense.text_config.to_dict() | {"model_type": "qwen3_5_moe_text"} | experts(2 * width)
     del inner["intermediate_size"]
     return T.Qwen3_5MoeConfig(
         vision_config=dense.vision_config.to_dict() | {"model_type": "qwen3_5_moe_vision"},
-        text_config=inner | {"shared_expert_intermediate_size": text["intermediate_size"] // 2},
+        text_config=inner | {"shared_expert_intermediate_size": width},
         **ids,
     )
 
 
 def glm4v_moe(text: dict[str, Any], ids: dict[str, int]) -> T.Glm4vMoeConfig:
-    """GLM-4.5V in miniature: a plain FFN in the first layer, two of six experts and one beside in the others."""
-    width = text["intermediate_size"] // 2
+    """GLM-4.5V in miniature: a plain FFN in the first layer, two of six experts and one beside in others."""
+    width = text["intermediate_size"] // 3
     return T.Glm4vMoeConfig(
         vision_config=dict(
             depth=2, hidden_size=32, intermediate_size=48, num_heads=2, out_hidden_size=text["hidden_size"],

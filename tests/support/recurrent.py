@@ -1,4 +1,4 @@
-"""Layers that mix rows through a state, in a slow account: the stock module on prompts that really are shorter.
+"""Layers that mix rows through a state, in a slow account: the stock module on prompts that are shorter.
 
 Shape letters: B batch, N rows, D hidden.
 """

@@ -36,8 +36,8 @@ class Cost:
         executed_tflops: What the engine dispatches, score rows included.
         dense_executed_tflops: What the stock model dispatches.
         executed_ratio: Their ratio.
-        kv_bytes: KV cache that decoding starts from, at ``dtype_bytes`` per number; states of recurrent layers
-            are of one size under any plan, and not counted.
+        kv_bytes: KV cache that decoding starts from, at ``dtype_bytes`` per number; states of recurrent
+            layers are of one size under any plan, and not counted.
         dense_kv_bytes: The same of the stock model.
         kv_ratio: Their ratio.
         equivalent_tokens: Visual rows alive, averaged over layers, per sample.
@@ -137,7 +137,7 @@ def executed_flops(shape: LayerShape, layer: LayerRoute, layout: Layout) -> int:
 
 
 def mixing_flops(shape: LayerShape, layer: LayerRoute, layout: Layout) -> int:
-    """Of ``executed_flops`` what is no product of rows by weights: attention itself, or the state's chunks."""
+    """Of ``executed_flops`` what is no product of rows by weights: attention, or the state's chunks."""
     alive, query, ffn = (int(s.sum()) for s in (layer.alive_BN, layer.query_BN, layer.ffn_BN))
     fixed = shape.kept_flops * alive + shape.asking_flops * query + shape.ffn_flops * ffn
     return executed_flops(shape, layer, layout) - fixed

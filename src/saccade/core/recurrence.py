@@ -30,8 +30,8 @@ def check_looks(stages: Sequence[Stage], recurrent: Collection[int], depth: int)
         if stage.look.layer and seen in recurrent:
             fits = [n + ahead for n in range(depth) if n not in recurrent and 0 < n + ahead < depth]
             raise ValueError(
-                f"{stage.by} looks at the attention of layer {seen}, which is recurrent and has none; on this "
-                f"model it can cut before layer {', '.join(map(str, fits)) or '(none)'}"
+                f"{stage.by} looks at the attention of layer {seen}, which is recurrent and has none; on "
+                f"this model it can cut before layer {', '.join(map(str, fits)) or '(none)'}"
             )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from math import ceil, isqrt
 from typing import Any
@@ -125,7 +125,7 @@ class LayerShape:
     experts: Experts | None = None
     gated: bool = False
     recurrent: Recurrent | None = None
-    rule: SightRule = SightRule()
+    rule: SightRule = field(default_factory=SightRule)
 
     @property
     def kept_flops(self) -> int:
@@ -273,6 +273,11 @@ _QWEN25 = TowerShape(
 _QWEN3 = TowerShape(27, 1152, 4304, 16, 1536, _joined(1152, 4, 4096), merge=4, fused=True)
 _QWEN3_MOE = TowerShape(27, 1152, 4304, 16, 1536, _joined(1152, 4, 2048), merge=4, fused=True)
 _QWEN35 = TowerShape(27, 1152, 4304, 16, 1536, _joined(1152, 1, 4096), merge=4, fused=True)
+_QWEN35_MOE = TowerShape(27, 1152, 4304, 16, 1536, _joined(1152, 1, 2048), merge=4, fused=True)
+_GLM_45 = TowerShape(
+    24, 1536, 4096, 12, 1176, ((6144, 4096), (4096, 4096), (4096, 10944), (4096, 10944), (10944, 4096)),
+    merge=4, gated=True, fused=True,
+)  # fmt: skip
 _GLM = TowerShape(
     24, 1536, 4096, 12, 1176, ((6144, 4096), (4096, 4096), (4096, 13696), (4096, 13696), (13696, 4096)),
     merge=4, gated=True, fused=True,
@@ -307,6 +312,36 @@ SHAPES: dict[str, ModelShape] = {
             tower=_QWEN35,
             gated=True,
             recurrent=Recurrent(tuple(n for n in range(32) if (n + 1) % 4), 16, 32, 128, 128, 4),
+        ),
+        ModelShape(
+            "qwen3.5-35b-a3b",
+            40,
+            2048,
+            16,
+            2,
+            256,
+            9 * 512,
+            248320,
+            1280,
+            experts=Experts(256, 8, 512, 512, weighed=True),
+            tower=_QWEN35_MOE,
+            gated=True,
+            recurrent=Recurrent(tuple(n for n in range(40) if (n + 1) % 4), 16, 32, 128, 128, 4),
+        ),
+        ModelShape(
+            "glm-4.5v",
+            46,
+            4096,
+            96,
+            8,
+            128,
+            9 * 1408,
+            151552,
+            1280,
+            experts=Experts(128, 8, 1408, 1408),
+            tower=_GLM_45,
+            plain=(0,),
+            plain_ffn=10944,
         ),
         ModelShape(
             "qwen3-vl-30b-a3b",

@@ -234,9 +234,7 @@ class Frame:
         """Rows that enter the state of a recurrent layer: those alive that are no padding; all if None."""
         if self.padding_BT is None or self.new == 1 or (step.alive is not None and step.unpadded):
             return step.alive
-        return self.remember(
-            ("entering", id(step.alive)), (step.alive,), lambda: self._entering(step.alive)
-        )
+        return self.remember(("entering", id(step.alive)), (step.alive,), lambda: self._entering(step.alive))
 
     def _entering(self, alive: RowIndex | None) -> RowIndex | None:
         assert self.padding_BT is not None

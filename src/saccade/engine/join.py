@@ -27,7 +27,6 @@ from saccade.engine.cache import (
     some_states,
 )
 
-
 JOINED = (DynamicLayer, LinearAttentionLayer)
 
 

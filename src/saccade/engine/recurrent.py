@@ -66,7 +66,7 @@ def _by_count(
     held: str,
     given: dict[str, Any],
 ) -> torch.Tensor:
-    """The same on states that hold something, which padding would wear away: samples of equal counts at once."""
+    """The same on states that hold something, which padding would wear away: equal counts at once."""
     assert rows.valid_BR is not None
     cache, counts = given[held], rows.valid_BR.sum(1).tolist()
     out = torch.zeros_like(hidden_BND)

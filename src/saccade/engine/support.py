@@ -216,7 +216,7 @@ SUPPORT: tuple[Support, ...] = (
     Support(
         "layers that mix rows through a state (gated delta nets), in attention's place",
         "supported, untested on GPU",
-        "the stock layer runs on the rows that are alive, packed: a dropped row writes no state, one that skips "
+        "the stock layer runs on the rows that are alive: a dropped row writes no state; one that skips "
         "attention writes it and gets 0, which spares nothing there",
         "families/test_qwen3_5.py::test_every_layer_equals_the_stock_layer_on_the_rows_that_are_alive",
     ),

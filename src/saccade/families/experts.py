@@ -27,14 +27,16 @@ class SparseFFN(Family):
         """What a sparse FFN of the decoder is made of, by its configuration; None where it has none."""
         if not getattr(text, "num_experts", 0):
             return None
-        beside = getattr(text, "shared_expert_intermediate_size", 0)
-        return Experts(
-            text.num_experts, text.num_experts_per_tok, text.moe_intermediate_size, beside, weighed=bool(beside)
-        )
+        beside = getattr(text, "shared_expert_intermediate_size", None)
+        sizes = (text.num_experts, text.num_experts_per_tok, text.moe_intermediate_size)
+        return Experts(*sizes, beside or 0, weighed=beside is not None)
 
     def plain(self, text: Any) -> tuple[int, ...]:
         """Layers with a plain FFN in a decoder that has experts."""
-        only, step = set(getattr(text, "mlp_only_layers", None) or ()), getattr(text, "decoder_sparse_step", 1)
+        only, step = (
+            set(getattr(text, "mlp_only_layers", None) or ()),
+            getattr(text, "decoder_sparse_step", 1),
+        )
         return tuple(n for n in range(text.num_hidden_layers) if n in only or (n + 1) % step)
 
     def ffn(self, text: Any) -> int:
@@ -46,9 +48,7 @@ class SparseFFN(Family):
         experts, plain = self.experts(text), self.plain(text)
         if experts is None or self._all_plain(text):
             return shape
-        return replace(
-            shape, experts=experts, plain=plain, plain_ffn=super().ffn(text) if plain else 0
-        )
+        return replace(shape, experts=experts, plain=plain, plain_ffn=super().ffn(text) if plain else 0)
 
     def _all_plain(self, text: Any) -> bool:
         return len(self.plain(text)) == text.num_hidden_layers

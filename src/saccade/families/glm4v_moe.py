@@ -21,7 +21,7 @@ from saccade.families.registry import register
 
 @register
 class Glm4vMoe(SparseFFN, Glm4v):
-    """GLM-4.5V: half of a head turns, halves against each other; nothing is normed after attention and FFN."""
+    """GLM-4.5V: half of a head turns, halves against each other; no norms after attention and FFN."""
 
     name = "GLM-4.5V"
     model_types = ("glm4v_moe",)
@@ -52,9 +52,7 @@ class Glm4vMoe(SparseFFN, Glm4v):
 
     def experts(self, text: Any) -> Experts | None:
         width = text.moe_intermediate_size
-        return Experts(
-            text.n_routed_experts, text.num_experts_per_tok, width, text.n_shared_experts * width
-        )
+        return Experts(text.n_routed_experts, text.num_experts_per_tok, width, text.n_shared_experts * width)
 
     def plain(self, text: Any) -> tuple[int, ...]:
         return tuple(range(min(text.first_k_dense_replace, text.num_hidden_layers)))
@@ -64,6 +62,6 @@ class Glm4vMoe(SparseFFN, Glm4v):
 
     def linears(self, layer: Any) -> dict[str, tuple[torch.Tensor, torch.Tensor | None]]:
         raise ValueError(
-            f"most layers of {self.name} have experts, whose weights the bounds do not know: leave bounds out "
-            "of --what"
+            f"most layers of {self.name} have experts, whose weights the bounds do not know: leave bounds "
+            "out of --what"
         )

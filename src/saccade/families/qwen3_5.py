@@ -24,8 +24,8 @@ RECURRENT = "linear_attention"
 class Qwen3_5(HeadNorms, QwenVL):
     """Qwen3.5: most layers mix rows through a state (``recurs``), every fourth has attention.
 
-    A dropped row enters no state. A row that skips attention in a layer that recurs has written the state, and
-    gets 0; that spares nothing there, for the stock layer makes queries, keys and values in one.
+    A dropped row enters no state. A row that skips attention in a layer that recurs has written the state,
+    and gets 0; that spares nothing there, for the stock layer makes queries, keys and values in one.
     """
 
     name = "Qwen3.5"
