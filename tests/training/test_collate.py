@@ -9,7 +9,7 @@ from PIL import Image
 from saccade import models
 from saccade.engine import apply
 from saccade.families import FAMILIES as REGISTERED
-from saccade.families.patch_tower import PatchTower
+from saccade.families.gemma import Gemma
 from saccade.training.collate import BLANK_SIZE, Collator
 from saccade.training.encode import IGNORE, ConversationEncoder
 from saccade.training.records import BadRecord, Conversation
@@ -112,7 +112,7 @@ def test_a_model_whose_layout_hangs_on_the_prompt_takes_records_of_one_image(mon
 def test_images_are_as_small_as_at_inference(loaded):
     """A plan's ``resize`` leaves as many rows as `models.encode` makes of the same picture."""
     spec, record = "resize(scale=0.5)", CONVERSATIONS[0]
-    if isinstance(loaded.family, PatchTower):
+    if isinstance(loaded.family, Gemma):
         with pytest.raises(ValueError, match="pictures of one size only"):
             Collator(loaded, 500, False, scale=0.5)([record])
         return
