@@ -20,11 +20,12 @@ VISION := .venv-vision
 TORCHVISION := 0.28.0
 QUANTIZED := .venv-quantized
 VLLM := .venv-vllm
+RAY := .venv-ray
 RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 TABLES := docs/results.md docs/support.md docs/vllm.md docs/methods/index.md src/saccade/glance/README.md
 
-.PHONY: help setup demo test quick matrix lint format tables versions docs lmms checkpoints generic quantized vllm clean
+.PHONY: help setup demo test quick matrix lint format tables versions docs lmms checkpoints generic quantized vllm ray clean
 
 help:
 	@echo 'make demo    the main job: calibrate, skip, measure and explain, on the embedded model'
@@ -41,6 +42,7 @@ help:
 	@echo 'make lmms    tests against lmms-eval, in .venv-lmms (a large download)'
 	@echo 'make quantized  tests of quantised models, in .venv-quantized'
 	@echo 'make vllm    tests of plans inside vLLM, in .venv-vllm (a large download)'
+	@echo 'make ray     tests of batch jobs on a Ray cluster, in .venv-ray'
 	@echo 'make setup   only build .venv (the others do that when it is needed)'
 	@echo 'make clean   remove .venv and caches'
 
@@ -135,5 +137,13 @@ $(VLLM)/.ready: pyproject.toml tools/torchvision_for_cpu.py
 	$(VLLM)/bin/python tools/torchvision_for_cpu.py
 	@touch $@
 
+ray: $(RAY)/.ready
+	$(RAY)/bin/python -m pytest -q e2e/ray $(ARGS)
+
+$(RAY)/.ready: pyproject.toml constraints.txt
+	'$(strip $(PYTHON))' -m venv --clear $(RAY)
+	$(RAY)/bin/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_FLAGS) -e '.[dev,ray]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(LMMS) $(VISION) $(QUANTIZED) $(VLLM) .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(LMMS) $(VISION) $(QUANTIZED) $(VLLM) $(RAY) .pytest_cache .ruff_cache .mypy_cache .hypothesis

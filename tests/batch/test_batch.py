@@ -7,16 +7,23 @@ import multiprocessing
 import os
 import random
 import signal
+import sys
 import threading
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from saccade import models
 from saccade.batch import shards
+from saccade.batch.cluster import placed
+from saccade.batch.job import BatchJob
+from saccade.batch.pipeline import AnswerRows
 from saccade.cli import main
 from saccade.engine import apply
 from saccade.inputs.data import read_jsonl
+from saccade.opening.settings import Opening
 from saccade.system import processes
 from serve.serving import picture
 from support import kills
@@ -201,3 +208,36 @@ def test_all_killed_says_how_to_go_on(job, want, tmp_path, slowly, capfd):
     assert "repeat the command" in capfd.readouterr().err
     assert job(out=out) == 1
     check(out, want)
+
+
+def test_a_cluster_without_ray_is_one_line(job, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert job("--ray", "auto") == 2
+    assert "pip install 'saccade[ray]'" in capsys.readouterr().err
+
+
+def test_workers_elsewhere_get_whole_paths_and_names_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("model", "adapter"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "plan.json").write_text("{}")
+    opening = Opening.of(adapter="adapter")
+    here = placed(BatchJob("model", opening, Path("q.jsonl"), "plan.json", Path("out")))
+    assert (here.model, here.plan) == (str(tmp_path / "model"), str(tmp_path / "plan.json"))
+    assert (here.data, here.out) == (tmp_path / "q.jsonl", tmp_path / "out")
+    assert here.opening.adapter == str(tmp_path / "adapter")
+    named = placed(BatchJob("somebody/toy", Opening(), Path("q.jsonl"), PLAN, Path("out")))
+    assert (named.model, named.plan, named.opening.adapter) == ("somebody/toy", PLAN, None)
+
+
+def test_rows_of_a_pipeline_are_answered_as_records_of_a_file(toy, data, want, monkeypatch):
+    monkeypatch.setattr(models, "open_as", lambda name, opening: toy)
+    step = AnswerRows("somebody/toy", PLAN, data.parent, tokens=3)
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    # Columns as Ray Data hands them over, with nothing where a row has nothing.
+    columns = {key: np.array([row.get(key) for row in rows], dtype=object) for key in rows[0]}
+    found = step(columns)
+    assert found["id"] == list(want) and found["answer"] == list(want.values())
+    assert [bool(error) for error in found["error"]] == [name == "q7" for name in want]
+    del columns["id"]
+    assert all("'id' is missing" in error for error in step(columns)["error"])

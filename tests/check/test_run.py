@@ -8,18 +8,28 @@ import pytest
 import torch
 
 import saccade.check
-from saccade.check.groups import GROUPS, RESIZED
+from saccade.check.groups import GROUPS, RELEASED, RESIZED
+from saccade.check.prompts import ask
 from saccade.engine import attached
 from support.checks import SAMPLES, loaded, prompts
 from support.models import FACTORIES, SQUARE, tiny_llava, tiny_qwen
 
 FAMILIES = [
     "llava-llama", "llava_next-mistral", "llava_next_video", "llava_onevision", "internvl-qwen3",
-    "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "idefics3-llama", "mistral3", "glm4v",
-    "gemma3", "paligemma",
+    "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "glm4v_moe",
+    "idefics3-llama", "mistral3", "glm4v", "gemma3", "paligemma",
 ]  # fmt: skip
 
-PATCHES_LEAVE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v")
+PATCHES_LEAVE = (
+    "qwen2_vl",
+    "qwen2_5_vl",
+    "qwen3_vl",
+    "qwen3_vl_moe",
+    "qwen3_5",
+    "qwen3_5_moe",
+    "glm4v",
+    "glm4v_moe",
+)
 """Families whose patches can leave before the tower."""
 
 
@@ -31,7 +41,8 @@ def test_every_family_passes_in_every_group(name):
     assert report.passed, [(row.plan, row.why) for row in report.failures]
     stock, *rows = report.rows
     assert stock.group == "stock" and set(stock.outcomes) == {"choice", "batch", "cache"}
-    assert {row.group for row in rows} == set(GROUPS)
+    # What a state was told does not leave it.
+    assert {row.group for row in rows} == set(GROUPS) - ({RELEASED} if name.startswith("qwen3_5") else set())
     for row in rows:
         if row.group == RESIZED:
             assert row.status == "not checked" and "no processor" in row.why
@@ -117,3 +128,15 @@ def test_a_plan_that_does_not_fit_is_refused():
     tiny = tiny_llava(layers=3)
     with pytest.raises(ValueError, match="names layer 9"):
         saccade.check.run(loaded(tiny), "vskip(layers=9)", prompts=prompts(tiny))
+
+
+def test_a_model_that_takes_pictures_alone_is_asked_about_pictures(monkeypatch):
+    model = saccade.load("glance")
+    plain = ask(model)
+    assert plain.pictures == (1, 0, 2) and not plain.notes
+    monkeypatch.setattr(type(model.family), "text_alone", False)
+    bare = ask(model)
+    assert bare.pictures == (1, 2) and len(bare.singles) == 2 and "plain tokens" in bare.notes[0]
+    assert not bool(model.family.visual_mask(model.model, bare.text["input_ids"]).any())
+    report = saccade.check.run(model, "vskip(layers=1)", prompts=bare, layers=3)
+    assert report.passed, [(row.plan, row.why) for row in report.failures]

@@ -18,6 +18,7 @@ from saccade.core.layout import Layout
 from saccade.families import find
 from saccade.plans.plan import Plan
 from support.ending import showing
+from support.recurrent import OnRows, mixer_of, recurs
 from support.sight import sees_BNN
 
 
@@ -40,14 +41,19 @@ def masked(model: Any, spec: str, inputs: dict[str, torch.Tensor]) -> Iterator[N
                 return args, kwargs | {"attention_mask": mask[:, None]}
 
             def keep_query(module, args, output, rows=program.query_BN):
-                return output[0] * rows[..., None], output[1]
+                if isinstance(output, tuple):
+                    return output[0] * rows[..., None], output[1]
+                return output * rows[..., None]
 
             def keep_ffn(module, args, output, rows=program.ffn_BN):
                 return output * rows[..., None]
 
+            mixer = mixer_of(layer)
             hooks = (
-                layer.register_forward_pre_hook(see, with_kwargs=True),
-                layer.self_attn.register_forward_hook(keep_query),
+                OnRows(mixer, lambda rows=real_BN & program.alive_BN: rows)
+                if recurs(layer)
+                else layer.register_forward_pre_hook(see, with_kwargs=True),
+                mixer.register_forward_hook(keep_query),
                 layer.mlp.register_forward_hook(keep_ffn),
             )
             for hook in hooks:

@@ -13,11 +13,12 @@ from engine.test_cost_counter import counted, price
 from matrix.cases import TOLERANCE
 from saccade.core.shapes import SHAPES
 from saccade.families import FAMILIES, find
-from support.models import SQUARE, WIDE, Tiny, tiny_internvl, tiny_qwen3_moe
+from support.models import SQUARE, WIDE, Tiny, tiny_internvl, tiny_qwen3_5_moe, tiny_qwen3_moe
 from support.reference import gap, recompute
 
 MODELS = {
     "qwen3_vl_moe": tiny_qwen3_moe,
+    "qwen3_5_moe": tiny_qwen3_5_moe,
     "internvl-qwen3_moe": lambda **how: tiny_internvl("qwen3_moe", **how),
 }
 NAMES = tuple(MODELS)
@@ -114,16 +115,20 @@ def test_router_logits_are_refused_where_some_rows_have_none():
 
 
 def test_weights_that_are_held_are_those_of_all_experts():
-    shape = SHAPES["qwen3-vl-30b-a3b"]
+    shape = SHAPES["qwen3-vl-30b-a3b"].each_layer[0]
     assert shape.ffn == 8 * 768 and shape.ffn_held == 128 * 768
     assert shape.ffn_flops == 2 * 2048 * (3 * 8 * 768 + 128)
-    dense = SHAPES["qwen3-vl-8b"]
+    dense = SHAPES["qwen3-vl-8b"].each_layer[0]
     assert dense.ffn_held == dense.ffn and dense.ffn_flops == 6 * dense.hidden * dense.ffn
 
 
-def test_a_decoder_with_both_kinds_of_ffn_is_refused():
+def test_a_decoder_with_both_kinds_of_ffn_is_priced_layer_by_layer():
     family = FAMILIES["qwen3_vl_moe"]
     config = family.config(SHAPES["qwen3-vl-30b-a3b"], layers=4)
-    config.text_config.mlp_only_layers = [0]
-    with pytest.raises(ValueError, match="whose layers are alike"):
-        family.shape(config)
+    config.text_config.mlp_only_layers = [0, 2]
+    config.text_config.intermediate_size = 1000
+    plain, sparse, *rest = family.shape(config).each_layer
+    assert plain.ffn_flops == 2 * 2048 * 3 * 1000 and sparse.ffn_flops == 2 * 2048 * (3 * 8 * 768 + 128)
+    assert rest == [plain, sparse]
+    config.text_config.mlp_only_layers = [0, 1, 2, 3]
+    assert family.shape(config).experts is None and family.shape(config).ffn == 1000

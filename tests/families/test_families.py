@@ -93,13 +93,13 @@ def test_the_pieces_of_attention_are_those_of_the_stock_module(name):
     tiny.model(**given)
     handle.remove()
     rotary = caught["position_embeddings"]
-    q = family.queries(attn, caught["hidden"], rotary)
+    q, gate = family.asking(attn, caught["hidden"], rotary)
     k, v = family.keys_values(attn, caught["hidden"], rotary)
     k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
     scores = family.capped(attn, q @ k.transpose(2, 3) * attn.scaling)
     sees = sees_BNN(tiny.model.config, 1, given.get("token_type_ids"), scores.shape[-1])
     mixed = scores.masked_fill(~sees[:, None], -torch.inf).softmax(-1) @ v
-    assert gap(family.output(attn, mixed), caught["out"]) < 1e-6
+    assert gap(family.output(attn, mixed, gate), caught["out"]) < 1e-6
     assert torch.equal(
         family.queries(attn, caught["hidden"][:, :0], tuple(r[:, :0] for r in rotary)), q[:, :, :0]
     )
@@ -187,11 +187,20 @@ def test_a_model_of_every_shape_can_be_built(family, name):
     for key in ("hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab"):
         assert getattr(again, key) == getattr(shape, key), key
     assert again.layers == 2 and adapter.config(shape).get_text_config().num_hidden_layers == shape.layers
-    layer = adapter.parts(built).layers[0]
-    weights = sum(p.numel() for p in layer.parameters() if p.ndim >= 2)
     d, experts = shape.hidden, again.experts
-    # A family whose decoders may have experts builds those of the shape, any other one FFN as wide.
-    ffn = 3 * d * shape.ffn if experts is None else 3 * d * experts.held + d * experts.count
-    assert weights == 2 * d * shape.kv_width + 2 * d * shape.query_width + ffn
-    assert experts in (None, shape.experts)
+    for layer, one in zip(adapter.parts(built).layers, again.each_layer, strict=True):
+        weights = sum(p.numel() for p in layer.parameters() if p.ndim >= 2)
+        # A family whose decoders may have experts builds those of the shape, any other one FFN as wide.
+        ffn = 3 * d * one.ffn if one.experts is None else 3 * d * one.experts.held + d * one.experts.routing
+        if one.recurrent is None:
+            asks = (3 if one.gated else 2) * d * shape.query_width
+            assert weights == 2 * d * shape.kv_width + asks + ffn
+        else:
+            # Queries, keys and values; gate and output; decay and strength; the convolution.
+            held = one.recurrent
+            wide = 2 * held.key_heads * held.key_dim + held.value_heads * held.value_dim
+            values, gates = 2 * held.value_heads * held.value_dim, 2 * held.value_heads
+            assert weights == d * (wide + values + gates) + held.kernel * wide + ffn
+        assert weights == one.weights()
+    assert shape.experts is None or experts in (None, shape.experts)
     assert find(built) is adapter

@@ -253,8 +253,6 @@ def test_a_decoder_with_experts_is_priced_by_those_that_a_row_passes():
     mixed = config_of("glm4v_moe")
     text = mixed.text_config
     experts = (text.num_experts_per_tok + text.n_shared_experts) * text.moe_intermediate_size
-    dense = text.first_k_dense_replace
-    mean = (
-        dense * text.intermediate_size + (text.num_hidden_layers - dense) * experts
-    ) // text.num_hidden_layers
-    assert dense == 1 and GenericFamily().shape(mixed).ffn == mean
+    first, *others = GenericFamily().shape(mixed).each_layer
+    assert text.first_k_dense_replace == 1 and first.ffn == text.intermediate_size and first.experts is None
+    assert {one.ffn for one in others} == {experts}

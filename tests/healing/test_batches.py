@@ -14,11 +14,13 @@ from saccade.methods.reducer import Reducer
 from saccade.plans.plan import Plan
 from saccade.training.encode import IGNORE
 from saccade.tuning.judge import forced
-from support.models import PAD, SQUARE, tiny_llava, tiny_qwen
+from support.models import PAD, SQUARE, tiny_gemma3, tiny_llava, tiny_paligemma, tiny_qwen
 
 SAMPLES = [[3, SQUARE, 5], [2, SQUARE, 8], [4, SQUARE, 2]]
 TARGETS = [(11, 12, 13, 14), (21,), (31, 32)]
 MODELS = {"llava": tiny_llava, "qwen": tiny_qwen}
+BOTH_WAYS = {"gemma3": tiny_gemma3, "paligemma": tiny_paligemma}
+"""Families whose prompts hold rows that see each other both ways; rows of an answer do not."""
 SPECS = {
     "pool": "pool(factor=2)",
     "tome": "tome(r=4)",
@@ -50,11 +52,12 @@ APART = {("qwen", "tome"), ("llava", "pixelprune")}
 """Methods that work in the vision tower, and a family whose tower does not take them."""
 CASES = [(family, spec_of(name)) for name in REDUCERS for family in MODELS if (family, name) not in APART]
 CASES += [(family, "fastv(layer=1,keep=0.5)+shortv(layers=2-3)+vskip(layers=1)") for family in MODELS]
+CASES += [(family, spec) for family in BOTH_WAYS for spec in ("fastv(layer=1,keep=0.5)", "vskip(layers=1)")]
 
 
 @pytest.fixture(scope="module")
 def tinies():
-    return {name: make() for name, make in MODELS.items()}
+    return {name: make() for name, make in (MODELS | BOTH_WAYS).items()}
 
 
 def test_what_stands_where():
@@ -81,7 +84,7 @@ def test_one_forward_says_what_serving_says_token_by_token(family, spec, tinies)
     width = max(map(len, TARGETS)) - 1
     answer_BA = torch.tensor([[*target[:-1], *[PAD] * (width + 1 - len(target))] for target in TARGETS])
     served = forced(find(model), model, prompts, answer_BA, plan)
-    given = joined(prompts, TARGETS, PAD)
+    given = joined(prompts, TARGETS, PAD, find(model).answer_type)
     chosen_BN = given.pop(CHOSEN)
     with torch.inference_mode(), apply(model, plan) as attached, attached.answering(asked_rows(chosen_BN)):
         logits = model(**given, use_cache=False).logits

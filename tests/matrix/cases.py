@@ -60,6 +60,11 @@ def fits(family: str, scene: str) -> bool:
     return not (family.startswith((*SEVERAL_AXES, "internvl")) and scene == "single-adjacent")
 
 
+def suits(family: str, plan: str) -> bool:
+    """Whether the family has what a plan looks at: layer 3 of the tiny Qwen3.5 has no attention."""
+    return not (family.startswith("qwen3_5") and "pyramiddrop(" in plan and "/3" in plan)
+
+
 ATTENTIONS = ("sdpa", "eager")
 
 share = pytest.mark.share
@@ -68,7 +73,7 @@ share = pytest.mark.share
 
 def crossed(plans: Iterable[str]) -> list[tuple[str, str]]:
     """Plans with all models."""
-    return [(plan, family) for plan in plans for family in FACTORIES]
+    return [(plan, family) for plan in plans for family in FACTORIES if suits(family, plan)]
 
 
 def scenes_of(plans: Iterable[str], scenes: Iterable[str]) -> list[tuple[str, str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from saccade.core.shapes import SHAPES, Experts, ModelShape
+from saccade.core.shapes import SHAPES, Experts, ModelShape, Recurrent
 from saccade.measure import target
 
 SIZES = {
@@ -20,6 +20,26 @@ SIZES = {
     "idefics3": ModelShape("toy-idefics3", 3, 64, 4, 2, 16, 128, 256, 36),
     "mistral3": ModelShape("toy-mistral3", 3, 64, 4, 2, 16, 128, 256, 24),
     "llava+pixtral": ModelShape("toy-pixtral", 3, 64, 4, 2, 16, 128, 256, 24),
+    "qwen3_5": ModelShape(
+        "toy-qwen3_5", 3, 64, 4, 2, 16, 128, 256, 24, gated=True, recurrent=Recurrent((0, 2), 2, 4, 8, 8, 4)
+    ),
+    "qwen3_5_moe": ModelShape(
+        "toy-qwen3_5-moe",
+        3,
+        64,
+        4,
+        2,
+        16,
+        96,
+        256,
+        24,
+        gated=True,
+        recurrent=Recurrent((0, 2), 2, 4, 8, 8, 4),
+        experts=Experts(4, 2, 32, 32, weighed=True),
+    ),
+    "glm4v_moe": ModelShape(
+        "toy-glm-moe", 3, 64, 4, 2, 16, 96, 256, 24, experts=Experts(4, 2, 32, 32), plain=(0,), plain_ffn=128
+    ),
     "glm4v": ModelShape("toy-glm", 3, 64, 4, 2, 16, 128, 256, 24),
 }
 

@@ -37,12 +37,13 @@ def test_published_ratios_of_a_7b_model_are_met_within_ten_percent():
 def test_more_rows_take_longer_and_no_layer_takes_less_than_its_launches(name):
     on = card(name)
     times = [
-        layer_seconds(SHAPE, on, n, n, n, 4.0 * SHAPE.query_width * n * n) for n in (10, 600, 1200, 4800)
+        layer_seconds(SHAPE.each_layer[0], on, n, n, n, 4.0 * SHAPE.query_width * n * n)
+        for n in (10, 600, 1200, 4800)
     ]
     assert times == sorted(times) and times[0] >= on.layer_s and times[-1] > 3 * times[1]
     # Weights are read whatever the rows: a layer of one row is bound by the memory.
     weights = 2 * (4 * SHAPE.hidden**2 + 3 * SHAPE.hidden * SHAPE.ffn)
-    assert layer_seconds(SHAPE, on, 1, 1, 1, 0.0) >= min(on.layer_s, weights / on.bytes_per_s)
+    assert layer_seconds(SHAPE.each_layer[0], on, 1, 1, 1, 0.0) >= min(on.layer_s, weights / on.bytes_per_s)
     assert around_seconds(SHAPE, on, CLIP) > around_seconds(SHAPE, on, Eye()) > on.host_s
 
 
@@ -54,7 +55,7 @@ def test_what_images_cost_follows_from_their_rows_where_the_towers_sizes_are_kno
 
 
 def test_faster_devices_are_faster():
-    times = {name: layer_seconds(SHAPE, card(name), 640, 640, 640, 0.0) for name in CARDS}
+    times = {name: layer_seconds(SHAPE.each_layer[0], card(name), 640, 640, 640, 0.0) for name in CARDS}
     assert times["h100"] < times["a100"] < times["l4"] < times["rtx3090"]
 
 

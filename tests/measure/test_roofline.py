@@ -29,7 +29,7 @@ def test_endless_bandwidth_leaves_the_flops():
 
 def test_endless_arithmetic_leaves_the_traffic_of_the_weights():
     route = Route.dense(batched(0, 1, 1), 1)
-    found = layer_seconds(SHAPE, route.layers[0], route.layout, 2, Device(1e30, 1e12))
+    found = layer_seconds(SHAPE.each_layer[0], route.layers[0], route.layout, 2, Device(1e30, 1e12))
     assert found == pytest.approx(WEIGHTS / 1e12, rel=0.01)
 
 
@@ -45,9 +45,9 @@ def test_few_rows_on_a_fast_device_cannot_capture_all_and_a_batch_can():
 
 def test_rows_that_are_skipped_read_no_weights():
     route = Plan.of("vtw(layer=0)").route(batched(576, 64, 1), 32)
-    none = layer_seconds(SHAPE, route.layers[0], route.layout, 2, Device(1e15, 1e12))
+    none = layer_seconds(SHAPE.each_layer[0], route.layers[0], route.layout, 2, Device(1e15, 1e12))
     text = Route.dense(batched(0, 64, 1), 1)
-    assert none == layer_seconds(SHAPE, text.layers[0], text.layout, 2, Device(1e15, 1e12))
+    assert none == layer_seconds(SHAPE.each_layer[0], text.layers[0], text.layout, 2, Device(1e15, 1e12))
 
 
 def test_a_probe_gives_rates_of_this_machine():

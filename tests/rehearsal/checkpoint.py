@@ -23,7 +23,8 @@ class Checkpoint:
             processor of the checkpoint makes them; None where it refuses the picture.
         chat: How its template writes a conversation, and the files that hold it.
         tokenizer: Its kind, special tokens by id, and ``tokenizer_config.json``.
-        weights: Their dtype, shards, and how their names begin.
+        weights: Their dtype (of some, by how their names end, another: ``others``), shards, and how their
+            names begin.
         small: What a small copy has instead, in ``config.json``.
         files: JSON files as they are on the hub, by their path.
         needs: Packages without which the stock class reads no picture of it.

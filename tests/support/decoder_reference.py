@@ -19,6 +19,7 @@ import torch
 from transformers import DynamicCache
 
 from support.models import IMAGE, decoder_of
+from support.recurrent import recurs
 from support.sight import angles, kind_of, last_logits, sees_BNN
 
 
@@ -136,6 +137,11 @@ class Walk:
     def look(self, number: int) -> Seen:
         """Runs a layer on what is left, without going on."""
         layer, caught = self.decoder.layers[number], {}
+        if recurs(layer):
+            # It has no map: nobody looks at it.
+            hidden = torch.stack([row.state for row in self.rows])[None]
+            none = torch.zeros(0)
+            return Seen(none, none, layer(hidden, position_embeddings=None)[0])
         handle = layer.self_attn.register_forward_hook(lambda m, a, out: caught.update(map=out[1]))
         hidden = torch.stack([row.state for row in self.rows])[None]
         self.kind = self.kinds[number]

@@ -15,7 +15,7 @@ Shape letters: B batch, N rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -191,6 +191,18 @@ def tiny_qwen3_moe(layers: int = 4, **how: Any) -> Tiny:
     return _ready("qwen3_vl_moe", "qwen", T.Qwen3VLMoeForConditionalGeneration, config, **how)
 
 
+def tiny_qwen3_5(layers: int = 4, recurrent: Callable[[int], bool] | None = None, **how: Any) -> Tiny:
+    """Qwen3.5 in miniature: the last of every four layers recurs, so that plans can look at the others."""
+    config = qwen.qwen3_5(_sizes(layers, kv_heads=2), _QWEN_IDS, recurrent or _last_of_four(layers))
+    return _ready("qwen3_5", "qwen", T.Qwen3_5ForConditionalGeneration, config, **how)
+
+
+def tiny_qwen3_5_moe(layers: int = 4, recurrent: Callable[[int], bool] | None = None, **how: Any) -> Tiny:
+    """Qwen3.5-MoE in miniature: as Qwen3.5, with a router and experts in every layer."""
+    config = qwen.qwen3_5_moe(_sizes(layers, kv_heads=2), _QWEN_IDS, recurrent or _last_of_four(layers))
+    return _ready("qwen3_5_moe", "qwen", T.Qwen3_5MoeForConditionalGeneration, config, **how)
+
+
 def tiny_llava_onevision(text: str = "qwen2", layers: int = 4, **how: Any) -> Tiny:
     """LLaVA-OneVision in miniature: tiles, interpolated if many, and newlines; one view beside others."""
     config = views.llava_onevision(
@@ -244,6 +256,12 @@ def tiny_glm4v(layers: int = 4, **how: Any) -> Tiny:
     return _ready("glm4v", "qwen", T.Glm4vForConditionalGeneration, config, **how)
 
 
+def tiny_glm4v_moe(layers: int = 4, **how: Any) -> Tiny:
+    """GLM-4.5V in miniature: the tower of GLM-4.1V, a plain FFN in the first layer, experts in the others."""
+    config = qwen.glm4v_moe(_sizes(layers, kv_heads=2), dict(image_token_id=IMAGE, video_token_id=VIDEO))
+    return _ready("glm4v_moe", "qwen", T.Glm4vMoeForConditionalGeneration, config, **how)
+
+
 def decoder_of(model: Any) -> Any:
     """The text decoder of a stock model."""
     core = model.model
@@ -261,6 +279,8 @@ FACTORIES = {
     "qwen2_vl": tiny_qwen2,
     "qwen3_vl": tiny_qwen3,
     "qwen3_vl_moe": tiny_qwen3_moe,
+    "qwen3_5": tiny_qwen3_5,
+    "qwen3_5_moe": tiny_qwen3_5_moe,
     "llava_onevision": tiny_llava_onevision,
     "internvl-qwen2": lambda **kw: tiny_internvl("qwen2", **kw),
     "internvl-qwen3": lambda **kw: tiny_internvl("qwen3", **kw),
@@ -271,8 +291,14 @@ FACTORIES = {
     "mistral3": tiny_mistral3,
     "llava-pixtral": tiny_pixtral,
     "glm4v": tiny_glm4v,
+    "glm4v_moe": tiny_glm4v_moe,
 }
 """Every tiny model by name, for parametrised tests: ``FACTORIES[name](layers=6)``."""
+
+
+def _last_of_four(layers: int) -> Callable[[int], bool]:
+    every = min(layers, 4)
+    return lambda n: every > 1 and n % every == every - 1
 
 
 def _sizes(layers: int, kv_heads: int, wide: bool = False) -> dict[str, Any]:
@@ -322,6 +348,9 @@ def _ready(
             if parameter.ndim >= 2:
                 one = parameter[0, 0] if "experts" in key else parameter[0]
                 parameter.copy_(noise * (1.0 if "embed" in key else 1.2 * one.numel() ** -0.5))
+            elif key.endswith("A_log"):
+                # States that last: a row counts for dozens that follow.
+                parameter.copy_(-3 + 0.2 * noise)
             elif "norm" in key and key.endswith("weight"):
                 parameter.copy_(1 + 0.2 * noise)
             else:

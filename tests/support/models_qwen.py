@@ -5,6 +5,7 @@ The patches of all three are of one size, so that the same pixels fit each of th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import transformers as T
@@ -67,6 +68,57 @@ def qwen3_vl_moe(text: dict[str, Any], ids: dict[str, int]) -> T.Qwen3VLMoeConfi
 def experts(width: int) -> dict[str, int]:
     """Experts of which a row passes as many as are so wide together."""
     return dict(num_experts=6, num_experts_per_tok=2, moe_intermediate_size=width // 2)
+
+
+def qwen3_5(text: dict[str, Any], ids: dict[str, int], recurrent: Callable[[int], bool]) -> T.Qwen3_5Config:
+    """Qwen3.5 in miniature: gated delta nets in some layers, gated attention in the others."""
+    width = text["hidden_size"] // text["num_attention_heads"]
+    kinds = [
+        "linear_attention" if recurrent(n) else "full_attention" for n in range(text["num_hidden_layers"])
+    ]
+    return T.Qwen3_5Config(
+        vision_config=dict(
+            depth=2, hidden_size=32, intermediate_size=48, num_heads=2, out_hidden_size=text["hidden_size"],
+            patch_size=4, spatial_merge_size=2, temporal_patch_size=2, num_position_embeddings=16,
+        ),
+        text_config=_turning(text, mrope_section=[2, 1, 1], mrope_interleaved=True, partial_rotary_factor=0.5)
+        | dict(
+            head_dim=width, layer_types=kinds, linear_num_key_heads=2, linear_num_value_heads=4,
+            linear_key_head_dim=8, linear_value_head_dim=8, linear_conv_kernel_dim=4,
+        ),
+        **ids,
+    )  # fmt: skip
+
+
+def qwen3_5_moe(
+    text: dict[str, Any], ids: dict[str, int], recurrent: Callable[[int], bool]
+) -> T.Qwen3_5MoeConfig:
+    """Qwen3.5-MoE in miniature: a row passes two of six experts, and one beside them as it says."""
+    dense, width = qwen3_5(text, ids, recurrent), text["intermediate_size"] // 3
+    inner = dense.text_config.to_dict() | {"model_type": "qwen3_5_moe_text"} | experts(2 * width)
+    del inner["intermediate_size"]
+    return T.Qwen3_5MoeConfig(
+        vision_config=dense.vision_config.to_dict() | {"model_type": "qwen3_5_moe_vision"},
+        text_config=inner | {"shared_expert_intermediate_size": width},
+        **ids,
+    )
+
+
+def glm4v_moe(text: dict[str, Any], ids: dict[str, int]) -> T.Glm4vMoeConfig:
+    """GLM-4.5V in miniature: a plain FFN in the first layer, two of six experts and one beside in others."""
+    width = text["intermediate_size"] // 3
+    return T.Glm4vMoeConfig(
+        vision_config=dict(
+            depth=2, hidden_size=32, intermediate_size=48, num_heads=2, out_hidden_size=text["hidden_size"],
+            patch_size=4, spatial_merge_size=2, temporal_patch_size=2, image_size=24,
+        ),
+        text_config=_turning(text, mrope_section=[2, 1, 1], partial_rotary_factor=0.5)
+        | dict(
+            n_routed_experts=6, num_experts_per_tok=2, moe_intermediate_size=width, n_shared_experts=1,
+            first_k_dense_replace=1,
+        ),
+        **ids,
+    )  # fmt: skip
 
 
 def glm4v(text: dict[str, Any], ids: dict[str, int]) -> T.Glm4vConfig:

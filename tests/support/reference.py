@@ -10,6 +10,9 @@ sets come from the published meaning of each method:
     shortv      all       text      text
     vtw, l>=K   text      text      text
 
+A layer that recurs has no mask: its stock module runs, sample by sample, on the rows of A alone
+(``support.recurrent``).
+
 A recipe is a list of ``(method, layers)``; where several touch a layer, their sets intersect.
 
 Shape letters: B batch, N rows, D hidden.
@@ -27,6 +30,7 @@ from torch import nn
 
 from support.ending import showing
 from support.models import IMAGE, decoder_of
+from support.recurrent import OnRows, mixer_of, recurs
 from support.sight import sees_BNN
 
 Recipe = Sequence[tuple[str, Iterable[int]]]
@@ -106,6 +110,14 @@ def masked(model: nn.Module, recipe: Recipe) -> Iterator[None]:
 
         return hook
 
+    def entering(gone: set[str]):
+        def enters() -> torch.Tensor:
+            assert "sight" not in gone, "a state hides no row from some"
+            now = state[0]
+            return now.real_BN & ~now.visual_BN if "alive" in gone else now.real_BN
+
+        return enters
+
     def silence(module: nn.Module, args: tuple, output: Any) -> Any:
         keep = ~state[0].visual_BN[..., None]
         return (output[0] * keep, *output[1:]) if isinstance(output, tuple) else output * keep
@@ -114,11 +126,14 @@ def masked(model: nn.Module, recipe: Recipe) -> Iterator[None]:
     try:
         for number, layer in enumerate(decoder_of(model).layers):
             gone = lost(recipe, number)
-            handles.append(
-                layer.self_attn.register_forward_pre_hook(before_attention(gone, number), with_kwargs=True)
-            )
+            mixer = mixer_of(layer)
+            if recurs(layer):
+                handles.append(OnRows(mixer, entering(gone)))
+            else:
+                hook = before_attention(gone, number)
+                handles.append(mixer.register_forward_pre_hook(hook, with_kwargs=True))
             if "query" in gone:
-                handles.append(layer.self_attn.register_forward_hook(silence))
+                handles.append(mixer.register_forward_hook(silence))
             if "ffn" in gone:
                 handles.append(layer.mlp.register_forward_hook(silence))
         last = lost(recipe, len(decoder_of(model).layers) - 1)

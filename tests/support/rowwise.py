@@ -21,6 +21,7 @@ from torch.nn.functional import pad
 from saccade.engine.trace import Trace
 from support.ending import showing
 from support.models import decoder_of
+from support.recurrent import OnRows, mixer_of, recurs
 from support.sight import angles, sees_BNN
 
 
@@ -95,6 +96,9 @@ def rowwise(model: nn.Module, sets: Sequence[Sets]) -> Iterator[None]:
 
         return hook
 
+    def entering(number: int):
+        return lambda: state["real"] & state["sets"][number].alive_BN
+
     def silence(number: int, which: str):
         def hook(module: nn.Module, args: tuple, output: Any) -> Any:
             keep = getattr(state["sets"][number], which)[..., None]
@@ -109,8 +113,11 @@ def rowwise(model: nn.Module, sets: Sequence[Sets]) -> Iterator[None]:
     ]
     try:
         for number, layer in enumerate(decoder.layers):
-            attn, mlp = layer.self_attn, layer.mlp
-            handles.append(attn.register_forward_pre_hook(before_attention(number), with_kwargs=True))
+            attn, mlp = mixer_of(layer), layer.mlp
+            if recurs(layer):
+                handles.append(OnRows(attn, entering(number)))
+            else:
+                handles.append(attn.register_forward_pre_hook(before_attention(number), with_kwargs=True))
             handles.append(attn.register_forward_hook(silence(number, "query_BN")))
             handles.append(mlp.register_forward_hook(silence(number, "ffn_BN")))
 

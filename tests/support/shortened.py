@@ -18,6 +18,7 @@ from torch.nn.functional import pad
 
 from saccade import apply
 from support.models import Tiny, decoder_of
+from support.recurrent import recurs
 from support.rowwise import Sets, sets_of
 from support.sight import angles, last_logits, sees_BNN
 
@@ -99,7 +100,8 @@ def _run(
         place = torch.arange(every)[None] if one.moved_BN is None else torch.arange(every) - one.moved_BN
         sees = sees_BNN(tiny.model.config, number, kinds, every, place)[:, rows][:, :, rows]
         mask = torch.zeros(sees.shape).masked_fill(~sees, torch.finfo(hidden.dtype).min)
-        hidden = layer(hidden, attention_mask=mask[:, None], position_embeddings=rotary)
+        shown = None if recurs(layer) else mask[:, None]
+        hidden = layer(hidden, attention_mask=shown, position_embeddings=rotary)
         if number < len(deep):
             hidden = hidden + deep[number][:, rows]
     return last_logits(tiny.model, decoder.norm(hidden))[0], rows

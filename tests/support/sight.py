@@ -29,7 +29,7 @@ def held(config: Any, layers: Sequence[Sequence[int]]) -> list[int]:
     """
     found = []
     for number, counts in enumerate(layers):
-        most = max(counts)
+        most = 0 if _recurs(config, number) else max(counts)
         if kind_of(config, number) == "sliding_attention":
             most = min(most, config.get_text_config().sliding_window - 1 + most - min(counts))
         found.append(most)
@@ -45,8 +45,13 @@ def held_after(
         most, padding = sum(map(max, turns)) + more, sum(max(rows) - min(rows) for rows in turns)
         if kind_of(config, number) == "sliding_attention":
             most = min(most, config.get_text_config().sliding_window - 1 + padding)
-        found.append(most)
+        found.append(0 if _recurs(config, number) else most)
     return found
+
+
+def _recurs(config: Any, number: int) -> bool:
+    kinds = getattr(config.get_text_config(), "layer_types", None) or ()
+    return number < len(kinds) and kinds[number] == "linear_attention"
 
 
 def sees_BNN(

@@ -45,6 +45,19 @@ SIGNS = {
         "visual.blocks": "tower", "visual.patch_embed": "tower", "visual.pos_embed": "tower",
         "visual.merger": "projector", "visual.deepstack_merger": "projector", "language_model": "decoder",
     },
+    "qwen3_5": {
+        "visual.blocks": "tower", "visual.patch_embed": "tower", "visual.pos_embed": "tower",
+        "visual.merger": "projector", "language_model": "decoder",
+    },
+    "qwen3_5_moe": {
+        "visual.blocks": "tower", "visual.patch_embed": "tower", "visual.pos_embed": "tower",
+        "visual.merger": "projector", "language_model": "decoder",
+    },
+    "glm4v_moe": {
+        "visual.blocks": "tower", "visual.patch_embed": "tower", "visual.embeddings": "tower",
+        "visual.post_conv_layernorm": "tower", "visual.post_layernorm": "projector",
+        "visual.downsample": "projector", "visual.merger": "projector", "language_model": "decoder",
+    },
     "idefics3-llama": {"vision_model": "tower", "connector": "projector", "text_model": "decoder"},
     "smolvlm-llama": {"vision_model": "tower", "connector": "projector", "text_model": "decoder"},
     "mistral3": {"vision_tower": "tower", "multi_modal_projector": "projector", "language_model": "decoder"},
@@ -121,9 +134,11 @@ def test_checkpoints_need_what_trains_and_the_projector(named):
 def test_linear_layers_of_the_decoder_can_be_named(named):
     name, loaded = named
     names = linear_names(loaded.model, loaded.family, ())
-    # Experts are no linear layers, and GLM has gate and up in one.
-    each = {"qwen3_vl_moe": 4, "glm4v": 6}.get(name, 7)
-    assert len(names) == each * len(loaded.family.parts(loaded.model).layers)
+    # Experts are no linear layers (but one that all rows pass, and its gate), and GLM has gate and up in one.
+    each = {"qwen3_vl_moe": 4, "glm4v": 6, "qwen3_5_moe": 8}.get(name, 7)
+    # A layer that recurs has five beside its FFN, attention four.
+    more = 1 if name.startswith("qwen3_5") else 0
+    assert len(names) == each * len(loaded.family.parts(loaded.model).layers) + more
     some = linear_names(loaded.model, loaded.family, ("q_proj",))
     assert some == [name for name in names if name.endswith("q_proj")]
     assert not [name for name in names if "vis" in name or "lm_head" in name]

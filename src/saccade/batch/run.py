@@ -7,12 +7,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from saccade.batch import cluster
 from saccade.batch.job import BatchJob
 from saccade.batch.shards import work
 from saccade.system.processes import ProcessEnded, Say, together
 
 
-def run(job: BatchJob, processes: int, say: Say, watch: Callable[[int], None]) -> dict[str, Any]:
+def run(
+    job: BatchJob, processes: int, say: Say, watch: Callable[[int], None], ray: str | None = None
+) -> dict[str, Any]:
     """Answers all records of a job; of those that were answered before, none again.
 
     Several drivers, on several machines that share the folder, may run the same job at once.
@@ -22,6 +25,7 @@ def run(job: BatchJob, processes: int, say: Say, watch: Callable[[int], None]) -
         processes: Processes, each with a model of its own; 1 is this one.
         say: Tells of what is remarkable.
         watch: Is told how many shards there are now, about twice a second.
+        ray: Address of a Ray cluster whose actors take the place of processes; None for this machine alone.
 
     Returns:
         Counts: ``records``, ``answered``, ``errors``, ``shards``.
@@ -31,7 +35,10 @@ def run(job: BatchJob, processes: int, say: Say, watch: Callable[[int], None]) -
     """
     job.claim()
     if job.missing():
-        if processes == 1:
+        if ray is not None:
+            cluster.run_on(ray, job, processes, say, watch)
+            cluster.settled(job)
+        elif processes == 1:
             work(job, 0, say)
         else:
             _apart(job, min(processes, len(job.missing())), say, watch)

@@ -55,7 +55,7 @@ def _take(job: BatchJob, shard: int, loaded: models.Loaded, plan: Plan | None) -
     with locked(job.lock(shard)) as mine:
         if not mine or job.answers(shard).exists():
             return False
-        answer_shard(job, shard, partial(_answered, loaded, plan, job.tokens))
+        answer_shard(job, shard, partial(answer_records, loaded, plan, job.tokens))
         return True
 
 
@@ -81,7 +81,7 @@ def answer_shard(job: BatchJob, shard: int, answered: partial[list[Record]]) -> 
         journal.finish()
 
 
-def _answered(
+def answer_records(
     loaded: models.Loaded, plan: Plan | None, tokens: int, records: Sequence[Entry]
 ) -> list[Record]:
     """Answers of records together; of those that cannot be asked, why."""

@@ -145,8 +145,8 @@ def flops(replay: Replay, shape: ModelShape, tried: Sequence[Route]) -> tuple[in
     head = 2 * shape.hidden * shape.vocab * replay.tail
 
     def forward(route: Route) -> int:
-        each = list(zip(route.layers, shape.each_rule, strict=True))
-        known = {one: executed_flops(shape, one[0], replay.layout, one[1]) for one in dict.fromkeys(each)}
+        each = list(zip(route.layers, shape.each_layer, strict=True))
+        known = {one: executed_flops(one[1], one[0], replay.layout) for one in dict.fromkeys(each)}
         return head + sum(known[one] for one in each)
 
     dense = forward(Route.dense(replay.layout, shape.layers))

@@ -13,7 +13,7 @@ from torch import nn
 
 from saccade.check import reference
 from saccade.check.distance import Distance
-from saccade.check.finders import bare, find_layers, rows_of_pictures, visual_rows
+from saccade.check.finders import bare, find_layers, least_depth, rows_of_pictures, visual_rows
 from saccade.check.prompts import Inputs, Prompts
 from saccade.families import adopt, find
 
@@ -129,7 +129,7 @@ def shallow(config: Any, depth: int) -> Any:
 @contextmanager
 def shortened(model: Any, layers: nn.ModuleList, depth: int) -> Iterator[None]:
     """Leaves a model only its first decoder layers for a while."""
-    first: Any = layers[0]
+    first: Any = layers[least_depth(layers) - 1]
     own: tuple[Any, ...] = (first.self_attn.config, bare(model).config.get_text_config())
     configs = {id(config): config for config in own}
     before = [(c, c.num_hidden_layers, getattr(c, "layer_types", None)) for c in configs.values()]
@@ -171,7 +171,8 @@ def layers_that_fit(model: Any, layers: nn.ModuleList, free: float) -> int:
     each = 4 * max(sum(p.numel() for p in layer.parameters()) for layer in layers)
     inside = {id(p) for p in layers.parameters()}
     rest = 4 * sum(p.numel() for p in bare(model).parameters() if id(p) not in inside)
-    return max(0, min(len(layers), int((ROOM * free - rest) // max(each, 1))))
+    found = max(0, min(len(layers), int((ROOM * free - rest) // max(each, 1))))
+    return found if found >= least_depth(layers) else 0
 
 
 def float32_copy(model: Any, layers: nn.ModuleList, depth: int) -> Any:

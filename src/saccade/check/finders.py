@@ -26,15 +26,47 @@ def bare(model: Any) -> Any:
 
 
 def lists_of_layers(model: nn.Module) -> list[nn.ModuleList]:
-    """Every list of modules that all have ``self_attn`` and ``mlp``, the longest first."""
+    """Every list of modules that all have a ``mixer_of`` and ``mlp``, the longest first."""
     found = [
         module
         for module in model.modules()
         if isinstance(module, nn.ModuleList)
         and len(module)
-        and all(hasattr(layer, "self_attn") and hasattr(layer, "mlp") for layer in module)
+        and any(hasattr(layer, "self_attn") for layer in module)
+        and all(has_mixer(layer) and hasattr(layer, "mlp") for layer in module)
     ]
     return sorted(found, key=len, reverse=True)
+
+
+RECURRENCES = ("linear_attn",)
+"""What transformers calls modules that mix rows through a state in attention's place."""
+
+
+def has_mixer(layer: nn.Module) -> bool:
+    """Whether a layer has a module that lets its rows know of each other."""
+    return any(hasattr(layer, name) for name in ("self_attn", *RECURRENCES))
+
+
+def recurs(layer: nn.Module) -> bool:
+    """Whether a layer has no attention, but a recurrence."""
+    return not hasattr(layer, "self_attn")
+
+
+def recurrent_layers(layers: nn.ModuleList) -> list[int]:
+    """Numbers of the layers that have no attention."""
+    return [number for number, layer in enumerate(layers) if recurs(layer)]
+
+
+def least_depth(layers: nn.ModuleList) -> int:
+    """How many first layers are a decoder by themselves: caches count rows in one that has attention."""
+    return 1 + next(number for number, layer in enumerate(layers) if not recurs(layer))
+
+
+def mixer_of(layer: Any) -> nn.Module:
+    """The module that lets a layer's rows know of each other."""
+    if not recurs(layer):
+        return layer.self_attn
+    return next(getattr(layer, name) for name in RECURRENCES if hasattr(layer, name))
 
 
 @torch.no_grad()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from saccade.core.recurrence import check_looks
 from saccade.methods import METHODS, Method
 from saccade.plans.plan import Plan
 
@@ -70,10 +71,11 @@ def group_of_plan(plan: Plan, depth: int) -> str:
     return group_of(plan.methods[0], depth)
 
 
-def examples(cls: type[Method], depth: int) -> list[Method]:
+def examples(cls: type[Method], depth: int, recurrent: Collection[int] = ()) -> list[Method]:
     """A method turned up half way on a model of a depth, in each of its groups; none if it is too shallow.
 
-    Layers are every second one, rows half of what there are.
+    Layers are every second one, rows half of what there are; what looks at attention does so where there is
+    some.
     """
     dials = {field.name for field in fields(cls)}
     at: dict[str, Any] = {"layer": max(1, depth // 2)}
@@ -85,13 +87,15 @@ def examples(cls: type[Method], depth: int) -> list[Method]:
     # Published layers may lie beyond a shallow model, and some methods name a layer of their own.
     if "layer" in dials:
         tries += [lambda: replace(half, **at), lambda: cls(**at)]
+        tries += [lambda n=n: replace(half, layer=n) for n in range(1, depth) if recurrent]
     if "layers" in dials:
         tries.append(lambda: replace(half, **some))
+        tries += [lambda n=n: replace(half, layers=(n,)) for n in range(1, depth) if recurrent]
     small: dict[str, Any] = {"cache": "small"}
-    found = next(_running(tries, depth), None)
+    found = next(_running(tries, depth, recurrent), None)
     if found is None:
         return []
-    return [found, *([replace(found, **small)] if "cache" in dials else [])]
+    return [found, *([replace(found, **small)] if "cache" in dials and not recurrent else [])]
 
 
 def idle(plan: Plan, depth: int) -> Plan:
@@ -105,28 +109,31 @@ def _order(depth: int) -> list[int]:
     return [*range(first, depth, 2), *range(1 - first, depth, 2)]
 
 
-def _running(tries: Sequence[Callable[[], Method]], depth: int) -> Iterator[Method]:
+def _running(
+    tries: Sequence[Callable[[], Method]], depth: int, recurrent: Collection[int]
+) -> Iterator[Method]:
     for one in tries:
         try:
             found = one().resolve(depth, _order(depth))
-            found.stages(depth)
+            check_looks(found.stages(depth), recurrent, depth)
             yield found
         except ValueError:
             continue
 
 
-def cases(depth: int, every: bool = False) -> list[Case]:
+def cases(depth: int, every: bool = False, recurrent: Collection[int] = ()) -> list[Case]:
     """Plans to check a model with: of every group of methods, and one composition.
 
     Args:
         depth: Decoder layers.
         every: One plan of every method, rather than of every group; methods that skip layers are all taken
             in any case where their row sets differ.
+        recurrent: Layers without attention.
     """
     names = sorted(METHODS, key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name))
     found: list[Case] = []
     for name in names:
-        for method in examples(METHODS[name], depth):
+        for method in examples(METHODS[name], depth, recurrent):
             group = group_of(method, depth)
             seen = any(case.group == group for case in found)
             if every or not seen or (group == SKIPPED and name in FIRST):

@@ -4,7 +4,8 @@ It knows nothing of the engine and of no family: layers and rows are given (``fi
 a time, without padding, batch and cache. Who sees whom to begin with is read off the masks that the model
 itself hands to its layers. Rows that are gone are hidden from all others by a mask, outputs that
 should not have been computed are set to zero, merged rows are mixed by a matrix, and positions that close up
-are rows of the model's own table of rotations.
+are rows of the model's own table of rotations. A layer that recurs takes no mask: it is given the rows that
+others may see, and no more.
 
 Shape letters: N rows of the prompt, M rows that run (new tokens included), D hidden, V vocabulary.
 """
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from saccade.check.finders import Inputs, bare, named
+from saccade.check.finders import Inputs, bare, mixer_of, named, recurs
 
 MASKABLE = ("sdpa", "eager")
 """Attention implementations of transformers that take a mask of every row and key."""
@@ -167,7 +168,7 @@ class _Only:
 @contextmanager
 def _attention(layers: nn.ModuleList, kind: str) -> Iterator[None]:
     """Lets the decoder's attention run in a way that takes any mask; the vision tower keeps its own."""
-    attentions: list[Any] = [layer.self_attn for layer in layers]
+    attentions: list[Any] = [layer.self_attn for layer in layers if not recurs(layer)]
     configs = {id(attention.config): attention.config for attention in attentions}
     before = {key: config._attn_implementation for key, config in configs.items()}
     for config in configs.values():
@@ -195,12 +196,16 @@ class _Masked:
         undo: list[Any] = []
         try:
             for number, layer in enumerate(self.layers):
-                attn: Any = layer.self_attn
+                attn: Any = mixer_of(layer)
                 mlp: Any = layer.mlp
                 sets = self.account.sets[number]
                 undo.append(layer.register_forward_pre_hook(self._enter(number), with_kwargs=True))
                 undo.append(layer.register_forward_hook(self._leave))
-                undo.append(attn.register_forward_pre_hook(self._hide(sets), with_kwargs=True))
+                if recurs(layer):
+                    undo.append(attn.register_forward_pre_hook(self._shorten(sets), with_kwargs=True))
+                    undo.append(attn.register_forward_hook(self._spread(sets)))
+                else:
+                    undo.append(attn.register_forward_pre_hook(self._hide(sets), with_kwargs=True))
                 undo.append(attn.register_forward_hook(self._silence(sets.asks_N, number)))
                 undo.append(mlp.register_forward_hook(self._silence(sets.fed_N)))
             yield
@@ -249,6 +254,32 @@ class _Masked:
                 cos, sin = given["position_embeddings"]
                 given["position_embeddings"] = (cos[:, at_M.to(cos.device)], sin[:, at_M.to(sin.device)])
             return (), given
+
+        return hook
+
+    def _enter_state(self, sets: Sets) -> torch.Tensor:
+        """Which rows write a state (M): those that are seen, and what follows the prompt."""
+        enters_M = torch.ones(self.rows, dtype=torch.bool)
+        enters_M[: len(sets.seen_N)] = sets.seen_N
+        return enters_M
+
+    def _shorten(self, sets: Sets) -> Callable:
+        if bool((sets.seen_N & ~sets.lasting_N).any()) or bool(sets.apart_N.any()):
+            raise ValueError("rows of a state are neither hidden from some rows nor taken out again")
+
+        def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+            given = named(module, args, kwargs)
+            hidden = given["hidden_states"]
+            enters_M = self._enter_state(sets).to(hidden.device)
+            return (), given | {"hidden_states": hidden[:, enters_M], "attention_mask": None}
+
+        return hook
+
+    def _spread(self, sets: Sets) -> Callable:
+        def hook(module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
+            out = output.new_zeros(1, self.rows, output.shape[-1])
+            out[:, self._enter_state(sets).to(out.device)] = output
+            return out
 
         return hook
 

@@ -20,7 +20,7 @@ from saccade.check.benches import (
     no_float32,
     shortened,
 )
-from saccade.check.finders import bare, find_layers, visual_rows
+from saccade.check.finders import bare, find_layers, least_depth, recurrent_layers, visual_rows
 from saccade.check.groups import Case, cases, group_of_plan
 from saccade.check.probes import ask_plan, ask_stock, logits
 from saccade.check.prompts import QUESTION, Prompts, ask, first_line
@@ -91,6 +91,11 @@ def run(
         asked = asked.to(dtype, home(model))
         decoder = find_layers(model, asked.text)
         whole = max(depth or 0, len(decoder))
+        least = least_depth(decoder)
+        if layers is not None and layers < least:
+            raise ValueError(
+                f"layer {least - 1} is the first that has attention, so at least {least} layers are checked"
+            )
         if layers is not None and layers < len(decoder):
             stack.enter_context(shortened(model, decoder, layers))
         seconds = _seconds(model, asked)
@@ -102,7 +107,7 @@ def run(
             stack.enter_context(loaded.family.on_trial())
             # All visual rows of a prompt are one image to such an adapter.
             asked = replace(asked, pictures=(1,) * len(asked.singles))
-        wanted = _wanted(plan, len(decoder), whole, every)
+        wanted = _wanted(plan, decoder, whole, every)
         floats, why = _float32(model, decoder)
         formats = 1 if floats is None or floats is model else 2
         lasts = _spoken_time(seconds * FORWARDS * len(wanted) * formats)
@@ -175,9 +180,10 @@ def _adapter(found: dict[str, Any]) -> str:
     return f"an adapter made by inspection ({kinds} kind{'s' * (kinds > 1)} of attention)"
 
 
-def _wanted(plan: PlanLike | None, depth: int, whole: int, every: bool) -> list[Case]:
+def _wanted(plan: PlanLike | None, decoder: torch.nn.ModuleList, whole: int, every: bool) -> list[Case]:
+    depth = len(decoder)
     if plan is None:
-        return cases(depth, every)
+        return cases(depth, every, recurrent_layers(decoder))
     try:
         found = Plan.of(plan).resolve(depth)
     except ValueError as error:
@@ -225,7 +231,7 @@ def _rows(
         # A copy with fewer layers has plans of its own depth, unless the plan is given.
         shallow = groups and bench.depth < depth
         yield ask_stock(bench)
-        for case in cases(bench.depth, every) if shallow else wanted:
+        for case in cases(bench.depth, every, recurrent_layers(bench.layers)) if shallow else wanted:
             yield ask_plan(bench, case, force)
             done += 1
             if advance is not None:

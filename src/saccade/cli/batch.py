@@ -30,6 +30,13 @@ def batch(
     processes: Annotated[
         int, typer.Option(min=1, max=common.MOST_PROCESSES, help="Processes, each with a model of its own.")
     ] = 1,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Ray cluster whose workers (--processes) answer: auto, HOST:PORT, or local for one here.",
+        ),
+    ] = None,
     shard: Annotated[
         int, typer.Option(min=1, max=common.MOST_SAMPLES, help="Records of a file of answers.")
     ] = 256,
@@ -46,6 +53,8 @@ def batch(
     """Answer every question of a file; repeat the command to go on with what is missing.
 
     Example: saccade batch glance --data big.jsonl --plan plan.json --out answers --processes 2
+
+    Example: saccade batch glance --data big.jsonl --out answers --processes 8 --ray auto
     """
     report = common.Output(json)
     if out.exists() and not out.is_dir():
@@ -54,14 +63,14 @@ def batch(
     from saccade.batch import run
     from saccade.batch.job import BatchJob
 
-    if processes > 1 and threads is None:
+    if processes > 1 and threads is None and ray is None:
         # They share the cores, of which each would take all.
         threads = max(1, _cores() // processes)
     job = BatchJob(model, opening, data, plan, out, max_new_tokens, shard, size, force, strict, threads)
     start, before = time.perf_counter(), job.shards - len(job.missing())
     with common.progress() as bar, common.resumable("repeat the command to go on"):
         task = bar.add_task("answering shards", total=job.shards, completed=before)
-        found = run.run(job, processes, report.note, lambda done: bar.update(task, completed=done))
+        found = run.run(job, processes, report.note, lambda done: bar.update(task, completed=done), ray)
     report.line(
         f"{found['answered']:,} of {found['records']:,} records answered in {found['shards']} files of {out}"
         + (f"; {found['errors']:,} could not be asked, each file says why" if found["errors"] else "")

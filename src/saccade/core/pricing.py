@@ -5,8 +5,10 @@ Two FLOPs figures (2 per multiply-accumulate):
 * ``paper``: the rectangle of the papers, ``4 d dk |A| + 4 d dq |Q| + 4 dq |Q| |A| + 6 d m |F|`` per layer
   (V-Skip, arXiv 2606.08511, Table 3; with dq = dk = d it is ``8nd^2 + 4n^2d + 6ndm``). Of a sparse FFN m is
   the width of the experts that a row passes, and the router's ``2 d e |F|`` come on top. It knows no sliding
-  window.
-* ``executed``: what the engine dispatches, call by call, as ``torch.utils.flop_counter`` counts it.
+  window. A gate beside the queries adds ``2 d dq |Q|``; a recurrent layer counts its projections and a step
+  of its state for every row of A, for rows that do not ask write it too.
+* ``executed``: what the engine dispatches, call by call, as ``torch.utils.flop_counter`` counts it; of a
+  recurrent layer in the stock model's own chunks.
 """
 
 from __future__ import annotations
@@ -19,11 +21,8 @@ from saccade.core.calls import blocks
 from saccade.core.layout import Layout
 from saccade.core.route import LayerRoute, Route
 from saccade.core.rows import RowIndex
-from saccade.core.shapes import ModelShape
-from saccade.core.sight_rule import SightRule
+from saccade.core.shapes import LayerShape, ModelShape
 from saccade.core.stages import Scoring
-
-_CAUSAL = SightRule()
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,8 @@ class Cost:
         executed_tflops: What the engine dispatches, score rows included.
         dense_executed_tflops: What the stock model dispatches.
         executed_ratio: Their ratio.
-        kv_bytes: KV cache that decoding starts from, at ``dtype_bytes`` per number.
+        kv_bytes: KV cache that decoding starts from, at ``dtype_bytes`` per number; states of recurrent
+            layers are of one size under any plan, and not counted.
         dense_kv_bytes: The same of the stock model.
         kv_ratio: Their ratio.
         equivalent_tokens: Visual rows alive, averaged over layers, per sample.
@@ -71,10 +71,12 @@ class Cost:
         return asdict(self) | {"layer_tflops": list(self.layer_tflops)}
 
 
-def paper_flops(shape: ModelShape, alive: float, query: float, ffn: float) -> float:
+def paper_flops(shape: LayerShape, alive: float, query: float, ffn: float) -> float:
     """FLOPs of one layer of one sample by the papers' rectangle (V-Skip, Table 3)."""
-    d, dk, dq = shape.hidden, shape.kv_width, shape.query_width
-    return 4 * d * dk * alive + 4 * d * dq * query + 4 * dq * query * alive + shape.ffn_flops * ffn
+    if shape.recurrent is not None:
+        return (shape.kept_flops + shape.recurrent.step_flops()) * alive + shape.ffn_flops * ffn
+    scores = 4 * shape.query_width * query * alive
+    return shape.kept_flops * alive + shape.asking_flops * query + scores + shape.ffn_flops * ffn
 
 
 def closed_form(shape: ModelShape, visual: float, text: float, skipped: dict[str, int]) -> float:
@@ -85,8 +87,9 @@ def closed_form(shape: ModelShape, visual: float, text: float, skipped: dict[str
         visual: Visual rows.
         text: Other rows.
         skipped: Layers without visual rows in ``"query"``, ``"ffn"``, ``"query+ffn"`` or ``"alive"``;
-            the rest are dense.
+            the rest are dense. Layers are taken for alike.
     """
+    one = shape.each_layer[0]
     n = visual + text
     forms = {
         "query": (n, text, n),
@@ -95,27 +98,28 @@ def closed_form(shape: ModelShape, visual: float, text: float, skipped: dict[str
         "alive": (text, text, text),
     }
     dense = shape.layers - sum(skipped.values())
-    return dense * paper_flops(shape, n, n, n) + sum(
-        k * paper_flops(shape, *forms[f]) for f, k in skipped.items()
+    return dense * paper_flops(one, n, n, n) + sum(
+        k * paper_flops(one, *forms[f]) for f, k in skipped.items()
     )
 
 
-def executed_flops(shape: ModelShape, layer: LayerRoute, layout: Layout, rule: SightRule = _CAUSAL) -> int:
+def executed_flops(shape: LayerShape, layer: LayerRoute, layout: Layout) -> int:
     """FLOPs that the engine dispatches for one layer of one batch (matrix products alone).
 
     Args:
-        shape: Sizes of the decoder.
+        shape: Sizes of the layer.
         layer: Row sets of the layer.
         layout: Where the visual rows are.
-        rule: Who sees whom in it.
     """
-    d, dk, dq, batch = shape.hidden, shape.kv_width, shape.query_width, layout.batch
-    kept = 4 * d * dk * _computed(layer.alive_BN) + shape.ffn_flops * int(layer.ffn_BN.sum())
+    kept = shape.kept_flops * _computed(layer.alive_BN) + shape.ffn_flops * int(layer.ffn_BN.sum())
+    if shape.recurrent is not None:
+        return kept + layout.batch * shape.recurrent.chunk_flops(_longest(layer.alive_BN))
+    dq, batch = shape.query_width, layout.batch
     asking, narrow = layer.query_BN, 0
     if _is_narrow(layer, layout):
         # Visual queries are a call of their own, over text keys; their own key is an element-wise product.
         text, visual = _longest(layout.text_BN), _longest(layout.visual_BN)
-        asking, narrow = layout.text_BN, 4 * dq * batch * visual * (d + text)
+        asking, narrow = layout.text_BN, batch * visual * (shape.asking_flops + 4 * dq * text)
     alive, query = RowIndex.from_mask(layer.alive_BN), RowIndex.from_mask(asking)
     same = layer.alive_BN is asking or bool((layer.alive_BN == asking).all())
     stock = same and bool(asking.all())
@@ -123,21 +127,30 @@ def executed_flops(shape: ModelShape, layer: LayerRoute, layout: Layout, rule: S
     hidden = right_padded(layout.real_BN) or (same and not bool((asking & ~layout.real_BN).any()))
     calls = None
     if hidden and not stock:
-        calls = blocks(query, alive, same=same, sight=rule.sight(layout))
+        calls = blocks(query, alive, same=same, sight=shape.rule.sight(layout))
     scores = (
         query.count * alive.count
         if calls is None
         else sum((c.stop - c.start) * (c.keys - c.first) for c in calls)
     )
-    return kept + 4 * d * dq * _computed(asking) + 4 * dq * batch * scores + narrow
+    return kept + shape.asking_flops * _computed(asking) + 4 * dq * batch * scores + narrow
 
 
-def held_rows(layer: LayerRoute, layout: Layout, rule: SightRule = _CAUSAL) -> torch.Tensor:
+def mixing_flops(shape: LayerShape, layer: LayerRoute, layout: Layout) -> int:
+    """Of ``executed_flops`` what is no product of rows by weights: attention, or the state's chunks."""
+    alive, query, ffn = (int(s.sum()) for s in (layer.alive_BN, layer.query_BN, layer.ffn_BN))
+    fixed = shape.kept_flops * alive + shape.asking_flops * query + shape.ffn_flops * ffn
+    return executed_flops(shape, layer, layout) - fixed
+
+
+def held_rows(shape: LayerShape, layer: LayerRoute, layout: Layout) -> torch.Tensor:
     """Rows of every sample (B) that a layer's cache holds once a prompt is over, padding not counted."""
     alive_BN, held_BN = layer.alive_BN & layout.real_BN, layer.held_BN & layout.real_BN
-    if rule.window is not None:
+    if shape.recurrent is not None:
+        return torch.zeros(layout.batch, dtype=torch.long)
+    if shape.rule.window is not None:
         later = alive_BN.flip(1).cumsum(1).flip(1)
-        held_BN = held_BN & (later < rule.window)
+        held_BN = held_BN & (later < shape.rule.window)
     return held_BN.sum(1)
 
 
@@ -145,10 +158,12 @@ def scoring_flops(shape: ModelShape, scoring: Scoring, batch: int = 1) -> int:
     """FLOPs of the score rows of one decision: their queries, their scores and, where need be, the keys."""
     d, dk, dq = shape.hidden, shape.kv_width, shape.query_width
     keys = 2 * d * dk * scoring.keys if scoring.projects_keys else 0
-    return batch * (keys + 2 * d * dq * scoring.asking + 2 * dq * scoring.asking * scoring.keys)
+    # A gate is projected with its query.
+    wide = 2 * dq if shape.gated else dq
+    return batch * (keys + 2 * d * wide * scoring.asking + 2 * dq * scoring.asking * scoring.keys)
 
 
-def _paper_layer(shape: ModelShape, layer: LayerRoute, layout: Layout) -> float:
+def _paper_layer(shape: LayerShape, layer: LayerRoute, layout: Layout) -> float:
     """The papers' rectangle of one layer, padding not counted, summed over the batch."""
     real = layout.real_BN
     sets = ((s & real).sum(1).tolist() for s in (layer.alive_BN, layer.query_BN, layer.ffn_BN))
@@ -191,16 +206,16 @@ def cost(shape: ModelShape, route: Route, dtype_bytes: int = 2) -> Cost:
     """
     if len(route.layers) != shape.layers:
         raise ValueError(f"the route has {len(route.layers)} layers, {shape.name} has {shape.layers}")
-    layout, real, rules = route.layout, route.layout.real_BN, shape.each_rule
+    layout, real, sizes = route.layout, route.layout.real_BN, shape.each_layer
     full = Route.dense(layout, 1).layers[0]
-    memo: dict[tuple[int, SightRule], tuple[float, int, torch.Tensor]] = {}
-    for layer, rule in (*((full, rule) for rule in rules), *zip(route.layers, rules, strict=True)):
-        if (id(layer), rule) not in memo:
-            held = held_rows(layer, layout, rule).double()
-            paper_form = _paper_layer(shape, layer, layout)
-            memo[id(layer), rule] = (paper_form, executed_flops(shape, layer, layout, rule), held)
-    found = [memo[id(layer), rule] for layer, rule in zip(route.layers, rules, strict=True)]
-    stock = [memo[id(full), rule] for rule in rules]
+    memo: dict[tuple[int, int], tuple[float, int, torch.Tensor]] = {}
+    for layer, one in (*((full, one) for one in sizes), *zip(route.layers, sizes, strict=True)):
+        if (id(layer), id(one)) not in memo:
+            held = held_rows(one, layer, layout).double()
+            paper_form = _paper_layer(one, layer, layout)
+            memo[id(layer), id(one)] = (paper_form, executed_flops(one, layer, layout), held)
+    found = [memo[id(layer), id(one)] for layer, one in zip(route.layers, sizes, strict=True)]
+    stock = [memo[id(full), id(one)] for one in sizes]
     paper = [one[0] for one in found]
     scores = sum(scoring_flops(shape, scoring, layout.batch) for scoring in route.scorings)
     ran = sum(one[1] for one in found) + scores
@@ -237,9 +252,10 @@ def decode_flops(shape: ModelShape, cached_L: torch.Tensor, samples: int = 1) ->
         cached_L: Cached rows of every layer, summed over samples.
         samples: Number of samples that decode together.
     """
-    d, dk, dq = shape.hidden, shape.kv_width, shape.query_width
-    fixed = shape.layers * samples * (4 * d * dk + 4 * d * dq + shape.ffn_flops)
-    return fixed + 4 * dq * (cached_L + samples).sum()
+    sizes = shape.each_layer
+    fixed = sum(paper_flops(one, 1, 1, 1) - 4 * one.query_width for one in sizes)
+    widths_L = torch.tensor([4 * one.query_width for one in sizes], device=cached_L.device)
+    return samples * round(fixed) + (widths_L * (cached_L + samples)).sum()
 
 
 def against(found: Cost, full: Cost) -> Cost:

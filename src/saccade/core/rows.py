@@ -97,6 +97,19 @@ class RowIndex:
             packed_T=self.packed_T.to(device, non_blocking=True),
         )
 
+    def padded_before(self) -> RowIndex:
+        """The same set with a sample of fewer rows padded before them, not after."""
+        if self.valid_BR is None:
+            return self
+        order_BR = torch.argsort(self.valid_BR.int(), dim=1, stable=True)
+        more_B = self.count - self.valid_BR.sum(1)
+        return replace(
+            self,
+            index_BR=self.index_BR.gather(1, order_BR),
+            valid_BR=self.valid_BR.gather(1, order_BR),
+            packed_T=self.packed_T + more_B[self.packed_T // self.count],
+        )
+
     @cached_property
     def wide_T(self) -> torch.Tensor:
         """``index_BR`` in a (batch * rows) view, padding slots included."""

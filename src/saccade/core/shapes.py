@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from math import ceil, isqrt
 from typing import Any
 
@@ -19,12 +20,19 @@ class Experts:
         chosen: Experts that a row passes.
         width: Inner width of one.
         shared: Inner width of what every row passes beside them.
+        weighed: Whether every row says how much that counts.
     """
 
     count: int
     chosen: int
     width: int
     shared: int = 0
+    weighed: bool = False
+
+    @property
+    def routing(self) -> int:
+        """Numbers that a row's way through the FFN is told by: the router's logits, and that weight."""
+        return self.count + int(self.weighed)
 
     @property
     def passed(self) -> int:
@@ -35,6 +43,118 @@ class Experts:
     def held(self) -> int:
         """Inner width of all that there is."""
         return self.count * self.width + self.shared
+
+
+@dataclass(frozen=True)
+class Recurrent:
+    """What mixes rows through a state of fixed size in some layers, in attention's place.
+
+    Sizes are those of a gated delta net (arXiv 2412.06464) behind a short convolution.
+
+    Attributes:
+        layers: Numbers of the layers that have it.
+        key_heads: Heads of its queries and keys.
+        value_heads: Heads of its values, each with a state.
+        key_dim: Width of a head of queries and keys.
+        value_dim: Width of a head of values.
+        kernel: Rows that its convolution sees.
+        chunk: Rows that are mixed at once.
+    """
+
+    layers: tuple[int, ...]
+    key_heads: int
+    value_heads: int
+    key_dim: int
+    value_dim: int
+    kernel: int
+    chunk: int = 64
+
+    @property
+    def value_width(self) -> int:
+        """Total width of the values."""
+        return self.value_heads * self.value_dim
+
+    @property
+    def mixed_width(self) -> int:
+        """Total width of what passes the convolution: queries, keys and values."""
+        return 2 * self.key_heads * self.key_dim + self.value_width
+
+    @property
+    def state(self) -> int:
+        """Numbers that it remembers of a prompt: the states, and the last rows before the convolution."""
+        return self.value_heads * self.key_dim * self.value_dim + self.mixed_width * self.kernel
+
+    def row_flops(self, hidden: int) -> int:
+        """FLOPs of a row in its projections: queries, keys and values, gate, decay and strength, output."""
+        return 2 * hidden * (self.mixed_width + 2 * self.value_width + 2 * self.value_heads)
+
+    def step_flops(self) -> int:
+        """FLOPs of a row in the recurrence itself, and in the convolution."""
+        return 6 * self.value_heads * self.key_dim * self.value_dim + 2 * self.kernel * self.mixed_width
+
+    def chunk_flops(self, rows: int) -> int:
+        """FLOPs of a sample of so many rows as chunks mix it, and of the convolution.
+
+        Solving a chunk's triangular system is not among them, as it is not in torch's own counter.
+        """
+        c, k, v = self.chunk, self.key_dim, self.value_dim
+        each = 2 * c * (2 * c * k + c * v + 3 * k * v)
+        longer = rows + self.kernel - 1 if rows else 0
+        return -(-rows // c) * self.value_heads * each + 2 * self.kernel * self.mixed_width * longer
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """Sizes of one decoder layer.
+
+    Attributes:
+        hidden: Width of the residual stream (d).
+        query_width: Total width of the queries (dq); 0 where the layer is recurrent.
+        kv_width: Total width of the keys, or of the values (dk); 0 where the layer is recurrent.
+        ffn: Inner width of the gated FFN; of a sparse one, of what a row passes.
+        experts: What a sparse FFN is made of; None where every row passes all of it.
+        gated: Whether every query brings a gate of its width for what the attention gives it.
+        recurrent: What mixes rows in attention's place; None where the layer has attention.
+        rule: Who sees whom.
+    """
+
+    hidden: int
+    query_width: int
+    kv_width: int
+    ffn: int
+    experts: Experts | None = None
+    gated: bool = False
+    recurrent: Recurrent | None = None
+    rule: SightRule = field(default_factory=SightRule)
+
+    @property
+    def kept_flops(self) -> int:
+        """FLOPs of projecting a row that is alive: keys and values, or all that a recurrent layer has."""
+        if self.recurrent is not None:
+            return self.recurrent.row_flops(self.hidden)
+        return 4 * self.hidden * self.kv_width
+
+    @property
+    def asking_flops(self) -> int:
+        """FLOPs of projecting a row that asks: its queries, its gate and its output."""
+        return (6 if self.gated else 4) * self.hidden * self.query_width
+
+    @property
+    def ffn_flops(self) -> int:
+        """FLOPs of one row in the FFN: gate, up and down, and what a router takes where there is one."""
+        return 2 * self.hidden * (3 * self.ffn + (0 if self.experts is None else self.experts.routing))
+
+    @property
+    def ffn_held(self) -> int:
+        """Inner width of all FFN weights."""
+        return self.ffn if self.experts is None else self.experts.held
+
+    def weights(self) -> int:
+        """Numbers in the matrices of the layer."""
+        router = 0 if self.experts is None else self.experts.routing
+        convolution = 0 if self.recurrent is None else self.recurrent.mixed_width * self.recurrent.kernel
+        rows = (self.kept_flops + self.asking_flops) // 2
+        return rows + convolution + self.hidden * (3 * self.ffn_held + router)
 
 
 @dataclass(frozen=True)
@@ -55,6 +175,10 @@ class ModelShape:
         experts: What a sparse FFN is made of; None where every row passes all of it.
         rules: For every layer who sees whom in it; empty where all are causal.
         tower: Sizes of its vision tower and projector; None where they are not known.
+        gated: Whether every query brings a gate of its width for what the attention gives it.
+        recurrent: What mixes rows in some layers, in attention's place; None where all have attention.
+        plain: Layers whose FFN is a plain one, in a decoder whose other layers have experts.
+        plain_ffn: Inner width of those.
     """
 
     name: str
@@ -70,11 +194,30 @@ class ModelShape:
     experts: Experts | None = None
     rules: tuple[SightRule, ...] = ()
     tower: TowerShape | None = None
+    gated: bool = False
+    recurrent: Recurrent | None = None
+    plain: tuple[int, ...] = ()
+    plain_ffn: int = 0
 
-    @property
-    def each_rule(self) -> tuple[SightRule, ...]:
-        """Who sees whom in every layer."""
-        return self.rules[: self.layers] or (SightRule(),) * self.layers
+    @cached_property
+    def each_layer(self) -> tuple[LayerShape, ...]:
+        """Sizes of every layer; equal ones are one object."""
+        rules = self.rules[: self.layers] or (SightRule(),) * self.layers
+        recurs = frozenset(() if self.recurrent is None else self.recurrent.layers)
+        made: dict[tuple[SightRule, bool, bool], LayerShape] = {}
+        found = []
+        for number, rule in enumerate(rules):
+            key = (rule, number in recurs, number in self.plain)
+            if key not in made:
+                made[key] = self._layer(*key)
+            found.append(made[key])
+        return tuple(found)
+
+    def _layer(self, rule: SightRule, recurs: bool, plain: bool) -> LayerShape:
+        widths = (0, 0) if recurs else (self.query_width, self.kv_width)
+        ffn, experts = (self.plain_ffn, None) if plain else (self.ffn, self.experts)
+        recurrent = self.recurrent if recurs else None
+        return LayerShape(self.hidden, *widths, ffn, experts, self.gated and not recurs, recurrent, rule)
 
     def views(self, visual: int, count: int | None = None) -> tuple[int, ...]:
         """Patches of every view of an image.
@@ -104,16 +247,6 @@ class ModelShape:
         """Total width of the keys, or of the values (dk)."""
         return self.kv_heads * self.head_dim
 
-    @property
-    def ffn_flops(self) -> int:
-        """FLOPs of one row in the FFN: gate, up and down, and the router's logits where there is one."""
-        return 2 * self.hidden * (3 * self.ffn + (0 if self.experts is None else self.experts.count))
-
-    @property
-    def ffn_held(self) -> int:
-        """Inner width of all FFN weights of a layer."""
-        return self.ffn if self.experts is None else self.experts.held
-
 
 _GEMMA_3 = tuple(SightRule(None if (n + 1) % 6 == 0 else 1024, "images") for n in range(34))
 _PALIGEMMA_2 = tuple(SightRule(4096 if n % 2 == 0 else None, "prompt", bounded=False) for n in range(26))
@@ -139,6 +272,12 @@ _QWEN25 = TowerShape(
 )  # fmt: skip
 _QWEN3 = TowerShape(27, 1152, 4304, 16, 1536, _joined(1152, 4, 4096), merge=4, fused=True)
 _QWEN3_MOE = TowerShape(27, 1152, 4304, 16, 1536, _joined(1152, 4, 2048), merge=4, fused=True)
+_QWEN35 = TowerShape(27, 1152, 4304, 16, 1536, _joined(1152, 1, 4096), merge=4, fused=True)
+_QWEN35_MOE = TowerShape(27, 1152, 4304, 16, 1536, _joined(1152, 1, 2048), merge=4, fused=True)
+_GLM_45 = TowerShape(
+    24, 1536, 4096, 12, 1176, ((6144, 4096), (4096, 4096), (4096, 10944), (4096, 10944), (10944, 4096)),
+    merge=4, gated=True, fused=True,
+)  # fmt: skip
 _GLM = TowerShape(
     24, 1536, 4096, 12, 1176, ((6144, 4096), (4096, 4096), (4096, 13696), (4096, 13696), (13696, 4096)),
     merge=4, gated=True, fused=True,
@@ -161,6 +300,50 @@ SHAPES: dict[str, ModelShape] = {
         ModelShape("qwen3-vl-8b", 36, 4096, 32, 8, 128, 12288, 151936, 1280, tower=_QWEN3),
         ModelShape("llava-onevision-7b", 28, 3584, 28, 4, 128, 18944, 152128, 3645, 729, tower=_SIGLIP),
         ModelShape("internvl3-8b", 28, 3584, 28, 4, 128, 18944, 151674, 3328, 256, tower=_INTERN),
+        ModelShape(
+            "qwen3.5-9b",
+            32,
+            4096,
+            16,
+            4,
+            256,
+            12288,
+            248320,
+            1280,
+            tower=_QWEN35,
+            gated=True,
+            recurrent=Recurrent(tuple(n for n in range(32) if (n + 1) % 4), 16, 32, 128, 128, 4),
+        ),
+        ModelShape(
+            "qwen3.5-35b-a3b",
+            40,
+            2048,
+            16,
+            2,
+            256,
+            9 * 512,
+            248320,
+            1280,
+            experts=Experts(256, 8, 512, 512, weighed=True),
+            tower=_QWEN35_MOE,
+            gated=True,
+            recurrent=Recurrent(tuple(n for n in range(40) if (n + 1) % 4), 16, 32, 128, 128, 4),
+        ),
+        ModelShape(
+            "glm-4.5v",
+            46,
+            4096,
+            96,
+            8,
+            128,
+            9 * 1408,
+            151552,
+            1280,
+            experts=Experts(128, 8, 1408, 1408),
+            tower=_GLM_45,
+            plain=(0,),
+            plain_ffn=10944,
+        ),
         ModelShape(
             "qwen3-vl-30b-a3b",
             48,

@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 from saccade.core.layout import Layout
+from saccade.core.recurrence import check_looks
 from saccade.core.stages import Grid, Stage, Vision
 from saccade.engine.blocks import Blocks
 from saccade.engine.forward import Forward, Handover
 from saccade.engine.given import Given
 from saccade.engine.healed import put_on
-from saccade.engine.layers import AttentionStandIn, MlpStandIn, RowHandover
+from saccade.engine.layers import AttentionStandIn, MixerStandIn, MlpStandIn, RecurrentStandIn, RowHandover
 from saccade.engine.made_for import check_made_for
 from saccade.engine.resolution import FullSize
 from saccade.engine.swap import swap_forward
@@ -113,14 +114,16 @@ class Attachment:
         for number, layer in enumerate(self.parts.layers):
             ffn_rows = RowHandover()
             # The layer itself is left alone: its class's call checkpoints, around whatever forward it has.
-            stand_in = functools.partial(
-                AttentionStandIn, self, self.family, number, layer.self_attn, ffn_rows
-            )
-            self._undo.append(swap_forward(layer.self_attn, stand_in))
+            kind = RecurrentStandIn if self.family.recurs(layer) else AttentionStandIn
+            mixer = self.family.mixer(layer)
+            stand_in = functools.partial(kind, self, self.family, number, mixer, ffn_rows)
+            self._undo.append(swap_forward(mixer, stand_in))
             mlp = functools.partial(MlpStandIn, ffn_rows, self.family.flat_ffn(layer.mlp))
             self._undo.append(swap_forward(layer.mlp, mlp))
         stages = [s for m in self.plan.methods for s in m.stages(len(self.parts.layers))]
         self._check_positions(stages)
+        recurrent = [n for n, layer in enumerate(self.parts.layers) if self.family.recurs(layer)]
+        check_looks(stages, recurrent, len(self.parts.layers))
         self.decides = bool(stages)
         forward = self._forward = Forward(
             self.model,
@@ -276,6 +279,7 @@ class Attachment:
 
 def attached(model: nn.Module) -> Attachment | None:
     """The plan that is on a model now, if any."""
-    attn = find(model).parts(model).layers[0].self_attn
-    held = attn.__dict__.get("_old_forward", attn.__dict__.get("forward"))
-    return held.owner if isinstance(held, AttentionStandIn) else None
+    family = find(model)
+    mixer = family.mixer(family.parts(model).layers[0])
+    held = mixer.__dict__.get("_old_forward", mixer.__dict__.get("forward"))
+    return held.owner if isinstance(held, MixerStandIn) else None

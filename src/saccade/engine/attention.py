@@ -55,7 +55,7 @@ def routed_attention(
     # Equal sets are one object: rows that were gathered for the keys serve the queries too.
     if step.query is not step.alive:
         asking_BND, asking_rotary = take_rows(step.query, hidden_BND), take_rotary(step.query, rotary)
-    queries_BHQW = family.queries(attn, asking_BND, asking_rotary)
+    queries_BHQW, gate_BQD = family.asking(attn, asking_BND, asking_rotary)
     dropout = attn.attention_dropout if attn.training else 0.0
     own = family.attention(attn)
     parts = []
@@ -69,13 +69,13 @@ def routed_attention(
                 parts.append(own(asked, *answers, _added(c.mask, asked), dropout))
     # A prompt of nothing but visual rows may leave no query at all.
     mixed_BHQW = torch.cat(parts, dim=2) if len(parts) > 1 else parts[0] if parts else queries_BHQW
-    out = check_rows(family.output(attn, mixed_BHQW), mixed_BHQW.shape[2])
+    out = check_rows(family.output(attn, mixed_BHQW, gate_BQD), mixed_BHQW.shape[2])
     # Rows that do not ask get 0, and so ride the residual.
     out = out if step.query is None else step.query.put(out)
     if step.narrow is None:
         return out
     narrow = _text_and_self(family, attn, frame, step, hidden_BND, rotary, keys_BGKW, values_BGKW, sight)
-    return out + step.narrow.put(family.output(attn, narrow))
+    return out + step.narrow.put(family.output(attn, *narrow))
 
 
 def take_rows(rows: RowIndex | None, x_BND: torch.Tensor) -> torch.Tensor:
@@ -141,8 +141,12 @@ def _text_and_self(
     keys_BGNW: torch.Tensor,
     values_BGNW: torch.Tensor,
     sight: Sight,
-) -> torch.Tensor:
-    """Visual queries over text that they see and themselves (``text_and_self``), without an N x N mask."""
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Visual queries over text that they see and themselves (``text_and_self``), without an N x N mask.
+
+    Returns:
+        Mixed values, and the gate of the queries.
+    """
     if frame.past:
         raise ValueError(
             "under this plan visual rows see text and themselves alone, which takes no new image on an "
@@ -150,7 +154,7 @@ def _text_and_self(
         )
     visual, text = step.narrow, step.query
     assert visual is not None and text is not None
-    q = family.queries(attn, visual.take(hidden_BND), take_rotary(visual, rotary))
+    q, gate = family.asking(attn, visual.take(hidden_BND), take_rotary(visual, rotary))
     groups = q.shape[1] // keys_BGNW.shape[1]
 
     def pick(rows: RowIndex, x_BGNW: torch.Tensor) -> torch.Tensor:
@@ -166,7 +170,7 @@ def _text_and_self(
     weights = torch.cat([far, near], dim=-1).softmax(-1).to(q.dtype)
     if attn.training:
         weights = F.dropout(weights, attn.attention_dropout)
-    return weights[..., :-1] @ v_text + weights[..., -1:] * v_self
+    return weights[..., :-1] @ v_text + weights[..., -1:] * v_self, gate
 
 
 def scaled_scores(q_BHQW: torch.Tensor, k_BGKW: torch.Tensor, scale: float) -> torch.Tensor:

@@ -1,16 +1,17 @@
-"""A KV cache layer that holds fewer rows than the sequence, and knows which.
+"""A KV cache layer that holds fewer rows than the sequence, and knows which; and layers that hold states.
 
 Shape letters: B batch, K cached rows, H key/value heads, D head width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import copy
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
-from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionLayer
 
 Derived = TypeVar("Derived")
 
@@ -248,7 +249,7 @@ class RaggedLayer(DynamicLayer):
         self._rebatch("select", indices, lambda ids: ids[indices])
 
 
-CACHE_LAYERS = (DynamicLayer, DynamicSlidingWindowLayer, RaggedLayer)
+CACHE_LAYERS = (DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionLayer, RaggedLayer)
 """Kinds of cache layers that a routed forward can fill."""
 
 
@@ -299,11 +300,66 @@ def kv_length(cache: Cache, number: int) -> int:
     if number >= len(cache.layers):
         return 0
     layer: Any = cache.layers[number]
+    if isinstance(layer, LinearAttentionLayer):
+        return 0
     return 0 if layer.keys is None or layer.keys.ndim < 4 else layer.keys.shape[-2]
 
 
 def kv_bytes(cache: Cache) -> int:
     """Bytes of the keys and values that a cache physically holds."""
-    layers: list[Any] = cache.layers
+    layers: list[Any] = [layer for layer in cache.layers if not isinstance(layer, LinearAttentionLayer)]
     held = [t for layer in layers for t in (layer.keys, layer.values) if t is not None]
     return sum(t.numel() * t.element_size() for t in held)
+
+
+STATES = ("conv_states", "recurrent_states")
+"""What a layer without keys holds, each by its number."""
+
+
+def has_state(cache: Cache, number: int) -> bool:
+    """Whether a layer without keys has been told of any row."""
+    layer: Any = cache.layers[number] if number < len(cache.layers) else None
+    return layer is not None and any(layer.has_previous_state.values())
+
+
+def states_of(cache: Cache, number: int, samples: torch.Tensor) -> Cache:
+    """A cache with copies of some samples' states in one layer; its other layers are the same objects."""
+    found = copy.copy(cache)
+    part = some_states(cache.layers[number], samples)
+    found.layers = [*cache.layers[:number], part, *cache.layers[number + 1 :]]
+    return found
+
+
+def some_states(layer: Any, samples: torch.Tensor) -> Any:
+    """A layer without keys that holds copies of some samples' states."""
+
+    def taken(x: torch.Tensor) -> torch.Tensor:
+        return x.index_select(0, samples.to(x.device))
+
+    return _with_states(layer, lambda name, n: taken(getattr(layer, name)[n]))
+
+
+def joined_states(layers: Sequence[Any]) -> Any:
+    """Layers without keys as one, their samples in order."""
+    return _with_states(layers[0], lambda name, n: torch.cat([getattr(layer, name)[n] for layer in layers]))
+
+
+def _with_states(layer: Any, state: Callable[[str, int], torch.Tensor]) -> Any:
+    made = copy.copy(layer)
+    for name in STATES:
+        held = getattr(layer, name).items()
+        setattr(made, name, {n: None if x is None else state(name, n) for n, x in held})
+    # What was noted of a state is noted of its copy.
+    for name, value in vars(layer).items():
+        if isinstance(value, dict) and name not in STATES:
+            setattr(made, name, dict(value))
+    return made
+
+
+def states_back(cache: Cache, number: int, samples: torch.Tensor, part: Cache) -> None:
+    """Puts the states of some samples back in their places (``states_of``)."""
+    layer, other = cache.layers[number], part.layers[number]
+    for name in STATES:
+        for n, x in getattr(layer, name).items():
+            if x is not None:
+                x.index_copy_(0, samples.to(x.device), getattr(other, name)[n])

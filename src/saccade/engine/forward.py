@@ -16,10 +16,11 @@ from torch import nn
 
 from saccade.core.layout import Layout
 from saccade.core.precision import wide
+from saccade.core.recurrence import check_sets
 from saccade.core.route import Route
 from saccade.core.stages import Look, Stage, Vision
 from saccade.engine.blocks import Blocks
-from saccade.engine.cache import Cache, cache_in, keep_past, ragged_layer
+from saccade.engine.cache import Cache, cache_in, has_state, keep_past, ragged_layer
 from saccade.engine.checks import (
     check_router,
     check_supported,
@@ -100,6 +101,7 @@ class Forward:
         self.decides = bool(stages)
         config: Any = parts.decoder.config
         self.rules = family.rules(config)
+        self.recurrent = [n for n, layer in enumerate(parts.layers) if family.recurs(layer)]
         self.whole = self.decides or releases or any(method.by_image for method in plan.methods)
         self.looks_at_end = releases or any(stage.look.layer or stage.look.words for stage in stages)
 
@@ -180,14 +182,15 @@ class Forward:
         if route is not None and not watched and all(one.is_dense for one in dict.fromkeys(route.layers)):
             route = program = None
         ragged = cache is not None and any(ragged_layer(cache, n) for n in range(len(cache.layers)))
-        if route is None and not ragged:
-            return args, kwargs
         core = self.call.core
         # Some cores make the masks of all layers, which travel in the padding's place.
         mask = core.get("attention_mask") if self.call.inside and core else named.get("attention_mask")
+        if route is None and not ragged and not self._wears(cache, mask, new):
+            return args, kwargs
         past = check_supported(self.family, module, named | {"attention_mask": mask}, rows, cache)
         if program is not None:
             check_router(self.family, module, named, program)
+            check_sets(program.route, self.recurrent, self.plan.spec)
         if route is not None and not bool(route.layers[-1].alive_BN.all()):
             self._check_end(route, past)
         positions = self._positions(named, rows, past) if self.decides or ragged else None
@@ -214,11 +217,18 @@ class Forward:
         values = output if isinstance(output, tuple) else tuple(output.values())
         cache = cache_in(values)
         if cache is not None and frame.cached:
-            layers: Any = self.parts.layers
-            release(frame, cache, [layer.self_attn.layer_idx for layer in layers])
+            mixers: list[Any] = [self.family.mixer(layer) for layer in self.parts.layers]
+            release(frame, cache, [mixer.layer_idx for mixer in mixers])
         hidden = values[0]
         read = read_where_left(frame, hidden)
         return output if read is hidden else _replaced(output, hidden, read)
+
+    def _wears(self, cache: Cache | None, mask: Any, new: int) -> bool:
+        """Whether padding among the new rows would wear away what recurrent layers hold already."""
+        if not self.recurrent or new == 1 or cache is None or not isinstance(mask, torch.Tensor):
+            return False
+        begun = any(has_state(cache, number) for number in self.recurrent)
+        return begun and mask.ndim == 2 and not bool(mask[:, -new:].all())
 
     def _has_images(self, named: dict[str, Any]) -> bool:
         return any(named.get(name) is not None for name in self.family.image_inputs)

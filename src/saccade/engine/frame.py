@@ -74,6 +74,7 @@ class Frame:
         visual_BN: Visual rows, on the host; None where no new row is visual.
         cached: For every layer the rows of this forward that stay in the cache once it is over, on the host;
             None where all that are alive stay. Empty if that holds for every layer.
+        padding_BT: The 2-D mask of the forward, 0 at padding, or None.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Frame:
         self.decisions: Any = None
         self.visual_BN: torch.Tensor | None = None
         self.cached: tuple[torch.Tensor | None, ...] = ()
+        self.padding_BT: torch.Tensor | None = None
         self._memo: dict[tuple, tuple[Any, tuple]] = {}
 
     @classmethod
@@ -129,6 +131,7 @@ class Frame:
             hidden = not bool(before.any()) if past == 0 else bool(real.all())
             real = None if hidden else real
         frame = cls(steps, batch, new, past, real, device, positions, sights)
+        frame.padding_BT = attention_mask
         if route is not None:
             frame.visual_BN = route.layout.visual_BN
         if route is not None and any(layer.cached_BN is not None for layer in route.layers):
@@ -168,7 +171,7 @@ class Frame:
         }
         real = None if self.real_BT is None else self.real_BT.to(device)
         positions = None if self.positions is None else self.positions.on(device)
-        return Frame(
+        frame = Frame(
             tuple(steps.get(id(s)) for s in self.steps),
             self.batch,
             self.new,
@@ -178,6 +181,8 @@ class Frame:
             positions,
             self.sights,
         )
+        frame.padding_BT = self.padding_BT
+        return frame
 
     def rotary(
         self,
@@ -224,6 +229,23 @@ class Frame:
     def every(self, total: int, first: int = 0) -> KeyRows:
         """Key rows of a cache in which nothing was dropped, but what a window hides for good."""
         return self.remember(("every", total, first), (), lambda: KeyRows.every(total, self.device, first))
+
+    def entering(self, step: Step) -> RowIndex | None:
+        """Rows that enter the state of a recurrent layer: those alive that are no padding; all if None."""
+        if self.padding_BT is None or self.new == 1 or (step.alive is not None and step.unpadded):
+            return step.alive
+        return self.remember(("entering", id(step.alive)), (step.alive,), lambda: self._entering(step.alive))
+
+    def _entering(self, alive: RowIndex | None) -> RowIndex | None:
+        assert self.padding_BT is not None
+        real_BN = self.padding_BT[:, self.past :].bool().cpu()
+        if alive is None and not self.past and not bool((real_BN[:, :-1] & ~real_BN[:, 1:]).any()):
+            # Before all rows it writes nothing: the stock layer may have it.
+            return None
+        mask_BN = real_BN if alive is None else real_BN & alive.mask_BN.cpu()
+        if alive is not None and bool((mask_BN == alive.mask_BN.cpu()).all()):
+            return alive
+        return None if bool(mask_BN.all()) else RowIndex.from_mask(mask_BN).on(self.device)
 
     def held(self, count: int) -> KeyRows:
         """Key rows of a stock layer that holds so many once this forward's are in it."""

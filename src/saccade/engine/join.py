@@ -1,7 +1,8 @@
 """Caches of several prompts as one batch, and parts of a batch's cache as caches of their own.
 
 Prompts that began at different times decode together so: each is padded on its left to the length of the
-longest, and a mask hides the padding. Rows that a plan dropped stay dropped, sample by sample.
+longest, and a mask hides the padding. Rows that a plan dropped stay dropped, sample by sample. States of
+recurrent layers, which know no lengths, stand side by side as they are.
 
 Shape letters: B batch, K cached rows, H key/value heads, D head width.
 """
@@ -15,15 +16,31 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from saccade.engine.cache import Cache, DynamicLayer, KeyRows, RaggedLayer, Shift
+from saccade.engine.cache import (
+    Cache,
+    DynamicLayer,
+    KeyRows,
+    LinearAttentionLayer,
+    RaggedLayer,
+    Shift,
+    joined_states,
+    some_states,
+)
+
+JOINED = (DynamicLayer, LinearAttentionLayer)
 
 
 def joins(cache: Cache) -> bool:
     """Whether every layer holds its rows in a way that can be joined; not where windows slide over them."""
     return all(
-        layer.window is None if isinstance(layer, RaggedLayer) else type(layer) is DynamicLayer
+        layer.window is None if isinstance(layer, RaggedLayer) else type(layer) in JOINED
         for layer in cache.layers
     )
+
+
+def parts(cache: Cache) -> bool:
+    """Whether the beginning of a prompt can be taken out of it: not where layers hold states of the whole."""
+    return not any(isinstance(layer, LinearAttentionLayer) for layer in cache.layers)
 
 
 def join(caches: Sequence[Cache]) -> Cache:
@@ -40,6 +57,9 @@ def join(caches: Sequence[Cache]) -> Cache:
     every = [KeyRows.every(length, _device(cache)) for cache, length in zip(caches, lengths, strict=True)]
     found = []
     for layers in zip(*(cache.layers for cache in caches), strict=True):
+        if isinstance(layers[0], LinearAttentionLayer):
+            found.append(joined_states(layers))
+            continue
         if not any(isinstance(layer, RaggedLayer) for layer in layers):
             found.append(_stacked(layers, offsets))
             continue
@@ -62,12 +82,18 @@ def part(cache: Cache, samples: Sequence[int], start: int, stop: int) -> Cache:
         start: First row of the full sequence; rows before it are padding of these samples.
         stop: End of the rows. Visual rows lie before it, so that positions behind it have closed up by
             whatever a plan dropped.
+
+    Where layers hold states (``parts``) the rows have to reach to the end, and nothing but padding of these
+    samples may lie before them.
     """
     taken = torch.tensor(list(samples), device=_device(cache))
     rows: dict[int, tuple[KeyRows, torch.Tensor]] = {}
     found = []
     layers: list[Any] = cache.layers
     for layer in layers:
+        if isinstance(layer, LinearAttentionLayer):
+            found.append(some_states(layer, taken))
+            continue
         if not isinstance(layer, RaggedLayer):
             found.append(_like(layer, taken, torch.arange(start, stop, device=taken.device)))
             continue
@@ -81,7 +107,7 @@ def part(cache: Cache, samples: Sequence[int], start: int, stop: int) -> Cache:
 
 
 def _device(cache: Cache) -> torch.device:
-    layers: list[Any] = cache.layers
+    layers: list[Any] = [layer for layer in cache.layers if not isinstance(layer, LinearAttentionLayer)]
     return layers[0].keys.device
 
 

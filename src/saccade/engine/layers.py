@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from saccade.engine.attention import routed_attention
 from saccade.engine.cache import ragged_layer
 from saccade.engine.frame import Frame
 from saccade.engine.mesh import check_rows
+from saccade.engine.recurrent import routed_recurrent
 from saccade.engine.steps import Step
 from saccade.families import Family
 
@@ -38,8 +40,8 @@ class RowHandover(threading.local):
 _STOCK = Step()
 
 
-class AttentionStandIn:
-    """Stands in for one attention module's forward.
+class MixerStandIn(ABC):
+    """Stands in for the forward of the module that lets a layer's rows know of each other.
 
     Attributes:
         owner: The attachment it belongs to.
@@ -59,16 +61,37 @@ class AttentionStandIn:
 
     @eager
     def _routed(self, frame: Frame, *args, **kwargs):
-        hidden = check_rows(args[0] if args else kwargs["hidden_states"], frame.new)
-        cache = kwargs.get("past_key_values")
+        hidden = check_rows(args[0] if args else kwargs.pop("hidden_states"), frame.new)
         frame = frame.to(hidden.device)
         step = frame.steps[self.number] or _STOCK
         self.ffn_rows.rows = step.ffn
+        return self.mix(frame, step, hidden, *args[1:], **kwargs)
+
+    @abstractmethod
+    def mix(self, frame: Frame, step: Step, hidden: torch.Tensor, *args, **kwargs):
+        """What the module gives for the rows of a routed forward; arguments beside the first are its own."""
+
+
+class AttentionStandIn(MixerStandIn):
+    """Stands in for one attention module's forward."""
+
+    def mix(self, frame: Frame, step: Step, hidden: torch.Tensor, *args, **kwargs):
+        cache = kwargs.get("past_key_values")
         if step.attends_as_stock and (cache is None or not ragged_layer(cache, self.module.layer_idx)):
-            return self.inner(*args, **kwargs)
+            return self.inner(hidden, *args, **kwargs)
         rotary = kwargs["position_embeddings"]
         sight = frame.sights[self.number]
         return routed_attention(self.family, self.module, frame, step, hidden, rotary, cache, sight), None
+
+
+class RecurrentStandIn(MixerStandIn):
+    """Stands in for the forward of a module that mixes rows through a state."""
+
+    def mix(self, frame: Frame, step: Step, hidden: torch.Tensor, *args, **kwargs):
+        def inner(rows: torch.Tensor, **given: Any) -> torch.Tensor:
+            return self.inner(rows, *args, **given)
+
+        return routed_recurrent(inner, frame, step, hidden, self.module.layer_idx, kwargs)
 
 
 class MlpStandIn:

@@ -174,10 +174,10 @@ class Replay:
         program = self._program(route)
         if program is None:
             return 0
-        rules = shape.each_rule[program.start :]
+        sizes = shape.each_layer[program.start :]
         layers = sum(
-            executed_flops(shape, layer, self.layout, rule)
-            for layer, rule in zip(program.layers, rules, strict=True)
+            executed_flops(one, layer, self.layout)
+            for layer, one in zip(program.layers, sizes, strict=True)
             if layer is not None
         )
         return layers + 2 * shape.hidden * shape.vocab * self.tail

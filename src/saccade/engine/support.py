@@ -238,6 +238,25 @@ SUPPORT: tuple[Support, ...] = (
         "families/test_experts.py::test_router_logits_are_refused_where_some_rows_have_none",
     ),
     Support(
+        "layers that mix rows through a state (gated delta nets), in attention's place",
+        "supported, untested on GPU",
+        "the stock layer runs on the rows that are alive: a dropped row writes no state; one that skips "
+        "attention writes it and gets 0, which spares nothing there",
+        "families/test_qwen3_5.py::test_every_layer_equals_the_stock_layer_on_the_rows_that_are_alive",
+    ),
+    Support(
+        "padding in such layers, on either side and inside later turns",
+        "supported, untested on GPU",
+        "it enters no state; the stock model runs its states on through what stands after a row",
+        "families/test_qwen3_5.py::test_padding_on_the_right_enters_no_state",
+    ),
+    Support(
+        "scores of attention at such a layer, rows that it shows to some rows only, or that leave it later",
+        "refused",
+        "in one line, by its price too: cut before a layer behind attention, name other layers, cache=none",
+        "families/test_qwen3_5.py::test_what_a_state_cannot_honour_is_refused_in_one_line_and_so_is_its_price",
+    ),
+    Support(
         "ready-made (4-D) attention masks",
         "refused",
         "give the 2-D padding mask",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import nn
 
-from saccade.core.shapes import ModelShape
+from saccade.core.shapes import ModelShape, Recurrent
 from saccade.core.sight_rule import SightRule
 from saccade.families.deepstack import Added
 from saccade.families.projector import ReplaceableProjector, projector_stand_in
@@ -37,7 +37,7 @@ class Parts:
     Attributes:
         core: Module that receives token ids and images and merges them.
         decoder: Text decoder; it is called with embeddings and loops over the layers.
-        layers: Decoder layers, each with ``self_attn`` and ``mlp``.
+        layers: Decoder layers, each with ``mlp`` and a ``mixer`` (``Family.mixer``).
         norm: Norm after the last layer.
         head: Language-model head, or None for a bare core.
     """
@@ -66,6 +66,8 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
     """Attribute of the core that is the text decoder."""
     compact_positions: bool = True
     """Whether positions can close up over dropped rows; not where they have several axes (mRoPE)."""
+    gated: ClassVar[bool] = False
+    """Whether every query brings a gate of its width, by which what the attention gives it is weighed."""
     layouts: ClassVar[tuple[str, ...]] = ()
     """Layouts of ``SkipVisionConfig`` that its images can have; a family that names some writes
     ``projector_place`` and ``replace_projector``. ``cos`` and ``llava`` are of an image in one view,
@@ -192,13 +194,19 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
             heads=heads,
             kv_heads=getattr(text, "num_key_value_heads", None) or heads,
             head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
-            ffn=text.intermediate_size,
+            ffn=self.ffn(text),
             vocab=text.vocab_size,
             visual=self.typical_visual(config),
             view=self.view_patches(config),
             rules=_plain(self.rules(config)),
             tower=self.tower_shape(config),
+            gated=self.gated,
+            recurrent=self.recurrent(config),
         )
+
+    def ffn(self, text: Any) -> int:
+        """Inner width of the FFN that a row passes in a layer, by the decoder's configuration."""
+        return int(text.intermediate_size)
 
     def fingerprint(self, config: PreTrainedConfig) -> dict[str, Any]:
         """Fields that tell one architecture from another, stable over versions of transformers."""
@@ -219,6 +227,23 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
         stand_in = projector_stand_in(core_of(model))
         found = self.fingerprint(unwrap(model).config)
         return found if stand_in is None else found | stand_in.identity()
+
+    def mixer(self, layer: Any) -> nn.Module:
+        """The module of a decoder layer that lets its rows know of each other: attention, or a recurrence."""
+        return layer.self_attn
+
+    def recurs(self, layer: Any) -> bool:
+        """Whether a decoder layer mixes its rows through a state, in attention's place.
+
+        Its ``mixer`` takes hidden states, a 2-D mask of the rows that enter (``attention_mask``) and a cache,
+        all by name but the first, and gives the rows' output alone; rows of zeros write nothing on an empty
+        state.
+        """
+        return False
+
+    def recurrent(self, config: PreTrainedConfig) -> Recurrent | None:
+        """What mixes rows in the layers that recur, and which they are; None where all have attention."""
+        return None
 
     def rules(self, config: PreTrainedConfig) -> tuple[SightRule, ...]:
         """For every decoder layer who sees whom in it: causal, within its window where it has one."""
@@ -276,6 +301,12 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
     def queries(self, attn: nn.Module, x_BND: torch.Tensor, rotary: Rotary) -> torch.Tensor:
         """Rotated queries (B, H, N, K) of normed hidden states."""
         return self.turn(heads_of(attn.q_proj(x_BND), attn.head_dim), rotary)
+
+    def asking(
+        self, attn: nn.Module, x_BND: torch.Tensor, rotary: Rotary
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Queries as ``queries``, and their gate (B, N, heads * K) where they bring one, for ``output``."""
+        return self.queries(attn, x_BND, rotary), None
 
     def keys_values(
         self, attn: nn.Module, x_BND: torch.Tensor, rotary: Rotary
@@ -348,8 +379,10 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
         """Cosines and sines of positions (B or 1, N), as the stock loop makes them for a kind of layer."""
         return decoder.rotary_emb(hidden_BND, position_ids)
 
-    def output(self, attn: nn.Module, context_BHNK: torch.Tensor) -> torch.Tensor:
-        """Attention output (B, N, D) of mixed values."""
+    def output(
+        self, attn: nn.Module, context_BHNK: torch.Tensor, gate_BND: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Attention output (B, N, D) of mixed values, of the rows that ``asking`` gave the gate of."""
         return attn.o_proj(context_BHNK.transpose(1, 2).flatten(2))
 
     def added(self, given: Mapping[str, Any]) -> Added | None:
@@ -368,10 +401,12 @@ def heads_of(x_BND: torch.Tensor, width: int) -> torch.Tensor:
 
 
 def rotate(x_BHNK: torch.Tensor, rotary: Rotary) -> torch.Tensor:
-    """Rows turned to their positions."""
+    """Rows turned to their positions; what is past the width of the tables stays."""
     cos, sin = (part.unsqueeze(1) for part in rotary)
-    low, high = x_BHNK.chunk(2, dim=-1)
-    return x_BHNK * cos + torch.cat((-high, low), dim=-1) * sin
+    turned, rest = x_BHNK[..., : cos.shape[-1]], x_BHNK[..., cos.shape[-1] :]
+    low, high = turned.chunk(2, dim=-1)
+    turned = turned * cos + torch.cat((-high, low), dim=-1) * sin
+    return torch.cat((turned, rest), dim=-1) if rest.shape[-1] else turned
 
 
 ADVICE = "give the model itself (.module) and run that, or wrap it in DistributedDataParallel"

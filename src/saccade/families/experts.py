@@ -23,35 +23,38 @@ class SparseFFN(Family):
         asked = given.get("output_router_logits")
         return bool(getattr(decoder.config, "output_router_logits", False) if asked is None else asked)
 
-    def shape(self, config: Any, name: str = "") -> ModelShape:
-        """Sizes of the decoder of a configuration.
+    def experts(self, text: Any) -> Experts | None:
+        """What a sparse FFN of the decoder is made of, by its configuration; None where it has none."""
+        if not getattr(text, "num_experts", 0):
+            return None
+        beside = getattr(text, "shared_expert_intermediate_size", None)
+        sizes = (text.num_experts, text.num_experts_per_tok, text.moe_intermediate_size)
+        return Experts(*sizes, beside or 0, weighed=beside is not None)
 
-        Raises:
-            ValueError: If some layers have experts and others a plain FFN, which no price tells apart.
-        """
+    def plain(self, text: Any) -> tuple[int, ...]:
+        """Layers with a plain FFN in a decoder that has experts."""
+        only, step = (
+            set(getattr(text, "mlp_only_layers", None) or ()),
+            getattr(text, "decoder_sparse_step", 1),
+        )
+        return tuple(n for n in range(text.num_hidden_layers) if n in only or (n + 1) % step)
+
+    def ffn(self, text: Any) -> int:
+        experts = self.experts(text)
+        return super().ffn(text) if experts is None or self._all_plain(text) else experts.passed
+
+    def shape(self, config: Any, name: str = "") -> ModelShape:
         shape, text = super().shape(config, name), config.get_text_config()
-        sparse = _sparse(text)
-        if not any(sparse):
+        experts, plain = self.experts(text), self.plain(text)
+        if experts is None or self._all_plain(text):
             return shape
-        if not all(sparse):
-            raise ValueError(
-                f"{self.name}: some layers of this decoder have experts and others a plain FFN; models whose "
-                "layers are alike are supported"
-            )
-        experts = Experts(text.num_experts, text.num_experts_per_tok, text.moe_intermediate_size)
-        return replace(shape, ffn=experts.passed, experts=experts)
+        return replace(shape, experts=experts, plain=plain, plain_ffn=super().ffn(text) if plain else 0)
+
+    def _all_plain(self, text: Any) -> bool:
+        return len(self.plain(text)) == text.num_hidden_layers
 
     def fingerprint(self, config: Any) -> dict[str, Any]:
         found, experts = super().fingerprint(config), self.shape(config).experts
         if experts is not None:
             found["text"] |= {"experts": experts.count, "chosen": experts.chosen}
         return found
-
-
-def _sparse(text: Any) -> list[bool]:
-    """Which layers have a sparse FFN, of the configuration of a text decoder."""
-    depth, experts = text.num_hidden_layers, getattr(text, "num_experts", 0)
-    if not experts:
-        return [False] * depth
-    plain, step = set(text.mlp_only_layers or ()), text.decoder_sparse_step
-    return [number not in plain and (number + 1) % step == 0 for number in range(depth)]

@@ -5,9 +5,9 @@ Shape letters: B batch, N rows, D hidden.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import isqrt
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -25,7 +25,10 @@ from saccade.families.base import Parts, Rotary, core_of, text_sizes
 from saccade.families.gemma import Gemma, siglip
 from saccade.families.patch_tower import joined_tower
 from saccade.families.registry import register
-from saccade.families.vision import Tower, joined
+from saccade.families.vision import Tower, each_prompts, joined
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @register
@@ -68,6 +71,14 @@ class Gemma3(Gemma):
 
     def processor_settings(self, config: PreTrainedConfig) -> dict[str, Any]:
         return {"image_seq_length": config.mm_tokens_per_image}
+
+    def spelled(self, processor: Any, text: str) -> str:
+        # As its processor writes a picture: the rows between the marks of their beginning and end.
+        begin, end, row = processor.boi_token, processor.tokenizer.eoi_token, processor.tokenizer.image_token
+        return text.replace(begin, f"\n\n{begin}{row}{end}\n\n")
+
+    def by_prompt(self, processor: Any, texts: Sequence[str], images: Sequence[Image]) -> list[Any]:
+        return each_prompts(processor.boi_token, texts, images)
 
     def parts(self, model: nn.Module) -> Parts:
         found = super().parts(model)

@@ -152,17 +152,12 @@ class GenericFamily(Family):
         return TYPICAL
 
     def shape(self, config: Any, name: str = "") -> ModelShape:
-        """Sizes of the decoder; of one whose layers differ in their FFN, of a layer in the mean."""
         shape, text = super().shape(config, name), config.get_text_config()
-        experts = _experts(text)
-        dense = _dense_layers(text)
-        if experts is None or dense >= shape.layers:
+        experts, plain = _experts(text), _plain_layers(text)
+        if experts is None or len(plain) >= shape.layers:
             return shape
-        if not dense:
-            return replace(shape, ffn=experts.passed, experts=experts)
-        return replace(
-            shape, ffn=(dense * shape.ffn + (shape.layers - dense) * experts.passed) // shape.layers
-        )
+        wide = shape.ffn if plain else 0
+        return replace(shape, ffn=experts.passed, experts=experts, plain=plain, plain_ffn=wide)
 
     def config(self, shape: ModelShape, layers: int | None = None, vision_layers: int = 1) -> Any:
         raise ValueError(
@@ -314,10 +309,10 @@ def _experts(text: Any) -> Experts | None:
     return Experts(count, chosen, width, _said(text, "shared_expert_intermediate_size") or beside)
 
 
-def _dense_layers(text: Any) -> int:
+def _plain_layers(text: Any) -> tuple[int, ...]:
     """Layers with a plain FFN in a decoder that has experts."""
     only = getattr(text, "mlp_only_layers", None)
-    return len(only) if only else _said(text, "first_k_dense_replace")
+    return tuple(only) if only else tuple(range(_said(text, "first_k_dense_replace")))
 
 
 def _by_recipe(recipes: Sequence[AttentionRecipe]) -> list[tuple[AttentionRecipe, list[int]]]:

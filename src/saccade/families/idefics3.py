@@ -143,7 +143,7 @@ class Idefics3(Family):
         return replace(picture, lengths=tuple(lengths), views=tuple(views), plane_R=plane_R, unseen=())
 
     def by_prompt(self, processor: Any, texts: Sequence[str], images: Sequence[Image]) -> list[Any]:
-        return each_prompts(processor, texts, images)
+        return each_prompts(processor.image_token, texts, images)
 
     def crops(self, processor: Any, image: Image) -> list[Box]:
         found = processor.image_processor.get_number_of_image_patches(image.height, image.width, {})

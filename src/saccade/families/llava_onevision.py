@@ -36,6 +36,7 @@ class LlavaOnevision(FilmedTiles):
     """
 
     name = "LLaVA-OneVision"
+    lays_by_count = True
     model_types = ("llava_onevision",)
 
     def config(
@@ -118,7 +119,7 @@ class LlavaOnevision(FilmedTiles):
         return pooled_videos(videos, frames, side, side * vision.patch_size / vision.image_size)
 
     def by_prompt(self, processor: Any, texts: Sequence[str], images: Sequence[Image]) -> list[Any]:
-        return each_prompts(processor, texts, images)
+        return each_prompts(processor.image_token, texts, images)
 
     def _fit(self, processor: Any, image: Image) -> float:
         fit, given = super()._fit(processor, image), processor.image_processor

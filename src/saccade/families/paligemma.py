@@ -26,7 +26,7 @@ from saccade.core.sight_rule import SightRule
 from saccade.families.base import Attend, core_of, text_sizes, unwrap
 from saccade.families.gemma import Gemma, siglip
 from saccade.families.registry import register
-from saccade.families.vision import Tower
+from saccade.families.vision import Tower, each_prompts
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -47,6 +47,7 @@ class PaliGemma(Gemma):
     model_types = ("paligemma",)
     text_types = ("gemma2",)
     answer_type = 1
+    text_alone = False
 
     def config(
         self, shape: ModelShape, layers: int | None = None, vision_layers: int = 1
@@ -72,10 +73,7 @@ class PaliGemma(Gemma):
         return "<image>" * images + question
 
     def by_prompt(self, processor: Any, texts: Sequence[str], images: Sequence[Image]) -> list[Any]:
-        counts, left = [text.count(processor.image_token) for text in texts], list(images)
-        if sum(counts) != len(left):
-            return left  # which the processor refuses
-        return [[left.pop(0) for _ in range(count)] for count in counts]
+        return each_prompts(processor.image_token, texts, images)
 
     def rule(self, window: int | None) -> SightRule:
         return SightRule(window, "prompt", bounded=False)

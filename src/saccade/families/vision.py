@@ -319,6 +319,11 @@ class VisionAdapter(LeavingPatches, ABC):
     by_rate: ClassVar[bool] = False
     """Whether frames are chosen by a rate also where their number is given (``frames.shown_frames``)."""
 
+    lays_by_count: ClassVar[bool] = False
+    """Whether a picture is laid out otherwise where its prompt has several."""
+    text_alone: ClassVar[bool] = True
+    """Whether its processor takes prompts without a picture."""
+
     def feature_makers(self, core: nn.Module) -> dict[str, str]:
         """Names of the core's methods that make the features of images and of videos, by kind."""
         makers = {kind: f"get_{kind}_features" for kind in KINDS}
@@ -375,6 +380,14 @@ class VisionAdapter(LeavingPatches, ABC):
     def plain_prompt(self, question: str, images: int) -> str | None:
         """A prompt of so many images as their processor takes it, where its models have no chat template."""
         return None
+
+    def spelled(self, processor: Any, text: str) -> str:
+        """A prompt in which a picture is written as its processor writes it, one placeholder for its rows.
+
+        Tokens may span a picture's edge, so text that the processor puts there has to be written before it is
+        tokenised.
+        """
+        return text
 
     def by_prompt(self, processor: Any, texts: Sequence[str], images: Sequence[Image]) -> list[Any]:
         """Images as the processor takes them with these prompts: in one list, unless it wants one each."""
@@ -470,9 +483,9 @@ class VisionAdapter(LeavingPatches, ABC):
         )
 
 
-def each_prompts(processor: Any, texts: Sequence[str], images: Sequence[Image]) -> list[Any]:
+def each_prompts(token: str, texts: Sequence[str], images: Sequence[Image]) -> list[Any]:
     """Images prompt by prompt, by their placeholders; in one list, to be refused, where they do not fit."""
-    counts, left = [text.count(processor.image_token) for text in texts], list(images)
+    counts, left = [text.count(token) for text in texts], list(images)
     if sum(counts) != len(left):
         return left
     return [[left.pop(0) for _ in range(count)] for count in counts]

@@ -167,21 +167,25 @@ class AnswerCollator:
     def __call__(self, asked: Sequence[AnsweredQuestion]) -> Batch:
         """A batch; ``dense`` holds the inputs of the dense model where the plan shrinks pictures."""
         samples, targets = [one.sample for one in asked], [one.target for one in asked]
-        inputs = joined(models.inputs(self.loaded, samples, self.plan), targets, self._pad)
+        kind = self.loaded.family.answer_type
+        inputs = joined(models.inputs(self.loaded, samples, self.plan), targets, self._pad, kind)
         if self.plan.shortening:
-            inputs[DENSE_INPUTS] = joined(models.inputs(self.loaded, samples), targets, self._pad)
+            inputs[DENSE_INPUTS] = joined(models.inputs(self.loaded, samples), targets, self._pad, kind)
         images = sum(len(sample.images) + len(sample.videos) for sample in samples)
         rows, labels = int(inputs["attention_mask"].sum()), sum(map(len, targets))
         return Batch(inputs, Counts(len(samples), images, rows, labels), ())
 
 
-def joined(prompts: Mapping[str, Any], targets: Sequence[tuple[int, ...]], pad: int) -> dict[str, Any]:
+def joined(
+    prompts: Mapping[str, Any], targets: Sequence[tuple[int, ...]], pad: int, answer_type: int = 0
+) -> dict[str, Any]:
     """Prompts with answers behind them, on the CPU.
 
     Args:
         prompts: Inputs of the prompts, padded on the left.
         targets: Tokens of every answer, with what ends it.
         pad: What stands in padding.
+        answer_type: What ``token_type_ids`` say of an answer's rows.
 
     Returns:
         The inputs, padded on the right, and ``chosen`` (B, N): the token of the answer that each row chooses,
@@ -205,6 +209,8 @@ def joined(prompts: Mapping[str, Any], targets: Sequence[tuple[int, ...]], pad: 
     for b, (length, target) in enumerate(zip(lengths, targets, strict=True)):
         words, end = torch.tensor(target, dtype=torch.long), length + len(target) - 1
         found["input_ids"][b, length:end], found["attention_mask"][b, length:end] = words[:-1], 1
+        if "token_type_ids" in found:
+            found["token_type_ids"][b, length:end] = answer_type
         chosen_BN[b, length - 1 : end] = words
     return found | {CHOSEN: chosen_BN}
 

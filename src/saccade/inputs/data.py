@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,22 @@ def read_jsonl(path: str | os.PathLike, score: str = "exact") -> list[Entry]:
             raise ValueError(f"{entry.where}: id {entry.id!r} was used before ({first[entry.id]})")
         first[entry.id] = entry.where
     return entries
+
+
+def read_record(data: Mapping[str, Any], folder: str | os.PathLike, where: str) -> Entry:
+    """Checks one question that came from elsewhere than a file.
+
+    Args:
+        data: What a line of a file would hold; it needs an ``id``.
+        folder: What paths of pictures are relative to.
+        where: Its place, for errors.
+
+    Raises:
+        ValueError: If it cannot be used.
+    """
+    if data.get("id") is None:
+        raise ValueError(f"{where}: 'id' is missing; answers are told apart by it")
+    return _entry(dict(data), Path(folder) / "record.jsonl", 0, where, parse("exact"))
 
 
 def _entries(path: Path, usual: Rule) -> Iterator[Entry]:

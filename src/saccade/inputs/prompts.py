@@ -24,9 +24,15 @@ def check_questions(samples: Sequence[Sample], processor: Any, family: Family, c
         config: The model's configuration.
 
     Raises:
-        ValueError: If a question is no text, or holds a placeholder, naming both.
+        ValueError: If a question is no text, or holds a placeholder, naming both; or is about no picture, of
+            a model that is asked about pictures alone.
     """
     for sample in samples:
+        if not sample.images and not family.text_alone:
+            raise ValueError(
+                f"{sample.id}: there is no picture, and {family.name} takes no prompt without one; "
+                "leave it out"
+            )
         if not is_text(sample.question):
             raise ValueError(
                 f"{sample.id}: the question is not text that can be written down; from a shell, set a UTF-8 "

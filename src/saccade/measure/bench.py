@@ -240,11 +240,11 @@ def resolve(plan: PlanLike, shape: ModelShape, depth: int, visual: int, text: in
 
 def _decode_flops(target: Target, route: Route, new_tokens: int) -> float:
     """Mean FLOPs of the layers for one decode step of the whole batch."""
-    layout, rules = route.layout, target.shape.each_rule
+    layout, sizes = route.layout, target.shape.each_layer
     held_LB = torch.stack(
-        [held_rows(layer, layout, rule) for layer, rule in zip(route.layers, rules, strict=True)]
+        [held_rows(one, layer, layout) for layer, one in zip(route.layers, sizes, strict=True)]
     )
-    most_L1 = torch.tensor([[rule.window or torch.iinfo(torch.long).max] for rule in rules]) - 1
+    most_L1 = torch.tensor([[one.rule.window or torch.iinfo(torch.long).max] for one in sizes]) - 1
     steps = [
         decode_flops(target.shape, torch.minimum(held_LB + step, most_L1).sum(1), layout.batch)
         for step in range(new_tokens - 1)

@@ -12,10 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from saccade.core.pricing import executed_flops, scoring_flops
+from saccade.core.pricing import mixing_flops, scoring_flops
 from saccade.core.route import Route
-from saccade.core.shapes import ModelShape
-from saccade.core.sight_rule import SightRule
+from saccade.core.shapes import LayerShape, ModelShape
 from saccade.measure.roofline import Device, rows_seconds
 from saccade.plans.bill import seeing_flops
 from saccade.plans.plan import Plan
@@ -83,7 +82,7 @@ def card(name: str) -> Card:
 
 
 def layer_seconds(
-    shape: ModelShape,
+    shape: LayerShape,
     on: Card,
     alive: int,
     query: int,
@@ -159,14 +158,12 @@ def prefill_seconds(shape: ModelShape, route: Route, on: Card, eye: Eye, size: i
         size: Bytes per number.
     """
     layout, total = route.layout, 0.0
-    d, dq, dk = shape.hidden, shape.query_width, shape.kv_width
-    memo: dict[tuple[int, SightRule], float] = {}
-    for layer, rule in zip(route.layers, shape.each_rule, strict=True):
-        if (id(layer), rule) not in memo:
+    memo: dict[tuple[int, LayerShape], float] = {}
+    for layer, one in zip(route.layers, shape.each_layer, strict=True):
+        if (id(layer), one) not in memo:
             alive, query, ffn = (int(s.sum()) for s in (layer.alive_BN, layer.query_BN, layer.ffn_BN))
-            fixed = 4 * d * dk * alive + 4 * d * dq * query + shape.ffn_flops * ffn
-            scores = executed_flops(shape, layer, layout, rule) - fixed
-            memo[id(layer), rule] = layer_seconds(shape, on, alive, query, ffn, scores, size)
-        total += memo[id(layer), rule]
+            mixing = mixing_flops(one, layer, layout)
+            memo[id(layer), one] = layer_seconds(one, on, alive, query, ffn, mixing, size)
+        total += memo[id(layer), one]
     asked = sum(scoring_flops(shape, scoring, layout.batch) for scoring in route.scorings)
     return total + asked / on.reached.flops_per_s + around_seconds(shape, on, eye, layout.batch, size)

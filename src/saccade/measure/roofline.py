@@ -13,13 +13,10 @@ from typing import Any
 import torch
 
 from saccade.core.layout import Layout
-from saccade.core.pricing import executed_flops
+from saccade.core.pricing import mixing_flops
 from saccade.core.route import LayerRoute, Route
-from saccade.core.shapes import ModelShape
-from saccade.core.sight_rule import SightRule
+from saccade.core.shapes import LayerShape, ModelShape
 from saccade.measure.clock import now
-
-_CAUSAL = SightRule()
 
 
 @dataclass(frozen=True)
@@ -70,57 +67,59 @@ def roofline(shape: ModelShape, route: Route, size: int, device: Device, flops_r
     """
     layout = route.layout
     dense = Route.dense(layout, 1).layers[0]
-    each = list(zip(route.layers, shape.each_rule, strict=True))
-    plan_s = sum(layer_seconds(shape, layer, layout, size, device, rule) for layer, rule in each)
-    dense_s = sum(layer_seconds(shape, dense, layout, size, device, rule) for _, rule in each)
+    each = list(zip(route.layers, shape.each_layer, strict=True))
+    plan_s = sum(layer_seconds(one, layer, layout, size, device) for layer, one in each)
+    dense_s = sum(layer_seconds(one, dense, layout, size, device) for _, one in each)
     ratio = plan_s / dense_s
     captured = None if abs(1 - flops_ratio) < 1e-9 else (1 - ratio) / (1 - flops_ratio)
     return Roofline(device, dense_s, plan_s, ratio, captured)
 
 
 def layer_seconds(
-    shape: ModelShape,
+    shape: LayerShape,
     layer: LayerRoute,
     layout: Layout,
     size: int,
     device: Device,
-    rule: SightRule = _CAUSAL,
 ) -> float:
     """Least seconds of one layer: each product takes its arithmetic or its traffic, whichever is longer."""
-    d, dq, dk = shape.hidden, shape.query_width, shape.kv_width
     alive, query, ffn = (int(s.sum()) for s in (layer.alive_BN, layer.query_BN, layer.ffn_BN))
-    fixed = 4 * d * dk * alive + 4 * d * dq * query + shape.ffn_flops * ffn
-    scores = executed_flops(shape, layer, layout, rule) - fixed
-    return rows_seconds(shape, alive, query, ffn, scores, size, device)
+    return rows_seconds(shape, alive, query, ffn, mixing_flops(shape, layer, layout), size, device)
 
 
 def rows_seconds(
-    shape: ModelShape, alive: int, query: int, ffn: int, scores: float, size: int, device: Device
+    shape: LayerShape, alive: int, query: int, ffn: int, scores: float, size: int, device: Device
 ) -> float:
     """Least seconds of one layer by its rows.
 
     Args:
-        shape: Sizes of the decoder.
+        shape: Sizes of the layer.
         alive: Rows with K and V, over the batch.
         query: Rows that attend.
         ffn: Rows that pass the FFN.
-        scores: FLOPs of attention itself: scores and weighted sums.
+        scores: FLOPs of attention itself (scores and weighted sums), or of a recurrent layer's chunks.
         size: Bytes per number.
         device: What the device reaches.
     """
     d, dq, dk, m = shape.hidden, shape.query_width, shape.kv_width, shape.ffn
-    products = [(query, d, dq), (alive, d, dk), (alive, d, dk), (query, dq, d)]
+    mixer, traffic = shape.recurrent, size * 2 * (alive * dk + query * dq)
+    if mixer is None:
+        wide = 2 * dq if shape.gated else dq
+        products = [(query, d, wide), (alive, d, dk), (alive, d, dk), (query, dq, d)]
+    else:
+        inner, traffic = mixer.value_width, size * 2 * alive * (mixer.mixed_width + mixer.value_width)
+        products = [(alive, d, mixer.mixed_width), (alive, d, inner), (alive, d, 2 * mixer.value_heads)]
+        products.append((alive, inner, d))
     products += [(ffn, d, m), (ffn, d, m), (ffn, m, d)]
     if shape.experts is not None:
-        products.append((ffn, d, shape.experts.count))
+        products.append((ffn, d, shape.experts.routing))
     total = 0.0
-    for rows, wide, out in products:
-        traffic = size * (wide * out + rows * (wide + out)) if rows else 0
-        total += max(2 * rows * wide * out / device.flops_per_s, traffic / device.bytes_per_s)
+    for rows, into, out in products:
+        moved = size * (into * out + rows * (into + out)) if rows else 0
+        total += max(2 * rows * into * out / device.flops_per_s, moved / device.bytes_per_s)
     # Rows that pass different experts read the weights of each: of all of them, once rows are many.
     others = min(shape.ffn_held, ffn * shape.ffn) - m if ffn else 0
     total += size * 3 * d * others / device.bytes_per_s
-    traffic = size * 2 * (alive * dk + query * dq)
     return total + max(scores / device.flops_per_s, traffic / device.bytes_per_s)
 
 

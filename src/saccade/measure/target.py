@@ -32,12 +32,15 @@ FAMILY_OF = {
     "qwen2.5-vl-7b": "qwen2_5_vl",
     "qwen3-vl-8b": "qwen3_vl",
     "qwen3-vl-30b-a3b": "qwen3_vl_moe",
+    "qwen3.5-9b": "qwen3_5",
+    "qwen3.5-35b-a3b": "qwen3_5_moe",
     "llava-onevision-7b": "llava_onevision",
     "smolvlm-256m": "idefics3",
     "smolvlm2-2.2b": "smolvlm",
     "mistral-small-3.1-24b": "mistral3",
     "pixtral-12b": "llava+pixtral",
     "glm-4.1v-9b": "glm4v",
+    "glm-4.5v": "glm4v_moe",
     "internvl3-8b": "internvl",
     "gemma-3-4b": "gemma3",
     "paligemma2-3b": "paligemma",
@@ -322,9 +325,11 @@ def memory_estimate(shape: ModelShape, layers: int, batch: int, rows: int, size:
         size: Bytes per number.
     """
     d, m = shape.hidden, shape.ffn
-    attention = 2 * d * shape.query_width + 2 * d * shape.kv_width
-    weights = layers * (attention + 3 * d * shape.ffn_held) + 2 * shape.vocab * d
-    cache = 2 * layers * shape.kv_width * rows * batch
+    sizes = shape.each_layer[:layers]
+    weights = sum(one.weights() for one in sizes) + 2 * shape.vocab * d
+    cache = sum(2 * one.kv_width * rows * batch for one in sizes)
+    # States are in float32.
+    cache += sum(one.recurrent.state * batch * 4 // size for one in sizes if one.recurrent is not None)
     # Measured at 7B width: three FFN-wide and about eight hidden-wide tensors are alive at once.
     activations = batch * rows * (3 * m + 8 * d)
     return float(size * (weights + 2 * cache + activations))

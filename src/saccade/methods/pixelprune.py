@@ -37,7 +37,16 @@ class PixelPrune(Reducer):
     name = "pixelprune"
     title = "PixelPrune"
     paper = "https://arxiv.org/abs/2604.00886"
-    families = ("Qwen2-VL", "Qwen2.5-VL", "Qwen3-VL", "Qwen3-VL-MoE", "GLM-4.1V")
+    families = (
+        "Qwen2-VL",
+        "Qwen2.5-VL",
+        "Qwen3-VL",
+        "Qwen3-VL-MoE",
+        "Qwen3.5",
+        "Qwen3.5-MoE",
+        "GLM-4.1V",
+        "GLM-4.5V",
+    )
 
     threshold: float = 0.0
     expected: float = 0.5

@@ -10,6 +10,7 @@ import torch
 
 from saccade.core.layout import Layout, Views
 from saccade.core.pricing import Cost, against, blend, cost
+from saccade.core.recurrence import check_looks, check_sets
 from saccade.core.route import Route
 from saccade.core.shapes import ModelShape
 from saccade.methods import METHODS
@@ -96,9 +97,17 @@ def _smaller(views: Views, fewer: int, rows: int) -> Views:
 
 
 def price(plan: Plan, shape: ModelShape, layout: Layout, dtype_bytes: int = 2) -> Cost:
-    """What a resolved plan costs on some prompts, against the stock model on the full prompts."""
+    """What a resolved plan costs on some prompts, against the stock model on the full prompts.
+
+    Raises:
+        ValueError: If it asks for what has no meaning in a recurrent layer, or methods cannot go together.
+    """
     short = as_processed(plan, layout)
-    found = cost(shape, plan.route(short, shape.layers), dtype_bytes)
+    program = plan.program(short, shape.layers)
+    if shape.recurrent is not None:
+        check_looks(program.stages, shape.recurrent.layers, shape.layers)
+        check_sets(program.route, shape.recurrent.layers, plan.spec)
+    found = cost(shape, program.nominal(), dtype_bytes)
     if short is layout:
         return found
     return against(found, cost(shape, Route.dense(layout, shape.layers), dtype_bytes))

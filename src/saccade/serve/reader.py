@@ -74,15 +74,17 @@ class Reader:
         self.reuses = {name for name in self.plans if not self.attach(name).looks_at_end}
         # What they were made for has been looked at.
         self.plans = {name: plan.for_any() for name, plan in self.plans.items()}
-        self.joins = self._try()
+        prompts = self._try()
+        self.joins = prompts.joins
+        self.reuses = self.reuses if prompts.parts else set()
         self.detach()
 
-    def _try(self) -> bool:
+    def _try(self) -> ReadPrompts:
         """Reads a prompt, so that what does not work fails before anybody asks."""
         self.attach("")
         words = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
         with torch.inference_mode():
-            return read(self.loaded, encode(self.loaded, [chat_prompt(self.loaded, words)], [])).joins
+            return read(self.loaded, encode(self.loaded, [chat_prompt(self.loaded, words)], []))
 
     def attach(self, name: str) -> Attachment:
         """Puts a plan on the model, in place of the one that is on it."""

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from saccade.engine import kv_bytes
-from saccade.engine.join import join, joins, part
+from saccade.engine.join import join, joins, part, parts
 from saccade.models import Loaded, greedy
 
 ROOM = 2**16
@@ -42,6 +42,11 @@ class ReadPrompts:
     def joins(self) -> bool:
         """Whether they may stand beside others, and be taken apart."""
         return joins(self.cache)
+
+    @property
+    def parts(self) -> bool:
+        """Whether the beginning of one can be taken out of it, for prompts that begin alike."""
+        return parts(self.cache)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,17 +136,17 @@ def go_on(loaded: Loaded, prompts: ReadPrompts, tokens_B: torch.Tensor) -> ReadP
     return _forward(loaded, prompts.cache, tokens_B[:, None], prompts.next_B[:, None], mask_BT)
 
 
-def together(parts: Sequence[ReadPrompts]) -> ReadPrompts:
+def together(apart: Sequence[ReadPrompts]) -> ReadPrompts:
     """Sequences that were read apart, side by side in order."""
-    if len(parts) == 1:
-        return parts[0]
-    longest = max(one.mask_BT.shape[1] for one in parts)
-    masks = [F.pad(one.mask_BT, (longest - one.mask_BT.shape[1], 0), value=False) for one in parts]
+    if len(apart) == 1:
+        return apart[0]
+    longest = max(one.mask_BT.shape[1] for one in apart)
+    masks = [F.pad(one.mask_BT, (longest - one.mask_BT.shape[1], 0), value=False) for one in apart]
     return ReadPrompts(
-        torch.cat([one.logits_BV for one in parts]),
-        join([one.cache for one in parts]),
+        torch.cat([one.logits_BV for one in apart]),
+        join([one.cache for one in apart]),
         torch.cat(masks),
-        torch.cat([one.next_B for one in parts]),
+        torch.cat([one.next_B for one in apart]),
     )
 
 

@@ -75,8 +75,10 @@ class PredictedMeter(Meter):
         self.shape, self.on, self.eye, self.name = shape, on, eye, f"time on {name}"
 
     def layer(self, rows: Rows) -> float:
-        scores = 4.0 * self.shape.query_width * rows.pairs
-        return layer_seconds(self.shape, self.on, rows.alive, rows.asking, rows.fed, scores)
+        one = rows.size or self.shape.each_layer[0]
+        mixing = 4.0 * one.query_width * rows.pairs
+        mixing += 0 if one.recurrent is None else one.recurrent.chunk_flops(rows.alive)
+        return layer_seconds(one, self.on, rows.alive, rows.asking, rows.fed, mixing)
 
     def scoring(self, scoring: Scoring) -> float:
         return scoring_flops(self.shape, scoring) / self.on.reached.flops_per_s

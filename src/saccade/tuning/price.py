@@ -21,7 +21,7 @@ from saccade.core.pricing import scoring_flops
 from saccade.core.program import in_order, scoring_of
 from saccade.core.route import Route
 from saccade.core.rows import RowIndex
-from saccade.core.shapes import ModelShape
+from saccade.core.shapes import LayerShape, ModelShape
 from saccade.core.sight_rule import SightRule
 from saccade.core.stages import Scoring
 from saccade.methods import BudgetMethod, Method
@@ -47,7 +47,7 @@ class Rows:
         query: Whether the visual rows attend.
         ffn: Whether they pass the FFN.
         whole: Whether no row of the prompt was dropped.
-        rule: Who sees whom in the layer.
+        size: Sizes of the layer; of one that is causal where they do not matter.
     """
 
     visual: int
@@ -55,7 +55,12 @@ class Rows:
     query: bool = True
     ffn: bool = True
     whole: bool = True
-    rule: SightRule = _CAUSAL
+    size: LayerShape | None = None
+
+    @property
+    def rule(self) -> SightRule:
+        """Who sees whom in the layer."""
+        return _CAUSAL if self.size is None else self.size.rule
 
     @property
     def alive(self) -> int:
@@ -75,6 +80,8 @@ class Rows:
     @property
     def held(self) -> int:
         """Rows in the layer's cache once the prompt is over."""
+        if self.size is not None and self.size.recurrent is not None:
+            return 0
         return self.alive if self.rule.window is None else min(self.alive, self.rule.window - 1)
 
     @property
@@ -137,9 +144,11 @@ class FlopsMeter(Meter):
         self.shape = shape
 
     def layer(self, rows: Rows) -> float:
-        d, dk, dq = self.shape.hidden, self.shape.kv_width, self.shape.query_width
-        kept = 4 * d * dk * rows.alive + self.shape.ffn_flops * rows.fed
-        return float(kept + 4 * d * dq * rows.asking + 4 * dq * rows.pairs)
+        one = rows.size or self.shape.each_layer[0]
+        kept = one.kept_flops * rows.alive + one.ffn_flops * rows.fed
+        if one.recurrent is not None:
+            return float(kept + one.recurrent.chunk_flops(rows.alive))
+        return float(kept + one.asking_flops * rows.asking + 4 * one.query_width * rows.pairs)
 
     def scoring(self, scoring: Scoring) -> float:
         return float(scoring_flops(self.shape, scoring))
@@ -197,8 +206,8 @@ class Pricer:
         total = meter.prompt(visual, text)
         stages = list(in_order([stage for method in plan.methods for stage in method.stages(layers)]))
         alive, original, starts = visual, visual, dict[int, int]()
-        seen: Counter[tuple[int, bool, bool, SightRule]] = Counter()
-        for number, ((here, query, ffn), rule) in enumerate(zip(sets, self.shape.each_rule, strict=True)):
+        seen: Counter[tuple[int, bool, bool, LayerShape]] = Counter()
+        for number, ((here, query, ffn), size) in enumerate(zip(sets, self.shape.each_layer, strict=True)):
             alive = alive if here else 0
             while stages and stages[0].before == number:
                 stage = stages.pop(0)
@@ -209,9 +218,9 @@ class Pricer:
                     total += 0.0 if scoring is None else meter.scoring(scoring)
                     total += meter.decision(stage.by, alive, text)  # type: ignore[arg-type]
                     alive = keep
-            seen[alive, query, ffn, rule] += 1
-        for (alive, query, ffn, rule), count in seen.items():
-            total += count * meter.layer(Rows(alive, text, query, ffn, alive == original, rule))
+            seen[alive, query, ffn, size] += 1
+        for (alive, query, ffn, size), count in seen.items():
+            total += count * meter.layer(Rows(alive, text, query, ffn, alive == original, size))
         return total
 
     def _routed(self, plan: Plan, visual: int, text: int) -> float:
@@ -221,11 +230,11 @@ class Pricer:
         total = self.meter.prompt(int(route.layout.visual_BN.sum()), text)
         total += sum(self.meter.scoring(scoring) for scoring in route.scorings)
         seen = route.layout.visual_BN
-        for layer, rule in zip(route.layers, self.shape.each_rule, strict=True):
+        for layer, size in zip(route.layers, self.shape.each_layer, strict=True):
             alive, query, ffn = (
                 int((rows & seen).sum()) for rows in (layer.alive_BN, layer.query_BN, layer.ffn_BN)
             )
-            least = Rows(alive, text, False, False, alive == int(seen.sum()), rule)
+            least = Rows(alive, text, False, False, alive == int(seen.sum()), size)
             bare, asked, fed = (
                 self.meter.layer(each)
                 for each in (least, replace(least, query=True), replace(least, ffn=True))

@@ -99,7 +99,8 @@ def attention(
 ) -> torch.Tensor:
     """Attention output (N, D) of normed states, all rows asking; differentiable."""
     mixed_HNW = mixed(family, attn, normed_ND, rotary, seen_NN)
-    return family.output(attn, mixed_HNW[None].to(normed_ND.dtype))[0]
+    gate = family.asking(attn, normed_ND[None], rotary)[1]
+    return family.output(attn, mixed_HNW[None].to(normed_ND.dtype), gate)[0]
 
 
 def layer_heads(family: Family, layer: Any, run: Trajectory, number: int) -> tuple[Heads, torch.Tensor]:
@@ -109,6 +110,11 @@ def layer_heads(family: Family, layer: Any, run: Trajectory, number: int) -> tup
         The heads, and the numbers (N,) of the rows that answer, on the host.
     """
     run.check_positions()
+    if family.recurs(layer):
+        raise ValueError(
+            f"layer {number} of this {family.name} model is recurrent, so it has no attention to analyse: "
+            "leave attention out of --what"
+        )
     rows = run.rows(number)
     if run.layer(number).visibility != "causal":
         raise ValueError(
