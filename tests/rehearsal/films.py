@@ -58,8 +58,9 @@ def stock_inputs(processor: Any, text: str, frames: np.ndarray, asked: int | Non
     how: dict[str, Any] = {"do_sample_frames": bool(part.do_sample_frames or part.fps or asked)}
     by_rate = type(part).__name__.startswith(("SmolVLM", "Glm"))
     if asked is not None:
-        how |= {"num_frames": asked}
-        how |= {"fps": (asked + 1e-6) / len(frames) * RATE} if by_rate else {}
+        # A rate of the settings would exclude the number.
+        rate = (asked + 1e-6) / len(frames) * RATE if by_rate else None
+        how |= {"num_frames": asked, "fps": rate}
     special = not text.startswith(processor.tokenizer.bos_token or "\0")
     made = processor(
         text=[text],
