@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from saccade.engine.resolution import note_shrunk
+from saccade.inputs.films import filmed
 from saccade.inputs.prompts import check_length, check_pixels, check_questions, check_tokens, extremes
-from saccade.inputs.samples import Sample, blind_image
+from saccade.inputs.samples import BLIND_COLOUR, Sample, blind_image
+from saccade.inputs.videos import Video
 from saccade.methods.resize import Resize
 from saccade.opening import Opening, open_config
 from saccade.opening.errors import reason
@@ -101,12 +103,13 @@ def load_config(name: str, opening: Opening | None = None) -> Any:
 
 
 def blind(sample: Sample) -> Sample:
-    """The same question over plain grey images of the same sizes."""
-    return replace(sample, images=tuple(blind_image(i) for i in sample.images))
+    """The same question over plain grey images and videos of the same sizes."""
+    images = tuple(blind_image(image) for image in sample.images)
+    return replace(sample, images=images, videos=tuple(v.plain(BLIND_COLOUR) for v in sample.videos))
 
 
 def prompt(loaded: Loaded, sample: Sample) -> str:
-    """The chat prompt of a sample: its images, then its question.
+    """The chat prompt of a sample: its images, its videos, then its question.
 
     Raises:
         ValueError: If the processor has no chat template, or it fails.
@@ -115,6 +118,7 @@ def prompt(loaded: Loaded, sample: Sample) -> str:
     if plain is not None and not getattr(loaded.processor, "chat_template", None):
         return plain
     content: list[dict[str, str]] = [{"type": "image"} for _ in sample.images]
+    content += [{"type": "video"} for _ in sample.videos]
     content.append({"type": "text", "text": sample.question})
     return chat_prompt(loaded, [{"role": "user", "content": content}])
 
@@ -199,7 +203,8 @@ def inputs(loaded: Loaded, samples: Sequence[Sample], plan: PlanLike | None = No
     check_questions(samples, loaded.processor, loaded.family, loaded.model.config)
     texts = [prompt(loaded, s) for s in samples]
     images = [image for s in samples for image in s.images]
-    return encode(loaded, texts, images, plan, [s.id for s in samples])
+    videos = [video for s in samples for video in s.videos]
+    return encode(loaded, texts, images, plan, [s.id for s in samples], videos)
 
 
 def try_longest(loaded: Loaded, samples: Sequence[Sample]) -> None:
@@ -219,6 +224,7 @@ def encode(
     images: Sequence[Image],
     plan: PlanLike | None = None,
     names: Sequence[str] = (),
+    videos: Sequence[Video] = (),
 ) -> Any:
     """Model inputs of chat prompts, left padded, on the model's device.
 
@@ -228,19 +234,23 @@ def encode(
         images: Their images, in order.
         plan: The plan they will run under; its ``resize`` methods make the images smaller.
         names: What the prompts are called, for messages.
+        videos: Their videos, in order.
 
     Raises:
-        ValueError: If the processor refuses an image, naming it, or a prompt is longer than the model's
-            positions, or holds a token that the model has not.
+        ValueError: If the processor refuses an image or a video, naming it, or a prompt is longer than the
+            model's positions, or holds a token that the model has not.
     """
     check_processor(loaded)
+    scale = image_scale(plan)
+    shown = filmed(loaded, videos, bool(images), scale) if videos else {}
     bos = loaded.processor.tokenizer.bos_token
     try:
-        pictures, sizes = shrink(loaded, images, image_scale(plan))
+        pictures, sizes = shrink(loaded, images, scale)
         batch = loaded.processor(
             text=list(texts),
             images=loaded.family.by_prompt(loaded.processor, texts, pictures) if pictures else None,
             **(sizes if pictures else {}),
+            **shown,
             padding=True,
             padding_side="left",
             # A template that writes the first token itself must not get it twice.

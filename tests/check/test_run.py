@@ -9,6 +9,7 @@ import torch
 
 import saccade.check
 from saccade.check.groups import GROUPS, RELEASED, RESIZED
+from saccade.check.prompts import ask
 from saccade.engine import attached
 from support.checks import SAMPLES, loaded, prompts
 from support.models import FACTORIES, SQUARE, tiny_llava, tiny_qwen
@@ -127,3 +128,15 @@ def test_a_plan_that_does_not_fit_is_refused():
     tiny = tiny_llava(layers=3)
     with pytest.raises(ValueError, match="names layer 9"):
         saccade.check.run(loaded(tiny), "vskip(layers=9)", prompts=prompts(tiny))
+
+
+def test_a_model_that_takes_pictures_alone_is_asked_about_pictures(monkeypatch):
+    model = saccade.load("glance")
+    plain = ask(model)
+    assert plain.pictures == (1, 0, 2) and not plain.notes
+    monkeypatch.setattr(type(model.family), "text_alone", False)
+    bare = ask(model)
+    assert bare.pictures == (1, 2) and len(bare.singles) == 2 and "plain tokens" in bare.notes[0]
+    assert not bool(model.family.visual_mask(model.model, bare.text["input_ids"]).any())
+    report = saccade.check.run(model, "vskip(layers=1)", prompts=bare, layers=3)
+    assert report.passed, [(row.plan, row.why) for row in report.failures]

@@ -117,3 +117,13 @@ def test_the_extremes_are_the_longest_question_and_the_most_pixels():
     large = replace(question(2), images=tuple(i.resize((99, 99)) for i in question(2).images))
     assert extremes([plain, wordy, large]) == [wordy, large]
     assert extremes([wordy]) == [wordy] and extremes([]) == []
+
+
+def test_a_model_that_takes_pictures_alone_names_the_question_without_one(loaded, monkeypatch):
+    bare = replace(question(1), id="bare", images=())
+    models.inputs(loaded, [question(0), bare])
+    monkeypatch.setattr(type(loaded.family), "text_alone", False)
+    models.inputs(loaded, [question(0)])
+    for ask in (models.inputs, models.try_longest):
+        with pytest.raises(ValueError, match=r"^bare: there is no picture, and LLaVA-1.5 takes no prompt"):
+            ask(loaded, [question(0), bare])

@@ -92,9 +92,11 @@ def template(checkpoint: Checkpoint) -> str:
         return each + what + " }}{% endif %}{% endfor %}"
 
     if chat["order"] == "images first":
-        body = parts("part['type'] == 'image'", image) + parts("part['type'] == 'text'", text)
+        film = parts("part['type'] == 'video'", _said(chat["video"])) if "video" in chat else ""
+        body = parts("part['type'] == 'image'", image) + film + parts("part['type'] == 'text'", text)
     else:
-        body = parts("true", f"{image} if part['type'] == 'image' else {text}")
+        film = f"{_said(chat['video'])} if part['type'] == 'video' else " if "video" in chat else ""
+        body = parts("true", f"{image} if part['type'] == 'image' else {film}{text}")
     plain = "{% if message['content'] is string %}{{ message['content'] }}{% else %}" + body + "{% endif %}"
     role = "{% if message['role'] == "
     opened = role + "'user' %}{{ " + _said(chat["user"][0]) + " }}"

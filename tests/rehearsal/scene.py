@@ -47,6 +47,11 @@ class Scene:
         return self.folder / "questions.jsonl"
 
     @property
+    def pictured(self) -> Path:
+        """Those of them that are about a picture."""
+        return self.folder / "pictured.jsonl"
+
+    @property
     def conversations(self) -> Path:
         """Conversations to train on."""
         return self.folder / "conversations.json"
@@ -65,6 +70,10 @@ def make(folder: Path) -> Scene:
         {"question": "What is two and two?", "answer": "four", "task": "none"},
     ]
     write_text(scene.questions, "".join(json.dumps(line) + "\n" for line in asked))
+    write_text(
+        scene.pictured,
+        "".join(json.dumps(line) + "\n" for line in asked if {"image", "images"} & line.keys()),
+    )
     said = [("small.png", "<image>\n" + QUESTION, "A cup."), (None, "What is two and two?", "Four.")]
     talks = [
         {"id": str(number), **({"image": image} if image else {}), "conversations": _talk(question, answer)}

@@ -154,6 +154,19 @@ def tiny_llava_next(text: str = "llama", layers: int = 4, wide: bool = False, **
     return _ready(f"llava_next-{text}", "llava_next", T.LlavaNextForConditionalGeneration, config, **how)
 
 
+def tiny_llava_next_video(text: str = "llama", layers: int = 4, **how: Any) -> Tiny:
+    """LLaVA-NeXT-Video in miniature: tiles of 16 rows as in LLaVA-NeXT, frames of a video of 4 rows each."""
+    config = T.LlavaNextVideoConfig(
+        vision_config=_clip(image_size=24, patch=6),
+        text_config=_text(text, layers),
+        image_token_index=IMAGE,
+        video_token_index=VIDEO,
+        image_grid_pinpoints=[[24, 48], [48, 24], [48, 48]],
+    )
+    cls = T.LlavaNextVideoForConditionalGeneration
+    return _ready("llava_next_video", "llava_next", cls, config, **how)
+
+
 def tiny_qwen(layers: int = 4, wide: bool = False, **how: Any) -> Tiny:
     """Qwen2.5-VL in miniature: dynamic resolution, window attention in the tower, GQA, biases, mRoPE."""
     config = qwen.qwen2_5_vl(_sizes(layers, 2, wide), _QWEN_IDS)
@@ -261,6 +274,7 @@ FACTORIES = {
     "llava-qwen2": lambda **kw: tiny_llava("qwen2", **kw),
     "llava_next-llama": lambda **kw: tiny_llava_next("llama", **kw),
     "llava_next-mistral": lambda **kw: tiny_llava_next("mistral", **kw),
+    "llava_next_video": tiny_llava_next_video,
     "qwen2_5_vl": tiny_qwen,
     "qwen2_vl": tiny_qwen2,
     "qwen3_vl": tiny_qwen3,
@@ -307,10 +321,10 @@ def _text(kind: str, layers: int, wide: bool = False) -> Any:
     return cls(**sizes, **extra.get(kind, {}))
 
 
-def _clip(image_size: int) -> T.CLIPVisionConfig:
+def _clip(image_size: int, patch: int = 8) -> T.CLIPVisionConfig:
     return T.CLIPVisionConfig(
         hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
-        image_size=image_size, patch_size=8, projection_dim=32,
+        image_size=image_size, patch_size=patch, projection_dim=32,
     )  # fmt: skip
 
 

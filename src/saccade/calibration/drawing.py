@@ -67,7 +67,7 @@ def check_draw(how: str) -> None:
 
 
 def data_hash(samples: Sequence[Sample]) -> str:
-    """SHA-256 of the questions and image pixels, in order."""
+    """SHA-256 of the questions, image pixels and videos, in order."""
     digest = hashlib.sha256()
     for sample in samples:
         for part in (sample.id.encode(), sample.question.encode()):
@@ -75,4 +75,6 @@ def data_hash(samples: Sequence[Sample]) -> str:
         for image in sample.images:
             digest.update(f"{image.mode} {image.size}".encode())
             digest.update(image.tobytes())
+        for video in sample.videos:
+            digest.update(video.digest.encode())
     return digest.hexdigest()

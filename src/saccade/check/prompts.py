@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from saccade.models import Loaded
 
 QUESTION = "What is in the picture, and where?"
+TEXT = "Name three colours."
 SIZE, SECOND = (336, 336), (300, 220)
 """Sizes of the pictures that are drawn where none is given, in pixels."""
 
@@ -81,9 +82,14 @@ def ask(loaded: Loaded, image: Image | None = None, question: str = QUESTION) ->
     """
     picture = image or drawn(*SIZE)
     one = Sample("picture", "check", "", (picture,), question)
-    text = Sample("text", "check", "", (), "Name three colours.")
     two = Sample("two", "check", "", (drawn(*SECOND), picture), "Which is larger?")
-    samples, notes = [one, text], []
+    samples, notes = [one], []
+    if loaded.family.text_alone:
+        samples.append(Sample("text", "check", "", (), TEXT))
+    else:
+        notes.append(
+            "a prompt without a picture: its processor does not take it, so plain tokens stand for it"
+        )
     reason = _refuses(loaded, two)
     if reason:
         notes.append(f"two pictures in a prompt: the stock model does not take them ({reason})")
@@ -97,15 +103,24 @@ def _encoded(loaded: Loaded, samples: list[Sample], notes: tuple[str, ...], plan
     from saccade import models
 
     singles = tuple(dict(models.inputs(loaded, [sample], plan)) for sample in samples)
+    bare = next((one for one, sample in zip(singles, samples, strict=True) if not sample.images), None)
     return Prompts(
         singles[0],
-        singles[1],
+        _plain(loaded, singles[0]) if bare is None else bare,
         singles,
         dict(models.inputs(loaded, samples, plan)),
         tuple(len(sample.images) for sample in samples),
         lambda wanted: _encoded(loaded, samples, notes, wanted),
         notes,
     )
+
+
+def _plain(loaded: Loaded, pictured: Inputs) -> Inputs:
+    """Tokens of a text by themselves, with the kinds of rows that the model is told of."""
+    made = loaded.processor.tokenizer(TEXT, return_tensors="pt")
+    found = {key: made[key].to(loaded.model.device) for key in ("input_ids", "attention_mask")}
+    kinds = {key: torch.zeros_like(found["input_ids"]) for key in pictured if key.endswith("token_type_ids")}
+    return found | kinds
 
 
 @torch.no_grad()

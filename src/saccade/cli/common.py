@@ -57,6 +57,23 @@ Threads = Annotated[
         help="CPU threads; if omitted as many as there are cores that nothing else keeps busy.",
     ),
 ]
+Videos = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--video",
+        metavar="PATH",
+        help="A video file, or a folder of frames; repeat for several. They stand behind the images.",
+    ),
+]
+Frames = Annotated[
+    int | None,
+    typer.Option(
+        "--frames",
+        min=1,
+        max=768,
+        help="Frames that are shown of each video; if omitted as many as the model's processor chooses.",
+    ),
+]
 Json = Annotated[
     str | None,
     typer.Option(

@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
 
 def explain(
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image file.")],
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image file, a video file or a folder of frames.")],
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask about it.")],
     plan: Annotated[
         str,
@@ -36,6 +36,8 @@ def explain(
         list[Path] | None,
         typer.Option("--image", metavar="PATH", help="A further image; repeat for several, in order."),
     ] = None,
+    video: common.Videos = None,
+    frames: common.Frames = None,
     output: Annotated[
         list[Path] | None,
         typer.Option(
@@ -50,7 +52,7 @@ def explain(
     opening: Opening = Opening(),
     json: common.Json = None,
 ) -> None:
-    """Show what a plan keeps, merges and drops of an image at every stage, and whether the answer changes.
+    """Show what a plan keeps, merges and drops of an image or a video at every stage, and whether the answer changes.
 
     Example: saccade explain scene.png "how many red objects ?" --plan "fastv(layer=3,keep=0.5)"
     """
@@ -59,9 +61,15 @@ def explain(
     if not question.strip():
         raise ValueError("the question is empty")
     from saccade.inputs.pictures import open_picture
+    from saccade.inputs.videos import is_video, open_video
 
-    paths = [image, *(more or [])]
+    first = [image]
+    paths, filmed = (more or [], first) if is_video(image) else ([*first, *(more or [])], [])
+    films = [*filmed, *(video or [])]
+    if frames is not None and not films:
+        raise ValueError("--frames is of videos: give --video PATH")
     images = [open_picture(path) for path in paths]
+    videos = [open_video(path, frames=frames) for path in films]
     common.check_names(model, opening=opening)
     from saccade.measure import record
     from saccade.plans.plan import Plan
@@ -78,7 +86,14 @@ def explain(
     with common.progress() as bar:
         task = bar.add_task("answering and drawing", total=1 + len(files))
         shown = report.explain(
-            loaded, images, question, wanted, max_new_tokens=max_new_tokens, force=force, strict=strict
+            loaded,
+            images,
+            question,
+            wanted,
+            max_new_tokens=max_new_tokens,
+            force=force,
+            strict=strict,
+            videos=videos,
         )
         bar.advance(task)
         for file in files:
@@ -86,7 +101,7 @@ def explain(
             bar.advance(task)
     _show(out, shown)
     out.line("".join(f"\nwrote {file}" for file in files).strip())
-    given = {"files": [str(path) for path in paths], "pictures": [str(file) for file in files]}
+    given = {"files": [str(path) for path in [*paths, *films]], "pictures": [str(file) for file in files]}
     out.finish(shown.to_dict() | given | {"provenance": record(model=loaded.model, device=where)})
 
 

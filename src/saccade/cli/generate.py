@@ -25,6 +25,8 @@ def generate(
         list[Path] | None,
         typer.Option("--image", metavar="PATH", help="An image; repeat for several, in order."),
     ] = None,
+    video: common.Videos = None,
+    frames: common.Frames = None,
     plan: common.Plan = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, max=common.MOST_TOKENS, help="Longest answer.")] = 64,
     guard: Annotated[
@@ -41,7 +43,7 @@ def generate(
     opening: Opening = Opening(),
     json: common.Json = None,
 ) -> None:
-    """Answer one question about an image; with a plan, beside the stock model's answer.
+    """Answer one question about images or videos; with a plan, beside the stock model's answer.
 
     A plan that was tuned with --unsure says from which lead of the first token on its answer stands; below
     that the answer is the stock model's, and the cost is that of both.
@@ -53,8 +55,12 @@ def generate(
     if not question.strip():
         raise ValueError("the question is empty")
     from saccade.inputs.pictures import open_picture
+    from saccade.inputs.videos import open_video
 
+    if frames is not None and not video:
+        raise ValueError("--frames is of videos: give --video PATH")
     images = tuple(open_picture(path) for path in image or [])
+    videos = tuple(open_video(path, frames=frames) for path in video or [])
     common.check_names(model, opening=opening)
     from saccade import models
     from saccade.engine import check_made_for
@@ -71,12 +77,13 @@ def generate(
         # Before layers are looked at, so that the first error is the true one.
         check_made_for(loaded.model, wanted, force=force, strict=strict)
         wanted = wanted.for_any() if force else wanted
-    asked = [Sample("question", "cli", "", images, question)]
+    asked = [Sample("question", "cli", "", images, question, videos=videos)]
     batch = models.inputs(loaded, asked)
     result: dict[str, Any] = {
         "model": model,
         "question": question,
         "images": [str(path) for path in image or []],
+        "videos": [str(path) for path in video or []],
     }
     with common.progress() as bar:
         task = bar.add_task("answering", total=1 if wanted is None else 2)

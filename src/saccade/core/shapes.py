@@ -294,6 +294,7 @@ SHAPES: dict[str, ModelShape] = {
         ModelShape("llava-llama3-8b", 32, 4096, 32, 8, 128, 14336, 128256, 576, tower=_clip(4096)),
         ModelShape("llava-next-7b", 32, 4096, 32, 32, 128, 11008, 32064, 2880, 576, tower=_clip(4096)),
         ModelShape("llava-next-13b", 40, 5120, 40, 40, 128, 13824, 32064, 2880, 576, tower=_clip(5120)),
+        ModelShape("llava-next-video-7b", 32, 4096, 32, 32, 128, 11008, 32064, 2880, 576, tower=_clip(4096)),
         ModelShape("qwen2-vl-7b", 28, 3584, 28, 4, 128, 18944, 152064, 1280, tower=_QWEN2),
         ModelShape("qwen2.5-vl-7b", 28, 3584, 28, 4, 128, 18944, 152064, 1280, tower=_QWEN25),
         ModelShape("qwen3-vl-8b", 36, 4096, 32, 8, 128, 12288, 151936, 1280, tower=_QWEN3),

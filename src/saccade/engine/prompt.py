@@ -14,9 +14,13 @@ import torch
 from torch import nn
 
 from saccade.core.layout import Layout
-from saccade.engine.tower import Captured
+from saccade.engine.tower import Captured, in_order
 from saccade.families import Family
 from saccade.families.vision import Picture
+
+
+FILMS = "pixel_values_videos"
+"""By which argument the pixels of videos come."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,10 +73,17 @@ def layout_of_inputs(family: Family, model: nn.Module, inputs: Mapping[str, Any]
     """
     visual_BN = family.visual_mask(model, inputs["input_ids"])
     picture = family.picture(model, inputs)
-    # Images and videos together stand in an order that only a forward finds out.
-    both = all(inputs.get(kind) is not None for kind in ("pixel_values", "pixel_values_videos"))
-    if picture is None or both:
+    if picture is None:
         return Layout.from_mask(visual_BN, inputs.get("attention_mask"))
+    if all(inputs.get(kind) is not None for kind in ("pixel_values", FILMS)):
+        # Images come before videos here, and in the prompts as they were written.
+        alone = family.picture(model, {key: value for key, value in inputs.items() if key != FILMS})
+        assert alone is not None
+        count, numbers = len(alone.lengths), range(len(picture.lengths))
+        order = in_order(
+            family, model, (numbers[:count], numbers[count:]), picture.lengths, inputs["input_ids"]
+        )
+        picture = picture.take(order)
     return _cut(visual_BN, inputs.get("attention_mask"), family.grouped(model, picture, inputs))
 
 

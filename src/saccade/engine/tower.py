@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 from weakref import WeakValueDictionary
@@ -27,7 +27,7 @@ from saccade.engine.mesh import all_heads
 from saccade.engine.tower_merge import MERGING, Merging, MergingLayer
 from saccade.engine.tower_prune import PRUNING, Pruning, install
 from saccade.engine.tower_scores import TowerScores, look, received, together
-from saccade.engine.tower_vision import Captured, Seen, TowerRun, Which, grid, left, vision
+from saccade.engine.tower_vision import Captured, Seen, TowerRun, Which, grid, left, refuse_mixed, vision
 from saccade.families import Family, unwrap
 from saccade.families.base import checkpoints
 from saccade.families.vision import KINDS, Picture, Tower
@@ -176,7 +176,7 @@ class TowerTap:
         if not seen:
             return None
         joined = Picture.join([one.picture for one in seen])
-        order = self._order(images, joined.lengths, inputs.get("input_ids"))
+        order = in_order(self.family, self.model, images, joined.lengths, inputs.get("input_ids"))
         views = tuple(joined.views_of(order))
         picture = self.family.grouped(self.model, joined.take(order), inputs)
         return Captured(picture, tuple(seen), views, self.tower, self.keys)
@@ -196,24 +196,6 @@ class TowerTap:
         assert picture is not None
         return Seen(picture, TowerRun(), (), None), list(range(len(picture.lengths)))
 
-    def _order(
-        self, images: list[list[int]], lengths: tuple[int, ...], input_ids: torch.Tensor | None
-    ) -> list[int]:
-        """Numbers of images and videos in the order of their placeholders."""
-        if not all(images):
-            return [number for kind in images for number in kind]
-        if input_ids is None:
-            raise ValueError("images and videos in one prompt need input_ids, which tell their order")
-        config: Any = unwrap(self.model).config
-        ids = input_ids.flatten().cpu()
-        left, order, at = [list(kind) for kind in images], [], 0
-        tokens = [(ids == token) for token in self.family.visual_ids(config)]
-        kinds = torch.stack(tokens).long().argmax(0)[torch.stack(tokens).any(0)].tolist()
-        while at < len(kinds):
-            order.append(left[kinds[at]].pop(0))
-            at += lengths[order[-1]]
-        return order
-
     def _wrap(self, core: Any, kind: str, name: str) -> None:
         own, inner = name in core.__dict__, getattr(core, name)
         signature = inspect.signature(inner)
@@ -223,6 +205,11 @@ class TowerTap:
             if self._call.run is not None:
                 # Qwen3-VL makes the features of videos by its own call for images.
                 return inner(*args, **kwargs)
+            if self.merge is not None:
+                # What averages patches needs all of them: it would fail on those that are left.
+                given = self.family.picture(self.model, signature.bind(*args, **kwargs).arguments)
+                if given is not None:
+                    refuse_mixed(given)
             run = self._call.run = TowerRun()
             try:
                 output = inner(*args, **kwargs)
@@ -436,3 +423,37 @@ def _copies(made: tuple[torch.Tensor, ...], given: torch.Tensor) -> list[int] | 
         return list(range(len(made)))
     equal = torch.stack([(given == one).flatten(1).all(1) for one in made], dim=1)
     return equal.int().argmax(1).tolist() if bool(equal.any(1).all()) else None
+
+
+def in_order(
+    family: Family,
+    model: nn.Module,
+    images: Sequence[Sequence[int]],
+    lengths: Sequence[int],
+    input_ids: torch.Tensor | None,
+) -> list[int]:
+    """Numbers of images and videos in the order of their placeholders.
+
+    Args:
+        family: The model's adapter.
+        model: The model, for its configuration.
+        images: Numbers of the images, and of the videos.
+        lengths: Rows of each by number.
+        input_ids: Token ids of the prompts.
+
+    Raises:
+        ValueError: If there are both and no token ids.
+    """
+    if not all(images):
+        return [number for kind in images for number in kind]
+    if input_ids is None:
+        raise ValueError("images and videos in one prompt need input_ids, which tell their order")
+    config: Any = unwrap(model).config
+    ids = input_ids.flatten().cpu()
+    left, order, at = [list(kind) for kind in images], [], 0
+    tokens = torch.stack([(ids == token) for token in family.visual_ids(config)])
+    kinds = tokens.long().argmax(0)[tokens.any(0)].tolist()
+    while at < len(kinds):
+        order.append(left[kinds[at]].pop(0))
+        at += lengths[order[-1]]
+    return order

@@ -160,12 +160,8 @@ def vision(
     into_BN = sizes_BN = None
     groups = [f.groups for f in found if f.groups is not None]
     mix = _mixture(captured.picture, layout, device)
-    if groups and mix is not None:
-        raise ValueError(
-            "this plan merges tokens inside the vision tower, but this model interpolates the features of "
-            "these images afterwards (a video, or tiles beyond its budget), so that a row is no token of the "
-            "tower: choose a method that merges before or in the decoder"
-        )
+    if groups:
+        refuse_mixed(captured.picture)
     if groups:
         # A tower that merges makes the images alone, in one run.
         (one,) = groups
@@ -322,6 +318,20 @@ def _unseen(
     patch_BE, view_BE, image_BE, before_BE = table_BE4.unbind(-1)
     names = ("attention_P", "keys_PV", "features_PV")
     return Unseen(view_BE, image_BE, before_BE, *(spread(name, patch_BE.clamp(min=0)) for name in names))
+
+
+def refuse_mixed(picture: Picture) -> None:
+    """Refuses to merge tokens in the tower where rows are made of several of them afterwards.
+
+    Raises:
+        ValueError: If rows are.
+    """
+    if picture.mix_RM is not None:
+        raise ValueError(
+            "this plan merges tokens inside the vision tower, but this model interpolates the features of "
+            "these images afterwards (a video, or tiles beyond its budget), so that a row is no token of the "
+            "tower: choose a method that merges before or in the decoder"
+        )
 
 
 def _mixture(

@@ -14,12 +14,14 @@ from saccade.system.journal import Journal
 
 
 def sample_digest(samples: Sequence[Sample]) -> str:
-    """Digest of questions, answers and pixels."""
+    """Digest of questions, answers, pixels and videos."""
     digest = hashlib.sha256()
     for sample in samples:
         digest.update(json.dumps([sample.id, sample.task, sample.question, sample.answer]).encode())
         for image in sample.images:
             digest.update(str(image.size).encode() + image.tobytes())
+        for video in sample.videos:
+            digest.update(video.digest.encode())
     return digest.hexdigest()[:16]
 
 

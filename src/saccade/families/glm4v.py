@@ -30,6 +30,8 @@ class Glm4v(QwenVL):
     name = "GLM-4.1V"
     model_types = ("glm4v",)
     text_types = ("glm4v_text",)
+    beside_images = False  # both have one placeholder, and the stock model counts them together
+    by_rate = True
 
     def visual_ids(self, config: PreTrainedConfig) -> tuple[int, ...]:
         return (config.image_token_id,)

@@ -186,6 +186,8 @@ class SmolVLM(Idefics3):
 
     name = "SmolVLM"
     model_types = ("smolvlm",)
+    films, frames_apart, by_rate = True, True, True
+    beside_images = False  # its processor gives both one name, and the videos' take the images' place
 
     def config(
         self, shape: ModelShape, layers: int | None = None, vision_layers: int = 1

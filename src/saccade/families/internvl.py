@@ -50,6 +50,7 @@ class InternVL(SparseFFN, HeadNorms):
     name = "InternVL"
     model_types = ("internvl",)
     text_types = ("qwen2", "qwen3", "qwen3_moe", "llama")
+    films, frames_apart = True, True
     layouts = ()  # what stands in its projector's place gets four patches in one
 
     def visual_ids(self, config: PreTrainedConfig) -> tuple[int, ...]:

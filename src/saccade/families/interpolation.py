@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import isqrt
 
 import torch
 import torch.nn.functional as F
 
-from saccade.families.vision import MIXED, Picture
+from saccade.families.vision import MIXED, Picture, joined
 
 TOLERATED = 1.1
 """Tiles are interpolated where their sides exceed the budget by more than this factor."""
@@ -118,20 +119,47 @@ def pooled_videos(videos: int, frames: int, side: int, cover: float) -> Picture:
         cover: Share of a frame's side that its patches cover.
     """
     new = -(-side // 2)
-    places, shares = bilinear((side, side), (new, new))
+    return _filmed(videos, frames, side, cover, bilinear((side, side), (new, new)), newline=1)
+
+
+def averaged_videos(videos: int, frames: int, side: int, cover: float) -> Picture:
+    """The picture of videos: every row is the mean of two by two patches; an odd last line belongs to none.
+
+    Args:
+        videos: How many.
+        frames: Frames of each; they are planes and views.
+        side: Patches along a side of a frame.
+        cover: Share of a frame's side that its patches cover.
+    """
+    new = side // 2
+    places = joined([(side, side)], 2).view(-1, MIXED)
+    return _filmed(videos, frames, side, cover * 2 * new / side, (places, torch.full(places.shape, 0.25)), 0)
+
+
+def _filmed(
+    videos: int,
+    frames: int,
+    side: int,
+    cover: float,
+    mixed: tuple[torch.Tensor, torch.Tensor],
+    newline: int,
+) -> Picture:
+    """Videos whose frames are mixed alike: places in a frame and shares of every row, line by line."""
+    places, shares = mixed
+    new = isqrt(len(places))
     views = torch.arange(videos * frames)
     line, column = torch.arange(new * new) // new, torch.arange(new * new) % new
     box = torch.stack((column, line, column + 1, line + 1), -1) * cover / new
 
     def ended(x: torch.Tensor, end: float) -> torch.Tensor:
-        """Values of all rows, given those of each frame (or of any), with each newline row put last."""
+        """Values of all rows, given those of each frame (or of any), with a newline row put last."""
         x = x.expand(len(views), *x.shape[1:]).reshape(videos, frames * new * new, *x.shape[2:])
-        return F.pad(x, (*[0] * (2 * (x.ndim - 2)), 0, 1), value=end).flatten(0, 1)
+        return F.pad(x, (*[0] * (2 * (x.ndim - 2)), 0, newline), value=end).flatten(0, 1)
 
     mix = ended(views[:, None, None] * side * side + places, -1)
     view = ended(views[:, None].expand(-1, new * new), -1)
     return Picture(
-        lengths=(frames * new * new + 1,) * videos,
+        lengths=(frames * new * new + newline,) * videos,
         views=(frames,) * videos,
         patches=videos * frames * side * side,
         patch_R=mix[:, 0],

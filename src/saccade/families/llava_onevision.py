@@ -19,9 +19,8 @@ from transformers import (
 
 from saccade.core.shapes import ModelShape
 from saccade.families.base import core_of, text_sizes, unwrap
+from saccade.families.filmed import FilmedTiles, film
 from saccade.families.interpolation import TOLERATED, ImageRows, pooled_videos
-from saccade.families.llava_next import LlavaNext
-from saccade.families.projector import ReplaceableProjector
 from saccade.families.registry import register
 from saccade.families.vision import Picture, each_prompts, made_lengths
 
@@ -30,23 +29,14 @@ if TYPE_CHECKING:
 
 
 @register
-class LlavaOnevision(LlavaNext):
+class LlavaOnevision(FilmedTiles):
     """LLaVA-OneVision: an image that is alone in its prompt has tiles, one among several a single view.
 
-    Rows of a video are pooled, and those of tiles beyond the budget interpolated: each then lies between four
-    patches, and has their scores, keys and features in the model's own shares. A video is one image, whose
-    frames are planes and views.
+    Rows of tiles beyond the budget are interpolated between four patches, as those of a video are.
     """
 
     name = "LLaVA-OneVision"
     model_types = ("llava_onevision",)
-    layouts = ()  # rows laid out anew would have to fit its budget
-    projector_place = ReplaceableProjector.projector_place
-    stock_rows = ReplaceableProjector.stock_rows
-    replace_projector = ReplaceableProjector.replace_projector
-
-    def visual_ids(self, config: PreTrainedConfig) -> tuple[int, ...]:
-        return (config.image_token_id, config.video_token_id)
 
     def config(
         self, shape: ModelShape, layers: int | None = None, vision_layers: int = 1
@@ -76,12 +66,6 @@ class LlavaOnevision(LlavaNext):
             "vision_feature_select_strategy": config.vision_feature_select_strategy,
             "vision_aspect_ratio": config.vision_aspect_ratio,
         }
-
-    def picture(self, model: nn.Module, inputs: Mapping[str, Any]) -> Picture | None:
-        """Images, then videos."""
-        found = (self._stock_picture(model, inputs), self._videos(model, inputs))
-        parts = [part for part in found if part is not None]
-        return Picture.join(parts) if parts else None
 
     def _views(self, config: Any, inputs: Mapping[str, Any], sizes: list[tuple[int, int]]) -> list[int]:
         tiled = self._alone(inputs, len(sizes))
@@ -122,11 +106,7 @@ class LlavaOnevision(LlavaNext):
         return replace(ImageRows.put(shown, parts), unseen=unseen)
 
     def _videos(self, model: nn.Module, inputs: Mapping[str, Any]) -> Picture | None:
-        """The picture of the videos of a forward; None if it has none."""
-        made, pixels = made_lengths(inputs, "video"), inputs.get("pixel_values_videos")
-        if pixels is None and inputs.get("image_sizes") is None:
-            # Where get_video_features is older, its argument has no name of its own.
-            pixels = inputs.get("pixel_values")
+        made, pixels = made_lengths(inputs, "video"), film(inputs)
         if made is None and pixels is None:
             return None
         vision: Any = unwrap(model).config.vision_config

@@ -47,6 +47,7 @@ class PaliGemma(Gemma):
     model_types = ("paligemma",)
     text_types = ("gemma2",)
     answer_type = 1
+    text_alone = False
 
     def config(
         self, shape: ModelShape, layers: int | None = None, vision_layers: int = 1

@@ -27,6 +27,7 @@ class QwenVL(Family):
     """The common part; its text loop hands out rotary tables already mixed by axis, so rows slice alike."""
 
     compact_positions = False
+    films, frames_alike = True, False
     tower_modules = ("model.visual",)
     layouts = ()  # its rows have the positions of a grid, and rows laid out anew are on none
 

@@ -308,6 +308,19 @@ class VisionAdapter(LeavingPatches, ABC):
     """Modules of the whole model that see and project: what lies beside its decoder."""
     image_inputs: tuple[str, ...] = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")
     """Arguments of the core by which images come into a forward."""
+    films: ClassVar[bool] = False
+    """Whether stock models of the family are given videos."""
+    frames_apart: ClassVar[bool] = False
+    """Whether each frame of a video is an image, with a budget of its own."""
+    frames_alike: ClassVar[bool] = True
+    """Whether videos of one batch must have as many frames each."""
+    beside_images: ClassVar[bool] = True
+    """Whether stock models take videos and images in one batch."""
+    by_rate: ClassVar[bool] = False
+    """Whether frames are chosen by a rate also where their number is given (``frames.shown_frames``)."""
+
+    text_alone: ClassVar[bool] = True
+    """Whether its processor takes prompts without a picture."""
 
     def feature_makers(self, core: nn.Module) -> dict[str, str]:
         """Names of the core's methods that make the features of images and of videos, by kind."""

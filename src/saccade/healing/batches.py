@@ -114,6 +114,8 @@ def _name(sample: Sample) -> str:
     digest = hashlib.sha256(json.dumps([sample.id, sample.question]).encode())
     for image in sample.images:
         digest.update(str(image.size).encode() + image.tobytes())
+    for video in sample.videos:
+        digest.update(video.digest.encode())
     return digest.hexdigest()[:32]
 
 
@@ -169,7 +171,7 @@ class AnswerCollator:
         inputs = joined(models.inputs(self.loaded, samples, self.plan), targets, self._pad, kind)
         if self.plan.shortening:
             inputs[DENSE_INPUTS] = joined(models.inputs(self.loaded, samples), targets, self._pad, kind)
-        images = sum(len(sample.images) for sample in samples)
+        images = sum(len(sample.images) + len(sample.videos) for sample in samples)
         rows, labels = int(inputs["attention_mask"].sum()), sum(map(len, targets))
         return Batch(inputs, Counts(len(samples), images, rows, labels), ())
 

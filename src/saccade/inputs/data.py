@@ -1,7 +1,8 @@
-"""The user's own questions: a JSONL file beside its images.
+"""The user's own questions: a JSONL file beside its images and videos.
 
 One object per line: ``question`` (text), ``image`` or ``images`` (a path or a list of paths, relative to the
-file; leave it out for a text-only question), and, where known, ``answer`` (text, a number, or a list of those
+file; leave it out for a text-only question), ``video`` or ``videos`` (likewise; each a file or a folder of
+frames, with ``frames``, how many are shown, and ``fps`` of a folder), and, where known, ``answer`` (text, a number, or a list of those
 that all count as right), ``task``, ``subtask``, ``id``, and ``score``, how answers are scored: a name such as
 ``"anls"`` or a name with parameters, ``{"number": {"tolerance": 0.1}}`` (``saccade.scoring``).
 """
@@ -16,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from saccade.core.text import is_text, short
-from saccade.inputs.pictures import is_file, open_picture, unfetched
+from saccade.inputs.pictures import is_file, is_folder, is_pipe, open_picture, unfetched
 from saccade.inputs.samples import Sample
+from saccade.inputs.videos import check_frames, open_video
 from saccade.scoring import Rule, parse, read
 from saccade.system.files import LONGEST_LINE, lines
 
@@ -35,6 +37,9 @@ class Entry:
         answers: Reference answers; empty where none is known.
         score: How answers are scored.
         where: File and line, for errors.
+        videos: Video files and folders of frames in prompt order.
+        frames: Frames that are shown of each; None leaves it to the model's processor.
+        rate: Frames in a second of a folder; None where the line does not say.
     """
 
     id: str
@@ -45,17 +50,29 @@ class Entry:
     answers: tuple[str, ...]
     score: str
     where: str
+    videos: tuple[Path, ...] = ()
+    frames: int | None = None
+    rate: float | None = None
 
     def load(self) -> Sample:
-        """Decodes the images.
+        """Decodes the images and opens the videos.
 
         Raises:
-            ValueError: If a file is not an image, naming the line.
+            ValueError: If a file is not an image or a video, naming the line.
         """
         images = tuple(open_picture(path, self.where) for path in self.paths)
+        videos = tuple(open_video(path, self.where, self.frames, self.rate) for path in self.videos)
         answer, *others = self.answers or ("",)
         return Sample(
-            self.id, self.task, self.subtask, images, self.question, answer, tuple(others), self.score
+            id=self.id,
+            task=self.task,
+            subtask=self.subtask,
+            images=images,
+            question=self.question,
+            answer=answer,
+            others=tuple(others),
+            score=self.score,
+            videos=videos,
         )
 
 
@@ -154,19 +171,30 @@ def _entry(data: dict[str, Any], path: Path, number: int, where: str, usual: Rul
     if not isinstance(question, str) or not question.strip():
         raise ValueError(f"{where}: 'question' is missing or is not text")
     _text(data, "question", "", where)
-    if "<image>" in question:
-        raise ValueError(f"{where}: leave '<image>' out of the question; images are placed before it")
+    for kind in ("image", "video"):
+        if f"<{kind}>" in question:
+            raise ValueError(
+                f"{where}: leave '<{kind}>' out of the question; {kind}s are placed before it"
+            )
     task = _text(data, "task", path.stem, where)
     rule = _rule(data, where, usual)
+    videos = tuple(_find_video(name, path.parent, where) for name in _names(data, "video", where))
+    said = next((key for key in ("frames", "fps") if data.get(key) is not None), None)
+    if said is not None and not videos:
+        raise ValueError(f"{where}: {said!r} is of a video, and the line has none")
+    check_frames(data.get("frames"), f"{where}: ")
     return Entry(
         id=_text(data, "id", f"{path.stem}/{number}", where),
         task=task,
         subtask=_text(data, "subtask", task, where),
-        paths=tuple(_find(name, path.parent, where) for name in _names(data, where)),
+        paths=tuple(_find(name, path.parent, where) for name in _names(data, "image", where)),
         question=question,
         answers=_answers(data, where, rule),
         score=str(rule),
         where=where,
+        videos=videos,
+        frames=data.get("frames"),
+        rate=data.get("fps"),
     )
 
 
@@ -202,15 +230,16 @@ def _text(data: dict[str, Any], key: str, default: str, where: str) -> str:
     return str(value)
 
 
-def _names(data: dict[str, Any], where: str) -> list[str]:
-    if data.get("image") is not None and data.get("images") is not None:
-        raise ValueError(f"{where}: give 'image' or 'images', not both")
-    names = data.get("image") if data.get("image") is not None else data.get("images")
+def _names(data: dict[str, Any], kind: str, where: str) -> list[str]:
+    one, several = data.get(kind), data.get(f"{kind}s")
+    if one is not None and several is not None:
+        raise ValueError(f"{where}: give '{kind}' or '{kind}s', not both")
+    names = several if one is None else one
     if names is None:
         return []
     names = [names] if isinstance(names, str) else names
     if not isinstance(names, list) or not all(isinstance(n, str) and n and is_text(n) for n in names):
-        raise ValueError(f"{where}: 'image' is a path or a list of paths")
+        raise ValueError(f"{where}: '{kind}' is a path or a list of paths")
     return names
 
 
@@ -220,3 +249,11 @@ def _find(name: str, folder: Path, where: str) -> Path:
         hint = unfetched(name) or " (paths are relative to the JSONL file)"
         raise ValueError(f"{where}: no image file {short(name)}{hint}")
     return path
+
+
+def _find_video(name: str, folder: Path, where: str) -> Path:
+    path = folder / name
+    if is_pipe(path) or is_file(path) or is_folder(path):
+        return path
+    hint = unfetched(name) or " (paths are relative to the JSONL file)"
+    raise ValueError(f"{where}: no video file or folder of frames {short(name)}{hint}")

@@ -47,7 +47,7 @@ def open_picture(path: str | os.PathLike, where: str = "") -> Image.Image:
         raise ValueError(f"{before}cannot read image {short(path)}: it is no file")
     try:
         with _quiet(), Image.open(path, formats=FORMATS) as image:
-            _check_size(image)
+            check_size(*image.size)
             return rgb(image)
     except FileNotFoundError:
         raise ValueError(f"{before}no such image: {short(path)}{unfetched(path)}") from None
@@ -68,7 +68,7 @@ def read_picture(data: bytes, name: str, most_pixels: int = MOST_PIXELS) -> Imag
     """
     try:
         with _quiet(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_size(image, min(most_pixels, MOST_PIXELS))
+            check_size(*image.size, min(most_pixels, MOST_PIXELS))
             return rgb(image)
     except Exception as error:  # decoders raise whatever their authors chose
         raise ValueError(f"cannot read {name}: {_reason(error, name)}") from None
@@ -130,13 +130,25 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def _check_size(image: Image.Image, most: int = MOST_PIXELS) -> None:
-    """Looks at the header alone, before anything is decoded.
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder; no for what cannot be the name of one."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def check_size(width: int, height: int, most: int = MOST_PIXELS) -> None:
+    """Looks at what the header says, before anything is decoded.
+
+    Args:
+        width: Pixels across.
+        height: Pixels down.
+        most: Pixels of the largest that is decoded.
 
     Raises:
         ValueError: If the picture is too large or too narrow.
     """
-    width, height = image.size
     if width * height > most:
         raise ValueError(
             f"{width} x {height} pixels are more than the {most:,} that are read; make it smaller"

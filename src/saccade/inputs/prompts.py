@@ -24,9 +24,15 @@ def check_questions(samples: Sequence[Sample], processor: Any, family: Family, c
         config: The model's configuration.
 
     Raises:
-        ValueError: If a question is no text, or holds a placeholder, naming both.
+        ValueError: If a question is no text, or holds a placeholder, naming both; or is about no picture, of
+            a model that is asked about pictures alone.
     """
     for sample in samples:
+        if not sample.images and not family.text_alone:
+            raise ValueError(
+                f"{sample.id}: there is no picture, and {family.name} takes no prompt without one; "
+                "leave it out"
+            )
         if not is_text(sample.question):
             raise ValueError(
                 f"{sample.id}: the question is not text that can be written down; from a shell, set a UTF-8 "
@@ -59,8 +65,10 @@ def check_pixels(batch: Mapping[str, Any], name: str) -> None:
     Raises:
         ValueError: Naming what is wrong.
     """
-    pixels = batch.get("pixel_values")
-    if pixels is not None and not bool(torch.isfinite(torch.stack(torch.aminmax(pixels))).all()):
+    for kind in ("pixel_values", "pixel_values_videos"):
+        pixels = batch.get(kind)
+        if pixels is None or bool(torch.isfinite(torch.stack(torch.aminmax(pixels))).all()):
+            continue
         raise ValueError(
             f"the processor of {name} makes pixels that are no finite numbers: look at image_mean, "
             "image_std and rescale_factor in its preprocessor_config.json"
@@ -101,7 +109,7 @@ def check_length(taken: Sequence[int], config: Any, names: Sequence[str] = ()) -
         name = f"{short(names[taken.index(longest)], 80)}: " if names else ""
         raise ValueError(
             f"{name}the prompt takes {longest:,} positions, and this model was made for {most:,}; take a "
-            "shorter question, or fewer or smaller pictures"
+            "shorter question, or fewer or smaller pictures or frames"
         )
 
 
@@ -121,5 +129,5 @@ def extremes(samples: Sequence[Sample]) -> list[Sample]:
     if not samples:
         return []
     words = max(samples, key=lambda sample: len(sample.question))
-    pixels = max(samples, key=lambda sample: sum(image.width * image.height for image in sample.images))
+    pixels = max(samples, key=lambda sample: sample.pixels)
     return [words] if words is pixels else [words, pixels]

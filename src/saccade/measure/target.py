@@ -27,6 +27,7 @@ FAMILY_OF = {
     "llava-llama3-8b": "llava",
     "llava-next-7b": "llava_next",
     "llava-next-13b": "llava_next",
+    "llava-next-video-7b": "llava_next_video",
     "qwen2-vl-7b": "qwen2_vl",
     "qwen2.5-vl-7b": "qwen2_5_vl",
     "qwen3-vl-8b": "qwen3_vl",

@@ -19,6 +19,7 @@ from transformers import PROCESSOR_MAPPING, AutoTokenizer, PreTrainedConfig, Pro
 
 # From their module: in early releases the package's own names ask for torchvision.
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING, AutoImageProcessor
+from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
 from transformers.utils.hub import PushToHubMixin
 
 from saccade.opening.checks import read_settings
@@ -114,7 +115,7 @@ def read_processor(
                 parts.append(NoVideos(_video_settings(files)))
             elif part == "video_processor":
                 with telling(f"the settings for videos {named(folder, VIDEO_FILES[0], NAMED_IN[0])}"):
-                    parts.append(transformers.AutoVideoProcessor.from_pretrained(folder, **how))
+                    parts.append(_videos(config, files).from_pretrained(folder, **how))
             else:
                 with telling(f"the settings for pictures {named(folder, VIDEO_FILES[1], NAMED_IN[0])}"):
                     parts.append(_pictures(folder, config, files, how))
@@ -174,6 +175,20 @@ def _pictures(
         mapping = by_type[type(config)]
         return (mapping.get("pil") or mapping["torchvision"]).from_pretrained(folder)
     return AutoImageProcessor.from_pretrained(folder, backend="pil", **how)
+
+
+def _videos(config: PreTrainedConfig, files: Mapping[str, Mapping[str, Any]]) -> Any:
+    """The class for videos: that of the model type where no file names one.
+
+    Stock would derive a name from that of the pictures' class, which for LLaVA-NeXT-Video is a name of the
+    whole processor's, and looks for its parts without end.
+    """
+    by_type: Any = VIDEO_PROCESSOR_MAPPING
+    if not _video_settings(files).get("video_processor_type") and type(config) in by_type:
+        found = by_type[type(config)]
+        # By backend in later releases.
+        return found["torchvision"] if isinstance(found, Mapping) else found
+    return transformers.AutoVideoProcessor
 
 
 def _video_settings(files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from saccade.evaluation.ledger import sample_digest
 from saccade.families import Family
 from saccade.families.offsets import position_offsets, position_offsets_kept
 from saccade.identity import code_of, model_digest
-from saccade.inputs.samples import Sample
+from saccade.inputs.samples import Sample, in_batches
 from saccade.models import Loaded
 from saccade.plans.plan import Plan
 from saccade.system.journal import Journal, Section
@@ -216,15 +216,13 @@ class Judge:
         if part not in self._dense:
             samples, tokenizer = self.parts[part], self.loaded.processor.tokenizer
 
-            def like(index: int) -> tuple[int, int, int, int]:
+            def like(index: int) -> tuple[str, int, int, int, int]:
                 sample = samples[index]
-                area = sum(image.width * image.height for image in sample.images)
                 words = tokenizer(sample.question, add_special_tokens=False).input_ids
-                return len(sample.images), area, len(words), index
+                return sample.filmed, len(sample.images), sample.pixels, len(words), index
 
             order = sorted(range(len(samples)), key=like)
-            size = self._batch_size
-            made = [order[start : start + size] for start in range(0, len(order), size)]
+            made = in_batches(samples, order, self._batch_size)
             self._dense[part] = [
                 self._answered(part, number, tuple(samples[i] for i in indices))
                 for number, indices in enumerate(made)

@@ -54,9 +54,9 @@ def prepared(
     """A search that is ready to run: what may be used, what it costs, and what every skip loses alone."""
     models.try_longest(loaded, [*questions.search, *questions.held_out])
     layers = loaded.shape.layers
-    first = next((sample for sample in questions.search if sample.images), None)
+    first = next((sample for sample in questions.search if sample.visual), None)
     if first is None:
-        raise ValueError("none of the samples has an image: there is nothing to tune")
+        raise ValueError("none of the samples has an image or a video: there is nothing to tune")
 
     def runs(method: Method) -> bool:
         try:

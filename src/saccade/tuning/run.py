@@ -131,7 +131,7 @@ def run(
 
 def retimed(loaded: Loaded, questions: Questions, chosen: Candidate) -> dict[str, float]:
     """The chosen plan timed beside the stock model, and what the table of measured steps predicted."""
-    sample = next(sample for sample in questions.search if sample.images)
+    sample = next(sample for sample in questions.search if sample.visual)
     asked = [(models.inputs(loaded, [sample], plan), plan) for plan in (Plan(), chosen.plan)]
     dense, planned = prefills(loaded, asked)
     return {"predicted": chosen.tried.ratio, "measured": planned / dense, "dense_s": dense, "plan_s": planned}

@@ -21,7 +21,10 @@ from saccade.core.stages import Grid
 from saccade.engine import apply, check_made_for
 from saccade.engine.tower import grid as grid_of
 from saccade.engine.trace import Trace
+from saccade.families.vision import Picture
+from saccade.inputs.films import show
 from saccade.inputs.samples import Sample
+from saccade.inputs.videos import Video
 from saccade.models import Loaded
 from saccade.plans.budget import last_layers, reach_flops
 from saccade.plans.plan import Plan, PlanLike
@@ -29,6 +32,7 @@ from saccade.report.explain import figure, page
 from saccade.report.explain.explained import ExplainedAnswer
 from saccade.report.explain.reading import moments, views
 from saccade.report.explain.stages import Box
+from saccade.report.explain.strip import frames_of, strip
 from saccade.report.route_map import route_map
 from saccade.system.files import write_bytes
 
@@ -85,22 +89,25 @@ def explain(
     max_new_tokens: int = 64,
     force: bool = False,
     strict: bool = False,
+    videos: Sequence[Video] = (),
 ) -> Explanation:
     """Answers a question with and without a plan, and notes what the plan did to the picture.
 
     Args:
         loaded: A model and its processor (``saccade.load``).
-        images: Images in prompt order, at least one.
+        images: Images in prompt order; at least one, or a video.
         question: The question.
         plan: A plan, a method, a plan file or a spec string; budgets become layers, the last ones first.
         max_new_tokens: Longest answer.
         force: Use a plan that was made for another model.
         strict: Refuse a plan that was made for other weights, instead of warning of it.
+        videos: Videos, behind the images; each is drawn as a strip of the frames that the model was shown
+            (one picture for each frame where every frame is an image of its own).
 
     Raises:
-        ValueError: If there is no image, no question, or the plan does not fit the model.
+        ValueError: If there is no image or video, no question, or the plan does not fit the model.
     """
-    if not images:
+    if not images and not videos:
         raise ValueError("there is nothing to explain without an image: a plan leaves text alone")
     if not question.strip():
         raise ValueError("the question is empty")
@@ -109,9 +116,9 @@ def explain(
     # Before layers are looked at, so that the first error is the true one.
     check_made_for(loaded.model, found, force=force, strict=strict)
     found = found.for_any() if force else found
-    sample = Sample("question", "explain", "", tuple(images), question)
+    sample = Sample("question", "explain", "", tuple(images), question, videos=tuple(videos))
     batch = models.inputs(loaded, [sample])
-    layout, grid = _placed(loaded, batch)
+    layout, grid, shown = _placed(loaded, batch)
     depth = loaded.shape.layers
     resolved = reach_flops(found, loaded.shape, [layout], last_layers(depth))
     answers = {"dense": _answer(loaded, batch, max_new_tokens)}
@@ -124,6 +131,15 @@ def explain(
     pictures = [loaded.family.seen(loaded.processor, image).convert("RGB") for image in images]
     given, _ = models.shrink(loaded, images, models.image_scale(resolved))
     crops = [loaded.family.crops(loaded.processor, image) for image in given]
+    for number, video in enumerate(videos):
+        if loaded.family.frames_apart:
+            frames = frames_of(loaded, video, len(show(loaded, video)[1]))
+            pictures += frames
+            crops += [[] for _ in frames]
+            continue
+        drawn, boxes = strip(frames_of(loaded, video, shown.views[len(images) + number]))
+        pictures.append(drawn)
+        crops.append(boxes)
     return of_trace(trace, handle.plan, pictures, loaded.shape, question, answers, layout, crops)
 
 
@@ -178,7 +194,7 @@ def _answer(loaded: Loaded, batch: Any, max_new_tokens: int) -> str:
     return models.answers(loaded, made, batch["input_ids"].shape[1])[0]
 
 
-def _placed(loaded: Loaded, batch: Any) -> tuple[Layout, Grid | None]:
+def _placed(loaded: Loaded, batch: Any) -> tuple[Layout, Grid | None, Picture]:
     """Where the visual rows of a prompt are, in the prompt and in its images."""
     visual = loaded.family.visual_mask(loaded.model, batch["input_ids"])
     picture = loaded.family.picture(loaded.model, batch)
@@ -186,4 +202,4 @@ def _placed(loaded: Loaded, batch: Any) -> tuple[Layout, Grid | None]:
         raise ValueError(f"{loaded.name} says nothing of where its visual rows lie")
     picture = loaded.family.grouped(loaded.model, picture, batch)
     layout = Layout.from_mask(visual, batch["attention_mask"], [list(picture.lengths)])
-    return layout, grid_of(picture, layout, torch.device("cpu"))
+    return layout, grid_of(picture, layout, torch.device("cpu")), picture

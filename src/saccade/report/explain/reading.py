@@ -11,6 +11,9 @@ from saccade.engine.trace import Cut, Trace
 from saccade.plans.plan import Plan
 from saccade.report.explain.stages import Box, Left, Made, Moment, View, patch_of
 
+WHOLE = (0.0, 0.0, 1.0, 1.0)
+"""All of a picture."""
+
 
 def views(trace: Trace, pictures: Sequence[Image], crops: Sequence[Sequence[Box]] = ()) -> tuple[View, ...]:
     """The images of a trace of one sample.
@@ -43,8 +46,11 @@ def views(trace: Trace, pictures: Sequence[Image], crops: Sequence[Sequence[Box]
             raise ValueError(f"image {number} has more planes than crops; give the crops of what was shown")
         corners = zip(rows, grid.box_BN4[0, rows].tolist(), strict=True)
         boxes = {row: _box(box, parts, lies[row]) if row in planes else None for row, box in corners}
-        # Tiles that are planes of their own are drawn side by side on one.
-        found.append(View(picture, boxes, {r: min(p, 1) for r, p in planes.items()} if parts else planes))
+        if parts:
+            # Tiles that are planes of their own are drawn on one, beside the whole; frames on one alone.
+            most = int(tuple(parts[0]) == WHOLE)
+            planes = {row: min(plane, most) for row, plane in planes.items()}
+        found.append(View(picture, boxes, planes))
     return tuple(found)
 
 

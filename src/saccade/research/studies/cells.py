@@ -50,8 +50,7 @@ def batches(samples: Sequence[Sample], tokenizer: Any, batch_size: int) -> list[
 
     def like(index: int) -> tuple[int, int, int]:
         sample = samples[index]
-        area = sum(image.width * image.height for image in sample.images)
-        return len(sample.images), area, len(tokenizer(sample.question, add_special_tokens=False).input_ids)
+        return len(sample.images), sample.pixels, len(tokenizer(sample.question, add_special_tokens=False).input_ids)
 
     found: list[list[int]] = []
     for whole in chunks(samples, tokenizer, max(1, len(samples))):

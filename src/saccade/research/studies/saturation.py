@@ -64,7 +64,7 @@ def design(bench: StudyBench) -> Design:
     vig = {task: bench.own("vig", task) for task in bench.tasks}
     found = {}
     for task in bench.tasks:
-        samples = [s for s in bench.questions.calibration(task, len(vig[task].samples)) if s.images]
+        samples = [s for s in bench.questions.calibration(task, len(vig[task].samples)) if s.visual]
         code = code_of(bench.loaded, analysis=VERSION)
 
         def measure(_: Path, samples: Sequence[Sample] = samples) -> list[Any]:
