@@ -21,7 +21,9 @@ def register(app: typer.Typer) -> None:
 
 
 def explain(
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image file, a video file or a folder of frames.")],
+    image: Annotated[
+        Path, typer.Argument(metavar="IMAGE", help="An image file, a video file or a folder of frames.")
+    ],
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask about it.")],
     plan: Annotated[
         str,

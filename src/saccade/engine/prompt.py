@@ -18,7 +18,6 @@ from saccade.engine.tower import Captured, in_order
 from saccade.families import Family
 from saccade.families.vision import Picture
 
-
 FILMS = "pixel_values_videos"
 """By which argument the pixels of videos come."""
 

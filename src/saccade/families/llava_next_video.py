@@ -36,7 +36,10 @@ class LlavaNextVideo(FilmedTiles):
         self, shape: ModelShape, layers: int | None = None, vision_layers: int = 1
     ) -> PreTrainedConfig:
         parts = config_parts(shape, layers, vision_layers)
-        tokens = {"image_token_index": min(32001, shape.vocab - 1), "video_token_index": min(32000, shape.vocab - 2)}
+        tokens = {
+            "image_token_index": min(32001, shape.vocab - 1),
+            "video_token_index": min(32000, shape.vocab - 2),
+        }
         return LlavaNextVideoConfig(**parts | tokens)
 
     def model_class(self) -> type[nn.Module]:

@@ -173,9 +173,7 @@ def _entry(data: dict[str, Any], path: Path, number: int, where: str, usual: Rul
     _text(data, "question", "", where)
     for kind in ("image", "video"):
         if f"<{kind}>" in question:
-            raise ValueError(
-                f"{where}: leave '<{kind}>' out of the question; {kind}s are placed before it"
-            )
+            raise ValueError(f"{where}: leave '<{kind}>' out of the question; {kind}s are placed before it")
     task = _text(data, "task", path.stem, where)
     rule = _rule(data, where, usual)
     videos = tuple(_find_video(name, path.parent, where) for name in _names(data, "video", where))

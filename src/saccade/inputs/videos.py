@@ -269,9 +269,12 @@ class _Stream:
         import av
 
         try:
-            with self.path.open("rb") as file, av.open(
-                file, options={"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "pipe"}
-            ) as container:
+            with (
+                self.path.open("rb") as file,
+                av.open(
+                    file, options={"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "pipe"}
+                ) as container,
+            ):
                 if not container.streams.video:
                     raise ValueError("it has no picture in it")
                 stream = container.streams.video[0]
@@ -287,7 +290,9 @@ class _Stream:
             for frame in container.decode(stream):
                 if left and count == left[0]:
                     if frame.width * frame.height > MOST_PIXELS:
-                        raise ValueError(f"frame {count} is more than the {MOST_PIXELS:,} pixels that are read")
+                        raise ValueError(
+                            f"frame {count} is more than the {MOST_PIXELS:,} pixels that are read"
+                        )
                     shown = frame.to_image()
                     # Turned as its camera was held, in quarters; what a player does.
                     yield shown.rotate(frame.rotation, expand=True) if frame.rotation else shown

@@ -110,7 +110,9 @@ def analyze(
         raise ValueError("sample ids must be distinct")
     seen = [sample for sample in samples if sample.visual]
     if not seen:
-        raise ValueError(f"none of the {len(samples)} samples has an image or a video: there is nothing to analyse")
+        raise ValueError(
+            f"none of the {len(samples)} samples has an image or a video: there is nothing to analyse"
+        )
     given = None if plan is None else Plan.of(plan)
     if given is not None:
         check_made_for(loaded.model, given, force=force, strict=strict)

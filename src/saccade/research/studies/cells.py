@@ -50,7 +50,11 @@ def batches(samples: Sequence[Sample], tokenizer: Any, batch_size: int) -> list[
 
     def like(index: int) -> tuple[int, int, int]:
         sample = samples[index]
-        return len(sample.images), sample.pixels, len(tokenizer(sample.question, add_special_tokens=False).input_ids)
+        return (
+            len(sample.images),
+            sample.pixels,
+            len(tokenizer(sample.question, add_special_tokens=False).input_ids),
+        )
 
     found: list[list[int]] = []
     for whole in chunks(samples, tokenizer, max(1, len(samples))):
