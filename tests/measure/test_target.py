@@ -105,5 +105,5 @@ def test_part_of_a_model_with_weights_is_not_built():
 
 
 def test_a_part_of_a_shape_has_a_layer_with_attention():
-    with pytest.raises(ValueError, match="first 3 layers of qwen3.5-9b are recurrent.* at least 4"):
+    with pytest.raises(ValueError, match=r"first 3 layers of qwen3.5-9b are recurrent.* at least 4"):
         target.layers_to_build(SHAPES["qwen3.5-9b"], 2, 1, 64, torch.bfloat16, torch.device("cpu"))

@@ -93,7 +93,7 @@ class Recurrent:
         return 6 * self.value_heads * self.key_dim * self.value_dim + 2 * self.kernel * self.mixed_width
 
     def token_flops(self) -> int:
-        """FLOPs of one new token beside its projections: the convolution; its arithmetic on the state is none."""
+        """FLOPs of a new token beside its projections: the convolution; a state is no matrix product."""
         return 4 * self.kernel * self.mixed_width
 
     def chunk_flops(self, rows: int) -> int:

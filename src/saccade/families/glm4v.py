@@ -1,4 +1,5 @@
-"""GLM-4.1V, and GLM-4.6V without experts: laid out as Qwen-VL, with norms after attention and FFN, and half of every head turned.
+"""GLM-4.1V, and GLM-4.6V without experts: laid out as Qwen-VL, with norms after attention and FFN, and half
+of every head turned.
 
 Shape letters: B batch, N rows, D hidden, H heads, K head width, R turned part of it.
 """

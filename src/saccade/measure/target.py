@@ -264,7 +264,7 @@ def layers_to_build(
     if layers is not None and layers <= first:
         # A stock cache counts rows in a layer that has attention.
         raise ValueError(
-            f"the first {first} layers of {shape.name} are recurrent, and a decoder needs one with attention: "
+            f"the first {first} layers of {shape.name} are recurrent, and a decoder needs attention: "
             f"build at least {first + 1} (--layers)"
         )
     free = free_memory(device)

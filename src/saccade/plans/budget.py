@@ -34,7 +34,7 @@ def last_layers(num_layers: int) -> Orders:
 
 
 def sparing(orders: Orders, shape: ModelShape) -> Orders:
-    """Orders without the layers in which what they are for spares nothing: skipped attention where there is none.
+    """Orders without the layers in which what they are for spares nothing: attention that is not there.
 
     Args:
         orders: Layers by score name.

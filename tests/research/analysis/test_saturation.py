@@ -36,7 +36,7 @@ RECURRENT = ("qwen3_5", "qwen3_5_moe")
 @pytest.mark.parametrize("name", RECURRENT)
 def test_layers_without_attention_are_named_in_one_line(name):
     tiny = FACTORIES[name]()
-    with pytest.raises(ValueError, match="layer 3 of this Qwen3.5.* leave attention out of --what"):
+    with pytest.raises(ValueError, match=r"layer 3 of this Qwen3.5.* leave attention out of --what"):
         maps_of(tiny, tiny.singles([PROMPT])[0])
 
 
