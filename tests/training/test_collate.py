@@ -9,6 +9,7 @@ from PIL import Image
 from saccade import models
 from saccade.engine import apply
 from saccade.families import FAMILIES as REGISTERED
+from saccade.families.gemma import Gemma
 from saccade.training.collate import BLANK_SIZE, Collator
 from saccade.training.encode import IGNORE, ConversationEncoder
 from saccade.training.records import BadRecord, Conversation
@@ -98,7 +99,8 @@ def test_a_record_whose_image_the_processor_refuses_is_left_out_and_named():
 def test_a_model_whose_layout_hangs_on_the_prompt_takes_records_of_one_image(monkeypatch):
     """LLaVA-OneVision cuts an image into tiles only where it is alone in its prompt."""
     loaded = FAMILIES["llava"]()
-    monkeypatch.setattr(type(loaded.family), "by_prompt", type(REGISTERED["llava_onevision"]).by_prompt)
+    monkeypatch.setattr(type(loaded.family), "lays_by_count", REGISTERED["llava_onevision"].lays_by_count)
+    assert loaded.family.lays_by_count
     two = next(c for c in CONVERSATIONS if len(c.images) == 2)
     one = next(c for c in CONVERSATIONS if len(c.images) == 1)
     batch = collate(loaded, [one, two])
@@ -110,6 +112,10 @@ def test_a_model_whose_layout_hangs_on_the_prompt_takes_records_of_one_image(mon
 def test_images_are_as_small_as_at_inference(loaded):
     """A plan's ``resize`` leaves as many rows as `models.encode` makes of the same picture."""
     spec, record = "resize(scale=0.5)", CONVERSATIONS[0]
+    if isinstance(loaded.family, Gemma):
+        with pytest.raises(ValueError, match="pictures of one size only"):
+            Collator(loaded, 500, False, scale=0.5)([record])
+        return
     encoder = ConversationEncoder(loaded.processor, loaded.model)
     batch = Collator(loaded, 500, False, scale=0.5)([record])
     want = models.encode(loaded, [encoder.image_token], record.images, spec)

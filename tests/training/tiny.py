@@ -15,7 +15,7 @@ from tokenizers import models as kinds
 from saccade.models import Loaded, wrap
 from saccade.training.config import TrainingConfig
 from saccade.training.strict import override
-from support.models import VOCAB, tiny_llava, tiny_llava_next, tiny_qwen
+from support.models import VOCAB, tiny_gemma3, tiny_llava, tiny_llava_next, tiny_qwen
 
 SPECIALS = ["<pad>", "<s>", "</s>", "<image>", "<video>", "<vs>", "<ve>"]
 """In the order of the ids in `support.models`."""
@@ -102,7 +102,19 @@ def qwen(template: str = "chatml") -> Loaded:
     return wrap(tiny_qwen().model, ImageOnlyQwen(images, words, None, chat_template=text), "tiny")
 
 
-FAMILIES = {"llava": llava, "llava_next": llava_next, "qwen": qwen}
+def gemma(template: str = "chatml") -> Loaded:
+    """Gemma 3: a picture is written with words around it, and rows of one see each other both ways."""
+    words = tokenizer()
+    words.image_token, words.boi_token, words.eoi_token = "<image>", "<vs>", "<ve>"
+    words.image_token_id, words.boi_token_id, words.eoi_token_id = 3, 5, 6
+    images = T.Gemma3ImageProcessorPil(size={"height": 32, "width": 32})
+    text = TEMPLATES[template].replace("IMAGE", "<vs>")
+    model = tiny_gemma3().model
+    model.config.boi_token_id = words.boi_token_id
+    return wrap(model, T.Gemma3Processor(images, words, text, image_seq_length=16), "tiny")
+
+
+FAMILIES = {"llava": llava, "llava_next": llava_next, "qwen": qwen, "gemma": gemma}
 
 
 def picture(colour: str = "red", size: tuple[int, int] = (40, 30)) -> Image.Image:

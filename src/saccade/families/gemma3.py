@@ -72,6 +72,11 @@ class Gemma3(Gemma):
     def processor_settings(self, config: PreTrainedConfig) -> dict[str, Any]:
         return {"image_seq_length": config.mm_tokens_per_image}
 
+    def spelled(self, processor: Any, text: str) -> str:
+        # As its processor writes a picture: the rows between the marks of their beginning and end.
+        begin, end, row = processor.boi_token, processor.tokenizer.eoi_token, processor.tokenizer.image_token
+        return text.replace(begin, f"\n\n{begin}{row}{end}\n\n")
+
     def by_prompt(self, processor: Any, texts: Sequence[str], images: Sequence[Image]) -> list[Any]:
         return each_prompts(processor.boi_token, texts, images)
 

@@ -36,6 +36,7 @@ class LlavaOnevision(FilmedTiles):
     """
 
     name = "LLaVA-OneVision"
+    lays_by_count = True
     model_types = ("llava_onevision",)
 
     def config(

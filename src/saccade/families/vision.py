@@ -319,6 +319,8 @@ class VisionAdapter(LeavingPatches, ABC):
     by_rate: ClassVar[bool] = False
     """Whether frames are chosen by a rate also where their number is given (``frames.shown_frames``)."""
 
+    lays_by_count: ClassVar[bool] = False
+    """Whether a picture is laid out otherwise where its prompt has several."""
     text_alone: ClassVar[bool] = True
     """Whether its processor takes prompts without a picture."""
 
@@ -378,6 +380,14 @@ class VisionAdapter(LeavingPatches, ABC):
     def plain_prompt(self, question: str, images: int) -> str | None:
         """A prompt of so many images as their processor takes it, where its models have no chat template."""
         return None
+
+    def spelled(self, processor: Any, text: str) -> str:
+        """A prompt in which a picture is written as its processor writes it, one placeholder for its rows.
+
+        Tokens may span a picture's edge, so text that the processor puts there has to be written before it is
+        tokenised.
+        """
+        return text
 
     def by_prompt(self, processor: Any, texts: Sequence[str], images: Sequence[Image]) -> list[Any]:
         """Images as the processor takes them with these prompts: in one list, unless it wants one each."""

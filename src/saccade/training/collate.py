@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 
 from saccade.engine.resolution import note_shrunk
-from saccade.families import Family
 from saccade.inputs.samples import BLIND_COLOUR
 from saccade.models import Loaded, shrink
 from saccade.training.encode import IGNORE, ConversationEncoder, Encoded, cut
@@ -18,7 +17,8 @@ from saccade.training.records import BadRecord, Conversation, Turn
 
 BLANK_SIZE = (32, 32)
 TEXT_KEYS = ("input_ids", "attention_mask")
-TOKEN_TYPES = "mm_token_type_ids"
+TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
+"""What processors call the kinds of rows: other than 0 are those of a picture."""
 
 Row = tuple[Encoded, tuple[Turn, ...], Conversation]
 Seen = tuple[list[tuple[list[int], list[int]]], dict[str, Any]]
@@ -77,8 +77,8 @@ class Collator:
         self.max_length, self.always_image = max_length, always_image
         pad = self.encoder.tokenizer.pad_token_id
         self.pad: int = self.encoder.end if pad is None else pad
-        # Images are encoded one by one, which is another layout where the prompt they are in decides it.
-        self.one_image = type(loaded.family).by_prompt is not Family.by_prompt
+        names = getattr(self.processor, "model_input_names", ())
+        self.types = next((name for name in TOKEN_TYPES if name in names), None)
 
     def __call__(self, records: Sequence[Conversation | BadRecord]) -> Batch:
         """Encodes, expands, truncates, pads.
@@ -91,7 +91,8 @@ class Collator:
         for record in records:
             if isinstance(record, BadRecord):
                 continue
-            if self.one_image and len(record.images) > 1:
+            # Images are encoded one by one, which is another layout where the prompt they are in decides it.
+            if self.loaded.family.lays_by_count and len(record.images) > 1:
                 name = self.loaded.family.name
                 problems.append(
                     f"{record.where}: {name} lays several images of a prompt out otherwise than one; it is "
@@ -149,9 +150,10 @@ class Collator:
         if not images:
             return [], {}
         smaller, sizes = shrink(self.loaded, images, self.scale)
+        texts = [self.encoder.written] * len(images)
         made = self.processor(
-            text=[self.encoder.image_token] * len(images),
-            images=smaller,
+            text=texts,
+            images=self.loaded.family.by_prompt(self.processor, texts, smaller),
             **sizes,
             add_special_tokens=False,
             padding=True,
@@ -159,12 +161,14 @@ class Collator:
             return_tensors="pt",
         )
         blocks = []
-        types = made.get(TOKEN_TYPES)
+        types = None if self.types is None else made.get(self.types)
         for number, (ids, mask) in enumerate(zip(made["input_ids"], made["attention_mask"], strict=True)):
             real = mask.bool()
+            if self.encoder.written != self.encoder.image_token:
+                real &= ids == self.encoder.image_id  # the text around them is written already
             kinds = types[number][real].tolist() if types is not None else []
             blocks.append((ids[real].tolist(), kinds))
-        rest = {key: value for key, value in made.items() if key not in (*TEXT_KEYS, TOKEN_TYPES)}
+        rest = {key: value for key, value in made.items() if key not in (*TEXT_KEYS, *TOKEN_TYPES)}
         return blocks, rest
 
     def _fit(self, rows: list[Row], lengths: list[int]) -> tuple[list[int], list[Row], list[str]]:
@@ -232,10 +236,6 @@ class Collator:
             mask_BN[b, : len(ids)] = 1
             types_BN[b, : len(types)] = torch.tensor(types)
         inputs = {"input_ids": ids_BN, "attention_mask": mask_BN, "labels": labels_BN, **vision}
-        if self._types:
-            inputs[TOKEN_TYPES] = types_BN
+        if self.types is not None:
+            inputs[self.types] = types_BN
         return Batch(inputs, counts, problems)
-
-    @property
-    def _types(self) -> bool:
-        return TOKEN_TYPES in getattr(self.processor, "model_input_names", ())

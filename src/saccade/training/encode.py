@@ -36,7 +36,9 @@ class ConversationEncoder:
     """Encodes conversations for one processor.
 
     Attributes:
-        image_id: Token id of an image's placeholder.
+        image_token: What a prompt holds in the place of an image's rows.
+        image_id: Its id.
+        written: What a template writes for an image.
         stops: Token ids that end a turn.
     """
 
@@ -56,13 +58,14 @@ class ConversationEncoder:
         token = getattr(processor, "image_token", None)
         if token is None:
             raise ValueError("training needs a processor with an image token; this one has none")
-        self.image_token: str = str(token)
+        self.written = self.image_token = str(token)
+        self.family = None if model is None else find(model)
+        if self.family is not None:
+            config: Any = unwrap(model).config
+            ids, written = self.family.visual_ids(config), self.family.written_ids(config)
+            if ids != written:
+                self.image_token, self.written = self.tokenizer.convert_ids_to_tokens([ids[0], written[0]])
         self.image_id: int = self.tokenizer.convert_tokens_to_ids(self.image_token)
-        if model is not None and self.image_id not in find(model).visual_ids(unwrap(model).config):
-            raise ValueError(
-                f"its processor writes {self.image_token} for a whole picture and tells the model which rows "
-                "are of one, which this training does not: take transformers' Trainer under saccade.apply"
-            )
         end = self.tokenizer.eos_token_id
         if end is None:
             raise ValueError("training needs a tokenizer with an end-of-sequence token; this one has none")
@@ -108,9 +111,10 @@ class ConversationEncoder:
 
     def _render(self, messages: list[dict[str, Any]], prompt: bool, where: str) -> str:
         try:
-            return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+            text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
         except Exception as error:  # templates raise whatever their author chose
             raise BadRecord(f"{where}: the chat template refuses it: {error}") from None
+        return text if self.family is None else self.family.spelled(self.processor, text)
 
     def _answered(self, prompt: str, text: str) -> str:
         """A text up to the end of its answer. Where no token ends it, space after it begins the next turn."""
