@@ -26,6 +26,7 @@ PROMPTS = {
     "image first": [BANNER, 2],
     "image last": [3, SQUARE],
 }
+HIDING = VSkip(layers=(3,), reading="mask")
 PLANS = [
     *(cls(layers=(n,)) for cls in (VSkip, FFNSkip, ShortV) for n in range(L)),
     *(VTW(layer=n) for n in range(L + 1)),
@@ -49,13 +50,18 @@ def full_forward(model, inputs, method, tail) -> torch.Tensor:
 def test_replay_equals_full_forwards(name, prompt, tail):
     tiny = FACTORIES[name](layers=L)
     inputs = tiny.batch([PROMPTS[prompt]], seed=3)
+    # Layer 3 of Qwen3.5 recurs, and its state hides no row from some.
+    plans = [one for one in PLANS if not (name.startswith("qwen3_5") and one == HIDING)]
     with torch.no_grad():
         stock = tiny.model(**inputs, logits_to_keep=tail).logits[0]
     with replaying(tiny.model) as replayer:
         replay = replayer.record(inputs, tail)
-        replayed = [replay.logits(method.route(replay.layout, L)) for method in PLANS]
+        replayed = [replay.logits(method.route(replay.layout, L)) for method in plans]
+        if len(plans) < len(PLANS):
+            with pytest.raises(ValueError, match="this route: layer 3 is recurrent"):
+                replay.logits(HIDING.route(replay.layout, L))
     assert torch.equal(replay.logits_TV, stock)
-    for method, logits in zip(PLANS, replayed, strict=True):
+    for method, logits in zip(plans, replayed, strict=True):
         expected = full_forward(tiny.model, inputs, method, tail)
         torch.testing.assert_close(
             logits, expected, atol=2e-5, rtol=1e-5, msg=lambda m, p=method: f"{p}: {m}"

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers as T
 from PIL import Image
 from transformers import Glm4vImageProcessorPil
 
@@ -57,6 +58,19 @@ def test_frames_of_a_video_have_the_placeholder_of_pictures():
     with saccade.apply(tiny.model, "vtw(layer=2)"):
         ours = tiny.model(**given).logits
     assert gap(ours, recompute(tiny.model, [("vtw", (2, 3))], given).logits) < 1e-5
+
+
+@torch.no_grad()
+def test_the_dense_model_of_a_later_version_is_laid_out_alike():
+    tiny = tiny_glm4v()
+    config = T.Glm46VConfig(**tiny.model.config.to_dict() | {"model_type": "glm46v"})
+    later = T.Glm46VForConditionalGeneration(config).eval()
+    later.load_state_dict(tiny.model.state_dict())
+    assert type(find(later)) is type(FAMILIES["glm46v"]) is type(FAMILIES["glm4v"])
+    given = tiny.batch([[3, SQUARE, 5], [2, WIDE, 1]])
+    for plan in ("shortv(layers=1)+vtw(layer=2)", "fastervlm(keep=0.5)"):
+        with saccade.apply(tiny.model, plan), saccade.apply(later, plan):
+            assert torch.equal(later(**given).logits, tiny.model(**given).logits)
 
 
 def test_prompts_of_videos_have_positions_too():

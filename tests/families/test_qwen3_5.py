@@ -14,7 +14,7 @@ from saccade.engine import attached, kv_lengths
 from saccade.engine.join import join, parts
 from saccade.families import find
 from saccade.measure.counter import meter
-from saccade.plans.budget import price_prompt
+from saccade.plans.budget import price_prompt, resolve_for_prompt
 from saccade.plans.plan import Plan
 from support.models import BANNER, BIG, SQUARE, TALL, WIDE, tiny_qwen3_5
 from support.reference import extend, gap, kv_rows, masked, recompute, step_logits
@@ -182,6 +182,19 @@ def test_skipping_attention_in_a_recurrent_layer_spares_nothing():
     # Eight layers of 32 hold keys.
     assert prices["vskip(layers=3)"].kv_bytes == 8 * 2 * 1340 * 4 * 256 * 2
     assert price_prompt(Plan.of("vtw(layer=16)"), shape, 1280, 60).ratio < 0.55
+
+
+def test_budgets_take_layers_in_which_skipping_spares_something():
+    shape = SHAPES["qwen3.5-9b"]
+    found = {spec: resolve_for_prompt(Plan.of(spec), shape, 1280, 60).spec for spec in (
+        "vskip(budget=3)", "ffn_skip(budget=3)", "vskip(flops=0.985)",
+    )}  # fmt: skip
+    assert found["vskip(budget=3)"] == "vskip(layers=23,27,31)"
+    assert found["ffn_skip(budget=3)"] == "ffn_skip(layers=29-31)"
+    layers = Plan.of(found["vskip(flops=0.985)"]).methods[0].layers
+    assert layers and all(shape.each_layer[n].recurrent is None for n in layers)
+    with pytest.raises(ValueError, match="only 8 to choose from"):
+        resolve_for_prompt(Plan.of("vskip(budget=9)"), shape, 1280, 60)
 
 
 @torch.no_grad()

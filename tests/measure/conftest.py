@@ -21,7 +21,7 @@ SIZES = {
     "mistral3": ModelShape("toy-mistral3", 3, 64, 4, 2, 16, 128, 256, 24),
     "llava+pixtral": ModelShape("toy-pixtral", 3, 64, 4, 2, 16, 128, 256, 24),
     "qwen3_5": ModelShape(
-        "toy-qwen3_5", 3, 64, 4, 2, 16, 128, 256, 24, gated=True, recurrent=Recurrent((0, 2), 2, 4, 8, 8, 4)
+        "toy-qwen3_5", 3, 64, 4, 2, 16, 128, 256, 24, gated=True, recurrent=Recurrent((0,), 2, 4, 8, 8, 4)
     ),
     "qwen3_5_moe": ModelShape(
         "toy-qwen3_5-moe",
@@ -34,7 +34,7 @@ SIZES = {
         256,
         24,
         gated=True,
-        recurrent=Recurrent((0, 2), 2, 4, 8, 8, 4),
+        recurrent=Recurrent((0,), 2, 4, 8, 8, 4),
         experts=Experts(4, 2, 32, 32, weighed=True),
     ),
     "glm4v_moe": ModelShape(

@@ -37,6 +37,13 @@ FAST = {"text": 12, "new_tokens": 3, "repeats": 2, "warmup": 0}
 )
 def test_the_flops_of_both_phases_are_those_the_run_dispatches(each_toy, plan):
     batch, new = 2, 3
+    if each_toy.shape.recurrent and plan in (
+        "fastv(layer=1,keep=0.25)",
+        "skip_vision(retained=4,cache=small)",
+    ):
+        with pytest.raises(ValueError, match=r"layer 0.* is recurrent"):
+            bench(each_toy, plan, batch=batch, **FAST)
+        return
     found = bench(each_toy, plan, batch=batch, **FAST)
     layout = batched(each_toy.shape.visual, FAST["text"], batch)
     runner = Runner(each_toy, layout, new, plan=Plan.of(plan))
@@ -90,14 +97,17 @@ def test_sizes_are_read_off_the_run(each_toy):
     found = bench(each_toy, "vtw(layer=1)", batch=2, **FAST)
     rows, text = each_toy.shape.visual + FAST["text"], FAST["text"]
     row = 2 * 2 * each_toy.shape.kv_width * 4
-    assert found.dense.kv_bytes == 3 * rows * row
-    assert found.planned.kv_bytes == (rows + 2 * text) * row
+    held = [one.recurrent is None for one in each_toy.shape.each_layer]
+    assert found.dense.kv_bytes == sum(held) * rows * row
+    assert found.planned.kv_bytes == (held[0] * rows + 2 * text) * row
     assert found.kv_ratio == pytest.approx(
         cost(
             each_toy.shape, Plan.of("vtw(layer=1)").route(batched(each_toy.shape.visual, text, 2), 3)
         ).kv_ratio
     )
-    assert found.planned.activation_bytes < found.dense.activation_bytes
+    # Where the first layer recurs, its scan, which both run on all rows, takes most.
+    most = found.dense.activation_bytes * (1 if held[0] else 1.01)
+    assert found.planned.activation_bytes < most
     weights = sum(p.numel() * p.element_size() for p in each_toy.model.parameters())
     assert found.dense.peak_memory_bytes - found.dense.activation_bytes == pytest.approx(weights, rel=0.01)
 

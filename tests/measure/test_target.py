@@ -102,3 +102,8 @@ def test_presets_and_model_folders_are_told_apart(llava, tmp_path):
 def test_part_of_a_model_with_weights_is_not_built():
     with pytest.raises(ValueError, match="has weights and runs whole"):
         target.build("some/model", layers=2, batch=1, rows=8, dtype=BF16, device=CPU)
+
+
+def test_a_part_of_a_shape_has_a_layer_with_attention():
+    with pytest.raises(ValueError, match=r"first 3 layers of qwen3.5-9b are recurrent.* at least 4"):
+        target.layers_to_build(SHAPES["qwen3.5-9b"], 2, 1, 64, torch.bfloat16, torch.device("cpu"))

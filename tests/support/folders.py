@@ -111,8 +111,6 @@ FILES: dict[str, Callable[[], Files]] = {
         },
     ),
     "qwen3_vl_moe": lambda: FILES["qwen3_vl"](),
-    "qwen3_5": lambda: FILES["qwen3_vl"](),
-    "qwen3_5_moe": lambda: FILES["qwen3_vl"](),
     "glm4v_moe": lambda: FILES["glm4v"](),
     "idefics3-llama": lambda: _files(
         HALF | TILES, "Idefics3ImageProcessor", "Idefics3Processor", {"image_seq_len": 9}

@@ -346,7 +346,7 @@ def _ready(
         for key, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=draw)
             if parameter.ndim >= 2:
-                one = parameter[0, 0] if "experts" in key else parameter[0]
+                one = parameter[0, 0] if "experts" in key and parameter.ndim > 2 else parameter[0]
                 parameter.copy_(noise * (1.0 if "embed" in key else 1.2 * one.numel() ** -0.5))
             elif key.endswith("A_log"):
                 # States that last: a row counts for dozens that follow.

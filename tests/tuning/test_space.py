@@ -132,3 +132,16 @@ def test_without_a_knob_a_state_fits_or_does_not():
     assert fitted(late, ratio, 0.8) is None
     early = fitted(state(drops=(METHODS["fastv"](layer=1, keep=0.5),)), ratio, 0.8)
     assert early is not None and early.drops[0].layer == 1 and ratio(early.plan) <= 0.8
+
+
+def test_where_layers_recur_none_skips_attention_there_and_no_drop_looks_at_it():
+    menu = Menu.of(4, ("attention", "ffn", "drop"), recurrent=(0, 2))
+    fastv = next(drop for drop in menu.drops if drop.name == "fastv")
+    assert fastv.layer == 2
+    state = State.dense(4)
+    found = [move.to for move in moves(state, menu)]
+    # Attention in layers 1 and 3, the FFN in all.
+    assert sum("attention" in to.skips for to in found) == 2 and sum("ffn" in to.skips for to in found) == 4
+    looked = {(drop.name, drop.layer) for to in found for drop in to.drops}
+    assert {layer for name, layer in looked if name == "fastv"} == {2}
+    assert {layer for name, layer in looked if name == "uniform"} == {1, 2, 3}

@@ -26,6 +26,7 @@ from saccade.inputs.samples import Sample
 from saccade.measure.provenance import record
 from saccade.methods import Method
 from saccade.opening.digest import weights_digest
+from saccade.plans.budget import sparing
 from saccade.plans.plan import Plan
 from saccade.system.journal import Journal, Section, opened
 
@@ -88,7 +89,8 @@ def calibrate(
         found = score_samples(
             loaded, chosen, probe, options, like=wanted, checkpoint=journal, progress=progress
         )
-        done = wanted.resolve(depth, found.order)
+        key = wanted.score or ""
+        done = wanted.resolve(depth, sparing({key: found.order}, loaded.shape)[key])
         given = (("budget", wanted.budget), ("flops", target))
         asked = {key: value for key, value in given if value is not None}
         plan = Plan(asked_for.with_method(done).methods, found.model, {"asked": asked, **found.record()})

@@ -253,9 +253,15 @@ def decode_flops(shape: ModelShape, cached_L: torch.Tensor, samples: int = 1) ->
         samples: Number of samples that decode together.
     """
     sizes = shape.each_layer
-    fixed = sum(paper_flops(one, 1, 1, 1) - 4 * one.query_width for one in sizes)
+    fixed = sum(
+        one.kept_flops
+        + one.asking_flops
+        + one.ffn_flops
+        + (0 if one.recurrent is None else one.recurrent.token_flops())
+        for one in sizes
+    )
     widths_L = torch.tensor([4 * one.query_width for one in sizes], device=cached_L.device)
-    return samples * round(fixed) + (widths_L * (cached_L + samples)).sum()
+    return samples * fixed + (widths_L * (cached_L + samples)).sum()
 
 
 def against(found: Cost, full: Cost) -> Cost:

@@ -92,6 +92,10 @@ class Recurrent:
         """FLOPs of a row in the recurrence itself, and in the convolution."""
         return 6 * self.value_heads * self.key_dim * self.value_dim + 2 * self.kernel * self.mixed_width
 
+    def token_flops(self) -> int:
+        """FLOPs of a new token beside its projections: the convolution; a state is no matrix product."""
+        return 4 * self.kernel * self.mixed_width
+
     def chunk_flops(self, rows: int) -> int:
         """FLOPs of a sample of so many rows as chunks mix it, and of the convolution.
 

@@ -76,6 +76,7 @@ class Attachment:
         plan: The plan as it runs, layers resolved.
         family: Adapter of the model.
         parts: Modules of the model.
+        recurrent: Numbers of the layers without attention.
         resident: Whether the plan is part of the model, so that others may be applied over it.
         below: The resident plan that this one was applied over; it comes back when this one goes.
         decides: Whether the plan decides on the way which rows go on, by what it sees there.
@@ -88,6 +89,7 @@ class Attachment:
         self.below: Attachment | None = None
         self.decides = self.looks_at_end = False
         self.parts = family.parts(model)
+        self.recurrent = tuple(n for n, layer in enumerate(self.parts.layers) if family.recurs(layer))
         self._handover = Handover()
         self._blocks = Blocks()
         self._undo: list[Callable[[], None]] = []
@@ -122,8 +124,7 @@ class Attachment:
             self._undo.append(swap_forward(layer.mlp, mlp))
         stages = [s for m in self.plan.methods for s in m.stages(len(self.parts.layers))]
         self._check_positions(stages)
-        recurrent = [n for n, layer in enumerate(self.parts.layers) if self.family.recurs(layer)]
-        check_looks(stages, recurrent, len(self.parts.layers))
+        check_looks(stages, self.recurrent, len(self.parts.layers))
         self.decides = bool(stages)
         forward = self._forward = Forward(
             self.model,

@@ -19,6 +19,7 @@ from torch import nn
 
 from saccade.core.layout import Layout
 from saccade.core.pricing import executed_flops
+from saccade.core.recurrence import check_sets
 from saccade.core.route import LayerRoute, Route, compose
 from saccade.core.shapes import ModelShape
 from saccade.core.sight import Sight
@@ -123,9 +124,10 @@ class Replay:
         """Logits (T, V) of the rows at the end under a route of this replay's ``layout``.
 
         Raises:
-            ValueError: If the route is of another layout or depth.
+            ValueError: If the route is of another layout or depth, or asks for what a state cannot honour.
         """
         parts = self._attachment.parts
+        check_sets(route, self._attachment.recurrent, "this route")
         if route.layout is not self.layout or len(route.layers) != len(self._states):
             raise ValueError("a replay runs routes of its own layout and the model's depth")
         program = self._program(route)

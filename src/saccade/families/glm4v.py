@@ -1,4 +1,5 @@
-"""GLM-4.1V: laid out as Qwen-VL, with norms after attention and FFN, and half of every head turned.
+"""GLM-4.1V, and GLM-4.6V without experts: laid out as Qwen-VL, with norms after attention and FFN, and half
+of every head turned.
 
 Shape letters: B batch, N rows, D hidden, H heads, K head width, R turned part of it.
 """
@@ -28,7 +29,7 @@ class Glm4v(QwenVL):
     """
 
     name = "GLM-4.1V"
-    model_types = ("glm4v",)
+    model_types = ("glm4v", "glm46v")
     text_types = ("glm4v_text",)
     beside_images = False  # both have one placeholder, and the stock model counts them together
     by_rate = True

@@ -260,10 +260,17 @@ def layers_to_build(
     """
     if layers is not None and not 1 <= layers <= shape.layers:
         raise ValueError(f"{shape.name} has {shape.layers} layers, cannot build {layers}")
+    first = next((n for n, one in enumerate(shape.each_layer) if one.recurrent is None), 0)
+    if layers is not None and layers <= first:
+        # A stock cache counts rows in a layer that has attention.
+        raise ValueError(
+            f"the first {first} layers of {shape.name} are recurrent, and a decoder needs attention: "
+            f"build at least {first + 1} (--layers)"
+        )
     free = free_memory(device)
     fits = layers_that_fit(shape, batch, rows, dtype.itemsize, free)
     usual = min(shape.layers, CPU_LAYERS) if device.type == "cpu" else fits
-    wanted = max(usual if layers is None else layers, 1)
+    wanted = max(usual if layers is None else layers, first + 1)
     if wanted <= fits:
         return wanted
     need = memory_estimate(shape, wanted, batch, rows, dtype.itemsize) / 2**30

@@ -14,6 +14,7 @@ from saccade.core.recurrence import check_looks, check_sets
 from saccade.core.route import Route
 from saccade.core.shapes import ModelShape
 from saccade.methods import METHODS
+from saccade.methods.base import LayerMethod
 from saccade.plans.plan import Plan
 
 MAX_ROWS = 4_000_000
@@ -30,6 +31,29 @@ def last_layers(num_layers: int) -> Orders:
     """Orders for models without a calibration: every score takes the last layers first."""
     scores = {cls.score for cls in METHODS.values() if cls.score}
     return {score: tuple(reversed(range(num_layers))) for score in sorted(scores)}
+
+
+def sparing(orders: Orders, shape: ModelShape) -> Orders:
+    """Orders without the layers in which what they are for spares nothing: attention that is not there.
+
+    Args:
+        orders: Layers by score name.
+        shape: Sizes of the decoder.
+    """
+    if shape.recurrent is None:
+        return orders
+    layout, recurrent = Layout.single(1, 1), shape.recurrent.layers
+    full_BN = torch.ones_like(layout.visual_BN)
+    alone: dict[str, bool] = {}
+    for cls in METHODS.values():
+        if cls.score is not None and issubclass(cls, LayerMethod):
+            touched = cls(layers=(0,)).touched(layout, full_BN)
+            fewer = touched.alive_BN is not full_BN or touched.ffn_BN is not full_BN
+            alone[cls.score] = alone.get(cls.score, True) and not fewer
+    return {
+        score: tuple(n for n in order if n not in recurrent) if alone.get(score) else order
+        for score, order in orders.items()
+    }
 
 
 def layouts_of(
@@ -155,6 +179,7 @@ def reach_flops(
         ValueError: If two methods ask for ``flops``, the one that asks has nothing to turn, no setting of it
             reaches the ratio (the lowest reachable one is named), or the plan does not resolve.
     """
+    orders = None if orders is None else sparing(orders, shape)
     wanting = [i for i, method in enumerate(plan.methods) if method.flops is not None]
     if not wanting:
         return plan.resolve(shape.layers, orders)

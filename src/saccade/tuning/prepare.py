@@ -66,7 +66,12 @@ def prepared(
         return not refusal(loaded, plan, first)
 
     menu = Menu.of(
-        layers, settings.allow, engine=settings.engine, compacts=loaded.family.compact_positions, runs=runs
+        layers,
+        settings.allow,
+        engine=settings.engine,
+        compacts=loaded.family.compact_positions,
+        runs=runs,
+        recurrent=() if loaded.shape.recurrent is None else loaded.shape.recurrent.layers,
     )
     own = attached(loaded.model)
     pricer = Pricer(

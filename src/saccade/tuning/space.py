@@ -8,12 +8,13 @@ string.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any
 
 from saccade.core.layout import Layout
+from saccade.core.recurrence import check_looks
 from saccade.methods import METHODS, KeepReducer, Method
 from saccade.methods.base import STRENGTHS, LayerMethod
 from saccade.methods.ffn_skip import FFNSkip
@@ -114,6 +115,7 @@ class Menu:
         drops: What may drop rows inside the decoder, at its first possible layer.
         withdraws: Whether all rows may leave.
         scales: Resolutions.
+        recurrent: Layers without attention: none skips it there, and no drop looks at it.
     """
 
     layers: int
@@ -122,6 +124,7 @@ class Menu:
     drops: tuple[KeepReducer, ...] = ()
     withdraws: bool = False
     scales: tuple[float, ...] = (1.0,)
+    recurrent: frozenset[int] = frozenset()
 
     @classmethod
     def of(
@@ -132,6 +135,7 @@ class Menu:
         engine: str = "transformers",
         compacts: bool = True,
         runs: Callable[[Method], bool] = lambda method: True,
+        recurrent: Collection[int] = (),
     ) -> Menu:
         """What the registry offers.
 
@@ -141,6 +145,7 @@ class Menu:
             engine: What will serve the plan, one of ``ENGINES``.
             compacts: Whether positions of this model can close up.
             runs: Whether a method runs on this model.
+            recurrent: Layers that have no attention.
 
         Raises:
             ValueError: If an operation or the engine is unknown, or the engine runs none of what is allowed.
@@ -155,7 +160,9 @@ class Menu:
             place = next((f.name for f in fields(method) if f.name == "layer"), None)
             if place is not None and isinstance(method, KeepReducer) and "drop" in known:
                 first: Any = method
-                drops += [replace(first, layer=1)] if runs(replace(first, layer=1)) else []
+                places = (replace(first, layer=layer) for layer in range(1, layers))
+                where = next((one for one in places if _sees(one, layers, recurrent)), None)
+                drops += [where] if where is not None and runs(where) else []
             try:
                 stages = method.stages(layers)
             except ValueError:
@@ -176,7 +183,25 @@ class Menu:
             tuple(drops),
             "withdraw" in known,
             tuple(s for s in SCALES if s == 1 or ("resize" in known and runs(Resize(scale=s)))),
+            frozenset(recurrent),
         )
+
+    def holds(self, state: State) -> bool:
+        """Whether every layer of a state has what is skipped there, or looked at."""
+        if not self.recurrent:
+            return True
+        skipped = {n for n, skip in enumerate(state.skips) if skip == "attention"}
+        return not skipped & self.recurrent and all(
+            _sees(drop, self.layers, self.recurrent) for drop in state.drops
+        )
+
+
+def _sees(drop: Method, layers: int, recurrent: Collection[int]) -> bool:
+    try:
+        check_looks(drop.stages(layers), recurrent, layers)
+    except ValueError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -194,6 +219,10 @@ class Move:
 
 def moves(state: State, menu: Menu) -> Iterator[Move]:
     """Every change of one thing: to cheaper and to dearer, so that what was accepted can be taken back."""
+    return (move for move in _moves(state, menu) if menu.holds(move.to))
+
+
+def _moves(state: State, menu: Menu) -> Iterator[Move]:
     yield from _layer_moves(state, menu)
     yield from _reducer_moves(state, menu)
     yield from _drop_moves(state, menu)

@@ -29,7 +29,18 @@ def maps_of(tiny, inputs, plan=UNTOUCHED):
     return visual_maps(family, family.parts(tiny.model).layers, record(tiny.model, inputs, plan))
 
 
-@pytest.fixture(scope="module", params=sorted(FACTORIES))
+RECURRENT = ("qwen3_5", "qwen3_5_moe")
+"""Models of whose layers some have no attention."""
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_layers_without_attention_are_named_in_one_line(name):
+    tiny = FACTORIES[name]()
+    with pytest.raises(ValueError, match=r"layer 3 of this Qwen3.5.* leave attention out of --what"):
+        maps_of(tiny, tiny.singles([PROMPT])[0])
+
+
+@pytest.fixture(scope="module", params=sorted(set(FACTORIES) - set(RECURRENT)))
 def eager(request):
     """A model with eager attention, a prompt, and the maps that it returns itself."""
     tiny = FACTORIES[request.param](attn="eager")
