@@ -15,7 +15,7 @@ from support.checks import SAMPLES, loaded, prompts
 from support.models import FACTORIES, SQUARE, tiny_llava, tiny_qwen
 
 FAMILIES = [
-    "llava-llama", "llava_next-mistral", "llava_onevision", "internvl-qwen3",
+    "llava-llama", "llava_next-mistral", "llava_next_video", "llava_onevision", "internvl-qwen3",
     "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "glm4v_moe",
     "idefics3-llama", "mistral3", "glm4v", "gemma3", "paligemma",
 ]  # fmt: skip

@@ -33,6 +33,7 @@ SPECS = (
 MODELS = {"llava": tiny_llava, "qwen": tiny_qwen, "qwen3": tiny_qwen3}
 VIEWED = {
     "llava_onevision": tiny_llava_onevision,
+    "llava_next_video": FACTORIES["llava_next_video"],
     "internvl": lambda: tiny_internvl("qwen3"),
     **{
         name: FACTORIES[name]

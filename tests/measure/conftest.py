@@ -11,6 +11,7 @@ from saccade.measure import target
 SIZES = {
     "llava": ModelShape("toy-llava", 3, 64, 4, 4, 16, 128, 256, 24),
     "llava_next": ModelShape("toy-next", 3, 64, 4, 4, 16, 128, 256, 40),
+    "llava_next_video": ModelShape("toy-next-video", 3, 64, 4, 4, 16, 128, 256, 40),
     "qwen2_5_vl": ModelShape("toy-qwen", 3, 64, 4, 2, 16, 128, 256, 24),
     "qwen3_vl": ModelShape("toy-qwen3", 3, 64, 4, 2, 16, 128, 256, 24),
     "llava_onevision": ModelShape("toy-onevision", 3, 64, 4, 2, 16, 128, 256, 40),

@@ -157,7 +157,7 @@ def test_a_shape_says_what_its_images_are_cut_into():
 def test_shares_are_of_views_or_of_the_image(name):
     cls: Any = METHODS[name]
     assert cls().share == "view"
-    with pytest.raises(ValueError, match="share is view or image"):
+    with pytest.raises(ValueError, match="share is view, frame or image"):
         cls(share="tile")
 
 

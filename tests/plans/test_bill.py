@@ -25,14 +25,15 @@ from saccade.plans.plan import Plan
 from support.models import BANNER, BIG, FACTORIES, SQUARE, TALL, WIDE, Tiny, tiny_llava
 
 MODELS = [
-    "llava-llama", "llava_next-llama", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl",
-    "internvl-qwen2", "qwen3_vl_moe", "glm4v", "idefics3-llama",
+    "llava-llama", "llava_next-llama", "llava_next_video", "llava_onevision", "qwen2_vl", "qwen2_5_vl",
+    "qwen3_vl", "internvl-qwen2", "qwen3_vl_moe", "glm4v", "idefics3-llama",
 ]  # fmt: skip
 SAMPLES = [[3, SQUARE, 5], [2, WIDE, 1, TALL, 3], [1, BIG, 4], [1, BANNER, 2]]
 HUB = Path(__file__).parents[1] / "rehearsal" / "checkpoints"
 PRESETS = {
     "llava-1.5-7b": "llava-1.5-7b-hf",
     "llava-next-13b": "llava-v1.6-vicuna-13b-hf",
+    "llava-next-video-7b": "LLaVA-NeXT-Video-7B-hf",
     "llava-onevision-7b": "llava-onevision-qwen2-7b-ov-hf",
     "qwen2-vl-7b": "Qwen2-VL-7B-Instruct",
     "qwen2.5-vl-7b": "Qwen2.5-VL-7B-Instruct",

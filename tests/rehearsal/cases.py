@@ -58,6 +58,8 @@ class Case:
         program: The module that runs; with a ``check`` it is ``saccade`` and gets ``--json -``.
         refused: Size of a picture that some stock processors refuse: the command must end with exit code 2
             and one line that names it.
+        film: Whether it asks about a video, of checkpoints that take them: without torchvision, where their
+            processors read none, the command must end with exit code 2 and one line that says so.
         large: Whether it takes too long for a part that runs often.
         once: Whether it says the same in every environment, and runs in the first alone.
         lacking: Whether it is what is run where a package is missing that the checkpoint needs: the command
@@ -74,6 +76,7 @@ class Case:
     large: bool = False
     once: bool = False
     lacking: bool = False
+    film: bool = False
 
     def suits(self, checkpoint: Checkpoint, torchvision: bool) -> bool:
         """Whether the case says something about a checkpoint: only some refuse a picture, and some lack it.
@@ -83,6 +86,8 @@ class Case:
             torchvision: Whether that is there; every other package is.
         """
         if {self.name, self.group} & set(checkpoint.lacks):
+            return False
+        if self.film and ("video" not in checkpoint.chat or (self.check is None and not torchvision)):
             return False
         if self.lacking or (not torchvision and "torchvision" in checkpoint.needs):
             return self.lacking and not torchvision and "torchvision" in checkpoint.needs
@@ -94,6 +99,10 @@ class Case:
         Returns:
             What the result file should keep of it.
         """
+        if self.film and done.code:
+            (line,) = done.err.strip().splitlines() or [""]
+            assert done.code == 2 and "videos need torchvision: pip install" in line, done.err
+            return {}
         if self.lacking:
             (line,) = done.err.strip().splitlines() or [""]
             assert done.code == 2 and "needs torchvision: pip install" in line, done.err
@@ -255,6 +264,24 @@ CASES = (
     Case("generate one picture", "generate", _ask("square"), _answered),
     Case("generate two pictures", "generate", _ask("square", "low"), _answered),
     Case("generate text alone", "generate", _ask(), _answered),
+    Case(
+        "generate a video",
+        "generate",
+        lambda p: [
+            *("generate", p.model, "--video", p.scene.clip, "--frames", 2, "--question", QUESTION),
+            *("--max-new-tokens", TOKENS, "--plan", PLANS["layers skipped"]),
+        ],
+        _answered,
+        film=True,
+    ),
+    Case(
+        "prompt of a video",
+        "prompt",
+        lambda p: [p.checkpoint.short, p.model, p.scene.folder],
+        None,
+        program="rehearsal.films",
+        film=True,
+    ),
     Case(
         "calibrate",
         "calibrate",

@@ -11,6 +11,7 @@ from PIL import Image
 
 from saccade.system.files import write_text
 
+FRAMES = 6
 QUESTION = "What is in the picture?"
 SIZES = {
     "square": (336, 336),
@@ -42,6 +43,11 @@ class Scene:
         return Image.open(self.picture(name)).convert("RGB")
 
     @property
+    def clip(self) -> Path:
+        """A video: a folder of frames."""
+        return self.folder / "clip"
+
+    @property
     def questions(self) -> Path:
         """Questions with answers, as JSON lines: about one picture, about two, about none."""
         return self.folder / "questions.jsonl"
@@ -63,6 +69,9 @@ def make(folder: Path) -> Scene:
     scene = Scene(folder)
     for name, (width, height) in SIZES.items():
         _picture(width, height).save(scene.picture(name))
+    scene.clip.mkdir()
+    for number in range(FRAMES):
+        _picture(80 + number, 64).crop((number, 0, 80 + number, 64)).save(scene.clip / f"{number}.png")
     asked = [
         {"image": "square.png", "question": QUESTION, "answer": "a cup", "task": "one"},
         {"image": "low.png", "question": "Is it dark?", "answer": "no", "task": "one"},

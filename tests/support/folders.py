@@ -63,6 +63,16 @@ FILES: dict[str, Callable[[], Files]] = {
         "LlavaNextProcessor",
         _llava(),
     ),
+    "llava_next_video": lambda: _files(
+        _crop(24) | {"image_grid_pinpoints": [[24, 48], [48, 24], [48, 48]]},
+        "LlavaNextImageProcessor",
+        "LlavaNextVideoProcessor",
+        _llava() | {"patch_size": 6},
+        **{
+            "video_preprocessor_config.json": _crop(24)
+            | {"video_processor_type": "LlavaNextVideoVideoProcessor"}
+        },
+    ),
     "llava_onevision": lambda: _files(
         HALF | {"size": {"height": 24, "width": 24}, "image_grid_pinpoints": GRIDS, "do_pad": True},
         "LlavaOnevisionImageProcessor",

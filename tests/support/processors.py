@@ -1,19 +1,24 @@
-"""Real processors of tiny models that cut pictures into views; images alone, for videos want torchvision."""
+"""Real processors of tiny models that cut pictures into views, and our own part for videos."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 import transformers as T
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers.processing_utils import VideosKwargs
+from transformers.video_utils import default_sample_indices_fn
 
 from saccade.models import Loaded, wrap
 from support.models import BOS, EOS, FIRST_WORD, IMAGE, PAD, VIDEO, VOCAB, tiny_internvl, tiny_llava_onevision
 from support.models_views import GRIDS
 
 CHAT = (
-    "{% for m in messages %}{% for c in m['content'] %}{% if c['type'] == 'image' %}<image> {% else %}"
+    "{% for m in messages %}{% for c in m['content'] %}{% if c['type'] == 'image' %}<image> "
+    "{% elif c['type'] == 'video' %}<video> {% else %}"
     "{{ c['text'] }}{% endif %}{% endfor %}{% endfor %}{% if add_generation_prompt %} w9{% endif %}"
 )
 
@@ -23,8 +28,30 @@ class _ImagesOnly:
 
     def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
         if argument_name == "video_processor":
-            return type(None)
+            return type(argument)
         return super().check_argument_for_proper_class(argument_name, argument)
+
+
+class Frames:
+    """A part for videos: frames at 24 by 24 pixels, chosen by stock's own function for it."""
+
+    valid_kwargs = VideosKwargs
+    model_input_names = ("pixel_values_videos",)
+
+    def __init__(self, num_frames: int | None = None, fps: float | None = None) -> None:
+        self.num_frames, self.fps, self.do_sample_frames = num_frames, fps, False
+        self.do_center_crop, self.crop_size = None, None
+        self.given: list[dict[str, Any]] = []
+
+    def sample_frames(self, metadata: Any, num_frames: Any = None, fps: Any = None, **more: Any) -> Any:
+        """As the base class of stock video processors."""
+        return default_sample_indices_fn(metadata, num_frames=num_frames, fps=fps)
+
+    def __call__(self, videos: Any, **how: Any) -> Any:
+        """Pixels around 0."""
+        self.given += how["video_metadata"]
+        small = [F.interpolate(video.float(), (24, 24)) / 128 - 1 for video in videos]
+        return T.BatchFeature({"pixel_values_videos": torch.stack(small)})
 
 
 class _Onevision(_ImagesOnly, T.LlavaOnevisionProcessor):
@@ -35,12 +62,12 @@ class _InternVL(_ImagesOnly, T.InternVLProcessor):
     pass
 
 
-def onevision() -> Loaded:
-    """The tiny LLaVA-OneVision with its processor."""
+def onevision(films: Frames | None = None) -> Loaded:
+    """The tiny LLaVA-OneVision with its processor, and a part for videos if one is given."""
     sides = {"height": 24, "width": 24}
     images = T.LlavaOnevisionImageProcessorPil(size=sides, image_grid_pinpoints=GRIDS)
     processor = _Onevision(
-        images, tokenizer(), None, num_image_tokens=9, vision_feature_select_strategy="full",
+        images, tokenizer(), films, num_image_tokens=9, vision_feature_select_strategy="full",
         chat_template=CHAT, vision_aspect_ratio="anyres_max_2",
     )  # fmt: skip
     return wrap(tiny_llava_onevision().model, processor)

@@ -22,6 +22,10 @@ SIGNS = {
         "visual.blocks": "tower", "visual.patch_embed": "tower", "visual.merger": "projector",
         "language_model": "decoder",
     },
+    "llava_next_video": {
+        "vision_tower": "tower", "multi_modal_projector": "projector", "image_newline": "projector",
+        "language_model": "decoder",
+    },
     "llava_onevision": {
         "vision_tower": "tower", "multi_modal_projector": "projector", "image_newline": "projector",
         "language_model": "decoder",

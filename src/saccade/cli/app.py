@@ -20,7 +20,7 @@ from saccade.core.text import short
 
 COMMANDS = (
     *("methods", "cost", "bench", "calibrate", "tune", "heal", "evaluate"),
-    *("generate", "explain", "serve", "batch", "check", "report", "plan", "train"),
+    *("generate", "explain", "serve", "batch", "check", "report", "plan", "train", "clips"),
 )
 """Modules of this package that register commands, in the order ``--help`` lists them."""
 

@@ -54,7 +54,7 @@ def explain(
     opening: Opening = Opening(),
     json: common.Json = None,
 ) -> None:
-    """Show what a plan keeps, merges and drops of an image or a video at every stage, and whether the answer changes.
+    """Show what a plan keeps, merges and drops of an image or a video at every stage, and what it answers.
 
     Example: saccade explain scene.png "how many red objects ?" --plan "fastv(layer=3,keep=0.5)"
     """

@@ -51,6 +51,30 @@ SUPPORT: tuple[Support, ...] = (
         "engine/test_hidden.py::test_a_hidden_image_is_as_good_as_none",
     ),
     Support(
+        "videos, alone and beside pictures, in batches with text",
+        "supported, untested on GPU",
+        "for the families that stock gives videos to; a batch equals its singles",
+        "families/test_llava_next_video.py::test_a_batch_of_videos_pictures_and_text_equals_its_singles",
+    ),
+    Support(
+        "a video whose frames are averages of patches, under `tome`",
+        "refused",
+        "no row is a token of the tower; merge in the decoder",
+        "families/test_llava_next_video.py::test_what_has_no_meaning_on_videos_is_refused",
+    ),
+    Support(
+        "videos without torchvision, of a model or processor that takes none, or under `resize`",
+        "refused",
+        "install it, or give the frames as images",
+        "inputs/test_films.py::test_what_takes_no_videos_says_so",
+    ),
+    Support(
+        "videos of several lengths in one batch, where a model stacks their frames",
+        "refused",
+        "say how many frames; commands make batches of one kind by themselves",
+        "inputs/test_films.py::test_videos_that_do_not_go_together_are_refused_and_asked_apart",
+    ),
+    Support(
         "a healed plan (`saccade heal`): its adapter goes on with it and off with it",
         "supported, untested on GPU",
         "at no cost; refused on other or quantised weights, and where gradients are taken",

@@ -205,7 +205,7 @@ class TowerTap:
             if self._call.run is not None:
                 # Qwen3-VL makes the features of videos by its own call for images.
                 return inner(*args, **kwargs)
-            if self.merge is not None:
+            if self.merge is not None and kind == "video":
                 # What averages patches needs all of them: it would fail on those that are left.
                 given = self.family.picture(self.model, signature.bind(*args, **kwargs).arguments)
                 if given is not None:

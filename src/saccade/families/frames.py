@@ -53,7 +53,7 @@ def shown_frames(part: Any, clip: Clip, by_rate: bool = False) -> list[int]:
     Args:
         part: The processor's part for videos.
         clip: The video.
-        by_rate: Whether its sampling goes by a rate, and takes a number of frames for the most, or not at all.
+        by_rate: Whether its sampling goes by a rate, and takes a number of frames for the most or not at all.
 
     Raises:
         ValueError: If the processor cannot sample the video.

@@ -1,4 +1,4 @@
-"""LLaVA-NeXT-Video: images as in LLaVA-NeXT; frames of a video, two by two patches averaged before the projector."""
+"""LLaVA-NeXT-Video: LLaVA-NeXT, and frames whose patches are averaged two by two before the projector."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from saccade.families.vision import MIXED, Picture, made_lengths
 class LlavaNextVideo(FilmedTiles):
     """LLaVA-NeXT-Video: a row of a video is the mean of its patches, and no newline row stands behind it.
 
-    Frames that are pooled otherwise (``spatial_pool_mode``, ``spatial_pool_stride``) are rows without a place:
-    methods that look at the tower or at places are refused for them.
+    Frames that are pooled otherwise (``spatial_pool_mode``, ``spatial_pool_stride``) are rows without a
+    place: methods that look at the tower or at places are refused for them.
     """
 
     name = "LLaVA-NeXT-Video"
@@ -36,10 +36,8 @@ class LlavaNextVideo(FilmedTiles):
         self, shape: ModelShape, layers: int | None = None, vision_layers: int = 1
     ) -> PreTrainedConfig:
         parts = config_parts(shape, layers, vision_layers)
-        tokens = {
-            "image_token_index": min(32001, shape.vocab - 1),
-            "video_token_index": min(32000, shape.vocab - 2),
-        }
+        image, video = min(32001, shape.vocab - 1), min(32000, shape.vocab - 2)
+        tokens = {"image_token_index": image, "video_token_index": video}
         return LlavaNextVideoConfig(**parts | tokens)
 
     def model_class(self) -> type[nn.Module]:

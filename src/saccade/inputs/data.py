@@ -2,9 +2,10 @@
 
 One object per line: ``question`` (text), ``image`` or ``images`` (a path or a list of paths, relative to the
 file; leave it out for a text-only question), ``video`` or ``videos`` (likewise; each a file or a folder of
-frames, with ``frames``, how many are shown, and ``fps`` of a folder), and, where known, ``answer`` (text, a number, or a list of those
-that all count as right), ``task``, ``subtask``, ``id``, and ``score``, how answers are scored: a name such as
-``"anls"`` or a name with parameters, ``{"number": {"tolerance": 0.1}}`` (``saccade.scoring``).
+frames, with ``frames``, how many are shown, and ``fps`` of a folder), and, where known, ``answer`` (text, a
+number, or a list of those that all count as right), ``task``, ``subtask``, ``id``, and ``score``, how answers
+are scored: a name such as ``"anls"`` or a name with parameters, ``{"number": {"tolerance": 0.1}}``
+(``saccade.scoring``).
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def filmed(loaded: Loaded, videos: Sequence[Video], images: bool, scale: float =
     counts = sorted({len(numbers) for _, _, numbers in shown})
     if len(counts) > 1 and family.frames_alike:
         raise ValueError(
-            f"{family.name} takes as many frames of every video of a batch, not {counts[0]} and {counts[-1]}; "
-            "say how many (frames, or --frames), or ask about them one by one"
+            f"{family.name} takes as many frames of every video of a batch, not {counts[0]} and "
+            f"{counts[-1]}; say how many (frames, or --frames), or ask about them one by one"
         )
     return processed([(clip, numbers, video.read(numbers)) for video, clip, numbers in shown])

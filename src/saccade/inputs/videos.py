@@ -130,8 +130,8 @@ class Video:
         for place, frame in enumerate(self.source.read(wanted)):
             if frame.size != self.size:
                 raise ValueError(
-                    f"{self.name}: frame {wanted[place]} has {frame.width} x {frame.height} pixels, the first "
-                    f"has {width} x {height}; make all frames of a video one size"
+                    f"{self.name}: frame {wanted[place]} has {frame.width} x {frame.height} pixels, the "
+                    f"first has {width} x {height}; make all frames of a video one size"
                 )
             frames_FHW3[place] = np.asarray(frame)
         return frames_FHW3[np.searchsorted(wanted, numbers)]
@@ -159,7 +159,7 @@ def open_video(
     name, path = f"{before}video {short(path)}", Path(path)
     check_frames(frames, before)
     if is_pipe(path):
-        raise ValueError(f"{before}cannot read video {short(path)}: it is no file")
+        raise ValueError(f"{name} cannot be read: it is no file")
     if is_folder(path):
         return _folder(path, name, frames, rate)
     if not is_file(path):
@@ -216,7 +216,7 @@ def _folder(path: Path, name: str, frames: int | None, rate: float | None) -> Vi
     try:
         paths = [one for one in path.iterdir() if one.suffix.lower() in PICTURES and one.name[0] != "."]
     except OSError as error:
-        raise ValueError(f"cannot read {name}: {error.strerror}") from None
+        raise ValueError(f"{name} cannot be read: {error.strerror}") from None
     if not paths:
         raise ValueError(f"{name}: the folder holds no frames (files that end in {', '.join(PICTURES)})")
     if len(paths) > MOST_FRAMES:
@@ -247,7 +247,7 @@ def _file(path: Path, name: str, frames: int | None) -> Video:
                 if total > MOST_FRAMES:
                     break
     if not total:
-        raise ValueError(f"cannot read {name}: it has no frames")
+        raise ValueError(f"{name} cannot be read: it has no frames")
     if total > MOST_FRAMES:
         raise ValueError(f"{name} has more than the {MOST_FRAMES:,} frames that are read; cut it")
     # A camera held upright writes its frames lying down, and says so with the first.
@@ -265,7 +265,7 @@ class _Stream:
     @contextmanager
     def opened(self) -> Iterator[tuple[Any, Any]]:
         if importlib.util.find_spec("av") is None:
-            raise ValueError(f"cannot read {self.name}: video files need PyAV: pip install av")
+            raise ValueError(f"{self.name} cannot be read: video files need PyAV: pip install av")
         import av
 
         try:
@@ -281,7 +281,7 @@ class _Stream:
                 stream.thread_type = "AUTO"
                 yield container, stream
         except Exception as error:  # decoders raise whatever their authors chose
-            raise ValueError(f"cannot read {self.name}: {_reason(error, self.path)}") from None
+            raise ValueError(f"{self.name} cannot be read: {_reason(error, self.path)}") from None
 
     def read(self, numbers: Sequence[int]) -> Iterator[Image.Image]:
         left = list(numbers)

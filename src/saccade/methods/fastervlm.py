@@ -35,7 +35,7 @@ class FasterVLM(KeepViewReducer):
     rounds = "nearest"
 
     def stages(self, num_layers: int) -> tuple[Stage, ...]:
-        unseen = self.share == "view"
+        unseen = self.share != "image"
         return (Stage(0, self, look=Look(tower="made"), compact=self.compact, unseen=unseen),)
 
     def choose(self, stage: Stage, evidence: Evidence) -> Choice:

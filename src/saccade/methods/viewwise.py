@@ -20,17 +20,18 @@ class ViewReducer(Reducer, ABC):
         share: What the numbers are of. ``view``, as the authors do: of every view (tile, frame). All keep the
             same number out of all their patches, the padding of a tile among them, which the model itself
             never shows its decoder; where rows are interpolated between patches, out of those rows. An image
-            whose views would keep all of their patches, or as many as it has rows, stays as it is.
-            ``image``: of the image, split over its views in proportion to the patches that are rows. Where an
-            image is one view, or it is not known how it was cut, both are the same.
+            whose views would keep all of their patches, or as many as it has rows, stays as it is. ``frame``
+            is another word for it, for videos. ``image``: of the image (or video), split over its views in
+            proportion to the patches that are rows. Where an image is one view, or it is not known how it was
+            cut, both are the same.
     """
 
-    share: Literal["view", "image"] = "view"
+    share: Literal["view", "frame", "image"] = "view"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.share not in ("view", "image"):
-            raise ValueError(f"{self.name}: share is view or image, got {self.share!r}")
+        if self.share not in ("view", "frame", "image"):
+            raise ValueError(f"{self.name}: share is view, frame or image, got {self.share!r}")
 
     @abstractmethod
     def count(self, rows: int) -> int:

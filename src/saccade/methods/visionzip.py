@@ -86,7 +86,7 @@ class VisionZip(ViewReducer):
 
     def _contextual(self, evidence: Evidence, groups: Groups) -> tuple[int, ...]:
         """Contextual rows of every view."""
-        if self.share == "view" and evidence.layout.views is not None:
+        if self.share != "image" and evidence.layout.views is not None:
             return tuple(map(min, map(self.merged_into, groups.bases), groups.keep))
         amounts = tuple(
             tuple(self.merged_into(self.base(*pair)) for pair in zip(*both, strict=True))

@@ -50,7 +50,7 @@ class VisPruner(KeepViewReducer):
             raise ValueError(f"vispruner: important is a share of the budget, 0 to 1, got {self.important!r}")
 
     def stages(self, num_layers: int) -> tuple[Stage, ...]:
-        unseen = self.share == "view"
+        unseen = self.share != "image"
         return (Stage(0, self, look=Look(tower="made"), compact=self.compact, unseen=unseen),)
 
     def choose(self, stage: Stage, evidence: Evidence) -> Choice:
