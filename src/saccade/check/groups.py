@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 from saccade.core.recurrence import check_looks
@@ -87,15 +88,19 @@ def examples(cls: type[Method], depth: int, recurrent: Collection[int] = ()) -> 
     # Published layers may lie beyond a shallow model, and some methods name a layer of their own.
     if "layer" in dials:
         tries += [lambda: replace(half, **at), lambda: cls(**at)]
-        tries += [lambda n=n: replace(half, layer=n) for n in range(1, depth) if recurrent]
+        tries += [partial(_placed, half, layer=n) for n in range(1, depth) if recurrent]
     if "layers" in dials:
         tries.append(lambda: replace(half, **some))
-        tries += [lambda n=n: replace(half, layers=(n,)) for n in range(1, depth) if recurrent]
+        tries += [partial(_placed, half, layers=(n,)) for n in range(1, depth) if recurrent]
     small: dict[str, Any] = {"cache": "small"}
     found = next(_running(tries, depth, recurrent), None)
     if found is None:
         return []
     return [found, *([replace(found, **small)] if "cache" in dials and not recurrent else [])]
+
+
+def _placed(method: Method, **place: Any) -> Method:
+    return replace(method, **place)
 
 
 def idle(plan: Plan, depth: int) -> Plan:

@@ -235,7 +235,9 @@ class GenericFamily(Family):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         return self.recipe(attn).keys_values(attn, x_BND, rotary)
 
-    def output(self, attn: nn.Module, context_BHNK: torch.Tensor) -> torch.Tensor:
+    def output(
+        self, attn: nn.Module, context_BHNK: torch.Tensor, gate_BND: torch.Tensor | None = None
+    ) -> torch.Tensor:
         return self.recipe(attn).mixed(attn, context_BHNK)
 
     def norms(self, layer: Any) -> tuple[nn.Module, nn.Module]:

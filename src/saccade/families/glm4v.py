@@ -7,7 +7,7 @@ Shape letters: B batch, N rows, D hidden, H heads, K head width, R turned part o
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -29,7 +29,7 @@ class Glm4v(QwenVL):
     """
 
     name = "GLM-4.1V"
-    model_types = ("glm4v", "glm46v")
+    model_types: ClassVar[tuple[str, ...]] = ("glm4v", "glm46v")
     text_types = ("glm4v_text",)
     beside_images = False  # both have one placeholder, and the stock model counts them together
     by_rate = True
