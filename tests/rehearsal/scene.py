@@ -69,7 +69,7 @@ def make(folder: Path) -> Scene:
     scene = Scene(folder)
     for name, (width, height) in SIZES.items():
         _picture(width, height).save(scene.picture(name))
-    scene.clip.mkdir()
+    scene.clip.mkdir(exist_ok=True)
     for number in range(FRAMES):
         _picture(80 + number, 64).crop((number, 0, 80 + number, 64)).save(scene.clip / f"{number}.png")
     asked = [
