@@ -37,7 +37,7 @@ def test_apply_refuses_an_unknown_model():
 def test_shape(name):
     tiny = model(name)
     shape = find(tiny.model).shape(tiny.model.config)
-    kv = HEADS if "llama" in name else 2
+    kv = HEADS if tiny.model.config.get_text_config().model_type == "llama" else 2
     assert (shape.layers, shape.hidden, shape.heads, shape.kv_heads, shape.ffn, shape.vocab) == (
         4,
         HIDDEN,

@@ -42,7 +42,12 @@ class Glm4vMoe(SparseFFN, Glm4v):
         }
         return Glm4vMoeConfig(
             text_config=text | experts,
-            vision_config={"depth": vision_layers, "out_hidden_size": shape.hidden},
+            # What joins patches is as wide as the plain FFN.
+            vision_config={
+                "depth": vision_layers,
+                "out_hidden_size": shape.hidden,
+                "intermediate_size": experts["intermediate_size"],
+            },
             image_token_id=min(151363, shape.vocab - 2),
             video_token_id=min(151364, shape.vocab - 1),
         )

@@ -94,8 +94,9 @@ def register(cls: type[Family]) -> type[Family]:
     Raises:
         ValueError: If a model type is taken.
     """
+    family = cls()
     for kind in cls.model_types:
-        FAMILIES.add(kind, cls())
+        FAMILIES.add(kind, family)
     return cls
 
 
