@@ -16,6 +16,7 @@ import saccade
 from saccade import models
 from saccade.inputs.samples import Sample
 from saccade.opening import open_processor
+from saccade.opening.processor import NAMED_IN
 from saccade.system.environment import matching_torchvision
 from support import folders
 
@@ -106,8 +107,15 @@ def test_a_video_without_torchvision_says_what_to_install(name, written):
         processor(text=[f"w3 {processor.video_token} w4"], videos=[video], return_tensors="pt")
 
 
-def test_a_processor_that_is_not_there_without_torchvision_says_so(tmp_path):
-    folder = folders.write(tmp_path / "mistral3", "mistral3")
+@pytest.mark.parametrize("name", ["mistral3", "llava-llama"])
+def test_a_processor_that_is_not_there_without_torchvision_says_so(name, tmp_path):
+    """By the model's type, and by name in files of a type whose own processor would be there (Pixtral's)."""
+    folder = folders.write(tmp_path / name, name)
+    for path in map(folder.joinpath, NAMED_IN):
+        if path.exists():
+            path.write_text(
+                json.dumps(json.loads(path.read_text()) | {"processor_class": "PixtralProcessor"})
+            )
     with pytest.raises(
         ValueError, match=r"\(PixtralProcessor\) needs torchvision: pip install 'torchvision==0"
     ):
