@@ -157,9 +157,10 @@ def _head(path: Path) -> bytes:
 
 def _class(files: Mapping[str, Mapping[str, Any]], config: PreTrainedConfig) -> type[ProcessorMixin]:
     for name in NAMED_IN:
-        found = getattr(transformers, str(files[name].get("processor_class")), None)
+        found: Any = getattr(transformers, str(files[name].get("processor_class")), None)
         # The stand-in of a class whose packages are missing is no processor, and is meant all the same.
-        if isinstance(found, type) and (issubclass(found, ProcessorMixin) or hasattr(found, "_backends")):
+        stands_in = hasattr(found, "_backends")
+        if stands_in or (isinstance(found, type) and issubclass(found, ProcessorMixin)):
             return found
     by_type: Any = PROCESSOR_MAPPING
     return by_type[type(config)]
