@@ -9,6 +9,7 @@ with exit code 1 where anything failed.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -130,7 +131,11 @@ def tried(case: Case, place: Place, runner: Any, where: str) -> Cell:
     print(f"{where}, {one.short}, {case.name}: {why or 'passed'} ({seconds:.0f} s)", flush=True)
     named = {"checkpoint": one.name, "family": one.family, "environment": where}
     told = {"case": case.name, "group": case.group, "why": why, "seconds": round(seconds, 1)}
-    return named | told | kept
+    # Where the copies lie on this machine is nobody's business.
+    found = json.dumps(named | told | kept)
+    for folder in (place.model.parent, place.work, place.scene.folder):
+        found = found.replace(f"{folder}/", "")
+    return json.loads(found)
 
 
 def environment(python: str) -> str:
