@@ -17,8 +17,8 @@ from saccade.system.environment import has_torchvision
 CHECKPOINTS = checkpoint.every()
 PROGRAMS = 2
 """How many of the drawn cases run as programs of their own."""
-USUAL = "plan scored in the decoder"
-"""The case of a checkpoint that no other case drew."""
+USUAL = ("plan scored in the decoder", "a package that is missing")
+"""The case of a checkpoint that no other case drew: the first that suits it."""
 
 
 def drawn() -> list[tuple[str, str]]:
@@ -36,7 +36,8 @@ def drawn() -> list[tuple[str, str]]:
     ]
     chosen = [min(pairs, key=key) for pairs in suiting if pairs]
     left = set(CHECKPOINTS) - {short for short, _ in chosen}
-    return sorted([*chosen, *((short, USUAL) for short in left)], key=key)
+    usual = [pair for pairs in suiting for pair in pairs if pair[0] in left and pair[1] in USUAL]
+    return sorted([*chosen, *usual], key=key)
 
 
 DRAWN = drawn()
