@@ -226,6 +226,11 @@ def test_workers_elsewhere_get_whole_paths_and_names_as_they_are(tmp_path, monke
     assert (here.model, here.plan) == (str(tmp_path / "model"), str(tmp_path / "plan.json"))
     assert (here.data, here.out) == (tmp_path / "q.jsonl", tmp_path / "out")
     assert here.opening.adapter == str(tmp_path / "adapter")
+    # A folder that is called as an embedded model is, and a spec longer than any file's name, are neither.
+    (tmp_path / "glance").mkdir()
+    spec = f"vskip(layers={','.join('0' * 400)})"
+    kept = placed(BatchJob("glance", Opening(), Path("q.jsonl"), spec, Path("out")))
+    assert (kept.model, kept.plan) == ("glance", spec)
     named = placed(BatchJob("somebody/toy", Opening(), Path("q.jsonl"), PLAN, Path("out")))
     assert (named.model, named.plan, named.opening.adapter) == ("somebody/toy", PLAN, None)
 

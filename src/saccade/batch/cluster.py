@@ -16,6 +16,9 @@ from typing import Any
 from saccade._version import __version__
 from saccade.batch.job import MANIFEST, WAIT, BatchJob
 from saccade.batch.shards import work
+from saccade.inputs.pictures import is_file, is_folder
+from saccade.plans.names import looks_like_file
+from saccade.system.embedded import EMBEDDED
 from saccade.system.processes import Say
 
 MOST_DEATHS = 3
@@ -67,9 +70,8 @@ def run_on(address: str, job: BatchJob, workers: int, say: Say, watch: Callable[
     job = placed(job)
     with _connected(address) as ray:
         actor = ray.remote(BatchWorker).options(**_needs(ray, job))
-        left = min(workers, len(job.missing()))
-        running = dict(_begin(actor, job, number) for number in range(left))
         deaths, before = 0, len(job.missing())
+        running = dict(_begin(actor, job, number) for number in range(min(workers, before)))
         while running:
             ended, _ = ray.wait(list(running), timeout=WAIT)
             now = len(job.missing())
@@ -90,19 +92,23 @@ def run_on(address: str, job: BatchJob, workers: int, say: Say, watch: Callable[
 def placed(job: BatchJob) -> BatchJob:
     """A job with whole paths, for workers that have other working folders."""
     opening = replace(job.opening, adapter=_whole(job.opening.adapter), accepted=_whole(job.opening.accepted))
+    model = job.model if job.model in EMBEDDED else _whole(job.model)
+    plan = _whole(job.plan) if job.plan is not None and looks_like_file(job.plan) else job.plan
     return replace(
         job,
-        model=_whole(job.model) or job.model,
+        model=model or job.model,
         opening=opening,
         data=job.data.resolve(),
-        plan=_whole(job.plan),
+        plan=plan,
         out=job.out.resolve(),
     )
 
 
 def _whole(name: str | None) -> str | None:
     """A name with its whole path, if there is a file or folder of this name."""
-    return name if name is None or not Path(name).exists() else str(Path(name).resolve())
+    if name is None or not (is_file(Path(name)) or is_folder(Path(name))):
+        return name
+    return str(Path(name).resolve())
 
 
 def _begin(actor: Any, job: BatchJob, number: int) -> tuple[Any, tuple[int, Any]]:

@@ -6,12 +6,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from saccade import models
-from saccade.batch.shards import answer_records
-from saccade.engine import check_made_for
+from saccade.batch.shards import answer_records, opened
 from saccade.inputs.data import read_record
 from saccade.opening.settings import Opening
-from saccade.plans.plan import Plan
 
 
 class AnswerRows:
@@ -41,11 +38,7 @@ class AnswerRows:
         Raises:
             ValueError: If the model or the plan cannot be used.
         """
-        self.loaded = models.open_as(model, Opening.of(**opening))
-        self.plan = None if plan is None else Plan.of(plan)
-        if self.plan is not None:
-            check_made_for(self.loaded.model, self.plan)
-            self.plan = self.plan.for_any()
+        self.loaded, self.plan = opened(model, Opening.of(**opening), plan)
         self.folder, self.tokens = folder, tokens
 
     def __call__(self, rows: Mapping[str, Any]) -> dict[str, Any]:

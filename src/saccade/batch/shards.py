@@ -14,6 +14,7 @@ from saccade.evaluation.runner import generate
 from saccade.identity import code_of, model_digest
 from saccade.inputs.data import Entry
 from saccade.inputs.samples import Sample
+from saccade.opening.settings import Opening
 from saccade.plans.plan import Plan
 from saccade.system import threads
 from saccade.system.files import write_text
@@ -36,11 +37,7 @@ def work(job: BatchJob, number: int, say: Say) -> None:
         ValueError: If the model or the plan cannot be used, or the folder is another job's.
     """
     threads.use(job.threads)
-    loaded = models.open_as(job.model, job.opening)
-    plan = None if job.plan is None else Plan.of(job.plan)
-    if plan is not None:
-        check_made_for(loaded.model, plan, force=job.force, strict=job.strict)
-        plan = plan.for_any()
+    loaded, plan = opened(job.model, job.opening, job.plan, job.force, job.strict)
     job.claim(weights=model_digest(loaded), code=code_of(loaded, plan), dtype=str(loaded.model.dtype))
     while left := job.missing():
         # Each begins at another place, so that they seldom want the same.
@@ -48,6 +45,22 @@ def work(job: BatchJob, number: int, say: Say) -> None:
         took = [shard for shard in (*left[turn:], *left[:turn]) if _take(job, shard, loaded, plan)]
         if not took:
             time.sleep(WAIT)
+
+
+def opened(
+    model: str, opening: Opening, plan: str | None, force: bool = False, strict: bool = False
+) -> tuple[models.Loaded, Plan | None]:
+    """A model, and a plan that was made for it.
+
+    Raises:
+        ValueError: If the model or the plan cannot be used.
+    """
+    loaded = models.open_as(model, opening)
+    if plan is None:
+        return loaded, None
+    found = Plan.of(plan)
+    check_made_for(loaded.model, found, force=force, strict=strict)
+    return loaded, found.for_any()
 
 
 def _take(job: BatchJob, shard: int, loaded: models.Loaded, plan: Plan | None) -> bool:

@@ -35,9 +35,8 @@ def clips(
     from saccade.glance import clips as drawn
 
     tasks = tuple(dict.fromkeys(task or drawn.GUESSED))
-    unknown = next((name for name in tasks if name not in drawn.GUESSED), None)
-    if unknown is not None:
-        raise ValueError(f"no such task: {unknown}; there are {', '.join(drawn.GUESSED)}")
+    for name in tasks:
+        drawn.check_task(name)
     with common.progress() as bar:
         going = bar.add_task("drawing", total=samples * len(tasks))
         file = drawn.write(folder, samples, seed, tasks, lambda: bar.advance(going))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.table import Table
 
+    from saccade.inputs.videos import Video
     from saccade.opening.settings import Opening
     from saccade.system.journal import Journal
 
@@ -105,6 +106,19 @@ def finite(value: float | None) -> float | None:
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{value} is not a finite number")
     return value
+
+
+def open_videos(paths: Sequence[Path], frames: int | None) -> tuple[Video, ...]:
+    """Opens what ``--video`` and ``--frames`` say.
+
+    Raises:
+        ValueError: If there are frames of no video, or one cannot be read.
+    """
+    if frames is not None and not paths:
+        raise ValueError("--frames is of videos: give --video PATH")
+    from saccade.inputs.videos import open_video
+
+    return tuple(open_video(path, frames=frames) for path in paths)
 
 
 def check_names(

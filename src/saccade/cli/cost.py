@@ -240,7 +240,8 @@ def _show(
 
     sparse = f" ({shape.experts.chosen} of {shape.experts.count} experts)" if shape.experts else ""
     ffn = f"FFN {shape.ffn}{sparse}"
-    recurrent = f" ({len(shape.recurrent.layers)} of them recurrent)" if shape.recurrent else ""
+    recurs = len(shape.recurrent_layers)
+    recurrent = f" ({recurs} of them recurrent)" if recurs else ""
     out.line(
         f"{shape.name}: {shape.layers} layers{recurrent}, width {shape.hidden}, {ffn}, {shape.heads} heads "
         f"({shape.kv_heads} KV); prompt of {visual} visual and {text:g} text rows"

@@ -63,15 +63,12 @@ def explain(
     if not question.strip():
         raise ValueError("the question is empty")
     from saccade.inputs.pictures import open_picture
-    from saccade.inputs.videos import is_video, open_video
+    from saccade.inputs.videos import is_video
 
-    first = [image]
-    paths, filmed = (more or [], first) if is_video(image) else ([*first, *(more or [])], [])
-    films = [*filmed, *(video or [])]
-    if frames is not None and not films:
-        raise ValueError("--frames is of videos: give --video PATH")
+    paths, films = [*(more or [])], [*(video or [])]
+    (films if is_video(image) else paths).insert(0, image)
     images = [open_picture(path) for path in paths]
-    videos = [open_video(path, frames=frames) for path in films]
+    videos = common.open_videos(films, frames)
     common.check_names(model, opening=opening)
     from saccade.measure import record
     from saccade.plans.plan import Plan

@@ -55,12 +55,9 @@ def generate(
     if not question.strip():
         raise ValueError("the question is empty")
     from saccade.inputs.pictures import open_picture
-    from saccade.inputs.videos import open_video
 
-    if frames is not None and not video:
-        raise ValueError("--frames is of videos: give --video PATH")
     images = tuple(open_picture(path) for path in image or [])
-    videos = tuple(open_video(path, frames=frames) for path in video or [])
+    videos = common.open_videos(video or [], frames)
     common.check_names(model, opening=opening)
     from saccade import models
     from saccade.engine import check_made_for

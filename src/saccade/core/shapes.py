@@ -203,11 +203,16 @@ class ModelShape:
     plain: tuple[int, ...] = ()
     plain_ffn: int = 0
 
+    @property
+    def recurrent_layers(self) -> tuple[int, ...]:
+        """Numbers of the layers that mix rows through a state."""
+        return () if self.recurrent is None else self.recurrent.layers
+
     @cached_property
     def each_layer(self) -> tuple[LayerShape, ...]:
         """Sizes of every layer; equal ones are one object."""
         rules = self.rules[: self.layers] or (SightRule(),) * self.layers
-        recurs = frozenset(() if self.recurrent is None else self.recurrent.layers)
+        recurs = frozenset(self.recurrent_layers)
         made: dict[tuple[SightRule, bool, bool], LayerShape] = {}
         found = []
         for number, rule in enumerate(rules):
@@ -278,17 +283,16 @@ _QWEN3 = TowerShape(27, 1152, 4304, 16, 1536, _joined(1152, 4, 4096), merge=4, f
 _QWEN3_MOE = TowerShape(27, 1152, 4304, 16, 1536, _joined(1152, 4, 2048), merge=4, fused=True)
 _QWEN35 = TowerShape(27, 1152, 4304, 16, 1536, _joined(1152, 1, 4096), merge=4, fused=True)
 _QWEN35_MOE = TowerShape(27, 1152, 4304, 16, 1536, _joined(1152, 1, 2048), merge=4, fused=True)
-_GLM_45 = TowerShape(
-    24, 1536, 4096, 12, 1176, ((6144, 4096), (4096, 4096), (4096, 10944), (4096, 10944), (10944, 4096)),
-    merge=4, gated=True, fused=True,
-)  # fmt: skip
-_GLM = TowerShape(
-    24, 1536, 4096, 12, 1176, ((6144, 4096), (4096, 4096), (4096, 13696), (4096, 13696), (13696, 4096)),
-    merge=4, gated=True, fused=True,
-)  # fmt: skip
 _SMOL = TowerShape(12, 768, 3072, 12, 768, ((12288, 576),), 8, merge=16)
 _SMOL2 = TowerShape(27, 1152, 4304, 16, 588, ((10368, 2048),), 9, merge=9)
 _INTERN = TowerShape(24, 1024, 4096, 16, 588, ((4096, 3584), (3584, 3584)), 16, cls=1, merge=4, made=24)
+
+
+def _glm(inner: int) -> TowerShape:
+    """GLM-4's tower; a gated part of this width joins four patches to a row."""
+    projector = ((6144, 4096), (4096, 4096), (4096, inner), (4096, inner), (inner, 4096))
+    return TowerShape(24, 1536, 4096, 12, 1176, projector, merge=4, gated=True, fused=True)
+
 
 SHAPES: dict[str, ModelShape] = {
     s.name: s
@@ -344,7 +348,7 @@ SHAPES: dict[str, ModelShape] = {
             151552,
             1280,
             experts=Experts(128, 8, 1408, 1408),
-            tower=_GLM_45,
+            tower=_glm(10944),
             plain=(0,),
             plain_ffn=10944,
         ),
@@ -365,7 +369,7 @@ SHAPES: dict[str, ModelShape] = {
         ModelShape("smolvlm2-2.2b", 24, 2048, 32, 32, 64, 8192, 49280, 1053, 81, tower=_SMOL2),
         ModelShape("mistral-small-3.1-24b", 40, 5120, 32, 8, 128, 32768, 131072, 3025),
         ModelShape("pixtral-12b", 40, 5120, 32, 8, 128, 14336, 131072, 4096),
-        ModelShape("glm-4.1v-9b", 40, 4096, 32, 2, 128, 13696, 151552, 1280, tower=_GLM),
+        ModelShape("glm-4.1v-9b", 40, 4096, 32, 2, 128, 13696, 151552, 1280, tower=_glm(13696)),
         ModelShape("gemma-3-4b", 34, 2560, 8, 4, 256, 10240, 262208, 256, rules=_GEMMA_3),
         ModelShape("paligemma2-3b", 26, 2304, 8, 4, 256, 9216, 257216, 1024, rules=_PALIGEMMA_2),
     )

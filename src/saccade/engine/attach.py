@@ -135,6 +135,7 @@ class Attachment:
             self._handover,
             self._blocks,
             self._tower_tap(stages),
+            self.recurrent,
         )
         self.looks_at_end = forward.looks_at_end
         self._hook_layers(stages, forward)

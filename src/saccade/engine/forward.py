@@ -7,7 +7,7 @@ the layers' take decisions. What they hand to each other is local to the thread.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -82,6 +82,7 @@ class Forward:
         decides: Whether the plan decides on the way which rows go on.
         whole: Whether it needs a prompt in one piece.
         looks_at_end: Whether the end of the prompt counts.
+        recurrent: Numbers of the layers without attention.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Forward:
         call: Handover,
         blocks: Blocks,
         tap: TowerTap | None,
+        recurrent: Sequence[int] = (),
     ) -> None:
         self.model, self.family, self.parts, self.plan = model, family, parts, plan
         self.call, self.blocks, self.tap = call, blocks, tap
@@ -101,7 +103,7 @@ class Forward:
         self.decides = bool(stages)
         config: Any = parts.decoder.config
         self.rules = family.rules(config)
-        self.recurrent = [n for n, layer in enumerate(parts.layers) if family.recurs(layer)]
+        self.recurrent = recurrent
         self.whole = self.decides or releases or any(method.by_image for method in plan.methods)
         self.looks_at_end = releases or any(stage.look.layer or stage.look.words for stage in stages)
 

@@ -51,8 +51,8 @@ def routed_recurrent(
         else:
             # On an empty state rows of zeros write nothing, so a shorter sample is padded before its rows.
             packed = rows.padded_before()
-            mask = None if packed.valid_BR is None else packed.valid_BR
-            out = packed.put(inner(packed.take(hidden_BND), **given | {"attention_mask": mask}))
+            mask_BR = packed.valid_BR
+            out = packed.put(inner(packed.take(hidden_BND), **given | {"attention_mask": mask_BR}))
     if step.query is None or step.query is step.alive:
         return out
     return out.masked_fill(~step.query.mask_BN[..., None], 0)

@@ -162,7 +162,6 @@ def vision(
     mix = _mixture(captured.picture, layout, device)
     if groups:
         refuse_mixed(captured.picture)
-    if groups:
         # A tower that merges makes the images alone, in one run.
         (one,) = groups
         into_BN = _holders(one.group_P[at_BN], view_BN, one.count, len(captured.views))

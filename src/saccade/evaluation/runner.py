@@ -23,7 +23,7 @@ from saccade.evaluation.options import EvaluationOptions
 from saccade.evaluation.results import Prediction
 from saccade.evaluation.whole import pictures
 from saccade.identity import code_of, model_digest
-from saccade.inputs.samples import Sample, in_batches
+from saccade.inputs.samples import Sample, in_batches, likeness
 from saccade.plans.budget import price_prompt
 from saccade.plans.plan import Plan
 from saccade.scoring import best, parse
@@ -70,17 +70,11 @@ def chunks(samples: Sequence[Sample], tokenizer: Any, batch_size: int) -> Iterat
 
     A batch never mixes tasks, so that long answers do not hold up short ones.
     """
-
-    def prompt(index: int) -> tuple[str, int, int, int]:
-        sample = samples[index]
-        words = tokenizer(sample.question, add_special_tokens=False).input_ids
-        return sample.filmed, len(sample.images), sample.pixels, len(words)
-
     by_task: dict[str, list[int]] = {}
     for index, sample in enumerate(samples):
         by_task.setdefault(sample.task, []).append(index)
     for indices in by_task.values():
-        indices.sort(key=lambda i: (prompt(i), i))
+        indices.sort(key=lambda i: (likeness(samples[i], tokenizer), i))
         yield from in_batches(samples, indices, batch_size)
 
 

@@ -70,6 +70,16 @@ class _Thing:
         return f"{self.color} {self.shape}"
 
 
+def check_task(task: str) -> None:
+    """Refuses tasks that are not there.
+
+    Raises:
+        ValueError: Naming those that are.
+    """
+    if task not in GUESSED:
+        raise ValueError(f"no such task: {task}; there are {', '.join(GUESSED)}")
+
+
 def clips(task: str, n: int, seed: int = 0) -> Iterator[DrawnClip]:
     """Videos of a task, one after another; the same seed gives the same, also of fewer.
 
@@ -81,8 +91,7 @@ def clips(task: str, n: int, seed: int = 0) -> Iterator[DrawnClip]:
     Raises:
         ValueError: If there is no such task, or a number is out of range.
     """
-    if task not in GUESSED:
-        raise ValueError(f"no such task: {task}; there are {', '.join(GUESSED)}")
+    check_task(task)
     if n < 1:
         raise ValueError(f"at least one video is made, asked for {n}")
     for number in range(n):

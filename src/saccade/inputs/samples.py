@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 from PIL.Image import Image, new
 
@@ -60,6 +61,12 @@ class Sample:
     def filmed(self) -> str:
         """What kinds of videos it has, and whether beside images; processors want one kind in a batch."""
         return str(([video.kind for video in self.videos], bool(self.images))) if self.videos else ""
+
+
+def likeness(sample: Sample, tokenizer: Any) -> tuple[str, int, int, int]:
+    """By what samples are sorted, so that prompts of like lengths are asked together."""
+    words = tokenizer(sample.question, add_special_tokens=False).input_ids
+    return sample.filmed, len(sample.images), sample.pixels, len(words)
 
 
 def in_batches(samples: Sequence[Sample], order: Sequence[int], size: int) -> list[list[int]]:

@@ -40,9 +40,9 @@ def sparing(orders: Orders, shape: ModelShape) -> Orders:
         orders: Layers by score name.
         shape: Sizes of the decoder.
     """
-    if shape.recurrent is None:
+    layout, recurrent = Layout.single(1, 1), shape.recurrent_layers
+    if not recurrent:
         return orders
-    layout, recurrent = Layout.single(1, 1), shape.recurrent.layers
     full_BN = torch.ones_like(layout.visual_BN)
     alone: dict[str, bool] = {}
     for cls in METHODS.values():
@@ -128,9 +128,8 @@ def price(plan: Plan, shape: ModelShape, layout: Layout, dtype_bytes: int = 2) -
     """
     short = as_processed(plan, layout)
     program = plan.program(short, shape.layers)
-    if shape.recurrent is not None:
-        check_looks(program.stages, shape.recurrent.layers, shape.layers)
-        check_sets(program.route, shape.recurrent.layers, plan.spec)
+    check_looks(program.stages, shape.recurrent_layers, shape.layers)
+    check_sets(program.route, shape.recurrent_layers, plan.spec)
     found = cost(shape, program.nominal(), dtype_bytes)
     if short is layout:
         return found

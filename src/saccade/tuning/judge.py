@@ -22,7 +22,7 @@ from saccade.evaluation.ledger import sample_digest
 from saccade.families import Family
 from saccade.families.offsets import position_offsets, position_offsets_kept
 from saccade.identity import code_of, model_digest
-from saccade.inputs.samples import Sample, in_batches
+from saccade.inputs.samples import Sample, in_batches, likeness
 from saccade.models import Loaded
 from saccade.plans.plan import Plan
 from saccade.system.journal import Journal, Section
@@ -215,13 +215,7 @@ class Judge:
         """The batches of a part with their dense answers, which are made when they are first wanted."""
         if part not in self._dense:
             samples, tokenizer = self.parts[part], self.loaded.processor.tokenizer
-
-            def like(index: int) -> tuple[str, int, int, int, int]:
-                sample = samples[index]
-                words = tokenizer(sample.question, add_special_tokens=False).input_ids
-                return sample.filmed, len(sample.images), sample.pixels, len(words), index
-
-            order = sorted(range(len(samples)), key=like)
+            order = sorted(range(len(samples)), key=lambda i: (likeness(samples[i], tokenizer), i))
             made = in_batches(samples, order, self._batch_size)
             self._dense[part] = [
                 self._answered(part, number, tuple(samples[i] for i in indices))

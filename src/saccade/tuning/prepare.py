@@ -71,7 +71,7 @@ def prepared(
         engine=settings.engine,
         compacts=loaded.family.compact_positions,
         runs=runs,
-        recurrent=() if loaded.shape.recurrent is None else loaded.shape.recurrent.layers,
+        recurrent=loaded.shape.recurrent_layers,
     )
     own = attached(loaded.model)
     pricer = Pricer(

@@ -17,7 +17,7 @@ from saccade.evaluation.comparison import check_samples
 from saccade.evaluation.ledger import BatchAnswers as Answered
 from saccade.evaluation.ledger import Ledger, Spent
 from saccade.evaluation.runner import AnswerRun, chunks, generate
-from saccade.inputs.samples import Sample
+from saccade.inputs.samples import Sample, likeness
 from saccade.measure.provenance import record
 from saccade.research.studies.store import Cell, Key, Store
 from saccade.system.journal import Journal
@@ -47,21 +47,12 @@ class Column:
 
 def batches(samples: Sequence[Sample], tokenizer: Any, batch_size: int) -> list[list[int]]:
     """Indices of samples in batches of one task, of prompts of one length where there are enough of them."""
-
-    def like(index: int) -> tuple[int, int, int]:
-        sample = samples[index]
-        return (
-            len(sample.images),
-            sample.pixels,
-            len(tokenizer(sample.question, add_special_tokens=False).input_ids),
-        )
-
     found: list[list[int]] = []
     for whole in chunks(samples, tokenizer, max(1, len(samples))):
         piece: list[int] = []
         last = None
         for index in whole:
-            this = like(index)
+            this = likeness(samples[index], tokenizer)
             if len(piece) == batch_size or (this != last and len(piece) >= min(LEAST, batch_size)):
                 found.append(piece)
                 piece = []
