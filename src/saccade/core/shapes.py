@@ -288,6 +288,14 @@ _SMOL2 = TowerShape(27, 1152, 4304, 16, 588, ((10368, 2048),), 9, merge=9)
 _INTERN = TowerShape(24, 1024, 4096, 16, 588, ((4096, 3584), (3584, 3584)), 16, cls=1, merge=4, made=24)
 
 
+_PIXTRAL = TowerShape(24, 1024, 4096, 16, 768, ((1024, 5120), (5120, 5120)), gated=True, made=24)
+_MISTRAL_3 = TowerShape(
+    24, 1024, 4096, 16, 588, ((4096, 1024), (1024, 5120), (5120, 5120)), merge=4, gated=True, made=24
+)
+_GEMMA_TOWER = TowerShape(27, 1152, 4304, 16, 588, ((1152, 2560),), 16, merge=16)
+_PALIGEMMA_TOWER = TowerShape(27, 1152, 4304, 16, 588, ((1152, 2304),), 32)
+
+
 def _glm(inner: int) -> TowerShape:
     """GLM-4's tower; a gated part of this width joins four patches to a row."""
     projector = ((6144, 4096), (4096, 4096), (4096, inner), (4096, inner), (inner, 4096))
@@ -367,11 +375,23 @@ SHAPES: dict[str, ModelShape] = {
         ),
         ModelShape("smolvlm-256m", 30, 576, 9, 3, 64, 1536, 49280, 832, 64, tower=_SMOL),
         ModelShape("smolvlm2-2.2b", 24, 2048, 32, 32, 64, 8192, 49280, 1053, 81, tower=_SMOL2),
-        ModelShape("mistral-small-3.1-24b", 40, 5120, 32, 8, 128, 32768, 131072, 3025),
-        ModelShape("pixtral-12b", 40, 5120, 32, 8, 128, 14336, 131072, 4096),
+        ModelShape("mistral-small-3.1-24b", 40, 5120, 32, 8, 128, 32768, 131072, 3025, tower=_MISTRAL_3),
+        ModelShape("pixtral-12b", 40, 5120, 32, 8, 128, 14336, 131072, 4096, tower=_PIXTRAL),
         ModelShape("glm-4.1v-9b", 40, 4096, 32, 2, 128, 13696, 151552, 1280, tower=_glm(13696)),
-        ModelShape("gemma-3-4b", 34, 2560, 8, 4, 256, 10240, 262208, 256, rules=_GEMMA_3),
-        ModelShape("paligemma2-3b", 26, 2304, 8, 4, 256, 9216, 257216, 1024, rules=_PALIGEMMA_2),
+        ModelShape("gemma-3-4b", 34, 2560, 8, 4, 256, 10240, 262208, 256, rules=_GEMMA_3, tower=_GEMMA_TOWER),
+        ModelShape(
+            "paligemma2-3b",
+            26,
+            2304,
+            8,
+            4,
+            256,
+            9216,
+            257216,
+            1024,
+            rules=_PALIGEMMA_2,
+            tower=_PALIGEMMA_TOWER,
+        ),
     )
 }
 """Shapes of the papers' models by name."""

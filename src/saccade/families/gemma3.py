@@ -21,10 +21,12 @@ from transformers import (
 from saccade.core.shapes import ModelShape
 from saccade.core.sight import runs_of
 from saccade.core.sight_rule import SightRule
+from saccade.core.tower import TowerShape
 from saccade.families.base import Parts, Rotary, core_of, text_sizes
 from saccade.families.gemma import Gemma, siglip
 from saccade.families.patch_tower import joined_tower
 from saccade.families.registry import register
+from saccade.families.tower_shape import encoder
 from saccade.families.vision import Tower, each_prompts, joined
 
 if TYPE_CHECKING:
@@ -107,6 +109,13 @@ class Gemma3(Gemma):
         kind: str | None = None,
     ) -> Rotary:
         return decoder.rotary_emb(hidden_BND, position_ids, kind)
+
+    def tower_shape(self, config: PreTrainedConfig) -> TowerShape | None:
+        settings: Any = config
+        vision, side = settings.vision_config, isqrt(settings.mm_tokens_per_image)
+        width = config.get_text_config().hidden_size
+        merge = (vision.image_size // vision.patch_size // side) ** 2
+        return encoder(vision, width, projector=((vision.hidden_size, width),), side=side, merge=merge)
 
     def tower(self, model: nn.Module) -> Tower | None:
         core: Any = core_of(model)

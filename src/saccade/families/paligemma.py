@@ -23,9 +23,11 @@ from transformers.models.gemma2.modeling_gemma2 import eager_attention_forward
 
 from saccade.core.shapes import ModelShape
 from saccade.core.sight_rule import SightRule
+from saccade.core.tower import TowerShape
 from saccade.families.base import Attend, core_of, text_sizes, unwrap
 from saccade.families.gemma import Gemma, siglip
 from saccade.families.registry import register
+from saccade.families.tower_shape import encoder
 from saccade.families.vision import Tower, each_prompts
 
 if TYPE_CHECKING:
@@ -110,6 +112,11 @@ class PaliGemma(Gemma):
     def said(self, model: nn.Module, logits: torch.Tensor) -> torch.Tensor:
         cap = unwrap(model).config.get_text_config().final_logit_softcapping
         return logits if cap is None or not _caps_last() else torch.tanh(logits / cap) * cap
+
+    def tower_shape(self, config: PreTrainedConfig) -> TowerShape | None:
+        settings: Any = config
+        vision, width = settings.vision_config, config.get_text_config().hidden_size
+        return encoder(vision, width, projector=((vision.hidden_size, width),))
 
     def tower(self, model: nn.Module) -> Tower | None:
         core: Any = core_of(model)

@@ -21,8 +21,10 @@ from transformers import (
 )
 
 from saccade.core.shapes import ModelShape
+from saccade.core.tower import TowerShape
 from saccade.families.base import Family, core_of, heads_of, rotate, text_sizes, unwrap
 from saccade.families.registry import register
+from saccade.families.tower_shape import encoder
 from saccade.families.vision import Picture, Tower, joined, made_lengths, of_grids
 
 if TYPE_CHECKING:
@@ -63,6 +65,26 @@ class PixtralTower(Family):
     def _cell(self, config: Any) -> int:
         """Side of a row in pixels."""
         return config.vision_config.patch_size * self.joins(config)
+
+    def tower_shape(self, config: PreTrainedConfig) -> TowerShape | None:
+        """Of a picture alone: pairs of two pictures' patches, which the stock tower masks, are not in it."""
+        settings: Any = config
+        vision, side, width = settings.vision_config, self.joins(config), config.get_text_config().hidden_size
+        chosen = settings.vision_feature_layer
+        if vision.model_type != "pixtral" or not isinstance(chosen, int):
+            return None
+        joined = ((vision.hidden_size * side**2, vision.hidden_size),) if side > 1 else ()
+        made = chosen % (vision.num_hidden_layers + 1)
+        return encoder(
+            vision,
+            width,
+            projector=(*joined, (vision.hidden_size, width), (width, width)),
+            side=None,
+            merge=side**2,
+            gated=True,
+            made=made,
+            reads=0 < made < vision.num_hidden_layers,
+        )
 
     def tower(self, model: nn.Module) -> Tower | None:
         core: Any = core_of(model)
