@@ -51,13 +51,20 @@ def main(words: Sequence[str]) -> int:
 
 def stock_inputs(processor: Any, text: str, frames: np.ndarray, asked: int | None) -> dict[str, Any]:
     """What the stock processor makes of a question about a video, sampling it where it would."""
-    from saccade.families.frames import Clip
+    from saccade.families.frames import Clip, shown_frames
 
     part = processor.video_processor
     clip = Clip(len(frames), RATE, (frames.shape[2], frames.shape[1]))
+    clip_of_these = asdict(clip.metadata())
     how: dict[str, Any] = {"do_sample_frames": bool(part.do_sample_frames or part.fps or asked)}
     by_rate = type(part).__name__.startswith(("SmolVLM", "Glm"))
-    if asked is not None:
+    if asked is not None and type(part).__name__.startswith("Glm46V"):
+        # Its own sampling heeds no number: it is given the frames that ours has chosen, and samples nothing.
+        numbers = shown_frames(part, replace(clip, asked=asked), by_rate)
+        assert len(numbers) == asked, f"{len(numbers)} frames for {asked}"
+        clip_of_these = asdict(clip.metadata(numbers))
+        frames, how = frames[numbers], {"do_sample_frames": False}
+    elif asked is not None:
         # A rate of the settings would exclude the number.
         rate = (asked + 1e-6) / len(frames) * RATE if by_rate else None
         how |= {"num_frames": asked, "fps": rate}
@@ -65,7 +72,7 @@ def stock_inputs(processor: Any, text: str, frames: np.ndarray, asked: int | Non
     made = processor(
         text=[text],
         videos=[torch.from_numpy(frames).permute(0, 3, 1, 2)],
-        video_metadata=[asdict(clip.metadata())],
+        video_metadata=[clip_of_these],
         add_special_tokens=special,
         return_tensors="pt",
         **how,
