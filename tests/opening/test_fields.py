@@ -164,7 +164,11 @@ NONSENSE = {
         lambda f: answers(f, eos_token_id="x"),
         r"generation_config\.json: eos_token_id: the number of a token, or a list of such",
     ),
-    "an unknown quantisation": (
+    "a quantisation whose width is not said": (
+        lambda f: config(f, quantization_config={"quant_method": "bitsandbytes"}),
+        r"config\.json: quantization_config\.quant_method: no 'bitsandbytes'",
+    ),
+    "a quantisation of another name": (
         lambda f: config(f, quantization_config={"quant_method": "zzz"}),
         r"config\.json: quantization_config\.quant_method: no 'zzz'",
     ),
@@ -285,3 +289,21 @@ def test_a_template_is_given_its_time_also_where_the_machine_is_busy():
         exec(waiting, {"sleep": time.sleep})
     with pytest.raises(templates.Endless), templates.bounded(0.05):
         exec(compile("while True:\n    x = 1\n    x = 2", templates.WRITTEN, "exec"), {})
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"quant_method": "bitsandbytes", "load_in_4bit": True, "load_in_8bit": False},
+        {"quant_method": "bitsandbytes", "load_in_8bit": True},
+        {"load_in_8bit": True},
+        {"quant_method": "gptq", "bits": 4},
+        {"quant_method": "awq", "bits": 4},
+        {"quant_method": "compressed-tensors"},
+        {"quant_method": "fp8"},
+        {"quant_method": "torchao"},
+    ],
+    ids=str,
+)
+def test_quantisations_that_the_hub_has_pass(said):
+    agree.check_quantisation(Path("config.json"), said)

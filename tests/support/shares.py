@@ -21,6 +21,9 @@ OTHERS = 5
 """Every other model meets one in so many of it. The engine does with its rows what it does with theirs, and
 what is its own is in ``tests/families``."""
 
+MOST = 24
+"""Cases of a test that run at most, where its parameters are crossed and it states no share of its own."""
+
 KINDS = ("end to end", "of the matrix", "of one part")
 
 
@@ -62,7 +65,7 @@ def choose(items: list[pytest.Item], whole: bool, quick: bool) -> tuple[list[pyt
 
 def _drawn(items: list[pytest.Item]) -> list[pytest.Item]:
     """The share of every test, and of each value of a parameter that has none in it the first by its hash."""
-    found = {id(item) for item in items if drawn(item.name, share_of(item))}
+    found = {id(item) for item in items if drawn(item.name, share_of(item))} - _beyond_most(items)
     first: dict[tuple[str, str, str], tuple[int, str, int]] = {}
     met: set[tuple[str, str, str]] = set()
     for item in items:
@@ -73,6 +76,16 @@ def _drawn(items: list[pytest.Item]) -> list[pytest.Item]:
             first[key] = min(place, first.get(key, place))
     found |= {place[2] for key, place in first.items() if key not in met}
     return [item for item in items if id(item) in found]
+
+
+def _beyond_most(items: list[pytest.Item]) -> set[int]:
+    """Cases of tests without a share of their own that are not among the first so many by their hashes."""
+    tests: dict[str, list[tuple[int, str, int]]] = {}
+    for item in items:
+        if not list(item.iter_markers("share")):
+            place = (crc32(item.name.encode()), item.nodeid, id(item))
+            tests.setdefault(item.nodeid.partition("[")[0], []).append(place)
+    return {place[2] for places in tests.values() for place in sorted(places)[MOST:]}
 
 
 def _values(item: pytest.Item) -> list[tuple[str, str, str]]:

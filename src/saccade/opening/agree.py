@@ -137,6 +137,8 @@ def check_quantisation(path: Path, said: Any) -> None:
     if not isinstance(said, Mapping):
         raise ValueError(f"{path}: quantization_config: an object is needed, got {type(said).__name__}")
     method = said.get("quant_method")
+    if method == "bitsandbytes" and (said.get("load_in_4bit") or said.get("load_in_8bit")):
+        return  # transformers knows its two kinds by their widths
     if method is not None and method not in AUTO_QUANTIZATION_CONFIG_MAPPING:
         raise ValueError(
             f"{path}: quantization_config.quant_method: no {method!r}; transformers reads "
