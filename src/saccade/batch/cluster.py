@@ -6,6 +6,7 @@ driver starts another actor for one that died, and a job whose driver died goes 
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,9 @@ from saccade.inputs.pictures import is_file, is_folder
 from saccade.plans.names import looks_like_file
 from saccade.system.embedded import EMBEDDED
 from saccade.system.processes import Say
+
+REACHED_WITHIN = 10
+"""Seconds in which a cluster's address must answer."""
 
 MOST_DEATHS = 3
 """How often each worker may die while no shard is finished: then what kills them is the job itself."""
@@ -147,6 +151,7 @@ def _connected(address: str) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray  # by whoever calls this from Python
         return
+    _check_reached(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level="error")
     except Exception as error:  # each kind of address fails by an exception of its own
@@ -156,6 +161,17 @@ def _connected(address: str) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _check_reached(address: str) -> None:
+    """Refuses a host and port where nobody listens, for which Ray itself waits for many minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return  # a word such as auto, or nothing that is an address: Ray says so itself
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACHED_WITHIN).close()
+    except (OSError, OverflowError) as error:
+        raise ValueError(f"no Ray cluster at {address!r}: {error}") from None
 
 
 def _node() -> str:
