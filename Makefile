@@ -25,13 +25,14 @@ RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 TABLES := docs/results.md docs/support.md docs/vllm.md docs/methods/index.md src/saccade/glance/README.md
 
-.PHONY: help setup demo test quick matrix lint format tables versions docs lmms checkpoints generic quantized vllm ray clean
+.PHONY: help setup demo test quick matrix whole lint format tables versions docs lmms checkpoints generic quantized vllm ray clean
 
 help:
 	@echo 'make demo    the main job: calibrate, skip, measure and explain, on the embedded model'
 	@echo 'make test    run the tests'
 	@echo 'make quick   one case of every test that is not end to end: what one runs while editing'
 	@echo 'make matrix  every case of the large tables, of which make test runs a share'
+	@echo 'make whole   every case of every test, long ones too'
 	@echo 'make lint    style and types'
 	@echo 'make format  rewrite the code in the house style'
 	@echo 'make tables  write the numbers of the docs anew from benchmarks/results'
@@ -72,6 +73,9 @@ quick: $(READY)
 
 matrix: $(READY)
 	$(RUN)/python -m pytest -q -n auto --whole tests/matrix $(ARGS)
+
+whole: $(READY)
+	$(RUN)/python -m pytest -q -n auto --whole --durations=50 $(ARGS)
 
 lint: $(READY)
 	$(RUN)/ruff check .

@@ -35,7 +35,9 @@ WATCH = shares.Watch()
 
 
 def pytest_addoption(parser):
-    parser.addoption("--whole", action="store_true", help="every case of the tables that run a share")
+    parser.addoption(
+        "--whole", action="store_true", help="every case of the tables that run a share, and long tests"
+    )
     parser.addoption("--quick", action="store_true", help="one case of every test that is not end to end")
 
 

@@ -167,6 +167,7 @@ def test_lora_trains_under_a_plan():
     assert losses == sorted(losses, reverse=True)
 
 
+@pytest.mark.long(instead="engine/test_stages.py::test_compiled_models_decide_as_the_eager_one")
 def test_compiled_models_take_plans_and_do_not_recompile_for_each_prompt():
     tiny = tiny_llava(layers=2)
     spec = "vskip(layers=0)+vtw(layer=1)"

@@ -72,6 +72,7 @@ def test_a_model_class_stops_too_and_says_what_to_do(kept):
         transformers.LlavaForConditionalGeneration.from_pretrained(kept[1])
 
 
+@pytest.mark.long(instead="the other tests of this file")
 @pytest.mark.e2e
 def test_the_advice_of_stock_loaders_works(kept):
     """What they say is followed to the letter, in a process that has not met saccade before."""

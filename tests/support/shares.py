@@ -1,6 +1,7 @@
 """Which tests run: end-to-end ones are marked, and large tables of cases run a share chosen by name.
 
-A case is chosen by a hash of its name, so that one that is added leaves the others where they are.
+A case is chosen by a hash of its name, so that one that is added leaves the others where they are. For a test
+that is marked as long a shorter one stands; it runs where every case of everything does.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ STARTERS = ("program",)
 """Fixtures that start a program of their own; a test that takes one is end to end."""
 LEADING = ("llava-llama", "llava_next-llama", "qwen2_5_vl")
 """Tiny models that meet the whole share of a shared table: plain rows, views, positions of several axes."""
-OTHERS = 5
+OTHERS = 8
 """Every other model meets one in so many of it. The engine does with its rows what it does with theirs, and
 what is its own is in ``tests/families``."""
 
-MOST = 24
+MOST = 16
 """Cases of a test that run at most, where its parameters are crossed and it states no share of its own."""
 
 KINDS = ("end to end", "of the matrix", "of one part")
@@ -47,7 +48,7 @@ def choose(items: list[pytest.Item], whole: bool, quick: bool) -> tuple[list[pyt
 
     Args:
         items: All that were collected.
-        whole: Every case of every table.
+        whole: Every case of every table, and long tests too.
         quick: One case of every test that is not end to end: the first by its hash.
     """
     kept = items if whole else _drawn(items)
@@ -65,6 +66,7 @@ def choose(items: list[pytest.Item], whole: bool, quick: bool) -> tuple[list[pyt
 
 def _drawn(items: list[pytest.Item]) -> list[pytest.Item]:
     """The share of every test, and of each value of a parameter that has none in it the first by its hash."""
+    items = [item for item in items if item.get_closest_marker("long") is None]
     found = {id(item) for item in items if drawn(item.name, share_of(item))} - _beyond_most(items)
     first: dict[tuple[str, str, str], tuple[int, str, int]] = {}
     met: set[tuple[str, str, str]] = set()

@@ -12,9 +12,10 @@ import pytest
 from support import shares
 
 
-def case(plan, family, number, of=6, *, e2e=False, test="test_a"):
-    """What pytest collects of a case, as far as shares look at it."""
-    marks = {"share": SimpleNamespace(args=(of,))} | ({"e2e": SimpleNamespace(args=())} if e2e else {})
+def case(plan, family, number, of=6, *, e2e=False, long=False, test="test_a"):
+    """What pytest collects of a case, as far as shares look at it; no share of its own where of is 0."""
+    told = {"share": SimpleNamespace(args=(of,)), "e2e": SimpleNamespace(args=()), "long": SimpleNamespace()}
+    marks = {name: told[name] for name, has in (("share", of), ("e2e", e2e), ("long", long)) if has}
     name = f"{test}[{plan}-{family}-{number}]"
     return SimpleNamespace(
         name=name,
@@ -59,6 +60,23 @@ def test_every_value_of_every_parameter_runs_at_least_once():
     assert len(kept) < len(items) / 10
     for name in ("plan", "family", "number"):
         assert {i.callspec.params[name] for i in kept} == {i.callspec.params[name] for i in items}
+
+
+def test_a_test_of_crossed_parameters_without_a_share_runs_so_many_cases_and_one_of_every_value():
+    items = table("abcdefgh", of=0)
+    kept, _ = shares.choose(items, whole=False, quick=False)
+    assert shares.MOST <= len(kept) <= shares.MOST + 40
+    assert {i.callspec.params["number"] for i in kept} == set(range(40))
+    more, _ = shares.choose(table("abcdefghi", of=0), whole=False, quick=False)
+    assert len(names(kept) - names(more)) < shares.MOST / 2
+    few = table("a", of=0)[: shares.MOST]
+    assert shares.choose(few, whole=False, quick=False) == (few, [])
+
+
+def test_a_long_test_runs_with_everything_alone():
+    items = [case("a", "qwen2_vl", 0, 0), case("a", "qwen2_vl", 1, 0, long=True)]
+    assert shares.choose(items, whole=False, quick=False) == (items[:1], items[1:])
+    assert shares.choose(items, whole=True, quick=False) == (items, [])
 
 
 def test_quick_takes_one_case_of_every_test_that_is_not_end_to_end():

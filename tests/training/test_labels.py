@@ -84,6 +84,7 @@ def test_a_bad_record_is_counted_once_however_often_it_was_met(here):
     assert refused["on_the_way"] == 2 == len(refused["examples"])
 
 
+@pytest.mark.long(instead="test_resume.py::test_resumed_equals_uninterrupted_bit_by_bit")
 def test_resumed_where_steps_have_no_labels(here):
     spoilt(here, good=3)
     config = settings(here, *SKIP, "logging_every=4", "save_every=1")

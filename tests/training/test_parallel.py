@@ -60,6 +60,7 @@ def by_torchrun(here, config) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.long(instead="test_a_wrapped_model_takes_the_steps_of_one_process")
 def test_torchrun_equals_one_process(here):
     """Text-only records make batches without images on one process while the other has some."""
     texts = [{"conversations": said(f"what {n} ?", "it is " + "red " * n)} for n in range(8)]

@@ -31,6 +31,7 @@ RUNS = {
     "scenes on the fly, a plan": (SCENES, "model.name=glance", "plan=vskip(layers=3-6)"),
     "bf16, weights": ("optimisation.precision=bf16", "data.0.weight=1.5", "optimisation.schedule=constant"),
 }  # fmt: skip
+SLOW = ("bf16, weights", "lora with dropout")
 STEADY = ("step", "epoch", "loss", "lr", "grad_norm", "label_tokens")
 
 
@@ -52,7 +53,13 @@ def same_run(here, other) -> None:
         assert {k: line[k] for k in STEADY} == {k: same[k] for k in STEADY}
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.long(instead="the others")) if name in SLOW else name
+        for name in RUNS
+    ],
+)
 def test_resumed_equals_uninterrupted_bit_by_bit(here, name):
     config = settings(here, *RUNS[name])
     train(config)
@@ -178,6 +185,7 @@ def test_no_room_for_the_model_keeps_the_run(here):
     assert train(config, resume=True).finished and (here / "run" / "model").is_dir()
 
 
+@pytest.mark.long(instead="training/test_kills.py")
 @pytest.mark.e2e
 def test_a_killed_run_resumes(here):
     """SIGKILL at any moment: what stands is whole, and the end is that of the uninterrupted run."""

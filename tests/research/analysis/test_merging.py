@@ -129,7 +129,9 @@ def test_merging_of_smaller_pictures_is_held_against_the_prompt_of_the_same_pict
     assert not any(one["failures"] for one in data["verdicts"] if one["form"] == "corrected")
 
 
-@pytest.mark.parametrize("order", ["similarity", "kept"])
+@pytest.mark.parametrize(
+    "order", [pytest.param("similarity", marks=pytest.mark.long(instead="kept")), "kept"]
+)
 def test_a_skip_vision_model_shows_what_it_merges_in_the_projectors_place_or_after(order):
     config = SkipVisionConfig(retained=30, merged=20, merge_order=order)
     own = skip_vision.wrap(models.load("glance"), config)

@@ -57,6 +57,7 @@ def test_means_are_over_samples(loaded, found):
     assert total == sum(one["comparisons"] for one in found.data["bounds"]["verdicts"])
 
 
+@pytest.mark.long(instead="cli/test_kills.py")
 def test_an_interrupted_analysis_goes_on_and_ends_the_same(loaded, found, tmp_path):
     samples = [question(1), question(2, images=0), question(3)]
     checkpoint, seen = tmp_path / "part.jsonl", []

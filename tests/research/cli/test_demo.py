@@ -76,6 +76,7 @@ def test_writes_report_figures_plan_and_numbers(command, glance, tmp_path):
     assert not re.search(r'(?:src|href)="(?!data:)', page)
 
 
+@pytest.mark.long(instead="test_the_family_line_up_names_every_method_at_every_ratio")
 def test_all_methods_at_matched_flops(command, glance, tmp_path):
     out = tmp_path / "family"
     done = command("demo", "--methods", "all", "--out", out, "--samples", 2)
@@ -145,6 +146,7 @@ def test_a_method_that_is_not_for_the_family_says_so(monkeypatch):
     )
 
 
+@pytest.mark.long(instead="cli/test_kills.py")
 def test_an_interrupted_demo_goes_on_with_the_answers_it_has(command, glance, tmp_path, monkeypatch):
     out = tmp_path / "demo"
     real, calls = runner.generate, []

@@ -197,6 +197,7 @@ def test_a_run_that_is_ended_again_and_again_ends_as_one_that_never_was(run, tmp
     assert same(run, folder)
 
 
+@pytest.mark.long(instead="test_a_run_that_is_ended_again_and_again_ends_as_one_that_never_was")
 @pytest.mark.e2e
 def test_a_real_kill(run, tmp_path) -> None:
     code = (

@@ -144,7 +144,10 @@ def test_a_worker_that_is_interrupted_stops_within_a_cell_and_loses_nothing(
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("shell", ["in front", "nohup in the background"])
+@pytest.mark.parametrize(
+    "shell",
+    ["in front", pytest.param("nohup in the background", marks=pytest.mark.long(instead="in front"))],
+)
 def test_workers_whose_parent_is_killed_end_as_by_an_interrupt(tmp_path, shell):
     program = Path(__file__).with_name("waiting.py")
     command = [sys.executable, str(program), str(tmp_path)]

@@ -108,6 +108,7 @@ def test_a_file_in_the_way_is_refused_before_any_work(option, model_folder, data
     assert "is a file" in capsys.readouterr().err
 
 
+@pytest.mark.long(instead="test_programs_and_their_processes_share_a_store")
 def test_two_processes_fill_a_store_and_one_that_fails_says_why(model_folder, data_file, tmp_path):
     loaded = models.load(str(model_folder), device="cpu")
     bench = StudyBench(loaded, StudyQuestions.of_file(data_file, (), 3, 4, 0), Store(tmp_path), tokens=TOKENS)

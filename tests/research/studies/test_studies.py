@@ -79,7 +79,10 @@ def test_a_study_runs_tells_and_draws(name, bench, result_of, tmp_path):
     assert not re.search(r"\bnan\b|None", page)
 
 
-@pytest.mark.parametrize(("name", "layers"), [("saturation", 2), ("compose", 3)])
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [("saturation", 2), pytest.param("compose", 3, marks=pytest.mark.long(instead="saturation"))],
+)
 def test_a_model_that_is_too_shallow_is_refused_and_one_layer_more_is_enough(
     name, layers, questions, tmp_path
 ):

@@ -315,6 +315,7 @@ def test_too_few_questions_for_the_seeds_are_refused_before_anything_is_trained(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long(instead="test_the_study_trains_asks_and_tells_and_goes_on_where_it_was")
 def test_two_processes_share_it_in_the_number_format_that_is_asked_for(tmp_path):
     """Of one short task: half precision is slow on a processor that has no units for it."""
     questions, notes = StudyQuestions.of_suite(("count",), 2, 2, 0), []
