@@ -8,6 +8,7 @@ from typing import Any
 
 from saccade.report.markdown import markdown
 from saccade.report.text import amount, difference, interval, percent
+from saccade.research.studies import outdated
 from saccade.system.files import read_json
 
 KINDS = {
@@ -103,7 +104,12 @@ def glance_family(results: Path) -> str:
         f"depth of {found['model']['layers']}, FastV's and DART's not before layer 2."
     )
     told = [f"- {title} at {', '.join(at)}: {reason}" for (title, reason), at in absent.items()]
-    return markdown(head, rows, right_from=2) + "\n\n" + "\n\n".join([note, *_absent(told)])
+    since = outdated.told(found)
+    return (
+        markdown(head, rows, right_from=2)
+        + "\n\n"
+        + "\n\n".join([note, *([since] if since else []), *_absent(told)])
+    )
 
 
 def _absent(lines: list[str]) -> list[str]:
@@ -139,7 +145,7 @@ def glance_positions(results: Path) -> str:
     head = ("plan", "closed up, as the authors do", "kept", "kept minus closed up", "FLOPs")
     dense = found["dense"]["mean"]
     told = f"{dense['n']} questions; dense {interval(dense, 'accuracy')}, blind {percent(dense['blind'])}."
-    return f"{markdown(head, rows)}\n\n{told}"
+    return "\n\n".join(filter(None, [markdown(head, rows), told, outdated.told(found)]))
 
 
 def glance_trained(results: Path) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from saccade.measure import record
 from saccade.opening import Opening
 from saccade.report.text import interval, percent
+from saccade.research.studies import outdated
 from saccade.research.studies.base import Study
 from saccade.research.studies.bench import StudyBench
 from saccade.research.studies.cells import makers, missing
@@ -113,7 +114,13 @@ def run(
         "cells": len(cells),
         "cells_of_this_run": new,
     }
-    result["provenance"] = record(model=bench.loaded.model, seed=bench.questions.seed, answers=makers(made))
+    specs = [entry["spec"] for entry in result["plans"] if entry.get("spec")]
+    result["provenance"] = record(
+        model=bench.loaded.model,
+        seed=bench.questions.seed,
+        answers=makers(made),
+        code=outdated.code_of_plans(specs),
+    )
     return result
 
 
@@ -184,4 +191,5 @@ def summary(result: Mapping[str, Any]) -> str:
     claims = [
         f"- **{f['claim']}** ({f['source']}): *{f['verdict']}*. {f['found']}" for f in result["findings"]
     ]
-    return "\n\n".join([result["question"], head, "\n".join(claims)])
+    parts = [result["question"], head, outdated.told(result), "\n".join(claims)]
+    return "\n\n".join(filter(None, parts))
