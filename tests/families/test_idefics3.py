@@ -10,10 +10,12 @@ import saccade
 from families.test_pictures import ramp
 from saccade.engine.prompt import layout_of_inputs
 from saccade.families import FAMILIES, find
+from support.folders import READS_IDEFICS
 from support.models import BIG, FACTORIES, IMAGE, SQUARE, TALL, WIDE
 
 SAMPLES = [[2, WIDE, 1, SQUARE, 2], [4], [TALL, BIG, 3], [1, SQUARE, SQUARE, 2]]
 """Tiles and none, in either order; a sample that begins with a picture; no picture."""
+READS_PICTURES = pytest.mark.skipif(not READS_IDEFICS, reason="transformers 5.17 needs torchvision for it")
 LENGTHS = ((27, 9), (), (27, 45), (9, 9))
 
 
@@ -56,6 +58,7 @@ def test_views_that_hold_padding_are_not_looked_into():
     assert traces[0].layout.counts == ((27,),)
 
 
+@READS_PICTURES
 @pytest.mark.parametrize("size", [(240, 240), (300, 410), (500, 220), (330, 900), (24, 24), (20, 2000)])
 def test_crops_are_what_the_tiles_show(size):
     """Through the real image processor: the colours of a tile's corners say where in the picture it is."""
@@ -75,6 +78,7 @@ def test_crops_are_what_the_tiles_show(size):
         assert float(told[1]) == pytest.approx((top + bottom) / 2, abs=0.05)
 
 
+@READS_PICTURES
 @pytest.mark.parametrize(("scale", "views"), [(1, 13), (0.5, 5), (0.25, 1)])
 def test_a_lower_resolution_is_fewer_tiles(scale, views):
     images = T.Idefics3ImageProcessorPil(size={"longest_edge": 96}, max_image_size={"longest_edge": 24})
@@ -90,5 +94,7 @@ def test_a_placeholder_more_than_there_are_features_is_left_to_the_stock_model()
     tiny = FACTORIES["idefics3-llama"]()
     given = tiny.batch([[2, SQUARE, 3]])
     given["input_ids"][0, -1] = IMAGE
-    with saccade.apply(tiny.model, "fastv(layer=1,keep=0.5)"), pytest.raises(ValueError, match="10"):
+    # Early releases leave it to torch, which counts numbers.
+    refused = pytest.raises((ValueError, RuntimeError), match=r"10|number of ones in mask")
+    with saccade.apply(tiny.model, "fastv(layer=1,keep=0.5)"), refused:
         tiny.model(**given)

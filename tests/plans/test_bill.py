@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import transformers as T
+from packaging.version import Version
 
 import saccade
 from saccade.core.layout import Layout
@@ -24,6 +26,8 @@ from saccade.plans.budget import price_prompt
 from saccade.plans.plan import Plan
 from support.models import BANNER, BIG, FACTORIES, SQUARE, TALL, WIDE, Tiny, tiny_llava
 
+WITHIN = 1e-3 if Version(T.__version__) < Version("5.19") else 0.0
+"""Early releases make rotary positions by a matrix product, which is counted and is in no bill."""
 MODELS = [
     "llava-llama", "llava_next-llama", "llava_next_video", "llava_onevision", "qwen2_vl", "qwen2_5_vl",
     "qwen3_vl", "internvl-qwen2", "qwen3_vl_moe", "glm4v", "idefics3-llama", "gemma3", "paligemma",
@@ -52,6 +56,11 @@ PRESETS = {
     "smolvlm-256m": "SmolVLM-256M-Instruct",
     "smolvlm2-2.2b": "SmolVLM2-2.2B-Instruct",
 }
+
+
+def near(flops: int) -> Any:
+    """The same number, but for what early releases count beside."""
+    return pytest.approx(flops, rel=WITHIN, abs=0)
 
 
 def tilings(tiny: Tiny, given: dict) -> list[Tiling]:
@@ -95,7 +104,8 @@ def test_the_stock_models_bill_is_what_torch_counts(name):
         mine = told(tiny, given, Plan(), Route.dense(layout, 4))
         counted = dispatched_flops(lambda given=given: tiny.model(**given, logits_to_keep=1))
         told_flops = round(mine.tflops * 1e12)
-        assert counted - among_pictures(tiny, given) == told_flops == round(mine.dense_tflops * 1e12), sample
+        assert counted - among_pictures(tiny, given) == near(told_flops), sample
+        assert told_flops == round(mine.dense_tflops * 1e12)
 
 
 PLANS = ["fastervlm(keep=0.5,share=image)", "vskip(layers=0-2)", "fastv(layer=2,keep=0.5)"]
@@ -111,7 +121,7 @@ def test_a_plans_bill_is_what_torch_counts_looks_at_the_tower_included(name):
         with saccade.apply(tiny.model, plan) as handle, handle.tracing(sources=False) as traces:
             counted = dispatched_flops(lambda given=given: tiny.model(**given, logits_to_keep=1))
         mine = told(tiny, given, plan, traces[0].route)
-        assert counted == round(mine.tflops * 1e12), spec
+        assert counted == near(round(mine.tflops * 1e12)), spec
         assert (mine.tower_tflops != mine.dense_tower_tflops) == (
             spec[:4] in ("fast", "tome", "hipr") and "v(" not in spec
         )
@@ -130,7 +140,7 @@ def test_a_siglip_tower_with_a_head_and_features_of_several_layers():
     given = tiny.batch([[3, SQUARE, 5]])
     mine = told(tiny, given, Plan(), Route.dense(Layout.from_mask(tiny.visual(given)), 4))
     counted = dispatched_flops(lambda: model(**given, logits_to_keep=1))
-    assert counted == round(mine.tflops * 1e12)
+    assert counted == near(round(mine.tflops * 1e12))
 
 
 @torch.no_grad()
@@ -145,7 +155,7 @@ def test_a_lower_resolution_shrinks_the_tower_as_much_as_the_tower_that_runs():
     with saccade.apply(tiny.model, plan):
         counted = dispatched_flops(lambda: tiny.model(**small, logits_to_keep=1))
     mine = told(tiny, given, plan, Route.dense(Layout.from_mask(tiny.visual(small)), 4))
-    assert counted == round(mine.tflops * 1e12)
+    assert counted == near(round(mine.tflops * 1e12))
     assert mine.dense_tower_tflops > 3 * mine.tower_tflops
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from support.folders import READS_IDEFICS
 
 FOLDER = Path(__file__).parent / "checkpoints"
 
@@ -70,8 +72,11 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read(path: Path) -> Checkpoint:
-    """Reads one."""
-    return Checkpoint(**json.loads(path.read_text(encoding="utf-8")))
+    """Reads one; what it needs depends on the release of transformers too."""
+    found = Checkpoint(**json.loads(path.read_text(encoding="utf-8")))
+    if found.family in ("idefics3", "smolvlm") and not READS_IDEFICS:
+        return replace(found, needs=(*found.needs, "torchvision"))
+    return found
 
 
 def every() -> dict[str, Checkpoint]:

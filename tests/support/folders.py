@@ -8,6 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import transformers as T
+
+from saccade.system.environment import has_torchvision
 from support.models import FACTORIES, Tiny
 from support.models_views import GRIDS
 from support.processors import CHAT, tokenizer
@@ -144,6 +147,11 @@ NEEDING: dict[str, Callable[[], Files]] = {
     ),
 }  # fmt: skip
 """Those whose stock processor is not there without torchvision."""
+
+# In transformers 5.17 their classes for pictures are stand-ins without it.
+READS_IDEFICS = has_torchvision() or not hasattr(T.Idefics3ImageProcessorPil, "_backends")
+if not READS_IDEFICS:
+    NEEDING |= {name: FILES.pop(name) for name in ("idefics3-llama", "smolvlm-llama")}
 
 
 def write(folder: Path, name: str, tiny: Tiny | None = None, legacy_chat: bool | None = None) -> Path:

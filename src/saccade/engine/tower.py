@@ -207,7 +207,7 @@ class TowerTap:
                 return inner(*args, **kwargs)
             if self.merge is not None and kind == "video":
                 # What averages patches needs all of them: it would fail on those that are left.
-                given = self.family.picture(self.model, signature.bind(*args, **kwargs).arguments)
+                given = self.family.picture(self.model, _arguments(signature, args, kwargs))
                 if given is not None:
                     refuse_mixed(given)
             run = self._call.run = TowerRun()
@@ -215,7 +215,7 @@ class TowerTap:
                 output = inner(*args, **kwargs)
             finally:
                 self._call.run = None
-            self._keep(kind, signature.bind(*args, **kwargs).arguments, output, run)
+            self._keep(kind, _arguments(signature, args, kwargs), output, run)
             return output
 
         core.__dict__[name] = watched
@@ -457,3 +457,15 @@ def in_order(
         order.append(left[kinds[at]].pop(0))
         at += lengths[order[-1]]
     return order
+
+
+def _arguments(
+    signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Arguments of a call by name, with those that a signature only passes on (sizes, in some releases)."""
+    bound = signature.bind(*args, **kwargs)
+    found = dict(bound.arguments)
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            found |= found.pop(name, {})
+    return found

@@ -108,13 +108,13 @@ class Idefics3(Family):
             if not bool(real_BT.any()):
                 real_BT[0, 0] = True
             views = tuple(real_BT.sum(1).tolist())
+            if not BY_SAMPLE:
+                views = (1,) * sum(views)
             pixel = pixels.shape[-1]
             side = pixel // config.vision_config.patch_size // config.scale_factor
             mask = inputs.get("pixel_attention_mask")
             if pixels.shape[-2] != pixels.shape[-1] or (mask is not None and not bool(mask[real_BT].all())):
                 return Picture.unmapped(tuple(n * side * side for n in views))
-        if not BY_SAMPLE:
-            views = (1,) * sum(views)
         lengths = tuple(n * side * side for n in views)
         shown = of_patches(torch.arange(sum(lengths)), lengths, views, side, side)
         cover = side * config.scale_factor * config.vision_config.patch_size / pixel

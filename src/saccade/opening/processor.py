@@ -95,12 +95,12 @@ def read_processor(
     _check_parts(folder, files)
     with quiet():
         stock: Any = _class(files, config)
-        # What stands in the place of a class whose packages are missing.
-        if not videos and "torchvision" in getattr(stock, "_backends", ()):
-            raise ValueError(
-                f"the processor of {folder} ({stock.__name__}) needs torchvision: "
-                f"pip install {matching_torchvision()}"
-            )
+        for needed in (stock, _stand_in_for_pictures(files)):
+            if not videos and "torchvision" in getattr(needed, "_backends", ()):
+                raise ValueError(
+                    f"the processor of {folder} ({needed.__name__}) needs torchvision: "
+                    f"pip install {matching_torchvision()}"
+                )
         with telling(f"the processor of {folder}"):
             settings, rest = stock.get_processor_dict(folder)
         given = {key: value for key, value in settings.items() if value is not None}
@@ -166,11 +166,23 @@ def _class(files: Mapping[str, Mapping[str, Any]], config: PreTrainedConfig) -> 
     return by_type[type(config)]
 
 
+def _stand_in_for_pictures(files: Mapping[str, Mapping[str, Any]]) -> Any:
+    """What stands in the place of a class that reads pictures without torchvision, where that needs it too.
+
+    So it is with Idefics3 and SmolVLM in transformers 5.17.
+    """
+    return getattr(transformers, f"{_pictures_class(files)}Pil", None)
+
+
+def _pictures_class(files: Mapping[str, Mapping[str, Any]]) -> str:
+    said = files["processor_config.json"].get("image_processor") or files["preprocessor_config.json"]
+    return str(said.get("image_processor_type") or "").removesuffix("Fast")
+
+
 def _pictures(
     folder: Path, config: PreTrainedConfig, files: Mapping[str, Mapping[str, Any]], how: Mapping[str, Any]
 ) -> Any:
-    said = files["processor_config.json"].get("image_processor") or files["preprocessor_config.json"]
-    kind = str(said.get("image_processor_type") or "").removesuffix("Fast")
+    kind = _pictures_class(files)
     if kind and not hasattr(transformers, kind):
         # A name of an earlier release: the model type decides, as where the file names none.
         by_type: Any = IMAGE_PROCESSOR_MAPPING
