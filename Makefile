@@ -21,11 +21,12 @@ TORCHVISION := 0.28.0
 QUANTIZED := .venv-quantized
 VLLM := .venv-vllm
 RAY := .venv-ray
+PAGE := .venv-page
 RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 TABLES := docs/results.md docs/support.md docs/vllm.md docs/methods/index.md src/saccade/glance/README.md
 
-.PHONY: help setup demo test quick matrix whole lint format tables versions docs lmms checkpoints generic quantized vllm ray clean
+.PHONY: help setup demo test quick matrix whole lint format tables versions docs lmms checkpoints generic quantized vllm ray page clean
 
 help:
 	@echo 'make demo    the main job: calibrate, skip, measure and explain, on the embedded model'
@@ -44,6 +45,7 @@ help:
 	@echo 'make quantized  tests of quantised models, in .venv-quantized'
 	@echo 'make vllm    tests of plans inside vLLM, in .venv-vllm (a large download)'
 	@echo 'make ray     tests of batch jobs on a Ray cluster, in .venv-ray'
+	@echo 'make page    tests of the page of saccade serve in a headless Chromium, in .venv-page'
 	@echo 'make setup   only build .venv (the others do that when it is needed)'
 	@echo 'make clean   remove .venv and caches'
 
@@ -149,5 +151,13 @@ $(RAY)/.ready: pyproject.toml constraints.txt
 	$(RAY)/bin/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_FLAGS) -e '.[dev,ray]'
 	@touch $@
 
+page: $(PAGE)/.ready
+	$(PAGE)/bin/python -m pytest -q e2e/page $(ARGS)
+
+$(PAGE)/.ready: pyproject.toml constraints.txt
+	'$(strip $(PYTHON))' -m venv --clear $(PAGE)
+	$(PAGE)/bin/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_FLAGS) -e '.[dev,serve]' playwright
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(LMMS) $(VISION) $(QUANTIZED) $(VLLM) $(RAY) .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(LMMS) $(VISION) $(QUANTIZED) $(VLLM) $(RAY) $(PAGE) .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 import transformers as T
-from packaging.version import Version
 
 import saccade
 from saccade.core.layout import Layout
@@ -24,10 +23,8 @@ from saccade.measure.counter import dispatched_flops
 from saccade.plans.bill import Bill, bill, bill_of_prompt
 from saccade.plans.budget import price_prompt
 from saccade.plans.plan import Plan
-from support.models import BANNER, BIG, FACTORIES, SQUARE, TALL, WIDE, Tiny, tiny_llava
+from support.models import BANNER, BIG, FACTORIES, ROTARY_WITHIN, SQUARE, TALL, WIDE, Tiny, tiny_llava
 
-WITHIN = 1e-3 if Version(T.__version__) < Version("5.19") else 0.0
-"""Early releases make rotary positions by a matrix product, which is counted and is in no bill."""
 MODELS = [
     "llava-llama", "llava_next-llama", "llava_next_video", "llava_onevision", "qwen2_vl", "qwen2_5_vl",
     "qwen3_vl", "internvl-qwen2", "qwen3_vl_moe", "glm4v", "idefics3-llama", "gemma3", "paligemma",
@@ -60,7 +57,7 @@ PRESETS = {
 
 def near(flops: int) -> Any:
     """The same number, but for what early releases count beside."""
-    return pytest.approx(flops, rel=WITHIN, abs=0)
+    return pytest.approx(flops, rel=ROTARY_WITHIN, abs=0)
 
 
 def tilings(tiny: Tiny, given: dict) -> list[Tiling]:

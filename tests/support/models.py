@@ -21,11 +21,14 @@ from typing import Any
 
 import torch
 import transformers as T
+from packaging.version import Version
 
 from support import models_gemma as gemma
 from support import models_qwen as qwen
 from support import models_views as views
 
+ROTARY_WITHIN = 1e-3 if Version(T.__version__) < Version("5.19") else 0.0
+"""Share of the FLOPs that torch counts beside a closed form: early releases turn positions by a product."""
 SQUARE, WIDE, TALL, BANNER, BIG = (24, 24), (24, 48), (48, 24), (8, 48), (48, 48)
 """Image sizes in pixels; visual rows in LLaVA, Gemma 3 and PaliGemma: 16 each, NeXT: 24, 30, 33, 16, 51,
 Qwen, GLM and Mistral 3: 9, 18, 18, 6, 36, InternVL and Idefics3: 9, 27, 27, 27, 45; OneVision: 24, 30, 33,

@@ -15,8 +15,8 @@ _VERSION = tuple(int(part) for part in transformers.__version__.split(".")[:2])
 
 
 def stock_takes_new_images(name: str) -> bool:
-    """Whether stock ``generate`` takes new images on an existing cache (Qwen2.5-VL: since version 5.23)."""
-    return not name.startswith(SEVERAL_AXES) or _VERSION >= (5, 23)
+    """Whether stock ``generate`` takes new images on an existing cache (Qwen-VL and Gemma 3: since 5.23)."""
+    return not name.startswith((*SEVERAL_AXES, "gemma3")) or _VERSION >= (5, 23)
 
 
 def stock_recomputes(name: str) -> bool:

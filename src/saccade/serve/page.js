@@ -45,7 +45,10 @@ async function ask() {
 }
 
 if (by("ask")) {
-  by("file").addEventListener("change", (event) => take(event.target.files[0]));
+  by("file").addEventListener("change", (event) => {
+    take(event.target.files[0]);
+    event.target.value = ""; // so that the same file can be chosen again, after another was dropped
+  });
   for (const name of ["dragover", "dragenter"]) {
     by("drop").addEventListener(name, (event) => { event.preventDefault(); by("drop").classList.add("over"); });
   }

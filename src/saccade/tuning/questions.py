@@ -67,7 +67,7 @@ def split(pool: Iterable[Sample | Entry], settings: Drawn) -> Questions:
         raise ValueError("sample ids must be distinct")
     if len(given) < 2 * FEWEST:
         raise ValueError(
-            f"{len(given)} samples are too few: a search needs {FEWEST}, and as many that it never sees"
+            f"{len(given)} samples are too few: {FEWEST} at least are learnt from, and as many judge it"
         )
     most = min(len(given), settings.num_samples + settings.num_held_out)
     drawn = draw(given, most, "stratified", settings.seed)
