@@ -155,3 +155,20 @@ def test_an_option_that_would_do_nothing_is_refused(words, said, capfd):
     assert main(words) == 2
     err = capfd.readouterr().err.strip()
     assert said in err and "\n" not in err
+
+
+@pytest.mark.parametrize("device", [None, "auto", "cuda"])
+def test_processes_of_a_machine_take_its_accelerators_in_turn(device, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    opening = Opening(device=device, dtype="bf16")
+    taken = [opening.of_process(number) for number in range(4)]
+    assert [one.device for one in taken] == ["cuda:0", "cuda:1", "cuda:2", "cuda:0"]
+    assert all(one.dtype == "bf16" for one in taken)
+    for fixed in (Opening(device="cuda:2"), Opening(device="cpu"), Opening(device_map="auto")):
+        assert fixed.of_process(1) == fixed
+
+
+def test_processes_of_a_machine_without_accelerators_stay_on_its_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert Opening().of_process(1) == Opening()

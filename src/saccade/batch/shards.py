@@ -37,7 +37,7 @@ def work(job: BatchJob, number: int, say: Say) -> None:
         ValueError: If the model or the plan cannot be used, or the folder is another job's.
     """
     threads.use(job.threads)
-    loaded, plan = opened(job.model, job.opening, job.plan, job.force, job.strict)
+    loaded, plan = opened(job.model, job.opening.of_process(number), job.plan, job.force, job.strict)
     job.claim(weights=model_digest(loaded), code=code_of(loaded, plan), dtype=str(loaded.model.dtype))
     while left := job.missing():
         # Each begins at another place, so that they seldom want the same.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from saccade.calibration.options import CalibrationOptions
 from saccade.calibration.own_answer import with_answer
 from saccade.calibration.probes import Probe, Progress, find_probe
 from saccade.calibration.reach import budget_for
-from saccade.calibration.run import compare, decides, trying
+from saccade.calibration.run import TriedLayers, compare, decides, trying
 from saccade.engine import check_made_for
+from saccade.helpers import Helpers
 from saccade.identity import code_of, setup_digest
 from saccade.inputs.data import Entry
 from saccade.inputs.samples import Sample
@@ -44,6 +45,7 @@ def calibrate(
     strict: bool = False,
     out: str | os.PathLike | None = None,
     progress: Progress | None = None,
+    helpers: Helpers[str] | None = None,
     **settings: Any,
 ) -> Plan:
     """Chooses a method's layers by what their loss does to the answers of some samples.
@@ -62,6 +64,7 @@ def calibrate(
         out: Plan file to write. Until then finished samples are kept beside it (``partial_path``), so that
             the same call goes on where it was interrupted.
         progress: Called with the number of samples done and of all.
+        helpers: Other processes that try layers too, of the same model (`saccade.helpers`).
         **settings: Fields of `CalibrationOptions`: ``budget``, ``flops``, ``score``, ``num_samples``,
             ``draw``, ``seed``, ``direction``, ``answer_tokens``, ``eta``, ``check``.
 
@@ -87,7 +90,14 @@ def calibrate(
         wanted = budget_for(loaded, asked_for, chosen)
     with Journal(None if out is None else partial_path(out)) as journal:
         found = score_samples(
-            loaded, chosen, probe, options, like=wanted, checkpoint=journal, progress=progress
+            loaded,
+            chosen,
+            probe,
+            options,
+            like=wanted,
+            checkpoint=journal,
+            progress=progress,
+            helpers=helpers,
         )
         key = wanted.score or ""
         done = wanted.resolve(depth, sparing({key: found.order}, loaded.shape)[key])
@@ -154,6 +164,7 @@ def score_samples(
     like: Method | None = None,
     checkpoint: Journal | None = None,
     progress: Progress | None = None,
+    helpers: Helpers[str] | None = None,
 ) -> Scores:
     """Scores every layer on samples that are drawn already; leaves the journal to the caller to finish."""
     direction = options.direction
@@ -180,10 +191,10 @@ def score_samples(
     cost: dict[str, Any] = {}
     if probe.method is not None:
         kept_so_far = (checkpoint or Journal(None)).section(settings)
-        ask = partial(_asked, loaded, tokens=options.answer_tokens)
-        values, last = _values(loaded, samples, ask, probe, direction, like, kept_so_far, progress)
+        trial = Trial(probe.name, direction, like, options.answer_tokens)
+        values, last = _values(loaded, samples, trial, kept_so_far, progress, helpers)
         if options.check and not decides(loaded.model):
-            inputs, tail = ask(last)
+            inputs, tail = trial.asked(loaded, last)
             cost = compare(loaded.model, inputs, probe, direction, loaded.shape, like, tail)
             cost |= {"sample": last.id}
     origin = record(model=loaded.model)
@@ -211,37 +222,75 @@ def scores_code(loaded: models.Loaded, probe: Probe, like: Method | None = None)
     return code_of(loaded, tried, calibration=VERSION)
 
 
-def _asked(loaded: models.Loaded, sample: Sample, tokens: int) -> tuple[dict[str, Any], int]:
-    return with_answer(loaded.model, models.inputs(loaded, [sample]), tokens)
+@dataclass(frozen=True)
+class Trial:
+    """What is tried on every sample: told to other processes too.
+
+    Attributes:
+        score: Name of the score.
+        direction: Of the KL.
+        like: A method whose further options are kept.
+        tokens: Tokens of an answer that are read beside the first.
+    """
+
+    score: str
+    direction: Direction
+    like: Method | None
+    tokens: int
+
+    def asked(self, loaded: models.Loaded, sample: Sample) -> tuple[dict[str, Any], int]:
+        """Inputs of a sample, and how many rows at their end are read."""
+        return with_answer(loaded.model, models.inputs(loaded, [sample]), self.tokens)
+
+    def of(self, loaded: models.Loaded, sample: Sample) -> TriedLayers:
+        """Scores of the layers on a sample.
+
+        Raises:
+            ValueError: Naming the sample, if it cannot be scored.
+        """
+        try:
+            inputs, tail = self.asked(loaded, sample)
+            with trying(loaded.model) as try_layers:
+                return try_layers(inputs, find_probe(self.score), self.direction, self.like, tail)
+        except ValueError as error:
+            raise ValueError(f"sample {sample.id}: {error}") from error
+
+
+def tried(loaded: models.Loaded, trial: Trial, sample: Sample) -> TriedLayers:
+    """``Trial.of``, as other processes are told it."""
+    return trial.of(loaded, sample)
 
 
 def _values(
     loaded: models.Loaded,
     samples: Sequence[Sample],
-    ask: Callable[[Sample], tuple[dict[str, Any], int]],
-    probe: Probe,
-    direction: Direction,
-    like: Method | None,
+    trial: Trial,
     kept: Section,
     progress: Progress | None,
+    helpers: Helpers[str] | None,
 ) -> tuple[list[tuple[float, ...]], Sample]:
     """Scores of every sample, and the last sample that has visual rows."""
     known = kept.by("sample")
-    with trying(loaded.model) as try_layers:
-        for number, sample in enumerate(samples):
-            if progress is not None:
-                progress(number, len(samples))
-            if sample.id in known:
-                continue
-            try:
-                inputs, tail = ask(sample)
-                tried = try_layers(inputs, probe, direction, like, tail)
-            except ValueError as error:
-                raise ValueError(f"sample {sample.id}: {error}") from error
-            known[sample.id] = {"sample": sample.id, **vars(tried)}
-            kept.append(known[sample.id])
-    if progress is not None:
-        progress(len(samples), len(samples))
+
+    def settle(name: str, found: TriedLayers) -> None:
+        known[name] = {"sample": name, **vars(found)}
+        kept.append(known[name])
+        tell()
+
+    def tell() -> None:
+        if progress is not None:
+            progress(sum(sample.id in known for sample in samples), len(samples))
+
+    tell()
+    for sample in samples:
+        if sample.id in known:
+            continue
+        if helpers is None or not helpers.take(sample.id, tried, trial, sample):
+            settle(sample.id, trial.of(loaded, sample))
+        for name, found in helpers.done() if helpers is not None else ():
+            settle(name, found)
+    for name, found in helpers.done(all_of_them=True) if helpers is not None else ():
+        settle(name, found)
     entries = [known[sample.id] for sample in samples]
     visual = [sample for sample, entry in zip(samples, entries, strict=True) if entry["visual"]]
     if not visual:

@@ -63,9 +63,8 @@ def batch(
     from saccade.batch import run
     from saccade.batch.job import BatchJob
 
-    if processes > 1 and threads is None and ray is None:
-        # They share the cores, of which each would take all.
-        threads = max(1, _cores() // processes)
+    if threads is None and ray is None:
+        threads = common.shared_threads(processes)
     job = BatchJob(model, opening, data, plan, out, max_new_tokens, shard, size, force, strict, threads)
     start, before = time.perf_counter(), job.shards - len(job.missing())
     with common.progress() as bar, common.resumable("repeat the command to go on"):
@@ -79,9 +78,3 @@ def batch(
         found | {"earlier": before, "seconds": time.perf_counter() - start, "settings": job.settings()}
     )
     return 1 if found["errors"] else 0
-
-
-def _cores() -> int:
-    from saccade.system.threads import allowed
-
-    return len(allowed())

@@ -87,6 +87,12 @@ def calibrate(
         bool, typer.Option("--check/--no-check", help="Compare with brute force on the last sample.")
     ] = True,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Plan file to write.")] = Path("plan.json"),
+    processes: Annotated[
+        int,
+        typer.Option(
+            min=1, max=common.MOST_PROCESSES, help="Processes that share the samples, each with the model."
+        ),
+    ] = 1,
     force: common.Force = False,
     strict: common.Strict = False,
     threads: common.Threads = None,
@@ -129,13 +135,16 @@ def calibrate(
     common.check_names(model, opening=opening)
     from saccade.calibration.api import calibrate as run
     from saccade.calibration.api import partial_path
+    from saccade.helpers import helping
     from saccade.system.journal import rest
 
-    common.use_threads(threads)
+    each = threads or common.shared_threads(processes)
+    common.use_threads(each)
     loaded = opened(model, opening, whole=True)
     with (
         common.resumable("repeat the command to go on from the last finished sample"),
         common.progress() as bar,
+        helping(model, opening, processes, each) as helpers,
     ):
         line = bar.add_task("calibrating", total=samples)
         plan = run(
@@ -147,6 +156,7 @@ def calibrate(
             strict=strict,
             out=out,
             progress=lambda done, total: bar.update(line, completed=done, total=total),
+            helpers=helpers,
         )
     show(view, plan)
     view.note(rest(partial_path(out)))

@@ -318,6 +318,13 @@ def use_threads(threads: int | None) -> None:
     cores.use(threads)
 
 
+def shared_threads(processes: int) -> int | None:
+    """CPU threads of each of several processes, which would else take all cores each; None for one alone."""
+    from saccade.system.threads import allowed
+
+    return None if processes == 1 else max(1, len(allowed()) // processes)
+
+
 def check_writable(path: str | os.PathLike) -> None:
     """Refuses a result path before the work is done rather than after it.
 

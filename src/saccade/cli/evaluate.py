@@ -91,7 +91,7 @@ def evaluate(
     processes: Annotated[
         int,
         typer.Option(
-            min=1, max=common.MOST_PROCESSES, help="Processes that share the questions of a --suite."
+            min=1, max=common.MOST_PROCESSES, help="Processes that share the questions, each with the model."
         ),
     ] = 1,
     keep: Annotated[
@@ -145,7 +145,7 @@ def evaluate(
             opening=opening,
         )
         return
-    check_unused({"--keep": keep, "--processes": processes if processes > 1 else None}, "our own evaluation")
+    check_unused({"--keep": keep}, "our own evaluation")
     if score is not None and data is None:
         raise ValueError("--score is for --data; the embedded suite is scored by exact match")
     from saccade.evaluation.options import EvaluationOptions
@@ -165,10 +165,12 @@ def evaluate(
     common.check_names(model, opening=opening)
     from saccade.engine import check_made_for
     from saccade.evaluation.comparison import compare
+    from saccade.helpers import helping
     from saccade.measure import record
     from saccade.plans.plan import Plan
 
-    common.use_threads(threads)
+    each = threads or common.shared_threads(processes)
+    common.use_threads(each)
     loaded = opened(model, opening)
     for path in order or []:
         check_made_for(loaded.model, Plan.load(path), force=force, strict=strict)
@@ -178,14 +180,10 @@ def evaluate(
         wanted, found_orders = resolve(
             loaded, wanted, orders, task or [], data, questions, seed, force, strict, journal, embedded
         )
-        found = compare(
-            loaded.model,
-            loaded.processor,
-            questions,
-            wanted,
-            options,
-            ledger=journal,
-        )
+        with helping(model, opening, processes, each) as helpers:
+            found = compare(
+                loaded.model, loaded.processor, questions, wanted, options, ledger=journal, helpers=helpers
+            )
     scores = dict.fromkeys(question.score for question in questions)
     show(out, found.to_dict(), " and ".join("exact match" if s == "exact" else s for s in scores))
     settings = {

@@ -22,6 +22,7 @@ from saccade.evaluation.runner import (
     stock_cost,
 )
 from saccade.evaluation.whole import with_whole
+from saccade.helpers import Helpers
 from saccade.inputs.samples import Sample
 from saccade.models import Loaded, wrap
 from saccade.plans.plan import Plan, PlanLike
@@ -62,6 +63,7 @@ def compare(
     options: EvaluationOptions | None = None,
     *,
     ledger: Journal | str | os.PathLike | None = None,
+    helpers: Helpers[Any] | None = None,
     **settings: Any,
 ) -> Comparison:
     """Scores several plans; the stock model and the blind one answer once for all of them.
@@ -74,6 +76,7 @@ def compare(
         options: How questions are asked.
         ledger: Journal, or its file, that keeps finished cells, so that an interrupted call resumes; the
             caller finishes it, or removes the file, once the result is safe.
+        helpers: Other processes that answer too, of the same model (`saccade.helpers`).
         **settings: Fields of `EvaluationOptions` instead: ``batch_size``, ``max_new_tokens``, ``blind``.
 
     Raises:
@@ -84,7 +87,7 @@ def compare(
     loaded = wrap(model, processor)
     named = name_plans(plans)
     check_plans(loaded, named)
-    found = answer(loaded, samples, runs_of(named, how.blind), how, ledger=ledger)
+    found = answer(loaded, samples, runs_of(named, how.blind), how, ledger=ledger, helpers=helpers)
     return tally(loaded, named, found)
 
 

@@ -18,10 +18,11 @@ from saccade.core.pricing import Cost, cost
 from saccade.core.route import Route
 from saccade.core.tower import Tiling
 from saccade.engine import apply, attached
-from saccade.evaluation.ledger import BatchAnswers, Ledger, Spent, sample_digest
+from saccade.evaluation.ledger import Ledger, Spent, sample_digest
 from saccade.evaluation.options import EvaluationOptions
 from saccade.evaluation.results import Prediction
 from saccade.evaluation.whole import pictures
+from saccade.helpers import Helpers
 from saccade.identity import code_of, model_digest
 from saccade.inputs.samples import Sample, in_batches, likeness
 from saccade.plans.budget import price_prompt
@@ -86,6 +87,7 @@ def answer(
     *,
     ledger: Journal | str | os.PathLike | None = None,
     label: str = "evaluating",
+    helpers: Helpers[Any] | None = None,
 ) -> Answers:
     """Asks every question under every run; prompts are built once per batch for all runs.
 
@@ -96,6 +98,7 @@ def answer(
         options: How they are asked; which runs there are is said already.
         ledger: Journal where finished cells are kept for resuming, or its file; None keeps none.
         label: Text of the progress bar.
+        helpers: Other processes that answer batches too, of the same model.
 
     Returns:
         The answers; what was kept of them stays for the caller to forget once the result is written.
@@ -119,42 +122,63 @@ def answer(
     ):
         book = Ledger(journal, settings)
         bar = progress.add_task(label, total=len(samples) * len(runs))
+
+        def settle(
+            run: AnswerRun, indices: Sequence[int], told: tuple[list[str], Spent | None] | None
+        ) -> None:
+            ids, filed = [samples[i].id for i in indices], filed_under(loaded, run)
+            if told is not None:
+                book.put(filed, ids, *told)
+            cell = book.get(filed, ids)
+            assert cell is not None
+            found[run.key].update(zip(indices, cell.texts, strict=True))
+            spent[run.key].update(zip(indices, cell.spent, strict=True))
+            progress.advance(bar, len(indices))
+
         for indices in chunks(samples, loaded.processor.tokenizer, options.batch_size):
             batch = [samples[i] for i in indices]
             inputs = models.inputs(loaded, batch)
             prompts.update(row_counts(loaded, inputs))
             seen.update(pictures(loaded, inputs))
             for run in runs:
-                cell = _cell(loaded, batch, inputs, run, options.max_new_tokens, book)
-                found[run.key].update(zip(indices, cell.texts, strict=True))
-                spent[run.key].update(zip(indices, cell.spent, strict=True))
-                progress.advance(bar, len(batch))
+                if book.get(filed_under(loaded, run), [sample.id for sample in batch]) is not None:
+                    settle(run, indices, None)
+                    continue
+                part = batch, run, options.max_new_tokens
+                if helpers is None or not helpers.take((run, indices), answer_batch, *part):
+                    settle(run, indices, answer_batch(loaded, *part, inputs=inputs))
+                for (its_run, its), told in helpers.done() if helpers is not None else ():
+                    settle(its_run, its, told)
+        for (its_run, its), told in helpers.done(all_of_them=True) if helpers is not None else ():
+            settle(its_run, its, told)
     predictions = {key: _predictions(samples, texts) for key, texts in found.items()}
     costs = {key: tuple(each[i] for i in range(len(samples))) for key, each in spent.items()}
     return Answers(predictions, prompts, costs, seen)
 
 
-def _cell(
+def answer_batch(
     loaded: models.Loaded,
     batch: Sequence[Sample],
-    inputs: Any,
     run: AnswerRun,
     max_new_tokens: int,
-    ledger: Ledger,
-) -> BatchAnswers:
-    ids = [sample.id for sample in batch]
-    filed = filed_under(loaded, run)
-    known = ledger.get(filed, ids)
-    if known is not None:
-        return known
-    prompt = inputs
+    inputs: Any = None,
+) -> tuple[list[str], Spent | None]:
+    """Answers to questions together under one run, and the mean cost of a prompt.
+
+    Args:
+        loaded: The model.
+        batch: The questions.
+        run: What they are asked under.
+        max_new_tokens: Longest answer.
+        inputs: The prompts as they are without a plan, if they are at hand.
+    """
     if run.blind:
-        prompt = models.inputs(loaded, [models.blind(s) for s in batch])
+        inputs = models.inputs(loaded, [models.blind(s) for s in batch])
     elif run.plan is not None and run.plan.shortening:
-        prompt = models.inputs(loaded, batch, run.plan)
-    texts, spent = generate(loaded, prompt, run.plan, max_new_tokens)
-    ledger.put(filed, ids, texts, spent)
-    return BatchAnswers(texts, [spent] * len(ids))
+        inputs = models.inputs(loaded, batch, run.plan)
+    elif inputs is None:
+        inputs = models.inputs(loaded, batch)
+    return generate(loaded, inputs, run.plan, max_new_tokens)
 
 
 def filed_under(loaded: models.Loaded, run: AnswerRun) -> str:

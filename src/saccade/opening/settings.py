@@ -99,6 +99,19 @@ class Opening:
         """The same with some settings changed."""
         return replace(self, **changes)
 
+    def of_process(self, number: int) -> Opening:
+        """The same for one of several processes of a machine, which take its accelerators in turn.
+
+        Args:
+            number: Which process it is. Where a device is named by its number all take that one.
+        """
+        import torch
+
+        device = None if self.device_map is not None else self.torch_device()
+        if device is None or device.type != "cuda" or device.index is not None:
+            return self
+        return self.but(device=f"cuda:{number % torch.cuda.device_count()}")
+
     def told(self) -> dict[str, str]:
         """Settings that are not the defaults, as words, the device left out: for records and hints."""
         plain = (f for f in fields(self) if f.name not in ("device", "strict", "accepted", "more"))

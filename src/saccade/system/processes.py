@@ -71,7 +71,7 @@ def together(
 def _run(part: Part, number: int, said: Any) -> None:
     # A shell's background job ignores Ctrl-C, and so would the processes that it starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     try:
         part(number, lambda line: said.put((False, line)))
     except KeyboardInterrupt:
@@ -80,8 +80,13 @@ def _run(part: Part, number: int, said: Any) -> None:
         said.put((True, f"{type(error).__name__}: {error}"))
 
 
-def _end_with(parent: int) -> None:
-    """Ends this process as Ctrl-C does once nobody waits for it: answers are in ledgers, trainings save."""
+def end_with(parent: int, by: int = signal.SIGINT) -> None:
+    """Ends this process as Ctrl-C does once nobody waits for it: answers are in ledgers, trainings save.
+
+    Args:
+        parent: The process that started it.
+        by: The signal that it ends by.
+    """
     while os.getppid() == parent:
         time.sleep(WAIT)
-    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), by)

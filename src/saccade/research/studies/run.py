@@ -148,10 +148,11 @@ def _fill(
         task: [(c.run.key, "" if c.run.plan is None else c.run.plan.spec, c.key) for c in each]
         for task, each in wanted.items()
     }
-    device = str(bench.loaded.model.device)
-    work = Work(
-        pace.model, pace.opening.but(device=device), bench.questions, bench.store.path, told, pace.batch_size
-    )
+    opening = pace.opening
+    if opening.device is None and opening.device_map is None:
+        # As the model that is open here; without a number, so that processes take accelerators in turn.
+        opening = opening.but(device=bench.loaded.model.device.type)
+    work = Work(pace.model, opening, bench.questions, bench.store.path, told, pace.batch_size)
     fill_with(work, pace.workers, wanted, sizes, progress)
 
 

@@ -121,9 +121,10 @@ def fill_with(
 def _take_part(work: Work, number: int, say: Say) -> None:
     """One process: loads the model and works until nothing is missing."""
     # Processes, not threads, share the cores.
-    if work.opening.device == "cpu":
+    opening = work.opening.of_process(number)
+    if opening.device == "cpu":
         torch.set_num_threads(1)
-    loaded = models.open_as(work.model, work.opening)
+    loaded = models.open_as(work.model, opening)
     wanted = {
         task: [
             Column(AnswerRun(name, Plan.of(spec) if spec else None, name == "blind"), key)
