@@ -33,7 +33,10 @@ SETTINGS = {
 }
 
 
-TILED = {"chunked 16": {"max_num_batched_tokens": 32}, "preempted": {"max_model_len": 192}}
+TILED = {
+    "chunked 16": {"max_num_batched_tokens": 64},
+    "preempted": {"num_gpu_blocks_override": 7, "max_model_len": 192},
+}
 """What differs for InternVL: its tiles make longer prompts, and vLLM holds no picture larger than a chunk."""
 
 
