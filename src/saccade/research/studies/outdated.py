@@ -17,7 +17,7 @@ def code_of_plans(specs: Iterable[str]) -> dict[str, int]:
 def changed_since(result: Mapping[str, Any]) -> list[str]:
     """Titles of the methods in a result's plans that do otherwise today than when it was made."""
     made = result["provenance"].get("code", {})
-    specs = (entry["spec"] for entry in result["plans"] if entry.get("mean") and entry.get("spec"))
+    specs = (entry["spec"] for entry in result.get("plans", ()) if entry.get("mean") and entry.get("spec"))
     return sorted(METHODS[name].title for name in _names(specs) if METHODS[name].version != made.get(name, 1))
 
 
