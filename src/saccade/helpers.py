@@ -52,6 +52,7 @@ class Helpers(Generic[Tag]):
         return self
 
     def __exit__(self, *_: object) -> None:
+        # What is running is of no use to anybody; a pool that is shut down would wait for it.
         for process in list((self._pool._processes or {}).values()):
             process.terminate()
         self._pool.shutdown(wait=True, cancel_futures=True)

@@ -70,7 +70,7 @@ def test_a_helper_that_is_killed_is_one_line(toy_folder):
 
 @pytest.mark.e2e
 def test_two_processes_answer_as_one_does_and_go_on_from_what_is_kept(
-    toy_folder, questions, tmp_path, monkeypatch
+    helpers, toy_folder, questions, tmp_path, monkeypatch
 ):
     loaded = open_as(str(toy_folder), CPU)
     asked = dict(batch_size=2, max_new_tokens=4)
@@ -83,33 +83,32 @@ def test_two_processes_answer_as_one_does_and_go_on_from_what_is_kept(
 
     monkeypatch.setattr(Ledger, "put", counted)
     kept = tmp_path / "kept.jsonl"
-    with Helpers(str(toy_folder), CPU, 1, 1) as made:
-        both = compare(loaded.model, loaded.processor, questions, PLANS, helpers=made, ledger=kept, **asked)
-        assert both.to_dict() == alone.to_dict() and len(by_helpers) > len(PLANS)
-        by_helpers.clear()
-        again = compare(loaded.model, loaded.processor, questions, PLANS, helpers=made, ledger=kept, **asked)
-    assert again.to_dict() == alone.to_dict() and not by_helpers
+    again = dict(helpers=helpers, ledger=kept, **asked)
+    both = compare(loaded.model, loaded.processor, questions, PLANS, **again)
+    assert both.to_dict() == alone.to_dict() and len(by_helpers) > len(PLANS)
+    by_helpers.clear()
+    known = compare(loaded.model, loaded.processor, questions, PLANS, **again)
+    assert known.to_dict() == alone.to_dict() and not by_helpers
 
 
 @pytest.mark.e2e
-def test_layers_are_scored_by_two_processes_as_by_one(toy_folder, questions, tmp_path):
+def test_layers_are_scored_by_two_processes_as_by_one(helpers, toy_folder, questions, tmp_path):
     loaded, given = (
         open_as(str(toy_folder), CPU),
         {"num_samples": len(questions), "budget": 2, "check": False},
     )
     alone = calibrate(loaded.model, loaded.processor, questions, "vskip", **given)
     seen: list[tuple[int, int]] = []
-    with Helpers(str(toy_folder), CPU, 1, 1) as made:
-        both = calibrate(
-            loaded.model,
-            loaded.processor,
-            questions,
-            "vskip",
-            helpers=made,
-            out=tmp_path / "plan.json",
-            progress=lambda *told: seen.append(told),
-            **given,
-        )
+    both = calibrate(
+        loaded.model,
+        loaded.processor,
+        questions,
+        "vskip",
+        helpers=helpers,
+        out=tmp_path / "plan.json",
+        progress=lambda *told: seen.append(told),
+        **given,
+    )
     assert both.spec == alone.spec
     assert both.calibration["scores"] == alone.calibration["scores"]
     assert [done for done, _ in seen] == list(range(len(questions) + 1))
