@@ -60,11 +60,15 @@ def ttft(results: Path) -> str:
             f"{cell['ratio']:.2f}",
             f"{cell['flops']:.2f}",
             f"{cell['captured']:.2f}",
+            f"{cell['decode_ratio']:.2f}" if "decode_ratio" in cell else "",
         ]
         for cell in found["cells"]
     ]
-    head = ("plan", "dense, ms", "plan, ms", "time", "FLOPs", "captured")
-    return markdown(head, rows, right_from=1)
+    head = ("plan", "dense, ms", "plan, ms", "time", "FLOPs", "captured", "later tokens")
+    told = (
+        f"{found['cells'][0]['repeats']} pairs on {found['device']}, {found['dtype']}, vLLM {found['vllm']}."
+    )
+    return markdown(head, rows, right_from=1) + "\n\n" + told
 
 
 VLLM_TABLES: dict[str, Callable[[Path], str]] = {"vllm-exactness": exactness, "vllm-ttft": ttft}
