@@ -202,7 +202,6 @@ def test_without_lmms_eval_the_error_says_what_to_install(command, monkeypatch):
         (("--suite", "lmms:mme", "--data", "x.jsonl", "--score", "anls"), "--data, --score cannot be used"),
         (("--suite", "lmms:mme", "--plan", "vskip(budget=2)"), "does not know its layers"),
         (("--suite", "lmms:mme", "--dtype", "int8"), "no data type"),
-        (("--task", "count", "--processes", "2"), "--processes cannot be used with our own"),
         (("--task", "count", "--keep", "x"), "--keep cannot be used with our own"),
         (("--task", "count", "--score", "anls"), "--score is for --data"),
     ],

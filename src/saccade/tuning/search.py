@@ -154,18 +154,20 @@ class Search:
         """Where a search at this cost may begin, the likeliest first.
 
         Every reducer, every drop inside the decoder and nothing of both, beside a half, a quarter, three
-        quarters and none of the layers skipped, in the order of what the skips lose alone.
+        quarters and none of the layers skipped, in the order of what the skips lose alone; with reducers also
+        by the skip that saves most, which leaves them the most rows.
         """
         order, layers = self.skip_order(), self.menu.layers
+        most = self.menu.skips[-1:]  # of a whole layer, if that is allowed
+        whole = [order] + ([self.skip_order(most)] if most and most != self.menu.skips else [])
         found: dict[str, State] = {}
         for share in (0.5, 0.25, 0.75, 0.0):
-            skips = [DENSE] * layers
-            for layer, skip in order[: round(share * layers)]:
-                skips[layer] = skip
-            base = State(tuple(skips))
-            self._add(found, base, budget)
-            for reducer in self.menu.reducers:
-                self._add(found, replace(base, reducer=keeping(reducer, 0.8)), budget)
+            for chosen in whole:
+                base = _skipping(chosen[: round(share * layers)], layers)
+                self._add(found, base, budget)
+                for reducer in self.menu.reducers:
+                    self._add(found, replace(base, reducer=keeping(reducer, 0.8)), budget)
+            base = _skipping(order[: round(share * layers)], layers)
             for place in range(3):
                 for template in self.menu.drops:
                     drop = replace(template, layer=max(1, layers * (place + 1) // 4), keep=0.5)  # type: ignore[call-arg]
@@ -177,15 +179,19 @@ class Search:
         if made is not None:
             found.setdefault(made.plan.spec, made)
 
-    def skip_order(self) -> list[tuple[int, str]]:
-        """Layers with the skip that suits each best, from the least loss per cost saved on."""
+    def skip_order(self, skips: Sequence[str] | None = None) -> list[tuple[int, str]]:
+        """Layers with the skip that suits each best, from the least loss per cost saved on.
+
+        Args:
+            skips: Those that are tried; all that are allowed if omitted.
+        """
         dense = State.dense(self.menu.layers)
         best: list[tuple[float, int, str]] = []
         for layer in range(self.menu.layers):
             rates = []
-            for skip in self.menu.skips:
-                skips = (*dense.skips[:layer], skip, *dense.skips[layer + 1 :])
-                saved = 1 - self.pricer.ratio(replace(dense, skips=skips).plan)
+            for skip in self.menu.skips if skips is None else skips:
+                tried = (*dense.skips[:layer], skip, *dense.skips[layer + 1 :])
+                saved = 1 - self.pricer.ratio(replace(dense, skips=tried).plan)
                 if saved > 0:
                     rates.append((self.marginals.get((layer, skip), 0.0) / saved, layer, skip))
             best += [min(rates)] if rates else []
@@ -340,3 +346,11 @@ def _alike_starts(one: State, other: State) -> bool:
         reducers[0] is not None and reducers[1] is not None and alike(reducers[0], reducers[1])
     )
     return same and [d.name for d in one.drops] == [d.name for d in other.drops]
+
+
+def _skipping(chosen: Sequence[tuple[int, str]], layers: int) -> State:
+    """A state that skips in some layers and does nothing else."""
+    skips = [DENSE] * layers
+    for layer, skip in chosen:
+        skips[layer] = skip
+    return State(tuple(skips))

@@ -51,7 +51,13 @@ def test_all_studies_are_found_by_name():
     assert all(name == study.name and study.title and study.question for name, study in STUDIES.items())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.long(instead="budget")) if name == "iso-flops" else name
+        for name in NAMES
+    ],
+)
 def test_a_study_runs_tells_and_draws(name, bench, result_of, tmp_path):
     study, result = STUDIES[name], result_of(name)
     paths = write(study, result, tmp_path)
