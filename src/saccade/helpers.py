@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -96,6 +96,27 @@ class Helpers(Generic[Tag]):
                     raise _ended() from None
             if not all_of_them:
                 return
+
+
+def spread(
+    helpers: Helpers[Tag] | None,
+    part: Part,
+    parts: Iterable[tuple[Tag, tuple[Any, ...], Callable[[], Any]]],
+) -> Iterator[tuple[Tag, Any]]:
+    """What parts come to, as it comes: done by helpers as far as they have room, else here.
+
+    Args:
+        helpers: The helpers, if there are any.
+        part: What helpers do.
+        parts: For each the tag it is told by, its arguments behind the model, and how it is done here.
+    """
+    for tag, told, here in parts:
+        if helpers is None or not helpers.take(tag, part, *told):
+            yield tag, here()
+        if helpers is not None:
+            yield from helpers.done()
+    if helpers is not None:
+        yield from helpers.done(all_of_them=True)
 
 
 @contextmanager

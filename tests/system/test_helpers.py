@@ -93,10 +93,8 @@ def test_two_processes_answer_as_one_does_and_go_on_from_what_is_kept(
 
 @pytest.mark.e2e
 def test_layers_are_scored_by_two_processes_as_by_one(helpers, toy_folder, questions, tmp_path):
-    loaded, given = (
-        open_as(str(toy_folder), CPU),
-        {"num_samples": len(questions), "budget": 2, "check": False},
-    )
+    loaded = open_as(str(toy_folder), CPU)
+    given = {"num_samples": len(questions), "budget": 2, "check": False}
     alone = calibrate(loaded.model, loaded.processor, questions, "vskip", **given)
     seen: list[tuple[int, int]] = []
     both = calibrate(

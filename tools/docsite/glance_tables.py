@@ -104,12 +104,8 @@ def glance_family(results: Path) -> str:
         f"depth of {found['model']['layers']}, FastV's and DART's not before layer 2."
     )
     told = [f"- {title} at {', '.join(at)}: {reason}" for (title, reason), at in absent.items()]
-    since = outdated.told(found)
-    return (
-        markdown(head, rows, right_from=2)
-        + "\n\n"
-        + "\n\n".join([note, *([since] if since else []), *_absent(told)])
-    )
+    parts = [markdown(head, rows, right_from=2), note, outdated.told(found), *_absent(told)]
+    return "\n\n".join(filter(None, parts))
 
 
 def _absent(lines: list[str]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from saccade.calibration.probes import Probe, Progress, find_probe
 from saccade.calibration.reach import budget_for
 from saccade.calibration.run import TriedLayers, compare, decides, trying
 from saccade.engine import check_made_for
-from saccade.helpers import Helpers
+from saccade.helpers import Helpers, spread
 from saccade.identity import code_of, setup_digest
 from saccade.inputs.data import Entry
 from saccade.inputs.samples import Sample
@@ -256,11 +257,6 @@ class Trial:
             raise ValueError(f"sample {sample.id}: {error}") from error
 
 
-def tried(loaded: models.Loaded, trial: Trial, sample: Sample) -> TriedLayers:
-    """``Trial.of``, as other processes are told it."""
-    return trial.of(loaded, sample)
-
-
 def _values(
     loaded: models.Loaded,
     samples: Sequence[Sample],
@@ -272,25 +268,20 @@ def _values(
     """Scores of every sample, and the last sample that has visual rows."""
     known = kept.by("sample")
 
-    def settle(name: str, found: TriedLayers) -> None:
+    def tell(done: int) -> None:
+        if progress is not None:
+            progress(done, len(samples))
+
+    tell(0)
+    left = [sample for sample in samples if sample.id not in known]
+    parts = ((sample.id, (sample,), partial(trial.of, loaded, sample)) for sample in left)
+    before = len(samples) - len(left)
+    for done, (name, found) in enumerate(spread(helpers, trial.of, parts), start=1):
         known[name] = {"sample": name, **vars(found)}
         kept.append(known[name])
-        tell()
-
-    def tell() -> None:
-        if progress is not None:
-            progress(sum(sample.id in known for sample in samples), len(samples))
-
-    tell()
-    for sample in samples:
-        if sample.id in known:
-            continue
-        if helpers is None or not helpers.take(sample.id, tried, trial, sample):
-            settle(sample.id, trial.of(loaded, sample))
-        for name, found in helpers.done() if helpers is not None else ():
-            settle(name, found)
-    for name, found in helpers.done(all_of_them=True) if helpers is not None else ():
-        settle(name, found)
+        tell(before + done)
+    if not left:
+        tell(len(samples))
     entries = [known[sample.id] for sample in samples]
     visual = [sample for sample, entry in zip(samples, entries, strict=True) if entry["visual"]]
     if not visual:

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,11 +19,11 @@ from saccade.core.pricing import Cost, cost
 from saccade.core.route import Route
 from saccade.core.tower import Tiling
 from saccade.engine import apply, attached
-from saccade.evaluation.ledger import Ledger, Spent, sample_digest
+from saccade.evaluation.ledger import BatchAnswers, Ledger, Spent, sample_digest
 from saccade.evaluation.options import EvaluationOptions
 from saccade.evaluation.results import Prediction
 from saccade.evaluation.whole import pictures
-from saccade.helpers import Helpers
+from saccade.helpers import Helpers, spread
 from saccade.identity import code_of, model_digest
 from saccade.inputs.samples import Sample, in_batches, likeness
 from saccade.plans.budget import price_prompt
@@ -123,34 +124,30 @@ def answer(
         book = Ledger(journal, settings)
         bar = progress.add_task(label, total=len(samples) * len(runs))
 
-        def settle(
-            run: AnswerRun, indices: Sequence[int], told: tuple[list[str], Spent | None] | None
-        ) -> None:
-            ids, filed = [samples[i].id for i in indices], filed_under(loaded, run)
-            if told is not None:
-                book.put(filed, ids, *told)
-            cell = book.get(filed, ids)
-            assert cell is not None
+        filed = {run.key: filed_under(loaded, run) for run in runs}
+
+        def settle(run: AnswerRun, indices: Sequence[int], cell: BatchAnswers) -> None:
             found[run.key].update(zip(indices, cell.texts, strict=True))
             spent[run.key].update(zip(indices, cell.spent, strict=True))
             progress.advance(bar, len(indices))
 
-        for indices in chunks(samples, loaded.processor.tokenizer, options.batch_size):
-            batch = [samples[i] for i in indices]
-            inputs = models.inputs(loaded, batch)
-            prompts.update(row_counts(loaded, inputs))
-            seen.update(pictures(loaded, inputs))
-            for run in runs:
-                if book.get(filed_under(loaded, run), [sample.id for sample in batch]) is not None:
-                    settle(run, indices, None)
-                    continue
-                part = batch, run, options.max_new_tokens
-                if helpers is None or not helpers.take((run, indices), answer_batch, *part):
-                    settle(run, indices, answer_batch(loaded, *part, inputs=inputs))
-                for (its_run, its), told in helpers.done() if helpers is not None else ():
-                    settle(its_run, its, told)
-        for (its_run, its), told in helpers.done(all_of_them=True) if helpers is not None else ():
-            settle(its_run, its, told)
+        def missing() -> Iterator[Any]:
+            for indices in chunks(samples, loaded.processor.tokenizer, options.batch_size):
+                batch = [samples[i] for i in indices]
+                inputs = models.inputs(loaded, batch)
+                prompts.update(row_counts(loaded, inputs))
+                seen.update(pictures(loaded, inputs))
+                for run in runs:
+                    known = book.get(filed[run.key], [sample.id for sample in batch])
+                    if known is not None:
+                        settle(run, indices, known)
+                        continue
+                    told = batch, run, options.max_new_tokens
+                    yield (run, indices), told, partial(answer_batch, loaded, *told, inputs=inputs)
+
+        for (run, indices), (texts, each) in spread(helpers, answer_batch, missing()):
+            book.put(filed[run.key], [samples[i].id for i in indices], texts, each)
+            settle(run, indices, BatchAnswers(texts, [each] * len(indices)))
     predictions = {key: _predictions(samples, texts) for key, texts in found.items()}
     costs = {key: tuple(each[i] for i in range(len(samples))) for key, each in spent.items()}
     return Answers(predictions, prompts, costs, seen)

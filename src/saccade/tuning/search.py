@@ -157,21 +157,21 @@ class Search:
         quarters and none of the layers skipped, in the order of what the skips lose alone; with reducers also
         by the skip that saves most, which leaves them the most rows.
         """
-        order, layers = self.skip_order(), self.menu.layers
+        layers, orders = self.menu.layers, [self.skip_order()]
         most = self.menu.skips[-1:]  # of a whole layer, if that is allowed
-        whole = [order] + ([self.skip_order(most)] if most and most != self.menu.skips else [])
+        if most != self.menu.skips:
+            orders.append(self.skip_order(most))
         found: dict[str, State] = {}
         for share in (0.5, 0.25, 0.75, 0.0):
-            for chosen in whole:
-                base = _skipping(chosen[: round(share * layers)], layers)
+            bases = [_skipping(order[: round(share * layers)], layers) for order in orders]
+            for base in bases:
                 self._add(found, base, budget)
                 for reducer in self.menu.reducers:
                     self._add(found, replace(base, reducer=keeping(reducer, 0.8)), budget)
-            base = _skipping(order[: round(share * layers)], layers)
             for place in range(3):
                 for template in self.menu.drops:
                     drop = replace(template, layer=max(1, layers * (place + 1) // 4), keep=0.5)  # type: ignore[call-arg]
-                    self._add(found, replace(base, drops=(drop,)), budget)
+                    self._add(found, replace(bases[0], drops=(drop,)), budget)
         return list(found.values())
 
     def _add(self, found: dict[str, State], state: State, budget: float) -> None:
