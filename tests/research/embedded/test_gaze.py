@@ -196,6 +196,23 @@ def test_a_packed_row_trains_the_prompt_that_users_give(model) -> None:
     assert torch.allclose(logits[0, at], stock, atol=1e-3)
 
 
+def test_a_smaller_picture_stands_at_the_positions_of_a_whole_one(model) -> None:
+    """What the decoder learns of rows and columns on small pictures holds on large ones."""
+    network = Network(model, (), (1, 2), 0)
+    assert network._positions(400).tolist() == list(range(401))
+    small = network._positions(100)
+    assert small[0] == 0 and small[1:].view(10, 10)[3, 4] == 1 + 6 * 20 + 8
+    batches = replace(CONFIG, mixture=Mixture(batch=2, text=48)).batches(CONFIG.stages[0], "calibration")
+    seen = []
+    decoder = model.model.language_model
+    hook = decoder.rotary_emb.register_forward_hook(lambda module, given, out: seen.append(given[1]))
+    with torch.no_grad():
+        network.eval().answer(**network_inputs(batches[0], batches.prefix))
+    hook.remove()
+    assert torch.equal(seen[0][0, :101], small)
+    assert torch.equal(seen[0][:, 101:], batches[0]["positions"] + 300), "text follows a whole picture"
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_large_scenes_are_the_plan_twice_as_large_and_labelled_whole(kind: str) -> None:
     for seed in range(12):

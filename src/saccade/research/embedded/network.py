@@ -92,6 +92,7 @@ class Network(nn.Module):
         self.early_layer = early_layer
         self.user_id = user_id
         self.mixes = vision.num_hidden_layers > 1
+        self.patches = (vision.image_size // vision.patch_size) ** 2
         self.readers = nn.ModuleList(PatchReader(text.hidden_size) for _ in read_layers)
         if self.mixes:
             self.tower_reader = PatchReader(vision.hidden_size, LOCAL_HEADS)
@@ -112,6 +113,16 @@ class Network(nn.Module):
         layers = self.model.model.vision_tower.encoder.layers
         looks = [looking_loss(layers[i], states[i], labels) for i in (-2, -1)]
         return rows, losses, looks[0] + looks[1]
+
+    def _positions(self, patches: int) -> torch.Tensor:
+        """Decoder positions of `<user>` and the patches; those of a smaller picture spread over a whole one.
+
+        So that what the decoder learns of rows and columns on small pictures, which cost a third, holds on
+        large ones.
+        """
+        side, whole = round(patches**0.5), round(self.patches**0.5)
+        place = torch.arange(side) * (whole // side)
+        return torch.cat((torch.zeros(1, dtype=torch.long), 1 + (place[:, None] * whole + place).flatten()))
 
     def _prefix(self, rows: torch.Tensor) -> torch.Tensor:
         rows = self.model.model.multi_modal_projector(rows)
@@ -153,9 +164,11 @@ class Network(nn.Module):
         prefix = self._prefix(rows)
         decoder = self.model.model.language_model
         text = decoder.embed_tokens(ids)
-        before = torch.arange(prefix.shape[1], device=pixels.device).expand(len(ids), -1)
+        before = self._positions(rows.shape[1]).to(pixels.device)
         hidden = torch.cat((prefix, text.float()), dim=1)
-        positions = torch.cat((before, positions), dim=1)
+        # What follows a smaller picture stands where it will stand behind a whole one.
+        positions = positions + (self.patches - rows.shape[1])
+        positions = torch.cat((before.expand(len(ids), -1), positions), dim=1)
         hidden, read, pointing, early = self._decode(hidden, positions, mask, labels, None, aim)
 
         def logits(rows: torch.Tensor) -> torch.Tensor:
