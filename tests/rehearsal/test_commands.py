@@ -42,9 +42,19 @@ def drawn() -> list[tuple[str, str]]:
 
 DRAWN = drawn()
 ALONE = [pair for pair in DRAWN if not any(case.after for case in CASES if case.name == pair[1])][:PROGRAMS]
-PARAMS = [
-    pytest.param(*pair, id="/".join(pair), marks=[pytest.mark.e2e] if pair in ALONE else []) for pair in DRAWN
-]
+GROUPS = {case.name: case.group for case in CASES}
+FIRST = {pair[1] for pair in {GROUPS[name]: (short, name) for short, name in reversed(DRAWN)}.values()}
+"""The cases that run often: of every group the first that was drawn."""
+
+
+def marks(pair: tuple[str, str]) -> list[pytest.MarkDecorator]:
+    """Of a checkpoint and a case."""
+    if pair in ALONE:
+        return [pytest.mark.e2e]
+    return [] if pair[1] in FIRST else [pytest.mark.long(instead=GROUPS[pair[1]])]
+
+
+PARAMS = [pytest.param(*pair, id="/".join(pair), marks=marks(pair)) for pair in DRAWN]
 
 
 @pytest.mark.parametrize(("short", "name"), PARAMS)

@@ -47,6 +47,7 @@ def made(loaded, tmp_path_factory):
     return found, out
 
 
+@pytest.mark.e2e
 def test_the_plan_costs_what_was_asked_and_holds_how_it_was_found(made, loaded):
     found, out = made
     plan = Plan.load(out)
@@ -119,6 +120,7 @@ def test_answers_of_ones_own_are_the_reference(loaded):
     assert found.chosen is not None and found.chosen.tried.ratio <= 0.6
 
 
+@pytest.mark.e2e
 def test_a_loss_that_is_not_proven_is_refused_with_what_would_help(loaded, tmp_path):
     out = tmp_path / "plan.json"
     found = tune(loaded.model, loaded.processor, SAMPLES, max_loss=0.5, out=out, **SMALL)
@@ -141,6 +143,7 @@ def test_the_cheapest_of_those_proven_is_taken(made):
     assert "about 70 held-out samples of each of the 2 tasks" in told and "--mean" in told
 
 
+@pytest.mark.e2e
 def test_a_tuning_that_is_cut_off_goes_on_and_ends_alike(loaded, tmp_path):
     class Cut(Exception):
         pass
@@ -205,6 +208,7 @@ def test_a_front_is_thinned_evenly_and_keeps_the_best(made):
     assert thinned(many[:4], 6, None) == many[:4]
 
 
+@pytest.mark.e2e
 def test_the_same_file_is_written_twice_alike(made, tmp_path):
     found, _ = made
     again = write(found, tmp_path / "other.json")

@@ -61,6 +61,7 @@ class Site:
                 made[place] = includes.relinked(text, place, self.places)
         return made
 
+    @cached_property
     def pictures(self) -> dict[str, bytes]:
         """Pictures by their path in the site."""
         return findings.pictures(self.results)
@@ -89,7 +90,7 @@ class Site:
         pages = {**self.written(), **self.pages()}
         for place, text in pages.items():
             write_text(folder / "docs" / place, text)
-        files = {**self.pictures(), **{place: path.read_bytes() for place, path in self.assets.items()}}
+        files = {**self.pictures, **{place: path.read_bytes() for place, path in self.assets.items()}}
         files["site.css"] = (self.root / "docs" / "site.css").read_bytes()
         for place, data in files.items():
             write_bytes(folder / "docs" / place, data)
@@ -127,4 +128,4 @@ class Site:
         if what == "figure":
             way = "../" * page.count("/")
             return f"![{name}]({way}{name}.png)"
-        return findings.page("", self.results, self.root / "docs" / "published.toml")
+        return findings.page("", self.results, self.root / "docs" / "published.toml", self.pictures)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +10,9 @@ from typing import Any
 
 from saccade.report.markdown import markdown
 from saccade.system.files import read_json
+
+PICTURE = "findings/{}-{}.png"
+"""Path in the site, by the study's name and the picture's."""
 
 
 def results_of(results: Path) -> dict[str, Mapping[str, Any]]:
@@ -26,22 +30,24 @@ def results_of(results: Path) -> dict[str, Mapping[str, Any]]:
     return found
 
 
-def page(intro: str, results: Path, published: Path) -> str:
+def page(intro: str, results: Path, published: Path, drawn: Mapping[str, Any] | None = None) -> str:
     """All claims with their verdicts, then study by study what was seen.
 
     Args:
         intro: What stands before them.
         results: Folder of result files.
         published: TOML file of published numbers.
+        drawn: What `pictures` gives, if it was made already: drawing takes longest.
     """
     from saccade.research.studies import STUDIES
 
     found = results_of(results)
     reported = tomllib.loads(published.read_text(encoding="utf-8"))
+    drawn = pictures(results) if drawn is None else drawn
     parts = [intro, _claims(found)]
     order = [*(name for name in STUDIES if name in found), *(name for name in found if name not in STUDIES)]
     for name in order:
-        parts += _study(name, found[name], STUDIES.get(name), reported)
+        parts += _study(name, found[name], STUDIES.get(name), reported, drawn)
     waiting = [study for name, study in STUDIES.items() if name not in found]
     if waiting:
         parts += ["## Not run yet", "No result file of these studies is in the repository."]
@@ -69,12 +75,17 @@ def anchor(name: str) -> str:
     return f"study-{name}"
 
 
-def _study(name: str, data: Mapping[str, Any], study: Any, reported: Mapping[str, Any]) -> list[str]:
+def _study(
+    name: str, data: Mapping[str, Any], study: Any, reported: Mapping[str, Any], drawn: Mapping[str, Any]
+) -> list[str]:
     from saccade.research.studies.run import summary
 
     parts = [f"## {data['title']} {{ #{anchor(name)} }}", summary(data)]
     if study is not None:
-        parts += [f"![{data['title']}: {label}](findings/{name}-{label}.png)" for label in study.draw(data)]
+        mine = [
+            (path, match[1]) for path in drawn if (match := re.fullmatch(PICTURE.format(name, "(.+)"), path))
+        ]
+        parts += [f"![{data['title']}: {label}]({path})" for path, label in mine]
         parts.append(study.tell(data))
     tables = [table for table in reported.get("table", []) if table["study"] == name]
     parts += [text for table in tables for text in _reported(table, reported)]
@@ -93,7 +104,7 @@ def pictures(results: Path) -> dict[str, bytes]:
     from saccade.research.studies import STUDIES
 
     return {
-        f"findings/{name}-{label}.png": picture
+        PICTURE.format(name, label): picture
         for name, data in results_of(results).items()
         if name in STUDIES
         for label, picture in STUDIES[name].draw(data).items()
