@@ -42,16 +42,15 @@ def drawn() -> list[tuple[str, str]]:
 
 DRAWN = drawn()
 ALONE = [pair for pair in DRAWN if not any(case.after for case in CASES if case.name == pair[1])][:PROGRAMS]
-GROUPS = {case.name: case.group for case in CASES}
-FIRST = {pair[1] for pair in {GROUPS[name]: (short, name) for short, name in reversed(DRAWN)}.values()}
-"""The cases that run often: of every group the first that was drawn."""
+OFTEN = ("prompt tall", "generate one picture", "eval", "explain", "cost", "plan layers skipped", USUAL[1])
+"""The cases of these that were drawn run often."""
 
 
 def marks(pair: tuple[str, str]) -> list[pytest.MarkDecorator]:
     """Of a checkpoint and a case."""
     if pair in ALONE:
         return [pytest.mark.e2e]
-    return [] if pair[1] in FIRST else [pytest.mark.long(instead=GROUPS[pair[1]])]
+    return [] if pair[1] in OFTEN else [pytest.mark.long(instead="make checkpoints")]
 
 
 PARAMS = [pytest.param(*pair, id="/".join(pair), marks=marks(pair)) for pair in DRAWN]

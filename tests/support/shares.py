@@ -20,11 +20,11 @@ STARTERS = ("program",)
 """Fixtures that start a program of their own; a test that takes one is end to end."""
 LEADING = ("llava-llama", "llava_next-llama", "qwen2_5_vl")
 """Tiny models that meet the whole share of a shared table: plain rows, views, positions of several axes."""
-OTHERS = 8
+OTHERS = 12
 """Every other model meets one in so many of it. The engine does with its rows what it does with theirs, and
 what is its own is in ``tests/families``."""
 
-MOST = 16
+MOST = 8
 """Cases of a test that run at most, where its parameters are crossed and it states no share of its own."""
 
 FEW = 2

@@ -82,10 +82,8 @@ def _study(
 
     parts = [f"## {data['title']} {{ #{anchor(name)} }}", summary(data)]
     if study is not None:
-        mine = [
-            (path, match[1]) for path in drawn if (match := re.fullmatch(PICTURE.format(name, "(.+)"), path))
-        ]
-        parts += [f"![{data['title']}: {label}]({path})" for path, label in mine]
+        found = ((path, re.fullmatch(PICTURE.format(re.escape(name), "(.+)"), path)) for path in drawn)
+        parts += [f"![{data['title']}: {match[1]}]({path})" for path, match in found if match]
         parts.append(study.tell(data))
     tables = [table for table in reported.get("table", []) if table["study"] == name]
     parts += [text for table in tables for text in _reported(table, reported)]
