@@ -62,9 +62,17 @@ class Site:
         return made
 
     @cached_property
+    def drawn(self) -> findings.Drawn:
+        """Pictures of the studies."""
+        return findings.drawn(self.results)
+
     def pictures(self) -> dict[str, bytes]:
         """Pictures by their path in the site."""
-        return findings.pictures(self.results)
+        return {
+            findings.place(study, model, label): picture
+            for (study, model), pictures in self.drawn.items()
+            for label, picture in pictures.items()
+        }
 
     def written(self) -> dict[str, str]:
         """Markdown of the pages that people write, filled in, by their path in the site."""
@@ -90,7 +98,7 @@ class Site:
         pages = {**self.written(), **self.pages()}
         for place, text in pages.items():
             write_text(folder / "docs" / place, text)
-        files = {**self.pictures, **{place: path.read_bytes() for place, path in self.assets.items()}}
+        files = {**self.pictures(), **{place: path.read_bytes() for place, path in self.assets.items()}}
         files["site.css"] = (self.root / "docs" / "site.css").read_bytes()
         for place, data in files.items():
             write_bytes(folder / "docs" / place, data)
@@ -128,4 +136,4 @@ class Site:
         if what == "figure":
             way = "../" * page.count("/")
             return f"![{name}]({way}{name}.png)"
-        return findings.page("", self.results, self.root / "docs" / "published.toml", self.pictures)
+        return findings.page("", self.results, self.root / "docs" / "published.toml", self.drawn)
