@@ -120,8 +120,9 @@ class Attachment:
             mixer = self.family.mixer(layer)
             stand_in = functools.partial(kind, self, self.family, number, mixer, ffn_rows)
             self._undo.append(swap_forward(mixer, stand_in))
-            mlp = functools.partial(MlpStandIn, ffn_rows, self.family.flat_ffn(layer.mlp))
-            self._undo.append(swap_forward(layer.mlp, mlp))
+            ffn = self.family.ffn_of(layer)
+            mlp = functools.partial(MlpStandIn, ffn_rows, self.family.flat_ffn(ffn))
+            self._undo.append(swap_forward(ffn, mlp))
         stages = [s for m in self.plan.methods for s in m.stages(len(self.parts.layers))]
         self._check_positions(stages)
         check_looks(stages, self.recurrent, len(self.parts.layers))

@@ -243,7 +243,8 @@ class Decisions:
         """Score rows of a layer, from its input. ``fresh``: the layer has not run yet."""
         # A view of a tensor with gradients says it wants one, which hooks on modules cannot give it here.
         hidden_BND = check_rows(hidden_BND.detach(), self.frame.new)
-        family, attn = self.context.family, layer.self_attn
+        family = self.context.family
+        attn: Any = family.mixer(layer)
         frame = self.frame.to(hidden_BND.device)
         step = frame.steps[number] or Step()
         cache: Cache | None = kwargs.get("past_key_values")

@@ -238,11 +238,17 @@ SUPPORT: tuple[Support, ...] = (
         "families/test_experts.py::test_router_logits_are_refused_where_some_rows_have_none",
     ),
     Support(
-        "layers that mix rows through a state (gated delta nets), in attention's place",
+        "layers that mix rows through a state (gated delta nets, short convolutions), in attention's place",
         "supported, untested on GPU",
         "the stock layer runs on the rows that are alive: a dropped row writes no state; one that skips "
         "attention writes it and gets 0, which spares nothing there",
         "families/test_qwen3_5.py::test_every_layer_equals_the_stock_layer_on_the_rows_that_are_alive",
+    ),
+    Support(
+        "tower methods on views that are padded to the largest",
+        "supported, untested on GPU",
+        "the tower says the same of a picture beside a larger one as of it alone; padding is not asked",
+        "families/test_lfm2_vl.py::test_padding_of_views_is_neither_scored_nor_asked",
     ),
     Support(
         "padding in such layers, on either side and inside later turns",
