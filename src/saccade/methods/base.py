@@ -48,6 +48,8 @@ class Method(ABC):
     saves: ClassVar[tuple[str, ...]]
     score: ClassVar[str | None] = None
     """Calibration whose ascending order chooses layers, where the method chooses layers by one."""
+    fitted: ClassVar[bool] = False
+    """Whether how many rows leave where is fitted to what some samples attend to (``saccade calibrate``)."""
     families: ClassVar[tuple[str, ...] | None] = None
     """Names of the model families it can be defined on; None for all."""
     version: ClassVar[int] = 1
@@ -201,6 +203,8 @@ def write_value(value: Any) -> str:
     """A parameter as it stands in a spec string; runs of layers become ranges."""
     if not isinstance(value, tuple):
         return str(value).lower() if isinstance(value, bool) else str(value)
+    if any(isinstance(one, float) for one in value):
+        return "/".join(map(str, value))
     parts, start = [], 0
     for i in range(1, len(value) + 1):
         if i < len(value) and value[i] == value[i - 1] + 1:

@@ -95,7 +95,7 @@ def type_name(hint: Any) -> str:
         words = [type_name(h) for h in typing.get_args(hint) if h is not type(None)]
         return "fraction or number of rows" if words == ["whole number", "number"] else " or ".join(words)
     if typing.get_origin(hint) is tuple:
-        return "layers"
+        return "fractions" if typing.get_args(hint)[0] is float else "layers"
     if typing.get_origin(hint) is typing.Literal:
         return " or ".join(map(str, typing.get_args(hint)))
     return {int: "whole number", float: "number", str: "name", bool: "true or false"}.get(hint, str(hint))
