@@ -8,19 +8,19 @@ import pytest
 import torch
 
 import saccade
-from calibration.vlm import LAYERS, question, save_model
-from cli.runner import run
+from calibration.vlm import LAYERS, question, questions_file, save_model
 from saccade import models
 from saccade.calibration import CalibrationOptions, calibrate
 from saccade.calibration.fitting import STEPS, Fitter, spare
 from saccade.calibration.reach import prompts_of
+from saccade.cli import main
 from saccade.methods.fitprune import FitPrune, with_recipe
 from saccade.plans.budget import flops_ratio
 from saccade.plans.plan import Plan
 from saccade.system.journal import Journal
 from support import fitprune_reference as reference
 
-SAMPLES = [question(0), question(1, images=2)]
+SAMPLES = [question(0), question(1)]
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +34,17 @@ def loaded(folder):
 
 
 @pytest.fixture(scope="module")
+def plain(folder):
+    return models.load(str(folder), attn="eager").model
+
+
+@pytest.fixture(scope="module")
 def fitter(loaded):
     return Fitter(loaded, SAMPLES)
 
 
 @pytest.mark.parametrize("step", [20, 70])
-def test_rows_leave_as_in_a_search_on_prompts_that_really_shrink(folder, loaded, fitter, step):
-    plain = models.load(str(folder), attn="eager").model
+def test_rows_leave_as_in_a_search_on_prompts_that_really_shrink(loaded, plain, fitter, step):
     (token,) = loaded.family.visual_ids(loaded.model.config)
     shares = []
     for sample in SAMPLES:
@@ -76,10 +80,8 @@ def test_what_may_be_lost_is_what_the_least_attended_rows_get():
     assert spare(got, 1.2, 0.25).tolist() == [False, True, False, False]
 
 
-def test_a_plan_says_how_it_was_fitted_and_is_resumed(tmp_path, loaded, monkeypatch):
+def test_a_plan_says_how_it_was_fitted_and_is_resumed(tmp_path, loaded, fitter):
     out, done = tmp_path / "plan.json", []
-    whole = calibrate(loaded.model, loaded.processor, SAMPLES, "fitprune", flops=0.6)
-
     def stop(now: int, total: int) -> None:
         done.append(now)
         if now == 5:
@@ -93,9 +95,11 @@ def test_a_plan_says_how_it_was_fitted_and_is_resumed(tmp_path, loaded, monkeypa
     )
     assert again[0] == 5 and [*tmp_path.iterdir()] == [out]
     read = Plan.load(out)
-    assert read.spec == told.spec == whole.spec and isinstance(read.methods[0], FitPrune)
+    layouts, weights = prompts_of(loaded, SAMPLES)
+    found = fitter.fitted(lambda m: flops_ratio(Plan((m,)), loaded.shape, layouts, weights) <= 0.6)
+    assert read.methods == told.methods == (found[0],) and isinstance(read.methods[0], FitPrune)
     facts = read.calibration
-    assert facts["metric"] == "attention" and facts["asked"] == {"flops": 0.6} and facts["fit"]["images"] == 3
+    assert facts["metric"] == "attention" and facts["asked"] == {"flops": 0.6} and facts["fit"]["images"] == 2
     assert facts["fit"]["left"][0] == 1 and len(facts["fit"]["left"]) == LAYERS
     wrong = json.loads(out.read_text())
     wrong["calibration"]["fit"]["left"].append(0.1)
@@ -105,11 +109,16 @@ def test_a_plan_says_how_it_was_fitted_and_is_resumed(tmp_path, loaded, monkeypa
         loaded.model(**models.inputs(loaded, SAMPLES))
 
 
-def test_methods_beside_it_count_and_positions_are_kept_as_said(loaded):
-    alone = calibrate(loaded.model, loaded.processor, SAMPLES, "fitprune(position_policy=compact)", flops=0.6)
-    both = calibrate(loaded.model, loaded.processor, SAMPLES, "fitprune+shortv(layers=0)", flops=0.6)
-    assert alone.methods[0].position_policy == "compact"
-    assert both.spec.endswith("+shortv(layers=0)") and both.methods[0].left[-1] > alone.methods[0].left[-1]
+def test_methods_beside_it_count_and_positions_are_as_asked_for(loaded):
+    samples = [question(2, images=2)]
+    spec = "fitprune(position_policy=compact)+shortv(layers=0)"
+    plan = calibrate(loaded.model, loaded.processor, samples, spec, flops=0.6)
+    fitted, beside = plan.methods
+    assert fitted.position_policy == "compact" and str(beside) == "shortv(layers=0)"
+    assert plan.calibration["fit"]["images"] == 2
+    layouts, weights = prompts_of(loaded, samples)
+    both, alone = (flops_ratio(Plan(ms), loaded.shape, layouts, weights) for ms in (plan.methods, (fitted,)))
+    assert 0.5 < both <= 0.6 < alone
 
 
 @pytest.mark.parametrize(
@@ -136,15 +145,17 @@ def test_a_ratio_out_of_reach_and_samples_without_pictures_are_refused(loaded):
         Fitter(loaded, [question(0, images=0)], Journal(None))
 
 
-def test_the_command_writes_a_plan_and_shows_it(tmp_path, folder):
-    from calibration.vlm import questions_file
-
-    data = questions_file(tmp_path, [{}, {}])
-    out = tmp_path / "plan.json"
-    command = ["calibrate", str(folder), "--method", "fitprune", "--flops", "0.6", "--data", data]
-    shown = run([*command, "--samples", "2", "--out", str(out)])
-    assert shown.exit_code == 0, shown.output
-    assert "rows alive" in shown.output and f"written to {out}" in shown.output.replace("\n", "")
-    again = run(["plan", "show", str(out)])
-    assert again.exit_code == 0 and "rows alive" in again.output
-    assert run(["plan", "validate", str(out)]).exit_code == 0
+def test_the_command_writes_a_plan_and_shows_it(tmp_path, folder, capsys):
+    data, out = questions_file(tmp_path, [{}, {}]), tmp_path / "plan.json"
+    words = ["--method", "fitprune", "--flops", "0.6", "--data", data, "--samples", "2", "--out", str(out)]
+    assert main(["calibrate", str(folder), *words]) == 0
+    shown = capsys.readouterr()
+    rows = [line.split("│")[1:3] for line in shown.out.splitlines() if line.startswith("│")]
+    left = Plan.load(out).calibration["fit"]["left"]
+    assert [(int(n), share.strip()) for n, share in rows] == [
+        (n, f"{100 * share:.1f} %") for n, share in enumerate(left)
+    ]
+    assert f"written to {out}" in shown.out and "of the attention that its rows get" in shown.out
+    assert main(["plan", "show", str(out)]) == 0 and "rows alive" in capsys.readouterr().out
+    assert main(["plan", "validate", str(out)]) == 0
+    assert main(["calibrate", str(folder), *words[:-6], "--score", "vig", "--data", data]) == 2

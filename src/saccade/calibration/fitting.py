@@ -43,6 +43,9 @@ STEPS = 7
 KEPT = ("of", "position_policy")
 """Parameters of the method that are no part of what is looked for."""
 
+ROUNDING = 1e-9
+"""Share of the attention by which sums may be off."""
+
 GRAIN = 4
 """Decimals of the shares in a recipe."""
 
@@ -112,7 +115,8 @@ def spare(attention_N: torch.Tensor, dense: float, alpha: float) -> torch.Tensor
         alpha: Share of it that may be lost.
     """
     order_N = attention_N.argsort(stable=True)
-    fits_N = attention_N[order_N].cumsum(0) <= attention_N.sum() - (1 - alpha) * dense
+    allowed = attention_N.sum() - (1 - alpha) * dense
+    fits_N = attention_N[order_N].cumsum(0) <= allowed + ROUNDING * dense
     return torch.zeros_like(fits_N).scatter(0, order_N, fits_N)
 
 
@@ -138,9 +142,12 @@ class Attended:
         watching = Watching(befores=self.befores, alpha=alpha, dense=sums)
         try:
             inputs = models.inputs(loaded, [sample])
-            with torch.inference_mode(), apply(loaded.model, Plan((watching,))) as handle:
-                with handle.tracing() as traces:
-                    logits = loaded.model(**inputs, use_cache=True, logits_to_keep=1).logits
+            with (
+                torch.inference_mode(),
+                apply(loaded.model, Plan((watching,))) as handle,
+                handle.tracing() as traces,
+            ):
+                logits = loaded.model(**inputs, use_cache=True, logits_to_keep=1).logits
         except ValueError as error:
             raise ValueError(f"sample {sample.id}: {error}") from error
         if not bool(torch.isfinite(logits).all()):
