@@ -8,11 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, sqrt
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from saccade.core.layout import Layout, Views
     from saccade.core.stages import TowerLayer
+
+TowerAbility = Literal["merge_rows", "merge_patches", "leave_patches"]
+"""What can be done to patches inside a vision tower: tokens merge, and rows of the decoder with them; they
+merge, and every patch is put back before rows are made; patches leave before it."""
 
 Cells = tuple[float, float]
 """Lines and columns of a view, in rows that its patches are joined to; fractional where only their number is
@@ -79,13 +83,14 @@ class TowerShape:
     def _ffn(self) -> int:
         return (3 if self.gated else 2) * self.ffn
 
-    def tower_flops(self, view: Cells, r: int = 0, part: float = 1.0) -> float:
+    def tower_flops(self, view: Cells, r: int = 0, part: float = 1.0, spread: bool = False) -> float:
         """FLOPs of the tower over one view.
 
         Args:
             view: Its lines and columns.
             r: Tokens that merge in every layer that makes the features (``TowerMerge``).
             part: Share of the patches that enter the first layer; all of them are embedded.
+            spread: Whether every patch is put back once the features are made.
         """
         d, total = self.width, 2.0 * self.inputs * self.width * self._patches(view)
         rows = left = self._patches(view) * part + self.cls
@@ -95,7 +100,9 @@ class TowerShape:
                 left = rows - merged_away(int(rows), r, self.cls)
                 total += self._merging(int(rows), int(rows - left))
             total += 2 * d * self._ffn * left
-            rows = left
+            put_back = r and spread and number == self._makers - 1
+            rows = self._patches(view) * part + self.cls if put_back else left
+            left = rows
         if self.pooled:
             total += 4 * d * d * (1 + rows) + 4 * d * rows + 4 * d * self.ffn
         return total

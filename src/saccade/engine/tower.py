@@ -34,6 +34,11 @@ from saccade.families.vision import KINDS, Picture, Tower
 
 __all__ = ["Captured", "TowerTap", "allow_other_sizes", "check_merging", "grid", "left", "vision"]
 
+TOO_EARLY = (
+    "tokens cannot merge inside this vision tower: its features are taken before its first layer, so no layer "
+    "is left to merge in; choose a method that merges before or in the decoder"
+)
+
 SEEN = "saccade_seen"
 """Attribute of the features' output object that holds what the tap saw."""
 
@@ -105,8 +110,8 @@ class TowerTap:
         if self.tower is not None:
             self.received = frozenset(self.tower.number(layer) for layer in received)
         if self.merge is not None:
-            check_merging(family, self.tower)
-            if self.received:
+            check_merging(family, self.tower, self.merge)
+            if self.received or (self.merge.spread and wanted):
                 raise ValueError(
                     "a plan that merges tokens inside the vision tower leaves nothing to look at in the "
                     "layers where they merge: leave one of the two methods out"
@@ -132,6 +137,11 @@ class TowerTap:
                 self._merge(self.tower, self.merge)
             if prune is not None:
                 self._undo += install(self.family, self.tower, self._pruning)
+
+    @property
+    def spreads(self) -> bool:
+        """Whether tokens merge and every patch is put back, so that nothing after the tower tells it."""
+        return self.merge is not None and self.merge.spread
 
     def remove(self) -> None:
         """Takes everything off; calling it again does nothing."""
@@ -205,7 +215,7 @@ class TowerTap:
             if self._call.run is not None:
                 # Qwen3-VL makes the features of videos by its own call for images.
                 return inner(*args, **kwargs)
-            if self.merge is not None and kind == "video":
+            if self.merge is not None and not self.merge.spread and kind == "video":
                 # What averages patches needs all of them: it would fail on those that are left.
                 given = self.family.picture(self.model, _arguments(signature, args, kwargs))
                 if given is not None:
@@ -278,6 +288,11 @@ class TowerTap:
             return args, kwargs | {PRUNING: run.pruning}
         if run is None or tower is None or self.merge is None:
             return None
+        if not tower.carries and module.training and any(map(checkpoints, tower.layers)):
+            raise ValueError(
+                f"tokens merge inside the vision tower of {self.family.name} without gradient checkpointing "
+                "alone, for its layers are told nothing when they are run again: switch it off for the tower"
+            )
         run.merging = Merging(self.merge.r, int(tower.has_cls))
         return args, kwargs | {MERGING: run.merging}
 
@@ -340,13 +355,24 @@ class TowerTap:
 
     def _merge(self, tower: Tower, merge: TowerMerge) -> None:
         layer: Any
+        made = tower.number("made")
         for number, layer in enumerate(tower.layers):
-            last = number + 1 == tower.states[0]
+            last, merges = number == made, number <= made
             watch = self._watch_merged if last and "made" in self.keys.values() else None
-            merges = number < tower.states[0]
-            self._undo.append(MergingLayer(self.family, layer, number, tower.heads, merges, watch).install())
-        assert tower.projector is not None
-        self._undo.append(tower.projector.register_forward_hook(self._after_projector).remove)
+            spreads, running = merge.spread and last, self._merging
+            self._undo.append(
+                MergingLayer(
+                    self.family, layer, number, tower.heads, merges, watch, spreads, running
+                ).install()
+            )
+        if not merge.spread:
+            assert tower.projector is not None
+            self._undo.append(tower.projector.register_forward_hook(self._after_projector).remove)
+
+    def _merging(self) -> Merging | None:
+        """What the run at hand merges, for layers to which their tower hands nothing on."""
+        run, tower = self._call.run, self.tower
+        return None if run is None or tower is None or tower.carries else run.merging
 
     def _watch_merged(self, scores: TowerScores) -> None:
         if self._call.run is not None:
@@ -360,28 +386,33 @@ class TowerTap:
         return run.merging.spread(output)
 
 
-def check_merging(family: Family, tower: Tower | None) -> None:
+def check_merging(family: Family, tower: Tower | None, merge: TowerMerge) -> None:
     """Refuses towers in which tokens cannot merge.
 
     Raises:
         ValueError: Saying why.
     """
-    if tower is None or not tower.states:
+    if tower is None or not {"merge_rows", "merge_patches"} & set(family.tower_can):
         raise ValueError(
-            f"tokens cannot merge inside the vision tower of {family.name}: it joins neighbouring patches at "
-            "fixed places itself; choose a method that merges before or in the decoder"
+            f"tokens cannot merge inside the vision tower of {family.name}: it takes patches packed, or is of a "
+            "kind that is not taken apart; choose a method that merges before or in the decoder"
         )
+    if not merge.spread and "merge_rows" not in family.tower_can:
+        raise ValueError(
+            f"tokens cannot merge inside the vision tower of {family.name} for good: it has rows for patches at "
+            "fixed places; let every patch be put back behind it (unmerge=true), which spares the tower alone, "
+            "or choose a method that merges before or in the decoder"
+        )
+    if tower.made is None:
+        raise ValueError(TOO_EARLY)
     if len(tower.states) > 1:
         raise ValueError(
             "tokens cannot merge inside this vision tower: its features come from several layers, "
             "which would not have the same tokens; set one vision_feature_layer, or choose another method"
         )
-    if tower.states[0] == 0:
-        raise ValueError(
-            "tokens cannot merge inside this vision tower: its features are taken before its first layer, so "
-            "no layer is left to merge in; choose a method that merges before or in the decoder"
-        )
-    if tower.strips and not tower.has_cls:
+    if tower.states and tower.states[0] == 0:
+        raise ValueError(TOO_EARLY)
+    if not merge.spread and tower.strips and not tower.has_cls:
         raise ValueError(
             "this model takes the first row off its features, but its vision tower has no CLS row: set "
             "vision_feature_select_strategy to full"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from saccade.families.base import Family, Parts, Rotary, core_of, unwrap
 from saccade.families.deepstack import Added
-from saccade.families.registry import FAMILIES, adopt, find, names, register
+from saccade.families.registry import FAMILIES, abilities, adopt, find, names, register
 from saccade.families.vision import Picture, Tower
 from saccade.system.environment import has_torchvision
 
@@ -19,6 +19,7 @@ __all__ = [
     "Picture",
     "Rotary",
     "Tower",
+    "abilities",
     "adopt",
     "core_of",
     "find",

@@ -26,6 +26,7 @@ class Qwen25VL(QwenVL):
     name = "Qwen2.5-VL"
     model_types = ("qwen2_5_vl",)
     text_types = ("qwen2_5_vl_text",)
+    tower_can = ("leave_patches",)
 
     def config(
         self, shape: ModelShape, layers: int | None = None, vision_layers: int = 1

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from saccade.core.stages import TowerLayer
-from saccade.core.tower import TowerShape
+from saccade.core.tower import TowerAbility, TowerShape
 from saccade.families.leaving import LeavingPatches
 
 if TYPE_CHECKING:
@@ -265,6 +265,7 @@ class Tower:
         projector: What turns features into embeddings, or None where the tower does it.
         strips: Whether row 0 is taken off the features.
         attention: Attribute of a layer that is its attention module.
+        carries: Whether what its forward is given by keyword reaches its layers.
         follows: What comes after its layers; None where that is what was made after them.
     """
 
@@ -279,6 +280,7 @@ class Tower:
     projector: nn.Module | None
     strips: bool
     attention: str = "self_attn"
+    carries: bool = True
     follows: tuple[nn.Module, ...] | None = None
 
     def number(self, layer: TowerLayer) -> int:
@@ -318,6 +320,10 @@ class VisionAdapter(LeavingPatches, ABC):
     """Whether stock models take videos and images in one batch."""
     by_rate: ClassVar[bool] = False
     """Whether frames are chosen by a rate also where their number is given (``frames.shown_frames``)."""
+
+    tower_can: ClassVar[tuple[TowerAbility, ...]] = ()
+    """What can be done to patches inside its vision tower. Registered classes say it themselves, as a plain
+    value: it is read from their text."""
 
     lays_by_count: ClassVar[bool] = False
     """Whether a picture is laid out otherwise where its prompt has several."""

@@ -15,6 +15,7 @@ from saccade.core.predicted import TowerPrune
 from saccade.core.route import LayerRoute, Route
 from saccade.core.stages import Stage
 from saccade.core.text import short
+from saccade.core.tower import TowerAbility
 
 MOST = 4_000_000
 """Largest number a method takes: rows of the longest prompt that is priced."""
@@ -50,8 +51,6 @@ class Method(ABC):
     """Calibration whose ascending order chooses layers, where the method chooses layers by one."""
     fitted: ClassVar[bool] = False
     """Whether how many rows leave where is fitted to what some samples attend to (``saccade calibrate``)."""
-    families: ClassVar[tuple[str, ...] | None] = None
-    """Names of the model families it can be defined on; None for all."""
     version: ClassVar[int] = 1
     """Raised when answers under it come out otherwise; those that were kept are then not used again."""
     by_image: ClassVar[bool] = False
@@ -128,6 +127,11 @@ class Method(ABC):
     def releases(self) -> bool:
         """Whether rows leave the cache once the prompt is read."""
         return False
+
+    @property
+    def needs(self) -> TowerAbility | None:
+        """What the vision tower must be able to do, which families say of theirs (``tower_can``)."""
+        return None
 
     @property
     def tower_merge(self) -> TowerMerge | None:
