@@ -24,7 +24,9 @@ from saccade.core.bipartite import TowerMerge
 from saccade.core.predicted import TowerPrune
 from saccade.core.stages import TowerLayer
 from saccade.engine.mesh import all_heads
-from saccade.engine.tower_merge import MERGING, Merging, MergingLayer
+from saccade.engine import tower_packed
+from saccade.engine.tower_merge import MERGING, Merging, MergingLayer, check_merging
+from saccade.engine.tower_packed import PACKED, PackedMerging
 from saccade.engine.tower_prune import PRUNING, Pruning, install
 from saccade.engine.tower_scores import TowerScores, look, received, together
 from saccade.engine.tower_vision import Captured, Seen, TowerRun, Which, grid, left, refuse_mixed, vision
@@ -32,12 +34,7 @@ from saccade.families import Family, unwrap
 from saccade.families.base import checkpoints
 from saccade.families.vision import KINDS, Picture, Tower
 
-__all__ = ["Captured", "TowerTap", "allow_other_sizes", "check_merging", "grid", "left", "vision"]
-
-TOO_EARLY = (
-    "tokens cannot merge inside this vision tower: its features are taken before its first layer, so no layer "
-    "is left to merge in; choose a method that merges before or in the decoder"
-)
+__all__ = ["Captured", "TowerTap", "allow_other_sizes", "grid", "left", "vision"]
 
 SEEN = "saccade_seen"
 """Attribute of the features' output object that holds what the tap saw."""
@@ -293,6 +290,9 @@ class TowerTap:
                 f"tokens merge inside the vision tower of {self.family.name} without gradient checkpointing "
                 "alone, for its layers are told nothing when they are run again: switch it off for the tower"
             )
+        if tower.packed:
+            run.packed = PackedMerging(self.merge.r, self.family.tower_cells(tower, kwargs))
+            return args, kwargs | {PACKED: run.packed}
         run.merging = Merging(self.merge.r, int(tower.has_cls))
         return args, kwargs | {MERGING: run.merging}
 
@@ -355,6 +355,9 @@ class TowerTap:
 
     def _merge(self, tower: Tower, merge: TowerMerge) -> None:
         layer: Any
+        if tower.packed:
+            self._undo += tower_packed.install(self.family, tower, self._packed)
+            return
         made = tower.number("made")
         for number, layer in enumerate(tower.layers):
             last, merges = number == made, number <= made
@@ -368,6 +371,10 @@ class TowerTap:
         if not merge.spread:
             assert tower.projector is not None
             self._undo.append(tower.projector.register_forward_hook(self._after_projector).remove)
+
+    def _packed(self) -> PackedMerging | None:
+        """What the run at hand merges in a tower of packed patches."""
+        return None if self._call.run is None else self._call.run.packed
 
     def _merging(self) -> Merging | None:
         """What the run at hand merges, for layers to which their tower hands nothing on."""
@@ -384,39 +391,6 @@ class TowerTap:
         if run is None or run.merging is None or tower is None:
             return None
         return run.merging.spread(output)
-
-
-def check_merging(family: Family, tower: Tower | None, merge: TowerMerge) -> None:
-    """Refuses towers in which tokens cannot merge.
-
-    Raises:
-        ValueError: Saying why.
-    """
-    if tower is None or not {"merge_rows", "merge_patches"} & set(family.tower_can):
-        raise ValueError(
-            f"tokens cannot merge inside the vision tower of {family.name}: it takes patches packed, or is of a "
-            "kind that is not taken apart; choose a method that merges before or in the decoder"
-        )
-    if not merge.spread and "merge_rows" not in family.tower_can:
-        raise ValueError(
-            f"tokens cannot merge inside the vision tower of {family.name} for good: it has rows for patches at "
-            "fixed places; let every patch be put back behind it (unmerge=true), which spares the tower alone, "
-            "or choose a method that merges before or in the decoder"
-        )
-    if tower.made is None:
-        raise ValueError(TOO_EARLY)
-    if len(tower.states) > 1:
-        raise ValueError(
-            "tokens cannot merge inside this vision tower: its features come from several layers, "
-            "which would not have the same tokens; set one vision_feature_layer, or choose another method"
-        )
-    if tower.states and tower.states[0] == 0:
-        raise ValueError(TOO_EARLY)
-    if not merge.spread and tower.strips and not tower.has_cls:
-        raise ValueError(
-            "this model takes the first row off its features, but its vision tower has no CLS row: set "
-            "vision_feature_select_strategy to full"
-        )
 
 
 def allow_other_sizes(model: nn.Module, family: Family) -> Callable[[], None]:

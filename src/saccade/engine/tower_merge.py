@@ -12,15 +12,23 @@ from typing import Any
 import torch
 
 from saccade.core import bipartite
+from saccade.core.bipartite import TowerMerge
 from saccade.core.precision import wide
 from saccade.engine.mesh import all_heads
 from saccade.engine.swap import swap_forward
 from saccade.engine.tower_scores import TowerScores, look
 from saccade.families import Family
 from saccade.families.base import run_as_layer
+from saccade.families.vision import Tower
 
 MERGING = "saccade_merging"
 """Keyword that carries a run's merging through the stock tower to its layers, recomputed ones too."""
+
+
+TOO_EARLY = (
+    "tokens cannot merge inside this vision tower: its features are taken before its first layer, so no layer "
+    "is left to merge in; choose a method that merges before or in the decoder"
+)
 
 
 class Merging:
@@ -180,4 +188,37 @@ def refuse_hidden(mask: torch.Tensor | None) -> None:
         raise ValueError(
             "this plan merges tokens inside the vision tower, but the tower hides part of these pictures as "
             "padding: let the processor fill whole tiles, or choose a method that merges before or in the decoder"
+        )
+
+
+def check_merging(family: Family, tower: Tower | None, merge: TowerMerge) -> None:
+    """Refuses towers in which tokens cannot merge.
+
+    Raises:
+        ValueError: Saying why.
+    """
+    if tower is None or not {"merge_rows", "merge_patches"} & set(family.tower_can):
+        raise ValueError(
+            f"tokens cannot merge inside the vision tower of {family.name}, which is of a kind that is not taken "
+            "apart; choose a method that merges before or in the decoder"
+        )
+    if not merge.spread and "merge_rows" not in family.tower_can:
+        raise ValueError(
+            f"tokens cannot merge inside the vision tower of {family.name} for good: it joins neighbouring "
+            "patches at fixed places, or has a row for each; let every patch be put back behind it "
+            "(unmerge=true), which spares the tower alone, or choose a method that merges in the decoder"
+        )
+    if tower.made is None:
+        raise ValueError(TOO_EARLY)
+    if len(tower.states) > 1:
+        raise ValueError(
+            "tokens cannot merge inside this vision tower: its features come from several layers, "
+            "which would not have the same tokens; set one vision_feature_layer, or choose another method"
+        )
+    if tower.states and tower.states[0] == 0:
+        raise ValueError(TOO_EARLY)
+    if not merge.spread and tower.strips and not tower.has_cls:
+        raise ValueError(
+            "this model takes the first row off its features, but its vision tower has no CLS row: set "
+            "vision_feature_select_strategy to full"
         )

@@ -265,6 +265,7 @@ class Tower:
         projector: What turns features into embeddings, or None where the tower does it.
         strips: Whether row 0 is taken off the features.
         attention: Attribute of a layer that is its attention module.
+        packed: Whether patches of all pictures are one sequence, cut into segments that attend.
         carries: Whether what its forward is given by keyword reaches its layers.
         follows: What comes after its layers; None where that is what was made after them.
     """
@@ -280,6 +281,7 @@ class Tower:
     projector: nn.Module | None
     strips: bool
     attention: str = "self_attn"
+    packed: bool = False
     carries: bool = True
     follows: tuple[nn.Module, ...] | None = None
 
@@ -458,6 +460,35 @@ class VisionAdapter(LeavingPatches, ABC):
             hidden_TPV: What enters it.
             bias_T11P: What is added to the attention logits, or None.
             after_attention: Called with the residual stream, the queries and the keys (T, H, P, K); what it
+                returns goes on.
+        """
+        raise ValueError(f"{self.name}: the layers of this vision tower cannot be taken apart")
+
+    def tower_cells(self, tower: Tower, kwargs: Mapping[str, Any]) -> list[int]:
+        """Patches of every part of the pictures inside which tokens of a packed tower may merge, in its order.
+
+        Args:
+            tower: The tower.
+            kwargs: Keyword arguments of its forward.
+        """
+        raise ValueError(f"{self.name}: the patches of this vision tower are not packed")
+
+    def packed_layer(
+        self,
+        layer: nn.Module,
+        hidden_NV: torch.Tensor,
+        rotary: tuple[torch.Tensor, ...],
+        attend: Callable[[Sequence[torch.Tensor], float, float], torch.Tensor],
+        after_attention: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    ) -> torch.Tensor:
+        """One layer of a packed tower with something done between its attention and its MLP.
+
+        Args:
+            layer: The layer.
+            hidden_NV: The tokens that enter it.
+            rotary: Their cosines and sines.
+            attend: Mixes values (N, H, K) by queries, keys and values (H, N, K), a scale and a dropout.
+            after_attention: Called with the residual stream and the keys (H, N, K) before they turn; what it
                 returns goes on.
         """
         raise ValueError(f"{self.name}: the layers of this vision tower cannot be taken apart")

@@ -34,14 +34,16 @@ class ToMe(Reducer):
     interpolates between patches (LLaVA-OneVision: videos, and tiles beyond its budget).
 
     Where a model joins neighbouring patches at fixed places (InternVL, Gemma 3, Idefics3), rows cannot merge.
-    There ``unmerge=true`` does what the paper does for dense tasks: behind the layer that makes the features
-    every patch gets what its token holds. That spares the tower alone. Towers that take packed patches of any
-    number (Qwen-VL, GLM-V, Pixtral) are refused: theirs turn by place, in windows, and view by view.
+    There ``unmerge=true`` gives every patch what its token holds, behind the layer that makes the features, as
+    the authors do where a picture is made (arXiv 2303.17604): it spares the tower alone. In towers that take
+    patches packed (Qwen-VL) tokens merge inside windows, where there are any, by their keys before they turn
+    by place; a merged token turns as the one that it was merged into. The towers of GLM-V and Pixtral are
+    refused.
 
     Attributes:
-        r: Tokens that disappear per layer and view, at most half of those there are; 0 changes nothing. The
-            price list counts 23 layers and, where it knows no views, views of 576 patches, as in LLaVA-1.5;
-            what runs is counted anew.
+        r: Tokens that disappear per layer and view (of a tower with windows: per layer and window), at most
+            half of those there are; 0 changes nothing. The price list counts 23 layers and, where it knows no
+            views, views of 576 patches, as in LLaVA-1.5; what runs is counted anew.
         unmerge: Whether every patch is put back behind the layers that make the features, so that the decoder
             has as many rows as ever.
     """
