@@ -19,7 +19,6 @@ from support import fitprune_reference as reference
 from support.decoder_parity import check, check_never_waits, scenes, twins
 from support.models import SQUARE, TALL
 
-
 SOME = (1, 3, 4), (0.8, 0.5, 0.26)
 MANY = (2, 3, 4, 5, 6, 7), (0.9, 0.7, 0.7, 0.5, 0.3, 0.1)
 

@@ -183,7 +183,10 @@ def test_where_rows_could_merge_too_every_row_is_the_groups(towers):
                 assert torch.allclose(
                     features[view][patch - first], model.model.multi_modal_projector(state), atol=1e-5
                 )
-    with saccade.apply(model, "tome(r=3,unmerge=true)+divprune(keep=4)") as handle, handle.tracing() as traces:
+    with (
+        saccade.apply(model, "tome(r=3,unmerge=true)+divprune(keep=4)") as handle,
+        handle.tracing() as traces,
+    ):
         model(**given)
     assert [len(rows) for rows in traces[0].kept(0)] == [4, 8]
 
@@ -197,7 +200,11 @@ def test_gradients_are_those_without_checkpointing_or_it_is_refused(name):
     def gradients() -> list[torch.Tensor]:
         tiny.model.zero_grad()
         tiny.model(**given).loss.backward()
-        return [p.grad.clone() for n, p in tiny.model.named_parameters() if ("vision" in n or "visual" in n) and p.grad is not None]
+        return [
+            p.grad.clone()
+            for n, p in tiny.model.named_parameters()
+            if ("vision" in n or "visual" in n) and p.grad is not None
+        ]
 
     kind = "activation" if hasattr(tiny.model, "activation_checkpointing_enable") else "gradient"
     with saccade.apply(tiny.model, "tome(r=2,unmerge=true)"):

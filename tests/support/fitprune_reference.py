@@ -1,4 +1,4 @@
-"""FitPrune in plain loops: rows that leave by a recipe, and the search for one, on prompts that really shrink.
+"""FitPrune in plain loops: rows that leave by a recipe, and the search for one, on prompts that do shrink.
 
 Nothing here knows the package under test; see ``decoder_reference``.
 """
@@ -14,10 +14,12 @@ from support.decoder_reference import Run, Seen, Walk, best
 
 
 def read(walk: Walk, seen: Seen, image: int) -> tuple[list[float], list[float]]:
-    """What every row of an image gets of the image's rows (their mean), and of the text after the last image."""
+    """What every row of an image gets of the image's rows (the mean), and of the text after the last one."""
     strongest = seen.map_HNN.double().max(0).values.tolist()
     own, words = walk.of(image), walk.instruction()
-    mean = [[sum(strongest[asker][j] for asker in who) / max(len(who), 1) for j in own] for who in (own, words)]
+    mean = [
+        [sum(strongest[asker][j] for asker in who) / max(len(who), 1) for j in own] for who in (own, words)
+    ]
     return mean[0], mean[1]
 
 
@@ -28,7 +30,9 @@ def cut(walk: Walk, image: int, stay: Sequence[int]) -> None:
         walk.replace(image, [rows[place] for place in sorted(stay)])
 
 
-def fitprune(model: Any, inputs: dict[str, torch.Tensor], layers: Sequence[int], left: Sequence[float]) -> Run:
+def fitprune(
+    model: Any, inputs: dict[str, torch.Tensor], layers: Sequence[int], left: Sequence[float]
+) -> Run:
     """Rows leave at the end of the layer before each of these, so that this share of every image is left."""
     walk = Walk(model, inputs)
     whole = [len(walk.of(image)) for image in range(walk.images)]

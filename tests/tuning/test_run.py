@@ -51,7 +51,7 @@ def made(loaded, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def unfitted(monkeypatch, made):
-    """Nothing is fitted beside a tuning, which takes longer than one of so few passes; beside ``made`` it is."""
+    """Nothing is fitted beside a tuning, which takes longer than so few passes; beside ``made`` it is."""
     monkeypatch.setattr(beside, "fitting", lambda *given: {})
 
 

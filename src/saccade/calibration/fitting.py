@@ -50,7 +50,7 @@ GRAIN = 4
 """Decimals of the shares in a recipe."""
 
 Sums = tuple[tuple[tuple[float, float], ...], ...]
-"""By layer and image: attention that the image's rows get of themselves (the mean of its rows) and of text."""
+"""By layer and image: attention that its rows get of their own image (the mean of its rows) and of text."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Watching(Reducer):
 
 
 def spare(attention_N: torch.Tensor, dense: float, alpha: float) -> torch.Tensor:
-    """Boolean (N): the rows with the least attention that may leave, so many that not more is lost than may be.
+    """Boolean (N): as many of the least attended rows as may leave.
 
     Args:
         attention_N: What each of them gets.
@@ -151,7 +151,9 @@ class Attended:
         except ValueError as error:
             raise ValueError(f"sample {sample.id}: {error}") from error
         if not bool(torch.isfinite(logits).all()):
-            raise ValueError(f"sample {sample.id}: the model's logits are not finite; check its weights and dtype")
+            raise ValueError(
+                f"sample {sample.id}: the model's logits are not finite; check its weights and dtype"
+            )
         rows = traces[0].layout.counts[0] if traces else ()
         left, seen = [rows], []
         for number in range(len(self.befores)):
@@ -187,7 +189,7 @@ class Fitter:
             helpers: Other processes that run prompts too, of the same model.
 
         Raises:
-            ValueError: If no sample has a picture, two have one id, or the decoder has no attention to look at.
+            ValueError: If no sample has a picture, two have one id, or no layer can be looked at.
         """
         ids = [sample.id for sample in samples]
         if len(set(ids)) != len(ids):
@@ -274,9 +276,7 @@ class Fitter:
             else:
                 low = middle
         left = self.left(high)
-        until = next(
-            n for n in range(1, len(left) + 1) if reaches(with_recipe(_until(left, n), **like))
-        )
+        until = next(n for n in range(1, len(left) + 1) if reaches(with_recipe(_until(left, n), **like)))
         self._tell(self.total)
         return with_recipe(_until(left, until), **like), high / 2**STEPS
 
@@ -331,7 +331,7 @@ def fitted_plan(
     if found is None:
         lowest = ratio(with_recipe(fitter.left(2**STEPS), **like))
         raise ValueError(
-            f"{asked.method.name} cannot reach a FLOPs ratio of {target:g} on {loaded.shape.name}: without any "
+            f"{asked.method.name} cannot reach a FLOPs ratio of {target:g} on {loaded.shape.name}: with no "
             f"visual row behind the first layer that it can look at, it is {lowest:.4f}"
         )
     method, alpha = found

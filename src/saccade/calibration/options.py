@@ -26,8 +26,8 @@ class CalibrationOptions:
     Attributes:
         method: Name, spec string (``"vskip(budget=4)"``) or method whose layers are to be chosen, or whose
             rows are fitted (``"fitprune(flops=0.5)"``, which needs a FLOPs ratio, no budget and no score).
-            Reducers beside it (``"fastv(keep=0.5)+vskip(budget=4)"``) come into the plan as they are; layers are
-            scored without them.
+            Reducers beside it (``"fastv(keep=0.5)+vskip(budget=4)"``) come into the plan as they are; layers
+            are scored without them.
         budget: How many layers it may touch. VTW needs none: it takes the smallest K under ``eta``.
         flops: FLOPs ratio to reach instead, on the prompts of these samples, with the fewest layers.
         score: How layers are scored (``vig``, ``lc``, ``ffn``, ``cosine``, ``random``, ``withdrawal``); the

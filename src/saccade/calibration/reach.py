@@ -33,7 +33,5 @@ def prompts_of(loaded: models.Loaded, samples: Sequence[Sample]) -> tuple[list[L
     """The prompts of some samples, each kind once, as prices take them, and how often each occurs."""
     counts = [rows_of(loaded.model, models.inputs(loaded, [sample])) for sample in samples]
     prompts = dict.fromkeys(counts)
-    layouts = [
-        Layout.single(visual, text, views=loaded.shape.views(visual)) for visual, text in prompts
-    ]
+    layouts = [Layout.single(visual, text, views=loaded.shape.views(visual)) for visual, text in prompts]
     return layouts, [float(counts.count(prompt)) for prompt in prompts]

@@ -156,8 +156,8 @@ class Forward:
             refuse_split_prompts(self.plan.spec, self.looks_at_end)
         if given is not None and self.tap is not None and self.tap.spreads:
             raise ValueError(
-                f"{self.plan.spec} merges tokens while the vision tower runs, and these embeddings are made: give "
-                "pixel_values, or make them by get_image_features under the plan and leave it off afterwards"
+                f"{self.plan.spec} merges tokens while the vision tower runs, and these embeddings are made: "
+                "give pixel_values, or leave the plan out"
             )
         captured = self._captured(prompt)
         named = by_name(module, args, kwargs)

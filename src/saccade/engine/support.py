@@ -433,13 +433,13 @@ SUPPORT: tuple[Support, ...] = (
     Support(
         "tokens that merge inside the vision tower, every patch put back behind it (`tome(unmerge=true)`)",
         "supported",
-        "the same towers, InternVL, Gemma 3, PaliGemma, Idefics3, SmolVLM: as a tower in loops; spares the tower alone",
+        "those, InternVL, Qwen-VL, Gemma 3, PaliGemma, Idefics3: as a tower in loops; spares the tower alone",
         "methods/test_tome_unmerged.py::test_the_model_sees_what_a_tower_in_loops_puts_back",
     ),
     Support(
-        "tokens that merge inside a tower that takes packed patches (Qwen-VL, GLM-V, Pixtral)",
+        "tokens that merge inside the vision towers of GLM-V and Pixtral",
         "refused",
-        "let patches leave before it (`pixelprune`), or merge in the decoder",
+        "merge in the decoder, or let patches leave before it (GLM-V: `pixelprune`)",
         "methods/test_tome_unmerged.py::test_what_cannot_be_is_refused_in_one_line",
     ),
     Support(

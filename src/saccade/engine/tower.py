@@ -23,8 +23,8 @@ from torch import nn
 from saccade.core.bipartite import TowerMerge
 from saccade.core.predicted import TowerPrune
 from saccade.core.stages import TowerLayer
-from saccade.engine.mesh import all_heads
 from saccade.engine import tower_packed
+from saccade.engine.mesh import all_heads
 from saccade.engine.tower_merge import MERGING, Merging, MergingLayer, check_merging
 from saccade.engine.tower_packed import PACKED, PackedMerging
 from saccade.engine.tower_prune import PRUNING, Pruning, install

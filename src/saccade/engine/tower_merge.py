@@ -26,8 +26,8 @@ MERGING = "saccade_merging"
 
 
 TOO_EARLY = (
-    "tokens cannot merge inside this vision tower: its features are taken before its first layer, so no layer "
-    "is left to merge in; choose a method that merges before or in the decoder"
+    "tokens cannot merge inside this vision tower: its features are taken before its first layer, so no "
+    "layer is left to merge in; choose a method that merges before or in the decoder"
 )
 
 
@@ -187,7 +187,7 @@ def refuse_hidden(mask: torch.Tensor | None) -> None:
     if mask is not None and not bool(mask.all() if mask.dtype == torch.bool else (mask == 0).all()):
         raise ValueError(
             "this plan merges tokens inside the vision tower, but the tower hides part of these pictures as "
-            "padding: let the processor fill whole tiles, or choose a method that merges before or in the decoder"
+            "padding: let the processor fill whole tiles, or choose a method that merges in the decoder"
         )
 
 
@@ -199,8 +199,8 @@ def check_merging(family: Family, tower: Tower | None, merge: TowerMerge) -> Non
     """
     if tower is None or not {"merge_rows", "merge_patches"} & set(family.tower_can):
         raise ValueError(
-            f"tokens cannot merge inside the vision tower of {family.name}, which is of a kind that is not taken "
-            "apart; choose a method that merges before or in the decoder"
+            f"tokens cannot merge inside the vision tower of {family.name}, which is of a kind that is not "
+            "taken apart; choose a method that merges before or in the decoder"
         )
     if not merge.spread and "merge_rows" not in family.tower_can:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Merging tokens inside a vision tower that takes patches packed, every patch put back before they are joined.
+"""Merging tokens inside a vision tower that takes patches packed; all are put back before they are joined.
 
 Tokens merge inside a cell: a window where the tower has some, else a whole view. So windows stay windows, and
 a layer that sees the whole view sees what is left in its windows. A merged token turns as the one that it was
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -90,10 +90,10 @@ class PackedMerging:
             known = self._segments[id(ends)] = (ends, tuple(before[int(end)] for end in ends.tolist()))
         totals = list(accumulate(self._tokens[layer], initial=0))
         borders = [totals[cell] for cell in known[1]]
-        return [end - start for start, end in zip(borders, borders[1:], strict=False) if end > start]
+        return [end - start for start, end in pairwise(borders) if end > start]
 
     def enter(self, layer: int, x_NV: torch.Tensor, keys_HNK: torch.Tensor) -> torch.Tensor:
-        """Merges what a layer's attention left of its tokens, by their keys; returns the tokens that go on."""
+        """Merges a layer's tokens behind its attention, by their keys; returns those that go on."""
         tokens, device = self._tokens[layer], x_NV.device
         left = tuple(n - merged_away(n, self.r, 0) for n in tokens)
         if left == tokens:

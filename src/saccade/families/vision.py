@@ -465,7 +465,7 @@ class VisionAdapter(LeavingPatches, ABC):
         raise ValueError(f"{self.name}: the layers of this vision tower cannot be taken apart")
 
     def tower_cells(self, tower: Tower, kwargs: Mapping[str, Any]) -> list[int]:
-        """Patches of every part of the pictures inside which tokens of a packed tower may merge, in its order.
+        """Patches of every part of the pictures inside which tokens merge, in the order of a packed tower.
 
         Args:
             tower: The tower.

@@ -21,25 +21,22 @@ from saccade.methods.staged import PUBLISHED_DEPTH, StagedReducer
 PUBLISHED_ROWS = 576
 """Visual rows that the published recipes are of."""
 
-# fmt: off
-PUBLISHED: tuple[tuple[float, tuple[int, ...]], ...] = (
-    (0.9, (0, 0, 1, 2, 1, 0, 1, 4, 5, 5, 11, 4, 2, 2, 0, 0, 1, 1, 2, 4, 2, 10, 1, 1, 1, 2, 1, 1, 0, 1, 0)),
-    (0.8, (0, 0, 3, 3, 1, 1, 4, 16, 14, 15, 24, 4, 2, 3, 2, 0, 6, 0, 5, 13, 4, 19, 2, 1, 1, 1, 1, 1, 2, 1, 0)),
-    (0.7, (0, 0, 7, 6, 4, 5, 16, 40, 24, 21, 24, 4, 2, 3, 4, 0, 16, 0, 11, 26, 6, 32, 3, 1, 0, 1, 2, 2, 4, 0, 0)),
-    (0.6, (0, 1, 21, 13, 14, 11, 41, 53, 29, 15, 14, 5, 1, 4, 5, 1, 26, 1, 13, 28, 6, 27, 2, 1, 0, 0, 1, 1, 2, 0,
-           0)),
-    (0.5, (3, 7, 49, 24, 29, 17, 59, 41, 26, 8, 10, 6, 2, 5, 7, 2, 30, 3, 13, 27, 5, 23, 2, 1, 0, 0, 1, 1, 2, 0,
-           0)),
-    (0.45, (6, 17, 69, 31, 34, 19, 59, 30, 23, 6, 8, 7, 2, 5, 8, 2, 29, 4, 12, 25, 4, 19, 2, 1, 0, 0, 1, 0, 1, 0,
-            0)),
-    (0.4, (14, 33, 89, 36, 36, 20, 55, 21, 18, 4, 7, 5, 2, 5, 7, 4, 26, 5, 11, 24, 4, 18, 2, 1, 0, 0, 1, 0, 1, 0,
-           0)),
-    (0.3, (48, 79, 118, 41, 33, 17, 36, 9, 9, 2, 3, 2, 1, 3, 4, 8, 18, 7, 8, 20, 4, 13, 2, 1, 0, 0, 1, 0, 1, 0, 0)),
-    (0.2, (128, 127, 118, 35, 26, 8, 13, 3, 2, 1, 0, 0, 0, 2, 1, 8, 7, 8, 5, 11, 2, 6, 1, 1, 0, 0, 0, 1, 0, 0, 0)),
-    (0.1, (262, 153, 80, 19, 13, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 2, 1, 2, 0, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0)),
+PUBLISHED: tuple[tuple[float, tuple[int, ...]], ...] = tuple(
+    (keep, tuple(map(int, gone.split())))
+    for keep, gone in (
+        (0.9, "0 0 1 2 1 0 1 4 5 5 11 4 2 2 0 0 1 1 2 4 2 10 1 1 1 2 1 1 0 1 0"),
+        (0.8, "0 0 3 3 1 1 4 16 14 15 24 4 2 3 2 0 6 0 5 13 4 19 2 1 1 1 1 1 2 1 0"),
+        (0.7, "0 0 7 6 4 5 16 40 24 21 24 4 2 3 4 0 16 0 11 26 6 32 3 1 0 1 2 2 4 0 0"),
+        (0.6, "0 1 21 13 14 11 41 53 29 15 14 5 1 4 5 1 26 1 13 28 6 27 2 1 0 0 1 1 2 0 0"),
+        (0.5, "3 7 49 24 29 17 59 41 26 8 10 6 2 5 7 2 30 3 13 27 5 23 2 1 0 0 1 1 2 0 0"),
+        (0.45, "6 17 69 31 34 19 59 30 23 6 8 7 2 5 8 2 29 4 12 25 4 19 2 1 0 0 1 0 1 0 0"),
+        (0.4, "14 33 89 36 36 20 55 21 18 4 7 5 2 5 7 4 26 5 11 24 4 18 2 1 0 0 1 0 1 0 0"),
+        (0.3, "48 79 118 41 33 17 36 9 9 2 3 2 1 3 4 8 18 7 8 20 4 13 2 1 0 0 1 0 1 0 0"),
+        (0.2, "128 127 118 35 26 8 13 3 2 1 0 0 0 2 1 8 7 8 5 11 2 6 1 1 0 0 0 1 0 0 0"),
+        (0.1, "262 153 80 19 13 1 2 0 0 0 0 0 0 0 0 1 1 2 1 2 0 1 0 0 0 0 0 1 0 0 0"),
+    )
 )
-# fmt: on
-"""The recipes in the authors' code: what is kept of the visual rows' FLOPs, and rows that leave in each layer.
+"""The recipes in the authors' code: what is kept of the visual rows' FLOPs, and how many leave in each layer.
 
 Of 576 rows and 32 layers (LLaVA-1.5-7B); the last layer, in which nothing leaves, is left out.
 """
@@ -59,11 +56,13 @@ class FitPrune(StagedReducer):
     The authors drop rows inside a layer, between attention and FFN; here they leave at the layer's end, which
     changes nothing for the rows that stay: their FFN is all that the dropped rows still cost. In the authors'
     code a picture is 576 rows and the text begins at row 611; here images of any size, and several of them,
-    are cut each by its own share, and attention between images is not counted.
+    are cut each by its own share, and attention between images is not counted. They have attention maps at
+    hand; here the score rows of all rows of an image are computed anew in every layer in which rows leave,
+    which executed FLOPs count: recipes that drop little save nothing.
 
     Attributes:
-        keep: The authors' recipe to take: about this share of the FLOPs of the visual rows is left (theirs are
-            0.9 to 0.1; between two of them rows are interpolated). 0.4 if neither this nor a recipe is given.
+        keep: The authors' recipe to take: about this share of the visual rows' FLOPs is left (theirs are 0.9
+            to 0.1; between two of them rows are interpolated). 0.4 if neither this nor a recipe is given.
         layers: A recipe of one's own: first layers with fewer rows. The authors' if left out.
         left: What is left from each of these layers on of the rows that the first one found, as fractions
             that never rise, for example ``0.9/0.72/0.5``; rounded to the nearest number of rows.
@@ -96,8 +95,8 @@ class FitPrune(StagedReducer):
             return
         if self.keep is not None or self.flops is not None:
             raise ValueError(
-                "fitprune: layers and left say how many rows stay; leave out keep and flops, which choose one "
-                "of the authors' recipes"
+                "fitprune: layers and left say how many rows stay; leave out keep and flops, which choose "
+                "among the authors' recipes"
             )
         left = tuple(self.left)
         if given != self.layers:
@@ -139,7 +138,7 @@ class FitPrune(StagedReducer):
 
 
 def weighed(evidence: Evidence) -> torch.Tensor:
-    """What rows get of their own image and of the instruction, (B, 2, N); ones where there is no instruction."""
+    """What rows get of their own image and of the instruction, (B, 2, N); 1 where there is no instruction."""
     read_B2N: Any = evidence.read_B2N
     said_B1 = evidence.layout.instruction_BN.any(1, keepdim=True).to(read_B2N.device, non_blocking=True)
     own_BN, text_BN = read_B2N.unbind(1)

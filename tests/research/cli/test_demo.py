@@ -140,9 +140,7 @@ def test_a_method_that_is_not_for_the_family_says_so():
     shape = ModelShape("toy", 12, 128, 4, 4, 32, 320, 132, 100)
     rows = matched.lineup(shape, [Layout.single(100, 8)], {}, family="Qwen2.5-VL")
     tome = [row for row in rows if row.method == "tome"]
-    assert tome and all(
-        row.plan is None and "is for LLaVA-1.5, LLaVA-NeXT" in row.reason for row in tome
-    )
+    assert tome and all(row.plan is None and "is for LLaVA-1.5, LLaVA-NeXT" in row.reason for row in tome)
 
 
 @pytest.mark.long(instead="cli/test_kills.py")
