@@ -36,9 +36,9 @@ class ToMe(Reducer):
     Where a model joins neighbouring patches at fixed places (InternVL, Gemma 3, Idefics3), rows cannot merge.
     There ``unmerge=true`` gives every patch what its token holds, behind the layer that makes the features,
     as the authors do where a picture is made (arXiv 2303.17604): it spares the tower alone. In towers that
-    take patches packed (Qwen-VL) tokens merge inside windows, where there are any, by their keys before they turn
-    by place; a merged token turns as the one that it was merged into. The towers of GLM-V and Pixtral are
-    refused.
+    take patches packed (Qwen-VL) tokens merge inside windows, where there are any, by their keys before they
+    turn by place; a merged token turns as the one that it was merged into. The towers of GLM-V and Pixtral
+    are refused.
 
     Attributes:
         r: Tokens that disappear per layer and view (of a tower with windows: per layer and window), at most
