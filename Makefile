@@ -7,6 +7,8 @@
 #            ARGS='...'               more options for the command (make test ARGS='-k cache')
 
 SHELL := /bin/bash
+# Compiled files are kept: else every program that a test starts compiles the package again.
+export PYTHONDONTWRITEBYTECODE :=
 .DEFAULT_GOAL := help
 
 FITS := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
@@ -31,7 +33,7 @@ TABLES := docs/results.md docs/support.md docs/vllm.md docs/methods/index.md src
 help:
 	@echo 'make demo    the main job: calibrate, skip, measure and explain, on the embedded model'
 	@echo 'make test    run the tests'
-	@echo 'make quick   one case of every test that is not end to end: what one runs while editing'
+	@echo 'make quick   a few tests of every file, all of those that are edited: what one runs while editing'
 	@echo 'make matrix  every case of the large tables, of which make test runs a share'
 	@echo 'make whole   every case of every test, long ones too'
 	@echo 'make lint    style and types'

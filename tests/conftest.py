@@ -38,7 +38,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--whole", action="store_true", help="every case of the tables that run a share, and long tests"
     )
-    parser.addoption("--quick", action="store_true", help="one case of every test that is not end to end")
+    parser.addoption("--quick", action="store_true", help="a few tests of every file, all of edited ones")
 
 
 def pytest_configure(config):
@@ -49,7 +49,8 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(config, items):
     shares.mark_starters(items)
     quick = config.getoption("quick")
-    kept, left = shares.choose(items, config.getoption("whole"), quick)
+    edited = shares.edited_tests(ROOT) if quick else frozenset()
+    kept, left = shares.choose(items, config.getoption("whole"), quick, edited)
     # A case that is asked for by name runs.
     if left and (kept or quick):
         config.hook.pytest_deselected(items=left)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -143,6 +144,7 @@ def test_any_bytes_as_a_configuration_or_a_plan_file(tmp_path_factory, data):
             short_and_single(error)
 
 
+@pytest.mark.e2e
 @settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(st.one_of(specs, trees, st.sampled_from(places(CONFIG)[1:])), trees | HUGE)
 def test_the_command_line_says_it_in_one_line(capsys, tmp_path_factory, what, value):

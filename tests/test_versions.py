@@ -18,6 +18,7 @@ from support import versions
 from support.toy import build_toy
 
 
+@pytest.mark.e2e
 def test_every_change_of_code_that_makes_answers_is_looked_at():
     left = versions.reminders(versions.noted(), versions.now())
     assert not left, "\n".join(left)

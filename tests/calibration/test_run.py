@@ -117,8 +117,8 @@ def test_the_mask_reading_is_tried_as_it_is_read(llava):
     [
         (tiny_llava, "vig"),
         (tiny_qwen, "vig"),
-        (tiny_llava, "lc"),
-        (tiny_qwen, "ffn"),
+        pytest.param(tiny_llava, "lc", marks=pytest.mark.long(instead="vig")),
+        pytest.param(tiny_qwen, "ffn", marks=pytest.mark.long(instead="vig")),
         (tiny_qwen, "withdrawal"),
     ],
 )

@@ -45,6 +45,7 @@ def test_smaller_pictures_of_every_family(command, folder, name):
     assert (done.json["model"]["layers"], done.json["model"]["layers_checked"]) == (4, 1)
 
 
+@pytest.mark.e2e
 def test_one_plan_of_every_group_on_a_checkpoint(command, folder, tmp_path):
     where = folder("llava-llama", dtype=torch.bfloat16)
     done = command("check", where, "--layers", 2, "--json", tmp_path / "check.json")

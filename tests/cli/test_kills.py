@@ -100,7 +100,9 @@ class Command:
         return main([str(word) for word in self.words])
 
 
-@pytest.fixture(params=["calibrate", "eval", "analyze"])
+@pytest.fixture(
+    params=["calibrate", "eval", pytest.param("analyze", marks=pytest.mark.long(instead="calibrate"))]
+)
 def command(request, data, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     return Command(request.param, data)

@@ -32,8 +32,10 @@ def shell(root, redirect: str, words: str, **more: str) -> subprocess.CompletedP
 @pytest.mark.parametrize(
     ("words", "redirect"),
     [
-        *(("--help", redirect) for redirect in (">&-", "2>&- >&-", "<&- >&- 2>&-", "| true")),
-        *((COST, redirect) for redirect in ("<&- >&- 2>&-", "| true")),
+        *(("--help", redirect) for redirect in (">&-", "<&- >&- 2>&-", "| true")),
+        pytest.param("--help", "2>&- >&-", marks=pytest.mark.long(instead="--help >&-")),
+        pytest.param(COST, "<&- >&- 2>&-", marks=pytest.mark.long(instead="--help")),
+        (COST, "| true"),
     ],
 )
 def test_nobody_reads(root, words, redirect):
@@ -68,7 +70,9 @@ def test_errors_for_nobody(root):
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("words", ["methods", COST, "--help"])
+@pytest.mark.parametrize(
+    "words", ["methods", pytest.param(COST, marks=pytest.mark.long(instead="methods")), "--help"]
+)
 def test_a_plain_locale_gets_plain_letters(root, words):
     plain = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0"}
     done = shell(root, "", words, **plain)

@@ -48,6 +48,7 @@ def test_a_budget_gives_a_plan_a_table_a_page_and_the_next_command(model, mine, 
     assert "The plan that was tuned" in text and "data:image/png;base64" in text and plan.spec in text
 
 
+@pytest.mark.e2e
 def test_a_loss_that_cannot_be_proven_ends_with_one_line(model, mine, tmp_path, capsys):
     out = tmp_path / "plan.json"
     assert main(["tune", model, "--max-loss", "0.5", "--data", mine, *SMALL, "--out", str(out)]) == 2

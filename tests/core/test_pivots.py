@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from saccade.core.pivots import set_order
 
 
+@pytest.mark.e2e
 @given(st.integers(1, 24), st.data())
 def test_it_is_the_order_in_which_python_walks(size, data):
     top = data.draw(st.sampled_from([30, 64, 700, 3000, 1 << 20]))

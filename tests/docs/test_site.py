@@ -19,6 +19,7 @@ from saccade.cli import main
 from saccade.cli.app import build
 from saccade.methods import METHODS
 from saccade.research.studies import STUDIES
+from saccade.research.studies.run import stem_of
 from support import pages
 
 SITE = Site(pages.ROOT)
@@ -49,6 +50,7 @@ class Fetched(HTMLParser):
 
 
 @pytest.mark.e2e
+@pytest.mark.long(instead="the other tests of this file")
 def test_it_builds_strictly_and_fetches_nothing(made):
     words = [sys.executable, "-m", "zensical", "build", "--strict", "-f", str(made / "mkdocs.yml")]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120, cwd=made)
@@ -132,7 +134,7 @@ def test_examples_of_methods_run(capsys):
     tried = [line for name in METHODS for line in methods.examples(name, RESULTS)[1:]]
     plans = [line.split(" --plan ")[1].split(" --task")[0].strip("'") for line in tried]
     words = [word for plan in plans for word in ("--plan", plan)]
-    asked = ["eval", "glance", *words, "--task", "count", "--task", "word", "--samples", "1", "--json", "-"]
+    asked = ["eval", "glance", *words, "--task", "count", "--samples", "1", "--json", "-"]
     assert main(asked) == 0
     assert [one["name"] for one in json.loads(capsys.readouterr().out)["plans"]] == plans
 
@@ -179,6 +181,13 @@ def test_findings_come_from_the_files_of_studies(tmp_path):
     assert "| Late layers are free. | a paper, Table 1 | **mixed** | [A study of layers](#study-x) |" in page
     assert "## A study of layers { #study-x }" in page and "90.0 % (80.0 to 95.0)" in page
     assert "saccade study x --samples 10" in page and "20 held-out questions of 2 tasks" in page
+    other = fake("x") | {"findings": [fake("x")["findings"][0] | {"verdict": "supported"}]}
+    other |= {"model": {"name": "Gaze", "layers": 4, "weights": "def"}}
+    (tmp_path / f"{stem_of('x', 'Gaze')}.json").write_text(json.dumps(other), encoding="utf-8")
+    both = findings.page("", tmp_path, published)
+    assert "| claim | made in | on Gaze | on Glance | study |" in both
+    assert "| Late layers are free. | a paper, Table 1 | **supported** | **mixed** | [A study" in both
+    assert 0 < both.index("### On Gaze") < both.index("weights `def`") < both.index("### On Glance")
     (tmp_path / "study_y.json").write_text('{"study": "y"}', encoding="utf-8")
     with pytest.raises(ValueError, match=r"study_y\.json is not the result of a study"):
         findings.page("", tmp_path, published)

@@ -26,6 +26,7 @@ from support.programs import environment, start
 
 LANGUAGES = {"sh", "python", "text", ""}
 RUNNING = [page for page in pages.pages() if pages.steps(pages.read(page))]
+LONG = {f"docs/{name}.md" for name in ("start-compare", "start-serve", "start-train", "train", "calibrate")}
 NOT_A_SCRIPT = "CONTRIBUTING.md"
 """Its Python blocks are methods; tests below look at them."""
 
@@ -104,7 +105,13 @@ def test_blocks_say_what_they_are(page):
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("page", RUNNING)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.long(instead="README.md")) if page in LONG else page
+        for page in RUNNING
+    ],
+)
 def test_snippets_run(page, folder, tmp_path_factory):
     steps: list[tuple[str, Any]] = []
     made: list[str] = []

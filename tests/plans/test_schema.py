@@ -186,6 +186,7 @@ def places(data: Any, way: tuple = ()) -> list[tuple]:
     return [way, *(place for key, value in items for place in places(value, (*way, key)))]
 
 
+@pytest.mark.e2e
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(places(GOOD)[1:]), anything, st.booleans())
 def test_whatever_stands_in_a_field_is_read_or_a_value_error(place, value, drop):

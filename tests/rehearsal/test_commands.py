@@ -42,9 +42,18 @@ def drawn() -> list[tuple[str, str]]:
 
 DRAWN = drawn()
 ALONE = [pair for pair in DRAWN if not any(case.after for case in CASES if case.name == pair[1])][:PROGRAMS]
-PARAMS = [
-    pytest.param(*pair, id="/".join(pair), marks=[pytest.mark.e2e] if pair in ALONE else []) for pair in DRAWN
-]
+OFTEN = ("prompt tall", "generate one picture", "eval", "explain", "cost", "plan layers skipped", USUAL[1])
+"""The cases of these that were drawn run often."""
+
+
+def marks(pair: tuple[str, str]) -> list[pytest.MarkDecorator]:
+    """Of a checkpoint and a case."""
+    if pair in ALONE:
+        return [pytest.mark.e2e]
+    return [] if pair[1] in OFTEN else [pytest.mark.long(instead="make checkpoints")]
+
+
+PARAMS = [pytest.param(*pair, id="/".join(pair), marks=marks(pair)) for pair in DRAWN]
 
 
 @pytest.mark.parametrize(("short", "name"), PARAMS)

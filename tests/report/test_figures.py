@@ -45,6 +45,7 @@ def test_every_method_is_drawn_in_its_own_colour(pictures):
             assert has_colour(image, style.PALETTE[method]), (name, method)
 
 
+@pytest.mark.e2e
 def test_the_family_has_a_panel_for_every_method_that_ran(family, monkeypatch):
     monkeypatch.setattr(style, "DPI", 80)
     args = (family["dense"], 0.3, family["rows"], 20)

@@ -51,6 +51,7 @@ FOR_TABLES = (
 """Results that compare no plans on questions; the documentation's tables alone read them."""
 
 
+@pytest.mark.long(instead="the other tests of this file")
 def test_the_repository_s_own_results_are_read(root):
     for path in sorted((root / "benchmarks" / "results").glob("*.json")):
         if path.name in FOR_TABLES:

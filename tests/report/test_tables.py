@@ -124,7 +124,7 @@ def test_positions_kept_stand_beside_closed_up_and_not_among_the_methods(family,
     assert "+25.0 (+10.0 to +40.0)" in row
 
 
-@pytest.mark.parametrize("name", ["findings", "study-budget", "study-iso-flops"])
+@pytest.mark.parametrize("name", ["study-budget", "study-iso-flops", "study-realism-gaze"])
 def test_any_page_may_have_what_studies_found(readme, name):
     path = readme(name)
     assert tables.main([str(path)]) == 0

@@ -27,6 +27,7 @@ def loaded(embedded) -> models.Loaded:
     return models.load(embedded.name)
 
 
+@pytest.mark.e2e
 def test_crude_skipping_costs_accuracy(embedded, loaded):
     plans = gate.crude_plans(loaded.shape.layers)
     number = SAMPLES[embedded.name]

@@ -6,9 +6,11 @@ that is marked as long a shorter one stands; it runs where every case of everyth
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
 from typing import Any
 from zlib import crc32
 
@@ -18,12 +20,15 @@ STARTERS = ("program",)
 """Fixtures that start a program of their own; a test that takes one is end to end."""
 LEADING = ("llava-llama", "llava_next-llama", "qwen2_5_vl")
 """Tiny models that meet the whole share of a shared table: plain rows, views, positions of several axes."""
-OTHERS = 8
+OTHERS = 12
 """Every other model meets one in so many of it. The engine does with its rows what it does with theirs, and
 what is its own is in ``tests/families``."""
 
-MOST = 16
+MOST = 8
 """Cases of a test that run at most, where its parameters are crossed and it states no share of its own."""
+
+FEW = 2
+"""Tests of a file that run while editing, where the file is not what is edited."""
 
 KINDS = ("end to end", "of the matrix", "of one part")
 
@@ -43,25 +48,55 @@ def share_of(item: pytest.Item) -> int:
     return max(shares) * (OTHERS if model and model not in LEADING else 1)
 
 
-def choose(items: list[pytest.Item], whole: bool, quick: bool) -> tuple[list[pytest.Item], list[pytest.Item]]:
+def choose(
+    items: list[pytest.Item], whole: bool, quick: bool, edited: frozenset[str] = frozenset()
+) -> tuple[list[pytest.Item], list[pytest.Item]]:
     """Tests that run, and those that do not.
 
     Args:
         items: All that were collected.
         whole: Every case of every table, and long tests too.
-        quick: One case of every test that is not end to end: the first by its hash.
+        quick: One case of a few tests of every file, and of all tests of the files that are edited; none that
+            is end to end.
+        edited: Those files, as `edited_tests` gives them.
     """
     kept = items if whole else _drawn(items)
     if quick:
-        first: dict[str, tuple[int, str]] = {}
-        for item in kept:
-            place = (crc32(item.name.encode()), item.nodeid)
-            test = item.nodeid.partition("[")[0]
-            first[test] = min(place, first.get(test, place))
-        nodes = {nodeid for _, nodeid in first.values()}
-        kept = [item for item in kept if item.nodeid in nodes and item.get_closest_marker("e2e") is None]
+        kept = _quick([item for item in kept if item.get_closest_marker("e2e") is None], edited)
     running = {id(item) for item in kept}
     return kept, [item for item in items if id(item) not in running]
+
+
+def edited_tests(root: Path) -> frozenset[str]:
+    """Files of tests that are edited, or whose module is: they lie as the package does."""
+    asked = ["git", "-C", str(root), "status", "--porcelain", "--no-renames", "--untracked-files=all"]
+    try:
+        told = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=20).stdout
+    except (OSError, subprocess.SubprocessError):
+        return frozenset()
+    found = set()
+    for path in (PurePosixPath(line[3:]) for line in told.splitlines()):
+        if path.parts[0] == "tests":
+            found.add(str(path))
+        elif path.parts[:2] == ("src", "saccade"):
+            found.add(str(PurePosixPath("tests", *path.parts[2:-1], f"test_{path.name}")))
+    return frozenset(found)
+
+
+def _quick(items: list[pytest.Item], edited: frozenset[str]) -> list[pytest.Item]:
+    """The first case of the first tests of every file, by their hashes, and of all tests of edited files."""
+    first: dict[str, tuple[int, str]] = {}
+    files: dict[str, set[tuple[int, str]]] = {}
+    for item in items:
+        place = (crc32(item.name.encode()), item.nodeid)
+        test = item.nodeid.partition("[")[0]
+        first[test] = min(place, first.get(test, place))
+        files.setdefault(test.partition("::")[0], set()).add((crc32(test.encode()), test))
+    tests = [
+        test for file, found in files.items() for _, test in sorted(found)[: None if file in edited else FEW]
+    ]
+    nodes = {first[test][1] for test in tests}
+    return [item for item in items if item.nodeid in nodes]
 
 
 def _drawn(items: list[pytest.Item]) -> list[pytest.Item]:

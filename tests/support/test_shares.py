@@ -68,7 +68,7 @@ def test_a_test_of_crossed_parameters_without_a_share_runs_so_many_cases_and_one
     assert shares.MOST <= len(kept) <= shares.MOST + 40
     assert {i.callspec.params["number"] for i in kept} == set(range(40))
     more, _ = shares.choose(table("abcdefghi", of=0), whole=False, quick=False)
-    assert len(names(kept) - names(more)) < shares.MOST / 2
+    assert len(names(kept) - names(more)) < shares.MOST
     few = table("a", of=0)[: shares.MOST]
     assert shares.choose(few, whole=False, quick=False) == (few, [])
 
@@ -79,17 +79,33 @@ def test_a_long_test_runs_with_everything_alone():
     assert shares.choose(items, whole=True, quick=False) == (items, [])
 
 
-def test_quick_takes_one_case_of_every_test_that_is_not_end_to_end():
+def test_quick_takes_one_case_of_a_few_tests_of_every_file_and_of_all_tests_of_edited_ones():
     items = [
         *table("ab", of=1),
-        case("a", "llava-llama", 0, 1, test="test_b"),
+        *(case("a", "llava-llama", 0, 1, test=f"test_{letter}") for letter in "bcdef"),
         case("a", "llava-llama", 1, 1, e2e=True),
     ]
-    kept, _ = shares.choose(items, whole=False, quick=True)
-    assert sorted(item.nodeid.partition("[")[0] for item in kept) == [
-        "tests/x.py::test_a",
-        "tests/x.py::test_b",
-    ]
+
+    def tests(*edited):
+        kept, left = shares.choose(items, whole=False, quick=True, edited=frozenset(edited))
+        assert len(kept) + len(left) == len(items)
+        return [item.nodeid.partition("[")[0] for item in kept]
+
+    assert len(set(tests())) == len(tests()) == shares.FEW
+    assert sorted(tests("tests/x.py")) == [f"tests/x.py::test_{letter}" for letter in "abcdef"]
+    assert tests("tests/y.py") == tests()
+
+
+def test_an_edited_module_stands_for_its_tests(tmp_path):
+    def git(*words):
+        subprocess.run(["git", "-C", tmp_path, *words], check=True, capture_output=True)
+
+    assert shares.edited_tests(tmp_path) == frozenset(), "no repository"
+    git("init")
+    for name in ("src/saccade/engine/frame.py", "tests/cli/test_app.py", "docs/index.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    assert shares.edited_tests(tmp_path) == {"tests/engine/test_frame.py", "tests/cli/test_app.py"}
 
 
 def test_what_ran_is_counted_by_kind():

@@ -19,6 +19,7 @@ def stop() -> None:
     raise kills.Killed
 
 
+@pytest.mark.e2e
 def test_a_run_that_is_ended_again_and_again_ends_as_one_that_never_was(here):
     config, rng = settings(here, "save_every=1"), random.Random(0)
     train(config)

@@ -50,11 +50,12 @@ def made(loaded, tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def unfitted(monkeypatch, made):
-    """Nothing is fitted beside a tuning, which takes longer than so few passes; beside ``made`` it is."""
+def unfitted(monkeypatch):
+    """Nothing is fitted beside tunings of so few passes but beside ``made``, which is there before."""
     monkeypatch.setattr(beside, "fitting", lambda *given: {})
 
 
+@pytest.mark.e2e
 def test_beside_it_fitprune_is_fitted_to_samples_of_the_search(made, loaded):
     found, _ = made
     (told,) = (line for line in found.data["tune"]["singles"] if line["title"] == "FitPrune")
@@ -66,6 +67,7 @@ def test_beside_it_fitprune_is_fitted_to_samples_of_the_search(made, loaded):
     assert pricer.ratio(Plan((method,))) == pytest.approx(told["ratio"], abs=0.02)
 
 
+@pytest.mark.e2e
 def test_the_plan_costs_what_was_asked_and_holds_how_it_was_found(made, loaded):
     found, out = made
     plan = Plan.load(out)
@@ -138,6 +140,7 @@ def test_answers_of_ones_own_are_the_reference(loaded):
     assert found.chosen is not None and found.chosen.tried.ratio <= 0.6
 
 
+@pytest.mark.e2e
 def test_a_loss_that_is_not_proven_is_refused_with_what_would_help(loaded, tmp_path):
     out = tmp_path / "plan.json"
     found = tune(loaded.model, loaded.processor, SAMPLES, max_loss=0.5, out=out, **SMALL)
@@ -160,6 +163,7 @@ def test_the_cheapest_of_those_proven_is_taken(made):
     assert "about 70 held-out samples of each of the 2 tasks" in told and "--mean" in told
 
 
+@pytest.mark.e2e
 def test_a_tuning_that_is_cut_off_goes_on_and_ends_alike(loaded, tmp_path):
     class Cut(Exception):
         pass
@@ -224,6 +228,7 @@ def test_a_front_is_thinned_evenly_and_keeps_the_best(made):
     assert thinned(many[:4], 6, None) == many[:4]
 
 
+@pytest.mark.e2e
 def test_the_same_file_is_written_twice_alike(made, tmp_path):
     found, _ = made
     again = write(found, tmp_path / "other.json")

@@ -86,12 +86,12 @@ def test_it_finds_the_best_of_all_plans_of_a_small_space():
 
 def test_layers_and_rows_together_beat_both_alone():
     menu = Menu.of(LAYERS, ("attention", "ffn", "freeze", "drop", "reduce"))
-    search = searching(menu, 3000)
-    found = search.run(0.7, 3000)
+    search = searching(menu, 1500)
+    found = search.run(0.7, 1500)
     assert found is not None and found.ratio <= 0.7 and found.parts == 3
     assert found.state.reducer is None or found.state.reducer.name == "vispruner"
     assert any(found.state.skips)
-    rows = searching(Menu.of(LAYERS, ("reduce",)), 3000).run(0.7, 3000)
+    rows = searching(Menu.of(LAYERS, ("reduce",)), 1500).run(0.7, 1500)
     assert rows is not None and loss_of(found.plan) < 0.8 * loss_of(rows.plan)
     ratios = [one.ratio for one in search.front()]
     losses = [one.loss.mean for one in search.front()]

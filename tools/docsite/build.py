@@ -61,9 +61,18 @@ class Site:
                 made[place] = includes.relinked(text, place, self.places)
         return made
 
+    @cached_property
+    def drawn(self) -> findings.Drawn:
+        """Pictures of the studies."""
+        return findings.drawn(self.results)
+
     def pictures(self) -> dict[str, bytes]:
         """Pictures by their path in the site."""
-        return findings.pictures(self.results)
+        return {
+            findings.place(study, model, label): picture
+            for (study, model), pictures in self.drawn.items()
+            for label, picture in pictures.items()
+        }
 
     def written(self) -> dict[str, str]:
         """Markdown of the pages that people write, filled in, by their path in the site."""
@@ -127,4 +136,4 @@ class Site:
         if what == "figure":
             way = "../" * page.count("/")
             return f"![{name}]({way}{name}.png)"
-        return findings.page("", self.results, self.root / "docs" / "published.toml")
+        return findings.page("", self.results, self.root / "docs" / "published.toml", self.drawn)

@@ -6,7 +6,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Annotated
+from functools import cache
+from typing import Annotated, Any
 
 import typer
 
@@ -110,10 +111,16 @@ def _guarded(words: list[str]) -> int:
 
 def _run(words: list[str]) -> int:
     with threads_kept(), holding():
-        code = build()(words, prog_name=PROGRAM, standalone_mode=False)
+        code = _tree()(words, prog_name=PROGRAM, standalone_mode=False)
     if code == 130:
         raise KeyboardInterrupt
     return code if isinstance(code, int) else 0
+
+
+@cache
+def _tree() -> Any:
+    """The commands as they are run: put together once, for whoever calls `main` again and again."""
+    return typer.main.get_command(build())
 
 
 def _say(line: str, code: int) -> int:

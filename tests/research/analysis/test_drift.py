@@ -27,7 +27,14 @@ def drift_of(tiny, plan, prompt=PROMPT):
     return measure(family, family.parts(tiny.model), known, whole, planned)
 
 
-@pytest.fixture(scope="module", params=["llava-llama", "llava-qwen2", "qwen2_5_vl"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        "llava-llama",
+        pytest.param("llava-qwen2", marks=pytest.mark.long(instead="qwen2_5_vl")),
+        "qwen2_5_vl",
+    ],
+)
 def model(request):
     """Tiny models without and with biases, with and without grouped heads and several axes of positions."""
     return FACTORIES[request.param]()

@@ -31,6 +31,7 @@ def found(loaded):
     return analyze(loaded, [question(1), question(2, images=0), question(3)], PLAN)
 
 
+@pytest.mark.e2e
 def test_everything_is_there_and_text_only_samples_are_counted(found):
     data = found.data
     assert data["samples"] == [question(1).id, question(3).id] and data["without_image"] == 1
@@ -42,6 +43,7 @@ def test_everything_is_there_and_text_only_samples_are_counted(found):
     assert list(data["bounds"]["by_sample"]) == data["samples"]
 
 
+@pytest.mark.e2e
 def test_means_are_over_samples(loaded, found):
     each = [analyze(loaded, [question(n)], PLAN).data for n in (1, 3)]
     for path in (("ffn", "groups", "visual", "p3"), ("attention", "vig"), ("bounds", "residual")):
@@ -88,6 +90,7 @@ def test_an_interrupted_analysis_goes_on_and_ends_the_same(loaded, found, tmp_pa
     assert checkpoint.read_text().startswith(before)
 
 
+@pytest.mark.e2e
 def test_without_a_plan_there_are_no_bounds_unless_the_model_skips_by_itself(loaded):
     stock = analyze(loaded, [question(1)])
     assert stock.data["plan"] is None and "bounds" not in stock.data

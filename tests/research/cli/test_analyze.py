@@ -10,6 +10,7 @@ from PIL import Image
 PLAN = "ffn_skip(layers=1-2)"
 
 
+@pytest.mark.long(instead="the other tests of this file")
 def test_it_writes_plots_and_data_and_shows_which_bounds_fail(program, toy_folder, tmp_path):
     out, file = tmp_path / "analysis", tmp_path / "result.json"
     done = program("analyze", toy_folder, "--plan", PLAN, "--samples", 2, "--out", out, "--json", file)

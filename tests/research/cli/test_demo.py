@@ -45,6 +45,7 @@ def glance(monkeypatch):
     return loaded
 
 
+@pytest.mark.e2e
 def test_writes_report_figures_plan_and_numbers(command, glance, tmp_path):
     out = tmp_path / "demo"
     done = command("demo", "--out", out, "--samples", 2, "--json", "-")

@@ -25,6 +25,7 @@ NAMES = (
     *("budget", "compose", "identify", "iso-flops", "main"),
     *("realism", "saturation", "seeds", "stratified", "transfer", "whole-answer"),
 )
+LONG = ("iso-flops", "compose", "main", "realism")
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,7 @@ def result_of(loaded, questions, shared):
         yield functools.cache(lambda name: run(STUDIES[name], bench, Pace(batch_size=4)))
 
 
+@pytest.mark.e2e
 def test_equal_flops_stand_at_five_shares():
     shape = SHAPES["llava-1.5-7b"]
     rows = lineup(shape, [Layout.single(576, 64, views=shape.views(576))], {}, ratios=iso_flops.FINE)
@@ -54,7 +56,7 @@ def test_all_studies_are_found_by_name():
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.long(instead="budget")) if name == "iso-flops" else name
+        pytest.param(name, marks=pytest.mark.long(instead="budget")) if name in LONG else name
         for name in NAMES
     ],
 )
@@ -164,6 +166,7 @@ def test_the_budget_covers_every_number_of_layers(bench, result_of):
     assert set(result["headline"]) <= {e["name"] for e in result["plans"]}
 
 
+@pytest.mark.long(instead="budget")
 def test_equal_flops_are_equal_and_kept_positions_stand_beside_closed_ones(bench, result_of):
     result = result_of("iso-flops")
     ran = {e["name"]: e for e in result["plans"] if e.get("mean")}
@@ -176,6 +179,7 @@ def test_equal_flops_are_equal_and_kept_positions_stand_beside_closed_ones(bench
     assert {e["method"] for e in ran.values()} >= {"random", "uniform", "pool", "resize", "fastv", "shortv"}
 
 
+@pytest.mark.long(instead="budget")
 def test_random_rows_are_a_measure_for_lines_that_place_rows_as_they_do(result_of):
     result = result_of("iso-flops")
     reached = {e["name"]: e["cost"]["flops_ratio"] for e in result["plans"] if e.get("mean")}
@@ -213,6 +217,7 @@ def test_equal_flops_of_the_budget_are_the_nearest_lines_within_a_point(bench, r
                 assert abs(reached[told[method, budget]["second"]] - mine) == min(gaps)
 
 
+@pytest.mark.long(instead="budget")
 def test_the_main_study_holds_one_plan_against_one_plan_and_judges_every_method(result_of):
     result = result_of("main")
     entries = {e["name"]: e for e in result["plans"] if e.get("mean")}
@@ -260,6 +265,7 @@ def test_saturation_skips_every_layer_alone(bench, result_of):
         assert result["attention"][task]["change"][0] is None
 
 
+@pytest.mark.long(instead="budget")
 def test_a_pair_is_left_out_where_the_layer_method_alone_is_cheap_enough(result_of):
     """Such a pair would drop no rows: it is the layer method in more layers, not at equal FLOPs."""
     result = result_of("compose")

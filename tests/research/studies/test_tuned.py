@@ -28,6 +28,7 @@ def small():
         yield
 
 
+@pytest.mark.e2e
 def test_it_runs_tells_and_draws(loaded, questions, shared, small):
     bench = StudyBench(loaded, questions, Store(shared), tokens=TOKENS)
     result = run(STUDIES["tuned"], bench, Pace(batch_size=4))

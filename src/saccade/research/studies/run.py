@@ -17,7 +17,7 @@ from saccade.research.studies.bench import StudyBench
 from saccade.research.studies.cells import makers, missing
 from saccade.research.studies.lines import Book, columns
 from saccade.research.studies.workers import Progress, Work, fill_all, fill_with
-from saccade.system.embedded import title_of
+from saccade.system.embedded import GAZE, GLANCE, title_of
 from saccade.system.files import write_bytes, write_json, write_text
 
 SCHEMA = 1
@@ -159,15 +159,23 @@ def _fill(
 def write(study: Study, result: dict[str, Any], folder: Path) -> dict[str, Path]:
     """Writes ``study_NAME.json``, its pictures and its Markdown page, each file whole or not at all.
 
+    Another embedded model than Glance is named after the study, so that results of both lie side by side.
+
     Returns:
         Paths by what they are: ``data``, ``page``, and the pictures by name.
     """
-    stem = f"study_{study.name.replace('-', '_')}"
+    stem = stem_of(study.name, result["model"]["name"])
     paths = {"data": write_json(folder / f"{stem}.json", result)}
     for name, picture in study.draw(result).items():
         paths[name] = write_bytes(folder / f"{stem}_{name}.png", picture)
     paths["page"] = write_text(folder / f"{stem}.md", page(study, result))
     return paths
+
+
+def stem_of(study: str, model: str = GLANCE.title) -> str:
+    """How names of a result's files begin, of a study and the model's name in results."""
+    told = f"_{GAZE.name}" if model.startswith(GAZE.title) else ""
+    return f"study_{study.replace('-', '_')}{told}"
 
 
 def page(study: Study, result: dict[str, Any]) -> str:
