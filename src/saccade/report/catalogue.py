@@ -68,7 +68,7 @@ def catalogue(families: Mapping[str, Collection[str]]) -> list[dict[str, Any]]:
                 "paper": cls.paper,
                 "summary": summary(cls),
                 "saves": list(cls.saves),
-                "calibration": cls.score,
+                "calibration": cls.score or ("attention" if cls.fitted else None),
                 "parameters": [asdict(one) for one in described(cls)],
                 "presets": sorted(cls.presets),
                 "families": [name for name, can in families.items() if _served(cls().needs, can)],
