@@ -425,27 +425,15 @@ SUPPORT: tuple[Support, ...] = (
         "plans/test_bill.py::test_a_plans_bill_is_what_torch_counts_looks_at_the_tower_included",
     ),
     Support(
-        "tokens that merge inside the vision tower, and rows of the decoder with them (`tome`)",
+        "tokens that merge inside the vision tower, every patch put back behind it (`unmerge=true`)",
         "supported",
-        "in CLIP's and SigLIP's towers behind a LLaVA projector: as a prompt that never had more rows",
-        "methods/test_tome.py::test_the_model_sees_the_groups_and_nothing_else",
-    ),
-    Support(
-        "tokens that merge inside the vision tower, every patch put back behind it (`tome(unmerge=true)`)",
-        "supported",
-        "those, InternVL, Qwen-VL, Gemma 3, PaliGemma, Idefics3: as a tower in loops; spares the tower alone",
+        "where a tower is taken apart, packed ones too: as a tower in loops; it spares the tower alone",
         "methods/test_tome_unmerged.py::test_the_model_sees_what_a_tower_in_loops_puts_back",
     ),
     Support(
-        "tokens that merge inside the vision towers of GLM-V and Pixtral",
+        "such a merge in training with gradient checkpointing, where an encoder hands its layers nothing",
         "refused",
-        "merge in the decoder, or let patches leave before it (GLM-V: `pixelprune`)",
-        "methods/test_tome_unmerged.py::test_what_cannot_be_is_refused_in_one_line",
-    ),
-    Support(
-        "training with gradient checkpointing under such a merge, in InternVL, Idefics3 and SmolVLM",
-        "refused",
-        "switch it off for the tower, whose layers are told nothing when they are run again",
+        "switch checkpointing off for the tower",
         "methods/test_tome_unmerged.py::test_gradients_are_those_without_checkpointing_or_it_is_refused",
     ),
     Support(

@@ -291,7 +291,7 @@ class TowerTap:
                 "alone, for its layers are told nothing when they are run again: switch it off for the tower"
             )
         if tower.packed:
-            run.packed = PackedMerging(self.merge.r, self.family.tower_cells(tower, kwargs))
+            run.packed = PackedMerging(self.merge.r, self.family.tower_cells(module, kwargs))
             return args, kwargs | {PACKED: run.packed}
         run.merging = Merging(self.merge.r, int(tower.has_cls))
         return args, kwargs | {MERGING: run.merging}

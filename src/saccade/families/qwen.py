@@ -136,7 +136,7 @@ class QwenVL(Family):
         q_HPK, k_HPK = (_turn(part.float(), cos, sin).to(x.dtype) for part in (q_HPK, k_HPK))
         return [(q_HPK[None, :, start:end], k_HPK[None, :, start:end]) for start, end in pairwise(ends)]
 
-    def tower_cells(self, tower: Tower, kwargs: Mapping[str, Any]) -> list[int]:
+    def tower_cells(self, module: nn.Module, kwargs: Mapping[str, Any]) -> list[int]:
         return [lines * columns for t, lines, columns in kwargs["grid_thw"].tolist() for _ in range(t)]
 
     def packed_layer(

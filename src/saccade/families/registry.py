@@ -29,7 +29,7 @@ class Adapter:
     Attributes:
         name: What the family is called.
         module: File of this folder.
-        tower_can: What can be done to patches inside its vision tower (``VisionAdapter.tower_can``).
+        tower_can: What can be done to patches inside its vision tower (``MergingTokens.tower_can``).
     """
 
     name: str

@@ -16,8 +16,9 @@ import torch
 from torch import nn
 
 from saccade.core.stages import TowerLayer
-from saccade.core.tower import TowerAbility, TowerShape
+from saccade.core.tower import TowerShape
 from saccade.families.leaving import LeavingPatches
+from saccade.families.merging import MergingTokens
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -304,7 +305,7 @@ class Tower:
         return self.layers[number].get_submodule(self.attention)
 
 
-class VisionAdapter(LeavingPatches, ABC):
+class VisionAdapter(LeavingPatches, MergingTokens, ABC):
     """The half of a family's adapter that is about pictures."""
 
     name: ClassVar[str]
@@ -322,10 +323,6 @@ class VisionAdapter(LeavingPatches, ABC):
     """Whether stock models take videos and images in one batch."""
     by_rate: ClassVar[bool] = False
     """Whether frames are chosen by a rate also where their number is given (``frames.shown_frames``)."""
-
-    tower_can: ClassVar[tuple[TowerAbility, ...]] = ()
-    """What can be done to patches inside its vision tower. Registered classes say it themselves, as a plain
-    value: it is read from their text."""
 
     lays_by_count: ClassVar[bool] = False
     """Whether a picture is laid out otherwise where its prompt has several."""
@@ -445,53 +442,6 @@ class VisionAdapter(LeavingPatches, ABC):
             kwargs: Keyword arguments of its forward.
         """
         return None
-
-    def tower_layer(
-        self,
-        layer: nn.Module,
-        hidden_TPV: torch.Tensor,
-        bias_T11P: torch.Tensor | None,
-        after_attention: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
-    ) -> torch.Tensor:
-        """One layer of the tower with something done between its attention and its MLP.
-
-        Args:
-            layer: The layer.
-            hidden_TPV: What enters it.
-            bias_T11P: What is added to the attention logits, or None.
-            after_attention: Called with the residual stream, the queries and the keys (T, H, P, K); what it
-                returns goes on.
-        """
-        raise ValueError(f"{self.name}: the layers of this vision tower cannot be taken apart")
-
-    def tower_cells(self, tower: Tower, kwargs: Mapping[str, Any]) -> list[int]:
-        """Patches of every part of the pictures inside which tokens merge, in the order of a packed tower.
-
-        Args:
-            tower: The tower.
-            kwargs: Keyword arguments of its forward.
-        """
-        raise ValueError(f"{self.name}: the patches of this vision tower are not packed")
-
-    def packed_layer(
-        self,
-        layer: nn.Module,
-        hidden_NV: torch.Tensor,
-        rotary: tuple[torch.Tensor, ...],
-        attend: Callable[[Sequence[torch.Tensor], float, float], torch.Tensor],
-        after_attention: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    ) -> torch.Tensor:
-        """One layer of a packed tower with something done between its attention and its MLP.
-
-        Args:
-            layer: The layer.
-            hidden_NV: The tokens that enter it.
-            rotary: Their cosines and sines.
-            attend: Mixes values (N, H, K) by queries, keys and values (H, N, K), a scale and a dropout.
-            after_attention: Called with the residual stream and the keys (H, N, K) before they turn; what it
-                returns goes on.
-        """
-        raise ValueError(f"{self.name}: the layers of this vision tower cannot be taken apart")
 
     def full_size(self, model: nn.Module, pixels: torch.Tensor) -> bool | None:
         """Whether pictures have the size that the model is made for; None where any size is as good."""
