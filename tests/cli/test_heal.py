@@ -87,6 +87,7 @@ def test_what_cannot_be_is_refused_before_anything_is_opened(plan, words, said, 
 
 def test_defaults_are_those_of_python():
     mine = HealingSettings()
+    assert mine.learn_steps == command.LEARN_STEPS
     found = (mine.steps, mine.num_samples, mine.num_held_out, mine.batch, mine.rank, mine.tokens)
     assert found == (
         command.STEPS, command.HEAL_SAMPLES, command.HELD_OUT, command.BATCH, command.RANK, command.TOKENS,

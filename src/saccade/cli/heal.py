@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from saccade.tuning.questions import Questions
 
 STEPS, HEAL_SAMPLES, HELD_OUT, BATCH, RANK, TOKENS = 300, 2000, 260, 16, 16, 24
+LEARN_STEPS = 200
 """Defaults of ``saccade.healing.HealingSettings``, known before that is imported; a test holds them equal."""
 
 
@@ -32,7 +33,8 @@ def register(app: typer.Typer) -> None:
 def heal(
     model: common.Model,
     plan: Annotated[
-        str, typer.Argument(metavar="PLAN", help="The plan to heal: a plan file or a spec string.")
+        str,
+        typer.Argument(metavar="PLAN", help="The plan to heal: a plan file or a spec string."),
     ],
     out: Annotated[
         Path,
@@ -44,6 +46,21 @@ def heal(
     ] = None,
     task: common.Tasks = None,
     steps: Annotated[int, typer.Option(min=1, max=common.MOST_STEPS, help="Steps to take.")] = STEPS,
+    learn: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            min=0,
+            max=1,
+            callback=common.finite,
+            help="Also learn which layers skip attention and FFN of visual rows, beside PLAN (or dense), "
+            "until the FLOPs are this share of the dense model's.",
+        ),
+    ] = None,
+    learn_steps: Annotated[
+        int,
+        typer.Option("--learn-steps", min=1, max=common.MOST_STEPS, help="Steps of that, before --steps."),
+    ] = LEARN_STEPS,
     batch: Annotated[
         int, typer.Option(min=1, max=common.MOST_BATCH, help="Questions of one forward.")
     ] = BATCH,
@@ -97,7 +114,12 @@ def heal(
     that is given as --plan both are on, and without it the model is bit for bit what it was. An interrupted
     run goes on from its last checkpoint when the command is repeated.
 
+    With --learn the layers are found by the same training: gates on every layer's attention and FFN are
+    learnt together with the adapter under a price on FLOPs, then shut for good, and the adapter trains on.
+
     Example: saccade heal glance plan.json --out healed
+
+    Example: saccade heal glance dense --learn 0.7 --out learnt
     """
     view = common.Output(json)
     common.check_names(None, [plan], [] if data else task or [], opening)
@@ -112,6 +134,8 @@ def heal(
         num_samples=samples,
         num_held_out=held_out,
         tokens=max_new_tokens,
+        learn=learn,
+        learn_steps=learn_steps,
         checkpointing=checkpointing,
         save_every=save_every,
         seed=seed,

@@ -58,6 +58,8 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
     """Text decoders whose attention this adapter can take apart."""
     version: ClassVar[int] = 1
     """Raised when answers of its models come out otherwise; those that were kept are then not used again."""
+    norms_outputs: ClassVar[bool] = False
+    """Whether a layer norms what attention and FFN give before it is added, or may, for all that is known."""
     generic: ClassVar[bool] = False
     """Whether it was made by inspection, so that a check has to accept it for a plan."""
     answer_type: ClassVar[int] = 0

@@ -21,6 +21,7 @@ class Gemma(PatchTower, HeadNorms):
     What a row that skips gets is 0 before that norm, and so after it.
     """
 
+    norms_outputs = True
     layouts: ClassVar[
         tuple[str, ...]
     ] = ()  # rows laid out anew would be in no block of rows that see each other

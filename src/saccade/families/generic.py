@@ -40,6 +40,7 @@ class GenericFamily(Family):
     model_types = ()
     text_types = ()
     generic = True
+    norms_outputs = True
 
     def __init__(self, found: Found | None = None, rows: int | None = None) -> None:
         """Makes it.

@@ -6,9 +6,8 @@ import json
 import os
 import resource
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,13 @@ import torch
 from torch import nn
 
 from saccade import models
-from saccade.engine import apply, attached
+from saccade.engine import attached
 from saccade.evaluation.comparison import check_plans, compare
 from saccade.evaluation.results import Comparison
 from saccade.families import unwrap
 from saccade.healing.batches import AnswerCollator, AnsweredPool, own_answers
+from saccade.healing.building import wrapped
+from saccade.healing.learning import Stopped, learn
 from saccade.healing.result import AFTER, BEFORE, Healed, agreement, spent
 from saccade.healing.save import ADAPTER, PLAN, healed_plan, merge, write_adapter
 from saccade.healing.settings import HealingConfig, HealingSettings
@@ -31,10 +32,10 @@ from saccade.measure.provenance import record
 from saccade.models import Loaded
 from saccade.opening.digest import weights_digest
 from saccade.plans.plan import Plan, PlanLike
+from saccade.report.text import percent
 from saccade.system.files import read_json, read_text, write_json
 from saccade.system.journal import Journal
 from saccade.training import build as building
-from saccade.training.config import LoraSettings
 from saccade.training.folder import METRICS, RUN, checkpoint_of
 from saccade.training.mixture import RecordMixture
 from saccade.training.run import (
@@ -73,10 +74,6 @@ class HealingWatch:
 
 def _silent(*told: object) -> None:
     """Says nothing."""
-
-
-class Stopped(Exception):
-    """A healing that was asked to stop early; the same call goes on from its last checkpoint."""
 
 
 def heal(
@@ -134,25 +131,33 @@ def run(
 ) -> Healed:
     """The same on questions that are drawn already: ``search`` of them are trained on."""
     folder, told = Path(out), watch or HealingWatch()
-    plan = wanted_plan(loaded, plan)
-    first, names = adapted_names(loaded, plan)
+    plan, learnt = wanted_plan(loaded, plan), None
+    if settings.learn is None:
+        adapted_names(loaded, plan)  # refuses a plan that changes nothing
     world = world_of(cpu=loaded.model.device.type == "cpu")
     if world.num_processes > 1:
         raise ValueError("a healing runs in one process; on several devices take device_map")
     with for_itself(folder, world), Journal(folder / PARTIAL) as journal:
         told.begin("the dense model's answers", len(questions.search))
         targets = own_answers(loaded, questions.search, settings.tokens, journal, progress=told.step)
+        pool = AnsweredPool(questions.search, targets)
+        if settings.learn is not None:
+            told.say(f"{settings.learn_steps} steps of gates on every layer, beside {plan.spec}")
+            learnt = learn(loaded, plan, pool, questions.search, settings, folder, world)
+            plan = learnt.plan
+            told.say(f"learnt: {plan.spec}, {percent(learnt.facts['flops_ratio'])} of the FLOPs")
+        first, names = adapted_names(loaded, plan)
         config = settings.run(plan.spec, str(folder), settings.rate(loaded.shape.hidden))
         told.say(
             f"{settings.steps} steps on {len(targets)} questions; adapters on {len(names)} linear layers "
             f"of the decoder, from layer {first} on"
         )
-        pool = AnsweredPool(questions.search, targets)
         if (folder / PLAN).exists():
             # Only what came after the steps is left to do, if this is the same run.
             checkpoint_of(folder, begun(config, RecordMixture([pool], settings.seed), world), None, OPTION)
         else:
-            _trained(loaded, plan, pool, settings, config, names, world)
+            start = None if learnt is None else learnt.start
+            _trained(loaded, plan, pool, settings, config, names, world, start)
         healed = Plan.load(folder / PLAN)
         report, history = read_json(folder / RUN), _history(folder)
         told.begin("held-out questions", 3 * len(questions.held_out))
@@ -171,6 +176,7 @@ def run(
         if merging:
             files |= merge(loaded, healed, folder)
         data = told_of(loaded, plan, healed, found, settings, questions, report, history, first, len(names))
+        data["heal"] |= {} if learnt is None else {"learnt": learnt.facts}
         write_json(folder / RESULT, data)
         journal.finish()
     return Healed(healed, found, data, files)
@@ -210,8 +216,9 @@ def _trained(
     config: HealingConfig,
     names: Sequence[str],
     world: Any,
+    start: Mapping[str, torch.Tensor] | None,
 ) -> None:
-    """Takes the steps, and writes the adapter and the plan.
+    """Takes the steps, and writes the adapter and the plan; ``start`` is what the adapter begins with.
 
     Raises:
         Stopped: If a signal asked it to stop early.
@@ -231,7 +238,7 @@ def _trained(
             built.plan, built.model, loaded.family, config, args, stream, AnswerCollator(loaded, plan), meter
         )
 
-    with wrapped(loaded, plan, lora, names) as build, quiet_bars():
+    with wrapped(loaded, plan, lora, names, start) as build, quiet_bars():
         memory = Memory(loaded.model.device)
         done = take_steps(config, Fit([pool], build, trainer, OPTION), world, resume=True)
         if done.reporter.stopped:
@@ -243,39 +250,6 @@ def _trained(
     facts = {"steps": settings.steps, "samples": len(pool), "settings": settings.told()}
     facts |= {"data_hash": done.report["data"][0]["sha256"]}
     healed_plan(loaded, plan, digest, made_for, facts, folder)
-
-
-@contextmanager
-def wrapped(
-    loaded: Loaded, plan: Plan, lora: LoraSettings, names: Sequence[str]
-) -> Iterator[Callable[[], building.Built]]:
-    """Gives what wraps a model in adapters and puts the plan on; in the end the model is as it was met."""
-    model: Any = loaded.model
-    training, before = model.training, set(vars(model))
-    wanted = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    made: list[building.Built] = []
-
-    def build() -> building.Built:
-        over = building.adapted(loaded, lora, names)
-        made.append(building.Built(loaded, over, None, False))
-        made[-1] = replace(made[-1], plan=apply(over, plan))
-        return made[-1]
-
-    try:
-        yield build
-    finally:
-        for one in made:
-            if one.plan is not None:
-                one.plan.remove()
-            building.recompute_no_more(one.model)
-            over: Any = one.model
-            over.unload()
-        for name in set(vars(model)) - before:
-            delattr(model, name)
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(wanted[name])
-            parameter.grad = None
-        model.train(training)
 
 
 class Memory:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar
 
 from saccade.training.config import LoraSettings, Optimisation, TrainingConfig
@@ -28,6 +28,9 @@ class HealingSettings:
         num_samples: Questions that are trained on, at most.
         num_held_out: Questions that judge what it brought, at most.
         tokens: Longest answer that is learnt.
+        learn: FLOPs over the dense model's at which layers to skip are learnt with the adapter, beside the
+            plan; None where the plan says them.
+        learn_steps: Steps of that, before the layers are settled and the adapter trains on.
         checkpointing: Whether activations are recomputed in the backward pass instead of kept.
         save_every: Steps between checkpoints.
         seed: Of the draw, the order and the adapter.
@@ -41,6 +44,8 @@ class HealingSettings:
     num_samples: int = 2000
     num_held_out: int = 260
     tokens: int = 24
+    learn: float | None = None
+    learn_steps: int = 200
     checkpointing: bool = True
     save_every: int = 50
     seed: int = 0
@@ -52,6 +57,11 @@ class HealingSettings:
                 raise ValueError(f"{name} is a number from 1, got {value!r}")
         if type(self.seed) is not int or self.seed < 0:
             raise ValueError(f"seed is a number from 0, got {self.seed!r}")
+        share = self.learn
+        if share is not None and (
+            isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1
+        ):
+            raise ValueError(f"learn is a share between 0 and 1, got {share!r}")
         rate = self.lr
         if rate is not None and (
             isinstance(rate, bool)
@@ -92,13 +102,32 @@ class HealingSettings:
             out=out or "healed",
         )
 
+    def learning(self, spec: str, out: str, rate: float) -> HealingConfig:
+        """The run of the gates as the trainer takes it; arguments as of `run`."""
+        config = self.run(spec, out, rate)
+        return replace(
+            config,
+            optimisation=replace(config.optimisation, steps=self.learn_steps),
+            learn=self.learn,
+        )
+
     def told(self) -> dict[str, Any]:
         """What differs from the defaults, as plain values."""
         mine = asdict(self)
         return {f.name: mine[f.name] for f in fields(self) if mine[f.name] != f.default}
 
 
-_COUNTS = ("steps", "batch", "accumulation", "rank", "num_samples", "num_held_out", "tokens", "save_every")
+_COUNTS = (
+    "steps",
+    "batch",
+    "accumulation",
+    "rank",
+    "num_samples",
+    "num_held_out",
+    "tokens",
+    "save_every",
+    "learn_steps",
+)
 
 
 @dataclass(frozen=True)
@@ -106,3 +135,6 @@ class HealingConfig(TrainingConfig):
     """A run of the trainer whose records are questions with the dense model's answers, not a file's."""
 
     needs_sources: ClassVar[bool] = False
+
+    learn: float | None = None
+    """FLOPs at which layers are learnt; None where they are settled."""

@@ -41,13 +41,24 @@ def took(data: Result) -> str:
     )
 
 
+def found_by_gates(learnt: Result) -> str:
+    """How the layers of a plan were learnt, in a sentence."""
+    return (
+        f"Its layers were learnt: {learnt['steps']} steps of gates on every layer's attention and FFN beside "
+        f"`{learnt['beside']}`, until the FLOPs were at most {percent(learnt['share'])}; they are at "
+        f"{percent(learnt['flops_ratio'])}."
+    )
+
+
 def tell(data: Result) -> str:
     """What was healed, what it brought and what it took, as Markdown."""
     heal = data["heal"]
     reference = "the answers given" if heal["answers"] == "given" else f"{heal['answers']} answers"
     heads = ("", "accuracy", "against dense", "same answers as dense")
+    learnt = heal.get("learnt")
     return "\n\n".join(
         [
+            *([] if learnt is None else [found_by_gates(learnt)]),
             f"The plan `{heal['spec']}`, healed by learning from the dense model's own answers to "
             f"{heal['samples']} questions; {heal['held_out_samples']} others judged it. "
             f"Reference: {reference}.",
