@@ -26,11 +26,8 @@ class Glm4vMoe(SparseFFN, Glm4v):
     name = "GLM-4.5V"
     model_types = ("glm4v_moe",)
     text_types = ("glm4v_moe_text",)
-<<<<<<< HEAD
     tower_can = ("leave_patches",)
-=======
     norms_outputs = False
->>>>>>> main
 
     def config(
         self, shape: ModelShape, layers: int | None = None, vision_layers: int = 1
