@@ -81,7 +81,7 @@ Decide = Callable[["Walk", Seen, int], None]
 class Walk:
     """A sample on its way through the layers."""
 
-    def __init__(self, model: Any, inputs: dict[str, torch.Tensor]) -> None:
+    def __init__(self, model: Any, inputs: dict[str, torch.Tensor], image_id: int = IMAGE) -> None:
         """Runs the stock model once for the decoder's input; ``inputs`` hold one sample without padding."""
         assert inputs["input_ids"].shape[0] == 1 and bool(inputs["attention_mask"].all())
         assert model.config.get_text_config()._attn_implementation == "eager"
@@ -118,7 +118,7 @@ class Walk:
         image, shown = -1, 0
         before = False
         for n, token in enumerate(inputs["input_ids"][0].tolist()):
-            visual = token == IMAGE
+            visual = token == image_id
             image += visual and not before
             before = visual
             state = caught["hidden"][0, n]

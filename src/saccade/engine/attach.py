@@ -183,7 +183,7 @@ class Attachment:
         if len(merges) > 1:
             raise ValueError(f"{self.plan.spec}: a vision tower merges by one rule only")
         shortening = bool(self.plan.shortening)
-        if not (stages or shortening or any(method.by_image for method in self.plan.methods)):
+        if not (stages or shortening or merges or any(method.by_image for method in self.plan.methods)):
             return None
         check = FullSize(self.model, self.family, self.plan).check if shortening else None
         weighs = any(stage.look.weighs for stage in stages)

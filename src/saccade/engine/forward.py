@@ -154,6 +154,11 @@ class Forward:
         pictures = prompt is not None and self.whole and bool(prompt.visual_BN.any())
         if self.whole and (pictures or given is not None):
             refuse_split_prompts(self.plan.spec, self.looks_at_end)
+        if given is not None and self.tap is not None and self.tap.spreads:
+            raise ValueError(
+                f"{self.plan.spec} merges tokens while the vision tower runs, and these embeddings are made: "
+                "give pixel_values, or leave the plan out"
+            )
         captured = self._captured(prompt)
         named = by_name(module, args, kwargs)
         rows = next(

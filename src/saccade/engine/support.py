@@ -431,6 +431,18 @@ SUPPORT: tuple[Support, ...] = (
         "plans/test_bill.py::test_a_plans_bill_is_what_torch_counts_looks_at_the_tower_included",
     ),
     Support(
+        "tokens that merge inside the vision tower, every patch put back behind it (`unmerge=true`)",
+        "supported",
+        "where a tower is taken apart, packed ones too: as a tower in loops; it spares the tower alone",
+        "methods/test_tome_unmerged.py::test_the_model_sees_what_a_tower_in_loops_puts_back",
+    ),
+    Support(
+        "such a merge in training with gradient checkpointing, where an encoder hands its layers nothing",
+        "refused",
+        "switch checkpointing off for the tower",
+        "methods/test_tome_unmerged.py::test_gradients_are_those_without_checkpointing_or_it_is_refused",
+    ),
+    Support(
         "patches that leave before the vision tower",
         "supported",
         "in Qwen-VL's towers, which take packed patches: as a tower and a decoder that never saw them",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from saccade.core.tower import TowerAbility
 from saccade.families.base import Family
 from saccade.system.listing import files_with, registered
 
@@ -21,17 +22,19 @@ class Adapter:
     Attributes:
         name: What the family is called.
         module: File of this folder.
+        tower_can: What can be done to patches inside its vision tower (``MergingTokens.tower_can``).
     """
 
     name: str
     module: str
+    tower_can: tuple[TowerAbility, ...] = ()
 
 
 @cache
 def adapters() -> Mapping[str, Adapter]:
     """The adapters of this folder by model type, from their text: nothing of transformers is imported."""
     return {
-        kind: Adapter(found["name"], stem)
+        kind: Adapter(found["name"], stem, found.get("tower_can", ()))
         for stem in files_with(_FOLDER, r"^@register$")
         for found in registered(_FOLDER / f"{stem}.py")
         for kind in found["model_types"]
@@ -79,6 +82,12 @@ def names() -> list[str]:
     """What the families are called; none is imported."""
     met = (family.name for family in FAMILIES._met.values())
     return sorted({*(one.name for one in adapters().values()), *met})
+
+
+def abilities() -> dict[str, tuple[TowerAbility, ...]]:
+    """What can be done to patches inside the towers of all families, by their names; none is imported."""
+    listed = {one.name: one.tower_can for one in adapters().values()}
+    return listed | {family.name: family.tower_can for family in FAMILIES._met.values()}
 
 
 def register(cls: type[Family]) -> type[Family]:
