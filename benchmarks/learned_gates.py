@@ -116,9 +116,8 @@ def seed_rows(
     rows = []
     for name, one in ((LEARNT, learnt), (CHOSEN, chosen)):
         ratio = one.after.cost["flops_ratio"]
-        print(
-            f"seed {seed}: {name} {one.plan.spec} at {ratio:.3f}: {one.after.mean.accuracy.value:.4f}", flush=True
-        )
+        right = one.after.mean.accuracy.value
+        print(f"seed {seed}: {name} {one.plan.spec} at {ratio:.3f}: {right:.4f}", flush=True)
         rows.append(
             {
                 "seed": seed,
