@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from saccade.calibration.measures import ascending
+from saccade.plans.plan import Plan
 from saccade.tuning.result import Explained
 from saccade.tuning.search import Search, Tried
 from saccade.tuning.settings import Settings
@@ -22,7 +23,9 @@ def alone(search: Search, settings: Settings) -> list[dict[str, Any]]:
     found = []
     costs = [settings.budget] if settings.budget is not None else [budget for budget, _ in settings.steps]
     for budget in costs:
-        for title, plan in singles(search.pricer, budget, orders).items():
+        plans = singles(search.pricer, budget, orders)
+        search.judge.ahead((plan, 0) for plan in plans.values())
+        for title, plan in plans.items():
             try:
                 loss = search.judge.measure(plan, 0)
             except ValueError:
@@ -34,11 +37,11 @@ def alone(search: Search, settings: Settings) -> list[dict[str, Any]]:
 
 def explained(search: Search, best: Tried) -> tuple[Explained, ...]:
     """What undoing every choice would change, one by one, measured on all samples of the search."""
-    state, found = best.state, []
+    state = best.state
+    undone: list[tuple[str, str, str, Plan]] = []
 
     def told(what: str, chosen: str, other: str, to: State) -> None:
-        loss = search.judge.whole(to.plan)
-        found.append(Explained(what, chosen, other, search.pricer.ratio(to.plan), loss.mean))
+        undone.append((what, chosen, other, to.plan))
 
     end = search.menu.layers if state.last is None else state.last
     for layer in range(end):
@@ -60,4 +63,8 @@ def explained(search: Search, best: Tried) -> tuple[Explained, ...]:
         told(f"from layer {state.last} on", "no visual rows", "all that are left", replace(state, last=None))
     if state.scale != 1:
         told("resolution", f"{state.scale:g} of each side", "full", replace(state, scale=1.0))
-    return tuple(found)
+    search.judge.ahead((plan, part) for *_, plan in undone for part in range(len(search.judge.parts)))
+    return tuple(
+        Explained(what, chosen, other, search.pricer.ratio(plan), search.judge.whole(plan).mean)
+        for what, chosen, other, plan in undone
+    )
