@@ -26,7 +26,7 @@ EXPECTED = {
     SKIPPED: {"vskip", "ffn_skip", "shortv", "vtw", "victor", "skip_vision"},
     TOWER: {"fastervlm", "hiprune", "vispruner"},
     BEFORE: {"cdpruner", "divprune", "random", "uniform"},
-    INSIDE: {"fastv", "pyramiddrop", "sparsevlm", "sparsevlm_plus", "dart"},
+    INSIDE: {"fastv", "fitprune", "pyramiddrop", "sparsevlm", "sparsevlm_plus", "dart"},
     MERGED: {"token_merge", "pool", "prumerge", "prumerge_plus", "visionzip", "tome"},
     RESIZED: {"resize"},
     RELEASED: {"skip_vision"},

@@ -18,15 +18,15 @@ def test_every_registered_method_is_listed_with_its_parameters(command):
             f.name: f.default for f in fields(cls)
         }
         assert entry["presets"] == sorted(getattr(cls, "presets", {}))
-        served = getattr(cls, "families", None) or {family.name for family in FAMILIES.values()}
-        assert set(entry["families"]) == set(served)
+        needs, every = cls().needs, FAMILIES.values()
+        assert set(entry["families"]) == {one.name for one in every if needs in (None, *one.tower_can)}
 
 
-def test_a_method_of_some_families_says_which(command, monkeypatch):
-    monkeypatch.setattr(METHODS["tome"], "families", ("LLaVA-1.5",), raising=False)
+def test_a_method_that_needs_something_of_the_tower_names_the_families_that_have_it(command):
     entries = {e["name"]: e for e in command("methods", "--json", "-").json["methods"]}
-    assert entries["tome"]["families"] == ["LLaVA-1.5"]
-    assert len(entries["fastv"]["families"]) > 1
+    assert "LLaVA-1.5" in entries["tome"]["families"] and "Qwen2.5-VL" not in entries["tome"]["families"]
+    assert "Qwen2.5-VL" in entries["pixelprune"]["families"]
+    assert set(entries["fastv"]["families"]) > set(entries["tome"]["families"])
 
 
 def test_parameters_say_what_they_are_if_they_are_not_given(command):

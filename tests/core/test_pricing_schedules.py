@@ -152,7 +152,9 @@ def test_before_the_decoder_every_layer_runs_with_what_is_kept(spec, rows):
 def test_score_rows_cost_under_a_hundredth_of_the_dense_prefill(name):
     spec = {"vskip": "vskip(budget=19)", "ffn_skip": "ffn_skip(budget=19)", "shortv": "shortv(budget=19)"}
     found = priced(spec.get(name, "vtw(layer=16)" if name == "vtw" else f"{name}()"))
-    assert 0 <= found.score_tflops < 0.01 * found.dense_executed_tflops
+    # FitPrune asks all rows of the image, in every layer in which rows leave.
+    most = 0.04 if name == "fitprune" else 0.01
+    assert 0 <= found.score_tflops < most * found.dense_executed_tflops
     assert found.score_tflops <= found.executed_tflops
 
 

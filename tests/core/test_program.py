@@ -43,6 +43,7 @@ PARTS = {
     "divprune": amounts.map(lambda a: f"divprune(keep={a})"),
     "pixelprune": st.just("pixelprune()"),
     "cdpruner": amounts.map(lambda a: f"cdpruner(keep={a})"),
+    "fitprune": fractions.map(lambda f: f"fitprune(keep={f})"),
     "hiprune": amounts.map(lambda a: f"hiprune(keep={a},alpha=0.5)"),
     "visionzip": st.just("visionzip(dominant=9,contextual=3)"),
     "prumerge": st.just("prumerge()"),

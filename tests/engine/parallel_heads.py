@@ -32,6 +32,7 @@ PLANS = (
     "prumerge",
     "prumerge_plus",
     "pyramiddrop(layers=1/2/3,keep=0.5)",
+    "fitprune(layers=1/2/3,left=0.7/0.5/0.3)",
     "random(keep=0.5,layer=1)",
     "resize(scale=0.5)",
     "shortv(layers=1-3)",

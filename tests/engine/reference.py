@@ -18,7 +18,7 @@ from saccade.core.layout import Layout
 from saccade.families import find
 from saccade.plans.plan import Plan
 from support.ending import showing
-from support.recurrent import OnRows, mixer_of, recurs
+from support.recurrent import OnRows, ffn_of, mixer_of, recurs
 from support.sight import sees_BNN
 
 
@@ -54,7 +54,7 @@ def masked(model: Any, spec: str, inputs: dict[str, torch.Tensor]) -> Iterator[N
                 if recurs(layer)
                 else layer.register_forward_pre_hook(see, with_kwargs=True),
                 mixer.register_forward_hook(keep_query),
-                layer.mlp.register_forward_hook(keep_ffn),
+                ffn_of(layer).register_forward_hook(keep_ffn),
             )
             for hook in hooks:
                 stack.callback(hook.remove)

@@ -17,7 +17,8 @@ from support.models import FACTORIES, SQUARE, TALL
 
 SAMPLES = [[3, SQUARE, 5], [2, TALL, 1, SQUARE, 7]]
 PLANS = [
-    "fastv(layer=2,keep=0.5)", "pyramiddrop(layers=1/2,keep=0.5)", "sparsevlm(layers=2/3,tokens=0.6)",
+    "fastv(layer=2,keep=0.5)", "pyramiddrop(layers=1/2,keep=0.5)", "fitprune(layers=1/2,left=0.6/0.3)",
+    "sparsevlm(layers=2/3,tokens=0.6)",
     "sparsevlm_plus(layers=2/3,tokens=0.6,heads=3)", "dart(layer=2,keep=0.5,pivots=1)", "fastervlm(keep=6)",
     "vispruner(keep=6)", "visionzip(dominant=4,contextual=3)", "prumerge(keep=6)", "prumerge_plus",
     "divprune(keep=6)", "tome(r=2)", "token_merge(keep=6)", "token_merge(keep=5,rule=mean)", "pool(factor=3)",

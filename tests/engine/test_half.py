@@ -18,6 +18,7 @@ import torch
 
 from saccade import Plan, apply
 from saccade.core.stages import Evidence
+from saccade.methods.fitprune import weighed
 from support.looking import evidence_of
 from support.models import FACTORIES, SQUARE, TALL, Tiny
 from support.reference import gap
@@ -27,6 +28,7 @@ HALVES = [torch.bfloat16, torch.float16]
 SCORED = {
     "fastv(layer=2,keep=0.5)": lambda by, e: e.weights_BHRN.mean(1)[:, 0],
     "pyramiddrop(layers=1/2,keep=0.5)": lambda by, e: e.weights_BHRN.mean(1)[:, 0],
+    "fitprune(layers=1/2,left=0.6/0.3)": lambda by, e: weighed(e).prod(1),
     "sparsevlm(layers=2/3,tokens=0.6,recycle=false)": lambda by, e: by.scores(e),
     "sparsevlm_plus(layers=2/3,tokens=0.6,heads=3)": lambda by, e: by.scores(e),
     "fastervlm(keep=6)": lambda by, e: e.vision.attention_BN,

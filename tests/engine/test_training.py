@@ -37,7 +37,7 @@ VIEWED = {
     "internvl": lambda: tiny_internvl("qwen3"),
     **{
         name: FACTORIES[name]
-        for name in ("qwen3_vl_moe", "qwen3_5", "idefics3-llama", "mistral3", "glm4v", "gemma3")
+        for name in ("qwen3_vl_moe", "qwen3_5", "lfm2_vl", "idefics3-llama", "mistral3", "glm4v", "gemma3")
     },
 }
 CASES = [(f, s) for f in MODELS for s in SPECS] + [(f, s) for f in VIEWED for s in SPECS[2:4]]

@@ -40,6 +40,7 @@ ANEW = {
     "cdpruner": "cdpruner(keep=0.5)",
     "fastv": "fastv(layer=1,keep=0.5)",
     "pyramiddrop": "pyramiddrop(layers=1/2,keep=0.5)",
+    "fitprune": "fitprune(layers=1/2,left=0.6/0.3)",
     "sparsevlm": "sparsevlm(tokens=0.4,layers=1/2,recycle=false)",
     "sparsevlm_plus": "sparsevlm_plus(tokens=0.4,layers=1/2)",
     "dart": "dart(layer=1,keep=0.5,pivots=2)",

@@ -11,10 +11,11 @@ from torch import nn
 
 import saccade
 from matrix.cases import TOLERANCE, model
-from saccade.core.shapes import SHAPES
+from saccade.core.shapes import SHAPES, ShortConv
 from saccade.families import FAMILIES, find, unwrap
 from saccade.measure.target import FAMILY_OF
 from support.models import FACTORIES, FFN, HEADS, HIDDEN, IMAGE, SQUARE, VOCAB, WIDE, decoder_of, tiny_llava
+from support.recurrent import last_norm
 from support.reference import gap, recompute
 from support.sight import sees_BNN
 
@@ -112,7 +113,7 @@ def test_parts_are_the_models_own(name):
     assert parts.core is tiny.model.model and parts.decoder is decoder_of(tiny.model)
     assert (
         parts.layers is parts.decoder.layers
-        and parts.norm is parts.decoder.norm
+        and parts.norm is last_norm(parts.decoder)
         and parts.head is tiny.model.lm_head
     )
     bare = find(tiny.model.model).parts(tiny.model.model)
@@ -196,8 +197,12 @@ def test_a_model_of_every_shape_can_be_built(family, name):
             asks = (3 if one.gated else 2) * d * shape.query_width
             assert weights == 2 * d * shape.kv_width + asks + ffn
         else:
-            # Queries, keys and values; gate and output; decay and strength; the convolution.
             held = one.recurrent
+            if isinstance(held, ShortConv):
+                # Two gates and what is mixed; output; the convolution.
+                assert weights == 4 * d * d + held.kernel * d + ffn
+                continue
+            # Queries, keys and values; gate and output; decay and strength; the convolution.
             wide = 2 * held.key_heads * held.key_dim + held.value_heads * held.value_dim
             values, gates = 2 * held.value_heads * held.value_dim, 2 * held.value_heads
             assert weights == d * (wide + values + gates) + held.kernel * wide + ffn

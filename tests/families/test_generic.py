@@ -15,6 +15,7 @@ import saccade.check
 from inspected.classes import config_of, model_of
 from inspected.scene import prompts
 from inspected.shrink import text_of
+from saccade.check import Prompts
 from saccade.families import FAMILIES, adopt, find
 from saccade.families.generic import GenericFamily
 from saccade.families.recipes import AttentionRecipe
@@ -52,8 +53,7 @@ def test_it_gives_the_numbers_of_the_adapter_that_somebody_wrote(name):
     ("kind", "why"),
     [
         ("mllama", "its layer 1 .* does not run on words alone: pictures are seen by cross-attention"),
-        ("lfm2_vl", "its decoder layer 0 .* has no mlp, but self_attn, feed_forward"),
-        ("qwen3_5", "its decoder layer 0 .* has no self_attn, but linear_attn"),
+        ("florence2", "its decoder layer 0 .* has no mlp, but self_attn, .*encoder_attn"),
         ("paligemma", "its words see later words"),
         ("kimi_k25", "its attention does not know its head_dim"),
         ("blip-2", "does not run on words alone"),
@@ -192,6 +192,58 @@ def test_an_adapter_that_is_wrong_about_anything_is_not_accepted(checked):
     assert any("the adapter says 0" in row.why for row in report.failures)
     with pytest.raises(ValueError, match="no check has accepted"):
         saccade.apply(model, "vtw(layer=2)")
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        # FFNs that say beside the rows what they did, and are told which rows are a picture's.
+        ("ernie4_5_vl_moe", {"layers": [0, 1, 2], "projections": ["q_proj", "k_proj", "v_proj"]}),
+        # Layers that recur, and attention with a gate, as the adapter of another family knows them.
+        ("minicpmv4_6", {"layers": [1], "lender": "qwen3_5"}),
+        # Tables by kind of layer.
+        ("cohere_compass", {"layers": [0, 1, 2], "moment": ""}),
+        # Layers and modules by other names, in a class that has an adapter.
+        ("lfm2_vl", {"layers": [1], "norms": ["q_layernorm", "k_layernorm"], "output": "out_proj"}),
+    ],
+)
+def test_a_decoder_of_an_uncommon_kind_is_taken_apart(kind, told):
+    model = model_of(kind)
+    family = GenericFamily.of(model)
+    adopt(model, family)
+    (recipe,) = family.told()["attention"]
+    assert told.items() <= recipe.items()
+    asked = prompts(model, kind, family.visual_ids(model.config)[0])
+    report = saccade.check.run(wrap(model, None, kind), "shortv(layers=1)+uniform(keep=0.5)", prompts=asked)
+    assert report.accepted == ("shortv", "uniform"), [(row.plan, row.why) for row in report.failures]
+
+
+def test_a_decoder_that_a_class_has_no_adapter_for_is_inspected():
+    tiny = tiny_llava(layers=2)
+    config = copy.deepcopy(tiny.model.config)
+    config.text_config = T.Phi3Config(**text_of(T.Phi3Config()), sliding_window=None)
+    model = T.LlavaForConditionalGeneration(config).eval()
+    with pytest.raises(ValueError, match=r"'phi3' text decoder is not supported.*check MODEL --generic"):
+        saccade.apply(model, "vtw(layer=1)")
+    loaded = wrap(model, None, "llava-phi3", generic=True)
+    given = {name: getattr(tiny, name)(SAMPLES) for name in ("batch", "singles")}
+    shown = Prompts(
+        given["singles"][0], given["singles"][1], tuple(given["singles"]), given["batch"], (1, 0, 1)
+    )
+    report = saccade.check.run(loaded, "vtw(layer=1)", prompts=shown)
+    assert report.accepted == ("vtw",), [(row.plan, row.why) for row in report.failures]
+    saccade.apply(model, "vtw(layer=1)").remove()
+    config.text_config = T.Ministral3Config(**text_of(T.Ministral3Config()))
+    with pytest.raises(ValueError, match="'llava' with a 'ministral3' text decoder, and none can be made"):
+        find(T.LlavaForConditionalGeneration(config).eval(), generic=True)
+
+
+def test_what_is_added_to_the_rows_of_a_picture_alone_is_refused_by_the_check():
+    model = model_of("granite4_vision")
+    loaded = wrap(model, None, "granite4_vision", generic=True)
+    asked = prompts(model, "granite4_vision", model.config.image_token_index)
+    with pytest.raises(ValueError, match="does something to the rows of a picture before its first layer"):
+        saccade.check.run(loaded, "vtw(layer=2)", prompts=asked)
 
 
 @torch.no_grad()

@@ -151,7 +151,7 @@ def test_copies_of_features_in_one_tensor_are_told_by_what_they_hold():
 def test_other_towers_are_not_taken_apart():
     tiny = tiny_internvl()
     family = find(tiny.model)
-    with pytest.raises(ValueError, match="joins neighbouring patches at fixed places"):
+    with pytest.raises(ValueError, match="let every patch be put back behind it"):
         saccade.apply(tiny.model, "tome(r=2)")
     tiny.model.config.downsample_ratio = 0.25
     assert family.tower(tiny.model) is None

@@ -54,7 +54,7 @@ def maps(tower: Any) -> Iterator[list[torch.Tensor]]:
         tower.set_attn_implementation("sdpa")
 
 
-@pytest.mark.parametrize("name", ["idefics3-llama", "mistral3", "glm4v"])
+@pytest.mark.parametrize("name", ["idefics3-llama", "lfm2_vl", "mistral3", "glm4v"])
 @torch.no_grad()
 def test_the_tower_tells_what_patches_of_a_row_get_of_their_own_picture(name):
     tiny = FACTORIES[name]()
@@ -69,7 +69,8 @@ def test_the_tower_tells_what_patches_of_a_row_get_of_their_own_picture(name):
     )
     with maps(tower.module) as layers:
         tiny.model.get_image_features(
-            **{k: v for k, v in given.items() if k.startswith(("pixel", "image"))}, return_dict=True
+            **{k: v for k, v in given.items() if k.startswith(("pixel", "image", "spatial"))},
+            return_dict=True,
         )
     hook.remove()
     at = layout.visual_BN
@@ -77,6 +78,14 @@ def test_the_tower_tells_what_patches_of_a_row_get_of_their_own_picture(name):
         # Views of 6 x 6 patches: one, then two tiles and the whole, twice.
         received = layers[-1].mean(1).sum(1).flatten()
         order, views = joined([(6, 6)] * 7, 2), [n for n in range(7) for _ in range(9)]
+    elif name == "lfm2_vl":
+        # The same views, but the whole is smaller; each is padded to 36 patches.
+        grids = [(6, 6), (6, 6), (6, 6), (4, 8), (6, 6), (6, 6), (8, 4)]
+        counts = [high * wide for high, wide in grids]
+        received = torch.cat(
+            [one[:, :n, :n].mean(0).sum(0) for one, n in zip(layers[-1], counts, strict=True)]
+        )
+        order, views = joined(grids, 2), [n for n, count in enumerate(counts) for _ in range(count // 4)]
     else:
         grids = [(6, 6), (6, 12), (12, 6)]
         # Mistral 3 masks one map of all pictures; GLM takes them one by one, patches in order.

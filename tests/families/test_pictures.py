@@ -72,6 +72,7 @@ OWN = (
     "internvl",
     "idefics3",
     "smolvlm",
+    "lfm2_vl",
     "mistral3",
     "llava-pixtral",
     "gemma3",

@@ -278,7 +278,7 @@ def test_what_is_not_defined_says_so(name):
     model = FACTORIES[name]().model
     with pytest.raises(ValueError, match="several axes and cannot close up"):
         saccade.apply(model, "fastv(layer=1,keep=0.5,position_policy=compact)")
-    with pytest.raises(ValueError, match="joins neighbouring patches"):
+    with pytest.raises(ValueError, match="tokens cannot merge inside the vision tower"):
         saccade.apply(model, "tome(r=4)")
 
 

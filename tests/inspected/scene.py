@@ -75,6 +75,9 @@ def rows_of(model: Any, kind: str, pixels: Mapping[str, torch.Tensor], count: in
     made = (
         output.last_hidden_state if getattr(output, "pooler_output", None) is None else output.pooler_output
     )
+    if getattr(output, "pooler_output", None) is None and getattr(output, "deepstack_features", None):
+        # One decoder layer's features of every picture, the same rows for each layer.
+        made = output.deepstack_features[0][1]
     if isinstance(made, torch.Tensor):
         total = made.numel() // made.shape[-1]
         return [total // count] * count
@@ -93,7 +96,8 @@ def _square(config: Any, shown: Sequence[int], draws: Sequence[torch.Generator])
 
 
 def _side(config: Any) -> int:
-    side = getattr(config.vision_config, "image_size", 32)
+    tower = getattr(config, "vision_config", None)
+    side = getattr(tower, "image_size", 32)
     return side if isinstance(side, int) else side[0]
 
 
@@ -166,6 +170,46 @@ def _whole_tiles(
     return found | {"pixel_attention_mask": real}
 
 
+def _strips(config: Any, shown: Sequence[int], draws: Sequence[torch.Generator]) -> dict[str, torch.Tensor]:
+    """Patches of all pictures side by side, and the lines and columns of each."""
+    patch, height, width = config.vision_config.patch_size, 4, 8
+    each = _each(shown, draws, 1, 3, patch, patch * height * width)
+    return {"pixel_values": torch.cat(each, -1), "target_sizes": torch.tensor([[height, width]] * sum(shown))}
+
+
+def _pooled(config: Any, shown: Sequence[int], draws: Sequence[torch.Generator]) -> dict[str, torch.Tensor]:
+    """One crop a picture as patches, which of them each row pools, and lines and columns of rows."""
+    patch, count = config.vision_config.patch_size, sum(shown)
+    places = torch.arange(16).view(2, 2, 2, 2).transpose(1, 2).reshape(4, 4)
+    return {
+        "pixel_values": torch.stack(_each(shown, draws, 16, 3 * patch * patch)),
+        "image_token_pooling": torch.cat([places + 16 * number for number in range(count)]),
+        "image_grids": torch.tensor([[2, 2, 0, 0]] * count),
+    }
+
+
+def _large(config: Any, shown: Sequence[int], draws: Sequence[torch.Generator]) -> dict[str, torch.Tensor]:
+    """One view a picture, for towers that make one row of many pixels."""
+    return {"pixel_values": torch.stack(_each(shown, draws, 3, 256, 256))}
+
+
+def _tile(config: Any, shown: Sequence[int], draws: Sequence[torch.Generator]) -> dict[str, torch.Tensor]:
+    """One tile a picture, of the size that a tower of timm was told."""
+    side = config.vision_config.model_args["img_size"][0]
+    return {"pixel_values": torch.stack(_each(shown, draws, 1, 3, side, side))}
+
+
+def _padded(config: Any, shown: Sequence[int], draws: Sequence[torch.Generator]) -> dict[str, torch.Tensor]:
+    """Patches of one view a picture, with its lines and columns and which patches are real."""
+    patch, height, width = config.vision_config.patch_size, 4, 6
+    views = torch.stack(_each(shown, draws, height * width, 3 * patch * patch))
+    return {
+        "pixel_values": views,
+        "spatial_shapes": torch.tensor([[height, width]] * len(views)),
+        "pixel_attention_mask": torch.ones(views.shape[:2], dtype=torch.int),
+    }
+
+
 def _patches(config: Any, shown: Sequence[int], draws: Sequence[torch.Generator]) -> dict[str, torch.Tensor]:
     """Patches as they are, for models without a tower."""
     wide = config.num_channels * config.patch_size**2
@@ -180,7 +224,7 @@ def _merged(config: Any, shown: Sequence[int], draws: Sequence[torch.Generator])
 
 PICTURES: dict[str, Pixels] = {
     **dict.fromkeys(("idefics2", "idefics3", "smolvlm"), _by_sample),
-    **dict.fromkeys(("mistral3", "mistral_large4", "lighton_ocr"), _sized),
+    **dict.fromkeys(("mistral3", "mistral_large4", "lighton_ocr", "emu3"), _sized),
     **dict.fromkeys(("llava_next", "llava_next_video", "llava_onevision", "granite4_vision"), _tiles),
     **dict.fromkeys(("paddleocr_vl",), _planes),
     **dict.fromkeys(
@@ -194,6 +238,11 @@ PICTURES: dict[str, Pixels] = {
         ),
         _grid,
     ),
+    **dict.fromkeys(("minicpmv4_6", "minicpmv4_7", "minicpm_ocr"), _strips),
+    "molmo2": _pooled,
+    "lfm2_vl": _padded,
+    "perception_lm": _tile,
+    "fast_vlm": _large,
     "granite_docling": _whole_tiles,
     "fuyu": _patches,
     "video_llama_3": _merged,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from support.models import BANNER, FACTORIES, SEVERAL_AXES, SQUARE, TALL, WIDE, Segment, Tiny
+from support.models import BANNER, FACTORIES, RECURRENT, SEVERAL_AXES, SQUARE, TALL, WIDE, Segment, Tiny
 from support.reference import Recipe
 
 LAYERS = 4
@@ -62,7 +62,7 @@ def fits(family: str, scene: str) -> bool:
 
 def suits(family: str, plan: str) -> bool:
     """Whether the family has what a plan looks at: layer 3 of the tiny Qwen3.5 has no attention."""
-    return not (family.startswith("qwen3_5") and "pyramiddrop(" in plan and "/3" in plan)
+    return not (family in RECURRENT and "pyramiddrop(" in plan and "/3" in plan)
 
 
 ATTENTIONS = ("sdpa", "eager")

@@ -8,7 +8,7 @@ import torch
 import saccade
 from matrix.cases import LAYERS, PLANS, TOLERANCE, crossed, greedy, model, share
 from saccade.engine import kv_lengths
-from support.models import BANNER, FACTORIES, SQUARE, TALL, WIDE
+from support.models import BANNER, FACTORIES, RECURRENT, SQUARE, TALL, WIDE
 from support.reference import extend, gap, kv_rows, recompute, step_logits
 from support.sight import held_after
 from support.turns import next_turn
@@ -16,10 +16,6 @@ from support.turns import next_turn
 FIRST = [[3, SQUARE, 2], [2, WIDE, 4], [5]]
 SECOND = {"text": [[3], [5], [2]], "image": [[2, TALL, 1], [1, SQUARE, 2], [1, BANNER, 3]]}
 PAIRS = crossed(PLANS)
-
-
-STATES = ("qwen3_5", "qwen3_5_moe")
-"""Families whose caches hold states beside keys."""
 
 
 def refuses_new_image(plan: str) -> bool:
@@ -77,7 +73,7 @@ def test_a_second_turn_by_hand_sees_every_row_it_should(plan, family, first):
         cache = tiny.model(**inputs, position_ids=positions[..., :length], use_cache=True).past_key_values
         lengths, slides = kv_lengths(cache), tiny.family in ("gemma3", "paligemma")
         # A cache that has slid is not cropped (engine/test_windows.py), and no state is.
-        crops = not slides and family not in STATES
+        crops = not slides and family not in RECURRENT
         for again in range(2 if crops else 1):
             out = tiny.model(
                 input_ids=said,
@@ -113,11 +109,8 @@ def test_a_new_image_by_hand_on_an_existing_cache(family):
                 full["image_grid_thw"],
                 attention_mask=full["attention_mask"],
             )
-        vision = {
-            k: v
-            for k, v in cached.items()
-            if k in ("pixel_values", "image_sizes", "image_grid_thw", "mm_encoder_outputs", "token_type_ids")
-        }
+        text = ("input_ids", "attention_mask", "mm_token_type_ids")
+        vision = {k: v for k, v in cached.items() if k not in text}
         out = tiny.model(
             input_ids=cached["input_ids"][:, past:],
             attention_mask=cached["attention_mask"],
@@ -147,7 +140,7 @@ BATCH_OPS = {
         (f, operation)
         for f in FACTORIES
         for operation in BATCH_OPS
-        if f not in STATES or operation == "reorder"
+        if f not in RECURRENT or operation == "reorder"
     ],
 )
 @torch.no_grad()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from saccade.core.shapes import SHAPES, Experts, ModelShape, Recurrent
+from saccade.core.shapes import SHAPES, Experts, ModelShape, Recurrent, ShortConv
 from saccade.measure import target
 
 SIZES = {
@@ -36,6 +36,9 @@ SIZES = {
         gated=True,
         recurrent=Recurrent((0,), 2, 4, 8, 8, 4),
         experts=Experts(4, 2, 32, 32, weighed=True),
+    ),
+    "lfm2_vl": ModelShape(
+        "toy-lfm2", 3, 64, 4, 2, 16, 128, 256, 24, recurrent=ShortConv((0,), width=64, kernel=3)
     ),
     "glm4v_moe": ModelShape(
         "toy-glm-moe", 3, 64, 4, 2, 16, 96, 256, 24, experts=Experts(4, 2, 32, 32), plain=(0,), plain_ffn=128

@@ -47,6 +47,7 @@ TABLE = {
     "prumerge_plus(keep={})": EXTRA,
     "dart(keep={})": EIGHTHS,
     "pyramiddrop(layers=8,keep={})": DOWN,
+    "fitprune(layers=8,left={})": NEAREST,
     "token_merge(keep={})": DOWN,
     "random(keep={})": DOWN,
     "uniform(keep={})": DOWN,

@@ -308,7 +308,7 @@ def test_outside_of_features_the_tower_is_stock():
 
 
 def test_towers_that_cannot_merge_say_why():
-    with pytest.raises(ValueError, match=r"Qwen2\.5-VL: it joins neighbouring patches"):
+    with pytest.raises(ValueError, match=r"Qwen2\.5-VL: it takes patches packed"):
         saccade.apply(tiny_qwen().model, "tome()")
     with pytest.raises(ValueError, match="taken before its first layer"):
         saccade.apply(models.load("glance").model, "tome()")

@@ -122,6 +122,16 @@ def test_a_processor_that_is_not_there_without_torchvision_says_so(name, tmp_pat
         open_processor(str(folder))
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_pictures_that_torchvision_alone_reads_say_so(named, tmp_path):
+    """By the name in the files, and by the model's type where they name no class."""
+    folder = folders.write(tmp_path / "lfm2_vl", "lfm2_vl")
+    if not named:
+        folders.change(folder / "preprocessor_config.json", image_processor_type=None)
+    with pytest.raises(ValueError, match=r"needs torchvision: pip install 'torchvision==0"):
+        open_processor(str(folder))
+
+
 def test_the_matching_torchvision_follows_torch(monkeypatch):
     monkeypatch.setattr(torch, "__version__", "2.13.0+cpu")
     assert matching_torchvision() == "'torchvision==0.28.*'"

@@ -113,6 +113,8 @@ PLANS = ["fastervlm(keep=0.5,share=image)", "vskip(layers=0-2)", "fastv(layer=2,
 def test_a_plans_bill_is_what_torch_counts_looks_at_the_tower_included(name):
     tiny = FACTORIES[name]()
     merging = ["tome(r=2)"] if name in ("llava-llama", "llava_next-llama", "llava_onevision") else []
+    if "merge_patches" in find(tiny.model).tower_can:
+        merging += ["tome(r=2,unmerge=true)"]
     for spec in PLANS + merging:
         given, plan = tiny.batch([[3, SQUARE, 5]]), Plan.of(spec)
         with saccade.apply(tiny.model, plan) as handle, handle.tracing(sources=False) as traces:

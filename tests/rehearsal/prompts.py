@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
@@ -80,7 +81,8 @@ def stock_processor(folder: Path) -> Any:
         made = AutoProcessor.from_pretrained(folder)
     except ImportError:
         return None
-    made.image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+    if hasattr(transformers, f"{type(made.image_processor).__name__}Pil"):
+        made.image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
     return made
 
 
@@ -118,13 +120,22 @@ def expanded(known: checkpoint.Checkpoint, count: int, size: str) -> str:
     return whole.replace(written, before + shown + after) + known.chat.get("behind", "")
 
 
-def cells(laid: Mapping[str, Any], token: str, lines: int, columns: int) -> str:
-    """A picture as so many lines of cells (tiles, or single rows) with marks between, then the whole."""
+def cells(laid: Mapping[str, Any], token: str, lines: int, columns: int, whole: int | None = None) -> str:
+    """A picture as so many lines of cells (tiles, or single rows) with marks between, then the whole.
+
+    Args:
+        laid: The marks.
+        token: What stands for a row.
+        lines: Lines of cells; none where the picture is one view.
+        columns: Cells of a line.
+        whole: Rows of the whole, where it has others than a cell.
+    """
     rows, said = token * laid["rows"], ""
+    last = rows if whole is None else token * whole
     for line in range(1, lines + 1):
         each = (laid["cell"].format(line=line, column=column, rows=rows) for column in range(1, columns + 1))
         said += "".join(each) + (laid["end"] if line == lines else laid["line"])
-    return said + laid["whole"].format(rows=rows)
+    return said + laid["whole" if lines else "alone"].format(rows=last)
 
 
 @contextmanager

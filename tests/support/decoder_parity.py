@@ -94,6 +94,7 @@ def blank(stage: Any, layout: Layout, heads: int = 4, width: int = 16, depth: in
         weights_BHRN=empty(batch, heads, asking, rows),
         asks_BR=empty(batch, asking, dtype=torch.bool),
         asking_BR=empty(batch, asking, dtype=torch.long),
+        read_B2N=empty(batch, 2, rows),
         keys_BGNW=empty(batch, heads, rows, width),
         rotary=(empty(batch, rows, width), empty(batch, rows, width)),
         turn=rotate,

@@ -19,7 +19,7 @@ import torch
 from transformers import DynamicCache
 
 from support.models import IMAGE, decoder_of
-from support.recurrent import recurs
+from support.recurrent import last_norm, recurs
 from support.sight import angles, kind_of, last_logits, sees_BNN
 
 
@@ -81,7 +81,7 @@ Decide = Callable[["Walk", Seen, int], None]
 class Walk:
     """A sample on its way through the layers."""
 
-    def __init__(self, model: Any, inputs: dict[str, torch.Tensor]) -> None:
+    def __init__(self, model: Any, inputs: dict[str, torch.Tensor], image_id: int = IMAGE) -> None:
         """Runs the stock model once for the decoder's input; ``inputs`` hold one sample without padding."""
         assert inputs["input_ids"].shape[0] == 1 and bool(inputs["attention_mask"].all())
         assert model.config.get_text_config()._attn_implementation == "eager"
@@ -118,7 +118,7 @@ class Walk:
         image, shown = -1, 0
         before = False
         for n, token in enumerate(inputs["input_ids"][0].tolist()):
-            visual = token == IMAGE
+            visual = token == image_id
             image += visual and not before
             before = visual
             state = caught["hidden"][0, n]
@@ -206,7 +206,7 @@ class Walk:
                     done.made[number] = [dict(row.made_of) for row in visual]
                 seen = self.look(number)
                 self.go(seen)
-            hidden = self.decoder.norm(torch.stack([row.state for row in self.rows]))
+            hidden = last_norm(self.decoder)(torch.stack([row.state for row in self.rows]))
             done.logits = last_logits(self.model, hidden[None])[0]
         done.seats = [row.seat for row in self.rows]
         return done
@@ -411,7 +411,7 @@ def dart(model: Any, inputs: dict[str, torch.Tensor], layer: int, keep: float, p
 
     def decide(walk: Walk, seen: Seen, stage: int) -> None:
         size = seen.keys_GNW.float().abs().sum((0, 2)).tolist()
-        normed = [walk.decoder.norm(row.state).float() for row in walk.rows]
+        normed = [last_norm(walk.decoder)(row.state).float() for row in walk.rows]
         words = best(size, walk.instruction(), pivots)
         news = []
         for image in range(walk.images):

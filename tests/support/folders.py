@@ -25,7 +25,13 @@ PLACES = {
     80 + 6 * row + column: f"<row_{row + 1}_col_{column + 1}>" for row in range(6) for column in range(6)
 }
 VIEWS = {5: "<fake_token_around_image>", 6: "<global-img>", 127: "<end_of_utterance>"} | PLACES
+LFM2 = {5: "<|image_start|>", 6: "<|image_end|>", 127: "<|img_thumbnail|>"} | {
+    80 + 6 * row + column: f"<|img_row_{row + 1}_col_{column + 1}|>"
+    for row in range(6)
+    for column in range(6)
+}
 MARKS = {
+    "lfm2_vl": ("<image>", LFM2),
     "idefics3": ("<image>", VIEWS),
     "smolvlm": ("<image>", VIEWS),
     "mistral3": ("[IMG]", {5: "[IMG_BREAK]", 6: "[IMG_END]"}),
@@ -136,6 +142,18 @@ FILES: dict[str, Callable[[], Files]] = {
 """Settings files of one folder of each family, by the name of its tiny model."""
 
 NEEDING: dict[str, Callable[[], Files]] = {
+    "lfm2_vl": lambda: _files(
+        HALF
+        | {
+            "encoder_patch_size": 4, "downsample_factor": 2, "tile_size": 24,
+            "size": {"height": 24, "width": 24},
+            "min_tiles": 2, "max_tiles": 4, "min_image_tokens": 1, "max_image_tokens": 9,
+            "max_pixels_tolerance": 1.0, "do_image_splitting": True, "use_thumbnail": True,
+        },
+        "Lfm2VlImageProcessorFast",
+        "Lfm2VlProcessor",
+        {"use_image_special_tokens": True},
+    ),
     "mistral3": lambda: _files(
         CLIP | {"size": {"longest_edge": 48}, "patch_size": 4},
         "PixtralImageProcessorFast",

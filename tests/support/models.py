@@ -122,6 +122,8 @@ class Tiny:
         """What stands for every image in a prompt."""
         if self.family == "idefics3":
             return [views.idefics3_prompt(len(image), IMAGE, VISION_START, VISION_END) for image in pixels]
+        if self.family == "lfm2_vl":
+            return [views.lfm2_prompt(size, IMAGE, VISION_START, VISION_END) for size in sizes]
         if self.family == "mistral3":
             return [views.mistral3_prompt(size, IMAGE, VISION_START, VISION_END) for size in sizes]
         lengths = iter(self._image_lengths(inputs))
@@ -253,6 +255,14 @@ def tiny_mistral3(layers: int = 4, **how: Any) -> Tiny:
     return _ready("mistral3", "mistral3", T.Mistral3ForConditionalGeneration, config, **how)
 
 
+def tiny_lfm2_vl(layers: int = 4, recurrent: Callable[[int], bool] | None = None, **how: Any) -> Tiny:
+    """LFM2-VL in miniature: tiles and the whole, smaller; the last of every four layers is a convolution."""
+    recurs = recurrent or _last_of_four(layers)
+    kinds = ["conv" if recurs(n) else "full_attention" for n in range(layers)]
+    config = views.lfm2_vl(_sizes(layers, kv_heads=2), kinds, image_token_id=IMAGE)
+    return _ready("lfm2_vl", "lfm2_vl", T.Lfm2VlForConditionalGeneration, config, **how)
+
+
 def tiny_glm4v(layers: int = 4, **how: Any) -> Tiny:
     """GLM-4.1V in miniature: as Qwen2-VL, with norms after attention and FFN, and half of a head turned."""
     config = qwen.glm4v(_sizes(layers, kv_heads=2), dict(image_token_id=IMAGE, video_token_id=VIDEO))
@@ -290,6 +300,7 @@ FACTORIES = {
     "gemma3": tiny_gemma3,
     "paligemma": tiny_paligemma,
     "idefics3-llama": tiny_idefics3,
+    "lfm2_vl": tiny_lfm2_vl,
     "smolvlm-llama": lambda **kw: tiny_idefics3("smolvlm", **kw),
     "mistral3": tiny_mistral3,
     "llava-pixtral": tiny_pixtral,
@@ -297,6 +308,10 @@ FACTORIES = {
     "glm4v_moe": tiny_glm4v_moe,
 }
 """Every tiny model by name, for parametrised tests: ``FACTORIES[name](layers=6)``."""
+
+
+RECURRENT = ("qwen3_5", "qwen3_5_moe", "lfm2_vl")
+"""Models of whose layers the last of every four has no attention."""
 
 
 def _last_of_four(layers: int) -> Callable[[int], bool]:
@@ -382,6 +397,7 @@ def _qwen_patches(size: tuple[int, int]) -> int:
 
 
 _PIXELS = {
+    "lfm2_vl": views.lfm2_pixels,
     "internvl": views.internvl_pixels,
     "idefics3": views.internvl_pixels,
     "mistral3": lambda size, draw: _noise(3, *size, draw=draw),
@@ -394,6 +410,7 @@ _PIXELS = {
 }
 
 _VISION = {
+    "lfm2_vl": lambda sizes, pixels, counts: views.lfm2_inputs(sizes, pixels),
     "internvl": lambda sizes, pixels, counts: {"pixel_values": torch.cat(pixels)},
     "idefics3": lambda sizes, pixels, counts: {"pixel_values": views.by_sample(pixels, counts)},
     "mistral3": lambda sizes, pixels, counts: {

@@ -79,6 +79,51 @@ def by_sample(pixels: list[torch.Tensor], counts: list[int]) -> torch.Tensor:
     return torch.nn.utils.rnn.pad_sequence(samples, batch_first=True)
 
 
+def lfm2_vl(sizes: dict[str, Any], kinds: list[str], **ids: int) -> T.Lfm2VlConfig:
+    """LFM2-VL in miniature: views of any size of patches of 4 x 4 pixels, two by two of them a row."""
+    return T.Lfm2VlConfig(
+        vision_config=dict(
+            model_type="siglip2_vision_model", hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+            num_attention_heads=2, num_patches=16, patch_size=4, vision_use_head=False,
+        ),
+        text_config=sizes | {"layer_types": kinds, "block_auto_adjust_ff_dim": False},
+        projector_hidden_size=40,
+        tie_word_embeddings=False,
+        **ids,
+    )  # fmt: skip
+
+
+def lfm2_grids(size: tuple[int, int]) -> list[tuple[int, int]]:
+    """Lines and columns of patches of an image's views: one, or tiles of 6 x 6 and a smaller whole."""
+    high, wide = size
+    if high * wide <= 24 * 24:
+        return [(high // 4, wide // 4)]
+    whole = (4, 8) if wide > high else (8, 4) if high > wide else (4, 4)
+    return [(6, 6)] * (-(-high // 24) * -(-wide // 24)) + [whole]
+
+
+def lfm2_pixels(size: tuple[int, int], draw: torch.Generator) -> torch.Tensor:
+    """Patches of the views of an image, each padded to the largest."""
+    each = [torch.randn(lines * columns, 48, generator=draw) for lines, columns in lfm2_grids(size)]
+    return torch.stack([torch.nn.functional.pad(one, (0, 0, 0, 36 - len(one))) for one in each])
+
+
+def lfm2_inputs(sizes: list[tuple[int, int]], pixels: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What its processor gives beside the token ids."""
+    shapes = torch.tensor([grid for size in sizes for grid in lfm2_grids(size)])
+    mask = torch.arange(36)[None] < shapes.prod(1)[:, None]
+    return {"pixel_values": torch.cat(pixels), "spatial_shapes": shapes, "pixel_attention_mask": mask.int()}
+
+
+def lfm2_prompt(size: tuple[int, int], image: int, start: int, end: int) -> torch.Tensor:
+    """What its processor writes for an image: a mark before every view of several, others around them all."""
+    grids, found = lfm2_grids(size), [start]
+    for number, (lines, columns) in enumerate(grids):
+        found += [20 + number] if len(grids) > 1 else []
+        found += [image] * (lines * columns // 4)
+    return torch.tensor([*found, end])
+
+
 def mistral3(text: Any, **ids: int) -> T.Mistral3Config:
     """Mistral 3 in miniature: patches of 4 x 4 pixels, two by two of them a row."""
     return T.Mistral3Config(

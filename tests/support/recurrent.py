@@ -19,7 +19,19 @@ def recurs(layer: Any) -> bool:
 
 def mixer_of(layer: Any) -> nn.Module:
     """The module of a decoder layer that lets its rows know of each other."""
-    return layer.linear_attn if recurs(layer) else layer.self_attn
+    if not recurs(layer):
+        return layer.self_attn
+    return layer.conv if hasattr(layer, "conv") else layer.linear_attn
+
+
+def ffn_of(layer: Any) -> nn.Module:
+    """The module of a decoder layer that works row by row."""
+    return layer.mlp if hasattr(layer, "mlp") else layer.feed_forward
+
+
+def last_norm(decoder: Any) -> nn.Module:
+    """The norm after a decoder's last layer."""
+    return decoder.norm if hasattr(decoder, "norm") else decoder.embedding_norm
 
 
 class OnRows:

@@ -30,7 +30,7 @@ from torch import nn
 
 from support.ending import showing
 from support.models import IMAGE, decoder_of
-from support.recurrent import OnRows, mixer_of, recurs
+from support.recurrent import OnRows, ffn_of, last_norm, mixer_of, recurs
 from support.sight import sees_BNN
 
 Recipe = Sequence[tuple[str, Iterable[int]]]
@@ -135,14 +135,14 @@ def masked(model: nn.Module, recipe: Recipe) -> Iterator[None]:
             if "query" in gone:
                 handles.append(mixer.register_forward_hook(silence))
             if "ffn" in gone:
-                handles.append(layer.mlp.register_forward_hook(silence))
+                handles.append(ffn_of(layer).register_forward_hook(silence))
         last = lost(recipe, len(decoder_of(model).layers) - 1)
 
         def rows() -> tuple[torch.Tensor, torch.Tensor]:
             now = state[0]
             return now.real_BN & ~now.visual_BN if "alive" in last else now.real_BN, now.visual_BN
 
-        handles.append(showing(decoder_of(model).norm, rows))
+        handles.append(showing(last_norm(decoder_of(model)), rows))
         yield
     finally:
         for handle in handles:

@@ -21,7 +21,7 @@ from torch.nn.functional import pad
 from saccade.engine.trace import Trace
 from support.ending import showing
 from support.models import decoder_of
-from support.recurrent import OnRows, mixer_of, recurs
+from support.recurrent import OnRows, ffn_of, last_norm, mixer_of, recurs
 from support.sight import angles, sees_BNN
 
 
@@ -113,7 +113,7 @@ def rowwise(model: nn.Module, sets: Sequence[Sets]) -> Iterator[None]:
     ]
     try:
         for number, layer in enumerate(decoder.layers):
-            attn, mlp = mixer_of(layer), layer.mlp
+            attn, mlp = mixer_of(layer), ffn_of(layer)
             if recurs(layer):
                 handles.append(OnRows(attn, entering(number)))
             else:
@@ -125,7 +125,7 @@ def rowwise(model: nn.Module, sets: Sequence[Sets]) -> Iterator[None]:
             alive_BN = state["sets"][-1].alive_BN
             return alive_BN, state["real"] & ~alive_BN
 
-        handles.append(showing(decoder.norm, rows))
+        handles.append(showing(last_norm(decoder), rows))
         yield
     finally:
         for handle in handles:

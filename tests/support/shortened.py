@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 
 from saccade import apply
 from support.models import Tiny, decoder_of
-from support.recurrent import recurs
+from support.recurrent import last_norm, recurs
 from support.rowwise import Sets, sets_of
 from support.sight import angles, last_logits, sees_BNN
 
@@ -104,7 +104,7 @@ def _run(
         hidden = layer(hidden, attention_mask=shown, position_embeddings=rotary)
         if number < len(deep):
             hidden = hidden + deep[number][:, rows]
-    return last_logits(tiny.model, decoder.norm(hidden))[0], rows
+    return last_logits(tiny.model, last_norm(decoder)(hidden))[0], rows
 
 
 def _deep(kwargs: dict[str, Any], every: int) -> Iterator[torch.Tensor]:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from support.models import decoder_of
+from support.recurrent import last_norm
 
 
 def kind_of(config: Any, number: int) -> str:
@@ -51,7 +52,7 @@ def held_after(
 
 def _recurs(config: Any, number: int) -> bool:
     kinds = getattr(config.get_text_config(), "layer_types", None) or ()
-    return number < len(kinds) and kinds[number] == "linear_attention"
+    return number < len(kinds) and kinds[number] in ("linear_attention", "conv")
 
 
 def sees_BNN(
@@ -103,7 +104,7 @@ def last_logits(model: Any, hidden: torch.Tensor) -> torch.Tensor:
     if not hidden.shape[1]:
         return hidden.new_zeros(*hidden.shape[:2], model.get_output_embeddings().out_features)
     ids = torch.full(hidden.shape[:2], 9)
-    handle = decoder_of(model).norm.register_forward_hook(lambda module, args, output: hidden)
+    handle = last_norm(decoder_of(model)).register_forward_hook(lambda module, args, output: hidden)
     try:
         return model(input_ids=ids, use_cache=False).logits
     finally:

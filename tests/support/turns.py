@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from support.models import FACTORIES, IMAGE, SEVERAL_AXES, Segment, Tiny
-from support.models_views import by_sample, internvl_views, same_size
+from support.models_views import by_sample, internvl_views, lfm2_grids, same_size
 
 _VERSION = tuple(int(part) for part in transformers.__version__.split(".")[:2])
 
@@ -68,7 +68,8 @@ def next_turn(
     if "pixel_values" not in new:
         keep = {"image_grid_thw"} if tiny.family == "qwen" else set()
         return both | {k: v for k, v in full.items() if k in keep}, full
-    vision = {k: v for k, v in new.items() if k in ("pixel_values", "image_sizes", "image_grid_thw")}
+    text = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
+    vision = {k: v for k, v in new.items() if k not in text}
     if tiny.family != "qwen":
         return both | vision, full
     with torch.no_grad():
@@ -96,6 +97,11 @@ def _images(
                 end = patch + internvl_views(sizes[len(images)])
                 images.append({"pixel_values": inputs["pixel_values"][len(found), patch:end]})
                 patch = end
+            elif tiny.family == "lfm2_vl":
+                end = patch + len(lfm2_grids(sizes[len(images)]))
+                keys = ("pixel_values", "spatial_shapes", "pixel_attention_mask")
+                images.append({key: inputs[key][patch:end] for key in keys})
+                patch = end
             elif tiny.family == "internvl":
                 end = patch + internvl_views(sizes[len(images)])
                 images.append({"pixel_values": inputs["pixel_values"][patch:end]})
@@ -118,6 +124,8 @@ def _join(tiny: Tiny, images: list[list[dict[str, torch.Tensor]]]) -> dict[str, 
         return {
             "pixel_values": by_sample([i["pixel_values"] for i in flat], [len(sample) for sample in images])
         }
+    if tiny.family == "lfm2_vl":
+        return {key: torch.cat([image[key] for image in flat]) for key in flat[0]}
     if tiny.family == "mistral3":
         cut = [i["pixel_values"][0, :, : i["image_sizes"][0, 0], : i["image_sizes"][0, 1]] for i in flat]
         return {"pixel_values": same_size(cut), "image_sizes": torch.cat([i["image_sizes"] for i in flat])}

@@ -60,6 +60,7 @@ SIGNS = {
     },
     "idefics3-llama": {"vision_model": "tower", "connector": "projector", "text_model": "decoder"},
     "smolvlm-llama": {"vision_model": "tower", "connector": "projector", "text_model": "decoder"},
+    "lfm2_vl": {"vision_tower": "tower", "multi_modal_projector": "projector", "language_model": "decoder"},
     "mistral3": {"vision_tower": "tower", "multi_modal_projector": "projector", "language_model": "decoder"},
     "llava-pixtral": {
         "vision_tower": "tower", "multi_modal_projector": "projector", "language_model": "decoder",
@@ -136,8 +137,8 @@ def test_linear_layers_of_the_decoder_can_be_named(named):
     names = linear_names(loaded.model, loaded.family, ())
     # Experts are no linear layers (but one that all rows pass, and its gate), and GLM has gate and up in one.
     each = {"qwen3_vl_moe": 4, "glm4v": 6, "qwen3_5_moe": 8}.get(name, 7)
-    # A layer that recurs has five beside its FFN, attention four.
-    more = 1 if name.startswith("qwen3_5") else 0
+    # A layer that recurs has five beside its FFN, or two and a convolution; attention has four.
+    more = {"qwen3_5": 1, "qwen3_5_moe": 1, "lfm2_vl": -2}.get(name, 0)
     assert len(names) == each * len(loaded.family.parts(loaded.model).layers) + more
     some = linear_names(loaded.model, loaded.family, ("q_proj",))
     assert some == [name for name in names if name.endswith("q_proj")]

@@ -10,11 +10,13 @@ import pytest
 import saccade
 from calibration.vlm import question, save_model
 from saccade import models
+from saccade.core.layout import Layout
+from saccade.evaluation.runner import count_prompts
 from saccade.plans.plan import Plan
 from saccade.plans.schema import unknown_fields
 from saccade.report.tuned import tell
 from saccade.system.journal import Journal
-from saccade.tuning import Settings, Watch
+from saccade.tuning import Settings, Watch, beside
 from saccade.tuning.front import names, write
 from saccade.tuning.price import FlopsMeter, Pricer
 from saccade.tuning.questions import split
@@ -45,6 +47,24 @@ def made(loaded, tmp_path_factory):
         **SMALL | {"passes": 220, "allow": ("freeze", "drop", "reduce")},
     )  # fmt: skip
     return found, out
+
+
+@pytest.fixture(autouse=True)
+def unfitted(monkeypatch):
+    """Nothing is fitted beside tunings of so few passes but beside ``made``, which is there before."""
+    monkeypatch.setattr(beside, "fitting", lambda *given: {})
+
+
+@pytest.mark.e2e
+def test_beside_it_fitprune_is_fitted_to_samples_of_the_search(made, loaded):
+    found, _ = made
+    (told,) = (line for line in found.data["tune"]["singles"] if line["title"] == "FitPrune")
+    (method,) = Plan.of(told["spec"]).methods
+    layouts = [Layout.single(visual, text) for visual, text in count_prompts(loaded, SAMPLES[:8])]
+    prompts = {(int(one.visual_BN.sum()), int(one.text_BN.sum())): 1.0 for one in layouts}
+    pricer = Pricer(FlopsMeter(loaded.shape), loaded.shape, prompts)
+    assert method.left is not None and told["ratio"] <= 0.7
+    assert pricer.ratio(Plan((method,))) == pytest.approx(told["ratio"], abs=0.02)
 
 
 @pytest.mark.e2e

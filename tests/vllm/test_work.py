@@ -59,6 +59,7 @@ def test_stages_before_the_decoder_are_served_with_their_word_on_positions(spec,
 REFUSED = {
     "fastv(layer=2)": "decides inside the decoder",
     "pyramiddrop(layers=1,2,3)": "decides inside the decoder",
+    "fitprune(layers=1,left=0.5)": "decides inside the decoder",
     "sparsevlm(layers=1,tokens=4)": "decides inside the decoder",
     "dart(layer=2)": "decides inside the decoder",
     "random(layer=2)": "decides inside the decoder",

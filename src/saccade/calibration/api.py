@@ -13,6 +13,7 @@ from torch import nn
 
 from saccade import models
 from saccade.calibration.drawing import data_hash
+from saccade.calibration.fitting import fitted_plan
 from saccade.calibration.layer_scores import Scores
 from saccade.calibration.measures import Direction
 from saccade.calibration.options import CalibrationOptions
@@ -26,7 +27,7 @@ from saccade.identity import code_of, setup_digest
 from saccade.inputs.data import Entry
 from saccade.inputs.samples import Sample
 from saccade.measure.provenance import record
-from saccade.methods import Method
+from saccade.methods import BudgetMethod, Method
 from saccade.opening.digest import weights_digest
 from saccade.plans.budget import sparing
 from saccade.plans.plan import Plan
@@ -50,6 +51,8 @@ def calibrate(
     **settings: Any,
 ) -> Plan:
     """Chooses a method's layers by what their loss does to the answers of some samples.
+
+    Of a method that is fitted (FitPrune) it finds how many rows leave in which layer, by what they attend to.
 
     ``calibrate(model, processor, samples, "vskip", budget=4, num_samples=20)``: what stands in
     `saccade.calibration.CalibrationOptions` is given by keyword, or whole in the method's place.
@@ -76,10 +79,18 @@ def calibrate(
         ValueError: If the samples, the budget, the model or the score do not fit, saying how.
     """
     options = CalibrationOptions.of(method, settings)
-    asked_for, probe = options.wanted, options.probe
-    wanted = asked_for.method
+    asked_for, fits = options.wanted, options.fits
     loaded = models.wrap(model, processor)
     check_made_for(loaded.model, asked_for.plan, force=force, strict=strict)
+    if fits:
+        with Journal(None if out is None else partial_path(out)) as journal:
+            plan = fitted_plan(loaded, options.choose(samples), options, journal, progress, helpers)
+            if out is not None:
+                plan.save(out)
+                journal.finish()
+        return plan
+    wanted, probe = asked_for.method, options.probe
+    assert isinstance(wanted, BudgetMethod)
     depth = loaded.shape.layers
     if wanted.budget is not None and wanted.budget > depth:
         raise ValueError(f"a budget of {wanted.budget} layers, but the model has {depth}")

@@ -24,9 +24,10 @@ class CalibrationOptions:
     """What is to be chosen, by which score, and on which samples.
 
     Attributes:
-        method: Name, spec string (``"vskip(budget=4)"``) or method whose layers are to be chosen. Reducers
-            beside it (``"fastv(keep=0.5)+vskip(budget=4)"``) come into the plan as they are; layers are
-            scored without them.
+        method: Name, spec string (``"vskip(budget=4)"``) or method whose layers are to be chosen, or whose
+            rows are fitted (``"fitprune(flops=0.5)"``, which needs a FLOPs ratio, no budget and no score).
+            Reducers beside it (``"fastv(keep=0.5)+vskip(budget=4)"``) come into the plan as they are; layers
+            are scored without them.
         budget: How many layers it may touch. VTW needs none: it takes the smallest K under ``eta``.
         flops: FLOPs ratio to reach instead, on the prompts of these samples, with the fewest layers.
         score: How layers are scored (``vig``, ``lc``, ``ffn``, ``cosine``, ``random``, ``withdrawal``); the
@@ -88,13 +89,28 @@ class CalibrationOptions:
         """
         return probe_for(self.wanted.method, self.score)
 
+    @property
+    def fits(self) -> bool:
+        """Whether rows are fitted to attention, rather than layers chosen by a score.
+
+        Raises:
+            ValueError: As ``wanted``, or if something is asked for that has no meaning then.
+        """
+        fitted = self.wanted.method.fitted
+        if fitted and (self.score is not None or self.answer_tokens != 1):
+            raise ValueError(
+                f"{self.wanted.method.name} is fitted to what the prompt attends to: there is no score to "
+                "choose, and no answer is looked at; leave score and answer_tokens out"
+            )
+        return fitted
+
     def check_fit(self) -> None:
         """Refuses what ``calibrate`` would refuse, before a model is loaded.
 
         Raises:
             ValueError: As ``wanted`` and ``probe``.
         """
-        assert self.probe
+        assert self.fits or self.probe
 
     @property
     def drawn(self) -> str:
@@ -126,7 +142,7 @@ class Wanted:
 
     plan: Plan
     place: int
-    method: BudgetMethod
+    method: Method
 
     @property
     def others(self) -> tuple[Method, ...]:
@@ -143,6 +159,8 @@ def _wanted(method: str | Method, budget: int | None, flops: float | None) -> Wa
     """The one method that is asked for, alone or beside reducers, which have nothing to calibrate."""
     plan = Plan.of(method)
     places = [i for i, m in enumerate(plan.methods) if isinstance(m, BudgetMethod)]
+    if all(plan.methods[i].is_resolved for i in places):
+        places = [i for i, m in enumerate(plan.methods) if m.fitted] or places
     if not places and plan.methods:
         raise ValueError(
             f"{plan.spec} has no layers to choose, so there is nothing to calibrate: it decides by what it "
@@ -150,8 +168,34 @@ def _wanted(method: str | Method, budget: int | None, flops: float | None) -> Wa
         )
     if len(places) != 1:
         raise ValueError(f"one method is calibrated at a time, got {len(places)}: {plan.spec}")
-    wanted = plan.methods[places[0]]
-    assert isinstance(wanted, BudgetMethod)
+    chosen = plan.methods[places[0]]
+    wanted = (
+        _layers_of(chosen, budget, flops)
+        if isinstance(chosen, BudgetMethod)
+        else _rows_of(chosen, budget, flops)
+    )
+    found = Wanted(plan, places[0], wanted)
+    asks = next((m for m in found.others if m.flops is not None), None)
+    if asks is not None:
+        raise ValueError(f"{asks}: beside a calibration only {wanted.name} can ask for a FLOPs ratio")
+    return found
+
+
+def _rows_of(wanted: Method, budget: int | None, flops: float | None) -> Method:
+    """A method whose rows are fitted, with the FLOPs ratio that is asked for."""
+    if budget is not None or None not in (flops, wanted.flops):
+        raise ValueError(f"{wanted.name} is fitted to one FLOPs ratio, such as 0.5; give no budget beside it")
+    ratio = wanted.flops if flops is None else flops
+    if ratio is None or any(key not in ("flops", "of", "position_policy") for key in wanted.parameters()):
+        raise ValueError(
+            f"{wanted}: give {wanted.name} and a FLOPs ratio to reach; how many rows leave where is what is "
+            "looked for"
+        )
+    return replace(wanted, flops=ratio)
+
+
+def _layers_of(wanted: BudgetMethod, budget: int | None, flops: float | None) -> BudgetMethod:
+    """A method whose layers are chosen, with the budget or FLOPs ratio that is asked for."""
     if wanted.is_resolved or wanted.published is not None:
         raise ValueError(f"{wanted} knows its layers already; give {wanted.name} with a budget or flops")
     if budget is not None or flops is not None:
@@ -162,8 +206,4 @@ def _wanted(method: str | Method, budget: int | None, flops: float | None) -> Wa
         )
     if wanted.needs_budget and wanted.budget is None and wanted.flops is None:
         raise ValueError(f"{wanted.name}: give a budget (how many layers) or a FLOPs ratio to reach")
-    found = Wanted(plan, places[0], wanted)
-    asks = next((m for m in found.others if m.flops is not None), None)
-    if asks is not None:
-        raise ValueError(f"{asks}: beside a calibration only {wanted.name} can ask for a FLOPs ratio")
-    return found
+    return wanted

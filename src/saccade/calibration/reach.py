@@ -19,15 +19,19 @@ def budget_for(loaded: models.Loaded, wanted: Wanted, samples: Sequence[Sample])
     Raises:
         ValueError: If no budget reaches the ratio.
     """
-    counts = [rows_of(loaded.model, models.inputs(loaded, [sample])) for sample in samples]
-    prompts = dict.fromkeys(counts)
-    plan = reach_flops(
-        wanted.with_method(wanted.method),
-        loaded.shape,
-        [Layout.single(visual, text, views=loaded.shape.views(visual)) for visual, text in prompts],
-        last_layers(loaded.shape.layers),
-        [float(counts.count(prompt)) for prompt in prompts],
-    )
+    method = wanted.method
+    assert isinstance(method, BudgetMethod)
+    layouts, weights = prompts_of(loaded, samples)
+    orders = last_layers(loaded.shape.layers)
+    plan = reach_flops(wanted.with_method(method), loaded.shape, layouts, orders, weights)
     done = plan.methods[wanted.place]
     assert isinstance(done, BudgetMethod)
-    return wanted.method.with_budget(done.touches(loaded.shape.layers))
+    return method.with_budget(done.touches(loaded.shape.layers))
+
+
+def prompts_of(loaded: models.Loaded, samples: Sequence[Sample]) -> tuple[list[Layout], list[float]]:
+    """The prompts of some samples, each kind once, as prices take them, and how often each occurs."""
+    counts = [rows_of(loaded.model, models.inputs(loaded, [sample])) for sample in samples]
+    prompts = dict.fromkeys(counts)
+    layouts = [Layout.single(visual, text, views=loaded.shape.views(visual)) for visual, text in prompts]
+    return layouts, [float(counts.count(prompt)) for prompt in prompts]

@@ -15,6 +15,7 @@ from saccade.check.distance import Distance
 from saccade.check.finders import Inputs, named
 from saccade.check.groups import examples, group_of
 from saccade.check.report import CheckedPlan
+from saccade.families import Family
 from saccade.methods import METHODS, Method
 from saccade.plans.plan import Plan
 
@@ -96,3 +97,57 @@ def check_sight(model: Any, layers: nn.ModuleList, inputs: Inputs, visual_N: tor
             "rows of a picture see later rows of it: the masks of this decoder are not causal, which an "
             "adapter made by inspection does not know"
         )
+
+
+@torch.no_grad()
+def check_stream(model: Any, family: Family, layers: nn.ModuleList, inputs: Inputs) -> None:
+    """Refuses a model that does more to rows on their way to and between its layers than the adapter knows.
+
+    What a decoder adds to the rows of a picture alone, words do not show.
+
+    Args:
+        model: Any vision-language model.
+        family: Its adapter.
+        layers: Its decoder layers.
+        inputs: One prompt with a picture.
+
+    Raises:
+        ValueError: If rows reach a layer as something else than the layer before, or the embeddings, gave.
+    """
+    came: list[torch.Tensor] = []
+    left: list[torch.Tensor] = []
+    told: list[bool] = []
+
+    def enter(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        given = named(module, args, kwargs)
+        told.append(family.added(given) is not None)
+        left.append(given["inputs_embeds"].clone())
+
+    def arrive(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        came.append(named(module, args, kwargs)["hidden_states"].clone())
+
+    def leave(module: nn.Module, args: tuple, output: Any) -> None:
+        left.append((output[0] if isinstance(output, tuple) else output).clone())
+
+    decoder = family.parts(model).decoder
+    handles = [decoder.register_forward_pre_hook(enter, with_kwargs=True)]
+    for layer in layers:
+        handles.append(layer.register_forward_pre_hook(arrive, with_kwargs=True))
+        handles.append(layer.register_forward_hook(leave))
+    try:
+        model(**inputs, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for number, (before, after) in enumerate(zip(left, came, strict=False)):
+        if number and told[0]:
+            continue
+        sent, got = before[0].to(after.device).double(), after[0].double()
+        # Decoders may scale embeddings.
+        scale = 1.0 if number else float((sent * got).sum() / sent.square().sum().clamp(min=1e-12))
+        if Distance.of(got, sent * scale).worst > (1e-4 if after.dtype == torch.float32 else 5e-2):
+            where = f"between its layers {number - 1} and {number}" if number else "before its first layer"
+            raise ValueError(
+                f"its decoder does something to the rows of a picture {where}, which an adapter made by "
+                "inspection does not know"
+            )

@@ -13,7 +13,14 @@ from torch import nn
 
 from saccade.check import reference
 from saccade.check.distance import Distance
-from saccade.check.finders import bare, find_layers, least_depth, rows_of_pictures, visual_rows
+from saccade.check.finders import (
+    bare,
+    find_layers,
+    least_depth,
+    mixer_of,
+    rows_of_pictures,
+    visual_rows,
+)
 from saccade.check.prompts import Inputs, Prompts
 from saccade.families import adopt, find
 
@@ -130,7 +137,8 @@ def shallow(config: Any, depth: int) -> Any:
 def shortened(model: Any, layers: nn.ModuleList, depth: int) -> Iterator[None]:
     """Leaves a model only its first decoder layers for a while."""
     first: Any = layers[least_depth(layers) - 1]
-    own: tuple[Any, ...] = (first.self_attn.config, bare(model).config.get_text_config())
+    mixer: Any = mixer_of(first)
+    own: tuple[Any, ...] = (mixer.config, bare(model).config.get_text_config())
     configs = {id(config): config for config in own}
     before = [(c, c.num_hidden_layers, getattr(c, "layer_types", None)) for c in configs.values()]
     tail = list(layers[depth:])

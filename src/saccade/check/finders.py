@@ -6,7 +6,7 @@ Shape letters: N rows of the prompt, D hidden.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -26,30 +26,32 @@ def bare(model: Any) -> Any:
 
 
 def lists_of_layers(model: nn.Module) -> list[nn.ModuleList]:
-    """Every list of modules that all have a ``mixer_of`` and ``mlp``, the longest first."""
+    """Every list of modules that all have a ``mixer_of`` and an ``ffn_of``, the longest first."""
     found = [
         module
         for module in model.modules()
         if isinstance(module, nn.ModuleList)
         and len(module)
-        and any(hasattr(layer, "self_attn") for layer in module)
-        and all(has_mixer(layer) and hasattr(layer, "mlp") for layer in module)
+        and any(_named(layer, ATTENTIONS) for layer in module)
+        and all(_named(layer, (*ATTENTIONS, *RECURRENCES)) and _named(layer, FFNS) for layer in module)
     ]
     return sorted(found, key=len, reverse=True)
 
 
-RECURRENCES = ("linear_attn",)
-"""What transformers calls modules that mix rows through a state in attention's place."""
+ATTENTIONS = ("self_attn", "attention", "attn")
+RECURRENCES = ("linear_attn", "conv")
+FFNS = ("mlp", "feed_forward", "block_sparse_moe", "ffn", "moe")
+"""What transformers calls the modules of a layer: attention, what mixes rows through a state, and the FFN."""
 
 
-def has_mixer(layer: nn.Module) -> bool:
-    """Whether a layer has a module that lets its rows know of each other."""
-    return any(hasattr(layer, name) for name in ("self_attn", *RECURRENCES))
+def _named(layer: nn.Module, names: Sequence[str]) -> list[nn.Module]:
+    found = (getattr(layer, name, None) for name in names)
+    return [module for module in found if isinstance(module, nn.Module)]
 
 
 def recurs(layer: nn.Module) -> bool:
     """Whether a layer has no attention, but a recurrence."""
-    return not hasattr(layer, "self_attn")
+    return not _named(layer, ATTENTIONS)
 
 
 def recurrent_layers(layers: nn.ModuleList) -> list[int]:
@@ -64,9 +66,12 @@ def least_depth(layers: nn.ModuleList) -> int:
 
 def mixer_of(layer: Any) -> nn.Module:
     """The module that lets a layer's rows know of each other."""
-    if not recurs(layer):
-        return layer.self_attn
-    return next(getattr(layer, name) for name in RECURRENCES if hasattr(layer, name))
+    return _named(layer, (*ATTENTIONS, *RECURRENCES))[0]
+
+
+def ffn_of(layer: Any) -> nn.Module:
+    """The module that works on a layer's rows one by one."""
+    return _named(layer, FFNS)[0]
 
 
 @torch.no_grad()
@@ -97,8 +102,8 @@ def find_layers(model: nn.Module, text: Inputs) -> nn.ModuleList:
         if all(id(layer) in ran for layer in layers):
             return layers
     raise ValueError(
-        "no decoder layers with self_attn and mlp ran for a prompt without a picture, so there is nothing to "
-        "compare with; this kind of model cannot be checked yet"
+        "no decoder layers with an attention and an FFN ran for a prompt without a picture, so there is "
+        "nothing to compare with; this kind of model cannot be checked yet"
     )
 
 

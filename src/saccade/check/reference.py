@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from saccade.check.finders import Inputs, bare, mixer_of, named, recurs
+from saccade.check.finders import Inputs, bare, ffn_of, mixer_of, named, recurs
 
 MASKABLE = ("sdpa", "eager")
 """Attention implementations of transformers that take a mask of every row and key."""
@@ -168,7 +168,7 @@ class _Only:
 @contextmanager
 def _attention(layers: nn.ModuleList, kind: str) -> Iterator[None]:
     """Lets the decoder's attention run in a way that takes any mask; the vision tower keeps its own."""
-    attentions: list[Any] = [layer.self_attn for layer in layers if not recurs(layer)]
+    attentions: list[Any] = [mixer_of(layer) for layer in layers if not recurs(layer)]
     configs = {id(attention.config): attention.config for attention in attentions}
     before = {key: config._attn_implementation for key, config in configs.items()}
     for config in configs.values():
@@ -197,7 +197,7 @@ class _Masked:
         try:
             for number, layer in enumerate(self.layers):
                 attn: Any = mixer_of(layer)
-                mlp: Any = layer.mlp
+                mlp = ffn_of(layer)
                 sets = self.account.sets[number]
                 undo.append(layer.register_forward_pre_hook(self._enter(number), with_kwargs=True))
                 undo.append(layer.register_forward_hook(self._leave))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from saccade.check.accept import accepted_methods, check_sight
+from saccade.check.accept import accepted_methods, check_sight, check_stream
 from saccade.check.benches import (
     CheckedModel,
     exactly,
@@ -104,6 +104,7 @@ def run(
             say(line)
         if loaded.family.generic:
             check_sight(model, decoder, asked.picture, visual_rows(model, decoder, asked.picture))
+            check_stream(model, loaded.family, decoder, asked.picture)
             stack.enter_context(loaded.family.on_trial())
             # All visual rows of a prompt are one image to such an adapter.
             asked = replace(asked, pictures=(1,) * len(asked.singles))

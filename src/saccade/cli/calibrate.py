@@ -98,7 +98,8 @@ def calibrate(
     """Choose the layers of a method by what skipping them does to the next-token distribution.
 
     Each layer is tried alone; its score is the mean over samples, and a budget of N takes the N lowest.
-    Nothing is trained. An interrupted run goes on where it was when the command is repeated.
+    Nothing is trained. An interrupted run goes on where it was when the command is repeated. With --method
+    fitprune and --flops it is found how many rows leave in which layer, by what they attend to.
 
     Example: saccade calibrate glance --method vskip --budget 4 --task counting --out plan.json
     """
@@ -142,7 +143,7 @@ def calibrate(
         common.progress() as bar,
         helping(loaded, processes, opening, ray=ray, say=view.note) as helpers,
     ):
-        line = bar.add_task("calibrating", total=samples)
+        line = bar.add_task("calibrating", total=None if options.fits else samples)
         plan = run(
             loaded.model,
             loaded.processor,
@@ -196,6 +197,9 @@ def show(view: common.Output, plan: Plan) -> None:
     from rich.table import Table
 
     facts = plan.calibration
+    if facts["metric"] == "attention":
+        _show_fit(view, facts)
+        return
     mean, sd = facts["scores"]["mean"], facts["scores"]["sd"]
     chosen = touched(plan)
     rank = {layer: place for place, layer in enumerate(facts["order"], start=1)}
@@ -218,6 +222,22 @@ def show(view: common.Output, plan: Plan) -> None:
         view.line(
             f"no layer has a mean KL of at most {facts['eta']:g}; a larger --eta, or a --budget, withdraws"
         )
+
+
+def _show_fit(view: common.Output, facts: dict[str, Any]) -> None:
+    """Prints what a fitted recipe leaves of an image in every layer."""
+    from rich.table import Table
+
+    fit = facts["fit"]
+    table = Table("layer", "rows alive", "")
+    for layer, share in enumerate(fit["left"]):
+        table.add_row(str(layer), f"{100 * share:.1f} %", "█" * round(BAR * share))
+    view.table(table)
+    count, tasks = len(facts["samples"]), ", ".join(facts["tasks"])
+    view.line(
+        f"{count} samples ({facts['draw']} draw, seed {facts['seed']}) of {tasks}; no layer loses more than "
+        f"{100 * fit['alpha']:.1f} % of the attention that its rows get"
+    )
 
 
 def touched(plan: Plan) -> set[int]:

@@ -22,12 +22,12 @@ def methods(json: common.Json = None) -> None:
     out = common.Output(json)
     from rich.table import Table
 
-    from saccade.families import names
+    from saccade.families import abilities
     from saccade.methods import METHODS
     from saccade.report.catalogue import SHARED, catalogue, described
 
-    families = names()
-    rows = catalogue(families)
+    can = dict(sorted(abilities().items()))
+    rows, families = catalogue(can), list(can)
     view = Table("spec name", "title", "saves", "parameters", "presets", "families", "paper")
     for column in (view.columns[0], view.columns[-1]):
         column.no_wrap = True  # they are copied from here

@@ -22,9 +22,12 @@ class TowerMerge:
 
     Attributes:
         r: Tokens that disappear per layer and view; at most half of the unprotected ones.
+        spread: Whether every patch is put back then, with what its token holds, so that rows of the decoder
+            are made of as many patches as ever.
     """
 
     r: int
+    spread: bool = False
 
 
 @dataclass(frozen=True, eq=False)

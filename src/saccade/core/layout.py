@@ -123,6 +123,12 @@ class Layout:
         return ~self.visual_BN & self.real_BN
 
     @cached_property
+    def instruction_BN(self) -> torch.Tensor:
+        """Text rows after the last visual row of each sample; every text row where there is none."""
+        after_BN = self.visual_BN.flip(1).cumsum(1).flip(1) == 0
+        return self.text_BN & after_BN
+
+    @cached_property
     def place_BN(self) -> torch.Tensor:
         """Each visual row's number inside its image, from 0; -1 elsewhere."""
         # Images are numbered in row order, so a new one begins where the number exceeds all before it.

@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 
-from saccade.core.layout import Layout
+from saccade.core.layout import Layout, prefix_of
 from saccade.core.route import LayerRoute, Route
 from saccade.core.select import count, top
 from saccade.core.stages import Counts, Scoring, Stage
@@ -162,5 +162,6 @@ def scoring_of(stage: Stage, text: int, visual: int) -> Scoring | None:
     """The same for a prompt of so many text rows, of whose visual rows so many are alive."""
     if not stage.look.layer:
         return None
-    asking = {"nothing": 0, "last": 1}.get(stage.look.ask, text // 2)
+    after = {"nothing": 0, "last": 1, "readers": visual + text - prefix_of(text)}
+    asking = after.get(stage.look.ask, text // 2)
     return Scoring(asking, text + visual, stage.look.moment == "before")

@@ -161,6 +161,12 @@ class RowIndex:
         mask = torch.zeros(self.batch * self.rows, dtype=torch.bool, device=self.flat_T.device)
         return mask.index_fill_(0, self.flat_T, True).view(self.batch, self.rows)
 
+    def beside(self, x_BN: torch.Tensor) -> torch.Tensor:
+        """What is told of every row, of those rows that ``apply`` gives a module, in its shape."""
+        if self.slices is not None:
+            return torch.cat([x_BN[:, a:b] for a, b in self.slices] or [x_BN[:, :0]], dim=1)
+        return x_BN.reshape(-1).index_select(0, self.flat_T)[None]
+
     def apply(self, rowwise: Callable[[torch.Tensor], torch.Tensor], x_BND: torch.Tensor) -> torch.Tensor:
         """Runs a row-wise module on the selected rows alone and spreads its output, zeros elsewhere."""
         if self.slices is not None:

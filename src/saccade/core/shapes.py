@@ -84,9 +84,15 @@ class Recurrent:
         """Numbers that it remembers of a prompt: the states, and the last rows before the convolution."""
         return self.value_heads * self.key_dim * self.value_dim + self.mixed_width * self.kernel
 
+    def matrices(self, hidden: int) -> tuple[tuple[int, int], ...]:
+        """What a row is projected by (in, out): queries, keys, values; gate; decay and strength; output."""
+        inner = self.value_width
+        gates = (hidden, inner), (hidden, 2 * self.value_heads)
+        return (hidden, self.mixed_width), *gates, (inner, hidden)
+
     def row_flops(self, hidden: int) -> int:
-        """FLOPs of a row in its projections: queries, keys and values, gate, decay and strength, output."""
-        return 2 * hidden * (self.mixed_width + 2 * self.value_width + 2 * self.value_heads)
+        """FLOPs of a row in its projections."""
+        return sum(2 * into * out for into, out in self.matrices(hidden))
 
     def step_flops(self) -> int:
         """FLOPs of a row in the recurrence itself, and in the convolution."""
@@ -105,6 +111,60 @@ class Recurrent:
         each = 2 * c * (2 * c * k + c * v + 3 * k * v)
         longer = rows + self.kernel - 1 if rows else 0
         return -(-rows // c) * self.value_heads * each + 2 * self.kernel * self.mixed_width * longer
+
+
+@dataclass(frozen=True)
+class ShortConv:
+    """A gated convolution over the last few rows, in some layers in attention's place (LFM2).
+
+    Attributes:
+        layers: Numbers of the layers that have it.
+        width: Its channels.
+        kernel: Rows that it sees.
+    """
+
+    layers: tuple[int, ...]
+    width: int
+    kernel: int
+
+    @property
+    def value_width(self) -> int:
+        """Total width of what it gives."""
+        return self.width
+
+    @property
+    def mixed_width(self) -> int:
+        """Total width of what passes the convolution."""
+        return self.width
+
+    @property
+    def state(self) -> int:
+        """Numbers that it remembers of a prompt: the last rows before the convolution."""
+        return self.width * self.kernel
+
+    def matrices(self, hidden: int) -> tuple[tuple[int, int], ...]:
+        """What a row is projected by (in, out): two gates and what passes the convolution; output."""
+        return (hidden, 3 * self.width), (self.width, hidden)
+
+    def row_flops(self, hidden: int) -> int:
+        """FLOPs of a row in its projections."""
+        return sum(2 * into * out for into, out in self.matrices(hidden))
+
+    def step_flops(self) -> int:
+        """FLOPs of a row in the convolution."""
+        return 2 * self.kernel * self.width
+
+    def token_flops(self) -> int:
+        """FLOPs of a new token beside its projections, as the stock model computes its convolution."""
+        return 4 * self.kernel * self.width
+
+    def chunk_flops(self, rows: int) -> int:
+        """FLOPs of the convolution over a sample of so many rows, and over the padding before them."""
+        return 2 * self.kernel * self.width * (rows + self.kernel - 1 if rows else 0)
+
+
+Recurrence = Recurrent | ShortConv
+"""What mixes rows through a state of fixed size."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +188,7 @@ class LayerShape:
     ffn: int
     experts: Experts | None = None
     gated: bool = False
-    recurrent: Recurrent | None = None
+    recurrent: Recurrence | None = None
     rule: SightRule = field(default_factory=SightRule)
 
     @property
@@ -199,7 +259,7 @@ class ModelShape:
     rules: tuple[SightRule, ...] = ()
     tower: TowerShape | None = None
     gated: bool = False
-    recurrent: Recurrent | None = None
+    recurrent: Recurrence | None = None
     plain: tuple[int, ...] = ()
     plain_ffn: int = 0
 
@@ -285,6 +345,7 @@ _QWEN35 = TowerShape(27, 1152, 4304, 16, 1536, _joined(1152, 1, 4096), merge=4, 
 _QWEN35_MOE = TowerShape(27, 1152, 4304, 16, 1536, _joined(1152, 1, 2048), merge=4, fused=True)
 _SMOL = TowerShape(12, 768, 3072, 12, 768, ((12288, 576),), 8, merge=16)
 _SMOL2 = TowerShape(27, 1152, 4304, 16, 588, ((10368, 2048),), 9, merge=9)
+_LFM2 = TowerShape(27, 1152, 4304, 16, 768, ((4608, 2048), (2048, 2048)), merge=4)
 _INTERN = TowerShape(24, 1024, 4096, 16, 588, ((4096, 3584), (3584, 3584)), 16, cls=1, merge=4, made=24)
 
 
@@ -314,6 +375,19 @@ SHAPES: dict[str, ModelShape] = {
         ModelShape("qwen2-vl-7b", 28, 3584, 28, 4, 128, 18944, 152064, 1280, tower=_QWEN2),
         ModelShape("qwen2.5-vl-7b", 28, 3584, 28, 4, 128, 18944, 152064, 1280, tower=_QWEN25),
         ModelShape("qwen3-vl-8b", 36, 4096, 32, 8, 128, 12288, 151936, 1280, tower=_QWEN3),
+        ModelShape(
+            "lfm2.5-vl-1.6b",
+            16,
+            2048,
+            32,
+            8,
+            64,
+            8192,
+            65536,
+            256,
+            tower=_LFM2,
+            recurrent=ShortConv((0, 1, 3, 4, 6, 7, 9, 11, 13, 15), 2048, 3),
+        ),
         ModelShape("llava-onevision-7b", 28, 3584, 28, 4, 128, 18944, 152128, 3645, 729, tower=_SIGLIP),
         ModelShape("internvl3-8b", 28, 3584, 28, 4, 128, 18944, 151674, 3328, 256, tower=_INTERN),
         ModelShape(

@@ -24,7 +24,7 @@ from saccade.core.layout import Layout, Views
 Counts = tuple[tuple[int, ...], ...]
 """Rows per image, for every image of every sample."""
 
-Ask = Literal["nothing", "last", "chosen"]
+Ask = Literal["nothing", "last", "chosen", "readers"]
 Which = Literal["made", "reads"]
 TowerLayer = int | float | Literal["made"]
 """A layer of the vision tower: its number from 1, a share of the depth (of 24 layers 0.375 is the 9th), or
@@ -36,8 +36,9 @@ class Look:
     """What a decision needs to see.
 
     Attributes:
-        ask: Whose attention over the visual rows is wanted: of nobody, of the last prompt row, or of the rows
-            that the method chooses from the decoder's input (``asking``).
+        ask: Whose attention over the visual rows is wanted: of nobody, of the last prompt row, of the rows
+            that the method chooses from the decoder's input (``asking``), or of all that read an image after
+            it (``readers``): its own rows and the text after the last image, as sums (``read_B2N``).
         moment: Which layer's attention: of the layer that ran just before the boundary (``after``), or of the
             layer that runs next (``before``).
         keys: Whether the keys of that layer are wanted.
@@ -168,6 +169,8 @@ class Evidence:
             float32 at least, given at the rows of this forward; 0 at dead rows. None if nothing was asked.
         asks_BR: False where ``R`` pads a sample with fewer asking rows.
         asking_BR: Row numbers of the asking rows.
+        read_B2N: For ``readers``: the largest weight over heads that a row gets, added up over the rows of
+            its own image that are alive (first), and over the instruction (second), in float32 at least.
         keys_BGNW: Rotated keys of the looked-at layer, zeros at dead rows; None if not wanted.
         rotary: Cosines and sines (B or 1, N, W) of the rows in that layer, in float32 at least, 1 and 0 where
             a head is not turned; None if not wanted.
@@ -187,6 +190,7 @@ class Evidence:
     weights_BHRN: torch.Tensor | None = None
     asks_BR: torch.Tensor | None = None
     asking_BR: torch.Tensor | None = None
+    read_B2N: torch.Tensor | None = None
     keys_BGNW: torch.Tensor | None = None
     rotary: tuple[torch.Tensor, torch.Tensor] | None = None
     turn: Callable[[torch.Tensor, tuple[torch.Tensor, torch.Tensor]], torch.Tensor] | None = None

@@ -8,11 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, sqrt
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from saccade.core.layout import Layout, Views
     from saccade.core.stages import TowerLayer
+
+TowerAbility = Literal["merge_rows", "merge_patches", "leave_patches"]
+"""What can be done to patches inside a vision tower: tokens merge, and rows of the decoder with them; they
+merge, and every patch is put back before rows are made; patches leave before it."""
 
 Cells = tuple[float, float]
 """Lines and columns of a view, in rows that its patches are joined to; fractional where only their number is
@@ -79,23 +83,36 @@ class TowerShape:
     def _ffn(self) -> int:
         return (3 if self.gated else 2) * self.ffn
 
-    def tower_flops(self, view: Cells, r: int = 0, part: float = 1.0) -> float:
+    def tower_flops(self, view: Cells, r: int = 0, part: float = 1.0, spread: bool = False) -> float:
         """FLOPs of the tower over one view.
 
         Args:
             view: Its lines and columns.
             r: Tokens that merge in every layer that makes the features (``TowerMerge``).
             part: Share of the patches that enter the first layer; all of them are embedded.
+            spread: Whether every patch is put back once the features are made.
         """
         d, total = self.width, 2.0 * self.inputs * self.width * self._patches(view)
-        rows = left = self._patches(view) * part + self.cls
+        cells = self._cells(view)
+        rows = self._patches(view) * part + self.cls
         for number in range(self.layers):
-            total += 8 * d * d * rows + 4 * d * self._pairs(view, number, rows) * self._windowed(number, part)
+            if r:
+                rows = sum(count * tokens for count, tokens in cells)
+                pairs = self._pairs_of(cells, number, rows)
+            else:
+                pairs = self._pairs(view, number, rows) * self._windowed(number, part)
+            total += 8 * d * d * rows + 4 * d * pairs
             if r and number < self._makers:
-                left = rows - merged_away(int(rows), r, self.cls)
-                total += self._merging(int(rows), int(rows - left))
-            total += 2 * d * self._ffn * left
-            rows = left
+                after = [(count, tokens - merged_away(int(tokens), r, self.cls)) for count, tokens in cells]
+                total += sum(
+                    count * self._merging(int(tokens), int(tokens - left))
+                    for (count, tokens), (_, left) in zip(cells, after, strict=True)
+                )
+                cells, rows = after, sum(count * tokens for count, tokens in after)
+            total += 2 * d * self._ffn * rows
+            if spread and number == self._makers - 1:
+                cells = self._cells(view)
+        rows = sum(count * tokens for count, tokens in cells) if r else rows
         if self.pooled:
             total += 4 * d * d * (1 + rows) + 4 * d * rows + 4 * d * self.ffn
         return total
@@ -120,13 +137,27 @@ class TowerShape:
             return rows * rows
         return self.merge**2 * _squares(view[0], self.window) * _squares(view[1], self.window)
 
+    def _cells(self, view: Cells) -> list[tuple[int, float]]:
+        """Parts of a view inside which tokens merge: how many there are of a size, and its tokens."""
+        if self.window is None:
+            return [(1, self._patches(view) + self.cls)]
+        lines, columns = (_parts(length, self.window) for length in view)
+        return [(n * m, a * b * self.merge) for n, a in lines for m, b in columns if n * m and a * b]
+
+    def _pairs_of(self, cells: Sequence[tuple[int, float]], number: int, rows: float) -> float:
+        """The same where tokens have merged in these."""
+        if self.window is None or number in self.full:
+            return rows * rows
+        return sum(count * tokens**2 for count, tokens in cells)
+
     def _merging(self, rows: int, gone: int) -> float:
         """Similarities of one half with the other, and sums over what merges: of rows, and of sizes twice."""
         if not gone:
             return 0.0
         others = rows // 2
         alike = 2.0 * (rows - others) * others * (self.width // self.heads)
-        return alike + 2 * others * gone * (self.width + 2)
+        # Where patches are packed sizes are added up once, else before the merge too.
+        return alike + 2 * others * gone * (self.width + (1 if self.side is None else 2))
 
     def projector_flops(self, view: Cells, r: int = 0, part: float = 1.0) -> float:
         """FLOPs of what makes rows of the decoder of one view's features."""
@@ -217,7 +248,12 @@ def _square(rows: float) -> Cells:
     return side, side
 
 
-def _squares(length: float, part: int) -> float:
-    """Sum of squares of a length cut into equal parts, the last of which may be shorter."""
+def _parts(length: float, part: int) -> list[tuple[int, float]]:
+    """A length cut into equal parts, the last of which may be shorter: how many of which length."""
     whole = max(ceil(length / part) - 1, 0)
-    return whole * part**2 + (length - whole * part) ** 2
+    return [(whole, part), (1, length - whole * part)]
+
+
+def _squares(length: float, part: int) -> float:
+    """Sum of squares of a length cut so."""
+    return sum(count * each**2 for count, each in _parts(length, part))

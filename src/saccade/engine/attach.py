@@ -120,8 +120,9 @@ class Attachment:
             mixer = self.family.mixer(layer)
             stand_in = functools.partial(kind, self, self.family, number, mixer, ffn_rows)
             self._undo.append(swap_forward(mixer, stand_in))
-            mlp = functools.partial(MlpStandIn, ffn_rows, self.family.flat_ffn(layer.mlp))
-            self._undo.append(swap_forward(layer.mlp, mlp))
+            ffn = self.family.ffn_of(layer)
+            mlp = functools.partial(MlpStandIn, ffn_rows, self.family.flat_ffn(ffn))
+            self._undo.append(swap_forward(ffn, mlp))
         stages = [s for m in self.plan.methods for s in m.stages(len(self.parts.layers))]
         self._check_positions(stages)
         check_looks(stages, self.recurrent, len(self.parts.layers))
@@ -182,7 +183,7 @@ class Attachment:
         if len(merges) > 1:
             raise ValueError(f"{self.plan.spec}: a vision tower merges by one rule only")
         shortening = bool(self.plan.shortening)
-        if not (stages or shortening or any(method.by_image for method in self.plan.methods)):
+        if not (stages or shortening or merges or any(method.by_image for method in self.plan.methods)):
             return None
         check = FullSize(self.model, self.family, self.plan).check if shortening else None
         weighs = any(stage.look.weighs for stage in stages)

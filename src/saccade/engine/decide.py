@@ -22,7 +22,8 @@ from saccade.engine.attention import scaled_scores, take_rotary, take_rows
 from saccade.engine.cache import Cache, KeyRows, ragged_layer
 from saccade.engine.ending import those_left
 from saccade.engine.frame import Frame
-from saccade.engine.mesh import all_heads, check_rows
+from saccade.engine.mesh import all_heads, check_rows, most_of_heads
+from saccade.engine.readers import read
 from saccade.engine.rewrite import Carried, rewritten, without
 from saccade.engine.steps import Moves, Narrowing, Step, closed_up
 from saccade.engine.trace import Trace
@@ -108,7 +109,7 @@ class Decisions:
         """Takes the decisions that come before the decoder; returns its input."""
         for place, stage in enumerate(self.stages):
             if stage.before == 0 and not stage.look.layer:
-                hidden_BND = self._take(place, hidden_BND, lambda s: {})
+                hidden_BND = self._take(place, hidden_BND, lambda s, t: {})
                 # The prompt keeps its length: rows that are gone are zeros, and in no layer's alive set.
                 gone = self.visual_BN & ~self.left_BN
                 hidden_BND = hidden_BND.masked_fill(gone[..., None].to(hidden_BND.device), 0)
@@ -125,8 +126,8 @@ class Decisions:
             if stage.before == number and stage.look.layer and stage.look.moment == "before":
                 into = hidden_BND
 
-                def see(stage: Stage, into: torch.Tensor = into) -> dict[str, Any]:
-                    return self._look(stage, number, layer, into, kwargs, fresh=True)
+                def see(stage: Stage, taken: _Taken, into: torch.Tensor = into) -> dict[str, Any]:
+                    return self._look(stage, taken, number, layer, into, kwargs, fresh=True)
 
                 hidden_BND = self._take(place, hidden_BND, see)
         return hidden_BND
@@ -143,10 +144,10 @@ class Decisions:
         for place, stage in enumerate(self.stages):
             if stage.before == number + 1 and not (stage.look.layer and stage.look.moment == "before"):
 
-                def see(stage: Stage) -> dict[str, Any]:
+                def see(stage: Stage, taken: _Taken) -> dict[str, Any]:
                     if not stage.look.layer:
                         return {}
-                    return self._look(stage, number, layer, into_BND, kwargs, fresh=False)
+                    return self._look(stage, taken, number, layer, into_BND, kwargs, fresh=False)
 
                 hidden_BND = self._take(place, hidden_BND, see, number)
         return hidden_BND
@@ -155,7 +156,7 @@ class Decisions:
         self,
         place: int,
         hidden_BND: torch.Tensor,
-        see: Callable[[Stage], dict[str, Any]],
+        see: Callable[[Stage, _Taken], dict[str, Any]],
         ran: int | None = None,
     ) -> torch.Tensor:
         stage, again = self.stages[place], place in self._taken
@@ -168,7 +169,7 @@ class Decisions:
         due_BND = None if taken.due_BND is None else taken.due_BND.to(hidden_BND)
         self._scored = None
         with torch.no_grad():
-            seen = see(stage)
+            seen = see(stage, taken)
         vision = self.context.vision
         if stage.look.tower is not None and vision is not None:
             seen["vision"] = vision(stage.look, hidden_BND)
@@ -234,6 +235,7 @@ class Decisions:
     def _look(
         self,
         stage: Stage,
+        taken: _Taken,
         number: int,
         layer: Any,
         hidden_BND: torch.Tensor,
@@ -243,7 +245,8 @@ class Decisions:
         """Score rows of a layer, from its input. ``fresh``: the layer has not run yet."""
         # A view of a tensor with gradients says it wants one, which hooks on modules cannot give it here.
         hidden_BND = check_rows(hidden_BND.detach(), self.frame.new)
-        family, attn = self.context.family, layer.self_attn
+        family = self.context.family
+        attn: Any = family.mixer(layer)
         frame = self.frame.to(hidden_BND.device)
         step = frame.steps[number] or Step()
         cache: Cache | None = kwargs.get("past_key_values")
@@ -261,20 +264,42 @@ class Decisions:
         if stage.look.ask == "nothing":
             self._scored = Scoring(0, keys_BGKW.shape[2], fresh or cache is None)
             return seen
-        asks = self._last if stage.look.ask == "last" else self._asking[id(stage.by)]
-        asks = asks.on(hidden_BND.device)
-        if self._ends_visual:
+        asks = self._asks(stage, taken).on(hidden_BND.device)
+        if self._ends_visual and stage.look.ask != "readers":
             asks = those_left(asks, step.alive)
         self._scored = Scoring(asks.count, keys_BGKW.shape[2], fresh or cache is None)
         normed = family.input_norm(layer, take_rows(asks, hidden_BND))
         queries_BHRW = family.queries(attn, normed, take_rotary(asks, rotary))
-        scores = family.capped(attn, scaled_scores(queries_BHRW, keys_BGKW, attn.scaling))
-        mask = frame.mask(asks, rows, frame.sights[number], step)
-        weights = scores.masked_fill(~mask, float("-inf")).softmax(-1)
-        seen["weights_BHRN"] = all_heads(_over_rows(weights, step, frame), family.heads(attn)[0], attn)
+
+        def weights(part: slice) -> torch.Tensor:
+            logits = family.capped(attn, scaled_scores(queries_BHRW[:, :, part], keys_BGKW, attn.scaling))
+            mask = frame.mask(asks, rows, frame.sights[number], step, part)
+            return logits.masked_fill(~mask, float("-inf")).softmax(-1)
+
+        if stage.look.ask == "readers":
+            heads = family.heads(attn)[0]
+
+            def most(part: slice) -> torch.Tensor:
+                return _over_rows(most_of_heads(weights(part), heads, attn)[:, None], step, frame)[:, 0]
+
+            per_ask = queries_BHRW.shape[0] * queries_BHRW.shape[1] * keys_BGKW.shape[2]
+            seen["read_B2N"] = read(most, asks, self.image_BN.to(hidden_BND.device), per_ask)
+            return seen
+        whole = _over_rows(weights(slice(None)), step, frame)
+        seen["weights_BHRN"] = all_heads(whole, family.heads(attn)[0], attn)
         seen["asking_BR"] = asks.index_BR
         seen["asks_BR"] = torch.ones_like(asks.index_BR).bool() if asks.valid_BR is None else asks.valid_BR
         return seen
+
+    def _asks(self, stage: Stage, taken: _Taken) -> RowIndex:
+        """Rows that ask at a stage."""
+        if stage.look.ask != "readers":
+            return self._last if stage.look.ask == "last" else self._asking[id(stage.by)]
+        words_BN = self.layout.instruction_BN & self.layout.visual_BN.any(1, keepdim=True)
+        words = words_BN.sum(1).tolist()
+        counts = [sum(found) + more for found, more in zip(taken.found, words, strict=True)]
+        words_BN = words_BN.to(taken.alive_BN.device, non_blocking=True)
+        return RowIndex.from_counts(taken.alive_BN | words_BN, counts)
 
     def _keys(
         self,

@@ -154,6 +154,11 @@ class Forward:
         pictures = prompt is not None and self.whole and bool(prompt.visual_BN.any())
         if self.whole and (pictures or given is not None):
             refuse_split_prompts(self.plan.spec, self.looks_at_end)
+        if given is not None and self.tap is not None and self.tap.spreads:
+            raise ValueError(
+                f"{self.plan.spec} merges tokens while the vision tower runs, and these embeddings are made: "
+                "give pixel_values, or leave the plan out"
+            )
         captured = self._captured(prompt)
         named = by_name(module, args, kwargs)
         rows = next(
@@ -219,11 +224,15 @@ class Forward:
         values = output if isinstance(output, tuple) else tuple(output.values())
         cache = cache_in(values)
         if cache is not None and frame.cached:
-            mixers: list[Any] = [self.family.mixer(layer) for layer in self.parts.layers]
-            release(frame, cache, [mixer.layer_idx for mixer in mixers])
+            release(frame, cache, [self._place(layer) for layer in self.parts.layers])
         hidden = values[0]
         read = read_where_left(frame, hidden)
         return output if read is hidden else _replaced(output, hidden, read)
+
+    def _place(self, layer: nn.Module) -> int:
+        """Where a layer's part of the cache is."""
+        mixer: Any = self.family.mixer(layer)
+        return mixer.layer_idx
 
     def _wears(self, cache: Cache | None, mask: Any, new: int) -> bool:
         """Whether padding among the new rows would wear away what recurrent layers hold already."""
@@ -325,9 +334,7 @@ class Forward:
         """Lets a cache keep what a window hides until the layer about to run has been looked at."""
         frame: Frame | None = kwargs.get(FRAME)
         if frame is not None and frame.decisions is not None:
-            frame.decisions.kept[number] = keep_past(
-                kwargs.get("past_key_values"), layer.self_attn.layer_idx, True
-            )
+            frame.decisions.kept[number] = keep_past(kwargs.get("past_key_values"), self._place(layer), True)
 
     @eager
     def after_layer(
@@ -341,8 +348,7 @@ class Forward:
         hidden = output[0] if isinstance(output, tuple) else output
         changed = frame.decisions.after(number, layer, into, kwargs, hidden)
         if frame.decisions.kept.pop(number, False):
-            attn: Any = layer.self_attn
-            keep_past(kwargs.get("past_key_values"), attn.layer_idx, False)
+            keep_past(kwargs.get("past_key_values"), self._place(layer), False)
         return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
 

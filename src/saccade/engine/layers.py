@@ -18,6 +18,7 @@ from saccade.engine.mesh import check_rows
 from saccade.engine.recurrent import routed_recurrent
 from saccade.engine.steps import Step
 from saccade.families import Family
+from saccade.families.base import rows_of
 
 FRAME = "saccade_frame"
 """Keyword that carries the frame from the decoder through the stock loop to its layers."""
@@ -108,8 +109,19 @@ class MlpStandIn:
 
     @eager
     def _routed(self, rows: RowIndex, hidden: torch.Tensor, *args, **kwargs):
+        said: list[Any] = []
+
         def inner(taken: torch.Tensor) -> torch.Tensor:
             given = taken.contiguous() if self.flat else taken
-            return check_rows(self.inner(given, *args, **kwargs), taken.shape[1])
+            output = self.inner(given, *map(chosen, args), **{key: chosen(x) for key, x in kwargs.items()})
+            said.append(output)
+            return check_rows(rows_of(output, taken), taken.shape[1])
 
-        return rows.apply(inner, hidden)
+        def chosen(x: Any) -> Any:
+            # What is told of every row goes where the rows go.
+            told = isinstance(x, torch.Tensor) and x.shape == hidden.shape[:2]
+            return rows.beside(x) if told else x
+
+        spread = rows.apply(inner, hidden)
+        # What is said beside the rows (which experts they passed) is of those that passed.
+        return (spread, *said[0][1:]) if isinstance(said[0], tuple) else spread

@@ -30,16 +30,26 @@ def all_heads(x: torch.Tensor, heads: int, module: nn.Module) -> torch.Tensor:
         return x
     import torch.distributed as dist
 
-    group = _group(module)
-    ranks = 1 if group is None else dist.get_world_size(group)
-    if x.shape[1] * ranks != heads:
-        raise ValueError(
-            f"this process has {x.shape[1]} of {heads} attention heads and its weights do not say who has "
-            "the others: shard the model by from_pretrained with a tp_plan whose size divides the heads"
-        )
+    group, ranks = _holders(x.shape[1], heads, module)
     parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(ranks)]
     dist.all_gather(parts, x.contiguous(), group=group)
     return torch.cat(parts, dim=1)
+
+
+def most_of_heads(x: torch.Tensor, heads: int, module: nn.Module) -> torch.Tensor:
+    """The largest value over all heads, (B, ...), equal in every process; arguments are those above.
+
+    Raises:
+        ValueError: If the other heads cannot be found.
+    """
+    most = x.amax(1)
+    if x.shape[1] == heads:
+        return most
+    import torch.distributed as dist
+
+    group, _ = _holders(x.shape[1], heads, module)
+    dist.all_reduce(most, op=dist.ReduceOp.MAX, group=group)
+    return most
 
 
 def check_rows(x: torch.Tensor, rows: int) -> torch.Tensor:
@@ -54,6 +64,20 @@ def check_rows(x: torch.Tensor, rows: int) -> torch.Tensor:
             "sequence parallel is not supported; leave it out of the tp_plan"
         )
     return x
+
+
+def _holders(here: int, heads: int, module: nn.Module) -> tuple[Any, int]:
+    """The processes that hold the heads of a layer, and how many they are."""
+    import torch.distributed as dist
+
+    group = _group(module)
+    ranks = 1 if group is None else dist.get_world_size(group)
+    if here * ranks != heads:
+        raise ValueError(
+            f"this process has {here} of {heads} attention heads and its weights do not say who has "
+            "the others: shard the model by from_pretrained with a tp_plan whose size divides the heads"
+        )
+    return group, ranks
 
 
 def _group(module: nn.Module) -> Any:

@@ -238,11 +238,17 @@ SUPPORT: tuple[Support, ...] = (
         "families/test_experts.py::test_router_logits_are_refused_where_some_rows_have_none",
     ),
     Support(
-        "layers that mix rows through a state (gated delta nets), in attention's place",
+        "layers that mix rows through a state (gated delta nets, short convolutions), in attention's place",
         "supported, untested on GPU",
         "the stock layer runs on the rows that are alive: a dropped row writes no state; one that skips "
         "attention writes it and gets 0, which spares nothing there",
         "families/test_qwen3_5.py::test_every_layer_equals_the_stock_layer_on_the_rows_that_are_alive",
+    ),
+    Support(
+        "tower methods on views that are padded to the largest",
+        "supported, untested on GPU",
+        "the tower says the same of a picture beside a larger one as of it alone; padding is not asked",
+        "families/test_lfm2_vl.py::test_padding_of_views_is_neither_scored_nor_asked",
     ),
     Support(
         "padding in such layers, on either side and inside later turns",
@@ -423,6 +429,18 @@ SUPPORT: tuple[Support, ...] = (
         "supported",
         "equal to torch's own counter, looks at the tower included; not told where rows are laid out anew",
         "plans/test_bill.py::test_a_plans_bill_is_what_torch_counts_looks_at_the_tower_included",
+    ),
+    Support(
+        "tokens that merge inside the vision tower, every patch put back behind it (`unmerge=true`)",
+        "supported",
+        "where a tower is taken apart, packed ones too: as a tower in loops; it spares the tower alone",
+        "methods/test_tome_unmerged.py::test_the_model_sees_what_a_tower_in_loops_puts_back",
+    ),
+    Support(
+        "such a merge in training with gradient checkpointing, where an encoder hands its layers nothing",
+        "refused",
+        "switch checkpointing off for the tower",
+        "methods/test_tome_unmerged.py::test_gradients_are_those_without_checkpointing_or_it_is_refused",
     ),
     Support(
         "patches that leave before the vision tower",

@@ -23,8 +23,10 @@ from torch import nn
 from saccade.core.bipartite import TowerMerge
 from saccade.core.predicted import TowerPrune
 from saccade.core.stages import TowerLayer
+from saccade.engine import tower_packed
 from saccade.engine.mesh import all_heads
-from saccade.engine.tower_merge import MERGING, Merging, MergingLayer
+from saccade.engine.tower_merge import MERGING, Merging, MergingLayer, check_merging
+from saccade.engine.tower_packed import PACKED, PackedMerging
 from saccade.engine.tower_prune import PRUNING, Pruning, install
 from saccade.engine.tower_scores import TowerScores, look, received, together
 from saccade.engine.tower_vision import Captured, Seen, TowerRun, Which, grid, left, refuse_mixed, vision
@@ -32,7 +34,7 @@ from saccade.families import Family, unwrap
 from saccade.families.base import checkpoints
 from saccade.families.vision import KINDS, Picture, Tower
 
-__all__ = ["Captured", "TowerTap", "allow_other_sizes", "check_merging", "grid", "left", "vision"]
+__all__ = ["Captured", "TowerTap", "allow_other_sizes", "grid", "left", "vision"]
 
 SEEN = "saccade_seen"
 """Attribute of the features' output object that holds what the tap saw."""
@@ -105,8 +107,8 @@ class TowerTap:
         if self.tower is not None:
             self.received = frozenset(self.tower.number(layer) for layer in received)
         if self.merge is not None:
-            check_merging(family, self.tower)
-            if self.received:
+            check_merging(family, self.tower, self.merge)
+            if self.received or (self.merge.spread and wanted):
                 raise ValueError(
                     "a plan that merges tokens inside the vision tower leaves nothing to look at in the "
                     "layers where they merge: leave one of the two methods out"
@@ -132,6 +134,11 @@ class TowerTap:
                 self._merge(self.tower, self.merge)
             if prune is not None:
                 self._undo += install(self.family, self.tower, self._pruning)
+
+    @property
+    def spreads(self) -> bool:
+        """Whether tokens merge and every patch is put back, so that nothing after the tower tells it."""
+        return self.merge is not None and self.merge.spread
 
     def remove(self) -> None:
         """Takes everything off; calling it again does nothing."""
@@ -205,7 +212,7 @@ class TowerTap:
             if self._call.run is not None:
                 # Qwen3-VL makes the features of videos by its own call for images.
                 return inner(*args, **kwargs)
-            if self.merge is not None and kind == "video":
+            if self.merge is not None and not self.merge.spread and kind == "video":
                 # What averages patches needs all of them: it would fail on those that are left.
                 given = self.family.picture(self.model, _arguments(signature, args, kwargs))
                 if given is not None:
@@ -278,6 +285,14 @@ class TowerTap:
             return args, kwargs | {PRUNING: run.pruning}
         if run is None or tower is None or self.merge is None:
             return None
+        if not tower.carries and module.training and any(map(checkpoints, tower.layers)):
+            raise ValueError(
+                f"tokens merge inside the vision tower of {self.family.name} without gradient checkpointing "
+                "alone, for its layers are told nothing when they are run again: switch it off for the tower"
+            )
+        if tower.packed:
+            run.packed = PackedMerging(self.merge.r, self.family.tower_cells(module, kwargs))
+            return args, kwargs | {PACKED: run.packed}
         run.merging = Merging(self.merge.r, int(tower.has_cls))
         return args, kwargs | {MERGING: run.merging}
 
@@ -340,13 +355,31 @@ class TowerTap:
 
     def _merge(self, tower: Tower, merge: TowerMerge) -> None:
         layer: Any
+        if tower.packed:
+            self._undo += tower_packed.install(self.family, tower, self._packed)
+            return
+        made = tower.number("made")
         for number, layer in enumerate(tower.layers):
-            last = number + 1 == tower.states[0]
+            last, merges = number == made, number <= made
             watch = self._watch_merged if last and "made" in self.keys.values() else None
-            merges = number < tower.states[0]
-            self._undo.append(MergingLayer(self.family, layer, number, tower.heads, merges, watch).install())
-        assert tower.projector is not None
-        self._undo.append(tower.projector.register_forward_hook(self._after_projector).remove)
+            spreads, running = merge.spread and last, self._merging
+            self._undo.append(
+                MergingLayer(
+                    self.family, layer, number, tower.heads, merges, watch, spreads, running
+                ).install()
+            )
+        if not merge.spread:
+            assert tower.projector is not None
+            self._undo.append(tower.projector.register_forward_hook(self._after_projector).remove)
+
+    def _packed(self) -> PackedMerging | None:
+        """What the run at hand merges in a tower of packed patches."""
+        return None if self._call.run is None else self._call.run.packed
+
+    def _merging(self) -> Merging | None:
+        """What the run at hand merges, for layers to which their tower hands nothing on."""
+        run, tower = self._call.run, self.tower
+        return None if run is None or tower is None or tower.carries else run.merging
 
     def _watch_merged(self, scores: TowerScores) -> None:
         if self._call.run is not None:
@@ -358,34 +391,6 @@ class TowerTap:
         if run is None or run.merging is None or tower is None:
             return None
         return run.merging.spread(output)
-
-
-def check_merging(family: Family, tower: Tower | None) -> None:
-    """Refuses towers in which tokens cannot merge.
-
-    Raises:
-        ValueError: Saying why.
-    """
-    if tower is None or not tower.states:
-        raise ValueError(
-            f"tokens cannot merge inside the vision tower of {family.name}: it joins neighbouring patches at "
-            "fixed places itself; choose a method that merges before or in the decoder"
-        )
-    if len(tower.states) > 1:
-        raise ValueError(
-            "tokens cannot merge inside this vision tower: its features come from several layers, "
-            "which would not have the same tokens; set one vision_feature_layer, or choose another method"
-        )
-    if tower.states[0] == 0:
-        raise ValueError(
-            "tokens cannot merge inside this vision tower: its features are taken before its first layer, so "
-            "no layer is left to merge in; choose a method that merges before or in the decoder"
-        )
-    if tower.strips and not tower.has_cls:
-        raise ValueError(
-            "this model takes the first row off its features, but its vision tower has no CLS row: set "
-            "vision_feature_select_strategy to full"
-        )
 
 
 def allow_other_sizes(model: nn.Module, family: Family) -> Callable[[], None]:

@@ -19,6 +19,7 @@ from saccade.core.precision import wide
 from saccade.core.predicted import TowerPrune
 from saccade.core.stages import Grid, TowerLayer, Unseen, Vision
 from saccade.engine.tower_merge import Merging
+from saccade.engine.tower_packed import PackedMerging
 from saccade.engine.tower_prune import Pruning
 from saccade.engine.tower_scores import TowerScores
 from saccade.families.vision import Picture, Tower
@@ -38,6 +39,7 @@ class TowerRun:
         later: What is left to do once the tower has run.
         received: Attention that rows get of all rows of their view, by the number of the layer.
         pruning: Which rows were left out, if any.
+        packed: Which tokens of a packed tower were merged, if any.
     """
 
     scores: dict[Which, TowerScores] = field(default_factory=dict)
@@ -47,6 +49,7 @@ class TowerRun:
     later: list[Callable[[], None]] = field(default_factory=list)
     received: dict[int, tuple[torch.Tensor, ...]] = field(default_factory=dict)
     pruning: Pruning | None = None
+    packed: PackedMerging | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ from typing import Any
 
 from saccade.core.layout import Layout
 from saccade.core.shapes import ModelShape
+from saccade.families import abilities
 from saccade.methods import METHODS, BudgetMethod, Method
 from saccade.methods.kinds import ADAPTIVE, PLAIN
 from saccade.plans.budget import flops_ratio, reach_flops
@@ -109,6 +110,7 @@ def lineup(
     """
     # VTW withdraws from the end, whatever layers its own threshold allows.
     known = {name: order for name, order in orders.items() if name != "withdrawal"}
+    can = abilities()
     found: list[LineupRow] = []
     for name, cls in sorted(METHODS.items(), key=lambda item: _place(item[0], shape.layers)):
         kind, layer = kind_of(name, shape.layers), first_layer(cls, shape.layers)
@@ -116,8 +118,9 @@ def lineup(
         rows = [_row(name, cls.title, kind, r, f"{name}({at}flops={r})") for r in ratios]
         if name in ADAPTIVE:
             rows.append(_row(name, cls.title, kind, None, f"{name}()"))
-        served = cls.families
-        if served is not None and family is not None and family not in served:
+        needs = cls().needs
+        if needs is not None and family is not None and needs not in can.get(family, ()):
+            served = [one for one, abilities_of in can.items() if needs in abilities_of]
             found += [
                 row.without_plan(f"{name} is for {', '.join(served)}, not for {family}") for row in rows
             ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from saccade.families.base import Family, Parts, Rotary, core_of, unwrap
 from saccade.families.deepstack import Added
-from saccade.families.registry import FAMILIES, adopt, find, names, register
+from saccade.families.finding import adopt, find
+from saccade.families.registry import FAMILIES, abilities, names, register
 from saccade.families.vision import Picture, Tower
 from saccade.system.environment import has_torchvision
 
@@ -19,6 +20,7 @@ __all__ = [
     "Picture",
     "Rotary",
     "Tower",
+    "abilities",
     "adopt",
     "core_of",
     "find",

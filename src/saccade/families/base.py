@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import nn
 
-from saccade.core.shapes import ModelShape, Recurrent
+from saccade.core.shapes import ModelShape, Recurrence
 from saccade.core.sight_rule import SightRule
 from saccade.families.deepstack import Added
 from saccade.families.projector import ReplaceableProjector, projector_stand_in
@@ -37,7 +37,7 @@ class Parts:
     Attributes:
         core: Module that receives token ids and images and merges them.
         decoder: Text decoder; it is called with embeddings and loops over the layers.
-        layers: Decoder layers, each with ``mlp`` and a ``mixer`` (``Family.mixer``).
+        layers: Decoder layers, each with an FFN (``Family.ffn_of``) and a ``mixer`` (``Family.mixer``).
         norm: Norm after the last layer.
         head: Language-model head, or None for a bare core.
     """
@@ -66,6 +66,8 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
     """What ``token_type_ids`` say of the rows of an answer, where the model takes them."""
     decoder_name: ClassVar[str] = "language_model"
     """Attribute of the core that is the text decoder."""
+    norm_name: ClassVar[str] = "norm"
+    """Attribute of the decoder that is the norm after its last layer."""
     compact_positions: bool = True
     """Whether positions can close up over dropped rows; not where they have several axes (mRoPE)."""
     gated: ClassVar[bool] = False
@@ -156,9 +158,11 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
         if kind not in self.text_types:
             raise ValueError(
                 f"{self.name} with a {kind!r} text decoder is not supported; "
-                f"supported: {', '.join(self.text_types)}"
+                f"supported: {', '.join(self.text_types)}. An adapter made by inspection may do: "
+                "saccade check MODEL --generic"
             )
-        return Parts(core, decoder, decoder.layers, decoder.norm, getattr(model, "lm_head", None))
+        norm = getattr(decoder, self.norm_name)
+        return Parts(core, decoder, decoder.layers, norm, getattr(model, "lm_head", None))
 
     def visual_mask(
         self, model: nn.Module, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None = None
@@ -234,6 +238,14 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
         """The module of a decoder layer that lets its rows know of each other: attention, or a recurrence."""
         return layer.self_attn
 
+    def ffn_of(self, layer: Any) -> nn.Module:
+        """The module of a decoder layer that works row by row."""
+        return layer.mlp
+
+    def fed(self, layer: Any, x_BND: torch.Tensor) -> torch.Tensor:
+        """FFN output (B, N, D) of normed hidden states."""
+        return rows_of(self.ffn_of(layer)(x_BND), x_BND)
+
     def recurs(self, layer: Any) -> bool:
         """Whether a decoder layer mixes its rows through a state, in attention's place.
 
@@ -243,7 +255,7 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
         """
         return False
 
-    def recurrent(self, config: PreTrainedConfig) -> Recurrent | None:
+    def recurrent(self, config: PreTrainedConfig) -> Recurrence | None:
         """What mixes rows in the layers that recur, and which they are; None where all have attention."""
         return None
 
@@ -409,6 +421,12 @@ def rotate(x_BHNK: torch.Tensor, rotary: Rotary) -> torch.Tensor:
     low, high = turned.chunk(2, dim=-1)
     turned = turned * cos + torch.cat((-high, low), dim=-1) * sin
     return torch.cat((turned, rest), dim=-1) if rest.shape[-1] else turned
+
+
+def rows_of(output: Any, given_BND: torch.Tensor) -> torch.Tensor:
+    """What an FFN made of rows (B, N, D); some say beside it which experts they passed, or lay it flat."""
+    first: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    return first if first.shape == given_BND.shape else first.view(given_BND.shape)
 
 
 ADVICE = "give the model itself (.module) and run that, or wrap it in DistributedDataParallel"

@@ -46,6 +46,7 @@ class Gemma3(Gemma):
     name = "Gemma 3"
     model_types = ("gemma3",)
     text_types = ("gemma3_text",)
+    tower_can = ("merge_patches",)
 
     def written_ids(self, config: PreTrainedConfig) -> tuple[int, ...]:
         return (config.boi_token_id,)

@@ -15,13 +15,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from saccade.core.shapes import Experts, ModelShape
+from saccade.core.shapes import Experts, ModelShape, Recurrence
 from saccade.core.sight_rule import SightRule
 from saccade.families.base import Family, Parts, Rotary, core_of, unwrap
 from saccade.families.deepstack import Added
 from saccade.families.inspection import Found, look
-from saccade.families.recipes import AttentionRecipe, heads_in
+from saccade.families.recipes import Recipe, heads_in, lenders
+from saccade.families.registry import FAMILIES
 from saccade.families.vision import Picture
+from saccade.families.watched import ATTENTIONS, ffn_in, mixer_in, part_in
 
 PLACEHOLDER = re.compile(r"(image|img|video|vision|visual|media|im)(_\w+)?_(id|index)")
 NO_PLACEHOLDER = re.compile(r"start|end|begin|newline|break|row|col|bo[iv]|eo[iv]|sep|global|low|high|audio")
@@ -80,10 +82,12 @@ class GenericFamily(Family):
         finally:
             model.train(training)
 
-    def recipe(self, attn: Any) -> AttentionRecipe:
+    def recipe(self, attn: Any) -> Recipe:
         """How an attention module of the decoder works."""
         assert self._found is not None
-        return self._found.recipes[attn.layer_idx]
+        found = self._found.recipes[attn.layer_idx]
+        assert found is not None
+        return found
 
     def told(self) -> dict[str, Any] | None:
         if self._found is None:
@@ -153,12 +157,22 @@ class GenericFamily(Family):
         return TYPICAL
 
     def shape(self, config: Any, name: str = "") -> ModelShape:
-        shape, text = super().shape(config, name), config.get_text_config()
+        text = config.get_text_config()
+        gated = any(FAMILIES[lender].gated for lender in lenders(text))
+        try:
+            shape = replace(super().shape(config, name), gated=gated)
+        except AttributeError as error:
+            lacks = error.name or str(error)
+            raise ValueError(_refusal(config, f"its configuration does not say its {lacks}")) from None
         experts, plain = _experts(text), _plain_layers(text)
         if experts is None or len(plain) >= shape.layers:
             return shape
         wide = shape.ffn if plain else 0
         return replace(shape, ffn=experts.passed, experts=experts, plain=plain, plain_ffn=wide)
+
+    def ffn(self, text: Any) -> int:
+        experts = _experts(text)
+        return super().ffn(text) if experts is None or _said(text, "intermediate_size") else experts.passed
 
     def config(self, shape: ModelShape, layers: int | None = None, vision_layers: int = 1) -> Any:
         raise ValueError(
@@ -207,10 +221,23 @@ class GenericFamily(Family):
             return getattr(config, "attention_chunk_size", None)
         # Where the configuration names no kinds, a layer may know its own.
         layers: Any = decoder.layers
-        own = getattr(layers[number].self_attn, "sliding_window", None)
+        own = getattr(self.mixer(layers[number]), "sliding_window", None)
         if kinds is None or kinds[number] == "sliding_attention":
             own = getattr(config, "sliding_window", None) or own
         return own if isinstance(own, int) else None
+
+    def mixer(self, layer: Any) -> nn.Module:
+        return mixer_in(layer, None if self._found is None else self._found.lender)
+
+    def recurs(self, layer: Any) -> bool:
+        return part_in(layer, ATTENTIONS) is None
+
+    def recurrent(self, config: Any) -> Recurrence | None:
+        found = (FAMILIES[name].recurrent(config) for name in lenders(config.get_text_config()))
+        return next((one for one in found if one is not None), None)
+
+    def ffn_of(self, layer: Any) -> nn.Module:
+        return ffn_in(layer)
 
     def flat_ffn(self, mlp: nn.Module) -> bool:
         return any("expert" in name for name, _ in mlp.named_modules())
@@ -236,14 +263,20 @@ class GenericFamily(Family):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         return self.recipe(attn).keys_values(attn, x_BND, rotary)
 
+    def asking(
+        self, attn: nn.Module, x_BND: torch.Tensor, rotary: Rotary
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return self.recipe(attn).asking(attn, x_BND, rotary)
+
     def output(
         self, attn: nn.Module, context_BHNK: torch.Tensor, gate_BND: torch.Tensor | None = None
     ) -> torch.Tensor:
-        return self.recipe(attn).mixed(attn, context_BHNK)
+        return self.recipe(attn).mixed(attn, context_BHNK, gate_BND)
 
     def norms(self, layer: Any) -> tuple[nn.Module, nn.Module]:
         assert self._found is not None
-        number = layer.self_attn.layer_idx
+        mixer: Any = self.mixer(layer)
+        number = mixer.layer_idx
         names = (self._found.input_norms[number], self._found.ffn_norms[number])
         before, after = (nn.Identity() if name is None else getattr(layer, name) for name in names)
         return before, after
@@ -265,7 +298,11 @@ class GenericFamily(Family):
                 position_ids = position_ids.expand(axes, *position_ids.shape)
             # A fourth axis in front is that of the text, for packed sequences.
             position_ids = position_ids[-axes:]
-        return decoder.rotary_emb(hidden_BND, position_ids)
+        return decoder.rotary_emb(hidden_BND, position_ids, *(() if kind is None else (kind,)))
+
+    def rotary_kind(self, attn: Any) -> str | None:
+        kinds = () if self._found is None else self._found.kinds
+        return kinds[attn.layer_idx] if kinds else None
 
     def added(self, given: Mapping[str, Any]) -> Added | None:
         rows, features = (given.get(name) for name in DEEPSTACK)
@@ -298,7 +335,9 @@ class GenericFamily(Family):
 def _said(text: Any, *names: str) -> int:
     """The first of these fields that holds a number above 0; 0 where none does."""
     values = (getattr(text, name, None) for name in names)
-    return next((value for value in values if isinstance(value, int) and value > 0), 0)
+    # Where rows of pictures have experts of their own (Ernie), their width is the last.
+    last = (value[-1] if isinstance(value, list | tuple) and value else value for value in values)
+    return next((value for value in last if isinstance(value, int) and value > 0), 0)
 
 
 def _experts(text: Any) -> Experts | None:
@@ -318,16 +357,20 @@ def _plain_layers(text: Any) -> tuple[int, ...]:
     return tuple(only) if only else tuple(range(_said(text, "first_k_dense_replace")))
 
 
-def _by_recipe(recipes: Sequence[AttentionRecipe]) -> list[tuple[AttentionRecipe, list[int]]]:
+def _by_recipe(recipes: Sequence[Recipe | None]) -> list[tuple[Recipe, list[int]]]:
     """Recipes with the layers that they are of."""
-    found: dict[AttentionRecipe, list[int]] = {}
+    found: dict[Recipe, list[int]] = {}
     for number, recipe in enumerate(recipes):
-        found.setdefault(recipe, []).append(number)
+        if recipe is not None:
+            found.setdefault(recipe, []).append(number)
     return list(found.items())
 
 
 def _refusal(config: Any, why: str) -> str:
-    return f"no adapter for model type {config.model_type!r}, and none can be made by inspection: {why}"
+    kind = f"model type {config.model_type!r}"
+    if config.model_type in FAMILIES:
+        kind += f" with a {config.get_text_config().model_type!r} text decoder"
+    return f"no adapter for {kind}, and none can be made by inspection: {why}"
 
 
 def _pixel_arguments(core: nn.Module) -> list[str]:

@@ -31,6 +31,7 @@ class Glm4v(QwenVL):
     name = "GLM-4.1V"
     model_types: ClassVar[tuple[str, ...]] = ("glm4v", "glm46v")
     text_types = ("glm4v_text",)
+    tower_can = ("leave_patches",)
     norms_outputs = True
     beside_images = False  # both have one placeholder, and the stock model counts them together
     by_rate = True

@@ -26,6 +26,7 @@ class Glm4vMoe(SparseFFN, Glm4v):
     name = "GLM-4.5V"
     model_types = ("glm4v_moe",)
     text_types = ("glm4v_moe_text",)
+    tower_can = ("leave_patches",)
     norms_outputs = False
 
     def config(

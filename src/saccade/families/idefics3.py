@@ -26,8 +26,8 @@ from transformers import (
 from saccade.core.rows import runs
 from saccade.core.shapes import SHAPES, ModelShape
 from saccade.core.tower import TowerShape
-from saccade.families.base import Family, core_of, heads_of, text_sizes, unwrap
-from saccade.families.patch_tower import joined_tower
+from saccade.families.base import core_of, text_sizes, unwrap
+from saccade.families.patch_tower import PatchTower, joined_tower
 from saccade.families.registry import register
 from saccade.families.tower_shape import encoder
 from saccade.families.vision import Box, Picture, Tower, each_prompts, joined, made_lengths, of_patches
@@ -40,7 +40,7 @@ BY_SAMPLE = "mm_encoder_outputs" in inspect.signature(Idefics3Model.forward).par
 
 
 @register
-class Idefics3(Family):
+class Idefics3(PatchTower):
     """Idefics3: the model gets the views of each sample; the prompt tells which of them are one image.
 
     What stands before the last view of a sample stands before every view of a whole picture, and no other:
@@ -52,6 +52,7 @@ class Idefics3(Family):
     name = "Idefics3"
     model_types = ("idefics3",)
     text_types = ("llama",)
+    tower_can = ("merge_patches",)
     decoder_name = "text_model"
     tower_modules: ClassVar[tuple[str, ...]] = ("model.vision_model", "model.connector")
     image_inputs = ("pixel_values", "mm_encoder_outputs", "image_hidden_states")
@@ -158,12 +159,7 @@ class Idefics3(Family):
     def tower(self, model: nn.Module) -> Tower | None:
         core: Any = core_of(model)
         heads = core.config.vision_config.num_attention_heads
-        return joined_tower(core.vision_model, heads, core.config.scale_factor**2)
-
-    def tower_heads(
-        self, attn: nn.Module, x: torch.Tensor, kwargs: Mapping[str, Any], cls_only: bool
-    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        return [(heads_of(attn.q_proj(x), attn.head_dim), heads_of(attn.k_proj(x), attn.head_dim))]
+        return replace(joined_tower(core.vision_model, heads, core.config.scale_factor**2), carries=False)
 
     def tower_order(self, tower: Tower, kwargs: Mapping[str, Any]) -> torch.Tensor | None:
         pixels, module = kwargs["pixel_values"], tower.module
@@ -186,6 +182,7 @@ class SmolVLM(Idefics3):
 
     name = "SmolVLM"
     model_types = ("smolvlm",)
+    tower_can = ("merge_patches",)
     films, frames_apart, by_rate = True, True, True
     beside_images = False  # its processor gives both one name, and the videos' take the images' place
 

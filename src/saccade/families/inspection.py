@@ -11,56 +11,37 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import nn
 
-from saccade.families.base import Parts, Rotary, core_of, unwrap
-from saccade.families.recipes import AttentionRecipe, find_recipe
+from saccade.families.base import Parts, Rotary, core_of, rows_of, unwrap
+from saccade.families.recipes import AttentionRecipe, Recipe, check_known, find_recipe, lenders, lent_recipe
+from saccade.families.watched import (
+    ATTENTIONS,
+    FFNS,
+    LayerRun,
+    attention_in,
+    ffn_in,
+    first_of,
+    given_rows,
+    hooks,
+    lender_of,
+    mixer_in,
+    part_in,
+    say,
+    watched,
+)
 
-WORDS = 12
-"""Rows that the model is tried on."""
+LAYER_KIND = "layer_type"
+"""What rotary tables that differ by kind of layer are asked for by."""
 SIGHTS = ("full_attention", "sliding_attention", "chunked_attention")
 """Kinds of layers that see all rows before them, or the last of those."""
 CLOSE, ROUNDED = 1e-4, 5e-2
 """How far rows that should be equal may be apart, relative to their length: in float32, in other formats."""
-
-_WORD = "saccade_passes"
-"""Keyword that is handed to the decoder, to see whether it reaches the attention of its layers."""
-
-
-@dataclass(eq=False)
-class LayerRun:
-    """What one decoder layer did in a forward.
-
-    Attributes:
-        came: What it was given (B, N, D).
-        went: What it made of it.
-        order: Which of ``self_attn`` and ``mlp`` ran, in order.
-        attention: Keyword arguments of the attention.
-        asked: What its attention was given.
-        attended: What its attention gave.
-        fed: What its FFN was given.
-        cooked: What its FFN gave.
-        normed: What each of the layer's norms gave.
-        passed: Whether the decoder's keyword reached the attention.
-    """
-
-    came: torch.Tensor | None = None
-    went: torch.Tensor | None = None
-    order: list[str] = field(default_factory=list)
-    attention: dict[str, Any] = field(default_factory=dict)
-    asked: torch.Tensor | None = None
-    attended: Any = None
-    fed: torch.Tensor | None = None
-    cooked: Any = None
-    normed: dict[str, torch.Tensor] = field(default_factory=dict)
-    passed: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,19 +50,23 @@ class Found:
 
     Attributes:
         parts: Its modules.
-        recipes: How the attention of each layer works.
+        recipes: How the attention of each layer works; None where a layer recurs.
         input_norms: Name of the norm before the attention of each layer; None where there is none.
         ffn_norms: Name of the norm before the FFN of each layer, likewise.
         axes: Axes of positions, 1 unless pictures lie on grids of positions.
         scale: What the whole model multiplies the logits of its head with.
+        kinds: Kind of each layer, where kinds turn by tables of their own; else None.
+        lender: Model type of the family whose adapter knows the layers that recur; None where none does.
     """
 
     parts: Parts
-    recipes: tuple[AttentionRecipe, ...]
+    recipes: tuple[Recipe | None, ...]
     input_norms: tuple[str | None, ...]
     ffn_norms: tuple[str | None, ...]
     axes: int
     scale: float = 1.0
+    kinds: tuple[str | None, ...] = ()
+    lender: str | None = None
 
 
 def find_parts(model: nn.Module, names: frozenset[int] = frozenset()) -> Parts:
@@ -92,7 +77,7 @@ def find_parts(model: nn.Module, names: frozenset[int] = frozenset()) -> Parts:
         names: Token ids that stand for pictures, which no word is.
 
     Raises:
-        ValueError: If it has no decoder layers of ``self_attn`` and ``mlp``, saying what they have.
+        ValueError: If it has no decoder layers of an attention and an FFN, saying what they have.
     """
     stock, core = unwrap(model), core_of(model)
     lists = {name: m for name, m in core.named_modules() if isinstance(m, nn.ModuleList) and len(m)}
@@ -108,7 +93,7 @@ def find_parts(model: nn.Module, names: frozenset[int] = frozenset()) -> Parts:
     alive = {name: m for name, m in lists.items() if all(id(one) in ran for one in m)}
     for members in sorted(lists.values(), key=len, reverse=True):
         idle = [n for n, one in enumerate(members) if id(one) not in ran]
-        if 0 < len(idle) < len(members) and all(hasattr(one, "mlp") for one in members):
+        if 0 < len(idle) < len(members) and all(part_in(one, FFNS) for one in members):
             raise ValueError(
                 f"its layer {idle[0]} ({type(members[idle[0]]).__name__}) does not run on words alone: "
                 "pictures are seen by cross-attention, and not as rows"
@@ -120,7 +105,9 @@ def find_parts(model: nn.Module, names: frozenset[int] = frozenset()) -> Parts:
     name = max(outer, key=lambda n: sum(p.numel() for p in alive[n].parameters()))
     layers = alive[name]
     for number, layer in enumerate(layers):
-        lacking = [part for part in ("self_attn", "mlp") if not hasattr(layer, part)]
+        lacking = [names[0] for names in (ATTENTIONS, FFNS) if part_in(layer, names) is None]
+        if lacking == [ATTENTIONS[0]] and lender_of(model, layer) is not None:
+            continue
         if lacking:
             has = ", ".join(child for child, _ in layer.named_children())
             raise ValueError(
@@ -131,6 +118,8 @@ def find_parts(model: nn.Module, names: frozenset[int] = frozenset()) -> Parts:
     if decoder is core:
         raise ValueError("its decoder is not a module of its own beside the vision tower")
     children = dict(decoder.named_children())
+    if all(part_in(layer, ATTENTIONS) is None for layer in layers):
+        raise ValueError("none of its layers has an attention")
     norm = children.get("norm") or next((child for key, child in children.items() if "norm" in key), None)
     if norm is None:
         raise ValueError(f"its decoder ({type(decoder).__name__}) has no norm after its last layer")
@@ -149,7 +138,7 @@ def look(model: nn.Module, names: frozenset[int] = frozenset()) -> Found:
         ValueError: If anything does not hold, saying what.
     """
     parts = find_parts(model, names)
-    runs, tables = _watched(model, parts, names)
+    runs, tables = watched(model, parts, names)
     norms = [
         _check_layer(number, layer, run)
         for number, (layer, run) in enumerate(zip(parts.layers, runs, strict=True))
@@ -157,163 +146,40 @@ def look(model: nn.Module, names: frozenset[int] = frozenset()) -> Found:
     _check_loop(runs)
     _check_sight(model, parts, names)
     _check_silence(model, parts, names)
-    found: list[AttentionRecipe] = []
+    found: list[Recipe | None] = []
     for number, (layer, run) in enumerate(zip(parts.layers, runs, strict=True)):
+        if run.recurs:
+            found.append(None)
+            continue
+        first = [recipe for recipe in reversed(found) if isinstance(recipe, AttentionRecipe)]
         try:
-            recipe = _recipe(layer, run, list(dict.fromkeys(reversed(found))))
+            found.append(_recipe(layer, run, list(dict.fromkeys(first))))
         except ValueError as error:
             raise ValueError(f"layer {number}: {error}") from None
-        found.append(recipe)
-    axes = _axes(parts, runs, tables)
+    axes, kinds = _axes(parts, runs, tables)
     before, after = zip(*norms, strict=True)
-    return Found(parts, tuple(found), before, after, axes, _scale(model, parts, names))
-
-
-def say(model: nn.Module, names: frozenset[int], change: bool = False) -> Any:
-    """Runs a model on a few words.
-
-    Args:
-        model: The model.
-        names: Token ids that no word is.
-        change: Whether the last word is another one.
-    """
-    embed: Any = unwrap(model).get_input_embeddings()
-    size, device = embed.weight.shape[0], embed.weight.device
-    # Words of the middle of the vocabulary: what begins and ends texts lies at its edges.
-    draw = torch.Generator().manual_seed(0)
-    order = torch.randperm(size - size // 4, generator=draw) + size // 8
-    words = [int(token) for token in order[: 4 * WORDS] if int(token) not in names]
-    ids = torch.tensor([[*words[: WORDS - 1], words[WORDS if change else WORDS - 1]]])
-    ids = ids.to("cpu" if device.type == "meta" else device)
-    return unwrap(model)(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
-
-
-@contextmanager
-def hooks() -> Iterator[list[Any]]:
-    """Hooks that come off at the end."""
-    undo: list[Any] = []
-    try:
-        yield undo
-    finally:
-        for handle in undo:
-            handle.remove()
-
-
-def _first(output: Any) -> Any:
-    return output[0] if isinstance(output, tuple) else output
-
-
-def _given(args: tuple, kwargs: dict[str, Any]) -> Any:
-    return args[0] if args else kwargs.get("hidden_states")
-
-
-def _watched(
-    model: nn.Module, parts: Parts, names: frozenset[int]
-) -> tuple[list[LayerRun], list[tuple[Any, ...]]]:
-    """One forward: what every layer did, and the arguments of the decoder's rotary tables."""
-    runs = [LayerRun() for _ in parts.layers]
-    tables: list[tuple[Any, ...]] = []
-
-    def hand_in(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
-        return args, {**kwargs, _WORD: None}
-
-    def enter(run: LayerRun) -> Callable:
-        def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-            run.came = _given(args, kwargs)
-
-        return hook
-
-    def leave(run: LayerRun) -> Callable:
-        def hook(module: nn.Module, args: tuple, output: Any) -> None:
-            run.went = _first(output)
-
-        return hook
-
-    def asks(run: LayerRun) -> Callable:
-        def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
-            run.order.append("self_attn")
-            run.passed = _WORD in kwargs
-            left = {key: value for key, value in kwargs.items() if key != _WORD}
-            run.asked, run.attention = _given(args, left), dict(left)
-            return args, left
-
-        return hook
-
-    def answers(run: LayerRun) -> Callable:
-        def hook(module: nn.Module, args: tuple, output: Any) -> None:
-            run.attended = output
-
-        return hook
-
-    def feeds(run: LayerRun) -> Callable:
-        def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-            run.order.append("mlp")
-            run.fed, run.cooked = (args[0] if len(args) == 1 and not kwargs else None), output
-
-        return hook
-
-    def norms(run: LayerRun, name: str) -> Callable:
-        def hook(module: nn.Module, args: tuple, output: Any) -> None:
-            run.normed[name] = output
-
-        return hook
-
-    def rotates(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-        tables.append((args, kwargs, output))
-
-    with hooks() as undo:
-        undo.append(parts.decoder.register_forward_pre_hook(hand_in, with_kwargs=True))
-        for run, layer in zip(runs, parts.layers, strict=True):
-            made: Any = layer
-            undo.append(layer.register_forward_pre_hook(enter(run), with_kwargs=True))
-            undo.append(layer.register_forward_hook(leave(run)))
-            undo.append(made.self_attn.register_forward_pre_hook(asks(run), with_kwargs=True))
-            undo.append(made.self_attn.register_forward_hook(answers(run)))
-            undo.append(made.mlp.register_forward_hook(feeds(run), with_kwargs=True))
-            for name, child in layer.named_children():
-                if "norm" in name:
-                    undo.append(child.register_forward_hook(norms(run, name)))
-        rotary = getattr(parts.decoder, "rotary_emb", None)
-        if isinstance(rotary, nn.Module):
-            undo.append(rotary.register_forward_hook(rotates, with_kwargs=True))
-        try:
-            say(model, names)
-        except TypeError as error:
-            if _WORD not in str(error):
-                raise
-            raise ValueError(
-                "its decoder does not hand keywords on to the attention of its layers, by which plans travel"
-            ) from None
-    return runs, tables
+    scale = _scale(model, parts, names)
+    lender = next((run.recurs for run in runs if run.recurs), None)
+    return Found(parts, tuple(found), before, after, axes, scale, kinds, lender)
 
 
 def _check_layer(number: int, layer: Any, run: LayerRun) -> tuple[str | None, str | None]:
     """What one layer must be like; the names of its norms."""
     where = f"layer {number} ({type(layer).__name__})"
-    if run.order != ["self_attn", "mlp"]:
-        raise ValueError(
-            f"{where} runs {', '.join(run.order) or 'neither'}, not its attention and then its FFN"
-        )
+    attention, ffn = mixer_in(layer, run.recurs), ffn_in(layer)
+    if run.order != ["its attention", "its FFN"]:
+        ran = ", ".join(run.order) or "neither attention nor FFN"
+        raise ValueError(f"{where} runs {ran}, and not once its attention and then its FFN")
     if not run.passed:
         raise ValueError(f"{where} does not hand keywords on to its attention, by which plans travel")
-    if not isinstance(run.attended, tuple) or len(run.attended) != 2:
-        raise ValueError(f"{where}: its attention returns something else than an output and its weights")
-    if not isinstance(run.cooked, torch.Tensor) or run.fed is None:
+    if run.cooked is None or run.fed is None:
         raise ValueError(f"{where}: its FFN takes or returns something else than rows")
-    rotary = run.attention.get("position_embeddings")
-    if not (isinstance(rotary, tuple) and len(rotary) == 2 and all(t.ndim == 3 for t in rotary)):
-        raise ValueError(f"{where}: its attention is not given rotary tables of rows")
-    for name in ("layer_idx", "scaling", "head_dim", "config"):
-        if not hasattr(layer.self_attn, name):
-            raise ValueError(f"{where}: its attention does not know its {name}")
-    if "past_key_values" not in inspect.signature(type(layer.self_attn).forward).parameters:
-        raise ValueError(f"{where}: its attention takes no past_key_values")
-    kinds = getattr(layer.self_attn.config, "layer_types", None)
-    if kinds is not None and kinds[number] not in SIGHTS:
-        raise ValueError(f"{where} is a layer of {kinds[number]}, which is not taken apart")
+    if not run.recurs:
+        _check_attention(number, attention, run, where)
     rows = run.fed.shape[1]
     some = torch.arange(rows, device=run.fed.device)[rows // 3 :: 2]
-    if _apart(layer.mlp(run.fed[:, some]), run.cooked[:, some]) > _limit(run.fed):
+    fewer = run.fed[:, some]
+    if _apart(rows_of(ffn(fewer), fewer), run.cooked[:, some]) > _limit(run.fed):
         raise ValueError(f"{where}: its FFN does not work row by row")
     before = _norm_of(run, run.asked)
     if before is None and not (
@@ -321,6 +187,25 @@ def _check_layer(number: int, layer: Any, run: LayerRun) -> tuple[str | None, st
     ):
         raise ValueError(f"{where}: its attention is given something else than a norm of the stream")
     return before, _norm_of(run, run.fed)
+
+
+def _check_attention(number: int, attention: Any, run: LayerRun, where: str) -> None:
+    """What the attention of a layer must be like."""
+    if not isinstance(run.attended, tuple) or len(run.attended) != 2:
+        raise ValueError(f"{where}: its attention returns something else than an output and its weights")
+    rotary = run.attention.get("position_embeddings")
+    if not (isinstance(rotary, tuple) and len(rotary) == 2 and all(t.ndim == 3 for t in rotary)):
+        raise ValueError(f"{where}: its attention is not given rotary tables of rows")
+    for name in ("layer_idx", "scaling", "head_dim", "config"):
+        if not hasattr(attention, name):
+            raise ValueError(f"{where}: its attention does not know its {name}")
+    taken = inspect.signature(type(attention).forward).parameters
+    for name in ("hidden_states", "past_key_values"):
+        if name not in taken:
+            raise ValueError(f"{where}: its attention takes no {name}")
+    kinds = getattr(attention.config, "layer_types", None)
+    if kinds is not None and kinds[number] not in SIGHTS:
+        raise ValueError(f"{where} is a layer of {kinds[number]}, which is not taken apart")
 
 
 def _norm_of(run: LayerRun, given: torch.Tensor | None) -> str | None:
@@ -347,7 +232,9 @@ def _check_sight(model: nn.Module, parts: Parts, names: frozenset[int]) -> None:
     """No word sees later words."""
     seen: list[torch.Tensor] = []
     with hooks() as undo:
-        undo.append(parts.layers[-1].register_forward_hook(lambda m, a, output: seen.append(_first(output))))
+        undo.append(
+            parts.layers[-1].register_forward_hook(lambda m, a, output: seen.append(first_of(output)))
+        )
         say(model, names)
         say(model, names, change=True)
     first, second = seen
@@ -362,19 +249,19 @@ def _check_silence(model: nn.Module, parts: Parts, names: frozenset[int]) -> Non
     far: list[tuple[int, float]] = []
 
     def silent(module: nn.Module, args: tuple, output: Any) -> Any:
-        first = torch.zeros_like(_first(output))
+        first = torch.zeros_like(first_of(output))
         return (first, *output[1:]) if isinstance(output, tuple) else first
 
     with hooks() as undo:
         for number, layer in enumerate(parts.layers):
-            made: Any = layer
-            undo.append(made.self_attn.register_forward_hook(silent))
-            undo.append(made.mlp.register_forward_hook(silent))
+            recurs = None if part_in(layer, ATTENTIONS) else lender_of(model, layer)
+            undo.append(mixer_in(layer, recurs).register_forward_hook(silent))
+            undo.append(ffn_in(layer).register_forward_hook(silent))
 
             def leave(
                 module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any, number: int = number
             ) -> None:
-                far.append((number, _apart(_first(output), _given(args, kwargs))))
+                far.append((number, _apart(first_of(output), given_rows(args, kwargs))))
 
             undo.append(layer.register_forward_hook(leave, with_kwargs=True))
         say(model, names)
@@ -387,15 +274,15 @@ def _check_silence(model: nn.Module, parts: Parts, names: frozenset[int]) -> Non
             )
 
 
-def _recipe(layer: Any, run: LayerRun, first: list[AttentionRecipe]) -> AttentionRecipe:
+def _recipe(layer: Any, run: LayerRun, first: list[AttentionRecipe]) -> Recipe:
     """How the attention of a layer works, tried in float32 where its weights are as they act."""
-    attn, x, rotary = layer.self_attn, run.asked, run.attention["position_embeddings"]
+    attn, x, rotary = attention_in(layer), run.asked, run.attention["position_embeddings"]
     assert x is not None
     plain = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
     kinds = {type(p.data) for p in attn.parameters()}
     if kinds != {torch.Tensor} or any(p.is_meta or p.dtype not in plain for p in attn.parameters()):
         # Quantised weights, and those that lie elsewhere until they are used, act as they are alone.
-        return find_recipe(attn, x, rotary, _first(run.attended), first)
+        return _found_recipe(attn, x, rotary, first_of(run.attended), first)
     exact = copy.deepcopy(attn).float()
     exact.config._attn_implementation = "sdpa"
     tables: Rotary = (rotary[0].float(), rotary[1].float())
@@ -403,32 +290,59 @@ def _recipe(layer: Any, run: LayerRun, first: list[AttentionRecipe]) -> Attentio
     mask = torch.full((rows, rows), torch.finfo(torch.float32).min, device=x.device).triu(1)[None, None]
     given = {**run.attention, "position_embeddings": tables, "attention_mask": mask, "past_key_values": None}
     given.pop("hidden_states", None)
-    stock = _first(exact(x.float(), **given))
-    return find_recipe(exact, x.float(), tables, stock, first)
+    stock = first_of(exact(x.float(), **given))
+    return _found_recipe(exact, x.float(), tables, stock, first)
 
 
-def _axes(parts: Parts, runs: list[LayerRun], tables: list[tuple[Any, ...]]) -> int:
-    """Axes of the decoder's positions.
+def _found_recipe(
+    attn: Any, x: torch.Tensor, rotary: Rotary, stock: torch.Tensor, first: list[AttentionRecipe]
+) -> Recipe:
+    """A recipe of its own, or that of a family whose adapter takes such a decoder apart."""
+    check_known(attn)
+    try:
+        return find_recipe(attn, x, rotary, stock, first)
+    except ValueError:
+        lent = lent_recipe(attn, x, rotary, stock, lenders(attn.config))
+        if lent is None:
+            raise
+        return lent
+
+
+def _axes(
+    parts: Parts, runs: list[LayerRun], tables: list[tuple[Any, ...]]
+) -> tuple[int, tuple[str | None, ...]]:
+    """Axes of the decoder's positions, and the kind of table that each layer is given (None: the only one).
 
     Raises:
         ValueError: If its layers get other tables than those that it makes of positions.
     """
-    first = runs[0].attention["position_embeddings"]
-    for number, run in enumerate(runs):
-        here = run.attention["position_embeddings"]
-        if not all(torch.equal(a, b.to(a.device)) for a, b in zip(first, here, strict=True)):
-            raise ValueError(f"layer {number} is given other rotary tables than layer 0")
-    if len(tables) != 1:
-        raise ValueError("its decoder does not make its rotary tables once (rotary_emb)")
-    args, kwargs, output = tables[0]
+    if not tables:
+        raise ValueError("its decoder makes no rotary tables (rotary_emb)")
+    made: dict[str | None, Rotary] = {}
     signature = inspect.signature(type(parts.decoder.rotary_emb).forward)
-    named = dict(zip(list(signature.parameters)[1:], args, strict=False)) | kwargs
-    ids = named.get("position_ids")
-    if ids is None or set(named) - {"x", "position_ids"} or len(output) != 2:
-        raise ValueError("its rotary tables are not made of rows and their positions alone")
-    if not all(torch.equal(a, b.to(a.device)) for a, b in zip(first, output, strict=True)):
-        raise ValueError("its layers are given other rotary tables than its decoder makes")
-    return 1 if ids.ndim == 2 else int(ids.shape[0])
+    for args, kwargs, output in tables:
+        named = dict(zip(list(signature.parameters)[1:], args, strict=False)) | kwargs
+        ids, kind = named.get("position_ids"), named.get(LAYER_KIND)
+        if ids is None or set(named) - {"x", "position_ids", LAYER_KIND} or len(output) != 2:
+            raise ValueError("its rotary tables are not made of rows and their positions alone")
+        if kind in made:
+            raise ValueError("its decoder makes rotary tables of one kind twice (rotary_emb)")
+        made[kind] = output
+    kinds: list[str | None] = []
+    for number, run in enumerate(runs):
+        if run.recurs:
+            kinds.append(None)
+            continue
+        here = run.attention["position_embeddings"]
+        fits = [
+            kind
+            for kind, output in made.items()
+            if all(torch.equal(a, b.to(a.device)) for a, b in zip(here, output, strict=True))
+        ]
+        if not fits:
+            raise ValueError(f"its layer {number} is given other rotary tables than its decoder makes")
+        kinds.append(fits[0])
+    return 1 if ids.ndim == 2 else int(ids.shape[0]), tuple(kinds)
 
 
 def _scale(model: nn.Module, parts: Parts, names: frozenset[int]) -> float:

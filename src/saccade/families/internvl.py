@@ -6,11 +6,12 @@ Shape letters: B batch, N rows, T views, P patches of a view, H heads, K head wi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.nn.functional import pad
 from transformers import (
@@ -50,6 +51,7 @@ class InternVL(SparseFFN, HeadNorms):
     name = "InternVL"
     model_types = ("internvl",)
     text_types = ("qwen2", "qwen3", "qwen3_moe", "llama")
+    tower_can = ("merge_patches",)
     films, frames_apart = True, True
     layouts = ()  # what stands in its projector's place gets four patches in one
 
@@ -167,6 +169,7 @@ class InternVL(SparseFFN, HeadNorms):
             projector=None,
             strips=True,
             attention="attention",
+            carries=False,
         )
 
     def tower_heads(
@@ -175,6 +178,24 @@ class InternVL(SparseFFN, HeadNorms):
         asking = x[:, :1] if cls_only else x
         q, k = attn.q_norm(attn.q_proj(asking)), attn.k_norm(attn.k_proj(x))
         return [(heads_of(q, attn.head_dim), heads_of(k, attn.head_dim))]
+
+    def tower_layer(
+        self,
+        layer: nn.Module,
+        hidden_TPV: torch.Tensor,
+        bias_T11P: torch.Tensor | None,
+        after_attention: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+    ) -> torch.Tensor:
+        attn, x = layer.attention, layer.layernorm_before(hidden_TPV)
+        rows = attn.q_norm(attn.q_proj(x)), attn.k_norm(attn.k_proj(x)), attn.v_proj(x)
+        q, k, v = (heads_of(part, attn.head_dim) for part in rows)
+        bias = None if bias_T11P is None else bias_T11P.to(q.dtype)
+        dropout = attn.attention_dropout if attn.training else 0.0
+        mixed = F.scaled_dot_product_attention(q, k, v, bias, dropout, scale=attn.scale)
+        out = attn.projection_dropout(attn.projection_layer(mixed.transpose(1, 2).flatten(2)))
+        hidden = after_attention(hidden_TPV + layer.lambda_1 * out, q, k)
+        more = layer.dropout(layer.mlp(layer.layernorm_after(hidden)))
+        return hidden + (more if layer.lambda_2 is None else layer.lambda_2 * more)
 
     def tower_order(self, tower: Tower, kwargs: Mapping[str, Any]) -> torch.Tensor | None:
         pixels, vision = kwargs["pixel_values"], tower.module.config

@@ -39,6 +39,7 @@ class Llava(PatchTower):
     name = "LLaVA-1.5"
     model_types = ("llava",)
     text_types = ("llama", "mistral", "qwen2")
+    tower_can = ("merge_rows", "merge_patches")
     layouts: ClassVar[tuple[str, ...]] = ("cos", "llava")
 
     def config(

@@ -30,6 +30,7 @@ class LlavaNext(Llava):
 
     name = "LLaVA-NeXT"
     model_types = ("llava_next",)
+    tower_can = ("merge_rows", "merge_patches")
     layouts: ClassVar[tuple[str, ...]] = ("llava-hd",)
 
     def typical_visual(self, config: PreTrainedConfig) -> int:

@@ -31,6 +31,7 @@ class LlavaNextVideo(FilmedTiles):
 
     name = "LLaVA-NeXT-Video"
     model_types = ("llava_next_video",)
+    tower_can = ("merge_rows", "merge_patches")
 
     def config(
         self, shape: ModelShape, layers: int | None = None, vision_layers: int = 1

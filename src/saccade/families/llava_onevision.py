@@ -38,6 +38,7 @@ class LlavaOnevision(FilmedTiles):
     name = "LLaVA-OneVision"
     lays_by_count = True
     model_types = ("llava_onevision",)
+    tower_can = ("merge_rows", "merge_patches")
 
     def config(
         self, shape: ModelShape, layers: int | None = None, vision_layers: int = 1

@@ -48,6 +48,7 @@ class PaliGemma(Gemma):
     name = "PaliGemma 2"
     model_types = ("paligemma",)
     text_types = ("gemma2",)
+    tower_can = ("merge_patches",)
     answer_type = 1
     text_alone = False
 

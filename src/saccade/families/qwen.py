@@ -6,7 +6,7 @@ Shape letters: B batch, N rows, D hidden; in the tower H heads, P patches of all
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -124,6 +124,7 @@ class QwenVL(Family):
             projector=None,
             strips=False,
             attention="attn",
+            packed=True,
         )
 
     def tower_heads(
@@ -134,6 +135,27 @@ class QwenVL(Family):
         ends = kwargs["cu_seqlens"].tolist()
         q_HPK, k_HPK = (_turn(part.float(), cos, sin).to(x.dtype) for part in (q_HPK, k_HPK))
         return [(q_HPK[None, :, start:end], k_HPK[None, :, start:end]) for start, end in pairwise(ends)]
+
+    def tower_cells(self, module: nn.Module, kwargs: Mapping[str, Any]) -> list[int]:
+        return [lines * columns for t, lines, columns in kwargs["grid_thw"].tolist() for _ in range(t)]
+
+    def packed_layer(
+        self,
+        layer: nn.Module,
+        hidden_NV: torch.Tensor,
+        rotary: tuple[torch.Tensor, ...],
+        attend: Callable[[Sequence[torch.Tensor], float, float], torch.Tensor],
+        after_attention: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    ) -> torch.Tensor:
+        block: Any = layer
+        attn = block.attn
+        heads = attn.qkv(block.norm1(hidden_NV)).unflatten(-1, (3, attn.num_heads, -1)).permute(1, 2, 0, 3)
+        cos, sin = (part.float() for part in rotary)
+        q, k = (_turn(part.float(), cos, sin).to(hidden_NV.dtype) for part in heads[:2])
+        dropout = attn.attention_dropout if attn.training else 0.0
+        mixed = attend((q, k, heads[2]), attn.scaling, dropout)
+        hidden = after_attention(hidden_NV + attn.proj(mixed.flatten(1)), heads[1])
+        return hidden + block.mlp(block.norm2(hidden))
 
     def joined_pixels(self, module: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
         tower: Any = module

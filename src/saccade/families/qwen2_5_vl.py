@@ -26,6 +26,7 @@ class Qwen25VL(QwenVL):
     name = "Qwen2.5-VL"
     model_types = ("qwen2_5_vl",)
     text_types = ("qwen2_5_vl_text",)
+    tower_can = ("merge_patches", "leave_patches")
 
     def config(
         self, shape: ModelShape, layers: int | None = None, vision_layers: int = 1
@@ -52,12 +53,20 @@ class Qwen25VL(QwenVL):
         return Qwen2_5_VLForConditionalGeneration
 
     def tower_order(self, tower: Tower, kwargs: Mapping[str, Any]) -> torch.Tensor | None:
-        module: Any = tower.module
-        index = kwargs.get("window_index")
-        if index is None:
-            index, _ = get_vision_window_index(
-                kwargs["grid_thw"], module.spatial_merge_size, module.window_size, module.patch_size
-            )
         # The windows are of rows: their patches move together.
-        first = index.argsort()[:, None] * tower.merge
+        first = _windows(tower.module, kwargs)[0].argsort()[:, None] * tower.merge
         return (first + torch.arange(tower.merge, device=first.device)).flatten()
+
+    def tower_cells(self, module: nn.Module, kwargs: Mapping[str, Any]) -> list[int]:
+        return [patches for patches in _windows(module, kwargs)[1].diff().tolist() if patches]
+
+
+def _windows(module: nn.Module, kwargs: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows in the order of the windows that they are in, and where windows end, in patches, 0 first."""
+    tower: Any = module
+    index, ends = kwargs.get("window_index"), kwargs.get("cu_window_seqlens")
+    if index is None or ends is None:
+        index, ends = get_vision_window_index(
+            kwargs["grid_thw"], tower.spatial_merge_size, tower.window_size, tower.patch_size
+        )
+    return index, ends

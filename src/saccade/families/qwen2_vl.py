@@ -19,6 +19,7 @@ class Qwen2VL(QwenVL):
     name = "Qwen2-VL"
     model_types = ("qwen2_vl",)
     text_types = ("qwen2_vl_text",)
+    tower_can = ("merge_patches", "leave_patches")
 
     def config(
         self, shape: ModelShape, layers: int | None = None, vision_layers: int = 1

@@ -31,6 +31,7 @@ class Qwen3_5(HeadNorms, QwenVL):
     name = "Qwen3.5"
     model_types = ("qwen3_5",)
     text_types = ("qwen3_5_text",)
+    tower_can = ("merge_patches", "leave_patches")
     gated: ClassVar[bool] = True
 
     def config(

@@ -21,6 +21,7 @@ class Qwen3_5Moe(SparseFFN, Qwen3_5):
     name = "Qwen3.5-MoE"
     model_types = ("qwen3_5_moe",)
     text_types = ("qwen3_5_moe_text",)
+    tower_can = ("merge_patches", "leave_patches")
 
     def config(
         self, shape: ModelShape, layers: int | None = None, vision_layers: int = 1

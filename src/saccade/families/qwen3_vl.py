@@ -29,6 +29,7 @@ class Qwen3VL(HeadNorms, QwenVL):
     name = "Qwen3-VL"
     model_types = ("qwen3_vl",)
     text_types = ("qwen3_vl_text",)
+    tower_can = ("merge_patches", "leave_patches")
 
     def config(
         self, shape: ModelShape, layers: int | None = None, vision_layers: int = 1

@@ -20,6 +20,7 @@ class Qwen3VLMoe(SparseFFN, Qwen3VL):
     name = "Qwen3-VL-MoE"
     model_types = ("qwen3_vl_moe",)
     text_types = ("qwen3_vl_moe_text",)
+    tower_can = ("merge_patches", "leave_patches")
 
     def config(
         self, shape: ModelShape, layers: int | None = None, vision_layers: int = 1

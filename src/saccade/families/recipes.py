@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from saccade.families.base import Rotary, heads_of
+from saccade.families.base import Family, Rotary, heads_of
+from saccade.families.registry import FAMILIES
 
 SEPARATE = (("q_proj", "k_proj", "v_proj"), ("wq", "wk", "wv"), ("query", "key", "value"))
 FUSED = ("qkv_proj", "query_key_value", "qkv", "c_attn", "att_proj", "W_pack", "Wqkv")
@@ -87,7 +88,13 @@ class AttentionRecipe:
         keys = self._ready(attn, self._cut(attn, made, 1), 1, rotary)
         return keys, self._values(attn, self._cut(attn, made, 2))
 
-    def mixed(self, attn: Any, context_BHNK: torch.Tensor) -> torch.Tensor:
+    def asking(self, attn: Any, x_BND: torch.Tensor, rotary: Rotary) -> tuple[torch.Tensor, None]:
+        """Queries (B, H, N, K), which bring no gate."""
+        return self.queries(attn, x_BND, rotary), None
+
+    def mixed(
+        self, attn: Any, context_BHNK: torch.Tensor, gate_BND: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Attention output (B, N, D) of mixed values."""
         return getattr(attn, self.output)(context_BHNK.transpose(1, 2).flatten(2))
 
@@ -132,10 +139,84 @@ class AttentionRecipe:
         return torch.cat((turned, x_BHNK[..., width:]), dim=-1) if self.part else turned
 
 
+@dataclass(frozen=True)
+class LentRecipe:
+    """How an attention module works whose decoder another family's adapter takes apart.
+
+    Attributes:
+        lender: Model type of that family.
+    """
+
+    lender: str
+
+    @property
+    def family(self) -> Family:
+        """The family's adapter."""
+        return FAMILIES[self.lender]
+
+    def asking(
+        self, attn: Any, x_BND: torch.Tensor, rotary: Rotary
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Queries (B, H, N, K), and their gate (B, N, H * K) or None."""
+        return self.family.asking(attn, x_BND, rotary)
+
+    def queries(self, attn: Any, x_BND: torch.Tensor, rotary: Rotary) -> torch.Tensor:
+        """Queries (B, H, N, K) as they are scored."""
+        return self.family.queries(attn, x_BND, rotary)
+
+    def keys(self, attn: Any, x_BND: torch.Tensor, rotary: Rotary) -> torch.Tensor:
+        """Keys (B, kv heads, N, K) as they are cached."""
+        return self.family.keys(attn, x_BND, rotary)
+
+    def keys_values(
+        self, attn: Any, x_BND: torch.Tensor, rotary: Rotary
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values, each (B, kv heads, N, K)."""
+        return self.family.keys_values(attn, x_BND, rotary)
+
+    def mixed(
+        self, attn: Any, context_BHNK: torch.Tensor, gate_BND: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Attention output (B, N, D) of mixed values."""
+        return self.family.output(attn, context_BHNK, gate_BND)
+
+
+Recipe = AttentionRecipe | LentRecipe
+"""How an attention module makes what it attends with."""
+
+
+def lenders(text: Any) -> list[str]:
+    """Model types of families whose adapters take decoders of this configuration apart."""
+    return [name for name in FAMILIES if text.model_type in FAMILIES[name].text_types]
+
+
 def heads_in(attn: Any) -> tuple[int, int]:
     """Heads of an attention module's queries, and of its keys."""
     heads = attn.config.num_attention_heads
     return heads, getattr(attn.config, "num_key_value_heads", None) or heads
+
+
+def check_known(attn: Any) -> None:
+    """Refuses an attention that holds or calls more than is looked at.
+
+    Raises:
+        ValueError: Naming it.
+    """
+    strange = _other_functions(attn)
+    if strange:
+        raise ValueError(
+            f"its attention ({type(attn).__name__}) calls {', '.join(strange)}, which is not known"
+        )
+    used = {name for recipe in recipes(attn) for name in recipe.modules}
+    more = [
+        name
+        for name, child in attn.named_children()
+        if name not in used and any(True for _ in child.parameters())
+    ]
+    if used and more:
+        raise ValueError(
+            f"its attention ({type(attn).__name__}) has {', '.join(more)} beside its projections"
+        )
 
 
 def find_recipe(
@@ -157,23 +238,7 @@ def find_recipe(
     Raises:
         ValueError: If none is, saying what the module holds.
     """
-    strange = _other_functions(attn)
-    if strange:
-        raise ValueError(
-            f"its attention ({type(attn).__name__}) calls {', '.join(strange)}, which is not known"
-        )
-    used = {name for recipe in recipes(attn) for name in recipe.modules}
-    more = [
-        name
-        for name, child in attn.named_children()
-        if name not in used and any(True for _ in child.parameters())
-    ]
-    if used and more:
-        raise ValueError(
-            f"its attention ({type(attn).__name__}) has {', '.join(more)} beside its projections"
-        )
-    limit = EXACT if x_BND.dtype == torch.float32 else ROUNDED
-    nearest = float("inf")
+    limit, nearest = _limit(x_BND), float("inf")
     for recipe in (*first, *recipes(attn)):
         far = _distance(recipe, attn, x_BND, rotary, stock_BND)
         if far <= limit:
@@ -182,6 +247,15 @@ def find_recipe(
     held = ", ".join(name for name, _ in attn.named_children())
     told = "" if nearest == float("inf") else f"; the nearest of the known ways is off by {nearest:.0e}"
     raise ValueError(f"its attention ({type(attn).__name__}: {held}) works in a way that is not known{told}")
+
+
+def lent_recipe(
+    attn: Any, x_BND: torch.Tensor, rotary: Rotary, stock_BND: torch.Tensor, lenders: Sequence[str]
+) -> LentRecipe | None:
+    """The recipe of the first of these families (by model type) whose attention is the module's own."""
+    limit = _limit(x_BND)
+    lent = (LentRecipe(name) for name in lenders)
+    return next((one for one in lent if _distance(one, attn, x_BND, rotary, stock_BND) <= limit), None)
 
 
 def recipes(attn: Any) -> Iterator[AttentionRecipe]:
@@ -227,16 +301,20 @@ def _holds(attn: nn.Module, name: str) -> bool:
     return isinstance(getattr(attn, name, None), nn.Module)
 
 
+def _limit(x_BND: torch.Tensor) -> float:
+    return EXACT if x_BND.dtype == torch.float32 else ROUNDED
+
+
 def _distance(
-    recipe: AttentionRecipe, attn: Any, x_BND: torch.Tensor, rotary: Rotary, stock_BND: torch.Tensor
+    recipe: Recipe, attn: Any, x_BND: torch.Tensor, rotary: Rotary, stock_BND: torch.Tensor
 ) -> float:
     try:
-        q = recipe.queries(attn, x_BND, rotary)
+        q, gate = recipe.asking(attn, x_BND, rotary)
         k, v = recipe.keys_values(attn, x_BND, rotary)
         groups = q.shape[1] // k.shape[1]
         k, v = (part.repeat_interleave(groups, dim=1) for part in (k, v))
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=attn.scaling)
-        ours_BND = recipe.mixed(attn, mixed)
+        ours_BND = recipe.mixed(attn, mixed, gate)
     except Exception:  # a recipe that is not the module's may fail in any way
         return float("inf")
     if ours_BND.shape != stock_BND.shape:

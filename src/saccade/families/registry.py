@@ -1,4 +1,4 @@
-"""The one list of families: by model type, each imported when a model of it is met."""
+"""The one list of families: by model type, each imported when it is taken out."""
 
 from __future__ import annotations
 
@@ -7,16 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
-from torch import nn
-
-from saccade.families.base import Family, unwrap
+from saccade.core.tower import TowerAbility
+from saccade.families.base import Family
 from saccade.system.listing import files_with, registered
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
 
 _FOLDER = Path(__file__).parent
 
@@ -28,17 +22,19 @@ class Adapter:
     Attributes:
         name: What the family is called.
         module: File of this folder.
+        tower_can: What can be done to patches inside its vision tower (``MergingTokens.tower_can``).
     """
 
     name: str
     module: str
+    tower_can: tuple[TowerAbility, ...] = ()
 
 
 @cache
 def adapters() -> Mapping[str, Adapter]:
     """The adapters of this folder by model type, from their text: nothing of transformers is imported."""
     return {
-        kind: Adapter(found["name"], stem)
+        kind: Adapter(found["name"], stem, found.get("tower_can", ()))
         for stem in files_with(_FOLDER, r"^@register$")
         for found in registered(_FOLDER / f"{stem}.py")
         for kind in found["model_types"]
@@ -88,6 +84,12 @@ def names() -> list[str]:
     return sorted({*(one.name for one in adapters().values()), *met})
 
 
+def abilities() -> dict[str, tuple[TowerAbility, ...]]:
+    """What can be done to patches inside the towers of all families, by their names; none is imported."""
+    listed = {one.name: one.tower_can for one in adapters().values()}
+    return listed | {family.name: family.tower_can for family in FAMILIES._met.values()}
+
+
 def register(cls: type[Family]) -> type[Family]:
     """Adds a family to the registry under all its model types (used as a decorator).
 
@@ -98,49 +100,3 @@ def register(cls: type[Family]) -> type[Family]:
     for kind in cls.model_types:
         FAMILIES.add(kind, family)
     return cls
-
-
-_ADOPTED: WeakKeyDictionary[nn.Module, Family] = WeakKeyDictionary()
-"""Models with an adapter of their own, made by inspection."""
-
-
-def adopt(model: nn.Module, family: Family) -> None:
-    """Gives one model an adapter, for as long as it lives."""
-    _ADOPTED[unwrap(model)] = family
-
-
-def find(what: nn.Module | PreTrainedConfig, generic: bool = False) -> Family:
-    """The family of a model or configuration.
-
-    Where one class of transformers holds models with another tower, their adapter is listed under both types.
-
-    Args:
-        what: The model, or its configuration.
-        generic: Whether an adapter made by inspection will do where nobody wrote one. A model is looked at
-            once, and keeps what was found.
-
-    Raises:
-        ValueError: If no adapter knows the model type, or none can be made.
-    """
-    model = unwrap(what) if isinstance(what, nn.Module) else None
-    if model is not None and model in _ADOPTED:
-        return _ADOPTED[model]
-    config = getattr(model, "config", what)
-    kind = getattr(config, "model_type", type(what).__name__)
-    seen = f"{kind}+{getattr(getattr(config, 'vision_config', None), 'model_type', '')}"
-    if seen in FAMILIES:
-        return FAMILIES[seen]
-    if kind in FAMILIES:
-        return FAMILIES[kind]
-    if not generic:
-        raise ValueError(
-            f"no adapter for model type {kind!r}; supported: {', '.join(FAMILIES)}. One made by inspection "
-            "may do: saccade check MODEL --generic. A new family is one file in saccade/families "
-            "(CONTRIBUTING says how)"
-        )
-    from saccade.families.generic import GenericFamily
-
-    if model is None:
-        return GenericFamily()
-    adopt(model, GenericFamily.of(model))
-    return _ADOPTED[model]

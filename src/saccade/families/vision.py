@@ -18,6 +18,7 @@ from torch import nn
 from saccade.core.stages import TowerLayer
 from saccade.core.tower import TowerShape
 from saccade.families.leaving import LeavingPatches
+from saccade.families.merging import MergingTokens
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -265,6 +266,8 @@ class Tower:
         projector: What turns features into embeddings, or None where the tower does it.
         strips: Whether row 0 is taken off the features.
         attention: Attribute of a layer that is its attention module.
+        packed: Whether patches of all pictures are one sequence, cut into segments that attend.
+        carries: Whether what its forward is given by keyword reaches its layers.
         follows: What comes after its layers; None where that is what was made after them.
     """
 
@@ -279,6 +282,8 @@ class Tower:
     projector: nn.Module | None
     strips: bool
     attention: str = "self_attn"
+    packed: bool = False
+    carries: bool = True
     follows: tuple[nn.Module, ...] | None = None
 
     def number(self, layer: TowerLayer) -> int:
@@ -300,7 +305,7 @@ class Tower:
         return self.layers[number].get_submodule(self.attention)
 
 
-class VisionAdapter(LeavingPatches, ABC):
+class VisionAdapter(LeavingPatches, MergingTokens, ABC):
     """The half of a family's adapter that is about pictures."""
 
     name: ClassVar[str]
@@ -437,24 +442,6 @@ class VisionAdapter(LeavingPatches, ABC):
             kwargs: Keyword arguments of its forward.
         """
         return None
-
-    def tower_layer(
-        self,
-        layer: nn.Module,
-        hidden_TPV: torch.Tensor,
-        bias_T11P: torch.Tensor | None,
-        after_attention: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
-    ) -> torch.Tensor:
-        """One layer of the tower with something done between its attention and its MLP.
-
-        Args:
-            layer: The layer.
-            hidden_TPV: What enters it.
-            bias_T11P: What is added to the attention logits, or None.
-            after_attention: Called with the residual stream, the queries and the keys (T, H, P, K); what it
-                returns goes on.
-        """
-        raise ValueError(f"{self.name}: the layers of this vision tower cannot be taken apart")
 
     def full_size(self, model: nn.Module, pixels: torch.Tensor) -> bool | None:
         """Whether pictures have the size that the model is made for; None where any size is as good."""

@@ -107,9 +107,8 @@ def rows_seconds(
         wide = 2 * dq if shape.gated else dq
         products = [(query, d, wide), (alive, d, dk), (alive, d, dk), (query, dq, d)]
     else:
-        inner, traffic = mixer.value_width, size * 2 * alive * (mixer.mixed_width + mixer.value_width)
-        products = [(alive, d, mixer.mixed_width), (alive, d, inner), (alive, d, 2 * mixer.value_heads)]
-        products.append((alive, inner, d))
+        traffic = size * 2 * alive * (mixer.mixed_width + mixer.value_width)
+        products = [(alive, *matrix) for matrix in mixer.matrices(d)]
     products += [(ffn, d, m), (ffn, d, m), (ffn, m, d)]
     if shape.experts is not None:
         products.append((ffn, d, shape.experts.routing))

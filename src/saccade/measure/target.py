@@ -34,6 +34,7 @@ FAMILY_OF = {
     "qwen3-vl-30b-a3b": "qwen3_vl_moe",
     "qwen3.5-9b": "qwen3_5",
     "qwen3.5-35b-a3b": "qwen3_5_moe",
+    "lfm2.5-vl-1.6b": "lfm2_vl",
     "llava-onevision-7b": "llava_onevision",
     "smolvlm-256m": "idefics3",
     "smolvlm2-2.2b": "smolvlm",

@@ -15,6 +15,7 @@ from saccade.core.predicted import TowerPrune
 from saccade.core.route import LayerRoute, Route
 from saccade.core.stages import Stage
 from saccade.core.text import short
+from saccade.core.tower import TowerAbility
 
 MOST = 4_000_000
 """Largest number a method takes: rows of the longest prompt that is priced."""
@@ -48,8 +49,8 @@ class Method(ABC):
     saves: ClassVar[tuple[str, ...]]
     score: ClassVar[str | None] = None
     """Calibration whose ascending order chooses layers, where the method chooses layers by one."""
-    families: ClassVar[tuple[str, ...] | None] = None
-    """Names of the model families it can be defined on; None for all."""
+    fitted: ClassVar[bool] = False
+    """Whether how many rows leave where is fitted to what some samples attend to (``saccade calibrate``)."""
     version: ClassVar[int] = 1
     """Raised when answers under it come out otherwise; those that were kept are then not used again."""
     by_image: ClassVar[bool] = False
@@ -128,6 +129,11 @@ class Method(ABC):
         return False
 
     @property
+    def needs(self) -> TowerAbility | None:
+        """What the vision tower must be able to do, which families say of theirs (``tower_can``)."""
+        return None
+
+    @property
     def tower_merge(self) -> TowerMerge | None:
         """How tokens merge inside the vision tower, which the engine then installs; None for not at all."""
         return None
@@ -201,6 +207,8 @@ def write_value(value: Any) -> str:
     """A parameter as it stands in a spec string; runs of layers become ranges."""
     if not isinstance(value, tuple):
         return str(value).lower() if isinstance(value, bool) else str(value)
+    if any(isinstance(one, float) for one in value):
+        return "/".join(map(str, value))
     parts, start = [], 0
     for i in range(1, len(value) + 1):
         if i < len(value) and value[i] == value[i - 1] + 1:

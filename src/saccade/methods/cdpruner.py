@@ -13,7 +13,6 @@ from saccade.core.precision import unit, wide
 from saccade.core.stages import Choice, Evidence, Look, Stage
 from saccade.methods.reducer import KeepReducer
 from saccade.methods.registry import register
-from saccade.methods.staged import instruction
 from saccade.methods.survivors import settled
 from saccade.methods.towerwise import by_image
 
@@ -79,7 +78,7 @@ class CDPruner(KeepReducer):
 def _relevance(evidence: Evidence) -> torch.Tensor:
     """Mean cosine (B, N) of every row with the instruction's."""
     layout, unit_BND = evidence.layout, unit(evidence.hidden_BND)
-    asks_BN = instruction(layout)
+    asks_BN = layout.instruction_BN
     asks_BN = torch.where(asks_BN.any(1, keepdim=True), asks_BN, layout.text_BN)
     asks_BN = asks_BN.to(unit_BND.device, non_blocking=True).to(unit_BND.dtype)
     mean_BD = torch.einsum("bn,bnd->bd", asks_BN, unit_BND) / asks_BN.sum(1, keepdim=True).clamp(min=1)

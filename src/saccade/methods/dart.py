@@ -17,7 +17,6 @@ from saccade.core.select import ranks, top
 from saccade.core.stages import Choice, Evidence, Look, Stage
 from saccade.methods.reducer import DecoderReducer
 from saccade.methods.registry import register
-from saccade.methods.staged import instruction
 
 
 @register
@@ -71,7 +70,7 @@ class DART(DecoderReducer):
             for pair in zip(evidence.found, evidence.keep, strict=True)
         )
 
-        instruction_BN = instruction(evidence.layout).to(alive_BN.device, non_blocking=True)
+        instruction_BN = evidence.layout.instruction_BN.to(alive_BN.device, non_blocking=True)
         visual_BIP, _ = self._strongest(size_BN, alive_BN, image_BN, images)
         text_B1P, is_text_B1P = self._strongest(size_BN, instruction_BN, instruction_BN.long() - 1, 1)
         text_BIP = torch.where(is_text_B1P, text_B1P, visual_BIP)

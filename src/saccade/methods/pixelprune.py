@@ -9,6 +9,7 @@ from saccade.core.layout import Views
 from saccade.core.predicted import TowerPrune
 from saccade.core.select import count
 from saccade.core.stages import Choice, Evidence, Look, Stage
+from saccade.core.tower import TowerAbility
 from saccade.methods.reducer import Reducer, rows_of
 from saccade.methods.registry import register
 
@@ -37,19 +38,13 @@ class PixelPrune(Reducer):
     name = "pixelprune"
     title = "PixelPrune"
     paper = "https://arxiv.org/abs/2604.00886"
-    families = (
-        "Qwen2-VL",
-        "Qwen2.5-VL",
-        "Qwen3-VL",
-        "Qwen3-VL-MoE",
-        "Qwen3.5",
-        "Qwen3.5-MoE",
-        "GLM-4.1V",
-        "GLM-4.5V",
-    )
 
     threshold: float = 0.0
     expected: float = 0.5
+
+    @property
+    def needs(self) -> TowerAbility:
+        return "leave_patches"
 
     def __post_init__(self) -> None:
         super().__post_init__()

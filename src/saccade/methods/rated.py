@@ -18,7 +18,7 @@ from saccade.core.layout import Views
 from saccade.core.precision import wide
 from saccade.core.stages import Counts, Evidence, Look, Stage
 from saccade.methods.reducer import Amount, read_amount
-from saccade.methods.staged import PUBLISHED_DEPTH, StagedReducer, instruction
+from saccade.methods.staged import PUBLISHED_DEPTH, StagedReducer
 
 PUBLISHED_ROWS = 576
 """Visual rows that the published schedules are of."""
@@ -74,7 +74,7 @@ class RatedReducer(StagedReducer):
     def asking(self, evidence: Evidence) -> torch.Tensor:
         hidden_BND = wide(evidence.hidden_BND)
         layout, device = evidence.layout, hidden_BND.device
-        instruction_BN = instruction(layout)
+        instruction_BN = layout.instruction_BN
         longest = int(instruction_BN.sum(1).max()) if layout.batch else 0
         at_BR = (~instruction_BN).long().argsort(dim=1, stable=True)[:, :longest]
         real_BR = instruction_BN.gather(1, at_BR).to(device, non_blocking=True)

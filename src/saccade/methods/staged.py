@@ -1,16 +1,10 @@
-"""What reducers inside the decoder share: published layers, scaled to the model's depth, and the instruction.
-
-Shape letters: B batch, N rows.
-"""
+"""What reducers inside the decoder share: published layers, scaled to the model's depth."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import torch
-
-from saccade.core.layout import Layout
 from saccade.core.stages import Look, Stage
 from saccade.core.text import short
 from saccade.methods.reducer import Reducer
@@ -76,9 +70,3 @@ class StagedReducer(Reducer):
             Stage(before, by, number, self.look, self.compact)
             for number, before in enumerate(self.befores(num_layers))
         )
-
-
-def instruction(layout: Layout) -> torch.Tensor:
-    """Text rows after the last visual row of each sample, (B, N) on the host."""
-    after_BN = layout.visual_BN.flip(1).cumsum(1).flip(1) == 0
-    return layout.text_BN & after_BN

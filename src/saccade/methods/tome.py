@@ -12,7 +12,7 @@ from saccade.core.bipartite import TowerMerge
 from saccade.core.layout import Views
 from saccade.core.select import count
 from saccade.core.stages import Choice, Evidence, Look, Rewrite, Stage
-from saccade.core.tower import merged_away
+from saccade.core.tower import TowerAbility, merged_away
 from saccade.methods.reducer import Reducer
 from saccade.methods.registry import register
 from saccade.methods.towerwise import losing_rows, seen
@@ -30,28 +30,40 @@ class ToMe(Reducer):
     the paper (section 3), tokens are averages weighted by their sizes, and attention is proportional to
     sizes; ports to VLMs dropped both. The CLS token never merges. Every view (anyres tile) merges on its own,
     and newline rows go. A group lives in the row of its first patch, so rows keep their raster order. Towers
-    whose features come before their first layer, and those that join patches at fixed places themselves, are
-    refused; so are prompts with rows that the model interpolates between patches (LLaVA-OneVision: videos,
-    and tiles beyond its budget).
+    whose features come before their first layer are refused; so are prompts with rows that the model
+    interpolates between patches (LLaVA-OneVision: videos, and tiles beyond its budget).
+
+    Where a model joins neighbouring patches at fixed places (InternVL, Gemma 3, Idefics3), rows cannot merge.
+    There ``unmerge=true`` gives every patch what its token holds, behind the layer that makes the features,
+    as the authors do where a picture is made (arXiv 2303.17604): it spares the tower alone. In towers that
+    take patches packed (Qwen-VL) tokens merge inside windows, where there are any, by their keys before they
+    turn by place; a merged token turns as the one that it was merged into. The towers of GLM-V and Pixtral
+    are refused.
 
     Attributes:
-        r: Tokens that disappear per layer and view, at most half of those there are; 0 changes nothing. The
-            price list counts 23 layers and, where it knows no views, views of 576 patches, as in LLaVA-1.5;
-            what runs is counted anew.
+        r: Tokens that disappear per layer and view (of a tower with windows: per layer and window), at most
+            half of those there are; 0 changes nothing. The price list counts 23 layers and, where it knows no
+            views, views of 576 patches, as in LLaVA-1.5; what runs is counted anew.
+        unmerge: Whether every patch is put back behind the layers that make the features, so that the decoder
+            has as many rows as ever.
     """
 
     name = "tome"
     title = "ToMe"
     paper = "https://arxiv.org/abs/2210.09461"
     compacts = True
-    families = ("LLaVA-1.5", "LLaVA-NeXT", "LLaVA-OneVision")
 
     r: int = 16
+    unmerge: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if type(self.r) is not int or self.r < 0:
             raise ValueError(f"tome: r is a number of tokens per layer, from 0, got {self.r!r}")
+        if type(self.unmerge) is not bool:
+            raise ValueError(f"tome: unmerge is true or false, got {self.unmerge!r}")
+        if self.unmerge and self.position_policy is not None:
+            raise ValueError("tome: with unmerge=true no row leaves, so leave position_policy out")
         if self.of != "found":
             raise ValueError(
                 "tome: r counts tokens, so there is no fraction to take of=original of; leave it out"
@@ -60,10 +72,14 @@ class ToMe(Reducer):
     @property
     def tower_merge(self) -> TowerMerge | None:
         """What happens inside the tower, which the engine installs; None for nothing."""
-        return TowerMerge(self.r) if self.r else None
+        return TowerMerge(self.r, self.unmerge) if self.r else None
+
+    @property
+    def needs(self) -> TowerAbility:
+        return "merge_patches" if self.unmerge else "merge_rows"
 
     def stages(self, num_layers: int) -> tuple[Stage, ...]:
-        if not self.r:
+        if not self.r or self.unmerge:
             return ()
         return (Stage(0, self, look=Look(tower="made"), compact=self.compact),)
 
@@ -80,7 +96,8 @@ class ToMe(Reducer):
         return min(found, left)
 
     def max_strength(self, num_layers: int, order: Sequence[int] | None = None) -> int:
-        return PATCHES // 2
+        # What a FLOPs ratio is of, the decoder, is not changed where every patch is put back.
+        return 0 if self.unmerge else PATCHES // 2
 
     def at_strength(self, strength: int) -> ToMe:
         return replace(self, r=strength, flops=None)

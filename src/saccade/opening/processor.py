@@ -2,8 +2,8 @@
 
 Stock `AutoProcessor` loads nothing of a checkpoint whose processor has a part for videos unless torchvision
 is there, and with ``backend="pil"`` not even then. Here the parts are loaded one by one and the checkpoint's
-own class is built from them. Pictures always go through Pillow, so that their numbers do not depend on what
-else is installed.
+own class is built from them. Pictures go through Pillow wherever stock has a class for that, so that their
+numbers do not depend on what else is installed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ import transformers
 from transformers import PROCESSOR_MAPPING, AutoTokenizer, PreTrainedConfig, ProcessorMixin
 
 # From their module: in early releases the package's own names ask for torchvision.
-from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING, AutoImageProcessor
+from transformers.models.auto.image_processing_auto import (
+    IMAGE_PROCESSOR_MAPPING,
+    IMAGE_PROCESSOR_MAPPING_NAMES,
+    AutoImageProcessor,
+)
 from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
 from transformers.utils.hub import PushToHubMixin
 
@@ -95,7 +99,7 @@ def read_processor(
     _check_parts(folder, files)
     with quiet():
         stock: Any = _class(files, config)
-        for needed in (stock, _stand_in_for_pictures(files)):
+        for needed in (stock, *_stand_ins_for_pictures(files, config)):
             if not videos and "torchvision" in getattr(needed, "_backends", ()):
                 raise ValueError(
                     f"the processor of {folder} ({needed.__name__}) needs torchvision: "
@@ -166,12 +170,24 @@ def _class(files: Mapping[str, Mapping[str, Any]], config: PreTrainedConfig) -> 
     return by_type[type(config)]
 
 
-def _stand_in_for_pictures(files: Mapping[str, Mapping[str, Any]]) -> Any:
-    """What stands in the place of a class that reads pictures without torchvision, where that needs it too.
+def _stand_ins_for_pictures(files: Mapping[str, Mapping[str, Any]], config: PreTrainedConfig) -> list[Any]:
+    """What stands in the place of a class that reads pictures, where that needs torchvision.
 
-    So it is with Idefics3 and SmolVLM in transformers 5.17.
+    Of a class for Pillow so it is with Idefics3 and SmolVLM in transformers 5.17.
     """
-    return getattr(transformers, f"{_pictures_class(files)}Pil", None)
+    kind = _pictures_class(files) or _by_torchvision_alone().get(config.model_type, "")
+    names = [f"{kind}Pil", *([kind] if kind in _by_torchvision_alone().values() else [])]
+    return [getattr(transformers, name, None) for name in names]
+
+
+@functools.cache
+def _by_torchvision_alone() -> dict[str, str]:
+    """Classes that read pictures by torchvision and in no other way, by model type."""
+    return {
+        kind: backends["torchvision"]
+        for kind, backends in IMAGE_PROCESSOR_MAPPING_NAMES.items()
+        if isinstance(backends, Mapping) and backends.get("torchvision") and not backends.get("pil")
+    }
 
 
 def _pictures_class(files: Mapping[str, Mapping[str, Any]]) -> str:
@@ -188,6 +204,8 @@ def _pictures(
         by_type: Any = IMAGE_PROCESSOR_MAPPING
         mapping = by_type[type(config)]
         return (mapping.get("pil") or mapping["torchvision"]).from_pretrained(folder)
+    if (kind or _by_torchvision_alone().get(config.model_type)) in _by_torchvision_alone().values():
+        return AutoImageProcessor.from_pretrained(folder, **how)
     return AutoImageProcessor.from_pretrained(folder, backend="pil", **how)
 
 

@@ -116,14 +116,15 @@ def seeing_flops(plan: Plan, shape: ModelShape, tilings: Sequence[Tiling]) -> tu
     if tower is None:
         return None
     merge, looks = merging(plan), looking(plan, shape.layers)
+    spread = any(m.tower_merge is not None and m.tower_merge.spread for m in plan.methods)
     part = prod(method.tower_part for method in plan.methods)
     stages = (stage for method in plan.methods for stage in method.stages(shape.layers))
     received = {layer for stage in stages for layer in stage.look.received}
     total = [0.0, 0.0]
     for view in every([as_seen(plan, tiling) for tiling in tilings]):
-        total[0] += tower.tower_flops(view, merge, part) + tower.looking_flops(view, looks, merge)
+        total[0] += tower.tower_flops(view, merge, part, spread) + tower.looking_flops(view, looks, merge)
         total[0] += tower.receiving_flops(view, received)
-        total[1] += tower.projector_flops(view, merge, part)
+        total[1] += tower.projector_flops(view, 0 if spread else merge, part)
     return total[0], total[1]
 
 

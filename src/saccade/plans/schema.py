@@ -28,8 +28,8 @@ SCHEMA = 2
 PLAIN = 1
 """What a plan without an adapter is written as, which every version reads."""
 
-Metric = Literal["vig", "lc", "ffn", "withdrawal", "cosine", "random"]
-"""Scores that choose layers."""
+Metric = Literal["vig", "lc", "ffn", "withdrawal", "cosine", "random", "attention"]
+"""Scores that choose layers, and what rows are fitted to."""
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Size = Annotated[int, Field(ge=1, le=2**40)]
@@ -73,6 +73,17 @@ class LayerScores(_Strict):
     sd: list[Annotated[float, Field(ge=0)]] | None = None
     n: Count | None = None
     samples: list[list[float]] | None = None
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class FitRecord(_Strict):
+    """How rows were fitted: the share of the attention that may be lost, and what is alive in every layer."""
+
+    alpha: Share
+    left: list[Share]
+    images: Count | None = None
 
 
 class AskedOfCalibration(_Strict):
@@ -168,6 +179,7 @@ class Calibration(_Strict):
     answer_tokens: Annotated[int, Field(ge=1)] | None = None
     eta: Annotated[float, Field(ge=0)] | None = None
     scores: LayerScores | None = None
+    fit: FitRecord | None = None
     order: list[Layer] | None = None
     samples: list[str] | None = None
     tasks: list[str] | None = None
@@ -294,7 +306,9 @@ def _adapter(hint: Any) -> TypeAdapter[Any]:
 
 def _contradictions(found: Calibration, depth: int | None) -> Iterator[str]:
     """What cannot be true together, the first of it by its path."""
-    order, scores = found.order, found.scores
+    order, scores, fit = found.order, found.scores, found.fit
+    if fit is not None and depth is not None and len(fit.left) != depth:
+        yield f"fit.left: a share for each of the model's {depth} layers is needed, got {len(fit.left)}"
     if scores is not None:
         mean = scores.mean
         # A random order has no scores.

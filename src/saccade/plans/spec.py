@@ -15,6 +15,7 @@ from saccade.methods import METHODS, Method
 from saccade.methods.base import MOST_LAYERS
 from saccade.plans.names import calls, check_method
 
+_SHARE = re.compile(r"[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]{1,3})?|\.[0-9]+")
 _RANGE = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?")
 
 
@@ -87,7 +88,7 @@ def _is_union(hint: Any) -> bool:
 
 def _read_one(text: str, hint: Any) -> Any:
     if get_origin(hint) is tuple:
-        return _read_layers(text)
+        return _read_shares(text) if get_args(hint)[0] is float else _read_layers(text)
     if get_origin(hint) is typing.Literal:
         if text not in get_args(hint):
             raise ValueError(f"not one of {', '.join(map(str, get_args(hint)))}")
@@ -105,6 +106,19 @@ def _read_one(text: str, hint: Any) -> Any:
         with suppress(ValueError):
             return hint(text)
     raise ValueError(f"not {'a whole number' if hint is int else 'a number'}")
+
+
+def _read_shares(text: str) -> tuple[float, ...]:
+    if text.lower() in ("", "none"):
+        return ()
+    found = []
+    for piece in re.split(r"[,/]", text):
+        if _SHARE.fullmatch(piece.strip()) is None:
+            raise ValueError("not a list of numbers such as 0.9/0.75/0.5")
+        found.append(float(piece))
+        if len(found) > MOST_LAYERS:
+            raise ValueError(f"not a list of at most {MOST_LAYERS} numbers")
+    return tuple(found)
 
 
 def _read_layers(text: str) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
@@ -53,11 +53,11 @@ def described(cls: type[Method]) -> list[Parameter]:
     return sorted(found, key=lambda one: one.name in SHARED)
 
 
-def catalogue(families: Sequence[str]) -> list[dict[str, Any]]:
+def catalogue(families: Mapping[str, Collection[str]]) -> list[dict[str, Any]]:
     """One entry per registered method.
 
     Args:
-        families: Names of all model families, for methods that serve each.
+        families: What can be done inside the vision tower of each family (``Family.tower_can``), by its name.
     """
     found = []
     for name, cls in sorted(METHODS.items()):
@@ -68,13 +68,17 @@ def catalogue(families: Sequence[str]) -> list[dict[str, Any]]:
                 "paper": cls.paper,
                 "summary": summary(cls),
                 "saves": list(cls.saves),
-                "calibration": cls.score,
+                "calibration": cls.score or ("attention" if cls.fitted else None),
                 "parameters": [asdict(one) for one in described(cls)],
                 "presets": sorted(cls.presets),
-                "families": list(cls.families or families),
+                "families": [name for name, can in families.items() if _served(cls().needs, can)],
             }
         )
     return found
+
+
+def _served(needs: str | None, can: Collection[str]) -> bool:
+    return needs is None or needs in can
 
 
 def summary(cls: type[Method]) -> str:
@@ -95,7 +99,7 @@ def type_name(hint: Any) -> str:
         words = [type_name(h) for h in typing.get_args(hint) if h is not type(None)]
         return "fraction or number of rows" if words == ["whole number", "number"] else " or ".join(words)
     if typing.get_origin(hint) is tuple:
-        return "layers"
+        return "fractions" if typing.get_args(hint)[0] is float else "layers"
     if typing.get_origin(hint) is typing.Literal:
         return " or ".join(map(str, typing.get_args(hint)))
     return {int: "whole number", float: "number", str: "name", bool: "true or false"}.get(hint, str(hint))

@@ -2,20 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from saccade.calibration.fitting import Fitter
 from saccade.calibration.measures import ascending
+from saccade.methods import Method
+from saccade.methods.fitprune import FitPrune
 from saccade.plans.plan import Plan
+from saccade.system.journal import Journal
+from saccade.tuning.prepare import PART, Watch
 from saccade.tuning.result import Explained
 from saccade.tuning.search import Search, Tried
 from saccade.tuning.settings import Settings
-from saccade.tuning.singles import ORDERED_BY, singles
+from saccade.tuning.singles import ORDERED_BY, Fit, singles
 from saccade.tuning.space import DENSE, State
 
 
-def alone(search: Search, settings: Settings) -> list[dict[str, Any]]:
+def fitting(search: Search, journal: Journal, watch: Watch) -> dict[str, Fit]:
+    """How methods that are fitted find their settings here: on the first part of the samples."""
+    few = search.judge.parts[0][:PART]
+    try:
+        fitter = Fitter(search.judge.loaded, few, journal)
+    except ValueError:
+        return {}  # nothing here has what it looks at: what the authors found elsewhere stands in
+    watch.say(f"beside it: every method alone, FitPrune's rows fitted to {len(few)} samples")
+
+    def fit(cheap: Callable[[Method], bool]) -> Method | None:
+        found = fitter.fitted(cheap)
+        return None if found is None else found[0]
+
+    return {FitPrune.name: fit}
+
+
+def alone(search: Search, settings: Settings, journal: Journal, watch: Watch) -> list[dict[str, Any]]:
     """Every single method at the costs that were searched, measured on the first part of the samples."""
+    fits = fitting(search, journal, watch)
     orders = {
         ORDERED_BY[skip]: ascending([search.marginals[layer, skip] for layer in range(search.menu.layers)])
         for skip in search.menu.skips
@@ -23,7 +46,7 @@ def alone(search: Search, settings: Settings) -> list[dict[str, Any]]:
     found = []
     costs = [settings.budget] if settings.budget is not None else [budget for budget, _ in settings.steps]
     for budget in costs:
-        plans = singles(search.pricer, budget, orders)
+        plans = singles(search.pricer, budget, orders, fits)
         search.judge.ahead((plan, 0) for plan in plans.values())
         for title, plan in plans.items():
             try:

@@ -124,7 +124,7 @@ def run(
             f"{search.pricer.meter.name}, or {settings.passes} passes did not reach to measure one; allow "
             "more, or give more passes"
         )
-    shown = alone(search, settings)
+    shown = alone(search, settings, journal, watch)
     told = explained(search, best) if explain and best is not None else ()
     held, held_out = judged_on(loaded, questions, settings, journal, watch, search, best, helpers)
     chosen = pick(held, settings, best)

@@ -12,7 +12,7 @@ from saccade.families import find
 from saccade.research.analysis.attention import attention, layer_heads, normed
 from saccade.research.analysis.capture import record
 from saccade.research.analysis.saturation import VisualMap, map_change, vig, visual_maps
-from support.models import FACTORIES, SQUARE, WIDE
+from support.models import FACTORIES, RECURRENT, SQUARE, WIDE
 
 PROMPT = [3, SQUARE, 2, WIDE, 5]
 UNTOUCHED = "ffn_skip(layers=none)"
@@ -29,14 +29,10 @@ def maps_of(tiny, inputs, plan=UNTOUCHED):
     return visual_maps(family, family.parts(tiny.model).layers, record(tiny.model, inputs, plan))
 
 
-RECURRENT = ("qwen3_5", "qwen3_5_moe")
-"""Models of whose layers some have no attention."""
-
-
 @pytest.mark.parametrize("name", RECURRENT)
 def test_layers_without_attention_are_named_in_one_line(name):
     tiny = FACTORIES[name]()
-    with pytest.raises(ValueError, match=r"layer 3 of this Qwen3.5.* leave attention out of --what"):
+    with pytest.raises(ValueError, match=r"layer 3 of this (Qwen3|LFM2).* leave attention out of --what"):
         maps_of(tiny, tiny.singles([PROMPT])[0])
 
 

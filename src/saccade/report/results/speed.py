@@ -122,7 +122,8 @@ def plan(result: Result, group: Group, name: str) -> str:
     assert found is not None
     text = f"<p><code>{escape(found.plan.spec)}</code></p>"
     if found.metric:
-        told = wording.PLAN.format(metric=found.metric, drawn=found.drawn)
+        said = wording.FITTED if found.metric == "attention" else wording.PLAN
+        told = said.format(metric=found.metric, drawn=found.drawn)
         text += f"<p>{escape(told)}</p>"
     else:
         text += f"<p>{wording.BY_HAND}</p>"

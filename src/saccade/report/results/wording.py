@@ -62,6 +62,7 @@ COST = (
     "projector and the head too."
 )
 PLAN = "Layers were chosen by {metric}, on {drawn}."
+FITTED = "How many rows leave in which layer was fitted to {metric}, on {drawn}."
 BY_HAND = "Its layers were given by hand; nothing was calibrated."
 AGAIN = "Run it again:"
 NO_COMMAND = "The file does not name the command that made it."

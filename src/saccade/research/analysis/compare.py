@@ -128,7 +128,7 @@ def _layer(
     # The FFN half, on the rows that pass it in both forwards.
     ffn_norm = family.norms(layer)[1]
     z_ND, w_ND = (ffn_norm(one[None])[0] for one in middle)
-    output_ND, fed_ND = layer.mlp(z_ND[None])[0], layer.mlp(w_ND[None])[0]
+    output_ND, fed_ND = family.fed(layer, z_ND[None])[0], family.fed(layer, w_ND[None])[0]
     whole_radius = float(z_ND.double().norm(dim=-1).max())
     radius = max(whole_radius, float(w_ND.double().norm(dim=-1).max()))
 
@@ -136,7 +136,7 @@ def _layer(
         return bounds.lipschitz_ffn(known.up, known.down, gate=known.gate, radius=size, slope=known.slope)
 
     def ffn(x: torch.Tensor) -> torch.Tensor:
-        return layer.mlp(x[None])[0]
+        return family.fed(layer, x[None])[0]
 
     def attend(x: torch.Tensor) -> torch.Tensor:
         return attention(family, layer.self_attn, x, rotary, seen_NN)

@@ -110,7 +110,7 @@ def probe_layers(
     layer: Any
     for number, layer in enumerate(layers):
         entering_ND = run.middles[number]
-        output_ND = layer.mlp(family.norms(layer)[1](entering_ND[None]))[0]
+        output_ND = family.fed(layer, family.norms(layer)[1](entering_ND[None]))[0]
         values = {name: value.cpu() for name, value in probe_rows(entering_ND, output_ND).items()}
         odd_N = massive_rows(entering_ND).cpu()
         odd_N[0] = True

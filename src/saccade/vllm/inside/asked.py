@@ -56,7 +56,7 @@ def work_for(model_config: Any) -> PlanWork | None:
     family = find(config)
     plan.check_shape(family.fingerprint(config))
     for method in plan.methods:
-        if method.families is not None and family.name not in method.families:
+        if method.needs is not None and method.needs not in family.tower_can:
             raise ValueError(f"{method} is not defined on {family.name}")
     return work_of(plan, family.shape(config).layers, family.compact_positions)
 
