@@ -46,7 +46,7 @@ help:
 	@echo 'make lmms    tests against lmms-eval, in .venv-lmms (a large download)'
 	@echo 'make quantized  tests of quantised models, in .venv-quantized'
 	@echo 'make vllm    tests of plans inside vLLM, in .venv-vllm (a large download)'
-	@echo 'make ray     tests of batch jobs on a Ray cluster, in .venv-ray'
+	@echo 'make ray     tests of commands on a Ray cluster, in .venv-ray'
 	@echo 'make page    tests of the page of saccade serve in a headless Chromium, in .venv-page'
 	@echo 'make setup   only build .venv (the others do that when it is needed)'
 	@echo 'make clean   remove .venv and caches'

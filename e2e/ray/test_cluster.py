@@ -6,17 +6,15 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
 import ray
-from ray.cluster_utils import Cluster
 
 import saccade
 from saccade.glance import suite
+from support.clusters import actors, began, wait_for
 
 RECORDS, SHARD = 24, 4
 PLAN = "vskip(layers=8-11)"
@@ -44,23 +42,9 @@ def want(data, tmp_path_factory):
     return answers(out)
 
 
-@pytest.fixture
-def cluster():
-    """Three raylets, each a machine to Ray."""
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    for _ in range(2):
-        made.add_node(num_cpus=1)
-    made.wait_for_nodes()
-    yield made
-    made.shutdown()
-
-
-def command(data: Path, out: Path, *more: str) -> subprocess.Popen:
+def command(data: Path, out: Path, *more: str) -> subprocess.Popen[str]:
     words = ["batch", "glance", "--data", data, "--plan", PLAN, "--out", out, "--shard", SHARD, "--batch", 2]
-    program = [sys.executable, "-m", "saccade", *words, "--threads", 1, "--device", "cpu", *more]
-    # A group of its own, so that it can be killed with all that it started.
-    words = [str(word) for word in program]
-    return subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return began(*words, "--threads", 1, "--device", "cpu", *more)
 
 
 def answers(out: Path) -> list[dict[str, str]]:
@@ -69,26 +53,6 @@ def answers(out: Path) -> list[dict[str, str]]:
 
 def parts(out: Path) -> int:
     return len(list(out.glob("part-*.jsonl")))
-
-
-def wait_for(done, seconds: float = 240) -> None:
-    limit = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < limit, "nothing happened"
-        time.sleep(0.01)
-
-
-def workers() -> list[int]:
-    """Processes of actors that answer."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            name = (entry / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if name.startswith(b"ray::BatchWorker"):
-            found.append(int(entry.name))
-    return found
 
 
 def test_the_cluster_answers_as_one_process_does(cluster, data, want, tmp_path):
@@ -105,7 +69,7 @@ def test_killed_workers_lose_nothing(cluster, data, want, tmp_path):
     def kill():
         for count in (1, 2):
             wait_for(lambda count=count: parts(tmp_path / "out") >= count or run.poll() is not None)
-            for process in workers():
+            for process in actors("BatchWorker"):
                 os.kill(process, signal.SIGKILL)
                 killed.append(process)
 

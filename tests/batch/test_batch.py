@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import random
 import signal
-import socket
 import sys
 import threading
 import time
@@ -18,7 +17,7 @@ import pytest
 
 from saccade import models
 from saccade.batch import shards
-from saccade.batch.cluster import _check_reached, placed
+from saccade.batch.cluster import placed
 from saccade.batch.job import BatchJob
 from saccade.batch.pipeline import AnswerRows
 from saccade.cli import main
@@ -247,17 +246,3 @@ def test_rows_of_a_pipeline_are_answered_as_records_of_a_file(toy, data, want, m
     assert [bool(error) for error in found["error"]] == [name == "q7" for name in want]
     del columns["id"]
     assert all("'id' is missing" in error for error in step(columns)["error"])
-
-
-def test_an_address_where_nobody_listens_is_refused_at_once_and_words_are_left_to_ray():
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-        _check_reached(f"127.0.0.1:{port}")
-        _check_reached(f"ray://127.0.0.1:{port}")
-    for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
-        with pytest.raises(ValueError, match=f"no Ray cluster at '{address}'"):
-            _check_reached(address)
-    with pytest.raises(ValueError, match="no Ray cluster"):
-        _check_reached("127.0.0.1:99999999999")
-    for word in ("auto", "local", "nonsense:here"):
-        _check_reached(word)

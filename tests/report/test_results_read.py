@@ -47,6 +47,7 @@ FOR_TABLES = (
     "vllm_exactness.json",
     "vllm_ttft.json",
     "vllm_load.json",
+    "scaling.json",
 )
 """Results that compare no plans on questions; the documentation's tables alone read them."""
 

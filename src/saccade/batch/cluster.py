@@ -6,24 +6,19 @@ driver starts another actor for one that died, and a job whose driver died goes 
 
 from __future__ import annotations
 
-import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from saccade._version import __version__
 from saccade.batch.job import MANIFEST, WAIT, BatchJob
 from saccade.batch.shards import work
-from saccade.inputs.pictures import is_file, is_folder
+from saccade.helpers.cluster import placed as placed_model
+from saccade.helpers.cluster import whole_path
 from saccade.plans.names import looks_like_file
-from saccade.system.embedded import EMBEDDED
+from saccade.system.cluster import connected, needs, this_node
 from saccade.system.processes import Say
-
-REACHED_WITHIN = 10
-"""Seconds in which a cluster's address must answer."""
 
 MOST_DEATHS = 3
 """How often each worker may die while no shard is finished: then what kills them is the job itself."""
@@ -47,7 +42,7 @@ class BatchWorker:
             ValueError: If the node has another Saccade or does not see the job's folder, or the job cannot be
                 done.
         """
-        where = f"node {_node()}"
+        where = this_node()
         if version != __version__:
             raise ValueError(f"{where} has saccade {__version__}, and the driver {version}: install the same")
         if not (job.out / MANIFEST).exists():
@@ -72,8 +67,10 @@ def run_on(address: str, job: BatchJob, workers: int, say: Say, watch: Callable[
         ValueError: If Ray is missing or not there, the job cannot be done, or workers keep dying.
     """
     job = placed(job)
-    with _connected(address) as ray:
-        actor = ray.remote(BatchWorker).options(**_needs(ray, job))
+    with connected(address) as ray:
+        # An accelerator each, where the cluster has some.
+        each = needs(ray, job.threads or 1, 0 if job.opening.device == "cpu" else 1)
+        actor = ray.remote(BatchWorker).options(**each)
         deaths, before = 0, len(job.missing())
         running = dict(_begin(actor, job, number) for number in range(min(workers, before)))
         while running:
@@ -95,24 +92,18 @@ def run_on(address: str, job: BatchJob, workers: int, say: Say, watch: Callable[
 
 def placed(job: BatchJob) -> BatchJob:
     """A job with whole paths, for workers that have other working folders."""
-    opening = replace(job.opening, adapter=_whole(job.opening.adapter), accepted=_whole(job.opening.accepted))
-    model = job.model if job.model in EMBEDDED else _whole(job.model)
-    plan = _whole(job.plan) if job.plan is not None and looks_like_file(job.plan) else job.plan
+    model, opening = placed_model(job.model, job.opening)
+    plan = job.plan
+    if plan is not None and looks_like_file(plan):
+        plan = whole_path(plan)
     return replace(
         job,
-        model=model or job.model,
+        model=model,
         opening=opening,
         data=job.data.resolve(),
         plan=plan,
         out=job.out.resolve(),
     )
-
-
-def _whole(name: str | None) -> str | None:
-    """A name with its whole path, if there is a file or folder of this name."""
-    if name is None or not (is_file(Path(name)) or is_folder(Path(name))):
-        return name
-    return str(Path(name).resolve())
 
 
 def _begin(actor: Any, job: BatchJob, number: int) -> tuple[Any, tuple[int, Any]]:
@@ -132,52 +123,6 @@ def _outcome(ray: Any, ref: Any, say: Say) -> str:
     except ray.exceptions.RayError as error:  # the actor, its process or its node
         return type(error).__name__
     return ""
-
-
-def _needs(ray: Any, job: BatchJob) -> dict[str, Any]:
-    """What an actor takes of a node: its threads, and an accelerator where the cluster has some."""
-    needs: dict[str, Any] = {"num_cpus": job.threads or 1}
-    if job.opening.device != "cpu" and ray.cluster_resources().get("GPU"):
-        needs["num_gpus"] = 1
-    return needs
-
-
-@contextmanager
-def _connected(address: str) -> Iterator[Any]:
-    try:
-        import ray
-    except ImportError:
-        raise ValueError("a Ray cluster needs the ray package: pip install 'saccade[ray]'") from None
-    if ray.is_initialized():
-        yield ray  # by whoever calls this from Python
-        return
-    _check_reached(address)
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level="error")
-    except Exception as error:  # each kind of address fails by an exception of its own
-        first = str(error).strip().split("\n")[0]
-        raise ValueError(f"no Ray cluster at {address!r}: {first}") from None
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
-
-
-def _check_reached(address: str) -> None:
-    """Refuses a host and port where nobody listens, for which Ray itself waits for many minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdecimal():
-        return  # a word such as auto, or nothing that is an address: Ray says so itself
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=REACHED_WITHIN).close()
-    except (OSError, OverflowError) as error:
-        raise ValueError(f"no Ray cluster at {address!r}: {error}") from None
-
-
-def _node() -> str:
-    import ray
-
-    return ray.util.get_node_ip_address()
 
 
 def settled(job: BatchJob, seconds: float = 30) -> None:

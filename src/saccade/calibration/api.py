@@ -135,6 +135,7 @@ def scores(
     *,
     checkpoint: Journal | str | os.PathLike | None = None,
     progress: Progress | None = None,
+    helpers: Helpers[Any] | None = None,
     **settings: Any,
 ) -> Scores:
     """Scores every layer; ``Scores.order`` then serves any budget.
@@ -147,6 +148,7 @@ def scores(
         checkpoint: File that keeps finished samples; a second call goes on from it, the end removes it. The
             end of a journal is up to its owner.
         progress: Called with the number of samples done and of all.
+        helpers: Other processes that try layers too, of the same model (`saccade.helpers`).
         **settings: Fields of `CalibrationOptions`, as of ``calibrate``; no method is wanted here.
 
     Raises:
@@ -161,6 +163,7 @@ def scores(
             options,
             checkpoint=journal,
             progress=progress,
+            helpers=helpers,
         )
         if journal is not checkpoint:
             journal.finish()

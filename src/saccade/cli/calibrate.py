@@ -87,12 +87,8 @@ def calibrate(
         bool, typer.Option("--check/--no-check", help="Compare with brute force on the last sample.")
     ] = True,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Plan file to write.")] = Path("plan.json"),
-    processes: Annotated[
-        int,
-        typer.Option(
-            min=1, max=common.MOST_PROCESSES, help="Processes that share the samples, each with the model."
-        ),
-    ] = 1,
+    processes: common.Processes = 1,
+    ray: common.Ray = None,
     force: common.Force = False,
     strict: common.Strict = False,
     threads: common.Threads = None,
@@ -111,6 +107,7 @@ def calibrate(
     common.check_writable(out)
     common.check_names(None, [method], [] if data else task or [], opening)
     common.hold(out)
+    common.reach(ray, processes)
     opening.torch_device()
     from saccade.calibration.options import CalibrationOptions
 
@@ -139,13 +136,12 @@ def calibrate(
     from saccade.helpers import helping
     from saccade.system.journal import rest
 
-    each = threads or common.shared_threads(processes)
-    common.use_threads(each)
+    common.use_threads(threads or common.shared_threads(processes, ray))
     loaded = opened(model, opening, whole=True)
     with (
         common.resumable("repeat the command to go on from the last finished sample"),
         common.progress() as bar,
-        helping(model, opening, processes, each) as helpers,
+        helping(loaded, processes, opening, ray=ray, say=view.note) as helpers,
     ):
         line = bar.add_task("calibrating", total=None if options.fits else samples)
         plan = run(

@@ -19,6 +19,7 @@ import typer
 from saccade.cli import streams
 from saccade.cli.terminal import console
 from saccade.core.text import printable
+from saccade.system.processes import MOST_PROCESSES, check_helpers
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -58,6 +59,23 @@ Threads = Annotated[
         help="CPU threads; if omitted as many as there are cores that nothing else keeps busy.",
     ),
 ]
+Processes = Annotated[
+    int,
+    typer.Option(
+        "--processes",
+        min=1,
+        max=MOST_PROCESSES,
+        help="Processes that share the work, this one among them, each with the model.",
+    ),
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Ray cluster that gives the other --processes: auto, HOST:PORT, or local for one here.",
+    ),
+]
 Videos = Annotated[
     list[Path] | None,
     typer.Option(
@@ -91,7 +109,6 @@ MOST_BATCH = 65_536
 MOST_ROWS = 4_000_000
 MOST_TOKENS = 1_000_000
 MOST_LAYERS = 10_000
-MOST_PROCESSES = 1024
 MOST_THREADS = 1024
 MOST_REPEATS = 1_000_000
 MOST_STEPS = 1_000_000_000
@@ -318,11 +335,30 @@ def use_threads(threads: int | None) -> None:
     cores.use(threads)
 
 
-def shared_threads(processes: int) -> int | None:
-    """CPU threads of each of several processes, which would else take all cores each; None for one alone."""
+def shared_threads(processes: int, ray: str | None = None) -> int | None:
+    """CPU threads of each of several processes, which would else take all cores each; None for one alone.
+
+    On a cluster each takes one, for who else computes on its node is not known here.
+    """
     from saccade.system.threads import allowed
 
-    return None if processes == 1 else max(1, len(allowed()) // processes)
+    if processes == 1:
+        return None
+    return 1 if ray is not None else max(1, len(allowed()) // processes)
+
+
+def reach(ray: str | None, processes: int) -> None:
+    """Connects this command to a Ray cluster, if one is given, before anything is read or opened.
+
+    Raises:
+        ValueError: If nothing is asked of it, Ray is missing, or no cluster is there.
+    """
+    check_helpers(processes, ray)
+    stack = _holding.get()
+    if ray is not None and stack is not None:
+        from saccade.system.cluster import connected
+
+        stack.enter_context(connected(ray))
 
 
 def check_writable(path: str | os.PathLike) -> None:

@@ -88,12 +88,8 @@ def evaluate(
             help=f"Longest answer; {NEW_TOKENS}, or what a benchmark says, if omitted.",
         ),
     ] = None,
-    processes: Annotated[
-        int,
-        typer.Option(
-            min=1, max=common.MOST_PROCESSES, help="Processes that share the questions, each with the model."
-        ),
-    ] = 1,
+    processes: common.Processes = 1,
+    ray: common.Ray = None,
     keep: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Keep what lmms-eval writes; with --suite only."),
@@ -122,6 +118,9 @@ def evaluate(
     common.hold(json)
     if predictions is not None:
         common.check_writable(predictions)
+    if suite is not None and ray is not None:
+        raise ValueError("--ray cannot be used with --suite: lmms-eval's processes are on this machine")
+    common.reach(ray, processes)
     if suite is not None:
         unused = {"--task": task, "--data": data, "--order": order, "--score": score}
         check_unused(unused, "--suite, which takes lmms-eval's own tasks, data and scores")
@@ -169,8 +168,7 @@ def evaluate(
     from saccade.measure import record
     from saccade.plans.plan import Plan
 
-    each = threads or common.shared_threads(processes)
-    common.use_threads(each)
+    common.use_threads(threads or common.shared_threads(processes, ray))
     loaded = opened(model, opening)
     for path in order or []:
         check_made_for(loaded.model, Plan.load(path), force=force, strict=strict)
@@ -180,7 +178,7 @@ def evaluate(
         wanted, found_orders = resolve(
             loaded, wanted, orders, task or [], data, questions, seed, force, strict, journal, embedded
         )
-        with helping(model, opening, processes, each) as helpers:
+        with helping(loaded, processes, opening, ray=ray, say=out.note) as helpers:
             found = compare(
                 loaded.model, loaded.processor, questions, wanted, options, ledger=journal, helpers=helpers
             )

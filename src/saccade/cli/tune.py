@@ -124,6 +124,8 @@ def tune(
             metavar="FILE", help="Plan file to write; beside it the front, the result and a picture."
         ),
     ] = Path("plan.json"),
+    processes: common.Processes = 1,
+    ray: common.Ray = None,
     seed: common.Seed = 0,
     threads: common.Threads = None,
     opening: Opening = Opening(),
@@ -165,17 +167,20 @@ def tune(
         tokens=max_new_tokens,
         seed=seed,
     )
+    settings.check_processes(processes, ray)
     common.check_names(None, (), [] if data else task or [], opening)
     if data is None:
         common.check_names(model, opening=opening)  # before scenes are drawn
     common.hold(out)
+    common.reach(ray, processes)
     opening.torch_device()
+    from saccade.helpers import helping
     from saccade.system.journal import rest
     from saccade.tuning.front import write
     from saccade.tuning.run import run
 
     questions = read_questions(task or [], data, settings, suite_of(model))
-    common.use_threads(threads)
+    common.use_threads(threads or common.shared_threads(processes, ray))
     loaded = opened(model, opening, whole=True)
     tell_plan(view, settings, questions)
     journal = common.keep(common.partial_of(out))
@@ -183,13 +188,17 @@ def tune(
         common.resumable("repeat the command to go on from what was measured"),
         common.progress() as bar,
     ):
-        found = write(run(loaded, questions, settings, journal, Shown(view, bar).watch, explain=explain), out)
+        shown = Shown(view, bar).watch
+        with helping(loaded, processes, opening, ray=ray, say=shown.say) as helpers:
+            found = run(loaded, questions, settings, journal, shown, explain=explain, helpers=helpers)
+        found = write(found, out)
     view.note(journal.finish())
     left = common.partial_of(out)
     view.note("" if left is None else rest(left))
     show(view, found)
     data_words = common.given(("--task", task), ("--data", data))
     if heal and found.plan is not None:
+        common.use_threads(threads)  # alone again
         heal_it(view, loaded, out, task or [], data, settings, opening)
     if found.plan is not None:
         view.line(f"next: {common.command('eval', model, '--plan', str(out), *data_words, *words(opening))}")

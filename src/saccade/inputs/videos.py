@@ -214,7 +214,9 @@ def _rate(rate: float | None, before: str) -> float:
 
 def _folder(path: Path, name: str, frames: int | None, rate: float | None) -> Video:
     try:
-        paths = [one for one in path.iterdir() if one.suffix.lower() in PICTURES and one.name[0] != "."]
+        paths = [
+            one for one in path.absolute().iterdir() if one.suffix.lower() in PICTURES and one.name[0] != "."
+        ]
     except OSError as error:
         raise ValueError(f"{name} cannot be read: {error.strerror}") from None
     if not paths:
@@ -233,7 +235,7 @@ def _parts(path: Path) -> list[str]:
 
 
 def _file(path: Path, name: str, frames: int | None) -> Video:
-    source = _Stream(path, name)
+    source = _Stream(path.absolute(), name)
     with source.opened() as (container, stream):
         width, height = stream.codec_context.width, stream.codec_context.height
         if not width or not height:

@@ -61,7 +61,7 @@ def open_model(name: str, opening: Opening, speaks: bool = True) -> tuple[Any, A
     model = read_weights(folder, config, opening)
     if adapter is not None:
         model = put_adapter(model, adapter)
-    note_opened(model, asked, top)
+    note_opened(model, asked, top, name)
     if doubt is not None:
         # Once it is on: one whose tensors do not fit is told so, and nothing else.
         warnings.warn(doubt, UserWarning, stacklevel=2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import threading
@@ -13,6 +12,9 @@ from typing import Any
 WAIT = 0.5
 """Seconds between looks at what others do."""
 
+MOST_PROCESSES = 1024
+"""More are a mistyped number."""
+
 Say = Callable[[str], None]
 Part = Callable[[int, Say], None]
 """What a process does: told its number, and how to say a line."""
@@ -20,6 +22,10 @@ Part = Callable[[int, Say], None]
 
 class ProcessEnded(ValueError):
     """A process ended by itself, or was killed, before all was done."""
+
+
+class HelperLost(Exception):
+    """A helper ended by itself, or was killed, or its node is gone; says by what."""
 
 
 def together(
@@ -37,6 +43,8 @@ def together(
         ValueError: If one of them fails, with what it said.
         ProcessEnded: If one ended without a word; the others have ended as they would.
     """
+    import multiprocessing  # here, for commands that only list or refuse start without it
+
     context = multiprocessing.get_context("spawn")
     said: Any = context.SimpleQueue()
     started = [
@@ -66,6 +74,20 @@ def together(
     if any(codes):
         told = ", ".join(map(str, codes))
         raise ProcessEnded(f"a process ended ({told}) before all was done; repeat the command to go on")
+
+
+def check_helpers(processes: int, ray: str | None) -> None:
+    """Refuses a number of processes that cannot be, and a cluster of which none is asked.
+
+    Raises:
+        ValueError: If it is so.
+    """
+    if type(processes) is not int or not 1 <= processes <= MOST_PROCESSES:
+        raise ValueError(f"processes are a number from 1 to {MOST_PROCESSES}, got {processes!r}")
+    if ray is not None and processes == 1:
+        raise ValueError(
+            "a Ray cluster gives the processes beside this one: say how many there are in all (--processes 2)"
+        )
 
 
 def _run(part: Part, number: int, said: Any) -> None:

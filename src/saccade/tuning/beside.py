@@ -10,6 +10,7 @@ from saccade.calibration.fitting import Fitter
 from saccade.calibration.measures import ascending
 from saccade.methods import Method
 from saccade.methods.fitprune import FitPrune
+from saccade.plans.plan import Plan
 from saccade.system.journal import Journal
 from saccade.tuning.prepare import PART, Watch
 from saccade.tuning.result import Explained
@@ -45,7 +46,9 @@ def alone(search: Search, settings: Settings, journal: Journal, watch: Watch) ->
     found = []
     costs = [settings.budget] if settings.budget is not None else [budget for budget, _ in settings.steps]
     for budget in costs:
-        for title, plan in singles(search.pricer, budget, orders, fits).items():
+        plans = singles(search.pricer, budget, orders, fits)
+        search.judge.ahead((plan, 0) for plan in plans.values())
+        for title, plan in plans.items():
             try:
                 loss = search.judge.measure(plan, 0)
             except ValueError:
@@ -57,11 +60,11 @@ def alone(search: Search, settings: Settings, journal: Journal, watch: Watch) ->
 
 def explained(search: Search, best: Tried) -> tuple[Explained, ...]:
     """What undoing every choice would change, one by one, measured on all samples of the search."""
-    state, found = best.state, []
+    state = best.state
+    undone: list[tuple[str, str, str, Plan]] = []
 
     def told(what: str, chosen: str, other: str, to: State) -> None:
-        loss = search.judge.whole(to.plan)
-        found.append(Explained(what, chosen, other, search.pricer.ratio(to.plan), loss.mean))
+        undone.append((what, chosen, other, to.plan))
 
     end = search.menu.layers if state.last is None else state.last
     for layer in range(end):
@@ -83,4 +86,8 @@ def explained(search: Search, best: Tried) -> tuple[Explained, ...]:
         told(f"from layer {state.last} on", "no visual rows", "all that are left", replace(state, last=None))
     if state.scale != 1:
         told("resolution", f"{state.scale:g} of each side", "full", replace(state, scale=1.0))
-    return tuple(found)
+    search.judge.ahead((plan, part) for *_, plan in undone for part in range(len(search.judge.parts)))
+    return tuple(
+        Explained(what, chosen, other, search.pricer.ratio(plan), search.judge.whole(plan).mean)
+        for what, chosen, other, plan in undone
+    )

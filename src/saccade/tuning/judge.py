@@ -9,9 +9,11 @@ Shape letters: B batch, N rows, A tokens of an answer, T rows that choose one, V
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -21,6 +23,7 @@ from saccade.engine import apply
 from saccade.evaluation.ledger import sample_digest
 from saccade.families import Family
 from saccade.families.offsets import position_offsets, position_offsets_kept
+from saccade.helpers import Helpers, Once, spread
 from saccade.identity import code_of, model_digest
 from saccade.inputs.samples import Sample, in_batches, likeness
 from saccade.models import Loaded
@@ -81,6 +84,23 @@ class _Batch:
     dense: tuple[torch.Tensor, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """What plans are measured on, as helpers are told it.
+
+    Attributes:
+        samples: The questions.
+        parts: Into how many parts they are split.
+        batch_size: Prompts that run together.
+        tokens: Longest answer that is looked at.
+    """
+
+    samples: tuple[Sample, ...]
+    parts: int
+    batch_size: int
+    tokens: int
+
+
 class Judge:
     """Measures plans on fixed samples, part by part, and keeps what it has measured.
 
@@ -100,6 +120,7 @@ class Judge:
         tokens: int = 24,
         journal: Journal | None = None,
         progress: Progress | None = None,
+        helpers: Helpers[Any] | None = None,
     ) -> None:
         """Gets ready; nothing is run until a plan is measured.
 
@@ -111,6 +132,7 @@ class Judge:
             tokens: Longest answer that is looked at.
             journal: Keeps what was measured; its owner finishes it.
             progress: Called after every batch with the prompts that it ran.
+            helpers: Other processes that measure too, of the same model (`ahead`).
 
         Raises:
             ValueError: If there are fewer samples than parts, or a sample cannot be asked.
@@ -121,7 +143,8 @@ class Judge:
         self.loaded, self.samples, self.tokens = loaded, tuple(samples), tokens
         self.parts = [self.samples[start::parts] for start in range(parts)]
         self.prompts = 0
-        self._batch_size, self._progress = batch_size, progress
+        self._batch_size, self._progress, self._helpers = batch_size, progress, helpers
+        self._told = Once(Judged(self.samples, parts, batch_size, tokens))
         self._dense: dict[int, list[_Batch]] = {}
         self._inputs: dict[tuple[int, int, float], Any] = {}
         self._journal = journal or Journal(None)
@@ -160,10 +183,48 @@ class Judge:
         found = self.known(plan, part)
         if found is not None:
             return found
+        found = self._measured(plan, part)
+        self._keep(plan, part, found)
+        return found
+
+    def ahead(self, wanted: Iterable[tuple[Plan, int]]) -> None:
+        """Measures plans on parts together with the helpers, before they are asked for one by one.
+
+        Without helpers nothing is done beforehand. A plan that cannot run is left for ``measure`` to refuse.
+
+        Args:
+            wanted: Plans with the parts they will be measured on.
+        """
+        if self._helpers is None:
+            return
+        left = {(self._filed(plan), part): plan for plan, part in wanted if self.known(plan, part) is None}
+        if len(left) < 2:
+            return
+        parts = (
+            ((plan, part), (self._told, plan, part), partial(self._tried, plan, part))
+            for (_, part), plan in left.items()
+        )
+        for (plan, part), (found, there) in spread(self._helpers, measured_there, parts):
+            if there:
+                self._ran(len(self.parts[part]))
+            if found is not None:
+                self._keep(plan, part, found)
+
+    def _tried(self, plan: Plan, part: int, there: bool = False) -> tuple[Loss | None, bool]:
+        """The loss of a plan on a part, None where it cannot run; and whether a helper found it."""
+        try:
+            return self._measured(plan, part), there
+        except ValueError:
+            return None, there
+
+    def _measured(self, plan: Plan, part: int) -> Loss:
         losses = [self._loss(plan, part, number) for number in range(len(self._batches(part)))]
         found = losses[0]
         for more in losses[1:]:
             found += more
+        return found
+
+    def _keep(self, plan: Plan, part: int, found: Loss) -> None:
         self._known[self._filed(plan), part] = found
         self.section().append(
             {
@@ -174,10 +235,10 @@ class Judge:
                 "margin": list(found.margin),
             }
         )
-        return found
 
     def whole(self, plan: Plan) -> Loss:
         """The loss of a plan on all samples, in the order of the parts."""
+        self.ahead((plan, part) for part in range(len(self.parts)))
         found = self.measure(plan, 0)
         for part in range(1, len(self.parts)):
             found += self.measure(plan, part)
@@ -261,6 +322,27 @@ class Judge:
         logits_BTV = forced(self.loaded.family, self.loaded.model, inputs, batch.answer_BA, plan)
         each = zip(logits_BTV, batch.lengths, strict=True)
         return [logits_TV[:length].float().cpu() for logits_TV, length in each]
+
+
+_JUDGES: WeakKeyDictionary[Judged, Judge] = WeakKeyDictionary()
+"""Of a helper: what the dense model says to samples is found once there too."""
+
+
+def measured_there(loaded: Loaded, told: Judged, plan: Plan, part: int) -> tuple[Loss | None, bool]:
+    """What a helper does of ``Judge.ahead``.
+
+    Args:
+        loaded: The model.
+        told: What plans are measured on.
+        plan: The plan.
+        part: On which part.
+    """
+    judge = _JUDGES.get(told)
+    if judge is None:
+        judge = _JUDGES[told] = Judge(
+            loaded, told.samples, parts=told.parts, batch_size=told.batch_size, tokens=told.tokens
+        )
+    return judge._tried(plan, part, there=True)
 
 
 @torch.inference_mode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from saccade import models
 from saccade.calibration.api import score_samples
@@ -12,6 +13,7 @@ from saccade.calibration.options import CalibrationOptions
 from saccade.calibration.probes import find_probe
 from saccade.engine import attached
 from saccade.evaluation.runner import count_prompts, refusal
+from saccade.helpers import Helpers
 from saccade.methods import Method
 from saccade.models import Loaded
 from saccade.plans.plan import Plan
@@ -49,7 +51,12 @@ def _silent(*told: object) -> None:
 
 
 def prepared(
-    loaded: Loaded, questions: Questions, settings: Settings, journal: Journal, watch: Watch
+    loaded: Loaded,
+    questions: Questions,
+    settings: Settings,
+    journal: Journal,
+    watch: Watch,
+    helpers: Helpers[Any] | None = None,
 ) -> Search:
     """A search that is ready to run: what may be used, what it costs, and what every skip loses alone."""
     models.try_longest(loaded, [*questions.search, *questions.held_out])
@@ -89,6 +96,7 @@ def prepared(
         tokens=settings.tokens,
         journal=journal,
         progress=watch.step,
+        helpers=helpers,
     )
     few = judge.parts[0][:PART]
     watch.begin("every skip alone", len(few) * len(menu.skips))
@@ -107,6 +115,7 @@ def prepared(
             CalibrationOptions(answer_tokens=settings.tokens, direction="full-perturbed", check=False),
             checkpoint=journal,
             progress=step,
+            helpers=helpers,
         )
         marginals |= {(layer, skip): value for layer, value in enumerate(found.mean)}
     return Search(

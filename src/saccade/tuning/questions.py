@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from saccade.calibration.drawing import draw
 from saccade.evaluation.options import EvaluationOptions
 from saccade.evaluation.runner import DENSE, AnswerRun, answer
+from saccade.helpers import Helpers
 from saccade.inputs.data import Entry
 from saccade.inputs.samples import Sample
 from saccade.models import Loaded
@@ -87,7 +88,13 @@ def made(search: Sequence[Sample | Entry], held_out: Sequence[Sample | Entry], s
     return Questions(loaded[0], loaded[1], answered)
 
 
-def referenced(loaded: Loaded, questions: Questions, settings: Drawn, journal: Journal) -> tuple[Sample, ...]:
+def referenced(
+    loaded: Loaded,
+    questions: Questions,
+    settings: Drawn,
+    journal: Journal,
+    helpers: Helpers[Any] | None = None,
+) -> tuple[Sample, ...]:
     """Held-out samples with what they are scored against: their answers, or the dense model's own."""
     if questions.answered:
         return questions.held_out
@@ -98,6 +105,7 @@ def referenced(loaded: Loaded, questions: Questions, settings: Drawn, journal: J
         EvaluationOptions(settings.batch, settings.tokens),
         ledger=journal,
         label="dense answers",
+        helpers=helpers,
     )
     said = [one.text for one in found.predictions[DENSE]]
     # An empty answer is one too, and samples are scored against words.

@@ -15,6 +15,7 @@ from saccade.calibration.drawing import data_hash
 from saccade.evaluation.comparison import compare
 from saccade.evaluation.results import Comparison
 from saccade.evaluation.runner import count_prompts
+from saccade.helpers import Helpers, helping
 from saccade.inputs.data import Entry
 from saccade.inputs.samples import Sample
 from saccade.measure.provenance import record
@@ -56,6 +57,8 @@ def tune(
     out: str | os.PathLike | None = None,
     explain: bool = False,
     watch: Watch | None = None,
+    processes: int = 1,
+    ray: str | None = None,
     **wanted: Any,
 ) -> Tuned:
     """Finds the plan that fits a model, some samples and a budget, and judges it on samples it has not seen.
@@ -71,18 +74,25 @@ def tune(
             is kept there, so that the same call goes on where it was interrupted.
         explain: Whether to measure what undoing every choice would change.
         watch: What is told on the way.
+        processes: Processes that share the work, this one among them; the others open the model as it was
+            opened here, and compute with as many CPU threads as this one. They change no result.
+        ray: Address of a Ray cluster that gives those other processes: ``auto``, ``HOST:PORT``, or ``local``.
         **wanted: Fields of `saccade.tuning.Settings`: ``flops``, ``time``, ``kv``, ``max_loss`` and so on.
 
     Raises:
         ValueError: If the settings, the samples or the model do not fit, saying how.
     """
-    settings = Settings(**wanted)
+    settings, watch = Settings(**wanted), watch or Watch()
+    settings.check_processes(processes, ray)
     questions = (
         split(samples, settings) if held_out is None else made(list(samples), list(held_out), settings)
     )
     loaded = models.wrap(model, processor)
-    with Journal(None if out is None else f"{os.fspath(out)}.partial.jsonl") as journal:
-        found = run(loaded, questions, settings, journal, watch or Watch(), explain=explain)
+    with (
+        Journal(None if out is None else f"{os.fspath(out)}.partial.jsonl") as journal,
+        helping(loaded, processes, ray=ray, say=watch.say) as helpers,
+    ):
+        found = run(loaded, questions, settings, journal, watch, explain=explain, helpers=helpers)
         if out is not None:
             found = write(found, Path(out))
         journal.finish()
@@ -97,9 +107,10 @@ def run(
     watch: Watch,
     *,
     explain: bool = False,
+    helpers: Helpers[Any] | None = None,
 ) -> Tuned:
     """The same on questions that are drawn already; the journal is left to the caller to finish."""
-    search = prepared(loaded, questions, settings, journal, watch)
+    search = prepared(loaded, questions, settings, journal, watch, helpers)
     watch.begin("search", settings.passes)
     best: Tried | None = None
     for budget, passes in settings.steps:
@@ -115,7 +126,7 @@ def run(
         )
     shown = alone(search, settings, journal, watch)
     told = explained(search, best) if explain and best is not None else ()
-    held, held_out = judged_on(loaded, questions, settings, journal, watch, search, best)
+    held, held_out = judged_on(loaded, questions, settings, journal, watch, search, best, helpers)
     chosen = pick(held, settings, best)
     if explain and best is None and chosen is not None:
         told = explained(search, chosen.tried)
@@ -145,12 +156,13 @@ def judged_on(
     watch: Watch,
     search: Search,
     best: Tried | None,
+    helpers: Helpers[Any] | None = None,
 ) -> tuple[tuple[Candidate, ...], Comparison]:
     """The front on the samples that the search has not seen."""
     tried = thinned(search.front(), MOST_CANDIDATES, best)
     if not tried:
         raise ValueError(f"{settings.passes} passes did not reach to measure one plan; give more")
-    held_out = referenced(loaded, questions, settings, journal)
+    held_out = referenced(loaded, questions, settings, journal, helpers)
     watch.begin("held-out samples", len(held_out) * (len(tried) + 1))
     found = compare(
         loaded.model,
@@ -161,6 +173,7 @@ def judged_on(
         max_new_tokens=settings.tokens,
         blind=False,
         ledger=journal,
+        helpers=helpers,
     )
     watch.step(len(held_out) * (len(tried) + 1))
     prompts = replace(search.pricer, prompts=typical(count_prompts(loaded, questions.held_out)), _memo={})

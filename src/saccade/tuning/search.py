@@ -123,6 +123,20 @@ class Search:
             self._surrogate.learn(state, self.score(found.loss), len(found.loss.kl))
         return found
 
+    def _ahead(self, states: Iterable[State], parts: int) -> None:
+        """Lets helpers take part in what ``measure`` is asked next, as far as the passes reach."""
+        wanted: list[tuple[Plan, int]] = []
+        left = self.effort.passes - self.passes
+        for state in states:
+            plan = state.plan
+            known = self.tried[plan.spec].parts if plan.spec in self.tried else 0
+            for part in range(known, parts):
+                left -= len(self.judge.parts[part])
+                if left < 0:
+                    break
+                wanted.append((plan, part))
+        self.judge.ahead(wanted)
+
     def at(self, found: Tried, parts: int) -> float:
         """Score of a measured plan on the first parts alone, to compare it with one that saw no more."""
         samples = sum(len(part) for part in self.judge.parts[:parts])
@@ -143,6 +157,7 @@ class Search:
         left, parts = list(states), 1
         found: list[Tried] = []
         while left:
+            self._ahead(left, parts)
             found = sorted((self.measure(state, parts) for state in left), key=lambda t: self.at(t, parts))
             if parts >= whole:
                 break
@@ -273,7 +288,9 @@ class Search:
         finally:
             self.effort = replace(effort, passes=last)
         try:
-            for one in self.leaders(budget):
+            leaders = self.leaders(budget)
+            self._ahead([one.state for one in leaders], len(self.judge.parts))
+            for one in leaders:
                 self.measure(one.state, len(self.judge.parts))
         except Spent:
             pass
@@ -304,6 +321,7 @@ class Search:
         found.sort(key=lambda one: self.at(one, parts))
         near = [one for one in found[: 2 * self.effort.beam]] + self._apart(found)
         distinct = list({one.plan.spec: one for one in near}.values())
+        self._ahead([one.state for one in distinct], more)
         again = sorted(
             (self.measure(one.state, more) for one in distinct), key=lambda one: self.at(one, more)
         )

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from saccade.measure.devices import card
+from saccade.system.processes import check_helpers
 from saccade.tuning.operations import OPERATIONS, check_allowed
 
 COSTS = ("flops", "time", "kv")
@@ -108,6 +109,19 @@ class Settings:
         """Share of the dense cost that the plan may take; None where only a loss is given."""
         value = getattr(self, self.cost)
         return None if value is None else float(value)
+
+    def check_processes(self, processes: int, ray: str | None = None) -> None:
+        """Refuses processes that cannot be, or that would disturb what is measured.
+
+        Raises:
+            ValueError: If they do.
+        """
+        check_helpers(processes, ray)
+        if processes > 1 and self.cost == "time" and self.on is None:
+            raise ValueError(
+                "a share of the time is measured here, where other processes would disturb it: give one "
+                "process, or a device whose time is predicted (--on, on=)"
+            )
 
     @property
     def steps(self) -> list[tuple[float, int]]:

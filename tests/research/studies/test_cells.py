@@ -23,7 +23,6 @@ from saccade.research.studies import STUDIES, Book, Line, Store, StudyBench, Stu
 from saccade.research.studies import cells as cells_of
 from saccade.research.studies.cells import LEAST, MADE_BY, batches, fill, makers
 from saccade.research.studies.lines import columns
-from saccade.research.studies.run import Pace
 from saccade.research.studies.workers import fill_all
 from support.programs import environment
 
@@ -175,17 +174,17 @@ def test_workers_whose_parent_is_killed_end_as_by_an_interrupt(tmp_path, shell):
 
 def test_a_later_study_asks_only_what_no_study_asked_before(loaded, questions, tmp_path, counted):
     bench = StudyBench(loaded, questions, Store(tmp_path), tokens=TOKENS)
-    first = run(STUDIES["budget"], bench, Pace(batch_size=4))
+    first = run(STUDIES["budget"], bench, 4)
     assert first["seconds"]["cells_of_this_run"] == first["seconds"]["cells"]
     asked = [spec for spec, _ in counted.asked]
     counted.asked.clear()
-    again = run(STUDIES["budget"], bench, Pace(batch_size=4))
+    again = run(STUDIES["budget"], bench, 4)
     assert not counted.asked and again["seconds"]["cells_of_this_run"] == 0
     assert {**again, "seconds": 0, "provenance": 0} == {**first, "seconds": 0, "provenance": 0}
     (by,) = again["provenance"]["answers"]
     assert by["cells"] == first["seconds"]["cells"] and by["versions"]["transformers"]
     assert {name: by[name] for name in MADE_BY} == {name: again["provenance"][name] for name in MADE_BY}
-    identify = run(STUDIES["identify"], bench, Pace(batch_size=4))
+    identify = run(STUDIES["identify"], bench, 4)
     assert identify["seconds"]["cells_of_this_run"] < identify["seconds"]["cells"] - 4
     assert not {spec for spec, _ in counted.asked} & set(asked)
 

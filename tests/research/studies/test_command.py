@@ -6,18 +6,12 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 
 from research.studies.conftest import TOKENS
-from saccade import models
 from saccade.cli import main
-from saccade.opening import Opening
-from saccade.plans.plan import Plan
-from saccade.research.studies import STUDIES, Line, Store, StudyBench, StudyQuestions
-from saccade.research.studies.lines import columns
-from saccade.research.studies.workers import Work, fill_all, fill_with
+from saccade.research.studies import STUDIES
 
 
 def words(model_folder, data_file, store, out, *more):
@@ -106,29 +100,3 @@ def test_a_file_in_the_way_is_refused_before_any_work(option, model_folder, data
     given[given.index(option) + 1] = str(tmp_path / "file")
     assert main(given) == 2
     assert "is a file" in capsys.readouterr().err
-
-
-@pytest.mark.long(instead="test_programs_and_their_processes_share_a_store")
-def test_two_processes_fill_a_store_and_one_that_fails_says_why(model_folder, data_file, tmp_path):
-    loaded = models.load(str(model_folder), device="cpu")
-    bench = StudyBench(loaded, StudyQuestions.of_file(data_file, (), 3, 4, 0), Store(tmp_path), tokens=TOKENS)
-    lines = [Line(spec, Plan.of(spec)) for spec in ("vskip(layers=1)", "vtw(layer=2)", "random(keep=0.3)")]
-    wanted = columns(bench, lines)
-    sizes = {task: len(bench.asked(task)) for task in bench.tasks}
-    told = {
-        task: [(c.run.key, "" if c.run.plan is None else c.run.plan.spec, c.key) for c in each]
-        for task, each in wanted.items()
-    }
-    work = Work(str(model_folder), Opening(device="cpu"), bench.questions, tmp_path, told, 2)
-    seen = []
-    with pytest.raises(ValueError, match="no model"):
-        fill_with(replace(work, model=str(tmp_path / "nosuch")), 1, wanted, sizes, lambda *at: None)
-    fill_with(work, 2, wanted, sizes, lambda *at: seen.append(at))
-    total = 2 * 3 * (2 + len(lines))
-    assert seen[-1] == (total, total) and seen == sorted(seen)
-    by_one = Store(tmp_path / "one")
-    fill_all(loaded, by_one, bench.questions, wanted, batch_size=4)
-    for each in wanted.values():
-        for column in each:
-            first, second = bench.store.get(column.key), by_one.get(column.key)
-            assert first.texts == second.texts and first.prompts == second.prompts

@@ -18,7 +18,7 @@ from saccade.evaluation import evaluate
 from saccade.evaluation.matched import RATIOS, lineup
 from saccade.research.studies import STUDIES, Store, StudyBench, StudyQuestions, iso_flops, run
 from saccade.research.studies.base import VERDICTS
-from saccade.research.studies.run import Pace, write
+from saccade.research.studies.run import write
 from saccade.system.files import read_json
 
 NAMES = (
@@ -35,7 +35,7 @@ def result_of(loaded, questions, shared):
     with pytest.MonkeyPatch.context() as patch:
         # Three shares of the FLOPs say as much of the study as five.
         patch.setattr(iso_flops, "FINE", RATIOS)
-        yield functools.cache(lambda name: run(STUDIES[name], bench, Pace(batch_size=4)))
+        yield functools.cache(lambda name: run(STUDIES[name], bench, 4))
 
 
 @pytest.mark.e2e
@@ -101,7 +101,7 @@ def test_a_model_that_is_too_shallow_is_refused_and_one_layer_more_is_enough(
             with pytest.raises(ValueError, match=f"study {name} needs a model of at least {layers} layers"):
                 run(STUDIES[name], bench)
         else:
-            assert run(STUDIES[name], bench, Pace(batch_size=4))["findings"]
+            assert run(STUDIES[name], bench, 4)["findings"]
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_names_of_tasks_with_marks_are_told_and_drawn(loaded, data_file, tmp_pat
     bench = StudyBench(
         loaded, StudyQuestions.of_file(path, (), 3, 4, 0), Store(tmp_path / "store"), tokens=TOKENS
     )
-    paths = write(STUDIES["transfer"], run(STUDIES["transfer"], bench, Pace(batch_size=4)), tmp_path / "out")
+    paths = write(STUDIES["transfer"], run(STUDIES["transfer"], bench, 4), tmp_path / "out")
     lines = paths["page"].read_text().split("\n")
     head = next(line for line in lines if line.startswith("| calibrated on | $x^$"))
     assert head == "| calibrated on | $x^$\\|first | second |"

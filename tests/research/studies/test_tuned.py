@@ -9,7 +9,6 @@ import pytest
 from research.studies.conftest import TOKENS
 from saccade.cli.common import plain
 from saccade.research.studies import STUDIES, Store, StudyBench, run, tuned
-from saccade.research.studies.run import Pace
 from saccade.tuning.space import Menu
 
 
@@ -31,7 +30,7 @@ def small():
 @pytest.mark.e2e
 def test_it_runs_tells_and_draws(loaded, questions, shared, small):
     bench = StudyBench(loaded, questions, Store(shared), tokens=TOKENS)
-    result = run(STUDIES["tuned"], bench, Pace(batch_size=4))
+    result = run(STUDIES["tuned"], bench, 4)
     read = json.loads(json.dumps(plain(result)))
     ran = [entry for entry in read["plans"] if entry.get("mean")]
     assert {entry["way"] for entry in ran} >= {tuned.TUNED, tuned.KEEPS, tuned.ALONE}

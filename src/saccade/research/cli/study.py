@@ -53,9 +53,17 @@ def study(
         bool, typer.Option("--quick", help="Of a study that trains: a few steps, to see that it runs.")
     ] = False,
     batch: Annotated[int, typer.Option(min=1, max=common.MOST_BATCH, help="Questions per batch.")] = 32,
-    workers: Annotated[
-        int, typer.Option(min=1, max=common.MOST_PROCESSES, help="Processes that share the work.")
+    processes: Annotated[
+        int,
+        typer.Option(
+            "--processes",
+            "--workers",
+            min=1,
+            max=common.MOST_PROCESSES,
+            help="Processes that share the work, this one among them, each with the model.",
+        ),
     ] = 1,
+    ray: common.Ray = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, max=common.MOST_TOKENS, help="Longest answer.")] = 24,
     seed: common.Seed = 0,
     threads: common.Threads = None,
@@ -90,12 +98,17 @@ def study(
             raise ValueError(f"{folder} is a file; give a folder")
         common.check_writable(folder / "study.json")
     common.hold(out / f"study_{name.replace('-', '_')}.json")
+    if ray is not None and listed()[name].trains:
+        raise ValueError(f"study {name} trains, which processes of this machine share: no --ray")
+    common.reach(ray, processes)
     where = opening.torch_device()
-    common.use_threads(threads)
+    # A study that trains shares its own threads out.
+    common.use_threads(threads or (None if listed()[name].trains else common.shared_threads(processes, ray)))
     from saccade import models
+    from saccade.helpers import helping
     from saccade.research.studies import STUDIES, Store, StudyBench, StudyQuestions
-    from saccade.research.studies.run import Pace, write
     from saccade.research.studies.run import run as run_study
+    from saccade.research.studies.run import write
     from saccade.system.embedded import suite_of
 
     chosen = STUDIES[name]
@@ -119,7 +132,7 @@ def study(
             raise ValueError(
                 f"study {name} opens the models that it trains: of these options --device and --dtype"
             )
-        way = Way(workers, batch, max_new_tokens, str(where), opening.told().get("dtype"))
+        way = Way(processes, batch, max_new_tokens, str(where), opening.told().get("dtype"))
         result = _trained(questions, run, way, quick, note)
         paths = write(chosen, result, out)
         show(output, result, paths)
@@ -129,6 +142,7 @@ def study(
     with (
         common.resumable(f"repeat the command to go on with the answers kept in {run}"),
         common.progress() as bar,
+        helping(loaded, processes, opening, ray=ray, say=note) as helpers,
     ):
         line = bar.add_task("preparing", total=None)
 
@@ -138,8 +152,8 @@ def study(
         def progress(done: int, total: int) -> None:
             bar.update(line, description=f"study {name}: answers", completed=done, total=total)
 
-        bench = StudyBench(loaded, questions, Store(run), max_new_tokens, note, step)
-        result = run_study(chosen, bench, Pace(batch, workers, model, opening), progress)
+        bench = StudyBench(loaded, questions, Store(run), max_new_tokens, note, step, helpers)
+        result = run_study(chosen, bench, batch, progress)
     paths = write(chosen, result, out)
     show(output, result, paths)
     output.finish(result)

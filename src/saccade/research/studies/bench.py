@@ -15,6 +15,7 @@ from saccade.calibration.probes import find_probe
 from saccade.core.layout import Layout
 from saccade.evaluation.orders import CALIBRATION_SAMPLES
 from saccade.evaluation.runner import BLIND, DENSE, AnswerRun, count_prompts
+from saccade.helpers import Helpers
 from saccade.identity import code_of, setup_digest
 from saccade.inputs.samples import Sample
 from saccade.models import Loaded
@@ -98,6 +99,7 @@ class StudyBench:
         tokens: Longest answer in tokens.
         note: Called with a line of text when a part begins.
         step: Progress of a calibration: samples done and of all.
+        helpers: Other processes that score, search and answer too, of the same model (`saccade.helpers`).
     """
 
     loaded: Loaded
@@ -106,6 +108,7 @@ class StudyBench:
     tokens: int = 24
     note: Callable[[str], None] = silent
     step: Callable[[int, int], None] | None = None
+    helpers: Helpers[Any] | None = None
     _weights: str = ""
     _setup: str | None = None
 
@@ -172,6 +175,7 @@ class StudyBench:
                     check=False,
                     checkpoint=kept if mine else None,
                     progress=self.step,
+                    helpers=self.helpers,
                 )
             return [list(row) for row in found.values_SL]
 

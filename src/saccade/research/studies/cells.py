@@ -6,7 +6,9 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +18,8 @@ from saccade.core.layout import Layout
 from saccade.evaluation.comparison import check_samples
 from saccade.evaluation.ledger import BatchAnswers as Answered
 from saccade.evaluation.ledger import Ledger, Spent
-from saccade.evaluation.runner import AnswerRun, chunks, generate
+from saccade.evaluation.runner import AnswerRun, answer_batch, chunks, generate
+from saccade.helpers import Helpers, spread
 from saccade.inputs.samples import Sample, likeness
 from saccade.measure.provenance import record
 from saccade.research.studies.store import Cell, Key, Store
@@ -121,6 +124,7 @@ def fill(
     *,
     batch_size: int,
     step: Step = lambda answers: None,
+    helpers: Helpers[Any] | None = None,
 ) -> int:
     """Asks a task's questions under every column whose cell is missing and that nobody else is at.
 
@@ -131,55 +135,142 @@ def fill(
         columns: What to ask under.
         batch_size: Questions per batch.
         step: Called with the number of answers that have come.
+        helpers: Other processes that answer batches too, of the same model.
 
     Returns:
         How many cells were finished here.
     """
     done = 0
     prompts: PromptBatches | None = None
-    for column in columns:
-        if store.has(column.key):
-            continue
-        with store.claim(column.key) as mine:
-            if mine:
+    with ExitStack() as stack:
+
+        def parts() -> Iterator[Any]:
+            nonlocal prompts, done
+            for column in columns:
+                if store.has(column.key):
+                    continue
+                held = stack.enter_context(ExitStack())
+                if not held.enter_context(store.claim(column.key)):
+                    held.close()
+                    continue
                 prompts = prompts or PromptBatches(loaded, samples(), batch_size)
-                store.put(ask(loaded, store, prompts, column, step))
-                done += 1
+                cell = OpenCell(store, prompts, column, held, step)
+                done += cell.finished()
+                yield from cell.parts()
+
+        for (cell, number), found in spread(helpers, answered_there, parts()):
+            cell.put(number, found)
+            done += cell.finished()
     return done
 
 
-def ask(loaded: models.Loaded, store: Store, prompts: PromptBatches, column: Column, step: Step) -> Cell:
-    """Asks all questions under one column; what was answered before an interruption is not asked again."""
-    run, key = column.run, column.key
-    start, worked = time.perf_counter(), time.process_time()
-    texts: dict[int, str] = {}
-    spent: list[Spent | None] = []
-    with Journal(store.partial(key)) as journal:
-        ledger = Ledger(journal, key.to_dict())
+@dataclass(frozen=True)
+class BatchFound:
+    """What a batch came to, and what it took.
+
+    Attributes:
+        texts: The answers.
+        spent: Mean cost of a prompt; None where it was not noted.
+        seconds: Time it took.
+        cpu_seconds: CPU time it took.
+    """
+
+    texts: list[str]
+    spent: Spent | None
+    seconds: float
+    cpu_seconds: float
+
+    @classmethod
+    def of(cls, ask: Callable[[], tuple[list[str], Spent | None]]) -> BatchFound:
+        """Answers a batch, and notes what that takes."""
+        start, worked = time.perf_counter(), time.process_time()
+        texts, spent = ask()
+        return cls(texts, spent, time.perf_counter() - start, time.process_time() - worked)
+
+
+class OpenCell:
+    """A cell while its batches are answered, here or by helpers; what was answered before is not asked again.
+
+    Args:
+        store: Where it is kept.
+        prompts: The questions.
+        column: What they are asked under.
+        held: Holds the claim of the cell, until it is finished.
+        step: Called with the number of answers that have come.
+    """
+
+    def __init__(
+        self, store: Store, prompts: PromptBatches, column: Column, held: ExitStack, step: Step
+    ) -> None:
+        self.store, self.prompts, self.column, self._held, self._step = store, prompts, column, held, step
+        self._journal = held.enter_context(Journal(store.partial(column.key)))
+        self._ledger = Ledger(self._journal, column.key.to_dict())
+        self._found: dict[int, Answered] = {}
+        self._seconds, self._cpu_seconds = 0.0, 0.0
+        for number in range(len(prompts.indices)):
+            known = self._ledger.get(column.run.key, self._ids(number))
+            if known is not None:
+                self._found[number] = known
+                step(len(known.texts))
+
+    def _ids(self, number: int) -> list[str]:
+        return [self.prompts.samples[i].id for i in self.prompts.indices[number]]
+
+    def parts(self) -> Iterator[Any]:
+        """The batches that are missing, as ``spread`` takes them."""
+        run, tokens = self.column.run, self.column.key.tokens
+        for number in [n for n in range(len(self.prompts.indices)) if n not in self._found]:
+            batch = [self.prompts.samples[i] for i in self.prompts.indices[number]]
+            yield (self, number), (batch, run, tokens), partial(self._here, number)
+
+    def _here(self, number: int) -> BatchFound:
+        run, loaded, tokens = self.column.run, self.prompts.loaded, self.column.key.tokens
+        return BatchFound.of(lambda: generate(loaded, self.prompts.under(run, number), run.plan, tokens))
+
+    def put(self, number: int, found: BatchFound) -> None:
+        """Keeps what a batch came to."""
+        self._ledger.put(self.column.run.key, self._ids(number), found.texts, found.spent)
+        self._found[number] = Answered(found.texts, [found.spent] * len(found.texts))
+        self._seconds += found.seconds
+        self._cpu_seconds += found.cpu_seconds
+        self._step(len(found.texts))
+
+    def finished(self) -> bool:
+        """Whether all is answered; then the cell is put into the store, and let go of."""
+        prompts = self.prompts
+        if len(self._found) < len(prompts.indices):
+            return False
+        self._journal.close()
+        texts: dict[int, str] = {}
+        spent: list[Spent | None] = []
         for number, indices in enumerate(prompts.indices):
-            ids = [prompts.samples[i].id for i in indices]
-            known = ledger.get(run.key, ids)
-            if known is None:
-                answers, cost = generate(loaded, prompts.under(run, number), run.plan, key.tokens)
-                ledger.put(run.key, ids, answers, cost)
-                known = Answered(answers, [cost] * len(ids))
-            texts.update(zip(indices, known.texts, strict=True))
-            spent += known.spent
-            step(len(ids))
-    origin = record(device=loaded.model.device)
-    return Cell(
-        key,
-        tuple(sample.id for sample in prompts.samples),
-        tuple(texts[i] for i in range(len(prompts.samples))),
-        _mean(spent),
-        tuple((v, t, n) for (v, t), n in sorted(prompts.counts.items())),
-        {
-            "seconds": round(time.perf_counter() - start, 3),
-            "cpu_seconds": round(time.process_time() - worked, 3),
+            texts.update(zip(indices, self._found[number].texts, strict=True))
+            spent += self._found[number].spent
+        origin = record(device=prompts.loaded.model.device)
+        made = {
+            "seconds": round(self._seconds, 3),
+            "cpu_seconds": round(self._cpu_seconds, 3),
             "batches": len(prompts.indices),
             **{name: origin[name] for name in MADE_BY},
-        },
-    )
+        }
+        ids = tuple(sample.id for sample in prompts.samples)
+        counts = tuple((v, t, n) for (v, t), n in sorted(prompts.counts.items()))
+        said = tuple(texts[i] for i in range(len(prompts.samples)))
+        self.store.put(Cell(self.column.key, ids, said, _mean(spent), counts, made))
+        self._held.close()
+        return True
+
+
+def answered_there(loaded: models.Loaded, batch: Sequence[Sample], run: AnswerRun, tokens: int) -> BatchFound:
+    """What a helper does: answers to questions together under one run.
+
+    Args:
+        loaded: The model.
+        batch: The questions.
+        run: What they are asked under.
+        tokens: Longest answer.
+    """
+    return BatchFound.of(lambda: answer_batch(loaded, batch, run, tokens))
 
 
 def makers(made: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -4,51 +4,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from saccade.measure import record
-from saccade.opening import Opening
 from saccade.report.text import interval, percent
 from saccade.research.studies import outdated
 from saccade.research.studies.base import Study
 from saccade.research.studies.bench import StudyBench
 from saccade.research.studies.cells import makers, missing
 from saccade.research.studies.lines import Book, columns
-from saccade.research.studies.workers import Progress, Work, fill_all, fill_with
+from saccade.research.studies.workers import Progress, fill_all
 from saccade.system.embedded import GAZE, GLANCE, title_of
 from saccade.system.files import write_bytes, write_json, write_text
 
 SCHEMA = 1
 
 
-@dataclass(frozen=True)
-class Pace:
-    """How cells are asked.
-
-    Attributes:
-        batch_size: Questions per batch.
-        workers: Processes that take cells; 1 stays in this one.
-        model: What the user called the model, for other processes to load.
-        opening: How they open it.
-    """
-
-    batch_size: int = 32
-    workers: int = 1
-    model: str = "glance"
-    opening: Opening = field(default_factory=Opening)
-
-
 def run(
-    study: Study, bench: StudyBench, pace: Pace | None = None, progress: Progress = lambda done, total: None
+    study: Study, bench: StudyBench, batch_size: int = 32, progress: Progress = lambda done, total: None
 ) -> dict[str, Any]:
     """Runs a study as far as it has not run yet, and gives its result.
 
     Args:
         study: The study.
-        bench: The model, the questions and the store.
-        pace: How cells are asked.
+        bench: The model, the questions, the store, and who helps.
+        batch_size: Questions per batch.
         progress: Called with the number of answers that have come, and of all.
 
     Returns:
@@ -64,7 +45,6 @@ def run(
             f"{bench.loaded.name} has {bench.depth}"
         )
     bench.questions.check()
-    pace = pace or Pace()
     start = time.perf_counter()
     bench.note(f"{study.name}: choosing plans")
     design = study.design(bench)
@@ -80,7 +60,7 @@ def run(
         f"{total - there} answers to get"
     )
     if new:
-        _fill(bench, pace, wanted, sizes, there, total, progress)
+        _fill(bench, batch_size, wanted, sizes, there, total, progress)
     book = Book(bench, design.lines)
     result = {
         "schema": SCHEMA,
@@ -126,7 +106,7 @@ def run(
 
 def _fill(
     bench: StudyBench,
-    pace: Pace,
+    batch_size: int,
     wanted: Any,
     sizes: dict[str, int],
     there: int,
@@ -134,26 +114,22 @@ def _fill(
     progress: Progress,
 ) -> None:
     progress(there, total)
-    if pace.workers == 1:
-        come = there
+    come = there
 
-        def step(answers: int) -> None:
-            nonlocal come
-            come += answers
-            progress(min(come, total), total)
+    def step(answers: int) -> None:
+        nonlocal come
+        come += answers
+        progress(min(come, total), total)
 
-        fill_all(bench.loaded, bench.store, bench.questions, wanted, batch_size=pace.batch_size, step=step)
-        return
-    told = {
-        task: [(c.run.key, "" if c.run.plan is None else c.run.plan.spec, c.key) for c in each]
-        for task, each in wanted.items()
-    }
-    opening = pace.opening
-    if opening.device is None and opening.device_map is None:
-        # As the model that is open here; without a number, so that processes take accelerators in turn.
-        opening = opening.but(device=bench.loaded.model.device.type)
-    work = Work(pace.model, opening, bench.questions, bench.store.path, told, pace.batch_size)
-    fill_with(work, pace.workers, wanted, sizes, progress)
+    fill_all(
+        bench.loaded,
+        bench.store,
+        bench.questions,
+        wanted,
+        batch_size=batch_size,
+        step=step,
+        helpers=bench.helpers,
+    )
 
 
 def write(study: Study, result: dict[str, Any], folder: Path) -> dict[str, Path]:

@@ -91,7 +91,8 @@ def design(bench: StudyBench) -> Design:
                 flops=min(RATIOS), allow=way.allow, passes=passes * len(RATIOS), tokens=bench.tokens
             )
             asked = Questions(tuple(mixed), tuple(mixed[:1]), False)
-            search = prepared(bench.loaded, asked, settings, journal, Watch(say=bench.note))
+            watch = Watch(say=bench.note)
+            search = prepared(bench.loaded, asked, settings, journal, watch, bench.helpers)
             for ratio in RATIOS:
                 bench.note(f"{way.name} at {percent(ratio, 0)}")
                 add(f"{way.name} at {percent(ratio, 0)}", way.name, ratio, search.run(ratio, passes))
@@ -120,6 +121,8 @@ def alone(search: Search, ratio: float) -> list[tuple[str, Tried]]:
         made = fitted(replace(State.dense(search.menu.layers), reducer=reducer), search.pricer.ratio, ratio)
         if made is not None:
             plans[f"{type(reducer).title}, positions {reducer.position_policy}"] = made.plan
+    every = range(len(search.judge.parts))
+    search.judge.ahead((plan, part) for plan in plans.values() for part in every)
     measured = []
     for title, plan in plans.items():
         try:
