@@ -25,7 +25,7 @@ PRICER = Pricer(FlopsMeter(SHAPE), SHAPE, {(576, 64): 1.0})
 LEARN = SMALL | {"learn": 0.7, "learn_steps": 8, "steps": 4}
 
 
-@pytest.mark.parametrize("name", ["llava-llama", "qwen2_5_vl", "qwen3_vl_moe", "qwen3_5"])
+@pytest.mark.parametrize("name", ["llava-llama", "qwen2_5_vl", "qwen3_vl_moe", "qwen3_5", "lfm2_vl"])
 @pytest.mark.parametrize("spec", ["dense", "divprune(keep=0.5,position_policy=keep)"])
 def test_gates_that_are_shut_are_the_engines_skips(name, spec):
     tiny = FACTORIES[name]()

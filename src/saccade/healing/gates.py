@@ -125,7 +125,7 @@ def gated(model: nn.Module, family: Family, gates: Gates) -> Iterator[None]:
 
     handles = []
     for number, layer in enumerate(family.parts(model).layers):
-        modules: tuple[Any, Any] = (family.mixer(layer), layer.mlp)
+        modules: tuple[Any, Any] = (family.mixer(layer), family.ffn_of(layer))
         handles += [one.register_forward_hook(hook(op, number)) for op, one in enumerate(modules)]
     try:
         yield
