@@ -134,8 +134,8 @@ def test_who_asks_is_the_last_row_that_is_left(monkeypatch, spec):
     tiny, asked = FACTORIES["llava-llama"](layers=3), []
     look = Decisions._look
 
-    def noting(self, stage, number, *args, **kwargs):
-        seen = look(self, stage, number, *args, **kwargs)
+    def noting(self, stage, taken, number, *args, **kwargs):
+        seen = look(self, stage, taken, number, *args, **kwargs)
         asked.append((stage.before, number, seen["asking_BR"][:, 0]))
         return seen
 

@@ -22,6 +22,7 @@ MODELS = {"llava": tiny_llava, "qwen": tiny_qwen}
 BOTH_WAYS = {"gemma3": tiny_gemma3, "paligemma": tiny_paligemma}
 """Families whose prompts hold rows that see each other both ways; rows of an answer do not."""
 SPECS = {
+    "fitprune": "fitprune(layers=1/2/3,left=0.7/0.5/0.4,position_policy=keep)",
     "pool": "pool(factor=2)",
     "tome": "tome(r=4)",
     "resize": "",

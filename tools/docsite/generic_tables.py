@@ -42,6 +42,9 @@ def passed(results: Path) -> str:
 def _attention(recipes: list[dict]) -> str:
     told = []
     for one in recipes:
+        if "lender" in one:
+            told.append(f"as of `{one['lender']}`")
+            continue
         parts = ["one projection" if one["layout"] else "three projections"]
         if one["norms"]:
             parts.append({"flat": "whole", "early": "head", "late": "turned head"}[one["moment"]] + " norms")

@@ -426,7 +426,8 @@ def rotate(x_BHNK: torch.Tensor, rotary: Rotary) -> torch.Tensor:
 def rows_of(output: Any, given_BND: torch.Tensor) -> torch.Tensor:
     """What an FFN made of rows (B, N, D); some say beside it which experts they passed, or lay it flat."""
     first: torch.Tensor = output[0] if isinstance(output, tuple) else output
-    return first if first.shape == given_BND.shape else first.view(given_BND.shape)
+    flat = first.ndim == given_BND.ndim - 1 and first.numel() == given_BND.numel()
+    return first.view(given_BND.shape) if flat else first
 
 
 ADVICE = "give the model itself (.module) and run that, or wrap it in DistributedDataParallel"
