@@ -18,8 +18,9 @@ from docsite.__main__ import main as write_site
 from saccade.cli import main
 from saccade.cli.app import build
 from saccade.methods import METHODS
+from saccade.research.names import stem_of
 from saccade.research.studies import STUDIES
-from saccade.research.studies.run import stem_of
+from saccade.system.embedded import GAZE
 from support import pages
 
 SITE = Site(pages.ROOT)
@@ -183,7 +184,7 @@ def test_findings_come_from_the_files_of_studies(tmp_path):
     assert "saccade study x --samples 10" in page and "20 held-out questions of 2 tasks" in page
     other = fake("x") | {"findings": [fake("x")["findings"][0] | {"verdict": "supported"}]}
     other |= {"model": {"name": "Gaze", "layers": 4, "weights": "def"}}
-    (tmp_path / f"{stem_of('x', 'Gaze')}.json").write_text(json.dumps(other), encoding="utf-8")
+    (tmp_path / f"{stem_of('x', GAZE)}.json").write_text(json.dumps(other), encoding="utf-8")
     both = findings.page("", tmp_path, published)
     assert "| claim | made in | on Gaze | on Glance | study |" in both
     assert "| Late layers are free. | a paper, Table 1 | **supported** | **mixed** | [A study" in both

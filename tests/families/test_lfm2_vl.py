@@ -14,15 +14,13 @@ from matrix.cases import PLANS, SCENES, TOLERANCE, greedy
 from saccade.core.layout import Layout
 from saccade.core.pricing import cost
 from saccade.core.shapes import SHAPES
-from saccade.engine import kv_lengths
 from saccade.families import find
 from saccade.families.vision import joined
-from saccade.measure.counter import meter
 from saccade.plans.budget import price_prompt
 from saccade.plans.plan import Plan
 from support.models import BANNER, IMAGE, SQUARE, TALL, VISION_END, WIDE, tiny_lfm2_vl
-from support.reference import gap, kv_rows, recompute
-from support.sight import held
+from support.reference import gap
+from support.states import check_layers, check_refused, layer_flops
 
 PATTERNS = {"published": lambda n: n % 3 != 2, "in turn": lambda n: n % 2 == 0}
 """Which layers convolve: two of three, as the published models begin; every second one from the first."""
@@ -39,14 +37,7 @@ def tiny(request):
 @pytest.mark.parametrize("plan", STATIC)
 @pytest.mark.parametrize("scene", SCENES)
 def test_every_layer_equals_the_stock_layer_on_the_rows_that_are_alive(tiny, plan, scene):
-    samples, padding = SCENES[scene]
-    given = tiny.batch(samples, padding, seed=1)
-    with torch.no_grad(), saccade.apply(tiny.model, plan):
-        ours = tiny.model(**given)
-    theirs = recompute(tiny.model, PLANS[plan], given).logits
-    assert gap(ours.logits, theirs, given["attention_mask"]) < 2 * TOLERANCE
-    rows = kv_rows(PLANS[plan], 4, tiny.visual(given), given["attention_mask"])
-    assert kv_lengths(ours.past_key_values) == held(tiny.model.config, rows)
+    check_layers(tiny, plan, scene)
 
 
 @torch.no_grad()
@@ -68,15 +59,7 @@ def test_flops_of_layers_that_convolve_are_what_torch_counts(tiny, plan):
     family, given = find(tiny.model), tiny.batch(APART[:1], seed=3)
     shape = family.shape(tiny.model.config)
     priced = cost(shape, Plan.of(plan).route(Layout.from_mask(tiny.visual(given)), shape.layers))
-    with saccade.apply(tiny.model, plan):
-        counting, hooks = [meter() for _ in range(shape.layers)], []
-        for one, layer in zip(counting, family.parts(tiny.model).layers, strict=True):
-            hooks.append(layer.register_forward_pre_hook(lambda m, a, one=one: one.__enter__() and None))
-            hooks.append(layer.register_forward_hook(lambda m, a, o, one=one: one.__exit__(None, None, None)))
-        tiny.model(**given)
-        for hook in hooks:
-            hook.remove()
-    assert sum(one.get_total_flops() for one in counting) == round(priced.executed_tflops * 1e12)
+    assert layer_flops(tiny, plan, given) == round(priced.executed_tflops * 1e12)
 
 
 def test_skipping_attention_in_a_layer_that_convolves_spares_nothing():
@@ -99,14 +82,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("plan", REFUSED)
 def test_what_a_convolution_or_the_tower_cannot_do_is_refused_in_one_line(plan):
-    tiny = tiny_lfm2_vl(recurrent=PATTERNS["in turn"])
-    with (
-        pytest.raises(ValueError, match=REFUSED[plan]) as told,
-        torch.no_grad(),
-        saccade.apply(tiny.model, plan),
-    ):
-        tiny.model(**tiny.batch([[3, SQUARE, 5]]))
-    assert "\n" not in str(told.value)
+    check_refused(tiny_lfm2_vl(recurrent=PATTERNS["in turn"]), plan, REFUSED[plan])
 
 
 def test_biases_that_padding_would_write_into_states_are_refused():

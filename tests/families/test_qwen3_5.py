@@ -10,17 +10,16 @@ from matrix.cases import PLANS, SCENES, TOLERANCE, fits, greedy
 from saccade.core.layout import Layout
 from saccade.core.pricing import cost
 from saccade.core.shapes import SHAPES
-from saccade.engine import attached, kv_lengths
+from saccade.engine import attached
 from saccade.engine.join import join, parts
 from saccade.families import find
-from saccade.measure.counter import meter
 from saccade.plans.budget import price_prompt, resolve_for_prompt
 from saccade.plans.plan import Plan
 from support.models import BANNER, BIG, SQUARE, TALL, WIDE, tiny_qwen3_5
-from support.reference import extend, gap, kv_rows, masked, recompute, step_logits
+from support.reference import extend, gap, masked, step_logits
 from support.rowwise import rowwise, sets_of
 from support.shortened import shortened
-from support.sight import held
+from support.states import check_layers, check_refused, layer_flops
 from support.turns import next_turn, stock_takes_new_images
 
 PATTERNS = {"published": lambda n: n % 4 != 3, "in turn": lambda n: n % 2 == 0}
@@ -39,14 +38,7 @@ def tiny(request):
 @pytest.mark.parametrize("plan", [plan for plan in PLANS if "mask" not in plan])
 @pytest.mark.parametrize("scene", [scene for scene in SCENES if fits("qwen3_5", scene)])
 def test_every_layer_equals_the_stock_layer_on_the_rows_that_are_alive(tiny, plan, scene):
-    samples, padding = SCENES[scene]
-    given = tiny.batch(samples, padding, seed=1)
-    with torch.no_grad(), saccade.apply(tiny.model, plan):
-        ours = tiny.model(**given)
-    theirs = recompute(tiny.model, PLANS[plan], given).logits
-    assert gap(ours.logits, theirs, given["attention_mask"]) < 2 * TOLERANCE
-    rows = kv_rows(PLANS[plan], 4, tiny.visual(given), given["attention_mask"])
-    assert kv_lengths(ours.past_key_values) == held(tiny.model.config, rows)
+    check_layers(tiny, plan, scene)
 
 
 @pytest.mark.parametrize("plan", ["shortv(layers=0-2)", "vtw(layer=1)", "uniform(keep=0.4)+vskip(layers=1)"])
@@ -139,14 +131,7 @@ REFUSED = {
 @pytest.mark.parametrize("plan", REFUSED)
 def test_what_a_state_cannot_honour_is_refused_in_one_line_and_so_is_its_price(plan):
     tiny = tiny_qwen3_5(recurrent=PATTERNS["in turn"])
-    given = tiny.batch([[3, SQUARE, 5]])
-    with (
-        pytest.raises(ValueError, match=REFUSED[plan]) as told,
-        torch.no_grad(),
-        saccade.apply(tiny.model, plan),
-    ):
-        tiny.model(**given)
-    assert "\n" not in str(told.value)
+    check_refused(tiny, plan, REFUSED[plan])
     with pytest.raises(ValueError, match=REFUSED[plan].split(" .*")[0]):
         price_prompt(Plan.of(plan), find(tiny.model).shape(tiny.model.config), 9, 8)
 
@@ -157,18 +142,7 @@ def test_flops_of_recurrent_layers_are_what_torch_counts(tiny, plan):
     family, given = find(tiny.model), tiny.batch(LONG[:1], seed=3)
     shape = family.shape(tiny.model.config)
     priced = cost(shape, Plan.of(plan).route(Layout.from_mask(tiny.visual(given)), shape.layers))
-    counts = []
-    with saccade.apply(tiny.model, plan):
-        counting = [meter() for _ in range(shape.layers)]
-        hooks = []
-        for one, layer in zip(counting, family.parts(tiny.model).layers, strict=True):
-            hooks.append(layer.register_forward_pre_hook(lambda m, a, one=one: one.__enter__() and None))
-            hooks.append(layer.register_forward_hook(lambda m, a, o, one=one: one.__exit__(None, None, None)))
-        tiny.model(**given)
-        for hook in hooks:
-            hook.remove()
-        counts = [one.get_total_flops() for one in counting]
-    assert sum(counts) == round(priced.executed_tflops * 1e12)
+    assert layer_flops(tiny, plan, given) == round(priced.executed_tflops * 1e12)
 
 
 def test_skipping_attention_in_a_recurrent_layer_spares_nothing():

@@ -8,7 +8,7 @@ import pytest
 
 from saccade.glance import suite
 from saccade.glance.draw import GRID, LOOKS, PATCH
-from saccade.system.embedded import EMBEDDED, GAZE, GLANCE, Embedded, suite_of, title_of
+from saccade.system.embedded import EMBEDDED, GAZE, GLANCE, Embedded, of_result, suite_of, title_of
 
 
 @pytest.mark.parametrize("one", EMBEDDED.values(), ids=lambda one: one.name)
@@ -51,3 +51,8 @@ def test_a_folder_is_asked_what_is_drawn_for_pictures_of_its_size(tmp_path):
 def test_weights_that_an_installation_lacks_are_told_in_one_line():
     with pytest.raises(ValueError, match=r"no weights of Nobody.*saccade train nobody"):
         Embedded("nobody", "Nobody", 1, 80).checkpoint()
+
+
+def test_a_result_has_the_place_of_the_embedded_model_it_names():
+    assert of_result("Gaze") is of_result("Gaze with Chain-of-Sight") is GAZE
+    assert of_result("Glance") is of_result("Gazelle-7b") is of_result("somebody/Gaze") is GLANCE

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from saccade.report.markdown import markdown
-from saccade.system.embedded import GAZE, GLANCE
+from saccade.system.embedded import GLANCE, of_result
 from saccade.system.files import read_json
 
 Results = dict[str, dict[str, Mapping[str, Any]]]
@@ -28,8 +28,7 @@ def results_of(results: Path) -> Results:
         data = read_json(path)
         if not isinstance(data, dict) or not isinstance(data.get("study"), str) or "findings" not in data:
             raise ValueError(f"{path} is not the result of a study")
-        model = GAZE if data["model"]["name"].startswith(GAZE.title) else GLANCE
-        found.setdefault(data["study"], {})[model.title] = data
+        found.setdefault(data["study"], {})[of_result(data["model"]["name"]).title] = data
     return {
         name: dict(sorted(by.items(), key=lambda one: one[0] == GLANCE.title)) for name, by in found.items()
     }

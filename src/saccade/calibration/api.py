@@ -12,10 +12,10 @@ from typing import Any
 from torch import nn
 
 from saccade import models
-from saccade.calibration.drawing import data_hash
 from saccade.calibration.fitting import fitted_plan
 from saccade.calibration.layer_scores import Scores
 from saccade.calibration.measures import Direction
+from saccade.calibration.noted import check_samples, hangs_on, origin
 from saccade.calibration.options import CalibrationOptions
 from saccade.calibration.own_answer import with_answer
 from saccade.calibration.probes import Probe, Progress, find_probe
@@ -23,12 +23,10 @@ from saccade.calibration.reach import budget_for
 from saccade.calibration.run import TriedLayers, compare, decides, trying
 from saccade.engine import check_made_for
 from saccade.helpers import Helpers, spread
-from saccade.identity import code_of, setup_digest
+from saccade.identity import code_of
 from saccade.inputs.data import Entry
 from saccade.inputs.samples import Sample
-from saccade.measure.provenance import record
 from saccade.methods import BudgetMethod, Method
-from saccade.opening.digest import weights_digest
 from saccade.plans.budget import sparing
 from saccade.plans.plan import Plan
 from saccade.system.journal import Journal, Section, opened
@@ -183,25 +181,14 @@ def score_samples(
 ) -> Scores:
     """Scores every layer on samples that are drawn already; leaves the journal to the caller to finish."""
     direction = options.direction
-    ids = [sample.id for sample in samples]
-    if len(set(ids)) != len(ids):
-        raise ValueError("sample ids must be distinct")
-    models.try_longest(loaded, samples)
+    check_samples(loaded, samples)
     by_kl = probe.distance == "kl"
-    settings: dict[str, Any] = {
+    settings = {
         "score": str(probe.at(0, like)) if probe.method else probe.name,
         "distance": f"{probe.distance} {direction}" if by_kl else probe.distance,
-        "model": loaded.family.identity(loaded.model),
-        "weights": weights_digest(loaded.model),
-        "dtype": str(loaded.model.dtype).removeprefix("torch."),
-        "samples": ids,
-        "data": data_hash(samples),
         "answer_tokens": options.answer_tokens,
+        **hangs_on(loaded, samples, scores_code(loaded, probe, like)),
     }
-    if setup := setup_digest(loaded):
-        settings["setup"] = setup
-    if code := scores_code(loaded, probe, like):
-        settings["code"] = code
     values: list[tuple[float, ...]] = []
     cost: dict[str, Any] = {}
     if probe.method is not None:
@@ -212,13 +199,11 @@ def score_samples(
             inputs, tail = trial.asked(loaded, last)
             cost = compare(loaded.model, inputs, probe, direction, loaded.shape, like, tail)
             cost |= {"sample": last.id}
-    origin = record(model=loaded.model)
-    kept = {key: origin[key] for key in ("date", "versions", "source", "device", "dtype", "opening")}
     return Scores(
         metric=probe.name,
         num_layers=loaded.shape.layers,
         values_SL=tuple(values),
-        samples=tuple(ids),
+        samples=tuple(settings["samples"]),
         tasks=tuple(dict.fromkeys(sample.task for sample in samples)),
         direction=direction if by_kl else None,
         answer_tokens=options.answer_tokens,
@@ -226,7 +211,7 @@ def score_samples(
         draw=options.drawn,
         seed=options.seed,
         model=settings["model"],
-        provenance={"data_hash": settings["data"], "weights_hash": settings["weights"], **kept},
+        provenance={"data_hash": settings["data"], "weights_hash": settings["weights"], **origin(loaded)},
         cost=cost,
     )
 

@@ -20,6 +20,7 @@ import torch
 
 from saccade import models
 from saccade.calibration.drawing import data_hash
+from saccade.calibration.noted import check_samples, hangs_on, origin
 from saccade.calibration.options import CalibrationOptions
 from saccade.calibration.probes import Progress
 from saccade.calibration.reach import prompts_of
@@ -27,9 +28,8 @@ from saccade.core.layout import Views
 from saccade.core.stages import Choice, Evidence, Look, Stage
 from saccade.engine import apply
 from saccade.helpers import Helpers, spread
-from saccade.identity import code_of, setup_digest
+from saccade.identity import code_of
 from saccade.inputs.samples import Sample
-from saccade.measure.provenance import record
 from saccade.methods.fitprune import FitPrune, with_recipe
 from saccade.methods.reducer import Reducer
 from saccade.opening.digest import weights_digest
@@ -191,10 +191,7 @@ class Fitter:
         Raises:
             ValueError: If no sample has a picture, two have one id, or no layer can be looked at.
         """
-        ids = [sample.id for sample in samples]
-        if len(set(ids)) != len(ids):
-            raise ValueError("sample ids must be distinct")
-        models.try_longest(loaded, samples)
+        check_samples(loaded, samples)
         self.loaded, self.samples = loaded, [sample for sample in samples if sample.visual]
         if not self.samples:
             raise ValueError(f"none of the {len(samples)} samples has an image: there is nothing to fit to")
@@ -205,19 +202,8 @@ class Fitter:
             raise ValueError("this decoder has no layer behind one with attention, so no row can leave by it")
         self.attended, self.prompts = Attended(befores), 0
         self._progress, self._helpers = progress, helpers
-        settings: dict[str, Any] = {
-            "fit": befores,
-            "model": loaded.family.identity(loaded.model),
-            "weights": weights_digest(loaded.model),
-            "dtype": str(loaded.model.dtype).removeprefix("torch."),
-            "samples": [sample.id for sample in self.samples],
-            "data": data_hash(self.samples),
-        }
-        if setup := setup_digest(loaded):
-            settings["setup"] = setup
-        if code := code_of(loaded, Plan((FitPrune(),))):
-            settings["code"] = code
-        self._section = (journal or Journal(None)).section(settings)
+        settings = hangs_on(loaded, self.samples, code_of(loaded, Plan((FitPrune(),))))
+        self._section = (journal or Journal(None)).section({"fit": befores, **settings})
         self._known = self._section.by("run")
         self._tell()
 
@@ -335,7 +321,6 @@ def fitted_plan(
             f"visual row behind the first layer that it can look at, it is {lowest:.4f}"
         )
     method, alpha = found
-    origin = record(model=loaded.model)
     calibration = {
         "asked": {"flops": target},
         "metric": "attention",
@@ -346,7 +331,7 @@ def fitted_plan(
         "seed": options.seed,
         "data_hash": data_hash(samples),
         "weights_hash": weights_digest(loaded.model),
-        **{key: origin[key] for key in ("date", "versions", "source", "device", "dtype", "opening")},
+        **origin(loaded),
     }
     return Plan(asked.with_method(method).methods, loaded.family.identity(loaded.model), calibration)
 

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from saccade.plans.plan import Plan
     from saccade.tuning.questions import Questions
 
-STEPS, HEAL_SAMPLES, HELD_OUT, BATCH, RANK, TOKENS = 300, 2000, 260, 16, 16, 24
-LEARN_STEPS = 200
+STEPS, HEAL_SAMPLES, HELD_OUT, BATCH, RANK, TOKENS, LEARN_STEPS = 300, 2000, 260, 16, 16, 24, 200
 """Defaults of ``saccade.healing.HealingSettings``, known before that is imported; a test holds them equal."""
 
 
@@ -33,8 +32,7 @@ def register(app: typer.Typer) -> None:
 def heal(
     model: common.Model,
     plan: Annotated[
-        str,
-        typer.Argument(metavar="PLAN", help="The plan to heal: a plan file or a spec string."),
+        str, typer.Argument(metavar="PLAN", help="The plan to heal: a plan file or a spec string.")
     ],
     out: Annotated[
         Path,

@@ -43,7 +43,7 @@ def find(what: nn.Module | PreTrainedConfig, generic: bool = False) -> Family:
     kind = getattr(config, "model_type", type(what).__name__)
     seen = f"{kind}+{getattr(getattr(config, 'vision_config', None), 'model_type', '')}"
     own = next((FAMILIES[name] for name in (seen, kind) if name in FAMILIES), None)
-    if own is not None and not (generic and config.get_text_config().model_type not in own.text_types):
+    if own is not None and (not generic or config.get_text_config().model_type in own.text_types):
         return own
     if not generic:
         raise ValueError(

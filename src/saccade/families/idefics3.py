@@ -23,12 +23,12 @@ from transformers import (
     SmolVLMForConditionalGeneration,
 )
 
-from saccade.core.rows import runs
 from saccade.core.shapes import SHAPES, ModelShape
 from saccade.core.tower import TowerShape
 from saccade.families.base import core_of, text_sizes, unwrap
 from saccade.families.patch_tower import PatchTower, joined_tower
 from saccade.families.registry import register
+from saccade.families.tiles import marked, put_together, whole_and_tiles
 from saccade.families.tower_shape import encoder
 from saccade.families.vision import Box, Picture, Tower, each_prompts, joined, made_lengths, of_patches
 
@@ -125,23 +125,14 @@ class Idefics3(PatchTower):
         ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
         if ids is None and embeds is None:
             return picture
-        visual_BN = self.visual_mask(model, ids, embeds)
-        said = ids[..., None] if ids is not None else embeds
-        assert said is not None
-        lengths = [
-            n for seen_N, said_ND in zip(visual_BN, said, strict=True) for n in _images(seen_N, said_ND)
-        ]
+        lengths = marked(self.visual_mask(model, ids, embeds), ids, embeds, "before")
         total = sum(picture.lengths)
         if sum(lengths) != total or not picture.mapped:
             return picture if sum(lengths) != total else Picture.unmapped(lengths)
         rows = total // max(sum(picture.views), 1)
         if any(length % rows for length in lengths):
             return picture
-        views = [length // rows for length in lengths]
-        # The last view is the whole picture, an only view too.
-        planes = [n + 1 if n + 1 < count else 0 for count in views for n in range(count)]
-        plane_R = torch.tensor(planes, dtype=torch.long)[picture.view_R]
-        return replace(picture, lengths=tuple(lengths), views=tuple(views), plane_R=plane_R, unseen=())
+        return put_together(picture, lengths, [length // rows for length in lengths])
 
     def by_prompt(self, processor: Any, texts: Sequence[str], images: Sequence[Image]) -> list[Any]:
         return each_prompts(processor.image_token, texts, images)
@@ -149,12 +140,7 @@ class Idefics3(PatchTower):
     def crops(self, processor: Any, image: Image) -> list[Box]:
         found = processor.image_processor.get_number_of_image_patches(image.height, image.width, {})
         lines, columns = found[1:]
-        parts = [
-            (x / columns, y / lines, (x + 1) / columns, (y + 1) / lines)
-            for y in range(lines)
-            for x in range(columns)
-        ]
-        return [(0.0, 0.0, 1.0, 1.0), *parts] if parts else []
+        return whole_and_tiles(lines, columns) if lines * columns else []
 
     def tower(self, model: nn.Module) -> Tower | None:
         core: Any = core_of(model)
@@ -193,27 +179,6 @@ class SmolVLM(Idefics3):
 
     def model_class(self) -> type[nn.Module]:
         return SmolVLMForConditionalGeneration
-
-
-def _images(visual_N: torch.Tensor, said_ND: torch.Tensor) -> list[int]:
-    """Rows of every image of a sample: it ends with a view before which the same stands as before the last.
-
-    Args:
-        visual_N: Rows that hold a placeholder.
-        said_ND: Token ids (D of 1) or embeddings.
-    """
-    found = runs(visual_N.cpu())
-    if not found:
-        return []
-    before = torch.tensor([max(start - 1, 0) for start, _ in found], device=said_ND.device)
-    ends = (said_ND[before] == said_ND[before[-1]]).all(-1).tolist()
-    images, rows = [], 0
-    for (start, stop), last in zip(found, ends, strict=True):
-        rows += stop - start
-        if last:
-            images.append(rows)
-            rows = 0
-    return images
 
 
 def _parts(shape: ModelShape, layers: int | None, vision_layers: int) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,6 +28,7 @@ from saccade.families.base import core_of, heads_of, text_sizes, unwrap
 from saccade.families.experts import SparseFFN
 from saccade.families.head_norms import HeadNorms
 from saccade.families.registry import register
+from saccade.families.tiles import filled, put_together, whole_and_tiles
 from saccade.families.vision import Box, Picture, Tower, joined, made_lengths, of_patches, square
 
 if TYPE_CHECKING:
@@ -110,23 +110,16 @@ class InternVL(SparseFFN, HeadNorms):
         if ids is None and embeds is None:
             return picture
         runs = _runs(self.visual_mask(model, ids, embeds))
-        views = _filled(runs, picture.lengths)
+        views = filled(runs, picture.lengths)
         if views is None:
             return picture
         if not picture.mapped:
             return Picture.unmapped(runs)
-        # The thumbnail is the last view; an only view is the whole picture too.
-        planes = [n + 1 if n + 1 < count else 0 for count in views for n in range(count)]
-        plane_R = torch.tensor(planes, dtype=torch.long)[picture.view_R]
-        return replace(picture, lengths=runs, views=views, plane_R=plane_R, unseen=())
+        return put_together(picture, runs, views)  # the thumbnail is the last view
 
     def crops(self, processor: Any, image: Image) -> list[Box]:
         columns, lines = _canvas(processor, image)
-        if columns * lines == 1:
-            return []
-        tiles = [(x, y) for y in range(lines) for x in range(columns)]
-        parts = [(x / columns, y / lines, (x + 1) / columns, (y + 1) / lines) for x, y in tiles]
-        return [(0.0, 0.0, 1.0, 1.0), *parts]
+        return [] if columns * lines == 1 else whole_and_tiles(lines, columns)
 
     def tower_shape(self, config: PreTrainedConfig) -> TowerShape | None:
         settings: Any = config
@@ -237,16 +230,3 @@ def _runs(visual_BN: torch.Tensor) -> tuple[int, ...]:
     """Lengths of the unbroken runs of placeholders, sample by sample."""
     held, counts = pad(visual_BN, (0, 1)).flatten().unique_consecutive(return_counts=True)
     return tuple(counts[held].tolist())
-
-
-def _filled(runs: tuple[int, ...], lengths: tuple[int, ...]) -> tuple[int, ...] | None:
-    """How many views fill each run, one after another; None if they do not."""
-    left, found = list(lengths), []
-    for run in runs:
-        rows = views = 0
-        while rows < run and left:
-            rows, views = rows + left.pop(0), views + 1
-        if rows != run:
-            return None
-        found.append(views)
-    return None if left else tuple(found)

@@ -6,7 +6,6 @@ Shape letters: B batch, N rows, T views, H heads, P patches (views are padded to
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,12 +13,12 @@ import torch
 from torch import nn
 from transformers import Lfm2VlConfig, Lfm2VlForConditionalGeneration, PreTrainedConfig
 
-from saccade.core.rows import runs
 from saccade.core.shapes import SHAPES, ModelShape, ShortConv
 from saccade.core.tower import TowerShape
 from saccade.families.base import Family, Parts, Rotary, core_of, heads_of, text_sizes
 from saccade.families.patch_tower import joined_tower
 from saccade.families.registry import register
+from saccade.families.tiles import filled, marked, put_together, whole_and_tiles
 from saccade.families.vision import Box, Picture, Tower, each_prompts, joined, made_lengths, of_grids
 
 if TYPE_CHECKING:
@@ -174,21 +173,13 @@ class Lfm2Vl(Family):
         ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
         if ids is None and embeds is None:
             return picture
-        visual_BN = self.visual_mask(model, ids, embeds)
-        said = ids[..., None] if ids is not None else embeds
-        assert said is not None
-        images = [
-            n for seen_N, said_ND in zip(visual_BN, said, strict=True) for n in _images(seen_N, said_ND)
-        ]
-        views = _views(picture.lengths, images)
+        images = marked(self.visual_mask(model, ids, embeds), ids, embeds, "after")
+        views = filled(images, picture.lengths)
         if views is None:
             return picture if sum(images) != sum(picture.lengths) else Picture.unmapped(images)
         if not picture.mapped:
             return Picture.unmapped(images)
-        # The last view is the whole picture, an only view too.
-        planes = [n + 1 if n + 1 < count else 0 for count in views for n in range(count)]
-        plane_R = torch.tensor(planes, dtype=torch.long)[picture.view_R]
-        return replace(picture, lengths=tuple(images), views=tuple(views), plane_R=plane_R)
+        return put_together(picture, images, views)
 
     def by_prompt(self, processor: Any, texts: Sequence[str], images: Sequence[Image]) -> list[Any]:
         return each_prompts(processor.image_token, texts, images)
@@ -204,12 +195,7 @@ class Lfm2Vl(Family):
         columns, lines = given._get_grid_layout(
             image.height, image.width, given.min_tiles, given.max_tiles, given.tile_size
         )[:2]
-        tiles = [
-            (x / columns, y / lines, (x + 1) / columns, (y + 1) / lines)
-            for y in range(lines)
-            for x in range(columns)
-        ]
-        return [(0.0, 0.0, 1.0, 1.0), *tiles]
+        return whole_and_tiles(lines, columns)
 
     def tower(self, model: nn.Module) -> Tower | None:
         core: Any = core_of(model)
@@ -259,38 +245,3 @@ def _is_large(given: Any, image: Image) -> bool:
             given.max_pixels_tolerance,
         )
     )
-
-
-def _images(visual_N: torch.Tensor, said_ND: torch.Tensor) -> list[int]:
-    """Rows of every image of a sample: it ends with a view after which the same stands as after the last.
-
-    Args:
-        visual_N: Rows that hold a placeholder.
-        said_ND: Token ids (D of 1) or embeddings.
-    """
-    found = runs(visual_N.cpu())
-    if not found:
-        return []
-    after = torch.tensor([min(stop, len(said_ND) - 1) for _, stop in found], device=said_ND.device)
-    ends = (said_ND[after] == said_ND[after[-1]]).all(-1).tolist()
-    images, rows = [], 0
-    for (start, stop), last in zip(found, ends, strict=True):
-        rows += stop - start
-        if last:
-            images.append(rows)
-            rows = 0
-    return images
-
-
-def _views(lengths: Sequence[int], images: Sequence[int]) -> list[int] | None:
-    """How many views of these lengths are each image; None where they do not come out even."""
-    found, left = [], list(lengths)
-    for rows in images:
-        count = 0
-        while rows > 0 and left:
-            rows -= left.pop(0)
-            count += 1
-        if rows:
-            return None
-        found.append(count)
-    return None if left else found

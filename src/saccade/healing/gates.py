@@ -179,14 +179,14 @@ def chosen(base: Plan, odds_GL: torch.Tensor, pricer: Pricer, share: float) -> P
         key=lambda gate: float(odds_GL[gate]),
     )
     closed: dict[tuple[int, int], bool] = {}
-    for gate in order:
-        if pricer.ratio(skipping(base, closed, layers)) <= share:
-            break
-        alone = {**closed, gate: True}
-        # Past the layer where the last visual row leaves there is nothing to save.
-        if pricer.ratio(skipping(base, alone, layers)) < pricer.ratio(skipping(base, closed, layers)):
-            closed = alone
     found = skipping(base, closed, layers)
+    for gate in order:
+        if pricer.ratio(found) <= share:
+            return found
+        more = skipping(base, {**closed, gate: True}, layers)
+        # Past the layer where the last visual row leaves there is nothing to save.
+        if pricer.ratio(more) < pricer.ratio(found):
+            closed[gate], found = True, more
     if pricer.ratio(found) > share:
         raise ValueError(
             f"no choice of layers brings {base.spec} to {share:g} of the FLOPs: with all of them skipped it "

@@ -16,7 +16,7 @@ from saccade.evaluation.runner import count_prompts
 from saccade.healing.batches import AnswerCollator, AnsweredPool
 from saccade.healing.building import wrapped
 from saccade.healing.gates import Gates, chosen, gated, savings, skipping
-from saccade.healing.settings import HealingConfig, HealingSettings
+from saccade.healing.settings import OPTION, HealingConfig, HealingSettings
 from saccade.healing.trainer import HealingTrainer
 from saccade.inputs.samples import Sample
 from saccade.models import Loaded
@@ -131,7 +131,7 @@ def learn(
         )
     config = settings.learning(base.spec, str(here), settings.rate(loaded.shape.hidden))
     if (here / LEARNT).exists():
-        checkpoint_of(here, begun(config, RecordMixture([pool], settings.seed), world), None, "--out")
+        checkpoint_of(here, begun(config, RecordMixture([pool], settings.seed), world), None, OPTION)
     else:
         _trained(loaded, base, pool, config, (whole, saved_GL), world)
     told = read_json(here / LEARNT)
@@ -169,7 +169,7 @@ def _trained(
             built.model.gates = gates
             return built
 
-        done = take_steps(config, Fit([pool], with_gates, trainer, "--out"), world, resume=True)
+        done = take_steps(config, Fit([pool], with_gates, trainer, OPTION), world, resume=True)
         if done.reporter.stopped:
             raise Stopped(f"step {done.trainer.state.global_step} of {config.optimisation.steps} is saved")
         check_learnt(done.trainer)

@@ -24,8 +24,8 @@ from saccade.healing.building import wrapped
 from saccade.healing.learning import Stopped, learn
 from saccade.healing.result import AFTER, BEFORE, Healed, agreement, spent
 from saccade.healing.save import ADAPTER, PLAN, healed_plan, merge, write_adapter
-from saccade.healing.settings import HealingConfig, HealingSettings
-from saccade.healing.touched import adapted_names
+from saccade.healing.settings import OPTION, HealingConfig, HealingSettings
+from saccade.healing.touched import adapted_names, first_touched
 from saccade.inputs.data import Entry
 from saccade.inputs.samples import Sample
 from saccade.measure.provenance import record
@@ -52,9 +52,6 @@ from saccade.tuning.questions import Questions, made, referenced, split
 
 RESULT, PARTIAL = "heal.json", "heal.partial.jsonl"
 """What a healing came to, and what is kept of it until that is written."""
-
-OPTION = "--out"
-"""The option that names the folder of a run."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +130,7 @@ def run(
     folder, told = Path(out), watch or HealingWatch()
     plan, learnt = wanted_plan(loaded, plan), None
     if settings.learn is None:
-        adapted_names(loaded, plan)  # refuses a plan that changes nothing
+        first_touched(plan, loaded.shape.layers)  # refuses a plan that changes nothing
     world = world_of(cpu=loaded.model.device.type == "cpu")
     if world.num_processes > 1:
         raise ValueError("a healing runs in one process; on several devices take device_map")

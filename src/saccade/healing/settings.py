@@ -11,6 +11,9 @@ from saccade.training.config import LoraSettings, Optimisation, TrainingConfig
 USUAL_LR, USUAL_WIDTH = 2e-4, 4096
 """Learning rate of adapters on a decoder of this width; narrower ones take larger steps."""
 
+OPTION = "--out"
+"""The option that names the folder of a run."""
+
 LONGEST = 4_000_000
 """Rows of the longest sequence: none is cut, for an answer that does not fit was said by the model itself."""
 

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from saccade.core.text import quoted
+from saccade.system.embedded import GLANCE, Embedded
 from saccade.system.listing import called, files_with
 
 _STUDIES = Path(__file__).parent / "studies"
@@ -41,6 +42,11 @@ def listed() -> Mapping[str, StudyName]:
 def study_names() -> tuple[str, ...]:
     """Names of the studies."""
     return tuple(listed())
+
+
+def stem_of(study: str, model: Embedded = GLANCE) -> str:
+    """How names of a study's result files begin; another embedded model than Glance is named in them."""
+    return f"study_{study.replace('-', '_')}" + ("" if model is GLANCE else f"_{model.name}")
 
 
 def check_study(name: str) -> None:

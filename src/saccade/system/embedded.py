@@ -62,6 +62,11 @@ def title_of(name: str) -> str:
     return EMBEDDED[name].title if name in EMBEDDED else name
 
 
+def of_result(name: str) -> Embedded:
+    """Whose place a result has, by what it calls its model: Gaze's, or else Glance's."""
+    return GAZE if name.split(" ")[0] == GAZE.title else GLANCE  # "Gaze with Chain-of-Sight" too
+
+
 def suite_of(model: str) -> Embedded:
     """Whose questions a model is asked: its own, a folder's those of its pictures' size, or else Glance's."""
     if model in EMBEDDED:

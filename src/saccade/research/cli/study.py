@@ -10,7 +10,8 @@ import typer
 from saccade.cli import accuracy, common
 from saccade.cli.opening import opens
 from saccade.opening.settings import Opening
-from saccade.research.names import check_study, listed
+from saccade.research.names import check_study, listed, stem_of
+from saccade.system.embedded import of_result, suite_of, title_of
 
 SAMPLES = 1000
 POOL = 100
@@ -97,7 +98,7 @@ def study(
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"{folder} is a file; give a folder")
         common.check_writable(folder / "study.json")
-    common.hold(out / f"study_{name.replace('-', '_')}.json")
+    common.hold(out / f"{stem_of(name, of_result(title_of(model)))}.json")
     if ray is not None and listed()[name].trains:
         raise ValueError(f"study {name} trains, which processes of this machine share: no --ray")
     common.reach(ray, processes)
@@ -109,7 +110,6 @@ def study(
     from saccade.research.studies import STUDIES, Store, StudyBench, StudyQuestions
     from saccade.research.studies.run import run as run_study
     from saccade.research.studies.run import write
-    from saccade.system.embedded import suite_of
 
     chosen = STUDIES[name]
     tasks = tuple(task or ())

@@ -9,13 +9,14 @@ from typing import Any
 
 from saccade.measure import record
 from saccade.report.text import interval, percent
+from saccade.research.names import stem_of
 from saccade.research.studies import outdated
 from saccade.research.studies.base import Study
 from saccade.research.studies.bench import StudyBench
 from saccade.research.studies.cells import makers, missing
 from saccade.research.studies.lines import Book, columns
 from saccade.research.studies.workers import Progress, fill_all
-from saccade.system.embedded import GAZE, GLANCE, title_of
+from saccade.system.embedded import of_result, title_of
 from saccade.system.files import write_bytes, write_json, write_text
 
 SCHEMA = 1
@@ -140,18 +141,12 @@ def write(study: Study, result: dict[str, Any], folder: Path) -> dict[str, Path]
     Returns:
         Paths by what they are: ``data``, ``page``, and the pictures by name.
     """
-    stem = stem_of(study.name, result["model"]["name"])
+    stem = stem_of(study.name, of_result(result["model"]["name"]))
     paths = {"data": write_json(folder / f"{stem}.json", result)}
     for name, picture in study.draw(result).items():
         paths[name] = write_bytes(folder / f"{stem}_{name}.png", picture)
     paths["page"] = write_text(folder / f"{stem}.md", page(study, result))
     return paths
-
-
-def stem_of(study: str, model: str = GLANCE.title) -> str:
-    """How names of a result's files begin, of a study and the model's name in results."""
-    told = f"_{GAZE.name}" if model.startswith(GAZE.title) else ""
-    return f"study_{study.replace('-', '_')}{told}"
 
 
 def page(study: Study, result: dict[str, Any]) -> str:
