@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -160,10 +161,10 @@ def test_batches_depend_on_seed_and_number_only() -> None:
 
 def test_questions_of_a_row_do_not_see_each_other() -> None:
     mask = attention_mask(torch.tensor([[0, 0, 1, 1, -1]]), prefix=2)[0, 0] == 0
-    assert mask[2:4, :2].all() and mask[4:, :2].all()
-    assert mask[3, 2] and not mask[2, 3]
-    assert not mask[4:6, 2:4].any()
-    assert not mask[6, 2:6].any()
+    assert mask.shape == (5, 7) and mask[:, :2].all()
+    assert mask[1, 2] and not mask[0, 3]
+    assert not mask[2:4, 2:4].any()
+    assert not mask[4, 2:6].any()
 
 
 def same(one, other) -> bool:
@@ -220,6 +221,35 @@ def test_a_real_kill(run, tmp_path) -> None:
     assert load_state(tmp_path)["clock"]["step"] < 8
     train(CONFIG, tmp_path, resume=True, sizes=SIZES)
     assert same(run, tmp_path)
+
+
+@pytest.mark.e2e
+def test_a_polite_kill_of_the_whole_group_saves_first(tmp_path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from dataclasses import replace;"
+        "from research.embedded.test_train import CONFIG, SIZES;"
+        "from saccade.research.embedded.train import train;"
+        "config = replace(CONFIG, steps=5000, workers=1, save_every=0.0);"
+        "train(config, Path(sys.argv[1]), sizes=SIZES)"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        env=environment(Path(__file__).parents[2]),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        limit = time.monotonic() + 120
+        while not (tmp_path / checkpoint.CHECKPOINT).exists() and time.monotonic() < limit:
+            assert child.poll() is None
+            time.sleep(0.01)
+        os.killpg(child.pid, signal.SIGTERM)
+        told = child.communicate(timeout=60)[1]
+    finally:
+        child.kill()
+    saved = load_state(tmp_path)["clock"]["step"]
+    assert f"saved at step {saved}; continue with --resume" in told and "Traceback" not in told
 
 
 def test_metrics_of_steps_that_come_again_are_dropped(run, tmp_path) -> None:

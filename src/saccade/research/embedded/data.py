@@ -7,6 +7,7 @@ earlier ones. Batch `i` depends on the seed and `i` only: resuming is starting a
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -133,8 +134,15 @@ def loader(batches: Batches, start: int, workers: int = 1) -> Iterator[dict[str,
         multiprocessing_context="fork" if workers else None,
         # As arrays they come through pipes: shared memory, which tensors take, is short in many containers.
         collate_fn=_arrays,
+        worker_init_fn=_stay if workers else None,
     )
     return ({name: torch.from_numpy(array) for name, array in batch.items()} for batch in drawn)
+
+
+def _stay(worker: int) -> None:
+    """A signal to the whole group of processes is the trainer's to answer: it saves first."""
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, signal.SIG_IGN)
 
 
 def _arrays(batch: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
@@ -142,18 +150,18 @@ def _arrays(batch: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
 
 
 def attention_mask(segments: torch.Tensor, prefix: int) -> torch.Tensor:
-    """Additive mask, batch x 1 x rows x rows: causal, and no question sees another.
+    """Additive mask of the text rows, batch x 1 x text x rows: causal, and no question sees another.
 
     Args:
         segments: Question number of each text row, `PAD_SEGMENT` where padded, batch x text.
         prefix: Rows before the text, which every row may see.
     """
     batch, text = segments.shape
-    rows = prefix + text
-    ones = torch.ones(rows, rows, dtype=torch.bool, device=segments.device)
-    seen = ones.tril().expand(batch, 1, rows, rows).clone()
-    seen[:, 0, prefix:, prefix:] &= segments[:, :, None] == segments[:, None, :]
-    return torch.zeros(seen.shape, device=seen.device).masked_fill_(~seen, -1e9)
+    causal = torch.ones(text, text, dtype=torch.bool, device=segments.device).tril()
+    seen = causal & (segments[:, None, :, None] == segments[:, None, None, :])
+    before = torch.zeros(batch, 1, text, prefix, device=segments.device)
+    among = torch.zeros(seen.shape, device=segments.device).masked_fill_(~seen, -1e9)
+    return torch.cat((before, among), dim=3)
 
 
 def network_inputs(batch: dict[str, torch.Tensor], prefix: int) -> dict[str, torch.Tensor]:

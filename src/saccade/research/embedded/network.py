@@ -16,6 +16,7 @@ from transformers import LlavaForConditionalGeneration as Llava
 
 from saccade.glance.tokenizer import PIXEL_MEAN, PIXEL_STD
 from saccade.glance.vocabulary import HEAD_INDEX, IGNORE, LABEL_HEADS, LOCAL_HEADS
+from saccade.research.embedded.attention import prepare
 from saccade.research.embedded.glimpse import looking_loss
 from saccade.research.embedded.pointing import pointing_loss
 from saccade.research.embedded.tower import tower_states
@@ -86,7 +87,7 @@ class Network(nn.Module):
         super().__init__()
         self.model = model
         vision, text = model.config.vision_config, model.config.text_config
-        model.set_attn_implementation("sdpa")
+        prepare(model)
         self.read_layers = read_layers
         self.point_layers = point_layers
         self.early_layer = early_layer
@@ -153,9 +154,7 @@ class Network(nn.Module):
             return Passed(losses, looking.new_zeros(()), looking)
         hidden = self._prefix(rows)
         positions = torch.arange(hidden.shape[1], device=pixels.device)[None]
-        size = hidden.shape[1]
-        mask = torch.full((size, size), -1e9, device=pixels.device).triu(1)[None, None]
-        _, read, pointing, _ = self._decode(hidden, positions, mask, labels, max(self.read_layers))
+        _, read, pointing, _ = self._decode(hidden, positions, None, labels, max(self.read_layers))
         return Passed(torch.stack(read), pointing, looking)
 
     def answer(self, pixels, labels, ids, positions, mask, aim) -> Passed:

@@ -154,7 +154,7 @@ def pointing_loss(layer, hidden, rotary, mask, aim: torch.Tensor) -> torch.Tenso
         layer: The decoder layer whose first heads are taught.
         hidden: Its input, batch x rows x width.
         rotary: Cosines and sines of the positions.
-        mask: Additive attention mask.
+        mask: Additive attention mask of the text rows.
         aim: One look of `aims`.
     """
     attention = layer.self_attn
@@ -164,7 +164,7 @@ def pointing_loss(layer, hidden, rotary, mask, aim: torch.Tensor) -> torch.Tenso
     query = attention.q_proj(normed).view(shape).transpose(1, 2)[:, :HEADS]
     key = attention.k_proj(normed).view(shape).transpose(1, 2)[:, :HEADS]
     query, key = apply_rotary_pos_emb(query, key, *rotary)
-    scores = (query[:, :, -text:] @ key.transpose(2, 3)).float() * attention.scaling + mask[:, :, -text:]
+    scores = (query[:, :, -text:] @ key.transpose(2, 3)).float() * attention.scaling + mask
     chance = scores.log_softmax(dim=-1)[..., : aim.shape[3]]
     taught = aim.any(dim=-1)
     # Rows that are not taught get a harmless target, so that no gradient is ever infinite.

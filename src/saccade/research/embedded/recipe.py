@@ -220,7 +220,10 @@ def build_optimizers(network: Network, config: TrainConfig) -> list[torch.optim.
         looks = (last.layer_norm1, last.self_attn.q_proj, last.self_attn.k_proj)
         unused -= {id(p) for module in looks for p in module.parameters()}
     rest = [p for p in network.parameters() if id(p) not in chosen | unused]
+    muon = Muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
+    if config.half:
+        muon.dtype = torch.bfloat16
     return [
-        Muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"),
+        muon,
         torch.optim.AdamW(rest, lr=config.adam_lr, betas=(0.9, 0.95), weight_decay=0.0),
     ]

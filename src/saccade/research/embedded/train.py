@@ -187,7 +187,10 @@ class Trainer:
         return torch.cat((told, passed.patches[0 if network.mixes else -1])).detach()
 
     def _precision(self) -> torch.autocast:
-        return torch.autocast(self.network.device.type, torch.bfloat16, enabled=self.config.half)
+        # The cache of narrowed weights is one for all threads: which of them clears it when is chance.
+        return torch.autocast(
+            self.network.device.type, torch.bfloat16, enabled=self.config.half, cache_enabled=False
+        )
 
     def _gather_gradients(self) -> None:
         """Average the shards' gradients into the first replica's."""

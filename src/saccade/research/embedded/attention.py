@@ -1,0 +1,61 @@
+"""Attention of a row that packs questions behind a picture: causal over the picture, masked behind it only.
+
+A mask over all rows would be half of it visual rows, for which a causal kernel does less than half the work.
+
+Shape letters: B pictures, H heads, R rows, T text rows (the last of R), K width of a head.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import AttentionInterface
+
+from saccade.glance.model import Llava
+
+PACKED = "saccade_packed"
+
+
+def packed_attention(
+    module: nn.Module,
+    query_BHRK: torch.Tensor,
+    key_BHRK: torch.Tensor,
+    value_BHRK: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    **kwargs,
+) -> tuple[torch.Tensor, None]:
+    """Attention as transformers calls it; the additive mask, (B, 1, T, R), is of the text rows alone."""
+    text = 0 if attention_mask is None else attention_mask.shape[2]
+    first = query_BHRK.shape[2] - text
+    seen = [part[:, :, :first] for part in (query_BHRK, key_BHRK, value_BHRK)]
+    out = [F.scaled_dot_product_attention(*seen, is_causal=True, scale=scaling)]
+    if text:
+        kind = value_BHRK.dtype
+        scores = (query_BHRK[:, :, first:] * scaling).to(kind) @ key_BHRK.to(kind).mT
+        out.append((scores + attention_mask.to(kind)).softmax(-1) @ value_BHRK)
+    return torch.cat(out, dim=2).transpose(1, 2), None
+
+
+AttentionInterface.register(PACKED, packed_attention)
+
+
+def _wide(module: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
+    return output.float()
+
+
+def prepare(model: Llava) -> None:
+    """Let a model's decoder attend so, and keep float32 what meets float32, in place.
+
+    Under autocast a projection gives bfloat16; arithmetic between the two formats is ten times slower on a
+    CPU than a copy into the wider one.
+    """
+    model.set_attn_implementation({"text_config": PACKED, "vision_config": "sdpa"})
+    for layer in model.model.language_model.layers:
+        attention = layer.self_attn
+        for linear in (attention.q_proj, attention.k_proj, attention.o_proj, layer.mlp.down_proj):
+            linear.register_forward_hook(_wide)
+    for layer in model.model.vision_tower.encoder.layers:
+        for linear in (layer.self_attn.out_proj, layer.mlp.fc2):
+            linear.register_forward_hook(_wide)
