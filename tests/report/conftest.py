@@ -48,7 +48,13 @@ def study() -> dict:
         for n in ORDERS
     }
     return {
-        "model": {"name": "Toy <b>", "layers": 4, "parameters": 1_500_000, "visual_tokens": 16},
+        "model": {
+            "name": "Toy <b>",
+            "layers": 4,
+            "parameters": 1_500_000,
+            "visual_tokens": 16,
+            "seen": "It looks.",
+        },
         "data": {"tasks": list(TASKS), "questions": 20, "per_task": 10, "calibration_samples": 2},
         "calibration": scores,
         "dense": evaluation("dense", "dense", 9, {"flops_ratio": 1.0, "kv_bytes": 8192}),
@@ -74,7 +80,13 @@ def family() -> dict:
             found = evaluation(row.name, row.plan.spec, number % 9, cost)
         rows.append(found | row.to_dict())
     return {
-        "model": {"name": "Toy <b>", "layers": 4, "parameters": 1_500_000, "visual_tokens": 16},
+        "model": {
+            "name": "Toy <b>",
+            "layers": 4,
+            "parameters": 1_500_000,
+            "visual_tokens": 16,
+            "seen": "It looks.",
+        },
         "data": {"tasks": list(TASKS), "questions": 20, "per_task": 10, "calibration_samples": 2},
         "ratios": [0.7, 0.5, 0.3],
         "dense": evaluation("dense", "dense", 9, {"flops_ratio": 1.0, "kv_ratio": 1.0}),

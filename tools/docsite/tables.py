@@ -23,12 +23,13 @@ from docsite.glance_tables import (
     missing,
 )
 from docsite.study_tables import STUDY_TABLES
+from docsite.suite_tables import SUITE_TABLES
 from docsite.time_tables import TIME_TABLES
 from docsite.vllm_tables import VLLM_TABLES
 from saccade.methods import METHODS, Method
 from saccade.report.catalogue import SHARED, described, in_brief
 from saccade.report.markdown import markdown
-from saccade.report.text import interval, percent
+from saccade.report.text import percent
 from saccade.system.files import read_json, write_text
 
 BLOCK = re.compile(r"(<!-- generated:([\w-]+) -->\n).*?(<!-- /generated -->)", re.DOTALL)
@@ -55,35 +56,6 @@ def _parameters(cls: type[Method]) -> str:
     """The parameters of a method's own, with what they are if they are not given."""
     own = [one for one in described(cls) if one.name not in SHARED]
     return ", ".join(f"`{one.name}`" + (f" {one.value}" if one.value else "") for one in own)
-
-
-def glance_tasks(results: Path) -> str:
-    """Accuracy on each task, dense, blind and under plans, from ``glance_eval.json``."""
-    found = load(results / "glance_eval.json")
-    if found is None:
-        return missing("saccade eval glance --samples 1000 --json benchmarks/results/glance_eval.json")
-    plans = found["plans"]
-
-    def row(name: str, dense: Mapping[str, Any], scores: Sequence[Mapping[str, Any]]) -> list[str]:
-        under = [percent(score["accuracy"]) for score in scores]
-        return [name, str(dense["n"]), percent(dense["blind"]), interval(dense, "accuracy"), *under]
-
-    dense = found["dense"]
-    rows = [row(task, score, [p["tasks"][task] for p in plans]) for task, score in dense["tasks"].items()]
-    rows.append(row("**mean**", dense["mean"], [p["mean"] for p in plans]))
-    return markdown(("task", "n", "blind", "dense", *(f"`{p['name']}`" for p in plans)), rows)
-
-
-def gate(results: Path) -> str:
-    """Whether Glance can show a difference, line by line, from ``difference_gate.json``."""
-    found = load(results / "difference_gate.json")
-    if found is None:
-        return missing("python benchmarks/difference_gate.py")
-    rows = [
-        [line["what"], line["wanted"], line["found"], "yes" if line["passed"] else "**no**"]
-        for line in found["lines"]
-    ]
-    return markdown(("what", "wanted", "found", "passed"), rows, right_from=9)
 
 
 def bench(results: Path) -> str:
@@ -190,15 +162,13 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "glance-family": glance_family,
     "glance-positions": glance_positions,
     "glance-trained": glance_trained,
-    "glance-tasks": glance_tasks,
-    "gate": gate,
     "bench": bench,
     "training-step": training_step,
     "whole-bill": whole_bill,
     "support": support,
 }
 """Tables of the docs by the name in the marker."""
-KNOWN = TABLES | STUDY_TABLES | CHECKPOINT_TABLES | GENERIC_TABLES | TIME_TABLES | VLLM_TABLES
+KNOWN = TABLES | SUITE_TABLES | STUDY_TABLES | CHECKPOINT_TABLES | GENERIC_TABLES | TIME_TABLES | VLLM_TABLES
 """Tables that any page may have."""
 
 

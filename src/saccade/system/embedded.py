@@ -19,12 +19,14 @@ class Embedded:
         title: What pages call it.
         scale: Pixels of its pictures to a pixel of the plan that scenes are drawn by, each way.
         image_size: Side of its pictures in pixels.
+        seen: What its vision tower does, in a sentence.
     """
 
     name: str
     title: str
     scale: int
     image_size: int
+    seen: str = ""
 
     @property
     def folder(self) -> Path:
@@ -51,8 +53,20 @@ class Embedded:
         return f"{self.title} suite"
 
 
-GLANCE = Embedded("glance", "Glance", 1, 80)
-GAZE = Embedded("gaze", "Gaze", 2, 160)
+GLANCE = Embedded(
+    "glance",
+    "Glance",
+    1,
+    80,
+    "Its vision tower does not mix patches, so that looking happens in the decoder.",
+)
+GAZE = Embedded(
+    "gaze",
+    "Gaze",
+    2,
+    160,
+    "Its vision tower mixes patches, and things are several patches wide, as in real pictures.",
+)
 EMBEDDED = {one.name: one for one in (GLANCE,)}
 """Those whose weights are there; GAZE is named here when its are."""
 

@@ -40,7 +40,9 @@ def glance(monkeypatch):
     )
     monkeypatch.setattr(style, "DPI", 60)
     monkeypatch.setattr(
-        suite, "samples", lambda n, split, seed: [s for task in TASKS for s in real(task, n, split, seed)]
+        suite,
+        "samples",
+        lambda n, split, seed, scale=1: [s for task in TASKS for s in real(task, n, split, seed, scale)],
     )
     return loaded
 
@@ -108,6 +110,11 @@ def test_all_methods_at_matched_flops(command, glance, tmp_path):
         random[0.7]["equivalent_tokens"] > random[0.5]["equivalent_tokens"] > random[0.3]["equivalent_tokens"]
     )
     assert (out / "report.html").read_text().count("data:image/png;base64,") == 1
+
+
+def test_a_model_of_ones_own_is_sent_elsewhere(command, tmp_path):
+    done = command("demo", "llava-1.5-7b", "--out", tmp_path / "demo")
+    assert done.code == 2 and "saccade tune" in done.err and not (tmp_path / "demo").exists()
 
 
 def test_an_unknown_lineup_is_refused(command, tmp_path):

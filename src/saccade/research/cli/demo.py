@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saccade.cli import accuracy, common
+from saccade.system.embedded import EMBEDDED
 
 if TYPE_CHECKING:
     from saccade.research.demo import DemoFindings
 
 ANSWERS = "answers.partial.jsonl"
+ASKED = {"glance": 25, "gaze": 8}
+"""Questions of each task that fit into minutes."""
+TOLD = ", ".join(f"{ASKED[name]} for {name}" for name in EMBEDDED)
 
 
 def register(app: typer.Typer) -> None:
@@ -21,10 +25,16 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help=f"An embedded model: {' or '.join(EMBEDDED)}.")
+    ] = "glance",
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder for figures, report, plan and data.")
     ] = Path("saccade-demo"),
-    samples: Annotated[int, typer.Option(min=1, max=2000, help="Held-out questions of each task.")] = 25,
+    samples: Annotated[
+        int | None,
+        typer.Option(min=1, max=2000, help=f"Held-out questions of each task; by default {TOLD}."),
+    ] = None,
     methods: Annotated[
         str,
         typer.Option(help="kin: V-Skip and its kin, at many budgets; all: every method at matched FLOPs."),
@@ -43,6 +53,11 @@ def demo(
     Example: saccade demo --methods all --samples 10 --out family
     """
     output = common.Output(json)
+    if model not in EMBEDDED:
+        raise ValueError(
+            f"the demo is of an embedded model, {' or '.join(EMBEDDED)}, got {model!r}; for one of "
+            "your own: saccade tune, saccade eval"
+        )
     if methods not in ("kin", "all"):
         raise ValueError(f"--methods is kin or all, got {methods!r}")
     if out.exists() and not out.is_dir():
@@ -61,9 +76,10 @@ def demo(
     from saccade.glance import suite
     from saccade.research.demo import family_study, study, write, write_family
 
-    loaded = models.load("glance", device="cpu")
-    calibration = suite.samples(n=4, split="calibration", seed=seed)
-    questions = suite.samples(n=samples, split="test", seed=seed)
+    scale = EMBEDDED[model].scale
+    loaded = models.load(model, device="cpu")
+    calibration = suite.samples(n=4, split="calibration", seed=seed, scale=scale)
+    questions = suite.samples(n=samples or ASKED[model], split="test", seed=seed, scale=scale)
     journal = common.keep(out / ANSWERS)
     hint = f"repeat the command to go on with the answers kept in {out}"
     from saccade.research.demo.threads import fastest_threads
@@ -114,7 +130,7 @@ def show(output: common.Output, found: DemoFindings, paths: dict[str, Path]) -> 
         "above blind = (accuracy - blind) / (dense - blind)."
     )
     output.line(f"\nreport  {paths['report']}\nplan    {paths['plan']}\nnumbers {paths['data']}\n\nnext:")
-    for what, command in commands(paths["report"].parent):
+    for what, command in commands(paths["report"].parent, data["model"]["name"].lower()):
         output.line(f"  # {what}")
         output.line("\n".join(f"  {line}" for line in command.split("\n")))
 
@@ -134,7 +150,8 @@ def show_family(output: common.Output, data: dict[str, Any], paths: dict[str, Pa
         "them are noise.\n"
         f"\nreport  {paths['report']}\nplot    {paths['picture']}\nnumbers {paths['data']}\n\nnext:\n"
         "  # One of them in another evaluation:\n"
-        "  saccade eval glance --plan 'pyramiddrop(flops=0.5)' --plan 'random(flops=0.5)' --task count"
+        f"  saccade eval {data['model']['name'].lower()} --plan 'pyramiddrop(flops=0.5)' "
+        "--plan 'random(flops=0.5)' --task count"
     )
 
 

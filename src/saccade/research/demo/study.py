@@ -20,7 +20,7 @@ from saccade.report import figures
 from saccade.report.figures import SCORES
 from saccade.research.demo.plans import DemoPlan, Lineup, lineup
 from saccade.research.demo.questions import pick, shown
-from saccade.system.embedded import title_of
+from saccade.system.embedded import EMBEDDED, title_of
 from saccade.system.journal import Journal
 
 TIMED_BATCH = 8
@@ -170,6 +170,7 @@ def _data(
         "schema": 1,
         "model": {
             "name": title_of(loaded.name),
+            "seen": EMBEDDED[loaded.name].seen if loaded.name in EMBEDDED else "",
             "weights": weights_digest(loaded.model),
             "layers": _depth(loaded),
             "parameters": sum(p.numel() for p in loaded.model.parameters()),

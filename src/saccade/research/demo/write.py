@@ -13,8 +13,8 @@ from saccade.system.files import write_bytes, write_json, write_text
 REPORT, DATA, PLAN = "report.html", "demo.json", "plan.json"
 
 
-def commands(folder: str | os.PathLike) -> list[tuple[str, str]]:
-    """What to try next, as (what it does, command)."""
+def commands(folder: str | os.PathLike, embedded: str) -> list[tuple[str, str]]:
+    """What to try next after a demo of an embedded model, as (what it does, command)."""
     plan = shlex.quote(os.path.join(folder, PLAN))
     model = "llava-hf/llava-1.5-7b-hf"
     return [
@@ -23,7 +23,7 @@ def commands(folder: str | os.PathLike) -> list[tuple[str, str]]:
         ("What it saves in time on this machine, at full width with random weights:",
          "saccade bench llava-1.5-7b --plan 'vskip(budget=2)' --layers 2"),
         ("The plan that the demo just calibrated, in another evaluation:",
-         f"saccade eval glance --plan {plan} --task count --samples 200"),
+         f"saccade eval {embedded} --plan {plan} --task count --samples 200"),
         ("Your own model and questions (JSONL with image, question and answer): calibrate, then evaluate:",
          f"saccade calibrate {model} --method vskip --budget 19 --data my.jsonl --out my-plan.json\n"
          f"saccade eval {model} --plan my-plan.json --data my.jsonl"),
@@ -37,7 +37,8 @@ def write(study: DemoFindings, folder: Path) -> dict[str, Path]:
         Paths by what they are: ``report``, ``data``, ``plan``, and the figures by name.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    data = study.data | {"commands": commands(folder)}
+    name = study.data["model"]["name"]
+    data = study.data | {"commands": commands(folder, name.lower())}
     paths = {name: write_bytes(folder / f"{name}.png", picture) for name, picture in study.pictures.items()}
     paths["plan"] = study.plan.save(folder / PLAN)
     paths["data"] = write_json(folder / DATA, data)

@@ -15,7 +15,7 @@ COEFFICIENTS = (3.4445, -4.775, 2.0315)
 
 
 def orthogonal(matrices: torch.Tensor, steps: int = 5, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Each of a stack of matrices with its singular values brought near 1 (Newton-Schulz), computed in `dtype`."""
+    """Each of a stack of matrices with its singular values brought near 1 (Newton-Schulz, in `dtype`)."""
     a, b, c = COEFFICIENTS
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
@@ -30,7 +30,7 @@ class Muon(torch.optim.Muon):
     """`torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"`, matrices of a shape at a time.
 
     Attributes:
-        dtype: What it turns matrices in; bfloat16 is four times faster where the device has arithmetic for it.
+        dtype: What it turns matrices in; bfloat16 is four times faster where a device has it.
     """
 
     dtype = torch.float32
