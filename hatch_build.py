@@ -1,4 +1,4 @@
-"""Says when a wheel is built without the embedded model's weights, as it is from the source distribution."""
+"""Says when a wheel is built without the embedded models' weights, as it is from the source distribution."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class CustomBuildHook(BuildHookInterface):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Warns before the wheel is built."""
-        if not (Path(self.root) / "src/saccade/glance/weights/model.safetensors").exists():
+        if not (Path(self.root) / "src/saccade/gaze/weights/model.safetensors").exists():
             self.app.display_warning(
-                "saccade: this wheel will have no embedded model, for the source distribution holds no "
-                "weights. Everything works on models of your own. For Glance install the released wheel, or "
+                "saccade: this wheel will have no embedded models, for the source distribution holds no "
+                "weights. Everything works on models of your own. For Gaze and Glance install the released wheel, or "
                 "build from a clone with: python -m build --wheel"
             )

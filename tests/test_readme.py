@@ -16,7 +16,7 @@ import pytest
 import typer
 
 import saccade
-from docsite import Site
+from docsite.build import Site
 from docsite.tables import TABLES, refresh, surroundings
 from saccade.cli.app import build
 from support import pages

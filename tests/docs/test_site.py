@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import typer
 
-from docsite import Site, commands, findings, includes, methods, values
+from docsite import commands, findings, includes, methods, values
 from docsite.__main__ import main as write_site
+from docsite.build import Site
 from saccade.cli import main
 from saccade.cli.app import build
 from saccade.methods import METHODS

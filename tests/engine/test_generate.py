@@ -125,7 +125,7 @@ def test_chunked_prefill_of_images_gives_the_tokens_of_greedy(name, spec):
     inputs = tiny.batch(samples)
     vision = {k: inputs[k] for k in ("pixel_values", "image_grid_thw") if k in inputs}
     with torch.no_grad():
-        features = tiny.model.get_image_features(**vision, return_dict=True)
+        features = tiny.model.model.get_image_features(**vision, return_dict=True)
     encoded = {k: v for k, v in inputs.items() if k != "pixel_values"} | {
         "mm_encoder_outputs": {"image": features}
     }

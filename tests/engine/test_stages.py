@@ -299,7 +299,9 @@ def test_a_prompt_with_closed_up_positions_is_the_prompt_without_the_rows():
         ours = tiny.model(**given).logits[0]
     stay = traces[0].alive(0)[0] | traces[0].layout.text_BN[0]
     embeds = tiny.model.get_input_embeddings()(given["input_ids"])
-    features = torch.cat(tiny.model.get_image_features(given["pixel_values"], return_dict=True).pooler_output)
+    features = torch.cat(
+        tiny.model.model.get_image_features(given["pixel_values"], return_dict=True).pooler_output
+    )
     embeds[tiny.visual(given)] = features
     theirs = tiny.model(inputs_embeds=embeds[:, stay]).logits[0]
     assert gap(ours[stay], theirs) < 1e-5

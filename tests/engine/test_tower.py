@@ -240,7 +240,9 @@ def test_features_made_earlier_bring_what_was_seen_with_them(name):
     direct = look(tiny.model, given)[0]
     tap = TowerTap(tiny.model, family, BOTH)
     keys = ("pixel_values", "image_sizes", "batch_num_images", "image_grid_thw")
-    made = tiny.model.get_image_features(**{k: v for k, v in given.items() if k in keys}, return_dict=True)
+    made = tiny.model.model.get_image_features(
+        **{k: v for k, v in given.items() if k in keys}, return_dict=True
+    )
     tap.begin()
     captured = tap.captured({"image": made})
     embeddings = torch.randn(*given["input_ids"].shape, 64)
@@ -252,7 +254,9 @@ def test_features_made_earlier_bring_what_was_seen_with_them(name):
     tap.remove()
     less = TowerTap(tiny.model, family, frozenset({"made"}))
     assert less.captured({"image": made}) is not None
-    made = tiny.model.get_image_features(**{k: v for k, v in given.items() if k in keys}, return_dict=True)
+    made = tiny.model.model.get_image_features(
+        **{k: v for k, v in given.items() if k in keys}, return_dict=True
+    )
     less.remove()
     if name in LLAVAS:
         with pytest.raises(ValueError, match="made without it"):
@@ -307,11 +311,11 @@ def test_features_of_unknown_making_are_refused_with_advice():
     tiny = tiny_llava_next()
     given, family = tiny.batch([[3, SQUARE, 2]]), find(tiny.model)
     keys = {k: given[k] for k in ("pixel_values", "image_sizes")}
-    made = tiny.model.get_image_features(**keys, return_dict=True)
+    made = tiny.model.model.get_image_features(**keys, return_dict=True)
     tap = TowerTap(tiny.model, family, BOTH)
     with pytest.raises(ValueError, match=r"made without it.*prefill_chunk_size unset"):
         tap.captured({"image": made})
-    mine = tiny.model.get_image_features(**keys, return_dict=True)
+    mine = tiny.model.model.get_image_features(**keys, return_dict=True)
     assert tap.captured({"image": mine}) is not None
     with pytest.raises(ValueError, match="cut in chunks since"):
         # As chunked prefill cuts it.
@@ -324,7 +328,7 @@ def test_features_of_unknown_making_are_refused_with_advice():
     plain = TowerTap(tiny.model, family)
     assert not plain.captured({"image": made}).picture.mapped
     assert plain.captured({"image": made}, {"image_sizes": given["image_sizes"]}).picture.mapped
-    mine = tiny.model.get_image_features(**keys, return_dict=True)
+    mine = tiny.model.model.get_image_features(**keys, return_dict=True)
     captured = plain.captured({"image": mine})
     assert captured.picture.mapped and captured.tower is None
     where = grid(captured.picture, prompt(tiny, given), torch.device("cpu"))
@@ -433,7 +437,7 @@ def test_pictures_of_other_sizes():
     with pytest.raises(ValueError, match="doesn't match model"):
         tiny.model(input_ids=ids, pixel_values=pixels)
     undo = allow_other_sizes(tiny.model, find(tiny.model))
-    features = tiny.model.get_image_features(pixels).pooler_output[0]
+    features = tiny.model.model.get_image_features(pixels).pooler_output[0]
     tower = tiny.model.model.vision_tower
     states = tower(pixels, interpolate_pos_encoding=True, output_hidden_states=True).hidden_states[-2]
     assert torch.allclose(features, tiny.model.model.multi_modal_projector(states[:, 1:])[0], atol=1e-6)

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from saccade.core.pricing import cost
+from saccade.core.shapes import SHAPES, ModelShape
+from saccade.core.tower import TowerShape
 from saccade.engine import apply, attached, kv_lengths
-from saccade.measure import bench
+from saccade.measure import bench, target
 from saccade.measure.bench import batched
 from saccade.measure.counter import dispatched_flops
 from saccade.measure.results import Phase
@@ -170,6 +172,18 @@ def test_a_slower_plan_is_called_slower(toy):
     assert slow.prefill.captured < 0
     assert not fast.is_slower and fast.verdict.startswith("prefill takes 0.900")
     assert not even.is_slower and "no difference that these runs can tell" in even.verdict
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_the_whole_bill_is_that_of_all_layers_or_of_none(monkeypatch, layers):
+    name, tower = "toy-tower", TowerShape(2, 32, 64, 4, 192, ((32, 64),), 24)
+    shape = ModelShape(name, 3, 64, 4, 4, 16, 128, 256, 24, tower=tower)
+    monkeypatch.setitem(SHAPES, name, shape)
+    monkeypatch.setitem(target.FAMILY_OF, name, "llava")
+    device = torch.device("cpu")
+    part = target.build(name, layers=layers, batch=1, rows=64, dtype=torch.float32, device=device)
+    found = bench(part, "shortv(layers=0)", **FAST)
+    assert (found.whole is None) == (layers == 1)
 
 
 def test_progress_counts_every_run(toy):

@@ -57,7 +57,7 @@ def test_every_family_answers_about_two_pictures_of_different_sizes(name, writte
     ]
     batch = models.inputs(loaded, samples)
     with torch.no_grad():
-        features = loaded.model.get_image_features(
+        features = loaded.model.model.get_image_features(
             **{
                 k: v
                 for k, v in batch.items()

@@ -134,7 +134,7 @@ class Tiny:
     @torch.no_grad()
     def _image_lengths(self, inputs: dict[str, torch.Tensor]) -> list[int]:
         """Rows of every image, as the model itself counts them."""
-        return [len(f) for f in self.model.get_image_features(**inputs, return_dict=True).pooler_output]
+        return [len(f) for f in self.model.model.get_image_features(**inputs, return_dict=True).pooler_output]
 
 
 def tiny_llava(text: str = "llama", layers: int = 4, wide: bool = False, **how: Any) -> Tiny:

@@ -12,7 +12,8 @@ GENERATED = re.compile(r"<!-- generated:[\w-]+ -->.*?<!-- /generated -->", re.DO
 
 def pages() -> list[str]:
     """Paths of all pages that people wrote, within the repository."""
-    own = ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "CHANGELOG.md", "src/saccade/glance/README.md"]
+    own = ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "CHANGELOG.md"]
+    own += ["src/saccade/gaze/README.md", "src/saccade/glance/README.md"]
     return own + [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").rglob("*.md"))]
 
 

@@ -73,7 +73,7 @@ def next_turn(
     if tiny.family != "qwen":
         return both | vision, full
     with torch.no_grad():
-        features = tiny.model.get_image_features(**vision, return_dict=True)
+        features = tiny.model.model.get_image_features(**vision, return_dict=True)
     grids = {"image_grid_thw": full["image_grid_thw"], "mm_encoder_outputs": {"image": features}}
     return both | grids, full
 

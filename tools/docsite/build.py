@@ -20,6 +20,7 @@ ROOT_PAGES = {
     "ARCHITECTURE.md": "architecture.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
+    "src/saccade/gaze/README.md": "gaze.md",
     "src/saccade/glance/README.md": "glance.md",
 }
 """Pages of the repository that the site has, and where."""

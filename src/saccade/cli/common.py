@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from saccade.system.journal import Journal
 
 Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A model folder, a hub id, or 'glance' (an embedded model).")
+    str, typer.Argument(metavar="MODEL", help="A model folder, a hub id, or an embedded model: glance, gaze.")
 ]
 Plan = Annotated[
     str | None,

@@ -141,7 +141,8 @@ def bench(
     dense = Route.dense(layout, target.shape.layers)
     price = against(cost(target.shape, route, size), cost(target.shape, dense, size))
     whole = None
-    if target.laid is None and target.shape.tower is not None:
+    # A whole tower beside a part of the decoder would be no model's bill.
+    if target.laid is None and target.shape.tower is not None and target.shape.layers == target.depth:
         pictures = pictures_of(target.shape.tower, layout)
         whole = bill(resolved, target.shape, price, pictures, batch)
     seen = seeing_times(target, resolved, repeats, visual) if target.real and visual else None

@@ -93,6 +93,11 @@ def amount(count: float) -> str:
     return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things, as in ``1 task`` and ``2 tasks``."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def duration(seconds: float) -> str:
     """Seconds as minutes and seconds."""
     whole = round(seconds)

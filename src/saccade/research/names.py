@@ -31,10 +31,21 @@ class StudyName:
 
 @cache
 def listed() -> Mapping[str, StudyName]:
-    """Studies by name: each is a file that holds a ``STUDY``, and what stands in it is read as text."""
+    """Studies by name: each is a file that holds a ``STUDY``, and what stands in it is read as text.
+
+    Raises:
+        ValueError: If a study's name, title or question is no plain string.
+    """
     found = {}
     for stem in files_with(_STUDIES, r"^STUDY\b"):
-        (name, _, question, *_), options = called(_STUDIES / f"{stem}.py", "STUDY")
+        path = _STUDIES / f"{stem}.py"
+        said, options = called(path, "STUDY")
+        if len(said) < 3 or not all(isinstance(word, str) for word in said[:3]):
+            raise ValueError(
+                f"{path}: STUDY is read as text, so its name, title and question stand in the call as plain "
+                "strings"
+            )
+        name, _, question, *_ = said
         found[name] = StudyName(name, question, options.get("trains", False))
     return dict(sorted(found.items()))
 

@@ -67,8 +67,7 @@ GAZE = Embedded(
     160,
     "Its vision tower mixes patches, and things are several patches wide, as in real pictures.",
 )
-EMBEDDED = {one.name: one for one in (GLANCE,)}
-"""Those whose weights are there; GAZE is named here when its are."""
+EMBEDDED = {one.name: one for one in (GAZE, GLANCE)}
 
 
 def title_of(name: str) -> str:

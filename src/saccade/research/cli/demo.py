@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from saccade.research.demo import DemoFindings
 
 ANSWERS = "answers.partial.jsonl"
-ASKED = {"glance": 25, "gaze": 8}
+ASKED = {"gaze": 8, "glance": 25}
 """Questions of each task that fit into minutes."""
 TOLD = ", ".join(f"{ASKED[name]} for {name}" for name in EMBEDDED)
 
@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 def demo(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help=f"An embedded model: {' or '.join(EMBEDDED)}.")
-    ] = "glance",
+    ] = "gaze",
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder for figures, report, plan and data.")
     ] = Path("saccade-demo"),

@@ -191,15 +191,16 @@ def show_list(output: common.Output) -> None:
 
 def show(output: common.Output, result: dict[str, Any], paths: dict[str, Path]) -> None:
     """Prints the lines, the findings, and what to do next."""
+    from saccade.report.text import counted
+
     accuracy.beside_dense(output, result["title"], result["dense"]["mean"], [result["plans"]])
     for finding in result["findings"]:
         output.line(f"{finding['verdict']}: {finding['claim']} ({finding['source']}). {finding['found']}")
     asked = result["data"]
+    new = f"{result['seconds']['cells_of_this_run']} of {result['seconds']['cells']} cells were new."
     output.line(
-        f"{asked['questions']} held-out questions of {len(asked['tasks'])} tasks; in brackets 95 % "
-        "intervals; "
-        f"against dense in points, paired by question; {result['seconds']['cells_of_this_run']} of "
-        f"{result['seconds']['cells']} cells were new."
+        f"{asked['questions']} held-out questions of {counted(len(asked['tasks']), 'task')}; in brackets "
+        f"95 % intervals; against dense in points, paired by question; {new}"
     )
     pictures = [str(path) for key, path in paths.items() if key not in ("data", "page")]
     output.line(

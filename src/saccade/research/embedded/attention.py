@@ -29,9 +29,9 @@ def packed_attention(
     """Attention as transformers calls it; the additive mask, (B, 1, T, R), is of the text rows alone."""
     text = 0 if attention_mask is None else attention_mask.shape[2]
     first = query_BHRK.shape[2] - text
-    seen = [part[:, :, :first] for part in (query_BHRK, key_BHRK, value_BHRK)]
-    out = [F.scaled_dot_product_attention(*seen, is_causal=True, scale=scaling)]
-    if text:
+    query, key, value = (part[:, :, :first] for part in (query_BHRK, key_BHRK, value_BHRK))
+    out = [F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling)]
+    if attention_mask is not None:
         kind = value_BHRK.dtype
         scores = (query_BHRK[:, :, first:] * scaling).to(kind) @ key_BHRK.to(kind).mT
         out.append((scores + attention_mask.to(kind)).softmax(-1) @ value_BHRK)

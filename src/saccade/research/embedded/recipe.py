@@ -151,7 +151,7 @@ RECIPES = {
         "gaze",
         GAZE,
         TrainConfig(
-            steps=4300,
+            steps=3500,
             stages=(
                 TrainingStage("answer", step=1000, look=SMALL),
                 TrainingStage("see", step=1250, look=LARGE, hold=True),

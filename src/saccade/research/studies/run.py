@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from saccade.measure import record
-from saccade.report.text import interval, percent
+from saccade.report.text import counted, interval, percent
 from saccade.research.names import stem_of
 from saccade.research.studies import outdated
 from saccade.research.studies.base import Study
@@ -164,7 +164,7 @@ def summary(result: Mapping[str, Any]) -> str:
     """What a study asked of what, and what it says of each claim, in Markdown."""
     dense, data, model = result["dense"]["mean"], result["data"], result["model"]
     head = (
-        f"{data['questions']} held-out questions of {len(data['tasks'])} tasks, {model['name']} "
+        f"{data['questions']} held-out questions of {counted(len(data['tasks']), 'task')}, {model['name']} "
         f"({model['layers']} layers, weights `{model['weights']}`); dense {interval(dense, 'accuracy')}, "
         f"blind {percent(dense['blind'])}; 95 % intervals; seed {data['seed']}."
     )
