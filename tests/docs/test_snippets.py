@@ -21,6 +21,7 @@ from saccade.core.layout import Layout
 from saccade.core.stages import Evidence
 from saccade.glance import suite
 from saccade.methods import METHODS
+from saccade.research import names
 from support import pages
 from support.programs import environment, start
 
@@ -174,7 +175,7 @@ def test_the_layer_method_that_is_shown():
 
 
 def test_the_reducer_that_is_shown():
-    method = run(shown(1))["Norms"](keep=2, layer=2)
+    method = run(shown(1))["LargestNorms"](keep=2, layer=2)
     layout = Layout.single(6, 3)
     hidden_BND = torch.zeros(1, layout.rows, 4)
     hidden_BND[0, :, 1] = torch.arange(layout.rows)
@@ -186,6 +187,20 @@ def test_the_reducer_that_is_shown():
     assert stage.before == 2 and kept == {3, int(layout.visual_BN[0].nonzero().max())}
     with pytest.raises(ValueError, match="layer is a number from 1"):
         type(method)(layer=0)
+
+
+def test_the_study_that_is_shown_is_found_by_its_text(tmp_path, monkeypatch):
+    (text,) = pages.blocks(pages.read("docs/add-a-study.md"), "python")
+    (tmp_path / "ends.py").write_text(text, encoding="utf-8")
+    monkeypatch.setattr(names, "_STUDIES", tmp_path)
+    assert names.listed.__wrapped__() == {"ends": names.StudyName("ends", run(text)["STUDY"].question)}
+
+
+def test_a_study_whose_question_is_no_plain_text_is_named(tmp_path, monkeypatch):
+    (tmp_path / "ends.py").write_text('asked = "Why?"\nSTUDY = Study("ends", "Ends", asked, design)\n')
+    monkeypatch.setattr(names, "_STUDIES", tmp_path)
+    with pytest.raises(ValueError, match=r"ends\.py: STUDY is read as text"):
+        names.listed.__wrapped__()
 
 
 def test_every_way_to_make_a_command_small_is_needed():
