@@ -122,7 +122,7 @@ def test_work_for_nobody_is_stopped(worker):
 
 
 def test_an_answer_that_takes_too_long_is_given_up(worker):
-    one, heard = asked(worker.loaded, QUESTIONS[0], longest=100_000, seconds=0.3)
+    one, heard = asked(worker.loaded, QUESTIONS[0], longest=100_000, seconds=0.02)
     worker.submit(one)
     with pytest.raises(RequestRefused, match="no answer within") as refused:
         heard.answer()

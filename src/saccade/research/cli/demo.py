@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    model: Annotated[
+    embedded: Annotated[
         str, typer.Argument(metavar="MODEL", help=f"An embedded model: {' or '.join(EMBEDDED)}.")
     ] = "gaze",
     out: Annotated[
@@ -53,9 +53,9 @@ def demo(
     Example: saccade demo --methods all --samples 10 --out family
     """
     output = common.Output(json)
-    if model not in EMBEDDED:
+    if embedded not in EMBEDDED:
         raise ValueError(
-            f"the demo is of an embedded model, {' or '.join(EMBEDDED)}, got {model!r}; for one of "
+            f"the demo is of an embedded model, {' or '.join(EMBEDDED)}, got {embedded!r}; for one of "
             "your own: saccade tune, saccade eval"
         )
     if methods not in ("kin", "all"):
@@ -76,10 +76,10 @@ def demo(
     from saccade.glance import suite
     from saccade.research.demo import family_study, study, write, write_family
 
-    scale = EMBEDDED[model].scale
-    loaded = models.load(model, device="cpu")
+    scale = EMBEDDED[embedded].scale
+    loaded = models.load(embedded, device="cpu")
     calibration = suite.samples(n=4, split="calibration", seed=seed, scale=scale)
-    questions = suite.samples(n=samples or ASKED[model], split="test", seed=seed, scale=scale)
+    questions = suite.samples(n=samples or ASKED[embedded], split="test", seed=seed, scale=scale)
     journal = common.keep(out / ANSWERS)
     hint = f"repeat the command to go on with the answers kept in {out}"
     from saccade.research.demo.threads import fastest_threads
