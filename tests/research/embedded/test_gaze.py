@@ -12,10 +12,10 @@ from PIL import Image
 from saccade.glance.draw import LARGE, SMALL
 from saccade.glance.model import GAZE, GlanceConfig, build_model
 from saccade.glance.scenes import KINDS, make_scene
-from saccade.glance.tokenizer import build_processor
+from saccade.glance.tokenizer import PIXEL_MEAN, PIXEL_STD, build_processor
 from saccade.glance.vocabulary import CONTENT_INDEX, HEAD_INDEX, IGNORE, LABEL_HEADS
 from saccade.research.embedded.checkpoint import export, load_state
-from saccade.research.embedded.data import Mixture, network_inputs
+from saccade.research.embedded.data import Batches, Mixture, network_inputs
 from saccade.research.embedded.glimpse import attention_of_cls, worth_looking
 from saccade.research.embedded.muon import Muon, orthogonal
 from saccade.research.embedded.network import Network
@@ -32,7 +32,7 @@ CONFIG = TrainConfig(
     stages=(
         TrainingStage("answer", step=2, look=SMALL),
         TrainingStage("see", step=4, look=LARGE, hold=True),
-        TrainingStage("answer", look=LARGE),
+        TrainingStage("answer", look=LARGE, thinned=0.5),
     ),
     warmup=2,
     read_layers=(1,),
@@ -194,6 +194,58 @@ def test_a_packed_row_trains_the_prompt_that_users_give(model) -> None:
         ids = torch.cat((torch.tensor([user] + [model.config.image_token_index] * 400), batch["ids"][0, at]))
         stock = model(input_ids=ids[None], pixel_values=pixels).logits[0, 401:]
     assert torch.allclose(logits[0, at], stock, atol=1e-3)
+
+
+def thinned(share: float = 1.0) -> Batches:
+    stage = replace(CONFIG.stages[-1], thinned=share)
+    return replace(CONFIG, mixture=Mixture(batch=8, text=48)).batches(stage)
+
+
+def test_a_thinned_picture_is_a_prompt_without_the_rows_that_left(model) -> None:
+    """As stock's decoder answers it, with the positions kept or closed up."""
+    batches = thinned()
+    batch, user = batches[1], batches.encode.user
+    kept, closed = batch["kept"], batch["closed"]
+    assert 100 <= kept.shape[1] < 400 and closed.any() and not closed.all()
+    network = Network(model, (), (1, 2), user).eval()
+    decoder = model.model.language_model
+    with torch.no_grad():
+        logits = network.answer(**network_inputs(batch, batches.prefix)).logits
+        assert logits is not None
+        for picture, rows in enumerate(kept):
+            assert rows.tolist() == sorted(set(rows.tolist()))
+            at = (batch["segments"][picture] == 0).nonzero().flatten()
+            pixels = (batch["pixels"][picture].permute(2, 0, 1) / 255.0 - PIXEL_MEAN) / PIXEL_STD
+            image = visual_rows(model, pixels[None])[0, rows]
+            words = [
+                decoder.embed_tokens(torch.tensor([user])),
+                image,
+                decoder.embed_tokens(batch["ids"][picture, at]),
+            ]
+            places = [0, *(1 + rows).tolist(), *range(401, 401 + len(at))]
+            if closed[picture]:
+                places = list(range(len(places)))
+            out = decoder(inputs_embeds=torch.cat(words)[None], position_ids=torch.tensor([places]))
+            stock = model.lm_head(out.last_hidden_state[0, 1 + len(rows) :])
+            assert torch.allclose(logits[picture, at], stock, atol=1e-3)
+
+
+def test_a_share_of_the_batches_is_thinned_and_none_that_is_judged_on() -> None:
+    found = ["kept" in thinned(0.5)[number] for number in range(12)]
+    assert any(found) and not all(found)
+    stage = replace(CONFIG.stages[-1], thinned=1.0)
+    assert "kept" not in CONFIG.batches(stage, "calibration")[0]
+    plain, thin = thinned(0.0)[3], thinned(1.0)[3]
+    assert all(torch.equal(plain[name], thin[name]) for name in plain), "what is drawn stays"
+
+
+def test_what_a_row_is_told_to_look_at_are_the_rows_that_are_left() -> None:
+    batch = thinned()[2]
+    whole = network_inputs({k: v for k, v in batch.items() if k not in ("kept", "closed")}, 401)["aim"]
+    aim = network_inputs(batch, 401)["aim"]
+    for picture, rows in enumerate(batch["kept"]):
+        assert torch.equal(aim[picture][..., 0], whole[picture][..., 0])
+        assert torch.equal(aim[picture][..., 1:], whole[picture][..., 1 + rows])
 
 
 def test_a_smaller_picture_stands_at_the_positions_of_a_whole_one(model) -> None:

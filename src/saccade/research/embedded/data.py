@@ -32,12 +32,17 @@ class Mixture:
         text: Text rows per image; questions are packed until they are full. 0 draws scenes only.
         conversations: Share of images whose questions form one conversation.
         kinds: Relative frequency of each scene type.
+        thinned: Share of the batches whose pictures lose some of their rows before the decoder; in half of
+            these pictures positions close up. So that a row is known by what it holds, not by its number.
+        least: Smallest share of rows that is left.
     """
 
     batch: int = 32
     text: int = 96
     conversations: float = 0.15
     kinds: tuple[tuple[str, float], ...] = SHARES
+    thinned: float = 0.0
+    least: float = 0.25
 
 
 class Encoder:
@@ -88,7 +93,19 @@ class Batches(Dataset):
             rows = [self._pack(scene, rng) for scene in scenes]
             for name in ("ids", "segments", "positions", "targets", "tasks"):
                 batch[name] = torch.from_numpy(np.stack([row[name] for row in rows]))
+            if self.mixture.thinned and rng.random() < self.mixture.thinned:
+                batch |= self._thin(rng)
         return batch
+
+    def _thin(self, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        """Which rows are left of each picture, as many of all, and whether their positions close up."""
+        pictures, patches = self.mixture.batch, self.prefix - 1
+        left = max(1, round(patches * rng.uniform(self.mixture.least, 1.0)))
+        kept = np.sort(rng.random((pictures, patches)).argsort(1)[:, :left], axis=1)
+        return {
+            "kept": torch.from_numpy(kept),
+            "closed": torch.from_numpy(rng.random(pictures) < 0.5),
+        }
 
     def _pack(self, scene, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Fill one text row with this scene's questions in random order."""
@@ -165,6 +182,13 @@ def attention_mask(segments: torch.Tensor, prefix: int) -> torch.Tensor:
 
 
 def network_inputs(batch: dict[str, torch.Tensor], prefix: int) -> dict[str, torch.Tensor]:
-    """The arguments of `Network.answer` of a batch."""
+    """The arguments of `Network.answer` of a batch whose whole pictures begin prompts of `prefix` rows."""
     inputs = {name: batch[name] for name in ("pixels", "labels", "ids", "positions")}
-    return {**inputs, "mask": attention_mask(batch["segments"], prefix), "aim": aims(batch)}
+    aim = aims(batch)
+    if "kept" in batch:
+        kept = batch["kept"]
+        inputs |= {"kept": kept, "closed": batch["closed"]}
+        prefix = kept.shape[1] + 1
+        columns = torch.cat((kept.new_zeros(len(kept), 1), kept + 1), dim=1)[:, None, None, None]
+        aim = aim.gather(4, columns.expand(*aim.shape[:4], -1))
+    return {**inputs, "mask": attention_mask(batch["segments"], prefix), "aim": aim}

@@ -157,17 +157,35 @@ class Network(nn.Module):
         _, read, pointing, _ = self._decode(hidden, positions, None, labels, max(self.read_layers))
         return Passed(torch.stack(read), pointing, looking)
 
-    def answer(self, pixels, labels, ids, positions, mask, aim) -> Passed:
-        """Learning to answer: everything."""
+    def answer(self, pixels, labels, ids, positions, mask, aim, kept=None, closed=None) -> Passed:
+        """Learning to answer: everything.
+
+        Args:
+            pixels: Pictures.
+            labels: What their patches show.
+            ids: Text rows.
+            positions: Theirs, behind a whole picture.
+            mask: Their additive mask.
+            aim: Where they should look.
+            kept: Patches that reach the decoder, pictures x rows, in order; all if None.
+            closed: Whether the positions of a picture's rows, and of what follows, close up.
+        """
         rows, losses, looking = self._seen(pixels, labels)
+        # What follows a smaller picture stands where it will stand behind a whole one.
+        positions = positions + (self.patches - rows.shape[1])
+        before = self._positions(rows.shape[1]).to(pixels.device).expand(len(ids), -1)
+        if kept is not None:
+            rows, labels = (
+                part.gather(1, kept[:, :, None].expand(-1, -1, part.shape[2])) for part in (rows, labels)
+            )
+            before = torch.cat((before[:, :1], before[:, 1:].gather(1, kept)), dim=1)
+            before = torch.where(closed[:, None], torch.arange(before.shape[1], device=pixels.device), before)
+            positions = positions - closed[:, None].long() * (self.patches - kept.shape[1])
         prefix = self._prefix(rows)
         decoder = self.model.model.language_model
         text = decoder.embed_tokens(ids)
-        before = self._positions(rows.shape[1]).to(pixels.device)
         hidden = torch.cat((prefix, text.float()), dim=1)
-        # What follows a smaller picture stands where it will stand behind a whole one.
-        positions = positions + (self.patches - rows.shape[1])
-        positions = torch.cat((before.expand(len(ids), -1), positions), dim=1)
+        positions = torch.cat((before, positions), dim=1)
         hidden, read, pointing, early = self._decode(hidden, positions, mask, labels, None, aim)
 
         def logits(rows: torch.Tensor) -> torch.Tensor:

@@ -24,6 +24,7 @@ class TrainingStage:
         step: If positive, the step at which it ends instead, however long the schedule is.
         look: How scenes are drawn.
         batch: Pictures per batch; the mixture's if 0.
+        thinned: Share of the batches whose pictures lose rows before the decoder (`Mixture.thinned`).
         hold: Whether the patch readers stay as they are, so that what they read keeps its meaning for the
             decoder, which does not run.
     """
@@ -33,6 +34,7 @@ class TrainingStage:
     step: int = 0
     look: DrawnLook = PLAIN
     batch: int = 0
+    thinned: float = 0.0
     hold: bool = False
 
 
@@ -124,7 +126,8 @@ class TrainConfig:
     def batches(self, stage: TrainingStage, split: str = "train") -> Batches:
         """What a stage is trained on; of another split, the questions that it is checked on."""
         see = stage.learn == "see"
-        mixture = replace(self.mixture, batch=stage.batch or self.mixture.batch)
+        batch, thinned = stage.batch or self.mixture.batch, stage.thinned if split == "train" else 0.0
+        mixture = replace(self.mixture, batch=batch, thinned=thinned)
         if split != "train":
             return Batches(mixture, 0, split, stage.look)
         return Batches(replace(mixture, text=0) if see else mixture, self.seed + see, split, stage.look)
