@@ -16,12 +16,13 @@ from saccade.glance import suite
 from saccade.report import style
 from saccade.report.explain import explain
 from saccade.report.style import INK, MUTED, styled
+from saccade.system.embedded import GAZE
 from saccade.system.files import read_json, write_bytes, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "pictures"
 SOURCE = ROOT / "benchmarks" / "results" / "study_iso_flops.json"
-PLAN = "vispruner(keep=0.74,position_policy=keep)+shortv(layers=6,8-11)"
+PLAN = "fastv(layer=2,keep=0.5)+vskip(layers=5-11)"
 COLORS = ("#b3427f", "#0067b1", "#e29a00", "#00896a")
 SHOWN = {
     "shortv": ("ShortV", "authors"),
@@ -72,8 +73,8 @@ def digest() -> str:
 def main() -> None:
     """Writes both pictures."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    sample = suite.samples("place", n=3)[2]
-    shown = explain(load("glance"), list(sample.images), sample.question, PLAN)
+    sample = suite.samples("relation", n=3, scale=GAZE.scale)[2]
+    shown = explain(load(GAZE.name), list(sample.images), sample.question, PLAN)
     shown.write(FOLDER / "plan.png")
     write_bytes(FOLDER / "accuracy.png", accuracy())
     write_json(FOLDER / "sources.json", {SOURCE.relative_to(ROOT).as_posix(): digest()})

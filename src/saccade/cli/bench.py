@@ -24,7 +24,8 @@ def bench(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="SHAPE_OR_MODEL", help="A preset shape (random weights), folder, hub id or 'glance'."
+            metavar="SHAPE_OR_MODEL",
+            help="A preset shape (random weights), a folder, a hub id or an embedded model.",
         ),
     ] = "llava-1.5-7b",
     plan: Annotated[

@@ -36,7 +36,8 @@ def cost(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="SHAPE_OR_MODEL", help="A preset shape (llava-1.5-7b, ...), folder, hub id or 'glance'."
+            metavar="SHAPE_OR_MODEL",
+            help="A preset shape (llava-1.5-7b, ...), a folder, a hub id or an embedded model.",
         ),
     ] = "llava-1.5-7b",
     plan: Annotated[

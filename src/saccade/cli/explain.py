@@ -32,7 +32,7 @@ def explain(
         ),
     ],
     model: Annotated[
-        str, typer.Option("--model", metavar="MODEL", help="A model folder, a hub id, or 'glance'.")
+        str, typer.Option("--model", metavar="MODEL", help="A model folder, a hub id, or an embedded model.")
     ] = "glance",
     more: Annotated[
         list[Path] | None,
