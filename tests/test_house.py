@@ -112,7 +112,7 @@ def room_of(module: str) -> str:
 
 
 def text_files() -> list[Path]:
-    """Every text file of the repository that people wrote or generated."""
+    """Every text file of the repository that people wrote or generated; no lock of a command that runs."""
     folders = [
         p for p in (ROOT / n for n in ("src", *BESIDE, "configs", "docs", ".ci", ".github")) if p.exists()
     ]
@@ -121,7 +121,7 @@ def text_files() -> list[Path]:
     files = [
         p
         for p in files
-        if p.suffix not in (".pyc", ".safetensors", ".png", ".npz") and "__pycache__" not in p.parts
+        if p.suffix not in (".pyc", ".safetensors", ".png", ".npz", ".lock") and "__pycache__" not in p.parts
     ]
     return files + [ROOT / name for name in names]
 
