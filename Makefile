@@ -1,4 +1,4 @@
-# make demo   the main job: calibrate, skip, measure and explain, on the embedded model
+# make demo   the main job: calibrate, skip, measure and explain, on an embedded model
 # make test   the tests
 # Both set up .venv first, once. Everything: make help
 #
@@ -31,7 +31,7 @@ TABLES := docs/results.md docs/support.md docs/vllm.md docs/methods/index.md src
 .PHONY: help setup demo test quick matrix whole lint format tables versions docs lmms checkpoints generic quantized vllm ray page clean
 
 help:
-	@echo 'make demo    the main job: calibrate, skip, measure and explain, on the embedded model'
+	@echo 'make demo    the main job: calibrate, skip, measure and explain, on an embedded model'
 	@echo 'make test    run the tests'
 	@echo 'make quick   a few tests of every file, all of those that are edited: what one runs while editing'
 	@echo 'make matrix  every case of the large tables, of which make test runs a share'

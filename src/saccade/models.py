@@ -58,8 +58,8 @@ def load(
     `saccade.opening.Opening`, and anything else that ``from_pretrained`` takes.
 
     Args:
-        name: An embedded model (``glance``), a local folder (of a Skip-Vision model too), or a hub id.
-        dtype: Data type of the weights; the embedded model is float32 by default, others as saved.
+        name: ``gaze`` or ``glance``, a local folder (of a Skip-Vision model too), or a hub id.
+        dtype: Data type of the weights; embedded models are float32 by default, others as saved.
         device: Where to put it; the accelerator where there is one by default.
         **how: Fields of `Opening` and arguments of ``from_pretrained``.
 

@@ -22,7 +22,7 @@ from saccade.research.embedded.network import Network
 from saccade.research.embedded.pointing import HEADS
 from saccade.research.embedded.recipe import RECIPES, Clock, TrainConfig, TrainingStage
 from saccade.research.embedded.tower import inherit, spread, tower_states, visual_rows
-from saccade.research.embedded.train import Trainer, _cross_entropy, short, train
+from saccade.research.embedded.train import Trainer, _cross_entropy, schedule_of, short, train
 
 SIZES = GlanceConfig(
     layers=2, width=32, heads=4, mlp=16, vision_width=32, tower=2, tower_mlp=32, image_size=160
@@ -141,6 +141,18 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(run, tmp_path, monke
     whole, parts = load_state(run), load_state(tmp_path)
     for key in ("network", "average"):
         assert all(torch.equal(w, parts[key][name]) for name, w in whole[key].items())
+
+
+def test_half_precision_repeats_bit_by_bit_with_several_threads(tmp_path) -> None:
+    for folder in ("one", "other"):
+        train(replace(CONFIG, bf16=True, threads=2), tmp_path / folder, sizes=SIZES)
+    one, other = (load_state(tmp_path / folder)["network"] for folder in ("one", "other"))
+    assert all(torch.equal(weight, other[name]) for name, weight in one.items())
+
+
+def test_a_run_that_goes_on_keeps_the_length_it_was_begun_with(run, tmp_path) -> None:
+    assert schedule_of(run) == {"steps": CONFIG.steps}
+    assert schedule_of(tmp_path) == {}
 
 
 def test_a_run_put_off_goes_through_the_same_stages(tmp_path, run) -> None:

@@ -244,6 +244,7 @@ def test_a_polite_kill_of_the_whole_group_saves_first(tmp_path) -> None:
         while not (tmp_path / checkpoint.CHECKPOINT).exists() and time.monotonic() < limit:
             assert child.poll() is None
             time.sleep(0.01)
+        assert (tmp_path / checkpoint.CHECKPOINT).exists()
         os.killpg(child.pid, signal.SIGTERM)
         told = child.communicate(timeout=60)[1]
     finally:

@@ -130,7 +130,7 @@ def show(output: common.Output, found: DemoFindings, paths: dict[str, Path]) -> 
         "above blind = (accuracy - blind) / (dense - blind)."
     )
     output.line(f"\nreport  {paths['report']}\nplan    {paths['plan']}\nnumbers {paths['data']}\n\nnext:")
-    for what, command in commands(paths["report"].parent, data["model"]["name"].lower()):
+    for what, command in commands(paths["report"].parent, data["model"]["called"]):
         output.line(f"  # {what}")
         output.line("\n".join(f"  {line}" for line in command.split("\n")))
 
@@ -150,7 +150,7 @@ def show_family(output: common.Output, data: dict[str, Any], paths: dict[str, Pa
         "them are noise.\n"
         f"\nreport  {paths['report']}\nplot    {paths['picture']}\nnumbers {paths['data']}\n\nnext:\n"
         "  # One of them in another evaluation:\n"
-        f"  saccade eval {data['model']['name'].lower()} --plan 'pyramiddrop(flops=0.5)' "
+        f"  saccade eval {data['model']['called']} --plan 'pyramiddrop(flops=0.5)' "
         "--plan 'random(flops=0.5)' --task count"
     )
 

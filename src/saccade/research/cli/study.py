@@ -127,7 +127,7 @@ def study(
         from saccade.research.studies.trained.ask import Way
 
         if data is not None or model != "glance":
-            raise ValueError(f"study {name} trains the embedded model on its own suite: no MODEL, no --data")
+            raise ValueError(f"study {name} trains Glance on its own suite: no MODEL, no --data")
         if opening.but(device=None, dtype=None) != Opening():
             raise ValueError(
                 f"study {name} opens the models that it trains: of these options --device and --dtype"

@@ -163,13 +163,15 @@ def _train(name: str, given: dict[str, Any], seed: int, run: Path, resume: bool)
     from saccade.opening import Opening
     from saccade.research.embedded.checkpoint import CHECKPOINT
     from saccade.research.embedded.recipe import RECIPES
-    from saccade.research.embedded.train import train
+    from saccade.research.embedded.train import schedule_of, train
 
     # Both kinds of run write metrics.jsonl.
     if (run / "run.json").exists():
         raise ValueError(
             f"{run} holds a run of 'saccade train CONFIG.yaml': choose another folder with --run"
         )
+    if resume and not given.keys() & {"minutes", "steps"}:
+        given |= schedule_of(run)
     if "device" in given:
         given["device"] = str(Opening(device=given["device"]).torch_device())
     config = RECIPES[name].config

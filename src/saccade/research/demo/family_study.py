@@ -15,11 +15,10 @@ from saccade.evaluation.runner import count_prompts, refusal
 from saccade.inputs.samples import Sample
 from saccade.measure import record
 from saccade.models import Loaded
-from saccade.opening.digest import weights_digest
 from saccade.plans.plan import Plan
 from saccade.report import figures
+from saccade.research.demo.model import described
 from saccade.research.demo.page import render_family
-from saccade.system.embedded import title_of
 from saccade.system.files import write_bytes, write_json, write_text
 from saccade.system.journal import Journal
 
@@ -75,13 +74,7 @@ def results(loaded: Loaded, rows: Sequence[LineupRow], found: Comparison) -> dic
         lines.append(scored | row.to_dict())
     return {
         "schema": 1,
-        "model": {
-            "name": title_of(loaded.name),
-            "weights": weights_digest(loaded.model),
-            "layers": loaded.shape.layers,
-            "parameters": sum(p.numel() for p in loaded.model.parameters()),
-            "visual_tokens": round(found.dense.cost["visual_tokens"]),
-        },
+        "model": described(loaded, found),
         "ratios": list(RATIOS),
         "dense": found.dense.to_dict(),
         "blind": None if found.blind is None else found.blind.to_dict(),

@@ -14,13 +14,12 @@ from saccade.evaluation.runner import count_prompts
 from saccade.inputs.samples import Sample
 from saccade.measure import Target, bench, record
 from saccade.models import Loaded
-from saccade.opening.digest import weights_digest
 from saccade.plans.plan import Plan
 from saccade.report import figures
 from saccade.report.figures import SCORES
+from saccade.research.demo.model import described
 from saccade.research.demo.plans import DemoPlan, Lineup, lineup
 from saccade.research.demo.questions import pick, shown
-from saccade.system.embedded import EMBEDDED, title_of
 from saccade.system.journal import Journal
 
 TIMED_BATCH = 8
@@ -168,14 +167,7 @@ def _data(
     tasks = list(found.dense.tasks)
     return {
         "schema": 1,
-        "model": {
-            "name": title_of(loaded.name),
-            "seen": EMBEDDED[loaded.name].seen if loaded.name in EMBEDDED else "",
-            "weights": weights_digest(loaded.model),
-            "layers": _depth(loaded),
-            "parameters": sum(p.numel() for p in loaded.model.parameters()),
-            "visual_tokens": round(found.dense.cost["visual_tokens"]),
-        },
+        "model": described(loaded, found),
         "data": {
             "tasks": tasks,
             "questions": len(questions),

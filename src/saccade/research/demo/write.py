@@ -37,8 +37,7 @@ def write(study: DemoFindings, folder: Path) -> dict[str, Path]:
         Paths by what they are: ``report``, ``data``, ``plan``, and the figures by name.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    name = study.data["model"]["name"]
-    data = study.data | {"commands": commands(folder, name.lower())}
+    data = study.data | {"commands": commands(folder, study.data["model"]["called"])}
     paths = {name: write_bytes(folder / f"{name}.png", picture) for name, picture in study.pictures.items()}
     paths["plan"] = study.plan.save(folder / PLAN)
     paths["data"] = write_json(folder / DATA, data)

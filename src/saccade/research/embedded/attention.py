@@ -7,6 +7,9 @@ Shape letters: B pictures, H heads, R rows, T text rows (the last of R), K width
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -38,20 +41,29 @@ def packed_attention(
     return torch.cat(out, dim=2).transpose(1, 2), None
 
 
-AttentionInterface.register(PACKED, packed_attention)
-
-
 def _wide(module: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
     return output.float()
 
 
-def prepare(model: Llava) -> None:
-    """Let a model's decoder attend so, and keep float32 what meets float32, in place.
+@contextmanager
+def packed(model: Llava) -> Iterator[None]:
+    """Let a model's decoder attend so for a while; outside of it the model is stock."""
+    config = model.model.language_model.config
+    before = config._attn_implementation
+    AttentionInterface.register(PACKED, packed_attention)
+    config._attn_implementation = PACKED
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+
+
+def keep_wide(model: Llava) -> None:
+    """Keep float32 what meets float32, in place.
 
     Under autocast a projection gives bfloat16; arithmetic between the two formats is ten times slower on a
     CPU than a copy into the wider one.
     """
-    model.set_attn_implementation({"text_config": PACKED, "vision_config": "sdpa"})
     for layer in model.model.language_model.layers:
         attention = layer.self_attn
         for linear in (attention.q_proj, attention.k_proj, attention.o_proj, layer.mlp.down_proj):

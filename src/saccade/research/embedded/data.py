@@ -21,6 +21,8 @@ from saccade.glance.tokenizer import ASSISTANT, EOS, PAD, USER, build_tokenizer
 from saccade.research.embedded.pointing import aims
 
 PAD_SEGMENT = -1
+LEAST = 0.25
+"""Smallest share of its rows that is left of a thinned picture."""
 
 
 @dataclass(frozen=True)
@@ -32,17 +34,12 @@ class Mixture:
         text: Text rows per image; questions are packed until they are full. 0 draws scenes only.
         conversations: Share of images whose questions form one conversation.
         kinds: Relative frequency of each scene type.
-        thinned: Share of the batches whose pictures lose some of their rows before the decoder; in half of
-            these pictures positions close up. So that a row is known by what it holds, not by its number.
-        least: Smallest share of rows that is left.
     """
 
     batch: int = 32
     text: int = 96
     conversations: float = 0.15
     kinds: tuple[tuple[str, float], ...] = SHARES
-    thinned: float = 0.0
-    least: float = 0.25
 
 
 class Encoder:
@@ -62,9 +59,20 @@ class Encoder:
 class Batches(Dataset):
     """Batch number -> tensors; see the module's text."""
 
-    def __init__(self, mixture: Mixture, seed: int, split: str, look: DrawnLook = PLAIN) -> None:
-        """Remember what to draw; nothing is drawn yet."""
-        self.mixture, self.seed, self.split, self.look = mixture, seed, split, look
+    def __init__(
+        self, mixture: Mixture, seed: int, split: str, look: DrawnLook = PLAIN, thinned: float = 0.0
+    ) -> None:
+        """Remember what to draw; nothing is drawn yet.
+
+        Args:
+            mixture: What batches are made of.
+            seed: Seed of what is drawn.
+            split: Which scenes and scans.
+            look: How scenes are drawn.
+            thinned: Share of the batches whose pictures lose some of their rows before the decoder; of half
+                of them positions close up. So that a row is known by what it holds, not by its number.
+        """
+        self.mixture, self.seed, self.split, self.look, self.thinned = mixture, seed, split, look, thinned
         self.prefix = look.side**2 + 1  # <user> and the image
         self.encode = Encoder()
         weights = dict(mixture.kinds)
@@ -93,14 +101,14 @@ class Batches(Dataset):
             rows = [self._pack(scene, rng) for scene in scenes]
             for name in ("ids", "segments", "positions", "targets", "tasks"):
                 batch[name] = torch.from_numpy(np.stack([row[name] for row in rows]))
-            if self.mixture.thinned and rng.random() < self.mixture.thinned:
+            if self.thinned and rng.random() < self.thinned:
                 batch |= self._thin(rng)
         return batch
 
     def _thin(self, rng: np.random.Generator) -> dict[str, torch.Tensor]:
         """Which rows are left of each picture, as many of all, and whether their positions close up."""
         pictures, patches = self.mixture.batch, self.prefix - 1
-        left = max(1, round(patches * rng.uniform(self.mixture.least, 1.0)))
+        left = max(1, round(patches * rng.uniform(LEAST, 1.0)))
         kept = np.sort(rng.random((pictures, patches)).argsort(1)[:, :left], axis=1)
         return {
             "kept": torch.from_numpy(kept),

@@ -11,7 +11,7 @@ def main(argv: list[str] | None = None) -> None:
     """Train an embedded model, or export what was trained."""
     from saccade.research.embedded.checkpoint import export
     from saccade.research.embedded.recipe import RECIPES
-    from saccade.research.embedded.train import train
+    from saccade.research.embedded.train import schedule_of, train
 
     parser = argparse.ArgumentParser(
         prog="python -m saccade.research.embedded.main", description=main.__doc__
@@ -34,6 +34,8 @@ def main(argv: list[str] | None = None) -> None:
     if "export" in given:
         print(export(run, given["export"]))
         return
+    if resume and not given.keys() & {"minutes", "steps"}:
+        given |= schedule_of(run)
     config = RECIPES[name].config
     if "batch" in given:
         config = config.with_batch(given.pop("batch"))

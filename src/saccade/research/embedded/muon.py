@@ -7,6 +7,7 @@ keeps an accelerator waiting.
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import Any
 
 import torch
 
@@ -33,7 +34,10 @@ class Muon(torch.optim.Muon):
         dtype: What it turns matrices in; bfloat16 is four times faster where a device has it.
     """
 
-    dtype = torch.float32
+    def __init__(self, params: Any, dtype: torch.dtype = torch.float32, **options: Any) -> None:
+        """Take what `torch.optim.Muon` takes, and the number format."""
+        super().__init__(params, **options)
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self, closure=None) -> None:  # type: ignore[override]

@@ -16,7 +16,7 @@ from transformers import LlavaForConditionalGeneration as Llava
 
 from saccade.glance.tokenizer import PIXEL_MEAN, PIXEL_STD
 from saccade.glance.vocabulary import HEAD_INDEX, IGNORE, LABEL_HEADS, LOCAL_HEADS
-from saccade.research.embedded.attention import prepare
+from saccade.research.embedded.attention import keep_wide, packed
 from saccade.research.embedded.glimpse import looking_loss
 from saccade.research.embedded.pointing import pointing_loss
 from saccade.research.embedded.tower import tower_states
@@ -87,7 +87,8 @@ class Network(nn.Module):
         super().__init__()
         self.model = model
         vision, text = model.config.vision_config, model.config.text_config
-        prepare(model)
+        model.set_attn_implementation("sdpa")
+        keep_wide(model)
         self.read_layers = read_layers
         self.point_layers = point_layers
         self.early_layer = early_layer
@@ -118,7 +119,7 @@ class Network(nn.Module):
     def _positions(self, patches: int) -> torch.Tensor:
         """Decoder positions of `<user>` and the patches; those of a smaller picture spread over a whole one.
 
-        So that what the decoder learns of rows and columns on small pictures, which cost a third, holds on
+        So that what the decoder learns of rows and columns on small pictures, which cost less, holds on
         large ones.
         """
         side, whole = round(patches**0.5), round(self.patches**0.5)
@@ -154,7 +155,8 @@ class Network(nn.Module):
             return Passed(losses, looking.new_zeros(()), looking)
         hidden = self._prefix(rows)
         positions = torch.arange(hidden.shape[1], device=pixels.device)[None]
-        _, read, pointing, _ = self._decode(hidden, positions, None, labels, max(self.read_layers))
+        with packed(self.model):
+            _, read, pointing, _ = self._decode(hidden, positions, None, labels, max(self.read_layers))
         return Passed(torch.stack(read), pointing, looking)
 
     def answer(self, pixels, labels, ids, positions, mask, aim, kept=None, closed=None) -> Passed:
@@ -186,7 +188,8 @@ class Network(nn.Module):
         text = decoder.embed_tokens(ids)
         hidden = torch.cat((prefix, text.float()), dim=1)
         positions = torch.cat((before, positions), dim=1)
-        hidden, read, pointing, early = self._decode(hidden, positions, mask, labels, None, aim)
+        with packed(self.model):
+            hidden, read, pointing, early = self._decode(hidden, positions, mask, labels, None, aim)
 
         def logits(rows: torch.Tensor) -> torch.Tensor:
             return self.model.lm_head(decoder.norm(rows[:, prefix.shape[1] :])).float()

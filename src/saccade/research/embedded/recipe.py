@@ -24,7 +24,7 @@ class TrainingStage:
         step: If positive, the step at which it ends instead, however long the schedule is.
         look: How scenes are drawn.
         batch: Pictures per batch; the mixture's if 0.
-        thinned: Share of the batches whose pictures lose rows before the decoder (`Mixture.thinned`).
+        thinned: Share of the batches whose pictures lose rows before the decoder (`Batches`).
         hold: Whether the patch readers stay as they are, so that what they read keeps its meaning for the
             decoder, which does not run.
     """
@@ -126,11 +126,11 @@ class TrainConfig:
     def batches(self, stage: TrainingStage, split: str = "train") -> Batches:
         """What a stage is trained on; of another split, the questions that it is checked on."""
         see = stage.learn == "see"
-        batch, thinned = stage.batch or self.mixture.batch, stage.thinned if split == "train" else 0.0
-        mixture = replace(self.mixture, batch=batch, thinned=thinned)
+        mixture = replace(self.mixture, batch=stage.batch or self.mixture.batch)
         if split != "train":
             return Batches(mixture, 0, split, stage.look)
-        return Batches(replace(mixture, text=0) if see else mixture, self.seed + see, split, stage.look)
+        mixture = replace(mixture, text=0) if see else mixture
+        return Batches(mixture, self.seed + see, split, stage.look, stage.thinned)
 
 
 @dataclass(frozen=True)
@@ -223,10 +223,8 @@ def build_optimizers(network: Network, config: TrainConfig) -> list[torch.optim.
         looks = (last.layer_norm1, last.self_attn.q_proj, last.self_attn.k_proj)
         unused -= {id(p) for module in looks for p in module.parameters()}
     rest = [p for p in network.parameters() if id(p) not in chosen | unused]
-    muon = Muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
-    if config.half:
-        muon.dtype = torch.bfloat16
+    dtype, decay = torch.bfloat16 if config.half else torch.float32, config.weight_decay
     return [
-        muon,
+        Muon(matrices, dtype, lr=config.muon_lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(rest, lr=config.adam_lr, betas=(0.9, 0.95), weight_decay=0.0),
     ]

@@ -44,7 +44,7 @@ from saccade.research.embedded.recipe import (
     learning_rate_factor,
 )
 from saccade.research.embedded.tower import inherit
-from saccade.system.files import alone, naming, write_text
+from saccade.system.files import alone, naming, read_json, write_text
 
 METRICS, CONFIG = "metrics.jsonl", "config.json"
 _SPELLED = torch.tensor([i for i, name in enumerate(TASK_NAMES) if TASKS[name].long_answer])
@@ -306,6 +306,16 @@ class Trainer:
                 return
 
 
+def schedule_of(run_dir: Path) -> dict[str, float]:
+    """Steps, or else minutes, of the run in a folder: it goes on with them unless told otherwise."""
+    path = Path(run_dir) / CONFIG
+    if not path.is_file():
+        return {}
+    found = read_json(path)
+    name = "minutes" if found.get("minutes") else "steps"
+    return {name: found[name]} if name in found else {}
+
+
 def _cross_entropy(logits: torch.Tensor | None, targets: torch.Tensor) -> torch.Tensor:
     """Mean over the targets that are given; 0 if none is."""
     assert logits is not None
@@ -342,4 +352,4 @@ def train(
         trainer.run()
 
 
-__all__ = ["TrainConfig", "Trainer", "export", "train"]
+__all__ = ["TrainConfig", "Trainer", "export", "schedule_of", "train"]
