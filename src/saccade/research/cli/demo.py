@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from saccade.research.demo import DemoFindings
 
 ANSWERS = "answers.partial.jsonl"
-ASKED = {"gaze": 8, "glance": 25}
+ASKED = {"gaze": 6, "glance": 25}
 """Questions of each task that fit into minutes."""
 TOLD = ", ".join(f"{ASKED[name]} for {name}" for name in EMBEDDED)
 
