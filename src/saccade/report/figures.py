@@ -58,7 +58,7 @@ def layer_scores(scores: Mapping[str, Entry], samples: int, chosen: Sequence[int
             zorder=0,
         )
     if chosen:
-        axes.legend(loc="upper right", fontsize=8, frameon=True, edgecolor="white", framealpha=0.9)
+        axes.legend(loc="upper right", fontsize=8, **style.OVER_LINES)
     for row, name in enumerate(others):
         method, short, what = SCORES[name]
         small = figure.add_subplot(grid[row, 1])
@@ -146,7 +146,7 @@ def retention_by_budget(plans: Sequence[Entry], num_layers: int, questions: int)
     top = max([1.15, *(e["mean"]["retention_above_blind_high"] or 0 for e in plans)])
     axes.set_ylim(max(bottom, -0.5), min(top, 1.6))
     style.percent_axis(axes)
-    axes.legend(loc="lower left", ncols=2, fontsize=9)
+    axes.legend(loc="lower left", ncols=2, fontsize=9, **style.OVER_LINES)
     return figure
 
 
@@ -206,7 +206,7 @@ def accuracy_by_flops(dense: Entry, blind: float | None, plans: Sequence[Entry],
     style.percent_axis(axes)
     style.percent_axis(axes, "x")
     axes.set_ylim(0, 1.03)
-    axes.legend(loc="lower right", ncols=2, fontsize=9)
+    axes.legend(loc="lower right", ncols=2, fontsize=9, **style.OVER_LINES)
     return figure
 
 

@@ -41,6 +41,9 @@ THEME = {
 }
 """Variable of the page's style sheet that stands for each colour, so that drawings follow light and dark."""
 
+OVER_LINES: Any = {"frameon": True, "edgecolor": PAPER, "framealpha": 0.9}
+"""How a legend lies over lines that run below it."""
+
 DPI = 200
 RC: Any = {
     "font.family": "DejaVu Sans",
