@@ -294,9 +294,12 @@ def beside_published(points: Sequence[Mapping[str, Any]], name: str, near: float
         x = np.array([100 * p["published"] for p in own])
         y = np.array([100 * p["retention"] for p in own])
         reach = [[p["retention"] - p["low"], p["high"] - p["retention"]] for p in own]
+        color, marker = COLORS[number % len(COLORS)], MARKS[number % len(MARKS)]
+        # Where colours come again, marks are hollow.
+        inside = color if number < len(COLORS) else style.PAPER
         axes.errorbar(
-            x, y, yerr=100 * np.array(reach).T, label=method, color=COLORS[number % len(COLORS)],
-            marker=MARKS[number % len(MARKS)], markersize=5, linestyle="none", elinewidth=0.8,
+            x, y, yerr=100 * np.array(reach).T, label=method, color=color, marker=marker, markersize=5,
+            markerfacecolor=inside, linestyle="none", elinewidth=0.8,
         )  # fmt: skip
     axes.set_xlim(*(100 * span))
     axes.set_ylim(*(100 * span))

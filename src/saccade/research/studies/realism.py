@@ -33,6 +33,11 @@ CONTEXTUAL = {192: 30, 144: 23, 128: 20, 64: 10}
 """Merged rows among those that VisionZip keeps (its README)."""
 
 
+def titled(methods: str) -> str:
+    """Titles of methods that are joined by ``+``."""
+    return " + ".join(METHODS[name].title for name in methods.split("+"))
+
+
 def layers_of(point: PublishedPoint, depth: int) -> int:
     """As many layers of this model, in proportion."""
     return round((point.layers or 0) * depth / LAYERS)
@@ -107,7 +112,7 @@ def design(bench: StudyBench) -> Design:
     for point in points():
         about = {
             "method": point.method,
-            "title": " + ".join(METHODS[name].title for name in point.method.split("+")),
+            "title": titled(point.method),
             "budget": point.budget,
             "published": point.retention,
             "source": point.source,
@@ -221,7 +226,8 @@ def findings(found: Sequence[Mapping[str, Any]], ranks: Mapping[str, Mapping[str
 
 def draw(result: Result) -> dict[str, bytes]:
     """What is kept here against what is kept in print."""
-    return {"points": charts.beside_published(result["points"], result["model"]["name"], NEAR)}
+    points = [{**point, "method": titled(point["method"])} for point in result["points"]]
+    return {"points": charts.beside_published(points, result["model"]["name"], NEAR)}
 
 
 def tell(result: Result) -> str:
