@@ -355,4 +355,4 @@ def test_the_command_takes_no_model_and_no_data_for_it(wrong, tmp_path, capsys):
     (tmp_path / "x.jsonl").write_text('{"question": "a", "answer": "b"}\n' * 4)
     words = [str(tmp_path / word) if word == "x.jsonl" else word for word in wrong]
     assert main(["study", "skip-vision", *words]) == 2
-    assert "trains the embedded model" in capsys.readouterr().err
+    assert "trains Glance on its own suite" in capsys.readouterr().err
