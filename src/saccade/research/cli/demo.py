@@ -43,7 +43,7 @@ def demo(
     threads: common.Threads = None,
     json: common.Json = None,
 ) -> None:
-    """Calibrate, skip, evaluate and time the embedded model; about two minutes on two cores.
+    """Calibrate, skip, evaluate and time an embedded model; about two minutes on two cores.
 
     Writes DIR/report.html (open it in a browser), figures, the calibrated plan and all numbers. With
     --methods all every method runs at 70, 50 and 30 % of the FLOPs beside plain baselines, and nothing is
