@@ -16,6 +16,6 @@ class CustomBuildHook(BuildHookInterface):
         if not (Path(self.root) / "src/saccade/gaze/weights/model.safetensors").exists():
             self.app.display_warning(
                 "saccade: this wheel will have no embedded models, for the source distribution holds no "
-                "weights. Everything works on models of your own. For Gaze and Glance install the released wheel, or "
-                "build from a clone with: python -m build --wheel"
+                "weights. Everything works on models of your own. For Gaze and Glance install the released "
+                "wheel, or build from a clone with: python -m build --wheel"
             )
