@@ -48,6 +48,7 @@ FOR_TABLES = (
     "vllm_ttft.json",
     "vllm_load.json",
     "scaling.json",
+    "start_times.json",
 )
 """Results that compare no plans on questions; the documentation's tables alone read them."""
 
