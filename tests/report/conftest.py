@@ -17,6 +17,15 @@ from saccade.system.files import write_json
 SHAPE = ModelShape("toy", 4, 64, 2, 2, 32, 128, 100, 16)
 ORDERS = {"vig": (3, 0, 2, 1), "ffn": (3, 2, 1, 0), "lc": (3, 1, 0, 2), "withdrawal": (3,)}
 TASKS = ("count", "word")
+TOY = {
+    "name": "Toy <b>",
+    "layers": 4,
+    "parameters": 1_500_000,
+    "visual_tokens": 16,
+    "seen": "It looks.",
+    "called": "toy",
+}
+"""What the demo's pages say of a model."""
 
 
 def predictions(share: int) -> list[Prediction]:
@@ -48,14 +57,7 @@ def study() -> dict:
         for n in ORDERS
     }
     return {
-        "model": {
-            "name": "Toy <b>",
-            "layers": 4,
-            "parameters": 1_500_000,
-            "visual_tokens": 16,
-            "seen": "It looks.",
-            "called": "toy",
-        },
+        "model": TOY,
         "data": {"tasks": list(TASKS), "questions": 20, "per_task": 10, "calibration_samples": 2},
         "calibration": scores,
         "dense": evaluation("dense", "dense", 9, {"flops_ratio": 1.0, "kv_bytes": 8192}),
@@ -81,14 +83,7 @@ def family() -> dict:
             found = evaluation(row.name, row.plan.spec, number % 9, cost)
         rows.append(found | row.to_dict())
     return {
-        "model": {
-            "name": "Toy <b>",
-            "layers": 4,
-            "parameters": 1_500_000,
-            "visual_tokens": 16,
-            "seen": "It looks.",
-            "called": "toy",
-        },
+        "model": TOY,
         "data": {"tasks": list(TASKS), "questions": 20, "per_task": 10, "calibration_samples": 2},
         "ratios": [0.7, 0.5, 0.3],
         "dense": evaluation("dense", "dense", 9, {"flops_ratio": 1.0, "kv_ratio": 1.0}),

@@ -198,6 +198,15 @@ def test_a_run_that_is_ended_again_and_again_ends_as_one_that_never_was(run, tmp
     assert same(run, folder)
 
 
+def until_saved(child: subprocess.Popen, folder: Path) -> None:
+    """Waits for the first checkpoint of a run in another process."""
+    limit = time.monotonic() + 120
+    while not (folder / checkpoint.CHECKPOINT).exists() and time.monotonic() < limit:
+        assert child.poll() is None
+        time.sleep(0.002)
+    assert (folder / checkpoint.CHECKPOINT).exists()
+
+
 @pytest.mark.long(instead="test_a_run_that_is_ended_again_and_again_ends_as_one_that_never_was")
 @pytest.mark.e2e
 def test_a_real_kill(run, tmp_path) -> None:
@@ -211,10 +220,7 @@ def test_a_real_kill(run, tmp_path) -> None:
         [sys.executable, "-c", code, str(tmp_path)], env=environment(Path(__file__).parents[2])
     )
     try:
-        limit = time.monotonic() + 120
-        while not (tmp_path / checkpoint.CHECKPOINT).exists() and time.monotonic() < limit:
-            assert child.poll() is None
-            time.sleep(0.002)
+        until_saved(child, tmp_path)
     finally:
         child.kill()
         child.wait()
@@ -240,11 +246,7 @@ def test_a_polite_kill_of_the_whole_group_saves_first(tmp_path) -> None:
         start_new_session=True,
     )
     try:
-        limit = time.monotonic() + 120
-        while not (tmp_path / checkpoint.CHECKPOINT).exists() and time.monotonic() < limit:
-            assert child.poll() is None
-            time.sleep(0.01)
-        assert (tmp_path / checkpoint.CHECKPOINT).exists()
+        until_saved(child, tmp_path)
         os.killpg(child.pid, signal.SIGTERM)
         told = child.communicate(timeout=60)[1]
     finally:

@@ -170,8 +170,8 @@ def _train(name: str, given: dict[str, Any], seed: int, run: Path, resume: bool)
         raise ValueError(
             f"{run} holds a run of 'saccade train CONFIG.yaml': choose another folder with --run"
         )
-    if resume and not given.keys() & {"minutes", "steps"}:
-        given |= schedule_of(run)
+    if resume:
+        given |= schedule_of(run, given)
     if "device" in given:
         given["device"] = str(Opening(device=given["device"]).torch_device())
     config = RECIPES[name].config

@@ -34,8 +34,8 @@ def main(argv: list[str] | None = None) -> None:
     if "export" in given:
         print(export(run, given["export"]))
         return
-    if resume and not given.keys() & {"minutes", "steps"}:
-        given |= schedule_of(run)
+    if resume:
+        given |= schedule_of(run, given)
     config = RECIPES[name].config
     if "batch" in given:
         config = config.with_batch(given.pop("batch"))

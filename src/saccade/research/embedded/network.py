@@ -136,16 +136,19 @@ class Network(nn.Module):
         decoder = self.model.model.language_model
         rotary = decoder.rotary_emb(hidden, positions)
         losses, pointing, early = [], hidden.new_zeros(()), None
-        for number, layer in enumerate(decoder.layers[:depth], start=1):
-            if aim is not None and number in self.point_layers:
-                look = aim[:, int(number == self.point_layers[-1])]
-                pointing = pointing + pointing_loss(layer, hidden, rotary, mask, look)
-            hidden = layer(hidden, attention_mask=mask, position_ids=positions, position_embeddings=rotary)
-            if number in self.read_layers:
-                reader = self.readers[self.read_layers.index(number)]
-                losses.append(reader.losses(hidden[:, 1 : 1 + labels.shape[1]], labels))
-            if number == self.early_layer:
-                early = hidden
+        with packed(self.model):
+            for number, layer in enumerate(decoder.layers[:depth], start=1):
+                if aim is not None and number in self.point_layers:
+                    look = aim[:, int(number == self.point_layers[-1])]
+                    pointing = pointing + pointing_loss(layer, hidden, rotary, mask, look)
+                hidden = layer(
+                    hidden, attention_mask=mask, position_ids=positions, position_embeddings=rotary
+                )
+                if number in self.read_layers:
+                    reader = self.readers[self.read_layers.index(number)]
+                    losses.append(reader.losses(hidden[:, 1 : 1 + labels.shape[1]], labels))
+                if number == self.early_layer:
+                    early = hidden
         return hidden, losses, pointing, early
 
     def see(self, pixels: torch.Tensor, labels: torch.Tensor) -> Passed:
@@ -155,8 +158,7 @@ class Network(nn.Module):
             return Passed(losses, looking.new_zeros(()), looking)
         hidden = self._prefix(rows)
         positions = torch.arange(hidden.shape[1], device=pixels.device)[None]
-        with packed(self.model):
-            _, read, pointing, _ = self._decode(hidden, positions, None, labels, max(self.read_layers))
+        _, read, pointing, _ = self._decode(hidden, positions, None, labels, max(self.read_layers))
         return Passed(torch.stack(read), pointing, looking)
 
     def answer(self, pixels, labels, ids, positions, mask, aim, kept=None, closed=None) -> Passed:
@@ -188,8 +190,7 @@ class Network(nn.Module):
         text = decoder.embed_tokens(ids)
         hidden = torch.cat((prefix, text.float()), dim=1)
         positions = torch.cat((before, positions), dim=1)
-        with packed(self.model):
-            hidden, read, pointing, early = self._decode(hidden, positions, mask, labels, None, aim)
+        hidden, read, pointing, early = self._decode(hidden, positions, mask, labels, None, aim)
 
         def logits(rows: torch.Tensor) -> torch.Tensor:
             return self.model.lm_head(decoder.norm(rows[:, prefix.shape[1] :])).float()

@@ -16,6 +16,7 @@ import statistics
 import threading
 import time
 from collections import deque
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
@@ -306,10 +307,10 @@ class Trainer:
                 return
 
 
-def schedule_of(run_dir: Path) -> dict[str, float]:
-    """Steps, or else minutes, of the run in a folder: it goes on with them unless told otherwise."""
+def schedule_of(run_dir: Path, given: Collection[str] = ()) -> dict[str, float]:
+    """Steps, or else minutes, of the run in a folder: it goes on with them unless either is given anew."""
     path = Path(run_dir) / CONFIG
-    if not path.is_file():
+    if {"minutes", "steps"} & set(given) or not path.is_file():
         return {}
     found = read_json(path)
     name = "minutes" if found.get("minutes") else "steps"
