@@ -20,7 +20,13 @@ from saccade.research.embedded.glimpse import attention_of_cls, worth_looking
 from saccade.research.embedded.muon import Muon, orthogonal
 from saccade.research.embedded.network import Network
 from saccade.research.embedded.pointing import HEADS
-from saccade.research.embedded.recipe import RECIPES, Clock, TrainConfig, TrainingStage
+from saccade.research.embedded.recipe import (
+    RECIPES,
+    Clock,
+    TrainConfig,
+    TrainingStage,
+    learning_rate_factor,
+)
 from saccade.research.embedded.tower import inherit, spread, tower_states, visual_rows
 from saccade.research.embedded.train import Trainer, _cross_entropy, schedule_of, short, train
 
@@ -28,11 +34,13 @@ SIZES = GlanceConfig(
     layers=2, width=32, heads=4, mlp=16, vision_width=32, tower=2, tower_mlp=32, image_size=160
 )
 CONFIG = TrainConfig(
-    steps=6,
+    steps=10,
     stages=(
         TrainingStage("answer", step=2, look=SMALL),
         TrainingStage("see", step=4, look=LARGE, hold=True),
-        TrainingStage("answer", look=LARGE, thinned=0.5),
+        TrainingStage("answer", step=6, look=LARGE, decay_from=0.8),
+        TrainingStage("see", step=8, look=LARGE, whole=True),
+        TrainingStage("answer", look=LARGE, thinned=0.5, whole=True, spell_early=True),
     ),
     warmup=2,
     read_layers=(1,),
@@ -62,7 +70,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A finished run of all three stages."""
+    """A finished run of all five stages."""
     folder = tmp_path_factory.mktemp("run")
     train(CONFIG, folder, sizes=SIZES)
     return folder
@@ -124,7 +132,7 @@ def test_a_model_inherits_what_fits_and_opens_the_eyes_of_heads_that_are_taught(
     assert torch.equal(mine[f"model.{POSITIONS}"][0], its[f"model.{POSITIONS}"][0])
 
 
-@pytest.mark.parametrize("after", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("after", [1, 2, 3, 5, 6, 8, 9])
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(run, tmp_path, monkeypatch, after) -> None:
     step = Trainer.step
 
@@ -157,14 +165,14 @@ def test_a_run_that_goes_on_keeps_the_length_it_was_begun_with(run, tmp_path) ->
 
 def test_a_run_put_off_goes_through_the_same_stages(tmp_path, run) -> None:
     longer = replace(CONFIG, steps=60)
-    for step in range(6):
+    for step in range(10):
         assert Clock(step=step).stage(longer) == Clock(step=step).stage(CONFIG) == step // 2
 
 
 def test_every_part_that_is_used_learns_and_held_readers_stay(tmp_path) -> None:
     trainer = Trainer(CONFIG, tmp_path, SIZES)
     for number, stage in enumerate(CONFIG.stages):
-        trainer.clock.step = (0, 2, 4)[number]
+        trainer.clock.step = 2 * number
         before = {name: p.detach().clone() for name, p in trainer.network.named_parameters()}
         losses = trainer.step(trainer.stages[number][0])
         assert all(np.isfinite(value) for value in losses.values())
@@ -172,7 +180,10 @@ def test_every_part_that_is_used_learns_and_held_readers_stay(tmp_path) -> None:
         assert any("encoder.layers.1.self_attn.q_proj" in name for name in moved)
         assert any("encoder.layers.2.self_attn.q_proj" in name for name in moved), "the last layer looks"
         assert not any("encoder.layers.2.mlp" in name for name in moved)
-        assert any("tower_reader" in name for name in moved) == (not stage.hold)
+        local = not stage.hold and not stage.whole
+        assert any("tower_reader" in name for name in moved) == local
+        assert any("whole_reader" in name for name in moved) == stage.whole
+        assert any(name.startswith("readers") for name in moved) == (stage.learn == "answer" and local)
         assert any("language_model" in name for name in moved) == (stage.learn == "answer")
 
 
@@ -218,7 +229,7 @@ def test_a_thinned_picture_is_a_prompt_without_the_rows_that_left(model) -> None
     batches = thinned()
     batch, user = batches[1], batches.encode.user
     kept, closed = batch["kept"], batch["closed"]
-    assert 100 <= kept.shape[1] < 400 and closed.any() and not closed.all()
+    assert 40 <= kept.shape[1] < 400 and closed.any() and not closed.all()
     network = Network(model, (), (1, 2), user).eval()
     decoder = model.model.language_model
     with torch.no_grad():
@@ -318,6 +329,28 @@ def test_the_attention_taught_is_that_of_the_stock_layer(model) -> None:
         for number in (-2, -1):
             ours = attention_of_cls(layers[number], states[number]).exp()
             assert torch.allclose(ours, stock[number].mean(1)[:, 0, 1:], atol=1e-6)
+
+
+def test_a_stage_may_have_a_fall_of_its_own() -> None:
+    """The rate falls to the end of the third stage, rises in the next one, and falls again at the end."""
+    recipe = RECIPES["gaze"].config
+
+    def factor(step: int, stage_step: int = 999) -> float:
+        return learning_rate_factor(recipe, Clock(step=step, stage_step=stage_step))
+
+    assert factor(2449) == 1.0 and factor(2975) == pytest.approx(0.5) and factor(3499) <= 0.01
+    assert factor(3500, 0) == pytest.approx(1 / recipe.warmup) and factor(3600) == factor(5000) == 1.0
+    assert 0.4 < factor(5863) < 0.6 and factor(recipe.steps - 1) <= 0.01
+
+
+def test_long_answers_are_asked_for_early_where_the_stage_says_so(tmp_path) -> None:
+    early = {}
+    for spelled in (False, True):
+        stage = replace(CONFIG.stages[-1], spell_early=spelled, thinned=0.0)
+        config = replace(CONFIG, stages=(stage,), mixture=Mixture(batch=2, text=48, kinds=(("text", 1),)))
+        trainer = Trainer(config, tmp_path / str(spelled), SIZES)
+        early[spelled] = trainer.step(trainer.stages[0][0])["early"]
+    assert early[True] > 0 and early[True] != early[False]
 
 
 def test_a_shard_without_short_answers_has_no_early_loss() -> None:

@@ -255,6 +255,13 @@ def test_a_polite_kill_of_the_whole_group_saves_first(tmp_path) -> None:
     assert f"saved at step {saved}; continue with --resume" in told and "Traceback" not in told
 
 
+def test_metrics_say_first_what_made_them(run) -> None:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    first = lines[0]["provenance"]
+    assert first["device"] and first["versions"]["torch"] and first["seed"] == CONFIG.seed
+    assert sum("provenance" in line for line in lines) == 1
+
+
 def test_metrics_of_steps_that_come_again_are_dropped(run, tmp_path) -> None:
     train(replace(CONFIG, steps=2), tmp_path, sizes=SIZES)
     metrics = tmp_path / "metrics.jsonl"

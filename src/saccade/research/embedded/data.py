@@ -21,7 +21,7 @@ from saccade.glance.tokenizer import ASSISTANT, EOS, PAD, USER, build_tokenizer
 from saccade.research.embedded.pointing import aims
 
 PAD_SEGMENT = -1
-LEAST = 0.25
+LEAST = 0.1
 """Smallest share of its rows that is left of a thinned picture."""
 
 

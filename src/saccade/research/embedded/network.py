@@ -98,20 +98,24 @@ class Network(nn.Module):
         self.readers = nn.ModuleList(PatchReader(text.hidden_size) for _ in read_layers)
         if self.mixes:
             self.tower_reader = PatchReader(vision.hidden_size, LOCAL_HEADS)
+            self.whole_reader = PatchReader(vision.hidden_size)
 
     @property
     def device(self) -> torch.device:
         """Where it computes."""
         return self.model.device
 
-    def _seen(self, pixels: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def _seen(
+        self, pixels: torch.Tensor, labels: torch.Tensor, whole: bool = False
+    ) -> tuple[torch.Tensor, ...]:
         """The tower's patches, the losses of their reader (none x heads if unread) and of the CLS row."""
         images = (pixels.permute(0, 3, 1, 2).float() / 255.0 - PIXEL_MEAN) / PIXEL_STD
         states = tower_states(self.model, images)
         rows = states[-1][:, 1:]
         if not self.mixes:
             return rows, rows.new_zeros(0, len(LABEL_HEADS)), rows.new_zeros(())
-        losses = self.tower_reader.losses(rows, labels)[None]
+        reader = self.whole_reader if whole else self.tower_reader
+        losses = reader.losses(rows, labels)[None]
         layers = self.model.model.vision_tower.encoder.layers
         looks = [looking_loss(layers[i], states[i], labels) for i in (-2, -1)]
         return rows, losses, looks[0] + looks[1]
@@ -144,16 +148,16 @@ class Network(nn.Module):
                 hidden = layer(
                     hidden, attention_mask=mask, position_ids=positions, position_embeddings=rotary
                 )
-                if number in self.read_layers:
+                if labels is not None and number in self.read_layers:
                     reader = self.readers[self.read_layers.index(number)]
                     losses.append(reader.losses(hidden[:, 1 : 1 + labels.shape[1]], labels))
                 if number == self.early_layer:
                     early = hidden
         return hidden, losses, pointing, early
 
-    def see(self, pixels: torch.Tensor, labels: torch.Tensor) -> Passed:
+    def see(self, pixels: torch.Tensor, labels: torch.Tensor, whole: bool = False) -> Passed:
         """Learning to see: the losses that need the visual rows alone."""
-        rows, losses, looking = self._seen(pixels, labels)
+        rows, losses, looking = self._seen(pixels, labels, whole)
         if self.mixes:
             return Passed(losses, looking.new_zeros(()), looking)
         hidden = self._prefix(rows)
@@ -161,7 +165,9 @@ class Network(nn.Module):
         _, read, pointing, _ = self._decode(hidden, positions, None, labels, max(self.read_layers))
         return Passed(torch.stack(read), pointing, looking)
 
-    def answer(self, pixels, labels, ids, positions, mask, aim, kept=None, closed=None) -> Passed:
+    def answer(
+        self, pixels, labels, ids, positions, mask, aim, kept=None, closed=None, whole=False
+    ) -> Passed:
         """Learning to answer: everything.
 
         Args:
@@ -173,8 +179,9 @@ class Network(nn.Module):
             aim: Where they should look.
             kept: Patches that reach the decoder, pictures x rows, in order; all if None.
             closed: Whether the positions of a picture's rows, and of what follows, close up.
+            whole: Whether the tower alone is asked what patches show, and how they relate to the whole.
         """
-        rows, losses, looking = self._seen(pixels, labels)
+        rows, losses, looking = self._seen(pixels, labels, whole)
         # What follows a smaller picture stands where it will stand behind a whole one.
         positions = positions + (self.patches - rows.shape[1])
         before = self._positions(rows.shape[1]).to(pixels.device).expand(len(ids), -1)
@@ -190,7 +197,9 @@ class Network(nn.Module):
         text = decoder.embed_tokens(ids)
         hidden = torch.cat((prefix, text.float()), dim=1)
         positions = torch.cat((before, positions), dim=1)
-        hidden, read, pointing, early = self._decode(hidden, positions, mask, labels, None, aim)
+        hidden, read, pointing, early = self._decode(
+            hidden, positions, mask, None if whole else labels, None, aim
+        )
 
         def logits(rows: torch.Tensor) -> torch.Tensor:
             return self.model.lm_head(decoder.norm(rows[:, prefix.shape[1] :])).float()

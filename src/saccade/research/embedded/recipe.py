@@ -27,6 +27,11 @@ class TrainingStage:
         thinned: Share of the batches whose pictures lose rows before the decoder (`Batches`).
         hold: Whether the patch readers stay as they are, so that what they read keeps its meaning for the
             decoder, which does not run.
+        whole: Whether the tower is asked how a patch relates to the whole picture too, which the decoder's
+            readers are asked before, and then no longer.
+        spell_early: Whether long answers too are asked for half way through the decoder.
+        decay_from: If positive, point of the schedule up to `step` from which the learning rate falls to
+            almost nothing at the end of this stage already.
     """
 
     learn: Literal["see", "answer"]
@@ -36,6 +41,9 @@ class TrainingStage:
     batch: int = 0
     thinned: float = 0.0
     hold: bool = False
+    whole: bool = False
+    spell_early: bool = False
+    decay_from: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -154,13 +162,15 @@ RECIPES = {
         "gaze",
         GAZE,
         TrainConfig(
-            steps=3500,
+            steps=6700,
             stages=(
                 TrainingStage("answer", step=1000, look=SMALL),
                 TrainingStage("see", step=1250, look=LARGE, hold=True),
-                TrainingStage("answer", look=LARGE),
+                TrainingStage("answer", step=3500, look=LARGE, decay_from=0.7),
+                TrainingStage("see", step=3900, look=LARGE, whole=True),
+                TrainingStage("answer", look=LARGE, thinned=0.6, whole=True, spell_early=True),
             ),
-            decay_from=0.7,
+            decay_from=0.75,
             start="glance",
             muon_lr=4e-3,
             adam_lr=1.5e-3,
@@ -204,9 +214,13 @@ class Clock:
 
 
 def learning_rate_factor(config: TrainConfig, clock: Clock) -> float:
-    """Warm-up at the start of each stage, a plateau, a linear fall."""
+    """Warm-up at the start of each stage, a plateau, a linear fall: at the end, or a stage's own."""
+    stage = config.stages[clock.stage(config)]
     rise = min(1.0, (clock.stage_step + 1) / config.warmup)
-    fall = min(1.0, (1.0 - clock.done(config)) / (1.0 - config.decay_from))
+    if stage.decay_from:
+        fall = min(1.0, (1.0 - clock.step / stage.step) / (1.0 - stage.decay_from))
+    else:
+        fall = min(1.0, (1.0 - clock.done(config)) / (1.0 - config.decay_from))
     return rise * max(0.01, fall)
 
 

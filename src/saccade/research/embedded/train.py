@@ -30,6 +30,7 @@ from saccade.glance import weights_path
 from saccade.glance.model import GlanceConfig, build_model
 from saccade.glance.tasks import TASK_NAMES, TASKS
 from saccade.glance.vocabulary import LABEL_HEADS
+from saccade.measure.provenance import record
 from saccade.research.embedded.checkpoint import CHECKPOINT, export, load_state, save_state
 from saccade.research.embedded.data import loader, network_inputs
 from saccade.research.embedded.glimpse import teach_to_glimpse
@@ -171,15 +172,18 @@ class Trainer:
             config = self.config
             text, early = (torch.zeros((), device=network.device) for _ in range(2))
             if "ids" in shard:
-                passed = network.answer(**network_inputs(shard, shard["labels"].shape[1] + 1))
+                inputs = network_inputs(shard, shard["labels"].shape[1] + 1)
+                passed = network.answer(**inputs, whole=self.stage.whole)
                 text = _cross_entropy(passed.logits, shard["targets"])
                 loss = text + config.patch_weight * passed.patches.sum()
                 loss = loss + config.point_weight * passed.pointing
                 if passed.early is not None:
-                    early = _cross_entropy(passed.early, short(shard["targets"], shard["tasks"]))
+                    wanted = shard["targets"]
+                    wanted = wanted if self.stage.spell_early else short(wanted, shard["tasks"])
+                    early = _cross_entropy(passed.early, wanted)
                     loss = loss + config.early_weight * early
             else:
-                passed = network.see(shard["pixels"], shard["labels"])
+                passed = network.see(shard["pixels"], shard["labels"], self.stage.whole)
                 loss = passed.patches.sum()
             loss = loss + config.look_weight * passed.looking
         loss.backward()
@@ -350,6 +354,7 @@ def train(
         elif (run_dir / CONFIG).exists():
             (run_dir / METRICS).unlink(missing_ok=True)  # of a run that ended before its first checkpoint
         write_text(run_dir / CONFIG, json.dumps({**asdict(config), "sizes": asdict(sizes)}, indent=2) + "\n")
+        trainer.log({"provenance": record(device=config.device, seed=config.seed, bf16=config.half)})
         trainer.run()
 
 
