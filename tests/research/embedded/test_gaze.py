@@ -339,8 +339,8 @@ def test_a_stage_may_have_a_fall_of_its_own() -> None:
         return learning_rate_factor(recipe, Clock(step=step, stage_step=stage_step))
 
     assert factor(2449) == 1.0 and factor(2975) == pytest.approx(0.5) and factor(3499) <= 0.01
-    assert factor(3500, 0) == pytest.approx(1 / recipe.warmup) and factor(3600) == factor(5000) == 1.0
-    assert 0.4 < factor(5863) < 0.6 and factor(recipe.steps - 1) <= 0.01
+    assert factor(3500, 0) == pytest.approx(1 / recipe.warmup) and factor(3600) == factor(4800) == 1.0
+    assert 0.4 < factor(5518) < 0.6 and factor(recipe.steps - 1) <= 0.01
 
 
 def test_long_answers_are_asked_for_early_where_the_stage_says_so(tmp_path) -> None:

@@ -162,7 +162,7 @@ RECIPES = {
         "gaze",
         GAZE,
         TrainConfig(
-            steps=6700,
+            steps=6200,
             stages=(
                 TrainingStage("answer", step=1000, look=SMALL),
                 TrainingStage("see", step=1250, look=LARGE, hold=True),
@@ -170,7 +170,7 @@ RECIPES = {
                 TrainingStage("see", step=3900, look=LARGE, whole=True),
                 TrainingStage("answer", look=LARGE, thinned=0.6, whole=True, spell_early=True),
             ),
-            decay_from=0.75,
+            decay_from=0.78,
             start="glance",
             muon_lr=4e-3,
             adam_lr=1.5e-3,
