@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from saccade.engine.resolution import note_shrunk
+from saccade.families import unwrap
 from saccade.inputs.films import filmed
 from saccade.inputs.prompts import check_length, check_pixels, check_questions, check_tokens, extremes
 from saccade.inputs.samples import BLIND_COLOUR, Sample, blind_image
 from saccade.inputs.videos import Video
 from saccade.methods.resize import Resize
 from saccade.opening import Opening, open_config
+from saccade.opening.agree import more_tokens
 from saccade.opening.errors import reason
 from saccade.opening.loaded import Loaded, read, wrap
 from saccade.plans.plan import Plan, PlanLike
@@ -263,7 +265,8 @@ def encode(
     # Some processors tell training at once what of a prompt is an answer.
     batch.pop("labels", None)
     check_pixels(batch, loaded.name)
-    check_tokens(batch["input_ids"], loaded.shape.vocab, loaded.name)
+    known = loaded.shape.vocab + more_tokens(unwrap(loaded.model).config)
+    check_tokens(batch["input_ids"], known, loaded.name)
     check_length(loaded.family.positions(model.config, batch), model.config, names)
     return batch.to(model.device, dtype=model.dtype)
 

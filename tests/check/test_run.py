@@ -18,6 +18,7 @@ FAMILIES = [
     "llava-llama", "llava_next-mistral", "llava_next_video", "llava_onevision", "internvl-qwen3",
     "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "glm4v_moe",
     "idefics3-llama", "lfm2_vl", "mistral3", "glm4v", "gemma3", "paligemma",
+    "molmo2", "llama4",
 ]  # fmt: skip
 
 PATCHES_LEAVE = (

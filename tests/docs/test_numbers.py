@@ -38,7 +38,7 @@ RULES = {
     "versions of a program": rf"\b(?:Python|from {CODE}) {RELEASE}(?:(?:, | or | and ){RELEASE})*",
     "a name of a model, a library, a licence or a data set": (
         r"\b(?:(?:LLaVA|Apache|GLM|Phi)-|Qwen|Idefics|LFM|SmolVLM|InternVL|NLVR|AI|FSDP|TP=)\d[\w.]*(?:-VL)?"
-        r"|\b(?:Mistral|Gemma|PaliGemma) \d\b(?!\.\d)"
+        r"|\b(?:Mistral|Gemma|PaliGemma|Molmo|Llama) \d\b(?!\.\d)"
     ),
     "a number format": r"\bfloat(?:16|32|64)\b",
     "how many axes": r"\b\d-D\b",

@@ -18,8 +18,8 @@ from saccade.core.layout import Layout
 from saccade.families import find
 from saccade.plans.plan import Plan
 from support.ending import showing
-from support.recurrent import OnRows, ffn_of, mixer_of, recurs
-from support.sight import sees_BNN
+from support.recurrent import OnRows, ffn_of, kept, mixer_of, recurs
+from support.sight import sees_BNN, told_kinds
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def masked(model: Any, spec: str, inputs: dict[str, torch.Tensor]) -> Iterator[N
     self_only = torch.eye(rows, dtype=torch.bool)
     with ExitStack() as stack:
         for number, (layer, program) in enumerate(zip(parts.layers, route.layers, strict=True)):
-            sees = sees_BNN(model.config, number, inputs.get("token_type_ids"), rows)
+            sees = sees_BNN(model.config, number, told_kinds(inputs), rows)
             mask = (sees & (real_BN & program.alive_BN)[:, None, :]) | self_only
 
             def see(module, args, kwargs, mask=mask):
@@ -46,7 +46,7 @@ def masked(model: Any, spec: str, inputs: dict[str, torch.Tensor]) -> Iterator[N
                 return output * rows[..., None]
 
             def keep_ffn(module, args, output, rows=program.ffn_BN):
-                return output * rows[..., None]
+                return kept(output, rows[..., None])
 
             mixer = mixer_of(layer)
             hooks = (

@@ -10,6 +10,7 @@ import saccade
 from matrix.cases import PLANS, SCENES, fits, inputs, model
 from saccade.core.layout import Layout
 from saccade.core.pricing import cost
+from saccade.engine.prompt import layout_of_inputs
 from saccade.families import find
 from saccade.measure.counter import meter
 from saccade.plans.plan import Plan
@@ -45,7 +46,7 @@ def price(tiny, given, plan):
     """The closed form for these inputs."""
     family = find(tiny.model)
     shape = family.shape(tiny.model.config)
-    layout = Layout.from_mask(tiny.visual(given), given["attention_mask"].bool())
+    layout = layout_of_inputs(family, tiny.model, given)
     return cost(shape, Plan.of(plan).route(layout, shape.layers))
 
 

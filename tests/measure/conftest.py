@@ -43,6 +43,21 @@ SIZES = {
     "glm4v_moe": ModelShape(
         "toy-glm-moe", 3, 64, 4, 2, 16, 96, 256, 24, experts=Experts(4, 2, 32, 32), plain=(0,), plain_ffn=128
     ),
+    "llama4": ModelShape(
+        "toy-llama4",
+        3,
+        64,
+        4,
+        2,
+        16,
+        96,
+        256,
+        24,
+        experts=Experts(4, 1, 48, 48, all_run=True),
+        plain=(0, 2),
+        plain_ffn=80,
+    ),
+    "molmo2": ModelShape("toy-molmo2", 3, 64, 4, 2, 16, 128, 256, 24),
     "glm4v": ModelShape("toy-glm", 3, 64, 4, 2, 16, 128, 256, 24),
 }
 

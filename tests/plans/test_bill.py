@@ -28,7 +28,7 @@ from support.models import BANNER, BIG, FACTORIES, ROTARY_WITHIN, SQUARE, TALL, 
 MODELS = [
     "llava-llama", "llava_next-llama", "llava_next_video", "llava_onevision", "qwen2_vl", "qwen2_5_vl",
     "qwen3_vl", "internvl-qwen2", "qwen3_vl_moe", "glm4v", "idefics3-llama", "gemma3", "paligemma",
-    "llava-pixtral", "mistral3",
+    "llava-pixtral", "mistral3", "llama4", *(["molmo2"] if "molmo2" in FACTORIES else []),
 ]  # fmt: skip
 SAMPLES = [[3, SQUARE, 5], [2, WIDE, 1, TALL, 3], [1, BIG, 4], [1, BANNER, 2]]
 HUB = Path(__file__).parents[1] / "rehearsal" / "checkpoints"
@@ -50,6 +50,8 @@ PRESETS = {
     "paligemma2-3b": "paligemma2-3b-mix-448",
     "pixtral-12b": "pixtral-12b",
     "mistral-small-3.1-24b": "Mistral-Small-3.1-24B-Instruct-2503",
+    "llama-4-scout": "Llama-4-Scout-17B-16E-Instruct",
+    **({"molmo2-8b": "Molmo2-8B"} if "molmo2" in FACTORIES else {}),
     "smolvlm-256m": "SmolVLM-256M-Instruct",
     "smolvlm2-2.2b": "SmolVLM2-2.2B-Instruct",
 }

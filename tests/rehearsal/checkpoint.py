@@ -11,6 +11,8 @@ from typing import Any
 from support.folders import READS_IDEFICS
 
 FOLDER = Path(__file__).parent / "checkpoints"
+NAMED = ("image_token_id", "image_token_index", "image_patch_id")
+"""Fields that name the placeholder of a visual row."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Checkpoint:
     def placeholder(self) -> str:
         """The token that stands for one visual row."""
         config = self.files["config.json"]
-        wanted = config.get("image_token_id", config.get("image_token_index"))
+        wanted = next(config[key] for key in NAMED if key in config)
         return next(token for token, number in self.tokenizer["special"].items() if number == wanted)
 
 

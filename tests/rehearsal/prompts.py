@@ -114,10 +114,20 @@ def expanded(known: checkpoint.Checkpoint, count: int, size: str) -> str:
     written = known.chat.get("written", token)
     whole = layout.written_prompt(known, 1, scene.QUESTION)
     assert whole.count(written) == 1
-    laid = known.chat.get("laid")
-    shown = token * count if laid is None else cells(laid, token, *laid["grids"][size])
+    shown = laid(known.chat, token, size) or token * count
     assert shown.count(token) == count
-    return whole.replace(written, before + shown + after) + known.chat.get("behind", "")
+    whole = whole.replace(written, before + shown + after)
+    return known.chat.get("before", "") + whole + known.chat.get("behind", "")
+
+
+def laid(chat: Mapping[str, Any], token: str, size: str) -> str:
+    """A picture whose rows have marks between them; nothing where they have none."""
+    if "planes" in chat:
+        told, numbers = chat["planes"], iter(chat["planes"]["grids"][size])
+        each = zip(told["planes"], zip(numbers, numbers, strict=True), strict=True)
+        return "".join(plane.format(lines=told["line"].format(rows=token * m) * n) for plane, (n, m) in each)
+    told = chat.get("laid")
+    return "" if told is None else cells(told, token, *told["grids"][size])
 
 
 def cells(laid: Mapping[str, Any], token: str, lines: int, columns: int, whole: int | None = None) -> str:
@@ -134,7 +144,7 @@ def cells(laid: Mapping[str, Any], token: str, lines: int, columns: int, whole: 
     last = rows if whole is None else token * whole
     for line in range(1, lines + 1):
         each = (laid["cell"].format(line=line, column=column, rows=rows) for column in range(1, columns + 1))
-        said += "".join(each) + (laid["end"] if line == lines else laid["line"])
+        said += laid.get("between", "").join(each) + (laid["end"] if line == lines else laid["line"])
     return said + laid["whole" if lines else "alone"].format(rows=last)
 
 

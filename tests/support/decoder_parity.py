@@ -11,7 +11,7 @@ import torch
 import saccade
 from saccade.core.layout import Layout
 from saccade.core.stages import Evidence
-from saccade.families.base import rotate
+from saccade.families.turning import rotate
 from support.decoder_reference import Run
 from support.models import FACTORIES, SQUARE, TALL, WIDE, Segment, Tiny
 

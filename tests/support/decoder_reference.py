@@ -20,7 +20,7 @@ from transformers import DynamicCache
 
 from support.models import IMAGE, decoder_of
 from support.recurrent import last_norm, recurs
-from support.sight import angles, kind_of, last_logits, sees_BNN
+from support.sight import angles, kind_of, last_logits, sees_BNN, told_kinds
 
 
 @dataclass
@@ -89,13 +89,13 @@ class Walk:
         caught: dict[str, Any] = {}
 
         self.kinds = [kind_of(model.config, number) for number in range(len(self.decoder.layers))]
-        self.kind, self.compact, self.types = self.kinds[0], False, inputs.get("token_type_ids")
+        self.kind, self.compact, self.types = self.kinds[0], False, told_kinds(inputs)
 
         def catch(number: int):
             def hook(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
                 if number == 0:
                     caught["hidden"] = args[0] if args else kwargs["hidden_states"]
-                caught[self.kinds[number]] = kwargs["position_embeddings"]
+                caught[self.kinds[number]] = _tables(kwargs["position_embeddings"])
 
             return hook
 
@@ -145,7 +145,10 @@ class Walk:
         handle = layer.self_attn.register_forward_hook(lambda m, a, out: caught.update(map=out[1]))
         hidden = torch.stack([row.state for row in self.rows])[None]
         self.kind = self.kinds[number]
-        angles = tuple(torch.stack([row.angles[self.kind][i] for row in self.rows])[None] for i in (0, 1))
+        parts = range(len(self.rows[0].angles[self.kind]))
+        angles: Any = tuple(torch.stack([row.angles[self.kind][i] for row in self.rows])[None] for i in parts)
+        # Complex turns are one table.
+        angles = angles if len(parts) > 1 else angles[0]
         seats = torch.tensor([row.seat for row in self.rows])
         place = torch.arange(int(seats.max()) + 1)
         place[seats] = torch.arange(len(seats)) if self.compact else seats
@@ -182,7 +185,9 @@ class Walk:
         """Numbers the positions of what is left from 0 on."""
         ids, self.compact = torch.arange(len(self.rows))[None] + self.begins, True
         for kind in set(self.kinds):
-            tables = angles(self.decoder, self.rows[0].state[None, None], ids, self.kinds.index(kind))
+            tables = _tables(
+                angles(self.decoder, self.rows[0].state[None, None], ids, self.kinds.index(kind))
+            )
             for i, row in enumerate(self.rows):
                 row.angles = row.angles | {kind: tuple(part[0, i] for part in tables)}
 
@@ -210,6 +215,10 @@ class Walk:
             done.logits = last_logits(self.model, hidden[None])[0]
         done.seats = [row.seat for row in self.rows]
         return done
+
+
+def _tables(given: Any) -> tuple[torch.Tensor, ...]:
+    return (given,) if isinstance(given, torch.Tensor) else given
 
 
 def best(scores: Sequence[float], among: Sequence[int], count: int) -> list[int]:

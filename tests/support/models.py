@@ -31,8 +31,8 @@ ROTARY_WITHIN = 1e-3 if Version(T.__version__) < Version("5.19") else 0.0
 """Share of the FLOPs that torch counts beside a closed form: early releases turn positions by a product."""
 SQUARE, WIDE, TALL, BANNER, BIG = (24, 24), (24, 48), (48, 24), (8, 48), (48, 48)
 """Image sizes in pixels; visual rows in LLaVA, Gemma 3 and PaliGemma: 16 each, NeXT: 24, 30, 33, 16, 51,
-Qwen, GLM and Mistral 3: 9, 18, 18, 6, 36, InternVL and Idefics3: 9, 27, 27, 27, 45; OneVision: 24, 30, 33,
-16, 29, and 10 each where a sample has several."""
+Qwen, GLM and Mistral 3: 9, 18, 18, 6, 36, Molmo 2: 18, 21, 21, 21, 25, InternVL, Idefics3 and
+Llama 4: 9, 27, 27, 27, 45; OneVision: 24, 30, 33, 16, 29, and 10 each where a sample has several."""
 
 SEVERAL_AXES = ("qwen", "glm")
 """How the names of models begin whose positions have several axes."""
@@ -114,6 +114,8 @@ class Tiny:
             inputs["token_type_ids"] = torch.zeros_like(input_ids)
         if self.family == "qwen":
             inputs["mm_token_type_ids"] = (input_ids == IMAGE).int()
+        if self.family == "molmo2":
+            inputs["mm_token_type_ids"] = views.molmo2_kinds(input_ids, IMAGE, VISION_START, VISION_END)
         return {"input_ids": input_ids, "attention_mask": mask} | inputs
 
     def _prompts(
@@ -126,6 +128,10 @@ class Tiny:
             return [views.lfm2_prompt(size, IMAGE, VISION_START, VISION_END) for size in sizes]
         if self.family == "mistral3":
             return [views.mistral3_prompt(size, IMAGE, VISION_START, VISION_END) for size in sizes]
+        if self.family == "molmo2":
+            return [views.molmo2_prompt(size, IMAGE, VISION_START, VISION_END) for size in sizes]
+        if self.family == "llama4":
+            return [views.llama4_prompt(size, IMAGE, VISION_START, VISION_END) for size in sizes]
         lengths = iter(self._image_lengths(inputs))
         if self.family == "internvl":
             return [torch.full((sum(next(lengths) for _ in image),), IMAGE) for image in pixels]
@@ -263,6 +269,36 @@ def tiny_lfm2_vl(layers: int = 4, recurrent: Callable[[int], bool] | None = None
     return _ready("lfm2_vl", "lfm2_vl", T.Lfm2VlForConditionalGeneration, config, **how)
 
 
+def tiny_molmo2(layers: int = 4, text: dict[str, Any] | None = None, **how: Any) -> Tiny:
+    """Molmo 2 in miniature: crops that overlap, marks among rows, all of which see each other both ways."""
+    config = views.molmo2(_sizes(layers, kv_heads=2) | (text or {}), image=IMAGE)
+    return _ready("molmo2", "molmo2", T.Molmo2ForConditionalGeneration, config, **how)
+
+
+class Llama4(T.Llama4ForConditionalGeneration):
+    """The stock class, which is its own core, with the names that others have for core and head."""
+
+    @property
+    def model(self) -> Any:
+        """The core."""
+        return self
+
+    @property
+    def lm_head(self) -> Any:
+        """The head."""
+        return self.language_model.lm_head
+
+
+def tiny_llama4(layers: int = 4, **text: Any) -> Tiny:
+    """Llama 4 in miniature: parts of 16 rows in three layers of four, experts in every second, tiles.
+
+    Arguments of the decoder's configuration come by name.
+    """
+    how = {key: text.pop(key) for key in ("attn", "seed", "dtype") if key in text}
+    config = views.llama4(_sizes(layers, kv_heads=2) | text, IMAGE)
+    return _ready("llama4", "llama4", Llama4, config, **how)
+
+
 def tiny_glm4v(layers: int = 4, **how: Any) -> Tiny:
     """GLM-4.1V in miniature: as Qwen2-VL, with norms after attention and FFN, and half of a head turned."""
     config = qwen.glm4v(_sizes(layers, kv_heads=2), dict(image_token_id=IMAGE, video_token_id=VIDEO))
@@ -278,7 +314,8 @@ def tiny_glm4v_moe(layers: int = 4, **how: Any) -> Tiny:
 def decoder_of(model: Any) -> Any:
     """The text decoder of a stock model."""
     core = model.model
-    return core.text_model if hasattr(core, "text_model") else core.language_model
+    found = core.text_model if hasattr(core, "text_model") else core.language_model
+    return found.model if hasattr(found, "lm_head") else found
 
 
 FACTORIES = {
@@ -306,6 +343,8 @@ FACTORIES = {
     "llava-pixtral": tiny_pixtral,
     "glm4v": tiny_glm4v,
     "glm4v_moe": tiny_glm4v_moe,
+    "llama4": tiny_llama4,
+    **({"molmo2": tiny_molmo2} if hasattr(T, "Molmo2Config") else {}),
 }
 """Every tiny model by name, for parametrised tests: ``FACTORIES[name](layers=6)``."""
 
@@ -379,7 +418,9 @@ def _ready(
     # Random models say anything: keep them from ending early or from writing image placeholders.
     model.generation_config.suppress_tokens = list(range(FIRST_WORD))
     model.generation_config.pad_token_id = PAD
-    return Tiny(name, model.to(dtype).eval(), family)
+    # Complex tables would become real ones.
+    model = model if dtype == torch.float32 else model.to(dtype)
+    return Tiny(name, model.eval(), family)
 
 
 def _noise(*shape: int, draw: torch.Generator) -> torch.Tensor:
@@ -398,6 +439,8 @@ def _qwen_patches(size: tuple[int, int]) -> int:
 
 _PIXELS = {
     "lfm2_vl": views.lfm2_pixels,
+    "llama4": views.internvl_pixels,
+    "molmo2": views.molmo2_pixels,
     "internvl": views.internvl_pixels,
     "idefics3": views.internvl_pixels,
     "mistral3": lambda size, draw: _noise(3, *size, draw=draw),
@@ -411,7 +454,9 @@ _PIXELS = {
 
 _VISION = {
     "lfm2_vl": lambda sizes, pixels, counts: views.lfm2_inputs(sizes, pixels),
+    "molmo2": lambda sizes, pixels, counts: views.molmo2_inputs(sizes, pixels),
     "internvl": lambda sizes, pixels, counts: {"pixel_values": torch.cat(pixels)},
+    "llama4": lambda sizes, pixels, counts: {"pixel_values": torch.cat(pixels)},
     "idefics3": lambda sizes, pixels, counts: {"pixel_values": views.by_sample(pixels, counts)},
     "mistral3": lambda sizes, pixels, counts: {
         "pixel_values": views.same_size(pixels), "image_sizes": torch.tensor(sizes),

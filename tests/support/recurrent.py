@@ -29,6 +29,14 @@ def ffn_of(layer: Any) -> nn.Module:
     return layer.mlp if hasattr(layer, "mlp") else layer.feed_forward
 
 
+def kept(output: Any, keep_BN1: torch.Tensor) -> Any:
+    """What a module made with zeros at some rows; some experts lay the rows of all samples side by side."""
+    if not isinstance(output, tuple):
+        return output * keep_BN1
+    flat = output[0].ndim < 3
+    return (output[0] * (keep_BN1.flatten(0, 1) if flat else keep_BN1), *output[1:])
+
+
 def last_norm(decoder: Any) -> nn.Module:
     """The norm after a decoder's last layer."""
     return decoder.norm if hasattr(decoder, "norm") else decoder.embedding_norm

@@ -29,9 +29,9 @@ import torch
 from torch import nn
 
 from support.ending import showing
-from support.models import IMAGE, decoder_of
-from support.recurrent import OnRows, ffn_of, last_norm, mixer_of, recurs
-from support.sight import sees_BNN
+from support.models import IMAGE, SEVERAL_AXES, decoder_of
+from support.recurrent import OnRows, ffn_of, kept, last_norm, mixer_of, recurs
+from support.sight import sees_BNN, told_kinds
 
 Recipe = Sequence[tuple[str, Iterable[int]]]
 
@@ -66,7 +66,9 @@ def lost(recipe: Recipe, layer: int) -> set[str]:
 def seen_BNN(now: Forward, gone: set[str], config: Any, number: int) -> torch.Tensor:
     """Which key (last axis) each query row sees; a row that may see nothing sees itself, to stay finite."""
     rows = now.visual_BN.shape[1]
-    allowed = sees_BNN(config, number, now.kinds_BN, rows) & now.real_BN[:, None, :]
+    # Parts of a prompt are counted from where its sample begins.
+    place_BN = torch.arange(rows)[None] - (now.real_BN.cumsum(1) == 0).sum(1, keepdim=True)
+    allowed = sees_BNN(config, number, now.kinds_BN, rows, place_BN) & now.real_BN[:, None, :]
     if "alive" in gone:
         allowed = allowed & ~now.visual_BN[:, None, :]
     if "sight" in gone:
@@ -99,7 +101,7 @@ def masked(model: nn.Module, recipe: Recipe) -> Iterator[None]:
         padding = kwargs.get("attention_mask")
         real = torch.ones_like(ids).bool() if padding is None else padding.bool()
         visual = torch.isin(ids, torch.tensor(placeholders)) & real
-        state[:] = [Forward(visual, real, kwargs.get("token_type_ids"))]
+        state[:] = [Forward(visual, real, told_kinds(kwargs))]
 
     def before_attention(gone: set[str], number: int):
         def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]):
@@ -119,8 +121,7 @@ def masked(model: nn.Module, recipe: Recipe) -> Iterator[None]:
         return enters
 
     def silence(module: nn.Module, args: tuple, output: Any) -> Any:
-        keep = ~state[0].visual_BN[..., None]
-        return (output[0] * keep, *output[1:]) if isinstance(output, tuple) else output * keep
+        return kept(output, ~state[0].visual_BN[..., None])
 
     handles = [model.model.register_forward_pre_hook(before_model, with_kwargs=True)]
     try:
@@ -180,7 +181,8 @@ def step_logits(
     The last token of ``sequences`` was chosen, but nothing was computed from it.
     """
     whole = extend(inputs, sequences)
-    positions = {} if "mm_token_type_ids" in inputs else {"position_ids": _positions(whole["attention_mask"])}
+    several = model.config.model_type.startswith(SEVERAL_AXES)
+    positions = {} if several else {"position_ids": _positions(whole["attention_mask"])}
     if model.config.model_type == "paligemma":
         positions["position_ids"] = positions["position_ids"] + 1
     logits = recompute(model, recipe, whole, **positions).logits

@@ -21,8 +21,8 @@ from torch.nn.functional import pad
 from saccade.engine.trace import Trace
 from support.ending import showing
 from support.models import decoder_of
-from support.recurrent import OnRows, ffn_of, last_norm, mixer_of, recurs
-from support.sight import angles, sees_BNN
+from support.recurrent import OnRows, ffn_of, kept, last_norm, mixer_of, recurs
+from support.sight import angles, sees_BNN, told_kinds
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def rowwise(model: nn.Module, sets: Sequence[Sets]) -> Iterator[None]:
     state: dict[str, Any] = {}
 
     def before_core(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        state["mask"], state["kinds"] = kwargs.get("attention_mask"), kwargs.get("token_type_ids")
+        state["mask"], state["kinds"] = kwargs.get("attention_mask"), told_kinds(kwargs)
 
     def before_decoder(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         embeds, mask = kwargs["inputs_embeds"], state.get("mask", kwargs.get("attention_mask"))
@@ -81,7 +81,8 @@ def rowwise(model: nn.Module, sets: Sequence[Sets]) -> Iterator[None]:
         def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]):
             one: Sets = state["sets"][number]
             rows = one.alive_BN.shape[1]
-            place = None if one.moved_BN is None else torch.arange(rows) - one.moved_BN
+            place = torch.arange(rows)[None] - (state["real"].cumsum(1) == 0).sum(1, keepdim=True)
+            place = place if one.moved_BN is None else place - one.moved_BN
             allowed = sees_BNN(model.config, number, state.get("kinds"), rows, place)
             allowed = allowed & (state["real"] & one.alive_BN)[:, None, :]
             own = torch.eye(rows, dtype=torch.bool)[None]
@@ -102,7 +103,7 @@ def rowwise(model: nn.Module, sets: Sequence[Sets]) -> Iterator[None]:
     def silence(number: int, which: str):
         def hook(module: nn.Module, args: tuple, output: Any) -> Any:
             keep = getattr(state["sets"][number], which)[..., None]
-            return (output[0] * keep, *output[1:]) if isinstance(output, tuple) else output * keep
+            return kept(output, keep)
 
         return hook
 

@@ -20,7 +20,7 @@ from saccade import apply
 from support.models import Tiny, decoder_of
 from support.recurrent import last_norm, recurs
 from support.rowwise import Sets, sets_of
-from support.sight import angles, last_logits, sees_BNN
+from support.sight import angles, last_logits, sees_BNN, told_kinds
 
 
 @dataclass
@@ -75,7 +75,7 @@ def shortened(
         # As generate counts on, axis by axis.
         stock = torch.cat([stock, stock[..., -1:] + 1 + torch.arange(said_1T.shape[1])], -1)
     deep = list(_deep(entered.kwargs, hidden.shape[1]))
-    return _run(tiny, hidden, stock, sets_of(traces[0]), deep, given.get("token_type_ids"))
+    return _run(tiny, hidden, stock, sets_of(traces[0]), deep, told_kinds(given))
 
 
 def _run(

@@ -14,13 +14,29 @@ from support.models import decoder_of
 from support.recurrent import last_norm
 
 
+def told_kinds(given: Any) -> torch.Tensor | None:
+    """What a core is told of the kinds of rows, among its arguments by name."""
+    return given.get("token_type_ids", given.get("mm_token_type_ids"))
+
+
 def kind_of(config: Any, number: int) -> str:
-    """``sliding_attention`` or ``full_attention``."""
+    """``sliding_attention``, ``full_attention``, or another where kinds turn by other tables."""
     text = config.get_text_config()
+    if text.model_type == "molmo2_text" and number not in text.rope_scaling_layers:
+        return "unscaled"
     kinds = getattr(text, "layer_types", None)
+    if kinds and kinds[number] == "chunked_attention":
+        # Its cache lets go as where a window slides.
+        return "sliding_attention"
     if getattr(text, "sliding_window", None) is None:
         return "full_attention"
     return kinds[number] if kinds else "sliding_attention"
+
+
+def span(config: Any) -> int:
+    """How far back a row sees at most where a window or parts bound it."""
+    text = config.get_text_config()
+    return getattr(text, "sliding_window", None) or text.attention_chunk_size
 
 
 def held(config: Any, layers: Sequence[Sequence[int]]) -> list[int]:
@@ -32,7 +48,7 @@ def held(config: Any, layers: Sequence[Sequence[int]]) -> list[int]:
     for number, counts in enumerate(layers):
         most = 0 if _recurs(config, number) else max(counts)
         if kind_of(config, number) == "sliding_attention":
-            most = min(most, config.get_text_config().sliding_window - 1 + most - min(counts))
+            most = min(most, span(config) - 1 + most - min(counts))
         found.append(most)
     return found
 
@@ -45,7 +61,7 @@ def held_after(
     for number, turns in enumerate(zip(first, second, strict=True)):
         most, padding = sum(map(max, turns)) + more, sum(max(rows) - min(rows) for rows in turns)
         if kind_of(config, number) == "sliding_attention":
-            most = min(most, config.get_text_config().sliding_window - 1 + padding)
+            most = min(most, span(config) - 1 + padding)
         found.append(0 if _recurs(config, number) else most)
     return found
 
@@ -71,9 +87,15 @@ def sees_BNN(
     before = torch.ones(rows, rows, dtype=torch.bool).tril()[None]
     near = torch.ones_like(before)
     if kind_of(config, number) == "sliding_attention":
-        window = config.get_text_config().sliding_window
-        near = place_BN[:, :, None] - place_BN[:, None, :] < window
+        chunk = getattr(config.get_text_config(), "attention_chunk_size", None)
+        near = place_BN[:, :, None] - place_BN[:, None, :] < span(config)
+        if chunk is not None:
+            near = place_BN[:, :, None] // chunk == place_BN[:, None, :] // chunk
     both = torch.zeros_like(before)
+    if kinds_BN is not None and config.model_type == "molmo2":
+        # All pictures of a turn are one block, the marks among their rows with them.
+        told_BN = torch.nn.functional.pad(kinds_BN, (0, rows - kinds_BN.shape[1]))
+        both = (told_BN[:, :, None] == told_BN[:, None, :]) & (told_BN > 0)[:, None, :]
     if kinds_BN is not None and config.model_type in ("gemma3", "paligemma"):
         both = torch.stack([_both(config.model_type, kinds.tolist(), rows) for kinds in kinds_BN])
     return (before & near) | both if config.model_type == "paligemma" else (before | both) & near
@@ -96,6 +118,8 @@ def angles(decoder: Any, hidden: torch.Tensor, ids: torch.Tensor, number: int) -
     """The stock tables of a layer for some positions."""
     if decoder.config.model_type == "gemma3_text":
         return decoder.rotary_emb(hidden, ids, decoder.config.layer_types[number])
+    if decoder.config.model_type == "molmo2_text" and number not in decoder.config.rope_scaling_layers:
+        return decoder.rotary_emb_unscaled(hidden, ids)
     return decoder.rotary_emb(hidden, ids)
 
 

@@ -8,8 +8,15 @@ from typing import Any
 import torch
 import transformers
 
-from support.models import FACTORIES, IMAGE, SEVERAL_AXES, Segment, Tiny
-from support.models_views import by_sample, internvl_views, lfm2_grids, same_size
+from support.models import FACTORIES, IMAGE, SEVERAL_AXES, VISION_END, VISION_START, Segment, Tiny
+from support.models_views import (
+    by_sample,
+    internvl_views,
+    lfm2_grids,
+    molmo2_inputs,
+    molmo2_kinds,
+    same_size,
+)
 
 _VERSION = tuple(int(part) for part in transformers.__version__.split(".")[:2])
 
@@ -24,8 +31,9 @@ def stock_recomputes(name: str) -> bool:
     return "gemma" not in name or _VERSION >= (5, 23)
 
 
-RECOMPUTED = [name for name in FACTORIES if stock_recomputes(name)]
-"""Tiny models whose stock ``generate`` without a cache is that with one."""
+RECOMPUTED = [name for name in FACTORIES if stock_recomputes(name) and name != "llama4"]
+"""Tiny models whose stock ``generate`` without a cache is that with one; that of Llama 4 takes no picture for
+several sequences per prompt."""
 BEAMS = [name for name in RECOMPUTED if not name.startswith("glm4v")]
 """Those for which beams are alike too: stock GLM, dense, finds others where samples have several images."""
 
@@ -63,8 +71,15 @@ def next_turn(
         both["token_type_ids"] = torch.cat([inputs["token_type_ids"], after], 1)
     if tiny.family == "qwen":
         both["mm_token_type_ids"] = (both["input_ids"] == IMAGE).int()
+    if tiny.family == "molmo2":
+        both["mm_token_type_ids"] = molmo2_kinds(both["input_ids"], IMAGE, VISION_START, VISION_END)
+    told = {}
+    if tiny.family == "molmo2":
+        # What stands on a cache has not seen the pictures that come later: theirs is another block.
+        later = torch.arange(both["input_ids"].shape[1]) >= sequences.shape[1]
+        told["mm_token_type_ids"] = both["mm_token_type_ids"] * (1 + later.int())
     old_images, new_images = (_images(tiny, s, i) for s, i in ((first, inputs), (second, new)))
-    full = both | _join(tiny, [a + b for a, b in zip(old_images, new_images, strict=True)])
+    full = both | told | _join(tiny, [a + b for a, b in zip(old_images, new_images, strict=True)])
     if "pixel_values" not in new:
         keep = {"image_grid_thw"} if tiny.family == "qwen" else set()
         return both | {k: v for k, v in full.items() if k in keep}, full
@@ -80,7 +95,7 @@ def next_turn(
 
 def _images(
     tiny: Tiny, samples: Sequence[Sequence[Segment]], inputs: dict[str, torch.Tensor]
-) -> list[list[dict[str, torch.Tensor]]]:
+) -> list[list[dict[str, Any]]]:
     """Vision inputs of every image of every sample."""
     found, number, patch = [], 0, 0
     for sample in samples:
@@ -102,7 +117,11 @@ def _images(
                 keys = ("pixel_values", "spatial_shapes", "pixel_attention_mask")
                 images.append({key: inputs[key][patch:end] for key in keys})
                 patch = end
-            elif tiny.family == "internvl":
+            elif tiny.family == "molmo2":
+                end = patch + int(inputs["image_num_crops"][number])
+                images.append({"pixel_values": inputs["pixel_values"][patch:end], "size": sizes[len(images)]})
+                patch = end
+            elif tiny.family in ("internvl", "llama4"):
                 end = patch + internvl_views(sizes[len(images)])
                 images.append({"pixel_values": inputs["pixel_values"][patch:end]})
                 patch = end
@@ -116,7 +135,7 @@ def _images(
     return found
 
 
-def _join(tiny: Tiny, images: list[list[dict[str, torch.Tensor]]]) -> dict[str, torch.Tensor]:
+def _join(tiny: Tiny, images: list[list[dict[str, Any]]]) -> dict[str, torch.Tensor]:
     flat = [image for sample in images for image in sample]
     if not flat:
         return {}
@@ -126,6 +145,8 @@ def _join(tiny: Tiny, images: list[list[dict[str, torch.Tensor]]]) -> dict[str, 
         }
     if tiny.family == "lfm2_vl":
         return {key: torch.cat([image[key] for image in flat]) for key in flat[0]}
+    if tiny.family == "molmo2":
+        return molmo2_inputs([i["size"] for i in flat], [i["pixel_values"] for i in flat])
     if tiny.family == "mistral3":
         cut = [i["pixel_values"][0, :, : i["image_sizes"][0, 0], : i["image_sizes"][0, 1]] for i in flat]
         return {"pixel_values": same_size(cut), "image_sizes": torch.cat([i["image_sizes"] for i in flat])}

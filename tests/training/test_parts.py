@@ -61,6 +61,8 @@ SIGNS = {
     "idefics3-llama": {"vision_model": "tower", "connector": "projector", "text_model": "decoder"},
     "smolvlm-llama": {"vision_model": "tower", "connector": "projector", "text_model": "decoder"},
     "lfm2_vl": {"vision_tower": "tower", "multi_modal_projector": "projector", "language_model": "decoder"},
+    "llama4": {"vision_model": "tower", "multi_modal_projector": "projector", "language_model": "decoder"},
+    "molmo2": {"vision_tower": "tower", "multi_modal_projector": "projector", "language_model": "decoder"},
     "mistral3": {"vision_tower": "tower", "multi_modal_projector": "projector", "language_model": "decoder"},
     "llava-pixtral": {
         "vision_tower": "tower", "multi_modal_projector": "projector", "language_model": "decoder",

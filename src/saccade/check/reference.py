@@ -251,8 +251,11 @@ class _Masked:
             given |= {"attention_mask": self._masks[key][0], "past_key_values": None}
             if bool(sets.moved_N.any()):
                 at_M = torch.arange(self.rows) - _longer(sets.moved_N, self.rows)
-                cos, sin = given["position_embeddings"]
-                given["position_embeddings"] = (cos[:, at_M.to(cos.device)], sin[:, at_M.to(sin.device)])
+                tables = given["position_embeddings"]
+                if isinstance(tables, torch.Tensor):
+                    given["position_embeddings"] = tables[:, at_M.to(tables.device)]
+                else:
+                    given["position_embeddings"] = tuple(part[:, at_M.to(part.device)] for part in tables)
             return (), given
 
         return hook

@@ -69,10 +69,26 @@ def blocks(
             start += b - a
     else:
         return None
+    if sight.chunk is not None and sight.slides(past + alive.rows):
+        return (
+            None
+            if spread or held
+            else tuple(c for piece in pieces for c in _parts(*piece, sight.chunk, first))
+        )
     if any(one == other for n, (_, _, one) in enumerate(held) for _, _, other in held[:n]):
         return None
     cuts = _Cuts(sight, tuple((a, b) for a, b, _ in held), spread and sight.slides(past + alive.rows))
     return tuple(call for start, stop, at in pieces for call in cuts.calls(start, stop, at))
+
+
+def _parts(start: int, stop: int, at: int, chunk: int, first: int) -> Iterator[Block]:
+    """Calls of packed queries whose own keys are ``at`` and what follows, each within one part."""
+    while start < stop:
+        begin = (first + at) // chunk * chunk - first
+        last, low = min(at + stop - start, begin + chunk), max(begin, 0)
+        kind: Literal["all", "square", "mask"] = "square" if low == at else "mask"
+        yield Block(start, start + last - at, low, last, "all" if last - at == 1 else kind)
+        start, at = start + last - at, last
 
 
 Run = tuple[int, int, int]

@@ -29,12 +29,15 @@ class Layout:
         image_BN: Integer index of the image inside its sample, -1 for text and padding.
         views: Patches of every view (tile, frame) of every image of every sample, those included that no row
             holds (the padding of anyres tiles); None where it is not known how images are cut.
+        block_BN: Block of every row, -1 for none, whose rows the model was told to let see each other both
+            ways; None where it was told nothing.
     """
 
     visual_BN: torch.Tensor
     real_BN: torch.Tensor
     image_BN: torch.Tensor
     views: tuple[tuple[Views, ...], ...] | None = None
+    block_BN: torch.Tensor | None = None
 
     @classmethod
     def from_mask(

@@ -111,7 +111,7 @@ def executed_flops(shape: LayerShape, layer: LayerRoute, layout: Layout) -> int:
         layer: Row sets of the layer.
         layout: Where the visual rows are.
     """
-    kept = shape.kept_flops * _computed(layer.alive_BN) + shape.ffn_flops * int(layer.ffn_BN.sum())
+    kept = shape.kept_flops * _computed(layer.alive_BN) + shape.ffn_dispatched * int(layer.ffn_BN.sum())
     if shape.recurrent is not None:
         return kept + layout.batch * shape.recurrent.chunk_flops(_longest(layer.alive_BN))
     dq, batch = shape.query_width, layout.batch
@@ -139,7 +139,7 @@ def executed_flops(shape: LayerShape, layer: LayerRoute, layout: Layout) -> int:
 def mixing_flops(shape: LayerShape, layer: LayerRoute, layout: Layout) -> int:
     """Of ``executed_flops`` what is no product of rows by weights: attention, or the state's chunks."""
     alive, query, ffn = (int(s.sum()) for s in (layer.alive_BN, layer.query_BN, layer.ffn_BN))
-    fixed = shape.kept_flops * alive + shape.asking_flops * query + shape.ffn_flops * ffn
+    fixed = shape.kept_flops * alive + shape.asking_flops * query + shape.ffn_dispatched * ffn
     return executed_flops(shape, layer, layout) - fixed
 
 
@@ -148,9 +148,9 @@ def held_rows(shape: LayerShape, layer: LayerRoute, layout: Layout) -> torch.Ten
     alive_BN, held_BN = layer.alive_BN & layout.real_BN, layer.held_BN & layout.real_BN
     if shape.recurrent is not None:
         return torch.zeros(layout.batch, dtype=torch.long)
-    if shape.rule.window is not None:
+    if shape.rule.span is not None:
         later = alive_BN.flip(1).cumsum(1).flip(1)
-        held_BN = held_BN & (later < shape.rule.window)
+        held_BN = held_BN & (later < shape.rule.span)
     return held_BN.sum(1)
 
 
@@ -256,7 +256,7 @@ def decode_flops(shape: ModelShape, cached_L: torch.Tensor, samples: int = 1) ->
     fixed = sum(
         one.kept_flops
         + one.asking_flops
-        + one.ffn_flops
+        + one.ffn_dispatched
         + (0 if one.recurrent is None else one.recurrent.token_flops())
         for one in sizes
     )

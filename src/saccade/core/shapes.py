@@ -21,6 +21,7 @@ class Experts:
         width: Inner width of one.
         shared: Inner width of what every row passes beside them.
         weighed: Whether every row says how much that counts.
+        all_run: Whether the stock model runs every expert on every row, those that were not chosen on zeros.
     """
 
     count: int
@@ -28,6 +29,7 @@ class Experts:
     width: int
     shared: int = 0
     weighed: bool = False
+    all_run: bool = False
 
     @property
     def routing(self) -> int:
@@ -209,6 +211,13 @@ class LayerShape:
         return 2 * self.hidden * (3 * self.ffn + (0 if self.experts is None else self.experts.routing))
 
     @property
+    def ffn_dispatched(self) -> int:
+        """FLOPs of one row in the FFN as the stock model runs it: all experts, where it runs them all."""
+        if self.experts is None or not self.experts.all_run:
+            return self.ffn_flops
+        return 2 * self.hidden * (3 * self.experts.held + self.experts.routing)
+
+    @property
     def ffn_held(self) -> int:
         """Inner width of all FFN weights."""
         return self.ffn if self.experts is None else self.experts.held
@@ -357,11 +366,38 @@ _GEMMA_TOWER = TowerShape(27, 1152, 4304, 16, 588, ((1152, 2560),), 16, merge=16
 _PALIGEMMA_TOWER = TowerShape(27, 1152, 4304, 16, 588, ((1152, 2304),), 32)
 
 
+_MOLMO_2 = tuple(SightRule(blocks="visual") for _ in range(36))
+_MOLMO_TOWER = TowerShape(
+    25, 1152, 4304, 16, 588,
+    ((2304, 1152), (1152, 4), (4, 1152), (1152, 1152), (1152, 12288), (1152, 12288), (12288, 4096)),
+    merge=4, made=25, crop=729, patchwise=((2304, 1152), (2304, 1152)),
+)  # fmt: skip
+
+
+_LLAMA_4 = tuple(SightRule(chunk=8192 if (n + 1) % 4 else None) for n in range(48))
+_LLAMA_TOWER = TowerShape(
+    34, 1408, 5632, 16, 588, ((5632, 4096), (4096, 4096), (4096, 5120)), 12, cls=1, merge=4
+)
+
+
 def _glm(inner: int) -> TowerShape:
     """GLM-4's tower; a gated part of this width joins four patches to a row."""
     projector = ((6144, 4096), (4096, 4096), (4096, inner), (4096, inner), (inner, 4096))
     return TowerShape(24, 1536, 4096, 12, 1176, projector, merge=4, gated=True, fused=True)
 
+
+_MOLMO_2_8B = ModelShape(
+    "molmo2-8b", 36, 4096, 32, 8, 128, 12288, 151936, 955, 132, rules=_MOLMO_2, tower=_MOLMO_TOWER
+)
+
+_SCOUT = ModelShape(
+    "llama-4-scout", 48, 5120, 40, 8, 128, 2 * 8192, 202048, 1872, 144,
+    experts=Experts(16, 1, 8192, 8192, all_run=True), rules=_LLAMA_4, tower=_LLAMA_TOWER,
+)  # fmt: skip
+
+_PALIGEMMA_2_3B = ModelShape(
+    "paligemma2-3b", 26, 2304, 8, 4, 256, 9216, 257216, 1024, rules=_PALIGEMMA_2, tower=_PALIGEMMA_TOWER
+)
 
 SHAPES: dict[str, ModelShape] = {
     s.name: s
@@ -451,21 +487,11 @@ SHAPES: dict[str, ModelShape] = {
         ModelShape("smolvlm2-2.2b", 24, 2048, 32, 32, 64, 8192, 49280, 1053, 81, tower=_SMOL2),
         ModelShape("mistral-small-3.1-24b", 40, 5120, 32, 8, 128, 32768, 131072, 3025, tower=_MISTRAL_3),
         ModelShape("pixtral-12b", 40, 5120, 32, 8, 128, 14336, 131072, 4096, tower=_PIXTRAL),
+        _MOLMO_2_8B,
+        _SCOUT,
         ModelShape("glm-4.1v-9b", 40, 4096, 32, 2, 128, 13696, 151552, 1280, tower=_glm(13696)),
         ModelShape("gemma-3-4b", 34, 2560, 8, 4, 256, 10240, 262208, 256, rules=_GEMMA_3, tower=_GEMMA_TOWER),
-        ModelShape(
-            "paligemma2-3b",
-            26,
-            2304,
-            8,
-            4,
-            256,
-            9216,
-            257216,
-            1024,
-            rules=_PALIGEMMA_2,
-            tower=_PALIGEMMA_TOWER,
-        ),
+        _PALIGEMMA_2_3B,
     )
 }
 """Shapes of the papers' models by name."""

@@ -21,15 +21,24 @@ class Sight:
         block_BT: Number of the block that each row of the full sequence is in, -1 for none, on the host; None
             where there are no blocks. Rows of a block see each other both ways.
         bounded: Whether the window bounds that too.
+        chunk: Rows of a part; a row sees those of its own part alone. None where there are no parts.
+        begins_B1: Rows of padding before each sample, from where its parts are counted; None for none.
     """
 
     window: int | None = None
     block_BT: torch.Tensor | None = None
     bounded: bool = True
+    chunk: int | None = None
+    begins_B1: torch.Tensor | None = None
 
     def slides(self, total: int) -> bool:
-        """Whether the window hides any row of a sequence of so many."""
-        return self.window is not None and total > self.window
+        """Whether the window, or parts, hide any row of a sequence of so many."""
+        span = self.window if self.chunk is None else self.chunk
+        return span is not None and total > span
+
+    def reach(self, row: int) -> int | None:
+        """How far back a row of an unpadded sequence sees, itself counted; None for all before it."""
+        return self.window if self.chunk is None else row % self.chunk + 1
 
     @cached_property
     def alike(self) -> bool:
@@ -56,10 +65,13 @@ class Sight:
         """
         before = answers_BK[:, None, :] <= asks_BQ[:, :, None]
         near = None
+        asks, answers = (
+            ids if by is None else ids - by for ids, by in zip((asks_BQ, answers_BK), moved, strict=True)
+        )
+        if self.chunk is not None:
+            first = 0 if self.begins_B1 is None else self.begins_B1.to(asks.device)
+            near = ((asks - first) // self.chunk)[:, :, None] == ((answers - first) // self.chunk)[:, None, :]
         if self.window is not None:
-            asks, answers = (
-                ids if by is None else ids - by for ids, by in zip((asks_BQ, answers_BK), moved, strict=True)
-            )
             near = answers[:, None, :] > asks[:, :, None] - self.window
         if ask_block_BQ is None or answer_block_BK is None:
             return before if near is None else before & near
@@ -71,6 +83,11 @@ class Sight:
 
 CAUSAL = Sight()
 """Every row sees itself and all before it."""
+
+
+def begins(real_BT: torch.Tensor) -> torch.Tensor:
+    """Rows of padding before each sample (B, 1)."""
+    return (real_BT.long().cumsum(1) == 0).sum(1, keepdim=True)
 
 
 def runs_of(mask_BN: torch.Tensor) -> torch.Tensor:

@@ -49,6 +49,8 @@ class TowerShape:
         projects_cls: Whether the row beside the patches passes the projector too.
         pooled: Whether a head pools every view at the end (SigLIP), though nothing reads it.
         fused: Whether queries, keys and values are one matrix, which a look at two of them runs whole.
+        crop: Patches of every view, where views overlap so that their rows do not tell.
+        patchwise: Matrices (in, out) that every patch of a joined row passes beside, after the tower.
     """
 
     layers: int
@@ -68,12 +70,15 @@ class TowerShape:
     projects_cls: bool = False
     pooled: bool = False
     fused: bool = False
+    crop: int | None = None
+    patchwise: tuple[tuple[int, int], ...] = ()
 
     @property
     def parameters(self) -> int:
         """Numbers in the matrices of the tower and the projector: what is read of the memory."""
         layer = (4 * self.width + self._ffn) * self.width
-        return self.inputs * self.width + self.layers * layer + sum(i * o for i, o in self.projector)
+        projector = sum(i * o for i, o in self.projector + self.patchwise)
+        return self.inputs * self.width + self.layers * layer + projector
 
     @property
     def _makers(self) -> int:
@@ -129,7 +134,7 @@ class TowerShape:
         return found
 
     def _patches(self, view: Cells) -> float:
-        return view[0] * view[1] * self.merge
+        return view[0] * view[1] * self.merge if self.crop is None else self.crop
 
     def _pairs(self, view: Cells, number: int, rows: float) -> float:
         """Pairs of tokens that attend to each other in a layer."""
@@ -163,7 +168,8 @@ class TowerShape:
         """FLOPs of what makes rows of the decoder of one view's features."""
         rows = self.tokens(view, r)[-1] - self.cls if r else view[0] * view[1]
         rows += self.cls if self.projects_cls else 0
-        return sum(2.0 * i * o for i, o in self.projector) * rows * part
+        patches = sum(2.0 * i * o for i, o in self.patchwise) * self.merge
+        return (sum(2.0 * i * o for i, o in self.projector) + patches) * rows * part
 
     def looking_flops(self, view: Cells, looks: int, r: int = 0) -> float:
         """FLOPs of a look at the attention of so many layers: heads apart, and as one of full width.

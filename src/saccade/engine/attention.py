@@ -85,7 +85,7 @@ def take_rows(rows: RowIndex | None, x_BND: torch.Tensor) -> torch.Tensor:
 
 def take_rotary(rows: RowIndex | None, rotary: Rotary) -> Rotary:
     """The selected rows of rotary tables."""
-    return rotary if rows is None else (rows.take(rotary[0]), rows.take(rotary[1]))
+    return rotary if rows is None else tuple(rows.take(part) for part in rotary)
 
 
 def _store(

@@ -252,11 +252,12 @@ class Decisions:
         cache: Cache | None = kwargs.get("past_key_values")
         ragged = None if cache is None else ragged_layer(cache, attn.layer_idx)
         held, kind = None if ragged is None else ragged.rows, family.rotary_kind(attn)
-        rotary = frame.rotary(step, held, kwargs["position_embeddings"], kind=kind)
+        stock = frame.tables(family, attn, kwargs["position_embeddings"])
+        rotary = frame.rotary(step, held, stock, kind=kind)
         keys_BGKW, rows = self._keys(attn, layer, frame, step, hidden_BND, rotary, cache, fresh)
         seen: dict[str, Any] = {}
         if stage.look.rotary:
-            tables = frame.rotary(step, held, kwargs["position_embeddings"], exact=True, kind=kind)
+            tables = frame.rotary(step, held, stock, exact=True, kind=kind)
             seen["rotary"], seen["turn"] = _over_heads(tables, keys_BGKW.shape[-1]), family.turn
         if stage.look.keys:
             keys = _over_rows(keys_BGKW.transpose(2, 3), step, frame).transpose(2, 3)
@@ -331,9 +332,9 @@ class Decisions:
 
 def _over_heads(rotary: Rotary, width: int) -> Rotary:
     """Rotary tables over whole heads: what they do not turn stays."""
-    cos, sin = rotary
+    cos, sin = rotary[:2]
     more = width - cos.shape[-1]
-    return (pad(cos, (0, more), value=1.0), pad(sin, (0, more))) if more else rotary
+    return (pad(cos, (0, more), value=1.0), pad(sin, (0, more))) if more else (cos, sin)
 
 
 def _last_rows(real_BN: torch.Tensor) -> torch.Tensor:

@@ -170,7 +170,7 @@ class Forward:
         cache: Cache | None = named.get("past_key_values")
         if given is not None:
             given = given.fitted(batch, new, 0 if cache is None else cache.get_seq_length())
-        layout = layout_of(prompt, captured) if given is None else given.layout
+        layout = layout_of(self.family, prompt, captured) if given is None else given.layout
         # The core was passed by, or its forward called without its hooks.
         alone = layout is None and not self.call.inside and bool(self.plan.methods)
         if alone and new > 1 and rows.is_floating_point():
@@ -267,7 +267,7 @@ class Forward:
         def rotate(at: torch.Tensor, exact: bool, kind: str | None) -> Rotary:
             return family.rotary(decoder, wide(like) if exact else like, at, kind)
 
-        return Positions(ids, rotate)
+        return Positions(ids, rotate, family.numbered)
 
     def _captured(self, prompt: Prompt | None) -> Captured | None:
         """What is known of the images of this forward, where anybody wants to know."""

@@ -18,7 +18,7 @@ from saccade.core.rows import RowIndex
 from saccade.core.sight import CAUSAL, Sight
 from saccade.engine.cache import KeyRows, Shift
 from saccade.engine.steps import Moves, Step, compile_steps
-from saccade.families import Rotary
+from saccade.families import Family, Rotary
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,19 +28,20 @@ class Positions:
     Attributes:
         ids_BN: The stock model's positions; B may be 1, and axes (mRoPE) come before it.
         rotate: Makes rotary tables of positions, in the model's type or in float32, for a kind of layer.
+        numbered: Kinds of layers whose tables go by row numbers (``Family.numbered``).
     """
 
     ids_BN: torch.Tensor
     rotate: Callable[[torch.Tensor, bool, str | None], Rotary]
+    numbered: tuple[str, ...] = ()
 
     def on(self, device: torch.device) -> Positions:
         """The same on another device."""
 
         def rotate(at: torch.Tensor, exact: bool, kind: str | None) -> Rotary:
-            cos, sin = self.rotate(at.to(self.ids_BN.device), exact, kind)
-            return cos.to(device), sin.to(device)
+            return tuple(part.to(device) for part in self.rotate(at.to(self.ids_BN.device), exact, kind))
 
-        return Positions(self.ids_BN.to(device), rotate)
+        return Positions(self.ids_BN.to(device), rotate, self.numbered)
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,11 @@ class Frame:
         frame.padding_BT = self.padding_BT
         return frame
 
+    def tables(self, family: Family, attn: Any, stock: Any) -> Rotary:
+        """What the stock loop hands to a layer, as tables of the new rows."""
+        key = ("tables", id(stock), family.rotary_kind(attn))
+        return self.remember(key, (stock,), lambda: family.tables(attn, stock, self._ids(None)))
+
     def rotary(
         self,
         step: Step,
@@ -216,7 +222,7 @@ class Frame:
         self, past_B1: torch.Tensor | None, moves: Moves | None, exact: bool, kind: str | None
     ) -> Rotary:
         assert self.positions is not None
-        at = self.positions.ids_BN
+        at = self.positions.ids_BN if kind not in self.positions.numbered else self._ids(None)
         at = at if past_B1 is None else at - past_B1.to(at.device)
         return self.positions.rotate(at if moves is None else at - moves.before_BN, exact, kind)
 
@@ -320,7 +326,8 @@ class Frame:
         alone = self.new == 1 and self.real_BT is None and keys.gapless
         if alone and (keys.dense or not sight.slides(self.past + 1)):
             # One new token sees all that is cached, whichever rows those are, but for what a window hides.
-            first = 0 if sight.window is None else max(0, total - sight.window)
+            reach = sight.reach(self.past)
+            first = 0 if reach is None else max(0, total - reach)
             return (AttentionCall(0, count, first, total, None, False),)
         split = self._split(step, keys, sight)
         if split is None:

@@ -80,7 +80,7 @@ class AttentionStandIn(MixerStandIn):
         cache = kwargs.get("past_key_values")
         if step.attends_as_stock and (cache is None or not ragged_layer(cache, self.module.layer_idx)):
             return self.inner(hidden, *args, **kwargs)
-        rotary = kwargs["position_embeddings"]
+        rotary = frame.tables(self.family, self.module, kwargs["position_embeddings"])
         sight = frame.sights[self.number]
         return routed_attention(self.family, self.module, frame, step, hidden, rotary, cache, sight), None
 

@@ -55,13 +55,15 @@ class Prompt:
         return cls(shown_BN, real_BN, inputs, None if bool(shown_R.all()) else shown_R)
 
 
-def layout_of(prompt: Prompt | None, captured: Captured | None) -> Layout | None:
+def layout_of(family: Family, prompt: Prompt | None, captured: Captured | None) -> Layout | None:
     """Where the visual rows are. Without a picture, every unbroken run of them counts as one image."""
     if prompt is None:
         return None
     if captured is None:
-        return Layout.from_mask(prompt.visual_BN, prompt.real_BN)
-    return _cut(prompt.visual_BN, prompt.real_BN, captured.picture)
+        layout = Layout.from_mask(prompt.visual_BN, prompt.real_BN)
+    else:
+        layout = _cut(prompt.visual_BN, prompt.real_BN, captured.picture)
+    return _told(family, layout, prompt.inputs)
 
 
 def layout_of_inputs(family: Family, model: nn.Module, inputs: Mapping[str, Any]) -> Layout:
@@ -73,7 +75,7 @@ def layout_of_inputs(family: Family, model: nn.Module, inputs: Mapping[str, Any]
     visual_BN = family.visual_mask(model, inputs["input_ids"])
     picture = family.picture(model, inputs)
     if picture is None:
-        return Layout.from_mask(visual_BN, inputs.get("attention_mask"))
+        return _told(family, Layout.from_mask(visual_BN, inputs.get("attention_mask")), inputs)
     if all(inputs.get(kind) is not None for kind in ("pixel_values", FILMS)):
         # Images come before videos here, and in the prompts as they were written.
         alone = family.picture(model, {key: value for key, value in inputs.items() if key != FILMS})
@@ -83,7 +85,16 @@ def layout_of_inputs(family: Family, model: nn.Module, inputs: Mapping[str, Any]
             family, model, (numbers[:count], numbers[count:]), picture.lengths, inputs["input_ids"]
         )
         picture = picture.take(order)
-    return _cut(visual_BN, inputs.get("attention_mask"), family.grouped(model, picture, inputs))
+    layout = _cut(visual_BN, inputs.get("attention_mask"), family.grouped(model, picture, inputs))
+    return _told(family, layout, inputs)
+
+
+def _told(family: Family, layout: Layout, inputs: Mapping[str, Any]) -> Layout:
+    """The same with the blocks of a prompt on no cache, where the model is told them row by row."""
+    block_BN = family.blocks(inputs, 0) if family.tells_blocks else None
+    if block_BN is None or block_BN.shape != layout.real_BN.shape:
+        return layout
+    return replace(layout, block_BN=block_BN.cpu().long().masked_fill(~layout.real_BN, -1))
 
 
 def _cut(visual_BN: torch.Tensor, real_BN: torch.Tensor | None, picture: Picture) -> Layout:

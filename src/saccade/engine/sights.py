@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.nn.functional import pad
 
-from saccade.core.sight import CAUSAL, Sight
+from saccade.core.sight import CAUSAL, Sight, begins
 from saccade.core.sight_rule import SightRule
 from saccade.families import Family
 
@@ -37,9 +37,12 @@ def sights_of(
     block_BT = family.blocks(given, past)
     if block_BT is not None:
         block_BT = _fitted(block_BT.cpu(), total, None if padding is None else padding.cpu().bool())
-    if block_BT is None and all(rule.window is None for rule in rules):
+    if block_BT is None and all(rule.span is None for rule in rules):
         return (CAUSAL,) * len(rules)
-    made = {rule: Sight(rule.window, block_BT, rule.bounded) for rule in dict.fromkeys(rules)}
+    first = None if padding is None or all(rule.chunk is None for rule in rules) else begins(padding.cpu())
+    made = {
+        rule: Sight(rule.window, block_BT, rule.bounded, rule.chunk, first) for rule in dict.fromkeys(rules)
+    }
     return tuple(made[rule] for rule in rules)
 
 

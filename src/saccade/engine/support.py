@@ -184,7 +184,7 @@ SUPPORT: tuple[Support, ...] = (
         "engine/test_cache.py::test_caches_that_cannot_drop_rows_are_refused_before_anything_runs",
     ),
     Support(
-        "sliding-window attention",
+        "sliding-window attention, and layers that see one part of the prompt (chunks)",
         "supported",
         "also past the window, which goes by positions where these close up; caches slide as stock ones do",
         "engine/test_windows.py::test_generation_past_the_window_is_recomputation",
@@ -194,6 +194,12 @@ SUPPORT: tuple[Support, ...] = (
         "supported",
         "as `token_type_ids` say; where all depends on them, an image without them is refused",
         "families/test_gemma.py::test_what_rows_see_is_what_the_stock_masks_show",
+    ),
+    Support(
+        "rows of all pictures of a prompt that see each other both ways, marks among them too",
+        "supported, untested on GPU",
+        "as `mm_token_type_ids` say, in prompts, batches, films and later turns; without them it is causal",
+        "families/test_molmo2.py::test_what_rows_see_is_what_the_stock_masks_show",
     ),
     Support(
         "capped attention logits",

@@ -217,7 +217,7 @@ class TowerTap:
                 given = self.family.picture(self.model, _arguments(signature, args, kwargs))
                 if given is not None:
                     refuse_mixed(given)
-            run = self._call.run = TowerRun()
+            run = self._call.run = TowerRun(_arguments(signature, args, kwargs))
             try:
                 output = inner(*args, **kwargs)
             finally:
@@ -278,9 +278,9 @@ class TowerTap:
     ) -> tuple[tuple, dict[str, Any]] | None:
         run, tower = self._call.run, self.tower
         if run is not None and tower is not None and self.wanted:
-            run.order = self.family.tower_order(tower, kwargs)
+            run.order = self.family.tower_order(tower, {**run.given, **kwargs})
         if run is not None and tower is not None and self.prune is not None:
-            order = self.family.tower_order(tower, kwargs)
+            order = self.family.tower_order(tower, {**run.given, **kwargs})
             run.pruning = Pruning.of(self.prune, self.family, tower, order, args, kwargs)
             return args, kwargs | {PRUNING: run.pruning}
         if run is None or tower is None or self.merge is None:

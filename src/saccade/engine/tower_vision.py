@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -32,6 +32,7 @@ class TowerRun:
     """What one run of the tower left behind.
 
     Attributes:
+        given: Arguments of the method that made the features, by name.
         scores: What was looked at, by layer.
         states: The states that become features, by their number.
         order: Where the patches of each visual row stand in its layers, where that is not in order.
@@ -42,6 +43,7 @@ class TowerRun:
         packed: Which tokens of a packed tower were merged, if any.
     """
 
+    given: Mapping[str, Any] = field(default_factory=dict)
     scores: dict[Which, TowerScores] = field(default_factory=dict)
     states: dict[int, torch.Tensor] = field(default_factory=dict)
     order: torch.Tensor | None = None
@@ -265,6 +267,8 @@ class _Patches:
 
         def rows(parts: tuple[torch.Tensor, ...]) -> torch.Tensor:
             x = torch.cat([patches(part) for part in parts])
+            if run.order is not None and run.order.ndim == 2:
+                return _means(x, run.order.to(x.device)).to(device)
             if run.order is not None:
                 x = x[run.order.to(x.device)]
             if tower.merge > 1:
@@ -287,6 +291,14 @@ class _Patches:
             groups,
             tuple(rows(run.received[number]) for number in received),
         )
+
+
+def _means(x_P: torch.Tensor, order_RM: torch.Tensor) -> torch.Tensor:
+    """Means of the patches that each row joins, as many as it has."""
+    held_RM = order_RM >= 0
+    wide_RM = held_RM.view(*held_RM.shape, *[1] * (x_P.ndim - 1))
+    total = torch.where(wide_RM, wide(x_P)[order_RM.clamp(min=0)], 0).sum(1)
+    return (total / wide_RM.sum(1)).to(x_P.dtype)
 
 
 def _rows(x_R: torch.Tensor, layout: Layout, fill: int) -> torch.Tensor:

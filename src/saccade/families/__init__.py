@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from saccade.families.base import Family, Parts, Rotary, core_of, unwrap
+from saccade.families.base import Family, Parts, core_of, unwrap
 from saccade.families.deepstack import Added
 from saccade.families.finding import adopt, find
 from saccade.families.registry import FAMILIES, abilities, names, register
+from saccade.families.turning import Rotary
 from saccade.families.vision import Picture, Tower
 from saccade.system.environment import has_torchvision
 

@@ -18,6 +18,7 @@ from saccade.core.shapes import ModelShape, Recurrence
 from saccade.core.sight_rule import SightRule
 from saccade.families.deepstack import Added
 from saccade.families.projector import ReplaceableProjector, projector_stand_in
+from saccade.families.turning import Rotary, rotate
 from saccade.families.vision import Picture, VisionAdapter, made_lengths
 
 if TYPE_CHECKING:
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
 
 Attend = Callable[..., torch.Tensor]
 """An attention function of a model, see ``Family.attention``."""
-
-Rotary = tuple[torch.Tensor, torch.Tensor]
-"""Cosines and sines, each (B or 1, N, K), as the stock loop hands them to its layers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,12 +52,16 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
 
     name: ClassVar[str]
     model_types: ClassVar[tuple[str, ...]]
+    since: ClassVar[str] = "0.0"
+    """First release of transformers that has its models, where that is later than the oldest supported."""
     text_types: ClassVar[tuple[str, ...]]
     """Text decoders whose attention this adapter can take apart."""
     version: ClassVar[int] = 1
     """Raised when answers of its models come out otherwise; those that were kept are then not used again."""
     norms_outputs: ClassVar[bool] = False
     """Whether a layer norms what attention and FFN give before it is added, or may, for all that is known."""
+    tells_blocks: ClassVar[bool] = False
+    """Whether its models are told of rows that are not visual, too, that they see others both ways."""
     generic: ClassVar[bool] = False
     """Whether it was made by inspection, so that a check has to accept it for a plan."""
     answer_type: ClassVar[int] = 0
@@ -112,7 +114,10 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
         return config.vision_config
 
     def written_ids(self, config: Any) -> tuple[int, ...]:
-        """Token ids that stand for a whole picture in a prompt, before its processor puts rows there."""
+        """Token ids that stand for a whole picture in a prompt, before its processor puts rows there.
+
+        None at all where its processor alone knows them.
+        """
         return self.visual_ids(config)
 
     def typical_visual(self, config: Any) -> int:
@@ -265,6 +270,8 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
         window, depth = getattr(text, "sliding_window", None), text.num_hidden_layers
         kinds = getattr(text, "layer_types", None) or ("sliding_attention",) * depth
         made = {kind: self.rule(window if kind == "sliding_attention" else None) for kind in set(kinds)}
+        if "chunked_attention" in made:
+            made["chunked_attention"] = SightRule(chunk=text.attention_chunk_size)
         return tuple(made[kind] for kind in kinds)
 
     def rule(self, window: int | None) -> SightRule:
@@ -379,6 +386,13 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
         """Whether a forward of the decoder is asked for what routers think of rows, of its arguments."""
         return False
 
+    numbered: ClassVar[tuple[str, ...]] = ()
+    """Kinds of layers (``rotary_kind``) whose tables go by the numbers of rows, padding counted."""
+
+    def tables(self, attn: Any, stock: Any, numbers_1N: torch.Tensor) -> Rotary:
+        """Tables of the new rows, which have these numbers, of what the stock loop gives a layer."""
+        return stock
+
     def rotary_kind(self, attn: Any) -> str | None:
         """Kind of a layer, by its attention module, where kinds turn by tables of their own."""
         return None
@@ -412,15 +426,6 @@ def _plain(rules: tuple[SightRule, ...]) -> tuple[SightRule, ...]:
 def heads_of(x_BND: torch.Tensor, width: int) -> torch.Tensor:
     """Projected rows by head (B, H, N, K)."""
     return x_BND.unflatten(-1, (-1, width)).transpose(1, 2)
-
-
-def rotate(x_BHNK: torch.Tensor, rotary: Rotary) -> torch.Tensor:
-    """Rows turned to their positions; what is past the width of the tables stays."""
-    cos, sin = (part.unsqueeze(1) for part in rotary)
-    turned, rest = x_BHNK[..., : cos.shape[-1]], x_BHNK[..., cos.shape[-1] :]
-    low, high = turned.chunk(2, dim=-1)
-    turned = turned * cos + torch.cat((-high, low), dim=-1) * sin
-    return torch.cat((turned, rest), dim=-1) if rest.shape[-1] else turned
 
 
 def rows_of(output: Any, given_BND: torch.Tensor) -> torch.Tensor:

@@ -39,16 +39,20 @@ class SparseFFN(Family):
         )
         return tuple(n for n in range(text.num_hidden_layers) if n in only or (n + 1) % step)
 
+    def plain_width(self, text: Any) -> int:
+        """Inner width of a plain FFN of the decoder."""
+        return super().ffn(text)
+
     def ffn(self, text: Any) -> int:
         experts = self.experts(text)
-        return super().ffn(text) if experts is None or self._all_plain(text) else experts.passed
+        return self.plain_width(text) if experts is None or self._all_plain(text) else experts.passed
 
     def shape(self, config: Any, name: str = "") -> ModelShape:
         shape, text = super().shape(config, name), config.get_text_config()
         experts, plain = self.experts(text), self.plain(text)
         if experts is None or self._all_plain(text):
             return shape
-        return replace(shape, experts=experts, plain=plain, plain_ffn=super().ffn(text) if plain else 0)
+        return replace(shape, experts=experts, plain=plain, plain_ffn=self.plain_width(text) if plain else 0)
 
     def _all_plain(self, text: Any) -> bool:
         return len(self.plain(text)) == text.num_hidden_layers

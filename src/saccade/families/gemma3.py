@@ -22,11 +22,12 @@ from saccade.core.shapes import ModelShape
 from saccade.core.sight import runs_of
 from saccade.core.sight_rule import SightRule
 from saccade.core.tower import TowerShape
-from saccade.families.base import Parts, Rotary, core_of, text_sizes
+from saccade.families.base import Parts, core_of, text_sizes
 from saccade.families.gemma import Gemma, siglip
 from saccade.families.patch_tower import joined_tower
 from saccade.families.registry import register
 from saccade.families.tower_shape import encoder
+from saccade.families.turning import Rotary
 from saccade.families.vision import Tower, each_prompts, joined
 
 if TYPE_CHECKING:

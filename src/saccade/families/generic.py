@@ -17,11 +17,12 @@ from torch import nn
 
 from saccade.core.shapes import Experts, ModelShape, Recurrence
 from saccade.core.sight_rule import SightRule
-from saccade.families.base import Family, Parts, Rotary, core_of, unwrap
+from saccade.families.base import Family, Parts, core_of, unwrap
 from saccade.families.deepstack import Added
 from saccade.families.inspection import Found, look
 from saccade.families.recipes import Recipe, heads_in, lenders
 from saccade.families.registry import FAMILIES
+from saccade.families.turning import Rotary
 from saccade.families.vision import Picture
 from saccade.families.watched import ATTENTIONS, ffn_in, mixer_in, part_in
 

@@ -14,9 +14,9 @@ from torch import nn
 from transformers import Glm4vConfig, Glm4vForConditionalGeneration, PreTrainedConfig
 
 from saccade.core.shapes import ModelShape
-from saccade.families.base import Rotary
 from saccade.families.qwen import QwenVL, text_part, thirds
 from saccade.families.registry import register
+from saccade.families.turning import Rotary, rotate_pairs
 from saccade.families.vision import Tower
 
 
@@ -74,11 +74,7 @@ class Glm4v(QwenVL):
         return least / image_processor.temporal_patch_size, most / image_processor.temporal_patch_size
 
     def turn(self, x_BHNK: torch.Tensor, rotary: Rotary) -> torch.Tensor:
-        cos, sin = (part.unsqueeze(1) for part in rotary)
-        turned, rest = x_BHNK[..., : cos.shape[-1]], x_BHNK[..., cos.shape[-1] :]
-        # Each number turns with its neighbour.
-        other = torch.stack((-turned[..., 1::2], turned[..., 0::2]), dim=-1).flatten(-2)
-        return torch.cat((turned * cos + other * sin, rest), dim=-1)
+        return rotate_pairs(x_BHNK, rotary)
 
     def linears(self, layer: Any) -> dict[str, tuple[torch.Tensor, torch.Tensor | None]]:
         raise ValueError(

@@ -12,11 +12,11 @@ from torch import nn
 from transformers import Glm4vMoeConfig, Glm4vMoeForConditionalGeneration, PreTrainedConfig
 
 from saccade.core.shapes import Experts, ModelShape
-from saccade.families.base import Rotary, rotate
 from saccade.families.experts import SparseFFN
 from saccade.families.glm4v import Glm4v
 from saccade.families.qwen import text_part, thirds
 from saccade.families.registry import register
+from saccade.families.turning import Rotary, rotate
 
 
 @register

@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from saccade.families.base import Parts, Rotary, core_of, rows_of, unwrap
+from saccade.families.base import Parts, core_of, rows_of, unwrap
 from saccade.families.recipes import AttentionRecipe, Recipe, check_known, find_recipe, lenders, lent_recipe
+from saccade.families.turning import Rotary
 from saccade.families.watched import (
     ATTENTIONS,
     FFNS,

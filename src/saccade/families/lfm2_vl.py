@@ -15,10 +15,11 @@ from transformers import Lfm2VlConfig, Lfm2VlForConditionalGeneration, PreTraine
 
 from saccade.core.shapes import SHAPES, ModelShape, ShortConv
 from saccade.core.tower import TowerShape
-from saccade.families.base import Family, Parts, Rotary, core_of, heads_of, text_sizes
+from saccade.families.base import Family, Parts, core_of, heads_of, text_sizes
 from saccade.families.patch_tower import joined_tower
 from saccade.families.registry import register
-from saccade.families.tiles import filled, marked, put_together, whole_and_tiles
+from saccade.families.tiles import by_marks, whole_and_tiles
+from saccade.families.turning import Rotary
 from saccade.families.vision import Box, Picture, Tower, each_prompts, joined, made_lengths, of_grids
 
 if TYPE_CHECKING:
@@ -170,16 +171,7 @@ class Lfm2Vl(Family):
         return of_grids(grids)
 
     def grouped(self, model: nn.Module, picture: Picture, inputs: Mapping[str, Any]) -> Picture:
-        ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
-        if ids is None and embeds is None:
-            return picture
-        images = marked(self.visual_mask(model, ids, embeds), ids, embeds, "after")
-        views = filled(images, picture.lengths)
-        if views is None:
-            return picture if sum(images) != sum(picture.lengths) else Picture.unmapped(images)
-        if not picture.mapped:
-            return Picture.unmapped(images)
-        return put_together(picture, images, views)
+        return by_marks(self, model, picture, inputs, "after")
 
     def by_prompt(self, processor: Any, texts: Sequence[str], images: Sequence[Image]) -> list[Any]:
         return each_prompts(processor.image_token, texts, images)

@@ -49,12 +49,12 @@ def joined_tower(module: nn.Module, heads: int, merge: int) -> Tower:
         heads: Of its attention.
         merge: Patches of a row.
     """
-    encoder: Any = module.encoder
+    layers: Any = getattr(module, "encoder", module).layers
     return Tower(
         module,
-        encoder.layers,
+        layers,
         states=(),
-        made=encoder.layers[-1].self_attn,
+        made=layers[-1].self_attn,
         reads=None,
         heads=heads,
         has_cls=False,

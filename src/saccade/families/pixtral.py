@@ -22,9 +22,10 @@ from transformers import (
 
 from saccade.core.shapes import ModelShape
 from saccade.core.tower import TowerShape
-from saccade.families.base import Family, core_of, heads_of, rotate, text_sizes, unwrap
+from saccade.families.base import Family, core_of, heads_of, text_sizes, unwrap
 from saccade.families.registry import register
 from saccade.families.tower_shape import encoder
+from saccade.families.turning import rotate
 from saccade.families.vision import Picture, Tower, joined, made_lengths, of_grids
 
 if TYPE_CHECKING:

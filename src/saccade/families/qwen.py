@@ -15,7 +15,8 @@ from torch import nn
 
 from saccade.core.shapes import ModelShape
 from saccade.core.tower import TowerShape
-from saccade.families.base import Family, Rotary, text_sizes, unwrap
+from saccade.families.base import Family, text_sizes, unwrap
+from saccade.families.turning import Rotary
 from saccade.families.vision import Picture, Tower, of_grids
 
 if TYPE_CHECKING:

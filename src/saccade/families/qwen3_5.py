@@ -12,10 +12,10 @@ from torch import nn
 from transformers import PreTrainedConfig, Qwen3_5Config, Qwen3_5ForConditionalGeneration
 
 from saccade.core.shapes import ModelShape, Recurrent
-from saccade.families.base import Rotary
 from saccade.families.head_norms import HeadNorms
 from saccade.families.qwen import QwenVL, text_part, tokens
 from saccade.families.registry import register
+from saccade.families.turning import Rotary
 
 RECURRENT = "linear_attention"
 

@@ -18,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from saccade.families.base import Family, Rotary, heads_of
+from saccade.families.base import Family, heads_of
 from saccade.families.registry import FAMILIES
+from saccade.families.turning import Rotary
 
 SEPARATE = (("q_proj", "k_proj", "v_proj"), ("wq", "wk", "wv"), ("query", "key", "value"))
 FUSED = ("qkv_proj", "query_key_value", "qkv", "c_attn", "att_proj", "W_pack", "Wqkv")

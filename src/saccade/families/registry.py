@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 from saccade.core.tower import TowerAbility
@@ -32,13 +33,22 @@ class Adapter:
 
 @cache
 def adapters() -> Mapping[str, Adapter]:
-    """The adapters of this folder by model type, from their text: nothing of transformers is imported."""
+    """The adapters of this folder by model type, from their text: nothing of transformers is imported.
+
+    Those are left out whose models the installed release does not have (``since``).
+    """
+    here = _release(version("transformers"))
     return {
         kind: Adapter(found["name"], stem, found.get("tower_can", ()))
         for stem in files_with(_FOLDER, r"^@register$")
         for found in registered(_FOLDER / f"{stem}.py")
+        if _release(found.get("since", "0.0")) <= here
         for kind in found["model_types"]
     }
+
+
+def _release(said: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in said.split(".")[:2])
 
 
 class Registry(Mapping[str, Family]):

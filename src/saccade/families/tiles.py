@@ -5,14 +5,18 @@ Shape letters: B batch, N rows of a sample, D hidden, or 1 for token ids, R visu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch import nn
 
 from saccade.core.rows import runs
 from saccade.families.vision import Box, Picture
+
+if TYPE_CHECKING:
+    from saccade.families.base import Family
 
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
@@ -31,6 +35,32 @@ def put_together(picture: Picture, images: Sequence[int], views: Sequence[int]) 
     planes = [n + 1 if n + 1 < count else 0 for count in views for n in range(count)]
     plane_R = torch.tensor(planes, dtype=torch.long)[picture.view_R]
     return replace(picture, lengths=tuple(images), views=tuple(views), plane_R=plane_R, unseen=())
+
+
+def by_marks(
+    family: Family,
+    model: nn.Module,
+    picture: Picture,
+    inputs: Mapping[str, Any],
+    mark: Literal["before", "after"],
+) -> Picture:
+    """A picture of views by themselves, as the images that the marks beside views tell (``marked``).
+
+    Args:
+        family: The model's adapter.
+        model: The model, for its placeholders.
+        picture: What each view is a picture of.
+        inputs: Keyword arguments of the core's forward.
+        mark: On which side of a view.
+    """
+    ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
+    if ids is None and embeds is None:
+        return picture
+    images = marked(family.visual_mask(model, ids, embeds), ids, embeds, mark)
+    views = filled(images, picture.lengths)
+    if views is None:
+        return picture if sum(images) != sum(picture.lengths) else Picture.unmapped(images)
+    return put_together(picture, images, views) if picture.mapped else Picture.unmapped(images)
 
 
 def filled(images: Sequence[int], lengths: Sequence[int]) -> tuple[int, ...] | None:

@@ -326,6 +326,8 @@ class VisionAdapter(LeavingPatches, MergingTokens, ABC):
 
     lays_by_count: ClassVar[bool] = False
     """Whether a picture is laid out otherwise where its prompt has several."""
+    begins: ClassVar[bool] = False
+    """Whether its processor puts a token before every text by itself; ``spelled`` writes it too."""
     text_alone: ClassVar[bool] = True
     """Whether its processor takes prompts without a picture."""
 
@@ -435,11 +437,12 @@ class VisionAdapter(LeavingPatches, MergingTokens, ABC):
     def tower_order(self, tower: Tower, kwargs: Mapping[str, Any]) -> torch.Tensor | None:
         """Where the patches of every visual row stand inside the tower, those of a row one after another.
 
-        Patches are counted over all views, CLS rows left out. None where they stand so already.
+        Patches are counted over all views, CLS rows left out. None where they stand so already; row by row
+        (R, M), -1 for none, where rows join some more and some fewer.
 
         Args:
             tower: The tower.
-            kwargs: Keyword arguments of its forward.
+            kwargs: Keyword arguments of its forward, and of the method that makes features.
         """
         return None
 

@@ -52,6 +52,8 @@ def placeholders(processor: Any, family: Family, config: Any) -> tuple[str, ...]
     tokenizer = getattr(processor, "tokenizer", processor)
     ids = (*family.visual_ids(config), *family.written_ids(config))
     names = tokenizer.convert_ids_to_tokens(list(dict.fromkeys(ids)))
+    if not family.written_ids(config):
+        names.append(getattr(processor, "image_token", None))
     return tuple(dict.fromkeys(name for name in names if name))
 
 

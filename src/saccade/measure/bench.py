@@ -245,7 +245,7 @@ def _decode_flops(target: Target, route: Route, new_tokens: int) -> float:
     held_LB = torch.stack(
         [held_rows(one, layer, layout) for layer, one in zip(route.layers, sizes, strict=True)]
     )
-    most_L1 = torch.tensor([[one.rule.window or torch.iinfo(torch.long).max] for one in sizes]) - 1
+    most_L1 = torch.tensor([[one.rule.span or torch.iinfo(torch.long).max] for one in sizes]) - 1
     steps = [
         decode_flops(target.shape, torch.minimum(held_LB + step, most_L1).sum(1), layout.batch)
         for step in range(new_tokens - 1)

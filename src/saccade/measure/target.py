@@ -45,6 +45,8 @@ FAMILY_OF = {
     "internvl3-8b": "internvl",
     "gemma-3-4b": "gemma3",
     "paligemma2-3b": "paligemma",
+    "molmo2-8b": "molmo2",
+    "llama-4-scout": "llama4",
 }
 """Model type of each preset shape."""
 

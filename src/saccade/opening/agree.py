@@ -55,7 +55,7 @@ def check_config(path: Path, data: Mapping[str, Any], config: PreTrainedConfig, 
         _check_heads(f"{path}: vision_config.", vision)
     _check_rotary(f"{path}: {inside}", text)
     for token in family.visual_ids(config):
-        if not 0 <= token < text.vocab_size:
+        if not 0 <= token < text.vocab_size + more_tokens(config):
             field = next((key for key, value in data.items() if value == token), "image_token_id")
             raise ValueError(
                 f"{path}: {field}: token {token} is beyond the {text.vocab_size} of {inside}vocab_size"
@@ -63,6 +63,11 @@ def check_config(path: Path, data: Mapping[str, Any], config: PreTrainedConfig, 
     depth = getattr(vision, "num_hidden_layers", None) or getattr(vision, "depth", None)
     if isinstance(depth, int):
         _check_levels(path, config, vision, depth)
+
+
+def more_tokens(config: PreTrainedConfig) -> int:
+    """Tokens that a model has embeddings of behind those of its vocabulary: some keep them for pictures."""
+    return int(getattr(config.get_text_config(), "additional_vocab_size", 0))
 
 
 def _check_heads(where: str, part: Any) -> None:
@@ -248,8 +253,9 @@ def check_processor(folder: Path, config: PreTrainedConfig, family: Family, proc
         # What a processor of an unknown kind calls its token may be what it writes others for.
         return
     written = tokenizer.convert_tokens_to_ids(token)
-    if written not in family.written_ids(config):
+    known = family.written_ids(config)
+    if known and written not in known:
         raise ValueError(
-            f"{folder / 'config.json'}: the token of a picture is {family.written_ids(config)[0]}, but the "
+            f"{folder / 'config.json'}: the token of a picture is {known[0]}, but the "
             f"tokenizer writes {token!r} as {written}"
         )

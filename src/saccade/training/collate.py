@@ -164,6 +164,7 @@ class Collator:
         types = None if self.types is None else made.get(self.types)
         for number, (ids, mask) in enumerate(zip(made["input_ids"], made["attention_mask"], strict=True)):
             real = mask.bool()
+            real[: int(self.loaded.family.begins)] = False  # the text has its beginning already
             if self.encoder.written != self.encoder.image_token:
                 real &= ids == self.encoder.image_id  # the text around them is written already
             kinds = types[number][real].tolist() if types is not None else []

@@ -63,7 +63,7 @@ class ConversationEncoder:
         if self.family is not None:
             config: Any = unwrap(model).config
             ids, written = self.family.visual_ids(config), self.family.written_ids(config)
-            if ids != written:
+            if written and ids != written:
                 self.image_token, self.written = self.tokenizer.convert_ids_to_tokens([ids[0], written[0]])
         self.image_id: int = self.tokenizer.convert_tokens_to_ids(self.image_token)
         end = self.tokenizer.eos_token_id

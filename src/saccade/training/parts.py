@@ -102,12 +102,17 @@ def linear_names(model: nn.Module, family: Family, targets: Sequence[str]) -> li
         ValueError: If a target is the name of none of them.
     """
     layers = {id(m) for layer in family.parts(model).layers for m in layer.modules()}
-    names = [n for n, m in model.named_modules() if id(m) in layers and isinstance(m, nn.Linear)]
+    names = [n for n, m in model.named_modules() if id(m) in layers and _is_linear(m)]
     known = dict.fromkeys(name.rpartition(".")[2] for name in names)
     for target in targets:
         if target not in known:
             raise ValueError(f"lora.targets: no linear layer {target!r}; there are {', '.join(known)}")
     return [name for name in names if not targets or name.rpartition(".")[2] in targets]
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """Whether an adapter can stand on it: a router of transformers' own makes more than a product."""
+    return isinstance(module, nn.Linear) and not type(module).__module__.startswith("transformers.models.")
 
 
 def needed(model: nn.Module, family: Family) -> dict[str, torch.Tensor]:

@@ -82,7 +82,7 @@ class Rows:
         """Rows in the layer's cache once the prompt is over."""
         if self.size is not None and self.size.recurrent is not None:
             return 0
-        return self.alive if self.rule.window is None else min(self.alive, self.rule.window - 1)
+        return self.alive if self.rule.span is None else min(self.alive, self.rule.span - 1)
 
     @property
     def pairs(self) -> int:
@@ -145,7 +145,7 @@ class FlopsMeter(Meter):
 
     def layer(self, rows: Rows) -> float:
         one = rows.size or self.shape.each_layer[0]
-        kept = one.kept_flops * rows.alive + one.ffn_flops * rows.fed
+        kept = one.kept_flops * rows.alive + one.ffn_dispatched * rows.fed
         if one.recurrent is not None:
             return float(kept + one.recurrent.chunk_flops(rows.alive))
         return float(kept + one.asking_flops * rows.asking + 4 * one.query_width * rows.pairs)

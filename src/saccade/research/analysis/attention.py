@@ -72,7 +72,7 @@ def heads(
     if asks_Q is None:
         asks_Q = torch.arange(len(normed_ND), device=normed_ND.device)
     keys, values = family.keys_values(attn, normed_ND[None], rotary)
-    turned = rotary[0][:, asks_Q], rotary[1][:, asks_Q]
+    turned = tuple(part[:, asks_Q] for part in rotary)
     queries = family.queries(attn, normed_ND[None, asks_Q], turned)
     return Heads(
         wide(queries[0]),
@@ -133,5 +133,5 @@ def normed(
     """What the attention of a layer gets of some rows, and their rotary tables."""
     state_ND = run.states[number]
     here = rows.to(state_ND.device)
-    cos, sin = run.rotary[number]
-    return family.input_norm(layer, state_ND[None, here])[0], (cos[:, here], sin[:, here])
+    tables = tuple(part[:, here] for part in run.rotary[number])
+    return family.input_norm(layer, state_ND[None, here])[0], tables

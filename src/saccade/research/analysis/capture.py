@@ -130,8 +130,10 @@ def record(model: nn.Module, inputs: Mapping[str, Any], plan: PlanLike) -> Traje
         given.append(kwargs.get("inputs_embeds"))
 
     def enter(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        states.append((args[0] if args else kwargs["hidden_states"])[0].detach())
-        rotary.append(kwargs["position_embeddings"])
+        hidden = args[0] if args else kwargs["hidden_states"]
+        states.append(hidden[0].detach())
+        numbers = torch.arange(hidden.shape[1], device=hidden.device)[None]
+        rotary.append(family.tables(family.mixer(module), kwargs["position_embeddings"], numbers))
 
     def pass_middle(module: nn.Module, args: tuple) -> None:
         middles.append(args[0][0].detach())

@@ -1,0 +1,30 @@
+"""How rows by head turn to their positions (pure).
+
+Shape letters: B batch, N rows, H heads, K head width.
+"""
+
+from __future__ import annotations
+
+import torch
+
+Rotary = tuple[torch.Tensor, ...]
+"""Cosines and sines, each (B or 1, N, K), as the stock loop hands them to its layers, or as ``Family.tables``
+makes them of what it does; what else a layer's queries need of where a row stands comes behind them."""
+
+
+def rotate(x_BHNK: torch.Tensor, rotary: Rotary) -> torch.Tensor:
+    """Rows turned to their positions; what is past the width of the tables stays."""
+    cos, sin = (part.unsqueeze(1) for part in rotary)
+    turned, rest = x_BHNK[..., : cos.shape[-1]], x_BHNK[..., cos.shape[-1] :]
+    low, high = turned.chunk(2, dim=-1)
+    turned = turned * cos + torch.cat((-high, low), dim=-1) * sin
+    return torch.cat((turned, rest), dim=-1) if rest.shape[-1] else turned
+
+
+def rotate_pairs(x_BHNK: torch.Tensor, rotary: Rotary) -> torch.Tensor:
+    """The same where each number turns with its neighbour."""
+    cos, sin = (part.unsqueeze(1) for part in rotary[:2])
+    turned, rest = x_BHNK[..., : cos.shape[-1]], x_BHNK[..., cos.shape[-1] :]
+    other = torch.stack((-turned[..., 1::2], turned[..., 0::2]), dim=-1).flatten(-2)
+    turned = turned * cos + other * sin
+    return torch.cat((turned, rest), dim=-1) if rest.shape[-1] else turned
