@@ -103,7 +103,7 @@ def test_a_prompt_with_closed_up_positions_is_the_prompt_without_the_rows(tiny):
         said = greedy(tiny, given, 12)
     stay = traces[0].alive(0)[0] | traces[0].layout.text_BN[0]
     embeds = tiny.model.get_input_embeddings()(given["input_ids"])
-    made = tiny.model.get_image_features(given["pixel_values"], return_dict=True).last_hidden_state
+    made = tiny.model.vision_model(given["pixel_values"]).last_hidden_state
     embeds[tiny.visual(given)] = tiny.model.multi_modal_projector(made.flatten(0, 1))
     theirs = tiny.model(inputs_embeds=embeds[:, stay]).logits[0]
     assert gap(ours[stay], theirs) < TOLERANCE
@@ -155,7 +155,7 @@ def test_the_tower_tells_what_patches_of_a_row_get_of_its_last_row():
     maps: list[torch.Tensor] = []
     last = tiny.model.vision_model.model.layers[-1].self_attn
     hook = last.register_forward_hook(lambda m, args, out: maps.append(out[1]))
-    tiny.model.get_image_features(given["pixel_values"])
+    tiny.model.vision_model(given["pixel_values"])
     hook.remove()
     # CLS stands behind the 36 patches, six lines of six.
     cls = maps[0].mean(1)[:, -1, :-1].view(-1, 3, 2, 3, 2).mean((2, 4)).flatten()
