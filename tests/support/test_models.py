@@ -34,7 +34,8 @@ def test_generates_without_ending_early_or_writing_placeholders(name):
 
 @pytest.mark.parametrize("name", FACTORIES)
 def test_images_and_early_text_move_the_last_logits(name):
-    tiny = FACTORIES[name](layers=3)
+    # Of Llama 4's layers every fourth alone sees all.
+    tiny = FACTORIES[name](layers=4 if name == "llama4" else 3)
     inputs = tiny.batch([[3, SQUARE, 5]], seed=2)
     last = tiny.model(**inputs).logits[:, -1]
     moved = dict(inputs, pixel_values=inputs["pixel_values"].flip(-1) + 1)
@@ -54,7 +55,8 @@ def test_same_seed_same_model_and_inputs():
 
 NEW_TEXT, NEW_IMAGES = [[2], [5]], [[2, TALL, 1], [1, SQUARE, 2]]
 TURNS = [(name, NEW_TEXT) for name in FACTORIES]
-TURNS += [(name, NEW_IMAGES) for name in FACTORIES if stock_takes_new_images(name)]
+# Anew, Molmo 2's first pictures would see those of the second turn.
+TURNS += [(name, NEW_IMAGES) for name in FACTORIES if stock_takes_new_images(name) and name != "molmo2"]
 
 
 @pytest.mark.parametrize(("name", "second"), TURNS)

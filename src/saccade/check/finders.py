@@ -25,6 +25,16 @@ def bare(model: Any) -> Any:
     return model
 
 
+def told_of(model: Any) -> Any:
+    """The module whose first output the head gets: the core, or, of a model without one, its decoder."""
+    stock = bare(model)
+    if stock.base_model is not stock:
+        return stock.base_model
+    head = stock.get_output_embeddings()
+    beside = next(list(m.children()) for m in stock.modules() if any(c is head for c in m.children()))
+    return next(module for module in beside if module is not head)
+
+
 def lists_of_layers(model: nn.Module) -> list[nn.ModuleList]:
     """Every list of modules that all have a ``mixer_of`` and an ``ffn_of``, the longest first."""
     found = [

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from saccade.check.finders import Inputs, bare, ffn_of, mixer_of, named, recurs
+from saccade.check.finders import Inputs, bare, ffn_of, mixer_of, named, recurs, told_of
 
 MASKABLE = ("sdpa", "eager")
 """Attention implementations of transformers that take a mask of every row and key."""
@@ -136,13 +136,20 @@ def stock(model: nn.Module, inputs: Inputs, logits: int = 1) -> ForwardOutput:
 
 def core_output(model: Any, inputs: Inputs) -> torch.Tensor:
     """What the head gets (M, D) of a batch of one, without a cache."""
-    output = bare(model).base_model(**inputs, use_cache=False)
-    return output[0][0]
+    found: list[torch.Tensor] = []
+    hook = told_of(model).register_forward_hook(lambda module, args, output: found.append(output[0]))
+    try:
+        bare(model).base_model(**inputs, use_cache=False)
+    finally:
+        hook.remove()
+    return found[0][0]
 
 
 def head(model: Any, hidden_MD: torch.Tensor) -> torch.Tensor:
     """Logits (M, V) of what the head gets."""
     stock, core = bare(model), bare(model).base_model
+    if core is stock:
+        return stock.get_output_embeddings()(hidden_MD)
     ids_1M = torch.zeros(1, len(hidden_MD), dtype=torch.long, device=hidden_MD.device)
     # The whole model says what becomes of what its head gives.
     core.forward = lambda *args, **kwargs: _Only(hidden_MD[None])

@@ -150,7 +150,13 @@ class VlmTrainer(Trainer):
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """One forward and backward; the loss is a share of the global batch's mean over labels."""
         self.meter.saw(inputs)
-        loss = super().training_step(model, inputs.inputs, num_items_in_batch)
+        # Some processors make pictures in half precision, and not every stock tower casts what it is given.
+        dtype = next(model.parameters()).dtype
+        given = {
+            name: value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+            for name, value in inputs.inputs.items()
+        }
+        loss = super().training_step(model, given, num_items_in_batch)
         check_finite(loss.item(), self.state.global_step + 1)
         self.meter.tally.loss += loss.item()
         return loss
