@@ -17,9 +17,11 @@ import saccade
 from saccade import engine, models
 from saccade.calibration.api import VERSION as CALIBRATION
 from saccade.families import FAMILIES
+from saccade.families.registry import adapters
 from saccade.methods import METHODS
 from saccade.research.analysis.study import VERSION as ANALYSIS
 from saccade.skip_vision.wrap import VERSION as WRAPPED
+from saccade.system.listing import files_with, registered
 
 FILE = Path(__file__).resolve().parents[1] / "versions.json"
 SOURCE = Path(saccade.__file__).parent
@@ -140,8 +142,14 @@ def now() -> dict[str, dict[str, Any]]:
 
 
 def noted() -> dict[str, dict[str, Any]]:
-    """The same as it was last written down."""
-    return json.loads(FILE.read_text("utf-8"))
+    """The same as it was last written down, but for families that the installed release does not have."""
+    folder = SOURCE / "families"
+    told = [
+        found for stem in files_with(folder, r"^@register$") for found in registered(folder / f"{stem}.py")
+    ]
+    known = {adapter.name for adapter in adapters().values()}
+    later = {f"family {found['name']}" for found in told if found["name"] not in known}
+    return {name: part for name, part in json.loads(FILE.read_text("utf-8")).items() if name not in later}
 
 
 def reminders(then: dict[str, dict[str, Any]], code: dict[str, dict[str, Any]]) -> list[str]:
