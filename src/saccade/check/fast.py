@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from saccade.check.finders import bare, first_input, told_of
+from saccade.check.finders import bare, first_input, head_inputs
 from saccade.check.meaning import ReferenceCut
 from saccade.check.prompts import Inputs
 from saccade.core.layout import Views
@@ -120,12 +120,8 @@ class _Seen:
 @contextmanager
 def _watched(model: Any, handle: Attachment | None, layers: Any) -> Iterator[_Seen]:
     seen = _Seen()
-    hook = told_of(model).register_forward_hook(lambda module, args, output: seen.hidden.append(output[0]))
     # Tracing takes another way through plans that decide nothing on the way, so these run as users run them.
     tracing: Any = handle.tracing() if handle is not None and handle.decides else nullcontext([])
-    try:
-        with first_input(layers) as entered, tracing as traces:
-            yield seen
-        seen.entered, seen.traces = entered, list(traces)
-    finally:
-        hook.remove()
+    with first_input(layers) as entered, head_inputs(model) as hidden, tracing as traces:
+        yield seen
+    seen.entered, seen.hidden, seen.traces = entered, hidden, list(traces)

@@ -35,6 +35,17 @@ def told_of(model: Any) -> Any:
     return next(module for module in beside if module is not head)
 
 
+@contextmanager
+def head_inputs(model: Any) -> Iterator[list[torch.Tensor]]:
+    """Catches what the head gets (B, N, D), one entry for every forward."""
+    caught: list[torch.Tensor] = []
+    handle = told_of(model).register_forward_hook(lambda module, args, output: caught.append(output[0]))
+    try:
+        yield caught
+    finally:
+        handle.remove()
+
+
 def lists_of_layers(model: nn.Module) -> list[nn.ModuleList]:
     """Every list of modules that all have a ``mixer_of`` and an ``ffn_of``, the longest first."""
     found = [

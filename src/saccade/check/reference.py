@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from saccade.check.finders import Inputs, bare, ffn_of, mixer_of, named, recurs, told_of
+from saccade.check.finders import Inputs, bare, ffn_of, head_inputs, mixer_of, named, recurs
 
 MASKABLE = ("sdpa", "eager")
 """Attention implementations of transformers that take a mask of every row and key."""
@@ -136,13 +136,9 @@ def stock(model: nn.Module, inputs: Inputs, logits: int = 1) -> ForwardOutput:
 
 def core_output(model: Any, inputs: Inputs) -> torch.Tensor:
     """What the head gets (M, D) of a batch of one, without a cache."""
-    found: list[torch.Tensor] = []
-    hook = told_of(model).register_forward_hook(lambda module, args, output: found.append(output[0]))
-    try:
+    with head_inputs(model) as caught:
         bare(model).base_model(**inputs, use_cache=False)
-    finally:
-        hook.remove()
-    return found[0][0]
+    return caught[0][0]
 
 
 def head(model: Any, hidden_MD: torch.Tensor) -> torch.Tensor:

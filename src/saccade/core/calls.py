@@ -70,11 +70,9 @@ def blocks(
     else:
         return None
     if sight.chunk is not None and sight.slides(past + alive.rows):
-        return (
-            None
-            if spread or held
-            else tuple(c for piece in pieces for c in _parts(*piece, sight.chunk, first))
-        )
+        if spread or held:
+            return None
+        return tuple(call for piece in pieces for call in _parts(*piece, sight.chunk, first))
     if any(one == other for n, (_, _, one) in enumerate(held) for _, _, other in held[:n]):
         return None
     cuts = _Cuts(sight, tuple((a, b) for a, b, _ in held), spread and sight.slides(past + alive.rows))

@@ -65,9 +65,10 @@ class Sight:
         """
         before = answers_BK[:, None, :] <= asks_BQ[:, :, None]
         near = None
-        asks, answers = (
-            ids if by is None else ids - by for ids, by in zip((asks_BQ, answers_BK), moved, strict=True)
-        )
+        if self.chunk is not None or self.window is not None:
+            asks, answers = (
+                ids if by is None else ids - by for ids, by in zip((asks_BQ, answers_BK), moved, strict=True)
+            )
         if self.chunk is not None:
             first = 0 if self.begins_B1 is None else self.begins_B1.to(asks.device)
             near = ((asks - first) // self.chunk)[:, :, None] == ((answers - first) // self.chunk)[:, None, :]

@@ -188,7 +188,7 @@ class Frame:
     def tables(self, family: Family, attn: Any, stock: Any) -> Rotary:
         """What the stock loop hands to a layer, as tables of the new rows."""
         key = ("tables", id(stock), family.rotary_kind(attn))
-        return self.remember(key, (stock,), lambda: family.tables(attn, stock, self._ids(None)))
+        return self.remember(key, (stock,), lambda: family.tables(attn, stock, lambda: self._ids(None)))
 
     def rotary(
         self,

@@ -212,17 +212,19 @@ class TowerTap:
             if self._call.run is not None:
                 # Qwen3-VL makes the features of videos by its own call for images.
                 return inner(*args, **kwargs)
+            named = _arguments(signature, args, kwargs)
             if self.merge is not None and not self.merge.spread and kind == "video":
                 # What averages patches needs all of them: it would fail on those that are left.
-                given = self.family.picture(self.model, _arguments(signature, args, kwargs))
+                given = self.family.picture(self.model, named)
                 if given is not None:
                     refuse_mixed(given)
-            run = self._call.run = TowerRun(_arguments(signature, args, kwargs))
+            run = self._call.run = TowerRun(named)
             try:
                 output = inner(*args, **kwargs)
             finally:
                 self._call.run = None
-            self._keep(kind, _arguments(signature, args, kwargs), output, run)
+                run.given = {}  # what is kept of a run must not keep its pixels
+            self._keep(kind, named, output, run)
             return output
 
         core.__dict__[name] = watched
@@ -277,13 +279,16 @@ class TowerTap:
         self, module: nn.Module, args: tuple, kwargs: dict[str, Any]
     ) -> tuple[tuple, dict[str, Any]] | None:
         run, tower = self._call.run, self.tower
-        if run is not None and tower is not None and self.wanted:
-            run.order = self.family.tower_order(tower, {**run.given, **kwargs})
-        if run is not None and tower is not None and self.prune is not None:
-            order = self.family.tower_order(tower, {**run.given, **kwargs})
+        if run is None or tower is None:
+            return None
+        wants_order = self.wanted or self.prune is not None
+        order = self.family.tower_order(tower, {**run.given, **kwargs}) if wants_order else None
+        if self.wanted:
+            run.order = order
+        if self.prune is not None:
             run.pruning = Pruning.of(self.prune, self.family, tower, order, args, kwargs)
             return args, kwargs | {PRUNING: run.pruning}
-        if run is None or tower is None or self.merge is None:
+        if self.merge is None:
             return None
         if not tower.carries and module.training and any(map(checkpoints, tower.layers)):
             raise ValueError(

@@ -32,7 +32,7 @@ class TowerRun:
     """What one run of the tower left behind.
 
     Attributes:
-        given: Arguments of the method that made the features, by name.
+        given: Arguments of the method that makes the features, by name, while it does.
         scores: What was looked at, by layer.
         states: The states that become features, by their number.
         order: Where the patches of each visual row stand in its layers, where that is not in order.

@@ -389,8 +389,8 @@ class Family(VisionAdapter, ReplaceableProjector, ABC):
     numbered: ClassVar[tuple[str, ...]] = ()
     """Kinds of layers (``rotary_kind``) whose tables go by the numbers of rows, padding counted."""
 
-    def tables(self, attn: Any, stock: Any, numbers_1N: torch.Tensor) -> Rotary:
-        """Tables of the new rows, which have these numbers, of what the stock loop gives a layer."""
+    def tables(self, attn: Any, stock: Any, numbers: Callable[[], torch.Tensor]) -> Rotary:
+        """Tables of the new rows of what the stock loop gives a layer; ``numbers`` makes theirs (1, N)."""
         return stock
 
     def rotary_kind(self, attn: Any) -> str | None:

@@ -18,7 +18,7 @@ from saccade.core.tower import TowerShape
 from saccade.families.base import Parts, heads_of, text_sizes, unwrap
 from saccade.families.experts import SparseFFN
 from saccade.families.registry import register
-from saccade.families.tempered import Tempered
+from saccade.families.tempered import Tempered, doubled
 from saccade.families.tiles import by_marks, whole_and_tiles
 from saccade.families.tower_shape import encoder
 from saccade.families.vision import Box, Picture, Tower, joined, of_patches, square
@@ -168,14 +168,13 @@ class Llama4(Tempered, SparseFFN):
     def tower_heads(
         self, attn: nn.Module, x: torch.Tensor, kwargs: Mapping[str, Any], cls_only: bool
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        turned = kwargs["freqs_ci"].roll(1, 0)
-        parts = []
         # CLS first, as elsewhere.
-        for project, rows in ((attn.q_proj, 1 if cls_only else None), (attn.k_proj, None)):
-            heads = heads_of(project(x.roll(1, 1)[:, :rows]), attn.head_dim)
-            pairs = torch.view_as_complex(heads.float().unflatten(-1, (-1, 2)).contiguous())
-            parts.append(torch.view_as_real(pairs * turned[:rows, 0]).flatten(-2).type_as(heads))
-        return [(parts[0], parts[1])]
+        x, turns_1NK = x.roll(1, 1), kwargs["freqs_ci"].roll(1, 0)[None, :, 0]
+
+        def heads(project: nn.Module, rows: int | None) -> torch.Tensor:
+            return self.turn(heads_of(project(x[:, :rows]), attn.head_dim), doubled(turns_1NK[:, :rows]))
+
+        return [(heads(attn.q_proj, 1 if cls_only else None), heads(attn.k_proj, None))]
 
     def tower_order(self, tower: Tower, kwargs: Mapping[str, Any]) -> torch.Tensor | None:
         pixels, config = kwargs["pixel_values"], tower.module.config

@@ -5,6 +5,7 @@ Shape letters: B batch, N rows, D hidden, H heads, K head width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -24,8 +25,8 @@ class Tempered(Family):
     def rotary_kind(self, attn: Any) -> str | None:
         return TURNED if attn.use_rope else TEMPERED
 
-    def tables(self, attn: Any, stock: Any, numbers_1N: torch.Tensor) -> Rotary:
-        return _doubled(stock) if attn.use_rope else _tempered(attn.config, numbers_1N)
+    def tables(self, attn: Any, stock: Any, numbers: Callable[[], torch.Tensor]) -> Rotary:
+        return doubled(stock) if attn.use_rope else _tempered(attn.config, numbers())
 
     def rotary(
         self,
@@ -36,7 +37,7 @@ class Tempered(Family):
     ) -> Rotary:
         if kind == TEMPERED:
             return _tempered(decoder.config, position_ids)
-        return _doubled(decoder.rotary_emb(hidden_BND, position_ids))
+        return doubled(decoder.rotary_emb(hidden_BND, position_ids))
 
     def turn(self, x_BHNK: torch.Tensor, rotary: Rotary) -> torch.Tensor:
         return rotate_pairs(x_BHNK.float(), rotary).type_as(x_BHNK)
@@ -54,7 +55,7 @@ class Tempered(Family):
         return attn.qk_norm(x_BHNK) if hasattr(attn, "qk_norm") else x_BHNK
 
 
-def _doubled(turns_BNK: torch.Tensor) -> Rotary:
+def doubled(turns_BNK: torch.Tensor) -> Rotary:
     """Cosines and sines of complex turns, one for each number of a pair."""
     return turns_BNK.real.repeat_interleave(2, -1), turns_BNK.imag.repeat_interleave(2, -1)
 

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import torch
 from torch import nn
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import BatchFeature, PrinterCallback, Trainer, TrainingArguments
 
 from saccade.families import Family, unwrap
 from saccade.system.files import disk_trouble
@@ -152,10 +152,7 @@ class VlmTrainer(Trainer):
         self.meter.saw(inputs)
         # Some processors make pictures in half precision, and not every stock tower casts what it is given.
         dtype = next(model.parameters()).dtype
-        given = {
-            name: value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
-            for name, value in inputs.inputs.items()
-        }
+        given = dict(BatchFeature(inputs.inputs).to(dtype))
         loss = super().training_step(model, given, num_items_in_batch)
         check_finite(loss.item(), self.state.global_step + 1)
         self.meter.tally.loss += loss.item()

@@ -132,7 +132,10 @@ def record(model: nn.Module, inputs: Mapping[str, Any], plan: PlanLike) -> Traje
     def enter(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         hidden = args[0] if args else kwargs["hidden_states"]
         states.append(hidden[0].detach())
-        numbers = torch.arange(hidden.shape[1], device=hidden.device)[None]
+
+        def numbers() -> torch.Tensor:
+            return torch.arange(hidden.shape[1], device=hidden.device)[None]
+
         rotary.append(family.tables(family.mixer(module), kwargs["position_embeddings"], numbers))
 
     def pass_middle(module: nn.Module, args: tuple) -> None:

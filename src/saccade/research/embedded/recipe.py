@@ -217,11 +217,10 @@ def learning_rate_factor(config: TrainConfig, clock: Clock) -> float:
     """Warm-up at the start of each stage, a plateau, a linear fall: at the end, or a stage's own."""
     stage = config.stages[clock.stage(config)]
     rise = min(1.0, (clock.stage_step + 1) / config.warmup)
+    done, falls_from = clock.done(config), config.decay_from
     if stage.decay_from:
-        fall = min(1.0, (1.0 - clock.step / stage.step) / (1.0 - stage.decay_from))
-    else:
-        fall = min(1.0, (1.0 - clock.done(config)) / (1.0 - config.decay_from))
-    return rise * max(0.01, fall)
+        done, falls_from = clock.step / stage.step, stage.decay_from
+    return rise * max(0.01, min(1.0, (1.0 - done) / (1.0 - falls_from)))
 
 
 def build_optimizers(network: Network, config: TrainConfig) -> list[torch.optim.Optimizer]:
