@@ -40,7 +40,7 @@ CONFIG = TrainConfig(
         TrainingStage("see", step=4, look=LARGE, hold=True),
         TrainingStage("answer", step=6, look=LARGE, decay_from=0.8),
         TrainingStage("see", step=8, look=LARGE, whole=True),
-        TrainingStage("answer", look=LARGE, thinned=0.5, whole=True, spell_early=True),
+        TrainingStage("answer", look=LARGE, thinned=0.5, whole=True, spell_early=True, sparse=True),
     ),
     warmup=2,
     read_layers=(1,),
@@ -219,8 +219,8 @@ def test_a_packed_row_trains_the_prompt_that_users_give(model) -> None:
     assert torch.allclose(logits[0, at], stock, atol=1e-3)
 
 
-def thinned(share: float = 1.0) -> Batches:
-    stage = replace(CONFIG.stages[-1], thinned=share)
+def thinned(share: float = 1.0, sparse: bool = False) -> Batches:
+    stage = replace(CONFIG.stages[-1], thinned=share, sparse=sparse)
     return replace(CONFIG, mixture=Mixture(batch=8, text=48)).batches(stage)
 
 
@@ -260,6 +260,28 @@ def test_a_share_of_the_batches_is_thinned_and_none_that_is_judged_on() -> None:
     assert "kept" not in CONFIG.batches(stage, "calibration")[0]
     plain, thin = thinned(0.0)[3], thinned(1.0)[3]
     assert all(torch.equal(plain[name], thin[name]) for name in plain), "what is drawn stays"
+
+
+def test_sparse_batches_keep_few_rows_more_often_than_many() -> None:
+    left = torch.tensor([thinned(sparse=True)[number]["kept"].shape[1] for number in range(40)])
+    assert left.min() >= 24 and left.max() > 200
+    assert 60 < left.float().median() < 140, "log-uniform from 6 % of 400: the middle is at 98"
+
+
+def test_where_a_sparse_model_looks_moves_nothing_but_its_losses(model) -> None:
+    """The first layer and the CLS row are taught more; what is answered is the same pass."""
+    batches = thinned(0.0)
+    batch = batches[0]
+    network = Network(model, (), (2,), batches.encode.user).eval()
+    with torch.no_grad():
+        plain, sparse = (
+            network.answer(**network_inputs(batch, batches.prefix, on), sparse=on) for on in (False, True)
+        )
+        aim = network_inputs(batch, batches.prefix, True)["aim"]
+        assert list(network._looks(aim)) == [2, 1] and list(network._looks(aim[:, :2])) == [2]
+        third = network.answer(**network_inputs(batch, batches.prefix, True) | {"aim": aim[:, :2]})
+    assert torch.equal(plain.logits, sparse.logits)
+    assert sparse.pointing > plain.pointing == third.pointing and sparse.looking != plain.looking
 
 
 def test_what_a_row_is_told_to_look_at_are_the_rows_that_are_left() -> None:
@@ -316,6 +338,10 @@ def test_cls_should_look_at_things_and_most_at_their_middle() -> None:
     target = worth_looking(labels)[0].view(20, 20)
     assert target.sum() == pytest.approx(1.0) and target[4:8, 8:12].sum() > 0.95
     assert target[5, 9] > target[4, 8] > target[0, 0]
+    sparse = worth_looking(labels, sparse=True)[0].view(20, 20)
+    most = {divmod(int(at), 20) for at in sparse.flatten().topk(4).indices}
+    assert most == {(4, 8), (4, 10), (6, 8), (6, 10)} and sparse.sum() == pytest.approx(1.0)
+    assert sparse[4, 8] > 4 * sparse[5, 9] > sparse[0, 0]
 
 
 def test_the_attention_taught_is_that_of_the_stock_layer(model) -> None:
@@ -332,7 +358,7 @@ def test_the_attention_taught_is_that_of_the_stock_layer(model) -> None:
 
 
 def test_a_stage_may_have_a_fall_of_its_own() -> None:
-    """The rate falls to the end of the third stage, rises in the next one, and falls again at the end."""
+    """The rate falls to the end of the third and fifth stage, rises again, and falls at the end."""
     recipe = RECIPES["gaze"].config
 
     def factor(step: int, stage_step: int = 999) -> float:
@@ -340,7 +366,9 @@ def test_a_stage_may_have_a_fall_of_its_own() -> None:
 
     assert factor(2449) == 1.0 and factor(2975) == pytest.approx(0.5) and factor(3499) <= 0.01
     assert factor(3500, 0) == pytest.approx(1 / recipe.warmup) and factor(3600) == factor(4800) == 1.0
-    assert 0.4 < factor(5518) < 0.6 and factor(recipe.steps - 1) <= 0.01
+    assert 0.4 < factor(5518) < 0.6 and factor(6199) <= 0.01
+    assert factor(6200, 0) == pytest.approx(1 / recipe.warmup) and factor(6300) == factor(7800) == 1.0
+    assert 0.4 < factor(8510) < 0.6 and factor(recipe.steps - 1) <= 0.01
 
 
 def test_long_answers_are_asked_for_early_where_the_stage_says_so(tmp_path) -> None:

@@ -19,7 +19,7 @@ PATCHES = 6
 
 
 def _aims(
-    text: str, patches: dict[int, dict[str, int]], look: int = 0
+    text: str, patches: dict[int, dict[str, int]], look: int = 0, first_layer: bool = False
 ) -> dict[tuple[int, str, int], list[int]]:
     """Aims per (head, word, its occurrence); row 0 is the one before the patches, so patch p is p + 1."""
     tokenizer = build_tokenizer()
@@ -32,7 +32,8 @@ def _aims(
     tasks = torch.full_like(ids, -1)
     begin = words.index("<assistant>")
     tasks[0, begin:-1] = 0
-    aim = aims({"ids": ids, "labels": labels, "segments": torch.zeros_like(ids), "tasks": tasks})[0, look]
+    batch = {"ids": ids, "labels": labels, "segments": torch.zeros_like(ids), "tasks": tasks}
+    aim = aims(batch, first_layer)[0, look]
     found = {}
     for head in range(HEADS):
         for at, word in enumerate(words):
@@ -110,3 +111,12 @@ def test_the_second_look_is_one_arrow_further() -> None:
 
 def test_questions_that_name_nothing_teach_nothing() -> None:
     assert _aims("list all objects<assistant>red circle</s>", ROOM) == {}
+
+
+def test_in_the_first_layer_words_that_name_nothing_look_at_what_is_drawn() -> None:
+    text = "is there a red circle ?<assistant>yes</s>"
+    plain, first = _aims(text, ROOM), _aims(text, ROOM, look=2, first_layer=True)
+    assert _aims(text, ROOM, first_layer=True) == plain, "the other looks stay as they are"
+    assert plain.items() <= first.items(), "names and the answer's row look where they did"
+    for head in range(HEADS):
+        assert first[head, "there", 0] == first[head, "?", 0] == [1, 3, 6], "a circle, a square, a circle"

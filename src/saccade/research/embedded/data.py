@@ -23,6 +23,8 @@ from saccade.research.embedded.pointing import aims
 PAD_SEGMENT = -1
 LEAST = 0.1
 """Smallest share of its rows that is left of a thinned picture."""
+LEAST_SPARSE = 0.06
+"""The same where few rows are left more often than many."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,13 @@ class Batches(Dataset):
     """Batch number -> tensors; see the module's text."""
 
     def __init__(
-        self, mixture: Mixture, seed: int, split: str, look: DrawnLook = PLAIN, thinned: float = 0.0
+        self,
+        mixture: Mixture,
+        seed: int,
+        split: str,
+        look: DrawnLook = PLAIN,
+        thinned: float = 0.0,
+        sparse: bool = False,
     ) -> None:
         """Remember what to draw; nothing is drawn yet.
 
@@ -71,8 +79,10 @@ class Batches(Dataset):
             look: How scenes are drawn.
             thinned: Share of the batches whose pictures lose some of their rows before the decoder; of half
                 of them positions close up. So that a row is known by what it holds, not by its number.
+            sparse: Whether of thinned pictures few rows are left more often than many.
         """
-        self.mixture, self.seed, self.split, self.look, self.thinned = mixture, seed, split, look, thinned
+        self.mixture, self.seed, self.split, self.look = mixture, seed, split, look
+        self.thinned, self.sparse = thinned, sparse
         self.prefix = look.side**2 + 1  # <user> and the image
         self.encode = Encoder()
         weights = dict(mixture.kinds)
@@ -108,7 +118,8 @@ class Batches(Dataset):
     def _thin(self, rng: np.random.Generator) -> dict[str, torch.Tensor]:
         """Which rows are left of each picture, as many of all, and whether their positions close up."""
         pictures, patches = self.mixture.batch, self.prefix - 1
-        left = max(1, round(patches * rng.uniform(LEAST, 1.0)))
+        share = LEAST_SPARSE ** rng.uniform(0.0, 1.0) if self.sparse else rng.uniform(LEAST, 1.0)
+        left = max(1, round(patches * share))
         kept = np.sort(rng.random((pictures, patches)).argsort(1)[:, :left], axis=1)
         return {
             "kept": torch.from_numpy(kept),
@@ -189,10 +200,15 @@ def attention_mask(segments: torch.Tensor, prefix: int) -> torch.Tensor:
     return torch.cat((before, among), dim=3)
 
 
-def network_inputs(batch: dict[str, torch.Tensor], prefix: int) -> dict[str, torch.Tensor]:
-    """The arguments of `Network.answer` of a batch whose whole pictures begin prompts of `prefix` rows."""
+def network_inputs(
+    batch: dict[str, torch.Tensor], prefix: int, sparse: bool = False
+) -> dict[str, torch.Tensor]:
+    """The arguments of `Network.answer` of a batch whose whole pictures begin prompts of `prefix` rows.
+
+    With `sparse` the first layer is told where to look too.
+    """
     inputs = {name: batch[name] for name in ("pixels", "labels", "ids", "positions")}
-    aim = aims(batch)
+    aim = aims(batch, sparse)
     if "kept" in batch:
         kept = batch["kept"]
         inputs |= {"kept": kept, "closed": batch["closed"]}

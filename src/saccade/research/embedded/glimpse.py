@@ -21,6 +21,8 @@ from saccade.glance.tokenizer import PIXEL_MEAN, PIXEL_STD
 from saccade.glance.vocabulary import HEAD_INDEX
 from saccade.research.embedded.data import Batches, loader
 
+BESIDE = 0.08
+"""Worth of a patch of a thing beside that of the one in its 2 x 2 that the CLS row should look at."""
 BACKGROUND_STD = 14.0
 """Patches whose pixels (0 to 255) spread less than this are background: noise, no drawing."""
 
@@ -54,25 +56,32 @@ def attention_of_cls(layer: nn.Module, states: torch.Tensor) -> torch.Tensor:
     return (scores * attn.scale).softmax(-1).mean(1)[:, 0, 1:].clamp_min(1e-12).log()
 
 
-def worth_looking(labels: torch.Tensor) -> torch.Tensor:
+def worth_looking(labels: torch.Tensor, sparse: bool = False) -> torch.Tensor:
     """Where the CLS row should look, (B, P), summing to 1: at things, and most at their middle.
 
     So that the few most attended patches are of many things, not all of one.
 
     Args:
         labels: Patch labels of square pictures, batch x patches x heads.
+        sparse: Most at one patch of every 2 x 2 instead, so that few patches are of every part of a thing.
     """
     content = labels[..., HEAD_INDEX["content"]]
     side = round(content.shape[1] ** 0.5)
     thing = (content > 0).float().view(-1, 1, side, side)
-    middle = F.avg_pool2d(thing, 3, stride=1, padding=1)
-    weight = (thing * middle.square() + 1e-3).flatten(1)
+    if sparse:
+        worth = torch.full_like(thing, BESIDE)
+        worth[..., ::2, ::2] += 1.0
+    else:
+        worth = F.avg_pool2d(thing, 3, stride=1, padding=1).square()
+    weight = (thing * worth + 1e-3).flatten(1)
     return weight / weight.sum(1, keepdim=True)
 
 
-def looking_loss(layer: nn.Module, states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def looking_loss(
+    layer: nn.Module, states: torch.Tensor, labels: torch.Tensor, sparse: bool = False
+) -> torch.Tensor:
     """Divergence of the CLS row's attention from where it should look."""
-    return F.kl_div(attention_of_cls(layer, states), worth_looking(labels), reduction="batchmean")
+    return F.kl_div(attention_of_cls(layer, states), worth_looking(labels, sparse), reduction="batchmean")
 
 
 def teach_to_glimpse(

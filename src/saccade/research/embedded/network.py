@@ -106,7 +106,7 @@ class Network(nn.Module):
         return self.model.device
 
     def _seen(
-        self, pixels: torch.Tensor, labels: torch.Tensor, whole: bool = False
+        self, pixels: torch.Tensor, labels: torch.Tensor, whole: bool = False, sparse: bool = False
     ) -> tuple[torch.Tensor, ...]:
         """The tower's patches, the losses of their reader (none x heads if unread) and of the CLS row."""
         images = (pixels.permute(0, 3, 1, 2).float() / 255.0 - PIXEL_MEAN) / PIXEL_STD
@@ -117,7 +117,7 @@ class Network(nn.Module):
         reader = self.whole_reader if whole else self.tower_reader
         losses = reader.losses(rows, labels)[None]
         layers = self.model.model.vision_tower.encoder.layers
-        looks = [looking_loss(layers[i], states[i], labels) for i in (-2, -1)]
+        looks = [looking_loss(layers[i], states[i], labels, sparse) for i in (-2, -1)]
         return rows, losses, looks[0] + looks[1]
 
     def _positions(self, patches: int) -> torch.Tensor:
@@ -136,15 +136,21 @@ class Network(nn.Module):
         user = embed(torch.full((len(rows), 1), self.user_id, device=rows.device))
         return torch.cat((user.float(), rows.float()), dim=1)
 
+    def _looks(self, aim: torch.Tensor) -> dict[int, torch.Tensor]:
+        """Which of the looks of `aims` each layer is taught."""
+        first, second, *of_first_layer = aim.unbind(1)
+        looks = {**dict.fromkeys(self.point_layers, first), self.point_layers[-1]: second}
+        return looks | {1: look for look in of_first_layer}
+
     def _decode(self, hidden, positions, mask, labels, depth, aim=None):
         decoder = self.model.model.language_model
         rotary = decoder.rotary_emb(hidden, positions)
         losses, pointing, early = [], hidden.new_zeros(()), None
+        looks = {} if aim is None else self._looks(aim)
         with packed(self.model):
             for number, layer in enumerate(decoder.layers[:depth], start=1):
-                if aim is not None and number in self.point_layers:
-                    look = aim[:, int(number == self.point_layers[-1])]
-                    pointing = pointing + pointing_loss(layer, hidden, rotary, mask, look)
+                if number in looks:
+                    pointing = pointing + pointing_loss(layer, hidden, rotary, mask, looks[number])
                 hidden = layer(
                     hidden, attention_mask=mask, position_ids=positions, position_embeddings=rotary
                 )
@@ -166,7 +172,7 @@ class Network(nn.Module):
         return Passed(torch.stack(read), pointing, looking)
 
     def answer(
-        self, pixels, labels, ids, positions, mask, aim, kept=None, closed=None, whole=False
+        self, pixels, labels, ids, positions, mask, aim, kept=None, closed=None, whole=False, sparse=False
     ) -> Passed:
         """Learning to answer: everything.
 
@@ -180,8 +186,9 @@ class Network(nn.Module):
             kept: Patches that reach the decoder, pictures x rows, in order; all if None.
             closed: Whether the positions of a picture's rows, and of what follows, close up.
             whole: Whether the tower alone is asked what patches show, and how they relate to the whole.
+            sparse: Whether the CLS row should look at few patches of everything (`worth_looking`).
         """
-        rows, losses, looking = self._seen(pixels, labels, whole)
+        rows, losses, looking = self._seen(pixels, labels, whole, sparse)
         # What follows a smaller picture stands where it will stand behind a whole one.
         positions = positions + (self.patches - rows.shape[1])
         before = self._positions(rows.shape[1]).to(pixels.device).expand(len(ids), -1)

@@ -12,6 +12,9 @@ The row that begins the answer is told to look where the last name in its questi
 outside diagrams, where the first does (head 1): answers then need one more step instead of three.
 The second of the two layers looks again; for "two arrows from A" it looks for the box that A leads to.
 Where nothing fits, they are told to look at the first row, which says "not there".
+
+The first layer can be told too: names as above, all other words at whatever is drawn, so that methods which
+choose rows by what words look at there find the picture's.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from saccade.glance.tokenizer import ASSISTANT, EOS, build_tokenizer
@@ -56,16 +60,30 @@ def _classes() -> dict[str, torch.Tensor]:
     return tables
 
 
-def aims(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+def aims(batch: dict[str, torch.Tensor], first_layer: bool = False) -> torch.Tensor:
     """Where each text row should look: batch x looks x heads x text x (1 + patches), boolean.
 
     A row that is all False is not taught: it names nothing, or lies within an answer.
+
+    Args:
+        batch: A batch of questions.
+        first_layer: Whether a third look, that of the first layer, is asked for.
     """
     ids, labels = batch["ids"], batch["labels"].long()
     named = {name: table.to(ids.device)[ids] for name, table in _classes().items()}
     asking = (batch["segments"] >= 0) & (batch["tasks"] < 0)
     second = named | _one_arrow_on(named["box"], ids, labels)
-    return torch.stack([_aims(names, asking, ids, labels) for names in (named, second)], dim=1)
+    looks = [_aims(names, asking, ids, labels) for names in (named, second)]
+    if first_layer:
+        looks.append(_with_words_at_things(looks[0], batch["segments"] >= 0, labels))
+    return torch.stack(looks, dim=1)
+
+
+def _with_words_at_things(aim: torch.Tensor, text: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Add, for text rows that are not taught, a look at whatever is drawn."""
+    drawn = F.pad(labels[:, :, HEAD_INDEX["content"]] > 0, (1, 0))
+    untaught = text & ~aim.any(dim=(1, 3))
+    return aim | (untaught[:, None, :, None] & drawn[:, None, None])
 
 
 def _one_arrow_on(box: torch.Tensor, ids: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -30,6 +30,9 @@ class TrainingStage:
         whole: Whether the tower is asked how a patch relates to the whole picture too, which the decoder's
             readers are asked before, and then no longer.
         spell_early: Whether long answers too are asked for half way through the decoder.
+        sparse: Whether the model learns to do with few rows: thinned pictures keep few rows more often than
+            many, the CLS row looks at one patch of every 2 x 2 of a thing, and the first layer is taught to
+            look too, words that name nothing at whatever is drawn.
         decay_from: If positive, point of the schedule up to `step` from which the learning rate falls to
             almost nothing at the end of this stage already.
     """
@@ -43,6 +46,7 @@ class TrainingStage:
     hold: bool = False
     whole: bool = False
     spell_early: bool = False
+    sparse: bool = False
     decay_from: float = 0.0
 
 
@@ -138,7 +142,7 @@ class TrainConfig:
         if split != "train":
             return Batches(mixture, 0, split, stage.look)
         mixture = replace(mixture, text=0) if see else mixture
-        return Batches(mixture, self.seed + see, split, stage.look, stage.thinned)
+        return Batches(mixture, self.seed + see, split, stage.look, stage.thinned, stage.sparse)
 
 
 @dataclass(frozen=True)
@@ -162,15 +166,24 @@ RECIPES = {
         "gaze",
         GAZE,
         TrainConfig(
-            steps=6200,
+            steps=9200,
             stages=(
                 TrainingStage("answer", step=1000, look=SMALL),
                 TrainingStage("see", step=1250, look=LARGE, hold=True),
                 TrainingStage("answer", step=3500, look=LARGE, decay_from=0.7),
                 TrainingStage("see", step=3900, look=LARGE, whole=True),
-                TrainingStage("answer", look=LARGE, thinned=0.6, whole=True, spell_early=True),
+                TrainingStage(
+                    "answer",
+                    step=6200,
+                    look=LARGE,
+                    thinned=0.6,
+                    whole=True,
+                    spell_early=True,
+                    decay_from=0.78,
+                ),
+                TrainingStage("answer", look=LARGE, thinned=0.7, whole=True, spell_early=True, sparse=True),
             ),
-            decay_from=0.78,
+            decay_from=0.85,
             start="glance",
             muon_lr=4e-3,
             adam_lr=1.5e-3,

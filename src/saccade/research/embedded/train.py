@@ -172,8 +172,8 @@ class Trainer:
             config = self.config
             text, early = (torch.zeros((), device=network.device) for _ in range(2))
             if "ids" in shard:
-                inputs = network_inputs(shard, shard["labels"].shape[1] + 1)
-                passed = network.answer(**inputs, whole=self.stage.whole)
+                inputs = network_inputs(shard, shard["labels"].shape[1] + 1, self.stage.sparse)
+                passed = network.answer(**inputs, whole=self.stage.whole, sparse=self.stage.sparse)
                 text = _cross_entropy(passed.logits, shard["targets"])
                 loss = text + config.patch_weight * passed.patches.sum()
                 loss = loss + config.point_weight * passed.pointing
