@@ -112,6 +112,7 @@ def seed_rows(
         seed=seed,
     )
     # A plan file that was tuned is healed by its spec: what the search was sure of is not asked here.
+    assert found.plan is not None
     chosen = healed(Plan.of(found.plan.spec), CHOSEN, steps=asked.learn_steps + asked.steps)
     rows = []
     for name, one in ((LEARNT, learnt), (CHOSEN, chosen)):

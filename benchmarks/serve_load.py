@@ -185,9 +185,9 @@ def main() -> None:
     load = Load(address, asked, time.monotonic() + given.seconds)
     threads = [threading.Thread(target=load.client, args=(number,)) for number in range(given.clients)]
     memory, begun = [resident(server.pid)], time.monotonic()
-    for one in threads:
-        one.start()
-    while any(one.is_alive() for one in threads):
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
         time.sleep(min(5.0, given.seconds / 20))
         memory.append(resident(server.pid))
     took = time.monotonic() - begun

@@ -72,6 +72,8 @@ def main() -> None:
         part.requires_grad_(True)
     shape = family.shape(model.config, whole.name)
     layout = batched(args.visual, args.text, args.batch)
+    head = parts.head
+    assert head is not None
     draw = torch.Generator().manual_seed(0)
     rows = torch.randn(args.batch, layout.rows, shape.hidden, generator=draw).to(device, dtype) * 0.02
     text = layout.text_BN.to(device)
@@ -85,7 +87,7 @@ def main() -> None:
             _wait(device)
             start = time.perf_counter()
             hidden = parts.decoder(inputs_embeds=rows, use_cache=False).last_hidden_state
-            parts.head(hidden[text]).float().mean().backward()
+            head(hidden[text]).float().mean().backward()
             _wait(device)
             return time.perf_counter() - start
 

@@ -165,7 +165,8 @@ async def _load(url: str, clients: int, requests: int, tokens: int) -> dict[str,
     from openai import AsyncOpenAI
 
     first: list[float] = []
-    async with AsyncOpenAI(base_url=f"{url}/v1", api_key="none", timeout=WAIT) as client:
+    opened: Any = AsyncOpenAI(base_url=f"{url}/v1", api_key="none", timeout=WAIT)
+    async with opened as client:
 
         async def ask(number: int) -> None:
             for turn in range(requests):

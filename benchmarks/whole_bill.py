@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from saccade.core.shapes import SHAPES
+from saccade.families.registry import abilities
 from saccade.measure import record
 from saccade.plans.bill import bill_of_prompt
 from saccade.plans.budget import price_prompt, resolve_for_prompt
@@ -35,6 +36,7 @@ PLANS = (
     "cdpruner(keep=0.1)",
     "hiprune(keep=0.25)",
     "tome(r=16)",
+    "tome(r=16,unmerge=true)",
     "resize(scale=0.5)",
     "resize(scale=0.5)+cdpruner(keep=0.4)",
 )
@@ -57,10 +59,10 @@ def main() -> None:
 
 def priced(name: str, visual: int, cut: int | None) -> list[dict[str, Any]]:
     """Every plan that the shape's family has, on one prompt."""
-    shape, found = SHAPES[name], []
+    shape, can, found = SHAPES[name], abilities()[FAMILIES[name]], []
     for spec in PLANS:
         plan = Plan.of(spec)
-        if any(FAMILIES[name] not in (method.families or FAMILIES.values()) for method in plan.methods):
+        if any(method.needs not in (None, *can) for method in plan.methods):
             continue
         plan = resolve_for_prompt(plan, shape, visual, TEXT, cut=cut)
         cost = price_prompt(plan, shape, visual, TEXT, cut=cut)

@@ -51,6 +51,7 @@ class Molmo2(HeadNorms, PatchTower):
     since = "5.20"
     text_types = ("molmo2_text",)
     norms_outputs = True  # of some checkpoints (norm_after)
+    films, frames_alike = True, False
     beside_images = False  # the stock model takes one or the other
     begins = True
     tells_blocks = True  # the marks around rows and behind lines of them
