@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import sys
 import threading
@@ -83,13 +84,13 @@ def answers(folder):
     return [json.loads(line) for path in sorted(folder.glob("part-*.jsonl")) for line in path.open()]
 
 
-def check(folder, want):
+def check(folder, want, failed="q7"):
     found = answers(folder)
     assert [one["id"] for one in found] == list(want), "every record once, in order"
     for one in found:
         assert one.get("answer") == want[one["id"]]
-    assert "7-0.png" in found[7]["error"]
-    left = sorted(path.name for path in folder.iterdir() if not path.name.endswith(".lock"))
+    assert [one["id"] for one in found if "7-0.png" in one.get("error", "")] == ([failed] if failed else [])
+    left = sorted(path.name for path in folder.iterdir() if not path.name.endswith((".lock", ".files.json")))
     assert left == ["batch.json", *(f"part-{n:05d}-of-00004.jsonl" for n in range(4))]
 
 
@@ -117,6 +118,65 @@ def test_what_is_answered_is_not_asked_again(job, want, tmp_path, monkeypatch):
     job()
     assert sum(asked) == RECORDS - 1 + 2
     check(tmp_path / "answers", want)
+
+
+def own(data, folder):
+    """The questions and their pictures in a folder that a test may change."""
+    shutil.copytree(data.parent, folder)
+    return folder / data.name
+
+
+def test_a_record_that_could_not_be_asked_is_asked_again_and_no_other(job, data, want, toy, tmp_path, monkeypatch):
+    mine = own(data, tmp_path / "mine")
+    asked = []
+    real = shards.answer_records
+    monkeypatch.setattr(
+        shards, "answer_records", lambda *given: asked.extend(one.id for one in given[3]) or real(*given)
+    )
+    assert job("--data", mine) == 1
+    asked.clear()
+    picture(7).save(mine.parent / "7-0.png")
+    assert job("--data", mine) == 0
+    assert asked == ["q7"]
+    with apply(toy.model, PLAN):
+        mended = say(toy, read_jsonl(mine)[7].load(), 3)
+    check(tmp_path / "answers", want | {"q7": mended}, failed=None)
+    asked.clear()
+    assert job("--data", mine) == 0 and not asked
+
+
+def test_answers_about_a_picture_that_has_changed_are_given_again(job, data, want, toy, tmp_path, capsys):
+    mine = own(data, tmp_path / "mine")
+    job("--data", mine)
+    picture(999).save(mine.parent / "4-0.png")
+    for name in ("5-0.png", "5-1.png"):
+        os.utime(mine.parent / name)  # the time alone: its bytes are the same
+    capsys.readouterr()
+    job("--data", mine)
+    assert "2 records could not be asked before, or their files have changed" in capsys.readouterr().err
+    with apply(toy.model, PLAN):
+        anew = say(toy, read_jsonl(mine)[4].load(), 3)
+    check(tmp_path / "answers", want | {"q4": anew})
+    stamps = json.loads((tmp_path / "answers" / ".part-00001.files.json").read_text())
+    assert set(stamps) == {"q3", "q4", "q5"} and stamps["q3"] == []
+
+
+def test_what_was_kept_of_a_shard_about_another_picture_is_not_used(toy, data, tmp_path):
+    mine = own(data, tmp_path / "mine")
+    job = BatchJob("toy", Opening(), mine, PLAN, tmp_path / "out", tokens=3, shard=6, batch=2)
+    job.claim()
+    times = iter(range(2))
+
+    def some(records):
+        next(times)
+        return [{"id": one.id, "task": "", "answer": "before"} for one in records]
+
+    with pytest.raises(StopIteration):
+        shards.answer_shard(job, 0, some)
+    picture(999).save(mine.parent / "1-0.png")
+    shards.answer_shard(job, 0, lambda records: [{"id": one.id, "task": "", "answer": "after"} for one in records])
+    told = {one["id"]: one["answer"] for one in map(json.loads, job.answers(0).open())}
+    assert told == {"q0": "before", "q1": "after", "q2": "before", "q3": "before", "q4": "after", "q5": "after"}
 
 
 @pytest.mark.parametrize("other", [("--max-new-tokens", 2), ("--shard", 4), ("--plan", "vtw(layer=1)")])

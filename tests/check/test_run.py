@@ -34,8 +34,11 @@ PATCHES_LEAVE = (
 """Families whose patches can leave before the tower."""
 
 
-BEGINS = {"lfm2_vl": {"recurrent": lambda number: number == 0}}
-"""A short convolution at the end would hide from the last row what was skipped before it."""
+BEGINS = {
+    "lfm2_vl": {"recurrent": lambda number: number == 0},
+    "llama4": {"no_rope_layers": [1, 1, 0], "floor_scale": 3},
+}
+"""A short convolution, or a part of the prompt, at the end would hide from the last row what was skipped."""
 OFTEN = ("llava-llama", "llava_next-mistral", "qwen2_5_vl", "gemma3", "idefics3-llama", "qwen3_5")
 
 

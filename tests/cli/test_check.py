@@ -66,10 +66,14 @@ def test_what_fails_is_named_and_ends_with_exit_code_1(command, folder, monkeypa
     assert "1 of 2 hold" in done.out
 
 
-def test_what_is_refused_is_told_and_is_no_failure(command, folder):
-    done = command("check", folder("qwen2_5_vl"), "--plan", "tome(r=2)", "--layers", 2)
-    assert done.code == 0
+def test_a_plan_that_is_refused_was_not_checked(command, folder, tmp_path):
+    """Of all plans one that the model cannot do is no failure; the one that was asked for is."""
+    words = ("check", folder("qwen2_5_vl"), "--plan", "tome(r=2)", "--layers", 2)
+    done = command(*words, "--json", tmp_path / "check.json")
+    assert done.code == 2
     assert "refused tome(r=2): tokens cannot merge inside the vision tower" in done.out
+    assert "the plan was not checked: tokens cannot merge inside the vision tower" in done.err
+    assert (tmp_path / "check.json").is_file()
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,16 @@ def test_show_prints_the_scores_and_where_they_come_from(file, made, capsys):
     assert f"{made.calibration['scores']['mean'][0]:.3g}" in shown and "transformers" in shown
 
 
+def test_show_draws_scores_of_any_size(made, tmp_path, capsys):
+    data = made.to_dict()
+    scores = data["calibration"]["scores"]
+    scores["mean"], scores["samples"] = [1e308] * LAYERS, [[1e308] * LAYERS]
+    path = tmp_path / "large.json"
+    path.write_text(json.dumps(data))
+    assert main(["plan", "show", str(path)]) == 0
+    assert "1e+308" in capsys.readouterr().out
+
+
 def test_show_takes_specs_and_plans_made_by_hand(capsys, tmp_path):
     by_hand = Plan((VSkip(layers=(1, 2)),), calibration={"note": "from a paper"}).save(tmp_path / "hand.json")
     assert main(["plan", "show", str(by_hand)]) == 0

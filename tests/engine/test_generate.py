@@ -137,6 +137,19 @@ def test_chunked_prefill_of_images_gives_the_tokens_of_greedy(name, spec):
             assert torch.equal(got, want), chunk
 
 
+@pytest.mark.parametrize("name", ["gemma3", "paligemma", *(["molmo2"] if "molmo2" in FACTORIES else [])])
+def test_chunks_of_a_picture_whose_rows_see_rows_behind_them_are_refused(name):
+    """Stock answers otherwise than in one piece there; a prompt of words alone is served."""
+    tiny = FACTORIES[name]()
+    inputs, words = tiny.batch([[3, SQUARE, 5]]), tiny.batch([[9]])
+    go = dict(max_new_tokens=2, do_sample=False, prefill_chunk_size=4)
+    with apply(tiny.model, "vtw(layer=2)"):
+        with pytest.raises(ValueError, match="rows of a picture see rows behind them .*prefill_chunk_size"):
+            tiny.model.generate(**inputs, **go)
+        got = tiny.model.generate(**words, **go)
+        assert torch.equal(got, tiny.model.generate(**words, max_new_tokens=2, do_sample=False))
+
+
 @pytest.mark.parametrize("spec", SPECS)
 def test_chunked_text_on_an_image_cache_gives_the_tokens_of_greedy(llava, spec):
     first = [[3, SQUARE, 2], [2, SQUARE, 3]]

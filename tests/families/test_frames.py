@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +18,10 @@ CLASSES: dict[str, tuple[Any, bool]] = {
     "glm": (Glm4vVideoProcessor, True),
     "smolvlm": (SmolVLMVideoProcessor, True),
 }
+if find_spec("transformers.models.molmo2"):
+    from transformers.models.molmo2.video_processing_molmo2 import Molmo2VideoProcessor
+
+    CLASSES["molmo2"] = (Molmo2VideoProcessor, False)
 
 
 def part(name: str, **settings: Any) -> Any:
@@ -54,6 +59,8 @@ def test_without_a_number_the_settings_choose():
     assert len(shown_frames(part("qwen3", fps=2), clip)) == 6
     assert len(shown_frames(part("glm"), clip, by_rate=True)) == 6
     assert len(shown_frames(part("smolvlm", num_frames=64, fps=1), clip, by_rate=True)) == 3
+    if "molmo2" in CLASSES:
+        assert len(shown_frames(part("molmo2"), clip)) == 6
     # What samples by nothing shows everything.
     bare = part("qwen3", do_sample_frames=False, fps=None)
     assert len(shown_frames(bare, clip)) == 90

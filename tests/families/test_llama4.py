@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from transformers import BatchFeature
 
 import saccade
 from matrix.cases import PLANS, SCENES, TOLERANCE, greedy
@@ -203,3 +204,18 @@ def test_training_has_the_gradients_of_the_masked_model():
             tiny.model(**given, labels=labels, use_cache=False).loss.backward()
         found.append(torch.cat([p.grad.flatten() for p in tiny.model.parameters() if p.grad is not None]))
     assert (found[0] - found[1]).norm() / found[1].norm() < 1e-5
+
+
+@pytest.mark.filterwarnings("ignore:Casting complex")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_tables_that_were_cast_to_real_numbers_are_named(dtype):
+    """``Module.to`` casts complex buffers, and the stock tower then turns nothing."""
+    small = tiny_llama4()
+    inputs = small.batch([[3, SQUARE, 4]])
+    small.model.to(dtype)
+    with saccade.apply(small.model, "fastervlm(keep=0.5)"):
+        with pytest.raises(ValueError, match="complex tables .* load it with dtype"):
+            small.model(**BatchFeature(inputs).to(dtype))
+    kept = tiny_llama4(dtype=dtype)
+    with saccade.apply(kept.model, "fastervlm(keep=0.5)"):
+        assert kept.model(**BatchFeature(inputs).to(dtype)).logits.isfinite().all()

@@ -107,6 +107,11 @@ def test_a_byte_order_mark_and_windows_line_ends_are_read(folder):
             {"question": "x", "answer": 1, "score": {"number": {"tolerance": 10**400}}},
             r"line 2: ",
         ),
+        ({"question": "x", "answer": float("nan")}, r"line 2: 'answer' is text or a number, got nan"),
+        ({"question": "x", "imgae": "a.png"}, r"line 2: 'imgae' names 'a.png', and is not read: call it 'image'"),
+        ({"question": "x", "image_path": "a.JPG"}, r"line 2: 'image_path' names .*call it 'image'"),
+        ({"question": "x", "media": ["pictures/a.png"]}, r"line 2: 'media' names .*call it 'image'"),
+        ({"question": "x", "movie_file": "a.mp4"}, r"line 2: 'movie_file' names .*call it 'video'"),
         ({"question": "x", "id": "first"}, r"line 2: id 'first' was used before \(.*line 1\)"),
         ({"question": "x", "image": "https://example.org/a.png"}, r"line 2: .*addresses are not fetched"),
         ({"question": "x", "image": "data:image/png;base64,iVBO"}, r"line 2: .*save it as a file"),
@@ -117,6 +122,15 @@ def test_errors_name_the_line(folder, line, match):
     path = write(folder, {"question": "fine?", "id": "first"}, line)
     with pytest.raises(ValueError, match=match):
         read_jsonl(path)
+
+
+def test_other_keys_of_a_line_are_let_be(folder):
+    """Where a picture is named as it should be, and where nothing beside names one that there is."""
+    lines = [
+        {"question": "x", "image": "pictures/a.png", "image_path": "elsewhere/a.png"},
+        {"question": "x", "source": "gone.png", "image_id": "17", "notes": [], "size": [3, 4]},
+    ]
+    assert [len(entry.paths) for entry in read_jsonl(write(folder, *lines))] == [1, 0]
 
 
 def test_a_line_of_a_hundred_megabytes_is_refused_at_once(folder):

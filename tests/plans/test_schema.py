@@ -145,6 +145,8 @@ def test_the_metrics_of_a_file_are_the_scores_there_are():
         ("methods.1.name", "fastvv", r"methods\[1\]\.name: no method 'fastvv'"),
         ("methods.1", [], r"methods\[1\]: an object with the name of a method"),
         ("methods", "vskip", r"methods: a list is needed, got vskip"),
+        ("calibration.date", "\ud800", r"calibration\.date: holds half of a surrogate pair"),
+        ("calibration.tasks.0", "a\udfff", r"calibration\.tasks\[0\]: holds half"),
         ("modle", {}, "unknown field modle; there are schema, methods, model, calibration"),
     ],
 )

@@ -67,6 +67,10 @@ def test_what_is_not_served_is_refused_by_its_name(fields, param):
     assert param.split(".")[0] in str(error)
 
 
+def test_too_many_stops_are_counted():
+    assert "stop: Value error, at most 4 texts, not 5" in str(refused(stop=["a"] * 5))
+
+
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"[]", b"null", b'"x"', b"\xff\xfe", b"[" * 100_000, b'{"model": 1e999999}', b"\x00"]
 )

@@ -147,6 +147,33 @@ def test_seeds_repeat_what_was_drawn_also_beside_others(worker, offline):
     assert asked_with(worker, Drawing(0.0, 1.0, 3)) == offline(QUESTIONS[0], (picture(4),))
 
 
+@pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1e-38, 1e-9, 1e-6])
+def test_however_cold_a_draw_is_it_is_the_likeliest(temperature, worker, offline):
+    assert asked_with(worker, Drawing(temperature, 0.9, 3)) == offline(QUESTIONS[0], (picture(4),))
+
+
+def test_what_fails_of_one_answer_takes_no_other_with_it(worker, offline, monkeypatch):
+    real = module.Chooser.choose
+
+    def choose(chooser, said, logits_V):
+        if len(said) == 1:
+            raise RuntimeError("scores without a sum")
+        return real(chooser, said, logits_V)
+
+    monkeypatch.setattr(module.Chooser, "choose", choose)
+    bad, unheard = asked(worker.loaded, QUESTIONS[0], (picture(4),), drawing=Drawing(1.0, 1.0, 1))
+    good, heard = asked(worker.loaded, QUESTIONS[1], (picture(5),), "prune")
+    before = sample_of(worker, "saccade_requests_total", plan="", ended="failed")
+    with worker._wake:
+        worker.submit(bad)
+        worker.submit(good)
+    assert heard.answer()[0] == offline(QUESTIONS[1], (picture(5),), "prune")
+    with pytest.raises(RequestRefused) as told:
+        unheard.answer()
+    assert told.value.status == 500
+    assert sample_of(worker, "saccade_requests_total", plan="", ended="failed") == before + 1
+
+
 def asked_with(worker, drawing):
     one, heard = asked(worker.loaded, QUESTIONS[0], (picture(4),), drawing=drawing)
     worker.submit(one)

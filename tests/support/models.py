@@ -418,9 +418,9 @@ def _ready(
     # Random models say anything: keep them from ending early or from writing image placeholders.
     model.generation_config.suppress_tokens = list(range(FIRST_WORD))
     model.generation_config.pad_token_id = PAD
-    # Complex tables would become real ones.
-    model = model if dtype == torch.float32 else model.to(dtype)
-    return Tiny(name, model.eval(), family)
+    # By ``to`` complex tables would become real ones.
+    casts = {torch.bfloat16: model.bfloat16, torch.float16: model.half, torch.float64: model.double}
+    return Tiny(name, casts.get(dtype, model.float)().eval(), family)
 
 
 def _noise(*shape: int, draw: torch.Generator) -> torch.Tensor:

@@ -80,6 +80,10 @@ class BatchJob:
         """Where finished answers of a shard are kept until its file is written."""
         return self.out / f".part-{number:05d}.partial.jsonl"
 
+    def stamps(self, number: int) -> Path:
+        """Where it stands what the files of a shard's records held when they were asked about."""
+        return self.out / f".part-{number:05d}.files.json"
+
     def lock(self, number: int) -> Path:
         """The lock of whoever answers a shard."""
         return self.out / f".part-{number:05d}.lock"

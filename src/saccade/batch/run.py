@@ -9,7 +9,7 @@ from typing import Any
 
 from saccade.batch import cluster
 from saccade.batch.job import BatchJob
-from saccade.batch.shards import work
+from saccade.batch.shards import reopen, work
 from saccade.system.processes import ProcessEnded, Say, together
 
 
@@ -17,6 +17,8 @@ def run(
     job: BatchJob, processes: int, say: Say, watch: Callable[[int], None], ray: str | None = None
 ) -> dict[str, Any]:
     """Answers all records of a job; of those that were answered before, none again.
+
+    Those that could not be asked then, or whose pictures have changed since, are asked again, once.
 
     Several drivers, on several machines that share the folder, may run the same job at once.
 
@@ -34,6 +36,8 @@ def run(
         ValueError: If the job cannot be done, or all processes ended before it was.
     """
     job.claim()
+    if again := reopen(job):
+        say(f"{again:,} records could not be asked before, or their files have changed: they are asked again")
     if job.missing():
         if ray is not None:
             cluster.run_on(ray, job, processes, say, watch)

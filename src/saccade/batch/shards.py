@@ -6,8 +6,10 @@ import json
 import time
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from saccade import models
+from saccade.batch.files_asked import Stamp, stamp_of, still
 from saccade.batch.job import WAIT, BatchJob
 from saccade.engine import check_made_for
 from saccade.evaluation.runner import generate
@@ -17,7 +19,7 @@ from saccade.inputs.samples import Sample
 from saccade.opening.settings import Opening
 from saccade.plans.plan import Plan
 from saccade.system import threads
-from saccade.system.files import write_text
+from saccade.system.files import read_json, write_json, write_text
 from saccade.system.journal import Journal
 from saccade.system.locks import locked
 from saccade.system.processes import Say
@@ -75,6 +77,8 @@ def _take(job: BatchJob, shard: int, loaded: models.Loaded, plan: Plan | None) -
 def answer_shard(job: BatchJob, shard: int, answered: partial[list[Record]]) -> None:
     """Writes the file of a shard, whole or not at all; what is finished of it is kept meanwhile.
 
+    A record that could not be asked before, or whose pictures have changed since, is asked again.
+
     Args:
         job: The job.
         shard: Which.
@@ -83,15 +87,65 @@ def answer_shard(job: BatchJob, shard: int, answered: partial[list[Record]]) -> 
     records = job.records(shard)
     with Journal(job.partial(shard)) as journal:
         kept = journal.section({"job": job.settings(), "shard": shard})
-        done = {entry["id"]: entry for batch in kept.entries for entry in batch["answers"]}
+        done, stamps = _standing(records, kept.entries)
         left = [record for record in records if record.id not in done]
         for start in range(0, len(left), job.batch):
-            found = answered(left[start : start + job.batch])
-            kept.append({"answers": found})
+            asked = left[start : start + job.batch]
+            files = {record.id: stamp_of(record) for record in asked}
+            found = answered(asked)
+            kept.append({"answers": found, "files": files})
             done |= {entry["id"]: entry for entry in found}
+            stamps |= files
+        write_json(job.stamps(shard), stamps)
         lines = (json.dumps(done[record.id], ensure_ascii=False) for record in records)
         write_text(job.answers(shard), "".join(f"{line}\n" for line in lines))
         journal.finish()
+
+
+def _standing(
+    records: Sequence[Entry], kept: Sequence[dict[str, Any]]
+) -> tuple[dict[str, Record], dict[str, Stamp]]:
+    """Of what was kept of a shard, the answers that still hold, and the stamps of their files, by record."""
+    answers = {entry["id"]: entry for batch in kept for entry in batch["answers"]}
+    stamps = {name: stamp for batch in kept for name, stamp in batch.get("files", {}).items()}
+    good = [
+        record.id
+        for record in records
+        if "answer" in answers.get(record.id, {})
+        # What an older release kept has no stamp.
+        and (record.id not in stamps or still(record, stamps[record.id]))
+    ]
+    return {name: answers[name] for name in good}, {name: stamps[name] for name in good if name in stamps}
+
+
+def reopen(job: BatchJob) -> int:
+    """Takes back the files of shards with records to be asked again; their other answers are kept.
+
+    Returns:
+        How many records are asked again.
+    """
+    again = 0
+    for shard in range(job.shards):
+        place, stamped = job.answers(shard), job.stamps(shard)
+        if not place.exists():
+            continue
+        with locked(job.lock(shard)) as mine:
+            if not mine:
+                continue
+            told = {
+                "answers": [json.loads(line) for line in place.read_text("utf-8").splitlines()],
+                "files": read_json(stamped) if stamped.exists() else {},
+            }
+            records = job.records(shard)
+            good, stamps = _standing(records, [told])
+            if len(good) == len(records):
+                continue
+            with Journal(job.partial(shard)) as journal:
+                kept = journal.section({"job": job.settings(), "shard": shard})
+                kept.append({"answers": list(good.values()), "files": stamps})
+            place.unlink()
+            again += len(records) - len(good)
+    return again
 
 
 def answer_records(

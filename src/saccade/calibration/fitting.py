@@ -317,7 +317,7 @@ def fitted_plan(
     if found is None:
         lowest = ratio(with_recipe(fitter.left(2**STEPS), **like))
         raise ValueError(
-            f"{asked.method.name} cannot reach a FLOPs ratio of {target:g} on {loaded.shape.name}: with no "
+            f"{asked.method.name} cannot reach a FLOPs ratio of {target:g} on {loaded.name}: with no "
             f"visual row behind the first layer that it can look at, it is {lowest:.4f}"
         )
     method, alpha = found

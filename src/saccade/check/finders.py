@@ -95,6 +95,17 @@ def ffn_of(layer: Any) -> nn.Module:
     return _named(layer, FFNS)[0]
 
 
+def growth_of(attention: Any, at_M: torch.Tensor) -> torch.Tensor | None:
+    """By what queries at these places grow (M), or None where they do not.
+
+    Llama 4's layers without rotary positions count rows (arXiv 2501.19399), which no argument tells them.
+    """
+    if not getattr(attention, "attn_temperature_tuning", False) or attention.use_rope:
+        return None
+    steps = torch.floor((at_M.float() + 1) / attention.floor_scale)
+    return torch.log1p(steps) * attention.attn_scale + 1
+
+
 @torch.no_grad()
 def find_layers(model: nn.Module, text: Inputs) -> nn.ModuleList:
     """The decoder layers: the longest list of layers that runs when a prompt has no picture.

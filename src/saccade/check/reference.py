@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from saccade.check.finders import Inputs, bare, ffn_of, head_inputs, mixer_of, named, recurs
+from saccade.check.finders import Inputs, bare, ffn_of, growth_of, head_inputs, mixer_of, named, recurs
 
 MASKABLE = ("sdpa", "eager")
 """Attention implementations of transformers that take a mask of every row and key."""
@@ -209,6 +209,8 @@ class _Masked:
                     undo.append(attn.register_forward_hook(self._spread(sets)))
                 else:
                     undo.append(attn.register_forward_pre_hook(self._hide(sets), with_kwargs=True))
+                if (growth_M := self._growth(attn, sets)) is not None:
+                    undo.append(attn.q_proj.register_forward_hook(_times(growth_M)))
                 undo.append(attn.register_forward_hook(self._silence(sets.asks_N, number)))
                 undo.append(mlp.register_forward_hook(self._silence(sets.fed_N)))
             yield
@@ -240,6 +242,13 @@ class _Masked:
         if self.account.mixes:
             # A model may add to this very tensor afterwards.
             self._out = (output[0] if isinstance(output, tuple) else output).clone()
+
+    def _growth(self, attention: nn.Module, sets: Sets) -> torch.Tensor | None:
+        """What the queries of rows that have moved grow by, beside what they grew by where they were (M)."""
+        rows_M = torch.arange(self.rows)
+        there_M = growth_of(attention, rows_M)
+        here_M = growth_of(attention, rows_M - _longer(sets.moved_N, self.rows))
+        return None if here_M is None or there_M is None else here_M / there_M
 
     def _hide(self, sets: Sets) -> Callable:
         def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -304,6 +313,13 @@ class _Masked:
         return hook
 
 
+def _times(growth_M: torch.Tensor) -> Callable:
+    def hook(module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
+        return output * growth_M[:, None].to(output)
+
+    return hook
+
+
 def shown_MM(mask: torch.Tensor | None, rows: int) -> torch.Tensor:
     """Which keys (second axis) a stock layer shows to each row, by the mask it was given; None is causal."""
     if mask is None:
@@ -313,10 +329,11 @@ def shown_MM(mask: torch.Tensor | None, rows: int) -> torch.Tensor:
 
 
 def as_moved_MM(shown: torch.Tensor, at_M: torch.Tensor) -> torch.Tensor:
-    """The same where rows have moved to other places, by which a window is counted.
+    """The same where rows have moved to other places, by which a window is counted, or the part they are in.
 
-    Rows that see a later one see each other wherever they stand; the least distance at which a row before is
-    hidden is the window.
+    Rows that see a later one see each other wherever they stand. Where rows see all of their own part of the
+    prompt and nothing before it, the first part's length is that of all; else the least distance at which a
+    row before is hidden is the window.
     """
     rows = torch.arange(len(shown))
     apart = rows[:, None] - rows[None]
@@ -324,6 +341,11 @@ def as_moved_MM(shown: torch.Tensor, at_M: torch.Tensor) -> torch.Tensor:
     hidden = (apart > 0) & ~shown
     if not bool(hidden.any()):
         return shown
+    begins = torch.cat((shown.new_zeros(1), ~shown.diagonal(-1)))
+    part = begins.cumsum(0)
+    if bool(begins.any()) and bool((shown == ((apart >= 0) & (part[:, None] == part[None]))).all()):
+        part = at_M // int(begins.int().argmax())
+        return (apart >= 0) & (part[:, None] == part[None])
     near = at_M[:, None] - at_M[None] < apart[hidden].min()
     bounded = bool((hidden & both).any())
     return ((apart >= 0) & near) | (both & near if bounded else both)

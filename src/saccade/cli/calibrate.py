@@ -212,7 +212,7 @@ def show(view: common.Output, plan: Plan) -> None:
             str(layer),
             f"{mean[layer]:.3g}" if known else "-",
             f"{sd[layer]:.2g}" if known else "-",
-            "█" * round(BAR * mean[layer] / top) if known and top else "",
+            "█" * round(BAR * (mean[layer] / top)) if known and top else "",
             str(rank.get(layer, "-")),
             "yes" if layer in chosen else "",
         )

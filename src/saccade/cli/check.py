@@ -85,6 +85,8 @@ def check(
     out.finish(report.to_dict())
     if not report.passed:
         raise typer.Exit(1)
+    if wanted is not None and report.refusals and not any(row.status == "passed" for row in report.rows[1:]):
+        raise ValueError(f"the plan was not checked: {report.refusals[0].why}")
 
 
 def _first_layers(model: str, opening: Opening, layers: int | None) -> tuple[Opening, int | None]:

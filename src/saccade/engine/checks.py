@@ -137,6 +137,24 @@ def refuse_split_prompts(spec: str, looks_at_end: bool) -> None:
             )
 
 
+def refuse_split_pictures(family: str) -> None:
+    """Refuses a prompt that ``generate`` shows in chunks where rows of a picture see rows behind them.
+
+    The stock model hides from them there what the next chunk brings, and answers otherwise than in one piece.
+
+    Args:
+        family: The model's family, for the message.
+
+    Raises:
+        ValueError: Saying what to leave out.
+    """
+    if chunked_prompt() is not None:
+        raise ValueError(
+            f"rows of a picture see rows behind them ({family}), which chunks hide from them: "
+            "leave prefill_chunk_size unset"
+        )
+
+
 def chunked_prompt() -> torch.Tensor | None:
     """Token ids of the whole prompt where ``generate`` shows it in chunks just now; None elsewhere."""
     chunks = (names for step, names in _generating() if step == _PREFILL and _in_chunks(names))

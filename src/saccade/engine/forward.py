@@ -26,6 +26,7 @@ from saccade.engine.checks import (
     check_supported,
     chunked_prompt,
     refuse_replicas,
+    refuse_split_pictures,
     refuse_split_prompts,
 )
 from saccade.engine.decide import Decisions, ForwardFacts
@@ -103,6 +104,7 @@ class Forward:
         self.decides = bool(stages)
         config: Any = parts.decoder.config
         self.rules = family.rules(config)
+        self.looks_ahead = any(rule.blocks != "none" for rule in self.rules)
         self.recurrent = recurrent
         self.whole = self.decides or releases or any(method.by_image for method in plan.methods)
         self.looks_at_end = releases or any(stage.look.layer or stage.look.words for stage in stages)
@@ -154,6 +156,8 @@ class Forward:
         pictures = prompt is not None and self.whole and bool(prompt.visual_BN.any())
         if self.whole and (pictures or given is not None):
             refuse_split_prompts(self.plan.spec, self.looks_at_end)
+        elif self.looks_ahead and prompt is not None and bool(prompt.visual_BN.any()):
+            refuse_split_pictures(self.family.name)
         if given is not None and self.tap is not None and self.tap.spreads:
             raise ValueError(
                 f"{self.plan.spec} merges tokens while the vision tower runs, and these embeddings are made: "

@@ -119,7 +119,7 @@ SUPPORT: tuple[Support, ...] = (
     Support(
         "chunked prefill of images",
         "supported",
-        "chunks may cut through an image",
+        "chunks may cut through an image; refused where its rows see rows behind them",
         "engine/test_generate.py::test_chunked_prefill_of_images_gives_the_tokens_of_greedy",
     ),
     Support(

@@ -67,6 +67,9 @@ def shown_frames(part: Any, clip: Clip, by_rate: bool = False) -> list[int]:
         # Their products are cut off to whole numbers.
         settings["fps"] = (asked + 1e-6) / clip.total * clip.rate if by_rate else None
         settings["num_frames"] = asked
+        if settings.get("max_fps"):
+            # A number that is asked for goes before the most in a second (Molmo 2).
+            settings["max_fps"] = max(settings["max_fps"], clip.rate)
     elif by_rate:
         settings["fps"] = settings["fps"] or clip.rate
     elif settings["num_frames"]:

@@ -56,7 +56,16 @@ class Tempered(Family):
 
 
 def doubled(turns_BNK: torch.Tensor) -> Rotary:
-    """Cosines and sines of complex turns, one for each number of a pair."""
+    """Cosines and sines of complex turns, one for each number of a pair.
+
+    Raises:
+        ValueError: If they are complex no longer.
+    """
+    if not turns_BNK.is_complex():
+        raise ValueError(
+            "this model's complex tables of positions were cast to real numbers, as model.to(dtype) does, and the "
+            "stock model is as wrong: load it with dtype=..., or cast it by .bfloat16(), .half() or .float()"
+        )
     return turns_BNK.real.repeat_interleave(2, -1), turns_BNK.imag.repeat_interleave(2, -1)
 
 

@@ -14,15 +14,25 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from saccade.core.text import is_text, short
 from saccade.inputs.pictures import is_file, is_folder, is_pipe, open_picture, unfetched
 from saccade.inputs.samples import Sample
-from saccade.inputs.videos import check_frames, open_video
+from saccade.inputs.videos import ENDINGS, PICTURES, check_frames, open_video
 from saccade.scoring import Rule, parse, read
 from saccade.system.files import LONGEST_LINE, lines
+
+READ = frozenset(
+    ("question", "answer", "task", "subtask", "id", "score", "image", "images", "video", "videos", "frames", "fps")
+)
+"""Keys of a line that are read."""
+KINDS = {"image": PICTURES, "video": ENDINGS}
+MEANT = ("image", "img", "pic", "photo", "video", "clip", "film", "file", "path")
+"""What keys are called under which other tools name a picture."""
 
 
 @dataclass(frozen=True)
@@ -182,11 +192,14 @@ def _entry(data: dict[str, Any], path: Path, number: int, where: str, usual: Rul
     if said is not None and not videos:
         raise ValueError(f"{where}: {said!r} is of a video, and the line has none")
     check_frames(data.get("frames"), f"{where}: ")
+    paths = tuple(_find(name, path.parent, where) for name in _names(data, "image", where))
+    if not paths and not videos:
+        _check_blind(data, path.parent, where)
     return Entry(
         id=_text(data, "id", f"{path.stem}/{number}", where),
         task=task,
         subtask=_text(data, "subtask", task, where),
-        paths=tuple(_find(name, path.parent, where) for name in _names(data, "image", where)),
+        paths=paths,
         question=question,
         answers=_answers(data, where, rule),
         score=str(rule),
@@ -195,6 +208,20 @@ def _entry(data: dict[str, Any], path: Path, number: int, where: str, usual: Rul
         frames=data.get("frames"),
         rate=data.get("fps"),
     )
+
+
+def _check_blind(data: Mapping[str, Any], folder: Path, where: str) -> None:
+    """Refuses a line without a picture where a key that is not read names one: it would be asked blind."""
+    for key, value in data.items():
+        names = value if isinstance(value, list) else [value]
+        if key in READ or not names or not all(isinstance(name, str) for name in names):
+            continue
+        kind = next((kind for kind, ends in KINDS.items() if names[0].lower().endswith(ends)), None)
+        if kind is None:
+            continue
+        alike = get_close_matches(key.lower(), ("image", "images", "video", "videos"), cutoff=0.7)
+        if alike or any(word in key.lower() for word in MEANT) or is_file(folder / names[0]):
+            raise ValueError(f"{where}: {short(repr(key), 60)} names {short(repr(names[0]), 60)}, and is not read: call it {kind!r}")
 
 
 def _rule(data: dict[str, Any], where: str, usual: Rule) -> Rule:
@@ -224,6 +251,8 @@ def _text(data: dict[str, Any], key: str, default: str, where: str) -> str:
         return default
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(f"{where}: {key!r} is text or a number, got {type(value).__name__}")
+    if isinstance(value, float) and not isfinite(value):
+        raise ValueError(f"{where}: {key!r} is text or a number, got {value}")
     if not is_text(str(value)):
         raise ValueError(f"{where}: {key!r} holds half of a surrogate pair, which is no text")
     return str(value)

@@ -8,7 +8,7 @@ the same schema only say more. A file whose meaning changes gets a higher schema
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
 from itertools import pairwise
@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from saccade.core.text import printable, short
+from saccade.core.text import is_text, printable, short
 from saccade.methods import METHODS, Method
 from saccade.methods.base import MOST_LAYERS, MOST_SEED
 from saccade.plans.names import check_method
@@ -248,6 +248,8 @@ def check(data: Any, source: str) -> None:
     for where in _PARTS:
         if data.get(where, {}) is None:
             raise ValueError(f"{source}: {where}: an object is needed, got null")
+    if (torn := _torn_text(data, ())) is not None:
+        raise ValueError(f"{source}: {_path(torn)}: holds half of a surrogate pair, which is no text")
     if read.calibration is not None:
         sizes = None if read.model is None else read.model.text
         depth = None if sizes is None else sizes.layers
@@ -256,6 +258,21 @@ def check(data: Any, source: str) -> None:
 
 
 _PARTS = ("model", "calibration")
+
+
+def _torn_text(value: Any, places: tuple[int | str, ...]) -> tuple[int | str, ...] | None:
+    """Where a text is that no file can be written with, or None."""
+    if isinstance(value, str):
+        return None if is_text(value) else places
+    inner: Iterable[tuple[int | str, Any]] = ()
+    if isinstance(value, Mapping):
+        named = next((key for key in value if not is_text(key)), None)
+        if named is not None:
+            return (*places, named)
+        inner = value.items()
+    elif isinstance(value, list) and value and not isinstance(value[0], int | float):
+        inner = enumerate(value)
+    return next((found for key, one in inner if (found := _torn_text(one, (*places, key))) is not None), None)
 
 
 def unknown_fields(data: Mapping[str, Any]) -> list[str]:

@@ -15,6 +15,10 @@ from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 from saccade.models import Loaded, greedy
 
 
+COLDEST = 1e-6
+"""Temperatures below draw as this one does: the most likely token, but for ties."""
+
+
 @dataclass(frozen=True)
 class Drawing:
     """How tokens are drawn.
@@ -86,7 +90,9 @@ class Chooser:
         scores_1V = self._scores(ids_1N, logits_V[None].clone())
         if not self._drawing.temperature:
             return int(scores_1V.argmax())
-        scores_1V = TemperatureLogitsWarper(self._drawing.temperature)(ids_1N, scores_1V)
+        # Below 0, so that however small a temperature is none of them overflows.
+        scores_1V = scores_1V - scores_1V.amax()
+        scores_1V = TemperatureLogitsWarper(max(self._drawing.temperature, COLDEST))(ids_1N, scores_1V)
         if self._drawing.top_p < 1:
             scores_1V = TopPLogitsWarper(self._drawing.top_p)(ids_1N, scores_1V)
         return int(torch.multinomial(scores_1V.softmax(-1), 1, generator=self._random))

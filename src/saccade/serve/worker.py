@@ -213,11 +213,18 @@ class Worker:
         likeliest = prompts.logits_BV.argmax(-1).tolist()
         tokens, stays = [], []
         for number, one in enumerate(self._writing):
-            plain = one.chooser.plain
-            said = one.speech.tokens
-            token = likeliest[number] if plain else one.chooser.choose(said, prompts.logits_BV[number])
+            try:
+                token = likeliest[number]
+                if not one.chooser.plain:
+                    token = one.chooser.choose(one.speech.tokens, prompts.logits_BV[number])
+            except Exception as error:
+                # Its own scores: the answers beside it go on.
+                self._give_up([one.asked], error)
+                token, stay = -1, False
+            else:
+                stay = self._say(one, token)
             tokens.append(token)
-            stays.append(self._say(one, token))
+            stays.append(stay)
         # Nothing has to be read for those that end.
         self._keep(stays)
         if self._prompts is not None:
@@ -252,14 +259,16 @@ class Worker:
         self.metrics.requests.labels(plan, reason).inc()
         return False
 
-    def _fail(self, error: Exception) -> None:
-        """Tells all whose prompts are read or whose answers are written, and forgets them."""
-        told = refusal(error)
-        given_up = dict.fromkeys([*self._reading, *(one.asked for one in self._writing)])
+    def _give_up(self, tasks: Sequence[ChatTask], error: Exception) -> None:
+        told, given_up = refusal(error), dict.fromkeys(tasks)
         LOG.error("%d requests were given up", len(given_up))
         for asked in given_up:
             asked.tell(told)
             self.metrics.requests.labels(asked.plan, "failed").inc()
+
+    def _fail(self, error: Exception) -> None:
+        """Tells all whose prompts are read or whose answers are written, and forgets them."""
+        self._give_up([*self._reading, *(one.asked for one in self._writing)], error)
         self._reading, self._writing, self._prompts = [], [], None
         with suppress(Exception):
             self.reader.detach()
