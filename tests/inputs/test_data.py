@@ -108,7 +108,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_read(folder):
             r"line 2: ",
         ),
         ({"question": "x", "answer": float("nan")}, r"line 2: 'answer' is text or a number, got nan"),
-        ({"question": "x", "imgae": "a.png"}, r"line 2: 'imgae' names 'a.png', and is not read: call it 'image'"),
+        ({"question": "x", "imgae": "a.png"}, r"'imgae' names 'a.png', and is not read: call it 'image'"),
         ({"question": "x", "image_path": "a.JPG"}, r"line 2: 'image_path' names .*call it 'image'"),
         ({"question": "x", "media": ["pictures/a.png"]}, r"line 2: 'media' names .*call it 'image'"),
         ({"question": "x", "movie_file": "a.mp4"}, r"line 2: 'movie_file' names .*call it 'video'"),

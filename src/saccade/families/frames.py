@@ -67,9 +67,10 @@ def shown_frames(part: Any, clip: Clip, by_rate: bool = False) -> list[int]:
         # Their products are cut off to whole numbers.
         settings["fps"] = (asked + 1e-6) / clip.total * clip.rate if by_rate else None
         settings["num_frames"] = asked
-        if settings.get("max_fps"):
+        most = settings.get("max_fps")
+        if most is not None:
             # A number that is asked for goes before the most in a second (Molmo 2).
-            settings["max_fps"] = max(settings["max_fps"], clip.rate)
+            settings["max_fps"] = max(most, clip.rate)
     elif by_rate:
         settings["fps"] = settings["fps"] or clip.rate
     elif settings["num_frames"]:

@@ -63,8 +63,8 @@ def doubled(turns_BNK: torch.Tensor) -> Rotary:
     """
     if not turns_BNK.is_complex():
         raise ValueError(
-            "this model's complex tables of positions were cast to real numbers, as model.to(dtype) does, and the "
-            "stock model is as wrong: load it with dtype=..., or cast it by .bfloat16(), .half() or .float()"
+            "this model's complex tables of positions were cast to real numbers, as model.to(dtype) does, "
+            "and the stock model is as wrong: load it with dtype=..., or cast it by .bfloat16() or .half()"
         )
     return turns_BNK.real.repeat_interleave(2, -1), turns_BNK.imag.repeat_interleave(2, -1)
 

@@ -27,7 +27,10 @@ from saccade.scoring import Rule, parse, read
 from saccade.system.files import LONGEST_LINE, lines
 
 READ = frozenset(
-    ("question", "answer", "task", "subtask", "id", "score", "image", "images", "video", "videos", "frames", "fps")
+    (
+        *("question", "answer", "task", "subtask", "id", "score"),
+        *("image", "images", "video", "videos", "frames", "fps"),
+    )
 )
 """Keys of a line that are read."""
 KINDS = {"image": PICTURES, "video": ENDINGS}
@@ -221,7 +224,10 @@ def _check_blind(data: Mapping[str, Any], folder: Path, where: str) -> None:
             continue
         alike = get_close_matches(key.lower(), ("image", "images", "video", "videos"), cutoff=0.7)
         if alike or any(word in key.lower() for word in MEANT) or is_file(folder / names[0]):
-            raise ValueError(f"{where}: {short(repr(key), 60)} names {short(repr(names[0]), 60)}, and is not read: call it {kind!r}")
+            name = short(repr(names[0]), 60)
+            raise ValueError(
+                f"{where}: {short(repr(key), 60)} names {name}, and is not read: call it {kind!r}"
+            )
 
 
 def _rule(data: dict[str, Any], where: str, usual: Rule) -> Rule:

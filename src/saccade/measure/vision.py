@@ -100,7 +100,11 @@ def _given(target: Target, sample: Sample, plan: Plan | None) -> dict[str, Any]:
     core: Any = target.parts.core
     features: Any = getattr(core, target.family.feature_makers(core)["image"])
     wanted, ready = inspect.signature(features).parameters, inputs(target.loaded, [sample], plan)
-    return {key: value for key, value in ready.items() if key in wanted and key != "input_ids"}
+    given = {key: value for key, value in ready.items() if key in wanted and key != "input_ids"}
+    # On older releases some stock cores hand on what their configuration says.
+    config = getattr(core.config, "vision_config", core.config)
+    needed = (name for name, one in wanted.items() if one.default is one.empty and name not in given)
+    return given | {name: getattr(config, name) for name in needed if hasattr(config, name)}
 
 
 def looks_at_tower(plan: Plan, num_layers: int) -> bool:

@@ -14,7 +14,6 @@ from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
 from saccade.models import Loaded, greedy
 
-
 COLDEST = 1e-6
 """Temperatures below draw as this one does: the most likely token, but for ties."""
 

@@ -138,9 +138,10 @@ class Network(nn.Module):
 
     def _looks(self, aim: torch.Tensor) -> dict[int, torch.Tensor]:
         """Which of the looks of `aims` each layer is taught."""
-        first, second, *of_first_layer = aim.unbind(1)
-        looks = {**dict.fromkeys(self.point_layers, first), self.point_layers[-1]: second}
-        return looks | {1: look for look in of_first_layer}
+        looks = {**dict.fromkeys(self.point_layers, aim[:, 0]), self.point_layers[-1]: aim[:, 1]}
+        if aim.shape[1] > 2:
+            looks[1] = aim[:, 2]
+        return looks
 
     def _decode(self, hidden, positions, mask, labels, depth, aim=None):
         decoder = self.model.model.language_model
