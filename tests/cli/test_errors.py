@@ -50,6 +50,13 @@ def test_bad_input_is_one_line_and_exit_code_2(command, words, expected):
     assert expected in done.err
 
 
+def test_what_turns_out_at_work_is_one_line_too(command):
+    """Progress that nobody watches is not told of work that was refused."""
+    done = command("calibrate", "glance", "--samples", 2, "--flops", 0.1)
+    assert done.code == 2 and "cannot reach a FLOPs ratio of 0.1" in done.err
+    assert done.err.startswith("saccade: error: ") and done.err.count("\n") == 1
+
+
 def test_a_result_path_that_is_a_folder_is_refused_before_the_work(command, tmp_path):
     done = command("cost", "--json", tmp_path)
     assert done.code == 2 and done.out == "" and "it is a folder" in done.err

@@ -306,7 +306,15 @@ def progress() -> Progress:
         def render(self, task: Task) -> Text:
             return Text(printable(task.description))
 
-    return Progress(
+    class Bar(Progress):
+        # Where nobody watches a refusal is one line: how far it came is not told too.
+        def __exit__(self, kind: Any, *more: Any) -> None:
+            if kind is None or self.console.is_terminal:
+                return super().__exit__(kind, *more)
+            self.live.transient = True
+            self.live.stop()
+
+    return Bar(
         Description(),
         BarColumn(),
         MofNCompleteColumn(),

@@ -82,12 +82,14 @@ def generate(
         "images": [str(path) for path in image or []],
         "videos": [str(path) for path in video or []],
     }
+    layout, resolved = (None, None) if wanted is None else _resolved(loaded, batch, wanted)
     with common.progress() as bar:
         task = bar.add_task("answering", total=1 if wanted is None else 2)
         result["dense"] = _answer(loaded, batch, max_new_tokens)
         bar.advance(task)
         if wanted is not None:
-            result |= _planned(loaded, asked, batch, max_new_tokens, wanted)
+            result["plan"] = wanted.spec
+            result |= _planned(loaded, asked, layout, max_new_tokens, resolved)
             if tuned.get("unsure"):
                 result |= _guarded(result, tuned["unsure"])
             bar.advance(task)
@@ -121,16 +123,25 @@ def _answer(loaded, batch, max_new_tokens: int) -> dict[str, Any]:
     }
 
 
-def _planned(loaded, asked, batch, max_new_tokens: int, plan) -> dict[str, Any]:
-    from saccade import models
-    from saccade.core.pricing import against, cost
+def _resolved(loaded, batch, plan) -> tuple[Any, Any]:
+    """The prompt's layout and the plan for it, tried on the model before anything is answered."""
     from saccade.engine import apply
     from saccade.engine.prompt import layout_of_inputs
-    from saccade.plans.budget import last_layers, price, reach_flops
-    from saccade.plans.plan import Plan
+    from saccade.plans.budget import last_layers, reach_flops
 
     layout = layout_of_inputs(loaded.family, loaded.model, batch)
     resolved = reach_flops(plan, loaded.shape, [layout], last_layers(loaded.shape.layers))
+    with apply(loaded.model, resolved):
+        return layout, resolved
+
+
+def _planned(loaded, asked, layout, max_new_tokens: int, resolved) -> dict[str, Any]:
+    from saccade import models
+    from saccade.core.pricing import against, cost
+    from saccade.engine import apply
+    from saccade.plans.budget import price
+    from saccade.plans.plan import Plan
+
     shape, size = loaded.shape, loaded.model.dtype.itemsize
     with apply(loaded.model, resolved) as handle, handle.tracing(sources=False) as traces:
         found = _answer(loaded, models.inputs(loaded, asked, resolved), max_new_tokens)
@@ -139,7 +150,6 @@ def _planned(loaded, asked, batch, max_new_tokens: int, plan) -> dict[str, Any]:
         dense = cost(shape, Plan().route(layout, shape.layers), size)
         spent = against(cost(shape, traces[0].route, size), dense)
     return {
-        "plan": plan.spec,
         "resolved": handle.plan.spec,
         "planned": found,
         "flops_ratio": spent.ratio,

@@ -371,6 +371,11 @@ def test_a_stage_may_have_a_fall_of_its_own() -> None:
     assert 0.4 < factor(8510) < 0.6 and factor(recipe.steps - 1) <= 0.01
 
 
+def test_a_fall_of_its_own_needs_a_step_to_end_at() -> None:
+    with pytest.raises(ValueError, match="ends at a step"):
+        TrainingStage("answer", until=0.5, decay_from=0.3)
+
+
 def test_long_answers_are_asked_for_early_where_the_stage_says_so(tmp_path) -> None:
     early = {}
     for spelled in (False, True):

@@ -49,6 +49,15 @@ class TrainingStage:
     sparse: bool = False
     decay_from: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Refuses a fall of its own of a stage whose end is a share of the schedule.
+
+        Raises:
+            ValueError: Saying so.
+        """
+        if self.decay_from and not self.step:
+            raise ValueError("a stage whose learning rate falls by itself ends at a step, not at a share")
+
 
 @dataclass(frozen=True)
 class TrainConfig:
