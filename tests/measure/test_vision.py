@@ -1,4 +1,4 @@
-"""What makes the features of a picture is given what its processor made, and what the stock core would add."""
+"""What makes features of a picture is given what its processor made, and what the stock core would add."""
 
 from __future__ import annotations
 
