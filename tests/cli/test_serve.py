@@ -35,7 +35,7 @@ def test_what_cannot_be_is_one_line(words, told, command):
 def test_a_port_that_is_taken_is_one_line(command):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         result = command("serve", "--port", taken.getsockname()[1])
-    assert result.code == 2 and "cannot listen at 127.0.0.1" in result.err
+    assert result.code == 2 and "of 127.0.0.1 is taken by another program; give another --port" in result.err
 
 
 def test_vllm_is_named_with_what_to_install(command, monkeypatch):

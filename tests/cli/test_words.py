@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
+from itertools import pairwise
 
 import pytest
+import typer
 
 from saccade.cli import accuracy, common
+from saccade.cli.app import build
+from saccade.glance.suite import TASKS
 from saccade.measure.results import Phase, is_noise
+from saccade.methods import METHODS
 from saccade.report.text import beside_blind, kept, no_better
 from support.models import FACTORIES
 
@@ -159,3 +165,34 @@ def test_warnings_are_one_line_and_name_no_file(command, monkeypatch):
     monkeypatch.setattr(app, "_run", lambda words: warnings.warn("two\nlines\x1b[2J", UserWarning, 1) or 0)
     done = command("cost")
     assert done.code == 0 and done.err == "saccade: warning: two lines\\x1b[2J\n"
+
+
+def _commands(group, words=()):
+    for name, one in group.commands.items():
+        if hasattr(one, "commands"):
+            yield from _commands(one, (*words, name))
+        else:
+            yield (*words, name), one
+
+
+def test_examples_of_help_are_commands_that_there_are():
+    """Their options are the command's own, and their tasks and methods exist."""
+    seen = 0
+    for words, one in _commands(typer.main.get_command(build())):
+        options = {name for option in one.params for name in option.opts}
+        for line in re.findall(r"Example: saccade (.+)", one.help or ""):
+            given = shlex.split(line)
+            assert given[0] == words[0], line
+            said = [word.split("=")[0] for word in given if word.startswith("--")]
+            assert set(said) <= options, (line, set(said) - options)
+            tasks = [value for option, value in pairwise(given) if option == "--task"]
+            methods = [value for option, value in pairwise(given) if option == "--method"]
+            assert set(tasks) <= set(TASKS) and set(methods) <= set(METHODS), line
+            seen += 1
+    assert seen > 20
+
+
+def test_a_model_that_was_not_asked_blind_is_compared_with_nothing():
+    right, none = {"accuracy": 0.5, "low": 0.4}, {"accuracy": 0.0}
+    said = beside_blind(right, {"count": none, "exist": right})
+    assert said == "On count the dense model answers nothing right."

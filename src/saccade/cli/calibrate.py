@@ -101,7 +101,7 @@ def calibrate(
     Nothing is trained. An interrupted run goes on where it was when the command is repeated. With --method
     fitprune and --flops it is found how many rows leave in which layer, by what they attend to.
 
-    Example: saccade calibrate glance --method vskip --budget 4 --task counting --out plan.json
+    Example: saccade calibrate glance --method vskip --budget 4 --task count --out plan.json
     """
     view = common.Output(json)
     common.check_writable(out)
@@ -160,6 +160,8 @@ def calibrate(
     view.line(f"plan: {plan.spec}, written to {out}")
     asked = [*common.given(("--task", task), ("--data", data)), *words(opening)]
     view.line(f"next: {common.command('eval', model, '--plan', str(out), *asked)}")
+    if data is not None:
+        view.line("judge it on questions that nothing was chosen on, so on other lines than these")
     if data is not None and not all(getattr(item, "answers", True) for item in pool):
         view.line(f"eval needs an answer to every question, and some lines of {data} have none")
     view.finish({"out": str(out), "spec": plan.spec, "plan": plan.to_dict()})

@@ -153,11 +153,15 @@ def heal(
     data_words = common.given(("--task", task), ("--data", data))
     both = ["--plan", str(found.files["plan"])]
     view.line(f"next: {common.command('eval', model, *both, *data_words, *words(opening))}")
-    serve = common.command("generate", model, *both, *words(opening))
-    view.line(f"serve it: saccade.apply(model, {str(found.files['plan'])!r}), or {serve}")
     if "model" in found.files:
         into, beside = str(found.files["model"]), str(found.files["model_plan"])
         view.line(f"merged: {common.command('eval', into, '--plan', beside, *data_words)}")
+        view.line(f"serve it: {common.command('serve', into, '--plan', f'healed={beside}')}")
+    else:
+        view.line(
+            f"serve it: saccade.apply(model, {str(found.files['plan'])!r}); for saccade serve, repeat the "
+            "command with --merge, which trains no more"
+        )
     view.line(f"page: {common.command('report', str(found.files['result']), '--out', 'healed.html')}")
     view.finish(dict(found.data))
 

@@ -35,7 +35,7 @@ def serve(
         typer.Option(
             "--plan",
             metavar="NAME=PLAN",
-            help="A plan file or spec that requests may name as MODEL@NAME; repeatable.",
+            help="A plan file or spec that requests name as MODEL@NAME (plan without a name); repeatable.",
         ),
     ] = None,
     engine: Annotated[

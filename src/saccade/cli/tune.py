@@ -202,8 +202,8 @@ def tune(
         heal_it(view, loaded, out, task or [], data, settings, opening)
     if found.plan is not None:
         view.line(f"next: {common.command('eval', model, '--plan', str(out), *data_words, *words(opening))}")
-        serve = common.command("generate", model, "--plan", str(out), *words(opening))
-        view.line(f"serve it: saccade.apply(model, {str(out)!r}), or {serve}")
+        serve = common.command("serve", model, "--plan", f"tuned={out}", *words(opening))
+        view.line(f"serve it: {serve}, or saccade.apply(model, {str(out)!r})")
     view.line(f"page: {common.command('report', str(found.files['result']), '--out', 'tune.html')}")
     view.finish({key: value for key, value in found.data.items() if key != "facts"})
     if found.refused:

@@ -149,8 +149,8 @@ def _check_parts(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
         )
     if not pictures.exists() and "image_processor" not in files["processor_config.json"]:
         raise ValueError(
-            f"{folder} has a tokenizer but no preprocessor_config.json, so that pictures cannot be read; "
-            "copy that file from the checkpoint it was made of"
+            f"{folder} has a tokenizer but no preprocessor_config.json (or processor_config.json with what "
+            "stands in it), so that pictures cannot be read; copy it from the checkpoint it was made of"
         )
 
 

@@ -63,7 +63,9 @@ def beside_blind(dense: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]
         return f"The dense model {right} There is nothing that a plan could keep, so no retention is drawn."
     unseen = [name for name, score in (tasks or {}).items() if no_better(score)]
     if unseen and len(unseen) < len(tasks or {}):
-        return f"On {', '.join(map(printable, unseen))} the dense model is no better than the blind one."
+        compared = any(score.get("blind") is not None for score in (tasks or {}).values())
+        right = "is no better than the blind one" if compared else "answers nothing right"
+        return f"On {', '.join(map(printable, unseen))} the dense model {right}."
     if blind is not None and dense.get("low") is not None and dense["low"] <= blind:
         return (
             f"The dense model is not clearly better than the blind one ({interval(dense, 'accuracy')} "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import socket
 from collections.abc import Callable, Mapping
@@ -26,6 +27,10 @@ def listen(settings: ServeSettings) -> socket.socket:
     try:
         return socket.create_server((settings.host, settings.port), family=family, backlog=256)
     except (OSError, OverflowError, UnicodeError) as error:
+        if getattr(error, "errno", None) == errno.EADDRINUSE:
+            raise ValueError(
+                f"port {settings.port} of {settings.host} is taken by another program; give another --port"
+            ) from None
         raise ValueError(f"cannot listen at {settings.host}, port {settings.port}: {error}") from None
 
 
