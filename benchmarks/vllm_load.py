@@ -134,7 +134,9 @@ class Server:
             how += ["--hf-overrides", json.dumps({"saccade": plan})]
         if chosen.device == "cpu":
             how += ["--enforce-eager"]
-        self._command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(folder), *how]
+        # Not `vllm serve`: the wheel for CPUs has no metadata under the name that it asks for its version.
+        server = "vllm.entrypoints.openai.api_server"
+        self._command = [sys.executable, "-m", server, "--model", str(folder), *how]
         self.url = f"http://127.0.0.1:{chosen.port}"
 
     def __enter__(self) -> Server:
