@@ -306,7 +306,7 @@ def progress() -> Progress:
         def render(self, task: Task) -> Text:
             return Text(printable(task.description))
 
-    class Bar(Progress):
+    class QuietProgress(Progress):
         # Where nobody watches a refusal is one line: how far it came is not told too.
         def __exit__(self, kind: Any, *more: Any) -> None:
             if kind is None or self.console.is_terminal:
@@ -314,7 +314,7 @@ def progress() -> Progress:
             self.live.transient = True
             self.live.stop()
 
-    return Bar(
+    return QuietProgress(
         Description(),
         BarColumn(),
         MofNCompleteColumn(),

@@ -102,9 +102,10 @@ def _given(target: Target, sample: Sample, plan: Plan | None) -> dict[str, Any]:
     wanted, ready = inspect.signature(features).parameters, inputs(target.loaded, [sample], plan)
     given = {key: value for key, value in ready.items() if key in wanted and key != "input_ids"}
     # On older releases some stock cores hand on what their configuration says.
-    config = getattr(core.config, "vision_config", core.config)
+    settings = core.config.to_dict()
+    settings = settings.get("vision_config", settings)
     needed = (name for name, one in wanted.items() if one.default is one.empty and name not in given)
-    return given | {name: getattr(config, name) for name in needed if hasattr(config, name)}
+    return given | {name: settings[name] for name in needed if name in settings}
 
 
 def looks_at_tower(plan: Plan, num_layers: int) -> bool:
