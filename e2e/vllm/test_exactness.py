@@ -72,3 +72,13 @@ def test_tokens_are_those_of_transformers(family, setting, references, note):
             assert served.preemptions() > 0
     refused = {plan for plan in PLANS if "vtw" in plan} if setting == "prefix hit" else set()
     assert found == {plan: "refused" if plan in refused else "equal" for plan in PLANS}
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_engine_starts_with_a_plan_that_drops_rows_in_the_decoder(family, references):
+    """What vLLM measures its memory by ends with a picture, which no prompt may under such a plan."""
+    plan, reference, asked = "vtw(layer=2)", references(family), prompts(family)
+    with engine(reference.folder, plan) as served:
+        assert told(served, "plain", plan, asked, reference.answers(plan, asked)) == "equal"

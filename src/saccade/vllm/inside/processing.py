@@ -62,6 +62,15 @@ class PlannedProcessor:
     saccade: PlanWork
     info: Any
     _pictures: Pictures | None = None
+    _dummy = False
+
+    def get_dummy_mm_inputs(self, *args: Any, **named: Any) -> Any:
+        """What memory is measured by at the start; it may end with a picture, for no answer is read."""
+        self._dummy = True
+        try:
+            return super().get_dummy_mm_inputs(*args, **named)
+        finally:
+            self._dummy = False
 
     def apply(self, inputs: Any, timing_ctx: Any) -> Any:
         """Makes a prompt; pictures are made smaller first, where the plan says so.
@@ -74,7 +83,8 @@ class PlannedProcessor:
             inputs = replace(inputs, mm_data_items=self._shrunk(inputs.mm_data_items, scale))
         made = super().apply(inputs, timing_ctx)
         ends = [span.offset + span.length for spans in made["mm_placeholders"].values() for span in spans]
-        if self.saccade.first_without is not None and len(made["prompt_token_ids"]) in ends:
+        looked_at = self.saccade.first_without is not None and not self._dummy
+        if looked_at and len(made["prompt_token_ids"]) in ends:
             raise ValueError(
                 f"{self.saccade.plan.spec} drops the rows of the picture that this prompt ends with: put "
                 "text after it"
