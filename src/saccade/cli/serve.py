@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -179,10 +180,21 @@ def _vllm(model: str, named: dict[str, str], host: str, port: int, key: str | No
         raise ValueError("vllm is not installed here: pip install 'saccade[vllm]', or take --engine saccade")
     if opening != Opening(dtype=opening.dtype, revision=opening.revision, strict=opening.strict):
         raise ValueError("--engine vllm takes --dtype and --revision alone of how a model is opened")
-    words = [program, "serve", model, "--host", host, "--port", str(port)]
+    words = [*_vllm_command(program, model), "--host", host, "--port", str(port)]
     words += common.given(("--dtype", opening.dtype), ("--revision", opening.revision))
     if key is not None:
         os.putenv("VLLM_API_KEY", key)
     for text in named.values():
         os.putenv("SACCADE_PLAN", text)
-    os.execv(program, words)
+    os.execv(words[0], words)
+
+
+def _vllm_command(program: str, model: str) -> list[str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        version("vllm")
+    except PackageNotFoundError:
+        # Its wheel for CPUs goes by another name, under which its own command does not find its version.
+        return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
+    return [program, "serve", model]
