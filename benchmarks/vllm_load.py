@@ -27,6 +27,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from saccade.cli.serve import vllm_command
+
 OUT = Path(__file__).parent / "results" / "vllm_load.json"
 ROOT = Path(__file__).resolve().parent.parent
 CLIENTS = (1, 8, 32)
@@ -134,9 +136,7 @@ class Server:
             how += ["--hf-overrides", json.dumps({"saccade": plan})]
         if chosen.device == "cpu":
             how += ["--enforce-eager"]
-        # Not `vllm serve`: the wheel for CPUs has no metadata under the name that it asks for its version.
-        server = "vllm.entrypoints.openai.api_server"
-        self._command = [sys.executable, "-m", server, "--model", str(folder), *how]
+        self._command = [*vllm_command(f"{sys.prefix}/bin/vllm", str(folder)), *how]
         self.url = f"http://127.0.0.1:{chosen.port}"
 
     def __enter__(self) -> Server:

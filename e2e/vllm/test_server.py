@@ -17,7 +17,7 @@ import urllib.request
 import pytest
 from e2e.vllm.support import NEW, picture, words
 
-from saccade.cli.serve import _vllm_command
+from saccade.cli.serve import vllm_command
 from support import folders
 from support.models import FIRST_WORD, VOCAB
 
@@ -33,7 +33,7 @@ def url(references):
     how = ["--dtype", "float32", "--enforce-eager", "--max-model-len", "512", "--port", str(port)]
     how += ["--served-model-name", "tiny", "--max-num-seqs", "8"]
     how += ["--hf-overrides", json.dumps({"saccade": PLAN})]
-    command = [*_vllm_command(f"{sys.prefix}/bin/vllm", str(references("llava").folder)), *how]
+    command = [*vllm_command(f"{sys.prefix}/bin/vllm", str(references("llava").folder)), *how]
     # The server and the model are processes of their own, as they are for users.
     env = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
     process = subprocess.Popen(command, env=env, start_new_session=True)

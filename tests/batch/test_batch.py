@@ -20,6 +20,7 @@ import pytest
 from saccade import models
 from saccade.batch import shards
 from saccade.batch.cluster import placed
+from saccade.batch.files_asked import stamp_of, still
 from saccade.batch.job import BatchJob
 from saccade.batch.pipeline import AnswerRows
 from saccade.cli import main
@@ -160,6 +161,13 @@ def test_answers_about_a_picture_that_has_changed_are_given_again(job, data, wan
     check(tmp_path / "answers", want | {"q4": anew})
     stamps = json.loads((tmp_path / "answers" / ".part-00001.files.json").read_text())
     assert set(stamps) == {"q3", "q4", "q5"} and stamps["q3"] == []
+
+
+def test_a_pipe_is_not_read_to_be_stamped(tmp_path):
+    os.mkfifo(tmp_path / "clip.mp4")
+    (tmp_path / "one.jsonl").write_text('{"question": "x", "video": "clip.mp4"}')
+    [record] = read_jsonl(tmp_path / "one.jsonl")
+    assert still(record, stamp_of(record))
 
 
 def test_what_was_kept_of_a_shard_about_another_picture_is_not_used(toy, data, tmp_path):

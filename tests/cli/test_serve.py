@@ -57,7 +57,7 @@ def test_vllm_is_started_by_a_command_that_its_wheel_has(named, monkeypatch):
         return "0.32.0"
 
     monkeypatch.setattr(metadata, "version", version)
-    words = serve._vllm_command("/bin/vllm", "my-model")
+    words = serve.vllm_command("/bin/vllm", "my-model")
     module = "vllm.entrypoints.openai.api_server"
     wanted = ["/bin/vllm", "serve"] if named else [sys.executable, "-m", module, "--model"]
     assert words == [*wanted, "my-model"]

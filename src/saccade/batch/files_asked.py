@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from saccade.inputs.data import Entry
+from saccade.inputs.pictures import is_pipe
 
 Stamp = list[str]
 
@@ -52,6 +53,8 @@ def _looks(files: Iterable[Path]) -> str:
 def _bytes(files: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for path in files:
+        if is_pipe(path):
+            continue  # reading it may never end; it is refused where it is opened
         try:
             with path.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())

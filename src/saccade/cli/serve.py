@@ -180,7 +180,7 @@ def _vllm(model: str, named: dict[str, str], host: str, port: int, key: str | No
         raise ValueError("vllm is not installed here: pip install 'saccade[vllm]', or take --engine saccade")
     if opening != Opening(dtype=opening.dtype, revision=opening.revision, strict=opening.strict):
         raise ValueError("--engine vllm takes --dtype and --revision alone of how a model is opened")
-    words = [*_vllm_command(program, model), "--host", host, "--port", str(port)]
+    words = [*vllm_command(program, model), "--host", host, "--port", str(port)]
     words += common.given(("--dtype", opening.dtype), ("--revision", opening.revision))
     if key is not None:
         os.putenv("VLLM_API_KEY", key)
@@ -189,7 +189,8 @@ def _vllm(model: str, named: dict[str, str], host: str, port: int, key: str | No
     os.execv(words[0], words)
 
 
-def _vllm_command(program: str, model: str) -> list[str]:
+def vllm_command(program: str, model: str) -> list[str]:
+    """How vLLM's server of a model is started here, before its options."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
