@@ -36,7 +36,8 @@ def serve(
         typer.Option(
             "--plan",
             metavar="NAME=PLAN",
-            help="A plan file or spec that requests name as MODEL@NAME (plan without a name); repeatable.",
+            help="A plan file or spec that requests name as MODEL@NAME, by its file or methods where no name "
+            "is given; repeatable.",
         ),
     ] = None,
     engine: Annotated[
