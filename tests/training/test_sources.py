@@ -176,6 +176,12 @@ def test_scenes_are_conversations_about_one_image():
         assert [turn.images for turn in found.turns] == [1] + [0] * (len(found.turns) - 1)
 
 
+def test_scenes_are_drawn_as_the_model_sees_them():
+    small, large = scenes().load(3, 1), scenes(scale=2).load(3, 1)
+    assert small.images[0].size == (80, 80) and large.images[0].size == (160, 160)
+    assert small.turns == large.turns
+
+
 def test_scenes_ask_about_the_tasks_that_are_wanted():
     from saccade.glance.tasks import TASKS
 

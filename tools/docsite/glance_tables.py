@@ -8,7 +8,9 @@ from typing import Any
 
 from saccade.report.markdown import markdown
 from saccade.report.text import amount, difference, interval, percent
+from saccade.research.names import stem_of
 from saccade.research.studies import outdated
+from saccade.system.embedded import Embedded
 from saccade.system.files import read_json
 
 KINDS = {
@@ -19,7 +21,7 @@ KINDS = {
     "composed": "composed",
 }
 """What methods of each kind reduce."""
-BUDGET, FAMILY, TRAINED = "study_budget", "study_iso_flops", "study_skip_vision"
+BUDGET, FAMILY, TRAINED = "study_budget", "study_iso_flops", "skip-vision"
 """Result files."""
 
 
@@ -144,11 +146,12 @@ def glance_positions(results: Path) -> str:
     return "\n\n".join(filter(None, [markdown(head, rows), told, outdated.told(found)]))
 
 
-def glance_trained(results: Path) -> str:
-    """What Skip-Vision's parts and their rivals keep and save on Glance, trained from one dense start."""
-    found = load(results / f"{TRAINED}.json")
+def trained(model: Embedded, results: Path) -> str:
+    """What Skip-Vision's parts and their rivals keep and save, trained from one dense start."""
+    stem = stem_of(TRAINED, model)
+    found = load(results / f"{stem}.json")
     if found is None:
-        return missing("saccade study skip-vision --out benchmarks/results")
+        return missing(f"saccade study {TRAINED} {model.name} --out benchmarks/results")
     rows = []
     for entry in found["plans"]:
         mean, cost, times = entry["mean"], entry["cost"], entry.get("times")
@@ -171,6 +174,6 @@ def glance_trained(results: Path) -> str:
         f"{data['questions']} held-out questions of {len(dense['tasks'])} tasks; 95 % intervals; blind: "
         f"{percent(dense['mean']['blind'])}; {recipe['steps']} steps of {recipe['batch']} pictures from one "
         "dense start, unless said. Visual FLOPs: by the paper's convention; all but accuracy as shares of "
-        f"the dense row's. More in [the study's page](benchmarks/results/{TRAINED}.md)."
+        f"the dense row's. More in [the study's page](benchmarks/results/{stem}.md)."
     )
     return f"{markdown(head, rows)}\n\n{told}"

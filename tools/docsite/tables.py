@@ -6,6 +6,7 @@ A table stands between ``<!-- generated:NAME -->`` and ``<!-- /generated -->``.
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -18,9 +19,9 @@ from docsite.glance_tables import (
     glance,
     glance_family,
     glance_positions,
-    glance_trained,
     load,
     missing,
+    trained,
 )
 from docsite.study_tables import STUDY_TABLES
 from docsite.suite_tables import SUITE_TABLES
@@ -30,6 +31,7 @@ from saccade.methods import METHODS, Method
 from saccade.report.catalogue import SHARED, described, in_brief
 from saccade.report.markdown import markdown
 from saccade.report.text import percent
+from saccade.system.embedded import GAZE, GLANCE
 from saccade.system.files import read_json, write_text
 
 BLOCK = re.compile(r"(<!-- generated:([\w-]+) -->\n).*?(<!-- /generated -->)", re.DOTALL)
@@ -161,7 +163,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "glance": glance,
     "glance-family": glance_family,
     "glance-positions": glance_positions,
-    "glance-trained": glance_trained,
+    "glance-trained": functools.partial(trained, GLANCE),
+    "gaze-trained": functools.partial(trained, GAZE),
     "bench": bench,
     "training-step": training_step,
     "whole-bill": whole_bill,

@@ -100,6 +100,7 @@ class GlanceScenes:
         images: Scenes per epoch.
         turns: Questions about each, at most; they form one conversation.
         tasks: Tasks to ask about; all if empty.
+        scale: How large pictures are: 1 as Glance sees them, 2 as Gaze does.
         weight: Multiplies ``images``.
         name: What reports call it.
     """
@@ -108,6 +109,7 @@ class GlanceScenes:
     images: int
     turns: int = 6
     tasks: tuple[str, ...] = ()
+    scale: Literal[1, 2] = 1
     weight: float = 1.0
     name: str = "glance"
 

@@ -167,6 +167,7 @@ class ScenePool:
 
     def load(self, index: int, epoch: int) -> Conversation:
         """Questions about one scene, as one conversation; the image comes before the first."""
+        from saccade.glance.draw import LOOKS
         from saccade.glance.scenes import make_scene, scene_seed
         from saccade.glance.tasks import training_questions
 
@@ -175,7 +176,8 @@ class ScenePool:
         # A scene may have no question of the wanted tasks; the next one drawn may.
         while not asked:
             kind = str(rng.choice(self._kinds, p=self._shares))
-            scene = make_scene(kind, scene_seed("train", int(rng.integers(1 << 47))))
+            seed = scene_seed("train", int(rng.integers(1 << 47)))
+            scene = make_scene(kind, seed, LOOKS[self.settings.scale])
             asked = training_questions(scene, rng)
             if self.settings.tasks:
                 asked = [q for q in asked if q.task in self.settings.tasks]

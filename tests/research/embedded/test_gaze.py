@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from saccade.glance.draw import LARGE, SMALL
-from saccade.glance.model import GAZE, GlanceConfig, build_model
+from saccade.glance.model import GAZE, GlanceConfig, Llava, build_model
 from saccade.glance.scenes import KINDS, make_scene
 from saccade.glance.tokenizer import PIXEL_MEAN, PIXEL_STD, build_processor
 from saccade.glance.vocabulary import CONTENT_INDEX, HEAD_INDEX, IGNORE, LABEL_HEADS
@@ -27,20 +27,21 @@ from saccade.research.embedded.recipe import (
     TrainingStage,
     learning_rate_factor,
 )
-from saccade.research.embedded.tower import inherit, spread, tower_states, visual_rows
+from saccade.research.embedded.tower import inherit, spread, tower_layers, tower_states, visual_rows
 from saccade.research.embedded.train import Trainer, _cross_entropy, schedule_of, short, train
 
 SIZES = GlanceConfig(
     layers=2, width=32, heads=4, mlp=16, vision_width=32, tower=2, tower_mlp=32, image_size=160
 )
 CONFIG = TrainConfig(
-    steps=10,
+    steps=12,
     stages=(
         TrainingStage("answer", step=2, look=SMALL),
         TrainingStage("see", step=4, look=LARGE, hold=True),
         TrainingStage("answer", step=6, look=LARGE, decay_from=0.8),
         TrainingStage("see", step=8, look=LARGE, whole=True),
-        TrainingStage("answer", look=LARGE, thinned=0.5, whole=True, spell_early=True, sparse=True),
+        TrainingStage("answer", step=10, look=LARGE, thinned=0.5, whole=True, spell_early=True, sparse=True),
+        TrainingStage("answer", look=LARGE, thinned=0.5, spell_early=True, sparse=True, shallow=True),
     ),
     warmup=2,
     read_layers=(1,),
@@ -70,7 +71,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A finished run of all five stages."""
+    """A finished run of all six stages."""
     folder = tmp_path_factory.mktemp("run")
     train(CONFIG, folder, sizes=SIZES)
     return folder
@@ -79,7 +80,7 @@ def run(tmp_path_factory):
 def test_the_shipped_sizes_are_those_that_were_asked_for() -> None:
     assert GAZE.tower >= 6 and GAZE.layers >= 12 and GAZE.visual_tokens == 400 == LARGE.side**2
     with torch.device("meta"):
-        from saccade.glance.model import Llava, build_config
+        from saccade.glance.model import build_config
 
         count = sum(p.numel() for p in Llava(build_config(GAZE)).parameters())
     assert 5e6 <= count <= 13e6 and 2 * count <= 25 * 2**20
@@ -132,7 +133,7 @@ def test_a_model_inherits_what_fits_and_opens_the_eyes_of_heads_that_are_taught(
     assert torch.equal(mine[f"model.{POSITIONS}"][0], its[f"model.{POSITIONS}"][0])
 
 
-@pytest.mark.parametrize("after", [1, 2, 3, 5, 6, 8, 9])
+@pytest.mark.parametrize("after", [1, 2, 3, 5, 6, 8, 9, 10, 11])
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(run, tmp_path, monkeypatch, after) -> None:
     step = Trainer.step
 
@@ -165,7 +166,7 @@ def test_a_run_that_goes_on_keeps_the_length_it_was_begun_with(run, tmp_path) ->
 
 def test_a_run_put_off_goes_through_the_same_stages(tmp_path, run) -> None:
     longer = replace(CONFIG, steps=60)
-    for step in range(10):
+    for step in range(12):
         assert Clock(step=step).stage(longer) == Clock(step=step).stage(CONFIG) == step // 2
 
 
@@ -177,7 +178,8 @@ def test_every_part_that_is_used_learns_and_held_readers_stay(tmp_path) -> None:
         losses = trainer.step(trainer.stages[number][0])
         assert all(np.isfinite(value) for value in losses.values())
         moved = {n for n, p in trainer.network.named_parameters() if not torch.equal(p, before[n])}
-        assert any("encoder.layers.1.self_attn.q_proj" in name for name in moved)
+        assert any("encoder.layers.0.self_attn.q_proj" in name for name in moved)
+        assert any("encoder.layers.1." in name for name in moved) == (not stage.shallow)
         assert any("encoder.layers.2.self_attn.q_proj" in name for name in moved), "the last layer looks"
         assert not any("encoder.layers.2.mlp" in name for name in moved)
         local = not stage.hold and not stage.whole
@@ -200,6 +202,30 @@ def test_an_export_is_a_stock_model_of_large_pictures(run, tmp_path) -> None:
     assert given["pixel_values"].shape[-1] == 160
     assert int((given["input_ids"] == loaded.config.image_token_id).sum()) == 400
     assert torch.isfinite(loaded(**given).logits).all()
+
+
+def test_a_shallow_tower_is_the_stock_one_without_a_layer(run, tmp_path) -> None:
+    """What the last stage trains is what is exported: features one layer earlier, the last layer looking."""
+    trainer = Trainer(CONFIG, tmp_path, SIZES)
+    network = trainer.network
+    network.load_state_dict(load_state(run)["average"], strict=False)
+    pixels = torch.randn(2, 3, 160, 160)
+    with torch.no_grad():
+        states = tower_states(network.model, pixels, shallow=True)
+        assert len(states) == SIZES.tower
+        folder = export(run, tmp_path / "gaze", torch.float32)
+        stock = Llava.from_pretrained(folder).eval()
+        assert stock.config.vision_config.num_hidden_layers == SIZES.tower
+        features = stock.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-2]
+        assert torch.allclose(features, states[-1], atol=1e-5)
+        deep = tower_states(network.model, pixels)[-1]
+        assert not torch.allclose(deep, states[-1], atol=1e-3)
+        stock.set_attn_implementation("eager")
+        looks = stock.model.vision_tower(pixels, output_attentions=True).attentions
+        for number in (-2, -1):
+            layer = tower_layers(network.model, shallow=True)[number]
+            ours = attention_of_cls(layer, states[number]).exp()
+            assert torch.allclose(ours, looks[number].mean(1)[:, 0, 1:], atol=1e-6)
 
 
 def test_a_packed_row_trains_the_prompt_that_users_give(model) -> None:
@@ -358,7 +384,7 @@ def test_the_attention_taught_is_that_of_the_stock_layer(model) -> None:
 
 
 def test_a_stage_may_have_a_fall_of_its_own() -> None:
-    """The rate falls to the end of the third and fifth stage, rises again, and falls at the end."""
+    """The rate falls to the end of the third stage, and of those from the fifth on, and rises again."""
     recipe = RECIPES["gaze"].config
 
     def factor(step: int, stage_step: int = 999) -> float:
@@ -368,7 +394,9 @@ def test_a_stage_may_have_a_fall_of_its_own() -> None:
     assert factor(3500, 0) == pytest.approx(1 / recipe.warmup) and factor(3600) == factor(4800) == 1.0
     assert 0.4 < factor(5518) < 0.6 and factor(6199) <= 0.01
     assert factor(6200, 0) == pytest.approx(1 / recipe.warmup) and factor(6300) == factor(7800) == 1.0
-    assert 0.4 < factor(8510) < 0.6 and factor(recipe.steps - 1) <= 0.01
+    assert 0.4 < factor(8510) < 0.6 and factor(9199) <= 0.01
+    assert factor(9540) == 1.0 and 0.4 < factor(9727) < 0.6 and factor(9899) <= 0.01
+    assert factor(10600) == 1.0 and 0.4 < factor(11097) < 0.6 and factor(recipe.steps - 1) <= 0.01
 
 
 def test_a_fall_of_its_own_needs_a_step_to_end_at() -> None:
@@ -430,7 +458,13 @@ def test_a_model_folder_goes_on_in_the_last_stage_with_the_weights_it_has(run, t
     config = CONFIG.going_on(str(folder))
     assert config.stages == CONFIG.stages[-1:]
     trainer = Trainer(config, tmp_path, SIZES)
+    assert trainer.sizes.tower == SIZES.tower - 1 and not trainer.stage.shallow
     average = load_state(run)["average"]
     for name, parameter in trainer.network.named_parameters():
         if name.startswith("model."):
-            assert torch.equal(parameter, average[name]), name
+            there = name.replace("encoder.layers.1", "encoder.layers.2")
+            assert torch.equal(parameter, average[there]), name
+    trainer.step(trainer.stages[0][0])
+    trainer.save()
+    again = export(tmp_path, tmp_path / "again")
+    assert Llava.from_pretrained(again).config.vision_config.num_hidden_layers == SIZES.tower

@@ -18,33 +18,39 @@ from saccade.research.studies import Store, StudyQuestions
 from saccade.research.studies.lineup import KEPT
 from saccade.research.studies.run import write
 from saccade.research.studies.skip_vision import STUDY
+from saccade.research.studies.trained.ablation import Ablation, AblationRecipe, AblationRow
 from saccade.research.studies.trained.ask import Asked, Way
 from saccade.research.studies.trained.claims import findings
 from saccade.research.studies.trained.forced import compared, surprise
 from saccade.research.studies.trained.judge import judge
 from saccade.research.studies.trained.make import claimed, place, remember
 from saccade.research.studies.trained.rows import (
+    ABLATIONS,
     DENSE,
     FULL,
     LATE_SF,
     LATER,
     LONGER,
     MERGE,
-    QUICK,
-    ROWS,
-    AblationRecipe,
-    AblationRow,
     later,
 )
 from saccade.research.studies.trained.run import run
 from saccade.skip_vision import SkipVisionConfig, set_cache
 from saccade.training import TrainingConfig
+from saccade.training.config import PARTS
 
-BY_NAME = {row.name: row for row in ROWS}
+GLANCE = ABLATIONS["glance"]
+GAZE = ABLATIONS["gaze"]
+BY_NAME = {row.name: row for row in GLANCE.rows}
+
+
+def quick(rows, ablation: Ablation = GLANCE) -> Ablation:
+    """A few steps of some rows."""
+    return replace(ablation.quick(), rows=tuple(rows))
 
 
 def test_rows_have_the_layouts_of_the_papers_table_scaled_down():
-    entries = {row.name: judge_entry(row) for row in ROWS}
+    entries = {row.name: judge_entry(row) for row in GLANCE.rows}
     counts = {name: entry["rows"]["attend"] for name, entry in entries.items()}
     assert counts[DENSE] == counts["SF"] == 266 and counts["FastV"] == 80
     assert counts[MERGE + KEPT] == counts["mean pooling" + KEPT] == 116
@@ -70,10 +76,10 @@ def test_what_a_plan_over_a_model_saves_is_counted():
     assert 0.1 < victor["visual_ratio_paper"] < 0.2
 
 
-def judge_entry(row: AblationRow) -> dict:
-    said = {name: asked({0: "a"}) for name in (DENSE, row.name)}
-    (entry,) = judge([row], said, SHAPES["llava-1.5-7b"], text=20)
-    return entry
+def judge_entry(row: AblationRow, ablation: Ablation = GLANCE, shape=SHAPES["llava-1.5-7b"]) -> dict:
+    ablation = replace(ablation, rows=(ablation.rows[0], row))
+    said = {name: asked({0: "a"}) for name in (ablation.dense, row.name)}
+    return judge(ablation, said, shape, text=20)[-1]
 
 
 def asked(answers: dict[int, str], wrong: int = 0) -> Asked:
@@ -97,7 +103,9 @@ def asked(answers: dict[int, str], wrong: int = 0) -> Asked:
 
 def test_a_row_is_paired_with_the_dense_row_of_its_seed():
     said = {DENSE: asked({0: "a", 1: "a"}), FULL: asked({0: "a", 1: "a"}, wrong=2), "SF": asked({0: "a"})}
-    dense, full, one = judge([BY_NAME[n] for n in (DENSE, FULL, "SF")], said, SHAPES["llava-1.5-7b"], text=20)
+    dense, full, one = judge(
+        quick(BY_NAME[n] for n in (DENSE, FULL, "SF")), said, SHAPES["llava-1.5-7b"], text=20
+    )
     assert dense["mean"]["difference"] == 0 and dense["mean"]["accuracy"] == 1
     assert full["mean"]["accuracy"] == pytest.approx(0.6)
     assert full["mean"]["difference"] == pytest.approx(-0.4)
@@ -112,7 +120,7 @@ def test_a_row_is_paired_with_the_dense_row_of_its_seed():
 def test_a_seed_that_the_dense_row_lacks_is_named():
     said = {DENSE: asked({0: "a"}), FULL: asked({0: "a", 1: "a"})}
     with pytest.raises(ValueError, match="seed 1"):
-        judge([BY_NAME[FULL]], said, SHAPES["llava-1.5-7b"], text=20)
+        judge(quick((BY_NAME[DENSE], BY_NAME[FULL])), said, SHAPES["llava-1.5-7b"], text=20)
 
 
 def entry(name: str, accuracy: float, gap: float, **more) -> dict:
@@ -160,7 +168,7 @@ def test_claims_are_judged_by_the_rows_that_speak_of_them():
 
 def test_rows_that_train_for_longer_take_more_steps_of_the_same_recipe():
     usual, longer = (
-        AblationRecipe().training("glance", row.layout(), "out", 1, None, base=False, longer=row.longer)
+        GLANCE.training("glance", "out", row, 1)
         for row in (BY_NAME[FULL + KEPT], BY_NAME[FULL + KEPT + LONGER])
     )
     assert longer["optimisation"].pop("steps") == 3 * usual["optimisation"].pop("steps") == 1200
@@ -172,7 +180,7 @@ def test_times_are_written_row_by_row_and_go_on_where_they_were(tmp_path, monkey
 
     asked: list[list[str]] = []
 
-    def timed(base, rows, recipe, device):
+    def timed(base, ablation, rows, device):
         asked.append([row.name for row in rows])
         for row in rows:
             if row.name == "SF LS" and len(asked) == 1:
@@ -181,7 +189,7 @@ def test_times_are_written_row_by_row_and_go_on_where_they_were(tmp_path, monkey
 
     monkeypatch.setattr(running, "compare_steps", timed)
     rows = [BY_NAME[name] for name in (DENSE, "SF", "SF LS", DENSE + LONGER)]
-    parts = (tmp_path / "times.json", tmp_path, rows, QUICK, Way(), lambda text: None)
+    parts = (tmp_path / "times.json", tmp_path, quick(rows), Way(), lambda text: None)
     with pytest.raises(OSError, match="went away"):
         running._timed(*parts)
     assert set(running._timed(*parts)) == {"SF", "SF LS"}
@@ -204,11 +212,32 @@ def test_seeds_share_the_questions():
     assert pickle.loads(pickle.dumps(parts[1])).asked("list") == parts[1].asked("list")
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_every_row_is_a_training_run_that_can_be_read(row):
-    data = AblationRecipe().training("glance", row.layout(), "out", 1, row.plan, base=False)
-    config = TrainingConfig.from_data(data)
-    assert SkipVisionConfig.from_dict(dict(config.model.skip_vision)) == row.config()
+@pytest.mark.parametrize(
+    ("ablation", "row"),
+    [(one, row) for one in ABLATIONS.values() for row in one.rows],
+    ids=lambda part: part.title if isinstance(part, Ablation) else part.name,
+)
+def test_every_row_is_a_training_run_that_can_be_read(ablation, row):
+    config = TrainingConfig.from_data(ablation.training("glance", "out", row, 1))
+    assert SkipVisionConfig.from_dict(dict(config.model.skip_vision)) == ablation.config(row)
+    assert config.data[0].scale == ablation.model.scale and config.plan == row.plan
+    assert config.parts == (("projector", "decoder") if ablation is GAZE else PARTS)
+
+
+def test_rivals_of_the_llava_layout_cost_what_the_full_method_does():
+    """Of 400 rows as many are retained as of the paper's 1,296, and a quarter of the others merged."""
+    gaze = replace(SHAPES["llava-1.5-7b"], layers=12, hidden=128, ffn=320, heads=4, kv_heads=4, head_dim=32)
+    entries = {row.name: judge_entry(row, GAZE, gaze) for row in GAZE.rows}
+    counts = {name: entry["rows"]["attend"] for name, entry in entries.items()}
+    assert counts["dense"] == counts["SF"] == 400 and counts["lower resolution"] == 100
+    assert counts[MERGE] == counts["mean pooling"] == 84 + 79
+    assert counts[FULL] == counts[FULL + KEPT] == 165
+    assert entries[FULL]["rows"]["pass_ffn"] == 84 + 2 + 1
+    shares = {name: entry["visual_ratio_paper"] for name, entry in entries.items()}
+    assert shares[FULL] < 0.25 < shares["SF"]
+    for name in ("FastV", "lower resolution", "Victor"):
+        assert abs(shares[name] - shares[FULL]) < 0.08, name
+    assert entries[f"{FULL} SK"]["rows"]["cached"] == 87
 
 
 def test_a_run_keeps_its_recipe_and_a_folder_has_one_worker(tmp_path):
@@ -279,8 +308,8 @@ SOME = tuple(
 def test_the_study_trains_asks_and_tells_and_goes_on_where_it_was(tmp_path):
     """A few steps of the main rows; nothing is learned."""
     questions, notes = StudyQuestions.of_suite(("list", "count"), 2, 2, 0), []
-    parts = (tmp_path / "run", QUICK, questions, Store(tmp_path / "store"))
-    result = run(*parts, note=notes.append, rows=SOME)
+    parts = (tmp_path / "run", quick(SOME), questions, Store(tmp_path / "store"))
+    result = run(*parts, note=notes.append)
     assert [entry["name"] for entry in result["plans"]] == [row.name for row in SOME]
     assert result["plans"][0]["mean"]["difference"] == 0 and len(result["findings"]) == 3
     assert result["plans"][2]["times"]["kv_bytes"]["ratio"] < 0.6
@@ -302,7 +331,7 @@ def test_the_study_trains_asks_and_tells_and_goes_on_where_it_was(tmp_path):
     assert paths["cost"].read_bytes().startswith(b"\x89PNG")
     assert "training Merge, positions kept, seed 0" in notes
     notes.clear()
-    again = run(*parts, note=notes.append, rows=SOME)
+    again = run(*parts, note=notes.append)
     assert not [text for text in notes if text.startswith(("training", "aligning", "timing"))]
     assert again["seconds"]["cells_of_this_run"] == 0
     assert again["plans"] == result["plans"] and again["forced"] == result["forced"]
@@ -311,7 +340,7 @@ def test_the_study_trains_asks_and_tells_and_goes_on_where_it_was(tmp_path):
 def test_too_few_questions_for_the_seeds_are_refused_before_anything_is_trained(tmp_path):
     questions = StudyQuestions.of_suite(("list",), 2, 2, 0)
     with pytest.raises(ValueError, match="2 questions a task do not make 3 shares; take more"):
-        run(tmp_path / "run", AblationRecipe(), questions, Store(tmp_path / "store"))
+        run(tmp_path / "run", GLANCE, questions, Store(tmp_path / "store"))
     assert not list(tmp_path.iterdir())
 
 
@@ -319,17 +348,17 @@ def test_too_few_questions_for_the_seeds_are_refused_before_anything_is_trained(
 def test_two_processes_share_it_in_the_number_format_that_is_asked_for(tmp_path):
     """Of one short task: half precision is slow on a processor that has no units for it."""
     questions, notes = StudyQuestions.of_suite(("count",), 2, 2, 0), []
-    parts = (tmp_path / "run", QUICK, questions, Store(tmp_path / "store"))
     rows = SOME[:3]
+    parts = (tmp_path / "run", quick(rows), questions, Store(tmp_path / "store"))
     cells = len(rows) + 1
-    result = run(*parts, Way(workers=2, dtype="bfloat16"), note=notes.append, rows=rows)
+    result = run(*parts, Way(workers=2, dtype="bfloat16"), note=notes.append)
     trained = [text for text in notes if text.startswith("training ") and "seed" in text]
     assert sorted(trained) == sorted(f"training {row.name}, seed 0" for row in rows)
     assert sum(text == "asking Merge, positions kept" for text in notes) == 3
     assert result["provenance"]["dtype"] == "bfloat16"
     assert result["seconds"]["cells_of_this_run"] == result["seconds"]["cells"] == cells
     # Another format is another cell.
-    other = run(*parts, note=notes.append, rows=rows)
+    other = run(*parts, note=notes.append)
     assert other["seconds"]["cells_of_this_run"] == cells
     assert other["provenance"]["dtype"] == "float32"
 
@@ -346,13 +375,13 @@ def test_a_training_that_is_told_to_stop_stops_the_study(tmp_path, monkeypatch):
     monkeypatch.setattr("saccade.training.train", stopped)
     monkeypatch.setattr(making, "aligned", lambda *parts: tmp_path / "aligned")
     with pytest.raises(KeyboardInterrupt):
-        making.make(tmp_path / "run", QUICK, lambda text: None)
+        making.make(tmp_path / "run", quick(SOME), lambda text: None)
     assert asked == [str(tmp_path / "run" / "base")]
 
 
 @pytest.mark.parametrize("wrong", [["--data", "x.jsonl"], ["somebody/my-model"]])
-def test_the_command_takes_no_model_and_no_data_for_it(wrong, tmp_path, capsys):
+def test_the_command_takes_an_embedded_model_and_no_data_for_it(wrong, tmp_path, capsys):
     (tmp_path / "x.jsonl").write_text('{"question": "a", "answer": "b"}\n' * 4)
     words = [str(tmp_path / word) if word == "x.jsonl" else word for word in wrong]
     assert main(["study", "skip-vision", *words]) == 2
-    assert "trains Glance on its own suite" in capsys.readouterr().err
+    assert "trains an embedded model on its own suite" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from saccade.cli import accuracy, common
 from saccade.cli.opening import opens
 from saccade.opening.settings import Opening
 from saccade.research.names import check_study, listed, stem_of
-from saccade.system.embedded import of_result, suite_of, title_of
+from saccade.system.embedded import EMBEDDED, of_result, suite_of, title_of
 
 SAMPLES = 1000
 POOL = 100
@@ -126,14 +126,17 @@ def study(
     if chosen.trains:
         from saccade.research.studies.trained.ask import Way
 
-        if data is not None or model != "glance":
-            raise ValueError(f"study {name} trains Glance on its own suite: no MODEL, no --data")
+        if data is not None or model not in EMBEDDED:
+            raise ValueError(
+                f"study {name} trains an embedded model on its own suite: MODEL is "
+                f"{' or '.join(EMBEDDED)}, and there is no --data"
+            )
         if opening.but(device=None, dtype=None) != Opening():
             raise ValueError(
                 f"study {name} opens the models that it trains: of these options --device and --dtype"
             )
         way = Way(processes, batch, max_new_tokens, str(where), opening.told().get("dtype"))
-        result = _trained(questions, run, way, quick, note)
+        result = _trained(model, questions, run, way, quick, note)
         paths = write(chosen, result, out)
         show(output, result, paths)
         output.finish(result)
@@ -159,13 +162,13 @@ def study(
     output.finish(result)
 
 
-def _trained(questions: Any, run: Path, way: Any, quick: bool, note: Any) -> dict[str, Any]:
+def _trained(model: str, questions: Any, run: Path, way: Any, quick: bool, note: Any) -> dict[str, Any]:
     from saccade.research.studies import Store
-    from saccade.research.studies.trained.rows import QUICK, AblationRecipe
+    from saccade.research.studies.trained.rows import ABLATIONS
     from saccade.research.studies.trained.run import run as run_trained
 
-    recipe = QUICK if quick else AblationRecipe()
-    folder = run / ("trained-quick" if quick else "trained")
+    ablation = ABLATIONS[model].quick() if quick else ABLATIONS[model]
+    folder = run / f"trained{ablation.mark}{'-quick' if quick else ''}"
     with (
         common.resumable(f"repeat the command to go on with the models kept in {folder}"),
         common.progress() as bar,
@@ -175,7 +178,7 @@ def _trained(questions: Any, run: Path, way: Any, quick: bool, note: Any) -> dic
         def step(answers: int) -> None:
             bar.update(line, advance=answers)
 
-        return run_trained(folder, recipe, questions, Store(run), way, note=note, step=step)
+        return run_trained(folder, ablation, questions, Store(run), way, note=note, step=step)
 
 
 def show_list(output: common.Output) -> None:

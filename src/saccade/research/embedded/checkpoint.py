@@ -43,6 +43,7 @@ def export(run_dir: Path, out: Path, dtype: torch.dtype = torch.float16) -> Path
     """
     from saccade.glance.model import GlanceConfig, build_model
     from saccade.glance.tokenizer import build_processor
+    from saccade.research.embedded.tower import make_shallow
 
     state = load_state(Path(run_dir))
     sizes = GlanceConfig(**state["sizes"])
@@ -56,6 +57,8 @@ def export(run_dir: Path, out: Path, dtype: torch.dtype = torch.float16) -> Path
     buffers = {name for name, _ in model.named_buffers()}
     if unexpected or set(missing) - buffers:
         raise ValueError(f"checkpoint does not fit the model: missing {missing}, unexpected {unexpected}")
+    if state.get("shallow"):
+        make_shallow(model)
     model = model.to(dtype)
     model.config.dtype = dtype
 

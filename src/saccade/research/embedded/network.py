@@ -19,7 +19,7 @@ from saccade.glance.vocabulary import HEAD_INDEX, IGNORE, LABEL_HEADS, LOCAL_HEA
 from saccade.research.embedded.attention import keep_wide, packed
 from saccade.research.embedded.glimpse import looking_loss
 from saccade.research.embedded.pointing import pointing_loss
-from saccade.research.embedded.tower import tower_states
+from saccade.research.embedded.tower import tower_layers, tower_states
 
 
 class PatchReader(nn.Module):
@@ -65,7 +65,13 @@ class Passed(NamedTuple):
 
 
 class Network(nn.Module):
-    """The model and its patch readers, with the two training passes."""
+    """The model and its patch readers, with the two training passes.
+
+    Attributes:
+        shallow: Whether features come one layer earlier out of the tower (`TrainingStage.shallow`).
+    """
+
+    shallow = False
 
     def __init__(
         self,
@@ -110,13 +116,13 @@ class Network(nn.Module):
     ) -> tuple[torch.Tensor, ...]:
         """The tower's patches, the losses of their reader (none x heads if unread) and of the CLS row."""
         images = (pixels.permute(0, 3, 1, 2).float() / 255.0 - PIXEL_MEAN) / PIXEL_STD
-        states = tower_states(self.model, images)
+        states = tower_states(self.model, images, self.shallow)
         rows = states[-1][:, 1:]
         if not self.mixes:
             return rows, rows.new_zeros(0, len(LABEL_HEADS)), rows.new_zeros(())
         reader = self.whole_reader if whole else self.tower_reader
         losses = reader.losses(rows, labels)[None]
-        layers = self.model.model.vision_tower.encoder.layers
+        layers = tower_layers(self.model, self.shallow)
         looks = [looking_loss(layers[i], states[i], labels, sparse) for i in (-2, -1)]
         return rows, losses, looks[0] + looks[1]
 

@@ -33,6 +33,8 @@ class TrainingStage:
         sparse: Whether the model learns to do with few rows: thinned pictures keep few rows more often than
             many, the CLS row looks at one patch of every 2 x 2 of a thing, and the first layer is taught to
             look too, words that name nothing at whatever is drawn.
+        shallow: Whether the tower loses a layer: features come one layer earlier, and the decoder, which can
+            look at other rows too, has to do what that layer did. Later stages have to be shallow too.
         decay_from: If positive, point of the schedule up to `step` from which the learning rate falls to
             almost nothing at the end of this stage already.
     """
@@ -47,6 +49,7 @@ class TrainingStage:
     whole: bool = False
     spell_early: bool = False
     sparse: bool = False
+    shallow: bool = False
     decay_from: float = 0.0
 
     def __post_init__(self) -> None:
@@ -138,6 +141,10 @@ class TrainConfig:
         """The last stage of this recipe from the weights in a folder."""
         return replace(self, start=folder, stages=self.stages[-1:])
 
+    def from_shallow(self) -> TrainConfig:
+        """The same from a model whose tower has lost its layer already."""
+        return replace(self, stages=tuple(replace(stage, shallow=False) for stage in self.stages))
+
     def with_batch(self, batch: int) -> TrainConfig:
         """The same recipe with so many pictures a step in its last stage, and as many times more before."""
         times = batch / self.mixture.batch
@@ -175,7 +182,7 @@ RECIPES = {
         "gaze",
         GAZE,
         TrainConfig(
-            steps=9200,
+            steps=11500,
             stages=(
                 TrainingStage("answer", step=1000, look=SMALL),
                 TrainingStage("see", step=1250, look=LARGE, hold=True),
@@ -190,9 +197,31 @@ RECIPES = {
                     spell_early=True,
                     decay_from=0.78,
                 ),
-                TrainingStage("answer", look=LARGE, thinned=0.7, whole=True, spell_early=True, sparse=True),
+                TrainingStage(
+                    "answer",
+                    step=9200,
+                    look=LARGE,
+                    thinned=0.7,
+                    whole=True,
+                    spell_early=True,
+                    sparse=True,
+                    decay_from=0.85,
+                ),
+                TrainingStage(
+                    "answer",
+                    step=9900,
+                    look=LARGE,
+                    thinned=0.5,
+                    spell_early=True,
+                    sparse=True,
+                    shallow=True,
+                    decay_from=0.965,
+                ),
+                TrainingStage(
+                    "answer", look=LARGE, thinned=0.65, spell_early=True, sparse=True, shallow=True
+                ),
             ),
-            decay_from=0.85,
+            decay_from=0.93,
             start="glance",
             muon_lr=4e-3,
             adam_lr=1.5e-3,

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from saccade.glance.model import Llava
 from saccade.research.embedded.pointing import HEADS
@@ -49,11 +50,33 @@ def spread(positions: torch.Tensor, patches: int) -> torch.Tensor:
     return grid.reshape(width, -1).T
 
 
-def tower_states(model: Llava, pixels: torch.Tensor) -> list[torch.Tensor]:
+def tower_layers(model: Llava, shallow: bool = False) -> list[nn.Module]:
+    """Layers of the tower in order; the last one is that which features do not pass.
+
+    Args:
+        model: The model.
+        shallow: Whether the layer before the last is left out, so that features come one layer earlier.
+    """
+    layers = list(model.model.vision_tower.encoder.layers)
+    return [*layers[:-2], layers[-1]] if shallow else layers
+
+
+def make_shallow(model: Llava) -> None:
+    """Takes the layer before the last out of the tower, in place."""
+    model.model.vision_tower.encoder.layers = nn.ModuleList(tower_layers(model, shallow=True))
+    model.config.vision_config.num_hidden_layers -= 1
+
+
+def tower_states(model: Llava, pixels: torch.Tensor, shallow: bool = False) -> list[torch.Tensor]:
     """What enters each layer of the tower, CLS first, the last layer's input last: the features.
 
     As the stock tower computes them, without its unused last layer. Of pictures smaller than the model's,
     which only training knows, each patch has the mean of the positions that it covers.
+
+    Args:
+        model: The model.
+        pixels: Normalised pictures, B x 3 x side x side.
+        shallow: As in `tower_layers`.
     """
     tower = model.model.vision_tower
     embeddings = tower.embeddings
@@ -63,7 +86,7 @@ def tower_states(model: Llava, pixels: torch.Tensor) -> list[torch.Tensor]:
         positions = torch.cat((positions[:1], spread(positions[1:], patches.shape[1])))
     rows = torch.cat((embeddings.class_embedding.expand(len(pixels), 1, -1), patches), dim=1)
     states = [tower.pre_layrnorm(rows + positions)]
-    for layer in tower.encoder.layers[:-1]:
+    for layer in tower_layers(model, shallow)[:-1]:
         states.append(layer(states[-1], None))
     return states
 

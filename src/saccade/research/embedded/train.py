@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -70,13 +70,17 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, run_dir: Path, sizes: GlanceConfig) -> None:
         """Build everything from the seed; `load` replaces it by a checkpoint."""
-        self.config, self.run_dir, self.sizes = config, run_dir, sizes
+        self.config, self.run_dir, self.sizes, self.clock = config, run_dir, sizes, Clock()
         torch.set_num_threads(1)
         self.stages = [config.batches(stage) for stage in config.stages]
         model = build_model(sizes, config.seed)
         if config.start:
             folder = weights_path() if config.start == "glance" else Path(config.start)
             donor = Llava.from_pretrained(folder, dtype=torch.float32)
+            if self.stage.shallow and donor.config.vision_config.num_hidden_layers == sizes.tower:
+                # It has lost its layer already.
+                config, sizes = config.from_shallow(), replace(sizes, tower=sizes.tower - 1)
+                self.config, self.sizes, model = config, sizes, build_model(sizes, config.seed)
             inherit(model, donor.state_dict(), config.point_layers)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -93,7 +97,6 @@ class Trainer:
         self._pool = ThreadPoolExecutor(shards)
         self.optimizers = build_optimizers(self.network, config)
         self.average = {name: p.detach().clone() for name, p in self.network.named_parameters()}
-        self.clock = Clock()
         self.stopping = False
         self._durations: deque[float] = deque(maxlen=50)
         self._mark = time.perf_counter()
@@ -136,6 +139,7 @@ class Trainer:
                 "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
                 "clock": asdict(self.clock),
                 "sizes": asdict(self.sizes),
+                "shallow": self.stage.shallow,
                 "config": asdict(self.config),
             },
         )
@@ -143,6 +147,7 @@ class Trainer:
     def step(self, batch: dict[str, torch.Tensor]) -> dict[str, float]:
         """One optimisation step; returns its losses."""
         count = len(self.replicas)
+        self._as_deep_as_told()
         batch = {name: tensor.to(self.network.device) for name, tensor in batch.items()}
         shards = [{k: v.tensor_split(count)[i] for k, v in batch.items()} for i in range(count)]
         results = list(self._pool.map(self._shard, self.replicas, shards))
@@ -224,8 +229,13 @@ class Trainer:
         self.clock.stage_step = self.clock.stage_step + 1 if same else 0
         self.clock.images += images
 
+    def _as_deep_as_told(self) -> None:
+        for network in self.replicas:
+            network.shallow = self.stage.shallow
+
     def check(self) -> dict[str, float]:
         """Accuracy per task of the averaged weights on held-out scenes."""
+        self._as_deep_as_told()
         current = {name: p.detach().clone() for name, p in self.network.named_parameters()}
         self.network.load_state_dict(self.average, strict=False)
         try:

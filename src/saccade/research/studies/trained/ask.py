@@ -18,8 +18,8 @@ from saccade.research.studies.bench import StudyBench
 from saccade.research.studies.lines import Book
 from saccade.research.studies.questions import StudyQuestions
 from saccade.research.studies.store import Store
+from saccade.research.studies.trained.ablation import Ablation, AblationRow
 from saccade.research.studies.trained.make import place
-from saccade.research.studies.trained.rows import DENSE, AblationRow
 from saccade.research.studies.workers import fill_all
 from saccade.skip_vision import set_cache, wrapped
 
@@ -67,8 +67,8 @@ class Asked:
 
 def ask(
     run: Path,
+    ablation: Ablation,
     row: AblationRow,
-    seeds: tuple[int, ...],
     questions: StudyQuestions,
     store: Store,
     way: Way,
@@ -80,8 +80,8 @@ def ask(
 
     Args:
         run: Folder of the ablation.
+        ablation: The ablation.
         row: The row.
-        seeds: Seeds that are trained.
         questions: The questions.
         store: Where answers are kept.
         way: How they are asked.
@@ -93,13 +93,14 @@ def ask(
     blind: Answers = {}
     made: list[Mapping[str, Any]] = []
     prompts: Counter[int] = Counter()
+    seeds = ablation.seeds(row)
     for seed, share in zip(seeds, questions.shares(len(seeds)), strict=True):
-        first = row.name == DENSE and seed == seeds[0]
+        first = row.name == ablation.dense and seed == seeds[0]
         mine = questions if first else share
         loaded = models.load(
             str(place(run, row, seed) / "model"), dtype=way.dtype, device=way.device or "cpu"
         )
-        set_cache(loaded, row.config().cache)
+        set_cache(loaded, ablation.config(row).cache)
         bench = StudyBench(loaded, mine, store, way.tokens)
         done = wrapped(loaded.model)
         own = "" if done is None or done.attachment is None else done.attachment.plan.spec

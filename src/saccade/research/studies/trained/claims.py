@@ -12,7 +12,7 @@ from saccade.report.text import difference, percent, points, spread
 from saccade.research.studies.base import ASKED, Finding, is_better, is_free
 from saccade.research.studies.lineup import KEPT
 from saccade.research.studies.tables import interval_of
-from saccade.research.studies.trained.rows import DENSE, FULL, LATE_SF, LATER, LONGER, MERGE, POOL, later
+from saccade.research.studies.trained.rows import FULL, LATE_SF, LATER, LONGER, MERGE, POOL, later, main_row
 
 Entries = Mapping[str, Mapping[str, Any]]
 """Rows of a result by name."""
@@ -44,7 +44,7 @@ def _keeps(entries: Entries) -> Iterable[Finding]:
             f"{len(entry['seeds'])} trained models, at {percent(entry['visual_ratio_paper'])} of the visual "
             "prefill's FLOPs.",
         )
-    if FULL in entries:
+    if FULL in entries and FULL + KEPT in entries:
         yield Finding(
             "Merged rows that keep their positions keep more than rows that close up by similarity",
             ASKED,
@@ -60,11 +60,17 @@ def _keeps(entries: Entries) -> Iterable[Finding]:
         )
 
 
+def _kept(entries: Entries) -> str:
+    """What names of the rows end with that the full method's claims are about."""
+    return main_row(entries).removeprefix(FULL)
+
+
 def _saves(entries: Entries) -> Iterable[Finding]:
-    times = entries[FULL + KEPT].get("times")
+    kept = _kept(entries)
+    times = entries[FULL + kept].get("times")
     if not times:
         return
-    step, merge = times["train_s"], (entries[MERGE + KEPT].get("times") or times)["train_s"]
+    step, merge = times["train_s"], (entries[MERGE + kept].get("times") or times)["train_s"]
     yield Finding(
         "Training takes 35 % less time",
         "Skip-Vision, abstract",
@@ -75,7 +81,8 @@ def _saves(entries: Entries) -> Iterable[Finding]:
 
 
 def _merges(entries: Entries) -> Iterable[Finding]:
-    full, pooled = entries[FULL + KEPT], entries.get(POOL + KEPT)
+    kept = _kept(entries)
+    full, pooled = entries[FULL + kept], entries.get(POOL + kept)
     if pooled:
         yield Finding(
             "Merging by similarity with summaries beats mean pooling",
@@ -86,19 +93,21 @@ def _merges(entries: Entries) -> Iterable[Finding]:
 
 
 def _leaves_the_cache(entries: Entries) -> Iterable[Finding]:
-    small, middle = (entries.get(f"{FULL} SK{more}{KEPT}") for more in ("", " middle+small"))
+    kept = _kept(entries)
+    small, middle = (entries.get(f"{FULL} SK{more}{kept}") for more in ("", " middle+small"))
     if small and middle:
         yield Finding(
             "Skipped rows can leave the cache, the middle ones not",
             "Skip-Vision, table 7: 45.9, 46.0 and 42.4",
             is_better([_between(small, middle)]),
-            f"Accuracy {_accuracy(entries[FULL + KEPT])} with all rows in the cache, {_accuracy(small)} "
+            f"Accuracy {_accuracy(entries[FULL + kept])} with all rows in the cache, {_accuracy(small)} "
             f"without the skipped ones, {_accuracy(middle)} without the middle ones too.",
         )
 
 
 def _where_it_hurts(entries: Entries, ffn: Mapping[str, Any] | None) -> Iterable[Finding]:
-    full, merge = entries[FULL + KEPT], entries.get(MERGE + KEPT)
+    kept = _kept(entries)
+    full, merge = entries[FULL + kept], entries.get(MERGE + kept)
     late = {n: entries[later(n)] for n in LATER if later(n) in entries}
     if not late or merge is None:
         return
@@ -146,14 +155,16 @@ def _would_skip(score: Mapping[str, Any]) -> str:
 
 
 def _trained_longer(entries: Entries) -> Iterable[Finding]:
-    dense, full = entries.get(DENSE + LONGER), entries.get(FULL + KEPT + LONGER)
+    main = main_row(entries)
+    # The dense row stands first.
+    dense, full = entries.get(next(iter(entries)) + LONGER), entries.get(main + LONGER)
     if dense and full:
         yield Finding(
             "Skip-Vision with positions kept is within a point of dense where both train three times as long",
             ASKED,
             is_free([_between(full, dense)]),
             f"{_points(full, dense)} points between {_accuracy(full)} and {_accuracy(dense)}; "
-            f"{points(entries[FULL + KEPT]['mean']['difference'])} after the usual number of steps.",
+            f"{points(entries[main]['mean']['difference'])} after the usual number of steps.",
         )
 
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Mapping
 from typing import Any
 
 from saccade.core.shapes import ModelShape
 from saccade.evaluation.results import Evaluation, Prediction, score
 from saccade.plans.plan import Plan
+from saccade.research.studies.trained.ablation import Ablation, AblationRow
 from saccade.research.studies.trained.ask import Answers, Asked
-from saccade.research.studies.trained.rows import DENSE, TOKENS, AblationRow
 from saccade.skip_vision.accounting import saving
 
 
 def judge(
-    rows: Sequence[AblationRow], said: Mapping[str, Asked], shape: ModelShape, text: int
+    ablation: Ablation, said: Mapping[str, Asked], shape: ModelShape, text: int
 ) -> list[dict[str, Any]]:
     """One entry per row: accuracy by task and seed, what it lost against the dense row, and what it saves.
 
@@ -23,7 +23,7 @@ def judge(
     its share of them.
 
     Args:
-        rows: Rows that were asked.
+        ablation: The ablation, with the rows that were asked.
         said: Their answers; the dense row among them.
         shape: Sizes of the decoder.
         text: Text rows of a typical prompt, for the prefill's FLOPs.
@@ -31,7 +31,7 @@ def judge(
     Raises:
         ValueError: If a row has a seed that the dense row lacks.
     """
-    return [_entry(row, said[row.name], said[DENSE], shape, text) for row in rows]
+    return [_entry(ablation, row, said, shape, text) for row in ablation.rows]
 
 
 def evaluation(name: str, own: Asked, dense: Asked, blind: bool = False) -> Evaluation:
@@ -64,10 +64,15 @@ def mean_of_seeds(own: Asked) -> dict[int, float]:
     }
 
 
-def _entry(row: AblationRow, own: Asked, dense: Asked, shape: ModelShape, text: int) -> dict[str, Any]:
-    config, seeds = row.config(), mean_of_seeds(own)
+def _entry(
+    ablation: Ablation, row: AblationRow, said: Mapping[str, Asked], shape: ModelShape, text: int
+) -> dict[str, Any]:
+    own, dense = said[row.name], said[ablation.dense]
+    config, seeds = ablation.config(row), mean_of_seeds(own)
     over = None if row.plan is None else Plan.of(row.plan)
-    bare, whole = (saving(config, shape, TOKENS, TOKENS, rows, over) for rows in (0, text))
+    bare, whole = (
+        saving(config, shape, ablation.rows_of(row), ablation.tokens, rows, over) for rows in (0, text)
+    )
     return {
         **evaluation(row.name, own, dense).to_dict(),
         "spec": row.plan or "",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 
 from saccade import models, skip_vision
 from saccade.glance.scenes import KINDS, make_scene, scene_seed
-from saccade.research.studies.trained.rows import LAYOUT, ROWS, AblationRecipe, AblationRow
+from saccade.research.studies.trained.ablation import Ablation, AblationRecipe, AblationRow
 from saccade.skip_vision.align import align
 from saccade.system.files import disk_trouble, locked, read_json, write_json
 
@@ -25,19 +26,18 @@ def place(run: Path, row: AblationRow, seed: int) -> Path:
     return run / "rows" / f"{(row.weights or row.name).lower().replace(',', '').replace(' ', '-')}-{seed}"
 
 
-def seeds_of(row: AblationRow, recipe: AblationRecipe) -> tuple[int, ...]:
-    """Seeds a row is trained with."""
-    return row.seeds[: recipe.seeds]
+def start_of(run: Path, ablation: Ablation) -> Path:
+    """Folder of the model that all rows start from: one with a resampler is trained first, in the run."""
+    return run / "base" / "model" if ablation.resampled else ablation.model.checkpoint()
 
 
-def make(run: Path, recipe: AblationRecipe, note: Note, rows: Sequence[AblationRow] = ROWS) -> bool:
+def make(run: Path, ablation: Ablation, note: Note) -> bool:
     """Trains what is missing and nobody else is at.
 
     Args:
         run: Folder of the ablation.
-        recipe: How much is trained.
+        ablation: What is trained.
         note: Called with a line of text when something begins.
-        rows: Rows to train.
 
     Returns:
         Whether everything is there now; False where another process is still at a part.
@@ -47,32 +47,31 @@ def make(run: Path, recipe: AblationRecipe, note: Note, rows: Sequence[AblationR
     """
     from saccade.training import TrainingConfig, train
 
-    remember(run, recipe)
-    base = run / "base"
-    with claimed(base) as mine:
-        if mine:
-            start = aligned(run, recipe, note)
-            note("training the dense base")
-            layout = dict(LAYOUT) | {"row": 0}
-            data = recipe.training(str(start), layout, str(base), 0, None, base=True)
-            _finish(train(TrainingConfig.from_data(data), resume=True))
-    if not (base / "model").exists():
+    remember(run, ablation.recipe)
+    if ablation.resampled:
+        base = run / "base"
+        with claimed(base) as mine:
+            if mine:
+                start = aligned(run, ablation, note)
+                note("training the dense base")
+                _finish(
+                    train(TrainingConfig.from_data(ablation.training(str(start), str(base))), resume=True)
+                )
+    begun = start_of(run, ablation)
+    if not begun.exists():
         return False
     wanted = [
         (row, seed)
-        for seed in range(recipe.seeds)
-        for row in rows
-        if row.weights is None and seed in seeds_of(row, recipe)
+        for seed in range(ablation.recipe.seeds)
+        for row in ablation.rows
+        if row.weights is None and seed in ablation.seeds(row)
     ]
     for row, seed in wanted:
         out = place(run, row, seed)
         with claimed(out) as mine:
             if mine:
                 note(f"training {row.name}, seed {seed}")
-                begun = str(base / "model")
-                data = recipe.training(
-                    begun, row.layout(), str(out), seed + 1, row.plan, base=False, longer=row.longer
-                )
+                data = ablation.training(str(begun), str(out), row, seed + 1)
                 _finish(train(TrainingConfig.from_data(data), resume=True))
     return all((place(run, row, seed) / "model").exists() for row, seed in wanted)
 
@@ -90,28 +89,28 @@ def remember(run: Path, recipe: AblationRecipe) -> None:
         ValueError: If the folder was begun with another one.
     """
     path = run / "recipe.json"
-    if path.exists() and read_json(path) != asdict(recipe):
+    if path.exists() and read_json(path) != json.loads(json.dumps(asdict(recipe))):
         raise ValueError(f"{run} was begun with another recipe ({path}); give another folder")
     if not path.exists():
         write_json(path, asdict(recipe))
 
 
-def aligned(run: Path, recipe: AblationRecipe, note: Note) -> Path:
-    """The dense model whose resampler says what Glance's projector says."""
+def aligned(run: Path, ablation: Ablation, note: Note) -> Path:
+    """The dense model whose resampler says what the embedded model's projector says."""
     folder = run / "aligned"
     if not folder.exists():
-        note("aligning the resampler with Glance's projector")
-        config = skip_vision.SkipVisionConfig.from_dict(dict(LAYOUT) | {"row": 0})
-        loaded = skip_vision.wrap(models.load("glance", device="cpu"), config)
-        told = max(recipe.align_steps // 8, 1)
+        name, steps = ablation.model.name, ablation.recipe.align_steps
+        note(f"aligning the resampler with {ablation.model.title}'s projector")
+        loaded = skip_vision.wrap(models.load(name, device="cpu"), ablation.config(ablation.rows[0]))
+        told = max(steps // 8, 1)
 
         def say(step: int, left: float) -> None:
             if (step + 1) % told == 0:
-                note(f"step {step + 1} of {recipe.align_steps}: {left:.3f} of the variance left")
+                note(f"step {step + 1} of {steps}: {left:.3f} of the variance left")
 
-        left = align(loaded, models.load("glance", device="cpu"), scenes, recipe.align_steps, on_step=say)
+        left = align(loaded, models.load(name, device="cpu"), scenes, steps, on_step=say)
         # The folder says that it is done, so it comes last.
-        write_json(run / "aligned.json", {"steps": recipe.align_steps, "variance_left": left})
+        write_json(run / "aligned.json", {"steps": steps, "variance_left": left})
         with disk_trouble(f"the aligned model to {folder}", "make room and repeat the command"):
             skip_vision.save(loaded, folder)
     return folder

@@ -17,43 +17,48 @@ from saccade.measure.clock import now
 from saccade.measure.counter import dispatched_flops
 from saccade.measure.results import PairedRuns
 from saccade.models import Loaded
-from saccade.research.studies.trained.rows import LAYOUT, AblationRecipe, AblationRow
+from saccade.research.studies.trained.ablation import Ablation, AblationRow
+from saccade.training.config import PARTS
+from saccade.training.parts import choose
 
 
 def compare_steps(
     base: Path,
+    ablation: Ablation,
     rows: Sequence[AblationRow],
-    recipe: AblationRecipe,
     *,
     device: str | None = None,
     new_tokens: int = 16,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Times every row against the dense one: both run in this process, alternately, on the same questions.
 
-    A training step is forward and backward of the recipe's batch (float32, one question an image, no
-    optimiser, whose work is the same for all). Ratios are medians over pairs, with quartiles. The FLOPs of a
-    step are those that torch dispatches, vision tower and head included.
+    A training step is forward and backward of the recipe's batch and parts (float32, one question an image,
+    no optimiser, whose work is the same for all). Ratios are medians over pairs, with quartiles. The FLOPs of
+    a step are those that torch dispatches, vision tower and head included.
 
     Args:
         base: Folder of the dense model that rows start from.
-        rows: Rows to time.
-        recipe: For the batch, and how many pairs are timed after one that warms up.
+        ablation: The ablation; its recipe says how large batches are, and how many pairs are timed after one
+            that warms up.
+        rows: Rows of it to time.
         device: Where to time; None for the CPU.
         new_tokens: Tokens decoded per question.
 
     Yields:
         The name of a row, and what it takes.
     """
-    dense = _model(base, dict(LAYOUT) | {"row": 0}, device)
-    samples = suite.samples("list", recipe.batch, split="train")
-    dense_flops = _step_flops(dense, samples)
+    recipe = ablation.recipe
+    dense = _model(base, ablation.config(ablation.rows[0]), device)
+    samples = suite.samples("list", recipe.batch, split="train", scale=ablation.model.scale)
+    dense_flops = _step_flops(dense, samples, recipe.parts)
     for row in rows:
-        loaded = _model(base, row.layout(), device)
+        loaded = _model(base, ablation.config(row), device)
         attached = apply(loaded.model, row.plan) if row.plan is not None else None
         pairs = [
-            [_once(side, samples, new_tokens) for side in (dense, loaded)] for _ in range(recipe.repeats + 1)
+            [_once(side, samples, recipe.parts, new_tokens) for side in (dense, loaded)]
+            for _ in range(recipe.repeats + 1)
         ][1:]
-        flops = PairedRuns.of([dense_flops], [_step_flops(loaded, samples)])
+        flops = PairedRuns.of([dense_flops], [_step_flops(loaded, samples, recipe.parts)])
         if attached is not None:
             attached.remove()
         found = {
@@ -65,9 +70,8 @@ def compare_steps(
         yield row.name, found | {"train_flops": asdict(flops)}
 
 
-def _model(base: Path, layout: dict[str, Any], device: str | None) -> Loaded:
+def _model(base: Path, config: skip_vision.SkipVisionConfig, device: str | None) -> Loaded:
     loaded = models.load(str(base), device=device or "cpu")
-    config = skip_vision.SkipVisionConfig.from_dict(layout)
     return skip_vision.wrap(loaded, config)
 
 
@@ -82,20 +86,26 @@ def _train(model: Any, batch: Any, labels: torch.Tensor) -> None:
     model(**batch, labels=labels, use_cache=False).loss.backward()
 
 
-def _step_flops(loaded: Loaded, samples: Sequence[Any]) -> float:
+def _learning(loaded: Loaded, parts: Sequence[str]) -> None:
+    """Lets the parts that train have gradients."""
+    loaded.model.train()
+    choose(loaded.model, loaded.family, PARTS if "all" in parts else parts)
+
+
+def _step_flops(loaded: Loaded, samples: Sequence[Any], parts: Sequence[str]) -> float:
     """FLOPs of a training step."""
     model = loaded.model
     batch, labels = _questions(loaded, samples)
-    model.train().requires_grad_(True)
+    _learning(loaded, parts)
     found = dispatched_flops(lambda: _train(model, batch, labels))
     model.zero_grad(set_to_none=True)
     return float(found)
 
 
-def _once(loaded: Loaded, samples: Sequence[Any], new_tokens: int) -> dict[str, float]:
+def _once(loaded: Loaded, samples: Sequence[Any], parts: Sequence[str], new_tokens: int) -> dict[str, float]:
     model = loaded.model
     batch, labels = _questions(loaded, samples)
-    model.train().requires_grad_(True)
+    _learning(loaded, parts)
     start = now(model.device)
     _train(model, batch, labels)
     trained = now(model.device) - start
