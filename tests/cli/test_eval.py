@@ -73,6 +73,18 @@ def test_budgets_get_layers_from_a_quick_calibration_or_a_plan_file(command, toy
     assert layers(done.json["plans"][0]) == (0, 1)
 
 
+def test_questions_that_a_plan_was_made_on_are_counted(command, toy_folder, data, tmp_path):
+    plan = tmp_path / "plan.json"
+    done = command("calibrate", toy_folder, "--data", data, "--samples", 4, "--budget", 2, "--out", plan)
+    assert done.code == 0, done.err
+    other = data.rename(tmp_path / "others.jsonl")
+    (tmp_path / "mine.jsonl").write_text(other.read_text())
+    words = ("eval", toy_folder, "--plan", plan, "--max-new-tokens", 2, "--no-blind")
+    same, apart = (command(*words, "--data", tmp_path / name) for name in ("mine.jsonl", "others.jsonl"))
+    assert same.code == apart.code == 0, same.err + apart.err
+    assert "made on 4 of these 6 questions" in same.out and "made on" not in apart.out
+
+
 def layers(entry):
     return parse(entry["spec"])[0].layers
 

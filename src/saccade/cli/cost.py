@@ -109,7 +109,7 @@ def cost(
         raise ValueError(f"{shape.name} does not cut images into views; leave out --views")
     prices = [price(shape, each, visual, text, BYTES[dtype], laid, views) for each in plans]
     times = {} if not on else predicted(shape, prices, on, visual, text, views)
-    _show(out, shape, prices, visual, text, laid)
+    _show(out, shape, prices, visual, text, laid, dtype)
     entries = [
         p.to_dict() | ({"predicted": {name: each[i + 1] for name, each in times.items()}} if times else {})
         for i, p in enumerate(prices)
@@ -234,6 +234,7 @@ def _show(
     visual: int,
     text: float,
     laid: Laid | None,
+    dtype: str,
 ) -> None:
     from rich.table import Table
 
@@ -245,7 +246,7 @@ def _show(
     recurrent = f" ({recurs} of them recurrent)" if recurs else ""
     out.line(
         f"{shape.name}: {shape.layers} layers{recurrent}, width {shape.hidden}, {ffn}, {shape.heads} heads "
-        f"({shape.kv_heads} KV); prompt of {visual} visual and {text:g} text rows"
+        f"({shape.kv_heads} KV); prompt of {visual} visual and {text:g} text rows, KV cache in {dtype}"
     )
     if laid is not None:
         out.line(

@@ -152,7 +152,7 @@ def evaluate(
 
     parse(score or "exact")
     options = EvaluationOptions(batch, max_new_tokens or NEW_TOKENS, blind)
-    from saccade.evaluation.asked import name_plans, read_orders
+    from saccade.evaluation.asked import name_plans, read_orders, seen_before
 
     wanted = name_plans(plan or [])
     orders = read_orders(order or [])
@@ -184,13 +184,19 @@ def evaluate(
             )
     scores = dict.fromkeys(question.score for question in questions)
     show(out, found.to_dict(), " and ".join("exact match" if s == "exact" else s for s in scores))
+    seen = seen_before(wanted, questions)
+    for name, number in seen.items():
+        out.line(
+            f"{name}: made on {number} of these {len(questions)} questions, so it may keep less on others; "
+            "judge it on questions that it has not seen"
+        )
     settings = {
         "model": model,
         "data": str(data) if data else f"{embedded.name} suite",
         "max_new_tokens": options.max_new_tokens,
         "scores": list(scores),
     }
-    result = found.to_dict() | settings | {"orders": found_orders}
+    result = found.to_dict() | settings | {"orders": found_orders, "seen_before": seen}
     out.finish(result | {"provenance": record(model=loaded.model, device=where, seed=seed)})
     if predictions is not None:
         write_predictions(predictions, found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
+from saccade.inputs.samples import Sample
 from saccade.plans.plan import Plan, PlanLike
 
 Orders = dict[str, Sequence[int]]
@@ -41,3 +42,16 @@ def read_orders(paths: Sequence[str | os.PathLike]) -> Orders:
             raise ValueError(f"{path}: an order by {score} was given before")
         orders[score] = tuple(order)
     return orders
+
+
+def seen_before(plans: Mapping[str, Plan], samples: Sequence[Sample]) -> dict[str, int]:
+    """How many of the questions each plan was made on, by its name; those made on none are left out.
+
+    Questions are told by their ids: those of a file are its name and the line, unless it names them.
+    """
+    found = {}
+    for name, plan in plans.items():
+        known = set(plan.calibration.get("samples") or ())
+        if number := sum(sample.id in known for sample in samples):
+            found[name] = number
+    return found

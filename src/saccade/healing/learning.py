@@ -20,6 +20,7 @@ from saccade.healing.settings import OPTION, HealingConfig, HealingSettings
 from saccade.healing.trainer import HealingTrainer
 from saccade.inputs.samples import Sample
 from saccade.models import Loaded
+from saccade.opening.bars import quiet_bars
 from saccade.plans.plan import Plan
 from saccade.system.files import read_json, write_json
 from saccade.training import build as building
@@ -27,7 +28,7 @@ from saccade.training.checkpoints import WEIGHTS, save_weights
 from saccade.training.folder import checkpoint_of
 from saccade.training.mixture import RecordMixture
 from saccade.training.parts import linear_names
-from saccade.training.run import Fit, begun, check_learnt, check_weights, quiet_bars, take_steps
+from saccade.training.run import Fit, begun, check_learnt, check_weights, take_steps
 from saccade.tuning.price import FlopsMeter, Pricer, typical
 
 GATES, LEARNT = "gates", "learnt.json"

@@ -30,6 +30,7 @@ from saccade.inputs.data import Entry
 from saccade.inputs.samples import Sample
 from saccade.measure.provenance import record
 from saccade.models import Loaded
+from saccade.opening.bars import quiet_bars
 from saccade.opening.digest import weights_digest
 from saccade.plans.plan import Plan, PlanLike
 from saccade.report.text import percent
@@ -44,7 +45,6 @@ from saccade.training.run import (
     check_learnt,
     check_weights,
     for_itself,
-    quiet_bars,
     take_steps,
     world_of,
 )

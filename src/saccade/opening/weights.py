@@ -17,6 +17,7 @@ from transformers.utils import logging
 from saccade.core.text import short
 from saccade.families import FAMILIES
 from saccade.opening import checks, quantize
+from saccade.opening.bars import quiet_bars
 from saccade.opening.errors import telling
 from saccade.opening.settings import Opening
 from saccade.opening.source import files_of
@@ -90,18 +91,15 @@ def _is_quantized(config: PreTrainedConfig, rest: Mapping[str, Any]) -> bool:
 def quiet() -> Iterator[list[str]]:
     """Keeps reports and bars off standard error while a model is opened; gives the warnings."""
     said: list[str] = []
-    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    before = logging.get_verbosity()
     logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        with warnings.catch_warnings(record=True) as caught:
+        with quiet_bars(), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             yield said
             said += [str(warning.message) for warning in caught]
     finally:
         logging.set_verbosity(before)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def adapter_folder(adapter: str, opening: Opening) -> Path:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from saccade.report import style
 from saccade.report.markdown import markdown
 from saccade.report.style import INK, MUTED, styled
-from saccade.report.text import difference, interval, percent
+from saccade.report.text import difference, interval, percent, spread
 
 Result = Mapping[str, Any]
 
@@ -22,9 +22,7 @@ def rows(data: Result) -> list[list[str]]:
     found = [["dense", interval(data["dense"]["mean"], "accuracy"), "", ""]]
     for one in data["plans"]:
         same = data["heal"]["agreement"][one["name"]]
-        agreed = percent(same["value"])
-        if same["low"] is not None and same["high"] is not None:
-            agreed += f" [{100 * same['low']:.1f}, {100 * same['high']:.1f}]"
+        agreed = spread(same["value"], same["low"], same["high"])
         found.append([one["name"], interval(one["mean"], "accuracy"), difference(one["mean"]), agreed])
     return found
 

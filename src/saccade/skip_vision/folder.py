@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from saccade._version import __version__
 from saccade.families import find, unwrap
+from saccade.opening.bars import quiet_bars
 from saccade.opening.loaded import Loaded
 from saccade.skip_vision.config import SkipVisionConfig
 from saccade.skip_vision.placed import put_on, unwrap_skip_vision, wrapped
@@ -136,7 +137,8 @@ def _write(
             base |= {place + n: own[f"project.{n}"] if kept else t for n, t in projector.state_dict().items()}
         options: dict[str, Any] = {} if shards is None else {"max_shard_size": shards}
         whole: Any = stock
-        whole.save_pretrained(fresh / BASE, state_dict=base, **options)
+        with quiet_bars():
+            whole.save_pretrained(fresh / BASE, state_dict=base, **options)
         if loaded.processor is not None:
             loaded.processor.save_pretrained(fresh / BASE)
     finally:

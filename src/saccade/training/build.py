@@ -15,6 +15,7 @@ from saccade import models
 from saccade.engine import Attachment, apply
 from saccade.models import Loaded
 from saccade.opening import Opening
+from saccade.opening.bars import quiet_bars
 from saccade.plans.plan import Plan
 from saccade.system.files import write_folder
 from saccade.training import parts
@@ -162,7 +163,7 @@ def save(loaded: Loaded, skips: bool, folder: Path) -> Path:
         from saccade import skip_vision
 
         return skip_vision.save(loaded, folder)
-    with write_folder(folder) as fresh:
+    with write_folder(folder) as fresh, quiet_bars():
         loaded.model.save_pretrained(fresh)
         loaded.processor.save_pretrained(fresh)
     return folder

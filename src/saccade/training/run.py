@@ -12,6 +12,7 @@ import torch
 
 from saccade.measure import record
 from saccade.models import image_scale
+from saccade.opening.bars import quiet_bars
 from saccade.system.files import alone, disk_trouble, write_bytes, write_json
 from saccade.training import build as building
 from saccade.training import checkpoints, parts
@@ -74,20 +75,6 @@ def train(config: TrainingConfig, resume: bool = False, from_step: int | None = 
             return _train(config, world, resume or from_step is not None, from_step)
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def quiet_bars() -> Iterator[None]:
-    """Keeps transformers' own progress bars off standard error while it lasts."""
-    from transformers import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def world_of(cpu: bool | None = None) -> Any:
