@@ -34,6 +34,7 @@ def test_a_budget_gives_a_plan_a_table_a_page_and_the_next_command(model, mine, 
     plan = Plan.load(out)
     assert plan.calibration["tuned"]["predicted"]["ratio"] <= 0.7
     assert f"plan: {plan.spec}, written to {out}" in shown.out
+    assert "chosen: of the plans that fit" in shown.out
     assert f"next: saccade eval {model} --plan {out} --data {mine}" in shown.out
     assert "what undoing a choice changes" in shown.out and "the dense model answers" in shown.out
     assert "at most 60 forward passes" in shown.err and "search" in shown.err

@@ -318,6 +318,14 @@ def show(view: common.Output, found: Tuned) -> None:
         cost = found.found.plans[found.chosen.plan.spec].cost
         if told := tower_told(cost.get("tower_share")):
             view.line(f"of the plan {told}")
+        if found.settings.max_loss is None:
+            why = (
+                "whose answers to the search's questions stay nearest to the dense model's (KL); the held-out "
+                "ones judge it, and did not choose it"
+            )
+        else:
+            why = f"that is the cheapest of those proven within {found.settings.max_loss:g} points"
+        view.line(f"chosen: of the plans that fit, the one {why}")
         view.line(f"plan: {found.chosen.plan.spec}, written to {found.files['plan']}")
         worst = 100 * found.chosen.verdict.bound
         if found.settings.max_loss is None:
