@@ -143,7 +143,7 @@ def test_a_claim_without_a_source_is_found(claim):
     "fine",
     [
         "On Python 3.11, 3.12 or 3.13 with Qwen2.5-VL and LLaVA-1.5.",
-        "`keep=0.5` keeps [[glance_eval.json: dense/mean/accuracy | percent]].",
+        "`keep=0.5` keeps <!-- glance_eval.json: dense/mean/accuracy | percent --><!-- / -->.",
         "<!-- generated:x -->\n| 98.5 % |\n<!-- /generated -->",
         "```text\nkeep 98\n```",
         "1. First.\n2. Second.",

@@ -70,7 +70,7 @@ def test_it_builds_strictly_and_fetches_nothing(made):
 def test_nothing_is_left_to_fill_in(made):
     for page in (made / "docs").rglob("*.md"):
         text = page.read_text("utf-8")
-        assert "[[" not in re.sub(r"`[^`]*`", "", pages.FENCED.sub("", text)), page
+        assert "<!-- / -->" not in re.sub(r"`[^`]*`", "", pages.FENCED.sub("", text)), page
         assert not re.search(r"<!-- (?:table|include|figure|findings)", text), page
 
 
@@ -78,10 +78,10 @@ def test_every_mark_and_value_names_something(tmp_path):
     for mark, words in (
         ("<!-- table: nothing -->", "no generated table 'nothing'"),
         ("<!-- include: README.md#nothing -->", "no heading #nothing"),
-        ("[[glance_eval.json: dense/nothing | percent]]", "there is no 'nothing'"),
-        ("[[nothing.json: dense | percent]]", "no such file"),
-        ("[[glance_eval.json: dense/mean/accuracy | nothing]]", "no format 'nothing'"),
-        ("[[glance_eval.json: dense/name | percent]]", "cannot be written as percent"),
+        ("<!-- glance_eval.json: dense/nothing | percent --><!-- / -->", "there is no 'nothing'"),
+        ("<!-- nothing.json: dense | percent --><!-- / -->", "no such file"),
+        ("<!-- glance_eval.json: dense/mean/accuracy | nothing --><!-- / -->", "no format 'nothing'"),
+        ("<!-- glance_eval.json: dense/name | percent --><!-- / -->", "cannot be written as percent"),
     ):
         with pytest.raises(ValueError, match=words) as raised:
             SITE.fill(f"before\n\n{mark}\n", "a.md")
@@ -93,12 +93,18 @@ def test_a_value_is_what_the_file_says(tmp_path):
     score |= {"difference_low": -0.2, "difference_high": 0.05}
     data = {"plans": [{"name": "a", "mean": score}, {"spec": "b(c=1)", "n": 1300}], "ratio": 0.126}
     (tmp_path / "x.json").write_text(json.dumps(data), encoding="utf-8")
-    text = (
-        "[[x.json: plans/a/mean | accuracy]], [[x.json: plans/b(c=1)/n | count]], [[x.json: ratio | ratio]], "
-        "[[x.json: plans/0/mean | difference]], [[x.json: ratio | whole]]"
-    )
-    told = "50.0 % (25.0 to 75.0), 1,300, 0.13, -10.0 points (-20.0 to +5.0), 13 %"
-    assert values.filled(text, tmp_path) == told
+    asked = {
+        "plans/a/mean | accuracy": "50.0 % (25.0 to 75.0)",
+        "plans/b(c=1)/n | count": "1,300",
+        "ratio | ratio": "0.13",
+        "plans/0/mean | difference": "-10.0 points (-20.0 to +5.0)",
+        "ratio | whole": "13 %",
+    }
+    stale = "; ".join(f"<!-- x.json: {way} -->1 of old<!-- / -->" for way in asked)
+    assert values.filled(stale, tmp_path) == "; ".join(asked.values())
+    fresh = values.refreshed(stale, tmp_path)
+    assert fresh == "; ".join(f"<!-- x.json: {way} -->{told}<!-- / -->" for way, told in asked.items())
+    assert values.refreshed(fresh, tmp_path) == fresh
 
 
 def test_a_section_ends_where_the_next_of_its_depth_begins():

@@ -26,6 +26,7 @@ from docsite.glance_tables import (
 from docsite.study_tables import STUDY_TABLES
 from docsite.suite_tables import SUITE_TABLES
 from docsite.time_tables import TIME_TABLES
+from docsite.values import refreshed
 from docsite.vllm_tables import VLLM_TABLES
 from saccade.methods import METHODS, Method
 from saccade.report.catalogue import SHARED, described, in_brief
@@ -176,7 +177,7 @@ KNOWN = TABLES | SUITE_TABLES | STUDY_TABLES | CHECKPOINT_TABLES | GENERIC_TABLE
 
 
 def refresh(text: str, results: Path, up: str = "") -> str:
-    """The text with every marked table generated anew.
+    """The text with every marked table and every marked number generated anew.
 
     Args:
         text: Markdown with markers.
@@ -184,7 +185,7 @@ def refresh(text: str, results: Path, up: str = "") -> str:
         up: Way from the page's folder to the repository's root, for links, such as ``../``.
 
     Raises:
-        ValueError: If a marker names no table, or one is not closed.
+        ValueError: If a marker names no table, one is not closed, or a number is not there.
     """
     opened, closed = text.count("<!-- generated:"), text.count("<!-- /generated -->")
     if opened != closed:
@@ -197,7 +198,7 @@ def refresh(text: str, results: Path, up: str = "") -> str:
         table = _INSIDE.sub(f"]({up}", KNOWN[name](results))
         return f"{match[1]}{table}\n{match[3]}"
 
-    return BLOCK.sub(fill, text)
+    return refreshed(BLOCK.sub(fill, text), results)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,4 +1,8 @@
-"""Numbers in prose, taken from result files: ``[[FILE: path/to/number | format]]`` (pure but for reading)."""
+"""Numbers in prose, taken from result files (pure but for reading).
+
+``<!-- FILE: path/to/number | format -->12.3 %<!-- / -->``: what stands between the marks is written anew by
+``python -m docsite.tables``, so that a page reads well where it lies too.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,8 @@ from typing import Any
 from saccade.report.text import interval, percent, points
 from saccade.system.files import read_json
 
-VALUE = re.compile(r"\[\[([\w.-]+\.json): ([^|\]]+?) \| (\w+)\]\]")
-"""A number of a result file: the file's name, the way to it, and how it is written."""
+VALUE = re.compile(r"(<!-- ([\w.-]+\.json): ([^|>]+?) \| (\w+) -->)([^<]*)(<!-- / -->)")
+"""A number of a result file: the file's name, the way to it, how it is written, and what is written."""
 
 
 def _difference(entry: Any) -> str:
@@ -44,7 +48,20 @@ def filled(text: str, results: Path) -> str:
     Raises:
         ValueError: If a file, a place in it or a format is unknown.
     """
-    return VALUE.sub(lambda found: value(results, *found.groups()), text)
+    return VALUE.sub(lambda found: value(results, *found.groups()[1:4]), text)
+
+
+def refreshed(text: str, results: Path) -> str:
+    """The text with what stands between every two marks written anew.
+
+    Args:
+        text: Markdown.
+        results: Folder of result files.
+
+    Raises:
+        ValueError: If a file, a place in it or a format is unknown.
+    """
+    return VALUE.sub(lambda found: f"{found[1]}{value(results, *found.groups()[1:4])}{found[6]}", text)
 
 
 def value(results: Path, file: str, way: str, form: str) -> str:
