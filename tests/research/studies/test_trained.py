@@ -277,6 +277,19 @@ def test_teacher_forcing_without_release_is_one_forward_over_prompt_and_answer(s
         assert value == pytest.approx(-float(likely.mean()), abs=1e-4)
 
 
+def test_prompts_of_unlike_length_are_scored_as_each_alone(small):
+    samples = [
+        replace(sample, question=question, answer=suite.samples("list", 1)[0].answer)
+        for sample, question in zip(
+            suite.samples("list", 2),
+            ("list the colors", "what is in the picture ? list the colors"),
+            strict=True,
+        )
+    ]
+    together = surprise(small, samples)
+    assert together == pytest.approx([surprise(small, [sample])[0] for sample in samples], abs=1e-4)
+
+
 def test_what_leaves_the_cache_changes_later_tokens_alone(small):
     samples = suite.samples("list", 3)
     try:
