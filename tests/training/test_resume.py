@@ -70,6 +70,17 @@ def test_resumed_equals_uninterrupted_bit_by_bit(here, name):
         same_run(here, "whole")
 
 
+def test_a_run_from_before_there_was_a_setting_goes_on(here):
+    config = settings(here, SCENES, "model.name=glance")
+    train(config)
+    back_to(here, 2)
+    path = here / "run" / "run.json"
+    told = json.loads(path.read_text())
+    del told["config"]["data"][0]["scale"]
+    path.write_text(json.dumps(told))
+    assert train(config, resume=True).finished
+
+
 def test_a_run_goes_on_from_any_of_its_checkpoints(here):
     config = settings(here, "keep=2")
     train(config)

@@ -180,6 +180,11 @@ def test_scenes_are_drawn_as_the_model_sees_them():
     small, large = scenes().load(3, 1), scenes(scale=2).load(3, 1)
     assert small.images[0].size == (80, 80) and large.images[0].size == (160, 160)
     assert small.turns == large.turns
+    settings = GlanceScenes("glance", images=9)
+    assert (
+        open_source(settings, 0, False, scale=2).load(3, 1).images[0].tobytes() == large.images[0].tobytes()
+    )
+    assert "scale" not in scenes().describe() and scenes(scale=2).describe()["scale"] == 2
 
 
 def test_scenes_ask_about_the_tasks_that_are_wanted():

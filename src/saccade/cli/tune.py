@@ -320,8 +320,8 @@ def show(view: common.Output, found: Tuned) -> None:
             view.line(f"of the plan {told}")
         if found.settings.max_loss is None:
             why = (
-                "whose answers to the search's questions stay nearest to the dense model's (KL); the "
-                "held-out ones judge it, and did not choose it"
+                "that is least often likely to answer the search's questions otherwise than the dense model; "
+                "the held-out ones judge it, and did not choose it"
             )
         else:
             why = f"that is the cheapest of those proven within {found.settings.max_loss:g} points"

@@ -29,6 +29,11 @@ class Embedded:
     seen: str = ""
 
     @property
+    def rows(self) -> int:
+        """Visual rows of a picture: its patches, 8 pixels wide."""
+        return (self.image_size // 8) ** 2
+
+    @property
     def folder(self) -> Path:
         """Folder of its checkpoint."""
         return _PACKAGE / self.name / "weights"

@@ -100,7 +100,7 @@ class GlanceScenes:
         images: Scenes per epoch.
         turns: Questions about each, at most; they form one conversation.
         tasks: Tasks to ask about; all if empty.
-        scale: How large pictures are: 1 as Glance sees them, 2 as Gaze does.
+        scale: How large pictures are: 1 as Glance sees them, 2 as Gaze does; as the model sees them if None.
         weight: Multiplies ``images``.
         name: What reports call it.
     """
@@ -109,7 +109,7 @@ class GlanceScenes:
     images: int
     turns: int = 6
     tasks: tuple[str, ...] = ()
-    scale: Literal[1, 2] = 1
+    scale: Literal[1, 2] | None = None
     weight: float = 1.0
     name: str = "glance"
 

@@ -13,6 +13,7 @@ import torch
 from saccade.measure import record
 from saccade.models import image_scale
 from saccade.opening.bars import quiet_bars
+from saccade.system.embedded import suite_of
 from saccade.system.files import alone, disk_trouble, write_bytes, write_json
 from saccade.training import build as building
 from saccade.training import checkpoints, parts
@@ -157,7 +158,7 @@ def _train(config: TrainingConfig, world: Any, resume: bool, from_step: int | No
     building.check(config)
     skip = config.on_bad_record == "skip"
     fit = Fit(
-        [open_source(s, settings.seed, skip) for s in config.data],
+        [open_source(s, settings.seed, skip, suite_of(config.model.name).scale) for s in config.data],
         lambda: building.build(config),
         lambda built, args, stream, meter: _trainer(config, built, args, stream, meter, world),
     )

@@ -147,13 +147,13 @@ class ScenePool:
         refused: As in `RecordPool`; nothing is ever refused.
     """
 
-    def __init__(self, settings: GlanceScenes, seed: int) -> None:
+    def __init__(self, settings: GlanceScenes, seed: int, scale: int = 1) -> None:
         from saccade.glance.scenes import SHARES
         from saccade.glance.tasks import TASKS
 
         self.name, self.weight = settings.name, settings.weight
         self.refused: list[str] = []
-        self.settings, self.seed = settings, seed
+        self.settings, self.seed, self.scale = settings, seed, settings.scale or scale
         unknown = sorted(set(settings.tasks) - set(TASKS))
         if unknown:
             raise ValueError(f"unknown task {unknown[0]!r}; choose from {', '.join(TASKS)}")
@@ -177,7 +177,7 @@ class ScenePool:
         while not asked:
             kind = str(rng.choice(self._kinds, p=self._shares))
             seed = scene_seed("train", int(rng.integers(1 << 47)))
-            scene = make_scene(kind, seed, LOOKS[self.settings.scale])
+            scene = make_scene(kind, seed, LOOKS[self.scale])
             asked = training_questions(scene, rng)
             if self.settings.tasks:
                 asked = [q for q in asked if q.task in self.settings.tasks]
@@ -195,21 +195,26 @@ class ScenePool:
             "refused": 0,
             "weight": self.weight,
             "seed": self.seed,
+            # As a description was before pictures came in two sizes.
+            **({} if self.scale == 1 else {"scale": self.scale}),
         }
 
 
-def open_source(settings: ConversationFile | GlanceScenes, seed: int, skip: bool) -> RecordPool:
+def open_source(
+    settings: ConversationFile | GlanceScenes, seed: int, skip: bool, scale: int = 1
+) -> RecordPool:
     """Opens a source and checks it: every line, and that image files exist, but decodes nothing.
 
     Args:
         settings: The source.
         seed: Seed of what is drawn on the fly.
         skip: Leave bad records out instead of refusing the source.
+        scale: How large the model's pictures of scenes are, where the settings do not say.
 
     Raises:
         BadRecord: If a record cannot be used and `skip` is false, naming the first few.
         ValueError: If there is nothing to read.
     """
     if isinstance(settings, GlanceScenes):
-        return ScenePool(settings, seed)
+        return ScenePool(settings, seed, scale)
     return FilePool(settings, skip)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -152,6 +153,36 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(run, tmp_path, monke
         assert all(torch.equal(w, parts[key][name]) for name, w in whole[key].items())
 
 
+def test_a_run_that_ends_where_a_shallow_stage_would_begin_is_deep(tmp_path) -> None:
+    config = replace(CONFIG, steps=10)
+    train(config, tmp_path / "run", sizes=SIZES)
+    assert not load_state(tmp_path / "run")["shallow"]
+    for name in ("out", "again"):
+        tower = Llava.from_pretrained(export(tmp_path / "run", tmp_path / name)).config.vision_config
+        assert tower.num_hidden_layers == SIZES.tower + 1
+        train(config, tmp_path / "run", resume=True, sizes=SIZES)  # takes no step
+
+
+@pytest.mark.parametrize("shallow", [True, False])
+def test_a_run_begun_with_a_folder_goes_on_without_it(run, tmp_path, shallow) -> None:
+    """From the stage that it began with, and whatever has become of the folder."""
+    config = CONFIG if shallow else replace(CONFIG, stages=CONFIG.stages[:5])
+    folder = tmp_path / "start"
+    if shallow:
+        export(run, folder, torch.float32)
+    else:
+        build_model(SIZES, seed=1).save_pretrained(folder)
+    begun = replace(config.going_on(str(folder)), steps=1)
+    train(begun, tmp_path / "run", sizes=SIZES)
+    shutil.rmtree(folder)
+    kept = schedule_of(tmp_path / "run")
+    assert kept == {"steps": 1, "start": str(folder)}
+    train(replace(config.going_on(kept["start"]), steps=2), tmp_path / "run", resume=True, sizes=SIZES)
+    state = load_state(tmp_path / "run")
+    assert state["clock"]["step"] == 2 and state["sizes"]["tower"] == SIZES.tower - shallow
+    assert export(tmp_path / "run", tmp_path / "out").is_dir()
+
+
 def test_half_precision_repeats_bit_by_bit_with_several_threads(tmp_path) -> None:
     for folder in ("one", "other"):
         train(replace(CONFIG, bf16=True, threads=2), tmp_path / folder, sizes=SIZES)
@@ -171,7 +202,7 @@ def test_a_run_put_off_goes_through_the_same_stages(tmp_path, run) -> None:
 
 
 def test_every_part_that_is_used_learns_and_held_readers_stay(tmp_path) -> None:
-    trainer = Trainer(CONFIG, tmp_path, SIZES)
+    trainer = Trainer(CONFIG, SIZES, tmp_path)
     for number, stage in enumerate(CONFIG.stages):
         trainer.clock.step = 2 * number
         before = {name: p.detach().clone() for name, p in trainer.network.named_parameters()}
@@ -206,7 +237,7 @@ def test_an_export_is_a_stock_model_of_large_pictures(run, tmp_path) -> None:
 
 def test_a_shallow_tower_is_the_stock_one_without_a_layer(run, tmp_path) -> None:
     """What the last stage trains is what is exported: features one layer earlier, the last layer looking."""
-    trainer = Trainer(CONFIG, tmp_path, SIZES)
+    trainer = Trainer(CONFIG, SIZES, tmp_path)
     network = trainer.network
     network.load_state_dict(load_state(run)["average"], strict=False)
     pixels = torch.randn(2, 3, 160, 160)
@@ -409,7 +440,7 @@ def test_long_answers_are_asked_for_early_where_the_stage_says_so(tmp_path) -> N
     for spelled in (False, True):
         stage = replace(CONFIG.stages[-1], spell_early=spelled, thinned=0.0)
         config = replace(CONFIG, stages=(stage,), mixture=Mixture(batch=2, text=48, kinds=(("text", 1),)))
-        trainer = Trainer(config, tmp_path / str(spelled), SIZES)
+        trainer = Trainer(config, SIZES, tmp_path / str(spelled))
         early[spelled] = trainer.step(trainer.stages[0][0])["early"]
     assert early[True] > 0 and early[True] != early[False]
 
@@ -457,7 +488,7 @@ def test_a_model_folder_goes_on_in_the_last_stage_with_the_weights_it_has(run, t
     folder = export(run, tmp_path / "gaze", torch.float32)
     config = CONFIG.going_on(str(folder))
     assert config.stages == CONFIG.stages[-1:]
-    trainer = Trainer(config, tmp_path, SIZES)
+    trainer = Trainer(config, SIZES, tmp_path)
     assert trainer.sizes.tower == SIZES.tower - 1 and not trainer.stage.shallow
     average = load_state(run)["average"]
     for name, parameter in trainer.network.named_parameters():

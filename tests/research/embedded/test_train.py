@@ -52,7 +52,7 @@ def test_a_run_goes_through_both_stages_and_changes_the_weights(run) -> None:
     state = load_state(run)
     assert state["clock"]["step"] == 8
     assert state["clock"]["stage_step"] == 4  # stage 2 began anew
-    fresh = Trainer(CONFIG, run, SIZES).network.state_dict()
+    fresh = Trainer(CONFIG, SIZES, run).network.state_dict()
     moved = [name for name, w in state["network"].items() if not torch.equal(w, fresh[name])]
     assert any("layers.1.mlp" in name for name in moved)
     towers = {name.split("encoder.layers.0.")[1] for name in moved if "vision_tower.encoder" in name}
@@ -88,7 +88,7 @@ def test_shards_learn_what_one_thread_learns(run, tmp_path) -> None:
 
 
 def test_pauses_do_not_count_as_training_time(run) -> None:
-    trainer = Trainer(CONFIG, run, SIZES)
+    trainer = Trainer(CONFIG, SIZES, run)
     for _ in range(10):
         trainer._tick(1.0, 4)
     trainer._tick(3600.0, 4)
@@ -266,7 +266,7 @@ def test_metrics_of_steps_that_come_again_are_dropped(run, tmp_path) -> None:
     train(replace(CONFIG, steps=2), tmp_path, sizes=SIZES)
     metrics = tmp_path / "metrics.jsonl"
     metrics.write_text('{"step": 1, "loss": 3}\n{"step": 7, "loss": 2}\n{"step": 2, "lo')
-    Trainer(CONFIG, tmp_path, SIZES).load()
+    Trainer(CONFIG, SIZES, tmp_path).load()
     assert metrics.read_text() == '{"step": 1, "loss": 3}\n'
 
 

@@ -18,7 +18,7 @@ from saccade.research.studies import Store, StudyQuestions
 from saccade.research.studies.lineup import KEPT
 from saccade.research.studies.run import write
 from saccade.research.studies.skip_vision import STUDY
-from saccade.research.studies.trained.ablation import Ablation, AblationRecipe, AblationRow
+from saccade.research.studies.trained.ablation import Ablation, AblationRow
 from saccade.research.studies.trained.ask import Asked, Way
 from saccade.research.studies.trained.claims import findings
 from saccade.research.studies.trained.forced import compared, surprise
@@ -42,6 +42,11 @@ from saccade.training.config import PARTS
 GLANCE = ABLATIONS["glance"]
 GAZE = ABLATIONS["gaze"]
 BY_NAME = {row.name: row for row in GLANCE.rows}
+
+SOME = tuple(
+    BY_NAME[name + KEPT if name != DENSE else name]
+    for name in (DENSE, MERGE, FULL, f"{FULL} SK", f"{FULL} SK middle+small")
+)
 
 
 def quick(rows, ablation: Ablation = GLANCE) -> Ablation:
@@ -224,6 +229,15 @@ def test_every_row_is_a_training_run_that_can_be_read(ablation, row):
     assert config.parts == (("projector", "decoder") if ablation is GAZE else PARTS)
 
 
+def test_rows_that_set_nothing_apart_stand_in_the_pictures_order():
+    """Or the dense row would be another model than Gaze, and rivals would be ranked before they choose."""
+    for row in GAZE.rows:
+        config, rows = GAZE.config(row), GAZE.rows_of(row)
+        apart = config.split(rows)[0] < rows
+        assert apart == ((row.number is not None and row.number > 0) or row.name == "mean pooling"), row.name
+        assert config.split(rows)[0] == (84 if apart else rows)
+
+
 def test_rivals_of_the_llava_layout_cost_what_the_full_method_does():
     """Of 400 rows as many are retained as of the paper's 1,296, and a quarter of the others merged."""
     gaze = replace(SHAPES["llava-1.5-7b"], layers=12, hidden=128, ffn=320, heads=4, kv_heads=4, head_dim=32)
@@ -241,10 +255,17 @@ def test_rivals_of_the_llava_layout_cost_what_the_full_method_does():
 
 
 def test_a_run_keeps_its_recipe_and_a_folder_has_one_worker(tmp_path):
-    remember(tmp_path, AblationRecipe(steps=3))
-    remember(tmp_path, AblationRecipe(steps=3))
-    with pytest.raises(ValueError, match="another recipe"):
-        remember(tmp_path, AblationRecipe(steps=4))
+    remember(tmp_path, quick(SOME))
+    remember(tmp_path, quick(GLANCE.rows))  # more rows of the same
+    remember(tmp_path, replace(quick(SOME), recipe=replace(quick(SOME).recipe, repeats=9)))
+    longer = replace(quick(SOME), recipe=replace(quick(SOME).recipe, steps=4))
+    for other in (longer, replace(quick(SOME), merged=40)):
+        with pytest.raises(ValueError, match="otherwise"):
+            remember(tmp_path, other)
+    aligned = replace(quick(SOME), recipe=replace(quick(SOME).recipe, align_steps=9))
+    for other in (aligned, replace(quick(SOME), model=GAZE.model)):
+        with pytest.raises(ValueError, match=r"another recipe|otherwise"):
+            remember(tmp_path, other)
     out = place(tmp_path, BY_NAME[f"{FULL} SK{KEPT}"], 0)
     assert out == place(tmp_path, BY_NAME[FULL + KEPT], 0)
     with claimed(out) as first, claimed(out) as second:
@@ -310,12 +331,6 @@ def test_an_answer_of_one_token_is_refused(small):
     assert isinstance(empty, Sample)
     with pytest.raises(ValueError, match="answer of one token"):
         surprise(small, [empty])
-
-
-SOME = tuple(
-    BY_NAME[name + KEPT if name != DENSE else name]
-    for name in (DENSE, MERGE, FULL, f"{FULL} SK", f"{FULL} SK middle+small")
-)
 
 
 def test_the_study_trains_asks_and_tells_and_goes_on_where_it_was(tmp_path):

@@ -178,7 +178,8 @@ def _train(name: str, given: dict[str, Any], seed: int, run: Path, resume: bool)
     if "batch" in given:
         config = config.with_batch(given["batch"])
     if "start" in given:
-        if not (given["start"] / "config.json").exists():
+        # A run that goes on has its weights in its checkpoint.
+        if not resume and not (given["start"] / "config.json").exists():
             raise ValueError(f"{given['start']} is no model folder")
         config = config.going_on(str(given["start"]))
     plain = {key: value for key, value in given.items() if key not in ("batch", "start")}

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from saccade.opening.bars import quiet_bars
 from saccade.system.files import disk_trouble, naming, write_folder
 
 CHECKPOINT = "checkpoint.pt"
@@ -63,7 +64,7 @@ def export(run_dir: Path, out: Path, dtype: torch.dtype = torch.float16) -> Path
     model.config.dtype = dtype
 
     kept = f"the run is kept in {run_dir}; make room and export it again"
-    with disk_trouble(f"the model to {out}", kept, system=False), write_folder(out) as fresh:
+    with disk_trouble(f"the model to {out}", kept, system=False), write_folder(out) as fresh, quiet_bars():
         model.save_pretrained(fresh)
         build_processor(sizes.image_size, sizes.patch).save_pretrained(fresh)
     return Path(out)

@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +32,7 @@ from saccade.glance.model import GlanceConfig, build_model
 from saccade.glance.tasks import TASK_NAMES, TASKS
 from saccade.glance.vocabulary import LABEL_HEADS
 from saccade.measure.provenance import record
+from saccade.opening.bars import quiet_bars
 from saccade.research.embedded.checkpoint import CHECKPOINT, export, load_state, save_state
 from saccade.research.embedded.data import loader, network_inputs
 from saccade.research.embedded.glimpse import teach_to_glimpse
@@ -68,7 +70,7 @@ def shared_copy(network: Network) -> Network:
 class Trainer:
     """A run in a folder: step, check, save, resume."""
 
-    def __init__(self, config: TrainConfig, run_dir: Path, sizes: GlanceConfig) -> None:
+    def __init__(self, config: TrainConfig, sizes: GlanceConfig, run_dir: Path) -> None:
         """Build everything from the seed; `load` replaces it by a checkpoint."""
         self.config, self.run_dir, self.sizes, self.clock = config, run_dir, sizes, Clock()
         torch.set_num_threads(1)
@@ -76,7 +78,8 @@ class Trainer:
         model = build_model(sizes, config.seed)
         if config.start:
             folder = weights_path() if config.start == "glance" else Path(config.start)
-            donor = Llava.from_pretrained(folder, dtype=torch.float32)
+            with quiet_bars():
+                donor = Llava.from_pretrained(folder, dtype=torch.float32)
             if self.stage.shallow and donor.config.vision_config.num_hidden_layers == sizes.tower:
                 # It has lost its layer already.
                 config, sizes = config.from_shallow(), replace(sizes, tower=sizes.tower - 1)
@@ -97,6 +100,7 @@ class Trainer:
         self._pool = ThreadPoolExecutor(shards)
         self.optimizers = build_optimizers(self.network, config)
         self.average = {name: p.detach().clone() for name, p in self.network.named_parameters()}
+        self.shallow = self.stage.shallow
         self.stopping = False
         self._durations: deque[float] = deque(maxlen=50)
         self._mark = time.perf_counter()
@@ -115,6 +119,7 @@ class Trainer:
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.clock = Clock(**state["clock"])
+        self.shallow = state.get("shallow", False)
         self._forget_later()
 
     def _forget_later(self) -> None:
@@ -139,7 +144,7 @@ class Trainer:
                 "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
                 "clock": asdict(self.clock),
                 "sizes": asdict(self.sizes),
-                "shallow": self.stage.shallow,
+                "shallow": self.shallow,
                 "config": asdict(self.config),
             },
         )
@@ -147,7 +152,8 @@ class Trainer:
     def step(self, batch: dict[str, torch.Tensor]) -> dict[str, float]:
         """One optimisation step; returns its losses."""
         count = len(self.replicas)
-        self._as_deep_as_told()
+        self.shallow = self.stage.shallow
+        self._as_deep_as_trained()
         batch = {name: tensor.to(self.network.device) for name, tensor in batch.items()}
         shards = [{k: v.tensor_split(count)[i] for k, v in batch.items()} for i in range(count)]
         results = list(self._pool.map(self._shard, self.replicas, shards))
@@ -229,13 +235,14 @@ class Trainer:
         self.clock.stage_step = self.clock.stage_step + 1 if same else 0
         self.clock.images += images
 
-    def _as_deep_as_told(self) -> None:
+    def _as_deep_as_trained(self) -> None:
+        """Towers as the last step had them: behind the last one of a stage the next has begun already."""
         for network in self.replicas:
-            network.shallow = self.stage.shallow
+            network.shallow = self.shallow
 
     def check(self) -> dict[str, float]:
         """Accuracy per task of the averaged weights on held-out scenes."""
-        self._as_deep_as_told()
+        self._as_deep_as_trained()
         current = {name: p.detach().clone() for name, p in self.network.named_parameters()}
         self.network.load_state_dict(self.average, strict=False)
         try:
@@ -321,14 +328,29 @@ class Trainer:
                 return
 
 
-def schedule_of(run_dir: Path, given: Collection[str] = ()) -> dict[str, float]:
-    """Steps, or else minutes, of the run in a folder: it goes on with them unless either is given anew."""
+def schedule_of(run_dir: Path, given: Collection[str] = ()) -> dict[str, Any]:
+    """What the run in a folder goes on with unless it is given anew.
+
+    Its steps, or else minutes; and the folder that it began its only stage from, if it began so.
+    """
     path = Path(run_dir) / CONFIG
-    if {"minutes", "steps"} & set(given) or not path.is_file():
+    if not path.is_file():
         return {}
     found = read_json(path)
-    name = "minutes" if found.get("minutes") else "steps"
-    return {name: found[name]} if name in found else {}
+    kept = {}
+    if "start" not in given and found.get("start") not in (None, "", "glance"):
+        kept["start"] = found["start"]
+    if not {"minutes", "steps"} & set(given):
+        name = "minutes" if found.get("minutes") else "steps"
+        kept |= {name: found[name]} if name in found else {}
+    return kept
+
+
+def as_begun(config: TrainConfig, sizes: GlanceConfig, run_dir: Path) -> tuple[TrainConfig, GlanceConfig]:
+    """A run's recipe and sizes as its checkpoint has them: what it started from is not needed any more."""
+    held = GlanceConfig(**load_state(run_dir)["sizes"])
+    config = config.from_shallow() if held.tower < sizes.tower else config
+    return replace(config, start=""), held
 
 
 def _cross_entropy(logits: torch.Tensor | None, targets: torch.Tensor) -> torch.Tensor:
@@ -358,12 +380,13 @@ def train(
             raise ValueError(f"{run_dir} holds a run already: pass --resume, or choose another folder")
         if resume and not present:
             raise ValueError(f"{run_dir} holds no checkpoint to resume")
-        trainer = Trainer(config, run_dir, sizes)
+        trainer = Trainer(*(as_begun(config, sizes, run_dir) if resume else (config, sizes)), run_dir)
         if resume:
             trainer.load()
         elif (run_dir / CONFIG).exists():
             (run_dir / METRICS).unlink(missing_ok=True)  # of a run that ended before its first checkpoint
-        write_text(run_dir / CONFIG, json.dumps({**asdict(config), "sizes": asdict(sizes)}, indent=2) + "\n")
+        told = {**asdict(trainer.config), "start": config.start, "sizes": asdict(trainer.sizes)}
+        write_text(run_dir / CONFIG, json.dumps(told, indent=2) + "\n")
         trainer.log({"provenance": record(device=config.device, seed=config.seed, bf16=config.half)})
         trainer.run()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from saccade.skip_vision import SkipVisionConfig
@@ -83,6 +83,7 @@ class Ablation:
         layout: The dense layout, without what a row adds.
         tokens: Rows of an image in it.
         merged: Rows that skipped ones are merged into: the paper's quarter.
+        apart: What the layouts of rows that set skipped rows apart have beside that.
         rows: Its rows, the dense one first, in the order in which they are worth training.
         recipe: How much is trained.
     """
@@ -94,6 +95,7 @@ class Ablation:
     merged: int
     rows: tuple[AblationRow, ...]
     recipe: AblationRecipe
+    apart: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def mark(self) -> str:
@@ -120,6 +122,8 @@ class Ablation:
     def layout_of(self, row: AblationRow) -> dict[str, Any]:
         """A row's configuration, for ``SkipVisionConfig.from_dict``."""
         made = dict(self.layout) | {"row": row.number or 0}
+        if row.number or "merged" in dict(row.change):
+            made |= self.apart
         if row.number in MERGES:
             made["merged"] = self.merged
         return made | dict(row.change) | {"cache": row.cache}

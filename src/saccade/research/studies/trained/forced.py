@@ -49,13 +49,13 @@ def surprise(loaded: Loaded, samples: Sequence[Sample], batch_size: int = 32) ->
             answer_BA = torch.tensor([ids[i] for i in part], device=loaded.model.device)
             mask = torch.nn.functional.pad(batch["attention_mask"], (0, length - 1), value=1)
             # As generate counts them: a prompt that is padded begins at 0 too.
-            places = (mask.cumsum(1) - 1).clamp_min(0)
+            positions = (mask.cumsum(1) - 1).clamp_min(0)
             prompt = batch["input_ids"].shape[1]
-            out = loaded.model(**batch, position_ids=places[:, :prompt], use_cache=True, logits_to_keep=1)
+            out = loaded.model(**batch, position_ids=positions[:, :prompt], use_cache=True, logits_to_keep=1)
             later = loaded.model(
                 input_ids=answer_BA[:, :-1],
                 attention_mask=mask,
-                position_ids=places[:, prompt:],
+                position_ids=positions[:, prompt:],
                 past_key_values=out.past_key_values,
             )
             likely = later.logits.float().log_softmax(-1).gather(2, answer_BA[:, 1:, None])[..., 0]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from saccade import models, skip_vision
 from saccade.glance.scenes import KINDS, make_scene, scene_seed
-from saccade.research.studies.trained.ablation import Ablation, AblationRecipe, AblationRow
+from saccade.research.studies.trained.ablation import Ablation, AblationRow
 from saccade.skip_vision.align import align
 from saccade.system.files import disk_trouble, locked, read_json, write_json
 
@@ -47,7 +47,7 @@ def make(run: Path, ablation: Ablation, note: Note) -> bool:
     """
     from saccade.training import TrainingConfig, train
 
-    remember(run, ablation.recipe)
+    remember(run, ablation)
     if ablation.resampled:
         base = run / "base"
         with claimed(base) as mine:
@@ -71,7 +71,8 @@ def make(run: Path, ablation: Ablation, note: Note) -> bool:
         with claimed(out) as mine:
             if mine:
                 note(f"training {row.name}, seed {seed}")
-                data = ablation.training(str(begun), str(out), row, seed + 1)
+                name = str(begun) if ablation.resampled else ablation.model.name
+                data = ablation.training(name, str(out), row, seed + 1)
                 _finish(train(TrainingConfig.from_data(data), resume=True))
     return all((place(run, row, seed) / "model").exists() for row, seed in wanted)
 
@@ -82,17 +83,32 @@ def _finish(outcome: Any) -> None:
         raise KeyboardInterrupt
 
 
-def remember(run: Path, recipe: AblationRecipe) -> None:
-    """Notes the recipe of a run's folder.
+def remember(run: Path, ablation: Ablation) -> None:
+    """Notes what is trained in a run's folder: from which weights, the base, and every row.
 
     Raises:
-        ValueError: If the folder was begun with another one.
+        ValueError: If the folder was begun from other weights, or a row is trained otherwise there.
     """
     path = run / "recipe.json"
-    if path.exists() and read_json(path) != json.loads(json.dumps(asdict(recipe))):
-        raise ValueError(f"{run} was begun with another recipe ({path}); give another folder")
-    if not path.exists():
-        write_json(path, asdict(recipe))
+    trained = {row.name: ablation.training("", "", row) for row in ablation.rows if row.weights is None}
+    told: dict[str, Any] = {
+        "start": _digest(ablation.model.checkpoint() / "model.safetensors"),
+        "base": [ablation.recipe.align_steps, ablation.training("", "")] if ablation.resampled else None,
+        "rows": trained,
+    }
+    told = json.loads(json.dumps(told))
+    before = read_json(path) if path.exists() else told
+    known = before.get("rows", {})
+    odd = [name for name, config in known.items() if told["rows"].get(name, config) != config]
+    if odd or any(before.get(key) != told[key] for key in ("start", "base")):
+        what = f"trains {odd[0]!r} otherwise" if odd else "began from other weights, or with another recipe"
+        raise ValueError(f"{run} {what} ({path}); give another folder")
+    write_json(path, {**told, "rows": known | told["rows"]})
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def aligned(run: Path, ablation: Ablation, note: Note) -> Path:

@@ -77,7 +77,7 @@ GAZE_ROWS = (
     AblationRow("SF", 2),
     AblationRow(POOL, change=(("merged", 79), _POOLED)),
     AblationRow("FastV", plan="fastv(layer=2,keep=0.125)"),
-    AblationRow("lower resolution", change=(("image_size", 80),)),
+    AblationRow("lower resolution", change=(("image_size", 80), ("retained", 100))),
     AblationRow("Victor", change=_VICTOR),
     AblationRow(f"{FULL} SK", 11, weights=FULL, cache="small"),
     AblationRow(f"{FULL} SK middle+small", 11, weights=FULL, cache="middle+small"),
@@ -118,11 +118,13 @@ ABLATIONS = {
     "gaze": Ablation(
         GAZE,
         "Gaze",
-        {"layout": "llava", "retained": 84, "merged": None},
-        400,
+        # All retained stand in the picture's order, as the stock model has them.
+        {"layout": "llava", "retained": GAZE.rows, "merged": None},
+        GAZE.rows,
         79,
         GAZE_ROWS,
         GAZE_RECIPE,
+        {"retained": 84},
     ),
 }
 """By the model they start from. Of Gaze's 400 rows as large a share is retained as of the paper's 1,296."""

@@ -16,6 +16,7 @@ from saccade.glance import suite
 from saccade.measure import record
 from saccade.methods.skip_vision import Release
 from saccade.opening.digest import weights_digest
+from saccade.research.studies import outdated
 from saccade.research.studies.bench import StudyBench
 from saccade.research.studies.cells import makers
 from saccade.research.studies.questions import StudyQuestions
@@ -95,7 +96,12 @@ def run(
             "cells": len(made),
             "cells_of_this_run": store.count() - before,
         },
-        "provenance": record(model=loaded.model, seed=questions.seed, answers=makers(made)),
+        "provenance": record(
+            model=loaded.model,
+            seed=questions.seed,
+            answers=makers(made),
+            code=outdated.code_of_plans(row.plan for row in ablation.rows if row.plan),
+        ),
     }
     return result | {"findings": findings(result)}
 
