@@ -164,14 +164,19 @@ def evaluate(
     common.check_names(model, opening=opening)
     from saccade.engine import check_made_for
     from saccade.evaluation.comparison import compare
+    from saccade.evaluation.orders import wanted_scores
     from saccade.helpers import helping
     from saccade.measure import record
     from saccade.plans.plan import Plan
 
     common.use_threads(threads or common.shared_threads(processes, ray))
     loaded = opened(model, opening)
+    made = {name: one.calibration for name, one in wanted.items()}
     for path in order or []:
-        check_made_for(loaded.model, Plan.load(path), force=force, strict=strict)
+        chosen = Plan.load(path)
+        made[f"the order of {path}"] = chosen.calibration
+        check_made_for(loaded.model, chosen, force=force, strict=strict)
+    own = data is not None and any(score not in orders for score in wanted_scores(wanted))
     journal = common.keep(common.partial_of(json))
     kept = journal.path
     with common.resumable(f"repeat the command to go on from {kept}" if kept else "give --json to resume"):
@@ -184,12 +189,14 @@ def evaluate(
             )
     scores = dict.fromkeys(question.score for question in questions)
     show(out, found.to_dict(), " and ".join("exact match" if s == "exact" else s for s in scores))
-    seen = seen_before(wanted, questions)
+    seen = seen_before(made, questions)
     for name, number in seen.items():
         out.line(
             f"{name}: made on {number} of these {len(questions)} questions, so it may keep less on others; "
             "judge it on questions that it has not seen"
         )
+    if own:
+        out.line("layers of budgets were chosen on some of these questions, their answers aside")
     settings = {
         "model": model,
         "data": str(data) if data else f"{embedded.name} suite",

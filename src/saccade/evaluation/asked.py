@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+from saccade.calibration.drawing import data_hash
 from saccade.inputs.samples import Sample
 from saccade.plans.plan import Plan, PlanLike
 
@@ -44,14 +46,24 @@ def read_orders(paths: Sequence[str | os.PathLike]) -> Orders:
     return orders
 
 
-def seen_before(plans: Mapping[str, Plan], samples: Sequence[Sample]) -> dict[str, int]:
+def seen_before(made: Mapping[str, Mapping[str, Any]], samples: Sequence[Sample]) -> dict[str, int]:
     """How many of the questions each plan was made on, by its name; those made on none are left out.
 
-    Questions are told by their ids: those of a file are its name and the line, unless it names them.
+    Questions are told by their ids: those of a file are its name and the line, unless it names them. Where all
+    that a plan was calibrated on are there, their contents have to be the same too.
+
+    Args:
+        made: What plans note of how they were made (``Plan.calibration``), by name.
+        samples: The questions.
     """
+    by_id = {sample.id: sample for sample in samples}
     found = {}
-    for name, plan in plans.items():
-        known = set(plan.calibration.get("samples") or ())
-        if number := sum(sample.id in known for sample in samples):
+    for name, calibration in made.items():
+        chose = calibration.get("samples") or ()
+        healed = (calibration.get("healed") or {}).get("questions") or ()
+        there = [by_id[one] for one in chose if one in by_id]
+        if len(there) == len(chose) and calibration.get("data_hash") not in (None, data_hash(there)):
+            there = []  # others by the same names
+        if number := len({sample.id for sample in there} | {one for one in healed if one in by_id}):
             found[name] = number
     return found

@@ -136,6 +136,11 @@ class AnsweredPool:
     def __len__(self) -> int:
         return len(self._questions)
 
+    @property
+    def ids(self) -> list[str]:
+        """Names of the questions."""
+        return [item.id for item in self._questions]
+
     def load(self, index: int, epoch: int) -> Any:
         """One question with its pictures and its answer."""
         return AnsweredQuestion(loaded_sample(self._questions[index]), self._targets[index])

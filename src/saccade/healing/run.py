@@ -245,7 +245,7 @@ def _trained(
         digest = write_adapter(done.built.model, loaded, plan, lora, made_for, folder)
     write_json(folder / RUN, done.report | {"finished": True, "memory": memory.told()})
     facts = {"steps": settings.steps, "samples": len(pool), "settings": settings.told()}
-    facts |= {"data_hash": done.report["data"][0]["sha256"]}
+    facts |= {"data_hash": done.report["data"][0]["sha256"], "questions": pool.ids}
     healed_plan(loaded, plan, digest, made_for, facts, folder)
 
 

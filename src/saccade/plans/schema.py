@@ -167,6 +167,7 @@ class HealingRecord(_Strict):
     samples: Count
     settings: dict[str, Any]
     data_hash: Digest | None = None
+    questions: list[str] | None = None
 
 
 class Calibration(_Strict):
