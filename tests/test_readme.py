@@ -115,6 +115,12 @@ def test_generated_tables_and_numbers_are_fresh(page):
     assert refresh(pages.read(page), *surroundings(ROOT / page)) == pages.read(page), "stale: make tables"
 
 
+@pytest.mark.parametrize("page", pages.pages())
+def test_no_line_begins_with_the_mark_of_a_number(page):
+    """Such a line ends a paragraph, and is shown as it is typed, where a page is read as it lies."""
+    assert not re.search(r"^ {0,3}<!-- \S+\.json: ", pages.read(page), re.MULTILINE)
+
+
 def test_every_generated_table_stands_in_the_docs():
     named = {page: generated(page) for page in pages.pages()}
     assert {name for names in named.values() for name in names} >= set(TABLES)

@@ -77,12 +77,21 @@ def test_questions_that_a_plan_was_made_on_are_counted(command, toy_folder, data
     plan = tmp_path / "plan.json"
     done = command("calibrate", toy_folder, "--data", data, "--samples", 4, "--budget", 2, "--out", plan)
     assert done.code == 0, done.err
-    other = data.rename(tmp_path / "others.jsonl")
-    (tmp_path / "mine.jsonl").write_text(other.read_text())
-    words = ("eval", toy_folder, "--plan", plan, "--max-new-tokens", 2, "--no-blind")
-    same, apart = (command(*words, "--data", tmp_path / name) for name in ("mine.jsonl", "others.jsonl"))
-    assert same.code == apart.code == 0, same.err + apart.err
-    assert "made on 4 of these 6 questions" in same.out and "made on" not in apart.out
+    words = ("eval", toy_folder, "--data", data, "--max-new-tokens", 2, "--no-blind")
+    for more in (
+        ("--plan", plan),
+        ("--plan", plan, "--force"),
+        ("--plan", "vskip(budget=1)", "--order", plan),
+    ):
+        done = command(*words, *more)
+        assert done.code == 0 and "made on 4 of these 6 questions" in done.out, done.out + done.err
+    done = command(*words, "--plan", "vskip(budget=1)", "--json", tmp_path / "own.json")
+    assert "made on" not in done.out and "chosen on some of these questions" in done.out
+    assert json.loads((tmp_path / "own.json").read_text())["seen_before"] == {}
+    # Others by the same names.
+    data.write_text(data.read_text().replace("what color", "which color"))
+    done = command(*words, "--plan", plan)
+    assert done.code == 0 and "made on" not in done.out, done.out + done.err
 
 
 def layers(entry):

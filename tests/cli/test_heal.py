@@ -9,7 +9,9 @@ import pytest
 from calibration.vlm import picture, questions_file, save_model
 from saccade.cli import heal as command
 from saccade.cli import main
+from saccade.evaluation.asked import seen_before
 from saccade.healing import HealingSettings
+from saccade.inputs.data import load_jsonl
 from saccade.plans.plan import Plan
 
 SPEC = "fastv(keep=0.4,layer=2)"
@@ -48,6 +50,8 @@ def test_a_plan_gives_a_healed_one_a_table_a_page_and_the_next_command(model, mi
     assert main(["plan", "show", str(out / "plan.json")]) == 0
     told = capsys.readouterr().out
     assert "layers: chosen by hand" in told and "healed in 4 steps on 8 questions" in told
+    questions = load_jsonl(mine, answered=False)
+    assert seen_before({SPEC: plan.calibration}, questions) == {SPEC: 8}
     # The same command again has nothing left to do, and says the same.
     assert main(["heal", *words]) == 0
     assert "4 steps of 2 questions" in capsys.readouterr().out and Plan.load(out / "plan.json") == plan

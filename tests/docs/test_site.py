@@ -107,6 +107,32 @@ def test_a_value_is_what_the_file_says(tmp_path):
     assert values.refreshed(fresh, tmp_path) == fresh
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<!-- x.json: ratio | ratio -->0.13",
+        "0.13<!-- / -->",
+        "<!-- x.json: ratio|ratio -->0.13<!-- / -->",
+        "<!-- x.json ratio | ratio -->0.13<!-- / -->",
+    ],
+)
+def test_a_mark_that_is_not_read_is_refused(text, tmp_path):
+    (tmp_path / "x.json").write_text('{"ratio": 0.126}', encoding="utf-8")
+    for made in (values.filled, values.refreshed):
+        with pytest.raises(ValueError, match="no mark of a number"):
+            made(f"Some words {text} and more.", tmp_path)
+        assert made(f"`{text}`\n```\n{text}\n```\n", tmp_path) == f"`{text}`\n```\n{text}\n```\n"
+
+
+def test_whatever_stands_between_marks_is_renewed(tmp_path):
+    (tmp_path / "x.json").write_text('{"spec": "fastv(keep<0.5)", "ratio": 0.126}', encoding="utf-8")
+    for before in ("", "keep<0.5", "two\nlines"):
+        text = f"It says <!-- x.json: spec | plain -->{before}<!-- / -->."
+        fresh = "It says <!-- x.json: spec | plain -->fastv(keep<0.5)<!-- / -->."
+        assert values.refreshed(text, tmp_path) == values.refreshed(fresh, tmp_path) == fresh
+        assert values.filled(text, tmp_path) == "It says fastv(keep<0.5)."
+
+
 def test_a_section_ends_where_the_next_of_its_depth_begins():
     text = "# A\none\n## B c\ntwo\n### D\nthree\n```sh\n# no heading\n```\n## E\nfour\n# F\nfive\n"
     assert includes.section(text, "b-c") == "two\n### D\nthree\n```sh\n# no heading\n```"

@@ -14,8 +14,10 @@ from typing import Any
 from saccade.report.text import interval, percent, points
 from saccade.system.files import read_json
 
-VALUE = re.compile(r"(<!-- ([\w.-]+\.json): ([^|>]+?) \| (\w+) -->)([^<]*)(<!-- / -->)")
+VALUE = re.compile(r"(<!-- ([\w.-]+\.json): ([^|\n]+?) \| (\w+) -->)(.*?)(<!-- / -->)", re.DOTALL)
 """A number of a result file: the file's name, the way to it, how it is written, and what is written."""
+_MARK = re.compile(r"<!-- (?:[^\s>]+\.json\b|/ -->)")
+_CODE = re.compile(r"^(```|~~~).*?^\1[ \t]*$|`[^`\n]*`", re.DOTALL | re.MULTILINE)
 
 
 def _difference(entry: Any) -> str:
@@ -48,7 +50,7 @@ def filled(text: str, results: Path) -> str:
     Raises:
         ValueError: If a file, a place in it or a format is unknown.
     """
-    return VALUE.sub(lambda found: value(results, *found.groups()[1:4]), text)
+    return _put(text, lambda found: value(results, found[2], found[3], found[4]))
 
 
 def refreshed(text: str, results: Path) -> str:
@@ -61,7 +63,23 @@ def refreshed(text: str, results: Path) -> str:
     Raises:
         ValueError: If a file, a place in it or a format is unknown.
     """
-    return VALUE.sub(lambda found: f"{found[1]}{value(results, *found.groups()[1:4])}{found[6]}", text)
+    return _put(text, lambda found: f"{found[1]}{value(results, found[2], found[3], found[4])}{found[6]}")
+
+
+def _put(text: str, written: Callable[[re.Match[str]], str]) -> str:
+    """The text with every marked number replaced, code aside; a mark that is not read is refused."""
+    parts, at = [], 0
+    for code in [*_CODE.finditer(text), None]:
+        prose = text[at : code.start() if code else len(text)]
+        left = _MARK.search(VALUE.sub("", prose))
+        if left:
+            raise ValueError(
+                f"{left.string[left.start() :].splitlines()[0][:60]!r} is no mark of a number, or has no other "
+                "half: <!-- FILE.json: way/to/it | format --><!-- / -->"
+            )
+        parts += [VALUE.sub(written, prose), code[0] if code else ""]
+        at = code.end() if code else at
+    return "".join(parts)
 
 
 def value(results: Path, file: str, way: str, form: str) -> str:

@@ -49,8 +49,8 @@ def read_orders(paths: Sequence[str | os.PathLike]) -> Orders:
 def seen_before(made: Mapping[str, Mapping[str, Any]], samples: Sequence[Sample]) -> dict[str, int]:
     """How many of the questions each plan was made on, by its name; those made on none are left out.
 
-    Questions are told by their ids: those of a file are its name and the line, unless it names them. Where all
-    that a plan was calibrated on are there, their contents have to be the same too.
+    Questions are told by their ids: those of a file are its name and the line, unless it names them. Where
+    all that a plan was calibrated on are there, their contents have to be the same too.
 
     Args:
         made: What plans note of how they were made (``Plan.calibration``), by name.
