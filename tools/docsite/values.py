@@ -73,9 +73,10 @@ def _put(text: str, written: Callable[[re.Match[str]], str]) -> str:
         prose = text[at : code.start() if code else len(text)]
         left = _MARK.search(VALUE.sub("", prose))
         if left:
+            said = left.string[left.start() :].splitlines()[0][:60]
             raise ValueError(
-                f"{left.string[left.start() :].splitlines()[0][:60]!r} is no mark of a number, or has no other "
-                "half: <!-- FILE.json: way/to/it | format --><!-- / -->"
+                f"{said!r} is no mark of a number, or has no other half: "
+                "<!-- FILE.json: way/to/it | format --><!-- / -->"
             )
         parts += [VALUE.sub(written, prose), code[0] if code else ""]
         at = code.end() if code else at
