@@ -117,7 +117,7 @@ ABLATIONS = {
     ),
     "gaze": Ablation(
         GAZE,
-        "Gaze",
+        "Gaze in the LLaVA layout",
         # All retained stand in the picture's order, as the stock model has them.
         {"layout": "llava", "retained": GAZE.rows, "merged": None},
         GAZE.rows,
