@@ -26,6 +26,7 @@ class AblationRow:
         weights: The row whose weights it takes, where it differs in decoding alone.
         cache: What leaves the KV cache once the prompt is read.
         longer: How many times the recipe's steps it is trained for.
+        timed: Whether its times are taken; not of one that takes what another does.
     """
 
     name: str
@@ -36,6 +37,7 @@ class AblationRow:
     weights: str | None = None
     cache: str = "none"
     longer: int = 1
+    timed: bool = True
 
 
 @dataclass(frozen=True)

@@ -57,10 +57,10 @@ GLANCE_ROWS = (
     AblationRow(
         f"{FULL} SK middle+small{KEPT}", 11, THREE, _AT_PLACE, weights=FULL + KEPT, cache="middle+small"
     ),
-    AblationRow(DENSE + LONGER, 0, longer=3),
+    AblationRow(DENSE + LONGER, 0, longer=3, timed=False),
     AblationRow(LATE_SF, 2, change=(("skip_ffn_layer", LATER[-1]),)),
     *(AblationRow(later(n), 10, change=(("skip_ffn_layer", n), *_AT_PLACE)) for n in LATER),
-    AblationRow(FULL + KEPT + LONGER, 10, change=_AT_PLACE, longer=3),
+    AblationRow(FULL + KEPT + LONGER, 10, change=_AT_PLACE, longer=3, timed=False),
 )
 """In the order in which they are worth training; skip KV-cache is of decoding, so its rows need none.
 
@@ -72,15 +72,15 @@ gap.
 GAZE_ROWS = (
     AblationRow("dense", 0),
     AblationRow(FULL, 10),
-    AblationRow(FULL + KEPT, 10, change=_AT_PLACE),
+    AblationRow(FULL + KEPT, 10, change=_AT_PLACE, timed=False),
     AblationRow(MERGE, 1),
-    AblationRow("SF", 2),
-    AblationRow(POOL, change=(("merged", 79), _POOLED)),
+    AblationRow("SF", 2, timed=False),
+    AblationRow(POOL, change=(("merged", 79), _POOLED), timed=False),
     AblationRow("FastV", plan="fastv(layer=2,keep=0.125)"),
     AblationRow("lower resolution", change=(("image_size", 80), ("retained", 100))),
-    AblationRow("Victor", change=_VICTOR),
+    AblationRow("Victor", change=_VICTOR, timed=False),
     AblationRow(f"{FULL} SK", 11, weights=FULL, cache="small"),
-    AblationRow(f"{FULL} SK middle+small", 11, weights=FULL, cache="middle+small"),
+    AblationRow(f"{FULL} SK middle+small", 11, weights=FULL, cache="middle+small", timed=False),
 )
 """The same of the rows that the tower's CLS row looks at most, from Gaze's shipped weights.
 
@@ -94,7 +94,7 @@ GAZE_RECIPE = AblationRecipe(
     parts=("projector", "decoder"),
     precision="bf16",
     seeds=1,
-    repeats=5,
+    repeats=3,
     max_length=760,
 )
 """Its tower is as it was, as the authors' is in the LLaVA layout."""

@@ -157,8 +157,7 @@ def _told(
 def _timed(path: Path, base: Path, ablation: Ablation, way: Way, note: Note) -> Any:
     """Times of every row, each taken once per folder and written down, on whatever machine it is then."""
     known = read_json(path) if path.exists() else {}
-    # What is trained for longer takes what its twin takes.
-    todo = [row for row in ablation.rows[1:] if row.name not in known and row.longer == 1]
+    todo = [row for row in ablation.rows[1:] if row.name not in known and row.timed]
     if not todo:
         return known
     note("timing training steps, prefill and decoding")
