@@ -238,8 +238,7 @@ def test_an_export_is_a_stock_model_of_large_pictures(run, tmp_path) -> None:
 def test_a_shallow_tower_is_the_stock_one_without_a_layer(run, tmp_path) -> None:
     """What the last stage trains is what is exported: features one layer earlier, the last layer looking."""
     trainer = Trainer(CONFIG, SIZES, tmp_path)
-    network = trainer.network
-    network.load_state_dict(load_state(run)["average"], strict=False)
+    (network := trainer.network).load_state_dict(load_state(run)["average"], strict=False)
     pixels = torch.randn(2, 3, 160, 160)
     with torch.no_grad():
         states = tower_states(network.model, pixels, shallow=True)
