@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from dataclasses import fields
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -88,6 +89,9 @@ def test_every_mark_and_value_names_something(tmp_path):
         assert str(raised.value).startswith("a.md: ")
 
 
+refreshed = partial(values.filled, marked=True)
+
+
 def test_a_value_is_what_the_file_says(tmp_path):
     score = {"accuracy": 0.5, "low": 0.25, "high": 0.75, "difference": -0.1}
     score |= {"difference_low": -0.2, "difference_high": 0.05}
@@ -102,9 +106,9 @@ def test_a_value_is_what_the_file_says(tmp_path):
     }
     stale = "; ".join(f"<!-- x.json: {way} -->1 of old<!-- / -->" for way in asked)
     assert values.filled(stale, tmp_path) == "; ".join(asked.values())
-    fresh = values.refreshed(stale, tmp_path)
+    fresh = refreshed(stale, tmp_path)
     assert fresh == "; ".join(f"<!-- x.json: {way} -->{told}<!-- / -->" for way, told in asked.items())
-    assert values.refreshed(fresh, tmp_path) == fresh
+    assert refreshed(fresh, tmp_path) == fresh
 
 
 @pytest.mark.parametrize(
@@ -118,7 +122,7 @@ def test_a_value_is_what_the_file_says(tmp_path):
 )
 def test_a_mark_that_is_not_read_is_refused(text, tmp_path):
     (tmp_path / "x.json").write_text('{"ratio": 0.126}', encoding="utf-8")
-    for made in (values.filled, values.refreshed):
+    for made in (values.filled, refreshed):
         with pytest.raises(ValueError, match="no mark of a number"):
             made(f"Some words {text} and more.", tmp_path)
         assert made(f"`{text}`\n```\n{text}\n```\n", tmp_path) == f"`{text}`\n```\n{text}\n```\n"
@@ -129,7 +133,7 @@ def test_whatever_stands_between_marks_is_renewed(tmp_path):
     for before in ("", "keep<0.5", "two\nlines"):
         text = f"It says <!-- x.json: spec | plain -->{before}<!-- / -->."
         fresh = "It says <!-- x.json: spec | plain -->fastv(keep<0.5)<!-- / -->."
-        assert values.refreshed(text, tmp_path) == values.refreshed(fresh, tmp_path) == fresh
+        assert refreshed(text, tmp_path) == refreshed(fresh, tmp_path) == fresh
         assert values.filled(text, tmp_path) == "It says fastv(keep<0.5)."
 
 

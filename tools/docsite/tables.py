@@ -26,7 +26,7 @@ from docsite.glance_tables import (
 from docsite.study_tables import STUDY_TABLES
 from docsite.suite_tables import SUITE_TABLES
 from docsite.time_tables import TIME_TABLES
-from docsite.values import refreshed
+from docsite.values import filled
 from docsite.vllm_tables import VLLM_TABLES
 from saccade.methods import METHODS, Method
 from saccade.report.catalogue import SHARED, described, in_brief
@@ -198,7 +198,7 @@ def refresh(text: str, results: Path, up: str = "") -> str:
         table = _INSIDE.sub(f"]({up}", KNOWN[name](results))
         return f"{match[1]}{table}\n{match[3]}"
 
-    return refreshed(BLOCK.sub(fill, text), results)
+    return filled(BLOCK.sub(fill, text), results, marked=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

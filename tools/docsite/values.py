@@ -40,34 +40,22 @@ FORMATS: dict[str, Callable[[Any], str]] = {
 """Ways to write what is found: a number, or a score with its limits."""
 
 
-def filled(text: str, results: Path) -> str:
-    """The text with every value put in.
+def filled(text: str, results: Path, marked: bool = False) -> str:
+    """The text with every number put in; code is left as it is.
 
     Args:
         text: Markdown.
         results: Folder of result files.
+        marked: Whether the marks stay around the numbers.
 
     Raises:
-        ValueError: If a file, a place in it or a format is unknown.
+        ValueError: If a file, a place in it or a format is unknown, or a mark is not read.
     """
-    return _put(text, lambda found: value(results, found[2], found[3], found[4]))
 
+    def written(found: re.Match[str]) -> str:
+        number = value(results, found[2], found[3], found[4])
+        return f"{found[1]}{number}{found[6]}" if marked else number
 
-def refreshed(text: str, results: Path) -> str:
-    """The text with what stands between every two marks written anew.
-
-    Args:
-        text: Markdown.
-        results: Folder of result files.
-
-    Raises:
-        ValueError: If a file, a place in it or a format is unknown.
-    """
-    return _put(text, lambda found: f"{found[1]}{value(results, found[2], found[3], found[4])}{found[6]}")
-
-
-def _put(text: str, written: Callable[[re.Match[str]], str]) -> str:
-    """The text with every marked number replaced, code aside; a mark that is not read is refused."""
     parts, at = [], 0
     for code in [*_CODE.finditer(text), None]:
         prose = text[at : code.start() if code else len(text)]

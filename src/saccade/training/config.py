@@ -28,6 +28,11 @@ MOST: dict[str, float] = {
 """The largest value of every number: more is a mistyped one, and would end in a crash of a library."""
 
 
+def parts_named(chosen: Sequence[str]) -> tuple[str, ...]:
+    """Parts in the order of `PARTS`: those that are named, or all of them for ``all``."""
+    return tuple(part for part in PARTS if part in chosen or "all" in chosen)
+
+
 @dataclass(frozen=True)
 class ModelSettings:
     """What is trained.
@@ -248,7 +253,7 @@ class TrainingConfig:
     def parts(self) -> tuple[str, ...]:
         """Parts that train, in the order of `PARTS`."""
         chosen = self.train_modules or STAGES[self.stage or 2]
-        return tuple(part for part in PARTS if part in chosen or "all" in chosen)
+        return parts_named(chosen)
 
     def as_data(self) -> dict[str, Any]:
         """Plain data that `from_data` reads back."""

@@ -110,9 +110,9 @@ class Trainer:
         """The stage that the run is in."""
         return self.config.stages[self.clock.stage(self.config)]
 
-    def load(self) -> None:
-        """Continue from the run folder's checkpoint."""
-        state = load_state(self.run_dir)
+    def load(self, state: dict[str, Any] | None = None) -> None:
+        """Continue from the run folder's checkpoint, which may have been read already."""
+        state = load_state(self.run_dir) if state is None else state
         self.network.load_state_dict(state["network"])
         for name, tensor in state["average"].items():
             self.average[name].copy_(tensor)
@@ -346,11 +346,14 @@ def schedule_of(run_dir: Path, given: Collection[str] = ()) -> dict[str, Any]:
     return kept
 
 
-def as_begun(config: TrainConfig, sizes: GlanceConfig, run_dir: Path) -> tuple[TrainConfig, GlanceConfig]:
-    """A run's recipe and sizes as its checkpoint has them: what it started from is not needed any more."""
-    held = GlanceConfig(**load_state(run_dir)["sizes"])
+def resumed(config: TrainConfig, sizes: GlanceConfig, run_dir: Path) -> Trainer:
+    """A run as its checkpoint has it: what it started from is not needed any more."""
+    state = load_state(run_dir)
+    held = GlanceConfig(**state["sizes"])
     config = config.from_shallow() if held.tower < sizes.tower else config
-    return replace(config, start=""), held
+    trainer = Trainer(replace(config, start=""), held, run_dir)
+    trainer.load(state)
+    return trainer
 
 
 def _cross_entropy(logits: torch.Tensor | None, targets: torch.Tensor) -> torch.Tensor:
@@ -380,10 +383,8 @@ def train(
             raise ValueError(f"{run_dir} holds a run already: pass --resume, or choose another folder")
         if resume and not present:
             raise ValueError(f"{run_dir} holds no checkpoint to resume")
-        trainer = Trainer(*(as_begun(config, sizes, run_dir) if resume else (config, sizes)), run_dir)
-        if resume:
-            trainer.load()
-        elif (run_dir / CONFIG).exists():
+        trainer = resumed(config, sizes, run_dir) if resume else Trainer(config, sizes, run_dir)
+        if not resume and (run_dir / CONFIG).exists():
             (run_dir / METRICS).unlink(missing_ok=True)  # of a run that ended before its first checkpoint
         told = {**asdict(trainer.config), "start": config.start, "sizes": asdict(trainer.sizes)}
         write_text(run_dir / CONFIG, json.dumps(told, indent=2) + "\n")

@@ -14,7 +14,7 @@ from saccade.research.studies.lines import Book
 from saccade.research.studies.tables import task_table
 from saccade.research.studies.trained.claims import share
 from saccade.research.studies.trained.probe import GROUPS
-from saccade.research.studies.trained.rows import FULL, main_row
+from saccade.research.studies.trained.rows import FULL, kept_in
 
 SHARED = (
     "Seeds of a row share the questions: each model answers a part of its own, and is paired with the dense "
@@ -38,9 +38,8 @@ def tell(result: Result) -> str:
 def _by_cache(result: Result) -> list[str]:
     """Every task under both levels of skip KV-cache, beside the same model with all rows in the cache."""
     entries = {entry["name"]: entry for entry in result["plans"]}
-    main = main_row(entries)
-    kept = main.removeprefix(FULL)
-    names = [main, *(f"{FULL} SK{more}{kept}" for more in ("", " middle+small"))]
+    kept = kept_in(entries)
+    names = [FULL + kept, *(f"{FULL} SK{more}{kept}" for more in ("", " middle+small"))]
     if not all(name in entries for name in names):
         return []
     rows = [

@@ -83,7 +83,6 @@ class Ablation:
         model: The embedded model that it starts from, and whose questions it asks.
         title: What pages call the models.
         layout: The dense layout, without what a row adds.
-        tokens: Rows of an image in it.
         merged: Rows that skipped ones are merged into: the paper's quarter.
         apart: What the layouts of rows that set skipped rows apart have beside that.
         rows: Its rows, the dense one first, in the order in which they are worth training.
@@ -93,7 +92,6 @@ class Ablation:
     model: Embedded
     title: str
     layout: Mapping[str, Any]
-    tokens: int
     merged: int
     rows: tuple[AblationRow, ...]
     recipe: AblationRecipe
@@ -124,9 +122,10 @@ class Ablation:
     def layout_of(self, row: AblationRow) -> dict[str, Any]:
         """A row's configuration, for ``SkipVisionConfig.from_dict``."""
         made = dict(self.layout) | {"row": row.number or 0}
-        if row.number or "merged" in dict(row.change):
+        pooled = "merge" in dict(row.change)
+        if row.number or pooled:
             made |= self.apart
-        if row.number in MERGES:
+        if row.number in MERGES or pooled:
             made["merged"] = self.merged
         return made | dict(row.change) | {"cache": row.cache}
 
@@ -142,7 +141,12 @@ class Ablation:
         """Rows that a row's images have before any is merged or added: fewer at a lower resolution."""
         config = self.config(row)
         side = config.image_size or self.model.image_size
-        return config.projected(round(self.tokens * (side / self.model.image_size) ** 2))
+        return config.projected(round(self.model.rows * (side / self.model.image_size) ** 2))
+
+    @property
+    def tokens(self) -> int:
+        """Rows of an image in the dense layout."""
+        return self.rows_of(self.rows[0])
 
     def training(self, model: str, out: str, row: AblationRow | None = None, seed: int = 0) -> dict[str, Any]:
         """Configuration of a run of ``saccade train``.

@@ -12,7 +12,7 @@ from saccade.report.text import difference, percent, points, spread
 from saccade.research.studies.base import ASKED, Finding, is_better, is_free
 from saccade.research.studies.lineup import KEPT
 from saccade.research.studies.tables import interval_of
-from saccade.research.studies.trained.rows import FULL, LATE_SF, LATER, LONGER, MERGE, POOL, later, main_row
+from saccade.research.studies.trained.rows import FULL, LATE_SF, LATER, LONGER, MERGE, POOL, kept_in, later
 
 Entries = Mapping[str, Mapping[str, Any]]
 """Rows of a result by name."""
@@ -60,13 +60,8 @@ def _keeps(entries: Entries) -> Iterable[Finding]:
         )
 
 
-def _kept(entries: Entries) -> str:
-    """What names of the rows end with that the full method's claims are about."""
-    return main_row(entries).removeprefix(FULL)
-
-
 def _saves(entries: Entries) -> Iterable[Finding]:
-    kept = _kept(entries)
+    kept = kept_in(entries)
     times = entries[FULL + kept].get("times")
     if not times:
         return
@@ -81,7 +76,7 @@ def _saves(entries: Entries) -> Iterable[Finding]:
 
 
 def _merges(entries: Entries) -> Iterable[Finding]:
-    kept = _kept(entries)
+    kept = kept_in(entries)
     full, pooled = entries[FULL + kept], entries.get(POOL + kept)
     if pooled:
         yield Finding(
@@ -93,7 +88,7 @@ def _merges(entries: Entries) -> Iterable[Finding]:
 
 
 def _leaves_the_cache(entries: Entries) -> Iterable[Finding]:
-    kept = _kept(entries)
+    kept = kept_in(entries)
     small, middle = (entries.get(f"{FULL} SK{more}{kept}") for more in ("", " middle+small"))
     if small and middle:
         yield Finding(
@@ -106,7 +101,7 @@ def _leaves_the_cache(entries: Entries) -> Iterable[Finding]:
 
 
 def _where_it_hurts(entries: Entries, ffn: Mapping[str, Any] | None) -> Iterable[Finding]:
-    kept = _kept(entries)
+    kept = kept_in(entries)
     full, merge = entries[FULL + kept], entries.get(MERGE + kept)
     late = {n: entries[later(n)] for n in LATER if later(n) in entries}
     if not late or merge is None:
@@ -155,16 +150,17 @@ def _would_skip(score: Mapping[str, Any]) -> str:
 
 
 def _trained_longer(entries: Entries) -> Iterable[Finding]:
-    main = main_row(entries)
+    kept = kept_in(entries)
     # The dense row stands first.
-    dense, full = entries.get(next(iter(entries)) + LONGER), entries.get(main + LONGER)
+    dense, full = entries.get(next(iter(entries)) + LONGER), entries.get(FULL + kept + LONGER)
     if dense and full:
         yield Finding(
-            "Skip-Vision with positions kept is within a point of dense where both train three times as long",
+            f"Skip-Vision{' with positions kept' if kept else ''} is within a point of dense where both "
+            "train three times as long",
             ASKED,
             is_free([_between(full, dense)]),
             f"{_points(full, dense)} points between {_accuracy(full)} and {_accuracy(dense)}; "
-            f"{points(entries[main]['mean']['difference'])} after the usual number of steps.",
+            f"{points(entries[FULL + kept]['mean']['difference'])} after the usual number of steps.",
         )
 
 

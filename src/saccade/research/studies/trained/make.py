@@ -103,7 +103,9 @@ def remember(run: Path, ablation: Ablation) -> None:
     if odd or any(before.get(key) != told[key] for key in ("start", "base")):
         what = f"trains {odd[0]!r} otherwise" if odd else "began from other weights, or with another recipe"
         raise ValueError(f"{run} {what} ({path}); give another folder")
-    write_json(path, {**told, "rows": known | told["rows"]})
+    told["rows"] = known | told["rows"]
+    if told != before or not path.exists():
+        write_json(path, told)
 
 
 def _digest(path: Path) -> str:

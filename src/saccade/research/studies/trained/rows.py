@@ -27,9 +27,9 @@ LATE_SF = f"SF from layer {LATER[-1]}"
 """The row of the last of them with nothing merged."""
 
 
-def main_row(names: Iterable[str]) -> str:
-    """Name of the full method's row that rivals stand beside: its positions kept if the merge's are."""
-    return FULL + KEPT if MERGE + KEPT in set(names) else FULL
+def kept_in(names: Iterable[str]) -> str:
+    """What names of the rows end with that claims are about: positions kept, if the merge's are."""
+    return KEPT if MERGE + KEPT in set(names) else ""
 
 
 def later(layer: int) -> str:
@@ -50,7 +50,7 @@ GLANCE_ROWS = (
     AblationRow("SF LS", 4),
     AblationRow("SF FS LS", 6),
     AblationRow("SF FS LS Merge" + KEPT, 8, change=_AT_PLACE),
-    AblationRow(POOL + KEPT, change=(("merged", 50), _POOLED, *_AT_PLACE)),
+    AblationRow(POOL + KEPT, change=(_POOLED, *_AT_PLACE)),
     AblationRow("FastV", plan="fastv(layer=2,keep=0.3)"),
     AblationRow("Victor", change=_VICTOR),
     AblationRow(f"{FULL} SK{KEPT}", 11, THREE, _AT_PLACE, weights=FULL + KEPT, cache="small"),
@@ -75,7 +75,7 @@ GAZE_ROWS = (
     AblationRow(FULL + KEPT, 10, change=_AT_PLACE, timed=False),
     AblationRow(MERGE, 1),
     AblationRow("SF", 2, timed=False),
-    AblationRow(POOL, change=(("merged", 79), _POOLED), timed=False),
+    AblationRow(POOL, change=(_POOLED,), timed=False),
     AblationRow("FastV", plan="fastv(layer=2,keep=0.125)"),
     AblationRow("lower resolution", change=(("image_size", 80), ("retained", 100))),
     AblationRow("Victor", change=_VICTOR, timed=False),
@@ -110,7 +110,6 @@ ABLATIONS = {
             "fine": 2,
             "merged": None,
         },
-        sum(tokens for _, tokens in SCALES),
         50,
         GLANCE_ROWS,
         AblationRecipe(),
@@ -120,7 +119,6 @@ ABLATIONS = {
         "Gaze in the LLaVA layout",
         # All retained stand in the picture's order, as the stock model has them.
         {"layout": "llava", "retained": GAZE.rows, "merged": None},
-        GAZE.rows,
         79,
         GAZE_ROWS,
         GAZE_RECIPE,

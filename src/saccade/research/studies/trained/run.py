@@ -29,7 +29,7 @@ from saccade.research.studies.trained.forced import compared, surprise
 from saccade.research.studies.trained.judge import evaluation, judge
 from saccade.research.studies.trained.make import Note, make, place, start_of
 from saccade.research.studies.trained.probe import probe
-from saccade.research.studies.trained.rows import main_row
+from saccade.research.studies.trained.rows import FULL, kept_in
 from saccade.research.studies.trained.step import compare_steps
 from saccade.skip_vision import set_cache
 from saccade.system.files import read_json, write_json
@@ -169,7 +169,7 @@ def _timed(path: Path, base: Path, ablation: Ablation, way: Way, note: Note) -> 
 
 def _forced(folder: Path, ablation: Ablation, way: Way, note: Note) -> dict[str, Any]:
     """What skip KV-cache does to the likelihood of right answers, on tasks with long ones."""
-    name = main_row(row.name for row in ablation.rows)
+    name = FULL + kept_in(row.name for row in ablation.rows)
     full = next((row for row in ablation.rows if row.name == name), None)
     if full is None:
         return {}

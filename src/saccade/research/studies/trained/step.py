@@ -18,7 +18,7 @@ from saccade.measure.counter import dispatched_flops
 from saccade.measure.results import PairedRuns
 from saccade.models import Loaded
 from saccade.research.studies.trained.ablation import Ablation, AblationRow
-from saccade.training.config import PARTS
+from saccade.training.config import parts_named
 from saccade.training.parts import choose
 
 
@@ -89,7 +89,7 @@ def _train(model: Any, batch: Any, labels: torch.Tensor) -> None:
 def _learning(loaded: Loaded, parts: Sequence[str]) -> None:
     """Lets the parts that train have gradients."""
     loaded.model.train()
-    choose(loaded.model, loaded.family, PARTS if "all" in parts else parts)
+    choose(loaded.model, loaded.family, parts_named(parts))
 
 
 def _step_flops(loaded: Loaded, samples: Sequence[Any], parts: Sequence[str]) -> float:
