@@ -40,6 +40,8 @@ GREEDY = {
     "do_sample": False,
     "suppress_tokens": list(range(FIRST_WORD)),
 }
+RANKS = ("VLLM_CPU_OMP_THREADS_BIND", "0|1")
+"""What vLLM reads from the environment where two ranks share two cores."""
 PLACEHOLDERS = {"qwen2_5_vl": "<|image_pad|>", "qwen3_vl": "<|image_pad|>"}
 
 

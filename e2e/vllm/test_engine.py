@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from e2e.vllm.support import NEW, engine, prompts
+from e2e.vllm.support import NEW, RANKS, engine, prompts
 from prometheus_client import REGISTRY
 
 PLAN = "vskip(layers=1)+ffn_skip(layers=2)"
@@ -11,10 +11,13 @@ VISUAL = 16
 LAYERS = 4
 
 
-@pytest.fixture(scope="module")
-def served(references):
-    with engine(references("llava").folder, PLAN, enable_prefix_caching=True, block_size=32) as made:
-        yield made
+@pytest.fixture(scope="module", params=[1, 2], ids=["one rank", "two ranks"])
+def served(request, references):
+    how = {"enable_prefix_caching": True, "block_size": 32, "tensor_parallel_size": request.param}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(*RANKS)
+        with engine(references("llava").folder, PLAN, **how) as made:
+            yield made
 
 
 def told(outcome: str, layer: int, part: str) -> int:

@@ -7,7 +7,7 @@ these settings may not serve it must refuse.
 from __future__ import annotations
 
 import pytest
-from e2e.vllm.support import FAMILIES, Engine, engine, prompts
+from e2e.vllm.support import FAMILIES, RANKS, Engine, engine, prompts
 
 PLANS = (
     "vskip(layers=1-2)",
@@ -30,6 +30,7 @@ SETTINGS = {
     "preempted": {"num_gpu_blocks_override": 6, "block_size": 32, "max_model_len": 160},
     # Captured by torch.compile as it is by default; what the captured graph is then lowered to is not ours.
     "compiled": {"enforce_eager": False, "compilation_config": {"backend": "eager"}},
+    "TP=2": {"tensor_parallel_size": 2},
 }
 
 
@@ -61,7 +62,9 @@ def told(served: Engine, setting: str, plan: str, asked, want) -> str:
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_tokens_are_those_of_transformers(family, setting, references, note):
+def test_tokens_are_those_of_transformers(family, setting, references, note, monkeypatch):
+    if setting == "TP=2":
+        monkeypatch.setenv(*RANKS)
     reference, asked = references(family), prompts(family)
     want = {plan: reference.answers(plan, asked) for plan in PLANS}
     given = SETTINGS[setting] | (TILED.get(setting, {}) if family == "internvl" else {})

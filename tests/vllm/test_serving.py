@@ -12,7 +12,6 @@ from saccade.vllm.serving import TESTED, Serving, check_serving, check_version
 from saccade.vllm.work import work_of
 
 ALWAYS = {
-    "tensor": 2,
     "pipeline": 2,
     "data": 2,
     "context": 2,

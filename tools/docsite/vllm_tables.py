@@ -8,7 +8,7 @@ from pathlib import Path
 from docsite.glance_tables import load, missing
 from saccade.report.markdown import markdown
 
-SETTINGS = ("plain", "chunked 16", "prefix hit", "preempted", "compiled")
+SETTINGS = ("plain", "chunked 16", "prefix hit", "preempted", "compiled", "TP=2")
 FAMILIES = {
     "llava": "LLaVA-1.5",
     "llava_next": "LLaVA-NeXT",

@@ -20,7 +20,6 @@ class Serving:
     """What an engine was started with.
 
     Attributes:
-        tensor: Tensor-parallel ranks.
         pipeline: Pipeline-parallel ranks.
         data: Data-parallel ranks.
         context: Ranks that share the rows of a prompt (decode or prefill context parallel).
@@ -38,7 +37,6 @@ class Serving:
         transformers: Whether it runs transformers' own model code.
     """
 
-    tensor: int = 1
     pipeline: int = 1
     data: int = 1
     context: int = 1
@@ -79,7 +77,6 @@ def check_serving(work: PlanWork, engine: Serving) -> None:
     reasons = (
         (engine.transformers, "runs in vLLM's own model code: leave --model-impl out"),
         (engine.task != "generate", f"is for generation, and this engine does {engine.task}"),
-        (engine.tensor > 1, "was not tried with tensor parallel ranks: leave --tensor-parallel-size at 1"),
         (engine.pipeline > 1, "needs all layers in one place: leave --pipeline-parallel-size at 1"),
         (engine.data > 1, "was not tried with data parallel ranks: start one engine each"),
         (engine.context > 1, "needs whole rows: leave context parallelism at 1"),

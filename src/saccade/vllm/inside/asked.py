@@ -105,7 +105,6 @@ def serving_of(vllm_config: VllmConfig) -> Serving:
     graphs, pictures = vllm_config.compilation_config, model.multimodal_config
     mode = graphs.cudagraph_mode
     return Serving(
-        tensor=parallel.tensor_parallel_size,
         pipeline=parallel.pipeline_parallel_size,
         data=parallel.data_parallel_size,
         context=parallel.decode_context_parallel_size * parallel.prefill_context_parallel_size,
