@@ -32,8 +32,12 @@ FAMILIES = {
     "qwen2_5_vl": "qwen2_5_vl",
     "qwen3_vl": "qwen3_vl",
     "internvl": "internvl-qwen2",
+    "qwen3_5": "qwen3_5",
+    "qwen3_5_moe": "qwen3_5_moe",
 }
 """Tiny models by the name that tables give their family."""
+RECURRENT = ("qwen3_5", "qwen3_5_moe")
+"""Those with layers that recur."""
 GREEDY = {
     "max_new_tokens": NEW,
     "min_new_tokens": NEW,
@@ -42,7 +46,7 @@ GREEDY = {
 }
 RANKS = ("VLLM_CPU_OMP_THREADS_BIND", "0|1")
 """What vLLM reads from the environment where two ranks share two cores."""
-PLACEHOLDERS = {"qwen2_5_vl": "<|image_pad|>", "qwen3_vl": "<|image_pad|>"}
+PLACEHOLDERS = dict.fromkeys(("qwen2_5_vl", "qwen3_vl", *RECURRENT), "<|image_pad|>")
 
 
 @dataclass(frozen=True)
@@ -212,6 +216,9 @@ def engine(folder: Path, plan: str | None, **settings: Any) -> Iterator[Engine]:
         "disable_log_stats": False,
         **settings,
     }
+    if folder.name in RECURRENT:
+        # In every process, workers of other ranks too.
+        how["worker_extension_cls"] = "e2e.vllm.states.PlainStates"
     if plan is not None:
         how["hf_overrides"] = {"saccade": plan}
     llm = LLM(str(folder), **how)

@@ -120,6 +120,8 @@ FILES: dict[str, Callable[[], Files]] = {
         },
     ),
     "qwen3_vl_moe": lambda: FILES["qwen3_vl"](),
+    "qwen3_5": lambda: FILES["qwen3_vl"](),
+    "qwen3_5_moe": lambda: FILES["qwen3_vl"](),
     "glm4v_moe": lambda: FILES["glm4v"](),
     "idefics3-llama": lambda: _files(
         HALF | TILES, "Idefics3ImageProcessor", "Idefics3Processor", {"image_seq_len": 9}
@@ -187,7 +189,7 @@ def write(folder: Path, name: str, tiny: Tiny | None = None, legacy_chat: bool |
     token, marks = MARKS.get(name.partition("-")[0], ("<|image_pad|>", None))
     if name.startswith(("llava", "internvl")):
         token = "<image>"
-    tokenizer(token, marks).save_pretrained(folder)
+    tokenizer(token, marks, whole=name.startswith("qwen3_5")).save_pretrained(folder)
     for file, data in (FILES | NEEDING)[name]().items():
         put(folder / file, data)
     legacy = name in ("qwen2_vl", "qwen2_5_vl") if legacy_chat is None else legacy_chat

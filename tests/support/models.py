@@ -202,15 +202,23 @@ def tiny_qwen3_moe(layers: int = 4, **how: Any) -> Tiny:
     return _ready("qwen3_vl_moe", "qwen", T.Qwen3VLMoeForConditionalGeneration, config, **how)
 
 
-def tiny_qwen3_5(layers: int = 4, recurrent: Callable[[int], bool] | None = None, **how: Any) -> Tiny:
+def tiny_qwen3_5(
+    layers: int = 4,
+    recurrent: Callable[[int], bool] | None = None,
+    wide: bool = False,
+    state: int | None = None,
+    **how: Any,
+) -> Tiny:
     """Qwen3.5 in miniature: the last of every four layers recurs, so that plans can look at the others."""
-    config = qwen.qwen3_5(_sizes(layers, kv_heads=2), _QWEN_IDS, recurrent or _last_of_four(layers))
+    config = qwen.qwen3_5(_sizes(layers, 2, wide), _QWEN_IDS, recurrent or _last_of_four(layers), state)
     return _ready("qwen3_5", "qwen", T.Qwen3_5ForConditionalGeneration, config, **how)
 
 
-def tiny_qwen3_5_moe(layers: int = 4, recurrent: Callable[[int], bool] | None = None, **how: Any) -> Tiny:
+def tiny_qwen3_5_moe(
+    layers: int = 4, recurrent: Callable[[int], bool] | None = None, wide: bool = False, **how: Any
+) -> Tiny:
     """Qwen3.5-MoE in miniature: as Qwen3.5, with a router and experts in every layer."""
-    config = qwen.qwen3_5_moe(_sizes(layers, kv_heads=2), _QWEN_IDS, recurrent or _last_of_four(layers))
+    config = qwen.qwen3_5_moe(_sizes(layers, 2, wide), _QWEN_IDS, recurrent or _last_of_four(layers))
     return _ready("qwen3_5_moe", "qwen", T.Qwen3_5MoeForConditionalGeneration, config, **how)
 
 

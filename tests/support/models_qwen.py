@@ -70,9 +70,12 @@ def experts(width: int) -> dict[str, int]:
     return dict(num_experts=6, num_experts_per_tok=2, moe_intermediate_size=width // 2)
 
 
-def qwen3_5(text: dict[str, Any], ids: dict[str, int], recurrent: Callable[[int], bool]) -> T.Qwen3_5Config:
+def qwen3_5(
+    text: dict[str, Any], ids: dict[str, int], recurrent: Callable[[int], bool], state: int | None = None
+) -> T.Qwen3_5Config:
     """Qwen3.5 in miniature: gated delta nets in some layers, gated attention in the others."""
     width = text["hidden_size"] // text["num_attention_heads"]
+    state = state or min(width, 16)
     kinds = [
         "linear_attention" if recurrent(n) else "full_attention" for n in range(text["num_hidden_layers"])
     ]
@@ -84,7 +87,7 @@ def qwen3_5(text: dict[str, Any], ids: dict[str, int], recurrent: Callable[[int]
         text_config=_turning(text, mrope_section=[2, 1, 1], mrope_interleaved=True, partial_rotary_factor=0.5)
         | dict(
             head_dim=width, layer_types=kinds, linear_num_key_heads=2, linear_num_value_heads=4,
-            linear_key_head_dim=8, linear_value_head_dim=8, linear_conv_kernel_dim=4,
+            linear_key_head_dim=state, linear_value_head_dim=state, linear_conv_kernel_dim=4,
         ),
         **ids,
     )  # fmt: skip

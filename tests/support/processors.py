@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import transformers as T
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers.processing_utils import VideosKwargs
 from transformers.video_utils import default_sample_indices_fn
 
@@ -80,12 +80,14 @@ def internvl(max_patches: int = 6) -> Loaded:
     return wrap(tiny_internvl().model, processor)
 
 
-def tokenizer(image: str = "<image>", marks: Mapping[int, str] | None = None) -> Any:
+def tokenizer(image: str = "<image>", marks: Mapping[int, str] | None = None, whole: bool = False) -> Any:
     """Words w0, w1, ... and the tokens of the tiny models.
 
     Args:
         image: The picture's placeholder.
         marks: Other tokens by their ids; those around a picture if None.
+        whole: Whether every word is a token that was added: they stay where transformers makes the rest anew
+            for a family.
     """
     video = image.replace("image", "video") if "image" in image else "<video>"
     special = {PAD: "<pad>", BOS: "<s>", EOS: "</s>", IMAGE: image, VIDEO: video}
@@ -95,6 +97,8 @@ def tokenizer(image: str = "<image>", marks: Mapping[int, str] | None = None) ->
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     core.decoder = decoders.WordPiece()
     core.add_special_tokens(list(special.values()))
+    if whole:
+        core.add_tokens([AddedToken(word, single_word=True, normalized=False) for word in words.values()])
     names = {"image_token": image, "context_image_token": image, "video_token": video}
     names |= {"start_image_token": special[5], "end_image_token": special[6]}
     return T.PreTrainedTokenizerFast(

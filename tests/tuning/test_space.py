@@ -145,3 +145,10 @@ def test_where_layers_recur_none_skips_attention_there_and_no_drop_looks_at_it()
     looked = {(drop.name, drop.layer) for to in found for drop in to.drops}
     assert {layer for name, layer in looked if name == "fastv"} == {2}
     assert {layer for name, layer in looked if name == "uniform"} == {1, 2, 3}
+
+
+def test_inside_vllm_no_rows_leave_a_decoder_that_recurs():
+    allow = ("attention", "withdraw")
+    assert Menu.of(4, allow, engine="vllm").withdraws
+    assert not Menu.of(4, allow, engine="vllm", recurrent=(1,)).withdraws
+    assert Menu.of(4, allow, recurrent=(1,)).withdraws

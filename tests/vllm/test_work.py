@@ -122,3 +122,10 @@ def test_a_healed_plan_is_refused_for_the_engine_runs_the_weights_of_the_model()
     plan = replace(Plan.of("vskip(layers=1)"), adapter=AdapterRef("adapter", "0" * 16))
     with pytest.raises(ValueError, match=r"brings weights of its own.*saccade heal --merge"):
         work_of(plan, LAYERS, True)
+
+
+def test_rows_leave_no_decoder_that_recurs():
+    for spec in ("vskip(layers=1)", "ffn_skip(layers=0)", "divprune(keep=4)"):
+        assert work_of(Plan.of(spec), 4, True, recurs=True).plan.spec == Plan.of(spec).spec
+    with pytest.raises(ValueError, match=r"layers that recur .*before the decoder instead"):
+        work_of(Plan.of("vskip(layers=1)+vtw(layer=2)"), 4, True, recurs=True)

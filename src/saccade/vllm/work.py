@@ -80,7 +80,7 @@ class PlanWork:
         return hashlib.blake2b(self.plan.spec.encode(), digest_size=8).hexdigest()
 
 
-def work_of(plan: Plan, num_layers: int, can_close_up: bool) -> PlanWork:
+def work_of(plan: Plan, num_layers: int, can_close_up: bool, recurs: bool = False) -> PlanWork:
     """What a plan comes to inside vLLM.
 
     Args:
@@ -88,6 +88,7 @@ def work_of(plan: Plan, num_layers: int, can_close_up: bool) -> PlanWork:
         num_layers: Depth of the model.
         can_close_up: Whether positions of the model can close up over rows that go
             (``Family.compact_positions``).
+        recurs: Whether some of its layers mix rows through a state.
 
     Raises:
         ValueError: If it cannot be served exactly, in one line.
@@ -107,7 +108,13 @@ def work_of(plan: Plan, num_layers: int, can_close_up: bool) -> PlanWork:
         _check_stage(stage, can_close_up)
     if stages and layers[0].alive is False:
         raise ValueError(f"{found.spec}: no visual row enters the decoder, so there are none to choose from")
-    return PlanWork(found, layers, stages)
+    work = PlanWork(found, layers, stages)
+    if recurs and work.first_without is not None:
+        raise ValueError(
+            f"{found.spec} is not served by vLLM on this model: its layers that recur would take rows into "
+            "their state from which later ones are to be free; drop rows before the decoder instead"
+        )
+    return work
 
 
 def _check_method(method: Method) -> None:

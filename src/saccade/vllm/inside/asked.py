@@ -58,7 +58,8 @@ def work_for(model_config: Any) -> PlanWork | None:
     for method in plan.methods:
         if method.needs is not None and method.needs not in family.tower_can:
             raise ValueError(f"{method} is not defined on {family.name}")
-    return work_of(plan, family.shape(config).layers, family.compact_positions)
+    shape = family.shape(config)
+    return work_of(plan, shape.layers, family.compact_positions, shape.recurrent is not None)
 
 
 def settle(vllm_config: VllmConfig, served: bool) -> None:

@@ -19,6 +19,8 @@ MODELS = {
     "InternVLForConditionalGeneration": "PlannedInternVL",
     "Qwen2_5_VLForConditionalGeneration": "PlannedQwen25VL",
     "Qwen3VLForConditionalGeneration": "PlannedQwen3VL",
+    "Qwen3_5ForConditionalGeneration": "PlannedQwen35",
+    "Qwen3_5MoeForConditionalGeneration": "PlannedQwen35Moe",
 }
 """Our class for each architecture of vLLM that runs plans."""
 

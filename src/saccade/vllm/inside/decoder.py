@@ -16,8 +16,8 @@ from vllm.forward_context import get_forward_context, is_forward_context_availab
 
 from saccade.core.rows import RowIndex
 from saccade.vllm.counter import RowCounter
-from saccade.vllm.inside.layer import Carried, TextStep, run_layer
-from saccade.vllm.inside.metadata import Noted, SomeRows, metadata_of, watch
+from saccade.vllm.inside.layer import Carried, TextStep, check_layers, dense_layer, recurrent, run_layer
+from saccade.vllm.inside.metadata import Note, Noted, SomeRows, metadata_of, watch
 from saccade.vllm.inside.slots import SlotMemory, slots_of
 from saccade.vllm.inside.weights import Projections
 from saccade.vllm.split import Ints, Mask, shown_at, text_rows, text_runs
@@ -45,10 +45,14 @@ class Decoder:
         """
         self.stock, self.work, self.counter = stock, work, counter
         self.layers: list[Any] = list(stock.layers)
-        self.attentions = [layer.self_attn.attn for layer in self.layers]
+        check_layers(self.layers)
+        recurs = [recurrent(layer) for layer in self.layers]
+        self.attentions = [
+            layer.self_attn.attn for layer, state in zip(self.layers, recurs, strict=True) if not state
+        ]
         self._projections = [
-            Projections(layer.self_attn, does.alive and not does.asks)
-            for layer, does in zip(self.layers, work.layers, strict=True)
+            None if state else Projections(layer.self_attn, does.alive and not does.asks)
+            for layer, does, state in zip(self.layers, work.layers, recurs, strict=True)
         ]
         self._noted, self._text_before = Noted(), SlotMemory()
         self.rows = StepRows(self._noted)
@@ -102,7 +106,7 @@ class Decoder:
         lengths_S = (before_Q + on(part.count_Q)).index_select(0, requests).to(torch.int32)
         longest = int(rows.lengths.max())
         metadata = metadata_of(
-            SomeRows(part.starts_S1, part.request_S, lengths_S, longest, slots_T), self._noted
+            SomeRows(part.starts_S1, part.request_S, lengths_S, longest, slots_T), rows.note
         )
         names = [attention.layer_name for attention in self.attentions[self.work.first_without :]]
         if not visual:
@@ -131,7 +135,7 @@ class Decoder:
         for number, layer in enumerate(self.layers[:last]):
             work = self.work.layers[number]
             if work.dense:
-                carried = layer(positions_N, *carried)
+                carried = dense_layer(layer, positions_N, carried)
             else:
                 carried = run_layer(layer, work, self._projections[number], step, carried)
             if number < len(added):
@@ -146,7 +150,7 @@ class Decoder:
             return self._normed((hidden_ND, None))
         carried = (step.text.take(hidden_ND[None])[0].contiguous(), None)
         for layer in self.layers[last:]:
-            carried = layer(step.positions_T, *carried)
+            carried = dense_layer(layer, step.positions_T, carried)
         shown_N = np.zeros(rows.padded, dtype=np.int64)
         shown_N[: len(rows.visual)] = shown_at(rows.visual, rows.starts)
         shown = torch.from_numpy(shown_N).to(hidden_ND.device, non_blocking=True)
@@ -160,15 +164,19 @@ class Decoder:
         return normed_ND
 
     def _step(self, positions_N: torch.Tensor, device: torch.device) -> TextStep:
-        rows, common = self.rows, self.rows.common
+        rows = self.rows
         text_N = np.zeros(rows.padded, dtype=bool)
         text_N[: len(rows.visual)] = ~rows.visual
         text = RowIndex.from_mask(torch.from_numpy(text_N)[None]).on(device)
         runs = text_runs(rows.visual, rows.starts, rows.lengths)
         lengths = torch.from_numpy(runs.lengths_S.astype(np.int32)).to(device, non_blocking=True)
         longest = int(runs.lengths_S.max(initial=0))
-        slots = common.slot_mapping.index_select(0, text.flat_T)
-        metadata = metadata_of(SomeRows(runs.starts_S1, runs.request_S, lengths, longest, slots), self._noted)
+        built: dict[Any, Any] = {}
+        for note in set(self._noted.by_layer.values()):
+            slots = note.common.slot_mapping.index_select(0, text.flat_T)
+            some = SomeRows(runs.starts_S1, runs.request_S, lengths, longest, slots)
+            built[note] = metadata_of(some, note)
+        metadata = {name: built[note] for name, note in self._noted.by_layer.items()}
         return TextStep(text, positions_N, positions_N.index_select(-1, text.flat_T), metadata)
 
 
@@ -199,19 +207,26 @@ class StepRows:
     @property
     def real(self) -> bool:
         """Whether this is a step of requests, and not one that measures memory or warms up."""
-        if self._noted.common is None or not is_forward_context_available():
+        if self._noted.one is None or not is_forward_context_available():
             return False
         return isinstance(get_forward_context().attn_metadata, dict)
 
     @property
-    def common(self) -> Any:
+    def note(self) -> Note:
         """What the metadata of this step was built from."""
-        return self._noted.common
+        note = self._noted.one
+        assert note is not None
+        return note
+
+    @property
+    def common(self) -> Any:
+        """The same as all backends are given it."""
+        return self.note.common
 
     @property
     def block_size(self) -> int:
         """Slots of a block, as the block tables count them."""
-        return int(self._noted.builder.kv_cache_spec.block_size)
+        return int(self.note.builder.kv_cache_spec.block_size)
 
     def read(self, is_visual: torch.Tensor | None, padded: int) -> None:
         """Reads them off what the metadata was built from; waits for no device."""

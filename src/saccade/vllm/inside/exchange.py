@@ -25,7 +25,8 @@ def exchange(llm: Any, plan: PlanLike) -> None:
     if not hasattr(processor, "saccade"):
         raise ValueError("this engine was started without a plan; start it under one to exchange it")
     family, held = processor.pictures.family, processor.saccade
-    work = work_of(Plan.of(plan), len(held.layers), family.compact_positions)
+    recurs = family.shape(config.model_config.hf_config).recurrent is not None
+    work = work_of(Plan.of(plan), len(held.layers), family.compact_positions, recurs)
     check_serving(work, serving_of(config))
     processor.saccade = processor.info.saccade = work
     llm.apply_model(functools.partial(_take, work))

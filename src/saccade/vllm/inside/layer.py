@@ -8,11 +8,13 @@ Shape letters: N rows, T text rows, D decoder width.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from vllm.model_executor.layers.attention.attention import unified_kv_cache_update
+from vllm.model_executor.models.qwen3_next import Qwen3NextDecoderLayer
 
 from saccade.core.rows import RowIndex
 from saccade.vllm.inside.weights import Projections
@@ -30,24 +32,38 @@ class TextStep:
         text: The text rows.
         positions_N: Positions of all rows, perhaps on several axes (3, N).
         positions_T: Those of the text rows.
-        metadata: Attention metadata of the text rows in runs; None where there are none.
+        metadata: Attention metadata of the text rows in runs, by layer; None where there are none.
     """
 
     text: RowIndex
     positions_N: torch.Tensor
     positions_T: torch.Tensor
-    metadata: Any
+    metadata: Mapping[str, Any]
 
 
 def run_layer(
-    layer: Any, work: LayerWork, projections: Projections, step: TextStep, carried: Carried
+    layer: Any, work: LayerWork, projections: Projections | None, step: TextStep, carried: Carried
 ) -> Carried:
-    """Runs a layer in which visual rows have K and V, but do not attend, or pass no FFN."""
+    """Runs a layer in which visual rows have K and V, but do not attend, or pass no FFN.
+
+    Args:
+        layer: vLLM's layer.
+        work: What visual rows do in it.
+        projections: Those of its attention; None where it recurs, and mixes rows through a state.
+        step: The rows of the step.
+        carried: What the layer before handed on.
+    """
     stream_ND, normed_ND = _entered(layer, carried)
-    text = step.text
-    if work.asks:
+    text, given_TD = step.text, None
+    if projections is None:
+        # Every row writes the state; a row that does not attend gets nothing from it.
+        given_ND = layer.linear_attn(hidden_states=normed_ND)
+        if work.asks:
+            stream_ND += given_ND
+        elif text.count:
+            given_TD = text.take(given_ND[None])[0]
+    elif work.asks:
         stream_ND += layer.self_attn(positions=step.positions_N, hidden_states=normed_ND)
-        given_TD = None
     else:
         given_TD = _attended(layer.self_attn, projections, step, normed_ND)
     if work.feeds:
@@ -64,6 +80,33 @@ def run_layer(
     return stream_ND, None
 
 
+def recurrent(layer: Any) -> bool:
+    """Whether a layer mixes rows through a state, and not by attention."""
+    return isinstance(layer, Qwen3NextDecoderLayer) and layer.layer_type != "full_attention"
+
+
+def check_layers(layers: Sequence[Any]) -> None:
+    """Refuses layers that do more than ``run_layer`` does.
+
+    Raises:
+        ValueError: If one scales what it adds, or its rows are shared among ranks for experts.
+    """
+    for layer in layers:
+        if isinstance(layer, Qwen3NextDecoderLayer) and layer.layer_scale:
+            raise ValueError("saccade: inside vLLM plans do not know layers that scale what they add")
+        if isinstance(layer, Qwen3NextDecoderLayer) and layer.use_attn_reduce_scatter_for_moe:
+            raise ValueError(
+                "saccade: rows are shared among ranks for the experts here, and plans need them whole: leave "
+                "expert parallelism out"
+            )
+
+
+def dense_layer(layer: Any, positions_N: torch.Tensor, carried: Carried) -> Carried:
+    """Runs a layer as vLLM has it; the order of its arguments differs from family to family."""
+    hidden_ND, stream_ND = carried
+    return layer(positions=positions_N, hidden_states=hidden_ND, residual=stream_ND)
+
+
 def _entered(layer: Any, carried: Carried) -> tuple[torch.Tensor, torch.Tensor]:
     hidden_ND, stream_ND = carried
     if stream_ND is None:
@@ -76,19 +119,21 @@ def _attended(
     attn: Any, projections: Projections, step: TextStep, normed_ND: torch.Tensor
 ) -> torch.Tensor | None:
     """Writes K and V of all rows, and attends from the text rows (T, D); None where there are none."""
-    q, k, v = projections(step.positions_N, normed_ND, step.text, step.positions_T)
+    q, k, v, gate = projections(step.positions_N, normed_ND, step.text, step.positions_T)
     attention = attn.attn
     k = k.view(-1, attention.num_kv_heads, attention.head_size)
     v = v.view(-1, attention.num_kv_heads, attention.head_size_v)
     unified_kv_cache_update(k, v, attention.layer_name)
-    if step.metadata is None:
+    metadata = step.metadata[attention.layer_name]
+    if metadata is None:
         return None
     q = q.view(-1, attention.num_heads, attention.head_size)
     mixed = torch.empty(
         q.shape[0], attention.num_heads, attention.head_size_v, dtype=q.dtype, device=q.device
     )
-    attention.impl.forward(attention, q, k, v, attention.kv_cache, step.metadata, output=mixed)
-    given_TD, _ = attn.o_proj(mixed.view(q.shape[0], -1))
+    attention.impl.forward(attention, q, k, v, attention.kv_cache, metadata, output=mixed)
+    mixed = mixed.view(q.shape[0], -1)
+    given_TD, _ = attn.o_proj(mixed if gate is None else mixed * gate.sigmoid())
     return given_TD
 
 

@@ -16,17 +16,33 @@ import torch
 from vllm.v1.attention.backend import CommonAttentionMetadata, subclass_attention_backend
 
 
-class Noted:
-    """What the metadata of the newest step was built from.
+@dataclass(frozen=True, eq=False)
+class Note:
+    """What metadata was built from.
 
     Attributes:
         common: What all backends are given, on the host and on the device.
         builder: Who built it.
     """
 
+    common: CommonAttentionMetadata
+    builder: Any
+
+
+class Noted:
+    """What the metadata of the newest step was built from, by the layers that share blocks.
+
+    Attributes:
+        by_layer: The note of every attention layer, by its name; none before the first step.
+    """
+
     def __init__(self) -> None:
-        self.common: CommonAttentionMetadata | None = None
-        self.builder: Any = None
+        self.by_layer: dict[str, Note] = {}
+
+    @property
+    def one(self) -> Note | None:
+        """That of any of them: of the rows of a step all say the same."""
+        return next(iter(self.by_layer.values()), None)
 
 
 def watch(attentions: list[Any], noted: Noted) -> None:
@@ -53,7 +69,8 @@ def watch(attentions: list[Any], noted: Noted) -> None:
 
         def build(self, common_prefix_len: int, common_attn_metadata: Any, **more: Any) -> Any:
             """Builds the metadata of a step."""
-            noted.common, noted.builder = common_attn_metadata, self
+            note = Note(common_attn_metadata, self)
+            noted.by_layer.update(dict.fromkeys(self.layer_names, note))
             return super().build(common_prefix_len, common_attn_metadata, **more)
 
     made = subclass_attention_backend("Saccade", stock, NotingBuilder)
@@ -80,10 +97,9 @@ class SomeRows:
     slots_T: torch.Tensor
 
 
-def metadata_of(part: SomeRows, noted: Noted) -> Any:
+def metadata_of(part: SomeRows, note: Note) -> Any:
     """The backend's own metadata for some rows; None where there are none."""
-    common = noted.common
-    assert common is not None
+    common = note.common
     if not len(part.request_S):
         return None
     device = common.query_start_loc.device
@@ -103,5 +119,5 @@ def metadata_of(part: SomeRows, noted: Noted) -> Any:
         causal=True,
         seq_lens_cpu_upper_bound=torch.full((len(part.request_S),), part.longest, dtype=torch.int32),
     )
-    stock: Any = type(noted.builder).__mro__[1]
-    return stock.build(noted.builder, 0, given)
+    stock: Any = type(note.builder).__mro__[1]
+    return stock.build(note.builder, 0, given)

@@ -16,6 +16,10 @@ from vllm.model_executor.models.interns1 import InternS1ForConditionalGeneration
 from vllm.model_executor.models.llava import LlavaForConditionalGeneration
 from vllm.model_executor.models.llava_next import LlavaNextForConditionalGeneration
 from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
+from vllm.model_executor.models.qwen3_5 import (
+    Qwen3_5ForConditionalGeneration,
+    Qwen3_5MoeForConditionalGeneration,
+)
 from vllm.model_executor.models.qwen3_vl import Qwen3VLForConditionalGeneration
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
@@ -232,3 +236,13 @@ class PlannedQwen3VL(PlannedAxes, Qwen3VLForConditionalGeneration):
     def forget_added(self, rows: int) -> None:
         """Clears the features for the next step."""
         self._clear_deepstack_input_embeds(rows)
+
+
+@_planned(Qwen3_5ForConditionalGeneration)
+class PlannedQwen35(PlannedAxes, Qwen3_5ForConditionalGeneration):
+    """Qwen3.5, most of whose layers mix rows through a state."""
+
+
+@_planned(Qwen3_5MoeForConditionalGeneration)
+class PlannedQwen35Moe(PlannedAxes, Qwen3_5MoeForConditionalGeneration):
+    """The same with experts."""

@@ -18,12 +18,13 @@ from vllm.model_executor.models.llama import LlamaAttention
 from vllm.model_executor.models.mistral import MistralAttention
 from vllm.model_executor.models.qwen2 import Qwen2Attention
 from vllm.model_executor.models.qwen3 import Qwen3Attention
+from vllm.model_executor.models.qwen3_next import Qwen3NextAttention
 from vllm.platforms import current_platform
 
 from saccade.core.rows import RowIndex
 
-KNOWN = (LlamaAttention, MistralAttention, Qwen2Attention, Qwen3Attention)
-"""Attention that can be taken apart: plain projections, perhaps norms on heads, rotary positions."""
+KNOWN = (LlamaAttention, MistralAttention, Qwen2Attention, Qwen3Attention, Qwen3NextAttention)
+"""Attention that can be taken apart: plain projections, perhaps norms on heads, a gate, rotary positions."""
 
 
 class Projections:
@@ -46,7 +47,9 @@ class Projections:
                 f"saccade: the decoder's attention, {kind}, is not one that plans know inside vLLM"
             )
         self.attn = attn
-        self.normed = type(attn) is Qwen3Attention or getattr(attn, "qk_norm", False)
+        self.normed = type(attn) in (Qwen3Attention, Qwen3NextAttention) or getattr(attn, "qk_norm", False)
+        self.gated = type(attn) is Qwen3NextAttention and attn.attn_output_gate
+        self._asking = attn.q_size * (2 if self.gated else 1)
         method = attn.qkv_proj.quant_method
         plain = type(method) is UnquantizedLinearMethod
         self._parts: tuple[nn.Module, nn.Module] | None = None
@@ -60,7 +63,7 @@ class Projections:
     def _pack(self, stock: Any, layer: Any) -> None:
         from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
 
-        cut = self.attn.q_size
+        cut = self._asking
         parts = []
         for rows in (slice(0, cut), slice(cut, None)):
             part: Any = nn.Module()
@@ -74,25 +77,30 @@ class Projections:
 
     def __call__(
         self, positions_N: torch.Tensor, normed_ND: torch.Tensor, text: RowIndex, positions_T: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Queries of the text rows, keys and values of all rows, turned to their positions."""
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Queries of the text rows, keys and values of all rows, turned to their positions, and the gate of
+        what the text rows mix, if there is one."""
         attn = self.attn
         if self._views or self._parts is not None:
             q = self._half(0, text.take(normed_ND[None])[0])
             k, v = self._half(1, normed_ND).split([attn.kv_size, attn.kv_size], dim=-1)
         else:
             qkv, _ = attn.qkv_proj(normed_ND)
-            q, k, v = qkv.split([attn.q_size, attn.kv_size, attn.kv_size], dim=-1)
+            q, k, v = qkv.split([self._asking, attn.kv_size, attn.kv_size], dim=-1)
             q = text.take(q[None])[0]
+        gate = None
+        if self.gated:
+            # Head by head, its queries and their gate.
+            q, gate = q.unflatten(-1, (-1, 2, attn.head_dim)).transpose(-3, -2).flatten(-2).unbind(-2)
         if self.normed:
             q, k = self._headed(attn.q_norm, q), self._headed(attn.k_norm, k)
-        return self._turned(positions_T, q), self._turned(positions_N, k), v
+        return self._turned(positions_T, q), self._turned(positions_N, k), v, gate
 
     def _half(self, which: int, x: torch.Tensor) -> torch.Tensor:
         if self._parts is not None:
             part: Any = self._parts[which]
             return part.cpu_linear(x, part.weight, part.bias)
-        layer, cut = self.attn.qkv_proj, self.attn.q_size
+        layer, cut = self.attn.qkv_proj, self._asking
         rows = (slice(0, cut), slice(cut, None))[which]
         bias = None if layer.bias is None else layer.bias[rows]
         return nn.functional.linear(x, layer.weight[rows], bias)
