@@ -7,7 +7,8 @@ of a prompt that it has not seen. FLOPs are those that transformers dispatches f
 same
 plan: tower, decoder, and the head at the last row. What arrives of what was promised is
 *captured*: (1 - ratio of time) / (1 - ratio of FLOPs). Time is CPU time of one thread, so that a busy machine
-does not weigh on it; ``--decode 24`` times tokens after the first too.
+does not weigh on it. Steps after the first are timed one by one, beside the model without what a plan adds to
+every step; the median of a prompt's steps is what is compared.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +41,7 @@ def main() -> None:
     """Times plans beside dense, and writes the result file."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--decode", type=int, default=0, help="later tokens to time too")
+    parser.add_argument("--decode", type=int, default=32, help="steps after the first to time too")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--out", type=Path, default=OUT)
     chosen = parser.parse_args()
@@ -59,7 +62,7 @@ def main() -> None:
         cell["captured"] = (1 - cell["ratio"]) / (1 - cell["flops"])
         print(
             f"{cell['plan']:24} {cell['ms']:7.1f} ms of {cell['dense_ms']:7.1f}: {cell['ratio']:.3f}, FLOPs "
-            f"{cell['flops']:.3f}, captured {cell['captured']:.2f}"
+            f"{cell['flops']:.3f}, captured {cell['captured']:.2f}, later steps {cell['decode_ratio']:.3f}"
         )
     from vllm.version import __version__
 
@@ -129,41 +132,73 @@ def counted(folder: Path) -> dict[str, int]:
 
 
 def timed(folder: Path, repeats: int, dtype: str, decoded: int) -> list[dict[str, Any]]:
-    """Times to the first token, and of later ones where they are asked for, plan by plan beside dense."""
+    """Times to the first token and of steps after it, plan by plan beside dense."""
     from e2e.vllm.support import engine
-    from vllm import SamplingParams
 
     seed, cells = 0, []
     with engine(folder, ALL, dtype=dtype, max_model_len=2048, max_num_seqs=4) as served:
 
-        def run(plan: str, tokens: int) -> float:
+        def run(plan: str) -> tuple[float, float]:
             nonlocal seed
             seed += 1
             served.use(plan)
-            asked = prompt(seed).request
-            how = SamplingParams(temperature=0, max_tokens=tokens, min_tokens=tokens)
-            began = time.process_time()
-            served.llm.generate([asked], how, use_tqdm=False)
-            return time.process_time() - began
+            if plan != "dense":
+                return answered(served.llm.llm_engine, seed, decoded)
+            with stock(served.llm):
+                return answered(served.llm.llm_engine, seed, decoded)
 
-        def pair(plan: str, number: int, tokens: int) -> tuple[float, float]:
+        def pair(plan: str, number: int) -> dict[str, tuple[float, float]]:
             order = ("dense", plan) if number % 2 else (plan, "dense")
-            found = {name: run(name, tokens) for name in order}
-            return found["dense"], found[plan]
+            return {name: run(name) for name in order}
 
         for plan in PLANS:
-            pair(plan, 0, 1)
-            pairs = [pair(plan, number, 1) for number in range(repeats)]
-            cell = {"plan": plan, "repeats": repeats, **told(pairs)}
-            if decoded:
-                whole = [pair(plan, number, 1 + decoded) for number in range(repeats)]
-                later = [
-                    tuple(w - f for w, f in zip(*both, strict=True))
-                    for both in zip(whole, pairs, strict=True)
-                ]
-                cell["decode_ratio"] = told(later)["ratio"]
-            cells.append(cell)
+            pair(plan, 0)
+            pairs = [pair(plan, number) for number in range(repeats)]
+            first, later = ([(one["dense"][n], one[plan][n]) for one in pairs] for n in (0, 1))
+            steps = told(later)
+            spread = statistics.quantiles([planned / dense for dense, planned in later], n=4)
+            cells.append(
+                {"plan": plan, "repeats": repeats, **told(first)}
+                | {"decode_ratio": steps["ratio"], "decode_quartiles": [spread[0], spread[2]]}
+                | {"decode_ms": steps["ms"], "decode_dense_ms": steps["dense_ms"], "decode_steps": decoded}
+            )
     return cells
+
+
+def answered(engine: Any, seed: int, decoded: int) -> tuple[float, float]:
+    """CPU time to the first token of a new prompt, and the median of the steps after it."""
+    from vllm import SamplingParams
+
+    how = SamplingParams(temperature=0, max_tokens=1 + decoded, min_tokens=1 + decoded)
+    began = time.process_time()
+    engine.add_request(str(seed), prompt(seed).request, how)
+    while not any(out.outputs[0].token_ids for out in engine.step()):
+        pass
+    first, steps = time.process_time() - began, []
+    while engine.has_unfinished_requests():
+        began = time.process_time()
+        engine.step()
+        steps.append(time.process_time() - began)
+    return first, statistics.median(steps)
+
+
+@contextmanager
+def stock(llm: Any) -> Iterator[None]:
+    """vLLM's own model meanwhile, without what a plan's model looks at in every step."""
+    held: list[Any] = []
+
+    def off(model: Any) -> None:
+        held.append(model.saccade)
+        model.saccade = None
+
+    def on(model: Any) -> None:
+        model.saccade = held.pop()
+
+    llm.apply_model(off)
+    try:
+        yield
+    finally:
+        llm.apply_model(on)
 
 
 def told(pairs: list[Any]) -> dict[str, float]:

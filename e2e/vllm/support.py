@@ -38,6 +38,8 @@ FAMILIES = {
 """Tiny models by the name that tables give their family."""
 RECURRENT = ("qwen3_5", "qwen3_5_moe")
 """Those with layers that recur."""
+SHOWING = ("llava", "llava_next", "internvl")
+"""Those whose vision tower can be looked into."""
 GREEDY = {
     "max_new_tokens": NEW,
     "min_new_tokens": NEW,

@@ -21,6 +21,7 @@ from saccade.tuning.space import (
     moves,
     share_of,
 )
+from saccade.vllm.work import ServedModel, work_of
 from tuning.test_price import PROMPTS, SHAPE
 
 LAYERS = SHAPE.layers
@@ -29,6 +30,19 @@ MENU = Menu.of(LAYERS)
 
 def state(**changes) -> State:
     return replace(State.dense(LAYERS), **changes)
+
+
+def inside(model: ServedModel):
+    """Whether a method is served inside vLLM on a model."""
+
+    def runs(method) -> bool:
+        try:
+            work_of(Plan((method,)), model)
+        except ValueError:
+            return False
+        return True
+
+    return runs
 
 
 def test_a_state_is_a_spec_string():
@@ -80,10 +94,13 @@ def test_the_menu_holds_what_is_allowed_and_runs():
     assert few.skips == ("ffn",) and not few.drops and not few.withdraws and few.scales == (1.0,)
     assert {reducer.position_policy for reducer in few.reducers} == {"keep"}
     assert not any(reducer.name in ("uniform", "token_merge") for reducer in few.reducers)
-    served = Menu.of(LAYERS, OPERATIONS, engine="vllm")
+    served = Menu.of(LAYERS, OPERATIONS, engine="vllm", runs=inside(ServedModel(LAYERS)))
     assert (
         not served.drops and served.withdraws and {r.name for r in served.reducers} <= {"divprune", "uniform"}
     )
+    shown = Menu.of(LAYERS, OPERATIONS, engine="vllm", runs=inside(ServedModel(LAYERS, shows=True)))
+    assert {"divprune", "uniform", "fastervlm", "vispruner"} <= {reducer.name for reducer in shown.reducers}
+    assert not any(reducer.name in ("prumerge", "cdpruner", "fastv") for reducer in shown.reducers)
 
 
 @pytest.mark.parametrize(
@@ -149,6 +166,7 @@ def test_where_layers_recur_none_skips_attention_there_and_no_drop_looks_at_it()
 
 def test_inside_vllm_no_rows_leave_a_decoder_that_recurs():
     allow = ("attention", "withdraw")
-    assert Menu.of(4, allow, engine="vllm").withdraws
-    assert not Menu.of(4, allow, engine="vllm", recurrent=(1,)).withdraws
+    assert Menu.of(4, allow, engine="vllm", runs=inside(ServedModel(4))).withdraws
+    held = inside(ServedModel(4, recurs=True))
+    assert not Menu.of(4, allow, engine="vllm", runs=held, recurrent=(1,)).withdraws
     assert Menu.of(4, allow, recurrent=(1,)).withdraws

@@ -6,11 +6,11 @@ import pytest
 
 from saccade.plans.plan import Plan
 from saccade.vllm.counter import RowCounter, place
-from saccade.vllm.work import work_of
+from saccade.vllm.work import ServedModel, work_of
 
 
 def test_what_one_counts_another_reads(tmp_path):
-    layers = work_of(Plan.of("vskip(layers=0)+ffn_skip(layers=1)+vtw(layer=2)"), 3, True).layers
+    layers = work_of(Plan.of("vskip(layers=0)+ffn_skip(layers=1)+vtw(layer=2)"), ServedModel(3)).layers
     told = RowCounter(tmp_path / "rows", 3, create=True)
     counting = RowCounter(tmp_path / "rows", 3, create=False)
     counting.step(layers, 5, 7)
@@ -33,7 +33,7 @@ def test_what_one_counts_another_reads(tmp_path):
 
 
 def test_counts_begin_anew_with_an_engine(tmp_path):
-    layers = work_of(Plan.of("vskip(layers=0)"), 2, True).layers
+    layers = work_of(Plan.of("vskip(layers=0)"), ServedModel(2)).layers
     RowCounter(tmp_path / "rows", 2, create=True).step(layers, 5, 7)
     assert all(count == 0 for _, count in RowCounter(tmp_path / "rows", 2, create=True).told())
 

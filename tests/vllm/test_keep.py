@@ -10,7 +10,7 @@ from saccade.families import find
 from saccade.families.vision import Picture
 from saccade.plans.plan import Plan
 from saccade.vllm.keep import MOST, axes_of, check_sizes, kept_count, kept_rows, read, written
-from saccade.vllm.work import work_of
+from saccade.vllm.work import ServedModel, work_of
 from support.models import BANNER, FACTORIES, SQUARE, WIDE
 
 SPECS = (
@@ -50,9 +50,9 @@ def test_kept_rows_are_those_of_the_engine(spec, told):
     plan = Plan.of(spec)
     if not family.compact_positions and "compact" in spec:
         with pytest.raises(ValueError, match="position_policy=keep"):
-            work_of(plan, 2, family.compact_positions)
+            work_of(plan, ServedModel(2, family.compact_positions))
         return
-    work = work_of(plan, 2, family.compact_positions)
+    work = work_of(plan, ServedModel(2, family.compact_positions))
     with torch.no_grad(), saccade.apply(tiny.model, plan) as handle, handle.tracing() as traces:
         tiny.model(**batch)
     sources = traces[0].sources(0)[0][mask][:, mask]
@@ -78,11 +78,11 @@ def test_kept_rows_are_those_of_the_engine(spec, told):
 
 
 def test_positions_close_up_over_the_rows_of_the_last_stage_that_says_so():
-    work = work_of(Plan.of("random(keep=6,position_policy=compact)+random(keep=3,seed=1)"), 2, True)
+    work = work_of(Plan.of("random(keep=6,position_policy=compact)+random(keep=3,seed=1)"), ServedModel(2))
     picture = Picture.unmapped((10,))
     kept = kept_rows(work, picture, torch.randn(10, 4), torch.zeros(10, 0))
     first = kept_rows(
-        work_of(Plan.of("random(keep=6)"), 2, True), picture, torch.randn(10, 4), torch.zeros(10, 0)
+        work_of(Plan.of("random(keep=6)"), ServedModel(2)), picture, torch.randn(10, 4), torch.zeros(10, 0)
     )
     assert kept.span == 6
     assert kept.place_K.tolist() == [first.row_K.tolist().index(row) for row in kept.row_K.tolist()]
@@ -90,7 +90,7 @@ def test_positions_close_up_over_the_rows_of_the_last_stage_that_says_so():
 
 def test_a_picture_of_which_nothing_is_left_is_refused():
     with pytest.raises(ValueError, match="leaves no row of a picture"):
-        kept_count(work_of(Plan.of("divprune(keep=0)"), 2, True), Picture.unmapped((9,)))
+        kept_count(work_of(Plan.of("divprune(keep=0)"), ServedModel(2)), Picture.unmapped((9,)))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
@@ -116,5 +116,5 @@ def test_pictures_too_large_to_say_are_refused():
 def test_banners_keep_their_one_line():
     tiny = FACTORIES["qwen2_5_vl"](layers=2)
     picture = find(tiny.model).picture(tiny.model, tiny.batch([[2, BANNER, 3]]))
-    work = work_of(Plan.of("pool(factor=2)"), 2, False)
+    work = work_of(Plan.of("pool(factor=2)"), ServedModel(2, closes_up=False))
     assert kept_count(work, picture) == 3

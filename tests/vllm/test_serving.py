@@ -9,7 +9,7 @@ import pytest
 from saccade.plans.plan import Plan
 from saccade.vllm.environment import VARIABLE, from_environment
 from saccade.vllm.serving import TESTED, Serving, check_serving, check_version
-from saccade.vllm.work import work_of
+from saccade.vllm.work import ServedModel, work_of
 
 ALWAYS = {
     "pipeline": 2,
@@ -25,10 +25,11 @@ ALWAYS = {
 }
 DROPPING = {"prefix_caching": True, "transfers": True}
 CHOOSING = {"tower_graphs": True, "ready_embeddings": True, "prunes_videos": True}
+LOOKING = {"tower_compiled": True, "tower_shared_out": True}
 
 
 def check(spec: str, **changed) -> None:
-    check_serving(work_of(Plan.of(spec), 4, True), replace(Serving(), **changed))
+    check_serving(work_of(Plan.of(spec), ServedModel(4)), replace(Serving(), **changed))
 
 
 @pytest.mark.parametrize("spec", ["vskip(layers=1)", "vtw(layer=2)", "divprune(keep=4)"])
@@ -48,6 +49,15 @@ def test_settings_that_hang_on_what_the_plan_does(setting):
         check(refused, **{setting: value})
     for spec in others:
         check(spec, **{setting: value})
+
+
+@pytest.mark.parametrize("setting", LOOKING)
+def test_settings_in_which_the_vision_tower_does_not_show_what_plans_look_at(setting):
+    served = replace(Serving(), **{setting: LOOKING[setting]})
+    shown = ServedModel(4, shows=True)
+    with pytest.raises(ValueError, match="looks into the vision tower"):
+        check_serving(work_of(Plan.of("fastervlm(keep=4)"), shown), served)
+    check_serving(work_of(Plan.of("divprune(keep=4)"), shown), served)
 
 
 def test_gaps_in_positions_do_not_leave_the_engine():

@@ -10,7 +10,8 @@ import pytest
 from saccade.methods import METHODS
 from saccade.plans.adapter import AdapterRef
 from saccade.plans.plan import Plan
-from saccade.vllm.work import LayerWork, work_of
+from saccade.vllm.work import LayerWork, ServedModel, work_of
+from support.models import FACTORIES
 
 LAYERS = 4
 DENSE, NO_QUERY, NO_FFN = LayerWork(), LayerWork(asks=False), LayerWork(feeds=False)
@@ -18,7 +19,7 @@ FROZEN, GONE = LayerWork(asks=False, feeds=False), LayerWork(False, False, False
 
 
 def served(spec: str, can_close_up: bool = True):
-    return work_of(Plan.of(spec), LAYERS, can_close_up)
+    return work_of(Plan.of(spec), ServedModel(LAYERS, can_close_up))
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ REFUSED = {
     "fastervlm()": "looks into the vision tower",
     "visionzip()": "looks into the vision tower",
     "vispruner()": "looks into the vision tower",
-    "prumerge()": "looks into the vision tower",
+    "prumerge()": "layer of the vision tower that reads the features",
     "tome()": "vision tower",
     "cdpruner()": "hears the prompt's words",
     "hiprune()": "looks into the vision tower",
@@ -98,7 +99,7 @@ def test_every_method_is_served_or_refused_in_words():
         layers = {"layers": (1,)} if "layers" in cls.__dataclass_fields__ else {}
         layer = {"layer": 2} if name in ("vtw",) else {}
         try:
-            work = work_of(Plan((cls(**layers, **layer),)), LAYERS, True)
+            work = work_of(Plan((cls(**layers, **layer),)), ServedModel(LAYERS))
         except ValueError as refusal:
             assert "\n" not in str(refusal)
         else:
@@ -121,11 +122,48 @@ def test_plans_are_told_apart_by_what_they_do():
 def test_a_healed_plan_is_refused_for_the_engine_runs_the_weights_of_the_model():
     plan = replace(Plan.of("vskip(layers=1)"), adapter=AdapterRef("adapter", "0" * 16))
     with pytest.raises(ValueError, match=r"brings weights of its own.*saccade heal --merge"):
-        work_of(plan, LAYERS, True)
+        work_of(plan, ServedModel(LAYERS))
 
 
 def test_rows_leave_no_decoder_that_recurs():
     for spec in ("vskip(layers=1)", "ffn_skip(layers=0)", "divprune(keep=4)"):
-        assert work_of(Plan.of(spec), 4, True, recurs=True).plan.spec == Plan.of(spec).spec
+        assert work_of(Plan.of(spec), ServedModel(4, recurs=True)).plan.spec == Plan.of(spec).spec
     with pytest.raises(ValueError, match=r"layers that recur .*before the decoder instead"):
-        work_of(Plan.of("vskip(layers=1)+vtw(layer=2)"), 4, True, recurs=True)
+        work_of(Plan.of("vskip(layers=1)+vtw(layer=2)"), ServedModel(4, recurs=True))
+
+
+SHOWN = (
+    "fastervlm(keep=4)",
+    "vispruner(keep=4)",
+    "visionzip()",
+    "hiprune(keep=4)",
+    "fastervlm()+divprune(keep=4)",
+)
+
+
+@pytest.mark.parametrize("spec", SHOWN)
+def test_where_the_tower_shows_it_methods_look(spec):
+    work = work_of(Plan.of(spec), ServedModel(LAYERS, shows=True))
+    assert [look.tower for look in work.looks] == ["made"]
+    with pytest.raises(ValueError, match="shows nothing on this model"):
+        work_of(Plan.of(spec), ServedModel(LAYERS))
+
+
+def test_no_new_rows_are_made_of_those_that_the_tower_chose():
+    shown = ServedModel(LAYERS, shows=True)
+    with pytest.raises(ValueError, match="leave one of the two out"):
+        work_of(Plan.of("fastervlm(keep=0.5)+pool(factor=2)"), shown)
+
+
+@pytest.mark.parametrize(
+    "name", ["llava-llama", "llava_next-mistral", "internvl-qwen2", "qwen2_5_vl", "qwen3_5"]
+)
+def test_what_a_model_shows_is_read_off_its_configuration(name):
+    config = FACTORIES[name](layers=2).model.config
+    model = ServedModel.of(config)
+    assert model.layers == 2
+    assert model.shows == name.startswith(("llava", "internvl"))
+    assert model.recurs == (name == "qwen3_5") and model.closes_up != name.startswith("qwen")
+    if name.startswith("llava"):
+        config.vision_feature_layer = [-2, -1]
+        assert not ServedModel.of(config).shows

@@ -26,6 +26,7 @@ from saccade.tuning.search import Effort, Search
 from saccade.tuning.settings import Settings
 from saccade.tuning.singles import ORDERED_BY
 from saccade.tuning.space import Menu
+from saccade.vllm.work import ServedModel, work_of
 
 PART = 13
 """Samples of a part: the fewest that a plan is measured on, and those on which every skip is tried alone."""
@@ -68,6 +69,8 @@ def prepared(
     def runs(method: Method) -> bool:
         try:
             plan = Plan((method,)).resolve(layers)
+            if settings.engine == "vllm":
+                work_of(plan, ServedModel.of(loaded.model.config))
         except ValueError:
             return False
         return not refusal(loaded, plan, first)

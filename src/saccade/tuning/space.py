@@ -31,10 +31,6 @@ DENSE = ""
 SKIPS: dict[str, type[LayerMethod]] = {"attention": VSkip, "ffn": FFNSkip, "freeze": ShortV}
 """What a layer may leave out for visual rows, by the name of the operation."""
 
-LIMITED = ("vllm",)
-"""Engines in which a reducer before the decoder may not look at the vision tower's attention, and in which
-rows that leave a decoder some of whose layers recur would be in their states."""
-
 LUCK = ("random",)
 """Methods that look at nothing and hang on a seed: baselines, not plans to serve."""
 
@@ -172,8 +168,6 @@ class Menu:
                 continue
             if ("merge" if any(stage.rewrites for stage in stages) else "reduce") not in known:
                 continue
-            if engine in LIMITED and any(s.look.tower is not None or s.look.words for s in stages):
-                continue
             policies = ("keep", "compact") if compacts else ("keep",)
             found = [replace(method, position_policy=policy) for policy in policies]
             reducers += [each for each in found if runs(each)]
@@ -182,7 +176,7 @@ class Menu:
             tuple(name for name in SKIPS if name in known),
             tuple(reducers),
             tuple(drops),
-            "withdraw" in known and not (recurrent and engine in LIMITED),
+            "withdraw" in known and runs(VTW(layer=layers - 1)),
             tuple(s for s in SCALES if s == 1 or ("resize" in known and runs(Resize(scale=s)))),
             frozenset(recurrent),
         )

@@ -8,7 +8,7 @@ Shape letters: N rows of the picture, K rows that are kept, D decoder width, E w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,7 +16,7 @@ import torch
 from saccade.core.layout import Layout
 from saccade.core.precision import exact
 from saccade.core.program import Tally
-from saccade.core.stages import Evidence
+from saccade.core.stages import Evidence, Look, Vision
 from saccade.engine.rewrite import Carried, rewritten
 from saccade.engine.steps import closed_up
 from saccade.engine.tower_vision import grid
@@ -56,7 +56,13 @@ def layout_of(picture: Picture) -> Layout:
     return layout if sizes is None else replace(layout, views=(sizes,))
 
 
-def kept_rows(work: PlanWork, picture: Picture, hidden_ND: torch.Tensor, added_NE: torch.Tensor) -> Kept:
+See = Callable[[Look, Layout, torch.Tensor], Vision]
+"""Called with what a decision wants to see of the tower, the picture's layout, and its rows (1, N, D)."""
+
+
+def kept_rows(
+    work: PlanWork, picture: Picture, hidden_ND: torch.Tensor, added_NE: torch.Tensor, see: See | None = None
+) -> Kept:
     """Decides which rows of a picture go on.
 
     Args:
@@ -64,6 +70,7 @@ def kept_rows(work: PlanWork, picture: Picture, hidden_ND: torch.Tensor, added_N
         picture: What its rows are pictures of.
         hidden_ND: Its embeddings, as they would enter the decoder.
         added_NE: What the decoder adds to its rows after the first layers, of width 0 where it adds nothing.
+        see: Tells what the vision tower knows; None where no decision looks at it.
     """
     layout, device = layout_of(picture), hidden_ND.device
     tally = Tally(work.plan.program(layout, len(work.layers)).route, work.stages)
@@ -76,7 +83,9 @@ def kept_rows(work: PlanWork, picture: Picture, hidden_ND: torch.Tensor, added_N
         found, keep = tally.reach(stage, left_BN.cpu)
         if keep == found:
             continue
-        evidence = Evidence(layout, left_BN, layout.image_BN.to(device), found, keep, hidden_BND, grid=where)
+        vision = None if see is None or stage.look.tower is None else see(stage.look, layout, hidden_BND)
+        image_BN = layout.image_BN.to(device)
+        evidence = Evidence(layout, left_BN, image_BN, found, keep, hidden_BND, grid=where, vision=vision)
         with exact(hidden_BND):
             choice = stage.by.choose(stage, evidence)
         counts = keep if choice.counts is None else choice.counts
@@ -98,7 +107,7 @@ def kept_count(work: PlanWork, picture: Picture) -> int:
     Raises:
         ValueError: If none is left: a prompt has at least one row of each of its pictures.
     """
-    if any(stage.rewrites for stage in work.stages):
+    if any(stage.rewrites and stage.look.tower is None for stage in work.stages):
         # Who makes new rows says only then how many; how many hangs on where rows lie, not on what they hold.
         blank = torch.zeros(picture.lengths[0], 1)
         count = len(kept_rows(work, picture, blank, blank[:, :0]).row_K)

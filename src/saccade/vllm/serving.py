@@ -29,6 +29,8 @@ class Serving:
         transfers: Whether keys and values go to, or come from, other engines.
         full_graphs: Whether whole forwards are captured as CUDA graphs.
         tower_graphs: Whether the vision tower is captured as CUDA graphs.
+        tower_compiled: Whether the vision tower is compiled.
+        tower_shared_out: Whether ranks run the vision tower on different pictures.
         microbatches: Whether a step is split into micro-batches.
         ready_embeddings: Whether requests may bring embeddings of pictures in place of pictures.
         cache_dtype: Data type of the KV cache; ``auto`` is the model's.
@@ -46,6 +48,8 @@ class Serving:
     transfers: bool = False
     full_graphs: bool = False
     tower_graphs: bool = False
+    tower_compiled: bool = False
+    tower_shared_out: bool = False
     microbatches: bool = False
     ready_embeddings: bool = False
     cache_dtype: str = "auto"
@@ -97,6 +101,14 @@ def check_serving(work: PlanWork, engine: Serving) -> None:
         (
             bool(work.stages) and engine.tower_graphs,
             "chooses rows after the vision tower: leave cudagraph_mm_encoder out",
+        ),
+        (
+            bool(work.looks) and engine.tower_compiled,
+            "looks into the vision tower: leave compile_mm_encoder out",
+        ),
+        (
+            bool(work.looks) and engine.tower_shared_out,
+            "looks into the vision tower, all of it on every rank: leave --mm-encoder-tp-mode at weights",
         ),
         (
             bool(work.stages) and engine.ready_embeddings,

@@ -11,17 +11,50 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 
 from saccade.core.layout import Layout
 from saccade.core.route import LayerRoute
 from saccade.core.stages import Look, Stage
+from saccade.families import find
 from saccade.methods import Method
 from saccade.plans.plan import Plan
 
 PROBE = Layout.single(visual=7, text=6, prefix=3)
 """A prompt whose row sets are looked at."""
+
+
+LOOKED_INTO = {"clip_vision_model": (), "internvl_vision": (-1,)}
+"""Vision towers of vLLM that can be looked into, all with a CLS row, and the states that features may be of
+there; any one where none is named."""
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """What of a model a plan has to fit inside vLLM.
+
+    Attributes:
+        layers: Depth of the decoder.
+        closes_up: Whether positions can close up over rows that go (``Family.compact_positions``).
+        recurs: Whether some layers mix rows through a state.
+        shows: Whether its vision tower can be looked into.
+    """
+
+    layers: int
+    closes_up: bool = True
+    recurs: bool = False
+    shows: bool = False
+
+    @classmethod
+    def of(cls, config: Any) -> ServedModel:
+        """That of a configuration of transformers."""
+        family = find(config)
+        shape, tower = family.shape(config), config.vision_config.model_type
+        state = getattr(config, "vision_feature_layer", None)
+        shows = tower in LOOKED_INTO and isinstance(state, int) and state in (LOOKED_INTO[tower] or (state,))
+        return cls(shape.layers, family.compact_positions, shape.recurrent is not None, shows)
 
 
 @dataclass(frozen=True)
@@ -74,21 +107,23 @@ class PlanWork:
         """Whether rows that go before the decoder leave gaps in the positions of the others."""
         return any(stage.compact == "never" for stage in self.stages)
 
+    @property
+    def looks(self) -> tuple[Look, ...]:
+        """What its decisions want to see of the vision tower."""
+        return tuple(stage.look for stage in self.stages if stage.look.tower is not None)
+
     @cached_property
     def digest(self) -> str:
         """What tells cached keys and values under this plan from others."""
         return hashlib.blake2b(self.plan.spec.encode(), digest_size=8).hexdigest()
 
 
-def work_of(plan: Plan, num_layers: int, can_close_up: bool, recurs: bool = False) -> PlanWork:
+def work_of(plan: Plan, model: ServedModel) -> PlanWork:
     """What a plan comes to inside vLLM.
 
     Args:
         plan: The plan.
-        num_layers: Depth of the model.
-        can_close_up: Whether positions of the model can close up over rows that go
-            (``Family.compact_positions``).
-        recurs: Whether some of its layers mix rows through a state.
+        model: What it has to fit.
 
     Raises:
         ValueError: If it cannot be served exactly, in one line.
@@ -98,18 +133,19 @@ def work_of(plan: Plan, num_layers: int, can_close_up: bool, recurs: bool = Fals
             f"{plan.file or plan.spec} brings weights of its own, and vLLM runs the model's: merge them "
             "(saccade heal --merge) and serve that folder with the plan beside it"
         )
-    found = plan.resolve(num_layers)
+    found = plan.resolve(model.layers)
     for method in found.methods:
         _check_method(method)
-    program = found.program(PROBE, num_layers)
+    program = found.program(PROBE, model.layers)
     layers = tuple(_work_of_layer(found, n, route) for n, route in enumerate(program.route.layers))
-    stages = tuple(stage.settled(can_close_up) for stage in program.stages)
+    stages = tuple(stage.settled(model.closes_up) for stage in program.stages)
     for stage in stages:
-        _check_stage(stage, can_close_up)
+        _check_stage(stage, model)
+    _check_counts(found, stages)
     if stages and layers[0].alive is False:
         raise ValueError(f"{found.spec}: no visual row enters the decoder, so there are none to choose from")
     work = PlanWork(found, layers, stages)
-    if recurs and work.first_without is not None:
+    if model.recurs and work.first_without is not None:
         raise ValueError(
             f"{found.spec} is not served by vLLM on this model: its layers that recur would take rows into "
             "their state from which later ones are to be free; drop rows before the decoder instead"
@@ -127,19 +163,35 @@ def _check_method(method: Method) -> None:
     _refuse(method, next((reason for reason, holds in reasons.items() if holds), None))
 
 
-def _check_stage(stage: Stage, can_close_up: bool) -> None:
-    reason = None
+def _check_stage(stage: Stage, model: ServedModel) -> None:
+    look, reason = stage.look, None
     if stage.before > 0:
         reason = "decides inside the decoder, from a whole prompt, and vLLM computes prompts in pieces"
-    elif stage.look.words:
+    elif look.words:
         reason = "hears the prompt's words, and vLLM keeps the rows of a picture for other prompts too"
-    elif stage.look != Look() or stage.unseen:
-        reason = "looks into the vision tower, which is vLLM's own here"
-    elif stage.compact == "always" and not can_close_up:
+    elif look.tower == "reads":
+        reason = "looks at a layer of the vision tower that reads the features, and vLLM runs none"
+    elif (look != Look() or stage.unseen) and not model.shows:
+        reason = "looks into the vision tower, which is vLLM's own here and shows nothing on this model"
+    elif look != Look(tower=look.tower, received=look.received):
+        reason = "looks at what vLLM does not show"
+    elif stage.compact == "always" and not model.closes_up:
         reason = (
             "wants positions that close up, and this model's have several axes; take position_policy=keep"
         )
     _refuse(stage.by, reason)
+
+
+def _check_counts(plan: Plan, stages: tuple[Stage, ...]) -> None:
+    """Prompts are made before the tower has run: how many rows stay must be known without it."""
+    looking = False
+    for stage in stages:
+        if looking and stage.rewrites and stage.look.tower is None:
+            raise ValueError(
+                f"{plan.spec} is not served by vLLM: how many rows {stage.by} makes of those that are chosen "
+                "by the vision tower is known only then; leave one of the two out"
+            )
+        looking = looking or stage.look.tower is not None
 
 
 def _refuse(what: object, reason: str | None) -> None:

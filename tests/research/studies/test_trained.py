@@ -2,6 +2,7 @@
 
 import pickle
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +19,7 @@ from saccade.research.studies import Store, StudyQuestions
 from saccade.research.studies.lineup import KEPT
 from saccade.research.studies.run import write
 from saccade.research.studies.skip_vision import STUDY
+from saccade.research.studies.trained import step
 from saccade.research.studies.trained.ablation import Ablation, AblationRow
 from saccade.research.studies.trained.ask import Asked, Way
 from saccade.research.studies.trained.claims import findings
@@ -413,3 +415,10 @@ def test_the_command_takes_an_embedded_model_and_no_data_for_it(wrong, tmp_path,
     words = [str(tmp_path / word) if word == "x.jsonl" else word for word in wrong]
     assert main(["study", "skip-vision", *words]) == 2
     assert "trains an embedded model on its own suite" in capsys.readouterr().err
+
+
+def test_steps_are_timed_in_float32_whatever_weights_were_shipped_in():
+    ablation = ABLATIONS["gaze"]
+    base = Path(saccade.__file__).parent / "gaze" / "weights"
+    loaded = step._model(base, ablation.config(ablation.rows[0]), None)
+    assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.float32}

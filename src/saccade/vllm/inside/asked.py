@@ -17,7 +17,7 @@ from saccade.vllm.environment import VARIABLE, from_environment
 from saccade.vllm.inside.metrics import tell
 from saccade.vllm.inside.pictures import Pictures
 from saccade.vllm.serving import UNTESTED_ON_CUDA, Serving, check_serving, check_version
-from saccade.vllm.work import PlanWork, work_of
+from saccade.vllm.work import PlanWork, ServedModel, work_of
 
 KEY = "saccade"
 """What ``--hf-overrides`` calls the plan, and where it then stands in the model's configuration."""
@@ -58,8 +58,7 @@ def work_for(model_config: Any) -> PlanWork | None:
     for method in plan.methods:
         if method.needs is not None and method.needs not in family.tower_can:
             raise ValueError(f"{method} is not defined on {family.name}")
-    shape = family.shape(config)
-    return work_of(plan, shape.layers, family.compact_positions, shape.recurrent is not None)
+    return work_of(plan, ServedModel.of(config))
 
 
 def settle(vllm_config: VllmConfig, served: bool) -> None:
@@ -115,6 +114,8 @@ def serving_of(vllm_config: VllmConfig) -> Serving:
         transfers=vllm_config.kv_transfer_config is not None,
         full_graphs=mode is not None and mode.has_full_cudagraphs(),
         tower_graphs=bool(graphs.cudagraph_mm_encoder),
+        tower_compiled=bool(graphs.compile_mm_encoder),
+        tower_shared_out=pictures is not None and pictures.mm_encoder_tp_mode == "data",
         microbatches=bool(parallel.enable_dbo),
         ready_embeddings=bool(pictures is not None and pictures.enable_mm_embeds),
         cache_dtype=str(vllm_config.cache_config.cache_dtype),

@@ -8,7 +8,7 @@ from typing import Any
 from saccade.plans.plan import Plan, PlanLike
 from saccade.vllm.inside.asked import serving_of
 from saccade.vllm.serving import check_serving
-from saccade.vllm.work import PlanWork, work_of
+from saccade.vllm.work import PlanWork, ServedModel, work_of
 
 
 def exchange(llm: Any, plan: PlanLike) -> None:
@@ -24,9 +24,7 @@ def exchange(llm: Any, plan: PlanLike) -> None:
     config, processor = llm.llm_engine.vllm_config, llm.llm_engine.renderer.mm_processor
     if not hasattr(processor, "saccade"):
         raise ValueError("this engine was started without a plan; start it under one to exchange it")
-    family, held = processor.pictures.family, processor.saccade
-    recurs = family.shape(config.model_config.hf_config).recurrent is not None
-    work = work_of(Plan.of(plan), len(held.layers), family.compact_positions, recurs)
+    work = work_of(Plan.of(plan), ServedModel.of(config.model_config.hf_config))
     check_serving(work, serving_of(config))
     processor.saccade = processor.info.saccade = work
     llm.apply_model(functools.partial(_take, work))

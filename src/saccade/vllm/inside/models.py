@@ -5,6 +5,7 @@ Shape letters: N rows of the step, K rows of a picture that are kept, D decoder 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -23,12 +24,14 @@ from vllm.model_executor.models.qwen3_5 import (
 from vllm.model_executor.models.qwen3_vl import Qwen3VLForConditionalGeneration
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
+from saccade.engine.tower_vision import Captured
 from saccade.vllm.counter import RowCounter, place
 from saccade.vllm.inside.asked import logger, work_for
 from saccade.vllm.inside.decoder import Decoder
 from saccade.vllm.inside.pictures import Pictures
 from saccade.vllm.inside.positions import Gaps
 from saccade.vllm.inside.processing import under_plan
+from saccade.vllm.inside.tower import TowerWatch, see
 from saccade.vllm.keep import axes_of, kept_rows, read, written
 from saccade.vllm.work import PlanWork
 
@@ -63,7 +66,11 @@ class PlannedModel:
             self._is_visual: torch.Tensor | None = None
             self._places: torch.Tensor | None = None
             self._gaps = Gaps(self.saccade)
+            self._watch: TowerWatch | None = None
         self.saccade.work = work
+        if self._watch is not None:
+            self._watch.remove()
+            self._watch = None
 
     @property
     def _prunes(self) -> bool:
@@ -78,18 +85,25 @@ class PlannedModel:
 
     def embed_multimodal(self, **kwargs: Any) -> Any:
         """Rows of pictures: those that are kept, each with what says where it was."""
+        looks = () if self.saccade is None else self.saccade.work.looks
+        if looks and self._watch is None:
+            # Once weights are loaded: what hooks stand on is what runs.
+            self._watch = TowerWatch(self, self._config, looks)
         found = super().embed_multimodal(**kwargs)
         if self.saccade is None or not self._prunes or not len(found):
             return found
         if self._pictures is None:
             self._pictures = Pictures(self._config)
         pictures = self._pictures.of(kwargs, [len(rows) for rows in found])
-        return tuple(self._kept(picture, rows) for picture, rows in zip(pictures, found, strict=True))
+        seen = [None] * len(found) if self._watch is None else self._watch.take(pictures, kwargs)
+        each = enumerate(zip(found, seen, strict=True))
+        return tuple(self._kept(pictures.take([number]), *both) for number, both in each)
 
-    def _kept(self, picture: Any, rows_ND: torch.Tensor) -> torch.Tensor:
+    def _kept(self, picture: Any, rows_ND: torch.Tensor, seen: Captured | None) -> torch.Tensor:
         assert self.saccade is not None
         width = self._config.get_text_config().hidden_size
-        kept = kept_rows(self.saccade.work, picture, rows_ND[:, :width], rows_ND[:, width:])
+        knows = None if seen is None else functools.partial(see, seen)
+        kept = kept_rows(self.saccade.work, picture, rows_ND[:, :width], rows_ND[:, width:], knows)
         if self.saccade.counter is not None:
             self.saccade.counter.pictures(len(rows_ND), len(kept.row_K))
         parts = [kept.hidden_KD, kept.added_KE]

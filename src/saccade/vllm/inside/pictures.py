@@ -34,8 +34,8 @@ class Pictures:
         """Whether the model takes pictures of one size alone."""
         return self.family.full_size(self._hollow, torch.zeros(1, 3, 1, 1)) is not None
 
-    def of(self, inputs: Mapping[str, Any], lengths: Sequence[int] | None = None) -> list[Picture]:
-        """The pictures of a call that makes features, one by one.
+    def of(self, inputs: Mapping[str, Any], lengths: Sequence[int] | None = None) -> Picture:
+        """The pictures of a call that makes features.
 
         Args:
             inputs: What the call is given.
@@ -58,7 +58,7 @@ class Pictures:
             found = self.family.grouped(self._hollow, found, {"input_ids": torch.cat(runs)[None]})
         if lengths is not None and found.lengths != tuple(lengths):
             raise ValueError(f"saccade: pictures of {found.lengths} rows, and features of {tuple(lengths)}")
-        return [found.take([number]) for number in range(len(found.lengths))]
+        return found
 
     def one(self, item: Mapping[str, Any]) -> Picture:
         """The picture of one item that vLLM's processor made."""
@@ -67,5 +67,4 @@ class Pictures:
             data = element.data
             batched = isinstance(element.field, MultiModalBatchedField)
             inputs[key] = data[None] if batched and isinstance(data, torch.Tensor) else data
-        found = self.of(inputs)
-        return Picture.join(found)
+        return self.of(inputs)

@@ -72,15 +72,15 @@ gap.
 GAZE_ROWS = (
     AblationRow("dense", 0),
     AblationRow(FULL, 10),
-    AblationRow(FULL + KEPT, 10, change=_AT_PLACE, timed=False),
+    AblationRow(FULL + KEPT, 10, change=_AT_PLACE),
     AblationRow(MERGE, 1),
-    AblationRow("SF", 2, timed=False),
-    AblationRow(POOL, change=(_POOLED,), timed=False),
+    AblationRow("SF", 2),
+    AblationRow(POOL, change=(_POOLED,)),
     AblationRow("FastV", plan="fastv(layer=2,keep=0.125)"),
     AblationRow("lower resolution", change=(("image_size", 80), ("retained", 100))),
-    AblationRow("Victor", change=_VICTOR, timed=False),
+    AblationRow("Victor", change=_VICTOR),
     AblationRow(f"{FULL} SK", 11, weights=FULL, cache="small"),
-    AblationRow(f"{FULL} SK middle+small", 11, weights=FULL, cache="middle+small", timed=False),
+    AblationRow(f"{FULL} SK middle+small", 11, weights=FULL, cache="middle+small"),
 )
 """The same of the rows that the tower's CLS row looks at most, from Gaze's shipped weights.
 
@@ -94,7 +94,7 @@ GAZE_RECIPE = AblationRecipe(
     parts=("projector", "decoder"),
     precision="bf16",
     seeds=1,
-    repeats=3,
+    repeats=5,
     max_length=760,
 )
 """Its tower is as it was, as the authors' is in the LLaVA layout."""
