@@ -32,6 +32,7 @@ PLANS = (
     "vskip(layers=2-7)",
     "vtw(layer=4)",
     "divprune(keep=64)",
+    "fastervlm(keep=64)",
 )
 ALL = "vskip(layers=0-7)"
 """What the engine is started with: parts of the weights are there for every layer."""

@@ -60,7 +60,7 @@ def test_the_option_counts_where_the_environment_says_a_plan_too(folder, monkeyp
         ("nosuch(layers=1)", "no method 'nosuch'"),
         ("vskip(layers=9)", "layer 9"),
         ("fastv(layer=2)", "decides inside the decoder"),
-        ("fastervlm()", "looks into the vision tower"),
+        ("prumerge()", "layer of the vision tower that reads"),
         ("nosuch.json", "no such file: nosuch.json"),
         ("  ", "is empty"),
         (7, "a plan file or a spec string"),

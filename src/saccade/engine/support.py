@@ -487,11 +487,11 @@ SUPPORT: tuple[Support, ...] = (
     Support(
         "inside vLLM: layers in which visual rows skip work, and rows that go before the decoder",
         "supported, untested on GPU",
-        "by a plug-in, in the families that its page lists",
+        "by a plug-in, in the families that its page lists; some choose by a CLIP or InternVL tower",
         "vllm/test_work.py::test_layers_are_what_the_methods_say",
     ),
     Support(
-        "inside vLLM: methods that decide inside the decoder, or look into the vision tower",
+        "inside vLLM: methods that decide inside the decoder, or merge inside the vision tower",
         "refused",
         "the engine does not start",
         "vllm/test_work.py::test_what_is_not_served_says_why_in_one_line",

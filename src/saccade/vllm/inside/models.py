@@ -89,6 +89,8 @@ class PlannedModel:
         if looks and self._watch is None:
             # Once weights are loaded: what hooks stand on is what runs.
             self._watch = TowerWatch(self, self._config, looks)
+        if self._watch is not None:
+            self._watch.begin()
         found = super().embed_multimodal(**kwargs)
         if self.saccade is None or not self._prunes or not len(found):
             return found

@@ -62,14 +62,13 @@ class TowerWatch:
             strips=True,
             attention=name,
         )
-        self.looks = tuple(looks)
-        self._received = {self.tower.number(layer) for one in looks for layer in one.received}
+        wanted = {self.tower.number(layer) for one in looks for layer in one.received}
         self._runs: list[TowerRun] = []
         made = self.tower.made
         assert made is not None
         hooks = [module.register_forward_pre_hook(self._begin)]
         hooks.append(made.register_forward_pre_hook(self._scores, with_kwargs=True))
-        for number in self._received:
+        for number in wanted:
             hook = functools.partial(self._receives, number)
             hooks.append(self.tower.attention_of(number).register_forward_pre_hook(hook, with_kwargs=True))
         if clip:
@@ -80,6 +79,10 @@ class TowerWatch:
         """Takes the hooks off."""
         while self._hooks:
             self._hooks.pop().remove()
+
+    def begin(self) -> None:
+        """Forgets what an earlier call left behind, if it failed."""
+        self._runs = []
 
     def _begin(self, module: Any, args: Any) -> None:
         self._runs.append(TowerRun())
