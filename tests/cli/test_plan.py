@@ -85,6 +85,16 @@ def test_diff_names_fields_and_exits_0(file, made, capsys, tmp_path):
     assert "no difference" in capsys.readouterr().out
 
 
+def test_brackets_are_text_in_tables(made, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "[").mkdir()
+    replace(made, calibration={**made.calibration, "date": "[/nope]"}).save("[/b].json")
+    made.save("p[bold]q.json")
+    assert main(["plan", "diff", "[/b].json", "p[bold]q.json"]) == 0
+    out = capsys.readouterr().out
+    assert "[/nope]" in out and "p[bold]q.json" in out and "[/b].json" in out
+
+
 def test_validate_says_what_fits(file, made, model, capsys):
     assert main(["plan", "validate", file, "--model", model]) == 0
     assert f"plan.json is a valid plan: {made.spec}" in capsys.readouterr().out
@@ -118,6 +128,10 @@ def test_validate_refuses_another_model(file, capsys, tmp_path):
         (
             '{"schema": 1, "methods": [], "calibration": {"order": [0, 0]}}',
             "calibration.order[1]: layer 0 stands",
+        ),
+        (
+            json.dumps({"schema": 1, "methods": [{"name": "vtw", "layer": 2}] * 101}),
+            "methods: at most 100 entries are taken",
         ),
         (None, "no such file"),
     ],

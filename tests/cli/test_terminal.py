@@ -28,9 +28,11 @@ def test_text_of_others_comes_out_written(terminal, capsys):
     table = Table("answer")
     table.add_row(Text(EVIL))
     table.add_row(EVIL)
+    table.add_row(f"[/b][bold]{EVIL}[/bold] :smile:")
     out.table(table)
     found = capsys.readouterr().out
-    assert found.count(r"\x1b[31m") == 3 and r"\u202eleft" in found and "\nsecond line" in found
+    assert found.count(r"\x1b[31m") == 4 and r"\u202eleft" in found and "\nsecond line" in found
+    assert "[/b][bold]red" in found and "[/bold] :smile:" in found
     for raw in ("\x1b[31m", "\x1b]0", "\x9b", "\x07", "\u202e", "\x00"):
         assert raw not in found
 

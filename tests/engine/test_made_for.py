@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -93,6 +94,9 @@ def test_number_formats_are_compared_like_with_like(other):
         check_made_for(half, of_single)
     with pytest.raises(ValueError, match=r"cannot be told.*float32, and are bfloat16 here"):
         check_made_for(half, of_single, strict=True)
+    # A file is from elsewhere, so it is said of that.
+    with pytest.warns(UserWarning, match=r"cannot be told.*float32, and are bfloat16 here"):
+        check_made_for(half, replace(of_single, file="plan.json"))
 
 
 def test_nothing_is_said_where_nothing_is_known(llava, other):

@@ -69,6 +69,27 @@ NONSENSE = {
         r"vision_config\.layer_norm_eps: a number",
     ),
     "a base of positions of 0": (rope(rope_theta=0), r"config\.json: .*rope_theta: a number above 0"),
+    "positions that are divided by 0": (
+        rope(rope_type="linear", factor=0),
+        r"rope\w+\.factor: a number above 0",
+    ),
+    "positions that run backwards": (
+        rope(rope_type="linear", factor=-1),
+        r"rope\w+\.factor: a number above 0",
+    ),
+    "a base of positions without end": (rope(rope_theta=1e300), r"rope_theta: .* at most 1e15"),
+    "heads that turn five times": (
+        rope(rope_type="linear", factor=2.0, partial_rotary_factor=5),
+        r"partial_rotary_factor: a share",
+    ),
+    "a penalty of 0": (
+        lambda f: answers(f, repetition_penalty=0),
+        r"generation_config\.json: repetition_pen",
+    ),
+    "a forced end that is a word": (
+        lambda f: answers(f, forced_eos_token_id="x"),
+        r"generation_config\.json: forced_eos_token_id: the number of a token",
+    ),
     "positions of an unknown kind": (
         rope(rope_type="zzz"),
         r"config\.json: .*rope_type: no 'zzz'; there are ",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from dataclasses import replace
@@ -172,6 +173,31 @@ def test_what_fails_of_one_answer_takes_no_other_with_it(worker, offline, monkey
         unheard.answer()
     assert told.value.status == 500
     assert sample_of(worker, "saccade_requests_total", plan="", ended="failed") == before + 1
+
+
+def test_tokens_of_logits_that_are_no_numbers_are_not_said(worker, offline, monkeypatch):
+    real, broken = module.go_on, [math.nan]
+
+    def go_on(*args):
+        found = real(*args)
+        if broken:
+            found.logits_BV[0] = broken.pop()
+        return found
+
+    monkeypatch.setattr(module, "go_on", go_on)
+    two = [asked(worker.loaded, QUESTIONS[n], (picture(4 + n),)) for n in (0, 1)]
+    with worker._wake:
+        for one, _ in two:
+            worker.submit(one)
+    told = []
+    for _, heard in two:
+        try:
+            told.append(heard.answer()[0])
+        except RequestRefused as refusal:
+            told.append(refusal.status)
+            assert "logits are not finite" in str(refusal)
+    whole = [offline(QUESTIONS[n], (picture(4 + n),)) for n in (0, 1)]
+    assert told in ([500, whole[1]], [whole[0], 500])
 
 
 def asked_with(worker, drawing):

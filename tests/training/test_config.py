@@ -8,6 +8,10 @@ import yaml
 from saccade.training.config import TrainingConfig, read_config
 from training.tiny import settings
 
+LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9)
+)
+"""Few bytes that name each other: 10 to the ninth values."""
 BASE = {
     "stage": 2,
     "data": [{"kind": "glance", "images": 8}],
@@ -131,6 +135,7 @@ def test_what_is_no_mapping_is_refused(tmp_path, text):
         ("? [a, b]\n: 1\n", "line 1: a key is a word, not a list or a mapping"),
         ("stage: 2\n? {a: 1}\n: 1\n", "line 2: a key is a word"),
         ("a: " + "[" * 3000 + "]" * 3000, "is nested too deeply"),
+        (LAUGHS, "it holds more than 100,000 values"),
         ("a: &x [*x]\n", "is nested too deeply, or a part of it stands in itself"),
         ("a: !!bool maybe\n", "a tag does not fit its value"),
         ("a: " + "9" * 5000, "integer string conversion"),

@@ -16,7 +16,6 @@ def show(out: common.Output, found: dict[str, Any], scored_by: str) -> None:
         found: ``dense`` and ``plans`` as dictionaries.
         scored_by: How answers were scored.
     """
-    from rich.markup import escape
     from rich.table import Table
     from rich.text import Text
 
@@ -24,7 +23,7 @@ def show(out: common.Output, found: dict[str, Any], scored_by: str) -> None:
     from saccade.report.text import beside_blind, difference, interval, kept, percent
 
     plans, mean_dense = found["plans"], found["dense"]["mean"]
-    view = Table("task", "n", "blind", "dense", *(escape(e["name"]) for e in plans))
+    view = Table("task", "n", "blind", "dense", *(e["name"] for e in plans))
     # A task may have any name, "mean" too.
     for name, dense in [*found["dense"]["tasks"].items(), (None, found["dense"]["mean"])]:
         scores = [e["mean"] if name is None else e["tasks"][name] for e in plans]

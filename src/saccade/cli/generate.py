@@ -107,10 +107,7 @@ def _answer(loaded, batch, max_new_tokens: int) -> dict[str, Any]:
     rows = batch["input_ids"].shape[1]
     start = time.perf_counter()
     with torch.inference_mode():
-        made = loaded.model.generate(
-            **batch,
-            **models.greedy(max_new_tokens) | {"return_dict_in_generate": True, "output_logits": True},
-        )
+        made = models.ask(loaded, batch, max_new_tokens, return_dict_in_generate=True, output_logits=True)
     seconds = time.perf_counter() - start
     cache = made.past_key_values
     return {

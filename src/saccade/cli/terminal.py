@@ -46,7 +46,9 @@ def console(stderr: bool) -> Console:
             return [Clean(shown) for shown in renderables]
 
     stream = sys.stderr if stderr else sys.stdout
-    made = Console(stderr=stderr, width=None if stream.isatty() else PIPED_COLUMNS)
+    # Brackets are text: names of files and tasks hold them, and so do labels of healed plans.
+    width = None if stream.isatty() else PIPED_COLUMNS
+    made = Console(stderr=stderr, width=width, markup=False, emoji=False)
     made.push_render_hook(Cleaning())
     return made
 

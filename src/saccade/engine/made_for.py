@@ -62,10 +62,11 @@ def check_made_for(model: nn.Module, plan: Plan, *, force: bool = False, strict:
             # A calibration of a wrapped model noted the names that its weights have in the wrapper.
             found = found if differ(model, plan.calibration) else None
     except LookupError as unknown:
+        line = f"it cannot be told whether these weights are those the plan was made for: {unknown}"
         if strict:
-            raise ValueError(
-                f"strict: it cannot be told whether these weights are those the plan was made for: {unknown}"
-            ) from None
+            raise ValueError(f"strict: {line}") from None
+        if plan.file:
+            _warn_once(model, line)
         return
     if found is None:
         return

@@ -115,8 +115,13 @@ def answer(
     spent: dict[str, dict[int, Spent | None]] = {run.key: {} for run in runs}
     prompts: Counter[tuple[int, int]] = Counter()
     seen: Counter[Tiling] = Counter()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True, markup=False)
     with (
         opened(ledger) as journal,
         Progress(*columns, console=console, transient=console.is_terminal) as progress,
@@ -213,8 +218,7 @@ def generate(
         plan = Plan()  # Over the plan that belongs to the model it changes nothing, and the route is told.
 
     def ask() -> list[str]:
-        settings = models.greedy(max_new_tokens) | how
-        output_ids = loaded.model.generate(**inputs, **settings)
+        output_ids = models.ask(loaded, inputs, max_new_tokens, **how)
         return models.answers(loaded, output_ids, inputs["input_ids"].shape[1])
 
     with torch.inference_mode():

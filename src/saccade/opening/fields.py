@@ -87,7 +87,14 @@ MEANINGS = (
         _whole(1, MOST_SIDE),
     ),
     Meaning("num_additional_image_tokens", "a whole number from 0 is needed", _whole(0, MOST_SIZE)),
-    Meaning("rope_theta|rescale_factor", "a number above 0 is needed", _number(0, math.inf)),
+    Meaning("rescale_factor", "a number above 0 is needed", _number(0, math.inf)),
+    Meaning("rope_theta", "a number above 0, and at most 1e15, is needed", _number(0, 1e15)),
+    Meaning(
+        "(low_freq_|high_freq_|attention_)?factor|beta_fast|beta_slow",
+        "a number above 0, and at most 100,000, is needed",
+        _number(0, 1e5),
+    ),
+    Meaning("partial_rotary_factor", "a share above 0, and at most 1, is needed", _number(0, 1)),
     Meaning("downsample_ratio", "a number above 0, and at most 1, is needed", _number(0, 1)),
     Meaning("\\w*(_eps|_epsilon)|eps", "a number above 0 and below 1 is needed", _number(0, 0.999)),
     Meaning(
@@ -105,8 +112,11 @@ MEANINGS = (
         _whole(0, MOST_SIZE),
         False,
     ),
+    Meaning("(encoder_)?repetition_penalty", "a number above 0 is needed", _number(0, math.inf)),
     Meaning(
-        "(eos|bos|pad)_token_id", "the number of a token, or a list of such, is needed", _whole(-1, MOST_SIZE)
+        "(eos|bos|pad|forced_eos|forced_bos)_token_id|(begin_)?suppress_tokens",
+        "the number of a token, or a list of such, is needed",
+        _whole(-1, MOST_SIZE),
     ),
 )
 """Fields of models, of pictures and of answers. What is not here is not asked about."""

@@ -28,6 +28,9 @@ SCHEMA = 2
 PLAIN = 1
 """What a plan without an adapter is written as, which every version reads."""
 
+MOST_METHODS = 100
+"""Methods that a plan file may hold."""
+
 Metric = Literal["vig", "lc", "ffn", "withdrawal", "cosine", "random", "attention"]
 """Scores that choose layers, and what rows are fitted to."""
 
@@ -214,7 +217,7 @@ class PlanFile(_Strict):
     model_config = ConfigDict(extra="forbid")
 
     schema_: Annotated[int, Field(alias="schema")]
-    methods: list[Any]
+    methods: Annotated[list[Any], Field(max_length=MOST_METHODS)]
     model: ModelPrint | None = None
     calibration: Calibration | None = None
     adapter: AdapterFile | None = None
@@ -416,6 +419,8 @@ def _says(one: ErrorDetails) -> str:
     for sign, word in bounds.items():
         if sign in context:
             return f"{word} {context[sign]} is needed"
+    if one["type"] == "too_long":
+        return f"at most {context['max_length']} entries are taken"
     if one["type"] == "literal_error":
         return f"one of {context['expected'].replace(' or ', ', ')} is needed"
     return _WORDS.get(one["type"], one["msg"].lower())

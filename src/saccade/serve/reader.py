@@ -81,6 +81,11 @@ class Reader:
 
     def _try(self) -> ReadPrompts:
         """Reads a prompt, so that what does not work fails before anybody asks."""
+        if self.loaded.model.generation_config.stop_strings:
+            raise ValueError(
+                f"{self.loaded.name}: its generation_config.json holds stop_strings, at which the server "
+                "would not stop: take them out, and let requests say them (stop)"
+            )
         self.attach("")
         words = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
         with torch.inference_mode():

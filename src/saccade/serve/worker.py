@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 
-from saccade.models import Loaded
+from saccade.models import Loaded, not_finite
 from saccade.plans.plan import Plan
 from saccade.serve.asked import ChatTask, Ended, Piece
 from saccade.serve.beginnings import Beginnings
@@ -211,9 +212,12 @@ class Worker:
 
     def _write(self, prompts: ReadPrompts) -> None:
         likeliest = prompts.logits_BV.argmax(-1).tolist()
+        finite = (prompts.logits_BV < math.inf).all(-1).tolist()
         tokens, stays = [], []
         for number, one in enumerate(self._writing):
             try:
+                if not finite[number]:
+                    raise RequestRefused(not_finite(self.loaded.model), 500)
                 token = likeliest[number]
                 if not one.chooser.plain:
                     token = one.chooser.choose(one.speech.tokens, prompts.logits_BV[number])

@@ -128,7 +128,7 @@ class Reporter(TrainerCallback):
         self.history: list[dict[str, Any]] = []
         self.stopped = self.stopping = False
         self._bar: Progress | None = None
-        self._console = Console(stderr=True)
+        self._console = Console(stderr=True, markup=False)
         self._began = self._shown = 0.0
 
     def resume(self, step: int) -> None:
@@ -147,7 +147,9 @@ class Reporter(TrainerCallback):
         self._began = self._shown = time.perf_counter()
         if self.main and self._console.is_terminal:
             columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self._bar = Progress(*columns, TextColumn("{task.fields[text]}"), console=self._console)
+            self._bar = Progress(
+                *columns, TextColumn("{task.fields[text]}", markup=False), console=self._console
+            )
             self._bar.add_task("training", total=state.max_steps, completed=state.global_step, text="")
             self._bar.start()
 

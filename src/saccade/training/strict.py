@@ -15,6 +15,9 @@ from saccade.system.files import read_text
 
 T = TypeVar("T")
 
+MOST_VALUES = 100_000
+"""Values that a configuration may hold, what aliases name counted wherever it stands."""
+
 
 class _Loader(yaml.SafeLoader):
     """SafeLoader that refuses a key given twice and reads ``1e-3`` as the number it is."""
@@ -67,10 +70,25 @@ def override(data: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
 
 
 def _own(data: Any) -> Any:
-    """A copy in which nothing stands at two places, as what a YAML alias names does."""
-    if isinstance(data, dict):
-        return {key: _own(value) for key, value in data.items()}
-    return [_own(value) for value in data] if isinstance(data, list | tuple) else data
+    """A copy in which nothing stands at two places, as what a YAML alias names does.
+
+    Raises:
+        ValueError: If it would hold more values than any configuration does: aliases of aliases multiply.
+    """
+    left = MOST_VALUES
+
+    def own(data: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ValueError(
+                f"it holds more than {MOST_VALUES:,} values, where what aliases name counts again"
+            )
+        if isinstance(data, dict):
+            return {key: own(value) for key, value in data.items()}
+        return [own(value) for value in data] if isinstance(data, list | tuple) else data
+
+    return own(data)
 
 
 def _put(data: Any, keys: list[str], value: Any, setting: str) -> None:

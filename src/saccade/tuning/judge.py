@@ -360,7 +360,7 @@ def said(
         Of every prompt the tokens of its answer, and those that its rows choose: the same with what ends it.
     """
     with apply(loaded.model, Plan()):
-        whole_BN = loaded.model.generate(**inputs, **models.greedy(tokens))
+        whole_BN = models.ask(loaded, inputs, tokens)
     stops = models.stop_tokens(loaded.model)
     said_BA = whole_BN[:, inputs["input_ids"].shape[1] :]
     visual_BA = loaded.family.visual_mask(loaded.model, said_BA).tolist()

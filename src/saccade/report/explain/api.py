@@ -190,7 +190,7 @@ def of_trace(
 
 def _answer(loaded: Loaded, batch: Any, max_new_tokens: int) -> str:
     with torch.inference_mode():
-        made = loaded.model.generate(**batch, **models.greedy(max_new_tokens))
+        made = models.ask(loaded, batch, max_new_tokens)
     return models.answers(loaded, made, batch["input_ids"].shape[1])[0]
 
 

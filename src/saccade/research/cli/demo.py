@@ -69,7 +69,7 @@ def demo(
     console = common.progress_console()
 
     def note(text: str) -> None:
-        console.print(f"[dim]·[/dim] {text}", highlight=False)
+        console.print(f"· {text}", highlight=False)
 
     note("loading the embedded model and drawing scenes")
     from saccade import models

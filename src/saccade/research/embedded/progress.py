@@ -16,14 +16,14 @@ class Progress:
         """Lay the bar over the schedule."""
         self._total = minutes * 60.0 if minutes else float(steps)
         self._by_steps = not minutes
-        self._console = Console(stderr=True)
+        self._console = Console(stderr=True, markup=False)
         self._bar = None
         self._printed = 0.0
         if self._console.is_terminal:
             self._bar = RichProgress(
                 TextColumn("stage {task.fields[stage]}"),
                 BarColumn(),
-                TextColumn("{task.percentage:.0f}%  {task.fields[text]}"),
+                TextColumn("{task.percentage:.0f}%  {task.fields[text]}", markup=False),
                 TimeElapsedColumn(),
                 console=self._console,
             )
