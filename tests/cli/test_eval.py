@@ -136,7 +136,7 @@ def test_an_interrupted_run_goes_on(command, toy_folder, data, tmp_path, monkeyp
     ("words", "message"),
     [
         (("--task", "nosuch"), "nosuch"),
-        (("--task", "count", "--data", "x.jsonl"), "not both"),
+        (("--task", "count", "--data", __file__), "not both"),
         (("--data", "nosuch.jsonl"), "no such file"),
         (("--plan", "vskip(layers=1"), "vskip"),
         (("--plan", "nosuch.json"), "no such file"),

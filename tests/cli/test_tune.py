@@ -74,7 +74,7 @@ def test_a_loss_that_cannot_be_proven_ends_with_one_line(model, mine, tmp_path, 
         (["--flops", "0.5", "--samples", "2"], "greater than or equal to 8"),
         (["--flops", "0.5", "--data", "none.jsonl"], "none.jsonl"),
         (["--flops", "0.5", "--task", "nothing"], "unknown task 'nothing'"),
-        (["--flops", "0.5", "--task", "count", "--data", "none.jsonl"], "give --task or --data"),
+        (["--flops", "0.5", "--task", "count", "--data", __file__], "give --task or --data"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_opened(words, said, tmp_path, capsys):

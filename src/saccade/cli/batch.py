@@ -59,7 +59,7 @@ def batch(
     report = common.Output(json)
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; give a folder for the answers")
-    common.check_names(model, [plan] if plan else [], opening=opening)
+    common.check_names(model, [plan] if plan else [], opening=opening, files=[data])
     from saccade.batch import run
     from saccade.batch.job import BatchJob
 

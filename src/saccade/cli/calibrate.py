@@ -105,7 +105,7 @@ def calibrate(
     """
     view = common.Output(json)
     common.check_writable(out)
-    common.check_names(None, [method], [] if data else task or [], opening)
+    common.check_names(model, [method], [] if data else task or [], opening, [data])
     common.hold(out)
     common.reach(ray, processes)
     opening.torch_device()
@@ -126,11 +126,8 @@ def calibrate(
     )
     # What does not fit, too few samples or a broken image: said before anything is loaded.
     options.check_fit()
-    if data is None:
-        common.check_names(model, opening=opening)  # before scenes are drawn
     pool = read_pool(task or [], data, mixture, samples, seed, suite_of(model))
     options.choose(pool)
-    common.check_names(model, opening=opening)
     from saccade.calibration.api import calibrate as run
     from saccade.calibration.api import partial_path
     from saccade.helpers import helping

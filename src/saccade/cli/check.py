@@ -51,13 +51,12 @@ def check(
     Example: saccade check my-model --layers 4 --json check.json
     """
     out = common.Output(json)
-    common.check_names(None, [plan] if plan else [], opening=opening)
+    common.check_names(model, [plan] if plan else [], opening=opening)
     if question is not None and not question.strip():
         raise ValueError("the question is empty")
     from saccade.inputs.pictures import open_picture
 
     picture = None if image is None else open_picture(image)
-    common.check_names(model, opening=opening)
     from saccade import check as checking
     from saccade import models
     from saccade.check.accept import STOCK

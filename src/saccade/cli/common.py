@@ -143,6 +143,7 @@ def check_names(
     plans: Sequence[str] = (),
     tasks: Sequence[str] = (),
     opening: Opening | None = None,
+    files: Sequence[str | Path | None] = (),
 ) -> None:
     """Refuses names that cannot be before what takes long is imported.
 
@@ -151,6 +152,7 @@ def check_names(
         plans: Plan files and spec strings; they are read, for which torch is imported but no model class.
         tasks: Tasks of Glance's suite.
         opening: How the model will be opened.
+        files: Files that will be read; those that are None are not.
 
     Raises:
         ValueError: Naming the first of them.
@@ -161,11 +163,17 @@ def check_names(
 
     if model is not None and model not in EMBEDDED:
         check_name(str(model), opening.revision if opening is not None else None)
+    if opening is not None and opening.adapter is not None:
+        check_name(str(opening.adapter))
     check_plans(plans)
     if tasks:
         from saccade.glance.tasks import check_tasks
 
         check_tasks(tasks)
+    accepted = None if opening is None else opening.accepted
+    missing = next((one for one in (*files, accepted) if one is not None and not Path(one).exists()), None)
+    if missing is not None:
+        raise ValueError(f"no such file: {missing}")
     if plans:
         from saccade.plans.plan import Plan
 

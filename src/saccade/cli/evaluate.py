@@ -114,7 +114,7 @@ def evaluate(
     """
     out = common.Output(json)
     own = data is None and suite is None
-    common.check_names(None, plan or [], task or [] if own else [], opening)
+    common.check_names(model, plan or [], task or [] if own else [], opening, [data, *(order or [])])
     common.hold(json)
     if predictions is not None:
         common.check_writable(predictions)
@@ -157,11 +157,8 @@ def evaluate(
     wanted = name_plans(plan or [])
     orders = read_orders(order or [])
     where = opening.torch_device()
-    if data is None:
-        common.check_names(model, opening=opening)  # before scenes are drawn
     embedded = suite_of(model)
     questions = read_questions(task or [], data, samples, "test", seed, score or "exact", embedded)
-    common.check_names(model, opening=opening)
     from saccade.engine import check_made_for
     from saccade.evaluation.comparison import compare
     from saccade.evaluation.orders import wanted_scores

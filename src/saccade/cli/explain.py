@@ -59,7 +59,6 @@ def explain(
     Example: saccade explain scene.png "how many red objects ?" --plan "fastv(layer=3,keep=0.5)"
     """
     out = common.Output(json)
-    common.check_names(None, [plan], opening=opening)
     if not question.strip():
         raise ValueError("the question is empty")
     from saccade.inputs.pictures import open_picture
@@ -69,7 +68,7 @@ def explain(
     (films if is_video(image) else paths).insert(0, image)
     images = [open_picture(path) for path in paths]
     videos = common.open_videos(films, frames)
-    common.check_names(model, opening=opening)
+    common.check_names(model, [plan], opening=opening)
     from saccade.measure import record
     from saccade.plans.plan import Plan
     from saccade.report import explain as report

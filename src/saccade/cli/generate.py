@@ -51,14 +51,13 @@ def generate(
     Example: saccade generate glance --image scene.png --question "how many?" --plan "vskip(layers=6-11)"
     """
     out = common.Output(json)
-    common.check_names(None, [plan] if plan else [], opening=opening)
     if not question.strip():
         raise ValueError("the question is empty")
     from saccade.inputs.pictures import open_picture
 
     images = tuple(open_picture(path) for path in image or [])
     videos = common.open_videos(video or [], frames)
-    common.check_names(model, opening=opening)
+    common.check_names(model, [plan] if plan else [], opening=opening)
     from saccade import models
     from saccade.engine import check_made_for
     from saccade.inputs.samples import Sample

@@ -120,7 +120,7 @@ def heal(
     Example: saccade heal glance dense --learn 0.7 --out learnt
     """
     view = common.Output(json)
-    common.check_names(None, [plan], [] if data else task or [], opening)
+    common.check_names(model, [plan], [] if data else task or [], opening, [data])
     from saccade.healing.settings import HealingSettings
 
     settings = HealingSettings(
@@ -139,7 +139,6 @@ def heal(
         seed=seed,
     )
     common.check_writable(out / "plan.json")
-    common.check_names(model, opening=opening)
     from saccade.plans.plan import Plan
 
     wanted = Plan.of(plan)

@@ -140,6 +140,7 @@ def tune(
 
     Example: saccade tune glance --flops 0.5 --out plan.json
     """
+    common.check_names(model, (), [] if data else task or [], opening, [data])
     from saccade.tuning.operations import OPERATIONS, check_allowed
 
     view = common.Output(json)
@@ -168,9 +169,6 @@ def tune(
         seed=seed,
     )
     settings.check_processes(processes, ray)
-    common.check_names(None, (), [] if data else task or [], opening)
-    if data is None:
-        common.check_names(model, opening=opening)  # before scenes are drawn
     common.hold(out)
     common.reach(ray, processes)
     opening.torch_device()

@@ -66,9 +66,7 @@ def analyze(
     Example: saccade analyze glance --plan 'ffn_skip(layers=0-11)' --samples 8 --out analysis
     """
     view = common.Output(json)
-    common.check_names(None, [plan] if plan else [], [] if data else task or [], opening)
-    if data is None:
-        common.check_names(model, opening=opening)  # before scenes are drawn
+    common.check_names(model, [plan] if plan else [], [] if data else task or [], opening, [data])
     from saccade.calibration.options import CalibrationOptions
     from saccade.measure import record
     from saccade.plans.plan import Plan

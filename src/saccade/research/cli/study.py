@@ -91,9 +91,7 @@ def study(
         raise ValueError(
             f"--quick is for a study that trains ({training}); of {name} take fewer --samples or --task"
         )
-    common.check_names(None, (), [] if data else task or [], opening)
-    if data is None:
-        common.check_names(model, opening=opening)  # before scenes are drawn
+    common.check_names(model, (), [] if data else task or [], opening, [data])
     for folder in (out, run):
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"{folder} is a file; give a folder")
