@@ -250,6 +250,9 @@ def encode(
     bos = loaded.processor.tokenizer.bos_token
     try:
         pictures, sizes = shrink(loaded, images, scale)
+    except Exception as error:  # processors raise whatever their authors chose
+        raise _refused(loaded, images, plan) or error from None
+    try:
         batch = loaded.processor(
             text=list(texts),
             images=loaded.family.by_prompt(loaded.processor, texts, pictures) if pictures else None,
@@ -261,8 +264,11 @@ def encode(
             add_special_tokens=not (bos and texts[0].startswith(bos)),
             return_tensors="pt",
         )
-    except Exception as error:  # processors raise whatever their authors chose
-        raise _refused(loaded, images, plan) or error from None
+    except Exception as error:
+        raise _refused(loaded, images, plan) or ValueError(
+            f"{loaded.name}: its processor does not take this prompt ({reason(error)}): do its settings and "
+            "its chat template fit each other?"
+        ) from None
     model = loaded.model
     # Some processors tell training at once what of a prompt is an answer.
     batch.pop("labels", None)

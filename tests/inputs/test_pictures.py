@@ -153,3 +153,19 @@ def test_damaged_files_are_read_or_refused_in_one_line(tmp_path, kind, at, junk,
             assert str(error).startswith("here: cannot read image") and "\n" not in str(error)
         else:
             assert found.mode == "RGB" and found.width * found.height <= pictures.MOST_PIXELS
+
+
+@pytest.mark.parametrize(
+    ("greys", "kind"),
+    [([0.0, 0.5, 1.0], "float32"), ([0, 70_000, 2**31 - 1], "int32"), ([-5, 0, 9], "int32")],
+)
+def test_greys_of_an_unknown_range_are_refused(tmp_path, greys, kind):
+    Image.fromarray(np.array([greys], dtype=kind)).save(tmp_path / "depth.tiff")
+    with pytest.raises(
+        ValueError, match=r"depth\.tiff.*range that it does not say .*8 or 16 bits"
+    ) as refusal:
+        pictures.open_picture(tmp_path / "depth.tiff")
+    assert "\n" not in str(refusal.value)
+    Image.fromarray(np.array([[0, 257, 0xFFFF]], dtype="int32")).save(tmp_path / "grey.tiff")
+    found = pictures.open_picture(tmp_path / "grey.tiff")
+    assert [found.getpixel((x, 0))[0] for x in range(3)] == [0, 1, 255]

@@ -7,10 +7,13 @@ import struct
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import saccade
+from saccade import models
 from saccade.cli.app import main
+from saccade.inputs.samples import Sample
 from saccade.opening import open_config
 from support import folders
 from support.models import FACTORIES
@@ -29,6 +32,12 @@ def text_of(folder, name, text):
 def gone(folder, *names):
     for name in names:
         (folder / name).unlink()
+
+
+def pickled(folder, data):
+    for file in folder.glob("*.safetensors*"):
+        file.unlink()
+    bytes_of(folder, "pytorch_model.bin", data)
 
 
 def sizes(folder, **text):
@@ -137,6 +146,19 @@ DAMAGE = {
         lambda f: text_of(f, "chat_template.jinja", "{% for m in messages %}{{ m['role'"),
         r"the chat template in .*chat_template\.jinja is broken",
     ),
+    "special tokens cut": (
+        lambda f: text_of(f, "special_tokens_map.json", '{"bos'),
+        r"special_tokens_map\.json is not JSON",
+    ),
+    "added tokens that are a list": (
+        lambda f: text_of(f, "added_tokens.json", "[]"),
+        r"added_tokens\.json is damaged",
+    ),
+    "random pickle": (
+        lambda f: pickled(f, bytes(range(256)) * 40),
+        r"pytorch_model\.bin: it holds something",
+    ),
+    "empty pickle": (lambda f: pickled(f, b""), r"cannot read .*pytorch_model\.bin"),
     "unknown picture part": (
         lambda f: folders.change(f / "preprocessor_config.json", size="large"),
         r"preprocessor_config\.json: size: a whole number of pixels",
@@ -218,3 +240,15 @@ def test_an_empty_folder_and_one_too_high_are_told(whole, tmp_path):
         saccade.load(str(whole.parent))
     with pytest.raises(ValueError, match=r"has no config\.json"):
         open_config(str(whole.parent))
+
+
+@pytest.mark.parametrize("marks", [0, 2])
+def test_a_chat_template_with_other_marks_than_pictures_is_told(marks, copy):
+    text_of(copy, "chat_template.jinja", "<image> " * marks + "w3 w4")
+    loaded = saccade.load(str(copy), device="cpu")
+    sample = Sample("a", "t", "", (Image.new("RGB", (32, 32)),), "what ?", "")
+    with pytest.raises(
+        ValueError, match=r"does not take this prompt .*chat template fit each other"
+    ) as refusal:
+        models.inputs(loaded, [sample])
+    assert "\n" not in str(refusal.value) and str(copy) in str(refusal.value)

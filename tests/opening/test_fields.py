@@ -212,6 +212,10 @@ NONSENSE = {
         lambda f: text_of(f, "chat_template.jinja", ENDLESS),
         r"chat_template\.jinja is broken: it had not come to an end after",
     ),
+    "a template without measure": (
+        lambda f: text_of(f, "chat_template.jinja", "{{ 'x' * 10**11 }}"),
+        r"chat_template\.jinja is broken: it wants more than 1,024 MiB",
+    ),
     "a template without an end for pictures": (
         lambda f: text_of(
             f, "chat_template.jinja", "{% if messages[0].content|length > 1 %}" + ENDLESS + "{% endif %}"

@@ -45,7 +45,8 @@ def check_supported(
     if cache is not None and decoder.training and checkpoints(decoder):
         raise ValueError(
             "gradient checkpointing in training mode keeps no KV cache, so that tokens would be made without "
-            "their prompt: call model.eval() first, or leave the cache out (use_cache=False)"
+            "their prompt: call model.eval() before they are; in a training step leave the cache out "
+            "(use_cache=False)"
         )
     past = cache.get_seq_length() if cache is not None else 0
     config: Any = decoder.config

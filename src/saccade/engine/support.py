@@ -295,7 +295,7 @@ SUPPORT: tuple[Support, ...] = (
     Support(
         "`generate(inputs_embeds=...)` inside `with_layout`",
         "supported",
-        "greedy, sampling, beams, batches: as from token ids; with mRoPE give `position_ids`",
+        "as from token ids, all ways of decoding (`uniform`: by raster); mRoPE: give `position_ids`",
         "engine/test_given.py::test_generation_from_merged_embeddings_says_what_token_ids_say",
     ),
     Support(

@@ -89,9 +89,14 @@ def rgb(image: Image.Image) -> Image.Image:
         turned = image
         with suppress(Exception):  # what a camera noted may be torn, and the picture whole
             turned = ImageOps.exif_transpose(image)
+        if turned.mode == "F" or (turned.mode == "I" and not _of_16_bits(turned)):
+            raise ValueError(
+                f"its greys are numbers of a range that it does not say (mode {turned.mode}): save it with 8 "
+                "or 16 bits a channel"
+            )
         if turned.mode == "I" or turned.mode.startswith("I;16"):
             # Pillow would cut such values off at 255. It reads 16-bit files of some formats into mode I.
-            grey_HW = np.asarray(turned).clip(0, 0xFFFF) / 257
+            grey_HW = np.asarray(turned) / 257
             turned = Image.fromarray(grey_HW.round().astype(np.uint8))
         if turned.has_transparency_data:
             # Behind alpha lie whatever colours the drawing program left there, often black.
@@ -100,6 +105,11 @@ def rgb(image: Image.Image) -> Image.Image:
         made = turned.convert("RGB")
     vars(made)["filename"] = getattr(image, "filename", "")
     return made
+
+
+def _of_16_bits(image: Image.Image) -> bool:
+    low, high = image.getextrema()
+    return bool(low >= 0 and high <= 0xFFFF)
 
 
 def unfetched(name: str | os.PathLike) -> str:

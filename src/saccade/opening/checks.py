@@ -19,6 +19,7 @@ PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 SETTINGS = (
     *("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json"),
     *("video_preprocessor_config.json", "tokenizer_config.json", "chat_template.json"),
+    *("special_tokens_map.json", "added_tokens.json"),
 )
 NAMED = 3
 """Names that a line gives before it only counts."""

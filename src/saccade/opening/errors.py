@@ -37,6 +37,9 @@ def reason(error: BaseException) -> str:
     if isinstance(error, RecursionError):
         return "it is nested without end"
     text = " ".join(str(error).split()) or type(error).__name__
+    if text.startswith("Weights only load failed"):
+        # What torch goes on to advise would run what a stranger pickled.
+        return "it holds something else than tensors, of which nothing was run"
     if len(text) <= LONGEST:
         return text
     end = text.rfind(". ", 0, LONGEST)

@@ -14,6 +14,8 @@ from saccade.opening.errors import named, reason
 
 LONGEST_S = 3.0
 """CPU seconds that a template may take for one short conversation; real ones take a thousandth."""
+MOST_BYTES = 1 << 30
+"""Memory that it may take beside what the process has."""
 WRITTEN = "<template>"
 """What Python calls the file of a compiled template."""
 
@@ -33,7 +35,7 @@ def check_template(folder: Path, processor: Any) -> None:
     text = {"type": "text", "text": "hello"}
     for content in ([text], [{"type": "image"}, text]):
         try:
-            with bounded(LONGEST_S):
+            with bounded(LONGEST_S), _held(MOST_BYTES):
                 processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
         except Exception as error:
             if (
@@ -67,3 +69,29 @@ def bounded(seconds: float) -> Iterator[None]:
         yield
     finally:
         sys.settrace(before)
+
+
+@contextmanager
+def _held(more: int) -> Iterator[None]:
+    """Bounds the memory of this process where the system can: one multiplication may ask for all there is.
+
+    Raises:
+        Endless: Within the block, if it wants more.
+    """
+    try:
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except (ImportError, OSError):
+        yield
+        return
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    most = pages * resource.getpagesize() + more
+    if before[0] == resource.RLIM_INFINITY or before[0] > most:
+        resource.setrlimit(resource.RLIMIT_AS, (most, before[1]))
+    try:
+        yield
+    except MemoryError:
+        raise Endless(f"it wants more than {more >> 20:,} MiB of memory") from None
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)

@@ -37,7 +37,7 @@ def read_weights(folder: Path, config: PreTrainedConfig, opening: Opening) -> An
     Raises:
         ValueError: If files are damaged, tensors are missing or do not fit, or numbers are not finite.
     """
-    with telling(f"{folder}"):
+    with telling(str(_read_from(folder))):
         model, info = _load(folder, config, opening)
     checks.check_loaded(
         str(folder),
@@ -48,6 +48,12 @@ def read_weights(folder: Path, config: PreTrainedConfig, opening: Opening) -> An
     )
     checks.check_finite(str(folder), model)
     return model.eval()
+
+
+def _read_from(folder: Path) -> Path:
+    """The file that weights are read from, where it is one that is not looked into before."""
+    single = folder / checks.PICKLED[0]
+    return single if single.exists() and not checks.shards_of(folder) else folder
 
 
 def attention_of(config: PreTrainedConfig, asked: str | Mapping[str, str]) -> str | dict[str, str]:
