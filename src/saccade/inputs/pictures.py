@@ -108,8 +108,8 @@ def rgb(image: Image.Image) -> Image.Image:
 
 
 def _of_16_bits(image: Image.Image) -> bool:
-    low, high = image.getextrema()
-    return bool(low >= 0 and high <= 0xFFFF)
+    greys_HW = np.asarray(image)
+    return bool(greys_HW.min() >= 0 and greys_HW.max() <= 0xFFFF)
 
 
 def unfetched(name: str | os.PathLike) -> str:

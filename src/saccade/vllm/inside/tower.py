@@ -18,12 +18,14 @@ from vllm.model_executor.models.interns1_vit import InternSdpaAttention
 from saccade.core.layout import Layout
 from saccade.core.stages import Look, Vision
 from saccade.engine.tower_scores import TowerScores, look, received
-from saccade.engine.tower_vision import Captured, Seen, TowerRun, vision
+from saccade.engine.tower_vision import Captured, Seen, TowerRun, Which, vision
 from saccade.families.base import heads_of
 from saccade.families.vision import Picture, Tower, joined
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 """Queries and keys (T, H, P, K)."""
+SERVES: Mapping[Which, Which] = {"made": "made", "reads": "made"}
+"""Which layer is looked at in place of which: vLLM runs none that reads the features."""
 
 
 class TowerWatch:
@@ -109,7 +111,7 @@ class TowerWatch:
             views, rows = run.scores["made"].attention[0].shape
             cells = isqrt(rows - 1)
             run.order = joined([(cells, cells)] * views, self._side)
-        seen, keys = (Seen(pictures, run, (), None),), dict.fromkeys(("made", "reads"), "made")
+        seen, keys = (Seen(pictures, run, (), None),), SERVES
         return [
             Captured(pictures.take([n]), seen, tuple(pictures.views_of([n])), self.tower, keys)
             for n in range(len(pictures.lengths))
