@@ -62,11 +62,12 @@ def ttft(results: Path) -> str:
             f"{cell['ratio']:.2f}",
             f"{cell['flops']:.2f}",
             f"{cell['captured']:.2f}",
-            f"{cell['decode_ratio']:.2f}" if "decode_ratio" in cell else "",
+            f"{cell['decode_ratio']:.3f}",
+            f"{cell['decode_own_us'] / cell['decode_ms'] / 10:.1f} %",
         ]
         for cell in found["cells"]
     ]
-    head = ("plan", "dense, ms", "plan, ms", "time", "FLOPs", "captured", "later tokens")
+    head = ("plan", "dense, ms", "plan, ms", "time", "FLOPs", "captured", "later steps", "the plan's own part")
     told = (
         f"{found['cells'][0]['repeats']} pairs on {found['device']}, {found['dtype']}, vLLM {found['vllm']}."
     )

@@ -487,7 +487,7 @@ SUPPORT: tuple[Support, ...] = (
     Support(
         "inside vLLM: layers in which visual rows skip work, and rows that go before the decoder",
         "supported, untested on GPU",
-        "by a plug-in, in the families that its page lists; some choose by a CLIP or InternVL tower",
+        "by a plug-in, in the families that its page lists; some show what their tower looked at",
         "vllm/test_work.py::test_layers_are_what_the_methods_say",
     ),
     Support(

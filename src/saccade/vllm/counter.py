@@ -30,6 +30,8 @@ class RowCounter:
 
     Attributes:
         path: The file they are in.
+        rows: Counts (layers, parts, outcomes).
+        entered: Visual rows that entered the decoder, and those that were dropped before it.
     """
 
     def __init__(self, path: Path, layers: int, *, create: bool) -> None:
@@ -38,28 +40,22 @@ class RowCounter:
         Raises:
             OSError: If it is to be opened and is not there.
         """
-        self.path, self._layers = path, layers
+        self.path = path
         size = layers * len(PARTS) * len(OUTCOMES) + len(OUTCOMES)
         if create:
             path.write_bytes(bytes(8 * size))
-        self._held = np.memmap(path, dtype=np.int64, mode="r+", shape=(size,))
-
-    @property
-    def rows(self) -> np.ndarray:
-        """Counts (layers, parts, outcomes)."""
-        return self._held[: -len(OUTCOMES)].reshape(self._layers, len(PARTS), len(OUTCOMES))
-
-    @property
-    def entered(self) -> np.ndarray:
-        """Visual rows that entered the decoder, and those that were dropped before it."""
-        return self._held[-len(OUTCOMES) :]
+        # Plain views of the mapped file, made once: every step counts, and a memmap is slow to slice.
+        held = np.asarray(np.memmap(path, dtype=np.int64, mode="r+", shape=(size,)))
+        self.rows = held[: -len(OUTCOMES)].reshape(layers, len(PARTS), len(OUTCOMES))
+        self.entered = held[-len(OUTCOMES) :]
+        self._computed = self.rows[:, :, 0]
 
     def step(self, layers: tuple[LayerWork, ...], text: int, visual: int) -> None:
         """Counts a step of so many text and visual rows."""
-        self.rows[:, :, 0] += text
+        self._computed += text
         if visual:
             does = np.array([(layer.alive, layer.asks, layer.feeds) for layer in layers])
-            self.rows[:, :, 0] += visual * does
+            self._computed += visual * does
             self.rows[:, :, 1] += visual * ~does
 
     def pictures(self, found: int, kept: int) -> None:
