@@ -265,11 +265,11 @@ def encode(
             return_tensors="pt",
         )
     except Exception as error:
-        raise _refused(loaded, images, plan) or ValueError(
-            f"{loaded.name}: its processor does not take this prompt ({reason(error)}): do its settings and "
-            "its chat template fit each other?"
-        ) from None
+        raise _refused(loaded, images, plan) or _ill_fitting(loaded, reason(error)) from None
     model = loaded.model
+    if (images or videos) and not bool(loaded.family.visual_mask(model, batch["input_ids"]).any()):
+        # Some processors do not count.
+        raise _ill_fitting(loaded, "it has pictures, and no place for any")
     # Some processors tell training at once what of a prompt is an answer.
     batch.pop("labels", None)
     check_pixels(batch, loaded.name)
@@ -277,6 +277,13 @@ def encode(
     check_tokens(batch["input_ids"], known, loaded.name)
     check_length(loaded.family.positions(model.config, batch), model.config, names)
     return batch.to(model.device, dtype=model.dtype)
+
+
+def _ill_fitting(loaded: Loaded, why: str) -> ValueError:
+    return ValueError(
+        f"{loaded.name}: its processor does not take this prompt ({why}): do its settings and its chat "
+        "template fit each other?"
+    )
 
 
 def _refused(loaded: Loaded, images: Sequence[Image], plan: PlanLike | None) -> ValueError | None:
