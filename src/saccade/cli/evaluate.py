@@ -114,7 +114,8 @@ def evaluate(
     """
     out = common.Output(json)
     own = data is None and suite is None
-    common.check_names(model, plan or [], task or [] if own else [], opening, [data, *(order or [])])
+    files = [data, *(order or [])] if suite is None else []
+    common.check_names(model, plan or [], task or [] if own else [], opening, files)
     common.hold(json)
     if predictions is not None:
         common.check_writable(predictions)
