@@ -67,7 +67,7 @@ def ttft(results: Path) -> str:
         ]
         for cell in found["cells"]
     ]
-    head = ("plan", "dense, ms", "plan, ms", "time", "FLOPs", "captured", "later steps", "the plan's own part")
+    head = ("plan", "dense, ms", "plan, ms", "time", "FLOPs", "captured", "later steps", "own part")
     told = (
         f"{found['cells'][0]['repeats']} pairs on {found['device']}, {found['dtype']}, vLLM {found['vllm']}."
     )
