@@ -139,9 +139,18 @@ def timed(folder: Path, repeats: int, dtype: str, decoded: int) -> list[dict[str
 
     from saccade.vllm.inside.decoder import Decoder
 
-    seed, cells, own = 0, [], _Own(Decoder.begin)
+    seed, cells, own = 0, [], []
     watched: Any = Decoder
-    watched.begin = own.begin
+    real = watched.begin
+
+    def begin(decoder: Any, is_visual: Any, rows: int) -> bool:
+        began = time.process_time()
+        found = real(decoder, is_visual, rows)
+        if is_visual is None or not is_visual.any():
+            own.append(time.process_time() - began)
+        return bool(found)
+
+    watched.begin = begin
     with engine(folder, ALL, dtype=dtype, max_model_len=2048, max_num_seqs=4) as served:
 
         def run(plan: str) -> tuple[float, float]:
@@ -159,7 +168,7 @@ def timed(folder: Path, repeats: int, dtype: str, decoded: int) -> list[dict[str
 
         for plan in PLANS:
             pair(plan, 0)
-            own.spent, own.steps = 0.0, 0
+            own.clear()
             pairs = [pair(plan, number) for number in range(repeats)]
             first, later = ([(one["dense"][n], one[plan][n]) for one in pairs] for n in (0, 1))
             steps = told(later)
@@ -167,31 +176,10 @@ def timed(folder: Path, repeats: int, dtype: str, decoded: int) -> list[dict[str
             cells.append(
                 {"plan": plan, "repeats": repeats, **told(first)}
                 | {"decode_ratio": steps["ratio"], "decode_quartiles": [spread[0], spread[2]]}
-                | {"decode_own_us": 1e6 * own.spent / own.steps}
+                | {"decode_own_us": 1e6 * statistics.mean(own)}
                 | {"decode_ms": steps["ms"], "decode_dense_ms": steps["dense_ms"], "decode_steps": decoded}
             )
     return cells
-
-
-class _Own:
-    """What a plan's model does in steps without visual rows, timed."""
-
-    def __init__(self, real: Any) -> None:
-        self.real, self.spent, self.steps = real, 0.0, 0
-
-    @property
-    def begin(self) -> Any:
-        """In place of ``Decoder.begin``."""
-
-        def begin(decoder: Any, is_visual: Any, rows: int) -> bool:
-            began = time.process_time()
-            found = self.real(decoder, is_visual, rows)
-            if is_visual is None or not is_visual.any():
-                self.spent += time.process_time() - began
-                self.steps += 1
-            return found
-
-        return begin
 
 
 def answered(engine: Any, seed: int, decoded: int) -> tuple[float, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -314,6 +315,14 @@ USUAL_SETTINGS = {
 """Settings that any checkpoint may have, and that cannot fail."""
 
 
+@cache
+def _other_ways() -> tuple[str, ...]:
+    """Those of ``OTHER_WAYS`` that this release of transformers knows."""
+    from transformers import GenerationConfig
+
+    return tuple(OTHER_WAYS & vars(GenerationConfig()).keys())
+
+
 def greedy(max_new_tokens: int) -> dict[str, Any]:
     """Arguments of ``generate`` with which every command asks a model.
 
@@ -323,10 +332,8 @@ def greedy(max_new_tokens: int) -> dict[str, Any]:
     Args:
         max_new_tokens: Longest answer.
     """
-    from transformers import GenerationConfig
-
     off = {"do_sample": False, "num_beams": 1, "num_return_sequences": 1, "return_dict_in_generate": False}
-    off |= dict.fromkeys(OTHER_WAYS & vars(GenerationConfig()).keys())
+    off |= dict.fromkeys(_other_ways())
     # Folders that were saved in training may say otherwise; the answer is the same, and plans need the cache.
     return {**off, "use_cache": True, "max_new_tokens": max_new_tokens}
 

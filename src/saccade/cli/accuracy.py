@@ -17,7 +17,6 @@ def show(out: common.Output, found: dict[str, Any], scored_by: str) -> None:
         scored_by: How answers were scored.
     """
     from rich.table import Table
-    from rich.text import Text
 
     from saccade.plans.bill import tower_told
     from saccade.report.text import beside_blind, difference, interval, kept, percent
@@ -30,7 +29,7 @@ def show(out: common.Output, found: dict[str, Any], scored_by: str) -> None:
         if name is None:
             view.add_section()
         cells = [interval(s, "accuracy") for s in (dense, *scores)]
-        view.add_row("mean" if name is None else Text(name), str(dense["n"]), percent(dense["blind"]), *cells)
+        view.add_row("mean" if name is None else name, str(dense["n"]), percent(dense["blind"]), *cells)
     out.table(view)
     if plans:
         heads = (
@@ -47,8 +46,8 @@ def show(out: common.Output, found: dict[str, Any], scored_by: str) -> None:
         for e in plans:
             mean = e["mean"]
             saved.add_row(
-                Text(e["name"]),
-                Text(layers_of(e["spec"])),
+                e["name"],
+                layers_of(e["spec"]),
                 difference(mean),
                 kept(mean, "retention", mean_dense),
                 kept(mean, "retention_above_blind", mean_dense),
@@ -98,7 +97,6 @@ def beside_dense(
         sections: Plans by section; one without ``mean`` has a ``reason``.
     """
     from rich.table import Table
-    from rich.text import Text
 
     from saccade.report.text import above_blind, beside_blind, difference, interval, kept, no_better, percent
 
@@ -112,7 +110,7 @@ def beside_dense(
         for entry in (entry for entry in entries if entry.get("mean")):
             mean, cost = entry["mean"], entry["cost"]
             view.add_row(
-                Text(entry["name"]),
+                entry["name"],
                 interval(mean, "accuracy"),
                 difference(mean),
                 kept(mean, "retention_above_blind", dense),

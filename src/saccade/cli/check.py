@@ -78,7 +78,7 @@ def check(
             depth=depth,
             every=every,
             force=force,
-            tell=lambda line: notes.print(line, markup=False, highlight=False, soft_wrap=True),
+            tell=lambda line: notes.print(line, highlight=False, soft_wrap=True),
             advance=lambda done, total: bar.update(task, completed=done, total=total),
         )
     _show(out, report)
@@ -108,14 +108,13 @@ def _first_layers(model: str, opening: Opening, layers: int | None) -> tuple[Ope
 
 def _show(out: common.Output, report: Report) -> None:
     from rich.table import Table
-    from rich.text import Text
 
     from saccade.check.report import PROBES
 
     view = Table("kind", "plan", "format", "layers", *PROBES)
     for row in report.rows:
         cells = [_cell(row.outcomes.get(probe)) for probe in PROBES]
-        view.add_row(Text(row.group), Text(row.plan), row.dtype, str(row.layers), *cells)
+        view.add_row(row.group, row.plan, row.dtype, str(row.layers), *cells)
     out.table(view)
     out.line("A number is how far the worst row was from what it should be, relative to its length.")
     for row in report.failures:

@@ -267,11 +267,11 @@ class Output:
     def note(self, text: str) -> None:
         """Prints a line on standard error, if there is one."""
         if text:
-            progress_console().print(text, markup=False, highlight=False, soft_wrap=True)
+            progress_console().print(text, highlight=False, soft_wrap=True)
 
     def line(self, text: str) -> None:
         """Prints a line beside the tables."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(text, highlight=False, soft_wrap=True)
 
     def table(self, table: Table) -> None:
         """Prints a table."""

@@ -105,7 +105,6 @@ def explain(
 
 def _show(out: common.Output, shown: Explanation) -> None:
     from rich.table import Table
-    from rich.text import Text
 
     from saccade.report.explain import words
 
@@ -117,7 +116,7 @@ def _show(out: common.Output, shown: Explanation) -> None:
         for number, left in enumerate(moment.images, start=1):
             which: list[Any] = [str(number)] if len(shown.views) > 1 else []
             numbers = [str(left.counts[column]) for column in columns]
-            view.add_row(moment.where, Text(moment.method), *which, *numbers)
+            view.add_row(moment.where, moment.method, *which, *numbers)
     out.table(view)
     out.line(f"stock: {words.said(shown.answers['dense'])}")
     out.line(f"plan:  {words.said(shown.answers['planned'])}{words.verdict(shown)}")

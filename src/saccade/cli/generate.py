@@ -177,7 +177,6 @@ def _show(out: common.Output, result: dict[str, Any]) -> None:
         out.line(result["dense"]["answer"])
         return
     from rich.table import Table
-    from rich.text import Text
 
     view = Table("", "answer", "FLOPs ratio", "KV cache", "new tokens")
     for name, side, ratio in (
@@ -186,7 +185,7 @@ def _show(out: common.Output, result: dict[str, Any]) -> None:
     ):
         got = result[side]
         size = common.human_bytes(got["kv_bytes"])
-        view.add_row(Text(name), Text(got["answer"]), f"{ratio:.3f}", size, str(got["new_tokens"]))
+        view.add_row(name, got["answer"], f"{ratio:.3f}", size, str(got["new_tokens"]))
     out.table(view)
     same = result["dense"]["answer"] == result["planned"]["answer"]
     out.line(

@@ -185,7 +185,7 @@ def healed(
             lines.append(bar.add_task(name, total=total))
 
         watch = HealingWatch(
-            lambda text: bar.console.print(text, markup=False, highlight=False, soft_wrap=True),
+            lambda text: bar.console.print(text, highlight=False, soft_wrap=True),
             begin,
             lambda done: bar.update(lines[-1], advance=done),
         )

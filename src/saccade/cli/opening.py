@@ -122,7 +122,7 @@ def prove(loaded: Loaded, whole: bool = False) -> None:
     console = common.progress_console()
 
     def tell(line: str) -> None:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line, highlight=False, soft_wrap=True)
 
     prove_on_use(loaded, tell)
     if whole:

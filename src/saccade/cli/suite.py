@@ -78,7 +78,7 @@ def judge(
                 blind=blind,
                 force=force,
                 strict=strict,
-                note=lambda text: console.print(f"lmms-eval: {text}", markup=False, highlight=False),
+                note=lambda text: console.print(f"lmms-eval: {text}", highlight=False),
             )
     except BaseException:
         if not resumes:

@@ -249,7 +249,7 @@ class Shown:
         return Watch(self._say, self._begin, self._step)
 
     def _say(self, text: str) -> None:
-        self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._bar.console.print(text, highlight=False, soft_wrap=True)
 
     def _begin(self, name: str, total: int) -> None:
         if self._task is not None:
@@ -337,7 +337,6 @@ def show(view: common.Output, found: Tuned) -> None:
 
 def _explain(view: common.Output, found: Tuned) -> None:
     from rich.table import Table
-    from rich.text import Text
 
     from saccade.report.text import points
 
@@ -348,7 +347,7 @@ def _explain(view: common.Output, found: Tuned) -> None:
     )
     for one in found.explained:
         table.add_row(
-            one.what, Text(one.chosen), Text(one.other), points(one.ratio - here.ratio),
+            one.what, one.chosen, one.other, points(one.ratio - here.ratio),
             f"{one.loss - here.loss.mean:+.3g}",
         )  # fmt: skip
     view.table(table)

@@ -89,15 +89,15 @@ def rgb(image: Image.Image) -> Image.Image:
         turned = image
         with suppress(Exception):  # what a camera noted may be torn, and the picture whole
             turned = ImageOps.exif_transpose(image)
-        if turned.mode == "F" or (turned.mode == "I" and not _of_16_bits(turned)):
-            raise ValueError(
-                f"its greys are numbers of a range that it does not say (mode {turned.mode}): save it with 8 "
-                "or 16 bits a channel"
-            )
-        if turned.mode == "I" or turned.mode.startswith("I;16"):
+        if turned.mode in ("F", "I") or turned.mode.startswith("I;16"):
             # Pillow would cut such values off at 255. It reads 16-bit files of some formats into mode I.
-            grey_HW = np.asarray(turned) / 257
-            turned = Image.fromarray(grey_HW.round().astype(np.uint8))
+            grey_HW = np.asarray(turned)
+            if turned.mode == "F" or grey_HW.min() < 0 or grey_HW.max() > 0xFFFF:
+                raise ValueError(
+                    f"its greys are numbers of a range that it does not say (mode {turned.mode}): save it "
+                    "with 8 or 16 bits a channel"
+                )
+            turned = Image.fromarray((grey_HW / 257).round().astype(np.uint8))
         if turned.has_transparency_data:
             # Behind alpha lie whatever colours the drawing program left there, often black.
             above = turned.convert("RGBA")
@@ -105,11 +105,6 @@ def rgb(image: Image.Image) -> Image.Image:
         made = turned.convert("RGB")
     vars(made)["filename"] = getattr(image, "filename", "")
     return made
-
-
-def _of_16_bits(image: Image.Image) -> bool:
-    greys_HW = np.asarray(image)
-    return bool(greys_HW.min() >= 0 and greys_HW.max() <= 0xFFFF)
 
 
 def unfetched(name: str | os.PathLike) -> str:

@@ -211,14 +211,15 @@ class Worker:
         self._prompts = only(self._prompts, which) if which else None
 
     def _write(self, prompts: ReadPrompts) -> None:
-        likeliest = prompts.logits_BV.argmax(-1).tolist()
-        finite = (prompts.logits_BV < math.inf).all(-1).tolist()
+        broken_B = ~(prompts.logits_BV < math.inf).all(-1)
+        # One wait for the device: -1 stands where logits are not finite.
+        likeliest = prompts.logits_BV.argmax(-1).masked_fill(broken_B, -1).tolist()
         tokens, stays = [], []
         for number, one in enumerate(self._writing):
             try:
-                if not finite[number]:
-                    raise RequestRefused(not_finite(self.loaded.model), 500)
                 token = likeliest[number]
+                if token < 0:
+                    raise RequestRefused(not_finite(self.loaded.model), 500)
                 if not one.chooser.plain:
                     token = one.chooser.choose(one.speech.tokens, prompts.logits_BV[number])
             except Exception as error:

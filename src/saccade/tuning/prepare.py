@@ -66,11 +66,13 @@ def prepared(
     if first is None:
         raise ValueError("none of the samples has an image or a video: there is nothing to tune")
 
+    served = ServedModel.of(loaded.model.config) if settings.engine == "vllm" else None
+
     def runs(method: Method) -> bool:
         try:
             plan = Plan((method,)).resolve(layers)
-            if settings.engine == "vllm":
-                work_of(plan, ServedModel.of(loaded.model.config))
+            if served is not None:
+                work_of(plan, served)
         except ValueError:
             return False
         return not refusal(loaded, plan, first)

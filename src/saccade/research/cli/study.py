@@ -119,7 +119,7 @@ def study(
     console = common.progress_console()
 
     def note(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        console.print(text, highlight=False, soft_wrap=True)
 
     if chosen.trains:
         from saccade.research.studies.trained.ask import Way

@@ -55,7 +55,7 @@ class Decoder:
             for layer, does, state in zip(self.layers, work.layers, recurs, strict=True)
         ]
         self._noted, self._text_before = Noted(), SlotMemory()
-        self.rows = StepRows(self._noted)
+        self.rows = StepRows(self._noted, self.attentions[0].layer_name)
         watch(self.attentions, self._noted)
 
     def begin(self, is_visual: torch.Tensor | None, rows: int) -> bool:
@@ -201,22 +201,21 @@ class StepRows:
     seen: int = 0
     padded: int = 0
 
-    def __init__(self, noted: Noted) -> None:
-        self._noted = noted
+    def __init__(self, noted: Noted, layer: str) -> None:
+        """Reads the note of one layer: of the rows of a step all say the same, of blocks its own."""
+        self._noted, self._layer = noted, layer
 
     @property
     def real(self) -> bool:
         """Whether this is a step of requests, and not one that measures memory or warms up."""
-        if self._noted.one is None or not is_forward_context_available():
+        if self._layer not in self._noted.by_layer or not is_forward_context_available():
             return False
         return isinstance(get_forward_context().attn_metadata, dict)
 
     @property
     def note(self) -> Note:
         """What the metadata of this step was built from."""
-        note = self._noted.one
-        assert note is not None
-        return note
+        return self._noted.by_layer[self._layer]
 
     @property
     def common(self) -> Any:

@@ -39,11 +39,6 @@ class Noted:
     def __init__(self) -> None:
         self.by_layer: dict[str, Note] = {}
 
-    @property
-    def one(self) -> Note | None:
-        """That of any of them: of the rows of a step all say the same."""
-        return next(iter(self.by_layer.values()), None)
-
 
 def watch(attentions: list[Any], noted: Noted) -> None:
     """Lets ``noted`` see what the metadata of some attention layers is built from.
