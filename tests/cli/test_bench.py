@@ -70,9 +70,10 @@ def test_a_roofline_is_stated_beside_the_times(command, toy):
 
 
 def test_times_elsewhere_are_predicted_beside_those_here(command, toy):
+    from saccade.core.cards import card
     from saccade.core.layout import Layout
     from saccade.core.route import Route
-    from saccade.measure.devices import Eye, card, prefill_seconds
+    from saccade.measure.devices import Eye, prefill_seconds
     from saccade.plans.plan import Plan
 
     words = ("--plan", "vtw(layer=1)", "--on", "h100", "--on", "l4")

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from saccade.cli import main
+from saccade.core.cards import CARDS, card
 from saccade.core.layout import Layout
 from saccade.core.route import Route
 from saccade.core.shapes import SHAPES
-from saccade.measure.devices import CARDS, Eye, around_seconds, card, layer_seconds, prefill_seconds
+from saccade.measure.devices import Eye, around_seconds, layer_seconds, prefill_seconds
 from saccade.plans.plan import Plan
 from saccade.tuning import meters
 from saccade.tuning.meters import KEEPS, PredictedMeter, TimedMeter

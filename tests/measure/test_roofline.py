@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from saccade.core.cards import Device
 from saccade.core.pricing import cost
 from saccade.core.route import Route
 from saccade.core.shapes import SHAPES
 from saccade.measure.bench import batched
-from saccade.measure.roofline import Device, layer_seconds, probe, roofline
+from saccade.measure.roofline import layer_seconds, probe, roofline
 from saccade.plans.plan import Plan
 
 SHAPE = SHAPES["llava-1.5-7b"]

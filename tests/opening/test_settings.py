@@ -12,7 +12,7 @@ import typer
 
 from saccade.cli.app import build, main
 from saccade.cli.opening import opening_of, opens
-from saccade.opening import Opening
+from saccade.opening import Opening, read_device
 
 
 def test_it_takes_the_names_of_from_pretrained():
@@ -29,6 +29,11 @@ def test_it_takes_the_names_of_from_pretrained():
         ({"attn": "paged"}, "no attention implementation 'paged'"),
         ({"dtype": "float12"}, "no data type 'float12'"),
         ({"dtype": "int8"}, "no data type 'int8'"),
+        ({"device": "abacus"}, "no device 'abacus'; write auto, cpu, cuda or cuda:0"),
+        ({"device": "mps"}, "no device 'mps'"),
+        ({"device": "cuda:x"}, "no device 'cuda:x'"),
+        ({"device": "auto:0"}, "no device 'auto:0'"),
+        ({"device_map": "spread"}, "no device map 'spread'; there are auto, balanced"),
         ({"device": "cpu", "device_map": "auto"}, "a device or a device map, not both"),
         ({"quantize": "int8", "quantization_config": {}}, "quantize or quantization_config, not both"),
         ({"output_loading_info": True}, "output_loading_info cannot be given"),
@@ -41,12 +46,13 @@ def test_nonsense_is_refused_before_anything_is_read(given, said):
 
 def test_devices_that_are_not_there_are_refused():
     assert Opening(device="auto").torch_device().type in ("cpu", "cuda")
-    with pytest.raises(ValueError, match="no device 'abacus'"):
-        Opening(device="abacus").torch_device()
+    assert Opening.of(device=torch.device("cpu"), device_map=None).torch_device().type == "cpu"
     with pytest.raises(ValueError, match="device cuda:99 is not there"):
         Opening(device="cuda:99").torch_device()
-    with pytest.raises(ValueError, match="'mps' is not supported"):
-        Opening(device="mps").torch_device()
+    with pytest.raises(ValueError, match="no device 'mps'"):
+        read_device("mps")
+    assert read_device("cpu:0").type == "cpu"
+    assert all(Opening(device_map=name).device_map == name for name in ("auto", "balanced", "cuda:1", "cpu"))
 
 
 def test_records_name_what_is_not_the_default():
@@ -130,7 +136,7 @@ def test_every_command_that_takes_a_models_name_takes_its_revision():
         (["--quantize", "int3"], "no quantisation 'int3'"),
         (["--attn", "fast"], "no attention implementation 'fast'"),
         (["--device", "cuda:99"], "device cuda:99 is not there"),
-        (["--device-map", "sideways"], "device_map"),
+        (["--device-map", "sideways"], "no device map 'sideways'"),
         (["--attn", "flash_attention_2"], "flash"),
         (["--adapter", "nowhere"], "no model 'nowhere'"),
         (["--revision", "v2"], "is a folder, which has no revision"),

@@ -8,6 +8,7 @@ import typer
 
 from saccade.cli import common
 from saccade.cli.opening import opens, prove
+from saccade.core.cards import card
 from saccade.opening.settings import Opening
 from saccade.plans.names import check_target
 
@@ -90,6 +91,8 @@ def bench(
     out = common.Output(json)
     plans = plan or ["dense"]
     check_target(model)
+    for name in on or ():
+        card(name)
     common.check_names(plans=plans, opening=opening)
     common.hold(json)
     from saccade.measure import bench as measure
@@ -108,10 +111,6 @@ def bench(
         "limits": roofline,
         "on": tuple(on or ()),
     }
-    from saccade.measure.devices import card
-
-    for name in on or ():
-        card(name)
     from saccade.measure.target import build, refuse_opening, shape_dtype
 
     refuse_opening(model, opening)

@@ -10,6 +10,7 @@ import typer
 
 from saccade.cli import common
 from saccade.cli.opening import Generic, Revision, TrustRemoteCode
+from saccade.core.cards import card
 from saccade.core.text import quoted
 from saccade.opening.settings import Opening
 from saccade.plans.names import check_plans, check_target
@@ -97,6 +98,8 @@ def cost(
         raise ValueError(f"no dtype {quoted(dtype)}; known: {', '.join(BYTES)}")
     check_target(model)
     check_plans(plan or [])
+    for name in on or ():
+        card(name)
     opening = Opening(revision=revision, trust_remote_code=trust_remote_code, generic=generic)
     shape, laid = _shape(model, opening)
     if laid is not None:

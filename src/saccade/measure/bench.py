@@ -14,13 +14,14 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from saccade.core.cards import card
 from saccade.core.layout import Layout, Views
 from saccade.core.pricing import against, cost, decode_flops, held_rows
 from saccade.core.route import Route
 from saccade.core.shapes import SHAPES, ModelShape
 from saccade.core.tower import pictures_of
 from saccade.engine import apply, check_made_for
-from saccade.measure.devices import card, predicted
+from saccade.measure.devices import predicted
 from saccade.measure.memory import peak_memory
 from saccade.measure.provenance import record
 from saccade.measure.results import Bench, Phase, Usage
@@ -79,7 +80,7 @@ def bench(
         strict: Refuse a plan that was made for other weights, instead of warning of it.
         profile: Also record per-operator times.
         limits: Also measure the device's rates and state the prefill's roofline.
-        on: Devices that are not here, on which the same prefills are predicted (``saccade.measure.devices``).
+        on: Devices that are not here, on which the same prefills are predicted (``saccade.core.cards``).
         progress: Called with (what, done, total) after every run.
 
     Raises:

@@ -12,49 +12,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from saccade.core.cards import Card, card
 from saccade.core.pricing import mixing_flops, scoring_flops
 from saccade.core.route import Route
 from saccade.core.shapes import LayerShape, ModelShape
-from saccade.measure.roofline import Device, rows_seconds
+from saccade.measure.roofline import rows_seconds
 from saccade.plans.bill import seeing_flops
 from saccade.plans.plan import Plan
 
-REACHED = 0.85
-"""Share of the data sheet's rates that large products and copies reach."""
-
 PASSES_HIDDEN, PASSES_FFN = 26, 5
 """How often a layer's element-wise operations read or write a row of the hidden width, and of the FFN's."""
-
-
-@dataclass(frozen=True)
-class Card:
-    """A device by its data sheet, dense 16-bit products with 32-bit sums.
-
-    Attributes:
-        flops_per_s: Peak of matrix products.
-        bytes_per_s: Peak of the memory.
-        layer_s: Least seconds of one decoder layer at batch 1: the launches of its operations.
-        host_s: Seconds that a prompt takes beside the model's layers and tower.
-    """
-
-    flops_per_s: float
-    bytes_per_s: float
-    layer_s: float = 0.75e-3
-    host_s: float = 15e-3
-
-    @property
-    def reached(self) -> Device:
-        """What large products and copies reach."""
-        return Device(REACHED * self.flops_per_s, REACHED * self.bytes_per_s)
-
-
-CARDS: dict[str, Card] = {
-    "h100": Card(989e12, 3.35e12, 0.4e-3, 8e-3),
-    "a100": Card(312e12, 2.04e12, 0.5e-3, 10e-3),
-    "l4": Card(121e12, 0.30e12),
-    "rtx3090": Card(71e12, 0.936e12),
-}
-"""Devices by name: H100 SXM, A100 80 GB SXM, L4 and GeForce RTX 3090."""
 
 
 @dataclass(frozen=True)
@@ -68,17 +35,6 @@ class Eye:
 
     parameters: float = 0.0
     flops: float = 0.0
-
-
-def card(name: str) -> Card:
-    """A device by name.
-
-    Raises:
-        ValueError: If it is not known.
-    """
-    if name not in CARDS:
-        raise ValueError(f"no device {name!r} to predict times on; known: {', '.join(CARDS)}")
-    return CARDS[name]
 
 
 def layer_seconds(

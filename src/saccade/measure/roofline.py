@@ -12,24 +12,12 @@ from typing import Any
 
 import torch
 
+from saccade.core.cards import Device
 from saccade.core.layout import Layout
 from saccade.core.pricing import mixing_flops
 from saccade.core.route import LayerRoute, Route
 from saccade.core.shapes import LayerShape, ModelShape
 from saccade.measure.clock import now
-
-
-@dataclass(frozen=True)
-class Device:
-    """What a device reaches, measured.
-
-    Attributes:
-        flops_per_s: Best rate of a large square matrix product.
-        bytes_per_s: Best rate of a large copy, reading and writing counted.
-    """
-
-    flops_per_s: float
-    bytes_per_s: float
 
 
 @dataclass(frozen=True)

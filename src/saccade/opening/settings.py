@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ ATTENTIONS = (
     "flex_attention",
 )
 QUANTIZATIONS = ("int8", "int4", "nf4", "fp8")
+SPREADS = ("auto", "balanced", "balanced_low_0", "sequential", "disk")
+"""Device maps that have a name; ``disk`` leaves all weights there."""
 SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp64": "float64"}
 OURS = ("output_loading_info", "return_unused_kwargs")
 """Arguments of from_pretrained that change what it gives back."""
@@ -74,6 +77,14 @@ class Opening:
             raise ValueError(f"no attention implementation {self.attn!r}; there are {', '.join(ATTENTIONS)}")
         if isinstance(self.dtype, str):
             read_dtype_name(self.dtype)
+        check_device_name(self.device)
+        if isinstance(self.device_map, str) and self.device_map not in SPREADS:
+            try:
+                check_device_name(self.device_map)
+            except ValueError:
+                raise ValueError(
+                    f"no device map {self.device_map!r}; there are {', '.join(SPREADS)}, or a device"
+                ) from None
         names = (("adapter", self.adapter), ("revision", self.revision), ("report", self.accepted))
         for what, value in names:
             if value is not None and not str(value).strip():
@@ -187,22 +198,31 @@ def read_dtype(name: str) -> torch.dtype:
     return found
 
 
+def check_device_name(name: str | None) -> None:
+    """Refuses what names no device, without torch; whether it is there is ``read_device``'s to find.
+
+    Raises:
+        ValueError: If the name is not a device, or one of a kind that is not supported.
+    """
+    kind, colon, number = str(name or "auto").partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (
+        colon and (kind == "auto" or not re.fullmatch(r"\d{1,4}", number))
+    ):
+        raise ValueError(f"no device {name!r}; write auto, cpu, cuda or cuda:0")
+
+
 def read_device(name: str | None) -> torch.device:
     """A device that is really there; cuda where there is one if None or ``auto``.
 
     Raises:
         ValueError: If the name is not a device, or this machine has none of it.
     """
+    check_device_name(name)
     import torch
 
     if name in (None, "auto"):
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"no device {name!r}; write auto, cpu, cuda or cuda:0") from None
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"device {name!r} is not supported; write auto, cpu or cuda")
+    device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(
             f"device {name} is not there: this machine has {torch.cuda.device_count()} CUDA devices"

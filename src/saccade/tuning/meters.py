@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 from saccade import models
+from saccade.core.cards import Card, card
 from saccade.core.pricing import scoring_flops
 from saccade.core.shapes import ModelShape
 from saccade.core.stages import Scoring
 from saccade.engine import apply
 from saccade.inputs.samples import Sample
 from saccade.measure.clock import now
-from saccade.measure.devices import Card, Eye, around_seconds, card, layer_seconds
+from saccade.measure.devices import Eye, around_seconds, layer_seconds
 from saccade.methods import Method
 from saccade.models import Loaded
 from saccade.plans.plan import Plan

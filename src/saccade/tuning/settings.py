@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from saccade.measure.devices import card
+from saccade.core.cards import card
 from saccade.system.processes import check_helpers
 from saccade.tuning.operations import OPERATIONS, check_allowed
 
@@ -38,7 +38,7 @@ class Settings:
         time: Share of the dense time to the first token, here or on ``on``.
         kv: Share of the dense KV cache.
         max_loss: Points of accuracy that the plan may lose, proven on held-out samples.
-        on: A device that is not here, whose time is predicted (``saccade.measure.devices``).
+        on: A device that is not here, whose time is predicted (``saccade.core.cards``).
         allow: Operations that may be used, some of ``saccade.tuning.operations.OPERATIONS``.
         engine: What will serve the plan.
         num_samples: Samples that the search sees, at most.

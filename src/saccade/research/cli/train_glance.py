@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from saccade.cli import common
+from saccade.opening.settings import check_device_name
 
 
 def register(app: typer.Typer) -> None:
@@ -128,6 +129,7 @@ def _embedded(
         raise ValueError("give --minutes or --steps, not both")
     if given.get("minutes") == 0:
         raise ValueError("--minutes is a time above 0")
+    check_device_name(given.get("device"))
     if export_only and export is None:
         raise ValueError("--export-only needs --export FOLDER")
     if export is not None:
