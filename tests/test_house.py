@@ -28,7 +28,7 @@ CODE = [*MODULES, *(path for name in BESIDE for path in sorted((ROOT / name).rgl
 ROOMS = (
     *("_version", "former", "core", "system", "scoring", "extensions"),
     *("methods", "plans", "families", "opening", "inputs", "glance"),
-    *("engine", "skip_vision", "models", "identity", "helpers", "vllm"),
+    *("engine", "skip_vision", "asking", "models", "identity", "helpers", "vllm"),
     *("measure", "calibration", "evaluation", "check", "report", "tuning", "training", "healing", "lmms"),
     *("batch", "serve"),
     *(

@@ -126,7 +126,7 @@ def parts() -> dict[str, tuple[int, set[Path]]]:
     }
     return found | {
         "engine": (engine.VERSION, {*_folder("engine"), *runs, *bases}),
-        "models": (models.VERSION, {SOURCE / "models.py"}),
+        "models": (models.VERSION, {SOURCE / "models.py", SOURCE / "asking.py"}),
         "calibration": (CALIBRATION, set(_folder("calibration"))),
         "analysis": (
             ANALYSIS,

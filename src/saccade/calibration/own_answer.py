@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from saccade.asking import greedy, stop_tokens
 from saccade.families import find
-from saccade.models import greedy, stop_tokens
 
 
 def with_answer(model: nn.Module, inputs: Mapping[str, Any], tokens: int) -> tuple[dict[str, Any], int]:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from saccade import models
+from saccade.asking import stop_tokens
 from saccade.evaluation.runner import chunks
 from saccade.identity import code_of, model_digest
 from saccade.inputs.data import Entry
@@ -166,7 +167,7 @@ class AnswerCollator:
     def __init__(self, loaded: Loaded, plan: Plan) -> None:
         self.loaded, self.plan = loaded, plan
         tokenizer = loaded.processor.tokenizer
-        ends = (tokenizer.pad_token_id, tokenizer.eos_token_id, *models.stop_tokens(loaded.model))
+        ends = (tokenizer.pad_token_id, tokenizer.eos_token_id, *stop_tokens(loaded.model))
         self._pad = next((token for token in ends if token is not None), 0)
 
     def __call__(self, asked: Sequence[AnsweredQuestion]) -> Batch:

@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from saccade.models import Loaded, not_finite
+from saccade.asking import not_finite
+from saccade.models import Loaded
 from saccade.plans.plan import Plan
 from saccade.serve.asked import ChatTask, Ended, Piece
 from saccade.serve.beginnings import Beginnings

@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from saccade import models
+from saccade.asking import stop_tokens
 from saccade.calibration.measures import kl, lead
 from saccade.engine import apply
 from saccade.evaluation.ledger import sample_digest
@@ -290,7 +291,7 @@ class Judge:
         inputs = self._prepared(part, number, samples, Plan())
         answers, targets = said(loaded, inputs, self.tokens)
         longest = max(map(len, answers))
-        pad = next(iter(models.stop_tokens(loaded.model)), 0)
+        pad = next(iter(stop_tokens(loaded.model)), 0)
         answer_BA = torch.tensor(
             [[*answer, *[pad] * (longest - len(answer))] for answer in answers], dtype=torch.long
         ).view(len(samples), longest)
@@ -361,7 +362,7 @@ def said(
     """
     with apply(loaded.model, Plan()):
         whole_BN = models.ask(loaded, inputs, tokens)
-    stops = models.stop_tokens(loaded.model)
+    stops = stop_tokens(loaded.model)
     said_BA = whole_BN[:, inputs["input_ids"].shape[1] :]
     visual_BA = loaded.family.visual_mask(loaded.model, said_BA).tolist()
     answers: list[tuple[int, ...]] = []
