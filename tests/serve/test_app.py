@@ -74,6 +74,19 @@ def test_a_conversation_is_the_template_s(client):
     assert found == models.answers(other, made, batch["input_ids"].shape[1])[0]
 
 
+def test_an_answer_is_taken_back_as_it_was_given(client):
+    first = client.chat.completions.create(model="toy", messages=[message("red ?", picture(5))])
+    given = first.choices[0].message
+    said = [message("red ?", picture(5)), given, message("and the circle ?")]
+    plain = [said[0], {"role": "assistant", "content": given.content}, said[2]]
+    whole = [said[0], given.model_dump(), said[2]]
+    found = {
+        client.chat.completions.create(model="toy", messages=one).choices[0].message.content
+        for one in (said, plain, whole)
+    }
+    assert len(found) == 1
+
+
 def test_stops_and_lengths_end_an_answer(client, offline):
     want = offline(ASK, (picture(1),)).split()
     assert len(set(want)) > 1, "an answer with several words"

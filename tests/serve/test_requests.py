@@ -26,6 +26,11 @@ def refused(**fields) -> RequestRefused:
     return found.value
 
 
+def part(what) -> dict:
+    """A message with one part."""
+    return {"messages": [{"role": "user", "content": [what]}]}
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -35,6 +40,13 @@ def refused(**fields) -> RequestRefused:
         *({"temperature": 0}, {"temperature": 1.5, "top_p": 0.3}, {"seed": -1}, {"stop": ["a", "b"]}),
         *({"max_tokens": 3}, {"max_completion_tokens": 3}, {"reasoning_effort": "low"}),
         {"messages": [{"role": "developer", "content": "x"}, {"role": "user", "name": "n", "content": []}]},
+        # An answer of before, with all the fields that OpenAI's client has for it.
+        {
+            "messages": [
+                {"role": "assistant", "content": "yes", "refusal": None, "annotations": [], "audio": None}
+                | {"function_call": None, "tool_calls": None}
+            ]
+        },
     ],
 )
 def test_what_asks_for_nothing_else_is_taken(fields):
@@ -59,12 +71,38 @@ def test_what_asks_for_nothing_else_is_taken(fields):
         ({"messages": [{"role": "user", "content": None}]}, "messages.0.content"),
         ({"messages": [{"role": "user", "content": [{"type": "video_url"}]}]}, "messages.0.content"),
         ({"messages": "hello"}, "messages"),
+        *(({"messages": [3]}, "messages.0"), (part(3), "messages.0.content.0")),
+        (part({"type": "text", "text": 3}), "messages.0.content.0.text"),
+        (part({"type": "text", "text": "x", "size": 3}), "messages.0.content.0.size"),
+        (part({"type": "image_url", "image_url": "data:"}), "messages.0.content.0.image_url"),
+        (
+            part({"type": "image_url", "image_url": {"url": "", "detail": "x"}}),
+            "messages.0.content.0.image_url.detail",
+        ),
+        ({"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}]}, "messages.0.tool_calls"),
+        ({"messages": [{"role": "assistant", "content": "", "refusal": "no"}]}, "messages.0.refusal"),
     ],
 )
 def test_what_is_not_served_is_refused_by_its_name(fields, param):
     error = refused(**fields)
     assert str(error.param).startswith(param), error.param
     assert param.split(".")[0] in str(error)
+
+
+def test_what_is_wrong_in_a_part_is_told_and_not_that_it_is_no_text():
+    told = str(refused(**part({"type": "video_url", "video_url": {"url": "x"}})))
+    assert "'video_url'" in told and "'text', 'image_url'" in told
+    assert "a JSON object is needed" in str(refused(**part({"type": "image_url", "image_url": "data:"})))
+
+
+@pytest.mark.parametrize("name", ["\ud800", "a\n\x1b[2J", "x" * 5000])
+@pytest.mark.parametrize("at", ["top", "message"])
+def test_names_of_fields_are_told_in_a_few_visible_characters(name, at):
+    said = {"messages": [{"role": "user", "content": "x", name: 1}]} if at == "message" else {name: 1}
+    error = refused(**said)
+    assert not str(error).startswith(":")
+    told = json.dumps(error.body(), ensure_ascii=False).encode()
+    assert len(told) < 1000 and b"\x1b" not in told and str(error.param).isprintable()
 
 
 def test_too_many_stops_are_counted():

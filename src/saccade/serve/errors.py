@@ -29,7 +29,9 @@ class RequestRefused(ValueError):
         retry: int | None = None,
     ) -> None:
         super().__init__(short(message, LONGEST))
-        self.status, self.code, self.param, self.retry = status, code, param, retry
+        self.status, self.code, self.retry = status, code, retry
+        # The names of fields are the client's words.
+        self.param = None if param is None else short(param)
 
     @property
     def kind(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator
 
 from saccade.serve.errors import RequestRefused
 
@@ -37,6 +37,16 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 """Fields of OpenAI that are not served, with the values that ask for nothing; null is one of each."""
 
 
+NEUTRAL_SAID: dict[str, tuple[Any, ...]] = {
+    "refusal": (),
+    "annotations": ([],),
+    "audio": (),
+    "tool_calls": ([],),
+    "function_call": (),
+}
+"""The same of a message: clients send an answer back as they got it, with all its fields."""
+
+
 class _Fields(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -63,13 +73,25 @@ class PicturePart(_Fields):
 
 
 Part = Annotated[TextPart | PicturePart, Field(discriminator="type")]
+TEXT, PARTS = "its text", "its parts"
+
+
+def _kind(content: Any) -> str:
+    return TEXT if isinstance(content, str) else PARTS
+
+
+# By its kind, so that what is wrong in one of the parts is told, and not that they are no text.
+Content = Annotated[
+    Annotated[str, Tag(TEXT)] | Annotated[list[Part], Tag(PARTS)],
+    Discriminator(_kind),
+]
 
 
 class ChatMessage(_Fields):
     """A message of the conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part]
+    content: Content
     name: str | None = None
 
 
@@ -142,22 +164,43 @@ def parse(body: bytes, kind: type[BaseModel]) -> Any:
 
 def _served(data: dict[str, Any]) -> dict[str, Any]:
     """The fields that are read; the others must ask for nothing."""
-    for name, harmless in NEUTRAL.items():
+    data = _asking(data, NEUTRAL)
+    messages = data.get("messages")
+    if isinstance(messages, list):
+        data["messages"] = [
+            _asking(one, NEUTRAL_SAID, f"messages.{number}.") if isinstance(one, dict) else one
+            for number, one in enumerate(messages)
+        ]
+    return {name: value for name, value in data.items() if name not in IGNORED}
+
+
+def _asking(data: dict[str, Any], neutral: dict[str, tuple[Any, ...]], where: str = "") -> dict[str, Any]:
+    """What asks for something, without what is not served and asks for nothing."""
+    for name, harmless in neutral.items():
         value = data.get(name)
         if value is not None and not any(type(value) is type(one) and value == one for one in harmless):
             # 0 and 0.0 ask for the same.
             if isinstance(value, float) and value in harmless:
                 continue
+            name = f"{where}{name}"
             raise RequestRefused(f"{name} is not served here", code="unsupported_parameter", param=name)
-    return {name: value for name, value in data.items() if name not in NEUTRAL and name not in IGNORED}
+    return {name: value for name, value in data.items() if name not in neutral}
 
 
 def _wrong(error: ValidationError) -> RequestRefused:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    place = [part for part in first["loc"] if part not in ("str", "list[union]", "text", "image_url")]
-    where = ".".join(map(str, first["loc"])) if not place else ".".join(map(str, place))
+    where = _place(first["loc"])
     if first["type"] == "extra_forbidden":
         return RequestRefused(
             f"Unrecognized request argument supplied: {where}", code="unknown_parameter", param=where
         )
-    return RequestRefused(f"{where}: {first['msg']}", code="invalid_value", param=where)
+    told = "a JSON object is needed" if first["type"] == "model_type" else first["msg"]
+    return RequestRefused(f"{where or 'the body'}: {told}", code="invalid_value", param=where or None)
+
+
+def _place(found: tuple[int | str, ...]) -> str:
+    """Where a field stands in the request, without the names of the kinds that were tried for it."""
+    # The kind of a part stands behind its number.
+    kinds = {number + 2 for number, part in enumerate(found) if part == PARTS}
+    tried = (TEXT, PARTS, "str", "list[str]")
+    return ".".join(str(part) for n, part in enumerate(found) if n not in kinds and part not in tried)
