@@ -6,9 +6,11 @@ import base64
 import http.server
 import json
 import threading
+import time
 
 import pytest
 
+from saccade.serve import pictures
 from saccade.serve.conversation import drawing
 from saccade.serve.errors import RequestRefused
 from saccade.serve.pictures import picture as read
@@ -136,6 +138,19 @@ def test_a_data_url_is_its_picture():
     assert read(data_url(image), "it", ServeSettings(), 1024).tobytes() == image.tobytes()
 
 
+def test_a_data_url_is_read_however_base64_is_written():
+    # Greys whose file has all characters of the alphabet.
+    image = picture(3)
+    head, _, held = data_url(image).partition(",")
+    assert "+" in held and "/" in held and held.endswith("=")
+    lines = "\r\n".join(held[n : n + 76] for n in range(0, len(held), 76))
+    urls = [f"{head},{one}" for one in (lines, held.rstrip("="), held.replace("+", "-").replace("/", "_"))]
+    urls += [f"{head},{held.replace('+', '%2B').replace('=', '%3D')}", f" {head},{held}\n"]
+    urls += [f"{one},{held}" for one in ("DATA:IMAGE/PNG;BASE64", "data:image/png;name=a.png;base64")]
+    for url in urls:
+        assert read(url, "it", ServeSettings(), 1024).tobytes() == image.tobytes(), url[:60]
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -147,7 +162,13 @@ def test_a_data_url_is_its_picture():
             "data:image/png;base64,!!!",
             "/etc/passwd",
         ),
-        *("data:image/png;base64,aGVsbG8=", "data:image/png,abc", "ftp://localhost/a.png"),
+        *(
+            "data:image/png;base64,aGVsbG8=",
+            "data:image/png;base64,abcde",
+            "data:image/png;base64,\u00e9===",
+            "data:image/png,abc",
+            "ftp://localhost/a.png",
+        ),
         *("http://localhost/a.png", "HTTPS://localhost/a.png"),
     ],
 )
@@ -172,9 +193,17 @@ def site():
 
     class Pages(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
+            if self.path == "/noise.png":
+                self.wfile.write(b"no HTTP\r\n")
+                return
             self.send_response(302 if self.path == "/moved.png" else 200)
             self.send_header("Location", "/a.png")
             self.end_headers()
+            if self.path == "/slow.png":
+                for byte in body[:40]:
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(0.05)
+                return
             self.wfile.write(body if self.path != "/long.png" else b"x" * 5000)
 
         def log_message(self, *_):
@@ -195,6 +224,21 @@ def test_addresses_are_fetched_that_match_the_operator_s_pattern_wholly(site):
             read(site + path, "it", settings, 1024)
     with pytest.raises(RequestRefused, match="not allowed"):
         read(f"http://evil/{site}/a.png", "it", settings, 1024)
+
+
+@pytest.mark.parametrize("path", ["/a b.png", "/noise.png", "/\u00e9.png", "/a\x00.png"])
+def test_what_cannot_be_fetched_is_the_client_s_to_know(path, site):
+    with pytest.raises(RequestRefused, match="cannot be fetched") as told:
+        read(site + path, "it", ServeSettings(urls=".*"), 1024)
+    assert told.value.status == 400
+
+
+def test_a_site_that_sends_byte_after_byte_is_not_waited_for(site, monkeypatch):
+    monkeypatch.setattr(pictures, "FETCHING", 0.5)
+    begun = time.monotonic()
+    with pytest.raises(RequestRefused, match="longer than"):
+        read(f"{site}/slow.png", "it", ServeSettings(urls=".*"), 1024)
+    assert time.monotonic() - begun < 1.8
 
 
 @pytest.mark.parametrize("wrong", [{"key": "a b"}, {"key": ""}, {"key": "é"}, {"urls": "("}])
