@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import threading
+from functools import partial
 
 import openai
 import pytest
@@ -13,9 +14,11 @@ from starlette.requests import ClientDisconnect
 from starlette.testclient import TestClient
 
 from saccade import models
+from saccade.inputs.prompts import most_positions
 from saccade.plans.plan import Plan
 from saccade.serve.app import build
 from saccade.serve.chat import EventStream
+from saccade.serve.conversation import CHARACTERS
 from saccade.serve.settings import ServeLimits, ServeSettings
 from serve.serving import LONGEST, PLANS, data_url, message, picture
 from support.toy import build_toy
@@ -143,6 +146,16 @@ def test_what_cannot_be_answered_is_refused_in_openai_s_form(fields, status, cod
 
 
 JSON = {"Content-Type": "application/json"}
+
+
+def test_a_text_that_no_model_could_read_is_not_made_tokens_of(worker, web, monkeypatch):
+    most = most_positions(worker.loaded.model.config)
+    # Nothing of it comes to the model's thread.
+    monkeypatch.setattr(worker, "submit", lambda asked: pytest.fail("submitted"))
+    for text in ("r" * (most * CHARACTERS + 1), "red " * (most * CHARACTERS // 4)):
+        response = web.post("/v1/chat/completions", json=body(messages=[message(text)]))
+        assert response.status_code == 400 and response.json()["error"]["code"] == "invalid_prompt"
+        assert "positions" in response.json()["error"]["message"]
 
 
 def test_control_characters_are_text_like_any_other(web):

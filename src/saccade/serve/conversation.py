@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL.Image import Image
 
-from saccade.inputs.prompts import check_questions, placeholders
+from saccade.inputs.prompts import check_questions, most_positions, placeholders
 from saccade.inputs.samples import Sample
 from saccade.models import Loaded, chat_prompt
 from saccade.serve.asked import ChatTask, Told
@@ -19,6 +19,10 @@ from saccade.serve.errors import RequestRefused
 from saccade.serve.pictures import picture
 from saccade.serve.schema import ChatMessage, ChatRequest, TextPart
 from saccade.serve.settings import ServeSettings
+
+CHARACTERS = 128
+"""Characters of the longest token of usual vocabularies. No model can read a text with more of them for every
+position, and to make tokens of one that fills a body takes gigabytes, and the time of all others."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,14 @@ class Conversations:
             text = chat_prompt(self._loaded, messages)
         except ValueError as error:
             raise RequestRefused(str(error), param="messages") from None
+        most = most_positions(self._loaded.model.config)
+        if most is not None and len(text) > most * CHARACTERS:
+            raise RequestRefused(
+                f"the prompt has {len(text):,} characters, and this model was made for {most:,} positions; "
+                "take a shorter one",
+                code="invalid_prompt",
+                param="messages",
+            )
         parts = cut(text, self._written) if images else None
         key = None if parts is None else (plan, parts[0], tuple(map(digest, images)))
         return ChatTask(
