@@ -231,36 +231,41 @@ def test_more_than_may_wait_are_told_when_to_come_back(worker):
     assert {one.json()["error"]["type"] for one in refused} == {"rate_limit_error"}
 
 
+async def posted(app, path, sent, whole, left, send):
+    """A request whose client sends a body, or some of one, and leaves when it is told to."""
+    given = [{"type": "http.request", "body": sent, "more_body": not whole}]
+
+    async def receive():
+        if given:
+            return given.pop()
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "query_string": b""}
+    scope |= {"asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "scheme": "http"}
+    scope |= {
+        "raw_path": path.encode(),
+        "root_path": "",
+        "server": ("localhost", 80),
+        "client": ("127.0.0.1", 1),
+    }
+    await asyncio.wait_for(app(scope, receive, send), 60)
+
+
 def test_a_client_that_leaves_in_the_middle_of_a_stream_stops_the_work(worker):
     app = build(worker, ServeSettings(limits=ServeLimits(tokens=100_000)))
 
     async def leave():
         sent, left = [], asyncio.Event()
         asked = json.dumps(body(stream=True, max_tokens=90_000)).encode()
-        given = [{"type": "http.request", "body": asked, "more_body": False}]
-
-        async def receive():
-            if given:
-                return given.pop()
-            await left.wait()
-            return {"type": "http.disconnect"}
 
         async def send(what):
             sent.append(what)
             if len(sent) == 4:
                 left.set()
 
-        path = "/v1/chat/completions"
-        headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
-        scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "query_string": b""}
-        scope |= {"asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "scheme": "http"}
-        scope |= {
-            "raw_path": path.encode(),
-            "root_path": "",
-            "server": ("localhost", 80),
-            "client": ("127.0.0.1", 1),
-        }
-        await asyncio.wait_for(app(scope, receive, send), 60)
+        await posted(app, "/v1/chat/completions", asked, True, left, send)
         return sent
 
     sent = asyncio.run(leave())
@@ -271,6 +276,25 @@ def test_a_client_that_leaves_in_the_middle_of_a_stream_stops_the_work(worker):
             break
         limit.wait(0.01)
     assert not worker._writing and not worker._queue
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/compare"])
+def test_a_body_that_does_not_come_holds_no_place_for_ever(path, worker):
+    app = build(worker, ServeSettings(limits=ServeLimits(batch=1, queue=1, seconds=0.3)))
+
+    async def wait():
+        sent: list[list[dict]] = [[] for _ in range(4)]
+
+        async def told(to, what):
+            to.append(what)
+
+        # Two places: who comes third is told to come back, and finds one once those have waited in vain.
+        never = [posted(app, path, b"{", False, asyncio.Event(), partial(told, each)) for each in sent]
+        await asyncio.gather(*never[:3])
+        await never[3]
+        return [each[0]["status"] for each in sent]
+
+    assert asyncio.run(wait()) == [408, 408, 429, 408]
 
 
 def test_a_stream_that_never_begins_gives_its_place_back():

@@ -52,13 +52,14 @@ class Service:
 
     async def chat(self, request: Request) -> Response:
         """``POST /v1/chat/completions``."""
+        begun = time.monotonic()
         self.guards.check(request)
         self.guards.take()
         freed = False
         try:
             wanted: ChatRequest = parse(await self.guards.body(request), ChatRequest)
             channel = Channel()
-            asked = await asyncio.to_thread(self._conversations.asked, wanted, channel.tell)
+            asked = await asyncio.to_thread(self._conversations.asked, wanted, channel.tell, begun)
             self.worker.submit(asked)
             completion = Completion(wanted.model)
             try:

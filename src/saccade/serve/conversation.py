@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,17 +65,17 @@ class Conversations:
         self._loaded, self._catalogue, self._settings = loaded, catalogue, settings
         self._written = placeholders(loaded.processor, loaded.family, loaded.model.config)
 
-    def asked(self, request: ChatRequest, tell: Callable[[Told], None]) -> ChatTask:
+    def asked(self, request: ChatRequest, tell: Callable[[Told], None], begun: float) -> ChatTask:
         """Reads a request: decodes its pictures, and writes its prompt.
 
         Args:
             request: The request.
             tell: Is given what happens to it.
+            begun: When it arrived, by the monotonic clock.
 
         Raises:
             RequestRefused: If it asks for what is not served.
         """
-        begun = time.monotonic()
         plan = self._catalogue.plan(request.model)
         limits = self._settings.limits
         longest = request.max_completion_tokens or request.max_tokens or limits.tokens

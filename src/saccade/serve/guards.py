@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -88,11 +89,22 @@ class Guards:
         """The body of a request.
 
         Raises:
-            RequestRefused: If it is too long, or not said to be JSON.
+            RequestRefused: If it is too long, or not said to be JSON, or does not arrive in time.
         """
         # A form of another page's in a browser can say nothing else than that it is one.
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise RequestRefused("send JSON, with Content-Type: application/json", 415)
+        seconds = self._settings.limits.seconds
+        try:
+            # A client that sends nothing would hold its place for ever.
+            async with asyncio.timeout(seconds):
+                return await self._whole(request)
+        except TimeoutError:
+            raise RequestRefused(
+                f"the body did not arrive within {seconds:g} seconds", 408, "timeout"
+            ) from None
+
+    async def _whole(self, request: Request) -> bytes:
         most, found = self._settings.limits.body, bytearray()
         told = request.headers.get("content-length", "0")
         too_long = RequestRefused(f"the body is longer than {most:,} bytes", 413, "body_too_large")
