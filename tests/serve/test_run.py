@@ -5,13 +5,34 @@ from __future__ import annotations
 import os
 import re
 import signal
+import threading
 import time
 
 import openai
 import pytest
 
+from saccade.serve import run
+from saccade.serve.settings import ServeSettings
 from serve.serving import message, picture
 from support.programs import start
+from support.toy import build_toy
+
+
+def test_a_termination_is_heard_from_the_moment_on_that_the_server_says_it_is_there():
+    settings, late = ServeSettings(port=0), []
+
+    def again():
+        late.append(True)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    timer = threading.Timer(20, again)
+    timer.start()
+    try:
+        listening = run.listen(settings)
+        run.serve(build_toy(), {}, settings, listening, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    finally:
+        timer.cancel()
+    assert not late, "the first was lost"
 
 
 @pytest.mark.e2e

@@ -73,11 +73,13 @@ def serve(
             timeout_graceful_shutdown=int(settings.limits.seconds) + 1,
             h11_max_incomplete_event_size=64 * 1024,
         )
-        # The server raises again what had ended it; a termination is the wanted end.
-        before = signal.signal(signal.SIGTERM, lambda *_: None)
+        server = uvicorn.Server(config)
+        # The server raises again what had ended it; a termination is the wanted end, also before it listens
+        # to signals itself.
+        before = signal.signal(signal.SIGTERM, server.handle_exit)
         try:
             ready(worker)
-            uvicorn.Server(config).run(sockets=[at])
+            server.run(sockets=[at])
         finally:
             worker.close()
             signal.signal(signal.SIGTERM, before)
