@@ -297,6 +297,34 @@ def test_a_body_that_does_not_come_holds_no_place_for_ever(path, worker):
     assert asyncio.run(wait()) == [408, 408, 429, 408]
 
 
+def test_a_comparison_that_nobody_waits_for_any_more_is_not_begun(worker, app, monkeypatch):
+    begun: list = []
+    monkeypatch.setattr("saccade.serve.app.compare", lambda *given: begun.append(given))
+    asked = {"image": data_url(picture(1)), "question": ASK, "plan": "prune", "max_tokens": LONGEST}
+
+    async def leave():
+        sent, left, busy = [], asyncio.Event(), threading.Event()
+
+        async def send(what):
+            sent.append(what)
+
+        before = worker.alone(busy.wait)
+        going = posted(app, "/compare", json.dumps(asked).encode(), True, left, send)
+        coming = asyncio.ensure_future(going)
+        while not worker._jobs:
+            await asyncio.sleep(0.01)
+        left.set()
+        await coming
+        busy.set()
+        await asyncio.wrap_future(before)
+        return sent
+
+    assert asyncio.run(leave())[0]["status"] == 499
+    # Behind it: what is done next is done after it would have been.
+    worker.alone(lambda: None).result(60)
+    assert not begun
+
+
 def test_a_stream_that_never_begins_gives_its_place_back():
     over = []
 

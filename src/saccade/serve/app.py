@@ -99,7 +99,8 @@ class Service:
             plan = self.worker.reader.plans[wanted.plan]
             job = functools.partial(compare, self.worker.loaded, image, wanted.question, plan, longest)
             done = asyncio.wrap_future(self.worker.alone(job))
-            shown, seconds = await asyncio.wait_for(done, self.settings.limits.seconds)
+            coming = asyncio.wait_for(done, self.settings.limits.seconds)
+            shown, seconds = await watched(coming, functools.partial(left, request))
             return JSONResponse(await asyncio.to_thread(told, shown, seconds))
 
     async def models(self, request: Request) -> Response:
