@@ -52,6 +52,10 @@ def test_an_answer_is_that_of_offline_whole_and_in_pieces(plan, client, offline)
     assert [one.choices[0].finish_reason for one in parts[:-1]][-1] == choice.finish_reason
     assert parts[-1].choices == [] and parts[-1].usage.completion_tokens == used.completion_tokens
     assert len({one.id for one in parts}) == 1
+    # As OpenAI has it: null until the end where it is asked for, and else not there.
+    assert {one.to_dict().get("usage", "absent") for one in parts[:-1]} == {None}
+    bare = list(client.chat.completions.create(**asked, stream=True))
+    assert {one.to_dict().get("usage", "absent") for one in bare} == {"absent"}
 
 
 def test_a_conversation_is_the_template_s(client):
@@ -148,6 +152,13 @@ def test_what_cannot_be_answered_is_refused_in_openai_s_form(fields, status, cod
 JSON = {"Content-Type": "application/json"}
 
 
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_a_length_is_refused_by_the_name_that_it_was_given(name, client):
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(**body(), **{name: LONGEST + 1})
+    assert refused.value.param == name and f"{name} is at most" in str(refused.value)
+
+
 def test_a_text_that_no_model_could_read_is_not_made_tokens_of(worker, web, monkeypatch):
     most = most_positions(worker.loaded.model.config)
     # Nothing of it comes to the model's thread.
@@ -180,7 +191,8 @@ def test_only_json_is_read_and_no_more_than_allowed(worker):
         assert web.post(post, content=chunks, headers=JSON).status_code == 413
         assert web.post(post, content=b"{}", headers=JSON).status_code == 400
         assert web.get("/v2").json()["error"]["type"] == "invalid_request_error"
-        assert web.get(post).status_code == 405
+        wrong = web.get(post)
+        assert wrong.status_code == 405 and wrong.headers["Allow"] == "POST"
 
 
 def test_a_key_is_asked_for_everywhere_but_at_the_door(worker):

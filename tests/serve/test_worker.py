@@ -260,7 +260,7 @@ def test_closing_answers_what_was_taken_and_takes_nothing_more(offline):
 def test_what_fails_in_the_model_fails_for_those_it_was_done_for_alone(offline, monkeypatch):
     one = started()
     try:
-        real, broken = module.go_on, [True]
+        real, broken = module.go_on, [True, False]
 
         def go_on(*given):
             if broken.pop() if broken else False:
@@ -272,6 +272,7 @@ def test_what_fails_in_the_model_fails_for_those_it_was_done_for_alone(offline, 
         with pytest.raises(RequestRefused) as refused:
             heard.answer()
         assert refused.value.status == 500 and "luck" not in str(refused.value)
+        wait_until(lambda: not sample_of(one, "saccade_running"))
         [heard] = submitted(one, (QUESTIONS[0], (picture(1),), "prune"))
         assert heard.answer()[0] == offline(QUESTIONS[0], (picture(1),), "prune")
     finally:

@@ -61,7 +61,8 @@ class Service:
             channel = Channel()
             asked = await asyncio.to_thread(self._conversations.asked, wanted, channel.tell, begun)
             self.worker.submit(asked)
-            completion = Completion(wanted.model)
+            counted = bool(wanted.stream_options and wanted.stream_options.include_usage)
+            completion = Completion(wanted.model, counted)
             try:
                 if not wanted.stream:
                     text, ended = await collect(channel, functools.partial(left, request))
@@ -71,11 +72,8 @@ class Service:
             except BaseException:
                 asked.gone = True
                 raise
-            counted = bool(wanted.stream_options and wanted.stream_options.include_usage)
             freed = True
-            return EventStream(
-                stream(channel, completion, first, counted), functools.partial(self._over, asked)
-            )
+            return EventStream(stream(channel, completion, first), functools.partial(self._over, asked))
         finally:
             if not freed:
                 self.guards.free()
@@ -168,9 +166,12 @@ def build(worker: Worker, settings: ServeSettings) -> FastAPI:
 
     async def missing(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
-        return refused(
+        response = refused(
             RequestRefused(f"{request.method} {request.url.path} is not served here", status), service
         )
+        # What may be asked there instead.
+        response.headers.update(getattr(error, "headers", None) or {})
+        return response
 
     app.add_exception_handler(HTTPException, missing)
     return app

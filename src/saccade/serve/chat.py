@@ -47,8 +47,14 @@ class Channel:
 class Completion:
     """One answer, in OpenAI's words."""
 
-    def __init__(self, model: str) -> None:
-        """Names it."""
+    def __init__(self, model: str, counted: bool = False) -> None:
+        """Names it.
+
+        Args:
+            model: What the request calls the model.
+            counted: Whether the end of a stream says how many tokens it was.
+        """
+        self.counted = counted
         self._head = {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "created": int(time.time()),
@@ -69,9 +75,10 @@ class Completion:
     def chunk(self, delta: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
         """A piece of a stream."""
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
-        return {**self._head, "object": "chat.completion.chunk", "choices": [choice]}
+        unknown = {"usage": None} if self.counted else {}
+        return {**self._head, "object": "chat.completion.chunk", "choices": [choice], **unknown}
 
-    def counted(self, ended: Ended) -> dict[str, Any]:
+    def count(self, ended: Ended) -> dict[str, Any]:
         """The end of a stream that says how many tokens it was."""
         return {
             **self._head,
@@ -119,14 +126,13 @@ async def collect(channel: Channel, gone: Callable[[], Any]) -> tuple[str, Ended
         left.cancel()
 
 
-async def stream(channel: Channel, completion: Completion, first: Piece, counted: bool) -> AsyncIterator[str]:
+async def stream(channel: Channel, completion: Completion, first: Piece) -> AsyncIterator[str]:
     """The answer as server-sent events.
 
     Args:
         channel: Where it is told.
         completion: Its words.
         first: What was told already.
-        counted: Whether the number of tokens is wanted.
     """
     try:
         yield event(completion.chunk({"role": "assistant", "content": first.text}))
@@ -134,8 +140,8 @@ async def stream(channel: Channel, completion: Completion, first: Piece, counted
             told = await channel.next()
             if isinstance(told, Ended):
                 yield event(completion.chunk({}, told.reason))
-                if counted:
-                    yield event(completion.counted(told))
+                if completion.counted:
+                    yield event(completion.count(told))
                 break
             yield event(completion.chunk({"content": told.text}))
     except RequestRefused as error:

@@ -80,9 +80,8 @@ class Conversations:
         limits = self._settings.limits
         longest = request.max_completion_tokens or request.max_tokens or limits.tokens
         if longest > limits.tokens:
-            raise RequestRefused(
-                f"max_tokens is at most {limits.tokens} here", code="invalid_value", param="max_tokens"
-            )
+            name = "max_completion_tokens" if request.max_completion_tokens else "max_tokens"
+            raise RequestRefused(f"{name} is at most {limits.tokens} here", code="invalid_value", param=name)
         images: list[Image] = []
         messages = [self._message(n, message, images) for n, message in enumerate(request.messages)]
         try:

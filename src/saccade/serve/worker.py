@@ -276,5 +276,6 @@ class Worker:
         """Tells all whose prompts are read or whose answers are written, and forgets them."""
         self._give_up([*self._reading, *(one.asked for one in self._writing)], error)
         self._reading, self._writing, self._prompts = [], [], None
+        self.metrics.running.set(0)
         with suppress(Exception):
             self.reader.detach()
