@@ -94,6 +94,46 @@ def test_an_answer_is_taken_back_as_it_was_given(client):
     assert len(found) == 1
 
 
+FIRST_PART = (
+    "{% for m in messages %}{% if m['role'] == 'system' %}{{ m['content'][0]['text'] + ' ' }}{% else %}"
+    "{% for c in m['content'] %}{{ '<image> ' if c['type'] == 'image' else c['text'] + ' ' }}{% endfor %}"
+    "{% endif %}{% endfor %}"
+)
+STRINGS = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}{% for c in m['content'] %}"
+    "{{ '<image> ' if c['type'] == 'image' else c['text'] + ' ' }}{% endfor %}"
+    "{% else %}{{ m['content'] + ' ' }}{% endif %}{% endfor %}"
+)
+USERS = (
+    "{% for m in messages if m['role'] == 'user' %}{% for c in m['content'] %}"
+    "{{ '<image> ' if c['type'] == 'image' else c['text'] + ' ' }}{% endfor %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("template", [FIRST_PART, STRINGS], ids=["first part", "strings"])
+def test_templates_get_messages_in_the_form_that_they_read_whole(template, worker, client, monkeypatch):
+    """As Gemma 3's, LLaVA-NeXT's (the first part of what a system says) and Pixtral's (strings) do."""
+    monkeypatch.setattr(worker.loaded.processor, "chat_template", template)
+    seen = []
+    monkeypatch.setattr(
+        worker, "submit", lambda asked, real=worker.submit: (seen.append(asked.text), real(asked))
+    )
+    parts = [{"type": "text", "text": one} for one in ("red circle", "blue ring")]
+    said = [{"role": "system", "content": parts}, message("is there a ring ?", picture(5))]
+    said += [{"role": "assistant", "content": "<think>no square</think> yes"}, message("and the circle ?")]
+    assert client.chat.completions.create(model="toy", messages=said).choices[0].message.content
+    for text in ("red circle", "blue ring", "is there a ring ?", "yes", "and the circle ?", "<image>"):
+        assert seen[0].count(text) == 1, (text, seen)
+
+
+def test_what_a_template_leaves_out_is_not_answered_without(worker, client, monkeypatch):
+    monkeypatch.setattr(worker.loaded.processor, "chat_template", USERS)
+    said = [message("is there a ring ?"), {"role": "assistant", "content": "yes"}, message("red ?")]
+    with pytest.raises(openai.BadRequestError, match=r"messages\.1\.content: .* leaves its text out"):
+        client.chat.completions.create(model="toy", messages=said)
+    assert client.chat.completions.create(model="toy", messages=said[:1]).choices
+
+
 def test_stops_and_lengths_end_an_answer(client, offline):
     want = offline(ASK, (picture(1),)).split()
     assert len(set(want)) > 1, "an answer with several words"

@@ -22,6 +22,8 @@ from saccade.serve.settings import ServeSettings
 CHARACTERS = 128
 """Characters of the longest token of usual vocabularies. No model can read a text with more of them for every
 position, and to make tokens of one that fills a body takes gigabytes, and the time of all others."""
+Message = dict[str, Any]
+"""As chat templates take it: a role, and a list of texts and places of pictures."""
 
 
 @dataclass(frozen=True)
@@ -84,10 +86,7 @@ class Conversations:
             raise RequestRefused(f"{name} is at most {limits.tokens} here", code="invalid_value", param=name)
         images: list[Image] = []
         messages = [self._message(n, message, images) for n, message in enumerate(request.messages)]
-        try:
-            text = chat_prompt(self._loaded, messages)
-        except ValueError as error:
-            raise RequestRefused(str(error), param="messages") from None
+        text = self._prompt(messages)
         most = most_positions(self._loaded.model.config)
         if most is not None and len(text) > most * CHARACTERS:
             raise RequestRefused(
@@ -112,7 +111,33 @@ class Conversations:
             begun,
         )
 
-    def _message(self, number: int, message: ChatMessage, images: list[Image]) -> dict[str, Any]:
+    def _prompt(self, messages: Sequence[Message]) -> str:
+        """The prompt of a conversation, with all of its text.
+
+        Templates differ in what they take as the content of a message without pictures: some read its first
+        part alone, and some want a string.
+
+        Raises:
+            RequestRefused: If the model's template takes it in no form, or leaves some of it out.
+        """
+        refused: RequestRefused | None = None
+        for form in (_as_given, _in_one_part, _as_string):
+            try:
+                text = chat_prompt(self._loaded, [form(one) for one in messages])
+            except ValueError as error:
+                refused = refused or RequestRefused(str(error), param="messages")
+                continue
+            left_out = next((n for n, one in enumerate(messages) if not _holds(text, one)), None)
+            if left_out is None:
+                return text
+            name = f"messages.{left_out}.content"
+            refused = refused or RequestRefused(
+                f"{name}: the model's chat template leaves its text out of the prompt", param=name
+            )
+        assert refused is not None
+        raise refused
+
+    def _message(self, number: int, message: ChatMessage, images: list[Image]) -> Message:
         where, content = f"messages.{number}.content", []
         given = message.content
         parts = [TextPart(type="text", text=given)] if isinstance(given, str) else given
@@ -137,6 +162,32 @@ class Conversations:
             check_questions([sample], self._loaded.processor, self._loaded.family, self._loaded.model.config)
         except ValueError as error:
             raise RequestRefused(str(error), param=name) from None
+
+
+def _as_given(message: Message) -> Message:
+    return message
+
+
+def _in_one_part(message: Message) -> Message:
+    content = message["content"]
+    if message["role"] == "user" or len(content) < 2 or any(part["type"] != "text" for part in content):
+        return message
+    return message | {"content": [{"type": "text", "text": "\n".join(part["text"] for part in content)}]}
+
+
+def _as_string(message: Message) -> Message:
+    one = _in_one_part(message)
+    if one["role"] == "user" or [part["type"] for part in one["content"]] != ["text"]:
+        return one
+    return one | {"content": one["content"][0]["text"]}
+
+
+def _holds(prompt: str, message: Message) -> bool:
+    """Whether a prompt has the text of a message, but for what a model thought before it answered."""
+    texts = [part["text"] for part in message["content"] if part["type"] == "text"]
+    if message["role"] == "assistant":
+        texts = [text.rpartition("</think>")[2] for text in texts]
+    return all(text.strip() in prompt for text in texts)
 
 
 def drawing(request: ChatRequest) -> Drawing:
