@@ -11,11 +11,12 @@ import signal
 import sys
 import threading
 import time
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from saccade import models
 from saccade.batch import shards
@@ -188,6 +189,29 @@ def test_what_was_kept_of_a_shard_about_another_picture_is_not_used(toy, data, t
     told = {one["id"]: one["answer"] for one in map(json.loads, job.answers(0).open())}
     after = [name for name, answer in told.items() if answer == "after"]
     assert list(told) == [f"q{n}" for n in range(6)] and after == ["q1", "q4", "q5"]
+
+
+def test_text_may_hold_what_others_take_for_the_end_of_a_line(job, tmp_path, capsys):
+    ids = ["a\u2028b", "c\x85d", "e\u2029\x1c"]
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text("".join(json.dumps({"id": one, "question": "red ?"}) + "\n" for one in ids))
+    for _ in range(2):
+        assert job("--data", mine) == 0, capsys.readouterr().err
+    assert [one["id"] for one in answers(tmp_path / "answers")] == ids
+
+
+@pytest.mark.parametrize("held", ['{"id": "q3", "ans', "[]\n", "{}\n", "\udcff"])
+def test_a_file_of_answers_that_holds_something_else_is_named(held, job, want, tmp_path, capsys):
+    job()
+    place = tmp_path / "answers" / "part-00001-of-00004.jsonl"
+    place.write_bytes(held.encode(errors="surrogateescape"))
+    capsys.readouterr()
+    assert job() == 2
+    told = capsys.readouterr().err
+    assert place.name in told and "take it away" in told
+    place.unlink()
+    assert job() == 1
+    check(tmp_path / "answers", want)
 
 
 @pytest.mark.parametrize("other", [("--max-new-tokens", 2), ("--shard", 4), ("--plan", "vtw(layer=1)")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -75,6 +76,25 @@ class BatchJob:
     def answers(self, number: int) -> Path:
         """The file of a shard's answers."""
         return self.out / f"part-{number:05d}-of-{self.shards:05d}.jsonl"
+
+    def told(self, number: int) -> list[dict[str, str]]:
+        """What the file of a shard's answers holds.
+
+        Raises:
+            ValueError: If that is not what was written there.
+        """
+        place = self.answers(number)
+        try:
+            # Not by `splitlines`: text may hold separators of lines that JSON leaves as they are.
+            found = [json.loads(line) for line in place.read_text("utf-8").split("\n") if line]
+        except (ValueError, RecursionError):
+            found = [None]
+        if not all(isinstance(one, dict) and "id" in one for one in found):
+            raise ValueError(
+                f"{place} holds something else than the answers that were written there: take it away, and "
+                "its records are asked again"
+            )
+        return found
 
     def partial(self, number: int) -> Path:
         """Where finished answers of a shard are kept until its file is written."""

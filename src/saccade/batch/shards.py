@@ -133,7 +133,7 @@ def reopen(job: BatchJob) -> int:
             if not mine:
                 continue
             told = {
-                "answers": [json.loads(line) for line in place.read_text("utf-8").splitlines()],
+                "answers": job.told(shard),
                 "files": read_json(stamped) if stamped.exists() else {},
             }
             records = job.records(shard)
