@@ -214,6 +214,18 @@ def test_a_file_of_answers_that_holds_something_else_is_named(held, job, want, t
     check(tmp_path / "answers", want)
 
 
+def test_what_is_noted_of_the_data_is_of_the_records_that_are_answered(tmp_path):
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text('{"question": "red ?"}\n')
+    one = BatchJob("toy", Opening(), mine, None, tmp_path / "out")
+    before = one.settings()
+    mine.write_text('{"question": "blue ?"}\n')
+    assert one.settings() == before and one.records(0)[0].question == "red ?"
+    with pytest.raises(ValueError, match="other data"):
+        one.claim()
+        BatchJob("toy", Opening(), mine, None, tmp_path / "out").claim()
+
+
 @pytest.mark.parametrize("other", [("--max-new-tokens", 2), ("--shard", 4), ("--plan", "vtw(layer=1)")])
 def test_a_folder_of_another_job_is_refused(other, job, tmp_path, capsys):
     job()

@@ -64,6 +64,11 @@ class BatchJob:
         """
         return read_jsonl(self.data)
 
+    @cached_property
+    def digest(self) -> str:
+        """Of the file of the records; looked at once, as they are."""
+        return hashlib.sha256(self.data.read_bytes()).hexdigest()
+
     @property
     def shards(self) -> int:
         """How many shards there are."""
@@ -116,7 +121,7 @@ class BatchJob:
         """What answers depend on, as far as it is known before the model is loaded."""
         told = {name: value for name, value in self.opening.told().items() if name != "trust_remote_code"}
         return {
-            "data": hashlib.sha256(self.data.read_bytes()).hexdigest(),
+            "data": self.digest,
             "records": len(self.entries),
             "shard": self.shard,
             "model": self.model,
