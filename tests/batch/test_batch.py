@@ -342,6 +342,19 @@ def test_workers_elsewhere_get_whole_paths_and_names_as_they_are(tmp_path, monke
     assert (named.model, named.plan, named.opening.adapter) == ("somebody/toy", PLAN, None)
 
 
+def test_workers_elsewhere_work_at_the_job_that_was_claimed(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("model", "adapter"):
+        (tmp_path / name).mkdir()
+    mine = BatchJob("model", Opening.of(adapter="adapter"), data, PLAN, Path("out"))
+    mine.claim()
+    there = placed(mine)
+    there.claim(weights="a")
+    assert there.settings() == mine.settings()
+    with pytest.raises(ValueError, match="other weights"):
+        placed(there).claim(weights="b")
+
+
 def test_rows_of_a_pipeline_are_answered_as_records_of_a_file(toy, data, want, monkeypatch):
     monkeypatch.setattr(models, "open_as", lambda name, opening: toy)
     step = AnswerRows("somebody/toy", PLAN, data.parent, tokens=3)

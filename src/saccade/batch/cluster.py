@@ -103,6 +103,8 @@ def placed(job: BatchJob) -> BatchJob:
         data=job.data.resolve(),
         plan=plan,
         out=job.out.resolve(),
+        # The folder's notes have the names that were given.
+        named=job.names(),
     )
 
 

@@ -41,6 +41,8 @@ class BatchJob:
         force: Whether a plan of another model is taken.
         strict: Whether a plan for other weights is refused.
         threads: CPU threads of a process.
+        named: What the folder of answers calls the model, and how it is opened, where that is not what this
+            process calls them.
     """
 
     model: str
@@ -54,6 +56,7 @@ class BatchJob:
     force: bool = False
     strict: bool = False
     threads: int | None = None
+    named: dict[str, Any] | None = None
 
     @cached_property
     def entries(self) -> Sequence[Entry]:
@@ -117,15 +120,18 @@ class BatchJob:
         """Shards without their file."""
         return [number for number in range(self.shards) if not self.answers(number).exists()]
 
+    def names(self) -> dict[str, Any]:
+        """What the model is called, and how it is opened."""
+        told = {name: value for name, value in self.opening.told().items() if name != "trust_remote_code"}
+        return self.named or {"model": self.model, "opening": told}
+
     def settings(self) -> dict[str, Any]:
         """What answers depend on, as far as it is known before the model is loaded."""
-        told = {name: value for name, value in self.opening.told().items() if name != "trust_remote_code"}
         return {
             "data": self.digest,
             "records": len(self.entries),
             "shard": self.shard,
-            "model": self.model,
-            "opening": told,
+            **self.names(),
             "plan": "" if self.plan is None else Plan.of(self.plan).key,
             "tokens": self.tokens,
         }
