@@ -364,5 +364,7 @@ def test_rows_of_a_pipeline_are_answered_as_records_of_a_file(toy, data, want, m
     found = step(columns)
     assert found["id"] == list(want) and found["answer"] == list(want.values())
     assert [bool(error) for error in found["error"]] == [name == "q7" for name in want]
+    columns["id"] = np.array(["same"] * len(rows), dtype=object)
+    assert step(columns)["answer"] == list(want.values())
     del columns["id"]
     assert all("'id' is missing" in error for error in step(columns)["error"])

@@ -152,18 +152,19 @@ def answer_records(
     loaded: models.Loaded, plan: Plan | None, tokens: int, records: Sequence[Entry]
 ) -> list[Record]:
     """Answers of records together; of those that cannot be asked, why."""
-    told: dict[str, Record] = {}
-    samples: list[Sample] = []
-    for record in records:
+    # By their place: rows of a pipeline may share an id.
+    told: dict[int, Record] = {}
+    samples: dict[int, Sample] = {}
+    for place, record in enumerate(records):
         try:
             sample = record.load()
             # Alone, so that what cannot be asked is known by its name.
             models.inputs(loaded, [sample], plan)
-            samples.append(sample)
+            samples[place] = sample
         except ValueError as error:
-            told[record.id] = {"id": record.id, "task": record.task, "error": str(error)}
+            told[place] = {"id": record.id, "task": record.task, "error": str(error)}
     if samples:
-        texts, _ = generate(loaded, models.inputs(loaded, samples, plan), plan, tokens)
-        for sample, text in zip(samples, texts, strict=True):
-            told[sample.id] = {"id": sample.id, "task": sample.task, "answer": text}
-    return [told[record.id] for record in records]
+        texts, _ = generate(loaded, models.inputs(loaded, [*samples.values()], plan), plan, tokens)
+        for (place, sample), text in zip(samples.items(), texts, strict=True):
+            told[place] = {"id": sample.id, "task": sample.task, "answer": text}
+    return [told[place] for place in range(len(records))]
