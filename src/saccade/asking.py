@@ -58,7 +58,8 @@ def ask(loaded: Loaded, inputs: Mapping[str, Any], max_new_tokens: int, **how: A
         how: More arguments of the model's ``generate``.
 
     Raises:
-        ValueError: If logits are not finite: the tokens chosen by them say nothing.
+        LogitsNotFinite: If logits are not finite: the tokens chosen by them say nothing.
+        ValueError: If the model does not answer.
     """
     seen, said = FiniteLogits(), loaded.model.generation_config
     settings = greedy(max_new_tokens) | {"logits_processor": [seen]}
@@ -75,8 +76,12 @@ def ask(loaded: Loaded, inputs: Mapping[str, Any], max_new_tokens: int, **how: A
             f"generation_config.json holds {', '.join(unusual)}: do they fit the model?"
         ) from None
     if seen.broken:
-        raise ValueError(not_finite(loaded.model))
+        raise LogitsNotFinite(not_finite(loaded.model))
     return made
+
+
+class LogitsNotFinite(ValueError):
+    """The tokens that a model chose say nothing; of other prompts they may."""
 
 
 class FiniteLogits:

@@ -214,6 +214,27 @@ def test_a_file_of_answers_that_holds_something_else_is_named(held, job, want, t
     check(tmp_path / "answers", want)
 
 
+def test_a_record_that_the_model_has_no_logits_for_holds_up_no_other(job, toy, want, tmp_path, monkeypatch):
+    """As half precision has it of one picture in many."""
+    mark = toy.processor.tokenizer.convert_tokens_to_ids("ring")
+    real = toy.model.forward
+
+    @wraps(real)
+    def forward(*given, input_ids=None, **named):
+        out = real(*given, input_ids=input_ids, **named)
+        if input_ids is not None and input_ids.shape[1] > 1:
+            out.logits[(input_ids == mark).any(-1)] = torch.nan
+        return out
+
+    monkeypatch.setattr(toy.model, "forward", forward)
+    assert job() == 1
+    found = {one["id"]: one for one in answers(tmp_path / "answers")}
+    broken = [name for name, one in found.items() if "not finite" in one.get("error", "")]
+    assert broken == ["q2", "q5", "q8"] and list(found) == list(want)
+    for name, one in found.items():
+        assert name in broken or one.get("answer") == want[name]
+
+
 def test_what_is_noted_of_the_data_is_of_the_records_that_are_answered(tmp_path):
     mine = tmp_path / "mine.jsonl"
     mine.write_text('{"question": "red ?"}\n')

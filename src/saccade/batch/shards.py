@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from saccade import models
+from saccade.asking import LogitsNotFinite
 from saccade.batch.files_asked import Stamp, stamp_of, still
 from saccade.batch.job import WAIT, BatchJob
 from saccade.engine import check_made_for
@@ -164,7 +165,20 @@ def answer_records(
         except ValueError as error:
             told[place] = {"id": record.id, "task": record.task, "error": str(error)}
     if samples:
-        texts, _ = generate(loaded, models.inputs(loaded, [*samples.values()], plan), plan, tokens)
-        for (place, sample), text in zip(samples.items(), texts, strict=True):
-            told[place] = {"id": sample.id, "task": sample.task, "answer": text}
+        said = _said(loaded, plan, tokens, [*samples.values()])
+        for (place, sample), found in zip(samples.items(), said, strict=True):
+            told[place] = {"id": sample.id, "task": sample.task} | found
     return [told[place] for place in range(len(records))]
+
+
+def _said(
+    loaded: models.Loaded, plan: Plan | None, tokens: int, samples: Sequence[Sample]
+) -> list[dict[str, str]]:
+    """What the model says of each; one that it says nothing of, whenever it is asked, holds up no other."""
+    try:
+        texts, _ = generate(loaded, models.inputs(loaded, samples, plan), plan, tokens)
+    except LogitsNotFinite as error:
+        if len(samples) == 1:
+            return [{"error": str(error)}]
+        return [found for sample in samples for found in _said(loaded, plan, tokens, [sample])]
+    return [{"answer": text} for text in texts]
