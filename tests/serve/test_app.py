@@ -360,15 +360,17 @@ def test_a_comparison_that_nobody_waits_for_any_more_is_not_begun(worker, app, m
         async def send(what):
             sent.append(what)
 
-        before = worker.alone(busy.wait)
+        worker.alone(busy.wait)
         going = posted(app, "/compare", json.dumps(asked).encode(), True, left, send)
         coming = asyncio.ensure_future(going)
-        while not worker._jobs:
-            await asyncio.sleep(0.01)
-        left.set()
+        try:
+            while not worker._jobs:
+                await asyncio.sleep(0.01)
+            left.set()
+            await asyncio.wait({coming}, timeout=10)
+        finally:
+            busy.set()
         await coming
-        busy.set()
-        await asyncio.wrap_future(before)
         return sent
 
     assert asyncio.run(leave())[0]["status"] == 499
