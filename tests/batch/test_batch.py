@@ -387,5 +387,10 @@ def test_rows_of_a_pipeline_are_answered_as_records_of_a_file(toy, data, want, m
     assert [bool(error) for error in found["error"]] == [name == "q7" for name in want]
     columns["id"] = np.array(["same"] * len(rows), dtype=object)
     assert step(columns)["answer"] == list(want.values())
+    with pytest.raises(ValueError, match="a column 'answer' already, which would be lost"):
+        step(columns | {"answer": columns["id"]})
+    own = AnswerRows("somebody/toy", PLAN, data.parent, tokens=3, column="said")
+    kept = own(columns | {"answer": columns["id"]})
+    assert kept["said"] == list(want.values()) and set(kept["answer"]) == {"same"}
     del columns["id"]
     assert all("'id' is missing" in error for error in step(columns)["error"])

@@ -12,7 +12,7 @@ from saccade.opening.settings import Opening
 
 
 class AnswerRows:
-    """For ``ray.data.Dataset.map_batches``: rows of questions in, the same rows with an ``answer`` out.
+    """For ``ray.data.Dataset.map_batches``: rows of questions in, the same rows with answers out.
 
     Rows have the keys of a JSONL line (``id``, ``image`` or ``images``, ``question``). An actor opens the
     model once. A row that cannot be asked has an ``error`` instead.
@@ -24,6 +24,7 @@ class AnswerRows:
         plan: str | None = None,
         folder: str | os.PathLike = ".",
         tokens: int = 64,
+        column: str = "answer",
         **opening: Any,
     ) -> None:
         """Opens the model.
@@ -33,21 +34,31 @@ class AnswerRows:
             plan: Spec string or plan file; None for the stock model.
             folder: What paths of pictures are relative to.
             tokens: Tokens of the longest answer.
+            column: Where answers are written; rows with references in ``answer`` need another.
             **opening: How the model is opened, as ``saccade.load`` takes it.
 
         Raises:
             ValueError: If the model or the plan cannot be used.
         """
         self.loaded, self.plan = opened(model, Opening.of(**opening), plan)
-        self.folder, self.tokens = folder, tokens
+        self.folder, self.tokens, self.column = folder, tokens, column
 
     def __call__(self, rows: Mapping[str, Any]) -> dict[str, Any]:
         """Answers a batch of rows.
 
         Args:
             rows: Columns of the batch, each with an item for every row.
+
+        Raises:
+            ValueError: If rows have a column already that would be written.
         """
         columns = {name: list(items) for name, items in rows.items()}
+        taken = next((name for name in (self.column, "error") if name in columns), None)
+        if taken is not None:
+            raise ValueError(
+                f"rows have a column {taken!r} already, which would be lost: rename it, or have answers "
+                "written elsewhere (column=)"
+            )
         records = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         places: list[dict[str, str] | None] = []
         entries = []
@@ -59,7 +70,7 @@ class AnswerRows:
                 places.append({"error": str(error)})
         said = iter(answer_records(self.loaded, self.plan, self.tokens, entries) if entries else [])
         told = [next(said) if place is None else place for place in places]
-        columns["answer"] = [one.get("answer") for one in told]
+        columns[self.column] = [one.get("answer") for one in told]
         columns["error"] = [one.get("error") for one in told]
         return columns
 
