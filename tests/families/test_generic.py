@@ -168,6 +168,8 @@ def test_a_plan_is_taken_once_a_check_has_accepted_it(checked):
     wanted = {"vskip", "ffn_skip", "shortv", "vtw", "fastv", "divprune", "uniform"}
     assert wanted <= set(report.accepted)
     assert not {"fastervlm", "visionzip", "prumerge", "tome", "resize"} & set(report.accepted)
+    # Of groups that passed: what asks where rows lie in the picture, and what leaves before the tower.
+    assert not {"pool", "pixelprune"} & set(report.accepted) and "token_merge" in report.accepted
     saccade.apply(loaded.model, "vskip(layers=1)+uniform(keep=0.5)").remove()
     with pytest.raises(ValueError, match=r"no check has accepted .* for fastervlm"):
         saccade.apply(loaded.model, "fastervlm(keep=0.5)")
