@@ -13,7 +13,7 @@ import torch
 from saccade.asking import answers, ask, greedy
 from saccade.engine.resolution import note_shrunk
 from saccade.families import unwrap
-from saccade.inputs.films import filmed
+from saccade.inputs.films import filmed, show
 from saccade.inputs.prompts import check_length, check_pixels, check_questions, check_tokens, extremes
 from saccade.inputs.samples import BLIND_COLOUR, Sample, blind_image
 from saccade.inputs.videos import Video
@@ -265,7 +265,8 @@ def encode(
             return_tensors="pt",
         )
     except Exception as error:
-        raise _refused(loaded, images, plan) or _ill_fitting(loaded, reason(error)) from None
+        told = _refused(loaded, images, plan) or _refused_video(loaded, videos)
+        raise told or _ill_fitting(loaded, reason(error)) from None
     model = loaded.model
     if (images or videos) and not bool(loaded.family.visual_mask(model, batch["input_ids"]).any()):
         # Some processors do not count.
@@ -298,5 +299,20 @@ def _refused(loaded: Loaded, images: Sequence[Image], plan: PlanLike | None) -> 
             width, height = image.size
             return ValueError(
                 f"{name}: {loaded.name} takes no picture of {width} x {height} pixels ({reason})"
+            )
+    return None
+
+
+def _refused_video(loaded: Loaded, videos: Sequence[Video]) -> ValueError | None:
+    """What to say where the processor takes one of the videos in no prompt; None if it takes each."""
+    for video in videos:
+        frames = len(show(loaded, video)[1])
+        try:
+            loaded.processor.video_processor(**filmed(loaded, [video], False), return_tensors="pt")
+        except Exception as error:
+            width, height = video.size
+            return ValueError(
+                f"{video.name}: {loaded.name} takes no video of {frames} frame{'s' * (frames != 1)} of "
+                f"{width} x {height} pixels ({reason(error)}); frames, or --frames, says how many are shown"
             )
     return None

@@ -12,13 +12,17 @@ from torch import nn
 
 import saccade
 import saccade.check
-from inspected.classes import config_of, model_of
+from inspected.classes import config_of, kinds, model_of
 from inspected.scene import prompts
 from inspected.shrink import text_of
 from saccade.check import Prompts
+from saccade.core.layout import Layout
+from saccade.core.pricing import cost
+from saccade.core.route import Route
 from saccade.families import FAMILIES, adopt, find
 from saccade.families.generic import GenericFamily
 from saccade.families.recipes import AttentionRecipe
+from saccade.measure.counter import dispatched_flops
 from saccade.models import wrap
 from support.models import FACTORIES, SQUARE, tiny_llava
 from support.reference import gap
@@ -164,6 +168,8 @@ def test_a_plan_is_taken_once_a_check_has_accepted_it(checked):
     wanted = {"vskip", "ffn_skip", "shortv", "vtw", "fastv", "divprune", "uniform"}
     assert wanted <= set(report.accepted)
     assert not {"fastervlm", "visionzip", "prumerge", "tome", "resize"} & set(report.accepted)
+    # Of groups that passed: what asks where rows lie in the picture, and what leaves before the tower.
+    assert not {"pool", "pixelprune"} & set(report.accepted) and "token_merge" in report.accepted
     saccade.apply(loaded.model, "vskip(layers=1)+uniform(keep=0.5)").remove()
     with pytest.raises(ValueError, match=r"no check has accepted .* for fastervlm"):
         saccade.apply(loaded.model, "fastervlm(keep=0.5)")
@@ -308,3 +314,27 @@ def test_a_decoder_with_experts_is_priced_by_those_that_a_row_passes():
     first, *others = GenericFamily().shape(mixed).each_layer
     assert text.first_k_dense_replace == 1 and first.ffn == text.intermediate_size and first.experts is None
     assert {one.ffn for one in others} == {experts}
+
+
+FED = ("fuyu", "cosmos3_edge", "ernie4_5_vl_moe", "minimax_m3_vl", "got_ocr2")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [kind for kind in FED if kind in kinds()])
+def test_a_decoder_is_priced_by_the_ffns_that_it_has(kind):
+    # FFNs without a gate, what all rows pass beside experts, layers without any: configurations do not say.
+    model = model_of(kind)
+    ids = torch.arange(30, 50)[None]
+    layout = Layout.from_mask(torch.zeros_like(ids).bool(), torch.ones_like(ids).bool())
+    shape = GenericFamily.of(model).shape(model.config)
+    counted = dispatched_flops(lambda: model(input_ids=ids, use_cache=False, logits_to_keep=1))
+    head = 2 * model.get_output_embeddings().weight.numel()
+    assert cost(shape, Route.dense(layout, 3)).dense_executed_tflops * 1e12 == pytest.approx(counted - head)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ("gemma3n", "dots3_note") if kind in kinds()])
+def test_layers_of_sizes_of_their_own_are_refused_in_one_line(kind):
+    config = getattr(T, kinds()[kind]).config_class()
+    with pytest.raises(ValueError, match="sizes of their own") as said:
+        find(config, generic=True)
+    assert "\n" not in str(said.value)

@@ -94,6 +94,22 @@ def test_families_that_take_no_images_beside_videos_say_so(loaded, monkeypatch):
         models.inputs(loaded, [asked(video_of(frames(2))), asked(images=1)])
 
 
+class _Pairs(Frames):
+    """A part for videos that takes two frames at once, and not fewer."""
+
+    def __call__(self, videos, **how):
+        if any(len(video) < 2 for video in videos):
+            raise ValueError(f"t:{len(videos[-1])} must be larger than temporal_factor:2")
+        return super().__call__(videos, **how)
+
+
+def test_a_video_that_the_processor_does_not_take_is_named():
+    loaded = onevision(_Pairs())
+    models.inputs(loaded, [asked(video_of(frames(2)))])
+    with pytest.raises(ValueError, match=r"^the video: .* takes no video of 1 frame of 40 x 30 pixels \(t:1"):
+        models.inputs(loaded, [asked(video_of(frames(1)))])
+
+
 def test_a_video_with_too_many_frames_is_refused(loaded):
     with pytest.raises(ValueError, match="would show 800 frames, and 768 are the most; say how many"):
         show(loaded, video_of(frames(1) * 800))

@@ -18,14 +18,17 @@ from saccade.inputs.videos import open_video, video_of
 from saccade.system.files import write_text
 
 
+def _grey(number: int) -> av.VideoFrame:
+    return av.VideoFrame.from_ndarray(np.full((48, 64, 3), 8 * number, np.uint8), format="rgb24")
+
+
 def encode(path: Path, frames: int = 30, codec: str = "mpeg4") -> Path:
     """A video whose frames get brighter by eight from one to the next, ten in a second."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=10)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         for number in range(frames):
-            grey = np.full((48, 64, 3), 8 * number, np.uint8)
-            for packet in stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")):
+            for packet in stream.encode(_grey(number)):
                 container.mux(packet)
         for packet in stream.encode():
             container.mux(packet)
@@ -61,6 +64,52 @@ def test_a_folder_is_read_in_the_order_of_its_numbers(tmp_path):
     assert (video.total, video.rate, video.chosen) == (12, 2.0, True)
     assert video.read(range(12))[:, 0, 0, 0].tolist() == [10 * n for n in range(12)]
     assert open_video(tmp_path / "clip").rate == videos.USUAL_RATE
+
+
+def test_a_name_with_a_raised_digit_is_a_name(tmp_path):
+    clip = stills(tmp_path / "clip", 2)
+    Image.new("RGB", (20, 10)).save(clip / "²1.png")
+    assert open_video(clip).total == 3
+
+
+def test_a_film_that_was_cut_without_encoding_it_again_has_the_frames_that_are_shown(film, tmp_path):
+    with av.open(str(film)) as whole, av.open(str(tmp_path / "cut.mp4"), "w") as cut:
+        stream = whole.streams.video[0]
+        copied, half = cut.add_stream_from_template(stream), int(0.5 / stream.time_base)
+        for packet in whole.demux(stream):
+            if packet.dts is not None:
+                packet.pts, packet.dts, packet.stream = packet.pts - half, packet.dts - half, copied
+                cut.mux(packet)
+    with av.open(str(tmp_path / "cut.mp4")) as cut:
+        assert cut.streams.video[0].frames == 30
+    video = open_video(tmp_path / "cut.mp4")
+    assert video.total == 25
+    assert np.abs(video.read([0, 24]).mean((1, 2, 3)) - np.array([40, 232])).max() < 4
+
+
+def test_the_cover_of_a_song_is_no_video(tmp_path):
+    with av.open(str(tmp_path / "song.mp4"), "w") as song:
+        stream = song.add_stream("aac", rate=8000)
+        stream.layout = "mono"
+        cover = song.add_stream("png", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 64, 48, "rgb24"
+        cover.disposition = av.stream.Disposition.attached_pic.value
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        sound.rate = 8000
+        for each in (stream.encode(sound), stream.encode(), cover.encode(_grey(3)), cover.encode()):
+            song.mux(each)
+    with pytest.raises(ValueError, match="no picture in it"):
+        open_video(tmp_path / "song.mp4")
+
+
+def test_frames_that_cannot_be_decoded_are_told_from_a_file_of_another_kind(film, tmp_path):
+    broken = bytearray(film.read_bytes())
+    for at in range(len(broken) // 3, len(broken) // 3 + 300):
+        broken[at] = (7 * broken[at] + 13) % 256
+    (tmp_path / "film.mp4").write_bytes(broken)
+    video = open_video(tmp_path / "film.mp4")
+    with pytest.raises(ValueError, match="torn: not all of its frames can be decoded"):
+        video.read(range(30))
 
 
 def test_pictures_in_memory_are_a_video_and_a_blind_one_is_plain():

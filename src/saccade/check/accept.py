@@ -12,9 +12,11 @@ import torch
 from torch import nn
 
 from saccade.check.distance import Distance
-from saccade.check.finders import Inputs, named
+from saccade.check.finders import Inputs, named, recurrent_layers
 from saccade.check.groups import examples, group_of
+from saccade.check.probes import logits
 from saccade.check.report import CheckedPlan
+from saccade.engine import apply
 from saccade.families import Family
 from saccade.methods import METHODS, Method
 from saccade.plans.plan import Plan
@@ -48,6 +50,29 @@ def accepted_methods(rows: Sequence[CheckedPlan], depth: int, plan: Plan | None 
         if each and not any(_looks_in(method, depth) for method in each):
             found += [name] if {group_of(method, depth) for method in each} <= passed else []
     return tuple(sorted(found))
+
+
+@torch.no_grad()
+def running(model: Any, names: Sequence[str], layers: nn.ModuleList, inputs: Inputs) -> tuple[str, ...]:
+    """Those of some methods that a model takes: of a group may be some that need what it does not tell.
+
+    Args:
+        model: Any vision-language model, whose adapter is on trial.
+        names: Methods whose groups passed.
+        layers: Its decoder layers.
+        inputs: One prompt with a picture.
+    """
+    depth, recurrent = len(layers), recurrent_layers(layers)
+
+    def runs(method: Method) -> bool:
+        try:
+            with apply(model, Plan((method,))):
+                logits(model, dict(inputs))
+        except ValueError:
+            return False
+        return True
+
+    return tuple(name for name in names if all(map(runs, examples(METHODS[name], depth, recurrent))))
 
 
 def _looks_in(method: Method, depth: int) -> bool:

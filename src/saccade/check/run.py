@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from saccade.check.accept import accepted_methods, check_sight, check_stream
+from saccade.check.accept import accepted_methods, check_sight, check_stream, running
 from saccade.check.benches import (
     CheckedModel,
     exactly,
@@ -114,12 +114,14 @@ def run(
         lasts = _spoken_time(seconds * FORWARDS * len(wanted) * formats)
         say(f"about {lasts}: {len(wanted)} plans; a dense forward of the prompt takes {seconds:.2f} s")
         rows = tuple(_rows(model, floats, asked, wanted, plan is None, every, force, advance))
-    accepted = None
-    if loaded.family.generic:
-        # A float32 copy may have fewer layers: those of the model itself count.
-        depth = max(row.layers for row in rows)
-        accepted = accepted_methods(rows, depth, None if plan is None else Plan.of(plan))
-        loaded.family.accept(accepted)
+        accepted = None
+        if loaded.family.generic:
+            # A float32 copy may have fewer layers: those of the model itself count.
+            depth = max(row.layers for row in rows)
+            accepted = accepted_methods(rows, depth, None if plan is None else Plan.of(plan))
+            if plan is None:
+                accepted = running(model, accepted, decoder, asked.picture)
+            loaded.family.accept(accepted)
     notes = (*asked.notes, *([why] if why else []))
     where = record(model=model, device=home(model), dtype=dtype)
     return Report(found, rows, notes, time.perf_counter() - begun, where, accepted)

@@ -177,11 +177,12 @@ class LayerShape:
         hidden: Width of the residual stream (d).
         query_width: Total width of the queries (dq); 0 where the layer is recurrent.
         kv_width: Total width of the keys, or of the values (dk); 0 where the layer is recurrent.
-        ffn: Inner width of the gated FFN; of a sparse one, of what a row passes.
+        ffn: Inner width of the FFN; of a sparse one, of what a row passes.
         experts: What a sparse FFN is made of; None where every row passes all of it.
         gated: Whether every query brings a gate of its width for what the attention gives it.
         recurrent: What mixes rows in attention's place; None where the layer has attention.
         rule: Who sees whom.
+        ffn_matrices: Matrices of the FFN: gate, up and down; 2 where it has no gate.
     """
 
     hidden: int
@@ -192,6 +193,7 @@ class LayerShape:
     gated: bool = False
     recurrent: Recurrence | None = None
     rule: SightRule = field(default_factory=SightRule)
+    ffn_matrices: int = 3
 
     @property
     def kept_flops(self) -> int:
@@ -207,15 +209,16 @@ class LayerShape:
 
     @property
     def ffn_flops(self) -> int:
-        """FLOPs of one row in the FFN: gate, up and down, and what a router takes where there is one."""
-        return 2 * self.hidden * (3 * self.ffn + (0 if self.experts is None else self.experts.routing))
+        """FLOPs of one row in the FFN's matrices, and what a router takes where there is one."""
+        routing = 0 if self.experts is None else self.experts.routing
+        return 2 * self.hidden * (self.ffn_matrices * self.ffn + routing)
 
     @property
     def ffn_dispatched(self) -> int:
         """FLOPs of one row in the FFN as the stock model runs it: all experts, where it runs them all."""
         if self.experts is None or not self.experts.all_run:
             return self.ffn_flops
-        return 2 * self.hidden * (3 * self.experts.held + self.experts.routing)
+        return 2 * self.hidden * (self.ffn_matrices * self.experts.held + self.experts.routing)
 
     @property
     def ffn_held(self) -> int:
@@ -227,7 +230,7 @@ class LayerShape:
         router = 0 if self.experts is None else self.experts.routing
         convolution = 0 if self.recurrent is None else self.recurrent.mixed_width * self.recurrent.kernel
         rows = (self.kept_flops + self.asking_flops) // 2
-        return rows + convolution + self.hidden * (3 * self.ffn_held + router)
+        return rows + convolution + self.hidden * (self.ffn_matrices * self.ffn_held + router)
 
 
 @dataclass(frozen=True)
@@ -241,7 +244,7 @@ class ModelShape:
         heads: Query heads (H).
         kv_heads: Key/value heads.
         head_dim: Width of one head (d_h).
-        ffn: Inner width of the gated FFN (m); of a sparse one, of what a row passes.
+        ffn: Inner width of the FFN (m); of a sparse one, of what a row passes.
         vocab: Vocabulary size.
         visual: Visual tokens of a typical image, the default of ``cost`` and ``bench``.
         view: Patches of a view, where the model cuts images into views; None where it does not.
@@ -252,6 +255,7 @@ class ModelShape:
         recurrent: What mixes rows in some layers, in attention's place; None where all have attention.
         plain: Layers whose FFN is a plain one, in a decoder whose other layers have experts.
         plain_ffn: Inner width of those.
+        ffn_matrices: Matrices of an FFN: gate, up and down; 2 where it has no gate.
     """
 
     name: str
@@ -271,6 +275,7 @@ class ModelShape:
     recurrent: Recurrence | None = None
     plain: tuple[int, ...] = ()
     plain_ffn: int = 0
+    ffn_matrices: int = 3
 
     @property
     def recurrent_layers(self) -> tuple[int, ...]:
@@ -280,22 +285,19 @@ class ModelShape:
     @cached_property
     def each_layer(self) -> tuple[LayerShape, ...]:
         """Sizes of every layer; equal ones are one object."""
-        rules = self.rules[: self.layers] or (SightRule(),) * self.layers
-        recurs = frozenset(self.recurrent_layers)
+        rules, recurs = self.rules[: self.layers] or (SightRule(),) * self.layers, set(self.recurrent_layers)
         made: dict[tuple[SightRule, bool, bool], LayerShape] = {}
         found = []
         for number, rule in enumerate(rules):
             key = (rule, number in recurs, number in self.plain)
-            if key not in made:
-                made[key] = self._layer(*key)
-            found.append(made[key])
+            found.append(made.setdefault(key, self._layer(*key)))
         return tuple(found)
 
     def _layer(self, rule: SightRule, recurs: bool, plain: bool) -> LayerShape:
         widths = (0, 0) if recurs else (self.query_width, self.kv_width)
-        ffn, experts = (self.plain_ffn, None) if plain else (self.ffn, self.experts)
-        recurrent = self.recurrent if recurs else None
-        return LayerShape(self.hidden, *widths, ffn, experts, self.gated and not recurs, recurrent, rule)
+        fed = (self.plain_ffn, None) if plain else (self.ffn, self.experts)
+        mixed = (False, self.recurrent) if recurs else (self.gated, None)
+        return LayerShape(self.hidden, *widths, *fed, *mixed, rule, self.ffn_matrices)
 
     def views(self, visual: int, count: int | None = None) -> tuple[int, ...]:
         """Patches of every view of an image.

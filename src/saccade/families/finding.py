@@ -54,6 +54,8 @@ def find(what: nn.Module | PreTrainedConfig, generic: bool = False) -> Family:
     from saccade.families.generic import GenericFamily
 
     if model is None:
-        return GenericFamily()
+        made = GenericFamily()
+        made.shape(config)  # refuses what plans have no sizes for, before anything asks for them
+        return made
     adopt(model, GenericFamily.of(model))
     return _ADOPTED[model]

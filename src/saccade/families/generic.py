@@ -24,7 +24,7 @@ from saccade.families.recipes import Recipe, heads_in, lenders
 from saccade.families.registry import FAMILIES
 from saccade.families.turning import Rotary
 from saccade.families.vision import Picture
-from saccade.families.watched import ATTENTIONS, ffn_in, mixer_in, part_in
+from saccade.families.watched import ATTENTIONS, as_built, ffn_in, mixer_in, part_in
 
 PLACEHOLDER = re.compile(r"(image|img|video|vision|visual|media|im)(_\w+)?_(id|index)")
 NO_PLACEHOLDER = re.compile(r"start|end|begin|newline|break|row|col|bo[iv]|eo[iv]|sep|global|low|high|audio")
@@ -165,11 +165,15 @@ class GenericFamily(Family):
         except AttributeError as error:
             lacks = error.name or str(error)
             raise ValueError(_refusal(config, f"its configuration does not say its {lacks}")) from None
+        except (TypeError, RuntimeError):
+            # A list of them, or such as are of one layer alone.
+            why = "its layers have sizes of their own each, and plans here are for layers of one size"
+            raise ValueError(_refusal(config, why)) from None
         experts, plain = _experts(text), _plain_layers(text)
-        if experts is None or len(plain) >= shape.layers:
-            return shape
-        wide = shape.ffn if plain else 0
-        return replace(shape, ffn=experts.passed, experts=experts, plain=plain, plain_ffn=wide)
+        if experts is not None and len(plain) < shape.layers:
+            wide = _said(text, "dense_intermediate_size", "intermediate_size") if plain else 0
+            shape = replace(shape, ffn=experts.passed, experts=experts, plain=plain, plain_ffn=wide)
+        return shape if self._found is None else as_built(shape, self._found.parts.layers)
 
     def ffn(self, text: Any) -> int:
         experts = _experts(text)
@@ -349,11 +353,15 @@ def _experts(text: Any) -> Experts | None:
     if not (count and chosen and width):
         return None
     beside = _said(text, "n_shared_experts", "num_shared_experts", "moe_num_shared_experts") * width
-    return Experts(count, chosen, width, _said(text, "shared_expert_intermediate_size") or beside)
+    wide = _said(text, "shared_expert_intermediate_size", "shared_intermediate_size")
+    return Experts(count, chosen, width, wide or beside)
 
 
 def _plain_layers(text: Any) -> tuple[int, ...]:
     """Layers with a plain FFN in a decoder that has experts."""
+    kinds = getattr(text, "mlp_layer_types", None)
+    if kinds:
+        return tuple(number for number, kind in enumerate(kinds) if kind == "dense")
     only = getattr(text, "mlp_only_layers", None)
     return tuple(only) if only else tuple(range(_said(text, "first_k_dense_replace")))
 

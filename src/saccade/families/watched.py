@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from saccade.core.shapes import ModelShape
 from saccade.families.base import Parts, rows_of, unwrap
 from saccade.families.recipes import lenders
 from saccade.families.registry import FAMILIES
@@ -215,3 +216,33 @@ def watched(
                 "its decoder does not hand keywords on to the attention of its layers, by which plans travel"
             ) from None
     return runs, tables
+
+
+def as_built(shape: ModelShape, layers: nn.ModuleList) -> ModelShape:
+    """Sizes of a decoder with those of its FFNs as its modules have them.
+
+    Configurations say neither whether an FFN has a gate, nor all in one way which layers have experts.
+
+    Args:
+        shape: Sizes as the configuration says them.
+        layers: The decoder's layers.
+    """
+    ffns = [ffn_in(layer) for layer in layers]
+    plain = tuple(n for n, ffn in enumerate(ffns) if not _has_experts(ffn))
+    wide, matrices = next((w for w in (_width(ffns[n], shape.hidden) for n in plain) if w), (0, 0))
+    shape = replace(shape, ffn_matrices=matrices or shape.ffn_matrices)
+    if shape.experts is None:
+        return replace(shape, ffn=wide or shape.ffn) if len(plain) == len(ffns) else shape
+    return replace(shape, plain=plain, plain_ffn=(wide or shape.plain_ffn) if plain else 0)
+
+
+def _has_experts(ffn: nn.Module) -> bool:
+    return any("expert" in name for name, _ in ffn.named_modules())
+
+
+def _width(ffn: nn.Module, hidden: int) -> tuple[int, int] | None:
+    """Inner width of a plain FFN and its matrices, of which one may hold two; None where it says neither."""
+    pairs = [(m.in_features, m.out_features) for m in ffn.modules() if isinstance(m, nn.Linear)]
+    inner = next((into for into, out in reversed(pairs) if out == hidden), 0)
+    matrices, rest = divmod(sum(into * out for into, out in pairs), max(hidden * inner, 1))
+    return (inner, matrices) if inner and matrices in (2, 3) and not rest else None

@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import os
 import re
+import string
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -223,15 +224,17 @@ def _folder(path: Path, name: str, frames: int | None, rate: float | None) -> Vi
         raise ValueError(f"{name}: the folder holds no frames (files that end in {', '.join(PICTURES)})")
     if len(paths) > MOST_FRAMES:
         raise ValueError(f"{name} has {len(paths):,} frames, and {MOST_FRAMES:,} are read; cut it")
-    paths.sort(key=lambda one: [(int(part), "") if part.isdigit() else (-1, part) for part in _parts(one)])
+    paths.sort(key=_place)
     held = _Pictures(tuple(paths), name)
     first = next(held.read([0]))
     return Video(name, len(paths), _rate(rate, f"{name}: "), first.size, held, frames, chosen=True)
 
 
-def _parts(path: Path) -> list[str]:
-    """Runs of digits of a name, and what stands between them: frame 10 comes after frame 9."""
-    return [part for part in re.split(r"([0-9]+)", path.name) if part]
+def _place(path: Path) -> list[tuple[int, str]]:
+    """Runs of digits of a name as numbers, and what stands between them: frame 10 comes after frame 9."""
+    parts = [part for part in re.split(r"([0-9]+)", path.name) if part]
+    # Digits of other kinds (a raised 2) are no numbers to Python.
+    return [(int(part), "") if part[0] in string.digits else (-1, part) for part in parts]
 
 
 def _file(path: Path, name: str, frames: int | None) -> Video:
@@ -242,10 +245,13 @@ def _file(path: Path, name: str, frames: int | None) -> Video:
             raise ValueError("it has no picture in it")
         check_size(width, height)
         total, rate = stream.frames, float(stream.average_rate or 0)
-        if not total:
-            # Some containers do not say it: packets are counted, nothing is decoded.
+        lasts = float((stream.duration or 0) * (stream.time_base or 0)) * rate
+        if not total or (lasts and abs(lasts - total) >= 1):
+            # Some containers do not say it, and a film that was cut without encoding it again still counts
+            # frames that nobody is shown: packets are counted, nothing is decoded.
+            total = 0
             for packet in container.demux(stream):
-                total += packet.size > 0
+                total += packet.size > 0 and not packet.is_discard
                 if total > MOST_FRAMES:
                     break
     if not total:
@@ -269,7 +275,9 @@ class _Stream:
         if importlib.util.find_spec("av") is None:
             raise ValueError(f"{self.name} cannot be read: video files need PyAV: pip install av")
         import av
+        from av.stream import Disposition
 
+        opened = False
         try:
             with (
                 self.path.open("rb") as file,
@@ -277,13 +285,14 @@ class _Stream:
                     file, options={"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "pipe"}
                 ) as container,
             ):
-                if not container.streams.video:
+                # The picture on the cover of a song is no film.
+                films = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+                if not films:
                     raise ValueError("it has no picture in it")
-                stream = container.streams.video[0]
-                stream.thread_type = "AUTO"
-                yield container, stream
+                films[0].thread_type, opened = "AUTO", True
+                yield container, films[0]
         except Exception as error:  # decoders raise whatever their authors chose
-            raise ValueError(f"{self.name} cannot be read: {_reason(error, self.path)}") from None
+            raise ValueError(f"{self.name} cannot be read: {_reason(error, self.path, opened)}") from None
 
     def read(self, numbers: Sequence[int]) -> Iterator[Image.Image]:
         left = list(numbers)
@@ -357,8 +366,10 @@ class _Plain:
         return f"plain {self.colour}"
 
 
-def _reason(error: Exception, path: Path) -> str:
+def _reason(error: Exception, path: Path, opened: bool) -> str:
     text = str(getattr(error, "strerror", None) or error or type(error).__name__).splitlines()[0]
     if "Invalid data found" in text or "Invalid argument" in text:
+        if opened:
+            return "it is torn: not all of its frames can be decoded"
         return f"no video that can be read ({', '.join(CONTAINERS)})"
     return text.replace(str(path), short(path))

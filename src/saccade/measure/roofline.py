@@ -97,7 +97,7 @@ def rows_seconds(
     else:
         traffic = size * 2 * alive * (mixer.mixed_width + mixer.value_width)
         products = [(alive, *matrix) for matrix in mixer.matrices(d)]
-    products += [(ffn, d, m), (ffn, d, m), (ffn, m, d)]
+    products += [(ffn, d, m)] * (shape.ffn_matrices - 1) + [(ffn, m, d)]
     if shape.experts is not None:
         products.append((ffn, d, shape.experts.routing))
     total = 0.0
@@ -106,7 +106,7 @@ def rows_seconds(
         total += max(2 * rows * into * out / device.flops_per_s, moved / device.bytes_per_s)
     # Rows that pass different experts read the weights of each: of all of them, once rows are many.
     others = min(shape.ffn_held, ffn * shape.ffn) - m if ffn else 0
-    total += size * 3 * d * others / device.bytes_per_s
+    total += size * shape.ffn_matrices * d * others / device.bytes_per_s
     return total + max(scores / device.flops_per_s, traffic / device.bytes_per_s)
 
 
