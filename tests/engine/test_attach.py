@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import io
 import pickle
@@ -9,7 +10,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
@@ -60,6 +61,24 @@ def test_a_handle_is_removed_once_and_again(llava):
     handle.remove()
     handle.remove()
     assert snapshot(llava.model) == before
+
+
+@torch.no_grad()
+def test_a_handle_may_be_entered_again_and_inside_itself(llava):
+    given = llava.batch([SAMPLES[0]])
+    stock = llava.model(**given).logits
+    handle = apply(llava.model, SPECS[0])
+    with handle:
+        want = llava.model(**given).logits
+        with handle as same:
+            assert same is handle
+        assert torch.equal(llava.model(**given).logits, want), "the inner block takes nothing off"
+    assert torch.equal(llava.model(**given).logits, stock)
+    with handle:
+        assert torch.equal(llava.model(**given).logits, want)
+    with apply(llava.model, SPECS[1]), pytest.raises(ValueError, match="has a saccade plan"), handle:
+        pass
+    assert attached(llava.model) is None and torch.equal(llava.model(**given).logits, stock)
 
 
 def test_an_exception_in_the_block_leaves_no_trace(llava):
@@ -206,6 +225,92 @@ def test_a_layout_is_of_the_thread_that_gives_it(llava):
             with pytest.raises(ValueError, match=r"with_layout.* was opened in another thread"):
                 elsewhere(lambda run=run: run(inputs_embeds=embeds))
             assert torch.equal(run(inputs_embeds=embeds)[0], want)
+
+
+@torch.no_grad()
+def test_blocks_may_nest(llava):
+    given = llava.batch([SAMPLES[0]])
+    layout = Layout.from_mask(llava.visual(given), given["attention_mask"])
+    embeds = llava.model.get_input_embeddings()(given["input_ids"])
+    with apply(llava.model, "visionzip(dominant=4,contextual=2)") as handle:
+        with handle.tracing(sources=False) as outer:
+            llava.model(**given)
+            with handle.tracing() as inner:
+                llava.model(**given)
+            llava.model(**given)
+        assert (len(outer), len(inner)) == (3, 1) and inner[0] is outer[1]
+        made = [trace.cuts[0].sources_BNN is not None for trace in outer]
+        assert made == [False, True, False]
+        bare = Layout.from_mask(torch.zeros_like(layout.visual_BN), given["attention_mask"])
+    with apply(llava.model, "uniform(keep=0.5)") as handle, handle.with_layout(layout):
+        want = llava.model(inputs_embeds=embeds).logits
+        with handle.with_layout(bare):
+            assert not torch.equal(llava.model(inputs_embeds=embeds).logits, want)
+        assert torch.equal(llava.model(inputs_embeds=embeds).logits, want)
+
+
+def test_a_task_has_blocks_of_its_own(llava):
+    given = llava.batch([SAMPLES[0]])
+
+    async def traced(handle: Any, times: int) -> list:
+        with handle.tracing() as traces:
+            for _ in range(times):
+                await asyncio.sleep(0)
+                llava.model(**given)
+        return traces
+
+    async def elsewhere_in_a_block(handle: Any) -> list:
+        with handle.tracing() as traces:
+            await asyncio.to_thread(llava.model, **given)
+            late = asyncio.create_task(asyncio.sleep(0.01))
+            late.add_done_callback(lambda task: llava.model(**given))
+        await late
+        await asyncio.sleep(0)
+        return traces
+
+    async def together(handle: Any) -> list[list]:
+        several = [traced(handle, times) for times in (2, 4, 3)]
+        return await asyncio.gather(*several, elsewhere_in_a_block(handle))
+
+    with apply(llava.model, "fastv(layer=1,keep=0.5)") as handle, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = asyncio.run(together(handle))
+    assert [len(traces) for traces in found] == [2, 4, 3, 1]
+
+
+def test_blocks_of_threads_share_what_watches_the_tower(llava):
+    """The first to open ends first: the other still learns where rows lie, and nothing is left behind."""
+    given = llava.batch([SAMPLES[0]])
+    before = set(llava.model.model.__dict__)
+    with apply(llava.model, SPECS[0]) as handle:
+        first = ExitStack()
+        first.enter_context(handle.tracing())
+
+        def second() -> list:
+            with handle.tracing() as traces:
+                first.close()
+                llava.model(**given)
+            return traces
+
+        assert elsewhere(second)[0].grid is not None
+        assert set(llava.model.model.__dict__) == before
+        with handle.tracing() as traces:
+            llava.model(**given)
+            handle.remove()
+            assert set(llava.model.model.__dict__) == before
+        assert traces[0].grid is not None
+
+
+@pytest.mark.parametrize("block", ["tracing", "with_layout", "answering"])
+def test_a_block_of_a_plan_that_is_off_is_refused(llava, block):
+    handle = apply(llava.model, SPECS[0])
+    handle.remove()
+    said = {"tracing": (), "with_layout": (Layout.from_mask(torch.ones(1, 2, dtype=torch.bool)),)}
+    with (
+        pytest.raises(ValueError, match="this plan is not on the model now"),
+        getattr(handle, block)(*said.get(block, (torch.ones(1, 2),))),
+    ):
+        pass
 
 
 @torch.no_grad()

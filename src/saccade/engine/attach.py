@@ -93,6 +93,7 @@ class Attachment:
         self._handover = Handover()
         self._blocks = Blocks()
         self._undo: list[Callable[[], None]] = []
+        self._entered = 0
         self.attach()
 
     def attach(self) -> None:
@@ -144,6 +145,7 @@ class Attachment:
         self._undo.append(core.register_forward_pre_hook(forward.before_core, with_kwargs=True).remove)
         self._undo.append(core.register_forward_hook(forward.after_core, always_call=True).remove)
         self._undo.append(decoder.register_forward_pre_hook(forward.before_decoder, with_kwargs=True).remove)
+        self._undo.append(forward.unwatch)
         if self.plan.methods:
             self._undo.append(decoder.register_forward_hook(forward.after_decoder, with_kwargs=True).remove)
         if self.plan.shortening:
@@ -207,10 +209,16 @@ class Attachment:
             below.attach()
 
     def __enter__(self) -> Attachment:
+        """Begins a block under the plan, which is put on again if it was taken off; blocks may nest."""
+        if not self._undo:
+            self.attach()
+        self._entered += 1
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.remove()
+        self._entered -= 1
+        if not self._entered:
+            self.remove()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise ValueError("a model with a saccade plan is not copied or pickled; remove the plan first")
@@ -221,7 +229,7 @@ class Attachment:
     ) -> Iterator[None]:
         """Says which rows are visual where the model cannot see it: calls with merged embeddings only.
 
-        It is for forwards of the thread that opens it.
+        It is for forwards of the thread (or asyncio task) that opens it.
 
         Given once, it serves a whole ``generate(inputs_embeds=...)``: tokens that follow on a cache are text.
         A batch that is a multiple of the layout's holds each sample several times in turn, as beams and
@@ -232,13 +240,9 @@ class Attachment:
             vision: What a vision tower would know of them, for methods that look at it.
             grid: Where they lie in the picture, for methods that ask, on the host.
         """
-        call = self._handover
-        call.given = Given(layout, vision, grid)
-        try:
-            with self._blocks.layout():
-                yield
-        finally:
-            call.given = None
+        self._check_on()
+        with self._blocks.layout(Given(layout, vision, grid)):
+            yield
 
     @contextmanager
     def answering(self, asked_BN: torch.Tensor) -> Iterator[None]:
@@ -250,34 +254,35 @@ class Attachment:
         Args:
             asked_BN: True at rows of prompts.
         """
-        self._handover.asked_BN = asked_BN.cpu()
-        try:
+        self._check_on()
+        with self._blocks.answering(asked_BN.cpu()):
             yield
-        finally:
-            self._handover.asked_BN = None
 
     @contextmanager
     def tracing(self, sources: bool = True) -> Iterator[list[Trace]]:
         """Notes what happens to the visual rows: one ``Trace`` for every forward that has some, in order.
 
-        It notes forwards of the thread that opens it, and warns if they all ran in others.
+        It notes forwards of the thread (or asyncio task) that opens it, and warns if they all ran in others.
+        Inside another such block both note them.
 
         Args:
             sources: Whether to note what merged rows are made of, which takes memory of rows times rows.
         """
+        self._check_on()
         found: list[Trace] = []
-        self._handover.traces, self._handover.sources = found, sources
-        forward = self._forward
-        own = forward.tap
-        tap = forward.tap = own or TowerTap(self.model, self.family)
-        try:
-            with self._blocks.tracing(found):
-                yield found
-        finally:
-            self._handover.traces = None
-            if own is None:
-                tap.remove()
-            forward.tap = own
+        with self._forward.watching(), self._blocks.tracing(found, sources):
+            yield found
+
+    def _check_on(self) -> None:
+        """Refuses to say something of forwards that this plan has no part in.
+
+        Raises:
+            ValueError: If the plan is not on the model.
+        """
+        if not self._undo:
+            raise ValueError(
+                "this plan is not on the model now: open the block while it is, or attach() it again"
+            )
 
 
 def attached(model: nn.Module) -> Attachment | None:

@@ -6,7 +6,7 @@ D hidden.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,7 +39,7 @@ class ForwardFacts:
         parts: Modules of the model.
         grid: Where the visual rows lie in the picture, on the host, or None.
         vision: Gives what the vision tower knows, for a look at it and the decoder's input.
-        traces: Where to note what happens, or None.
+        traces: Where to note what happens, if anywhere.
         sources: Whether to note what merged rows are made of.
         carried: What the stock loop adds to rows between layers, or None.
         left: Gives the rows whose patches passed the vision tower, on a device, or None.
@@ -50,7 +50,7 @@ class ForwardFacts:
     parts: Parts
     grid: Grid | None = None
     vision: Callable[[Look, torch.Tensor], Vision] | None = None
-    traces: list[Trace] | None = None
+    traces: Sequence[list[Trace]] = ()
     sources: bool = True
     carried: Carried | None = None
     left: Callable[[torch.device], torch.Tensor | None] | None = None
@@ -101,9 +101,11 @@ class Decisions:
         last_BN = _last_rows(self.layout.real_BN)
         self._last = RowIndex.from_mask(last_BN).on(device)
         self._ends_visual = bool((last_BN & layout.visual_BN).any())
-        self.trace = None if context.traces is None else Trace(program.route, context.grid)
-        if self.trace is not None and context.traces is not None:
-            context.traces.append(self.trace)
+        self.trace: Trace | None = None
+        if context.traces:
+            self.trace = Trace(program.route, context.grid)
+            for found in context.traces:
+                found.append(self.trace)
 
     def enter(self, hidden_BND: torch.Tensor) -> torch.Tensor:
         """Takes the decisions that come before the decoder; returns its input."""

@@ -7,7 +7,8 @@ the layers' take decisions. What they hand to each other is local to the thread.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
@@ -39,7 +40,6 @@ from saccade.engine.release import release
 from saccade.engine.rewrite import Carried
 from saccade.engine.sights import sights_of
 from saccade.engine.tower import Captured, TowerTap, grid, left, vision
-from saccade.engine.trace import Trace
 from saccade.families import Family, Rotary
 from saccade.families.base import Parts
 from saccade.plans.plan import Plan
@@ -51,22 +51,14 @@ class Handover(threading.local):
     Attributes:
         prompt: What the core was given that holds images; taken by the decoder's hook.
         core: What the core was given, by name; empty outside it.
-        given: The layout that ``with_layout`` says.
         continues: Whether this forward holds no more than tokens that follow what was laid out.
-        sources: Whether traces note what merged rows are made of.
-        traces: Where ``tracing`` notes what happened; None outside it.
         inside: Whether the core is running; else its decoder was called by itself.
-        asked_BN: Rows of the prompts, as ``answering`` says; None outside it.
     """
 
     prompt: Prompt | None = None
     core: Mapping[str, Any] = MappingProxyType({})
-    given: Given | None = None
     continues: bool = False
-    sources: bool = True
-    traces: list[Trace] | None = None
     inside: bool = False
-    asked_BN: torch.Tensor | None = None
 
 
 class Forward:
@@ -100,6 +92,8 @@ class Forward:
     ) -> None:
         self.model, self.family, self.parts, self.plan = model, family, parts, plan
         self.call, self.blocks, self.tap = call, blocks, tap
+        self._lent: TowerTap | None = None
+        self._watchers, self._lending = 0, threading.Lock()
         releases = any(method.releases for method in plan.methods)
         self.decides = bool(stages)
         config: Any = parts.decoder.config
@@ -109,13 +103,38 @@ class Forward:
         self.whole = self.decides or releases or any(method.by_image for method in plan.methods)
         self.looks_at_end = releases or any(stage.look.layer or stage.look.words for stage in stages)
 
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watches the vision tower, also where the plan does not; blocks of several threads share one tap."""
+        with self._lending:
+            self._watchers += 1
+            if self.tap is None:
+                self.tap = self._lent = TowerTap(self.model, self.family)
+        try:
+            yield
+        finally:
+            with self._lending:
+                self._watchers -= 1
+                if not self._watchers:
+                    self._take_back()
+
+    def unwatch(self) -> None:
+        """Takes off the tap that open blocks asked for: the plan goes."""
+        with self._lending:
+            self._take_back()
+
+    def _take_back(self) -> None:
+        if self._lent is not None:
+            self._lent.remove()
+            self.tap = self._lent = None
+
     @eager
     def before_core(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         """Reads the token ids and the padding: which rows are visual."""
         refuse_replicas(module)
         self.call.prompt, self.call.inside, self.call.continues, self.call.core = None, True, False, {}
-        if self.tap is not None:
-            self.tap.begin()
+        if (tap := self.tap) is not None:
+            tap.begin()
         if self.plan.adapter is not None and module.training and torch.is_grad_enabled():
             raise ValueError(
                 f"{self.plan.key} brings weights of its own, which do not train: merge the adapter first "
@@ -124,7 +143,7 @@ class Forward:
         if not self.plan.methods:
             return
         named = self.call.core = by_name(module, args, kwargs)
-        if self.call.given is not None:
+        if self.blocks.given is not None:
             self.call.continues = goes_on(named, self._has_images(named))
             return
         ids, embeds, padding = (named.get(key) for key in ("input_ids", "inputs_embeds", "attention_mask"))
@@ -140,8 +159,8 @@ class Forward:
     def after_core(self, module: nn.Module, args: tuple, output: Any) -> None:
         """Forgets what was handed on: the forward is over, also where it failed."""
         self.call.prompt, self.call.inside, self.call.continues, self.call.core = None, False, False, {}
-        if self.tap is not None:
-            self.tap.begin()
+        if (tap := self.tap) is not None:
+            tap.begin()
 
     @eager
     def before_decoder(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict]:
@@ -152,13 +171,13 @@ class Forward:
         refuse_replicas(module)
         # Taken, not read: the images are of this call of the decoder and of no other.
         prompt, self.call.prompt = self.call.prompt, None
-        given = None if self.call.continues else self.call.given
+        given, traces = None if self.call.continues else self.blocks.given, self.blocks.traces
         pictures = prompt is not None and self.whole and bool(prompt.visual_BN.any())
         if self.whole and (pictures or given is not None):
             refuse_split_prompts(self.plan.spec, self.looks_at_end)
         elif self.looks_ahead and prompt is not None and bool(prompt.visual_BN.any()):
             refuse_split_pictures(self.family.name)
-        if given is not None and self.tap is not None and self.tap.spreads:
+        if given is not None and (tap := self.tap) is not None and tap.spreads:
             raise ValueError(
                 f"{self.plan.spec} merges tokens while the vision tower runs, and these embeddings are made: "
                 "give pixel_values, or leave the plan out"
@@ -179,7 +198,7 @@ class Forward:
         alone = layout is None and not self.call.inside and bool(self.plan.methods)
         if alone and new > 1 and rows.is_floating_point():
             self.blocks.cannot_tell()
-        if layout is not None and self.call.traces is None:
+        if layout is not None and not traces:
             self.blocks.untraced()
         if layout is not None and (layout.batch, layout.rows) != (batch, new):
             raise ValueError(
@@ -189,7 +208,7 @@ class Forward:
         seen = layout is not None and layout.has_visual
         program = self.plan.program(layout, num_layers) if layout is not None and seen else None
         route = None if program is None else program.route
-        watched = program is not None and (program.stages or self.call.traces is not None)
+        watched = program is not None and (program.stages or traces)
         if route is not None and not watched and all(one.is_dense for one in dict.fromkeys(route.layers)):
             route = program = None
         ragged = cache is not None and any(ragged_layer(cache, n) for n in range(len(cache.layers)))
@@ -207,7 +226,7 @@ class Forward:
         positions = self._positions(named, rows, past) if self.decides or ragged else None
         sights = sights_of(self.family, self.rules, core, past, past + new, mask)
         frame = Frame.build(route, num_layers, batch, new, past, mask, rows.device, positions, sights)
-        if program is None or (not program.stages and self.call.traces is None):
+        if program is None or not (program.stages or traces):
             return args, kwargs | {FRAME: frame}
         added = self.family.added(named)
         carried = None if added is None else Carried(added)
@@ -275,9 +294,10 @@ class Forward:
 
     def _captured(self, prompt: Prompt | None) -> Captured | None:
         """What is known of the images of this forward, where anybody wants to know."""
-        if self.tap is None or prompt is None:
+        # Read once: a block of another thread may end, and take off the one that it put on.
+        if (tap := self.tap) is None or prompt is None:
             return None
-        captured = self.tap.captured(prompt.inputs.get("mm_encoder_outputs"), prompt.inputs)
+        captured = tap.captured(prompt.inputs.get("mm_encoder_outputs"), prompt.inputs)
         return captured if captured is None or prompt.shown_R is None else captured.showing(prompt.shown_R)
 
     def _context(
@@ -303,7 +323,7 @@ class Forward:
         where = None if given is None else given.grid
         if captured is not None:
             where = grid(captured.picture, layout, torch.device("cpu"))
-        asked_BN = self.call.asked_BN
+        asked_BN = self.blocks.asked_BN
         if asked_BN is not None and asked_BN.shape != layout.visual_BN.shape:
             raise ValueError(
                 f"the rows of the prompts are {tuple(asked_BN.shape)}, those of the forward "
@@ -314,8 +334,8 @@ class Forward:
             self.parts,
             where,
             see,
-            self.call.traces,
-            self.call.sources,
+            self.blocks.traces,
+            self.blocks.sources,
             carried,
             kept,
             asked_BN,

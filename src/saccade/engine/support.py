@@ -397,7 +397,7 @@ SUPPORT: tuple[Support, ...] = (
     Support(
         "`tracing()` and `with_layout()` around a model that runs in another thread",
         "refused",
-        "they are of the thread that opens them: an empty trace is warned of, a layout missed is an error",
+        "they are of the thread or task that opens them: an empty trace warns, a layout missed is an error",
         "engine/test_attach.py::test_a_layout_is_of_the_thread_that_gives_it",
     ),
     Support(
