@@ -10,8 +10,11 @@ import torch
 from engine.reference import masked
 from engine.test_cache import merged
 from saccade.core.layout import Layout
+from saccade.core.pricing import cost
 from saccade.engine import apply
-from support.models import FACTORIES, SQUARE, tiny_llava, tiny_qwen
+from saccade.families import find
+from saccade.plans.plan import Plan
+from support.models import FACTORIES, SQUARE, WIDE, tiny_llava, tiny_qwen
 
 SAMPLES = [[3, SQUARE, 5], [6], [2, SQUARE, 1, SQUARE, 2]]
 SPECS = ("vskip(layers=1-3)", "ffn_skip(layers=0,2)", "vtw(layer=2)")
@@ -221,3 +224,26 @@ def test_autocast_stays_near_full_precision(llava, spec):
                 got = llava.model(**inputs).logits[real]
                 llava.model.generate(**inputs, max_new_tokens=3, do_sample=False)
     assert (got.float() - want).abs().mean() < 2 * stock_error
+
+
+@pytest.mark.parametrize("name", ["llava_next-llama", "internvl-qwen2"])
+def test_a_default_device_is_not_that_of_host_tensors(name):
+    """As after ``torch.set_default_device("cuda")``; here on one that only the stock model can bear."""
+    tiny = FACTORIES[name]()
+    inputs = tiny.batch([[3, SQUARE, 5], [2, WIDE, 4]])
+    shape = find(tiny.model).shape(tiny.model.config)
+    spec = "vskip(layers=1-2)+vtw(layer=3) fastv(layer=2,keep=0.5) visionzip(dominant=4,contextual=2)"
+    specs = f"{spec} uniform(keep=0.5) pool() prumerge() random(keep=0.5) skip_vision(cache=none)".split()
+
+    def run(spec: str) -> list:
+        program = Plan.of(spec).program(Layout.single(20, 10), 4)
+        with torch.no_grad(), apply(tiny.model, spec) as handle, handle.tracing():
+            logits = tiny.model(**inputs).logits
+            tokens = tiny.model.generate(**inputs, max_new_tokens=2, do_sample=False)
+        return [logits, tokens, torch.tensor(cost(shape, program.nominal()).executed_tflops, device="cpu")]
+
+    want = [run(spec) for spec in specs]
+    with torch.device("meta"):
+        got = [run(spec) for spec in specs]
+    for spec, one, other in zip(specs, got, want, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True)), spec

@@ -10,6 +10,8 @@ from functools import cached_property
 
 import torch
 
+from saccade.core.host import on_host
+
 Views = tuple[int, ...]
 """Patches of every view of an image."""
 
@@ -40,6 +42,7 @@ class Layout:
     block_BN: torch.Tensor | None = None
 
     @classmethod
+    @on_host
     def from_mask(
         cls,
         visual_BN: torch.Tensor,
@@ -88,6 +91,7 @@ class Layout:
         return cls(visual_BN, real_BN, image_BN.masked_fill(~visual_BN, -1))
 
     @classmethod
+    @on_host
     def single(cls, visual: int, text: int, prefix: int | None = None, views: Views | None = None) -> Layout:
         """One sample with one image: ``prefix`` text rows, ``visual`` rows, the rest of the text.
 

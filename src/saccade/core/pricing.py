@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 import torch
 
 from saccade.core.calls import blocks
+from saccade.core.host import on_host
 from saccade.core.layout import Layout
 from saccade.core.route import LayerRoute, Route
 from saccade.core.rows import RowIndex
@@ -193,6 +194,7 @@ def right_padded(real_BN: torch.Tensor) -> bool:
     return not bool((real_BN[:, 1:] & ~real_BN[:, :-1]).any())
 
 
+@on_host
 def cost(shape: ModelShape, route: Route, dtype_bytes: int = 2) -> Cost:
     """Prices a route.
 

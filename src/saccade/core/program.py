@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 
+from saccade.core.host import on_host
 from saccade.core.layout import Layout, prefix_of
 from saccade.core.route import LayerRoute, Route
 from saccade.core.select import count, top
@@ -30,6 +31,7 @@ class Program:
     route: Route
     stages: tuple[Stage, ...] = ()
 
+    @on_host
     def nominal(self) -> Route:
         """A route that costs what a real one does: as many rows as each stage keeps, chosen blindly."""
         layout, route = self.route.layout, self.route

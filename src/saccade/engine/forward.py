@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from saccade.core.host import on_host
 from saccade.core.layout import Layout
 from saccade.core.precision import wide
 from saccade.core.recurrence import check_sets
@@ -129,6 +130,7 @@ class Forward:
             self.tap = self._lent = None
 
     @eager
+    @on_host
     def before_core(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         """Reads the token ids and the padding: which rows are visual."""
         refuse_replicas(module)
@@ -163,6 +165,7 @@ class Forward:
             tap.begin()
 
     @eager
+    @on_host
     def before_decoder(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict]:
         """Turns the layout into a route, and the route into the frame that travels to the layers."""
         if FRAME in kwargs:
@@ -239,6 +242,7 @@ class Forward:
         return (), {**named, **changed}
 
     @eager
+    @on_host
     def after_decoder(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
         """Frees rows of the cache, and shows at dropped rows what the last row left before them says."""
         frame: Frame | None = kwargs.get(FRAME)
@@ -342,6 +346,7 @@ class Forward:
         )
 
     @eager
+    @on_host
     def before_layer(self, number: int, layer: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
         """Takes the decisions that look at the layer about to run."""
         frame: Frame | None = kwargs.get(FRAME)
@@ -354,6 +359,7 @@ class Forward:
         return args, kwargs | {"hidden_states": changed}
 
     @eager
+    @on_host
     def keep_past(self, number: int, layer: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         """Lets a cache keep what a window hides until the layer about to run has been looked at."""
         frame: Frame | None = kwargs.get(FRAME)
@@ -361,6 +367,7 @@ class Forward:
             frame.decisions.kept[number] = keep_past(kwargs.get("past_key_values"), self._place(layer), True)
 
     @eager
+    @on_host
     def after_layer(
         self, number: int, layer: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any
     ) -> Any:

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from saccade.core.bipartite import TowerMerge
+from saccade.core.host import on_host
 from saccade.core.predicted import TowerPrune
 from saccade.core.stages import TowerLayer
 from saccade.engine import tower_packed
@@ -215,7 +216,7 @@ class TowerTap:
             named = _arguments(signature, args, kwargs)
             if self.merge is not None and not self.merge.spread and kind == "video":
                 # What averages patches needs all of them: it would fail on those that are left.
-                given = self.family.picture(self.model, named)
+                given = on_host(self.family.picture)(self.model, named)
                 if given is not None:
                     refuse_mixed(given)
             run = self._call.run = TowerRun(named)
@@ -238,6 +239,7 @@ class TowerTap:
         self._undo.append(undo)
 
     @_eager
+    @on_host
     def _keep(self, kind: str, named: Mapping[str, Any], output: Any, run: TowerRun) -> None:
         if self.check is not None:
             self.check(named)
@@ -275,6 +277,7 @@ class TowerTap:
         self._undo += [hook.remove for hook in hooks]
 
     @_eager
+    @on_host
     def _before_tower(
         self, module: nn.Module, args: tuple, kwargs: dict[str, Any]
     ) -> tuple[tuple, dict[str, Any]] | None:
@@ -302,6 +305,7 @@ class TowerTap:
         return args, kwargs | {MERGING: run.merging}
 
     @_eager
+    @on_host
     def _after_attention(
         self, key: Which, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any
     ) -> None:
@@ -327,6 +331,7 @@ class TowerTap:
             weigh()
 
     @_eager
+    @on_host
     @torch.no_grad()
     def _after_received(
         self, number: int, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any
@@ -345,11 +350,13 @@ class TowerTap:
         return [tuple(all_heads(part, tower.heads, module) for part in pair) for pair in own]
 
     @_eager
+    @on_host
     def _after_layer(self, number: int, module: nn.Module, args: tuple, output: Any) -> None:
         if self._call.run is not None:
             self._call.run.states[number] = output[0] if isinstance(output, tuple) else output
 
     @_eager
+    @on_host
     def _before_first(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         if self._call.run is not None:
             self._call.run.states[0] = args[0] if args else kwargs["hidden_states"]
@@ -391,6 +398,7 @@ class TowerTap:
             self._call.run.scores["made"] = scores
 
     @_eager
+    @on_host
     def _after_projector(self, module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
         run, tower = self._call.run, self.tower
         if run is None or run.merging is None or tower is None:

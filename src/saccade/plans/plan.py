@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from saccade.core.host import on_host
 from saccade.core.layout import Layout
 from saccade.core.program import Program, in_order
 from saccade.core.route import Route, compose
@@ -58,6 +59,7 @@ class Plan:
         """The spec string and the adapter, if any: what answers under the plan are filed under."""
         return self.spec if self.adapter is None else f"{self.spec} [healed {self.adapter.digest[:8]}]"
 
+    @on_host
     def program(self, layout: Layout, num_layers: int) -> Program:
         """What all methods together do to a batch: fixed row sets, and decisions on the way.
 
@@ -92,6 +94,7 @@ class Plan:
             rewriter = stage.by if stage.rewrites or (stage.unseen and layout.padded) else rewriter
         return Program(route, stages)
 
+    @on_host
     def route(self, layout: Layout, num_layers: int) -> Route:
         """The composed route of all methods for a batch, for prices and pictures.
 
