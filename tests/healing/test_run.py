@@ -149,6 +149,23 @@ def test_plan_and_healed_plan_are_two_columns(made, loaded, tmp_path):
     assert told[0] != told[1]
 
 
+def test_what_is_done_to_a_model_that_wears_a_healed_plan_is_done_to_its_own_weights(made, folder, tmp_path):
+    found, _ = made
+    fresh = models.load(str(folder))
+    own = {name: weight.clone() for name, weight in fresh.model.state_dict().items()}
+    with saccade.apply(fresh.model, found.plan):
+        fresh.model.save_pretrained(tmp_path)
+        saved = fresh.model.state_dict()
+        with pytest.raises(ValueError, match="remove the plan before other weights are loaded"):
+            fresh.model.load_state_dict(own)
+        fresh.model.to(torch.bfloat16)
+    again = type(fresh.model).from_pretrained(tmp_path).state_dict()
+    for name, weight in own.items():
+        assert torch.equal(saved[name], weight) and torch.equal(again[name], weight), name
+        assert torch.equal(fresh.model.state_dict()[name], weight.bfloat16()), name
+    fresh.model.load_state_dict(own)
+
+
 def answered():
     from dataclasses import replace
 

@@ -5,7 +5,9 @@ The changed weights stand in the place of the model's own, so that a healed plan
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -58,15 +60,16 @@ def unproven(model: nn.Module, adapter: AdapterRef) -> str:
 
 
 @torch.no_grad()
-def put_on(model: nn.Module, adapter: AdapterRef) -> Callable[[], None]:
+def put_on(model: nn.Module, adapter: AdapterRef, *, saved: bool = False) -> Callable[[], None]:
     """Puts an adapter into a model's weights.
 
     Args:
         model: The model, without wrappers.
         adapter: The adapter.
+        saved: Whether the changed weights are those that are saved meanwhile; else the model's own are.
 
     Returns:
-        What puts the model's own weights back, the very same tensors.
+        What puts the model's own weights back, the very same tensors, wherever the model has been moved to.
 
     Raises:
         ValueError: If a module is not there, of another size, or holds no plain weights.
@@ -75,8 +78,15 @@ def put_on(model: nn.Module, adapter: AdapterRef) -> Callable[[], None]:
     modules = {name: _linear(model, name, pair) for name, pair in found.pairs.items()}
     own = [(module, module.weight) for module in modules.values()]
 
+    hooks: list[Any] = []
+
     def back() -> None:
+        for hook in hooks:
+            hook.remove()
         for module, weight in own:
+            # The model may have been moved, or had its precision changed, meanwhile.
+            if (weight.device, weight.dtype) != (module.weight.device, module.weight.dtype):
+                weight.data = weight.data.to(module.weight.device, module.weight.dtype)
             module.weight = weight
 
     try:
@@ -84,10 +94,26 @@ def put_on(model: nn.Module, adapter: AdapterRef) -> Callable[[], None]:
             for name, module in modules.items():
                 changed = merged(module.weight.detach(), *found.pairs[name], found.scale)
                 module.weight = nn.Parameter(changed, requires_grad=False)
+        for module, weight in own if not saved else ():
+            hooks.append(module.register_state_dict_post_hook(functools.partial(_saved, weight)))
+            hooks.append(module.register_load_state_dict_pre_hook(_refuse_loading))
     except BaseException:
         back()
         raise
     return back
+
+
+def _saved(own: torch.Tensor, module: nn.Linear, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    """Saves the model's own weight in the place of the changed one: the plan is no part of the model."""
+    like = module.weight
+    state[f"{prefix}weight"] = own.detach().to(like.device, like.dtype)
+
+
+def _refuse_loading(*args: Any) -> None:
+    raise ValueError(
+        "this model wears a healed plan, whose weights stand in the place of its own: remove the plan before "
+        "other weights are loaded"
+    )
 
 
 def merged(weight: torch.Tensor, down: torch.Tensor, up: torch.Tensor, scale: float) -> torch.Tensor:

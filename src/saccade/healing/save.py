@@ -98,7 +98,7 @@ def merge(loaded: Loaded, healed: Plan, folder: Path) -> dict[str, Path]:
     """
     assert healed.adapter is not None
     target = folder / MODEL
-    back = put_on(loaded.model, healed.adapter)
+    back = put_on(loaded.model, healed.adapter, saved=True)
     try:
         with disk_trouble(f"the model to {target}", KEPT):
             save(loaded, skip_vision.wrapped(loaded.model) is not None, target)
