@@ -235,6 +235,13 @@ def test_the_same_file_is_written_twice_alike(made, tmp_path):
     assert Plan.load(again.files["plan"]) == found.plan
 
 
+def test_where_the_dense_model_is_never_right_nothing_is_proven(made):
+    found, _ = made
+    told = refusal(found.candidates, Settings(max_loss=2), 0.01)
+    assert "the dense model is right on 1.0 % of the held-out samples" in told and "'score'" in told
+    assert "the nearest" in refusal(found.candidates, Settings(max_loss=2), 0.9)
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

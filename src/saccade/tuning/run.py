@@ -127,6 +127,11 @@ def run(
     shown = alone(search, settings, journal, watch)
     told = explained(search, best) if explain and best is not None else ()
     held, held_out = judged_on(loaded, questions, settings, journal, watch, search, best, helpers)
+    if not held_out.dense.mean.accuracy.value:
+        watch.say(
+            "the dense model is right on no held-out sample, so no plan is seen to lose anything: look at "
+            "how answers are scored ('score'), or leave them out to compare with the dense model's own"
+        )
     chosen = pick(held, settings, best)
     if explain and best is None and chosen is not None:
         told = explained(search, chosen.tried)
@@ -136,7 +141,7 @@ def run(
         watch.say(f"timed here: {timing['measured']:.3f} of dense, {timing['predicted']:.3f} predicted")
     unsure = None
     if settings.unsure is not None and chosen is not None:
-        unsure = guarded(loaded, questions, settings, journal, search, chosen, held_out)
+        unsure = guarded(loaded, questions, settings, journal, search, chosen, held_out, len(held))
     return finished(loaded, questions, settings, search, held, chosen, held_out, shown, told, timing, unsure)
 
 
@@ -217,6 +222,7 @@ def guarded(
     search: Search,
     chosen: Candidate,
     found: Comparison,
+    candidates: int,
 ) -> Unsure:
     """The guard at run time, its margin from the search's samples and its effect from the held-out ones."""
     assert settings.unsure is not None
@@ -228,7 +234,7 @@ def guarded(
     fallen = {sample.id for sample, falls_back in zip(judge.order(0), falls, strict=True) if falls_back}
     share = sum(falls) / len(falls)
     pairs = list(paired(found, chosen.plan.spec, fallen).values())
-    return Unsure(margin, share, chosen.ratio + share, lost(pairs), bound(pairs))
+    return Unsure(margin, share, chosen.ratio + share, lost(pairs), bound(pairs, candidates))
 
 
 def finished(
