@@ -21,7 +21,7 @@ from saccade.tuning.front import names, write
 from saccade.tuning.price import FlopsMeter, Pricer
 from saccade.tuning.questions import split
 from saccade.tuning.result import pick, refusal, thinned
-from saccade.tuning.run import run, tune
+from saccade.tuning.run import hopeless, run, tune
 
 SAMPLES = [question(i, task="ab"[i % 2], subtask="xy"[i // 2 % 2]) for i in range(24)]
 SMALL = {
@@ -242,6 +242,18 @@ def test_where_the_dense_model_is_never_right_nothing_is_proven(made):
     assert "the nearest" in refusal(found.candidates, Settings(max_loss=2), 0.9)
 
 
+def test_what_cannot_be_proven_is_said_before_the_search():
+    settings = Settings(max_loss=1, **SMALL)
+    tasks = [replace(sample, task=f"t{n}") for n, sample in enumerate(SAMPLES)]
+    with pytest.raises(ValueError, match=r"no held-out sample is of task 't\d+' nor of 7 others"):
+        hopeless(split(tasks, settings), settings)
+    told = hopeless(split(SAMPLES, settings), settings)
+    assert "16 held-out samples prove of no plan" in told and "299 of each of the 2 tasks" in told
+    assert "150 of each" in hopeless(split(SAMPLES, settings), replace(settings, each_task=False))
+    assert hopeless(split(SAMPLES, settings), replace(settings, max_loss=40)) == ""
+    assert hopeless(split(tasks, settings), Settings(flops=0.5, **SMALL)) == ""
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -272,6 +284,7 @@ def test_samples_that_cannot_be_split_are_refused(loaded):
     with pytest.raises(ValueError, match="ids must be distinct"):
         split([SAMPLES[0]] * 20, settings)
     with pytest.raises(ValueError, match="none of the samples has an image"):
-        tune(loaded.model, loaded.processor, [replace(s, images=()) for s in SAMPLES], flops=0.5, **SMALL)
+        bare = [replace(s, images=(), question=f"{s.question} {s.id}") for s in SAMPLES]
+        tune(loaded.model, loaded.processor, bare, flops=0.5, **SMALL)
     with pytest.raises(ValueError, match="no plan of what is allowed costs 1 %"):
         tune(loaded.model, loaded.processor, SAMPLES, flops=0.01, **SMALL | {"allow": ("ffn",)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Container, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -25,12 +26,12 @@ from saccade.plans.plan import Plan
 from saccade.system.journal import Journal
 from saccade.tuning.beside import alone, explained
 from saccade.tuning.front import plan_of, write
-from saccade.tuning.guard import bound, judged, lost
+from saccade.tuning.guard import bound, judged, lost, needed
 from saccade.tuning.judge import VERSION, Judge
 from saccade.tuning.meters import prefills
 from saccade.tuning.prepare import Watch, prepared
 from saccade.tuning.price import typical
-from saccade.tuning.questions import Questions, made, referenced, split
+from saccade.tuning.questions import Questions, apart, referenced, split
 from saccade.tuning.result import (
     Candidate,
     Explained,
@@ -84,9 +85,7 @@ def tune(
     """
     settings, watch = Settings(**wanted), watch or Watch()
     settings.check_processes(processes, ray)
-    questions = (
-        split(samples, settings) if held_out is None else made(list(samples), list(held_out), settings)
-    )
+    questions = split(samples, settings) if held_out is None else apart(samples, held_out, settings)
     loaded = models.wrap(model, processor)
     with (
         Journal(None if out is None else f"{os.fspath(out)}.partial.jsonl") as journal,
@@ -110,6 +109,8 @@ def run(
     helpers: Helpers[Any] | None = None,
 ) -> Tuned:
     """The same on questions that are drawn already; the journal is left to the caller to finish."""
+    for note in filter(None, (*questions.notes, hopeless(questions, settings))):
+        watch.say(note)
     search = prepared(loaded, questions, settings, journal, watch, helpers)
     watch.begin("search", settings.passes)
     best: Tried | None = None
@@ -143,6 +144,35 @@ def run(
     if settings.unsure is not None and chosen is not None:
         unsure = guarded(loaded, questions, settings, journal, search, chosen, held_out, len(held))
     return finished(loaded, questions, settings, search, held, chosen, held_out, shown, told, timing, unsure)
+
+
+def hopeless(questions: Questions, settings: Settings) -> str:
+    """What held-out samples cannot prove of any plan, said before a search is spent on it; empty if nothing.
+
+    Raises:
+        ValueError: If a loss is asked for of every task, and one has no held-out samples at all.
+    """
+    if settings.max_loss is None:
+        return ""
+    counts = Counter(sample.task for sample in questions.held_out)
+    unjudged = sorted({sample.task for sample in questions.search} - counts.keys())
+    if unjudged and settings.each_task:
+        more = f" nor of {len(unjudged) - 1} others" if len(unjudged) > 1 else ""
+        raise ValueError(
+            f"no held-out sample is of task {unjudged[0]!r}{more}, so no loss of every task can be proven: "
+            "give more samples of each and a larger --held-out, or judge the mean alone (--mean)"
+        )
+    alike = [[(1.0, 1.0)] * count for count in counts.values()]
+    sets = [[pairs] for pairs in alike] if settings.each_task else [alike]
+    margin = settings.max_loss / 100
+    if all(bound(one) <= margin for one in sets):
+        return ""
+    least = max(needed(one, margin) or 0 for one in sets)
+    each = f"of each of the {len(counts)} tasks " if len(counts) > 1 else ""
+    return (
+        f"{len(questions.held_out)} held-out samples prove of no plan that it loses at most "
+        f"{settings.max_loss:g} points, even if it changes no answer: {least} {each}are the least that do"
+    )
 
 
 def retimed(loaded: Loaded, questions: Questions, chosen: Candidate) -> dict[str, float]:
