@@ -18,6 +18,7 @@ from saccade.report.tuned import tell
 from saccade.system.journal import Journal
 from saccade.tuning import Settings, Watch, beside
 from saccade.tuning.front import names, write
+from saccade.tuning.prepare import foretold
 from saccade.tuning.price import FlopsMeter, Pricer
 from saccade.tuning.questions import split
 from saccade.tuning.result import pick, refusal, thinned
@@ -252,6 +253,19 @@ def test_what_cannot_be_proven_is_said_before_the_search():
     assert "150 of each" in hopeless(split(SAMPLES, settings), replace(settings, each_task=False))
     assert hopeless(split(SAMPLES, settings), replace(settings, max_loss=40)) == ""
     assert hopeless(split(tasks, settings), Settings(flops=0.5, **SMALL)) == ""
+
+
+def test_a_method_whose_price_is_not_what_runs_is_not_searched_with(loaded, monkeypatch):
+    from saccade.tuning import prepare
+
+    plan = Plan.of("divprune(keep=0.5)+vskip(layers=2)")
+    assert foretold(loaded, plan, SAMPLES[0])
+    # As of ToMe in a tower of another depth than its price counts.
+    ran = prepare.generate
+    monkeypatch.setattr(
+        prepare, "generate", lambda loaded, inputs, plan, most: ran(loaded, inputs, Plan(), most)
+    )
+    assert not foretold(loaded, plan, SAMPLES[0])
 
 
 @pytest.mark.parametrize(

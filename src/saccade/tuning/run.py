@@ -29,7 +29,7 @@ from saccade.tuning.front import plan_of, write
 from saccade.tuning.guard import bound, judged, lost, needed
 from saccade.tuning.judge import VERSION, Judge
 from saccade.tuning.meters import prefills
-from saccade.tuning.prepare import Watch, prepared
+from saccade.tuning.prepare import Watch, prepared, shorter_of
 from saccade.tuning.price import typical
 from saccade.tuning.questions import Questions, apart, referenced, split
 from saccade.tuning.result import (
@@ -211,7 +211,12 @@ def judged_on(
         helpers=helpers,
     )
     watch.step(len(held_out) * (len(tried) + 1))
-    prompts = replace(search.pricer, prompts=typical(count_prompts(loaded, questions.held_out)), _memo={})
+    prompts = replace(
+        search.pricer,
+        prompts=typical(count_prompts(loaded, questions.held_out)),
+        shorter=shorter_of(loaded, questions.held_out),
+        _memo={},
+    )
     margin = None if settings.max_loss is None else settings.max_loss / 100
     held = []
     for one in tried:
