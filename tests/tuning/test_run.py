@@ -268,6 +268,31 @@ def test_a_method_whose_price_is_not_what_runs_is_not_searched_with(loaded, monk
     assert not foretold(loaded, plan, SAMPLES[0])
 
 
+def test_times_are_measured_once_however_often_a_search_is_interrupted(loaded, tmp_path, monkeypatch):
+    from saccade.methods.fastv import FastV
+    from saccade.tuning import meters
+
+    clock = iter(range(1, 10**6))
+    monkeypatch.setattr(meters, "prefills", lambda _, asked, *rest: [1e-3 * next(clock) for _ in asked])
+    found = []
+    for _ in range(2):
+        with Journal(tmp_path / "kept.jsonl") as journal:
+            meter = meters.timed(loaded, SAMPLES[0], journal=journal)
+            found.append((meter.table, meter.decision(FastV(layer=2), 100, 8)))
+    assert found[0] == found[1]
+    with Journal(tmp_path / "kept.jsonl") as journal:
+        assert meters.timed(loaded, SAMPLES[1], journal=journal).table != found[0][0]
+
+
+def test_a_time_of_more_rows_than_were_timed_goes_on_rising():
+    from saccade.tuning.meters import KEEPS, SKIPPED, TimedMeter
+    from saccade.tuning.price import Rows
+
+    meter = TimedMeter(4, 100, {kind: [0.2 + keep for keep in KEEPS] for kind in SKIPPED})
+    times = [4 * meter.layer(Rows(visual, 8)) for visual in (50, 100, 150, 300)]
+    assert times == pytest.approx([0.7, 1.2, 1.7, 3.2])
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

@@ -92,7 +92,7 @@ def prepared(
     )
     own = attached(loaded.model)
     pricer = Pricer(
-        meter_of(loaded, settings, first),
+        meter_of(loaded, settings, first, journal),
         loaded.shape,
         typical(count_prompts(loaded, questions.search)),
         own.plan if own is not None and own.resident else Plan(),
