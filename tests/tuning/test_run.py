@@ -293,6 +293,25 @@ def test_a_time_of_more_rows_than_were_timed_goes_on_rising():
     assert times == pytest.approx([0.7, 1.2, 1.7, 3.2])
 
 
+def test_every_plan_of_a_front_has_a_file_and_a_former_front_leaves_none(made, tmp_path):
+    found, _ = made
+    # Plans that cost nearly the same: a tenth of a percent does not tell them apart.
+    near = [
+        replace(one, tried=replace(one.tried, ratio=0.5 + 0.0003 * n))
+        for n, one in enumerate(found.candidates)
+    ]
+    assert len(near) > 1
+    folder = names(tmp_path / "plan.json")["front"]
+    write(replace(found, candidates=tuple(near)), tmp_path / "plan.json")
+    assert {Plan.load(path).spec for path in folder.iterdir()} == {one.plan.spec for one in near}
+    data = json.loads(names(tmp_path / "plan.json")["result"].read_text())
+    assert len({line["file"] for line in data["tune"]["front"]}) == len(near)
+    (folder / "mine.json").write_text("{}")
+    write(found, tmp_path / "plan.json")
+    left = {path.name for path in folder.iterdir()}
+    assert len(left) == len(found.candidates) + 1 and "mine.json" in left
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
