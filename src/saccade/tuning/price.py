@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -172,12 +172,15 @@ class Pricer:
         shape: Sizes of the decoder.
         prompts: The prompts.
         own: A plan that belongs to the model and runs under any other.
+        shorter: The prompts as a plan makes them that shrinks pictures, for where these are cut into tiles
+            their rows do not follow their area; by the area if None.
     """
 
     meter: Meter
     shape: ModelShape
     prompts: Prompts
     own: Plan = field(default_factory=Plan)
+    shorter: Callable[[Plan], Prompts] | None = None
     _memo: dict[str, float] = field(default_factory=dict, repr=False, compare=False)
 
     def ratio(self, plan: Plan) -> float:
@@ -190,10 +193,14 @@ class Pricer:
     def _total(self, plan: Plan) -> float:
         if self.own.methods:
             plan = plan.over(self.own)
+        prompts = self.prompts
+        if plan.shortening and self.shorter is not None:
+            prompts = self.shorter(plan)
+            plan = Plan(tuple(method for method in plan.methods if method not in plan.shortening))
         sets = visual_sets(plan, self.shape.layers)
         return sum(
             weight * (self._routed(plan, *prompt) if sets is None else self._counted(plan, sets, *prompt))
-            for prompt, weight in self.prompts.items()
+            for prompt, weight in prompts.items()
         )
 
     def _counted(
