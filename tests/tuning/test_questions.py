@@ -59,6 +59,41 @@ def test_copies_of_a_picture_under_another_name_are_left_out_of_the_search(tmp_p
     assert search and held_out and not search & held_out and found.copies > 0
 
 
+def about(pictures: int, each: int) -> list:
+    """Several questions about each of some pictures."""
+    return [
+        replace(question(n, task="ab"[k % 2]), id=f"{n}/{k}", question=f"what is in part {k}?")
+        for n in range(pictures)
+        for k in range(each)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_questions_about_one_picture_stand_on_one_side(seed):
+    found = split(about(12, 5), Settings(flops=0.5, num_samples=20, num_held_out=12, seed=seed))
+    assert (len(found.search), len(found.held_out)) == (20, 12) and not found.notes
+    sides = [{sample.images[0].tobytes() for sample in part} for part in (found.search, found.held_out)]
+    assert not sides[0] & sides[1]
+    assert {sample.task for sample in found.held_out} == {"a", "b"}
+
+
+def test_pictures_that_stand_together_in_one_question_stay_together():
+    pool = about(6, 6)
+    shown = (pool[0].images[0], pool[6].images[0])
+    both = replace(pool[0], id="both", images=shown, question="which is larger?")
+    found = split([*pool, both], Settings(flops=0.5))
+    parts = [{sample.id for sample in part} for part in (found.search, found.held_out)]
+    one, two = ({f"{n}/{k}" for k in range(6)} for n in (0, 1))
+    assert any(one & part and two & part for part in parts)
+    assert not any((one | two) & parts[0] and (one | two) & part for part in parts[1:])
+
+
+def test_too_few_pictures_to_part_are_told():
+    found = split(about(1, 30), Settings(flops=0.5))
+    assert found.search and found.held_out and found.mixed
+    assert "too few pictures to hold some out" in " ".join(found.notes)
+
+
 def test_held_out_samples_of_ones_own_share_none_with_the_rest():
     settings = Settings(flops=0.5)
     with pytest.raises(ValueError, match="ids must be distinct"):

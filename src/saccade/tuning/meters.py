@@ -18,7 +18,7 @@ from saccade.evaluation.ledger import sample_digest
 from saccade.identity import model_digest
 from saccade.inputs.samples import Sample
 from saccade.measure.clock import now
-from saccade.measure.devices import Eye, around_seconds, layer_seconds
+from saccade.measure.devices import Eye, around_seconds, eyes, layer_seconds
 from saccade.measure.provenance import device_name
 from saccade.methods import Method
 from saccade.models import Loaded
@@ -89,16 +89,9 @@ class PredictedMeter(Meter):
     def scoring(self, scoring: Scoring) -> float:
         return scoring_flops(self.shape, scoring) / self.on.reached.flops_per_s
 
-    def prompt(self, visual: int, text: int) -> float:
-        return around_seconds(self.shape, self.on, self.eye or self._seeing(visual))
-
-    def _seeing(self, visual: int) -> Eye:
-        tower = self.shape.tower
-        if tower is None or not visual:
-            return Eye()
-        views = tower.views(visual, self.shape.views(visual))
-        flops = sum(tower.tower_flops(view) + tower.projector_flops(view) for view in views)
-        return Eye(tower.parameters, flops)
+    def prompt(self, visual: int, text: int, plan: Plan) -> float:
+        eye = eyes([plan], self.shape, visual)[0] if self.eye is None else self.eye
+        return around_seconds(self.shape, self.on, eye)
 
 
 class TimedMeter(Meter):

@@ -53,6 +53,7 @@ class Questions:
         answered: Whether all have answers of their own; else the dense model's are the reference.
         bare: How many have none.
         copies: How many of the pool were left out, for they ask what others ask.
+        mixed: Whether both ask about the same pictures, for there are too few to part them.
     """
 
     search: tuple[Sample, ...]
@@ -60,6 +61,7 @@ class Questions:
     answered: bool
     bare: int = 0
     copies: int = 0
+    mixed: bool = False
 
     @property
     def notes(self) -> list[str]:
@@ -67,6 +69,11 @@ class Questions:
         found = []
         if self.copies:
             found.append(f"{self.copies} samples ask what others ask of the same pictures, and are left out")
+        if self.mixed:
+            found.append(
+                "too few pictures to hold some out: plans are judged on pictures that the search has seen, "
+                "and may lose more on others"
+            )
         total = len(self.search) + len(self.held_out)
         if 0 < self.bare < total:
             found.append(f"{self.bare} of {total} samples have no answer: the dense model's own judge all")
@@ -76,7 +83,8 @@ class Questions:
 def split(pool: Iterable[Sample | Entry], settings: Drawn) -> Questions:
     """Draws both sets from one pool: at most half of it for the search, evenly over sub-tasks.
 
-    A question that is in the pool twice is drawn once, for a copy would judge what its like has chosen.
+    A question that is in the pool twice is drawn once, for a copy would judge what its like has chosen, and
+    all questions about a picture stand on one side, where there are pictures enough.
 
     Raises:
         ValueError: If the pool is too small, ids repeat, or an image cannot be read.
@@ -93,9 +101,17 @@ def split(pool: Iterable[Sample | Entry], settings: Drawn) -> Questions:
             "many judge it"
         )
     seen = min(settings.num_samples, len(given) // 2)
-    most = seen + min(settings.num_held_out, len(given) - seen)
-    drawn = draw(given, most, "stratified", settings.seed)
-    found = made(drawn[:seen], drawn[seen:], settings)
+    held = min(settings.num_held_out, len(given) - seen)
+    groups = _by_picture(given)
+    sides = None if len(groups) == len(given) else _sides(groups, seen, settings.seed)
+    if sides is None:
+        drawn = draw(given, seen + held, "stratified", settings.seed)
+        found = replace(made(drawn[:seen], drawn[seen:], settings), mixed=len(groups) < len(given))
+    else:
+        search_side, held_side = sides
+        drawn = draw(search_side, seen, "stratified", settings.seed)
+        judges = draw(held_side, min(held, len(held_side)), "stratified", settings.seed)
+        found = made(drawn, judges, settings)
     # Copies of one picture under two names are seen only here, where the pictures are.
     judged = {_asked(sample) for sample in found.held_out}
     search = tuple(sample for sample in found.search if _asked(sample) not in judged)
@@ -131,12 +147,50 @@ def apart(search: Iterable[Sample | Entry], held_out: Iterable[Sample | Entry], 
     return found
 
 
+def _by_picture(pool: Sequence[Sample | Entry]) -> list[list[Sample | Entry]]:
+    """The pool in groups that share no picture with each other."""
+    leads = list(range(len(pool)))
+
+    def leader(place: int) -> int:
+        while leads[place] != place:
+            place = leads[place]
+        return place
+
+    first: dict[Hashable, int] = {}
+    for place, item in enumerate(pool):
+        for one in _shown(item):
+            leads[leader(place)] = leader(first.setdefault(one, place))
+    groups: dict[int, list[Sample | Entry]] = {}
+    for place, item in enumerate(pool):
+        groups.setdefault(leader(place), []).append(item)
+    return list(groups.values())
+
+
+def _sides(
+    groups: Sequence[list[Sample | Entry]], seen: int, seed: int
+) -> tuple[list[Sample | Entry], list[Sample | Entry]] | None:
+    """At least so many samples, and the others, with no picture on both sides; None if too few are left."""
+    order = list(groups)
+    random.Random(seed).shuffle(order)
+    search: list[Sample | Entry] = []
+    held: list[Sample | Entry] = []
+    for group in order:
+        (search if len(search) < seen else held).extend(group)
+    return (search, held) if len(held) >= FEWEST else None
+
+
 def _asked(item: Sample | Entry) -> Hashable:
     """What is asked about what: two that are equal in it are one question under two names."""
+    sampled = (item.frames, item.rate) if isinstance(item, Entry) else ()
+    return item.question, _shown(item), sampled
+
+
+def _shown(item: Sample | Entry) -> tuple[Hashable, ...]:
+    """The pictures and videos of a sample."""
     if isinstance(item, Entry):
-        return item.question, item.paths, item.videos, item.frames, item.rate
-    shown = [hashlib.sha256(str(image.size).encode() + image.tobytes()).digest() for image in item.images]
-    return item.question, tuple(shown), tuple(video.digest for video in item.videos)
+        return *item.paths, *item.videos
+    pictures = (hashlib.sha256(str(one.size).encode() + one.tobytes()).digest() for one in item.images)
+    return *pictures, *(video.digest for video in item.videos)
 
 
 def made(search: Sequence[Sample | Entry], held_out: Sequence[Sample | Entry], settings: Drawn) -> Questions:
