@@ -104,7 +104,9 @@ def load_jsonl(path: str | os.PathLike, score: str = "exact", *, answered: bool 
     entries = read_jsonl(path, score)
     bare = next((entry for entry in entries if answered and not entry.answers), None)
     if bare is not None:
-        raise ValueError(f"{bare.where}: no answer; evaluation needs one for every question")
+        raise ValueError(
+            f"{bare.where}: no answer; evaluation needs one for every question, under the key 'answer'"
+        )
     return [entry.load() for entry in entries]
 
 
