@@ -16,7 +16,14 @@ def folder(tmp_path, monkeypatch):
     Image.new("RGB", (8, 8)).save("own.png")
     (tmp_path / "own.jsonl").write_text('{"question": "what?", "image": "own.png", "answer": "a"}\n')
     (tmp_path / "own.json").write_text('{"schema": 1, "methods": [{"name": "vskip", "layers": [1]}]}')
+    (tmp_path / "own.yaml").write_text(
+        "{stage: 2, data: [{kind: conversations, file: own.jsonl}], plan: own.json, "
+        "optimisation: {batch: 1, steps: 1}}"
+    )
+    (tmp_path / "frames").mkdir()
+    Image.new("RGB", (8, 8)).save("frames/own.png")
     (tmp_path / "model").mkdir()
+    Image.new("RGB", (8, 8)).save("model/explain.png")
     (tmp_path / "model" / "config.json").write_text("{}")
     return tmp_path
 
@@ -32,6 +39,12 @@ def folder(tmp_path, monkeypatch):
         ("generate --image own.png --question what --json own.png", "image"),
         ("generate --image own.png --question what --plan own.json --json own.json", "plan"),
         ("explain own.png what --plan own.json --output own.png", "--output would write over"),
+        ("generate --video frames --question what --json frames/own.png", "would write over .*video"),
+        ("explain model/explain.png what --plan vtw(layer=4) --output model", "would write over .*image"),
+        ("train own.yaml --json own.jsonl", r"--json would write over .*own\.jsonl.*data"),
+        ("train own.yaml --json own.json", "plan"),
+        ("train own.yaml --set model.name=model --json model/config.json", "model"),
+        ("train own.yaml --set model.name=model --run . --resume", "over the model it trains"),
         ("bench glance --plan own.json --json own.json", "plan"),
         ("cost model --json model/config.json", "model"),
         ("plan show own.json --json own.json", "plan"),

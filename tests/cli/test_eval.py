@@ -158,7 +158,7 @@ def test_answers_are_needed(command, toy_folder, tmp_path):
     row = '{"image": "a.png", "question": "what ?", "id": "mine%d"%s}\n'
     path.write_text(row % (1, ', "answer": "red"') + row % (2, ""))
     done = command("eval", toy_folder, "--data", path)
-    assert done.code == 2 and f"{path}, line 2: no answer" in done.err
+    assert done.code == 2 and f"{path}, line 2: no answer" in done.err and "key 'answer'" in done.err
 
 
 def test_a_plan_of_another_model_is_refused_unless_forced(command, toy_folder, data, tmp_path):

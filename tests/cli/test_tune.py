@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 
@@ -42,23 +43,48 @@ def test_a_budget_gives_a_plan_a_table_a_page_and_the_next_command(model, mine, 
     assert main(["plan", "show", str(out)]) == 0
     told = capsys.readouterr().out
     assert "tuned for flops 0.7: " in told and "held-out samples" in told
+    guard = "where the first token leads by less than"
+    assert guard in shown.out and guard in told
     assert main(["plan", "validate", str(out), "--model", model]) == 0
     page = tmp_path / "tune.html"
     assert main(["report", str(tmp_path / "plan.tune.json"), str(out), "--out", str(page)]) == 0
     text = page.read_text()
     assert "The plan that was tuned" in text and "data:image/png;base64" in text and plan.spec in text
+    assert guard in text
 
 
 @pytest.mark.e2e
 def test_a_loss_that_cannot_be_proven_ends_with_one_line(model, mine, tmp_path, capsys):
     out = tmp_path / "plan.json"
+    out.write_text("{}")
     assert main(["tune", model, "--max-loss", "0.5", "--data", mine, *SMALL, "--out", str(out)]) == 2
     shown = capsys.readouterr()
     last = shown.err.strip().splitlines()[-1]
-    assert (
-        last.startswith("saccade: error: no plan is proven to lose at most 0.5 points") and not out.exists()
-    )
+    assert last.startswith("saccade: error: no plan is proven to lose at most 0.5 points")
+    # No plan is written, and the one that lies there is not taken for the outcome.
+    assert out.read_text() == "{}" and last.endswith(f"; {out} is what a former run wrote)")
     assert (tmp_path / "plan.front").is_dir()
+    told = " ".join(shown.err.split())
+    assert "10 held-out samples prove of no plan" in told and "1 of 18 samples have no answer" in told
+
+
+@pytest.mark.e2e
+def test_a_plan_is_tuned_and_healed_in_one(model, mine, tmp_path, capsys, monkeypatch):
+    from saccade.healing import settings
+
+    short = partial(settings.HealingSettings, steps=2, batch=2, rank=2)
+    monkeypatch.setattr(settings, "HealingSettings", short)
+    out = tmp_path / "plan.json"
+    words = ["--flops", "0.7", "--data", mine, *SMALL, "--heal", "--out", str(out)]
+    assert main(["tune", model, *words]) == 0
+    shown = capsys.readouterr().out
+    healed = Plan.load(tmp_path / "plan.healed" / "plan.json")
+    assert (
+        healed.adapter is not None and healed.spec == Plan.load(out).spec and Plan.load(out).adapter is None
+    )
+    # What follows looks at both.
+    both = f"--plan {out} --plan {tmp_path / 'plan.healed' / 'plan.json'}"
+    assert f"next: saccade eval {model} {both} --data {mine}" in shown
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from saccade.core.cards import CARDS, card
 from saccade.core.layout import Layout
 from saccade.core.route import Route
 from saccade.core.shapes import SHAPES
-from saccade.measure.devices import Eye, around_seconds, layer_seconds, prefill_seconds
+from saccade.measure.devices import Eye, around_seconds, eyes, layer_seconds, predicted, prefill_seconds
+from saccade.plans.budget import as_processed
 from saccade.plans.plan import Plan
 from saccade.tuning import meters
 from saccade.tuning.meters import KEEPS, PredictedMeter, TimedMeter
@@ -51,8 +52,30 @@ def test_more_rows_take_longer_and_no_layer_takes_less_than_its_launches(name):
 def test_what_images_cost_follows_from_their_rows_where_the_towers_sizes_are_known():
     on = card("a100")
     meter = PredictedMeter(SHAPE, on, "a100")
-    assert meter.prompt(576, 60) == pytest.approx(around_seconds(SHAPE, on, CLIP), rel=0.02)
-    assert meter.prompt(576, 60) > meter.prompt(144, 60) > meter.prompt(0, 60)
+    assert meter.prompt(576, 60, Plan()) == pytest.approx(around_seconds(SHAPE, on, CLIP), rel=0.02)
+    assert meter.prompt(576, 60, Plan()) > meter.prompt(144, 60, Plan()) > meter.prompt(0, 60, Plan())
+
+
+@pytest.mark.parametrize("name", ["llava-1.5-7b", "qwen2.5-vl-7b"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "fastervlm(keep=0.5)",
+        "hiprune(keep=0.5)",
+        "tome(r=16,unmerge=true)",
+        "resize(scale=0.5)",
+        "divprune(keep=0.5)",
+    ],
+)
+def test_a_search_predicts_what_cost_predicts(name, spec):
+    """The tower among it: what a plan looks at there costs, and what it merges there does not."""
+    shape, plan = SHAPES[name], Plan.of(spec)
+    layout = Layout.single(shape.visual, 67, views=shape.views(shape.visual))
+    plans = [Plan(), plan]
+    routes = [each.route(as_processed(each, layout), shape.layers) for each in plans]
+    _, told = predicted(shape, routes, "h100", eyes(plans, shape, shape.visual))
+    pricer = Pricer(PredictedMeter(shape, card("h100"), "h100"), shape, {(shape.visual, 67): 1.0})
+    assert pricer.ratio(plan) == pytest.approx(told["ratio"], rel=2e-3)
 
 
 def test_faster_devices_are_faster():

@@ -6,6 +6,7 @@ import matplotlib.pyplot
 import numpy as np
 import pytest
 from matplotlib import rcParams
+from matplotlib.figure import Figure
 from PIL import Image
 
 from saccade.core.layout import Layout
@@ -101,3 +102,22 @@ def test_rows_of_padding_belong_to_no_group():
 
     layout = Layout.from_mask(torch.tensor(visual), torch.tensor(real))
     assert route_map.row_groups(layout) == {"text before": [1, 2], "image": [3, 4], "question": [5]}
+
+
+def test_a_drawing_has_the_colours_of_a_palette_and_a_picture_all_of_its_own():
+    shades = np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)
+
+    def shown() -> Figure:
+        figure = Figure(figsize=(3, 2))
+        axes = figure.subplots()
+        axes.plot([0, 59], [0, 59], color=style.PALETTE["vskip"])
+        axes.imshow(shades)
+        return figure
+
+    few, full = style.styled(shown)(), style.pictured(shown)()
+    with Image.open(io.BytesIO(few)) as drawing, Image.open(io.BytesIO(full)) as picture:
+        assert drawing.mode == "P" and drawing.size == picture.size
+        assert drawing.info["dpi"] == picture.info["dpi"]
+        assert len(picture.convert("RGB").getcolors(10**6)) > 256
+    assert len(few) < len(full)
+    assert np.abs(pixels(few) - pixels(full)).mean() < 6

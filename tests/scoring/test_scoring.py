@@ -33,6 +33,13 @@ def test_space_before_punctuation_goes():
     assert normalise("red , blue , Green") == "red, blue, green"
 
 
+@pytest.mark.parametrize("stop", [".", "\u3002", "\uff0e", "\u0964", "\u06d4", " \u3002", ". \u3002"])
+def test_full_stops_of_every_script_are_no_part_of_an_answer(stop):
+    said = f"\u8c61{stop}"
+    assert is_match(said, "\u8c61") and not is_match(said, "\u8c61\u8c61")
+    assert normalise(normalise(said)) == normalise(said)
+
+
 @pytest.mark.parametrize("text", ["3.5", "a", "", "no."])
 def test_normalising_twice_changes_nothing(text):
     assert normalise(normalise(text)) == normalise(text)

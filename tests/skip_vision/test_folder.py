@@ -193,12 +193,24 @@ def test_damaged_parts_are_named(copy):
     with pytest.raises(ValueError, match="schema 99"):
         saccade.load(str(copy))
     (copy / sv.folder.CONFIG).write_text(json.dumps(config | {"latter": False, "former": False}))
-    with pytest.raises(ValueError, match="do not fit its configuration"):
+    with pytest.raises(ValueError, match="do not fit its configuration") as caught:
         saccade.load(str(copy))
+    assert "\n" not in str(caught.value)
+    for wrong, why in ({"retained": "30"}, "got '30'"), ({"scale": []}, "has no field scale"):
+        (copy / sv.folder.CONFIG).write_text(json.dumps(config | wrong))
+        with pytest.raises(ValueError, match=f"{sv.folder.CONFIG}: skip_vision.*{why}"):
+            saccade.load(str(copy))
     (copy / sv.folder.CONFIG).write_text(json.dumps(config))
     (copy / sv.folder.WEIGHTS).write_bytes(b"nothing")
     with pytest.raises(ValueError, match="cannot read"):
         saccade.load(str(copy))
+
+
+def test_a_folder_of_something_else_is_not_called_half_of_one(kept, tmp_path):
+    with pytest.raises(ValueError, match="no such folder"):
+        sv.load(tmp_path / "none")
+    with pytest.raises(ValueError, match="holds no Skip-Vision model"):
+        sv.load(kept[1] / sv.folder.BASE)
 
 
 def test_a_folder_of_something_else_is_not_replaced(kept, tmp_path):

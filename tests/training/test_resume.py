@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 from saccade.cli import main
 from saccade.training import checkpoints, train
@@ -42,6 +43,20 @@ def back_to(here, step: int) -> None:
         if checkpoints.step_of(later) > step:
             shutil.rmtree(later)
     shutil.rmtree(run / "model")
+
+
+def test_no_run_goes_on_upon_other_weights(here):
+    config = settings(here, "train_modules=[projector]", "optimisation.steps=4")
+    train(config)
+    back_to(here, 2)
+    path = here / "model" / "model.safetensors"
+    before = path.read_bytes()
+    other = {name: tensor * 1.5 for name, tensor in load_file(path).items()}
+    save_file(other, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="began with other weights of the model"):
+        train(config, resume=True)
+    path.write_bytes(before)
+    assert train(config, resume=True).finished
 
 
 def same_run(here, other) -> None:

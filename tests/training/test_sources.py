@@ -28,6 +28,14 @@ def test_records_of_every_kind(tmp_path, name):
     assert loaded[0].turns[0].pieces == (None, "what is the color ?")
 
 
+def test_images_may_be_called_several(tmp_path):
+    several = {"images": ["red.png", "green.png"], "source": "web.png", "video": None}
+    record = several | {"conversations": said("<image> and <image> ?", "a")}
+    assert read_record(record, tmp_path, "here").paths == (tmp_path / "red.png", tmp_path / "green.png")
+    plain = {"source": "web.png", "image": None, "conversations": said("q", "a")}
+    assert read_record(plain, tmp_path, "here").paths == ()
+
+
 def test_jsonl_with_gaps_marks_and_wide_letters(tmp_path):
     path = data_set(tmp_path, name="data.jsonl")
     lines = [
@@ -59,6 +67,12 @@ BAD = [
     ({"image": "iVBORw0KGgo" * 900, "conversations": said("<image> q", "a")}, "no image file"),
     ({"image": "\0.png", "conversations": said("<image> q", "a")}, "no image file"),
     ({"image": "\ud800.png", "conversations": said("<image> q", "a")}, "'image' is a file name"),
+    ({"images": ["red.png"], "conversations": said("q", "a")}, "0 <image> marks but 1 images"),
+    ({"image": "red.png", "images": [], "conversations": said("q", "a")}, "'image' or 'images', not both"),
+    ({"image_path": "red.png", "conversations": said("q", "a")}, "'image_path' names 'red.png'"),
+    ({"clip": ["x.mp4"], "conversations": said("q", "a")}, "'clip' names 'x.mp4'"),
+    ({"video": "x.mp4", "conversations": said("<video>\nq", "a")}, "'video' is not read"),
+    ({"videos": ["x.mp4"], "image": "red.png", "conversations": said("<image> q", "a")}, "'videos' is not"),
     ({"conversations": said("q", "half \udfff")}, "half of a surrogate pair"),
     ({"conversations": said("half \ud83d", "a")}, "half of a surrogate pair"),
 ]

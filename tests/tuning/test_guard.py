@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -37,6 +39,26 @@ def test_a_plan_that_loses_more_is_taken_no_oftener_than_it_may_be(candidates):
     assert taken / 400 <= 0.05 + 0.02
 
 
+@pytest.mark.parametrize("candidates", [1, 6])
+@pytest.mark.parametrize(("samples", "margin"), [(233, 0.01), (340, 0.01), (260, 0.02), (45, 0.1)])
+def test_a_plan_that_only_loses_is_taken_no_oftener_either(samples, margin, candidates):
+    def chance(lost_ones: int) -> float:
+        worse, same = margin + 1e-9, 1 - margin - 1e-9
+        return math.comb(samples, lost_ones) * worse**lost_ones * same ** (samples - lost_ones)
+
+    taken, lost_ones = 0.0, 0
+    while bound([[(0.0, 1.0)] * lost_ones + [(1.0, 1.0)] * (samples - lost_ones)], candidates) <= margin:
+        taken, lost_ones = taken + chance(lost_ones), lost_ones + 1
+    assert taken <= 0.05 / candidates
+
+
+def test_where_the_dense_model_is_right_no_oftener_than_may_be_lost_nothing_is_proven():
+    wrong, right = [(0.0, 0.0)] * 990 + [(0.0, 1.0)] * 10, [(1.0, 1.0)] * 1000
+    assert not judged({"one": wrong}, 0.02).within
+    assert judged({"one": wrong, "two": right}, 0.02).within and judged({"one": wrong}, 1.0).within
+    assert judged({"one": wrong, "two": right}, 0.4, each=False).within
+
+
 def test_every_task_has_to_hold_where_tasks_are_given():
     good, bad = [(1.0, 1.0)] * 400, [(1.0, 1.0)] * 380 + [(0.0, 1.0)] * 20
     pairs = {"one": good, "two": good, "three": bad}
@@ -57,8 +79,8 @@ def test_the_samples_that_are_needed_are_enough_and_no_fewer():
     whole = -(-number // 100) * 100
     assert bound([repeated(whole)] * 2, 2) <= 0.03 < bound([repeated(whole - 100)] * 2, 2)
     assert needed([pairs], 0.01) is None and needed([pairs], 0.02) is not None
-    # Where nothing changed, a few hundred samples are still needed for a point.
-    assert 200 < (needed([[(1.0, 1.0)] * 5], 0.01) or 0) < 300
+    # Where nothing changed, the rule of three.
+    assert needed([[(1.0, 1.0)] * 5], 0.01) == 299 and needed([[(1.0, 1.0)] * 5] * 2, 0.01) == 150
 
 
 def test_no_samples_judge_nothing():

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-import pytest
+from dataclasses import replace
 
+import pytest
+from PIL import Image
+
+from saccade import models
 from saccade.core.shapes import SHAPES, ModelShape
+from saccade.evaluation.runner import count_prompts
+from saccade.inputs.samples import Sample
 from saccade.plans.budget import price_prompt
 from saccade.plans.plan import Plan
+from saccade.tuning.prepare import shorter_of
 from saccade.tuning.price import CacheMeter, FlopsMeter, Pricer, typical
+from support import folders
 
 SHAPE = ModelShape("small", 8, 64, 4, 2, 16, 160, 100, 40)
 PROMPTS = {(40, 9): 3.0, (40, 12): 1.0, (33, 80): 2.0}
@@ -55,6 +63,34 @@ def test_a_plan_of_the_model_runs_under_both():
     bare = Pricer(FlopsMeter(SHAPE), SHAPE, PROMPTS)
     assert pricer.ratio(Plan()) == 1.0
     assert pricer.ratio(more) == pytest.approx(bare.ratio(more.over(own)) / bare.ratio(own))
+
+
+def test_smaller_pictures_are_priced_by_the_rows_that_they_have():
+    plan, skips = Plan.of("resize(scale=0.7)+vskip(layers=1)"), Plan.of("vskip(layers=1)")
+    flops = Pricer(FlopsMeter(SHAPE), SHAPE, PROMPTS)
+    # Cut into as many tiles as before, they have as many rows.
+    alike = replace(flops, shorter=lambda _: PROMPTS, _memo={})
+    assert alike.ratio(plan) == pytest.approx(flops.ratio(skips)) and flops.ratio(plan) < 0.8
+    assert alike.ratio(Plan.of("resize(scale=0.7)")) == 1
+    fewer = {(visual // 2, text): weight for (visual, text), weight in PROMPTS.items()}
+    half = replace(flops, shorter=lambda _: fewer, _memo={})
+    dense = replace(flops, prompts=fewer, _memo={})
+    whole = flops._total(Plan())
+    assert half.ratio(plan) == pytest.approx(dense.ratio(skips) * dense._total(Plan()) / whole)
+    assert half.ratio(skips) == flops.ratio(skips)
+
+
+def test_rows_of_smaller_pictures_are_counted_where_pictures_are_cut_into_tiles(tmp_path):
+    loaded = models.load(str(folders.write(tmp_path / "tiles", "llava_next-mistral")))
+    sample = Sample("one", "mine", "mine", (Image.new("RGB", (48, 24)),), "is it red?")
+    half = Plan.of("resize(scale=0.5)")
+    shorter = shorter_of(loaded, [sample])
+    # It is blown up to as many tiles again: the area says a quarter, and nothing is saved.
+    assert shorter(half) == typical(count_prompts(loaded, [sample]))
+    pricer = Pricer(
+        FlopsMeter(loaded.shape), loaded.shape, typical(count_prompts(loaded, [sample])), shorter=shorter
+    )
+    assert pricer.ratio(half) == 1 and replace(pricer, shorter=None, _memo={}).ratio(half) < 0.5
 
 
 def test_typical_prompts_are_few_and_keep_the_means():

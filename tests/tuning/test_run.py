@@ -18,10 +18,11 @@ from saccade.report.tuned import tell
 from saccade.system.journal import Journal
 from saccade.tuning import Settings, Watch, beside
 from saccade.tuning.front import names, write
+from saccade.tuning.prepare import foretold
 from saccade.tuning.price import FlopsMeter, Pricer
 from saccade.tuning.questions import split
 from saccade.tuning.result import pick, refusal, thinned
-from saccade.tuning.run import run, tune
+from saccade.tuning.run import hopeless, run, tune
 
 SAMPLES = [question(i, task="ab"[i % 2], subtask="xy"[i // 2 % 2]) for i in range(24)]
 SMALL = {
@@ -235,6 +236,82 @@ def test_the_same_file_is_written_twice_alike(made, tmp_path):
     assert Plan.load(again.files["plan"]) == found.plan
 
 
+def test_where_the_dense_model_is_never_right_nothing_is_proven(made):
+    found, _ = made
+    told = refusal(found.candidates, Settings(max_loss=2), 0.01)
+    assert "the dense model is right on 1.0 % of the held-out samples" in told and "'score'" in told
+    assert "the nearest" in refusal(found.candidates, Settings(max_loss=2), 0.9)
+
+
+def test_what_cannot_be_proven_is_said_before_the_search():
+    settings = Settings(max_loss=1, **SMALL)
+    tasks = [replace(sample, task=f"t{n}") for n, sample in enumerate(SAMPLES)]
+    with pytest.raises(ValueError, match=r"no held-out sample is of task 't\d+' nor of 7 others"):
+        hopeless(split(tasks, settings), settings)
+    told = hopeless(split(SAMPLES, settings), settings)
+    assert "16 held-out samples prove of no plan" in told and "299 of each of the 2 tasks" in told
+    assert "150 of each" in hopeless(split(SAMPLES, settings), replace(settings, each_task=False))
+    assert hopeless(split(SAMPLES, settings), replace(settings, max_loss=40)) == ""
+    assert hopeless(split(tasks, settings), Settings(flops=0.5, **SMALL)) == ""
+
+
+def test_a_method_whose_price_is_not_what_runs_is_not_searched_with(loaded, monkeypatch):
+    from saccade.tuning import prepare
+
+    plan = Plan.of("divprune(keep=0.5)+vskip(layers=2)")
+    assert foretold(loaded, plan, SAMPLES[0])
+    # As of ToMe in a tower of another depth than its price counts.
+    ran = prepare.generate
+    monkeypatch.setattr(
+        prepare, "generate", lambda loaded, inputs, plan, most: ran(loaded, inputs, Plan(), most)
+    )
+    assert not foretold(loaded, plan, SAMPLES[0])
+
+
+def test_times_are_measured_once_however_often_a_search_is_interrupted(loaded, tmp_path, monkeypatch):
+    from saccade.methods.fastv import FastV
+    from saccade.tuning import meters
+
+    clock = iter(range(1, 10**6))
+    monkeypatch.setattr(meters, "prefills", lambda _, asked, *rest: [1e-3 * next(clock) for _ in asked])
+    found = []
+    for _ in range(2):
+        with Journal(tmp_path / "kept.jsonl") as journal:
+            meter = meters.timed(loaded, SAMPLES[0], journal=journal)
+            found.append((meter.table, meter.decision(FastV(layer=2), 100, 8)))
+    assert found[0] == found[1]
+    with Journal(tmp_path / "kept.jsonl") as journal:
+        assert meters.timed(loaded, SAMPLES[1], journal=journal).table != found[0][0]
+
+
+def test_a_time_of_more_rows_than_were_timed_goes_on_rising():
+    from saccade.tuning.meters import KEEPS, SKIPPED, TimedMeter
+    from saccade.tuning.price import Rows
+
+    meter = TimedMeter(4, 100, {kind: [0.2 + keep for keep in KEEPS] for kind in SKIPPED})
+    times = [4 * meter.layer(Rows(visual, 8)) for visual in (50, 100, 150, 300)]
+    assert times == pytest.approx([0.7, 1.2, 1.7, 3.2])
+
+
+def test_every_plan_of_a_front_has_a_file_and_a_former_front_leaves_none(made, tmp_path):
+    found, _ = made
+    # Plans that cost nearly the same: a tenth of a percent does not tell them apart.
+    near = [
+        replace(one, tried=replace(one.tried, ratio=0.5 + 0.0003 * n))
+        for n, one in enumerate(found.candidates)
+    ]
+    assert len(near) > 1
+    folder = names(tmp_path / "plan.json")["front"]
+    write(replace(found, candidates=tuple(near)), tmp_path / "plan.json")
+    assert {Plan.load(path).spec for path in folder.iterdir()} == {one.plan.spec for one in near}
+    data = json.loads(names(tmp_path / "plan.json")["result"].read_text())
+    assert len({line["file"] for line in data["tune"]["front"]}) == len(near)
+    (folder / "mine.json").write_text("{}")
+    write(found, tmp_path / "plan.json")
+    left = {path.name for path in folder.iterdir()}
+    assert len(left) == len(found.candidates) + 1 and "mine.json" in left
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -265,6 +342,7 @@ def test_samples_that_cannot_be_split_are_refused(loaded):
     with pytest.raises(ValueError, match="ids must be distinct"):
         split([SAMPLES[0]] * 20, settings)
     with pytest.raises(ValueError, match="none of the samples has an image"):
-        tune(loaded.model, loaded.processor, [replace(s, images=()) for s in SAMPLES], flops=0.5, **SMALL)
+        bare = [replace(s, images=(), question=f"{s.question} {s.id}") for s in SAMPLES]
+        tune(loaded.model, loaded.processor, bare, flops=0.5, **SMALL)
     with pytest.raises(ValueError, match="no plan of what is allowed costs 1 %"):
         tune(loaded.model, loaded.processor, SAMPLES, flops=0.01, **SMALL | {"allow": ("ffn",)})

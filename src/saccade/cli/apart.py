@@ -11,7 +11,7 @@ import typer
 
 WRITTEN = ("json", "out", "output", "predictions")
 """Parameters of commands that name files which are written."""
-READ = ("data", "image", "more", "plan", "order", "method", "results", "config", "adapter", "model")
+READ = ("data", "image", "more", "video", "plan", "order", "method", "results", "config", "adapter", "model")
 """Parameters that name files, or folders with files, which are read."""
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saccade.cli import common
+from saccade.cli.apart import check_apart
 from saccade.cli.opening import opened, opens
 from saccade.opening.settings import Opening
 
@@ -74,6 +75,8 @@ def explain(
     from saccade.report import explain as report
 
     files = [file for path in output or [Path("saccade-explain")] for file in report.targets(path)]
+    # A folder's files have their names only now.
+    check_apart({"output": files, "image": paths, "video": films, "plan": plan})
     for file in files:
         common.check_writable(file)
         common.hold(file)

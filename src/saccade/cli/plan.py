@@ -73,7 +73,7 @@ def show(plan: File, json: common.Json = None) -> None:
 def _tuned(view: common.Output, facts: dict[str, Any]) -> None:
     """Says how a plan was tuned, and what held-out samples said of it."""
     from saccade.plans.bill import tower_told
-    from saccade.report.text import percent, points
+    from saccade.report.text import guard_told, lost, percent
 
     predicted, held = facts["tuned"]["predicted"], facts["tuned"]["held_out"]
     asked = ", ".join(f"{name} {value}" for name, value in facts.get("asked", {}).items())
@@ -82,8 +82,8 @@ def _tuned(view: common.Output, facts: dict[str, Any]) -> None:
         f"{percent(predicted['agreement'])} of the answers on {predicted['samples']} samples as before"
     )
     view.line(
-        f"on {held['samples']} held-out samples {points(-held['loss'])} points against dense, at worst "
-        f"{points(-held['bound'])} (one of {held['candidates']} plans, one-sided 95 %)"
+        f"on {held['samples']} held-out samples {lost(held['loss'])} points against dense, at worst "
+        f"{lost(held['bound'])} (one of {held['candidates']} plans, one-sided 95 %)"
     )
     if held.get("whole_ratio") is not None:
         told = tower_told(held["tower_share"])
@@ -91,6 +91,8 @@ def _tuned(view: common.Output, facts: dict[str, Any]) -> None:
             f"the whole bill, tower and head included, is {percent(held['whole_ratio'])} of the dense model's"
             + (f"; {told}" if told else "")
         )
+    if facts["tuned"].get("unsure"):
+        view.line(f"with saccade generate --guard, {guard_told(facts['tuned']['unsure'])}")
     versions = ", ".join(f"{name} {number}" for name, number in facts.get("versions", {}).items())
     view.line(f"made: {facts.get('date')} with {versions}")
 

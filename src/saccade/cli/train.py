@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from saccade.cli import common
+from saccade.cli.apart import check_apart
 
 if TYPE_CHECKING:
     from saccade.training import TrainingConfig, TrainingOutcome
@@ -91,6 +92,7 @@ def run(
     if run is not None:
         chosen = dataclasses.replace(chosen, out=str(run))
     common.check_writable(Path(chosen.out) / "run.json")
+    _check_apart(chosen, json)
     again = _again(config, run, settings)
     from saccade.training.run import train
 
@@ -103,6 +105,19 @@ def run(
         raise common.Interrupted(f"step {outcome.steps} is saved; continue with: {again}")
     _tell(out, chosen, outcome)
     out.finish(outcome.report | {"run": str(outcome.folder), "model": str(outcome.model)})
+
+
+def _check_apart(config: TrainingConfig, json: str | None) -> None:
+    """Refuses to write over what the configuration names, which no option of the command does.
+
+    Raises:
+        ValueError: Naming the file, or the model's folder where the run's own would take its place.
+    """
+    files = [source.file for source in config.data if source.kind != "glance"]
+    check_apart({"json": json, "data": files, "model": config.model.name, "plan": config.plan})
+    made = Path(config.out) / "model"
+    if made.is_dir() and made.resolve() == Path(config.model.name).resolve():
+        raise ValueError(f"the run would write over the model it trains, {made}: choose another --run folder")
 
 
 def _part() -> None:

@@ -195,17 +195,19 @@ def tune(
     view.note("" if left is None else rest(left))
     show(view, found)
     data_words = common.given(("--task", task), ("--data", data))
+    plans = ["--plan", str(out)]
     if heal and found.plan is not None:
         common.use_threads(threads)  # alone again
-        heal_it(view, loaded, out, task or [], data, settings, opening)
+        plans += ["--plan", heal_it(view, loaded, out, task or [], data, settings, opening)]
     if found.plan is not None:
-        view.line(f"next: {common.command('eval', model, '--plan', str(out), *data_words, *words(opening))}")
+        view.line(f"next: {common.command('eval', model, *plans, *data_words, *words(opening))}")
         serve = common.command("serve", model, "--plan", f"tuned={out}", *words(opening))
         view.line(f"serve it: {serve}, or saccade.apply(model, {str(out)!r})")
     view.line(f"page: {common.command('report', str(found.files['result']), '--out', 'tune.html')}")
     view.finish({key: value for key, value in found.data.items() if key != "facts"})
     if found.refused:
-        raise ValueError(f"{found.refused} (the front is in {found.files['front']})")
+        former = f"; {out} is what a former run wrote" if out.exists() else ""
+        raise ValueError(f"{found.refused} (the front is in {found.files['front']}{former})")
 
 
 def heal_it(
@@ -216,8 +218,8 @@ def heal_it(
     data: Path | None,
     settings: Settings,
     opening: Opening,
-) -> None:
-    """Heals the plan that was written, as ``saccade heal`` does: the same command goes on with it."""
+) -> str:
+    """Heals the plan that was written, as ``saccade heal`` does; gives the file of the healed one."""
     from saccade.cli import heal as healing
     from saccade.healing.settings import HealingSettings
     from saccade.plans.plan import Plan
@@ -232,6 +234,7 @@ def heal_it(
         view, loaded, Plan.load(out), questions, wanted, folder, False, f"continue: {again}"
     )
     healing.show(view, result)
+    return str(result.files["plan"])
 
 
 class Shown:
@@ -266,7 +269,8 @@ def tell_plan(view: common.Output, settings: Settings, questions: Questions) -> 
     seen, held = len(questions.search), len(questions.held_out)
     view.note(
         f"a search of at most {settings.passes} forward passes under plans (--passes bounds it), on {seen} "
-        f"samples; {held} others judge what it finds, with up to 7 answers each"
+        "samples; beside it every skip and every method alone, on a part of them; "
+        f"{held} others judge what it finds, with up to 7 answers each"
     )
 
 
@@ -276,7 +280,7 @@ def show(view: common.Output, found: Tuned) -> None:
     from rich.text import Text
 
     from saccade.plans.bill import tower_told
-    from saccade.report.text import percent, points
+    from saccade.report.text import guard_told, lost, percent
 
     search = found.data["tune"]["search"]
     table = Table("plan", title="the front, on samples that the search has not seen", title_justify="left")
@@ -294,8 +298,8 @@ def show(view: common.Output, found: Tuned) -> None:
             percent(one.ratio),
             percent(one.tried.loss.agreement),
             percent(mean.accuracy.value),
-            points(-one.verdict.loss),
-            points(-one.verdict.bound),
+            lost(one.verdict.loss),
+            lost(one.verdict.bound),
             percent(found.found.plans[one.plan.spec].cost.get("whole_ratio")),
         )
     view.table(table)
@@ -306,12 +310,7 @@ def show(view: common.Output, found: Tuned) -> None:
     if found.explained and found.chosen is not None:
         _explain(view, found)
     if found.unsure is not None:
-        guard = found.unsure
-        view.line(
-            f"where the first token leads by less than {guard.margin:.3f} the dense model answers: "
-            f"{percent(guard.share)} of the held-out prompts, cost {percent(guard.ratio)}, "
-            f"{points(-guard.loss)} points against dense ({points(-guard.bound)} at worst)"
-        )
+        view.line(guard_told(vars(found.unsure)))
     if found.chosen is not None:
         cost = found.found.plans[found.chosen.plan.spec].cost
         if told := tower_told(cost.get("tower_share")):

@@ -189,11 +189,19 @@ def filed_under(loaded: models.Loaded, run: AnswerRun) -> str:
     return f"{run.key} [{code}]" if code else run.key
 
 
-def count_prompts(loaded: models.Loaded, samples: Sequence[Sample]) -> Counter[tuple[int, int]]:
-    """How often each (visual rows, text rows) occurs among the prompts of these samples."""
+def count_prompts(
+    loaded: models.Loaded, samples: Sequence[Sample], plan: Plan | None = None
+) -> Counter[tuple[int, int]]:
+    """How often each (visual rows, text rows) occurs among the prompts of these samples.
+
+    Args:
+        loaded: The model.
+        samples: The samples.
+        plan: A plan that may make the prompts themselves shorter.
+    """
     found: Counter[tuple[int, int]] = Counter()
     for sample in samples:
-        found.update(row_counts(loaded, models.inputs(loaded, [sample])))
+        found.update(row_counts(loaded, models.inputs(loaded, [sample], plan)))
     return found
 
 

@@ -48,7 +48,7 @@ from saccade.training.run import (
     take_steps,
     world_of,
 )
-from saccade.tuning.questions import Questions, made, referenced, split
+from saccade.tuning.questions import Questions, apart, referenced, split
 
 RESULT, PARTIAL = "heal.json", "heal.partial.jsonl"
 """What a healing came to, and what is kept of it until that is written."""
@@ -108,9 +108,7 @@ def heal(
         Stopped: If a signal asked it to stop early.
     """
     settings = HealingSettings(**wanted)
-    questions = (
-        split(samples, settings) if held_out is None else made(list(samples), list(held_out), settings)
-    )
+    questions = split(samples, settings) if held_out is None else apart(samples, held_out, settings)
     return run(
         models.wrap(model, processor), Plan.of(plan), questions, settings, out, merging=merge, watch=watch
     )
@@ -135,6 +133,8 @@ def run(
     if world.num_processes > 1:
         raise ValueError("a healing runs in one process; on several devices take device_map")
     with for_itself(folder, world), Journal(folder / PARTIAL) as journal:
+        for note in questions.notes:
+            told.say(note)
         told.begin("the dense model's answers", len(questions.search))
         targets = own_answers(loaded, questions.search, settings.tokens, journal, progress=told.step)
         pool = AnsweredPool(questions.search, targets)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from math import isfinite
@@ -104,7 +104,9 @@ def load_jsonl(path: str | os.PathLike, score: str = "exact", *, answered: bool 
     entries = read_jsonl(path, score)
     bare = next((entry for entry in entries if answered and not entry.answers), None)
     if bare is not None:
-        raise ValueError(f"{bare.where}: no answer; evaluation needs one for every question")
+        raise ValueError(
+            f"{bare.where}: no answer; evaluation needs one for every question, under the key 'answer'"
+        )
     return [entry.load() for entry in entries]
 
 
@@ -215,19 +217,36 @@ def _entry(data: dict[str, Any], path: Path, number: int, where: str, usual: Rul
 
 def _check_blind(data: Mapping[str, Any], folder: Path, where: str) -> None:
     """Refuses a line without a picture where a key that is not read names one: it would be asked blind."""
+    found = unread_picture(data, folder)
+    if found is not None:
+        key, name, kind = found
+        raise ValueError(f"{where}: {key} names {name}, and is not read: call it {kind!r}")
+
+
+def unread_picture(
+    data: Mapping[str, Any], folder: Path, read: Collection[str] = READ
+) -> tuple[str, str, str] | None:
+    """A key that names a picture and is not read.
+
+    Args:
+        data: The fields of a line.
+        folder: What paths are relative to.
+        read: Keys that are read.
+
+    Returns:
+        The key and the first name, as messages show them, and ``image`` or ``video``; None if there is none.
+    """
     for key, value in data.items():
         names = value if isinstance(value, list) else [value]
-        if key in READ or not names or not all(isinstance(name, str) for name in names):
+        if key in read or not names or not all(isinstance(name, str) for name in names):
             continue
         kind = next((kind for kind, ends in KINDS.items() if names[0].lower().endswith(ends)), None)
         if kind is None:
             continue
         alike = get_close_matches(key.lower(), ("image", "images", "video", "videos"), cutoff=0.7)
         if alike or any(word in key.lower() for word in MEANT) or is_file(folder / names[0]):
-            name = short(repr(names[0]), 60)
-            raise ValueError(
-                f"{where}: {short(repr(key), 60)} names {name}, and is not read: call it {kind!r}"
-            )
+            return short(repr(key), 60), short(repr(names[0]), 60), kind
+    return None
 
 
 def _rule(data: dict[str, Any], where: str, usual: Rule) -> Rule:

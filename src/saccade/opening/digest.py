@@ -26,7 +26,12 @@ def weights_digest(model: nn.Module, dtype: torch.dtype | None = None) -> str:
     Returns:
         16 hexadecimal digits.
     """
-    tensors = [(name, part) for name, one in sorted(model.state_dict().items()) for part in _plain(one)]
+    return digest_of(model.state_dict(), dtype)
+
+
+def digest_of(named: Mapping[str, torch.Tensor], dtype: torch.dtype | None = None) -> str:
+    """The digest of some tensors by name, as ``weights_digest`` makes it of a model's."""
+    tensors = [(name, part) for name, one in sorted(named.items()) for part in _plain(one)]
     taken = []
     for _, tensor in tensors:
         flat = tensor.detach().reshape(-1)

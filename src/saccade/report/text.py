@@ -79,6 +79,24 @@ def points(value: float | None) -> str:
     return MISSING if value is None else f"{100 * value:+.1f}"
 
 
+def lost(loss: float) -> str:
+    """A loss as a signed difference in points; nothing lost has no sign of its own."""
+    return points(0.0 - loss)
+
+
+def guard_told(guard: Mapping[str, float]) -> str:
+    """What a guard at run time does and costs, in a sentence without its full stop.
+
+    Args:
+        guard: Fields of ``saccade.tuning.result.Unsure``.
+    """
+    return (
+        f"where the first token leads by less than {guard['margin']:.3g} the dense model answers: "
+        f"{percent(guard['share'])} of the held-out prompts, cost {percent(guard['ratio'])}, "
+        f"{lost(guard['loss'])} points against dense ({lost(guard['bound'])} at worst)"
+    )
+
+
 def difference(entry: Mapping[str, Any], name: str = "difference") -> str:
     """A difference in points with its limits, as ``-5.4 (-6.3 to -4.6)``."""
     if entry[name] is None:

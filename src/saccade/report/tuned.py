@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from saccade.report import style
 from saccade.report.markdown import markdown
 from saccade.report.style import INK, MUTED, styled
-from saccade.report.text import percent, points
+from saccade.report.text import guard_told, lost, percent, points
 
 Result = Mapping[str, Any]
 
@@ -53,6 +53,8 @@ def tell(data: Result) -> str:
             f"The chosen plan, timed: {percent(timed['measured'])} of dense; {percent(timed['predicted'])} "
             "by the table of measured steps."
         )
+    if tune.get("unsure"):
+        parts.append(f"With a guard at run time: {guard_told(tune['unsure'])}.")
     if tune["explained"]:
         parts += ["## What was chosen, and what undoing it would change", explained_table(data)]
     parts += ["## Every skip alone: KL of the whole answer (nats)", alone_table(data)]
@@ -73,8 +75,8 @@ def front_table(data: Result) -> str:
                 percent(one["ratio"]),
                 f"{one['kl']:.3g}",
                 percent(one["agreement"]),
-                points(-held["loss"]),
-                points(-held["bound"]),
+                lost(held["loss"]),
+                lost(held["bound"]),
                 percent(one.get("whole_ratio")),
             ]
         )

@@ -6,13 +6,15 @@ import re
 import unicodedata
 
 _SPACE = re.compile(r"\s+")
+_STOPS = ".\u3002\uff0e\uff61\u0964\u06d4\u0589\u1362"
+"""Full stops: Latin, Chinese and Japanese (also wide and narrow), Devanagari, Urdu, Armenian, Ethiopic."""
 _BEFORE_MARK = re.compile(r"\s+([,.;:!?])")
 
 
 def normalise(text: str) -> str:
     """Lower case, composed letters (NFC), single spaces, none before punctuation, no full stop at the end."""
     text = _BEFORE_MARK.sub(r"\1", _SPACE.sub(" ", _folded(text)).strip())
-    return text.rstrip(".").rstrip()
+    return text.rstrip(_STOPS + " ")
 
 
 def is_match(prediction: str, answer: str) -> bool:

@@ -104,13 +104,15 @@ class SkipVisionConfig:
             value, most = getattr(self, name), MOST_OF.get(name, MOST_ROWS)
             if type(value) is not int or not least <= value <= most:
                 raise ValueError(
-                    f"skip_vision: {name} is a whole number from {least} to {most}, got {short(value, 40)}"
+                    f"skip_vision: {name} is a whole number from {least} to {most}, "
+                    f"got {short(repr(value), 40)}"
                 )
         for name in ("merged", "image_size", "heads"):
             value, most = getattr(self, name), MOST_OF.get(name, MOST_ROWS)
             if value is not None and (type(value) is not int or not 1 <= value <= most):
                 raise ValueError(
-                    f"skip_vision: {name} is a whole number from 1 to {most}, or none, got {short(value, 40)}"
+                    f"skip_vision: {name} is a whole number from 1 to {most}, or none, "
+                    f"got {short(repr(value), 40)}"
                 )
         for name in ("skip_ffn", "former", "latter", "local", "learned_summary"):
             if type(getattr(self, name)) is not bool:

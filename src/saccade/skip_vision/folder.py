@@ -184,7 +184,10 @@ def read_config(folder: str | os.PathLike) -> SkipVisionConfig:
         raise ValueError(
             f"{folder / CONFIG} has schema {data['schema']}; this version of saccade reads up to {SCHEMA}"
         )
-    return SkipVisionConfig.from_dict({k: v for k, v in data.items() if k not in ABOUT})
+    try:
+        return SkipVisionConfig.from_dict({k: v for k, v in data.items() if k not in ABOUT})
+    except ValueError as error:
+        raise ValueError(f"{folder / CONFIG}: {error}") from None
 
 
 def identity(name: str, config: Any) -> dict[str, Any]:

@@ -9,9 +9,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from saccade.core.text import short
 from saccade.opening import Opening
 from saccade.opening.loaded import Loaded, read
-from saccade.skip_vision.folder import BASE, CONFIG, WEIGHTS, read_config
+from saccade.skip_vision.folder import BASE, CONFIG, WEIGHTS, is_skip_vision, read_config
 from saccade.skip_vision.placed import wrapped
 from saccade.skip_vision.wrap import wrap
 from saccade.system.files import read_json
@@ -41,6 +42,12 @@ def open_as(folder: str | os.PathLike, opening: Opening) -> Loaded:
             weights that the abstractor was trained with.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"no such folder: {folder}")
+    if not is_skip_vision(folder) and not (folder / WEIGHTS).exists():
+        raise ValueError(
+            f"{folder} holds no Skip-Vision model, which skip_vision.save writes; saccade.load reads others"
+        )
     for part in (CONFIG, WEIGHTS, BASE):
         if not (folder / part).exists():
             raise ValueError(
@@ -61,7 +68,6 @@ def open_as(folder: str | os.PathLike, opening: Opening) -> Loaded:
     try:
         done.abstractor.load_state_dict(own)
     except RuntimeError as error:
-        raise ValueError(
-            f"{folder}: the abstractor's weights do not fit its configuration: {error}"
-        ) from error
+        why = short(str(error), 400)
+        raise ValueError(f"{folder}: the abstractor's weights do not fit its configuration: {why}") from error
     return loaded

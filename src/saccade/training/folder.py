@@ -70,6 +70,25 @@ def checkpoint_of(
     return found[max(found) if step is None else step]
 
 
+def check_frozen(run: Path, digest: str, option: str = "--run") -> None:
+    """Refuses to go on upon other weights than those the run began with: checkpoints hold what trains alone.
+
+    Args:
+        run: Folder of the run.
+        digest: Of the weights that do not train, as they are now.
+        option: The option that names the folder.
+
+    Raises:
+        ValueError: If the run began with others; earlier versions did not note them.
+    """
+    began = _read(run).get("frozen_weights")
+    if began is not None and began != digest:
+        raise ValueError(
+            f"{run} holds a run that began with other weights of the model: put them back where they were, "
+            f"or choose another folder with {option}"
+        )
+
+
 def _read(run: Path) -> dict[str, Any]:
     """What a run wrote down when it began.
 

@@ -10,9 +10,12 @@ from typing import Any
 from PIL import Image
 
 from saccade.core.text import is_text
+from saccade.inputs.data import unread_picture
 from saccade.inputs.pictures import open_picture
 
 MARK = "<image>"
+READ = ("id", "image", "images", "video", "videos", "conversations")
+"""Keys of a record that are looked at."""
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
 
@@ -88,27 +91,45 @@ class Record:
 
 
 def read_record(data: Any, folder: Path, where: str) -> Record:
-    """Checks one record of LLaVA's format, without looking at the disk.
+    """Checks one record of LLaVA's format, without looking for its images.
 
     Args:
-        data: ``conversations`` (messages with ``from`` and ``value``), and ``image``, a name or a list.
+        data: ``conversations`` (messages with ``from`` and ``value``), and ``image`` or ``images``, a name or
+            a list.
         folder: What image names are relative to.
         where: File and line or index.
 
     Raises:
-        BadRecord: If it is not such a record, or its marks and images differ in number.
+        BadRecord: If it is not such a record, its marks and images differ in number, or it names pictures
+            that would not be seen.
     """
     if not isinstance(data, Mapping):
         raise BadRecord(f"{where}: a JSON object is needed, got {type(data).__name__}")
-    names = data.get("image")
-    names = [] if names is None else [names] if isinstance(names, str) else names
-    if not isinstance(names, list) or not all(isinstance(n, str) and n and is_text(n) for n in names):
-        raise BadRecord(f"{where}: 'image' is a file name or a list of file names")
+    names = _names(data, folder, where)
     turns = tuple(_turns(data.get("conversations"), where))
     marks = sum(turn.images for turn in turns)
     if marks != len(names):
         raise BadRecord(f"{where}: {marks} {MARK} marks but {len(names)} images")
     return Record(turns, tuple(folder / name for name in names), where)
+
+
+def _names(data: Mapping[str, Any], folder: Path, where: str) -> list[str]:
+    """Names of a record's images. Pictures that are named elsewhere would be missed without a word."""
+    one, several = data.get("image"), data.get("images")
+    if one is not None and several is not None:
+        raise BadRecord(f"{where}: give 'image' or 'images', not both")
+    key = "image" if several is None else "images"
+    names = one if several is None else several
+    names = [] if names is None else [names] if isinstance(names, str) else names
+    if not isinstance(names, list) or not all(isinstance(n, str) and n and is_text(n) for n in names):
+        raise BadRecord(f"{where}: {key!r} is a file name or a list of file names")
+    film = next((key for key in ("video", "videos") if data.get(key)), None)
+    if film is not None:
+        raise BadRecord(f"{where}: {film!r} is not read; conversations are trained on with images alone")
+    unread = None if names else unread_picture(data, folder, READ)
+    if unread is not None:
+        raise BadRecord(f"{where}: {unread[0]} names {unread[1]}, and is not read: images are called 'image'")
+    return names
 
 
 def _turns(messages: Any, where: str) -> list[Turn]:

@@ -13,6 +13,7 @@ import torch
 from saccade.measure import record
 from saccade.models import image_scale
 from saccade.opening.bars import quiet_bars
+from saccade.opening.digest import digest_of
 from saccade.system.embedded import suite_of
 from saccade.system.files import alone, disk_trouble, write_bytes, write_json
 from saccade.training import build as building
@@ -20,7 +21,7 @@ from saccade.training import checkpoints, parts
 from saccade.training.collate import Collator
 from saccade.training.config import TrainingConfig
 from saccade.training.curve import loss_curve
-from saccade.training.folder import CURVE, METRICS, MODEL, RUN, check_folder, checkpoint_of
+from saccade.training.folder import CURVE, METRICS, MODEL, RUN, check_folder, check_frozen, checkpoint_of
 from saccade.training.meter import Reporter, TrainingMeter, nothing_learnt
 from saccade.training.mixture import RecordMixture, Stream, steps_of
 from saccade.training.sources import RecordPool, open_source
@@ -198,6 +199,11 @@ def take_steps(
     last = checkpoint_of(run, report, from_step, fit.option) if resume else None
     set_seed(settings.seed)
     built = fit.build()
+    trained = parts.needed(built.model, built.loaded.family)
+    frozen = {name: one for name, one in built.model.state_dict().items() if name not in trained}
+    report["frozen_weights"] = digest_of(frozen)
+    if last is not None:
+        check_frozen(run, report["frozen_weights"], fit.option)
     report |= {
         "processes": world.num_processes,
         "parameters": parts.counts(built.model, built.loaded.family),

@@ -12,7 +12,7 @@ from saccade.methods import Method
 from saccade.methods.fitprune import FitPrune
 from saccade.plans.plan import Plan
 from saccade.system.journal import Journal
-from saccade.tuning.prepare import PART, Watch
+from saccade.tuning.prepare import PART, Watch, foretold
 from saccade.tuning.result import Explained
 from saccade.tuning.search import Search, Tried
 from saccade.tuning.settings import Settings
@@ -43,6 +43,7 @@ def alone(search: Search, settings: Settings, journal: Journal, watch: Watch) ->
         ORDERED_BY[skip]: ascending([search.marginals[layer, skip] for layer in range(search.menu.layers)])
         for skip in search.menu.skips
     }
+    first = next(sample for sample in search.judge.samples if sample.visual)
     found = []
     costs = [settings.budget] if settings.budget is not None else [budget for budget, _ in settings.steps]
     for budget in costs:
@@ -53,6 +54,9 @@ def alone(search: Search, settings: Settings, journal: Journal, watch: Watch) ->
                 loss = search.judge.measure(plan, 0)
             except ValueError:
                 continue  # it does not run on this model, which is no fault of the tuning
+            # The rows of smaller pictures are counted, so those are priced as they are.
+            if not plan.shortening and not foretold(search.judge.loaded, plan, first):
+                continue  # what it is said to cost is not what it costs here
             told = {"title": title, "spec": plan.spec, "ratio": search.pricer.ratio(plan)}
             found.append(told | {"kl": loss.mean, "agreement": loss.agreement, "samples": len(loss.kl)})
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from saccade.plans.plan import Plan
 from saccade.system.files import write_bytes, write_json
 from saccade.tuning.result import Candidate, Tuned, Unsure
-from saccade.tuning.settings import Settings
+from saccade.tuning.settings import COSTS, Settings
 
 
 def plan_of(
@@ -83,6 +84,19 @@ def names(out: Path) -> dict[str, Path]:
     }
 
 
+_NAME = re.compile(rf"({'|'.join(COSTS)})-[0-9.]+\.json")
+
+
+def file_names(found: Tuned) -> list[str]:
+    """Names of the plan files of a front, by cost in percent, in as many digits as tell them apart."""
+    ratios = [100 * one.tried.ratio for one in found.candidates]
+    for digits in range(1, 15):
+        names = [f"{found.settings.cost}-{ratio:0{digits + 3}.{digits}f}.json" for ratio in ratios]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
 def write(found: Tuned, out: Path) -> Tuned:
     """Writes the plan (where there is one), the front, the result and the picture.
 
@@ -94,8 +108,13 @@ def write(found: Tuned, out: Path) -> Tuned:
     places = names(out)
     data = {key: value for key, value in found.data.items() if key != "facts"}
     front: dict[str, Path] = {}
-    for one in found.candidates:
-        name = f"{found.settings.cost}-{100 * one.tried.ratio:04.1f}.json"
+    files = file_names(found)
+    if places["front"].is_dir():
+        # What a former tuning left there is no part of this front; what is no plan of one is not ours.
+        for old in places["front"].glob("*.json"):
+            if _NAME.fullmatch(old.name) and old.name not in files:
+                old.unlink()
+    for one, name in zip(found.candidates, files, strict=True):
         line = next(line for line in data["tune"]["front"] if line["spec"] == one.plan.spec)
         whole = {key: line[key] for key in ("whole_ratio", "tower_share") if key in line}
         plan = plan_of(one, found.settings, found.data["facts"], whole=whole)

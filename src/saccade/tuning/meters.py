@@ -14,12 +14,16 @@ from saccade.core.pricing import scoring_flops
 from saccade.core.shapes import ModelShape
 from saccade.core.stages import Scoring
 from saccade.engine import apply
+from saccade.evaluation.ledger import sample_digest
+from saccade.identity import model_digest
 from saccade.inputs.samples import Sample
 from saccade.measure.clock import now
-from saccade.measure.devices import Eye, around_seconds, layer_seconds
+from saccade.measure.devices import Eye, around_seconds, eyes, layer_seconds
+from saccade.measure.provenance import device_name
 from saccade.methods import Method
 from saccade.models import Loaded
 from saccade.plans.plan import Plan
+from saccade.system.journal import Journal
 from saccade.tuning.price import CacheMeter, FlopsMeter, Meter, Rows
 from saccade.tuning.settings import Settings
 from saccade.tuning.space import keeping
@@ -41,13 +45,14 @@ MILD = 0.97
 """Share of the rows that a decision leaves when its own time is measured."""
 
 
-def meter_of(loaded: Loaded, settings: Settings, sample: Sample) -> Meter:
+def meter_of(loaded: Loaded, settings: Settings, sample: Sample, journal: Journal | None = None) -> Meter:
     """The meter for what is asked.
 
     Args:
         loaded: The model.
         settings: What is asked.
         sample: A question with an image, for times.
+        journal: Keeps what was timed; its owner finishes it.
 
     Raises:
         ValueError: If the device is not known.
@@ -58,7 +63,7 @@ def meter_of(loaded: Loaded, settings: Settings, sample: Sample) -> Meter:
         return FlopsMeter(loaded.shape)
     if settings.on is not None:
         return PredictedMeter(loaded.shape, card(settings.on), settings.on, eye_of(loaded, sample))
-    return timed(loaded, sample)
+    return timed(loaded, sample, journal=journal)
 
 
 class PredictedMeter(Meter):
@@ -84,16 +89,9 @@ class PredictedMeter(Meter):
     def scoring(self, scoring: Scoring) -> float:
         return scoring_flops(self.shape, scoring) / self.on.reached.flops_per_s
 
-    def prompt(self, visual: int, text: int) -> float:
-        return around_seconds(self.shape, self.on, self.eye or self._seeing(visual))
-
-    def _seeing(self, visual: int) -> Eye:
-        tower = self.shape.tower
-        if tower is None or not visual:
-            return Eye()
-        views = tower.views(visual, self.shape.views(visual))
-        flops = sum(tower.tower_flops(view) + tower.projector_flops(view) for view in views)
-        return Eye(tower.parameters, flops)
+    def prompt(self, visual: int, text: int, plan: Plan) -> float:
+        eye = eyes([plan], self.shape, visual)[0] if self.eye is None else self.eye
+        return around_seconds(self.shape, self.on, eye)
 
 
 class TimedMeter(Meter):
@@ -130,7 +128,8 @@ class TimedMeter(Meter):
     def layer(self, rows: Rows) -> float:
         places = sorted(KEEPS)
         times = [self.table[rows.query, rows.ffn][KEEPS.index(place)] for place in places]
-        share = min(1.0, rows.visual / self.visual)
+        # Prompts with more rows than the one that was timed go on as the last of its steps do.
+        share = rows.visual / self.visual
         after = min(max(bisect_left(places, share), 1), len(places) - 1)
         low, high = places[after - 1], places[after]
         part = (share - low) / (high - low)
@@ -138,9 +137,27 @@ class TimedMeter(Meter):
 
 
 def timed(
-    loaded: Loaded, sample: Sample, repeats: int = REPEATS, clock: Callable[[torch.device], float] = now
+    loaded: Loaded,
+    sample: Sample,
+    repeats: int = REPEATS,
+    clock: Callable[[torch.device], float] = now,
+    journal: Journal | None = None,
 ) -> TimedMeter:
-    """Measures the table on one prompt: every kind of step at several shares of the rows, in turn."""
+    """Measures the table on one prompt: every kind of step at several shares of the rows, in turn.
+
+    What the journal holds is not timed again: by other times plans of the same cost are others, and a search
+    that was interrupted would find nothing of what it had measured.
+    """
+    section = None if journal is None else journal.section(_timed_for(loaded, sample, repeats))
+    kept = {} if section is None else {name: entry["seconds"] for name, entry in section.by("of").items()}
+
+    def once(name: str, measure: Callable[[], Any]) -> Any:
+        if name not in kept:
+            kept[name] = measure()
+            if section is not None:
+                section.append({"of": name, "seconds": kept[name]})
+        return kept[name]
+
     inputs = models.inputs(loaded, [sample])
     every = f"0-{loaded.shape.layers - 1}" if loaded.shape.layers > 1 else "0"
     plans: dict[tuple[tuple[bool, bool], float], Plan] = {}
@@ -148,22 +165,35 @@ def timed(
         for keep in KEEPS:
             parts = [f"uniform(keep={keep})" if keep < 1 else "", spec.format(all=every)]
             plans[kind, keep] = Plan.of("+".join(filter(None, parts)) or "dense")
-    seconds = prefills(loaded, [(inputs, plan) for plan in plans.values()], repeats, clock)
+    asked = [(inputs, plan) for plan in plans.values()]
+    seconds = once("steps", lambda: prefills(loaded, asked, repeats, clock))
     found = dict(zip(plans, seconds, strict=True))
     visual = int(loaded.family.visual_mask(loaded.model, inputs["input_ids"]).sum())
-    known: dict[str, float] = {}
+
+    def decision(method: Method) -> float:
+        mild = Plan((keeping(method, MILD),))
+        dense, planned = prefills(loaded, [(inputs, Plan()), (inputs, mild)], repeats, clock)
+        return max(0.0, planned - dense)
 
     def decide(method: Method) -> float:
         # Measured when a plan first has it; what it leaves is all but what it must drop to decide at all.
-        if method.name not in known:
-            mild = Plan((keeping(method, MILD),))
-            dense, planned = prefills(loaded, [(inputs, Plan()), (inputs, mild)], repeats, clock)
-            known[method.name] = max(0.0, planned - dense)
-        return known[method.name]
+        return float(once(method.name, lambda: decision(method)))
 
     own = decide(next(method for method in Plan.of("uniform(keep=0.5)").methods))
     table = {kind: [found[kind, keep] - (own if keep < 1 else 0.0) for keep in KEEPS] for kind in SKIPPED}
     return TimedMeter(loaded.shape.layers, visual, table, decide)
+
+
+def _timed_for(loaded: Loaded, sample: Sample, repeats: int) -> dict[str, Any]:
+    """What measured times depend on."""
+    return {
+        "timed": repeats,
+        "weights": model_digest(loaded),
+        "dtype": str(loaded.model.dtype),
+        "sample": sample_digest([sample]),
+        "device": device_name(loaded.model.device),
+        "threads": torch.get_num_threads(),
+    }
 
 
 @torch.inference_mode()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,20 +13,22 @@ from saccade.calibration.api import score_samples
 from saccade.calibration.options import CalibrationOptions
 from saccade.calibration.probes import find_probe
 from saccade.engine import attached
-from saccade.evaluation.runner import count_prompts, refusal
+from saccade.evaluation.runner import count_prompts, generate, mean_cost, refusal, row_counts
 from saccade.helpers import Helpers
+from saccade.inputs.samples import Sample
 from saccade.methods import Method
+from saccade.methods.reducer import Reducer
 from saccade.models import Loaded
 from saccade.plans.plan import Plan
 from saccade.system.journal import Journal
 from saccade.tuning.judge import Judge, Loss
 from saccade.tuning.meters import meter_of
-from saccade.tuning.price import Pricer, typical
+from saccade.tuning.price import Pricer, Prompts, typical
 from saccade.tuning.questions import Questions
 from saccade.tuning.search import Effort, Search
 from saccade.tuning.settings import Settings
 from saccade.tuning.singles import ORDERED_BY
-from saccade.tuning.space import Menu
+from saccade.tuning.space import Menu, keeping
 from saccade.vllm.work import ServedModel, work_of
 
 PART = 13
@@ -75,7 +78,9 @@ def prepared(
                 work_of(plan, served)
         except ValueError:
             return False
-        return not refusal(loaded, plan, first)
+        if refusal(loaded, plan, first):
+            return False
+        return not isinstance(method, Reducer) or foretold(loaded, Plan((keeping(method, 0.5),)), first)
 
     menu = Menu.of(
         layers,
@@ -87,10 +92,11 @@ def prepared(
     )
     own = attached(loaded.model)
     pricer = Pricer(
-        meter_of(loaded, settings, first),
+        meter_of(loaded, settings, first, journal),
         loaded.shape,
         typical(count_prompts(loaded, questions.search)),
         own.plan if own is not None and own.resident else Plan(),
+        shorter_of(loaded, questions.search),
     )
     parts = max(1, len(questions.search) // PART)
     judge = Judge(
@@ -126,6 +132,40 @@ def prepared(
     return Search(
         judge, menu, pricer, Effort(settings.passes), marginals, saturated, lambda text: watch.say(text)
     )
+
+
+def shorter_of(loaded: Loaded, samples: Sequence[Sample]) -> Callable[[Plan], Prompts]:
+    """Counts the prompts of samples as plans make them that shrink pictures, once for every size."""
+    known: dict[float, Prompts] = {}
+
+    def shorter(plan: Plan) -> Prompts:
+        scale = models.image_scale(plan)
+        if scale not in known:
+            known[scale] = typical(count_prompts(loaded, samples, plan))
+        return known[scale]
+
+    return shorter
+
+
+OFF = 0.05
+"""Share of the cache by which what a method leaves may differ from its price, for counts are rounded."""
+
+
+def foretold(loaded: Loaded, plan: Plan, sample: Sample) -> bool:
+    """Whether what a plan leaves of a prompt is what its price says, so that a search can rely on it.
+
+    Of methods that merge inside the tower the price hangs on how deep towers usually are.
+
+    Args:
+        loaded: The model.
+        plan: The plan.
+        sample: A question with an image.
+    """
+    plan = plan.resolve(loaded.shape.layers)
+    _, spent = generate(loaded, models.inputs(loaded, [sample], plan), plan, 1)
+    stock = models.inputs(loaded, [sample])
+    priced = mean_cost(loaded, plan, Counter(row_counts(loaded, stock)))
+    return spent is None or abs(spent["kv_bytes"] - priced["kv_bytes"]) <= OFF * priced["dense_kv_bytes"]
 
 
 def saturated(loss: Loss) -> float:

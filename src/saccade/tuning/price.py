@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -130,8 +130,14 @@ class Meter(ABC):
         """What taking one decision costs beside its score rows."""
         return 0.0
 
-    def prompt(self, visual: int, text: int) -> float:
-        """What comes before and after the layers, once a prompt."""
+    def prompt(self, visual: int, text: int, plan: Plan) -> float:
+        """What comes before and after the layers, once a prompt.
+
+        Args:
+            visual: Visual rows of the prompt, of pictures that are small already where a plan makes them so.
+            text: Its text rows.
+            plan: A resolved plan, which may look at the tower or merge in it.
+        """
         return 0.0
 
 
@@ -172,12 +178,15 @@ class Pricer:
         shape: Sizes of the decoder.
         prompts: The prompts.
         own: A plan that belongs to the model and runs under any other.
+        shorter: The prompts as a plan makes them that shrinks pictures, for where these are cut into tiles
+            their rows do not follow their area; by the area if None.
     """
 
     meter: Meter
     shape: ModelShape
     prompts: Prompts
     own: Plan = field(default_factory=Plan)
+    shorter: Callable[[Plan], Prompts] | None = None
     _memo: dict[str, float] = field(default_factory=dict, repr=False, compare=False)
 
     def ratio(self, plan: Plan) -> float:
@@ -190,10 +199,14 @@ class Pricer:
     def _total(self, plan: Plan) -> float:
         if self.own.methods:
             plan = plan.over(self.own)
+        prompts = self.prompts
+        if plan.shortening and self.shorter is not None:
+            prompts = self.shorter(plan)
+            plan = _at_size(plan)
         sets = visual_sets(plan, self.shape.layers)
         return sum(
             weight * (self._routed(plan, *prompt) if sets is None else self._counted(plan, sets, *prompt))
-            for prompt, weight in self.prompts.items()
+            for prompt, weight in prompts.items()
         )
 
     def _counted(
@@ -203,7 +216,7 @@ class Pricer:
         for method in plan.shortening:
             visual = method.visual_rows(visual)
         views = self.shape.views(visual)
-        total = meter.prompt(visual, text)
+        total = meter.prompt(visual, text, _at_size(plan))
         stages = list(in_order([stage for method in plan.methods for stage in method.stages(layers)]))
         alive, original, starts = visual, visual, dict[int, int]()
         seen: Counter[tuple[int, bool, bool, LayerShape]] = Counter()
@@ -227,7 +240,7 @@ class Pricer:
         """By the route itself, for plans whose row sets are not all of the visual rows or none."""
         layout = Layout.single(visual, text, views=self.shape.views(visual))
         route = plan.route(as_processed(plan, layout), self.shape.layers)
-        total = self.meter.prompt(int(route.layout.visual_BN.sum()), text)
+        total = self.meter.prompt(int(route.layout.visual_BN.sum()), text, _at_size(plan))
         total += sum(self.meter.scoring(scoring) for scoring in route.scorings)
         seen = route.layout.visual_BN
         for layer, size in zip(route.layers, self.shape.each_layer, strict=True):
@@ -242,6 +255,11 @@ class Pricer:
             shares = [rows / alive if alive else 0.0 for rows in (query, ffn)]
             total += bare + shares[0] * (asked - bare) + shares[1] * (fed - bare)
         return total
+
+
+def _at_size(plan: Plan) -> Plan:
+    """A plan on pictures that are as small already as it makes them."""
+    return Plan(tuple(method for method in plan.methods if method not in plan.shortening))
 
 
 @lru_cache(maxsize=4096)

@@ -105,7 +105,8 @@ class Tuned:
     @property
     def refused(self) -> str:
         """Why there is no plan; empty where there is one."""
-        return "" if self.plan is not None else refusal(self.candidates, self.settings)
+        dense = self.found.dense.mean.accuracy.value
+        return "" if self.plan is not None else refusal(self.candidates, self.settings, dense)
 
     def written(self, files: Mapping[str, Path]) -> Tuned:
         """The same with the files that it was written to."""
@@ -160,8 +161,21 @@ def pick(candidates: Sequence[Candidate], settings: Settings, best: Tried | None
     return min(allowed, key=lambda one: one.tried.ratio, default=None)
 
 
-def refusal(candidates: Sequence[Candidate], settings: Settings) -> str:
-    """Why no candidate was proven within the loss asked, and what would help."""
+def refusal(candidates: Sequence[Candidate], settings: Settings, dense: float | None = None) -> str:
+    """Why no candidate was proven within the loss asked, and what would help.
+
+    Args:
+        candidates: Those that were judged.
+        settings: What was asked.
+        dense: Accuracy of the dense model on the held-out samples.
+    """
+    assert settings.max_loss is not None
+    if dense is not None and 100 * dense <= settings.max_loss < 100:
+        return (
+            f"the dense model is right on {100 * dense:.1f} % of the held-out samples, so a plan that is "
+            f"never right loses at most {settings.max_loss:g} points too: look at how answers are "
+            "scored ('score'), or leave the answers out to compare with the dense model's own"
+        )
     asked = f"no plan is proven to lose at most {settings.max_loss:g} points"
     fits = [one for one in candidates if settings.budget is None or one.tried.ratio <= settings.budget]
     if not fits:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Container, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -25,12 +26,12 @@ from saccade.plans.plan import Plan
 from saccade.system.journal import Journal
 from saccade.tuning.beside import alone, explained
 from saccade.tuning.front import plan_of, write
-from saccade.tuning.guard import bound, judged, lost
+from saccade.tuning.guard import bound, judged, lost, needed
 from saccade.tuning.judge import VERSION, Judge
 from saccade.tuning.meters import prefills
-from saccade.tuning.prepare import Watch, prepared
+from saccade.tuning.prepare import Watch, prepared, shorter_of
 from saccade.tuning.price import typical
-from saccade.tuning.questions import Questions, made, referenced, split
+from saccade.tuning.questions import Questions, apart, referenced, split
 from saccade.tuning.result import (
     Candidate,
     Explained,
@@ -84,9 +85,7 @@ def tune(
     """
     settings, watch = Settings(**wanted), watch or Watch()
     settings.check_processes(processes, ray)
-    questions = (
-        split(samples, settings) if held_out is None else made(list(samples), list(held_out), settings)
-    )
+    questions = split(samples, settings) if held_out is None else apart(samples, held_out, settings)
     loaded = models.wrap(model, processor)
     with (
         Journal(None if out is None else f"{os.fspath(out)}.partial.jsonl") as journal,
@@ -110,6 +109,8 @@ def run(
     helpers: Helpers[Any] | None = None,
 ) -> Tuned:
     """The same on questions that are drawn already; the journal is left to the caller to finish."""
+    for note in filter(None, (*questions.notes, hopeless(questions, settings))):
+        watch.say(note)
     search = prepared(loaded, questions, settings, journal, watch, helpers)
     watch.begin("search", settings.passes)
     best: Tried | None = None
@@ -127,6 +128,11 @@ def run(
     shown = alone(search, settings, journal, watch)
     told = explained(search, best) if explain and best is not None else ()
     held, held_out = judged_on(loaded, questions, settings, journal, watch, search, best, helpers)
+    if not held_out.dense.mean.accuracy.value:
+        watch.say(
+            "the dense model is right on no held-out sample, so no plan is seen to lose anything: look at "
+            "how answers are scored ('score'), or leave them out to compare with the dense model's own"
+        )
     chosen = pick(held, settings, best)
     if explain and best is None and chosen is not None:
         told = explained(search, chosen.tried)
@@ -136,8 +142,37 @@ def run(
         watch.say(f"timed here: {timing['measured']:.3f} of dense, {timing['predicted']:.3f} predicted")
     unsure = None
     if settings.unsure is not None and chosen is not None:
-        unsure = guarded(loaded, questions, settings, journal, search, chosen, held_out)
+        unsure = guarded(loaded, questions, settings, journal, search, chosen, held_out, len(held))
     return finished(loaded, questions, settings, search, held, chosen, held_out, shown, told, timing, unsure)
+
+
+def hopeless(questions: Questions, settings: Settings) -> str:
+    """What held-out samples cannot prove of any plan, said before a search is spent on it; empty if nothing.
+
+    Raises:
+        ValueError: If a loss is asked for of every task, and one has no held-out samples at all.
+    """
+    if settings.max_loss is None:
+        return ""
+    counts = Counter(sample.task for sample in questions.held_out)
+    unjudged = sorted({sample.task for sample in questions.search} - counts.keys())
+    if unjudged and settings.each_task:
+        more = f" nor of {len(unjudged) - 1} others" if len(unjudged) > 1 else ""
+        raise ValueError(
+            f"no held-out sample is of task {unjudged[0]!r}{more}, so no loss of every task can be proven: "
+            "give more samples of each and a larger --held-out, or judge the mean alone (--mean)"
+        )
+    alike = [[(1.0, 1.0)] * count for count in counts.values()]
+    sets = [[pairs] for pairs in alike] if settings.each_task else [alike]
+    margin = settings.max_loss / 100
+    if all(bound(one) <= margin for one in sets):
+        return ""
+    least = max(needed(one, margin) or 0 for one in sets)
+    each = f"of each of the {len(counts)} tasks " if len(counts) > 1 else ""
+    return (
+        f"{len(questions.held_out)} held-out samples prove of no plan that it loses at most "
+        f"{settings.max_loss:g} points, even if it changes no answer: {least} {each}are the least that do"
+    )
 
 
 def retimed(loaded: Loaded, questions: Questions, chosen: Candidate) -> dict[str, float]:
@@ -176,7 +211,12 @@ def judged_on(
         helpers=helpers,
     )
     watch.step(len(held_out) * (len(tried) + 1))
-    prompts = replace(search.pricer, prompts=typical(count_prompts(loaded, questions.held_out)), _memo={})
+    prompts = replace(
+        search.pricer,
+        prompts=typical(count_prompts(loaded, questions.held_out)),
+        shorter=shorter_of(loaded, questions.held_out),
+        _memo={},
+    )
     margin = None if settings.max_loss is None else settings.max_loss / 100
     held = []
     for one in tried:
@@ -217,6 +257,7 @@ def guarded(
     search: Search,
     chosen: Candidate,
     found: Comparison,
+    candidates: int,
 ) -> Unsure:
     """The guard at run time, its margin from the search's samples and its effect from the held-out ones."""
     assert settings.unsure is not None
@@ -228,7 +269,7 @@ def guarded(
     fallen = {sample.id for sample, falls_back in zip(judge.order(0), falls, strict=True) if falls_back}
     share = sum(falls) / len(falls)
     pairs = list(paired(found, chosen.plan.spec, fallen).values())
-    return Unsure(margin, share, chosen.ratio + share, lost(pairs), bound(pairs))
+    return Unsure(margin, share, chosen.ratio + share, lost(pairs), bound(pairs, candidates))
 
 
 def finished(

@@ -31,7 +31,7 @@ from saccade.report.explain.marks import (
 from saccade.report.explain.sheet import Sheet, measure
 from saccade.report.explain.stages import Box, Moment, View, caption
 from saccade.report.route_map import RIGHT, WRONG
-from saccade.report.style import FAINT, INK, MUTED, styled
+from saccade.report.style import FAINT, INK, MUTED, pictured
 
 WIDTH, EDGE, GAP = 9.2, 0.32, 0.2
 INNER = WIDTH - 2 * EDGE
@@ -41,7 +41,7 @@ AXIS = 0.75
 BLUE = "#0067b1"
 
 
-@styled
+@pictured
 def draw(shown: ExplainedAnswer) -> Figure:
     """Question, answers and cost; a row of panels for every image; visual rows alive in every layer."""
     sheet = Sheet(WIDTH)

@@ -7,7 +7,7 @@ from typing import Any
 from saccade.report import tuned
 from saccade.report.results.files import whole
 from saccade.report.results.model import ReadFinding, StudyText
-from saccade.report.text import points
+from saccade.report.text import lost
 
 
 def told_of(data: Any, path: str) -> StudyText:
@@ -37,8 +37,8 @@ def _finding(told: dict[str, Any], refused: str) -> ReadFinding:
     chosen = told["chosen"]
     held = chosen["held_out"]
     found = (
-        f"{told['spec']}: {100 * chosen['held_out_ratio']:.1f} % of the cost, {points(-held['loss'])} points "
-        f"against dense on held-out samples, at worst {points(-held['bound'])}."
+        f"{told['spec']}: {100 * chosen['held_out_ratio']:.1f} % of the cost, {lost(held['loss'])} points "
+        f"against dense on held-out samples, at worst {lost(held['bound'])}."
     )
     within = held.get("within")
     verdict = "undecided" if within is None else "supported" if within else "not supported"

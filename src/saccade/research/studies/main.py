@@ -51,7 +51,9 @@ def points_of(depth: int) -> list[tuple[str, str]]:
         ("K = 5, 128 of 576", f"dart(layer={first_layer(METHODS['dart'], depth)},keep=0.222)"),
         ("the picture decides", "prumerge()"),
         ("the picture decides", "prumerge_plus()"),
+        ("the authors' share of the rows in every layer", "fitprune()"),
         ("16 pairs in every layer of the tower", "tome()"),
+        ("16 pairs in every layer of the tower, put back behind it", "tome(unmerge=true)"),
         ("2 by 2", "pool(factor=2)"),
         ("half the side", "resize(scale=0.5)"),
     ]
@@ -62,7 +64,7 @@ def points_of(depth: int) -> list[tuple[str, str]]:
         found.append((at, f"visionzip(dominant={round(keep - merged, 3)},contextual={merged})"))
         found += [
             (at, f"{name}(keep={keep})")
-            for name in ("fastervlm", "vispruner", "divprune", "random", "uniform")
+            for name in ("fastervlm", "vispruner", "divprune", "cdpruner", "hiprune", "random", "uniform")
         ]
     return found
 
