@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from engine.test_uncached import ANEW, SAME
 from saccade.core.layout import Layout
 from saccade.engine import apply, attached
 from saccade.families import find
+from saccade.methods.fastv import FastV
 from saccade.plans.plan import Plan
 from support.models import FACTORIES, SQUARE, tiny_llava, tiny_qwen
 
@@ -395,3 +397,23 @@ def test_what_is_refused_leaves_no_hook_behind(family, spec):
         with suppress(ValueError):  # some families cannot run some methods
             apply(model, spec).remove()
         assert hooks() == before and attached(model) is None
+
+
+@pytest.mark.parametrize(
+    ("model", "plan", "said"),
+    [
+        ("glance", "fastv()", "got str; saccade.load opens one by its name, and holds it as .model"),
+        (
+            SimpleNamespace(model=torch.nn.Linear(1, 1)),
+            "fastv()",
+            r"SimpleNamespace; give its \.model \(Linear\)",
+        ),
+        (torch.nn.Sequential(torch.nn.Linear(1, 1)), "fastv()", "Sequential is no model of transformers"),
+        (None, FastV, r"FastV is a class: a plan takes FastV\(\.\.\.\) or 'fastv'"),
+        (None, ["fastv()", FastV()], r"this one has str; join specs with '\+'"),
+        (None, 5, "got int"),
+    ],
+)
+def test_what_stands_in_the_place_of_another_is_named(model, plan, said):
+    with pytest.raises(ValueError, match=said):
+        apply(tiny_llava().model if model is None else model, plan)

@@ -34,13 +34,15 @@ def find(what: nn.Module | PreTrainedConfig, generic: bool = False) -> Family:
             once, and keeps what was found.
 
     Raises:
-        ValueError: If no adapter knows the model type, or none can be made.
+        ValueError: If it is no model, no adapter knows the model type, or none can be made.
     """
     model = unwrap(what) if isinstance(what, nn.Module) else None
     if model is not None and model in _ADOPTED:
         return _ADOPTED[model]
     config: Any = getattr(model, "config", what)
-    kind = getattr(config, "model_type", type(what).__name__)
+    kind = getattr(config, "model_type", None)
+    if kind is None:
+        raise ValueError(_no_model(what))
     seen = f"{kind}+{getattr(getattr(config, 'vision_config', None), 'model_type', '')}"
     own = next((FAMILIES[name] for name in (seen, kind) if name in FAMILIES), None)
     if own is not None and (not generic or config.get_text_config().model_type in own.text_types):
@@ -59,3 +61,16 @@ def find(what: nn.Module | PreTrainedConfig, generic: bool = False) -> Family:
         return made
     adopt(model, GenericFamily.of(model))
     return _ADOPTED[model]
+
+
+def _no_model(what: Any) -> str:
+    """What to say where something else stands in the place of a model."""
+    name = type(what).__name__
+    if isinstance(what, nn.Module):
+        return f"{name} is no model of transformers, for it has no configuration: give the model inside it"
+    hint = ""
+    if isinstance(what, str):
+        hint = "; saccade.load opens one by its name, and holds it as .model"
+    elif isinstance(getattr(what, "model", None), nn.Module):
+        hint = f"; give its .model ({type(what.model).__name__})"
+    return f"a model of transformers is wanted here, got {name}{hint}"

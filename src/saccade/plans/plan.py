@@ -211,6 +211,13 @@ class Plan:
             return cls.load(what)
         if isinstance(what, str):
             return cls(spec.parse(what))
+        if isinstance(what, type) and issubclass(what, Method):
+            raise ValueError(
+                f"{what.__name__} is a class: a plan takes {what.__name__}(...) or {what.name!r}"
+            )
+        if isinstance(what, (list, tuple)):
+            kinds = ", ".join(sorted({type(one).__name__ for one in what if not isinstance(one, Method)}))
+            raise ValueError(f"a list of methods makes a plan, and this one has {kinds}; join specs with '+'")
         raise ValueError(
             f"a plan is a Plan, a method, a plan file or a spec string, got {type(what).__name__}"
         )

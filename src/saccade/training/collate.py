@@ -211,7 +211,7 @@ class Collator:
                     block, kinds = next(following)
                     ids += block
                     types += kinds or [1] * len(block)
-                    labels += [IGNORE] * len(block)
+                    labels += [label] + [IGNORE] * (len(block) - 1)
                 else:
                     ids.append(token)
                     labels.append(label)

@@ -23,7 +23,9 @@ class Encoded:
 
     Attributes:
         ids: Token ids.
-        labels: The same where an assistant speaks, `IGNORE` elsewhere.
+        labels: The same where an assistant speaks, `IGNORE` elsewhere. Where a template writes no end between
+            an answer and what follows it, the token that follows has the end as its label: the model learns
+            to stop there, and still reads what the template writes.
         ends: Length after every answer: where whole turns can be cut off.
     """
 
@@ -147,7 +149,7 @@ class ConversationEncoder:
         ids: list[int] = []
         labels: list[int] = []
         ends: list[int] = []
-        before = ""
+        before, unended = "", False
         for number, (text, tokens) in enumerate(zip(texts, whole, strict=True)):
             if not text.startswith(before):
                 raise BadRecord(f"{where}: the chat template does not write conversations turn by turn")
@@ -157,10 +159,12 @@ class ConversationEncoder:
                 new = self.tokenizer(text[len(before) :], add_special_tokens=False)["input_ids"]
             answer = number % 2 == 1
             ids += new
-            labels += self._spoken(new) if answer else [IGNORE] * len(new)
             if answer:
+                labels += self._spoken(new)
                 ends.append(len(ids))
-            before = text
+            else:
+                labels += ([self.end] if unended else [IGNORE]) + [IGNORE] * (len(new) - 1)
+            before, unended = text, answer and self.stops.isdisjoint(new)
         return Encoded(tuple(ids), tuple(labels), tuple(ends))
 
     def _spoken(self, answer: list[int]) -> list[int]:
@@ -182,5 +186,7 @@ def cut(encoded: Encoded, turns: Sequence[Turn], answers: int) -> tuple[Encoded,
         kept.append(turn)
         if sum(t.role == "assistant" for t in kept) == answers:
             break
-    shorter = Encoded(encoded.ids[:end], encoded.labels[:end], encoded.ends[:answers])
+    # The end that the token behind the answer has as its label, where the template writes none.
+    last = tuple(label for label in encoded.labels[end : end + 1] if label != IGNORE)
+    shorter = Encoded(encoded.ids[:end] + last, encoded.labels[:end] + last, encoded.ends[:answers])
     return shorter, tuple(kept)
