@@ -185,7 +185,10 @@ def test_tuning_by_two_processes_finds_what_one_finds_and_keeps_the_same(
     helpers, loaded, questions, tmp_path, shared
 ):
     settings = Settings(flops=0.7, **SMALL)
-    asked = split([replace(q, id=f"{n} {q.id}") for n in range(3) for q in questions], settings)
+    several = [
+        replace(q, id=f"{n} {q.id}", question=q.question + " ?" * n) for n in range(3) for q in questions
+    ]
+    asked = split(several, settings)
     found, kept, ran = {}, {}, {}
     for name, by in (("one", None), ("two", helpers)):
         path, count = tmp_path / f"{name}.jsonl", []
