@@ -20,10 +20,12 @@ from support.reference import gap, recompute
 from support.sight import sees_BNN, told_kinds
 
 
-@pytest.mark.parametrize("what", [T.LlamaConfig(), T.CLIPVisionConfig(), nn.Linear(2, 2), T.Blip2Config()])
+@pytest.mark.parametrize("what", [T.LlamaConfig(), T.CLIPVisionConfig(), T.Blip2Config()])
 def test_an_unknown_family_says_so(what):
     with pytest.raises(ValueError, match=r"supported: .*llava.*one file"):
         find(what)
+    with pytest.raises(ValueError, match="Linear is no model of transformers"):
+        find(nn.Linear(2, 2))
 
 
 def test_apply_refuses_an_unknown_model():
