@@ -146,6 +146,7 @@ def pretended_ray(run, killed: list) -> SimpleNamespace:
             RayError=RayError, RayTaskError=RayTaskError, ActorDiedError=ActorDiedError
         ),
         cluster_resources=lambda: {"CPU": 4.0, "GPU": 2.0},
+        nodes=lambda: [{"Alive": True, "Resources": {"CPU": 4.0, "GPU": 2.0}}],
         remote=lambda cls: SimpleNamespace(options=lambda **needs: taken.append(needs) or made),
         kill=killed.append,
     )

@@ -73,9 +73,23 @@ def test_a_cluster_that_is_connected_already_is_taken_and_left(monkeypatch):
 
 def test_an_actor_takes_accelerators_where_the_cluster_has_some():
     free = {"CPU": 7.0, "GPU": 1.0}
-    ray = SimpleNamespace(cluster_resources=lambda: free, available_resources=lambda: free)
+    nodes = [{"Alive": True, "Resources": free}]
+    ray = SimpleNamespace(
+        cluster_resources=lambda: free, available_resources=lambda: free, nodes=lambda: nodes
+    )
     assert needs(ray, 2, 0) == {"num_cpus": 2}
     assert needs(ray, 2, 1) == {"num_cpus": 2, "num_gpus": 1}
     assert room_for(ray, {"num_cpus": 2}) == 3 and room_for(ray, {"num_cpus": 2, "num_gpus": 1}) == 1
     del free["GPU"]
     assert needs(ray, 2, 1) == {"num_cpus": 2}
+
+
+def test_an_actor_asks_for_no_more_cpus_than_a_node_has():
+    """It would wait for ever, also where all nodes together have them."""
+    small = {"Alive": True, "Resources": {"CPU": 2.0}}
+    lost = {"Alive": False, "Resources": {"CPU": 64.0}}
+    ray = SimpleNamespace(nodes=lambda: [small, small, {"Alive": True, "Resources": {}}, lost])
+    assert needs(ray, 3, 0) == {"num_cpus": 2} and needs(ray, 1, 0) == {"num_cpus": 1}
+    # A head without CPUs of its own starts others when they are asked for.
+    ray = SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": {}}])
+    assert needs(ray, 3, 0) == {"num_cpus": 3}

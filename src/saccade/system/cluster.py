@@ -63,9 +63,11 @@ def needs(ray: Any, cpus: int, accelerators: int) -> dict[str, Any]:
 
     Args:
         ray: The connected module.
-        cpus: CPUs.
+        cpus: CPUs; as many as the largest node has where none has so many, for it would never be placed.
         accelerators: GPUs, where the cluster has some.
     """
+    most = max((int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=0)
+    cpus = min(cpus, most) if most else cpus
     has_some = bool(accelerators and ray.cluster_resources().get("GPU"))
     return {"num_cpus": cpus} | ({"num_gpus": accelerators} if has_some else {})
 
