@@ -147,7 +147,7 @@ $(VLLM)/.ready: pyproject.toml tools/torchvision_for_cpu.py
 	@touch $@
 
 ray: $(RAY)/.ready
-	$(RAY)/bin/python -m pytest -q e2e/ray $(ARGS)
+	PYTHONPATH=tests $(RAY)/bin/python -m pytest -q e2e/ray $(ARGS)
 
 $(RAY)/.ready: pyproject.toml constraints.txt
 	'$(strip $(PYTHON))' -m venv --clear $(RAY)

@@ -192,7 +192,7 @@ def test_actors_find_what_one_process_finds(helpers, works, alone, monkeypatch):
     taken = watched(helpers, monkeypatch)
     for name, work in works.items():
         assert work(helpers) == alone[name], name
-        assert len(taken) > 4, name
+        assert len(taken) > 2, name
         taken.clear()
     assert not SAID
 
