@@ -11,9 +11,10 @@ import numpy as np
 from PIL import Image
 
 from saccade import models
+from saccade.inputs.pictures import digest
 from saccade.plans.plan import Plan
 from saccade.serve.asked import ChatTask, Ended, Piece
-from saccade.serve.beginnings import cut, digest
+from saccade.serve.beginnings import cut
 from saccade.serve.choosing import Drawing
 from saccade.serve.settings import ServeLimits
 from saccade.serve.worker import Worker

@@ -113,9 +113,11 @@ def _check_apart(config: TrainingConfig, json: str | None) -> None:
     Raises:
         ValueError: Naming the file, or the model's folder where the run's own would take its place.
     """
+    from saccade.training.folder import MODEL
+
     files = [source.file for source in config.data if source.kind != "glance"]
     check_apart({"json": json, "data": files, "model": config.model.name, "plan": config.plan})
-    made = Path(config.out) / "model"
+    made = Path(config.out) / MODEL
     if made.is_dir() and made.resolve() == Path(config.model.name).resolve():
         raise ValueError(f"the run would write over the model it trains, {made}: choose another --run folder")
 

@@ -6,6 +6,7 @@ command line. Formats are a list, so that no file reaches a loader that runs oth
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import stat
@@ -180,3 +181,9 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+def digest(picture: Image.Image) -> str:
+    """What a picture shows, as a name."""
+    size = f"{picture.mode} {picture.width} {picture.height} ".encode()
+    return hashlib.sha256(size + picture.tobytes()).hexdigest()

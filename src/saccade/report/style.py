@@ -125,7 +125,7 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., bytes]:
 
     @wraps(draw)
     def drawn(*args: Any, **kwargs: Any) -> bytes:
-        return in_few_colours(_rendered(draw, *args, **kwargs))
+        return _in_few_colours(_rendered(draw, *args, **kwargs))
 
     return drawn
 
@@ -147,7 +147,7 @@ def _rendered(draw: Callable[..., Figure], *args: Any, **kwargs: Any) -> bytes:
     return stream.getvalue()
 
 
-def in_few_colours(drawing: bytes) -> bytes:
+def _in_few_colours(drawing: bytes) -> bytes:
     """A PNG file of 256 colours made of one without transparent parts."""
     stream = io.BytesIO()
     with Image.open(io.BytesIO(drawing)) as full:

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
-
-from PIL.Image import Image
 
 from saccade.serve.together import Beginning
 
 Key = tuple[str, str, tuple[str, ...]]
 """The plan, the text up to the last picture, and the content of its pictures."""
-
-
-def digest(picture: Image) -> str:
-    """What a picture shows, as a name."""
-    size = f"{picture.mode} {picture.width} {picture.height} ".encode()
-    return hashlib.sha256(size + picture.tobytes()).hexdigest()
 
 
 def cut(text: str, placeholders: Sequence[str]) -> tuple[str, str] | None:

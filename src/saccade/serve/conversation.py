@@ -8,11 +8,12 @@ from typing import Any
 
 from PIL.Image import Image
 
+from saccade.inputs.pictures import digest
 from saccade.inputs.prompts import check_questions, most_positions, placeholders
 from saccade.inputs.samples import Sample
 from saccade.models import Loaded, chat_prompt
 from saccade.serve.asked import ChatTask, Told
-from saccade.serve.beginnings import cut, digest
+from saccade.serve.beginnings import cut
 from saccade.serve.choosing import Drawing
 from saccade.serve.errors import RequestRefused
 from saccade.serve.pictures import picture

@@ -163,7 +163,8 @@ class ConversationEncoder:
                 labels += self._spoken(new)
                 ends.append(len(ids))
             else:
-                labels += ([self.end] if unended else [IGNORE]) + [IGNORE] * (len(new) - 1)
+                stop = [self.end] if unended and new else []
+                labels += stop + [IGNORE] * (len(new) - len(stop))
             before, unended = text, answer and self.stops.isdisjoint(new)
         return Encoded(tuple(ids), tuple(labels), tuple(ends))
 

@@ -24,7 +24,7 @@ from saccade.methods import Method
 from saccade.models import Loaded
 from saccade.plans.plan import Plan
 from saccade.system.journal import Journal
-from saccade.tuning.price import CacheMeter, FlopsMeter, Meter, Rows
+from saccade.tuning.price import CacheMeter, FlopsMeter, Meter, Rows, at_size
 from saccade.tuning.settings import Settings
 from saccade.tuning.space import keeping
 
@@ -90,7 +90,7 @@ class PredictedMeter(Meter):
         return scoring_flops(self.shape, scoring) / self.on.reached.flops_per_s
 
     def prompt(self, visual: int, text: int, plan: Plan) -> float:
-        eye = eyes([plan], self.shape, visual)[0] if self.eye is None else self.eye
+        eye = eyes([at_size(plan)], self.shape, visual)[0] if self.eye is None else self.eye
         return around_seconds(self.shape, self.on, eye)
 
 

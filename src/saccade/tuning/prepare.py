@@ -158,13 +158,13 @@ def foretold(loaded: Loaded, plan: Plan, sample: Sample) -> bool:
 
     Args:
         loaded: The model.
-        plan: The plan.
+        plan: The plan; it makes no pictures smaller.
         sample: A question with an image.
     """
     plan = plan.resolve(loaded.shape.layers)
-    _, spent = generate(loaded, models.inputs(loaded, [sample], plan), plan, 1)
-    stock = models.inputs(loaded, [sample])
-    priced = mean_cost(loaded, plan, Counter(row_counts(loaded, stock)))
+    inputs = models.inputs(loaded, [sample])
+    _, spent = generate(loaded, inputs, plan, 1)
+    priced = mean_cost(loaded, plan, Counter(row_counts(loaded, inputs)))
     return spent is None or abs(spent["kv_bytes"] - priced["kv_bytes"]) <= OFF * priced["dense_kv_bytes"]
 
 

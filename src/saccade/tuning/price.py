@@ -202,7 +202,7 @@ class Pricer:
         prompts = self.prompts
         if plan.shortening and self.shorter is not None:
             prompts = self.shorter(plan)
-            plan = _at_size(plan)
+            plan = at_size(plan)
         sets = visual_sets(plan, self.shape.layers)
         return sum(
             weight * (self._routed(plan, *prompt) if sets is None else self._counted(plan, sets, *prompt))
@@ -216,7 +216,7 @@ class Pricer:
         for method in plan.shortening:
             visual = method.visual_rows(visual)
         views = self.shape.views(visual)
-        total = meter.prompt(visual, text, _at_size(plan))
+        total = meter.prompt(visual, text, plan)
         stages = list(in_order([stage for method in plan.methods for stage in method.stages(layers)]))
         alive, original, starts = visual, visual, dict[int, int]()
         seen: Counter[tuple[int, bool, bool, LayerShape]] = Counter()
@@ -240,7 +240,7 @@ class Pricer:
         """By the route itself, for plans whose row sets are not all of the visual rows or none."""
         layout = Layout.single(visual, text, views=self.shape.views(visual))
         route = plan.route(as_processed(plan, layout), self.shape.layers)
-        total = self.meter.prompt(int(route.layout.visual_BN.sum()), text, _at_size(plan))
+        total = self.meter.prompt(int(route.layout.visual_BN.sum()), text, plan)
         total += sum(self.meter.scoring(scoring) for scoring in route.scorings)
         seen = route.layout.visual_BN
         for layer, size in zip(route.layers, self.shape.each_layer, strict=True):
@@ -257,7 +257,7 @@ class Pricer:
         return total
 
 
-def _at_size(plan: Plan) -> Plan:
+def at_size(plan: Plan) -> Plan:
     """A plan on pictures that are as small already as it makes them."""
     return Plan(tuple(method for method in plan.methods if method not in plan.shortening))
 

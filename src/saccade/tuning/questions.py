@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -13,10 +12,14 @@ from saccade.evaluation.options import EvaluationOptions
 from saccade.evaluation.runner import DENSE, AnswerRun, answer
 from saccade.helpers import Helpers
 from saccade.inputs.data import Entry
+from saccade.inputs.pictures import digest
 from saccade.inputs.samples import Sample
 from saccade.models import Loaded
 from saccade.system.journal import Journal
 from saccade.tuning.settings import FEWEST
+
+_Asked = tuple[str, tuple[Hashable, ...], tuple[Hashable, ...]]
+"""A question, its pictures and videos, and how these are sampled."""
 
 
 class Drawn(Protocol):
@@ -92,8 +95,10 @@ def split(pool: Iterable[Sample | Entry], settings: Drawn) -> Questions:
     given = list(pool)
     if len({item.id for item in given}) < len(given):
         raise ValueError("sample ids must be distinct")
-    copies, given = len(given), list({_asked(item): item for item in reversed(given)}.values())[::-1]
-    copies -= len(given)
+    first: dict[_Asked, Sample | Entry] = {}
+    for item in given:
+        first.setdefault(_asked(item), item)
+    copies, given = len(given) - len(first), [*first.values()]
     if len(given) < 2 * FEWEST:
         others = f", {copies} copies of others left out," if copies else ""
         raise ValueError(
@@ -102,7 +107,7 @@ def split(pool: Iterable[Sample | Entry], settings: Drawn) -> Questions:
         )
     seen = min(settings.num_samples, len(given) // 2)
     held = min(settings.num_held_out, len(given) - seen)
-    groups = _by_picture(given)
+    groups = _by_picture(given, [shown for _, shown, _ in first])
     sides = None if len(groups) == len(given) else _sides(groups, seen, settings.seed)
     if sides is None:
         drawn = draw(given, seen + held, "stratified", settings.seed)
@@ -147,8 +152,10 @@ def apart(search: Iterable[Sample | Entry], held_out: Iterable[Sample | Entry], 
     return found
 
 
-def _by_picture(pool: Sequence[Sample | Entry]) -> list[list[Sample | Entry]]:
-    """The pool in groups that share no picture with each other."""
+def _by_picture(
+    pool: Sequence[Sample | Entry], pictures: Sequence[tuple[Hashable, ...]]
+) -> list[list[Sample | Entry]]:
+    """The pool, of which each shows some pictures, in groups that share none with each other."""
     leads = list(range(len(pool)))
 
     def leader(place: int) -> int:
@@ -157,8 +164,8 @@ def _by_picture(pool: Sequence[Sample | Entry]) -> list[list[Sample | Entry]]:
         return place
 
     first: dict[Hashable, int] = {}
-    for place, item in enumerate(pool):
-        for one in _shown(item):
+    for place, shown in enumerate(pictures):
+        for one in shown:
             leads[leader(place)] = leader(first.setdefault(one, place))
     groups: dict[int, list[Sample | Entry]] = {}
     for place, item in enumerate(pool):
@@ -179,18 +186,12 @@ def _sides(
     return (search, held) if len(held) >= FEWEST else None
 
 
-def _asked(item: Sample | Entry) -> Hashable:
+def _asked(item: Sample | Entry) -> _Asked:
     """What is asked about what: two that are equal in it are one question under two names."""
-    sampled = (item.frames, item.rate) if isinstance(item, Entry) else ()
-    return item.question, _shown(item), sampled
-
-
-def _shown(item: Sample | Entry) -> tuple[Hashable, ...]:
-    """The pictures and videos of a sample."""
     if isinstance(item, Entry):
-        return *item.paths, *item.videos
-    pictures = (hashlib.sha256(str(one.size).encode() + one.tobytes()).digest() for one in item.images)
-    return *pictures, *(video.digest for video in item.videos)
+        return item.question, (*item.paths, *item.videos), (item.frames, item.rate)
+    shown = (*map(digest, item.images), *(video.digest for video in item.videos))
+    return item.question, shown, ()
 
 
 def made(search: Sequence[Sample | Entry], held_out: Sequence[Sample | Entry], settings: Drawn) -> Questions:
