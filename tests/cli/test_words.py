@@ -124,9 +124,13 @@ def test_a_command_to_type_next_is_one_a_shell_takes():
     ]
 
 
-def test_quick_is_for_studies_that_train(command):
+def test_quick_and_rows_are_for_studies_that_train(command, tmp_path):
     done = command("study", "budget", "--quick")
     assert done.code == 2 and "--quick is for a study that trains (skip-vision)" in done.err
+    done = command("study", "budget", "--row", "FastV")
+    assert done.code == 2 and "--row is for a study that trains (skip-vision)" in done.err
+    done = command("study", "skip-vision", "--row", "Nobody", "--run", str(tmp_path), "--out", str(tmp_path))
+    assert done.code == 2 and "no row 'Nobody'; there are" in done.err
 
 
 def test_cost_and_bench_refuse_a_plan_for_another_shape(command, toy, tmp_path):

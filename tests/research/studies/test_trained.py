@@ -173,6 +173,23 @@ def test_claims_are_judged_by_the_rows_that_speak_of_them():
     assert "three times as long" in claim and verdicts(*rows, *longer)[claim] == "undecided"
 
 
+def test_a_study_of_one_row_trains_it_and_the_dense_one_with_its_seeds():
+    one = GLANCE.only(["FastV"])
+    assert [row.name for row in one.rows] == [DENSE, "FastV"]
+    assert [one.seeds(row) for row in one.rows] == [(0,), (0,)]
+    kept = GLANCE.only([f"{FULL} SK{KEPT}"])
+    assert [row.name for row in kept.rows] == [DENSE, FULL + KEPT, f"{FULL} SK{KEPT}"]
+    assert GLANCE.only([DENSE]).seeds(GLANCE.rows[0]) == (0, 1, 2)
+    with pytest.raises(ValueError, match="no row 'Nobody'; there are 'CoS, dense', "):
+        GLANCE.only(["Nobody"])
+
+
+def test_claims_that_a_study_of_one_row_cannot_judge_are_left_out():
+    assert verdicts(entry(DENSE, 0.8, 0.0), entry("FastV", 0.4, -0.4)) == {}
+    said = verdicts(entry(DENSE, 0.8, 0.0), entry("SF", 0.4, -0.4))
+    assert said == {"Skipped rows can bypass every FFN at no cost": "not supported"}
+
+
 def test_rows_that_train_for_longer_take_more_steps_of_the_same_recipe():
     usual, longer = (
         GLANCE.training("glance", "out", row, 1)

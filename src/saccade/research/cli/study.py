@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,6 +54,14 @@ def study(
     quick: Annotated[
         bool, typer.Option("--quick", help="Of a study that trains: a few steps, to see that it runs.")
     ] = False,
+    row: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--row",
+            metavar="NAME",
+            help="Of a study that trains: this row of it, beside the dense one; repeatable; all if omitted.",
+        ),
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, max=common.MOST_BATCH, help="Questions per batch.")] = 32,
     processes: Annotated[
         int,
@@ -86,10 +95,14 @@ def study(
         output.finish({"studies": {one.name: one.question for one in listed().values()}})
         return
     check_study(name)
-    if quick and not listed()[name].trains:
-        training = ", ".join(one.name for one in listed().values() if one.trains)
+    if (quick or row) and not listed()[name].trains:
+        option, training = (
+            "--quick" if quick else "--row",
+            [one.name for one in listed().values() if one.trains],
+        )
         raise ValueError(
-            f"--quick is for a study that trains ({training}); of {name} take fewer --samples or --task"
+            f"{option} is for a study that trains ({', '.join(training)}); of {name} take fewer --samples or "
+            "--task"
         )
     common.check_names(model, (), [] if data else task or [], opening, [data])
     for folder in (out, run):
@@ -134,7 +147,7 @@ def study(
                 f"study {name} opens the models that it trains: of these options --device and --dtype"
             )
         way = Way(processes, batch, max_new_tokens, str(where), opening.told().get("dtype"))
-        result = _trained(model, questions, run, way, quick, note)
+        result = _trained(model, questions, run, way, quick, row or (), note)
         paths = write(chosen, result, out)
         show(output, result, paths)
         output.finish(result)
@@ -160,12 +173,16 @@ def study(
     output.finish(result)
 
 
-def _trained(model: str, questions: Any, run: Path, way: Any, quick: bool, note: Any) -> dict[str, Any]:
+def _trained(
+    model: str, questions: Any, run: Path, way: Any, quick: bool, rows: Collection[str], note: Any
+) -> dict[str, Any]:
     from saccade.research.studies import Store
     from saccade.research.studies.trained.rows import ABLATIONS
     from saccade.research.studies.trained.run import run as run_trained
 
     ablation = ABLATIONS[model].quick() if quick else ABLATIONS[model]
+    if rows:
+        ablation = ablation.only(rows)
     folder = run / f"trained{ablation.mark}{'-quick' if quick else ''}"
     with (
         common.resumable(f"repeat the command to go on with the models kept in {folder}"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -108,6 +108,24 @@ class Ablation:
             self.recipe, align_steps=2, base_steps=2, steps=2, batch=2, turns=2, seeds=1, repeats=1, forced=4
         )
         return replace(self, recipe=recipe)
+
+    def only(self, names: Collection[str]) -> Ablation:
+        """The same with some of its rows: those named, those whose weights they take, and the dense one.
+
+        The dense row is trained with the seeds that these have.
+
+        Raises:
+            ValueError: If there is no row of a name.
+        """
+        known = {row.name: row for row in self.rows}
+        odd = [name for name in names if name not in known]
+        if odd:
+            raise ValueError(f"no row {odd[0]!r}; there are {', '.join(map(repr, known))}")
+        wanted = {self.dense, *names} | {known[name].weights for name in names}
+        dense, *others = (row for row in self.rows if row.name in wanted)
+        needed = {seed for row in others for seed in row.seeds} or set(dense.seeds)
+        seeds = tuple(seed for seed in dense.seeds if seed in needed)
+        return replace(self, rows=(replace(dense, seeds=seeds), *others))
 
     @property
     def dense(self) -> str:

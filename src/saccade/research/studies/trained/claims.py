@@ -21,9 +21,13 @@ Entries = Mapping[str, Mapping[str, Any]]
 def findings(result: Mapping[str, Any]) -> list[dict[str, str]]:
     """The paper's claims about trained skipping, and ours, held against the entries of a result."""
     entries = {entry["name"]: entry for entry in result["plans"]}
-    parts = (_keeps, _saves, _merges, _leaves_the_cache, _trained_longer)
-    found = [finding for part in parts for finding in part(entries)]
-    return [finding.to_dict() for finding in (*found, *_where_it_hurts(entries, result.get("ffn")))]
+    found = list(_keeps(entries))
+    # The others compare with the full method, which a study of some rows may leave out.
+    if FULL + kept_in(entries) in entries:
+        parts = (_saves, _merges, _leaves_the_cache, _trained_longer)
+        found += [finding for part in parts for finding in part(entries)]
+        found += _where_it_hurts(entries, result.get("ffn"))
+    return [finding.to_dict() for finding in found]
 
 
 def share(found: Mapping[str, float]) -> str:
