@@ -257,7 +257,7 @@ class StudyBench:
 
     def prompts(self, most: int = 64) -> tuple[list[Layout], list[float]]:
         """Layouts of prompts like those that are asked, and how often each occurs."""
-        counts = count_prompts(self.loaded, self.mixture()[:most])
+        counts = count_prompts(self.loaded, self.mixture(), most=most)
         return [Layout.single(v, t, views=self.loaded.shape.views(v)) for v, t in counts], [
             float(n) for n in counts.values()
         ]
