@@ -138,6 +138,12 @@ def test_points_of_rows_are_of_pictures_where_a_file_begins_with_plain_text(load
         specs.append([plan.spec for plan in plans if isinstance(plan, Plan)])
     tome = [[spec for spec in each if spec.startswith("tome")] for each in specs]
     assert tome[0] == tome[1] != []
+    with pytest.raises(
+        ValueError, match=r"^task bare: none of the 4 samples has an image.*; --task says which"
+    ):
+        STUDIES["transfer"].design(
+            StudyBench(loaded, StudyQuestions.of_file(path, (), 4, 4, 0), Store(tmp_path))
+        )
 
 
 def test_names_of_tasks_with_marks_are_told_and_drawn(loaded, data_file, tmp_path):

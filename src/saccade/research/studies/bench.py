@@ -181,7 +181,13 @@ class StudyBench:
 
         code = scores_code(self.loaded, find_probe(score))
         told = f"layers by {score}{over}"
-        values = self.measured(f"{score}{over}", samples, measure, told, what, code)
+        try:
+            values = self.measured(f"{score}{over}", samples, measure, told, what, code)
+        except ValueError as error:
+            # A sample is named already; that none has a picture is said of no task, and one can be left out.
+            if any(sample.visual for sample in samples):
+                raise
+            raise ValueError(f"{what or 'the samples'}: {error}; --task says which are studied") from None
         bare = tuple(replace(sample, images=()) for sample in samples)
         return StudyScores(score, bare, tuple(map(tuple, values)))
 
