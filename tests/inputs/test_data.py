@@ -62,6 +62,28 @@ def test_every_form_of_a_line(folder):
     assert (four.question, four.answer, len(four.images)) == ("line\u2028break?", "", 1)
 
 
+@pytest.mark.parametrize("written", ["3", "3.0", "3e0", '"3"'])
+def test_a_whole_number_is_one_text_however_json_writes_it(folder, written):
+    line = f'{{"question": "how many?", "answer": [{written}], "id": {written}, "task": {written}}}'
+    (entry,) = read_jsonl(write(folder, line))
+    assert (entry.answers, entry.id, entry.task, entry.subtask) == (("3",), "3", "3", "3")
+
+
+def test_numbers_that_are_not_whole_and_texts_stay_as_they_are_written(folder):
+    path = write(
+        folder, *(f'{{"question": "how many?", "answer": {one}}}' for one in ("2.5", '"3.0"', "1e300"))
+    )
+    assert [entry.answers for entry in read_jsonl(path)] == [("2.5",), ("3.0",), ("1e+300",)]
+
+
+@pytest.mark.parametrize("blank", ["", "  "])
+def test_an_empty_field_is_one_that_is_not_given(folder, blank):
+    line = {"question": "how many?", "answer": blank, "id": blank, "task": blank, "subtask": blank}
+    for entry in read_jsonl(write(folder, line, line)):
+        assert (entry.answers, entry.task, entry.subtask) == ((), "mine", "mine")
+        assert entry.id == f"mine/{entry.where[-1]}"
+
+
 def test_a_byte_order_mark_and_windows_line_ends_are_read(folder):
     path = folder / "windows.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"question": "one?"}\r\n{"question": "two?"}\r\n')

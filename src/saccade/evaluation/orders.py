@@ -15,6 +15,8 @@ from saccade.system.journal import Journal
 
 CALIBRATION_SAMPLES = 20
 """Samples of a quick calibration, the number of the papers."""
+PRICED = 64
+"""Prompts over which FLOPs ratios are taken, at most."""
 
 
 def wanted_scores(plans: Mapping[str, Plan]) -> list[str]:
@@ -84,7 +86,7 @@ def resolve_all(
         ValueError: If an order is missing or a ratio cannot be reached, naming the plan.
     """
     wants_flops = any(m.flops is not None for plan in plans.values() for m in plan.methods)
-    prompts = count_prompts(loaded, samples[:64]) if wants_flops else {}
+    prompts = count_prompts(loaded, samples, most=PRICED) if wants_flops else {}
     layouts = [Layout.single(visual, text, views=loaded.shape.views(visual)) for visual, text in prompts]
     weights = [float(count) for count in prompts.values()]
     found = {}

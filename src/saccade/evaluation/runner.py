@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -190,7 +191,7 @@ def filed_under(loaded: models.Loaded, run: AnswerRun) -> str:
 
 
 def count_prompts(
-    loaded: models.Loaded, samples: Sequence[Sample], plan: Plan | None = None
+    loaded: models.Loaded, samples: Sequence[Sample], plan: Plan | None = None, most: int | None = None
 ) -> Counter[tuple[int, int]]:
     """How often each (visual rows, text rows) occurs among the prompts of these samples.
 
@@ -198,7 +199,11 @@ def count_prompts(
         loaded: The model.
         samples: The samples.
         plan: A plan that may make the prompts themselves shorter.
+        most: Of more samples than these so many are drawn, always the same: files are sorted by task, and
+            the first of them are not like the rest.
     """
+    if most is not None and most < len(samples):
+        samples = random.Random(0).sample(samples, most)
     found: Counter[tuple[int, int]] = Counter()
     for sample in samples:
         found.update(row_counts(loaded, models.inputs(loaded, [sample], plan)))

@@ -33,6 +33,8 @@ READ = frozenset(
     )
 )
 """Keys of a line that are read."""
+EXACT_WHOLE = 2.0**53
+"""Below it a whole number in floating point is the one that was written."""
 KINDS = {"image": PICTURES, "video": ENDINGS}
 MEANT = ("image", "img", "pic", "photo", "video", "clip", "film", "file", "path")
 """What keys are called under which other tools name a picture."""
@@ -272,12 +274,16 @@ def _answers(data: dict[str, Any], where: str, rule: Rule) -> tuple[str, ...]:
 
 def _text(data: dict[str, Any], key: str, default: str, where: str) -> str:
     value = data.get(key)
-    if value is None:
+    # Tables write what is not known as empty text.
+    if value is None or (isinstance(value, str) and not value.strip()):
         return default
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(f"{where}: {key!r} is text or a number, got {type(value).__name__}")
-    if isinstance(value, float) and not isfinite(value):
-        raise ValueError(f"{where}: {key!r} is text or a number, got {value}")
+    if isinstance(value, float):
+        if not isfinite(value):
+            raise ValueError(f"{where}: {key!r} is text or a number, got {value}")
+        # To JSON 3.0 is the number 3, and whole columns of tables become it where one value is missing.
+        value = int(value) if value.is_integer() and abs(value) < EXACT_WHOLE else value
     if not is_text(str(value)):
         raise ValueError(f"{where}: {key!r} holds half of a surrogate pair, which is no text")
     return str(value)

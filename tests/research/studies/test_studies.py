@@ -16,6 +16,7 @@ from saccade.core.layout import Layout
 from saccade.core.shapes import SHAPES
 from saccade.evaluation import evaluate
 from saccade.evaluation.matched import RATIOS, lineup
+from saccade.plans.plan import Plan
 from saccade.research.studies import STUDIES, Store, StudyBench, StudyQuestions, iso_flops, run
 from saccade.research.studies.base import VERDICTS
 from saccade.research.studies.run import write
@@ -123,6 +124,26 @@ def test_questions_that_cannot_be_asked_are_found_before_any_work(row, said, loa
     with pytest.raises(ValueError, match=said):
         run(STUDIES["transfer"], bench)
     assert not notes and not list(tmp_path.iterdir())
+
+
+def test_points_of_rows_are_of_pictures_where_a_file_begins_with_plain_text(loaded, data_file, tmp_path):
+    text = [{"id": f"bare/{n}", "task": "bare", "question": "is it ?", "answer": "red"} for n in range(8)]
+    path = data_file.parent / "bare_first.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in text) + data_file.read_text())
+    specs = []
+    for file in (path, data_file):
+        asked = StudyQuestions.of_file(file, (), 4, 4, 0)
+        bench = StudyBench(loaded, asked, Store(tmp_path), tokens=TOKENS)
+        plans = [line.plan for line in STUDIES["realism"].design(bench).lines]
+        specs.append([plan.spec for plan in plans if isinstance(plan, Plan)])
+    tome = [[spec for spec in each if spec.startswith("tome")] for each in specs]
+    assert tome[0] == tome[1] != []
+    with pytest.raises(
+        ValueError, match=r"^task bare: none of the 4 samples has an image.*; --task says which"
+    ):
+        STUDIES["transfer"].design(
+            StudyBench(loaded, StudyQuestions.of_file(path, (), 4, 4, 0), Store(tmp_path))
+        )
 
 
 def test_names_of_tasks_with_marks_are_told_and_drawn(loaded, data_file, tmp_path):

@@ -181,7 +181,13 @@ class StudyBench:
 
         code = scores_code(self.loaded, find_probe(score))
         told = f"layers by {score}{over}"
-        values = self.measured(f"{score}{over}", samples, measure, told, what, code)
+        try:
+            values = self.measured(f"{score}{over}", samples, measure, told, what, code)
+        except ValueError as error:
+            # A sample is named already; that none has a picture is said of no task, and one can be left out.
+            if any(sample.visual for sample in samples):
+                raise
+            raise ValueError(f"{what or 'the samples'}: {error}; --task says which are studied") from None
         bare = tuple(replace(sample, images=()) for sample in samples)
         return StudyScores(score, bare, tuple(map(tuple, values)))
 
@@ -257,7 +263,7 @@ class StudyBench:
 
     def prompts(self, most: int = 64) -> tuple[list[Layout], list[float]]:
         """Layouts of prompts like those that are asked, and how often each occurs."""
-        counts = count_prompts(self.loaded, self.mixture()[:most])
+        counts = count_prompts(self.loaded, self.mixture(), most=most)
         return [Layout.single(v, t, views=self.loaded.shape.views(v)) for v, t in counts], [
             float(n) for n in counts.values()
         ]

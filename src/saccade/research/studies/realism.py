@@ -104,8 +104,8 @@ def design(bench: StudyBench) -> Design:
     depth, scores = bench.depth, ("vig", "ffn", "lc")
     scored = bench.calibrated(scores)
     pooled = orders_of(scored)
-    layouts, _ = bench.prompts(1)
-    patches = int(layouts[0].visual_BN.sum())
+    # A file may have questions without a picture among the others.
+    patches = max(int(layout.visual_BN.sum()) for layout in bench.prompts()[0])
     vision = bench.loaded.family.tower(bench.loaded.model)
     tower = max(vision.states, default=0) if vision is not None else 0
     lines = []
