@@ -82,6 +82,13 @@ def test_a_plan_of_another_model_is_refused(folder, tmp_path):
     ("plan", "settings", "match"),
     [
         ("vtw(layer=2)", {"enable_prefix_caching": True}, "--no-enable-prefix-caching"),
+        (
+            "vtw(layer=2)",
+            {"enable_prefix_caching": False, "kv_offloading_size": 1.0},
+            "--kv-offloading-size",
+        ),
+        ("random(keep=0.5)", {"kv_offloading_size": 1.0}, "--kv-offloading-size"),
+        ("vskip(layers=1)", {"enable_prompt_embeds": True}, "--enable-prompt-embeds"),
         ("vskip(layers=1)", {"enable_lora": True}, "--enable-lora"),
         ("vskip(layers=1)", {"kv_cache_dtype": "fp8"}, "--kv-cache-dtype"),
         ("vskip(layers=1)", {"model_impl": "transformers"}, "transformers|serves no plan"),

@@ -19,6 +19,7 @@ ALWAYS = {
     "lora": True,
     "full_graphs": True,
     "microbatches": True,
+    "ready_prompts": True,
     "cache_dtype": "fp8",
     "task": "pooling",
     "transformers": True,
