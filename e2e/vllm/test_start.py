@@ -173,20 +173,34 @@ def test_smaller_pictures_make_shorter_prompts(references):
     assert rows == {None: 36, "resize(scale=0.5)": 9}
 
 
+class Told:
+    """A builder that can share what it built."""
+
+    supports_update_block_table = True
+
+
 @pytest.mark.parametrize(
-    ("window", "own", "match"),
-    [(4096, False, "no window alone"), (None, True, "writes K and V"), (None, False, None)],
+    ("window", "own", "name", "match"),
+    [
+        (4096, False, "CPUAttentionBackend", "no window alone"),
+        (None, True, "CPUAttentionBackend", "writes K and V"),
+        (None, False, "FlashInferBackend", "TOLD .*FlashInferBackend.* --attention-backend"),
+        (None, False, "AiterFlashAttentionBackend", "one set of rows at a time"),
+        (None, False, "CPUAttentionBackend", None),
+        (None, False, "FlashAttentionBackend", None),
+    ],
 )
-def test_attention_that_is_not_known_is_refused(window, own, match):
-    class Backend:
-        forward_includes_kv_cache_update = own
-        get_name = staticmethod(lambda: "TOLD")
-        get_builder_cls = staticmethod(lambda: object)
+def test_attention_that_is_not_known_is_refused(window, own, name, match):
+    says = {"forward_includes_kv_cache_update": own, "get_name": lambda: "TOLD"}
+    Backend = type(name, (), {**says, "get_builder_cls": lambda: Told})
 
     attentions = [SimpleNamespace(attn_backend=Backend, sliding_window=window) for _ in range(2)]
     if match is None:
         watch(attentions, Noted())
-        assert attentions[0].attn_backend is attentions[1].attn_backend is not Backend
+        made = attentions[0].attn_backend
+        assert made is attentions[1].attn_backend is not Backend
+        # Every group of layers has its own note, so its metadata is built and not taken over from another.
+        assert made.get_builder_cls().supports_update_block_table is False
         return
     with pytest.raises(ValueError, match=match):
         watch(attentions, Noted())
