@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from vllm.config import CUDAGraphMode
 from vllm.engine.arg_utils import EngineArgs
 
 from saccade.families import find
@@ -97,6 +98,31 @@ def test_a_plan_of_another_model_is_refused(folder, tmp_path):
 )
 def test_settings_that_do_not_fit(folder, plan, settings, match):
     refused(match, folder, plan, **settings)
+
+
+def test_graphs_that_break_at_attention_are_refused_however_they_are_asked_for(folder, monkeypatch):
+    monkeypatch.setenv("VLLM_USE_BREAKABLE_CUDAGRAPH", "1")
+    refused("VLLM_USE_BREAKABLE_CUDAGRAPH", folder, "vskip(layers=1)")
+    config(folder, "vskip(layers=1)", enforce_eager=True)
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value", "match"),
+    [
+        ("compilation_config", "cudagraph_mode", CUDAGraphMode.FULL_DECODE_ONLY, "whole CUDA graphs"),
+        ("cache_config", "cache_dtype", "fp8", "--kv-cache-dtype"),
+        ("cache_config", "enable_prefix_caching", True, "--no-enable-prefix-caching"),
+    ],
+)
+def test_what_vllm_settles_after_the_look_is_refused_where_the_model_is_made(
+    folder, part, name, value, match
+):
+    from saccade.vllm.inside.models import PlannedLlava
+
+    made = config(folder, "vtw(layer=2)", enable_prefix_caching=False)
+    setattr(getattr(made, part), name, value)
+    with pytest.raises(ValueError, match=match):
+        PlannedLlava(vllm_config=made)
 
 
 def test_an_architecture_that_runs_no_plans_is_refused(tmp_path, monkeypatch):

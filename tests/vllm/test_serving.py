@@ -18,6 +18,7 @@ ALWAYS = {
     "speculative": True,
     "lora": True,
     "full_graphs": True,
+    "broken_graphs": True,
     "microbatches": True,
     "ready_prompts": True,
     "cache_dtype": "fp8",

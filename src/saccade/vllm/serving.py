@@ -29,6 +29,7 @@ class Serving:
         prefix_caching: Whether blocks of earlier prompts are used again.
         transfers: Whether keys and values go to, or come from, other engines or other memory.
         full_graphs: Whether whole forwards are captured as CUDA graphs.
+        broken_graphs: Whether forwards are captured as CUDA graphs with breaks in them, in place of compilation.
         tower_graphs: Whether the vision tower is captured as CUDA graphs.
         tower_compiled: Whether the vision tower is compiled.
         tower_shared_out: Whether ranks run the vision tower on different pictures.
@@ -49,6 +50,7 @@ class Serving:
     prefix_caching: bool = False
     transfers: bool = False
     full_graphs: bool = False
+    broken_graphs: bool = False
     tower_graphs: bool = False
     tower_compiled: bool = False
     tower_shared_out: bool = False
@@ -90,6 +92,11 @@ def check_serving(work: PlanWork, engine: Serving) -> None:
         (engine.speculative, "does not fit tokens that are guessed ahead: leave --speculative-config out"),
         (engine.lora, "was not tried with adapters: merge them into the model, and leave --enable-lora out"),
         (engine.full_graphs, "is not replayed by whole CUDA graphs: take cudagraph_mode PIECEWISE or NONE"),
+        (
+            engine.broken_graphs,
+            "is not replayed by CUDA graphs of whole forwards, which break at attention: leave "
+            "VLLM_USE_BREAKABLE_CUDAGRAPH at 0 (VLLM_BATCH_INVARIANT sets it), or take --enforce-eager",
+        ),
         (
             engine.ready_prompts,
             "goes by which rows are of pictures, and a prompt of embeddings does not say it: leave "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from vllm.compilation.breakable_cudagraph import is_breakable_cudagraph_enabled
 from vllm.config import CUDAGraphMode, VllmConfig
 from vllm.logger import init_logger
 from vllm.platforms import current_platform
@@ -118,6 +119,9 @@ def serving_of(vllm_config: VllmConfig) -> Serving:
         # The size alone is what a user says; vLLM makes a transfer of it once it has looked at the model.
         transfers=vllm_config.kv_transfer_config is not None or cache.kv_offloading_size is not None,
         full_graphs=mode is not None and mode.has_full_cudagraphs(),
+        broken_graphs=is_breakable_cudagraph_enabled()
+        and mode is not CUDAGraphMode.NONE
+        and not model.enforce_eager,
         tower_graphs=bool(graphs.cudagraph_mm_encoder),
         tower_compiled=bool(graphs.compile_mm_encoder),
         tower_shared_out=pictures is not None and pictures.mm_encoder_tp_mode == "data",
