@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from vllm.config import CUDAGraphMode
@@ -157,12 +158,13 @@ def processor_of(folder, plan):
     )
 
 
-def made(processor, text, images):
+def made(processor, text, images, **asked):
     from vllm.multimodal.processing import ProcessorInputs, TimingContext
 
     items = processor.info.parse_mm_data({"image": list(images)})
     ids = processor.info.get_tokenizer().encode(text)
-    return processor.apply(ProcessorInputs(ids, items), TimingContext(enabled=False))
+    given = ProcessorInputs(ids, items, hf_processor_mm_kwargs=asked)
+    return processor.apply(given, TimingContext(enabled=False))
 
 
 def test_prompts_have_as_many_placeholders_as_rows_are_kept_and_names_of_their_plan(folder):
@@ -191,12 +193,28 @@ def test_prompts_that_a_plan_cannot_serve_are_refused_alone(folder):
 def test_smaller_pictures_make_shorter_prompts(references):
     from e2e.vllm.support import picture
 
-    folder = references("qwen2_5_vl").folder
+    folder, shown = references("qwen2_5_vl").folder, picture(0, (96, 96))
+    pixels = np.asarray(shown)
+    # The processor's own limit is 48 x 48 pixels; a row is 8 x 8.
+    less, more = ({"size": {"shortest_edge": 64, "longest_edge": side**2}} for side in (32, 96))
+    asked = {"own": {}, "less": less, "more": {"images_kwargs": more}}
+    forms = {"array": pixels, "tensor": torch.from_numpy(pixels.copy()).permute(2, 0, 1)}
     rows = {}
     for plan in (None, "resize(scale=0.5)"):
-        one = made(processor_of(folder, plan), "w1 <|image_pad|> w2", [picture(0, (48, 48))])
-        rows[plan] = one["mm_placeholders"]["image"][0].length
-    assert rows == {None: 36, "resize(scale=0.5)": 9}
+        processor = processor_of(folder, plan)
+
+        def count(image, processor=processor, **own):
+            one = made(processor, "w1 <|image_pad|> w2", [image], **own)
+            return one["mm_placeholders"]["image"][0].length
+
+        rows[plan] = {name: count(shown, **own) for name, own in asked.items()}
+        rows[plan] |= {name: count(image) for name, image in forms.items()}
+    assert rows == {
+        None: {"own": 36, "less": 16, "more": 144, "array": 36, "tensor": 36},
+        "resize(scale=0.5)": {"own": 9, "less": 4, "more": 36, "array": 9, "tensor": 9},
+    }
+    with pytest.raises(ValueError, match="have to come as pictures"):
+        count(pixels / 255.0)
 
 
 class Told:

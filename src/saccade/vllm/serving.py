@@ -29,7 +29,7 @@ class Serving:
         prefix_caching: Whether blocks of earlier prompts are used again.
         transfers: Whether keys and values go to, or come from, other engines or other memory.
         full_graphs: Whether whole forwards are captured as CUDA graphs.
-        broken_graphs: Whether forwards are captured as CUDA graphs with breaks in them, in place of compilation.
+        broken_graphs: Whether forwards are captured as CUDA graphs that break at attention.
         tower_graphs: Whether the vision tower is captured as CUDA graphs.
         tower_compiled: Whether the vision tower is compiled.
         tower_shared_out: Whether ranks run the vision tower on different pictures.

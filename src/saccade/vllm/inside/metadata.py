@@ -15,7 +15,6 @@ import numpy.typing as npt
 import torch
 from vllm.v1.attention.backend import CommonAttentionMetadata, subclass_attention_backend
 
-
 TAKEN = ("CPUAttentionBackend", "FlashAttentionBackend", "TritonAttentionBackend")
 """Backends whose metadata stands by itself, in any order of requests. Others keep one plan or table for all
 metadata of a step, so that what is built for some rows would change what layers with all rows read, or want
