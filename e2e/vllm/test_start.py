@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from vllm.config import CUDAGraphMode
 from vllm.engine.arg_utils import EngineArgs
 
 from saccade.families import find
@@ -82,6 +84,13 @@ def test_a_plan_of_another_model_is_refused(folder, tmp_path):
     ("plan", "settings", "match"),
     [
         ("vtw(layer=2)", {"enable_prefix_caching": True}, "--no-enable-prefix-caching"),
+        (
+            "vtw(layer=2)",
+            {"enable_prefix_caching": False, "kv_offloading_size": 1.0},
+            "--kv-offloading-size",
+        ),
+        ("random(keep=0.5)", {"kv_offloading_size": 1.0}, "--kv-offloading-size"),
+        ("vskip(layers=1)", {"enable_prompt_embeds": True}, "--enable-prompt-embeds"),
         ("vskip(layers=1)", {"enable_lora": True}, "--enable-lora"),
         ("vskip(layers=1)", {"kv_cache_dtype": "fp8"}, "--kv-cache-dtype"),
         ("vskip(layers=1)", {"model_impl": "transformers"}, "transformers|serves no plan"),
@@ -90,6 +99,31 @@ def test_a_plan_of_another_model_is_refused(folder, tmp_path):
 )
 def test_settings_that_do_not_fit(folder, plan, settings, match):
     refused(match, folder, plan, **settings)
+
+
+def test_graphs_that_break_at_attention_are_refused_however_they_are_asked_for(folder, monkeypatch):
+    monkeypatch.setenv("VLLM_USE_BREAKABLE_CUDAGRAPH", "1")
+    refused("VLLM_USE_BREAKABLE_CUDAGRAPH", folder, "vskip(layers=1)")
+    config(folder, "vskip(layers=1)", enforce_eager=True)
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value", "match"),
+    [
+        ("compilation_config", "cudagraph_mode", CUDAGraphMode.FULL_DECODE_ONLY, "whole CUDA graphs"),
+        ("cache_config", "cache_dtype", "fp8", "--kv-cache-dtype"),
+        ("cache_config", "enable_prefix_caching", True, "--no-enable-prefix-caching"),
+    ],
+)
+def test_what_vllm_settles_after_the_look_is_refused_where_the_model_is_made(
+    folder, part, name, value, match
+):
+    from saccade.vllm.inside.models import PlannedLlava
+
+    made = config(folder, "vtw(layer=2)", enable_prefix_caching=False)
+    setattr(getattr(made, part), name, value)
+    with pytest.raises(ValueError, match=match):
+        PlannedLlava(vllm_config=made)
 
 
 def test_an_architecture_that_runs_no_plans_is_refused(tmp_path, monkeypatch):
@@ -124,12 +158,13 @@ def processor_of(folder, plan):
     )
 
 
-def made(processor, text, images):
+def made(processor, text, images, **asked):
     from vllm.multimodal.processing import ProcessorInputs, TimingContext
 
     items = processor.info.parse_mm_data({"image": list(images)})
     ids = processor.info.get_tokenizer().encode(text)
-    return processor.apply(ProcessorInputs(ids, items), TimingContext(enabled=False))
+    given = ProcessorInputs(ids, items, hf_processor_mm_kwargs=asked)
+    return processor.apply(given, TimingContext(enabled=False))
 
 
 def test_prompts_have_as_many_placeholders_as_rows_are_kept_and_names_of_their_plan(folder):
@@ -158,28 +193,58 @@ def test_prompts_that_a_plan_cannot_serve_are_refused_alone(folder):
 def test_smaller_pictures_make_shorter_prompts(references):
     from e2e.vllm.support import picture
 
-    folder = references("qwen2_5_vl").folder
+    folder, shown = references("qwen2_5_vl").folder, picture(0, (96, 96))
+    pixels = np.asarray(shown)
+    # The processor's own limit is 48 x 48 pixels; a row is 8 x 8.
+    less, more = ({"size": {"shortest_edge": 64, "longest_edge": side**2}} for side in (32, 96))
+    asked = {"own": {}, "less": less, "more": {"images_kwargs": more}}
+    forms = {"array": pixels, "tensor": torch.from_numpy(pixels.copy()).permute(2, 0, 1)}
     rows = {}
     for plan in (None, "resize(scale=0.5)"):
-        one = made(processor_of(folder, plan), "w1 <|image_pad|> w2", [picture(0, (48, 48))])
-        rows[plan] = one["mm_placeholders"]["image"][0].length
-    assert rows == {None: 36, "resize(scale=0.5)": 9}
+        processor = processor_of(folder, plan)
+
+        def count(image, processor=processor, **own):
+            one = made(processor, "w1 <|image_pad|> w2", [image], **own)
+            return one["mm_placeholders"]["image"][0].length
+
+        rows[plan] = {name: count(shown, **own) for name, own in asked.items()}
+        rows[plan] |= {name: count(image) for name, image in forms.items()}
+    assert rows == {
+        None: {"own": 36, "less": 16, "more": 144, "array": 36, "tensor": 36},
+        "resize(scale=0.5)": {"own": 9, "less": 4, "more": 36, "array": 9, "tensor": 9},
+    }
+    with pytest.raises(ValueError, match="have to come as pictures"):
+        count(pixels / 255.0)
+
+
+class Told:
+    """A builder that can share what it built."""
+
+    supports_update_block_table = True
 
 
 @pytest.mark.parametrize(
-    ("window", "own", "match"),
-    [(4096, False, "no window alone"), (None, True, "writes K and V"), (None, False, None)],
+    ("window", "own", "name", "match"),
+    [
+        (4096, False, "CPUAttentionBackend", "no window alone"),
+        (None, True, "CPUAttentionBackend", "writes K and V"),
+        (None, False, "FlashInferBackend", "TOLD .*FlashInferBackend.* --attention-backend"),
+        (None, False, "AiterFlashAttentionBackend", "one set of rows at a time"),
+        (None, False, "CPUAttentionBackend", None),
+        (None, False, "FlashAttentionBackend", None),
+    ],
 )
-def test_attention_that_is_not_known_is_refused(window, own, match):
-    class Backend:
-        forward_includes_kv_cache_update = own
-        get_name = staticmethod(lambda: "TOLD")
-        get_builder_cls = staticmethod(lambda: object)
+def test_attention_that_is_not_known_is_refused(window, own, name, match):
+    says = {"forward_includes_kv_cache_update": own, "get_name": lambda: "TOLD"}
+    Backend = type(name, (), {**says, "get_builder_cls": lambda: Told})
 
     attentions = [SimpleNamespace(attn_backend=Backend, sliding_window=window) for _ in range(2)]
     if match is None:
         watch(attentions, Noted())
-        assert attentions[0].attn_backend is attentions[1].attn_backend is not Backend
+        made = attentions[0].attn_backend
+        assert made is attentions[1].attn_backend is not Backend
+        # Every group of layers has its own note, so its metadata is built and not taken over from another.
+        assert made.get_builder_cls().supports_update_block_table is False
         return
     with pytest.raises(ValueError, match=match):
         watch(attentions, Noted())

@@ -132,6 +132,15 @@ def test_rows_leave_no_decoder_that_recurs():
         work_of(Plan.of("vskip(layers=1)+vtw(layer=2)"), ServedModel(4, recurs=True))
 
 
+def test_rows_are_not_chosen_where_marks_stand_among_them():
+    model = ServedModel.of(FACTORIES["llava-pixtral"](layers=LAYERS).model.config)
+    for spec in ("vskip(layers=1)", "ffn_skip(layers=0)", "vtw(layer=2)"):
+        assert work_of(Plan.of(spec), model).plan.spec == Plan.of(spec).spec
+    for spec in ("divprune(keep=4)", "random(keep=0.5)", "pool(factor=2)"):
+        with pytest.raises(ValueError, match="marks between them"):
+            work_of(Plan.of(spec), model)
+
+
 SHOWN = (
     "fastervlm(keep=4)",
     "vispruner(keep=4)",
@@ -162,7 +171,7 @@ def test_what_a_model_shows_is_read_off_its_configuration(name):
     config = FACTORIES[name](layers=2).model.config
     model = ServedModel.of(config)
     assert model.layers == 2
-    assert model.shows == name.startswith(("llava", "internvl"))
+    assert model.shows == name.startswith(("llava", "internvl")) and not model.marked
     assert model.recurs == (name == "qwen3_5") and model.closes_up != name.startswith("qwen")
     if name.startswith("llava"):
         config.vision_feature_layer = [-2, -1]

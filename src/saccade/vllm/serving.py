@@ -13,6 +13,7 @@ RANGE = "0.32"
 
 UNTESTED_ON_CUDA = "saccade: plans inside vLLM were tested on CPU; on this device they are untested"
 """Said at start on any other device."""
+TRANSFERS = "leave --kv-transfer-config and --kv-offloading-size out"
 
 
 @dataclass(frozen=True)
@@ -26,13 +27,15 @@ class Serving:
         speculative: Whether tokens are guessed ahead.
         lora: Whether adapters are served.
         prefix_caching: Whether blocks of earlier prompts are used again.
-        transfers: Whether keys and values go to, or come from, other engines.
+        transfers: Whether keys and values go to, or come from, other engines or other memory.
         full_graphs: Whether whole forwards are captured as CUDA graphs.
+        broken_graphs: Whether forwards are captured as CUDA graphs that break at attention.
         tower_graphs: Whether the vision tower is captured as CUDA graphs.
         tower_compiled: Whether the vision tower is compiled.
         tower_shared_out: Whether ranks run the vision tower on different pictures.
         microbatches: Whether a step is split into micro-batches.
         ready_embeddings: Whether requests may bring embeddings of pictures in place of pictures.
+        ready_prompts: Whether they may bring embeddings of whole prompts.
         cache_dtype: Data type of the KV cache; ``auto`` is the model's.
         prunes_videos: Whether vLLM drops rows of videos by itself.
         task: What the engine does: ``generate``, or ``pooling``.
@@ -47,11 +50,13 @@ class Serving:
     prefix_caching: bool = False
     transfers: bool = False
     full_graphs: bool = False
+    broken_graphs: bool = False
     tower_graphs: bool = False
     tower_compiled: bool = False
     tower_shared_out: bool = False
     microbatches: bool = False
     ready_embeddings: bool = False
+    ready_prompts: bool = False
     cache_dtype: str = "auto"
     prunes_videos: bool = False
     task: str = "generate"
@@ -87,6 +92,16 @@ def check_serving(work: PlanWork, engine: Serving) -> None:
         (engine.speculative, "does not fit tokens that are guessed ahead: leave --speculative-config out"),
         (engine.lora, "was not tried with adapters: merge them into the model, and leave --enable-lora out"),
         (engine.full_graphs, "is not replayed by whole CUDA graphs: take cudagraph_mode PIECEWISE or NONE"),
+        (
+            engine.broken_graphs,
+            "is not replayed by CUDA graphs of whole forwards, which break at attention: leave "
+            "VLLM_USE_BREAKABLE_CUDAGRAPH at 0 (VLLM_BATCH_INVARIANT sets it), or take --enforce-eager",
+        ),
+        (
+            engine.ready_prompts,
+            "goes by which rows are of pictures, and a prompt of embeddings does not say it: leave "
+            "--enable-prompt-embeds out",
+        ),
         (engine.microbatches, "needs a step in one piece: leave --enable-dbo out"),
         (
             engine.cache_dtype != "auto",
@@ -97,7 +112,7 @@ def check_serving(work: PlanWork, engine: Serving) -> None:
             "leaves fewer rows in some layers than in others, so that blocks of one prompt do not serve "
             "another: start with --no-enable-prefix-caching",
         ),
-        (drops and engine.transfers, "leaves fewer rows in some layers: leave --kv-transfer-config out"),
+        (drops and engine.transfers, f"leaves fewer rows in some layers: {TRANSFERS}"),
         (
             bool(work.stages) and engine.tower_graphs,
             "chooses rows after the vision tower: leave cudagraph_mm_encoder out",
@@ -117,7 +132,7 @@ def check_serving(work: PlanWork, engine: Serving) -> None:
         (bool(work.stages) and engine.prunes_videos, "drops rows itself: leave --video-pruning-rate out"),
         (
             work.gaps and engine.transfers,
-            "leaves gaps in positions that another engine does not know: leave --kv-transfer-config out",
+            f"leaves gaps in positions that are not kept with keys and values: {TRANSFERS}",
         ),
     )
     reason = next((why for holds, why in reasons if holds), None)

@@ -29,6 +29,8 @@ PROBE = Layout.single(visual=7, text=6, prefix=3)
 LOOKED_INTO = {"clip_vision_model": (), "internvl_vision": (-1,)}
 """Vision towers of vLLM that can be looked into, all with a CLS row, and the states that features may be of
 there; any one where none is named."""
+MARKED = ("pixtral",)
+"""Vision towers whose rows have marks among them in the prompt, one after each line."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,14 @@ class ServedModel:
         closes_up: Whether positions can close up over rows that go (``Family.compact_positions``).
         recurs: Whether some layers mix rows through a state.
         shows: Whether its vision tower can be looked into.
+        marked: Whether marks stand among the rows of a picture.
     """
 
     layers: int
     closes_up: bool = True
     recurs: bool = False
     shows: bool = False
+    marked: bool = False
 
     @classmethod
     def of(cls, config: Any) -> ServedModel:
@@ -54,7 +58,8 @@ class ServedModel:
         shape, tower = family.shape(config), config.vision_config.model_type
         state = getattr(config, "vision_feature_layer", None)
         shows = tower in LOOKED_INTO and isinstance(state, int) and state in (LOOKED_INTO[tower] or (state,))
-        return cls(shape.layers, family.compact_positions, shape.recurrent is not None, shows)
+        recurs, marked = shape.recurrent is not None, tower in MARKED
+        return cls(shape.layers, family.compact_positions, recurs, shows, marked)
 
 
 @dataclass(frozen=True)
@@ -167,6 +172,9 @@ def _check_stage(stage: Stage, model: ServedModel) -> None:
     look, reason = stage.look, None
     if stage.before > 0:
         reason = "decides inside the decoder, from a whole prompt, and vLLM computes prompts in pieces"
+    elif model.marked:
+        # Prompts are written before it is known which rows stay, so the marks would not be where they were.
+        reason = "chooses among rows that have marks between them, whose places vLLM is told too early"
     elif look.words:
         reason = "hears the prompt's words, and vLLM keeps the rows of a picture for other prompts too"
     elif look.tower == "reads":

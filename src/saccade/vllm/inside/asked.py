@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from vllm.compilation.breakable_cudagraph import is_breakable_cudagraph_enabled
 from vllm.config import CUDAGraphMode, VllmConfig
 from vllm.logger import init_logger
 from vllm.platforms import current_platform
@@ -102,7 +103,11 @@ def settle(vllm_config: VllmConfig, served: bool) -> None:
 def serving_of(vllm_config: VllmConfig) -> Serving:
     """What an engine was started with."""
     model, parallel = vllm_config.model_config, vllm_config.parallel_config
-    graphs, pictures = vllm_config.compilation_config, model.multimodal_config
+    graphs, pictures, cache = (
+        vllm_config.compilation_config,
+        model.multimodal_config,
+        vllm_config.cache_config,
+    )
     mode = graphs.cudagraph_mode
     return Serving(
         pipeline=parallel.pipeline_parallel_size,
@@ -110,15 +115,20 @@ def serving_of(vllm_config: VllmConfig) -> Serving:
         context=parallel.decode_context_parallel_size * parallel.prefill_context_parallel_size,
         speculative=vllm_config.speculative_config is not None,
         lora=vllm_config.lora_config is not None,
-        prefix_caching=bool(vllm_config.cache_config.enable_prefix_caching),
-        transfers=vllm_config.kv_transfer_config is not None,
+        prefix_caching=bool(cache.enable_prefix_caching),
+        # The size alone is what a user says; vLLM makes a transfer of it once it has looked at the model.
+        transfers=vllm_config.kv_transfer_config is not None or cache.kv_offloading_size is not None,
         full_graphs=mode is not None and mode.has_full_cudagraphs(),
+        broken_graphs=is_breakable_cudagraph_enabled()
+        and mode is not CUDAGraphMode.NONE
+        and not model.enforce_eager,
         tower_graphs=bool(graphs.cudagraph_mm_encoder),
         tower_compiled=bool(graphs.compile_mm_encoder),
         tower_shared_out=pictures is not None and pictures.mm_encoder_tp_mode == "data",
         microbatches=bool(parallel.enable_dbo),
         ready_embeddings=bool(pictures is not None and pictures.enable_mm_embeds),
-        cache_dtype=str(vllm_config.cache_config.cache_dtype),
+        ready_prompts=bool(model.enable_prompt_embeds),
+        cache_dtype=str(cache.cache_dtype),
         prunes_videos=bool(pictures is not None and pictures.is_multimodal_pruning_enabled()),
         task=str(model.runner_type),
         transformers=model.model_impl == "transformers",

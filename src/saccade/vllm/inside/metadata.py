@@ -15,6 +15,11 @@ import numpy.typing as npt
 import torch
 from vllm.v1.attention.backend import CommonAttentionMetadata, subclass_attention_backend
 
+TAKEN = ("CPUAttentionBackend", "FlashAttentionBackend", "TritonAttentionBackend")
+"""Backends whose metadata stands by itself, in any order of requests. Others keep one plan or table for all
+metadata of a step, so that what is built for some rows would change what layers with all rows read, or want
+requests of one row first. By class, for one of ROCm's goes by another's name."""
+
 
 @dataclass(frozen=True, eq=False)
 class Note:
@@ -44,14 +49,20 @@ def watch(attentions: list[Any], noted: Noted) -> None:
     """Lets ``noted`` see what the metadata of some attention layers is built from.
 
     Raises:
-        ValueError: If they do not share a backend, one sees a window alone, or the backend writes K and V by
-            itself.
+        ValueError: If they do not share a backend, one sees a window alone, or the backend is none of
+            ``TAKEN``, or writes K and V by itself.
     """
     stock = attentions[0].attn_backend
     if any(attention.sliding_window is not None for attention in attentions):
         raise ValueError("saccade: inside vLLM plans are for rows that see all before them, no window alone")
     if any(attention.attn_backend is not stock for attention in attentions):
         raise ValueError("saccade: the layers of this model have different attention backends")
+    if stock.__name__ not in TAKEN:
+        raise ValueError(
+            f"saccade: the attention backend {stock.get_name()} ({stock.__name__}) holds the metadata of one "
+            "set of rows at a time, and plans have several: choose FLASH_ATTN or TRITON_ATTN with "
+            "--attention-backend"
+        )
     if stock.forward_includes_kv_cache_update:
         raise ValueError(
             f"saccade: the attention backend {stock.get_name()} writes K and V of the rows that attend, and "
@@ -61,6 +72,9 @@ def watch(attentions: list[Any], noted: Noted) -> None:
 
     class NotingBuilder(builder):
         """The backend's builder, which leaves a note."""
+
+        # Else layers of like blocks get the first ones' metadata with other blocks, and nothing is built.
+        supports_update_block_table = False
 
         def build(self, common_prefix_len: int, common_attn_metadata: Any, **more: Any) -> Any:
             """Builds the metadata of a step."""

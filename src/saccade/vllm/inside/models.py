@@ -26,13 +26,14 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from saccade.engine.tower_vision import Captured
 from saccade.vllm.counter import RowCounter, place
-from saccade.vllm.inside.asked import logger, work_for
+from saccade.vllm.inside.asked import logger, serving_of, work_for
 from saccade.vllm.inside.decoder import Decoder
 from saccade.vllm.inside.pictures import Pictures
 from saccade.vllm.inside.positions import Gaps
 from saccade.vllm.inside.processing import under_plan
 from saccade.vllm.inside.tower import TowerWatch, see
 from saccade.vllm.keep import axes_of, kept_rows, read, written
+from saccade.vllm.serving import check_serving
 from saccade.vllm.work import PlanWork
 
 
@@ -51,8 +52,11 @@ class PlannedModel:
     language_model: Any
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
-        super().__init__(vllm_config=vllm_config, prefix=prefix)
         work = work_for(vllm_config.model_config)
+        if work is not None:
+            # vLLM settles more of an engine once the plug-in has looked at it: graphs, transfers, types.
+            check_serving(work, serving_of(vllm_config))
+        super().__init__(vllm_config=vllm_config, prefix=prefix)
         if work is None:
             return
         self._config = vllm_config.model_config.hf_config

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
-from vllm.multimodal.parse import ImageProcessorItems
+from PIL import Image
+from vllm.multimodal.parse import ImageProcessorItems, MultiModalDataItems
 from vllm.multimodal.processing.processor import PromptReplacement, PromptUpdateDetails
 
 from saccade.models import image_scale
@@ -80,7 +83,8 @@ class PlannedProcessor:
         """
         scale = image_scale(self.saccade.plan)
         if scale != 1 and inputs.mm_data_items.get("image") is not None:
-            inputs = replace(inputs, mm_data_items=self._shrunk(inputs.mm_data_items, scale))
+            asked = inputs.hf_processor_mm_kwargs
+            inputs = replace(inputs, mm_data_items=self._shrunk(inputs.mm_data_items, scale, asked))
         made = super().apply(inputs, timing_ctx)
         ends = [span.offset + span.length for spans in made["mm_placeholders"].values() for span in spans]
         looked_at = self.saccade.first_without is not None and not self._dummy
@@ -91,17 +95,31 @@ class PlannedProcessor:
             )
         return made
 
-    def _shrunk(self, items: Any, scale: float) -> Any:
-        from vllm.multimodal.parse import MultiModalDataItems
-
+    def _shrunk(self, items: Any, scale: float, asked: Mapping[str, Any]) -> Any:
         images = items["image"]
         if not isinstance(images, ImageProcessorItems):
             raise ValueError("saccade: pictures that are made smaller have to come as pictures")
-        processor = self.info.get_hf_processor()
-        pictures = [images.get(number).convert("RGB") for number in range(len(images))]
-        small, settings = self.pictures.family.smaller(processor, pictures, scale)
+        given = [images.get(number) for number in range(len(images))]
+        # One that the client names alone is in the cache, and None here.
+        pictures = [_as_picture(image) for image in given if image is not None]
+        small, settings = self.pictures.family.smaller(self._limited(asked), pictures, scale)
         assert not settings, "families whose processor is told a size are refused at the start"
-        return MultiModalDataItems({**items, "image": ImageProcessorItems(small)})
+        left = iter(small)
+        shrunk = [image if image is None else next(left) for image in given]
+        return MultiModalDataItems({**items, "image": ImageProcessorItems(shrunk)})
+
+    def _limited(self, asked: Mapping[str, Any]) -> Any:
+        """The processor with the limits that a request or the engine sets: pictures shrink within those."""
+        stock = self.info.get_hf_processor()
+        own = self.info._merge_and_resolve_mm_processor_kwargs(asked).get("images_kwargs")
+        if not own:
+            return stock
+        known = stock.image_processor
+        settings = known.to_dict()
+        # A request may set one edge of the size alone.
+        size = {**(settings.get("size") or {}), **(own.get("size") or {})}
+        held = type(known).from_dict({**settings, **own, "size": size})
+        return SimpleNamespace(image_processor=held)
 
     @property
     def pictures(self) -> Pictures:
@@ -151,3 +169,19 @@ class PlannedProcessor:
         spare = (holds.cumsum(0) > kept_count(self.saccade, picture)) & holds
         left = [token for token, gone in zip(tokens, spare.tolist(), strict=True) if not gone]
         return replace(details, full=left)
+
+
+def _as_picture(image: Any) -> Image.Image:
+    """A picture to make smaller, from any form that vLLM takes pictures in."""
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    if isinstance(image, torch.Tensor):
+        image = image.cpu().numpy()
+    if image.dtype != np.uint8 or image.ndim != 3:
+        raise ValueError(
+            "saccade: pictures that are made smaller have to come as pictures, or as bytes of three channels"
+        )
+    # As processors of pictures read them: channels come first where that can be.
+    if image.shape[0] in (1, 3):
+        image = image.transpose(1, 2, 0)
+    return Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).convert("RGB")
