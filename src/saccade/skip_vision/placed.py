@@ -17,7 +17,7 @@ from saccade.families.projector import Undo, projector_stand_in
 from saccade.methods.skip_vision import Release
 from saccade.opening.loaded import Loaded
 from saccade.plans.plan import Plan
-from saccade.skip_vision.abstractor import Abstractor
+from saccade.skip_vision.abstractor import Abstractor, by_hand
 from saccade.skip_vision.config import SkipVisionConfig
 
 WRAPPED = "saccade_wrapped"
@@ -148,6 +148,7 @@ def _watch_tower(loaded: Loaded, abstractor: Abstractor) -> Callable[[], None]:
         raise ValueError("the layout llava needs a layer of the vision tower to look at; use the layout cos")
     glimpse, first = abstractor.glimpse, int(tower.has_cls)
 
+    @by_hand
     def note(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         x = args[0] if args else kwargs["hidden_states"]
         with torch.no_grad():
