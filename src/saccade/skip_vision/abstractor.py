@@ -16,7 +16,6 @@ from saccade.core.select import top
 from saccade.skip_vision.config import SkipVisionConfig
 from saccade.skip_vision.summary import Scorer
 
-
 by_hand = torch.compiler.disable(
     reason="a Skip-Vision model looks into the vision tower and needs graph breaks: compile without fullgraph"
 )

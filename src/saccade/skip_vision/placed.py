@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import MethodType
@@ -45,10 +46,22 @@ class Wrapped:
     undo: Callable[[], None]
     saver: Saver
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Wrapped:
+        # What takes the parts off knows the first model alone, and would take that apart.
+        core = copy.deepcopy(self.core, memo)
+        return Wrapped(self.config, core, copy.deepcopy(self.attachment, memo), _of_another, self.saver)
+
     @property
     def abstractor(self) -> Abstractor:
         """The module in the projector's place: the one that was put there, or the copy that PEFT trained."""
         return cast(Abstractor, projector_stand_in(self.core))
+
+
+def _of_another() -> None:
+    raise ValueError(
+        "this is a copy of a wrapped model, which is not taken apart, wrapped anew or saved: take the model "
+        "itself, or save it and load its folder again"
+    )
 
 
 def put_on(loaded: Loaded, config: SkipVisionConfig, abstractor: Abstractor, saver: Saver) -> Loaded:
