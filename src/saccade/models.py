@@ -20,7 +20,7 @@ from saccade.methods.resize import Resize
 from saccade.opening import Opening, open_config
 from saccade.opening.agree import more_tokens
 from saccade.opening.errors import reason
-from saccade.opening.loaded import Loaded, read, wrap
+from saccade.opening.loaded import Loaded, input_device, read, wrap
 from saccade.plans.plan import Plan, PlanLike
 from saccade.system.embedded import EMBEDDED
 
@@ -279,7 +279,7 @@ def encode(
     known = loaded.shape.vocab + more_tokens(unwrap(loaded.model).config)
     check_tokens(batch["input_ids"], known, loaded.name)
     check_length(loaded.family.positions(model.config, batch), model.config, names)
-    return batch.to(model.device, dtype=model.dtype)
+    return batch.to(input_device(model), dtype=model.dtype)
 
 
 def _ill_fitting(loaded: Loaded, why: str) -> ValueError:

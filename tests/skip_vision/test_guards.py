@@ -128,6 +128,18 @@ def test_a_plan_is_for_the_layout_that_it_was_made_on(folder, tmp_path):
     assert main(["plan", "validate", str(tmp_path / "own.json"), "--model", "glance"]) == 2
 
 
+def test_an_offloaded_projector_is_refused_and_other_offloaded_parts_are_not(folder, tmp_path):
+    parts = ("model.vision_tower", "model.multi_modal_projector", "model.language_model", "lm_head")
+    spread, off = dict.fromkeys(parts, "disk"), str(tmp_path / "off")
+    with pytest.raises(ValueError, match="the projector is offloaded"):
+        saccade.load(str(folder), device_map=spread, offload_folder=off)
+    there = saccade.load(str(folder), device_map=spread | {parts[1]: "cpu"}, offload_folder=off)
+    here = saccade.load(str(folder), device="cpu")
+    batch = inputs(there, suite.samples("count", 2))
+    with torch.no_grad():
+        torch.testing.assert_close(there.model(**batch).logits, here.model(**batch).logits)
+
+
 def test_other_processes_open_the_whole_folder(folder):
     assert opening_of(saccade.load(str(folder)).model)[0] == str(folder)
 

@@ -148,7 +148,7 @@ class Frame:
     def on(self, device: torch.device) -> Frame:
         """The same forward for layers on another device (models split over devices), without its decisions.
 
-        It is not called ``to``: accelerate's hooks call that on what a decoder is given, and the decoder would
+        It is not called ``to``: accelerate's hooks call that on what a decoder is given, which would then
         go on with the copy, in which nothing is decided.
         """
         if device == self.device:
