@@ -35,7 +35,7 @@ class Loaded:
 
 def input_device(model: Any) -> torch.device:
     """Where a model's inputs go: where it computes, also if its first weights lie on the disk or the host."""
-    inner = unwrap(model)
+    inner: Any = unwrap(model)
     if inner.device.type != "meta":
         return inner.device
     # Offloaded weights are on no device between calls; accelerate's hooks know where they come to.
