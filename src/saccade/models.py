@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +20,7 @@ from saccade.methods.resize import Resize
 from saccade.opening import Opening, open_config
 from saccade.opening.agree import more_tokens
 from saccade.opening.errors import reason
-from saccade.opening.loaded import Loaded, read, wrap
+from saccade.opening.loaded import Loaded, input_device, read, wrap
 from saccade.plans.plan import Plan, PlanLike
 from saccade.system.embedded import EMBEDDED
 
@@ -83,11 +82,12 @@ def open_as(name: str, opening: Opening) -> Loaded:
     if where in EMBEDDED:
         where = str(EMBEDDED[where].checkpoint())
         opening = opening.but(dtype=opening.dtype or torch.float32)
-    elif Path(where).is_dir():
+    else:
         from saccade import skip_vision
 
-        if skip_vision.is_skip_vision(where):
-            return skip_vision.open_as(where, opening)
+        folder = skip_vision.folder_of(where, opening, weights=True)
+        if folder is not None:
+            return skip_vision.open_as(folder, opening, where)
     return read(where, str(name), opening)
 
 
@@ -99,10 +99,12 @@ def load_config(name: str, opening: Opening | None = None) -> Any:
     """
     if name in EMBEDDED:
         name = str(EMBEDDED[name].folder)
-    elif Path(name).is_dir():
-        from saccade.skip_vision import base_of
+    else:
+        from saccade.skip_vision import base_of, folder_of
 
-        name = str(base_of(name))
+        folder = folder_of(name, opening or Opening())
+        if folder is not None:
+            return open_config(str(base_of(folder)), opening and opening.but(revision=None))
     return open_config(name, opening)
 
 
@@ -277,7 +279,7 @@ def encode(
     known = loaded.shape.vocab + more_tokens(unwrap(loaded.model).config)
     check_tokens(batch["input_ids"], known, loaded.name)
     check_length(loaded.family.positions(model.config, batch), model.config, names)
-    return batch.to(model.device, dtype=model.dtype)
+    return batch.to(input_device(model), dtype=model.dtype)
 
 
 def _ill_fitting(loaded: Loaded, why: str) -> ValueError:

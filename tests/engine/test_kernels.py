@@ -220,9 +220,9 @@ def test_a_frame_follows_its_layers_to_another_device(llava, spec):
         want = llava.model(**inputs).logits
         hook.remove()
         frame = frames[0]
-        assert frame.to(torch.device("cpu")) is frame
-        there = frame.to(torch.device("meta"))
-        assert frame.to(torch.device("meta")) is there and there.device.type == "meta"
+        assert frame.on(torch.device("cpu")) is frame
+        there = frame.on(torch.device("meta"))
+        assert frame.on(torch.device("meta")) is there and there.device.type == "meta"
         # Made for another device, the first frame has to be moved by every layer here.
         foreign = Frame(frame.steps, frame.batch, frame.new, frame.past, frame.real_BT, torch.device("meta"))
         foreign.visual_BN = frame.visual_BN

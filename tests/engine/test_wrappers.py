@@ -116,6 +116,33 @@ def test_offloaded_weights(place, when, tmp_path):
         assert torch.equal(tiny.model(**inputs).logits, stock)
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "fastv(layer=2,keep=0.5)",
+        "pyramiddrop(layers=1-2)",
+        "dart(layer=1,keep=0.5)",
+        "sparsevlm(layers=1,tokens=4)",
+    ],
+)
+def test_a_decoder_that_is_offloaded_as_one_decides_as_in_memory(spec, tmp_path):
+    tiny = tiny_llava()
+    inputs, go = tiny.batch(SAMPLES), dict(max_new_tokens=3, do_sample=False)
+    with torch.no_grad():
+        stock = tiny.model(**inputs).logits
+        with apply(tiny.model, spec):
+            want, tokens = tiny.model(**inputs).logits, tiny.model.generate(**inputs, **go)
+        devices = {f"model.{name}": "cpu" for name, _ in tiny.model.model.named_children()} | {
+            "lm_head": "cpu"
+        }
+        devices |= {"model.language_model": "disk"}
+        dispatch_model(tiny.model, devices, main_device="cpu", offload_dir=tmp_path, force_hooks=True)
+        with apply(tiny.model, spec):
+            assert torch.equal(tiny.model(**inputs).logits, want)
+            assert torch.equal(tiny.model.generate(**inputs, **go), tokens)
+    assert not torch.allclose(want, stock)
+
+
 # PEFT asks models for a property that transformers has renamed.
 peft_asks = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 

@@ -14,7 +14,13 @@ import torch
 from PIL import Image
 
 import saccade
-from saccade.models import load_config
+from saccade import skip_vision
+from saccade.glance.suite import samples
+from saccade.measure.target import laid_of, shape_of
+from saccade.models import inputs, load_config
+from saccade.opening import Opening
+from saccade.opening.opened import how_opened, opening_of
+from saccade.skip_vision import SkipVisionConfig
 from support import folders, hub
 
 NAME = "somebody/tiny-llava"
@@ -140,3 +146,26 @@ def test_generate_works_end_to_end_from_the_hub(served, tmp_path):
     )
     assert ran.returncode == 0, ran.stderr
     assert "fastv" in ran.stdout
+
+
+def test_a_skip_vision_model_of_the_hub_is_the_folder_behind_it(served, how, tmp_path):
+    glance = saccade.load("glance", device="cpu")
+    here = skip_vision.wrap(glance, SkipVisionConfig(retained=30, merged=20, cache="small"))
+    folder = skip_vision.save(here, tmp_path / "mine")
+    (folder / "other.bin").write_bytes(b"no part of it")
+    served.repositories["somebody/skips"] = {"main": folder, "v2": folder}
+    at = served.commit("somebody/skips", "v2")
+    there = saccade.load("somebody/skips", device="cpu", revision="v2", **how)
+    batch = inputs(here, samples("count", 2))
+    with torch.no_grad():
+        assert torch.equal(there.model(**batch).logits, here.model(**batch).logits)
+    assert (there.name, there.shape.visual) == ("somebody/skips", here.shape.visual)
+    assert how_opened(there.model)["commit"] == at
+    assert opening_of(there.model)[0] == "somebody/skips"
+    assert not [path for path in served.asked if path.endswith("other.bin")]
+    opening = Opening.of(revision="v2", **how)
+    assert load_config("somebody/skips", opening).model_type == "llava"
+    assert shape_of("somebody/skips", opening).visual == here.shape.visual
+    assert laid_of("somebody/skips", opening) == laid_of(str(folder))
+    identity = skip_vision.identity("somebody/skips", glance.model.config, opening)
+    assert identity == skip_vision.identity(str(folder), glance.model.config) and "skip_vision" in identity

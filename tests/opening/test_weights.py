@@ -81,6 +81,16 @@ def test_a_model_that_is_partly_on_the_disk_answers_as_one_in_memory(family, tmp
             torch.testing.assert_close(loaded.model(**batch).logits, tiny.model(**batch).logits, msg=plan)
 
 
+def test_a_model_that_is_on_the_disk_whole_takes_inputs(whole, tmp_path):
+    here = saccade.load(str(whole), device="cpu")
+    there = saccade.load(str(whole), device_map="disk", offload_folder=str(tmp_path / "off"))
+    assert there.model.device.type == "meta"
+    sample = [Sample("a", "t", "", (), "w3 w4")]
+    with torch.no_grad():
+        got = there.model(**inputs(there, sample)).logits
+        torch.testing.assert_close(got, here.model(**inputs(here, sample)).logits)
+
+
 def test_device_map_auto_opens_and_takes_inputs(whole):
     loaded = saccade.load(str(whole), device_map="auto")
     batch = inputs(loaded, [Sample("a", "t", "", (), "w3 w4")])

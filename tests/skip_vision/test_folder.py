@@ -14,6 +14,7 @@ import saccade
 from saccade import skip_vision as sv
 from saccade.glance import suite
 from saccade.models import inputs
+from saccade.models import wrap as pair
 from saccade.skip_vision import SkipVisionConfig, ablation_row
 from skip_vision.small import SCENES, cos, made
 from support.programs import environment
@@ -145,6 +146,19 @@ def test_a_model_without_a_processor_is_saved_without(tmp_path):
     twin = copying.deepcopy(made(cos(0))[0].model)
     with pytest.raises(ValueError, match="copy of a wrapped model"):
         twin.save_pretrained(tmp_path / "twin")
+
+
+def test_a_copy_of_a_wrapped_model_leaves_the_first_one_alone(tmp_path):
+    tiny, _ = made(cos(1))
+    inputs = tiny.batch(SCENES["ragged"])
+    twin = pair(copying.deepcopy(tiny.model), None, "twin")
+    with torch.no_grad():
+        want = tiny.model(**inputs).logits
+        for act in (sv.unwrap_skip_vision, lambda it: sv.wrap(it, cos(10)), lambda it: sv.save(it, tmp_path)):
+            with pytest.raises(ValueError, match="a copy of a wrapped model, which is not taken apart"):
+                act(twin)
+            for model in (tiny.model, twin.model):
+                assert torch.equal(model(**inputs).logits, want)
 
 
 @pytest.mark.parametrize("config", [cos(10), SkipVisionConfig(retained=4, merged=5)], ids=["cos", "llava"])

@@ -15,6 +15,7 @@ from saccade.glance import suite
 from saccade.measure import bench
 from saccade.models import inputs
 from saccade.models import wrap as pair
+from saccade.opening.opened import opening_of
 from saccade.plans.plan import Plan
 from saccade.skip_vision import SkipVisionConfig, wrap, wrapped
 from saccade.skip_vision.align import align
@@ -125,6 +126,28 @@ def test_a_plan_is_for_the_layout_that_it_was_made_on(folder, tmp_path):
     Plan(mine, model=again.family.identity(again.model)).save(tmp_path / "own.json")
     assert main(["plan", "validate", str(tmp_path / "own.json"), "--model", str(folder)]) == 0
     assert main(["plan", "validate", str(tmp_path / "own.json"), "--model", "glance"]) == 2
+
+
+def test_an_offloaded_projector_is_refused_and_other_offloaded_parts_are_not(folder, tmp_path):
+    parts = ("model.vision_tower", "model.multi_modal_projector", "model.language_model", "lm_head")
+    spread, off = dict.fromkeys(parts, "disk"), str(tmp_path / "off")
+    with pytest.raises(ValueError, match="the projector is offloaded"):
+        saccade.load(str(folder), device_map=spread, offload_folder=off)
+    there = saccade.load(str(folder), device_map=spread | {parts[1]: "cpu"}, offload_folder=off)
+    here = saccade.load(str(folder), device="cpu")
+    batch = inputs(there, suite.samples("count", 2))
+    with torch.no_grad():
+        torch.testing.assert_close(there.model(**batch).logits, here.model(**batch).logits)
+
+
+def test_other_processes_open_the_whole_folder(folder):
+    assert opening_of(saccade.load(str(folder)).model)[0] == str(folder)
+
+
+def test_a_check_says_where_the_stock_model_is(folder, capsys):
+    assert main(["check", str(folder)]) == 2
+    assert "Skip-Vision model" in (told := capsys.readouterr().err) and "base/" in told
+    assert main(["check", str(folder / "base"), "--plan", "shortv(layers=1)", "--layers", "2"]) == 0
 
 
 def test_costs_are_of_what_the_folder_runs(folder, capsys):

@@ -240,3 +240,17 @@ def test_methods_that_rank_patches_are_told_that_rows_are_none():
         tiny.model(**inputs)
     with saccade.apply(tiny.model, "fastv(layer=2,keep=0.5)"):
         assert tiny.model(**inputs).logits.isfinite().all()
+
+
+def test_a_compiled_model_ranks_patches_by_the_attention_of_its_tower():
+    tiny, _ = made(SkipVisionConfig(retained=4, merged=5))
+    pixels = tiny.batch(SCENES["single"])["pixel_values"]
+    features = tiny.model.model.get_image_features
+    torch._dynamo.reset()
+    try:
+        with torch.no_grad():
+            want = features(pixels, return_dict=True).pooler_output
+            got = torch.compile(features, backend="eager")(pixels, return_dict=True).pooler_output
+    finally:
+        torch._dynamo.reset()
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))

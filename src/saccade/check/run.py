@@ -75,7 +75,13 @@ def run(
     """
     begun, say = time.perf_counter(), tell or (lambda line: None)
     model = loaded.model
-    if attached(model) is not None:
+    on = attached(model)
+    if on is not None and on.resident:
+        raise ValueError(
+            f"{loaded.name} is a Skip-Vision model, whose own method stays on, and a check begins with "
+            "the stock model: check that, which lies in its folder (base/)"
+        )
+    if on is not None:
         raise ValueError(f"{loaded.name} has a plan on it already; check the model without it")
     if plan is not None and Plan.of(plan).adapter is not None:
         raise ValueError(

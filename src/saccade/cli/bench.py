@@ -161,7 +161,7 @@ def _check(
     from saccade.measure.target import check_plan, laid_of, layers_to_build, refuse_layers
     from saccade.plans.plan import Plan
 
-    shape, laid = shape_of(model, opening), laid_of(model)
+    shape, laid = shape_of(model, opening), laid_of(model, opening)
     if laid is not None:
         visual = laid.asked(visual)
     depth, visual = shape.layers, shape.visual if visual is None else visual

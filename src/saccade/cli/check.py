@@ -94,10 +94,10 @@ def _first_layers(model: str, opening: Opening, layers: int | None) -> tuple[Ope
     """Reads only the layers that are wanted, where nothing hangs on the others; and how many there are."""
     from saccade.check.benches import shallow
     from saccade.opening import open_config
-    from saccade.skip_vision import is_skip_vision
+    from saccade.skip_vision import folder_of
     from saccade.system.embedded import EMBEDDED
 
-    if layers is None or model in EMBEDDED or is_skip_vision(model):
+    if layers is None or model in EMBEDDED or folder_of(model, opening) is not None:
         return opening, None
     config = open_config(model, opening)
     if opening.adapter or opening.quantize or getattr(config, "quantization_config", None) is not None:

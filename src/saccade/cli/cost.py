@@ -148,7 +148,7 @@ def _shape(name: str, opening: Opening) -> tuple[ModelShape, Laid | None]:
         return SHAPES[name], None
     from saccade.measure.target import laid_of, shape_of
 
-    return shape_of(name, opening), laid_of(name)
+    return shape_of(name, opening), laid_of(name, opening)
 
 
 @dataclass(frozen=True)

@@ -249,7 +249,7 @@ class Decisions:
         hidden_BND = check_rows(hidden_BND.detach(), self.frame.new)
         family = self.context.family
         attn: Any = family.mixer(layer)
-        frame = self.frame.to(hidden_BND.device)
+        frame = self.frame.on(hidden_BND.device)
         step = frame.steps[number] or Step()
         cache: Cache | None = kwargs.get("past_key_values")
         ragged = None if cache is None else ragged_layer(cache, attn.layer_idx)

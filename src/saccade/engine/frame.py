@@ -145,8 +145,12 @@ class Frame:
         # What was moved to other devices holds the former steps; keys and masks go by the sets they are of.
         self._memo = {key: value for key, value in self._memo.items() if key[0] != "to"}
 
-    def to(self, device: torch.device) -> Frame:
-        """The same forward for layers on another device (models split over devices)."""
+    def on(self, device: torch.device) -> Frame:
+        """The same forward for layers on another device (models split over devices), without its decisions.
+
+        It is not called ``to``: accelerate's hooks call that on what a decoder is given, which would then
+        go on with the copy, in which nothing is decided.
+        """
         if device == self.device:
             return self
         return self.remember(("to", device), (), lambda: self._moved(device))

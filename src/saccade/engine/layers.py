@@ -63,7 +63,7 @@ class MixerStandIn(ABC):
     @eager
     def _routed(self, frame: Frame, *args, **kwargs):
         hidden = check_rows(args[0] if args else kwargs.pop("hidden_states"), frame.new)
-        frame = frame.to(hidden.device)
+        frame = frame.on(hidden.device)
         step = frame.steps[self.number] or _STOCK
         self.ffn_rows.rows = step.ffn
         return self.mix(frame, step, hidden, *args[1:], **kwargs)

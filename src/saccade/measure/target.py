@@ -109,7 +109,7 @@ def shape_of(name: str, opening: Opening | None = None) -> ModelShape:
     except ValueError as error:
         raise ValueError(f"{error} ({preset_names()})") from None
     family = find(config, opening is not None and opening.generic)
-    shape, laid = family.shape(config, name), laid_of(name)
+    shape, laid = family.shape(config, name), laid_of(name, opening)
     return shape if laid is None else replace(shape, visual=laid.visual)
 
 
@@ -137,11 +137,15 @@ def check_plan(name: str, plan: Plan, opening: Opening | None = None) -> None:
     from saccade import skip_vision
     from saccade.models import load_config
 
-    plan.check_shape(skip_vision.identity(name, load_config(name, opening)))
+    plan.check_shape(skip_vision.identity(name, load_config(name, opening), opening))
 
 
-def laid_of(name: str) -> Laid | None:
-    """How the Skip-Vision model of a folder lays images out, from its configuration; None for other models.
+def laid_of(name: str, opening: Opening | None = None) -> Laid | None:
+    """How a Skip-Vision model lays images out, from its configuration; None for other models.
+
+    Args:
+        name: A preset shape, a folder, a hub id or an embedded model.
+        opening: Which revision of a hub id.
 
     Raises:
         ValueError: If its configuration cannot be read.
@@ -150,10 +154,11 @@ def laid_of(name: str) -> Laid | None:
     from saccade.models import load_config
     from saccade.skip_vision.accounting import laid_out
 
-    if name in SHAPES or not skip_vision.is_skip_vision(name):
+    folder = None if name in SHAPES else skip_vision.folder_of(name, opening or Opening())
+    if folder is None:
         return None
-    config = load_config(name)
-    return laid_out(skip_vision.read_config(name), find(config), config)
+    config = load_config(str(folder))
+    return laid_out(skip_vision.read_config(folder), find(config), config)
 
 
 def of_model(model: nn.Module, name: str = "") -> Target:

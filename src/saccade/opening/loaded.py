@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from saccade.core.shapes import ModelShape
-from saccade.families import Family, find
+from saccade.families import Family, find, unwrap
 from saccade.opening.accepted import take_report
 from saccade.opening.settings import Opening
 
@@ -29,6 +31,17 @@ class Loaded:
     family: Family
     shape: ModelShape
     name: str
+
+
+def input_device(model: Any) -> torch.device:
+    """Where a model's inputs go: where it computes, also if its first weights lie on the disk or the host."""
+    inner: Any = unwrap(model)
+    if inner.device.type != "meta":
+        return inner.device
+    # Offloaded weights are on no device between calls; accelerate's hooks know where they come to.
+    hooks = [module.__dict__.get("_hf_hook") for module in inner.modules()]
+    places = [place for hook in hooks if (place := getattr(hook, "execution_device", None)) is not None]
+    return torch.device(places[0]) if places else inner.device
 
 
 def read(where: str | Path, name: str, opening: Opening, speaks: bool = True) -> Loaded:

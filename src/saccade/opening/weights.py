@@ -70,7 +70,8 @@ def _load(folder: Path, config: PreTrainedConfig, opening: Opening) -> tuple[nn.
     if settings is not None:
         rest["quantization_config"] = settings
     if opening.device_map is not None:
-        rest["device_map"] = opening.device_map
+        # from_pretrained has no word for it.
+        rest["device_map"] = {"": "disk"} if opening.device_map == "disk" else opening.device_map
     elif device.type != "cpu" or _is_quantized(config, rest):
         # Straight to the device: on the way through the host's memory a second copy would lie there.
         rest.setdefault("device_map", {"": str(device)})

@@ -5,7 +5,7 @@ on its decoder; ``save`` and ``load`` keep such a model as a folder.
 """
 
 from saccade.skip_vision.config import ROWS, SkipVisionConfig, ablation_row
-from saccade.skip_vision.folder import base_of, identity, is_skip_vision, read_config, save
+from saccade.skip_vision.folder import base_of, folder_of, identity, is_skip_vision, read_config, save
 from saccade.skip_vision.placed import set_cache, unwrap_skip_vision, wrapped
 from saccade.skip_vision.reading import load, open_as
 from saccade.skip_vision.wrap import wrap
@@ -15,6 +15,7 @@ __all__ = [
     "SkipVisionConfig",
     "ablation_row",
     "base_of",
+    "folder_of",
     "identity",
     "is_skip_vision",
     "load",

@@ -16,6 +16,11 @@ from saccade.core.select import top
 from saccade.skip_vision.config import SkipVisionConfig
 from saccade.skip_vision.summary import Scorer
 
+by_hand = torch.compiler.disable(
+    reason="a Skip-Vision model looks into the vision tower and needs graph breaks: compile without fullgraph"
+)
+"""For what writes and reads a glimpse: what a thread keeps is not part of a compiled graph."""
+
 
 class Glimpse(threading.local):
     """Attention that patches get in the vision tower (B, P), on its way from the tower to the abstractor."""
@@ -108,6 +113,7 @@ class Abstractor(nn.Module):
         assert self.scorer is not None
         return self.scorer(rows_BND)
 
+    @by_hand
     def _ranked(self, features_BPC: torch.Tensor) -> torch.Tensor:
         """Features with the retained patches first; both groups keep the order of the picture."""
         attention_BP, self.glimpse.attention_BP = self.glimpse.attention_BP, None

@@ -17,10 +17,13 @@ from safetensors.torch import save_file
 
 from saccade._version import __version__
 from saccade.families import find, unwrap
+from saccade.opening import Opening
 from saccade.opening.bars import quiet_bars
 from saccade.opening.loaded import Loaded
+from saccade.opening.source import files_of
 from saccade.skip_vision.config import SkipVisionConfig
 from saccade.skip_vision.placed import put_on, unwrap_skip_vision, wrapped
+from saccade.system.embedded import EMBEDDED
 from saccade.system.files import read_json, write_folder, write_json
 
 CONFIG, WEIGHTS, BASE = "skip_vision.json", "skip_vision.safetensors", "base"
@@ -164,6 +167,28 @@ def is_skip_vision(folder: str | os.PathLike) -> bool:
     return guard.is_file() and f'"{KIND}' in guard.read_text(encoding="utf-8", errors="replace")
 
 
+def folder_of(name: str, opening: Opening, weights: bool = False) -> Path | None:
+    """The folder of a Skip-Vision model; that of a hub id is fetched.
+
+    Args:
+        name: A folder, a hub id or an embedded model.
+        opening: Which revision of a hub id, and how to reach it.
+        weights: Whether its weights are wanted, or settings alone.
+
+    Returns:
+        The folder, or None for other models.
+
+    Raises:
+        ValueError: If there is no such folder, or the hub does not give it.
+    """
+    if name in EMBEDDED:
+        return None
+    folder = files_of(name, opening.hub, weights=False)
+    if not is_skip_vision(folder):
+        return None
+    return files_of(name, opening.hub, kind=(WEIGHTS, f"{BASE}/model*.safetensors")) if weights else folder
+
+
 def base_of(folder: str | os.PathLike) -> Path:
     """The stock model's folder within a Skip-Vision model's; other folders are their own."""
     folder = Path(folder)
@@ -190,9 +215,8 @@ def read_config(folder: str | os.PathLike) -> SkipVisionConfig:
         raise ValueError(f"{folder / CONFIG}: {error}") from None
 
 
-def identity(name: str, config: Any) -> dict[str, Any]:
+def identity(name: str, config: Any, opening: Opening | None = None) -> dict[str, Any]:
     """What ``Family.identity`` says of a model, from its name and stock configuration, without weights."""
     found = find(config, generic=True).fingerprint(config)
-    if not is_skip_vision(name):
-        return found
-    return found | {"skip_vision": read_config(name).identity()}
+    folder = folder_of(name, opening or Opening())
+    return found if folder is None else found | {"skip_vision": read_config(folder).identity()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import MethodType
@@ -17,7 +18,7 @@ from saccade.families.projector import Undo, projector_stand_in
 from saccade.methods.skip_vision import Release
 from saccade.opening.loaded import Loaded
 from saccade.plans.plan import Plan
-from saccade.skip_vision.abstractor import Abstractor
+from saccade.skip_vision.abstractor import Abstractor, by_hand
 from saccade.skip_vision.config import SkipVisionConfig
 
 WRAPPED = "saccade_wrapped"
@@ -45,10 +46,22 @@ class Wrapped:
     undo: Callable[[], None]
     saver: Saver
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Wrapped:
+        # What takes the parts off knows the first model alone, and would take that apart.
+        core = copy.deepcopy(self.core, memo)
+        return Wrapped(self.config, core, copy.deepcopy(self.attachment, memo), _of_another, self.saver)
+
     @property
     def abstractor(self) -> Abstractor:
         """The module in the projector's place: the one that was put there, or the copy that PEFT trained."""
         return cast(Abstractor, projector_stand_in(self.core))
+
+
+def _of_another() -> None:
+    raise ValueError(
+        "this is a copy of a wrapped model, which is not taken apart, wrapped anew or saved: take the model "
+        "itself, or save it and load its folder again"
+    )
 
 
 def put_on(loaded: Loaded, config: SkipVisionConfig, abstractor: Abstractor, saver: Saver) -> Loaded:
@@ -148,6 +161,7 @@ def _watch_tower(loaded: Loaded, abstractor: Abstractor) -> Callable[[], None]:
         raise ValueError("the layout llava needs a layer of the vision tower to look at; use the layout cos")
     glimpse, first = abstractor.glimpse, int(tower.has_cls)
 
+    @by_hand
     def note(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         x = args[0] if args else kwargs["hidden_states"]
         with torch.no_grad():

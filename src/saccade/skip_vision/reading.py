@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from saccade.core.text import short
 from saccade.opening import Opening
 from saccade.opening.loaded import Loaded, read
+from saccade.opening.opened import note_opened
 from saccade.skip_vision.folder import BASE, CONFIG, WEIGHTS, is_skip_vision, read_config
 from saccade.skip_vision.placed import wrapped
 from saccade.skip_vision.wrap import wrap
@@ -34,14 +35,19 @@ def load(
     return open_as(folder, Opening.of(dtype=dtype, device=device))
 
 
-def open_as(folder: str | os.PathLike, opening: Opening) -> Loaded:
+def open_as(folder: str | os.PathLike, opening: Opening, name: str | None = None) -> Loaded:
     """Reads what ``save`` wrote as an `Opening` says.
+
+    Args:
+        folder: The folder.
+        opening: How.
+        name: What the user calls it; the folder if omitted.
 
     Raises:
         ValueError: If a part is missing, of another model or a newer version, or the opening changes the
             weights that the abstractor was trained with.
     """
-    folder = Path(folder)
+    folder, name = Path(folder), str(folder) if name is None else name
     if not folder.is_dir():
         raise ValueError(f"no such folder: {folder}")
     if not is_skip_vision(folder) and not (folder / WEIGHTS).exists():
@@ -57,7 +63,10 @@ def open_as(folder: str | os.PathLike, opening: Opening) -> Loaded:
     config = read_config(folder)
     # Folders of the first versions do not say; they have one.
     speaks = read_json(folder / CONFIG).get("processor", True) is not False
-    loaded = read(folder / BASE, str(folder), opening, speaks)
+    # A revision is of the hub id that the folder was fetched by.
+    loaded = read(folder / BASE, name, opening.but(revision=None), speaks)
+    # Another process opens the whole model, not the stock one in it.
+    note_opened(loaded.model, opening, folder, name)
     try:
         own = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:

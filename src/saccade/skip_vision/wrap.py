@@ -102,6 +102,12 @@ def _build(
     loaded: Loaded, config: SkipVisionConfig, place: ProjectorPlace, old: Abstractor | None
 ) -> Abstractor:
     """The abstractor of a configuration, with what fits of the trained parts of the one before it."""
+    stock = next(place.projector.parameters())
+    if stock.device.type == "meta":
+        raise ValueError(
+            f"{loaded.name}: the projector is offloaded, and what takes its place has to stay in memory: "
+            "give it a device in the device map"
+        )
     width, project, levels = loaded.shape.hidden, place.projector, len(config.levels) or place.levels
     if config.layout != "cos" and levels != place.levels:
         raise ValueError(
@@ -126,5 +132,4 @@ def _build(
             )
         with torch.no_grad():
             abstractor.registers.copy_(old.registers)
-    stock = next(place.projector.parameters())
     return abstractor.to(device=stock.device, dtype=stock.dtype).train(loaded.model.training)
