@@ -99,7 +99,8 @@ def test_beside_it_lie_the_front_the_result_and_the_picture(made):
     assert ratios == sorted(ratios)
     data = json.loads(places["result"].read_text())
     assert data["tune"]["spec"] == found.plan.spec and data["refused"] == ""
-    assert all(0 < line["whole_ratio"] < 1.1 for line in data["tune"]["front"])
+    # Most of a toy is its tower, so that looking into it weighs.
+    assert all(0 < line["whole_ratio"] < 1.5 for line in data["tune"]["front"])
     assert [plan.calibration["tuned"]["held_out"]["whole_ratio"] for plan in front] == pytest.approx(
         [found.found.plans[plan.spec].cost["whole_ratio"] for plan in front]
     )

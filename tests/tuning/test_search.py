@@ -11,7 +11,7 @@ from saccade.plans.plan import Plan
 from saccade.tuning.judge import Loss
 from saccade.tuning.price import FlopsMeter, Pricer
 from saccade.tuning.search import Effort, Search
-from saccade.tuning.space import Menu, State
+from saccade.tuning.space import Menu, State, change, moves
 from saccade.tuning.surrogate import Surrogate, alive_shares
 from tuning.test_price import PROMPTS, SHAPE
 
@@ -61,7 +61,7 @@ def loss_of(plan: Plan) -> float:
 
 def searching(menu: Menu, passes: int, **effort) -> Search:
     judge = Known([[0, 1], [2, 3], [4]])
-    return Search(judge, menu, PRICER, Effort(passes, **effort), ALONE, lambda loss: loss.mean)  # type: ignore[arg-type]
+    return Search(judge, menu, PRICER, Effort(passes, **effort), ALONE, lambda kl: kl)  # type: ignore[arg-type]
 
 
 def test_it_finds_the_best_of_all_plans_of_a_small_space():
@@ -89,16 +89,54 @@ def test_it_finds_the_best_of_all_plans_of_a_small_space():
 
 def test_layers_and_rows_together_beat_both_alone():
     menu = Menu.of(LAYERS, ("attention", "ffn", "freeze", "drop", "reduce"))
-    search = searching(menu, 1500)
-    found = search.run(0.7, 1500)
+    search = searching(menu, 800)
+    found = search.run(0.7, 800)
     assert found is not None and found.ratio <= 0.7 and found.parts == 3
     assert found.state.reducer is None or found.state.reducer.name == "vispruner"
     assert any(found.state.skips)
-    rows = searching(Menu.of(LAYERS, ("reduce",)), 1500).run(0.7, 1500)
+    rows = searching(Menu.of(LAYERS, ("reduce",)), 800).run(0.7, 800)
     assert rows is not None and loss_of(found.plan) < 0.8 * loss_of(rows.plan)
     ratios = [one.ratio for one in search.front()]
     losses = [one.loss.mean for one in search.front()]
     assert ratios == sorted(ratios, reverse=True) and losses == sorted(losses)
+
+
+@pytest.mark.parametrize("between", [0.05, 0.2])
+def test_what_only_two_changes_together_bring_is_found(between):
+    """From a start whose neighbours all lose more, where what is two changes away loses less."""
+    menu = Menu(LAYERS, ("freeze",))
+    search = searching(menu, 6000)
+    start, goal = (tuple("freeze" if n in on else "" for n in range(LAYERS)) for on in ((1, 3), (5, 7)))
+    known = {State(start).plan.spec: 0.1, State(goal).plan.spec: 0.01}
+    search.judge.measure = lambda plan, part: Loss(  # type: ignore[method-assign]
+        (known.get(plan.spec, 0.1 + between),) * len(search.judge.parts[part]), (True,) * 2, (0.5,) * 2
+    )
+    here = search.measure(State(start), 3)
+    budget = here.ratio
+    assert search.descend(here, budget, 3, patience=1).plan.spec == State(start).plan.spec
+    assert search.descend(here, budget, 3).plan.spec == State(goal).plan.spec
+
+
+def test_what_falls_behind_the_plan_at_hand_is_measured_no_further():
+    search = searching(Menu(LAYERS, ("freeze",)), 6000)
+    judge = search.judge
+    assert isinstance(judge, Known)
+    rival = search.measure(State(("",) * LAYERS), 3)
+    states = [State(tuple("freeze" if n == at else "" for n in range(LAYERS))) for at in range(4)]
+    judge.ran.clear()
+    assert search.race(states, 2, 3, rival) == [] and len(judge.ran) == 4
+    found = search.race(states, 2, 3)
+    assert [one.parts for one in found] == [3, 3] and found[0].loss.mean <= found[1].loss.mean
+
+
+def test_kinds_of_changes_take_turns():
+    menu = Menu.of(LAYERS, ("attention", "freeze", "reduce", "drop", "withdraw", "resize"))
+    here = State(("freeze",) * 3 + ("",) * (LAYERS - 3))
+    search = searching(menu, 100)
+    near = [move.to for move in moves(here, menu)]
+    kinds = [change(here, state) for state in search._mixed(here, near)]
+    every = ["drop", "exchange", "reducer", "resolution", "skip", "withdrawal"]
+    assert sorted(kinds[:6]) == every and sorted(kinds[6:12]) == every and len(kinds) == len(near)
 
 
 def test_passes_bound_it_and_runs_repeat():

@@ -170,3 +170,22 @@ def test_inside_vllm_no_rows_leave_a_decoder_that_recurs():
     held = inside(ServedModel(4, recurs=True))
     assert not Menu.of(4, allow, engine="vllm", runs=held, recurrent=(1,)).withdraws
     assert Menu.of(4, allow, recurrent=(1,)).withdraws
+
+
+def test_a_drop_that_saves_nothing_is_left_out():
+    """It could only lose."""
+    late, early = (
+        replace(next(d for d in MENU.drops if d.name == "uniform"), layer=layer, keep=0.5)
+        for layer in (LAYERS - 1, 1)
+    )
+
+    def ratio(plan: Plan) -> float:
+        """Nothing is computed for visual rows in the last layer."""
+        (amount,) = [m.amount for m in plan.methods if m.layer == 1] or [1.0]  # type: ignore[attr-defined]
+        return 0.2 + 0.8 * amount
+
+    for drops in ((early, late), (late, early)):
+        made = fitted(state(drops=drops), ratio, 0.52)
+        assert made is not None and made.drops == (replace(early, keep=0.4),)
+    assert fitted(state(drops=(late,)), ratio, 0.9) is None
+    assert fitted(state(drops=(late,)), ratio, 1.0) == state()

@@ -21,7 +21,7 @@ from saccade.methods.reducer import Reducer
 from saccade.models import Loaded
 from saccade.plans.plan import Plan
 from saccade.system.journal import Journal
-from saccade.tuning.judge import Judge, Loss
+from saccade.tuning.judge import Judge
 from saccade.tuning.meters import meter_of
 from saccade.tuning.price import Pricer, Prompts, typical
 from saccade.tuning.questions import Questions
@@ -168,9 +168,9 @@ def foretold(loaded: Loaded, plan: Plan, sample: Sample) -> bool:
     return spent is None or abs(spent["kv_bytes"] - priced["kv_bytes"]) <= OFF * priced["dense_kv_bytes"]
 
 
-def saturated(loss: Loss) -> float:
-    """What the search makes small: the mean chance that an answer is another, 1 - exp(-KL).
+def saturated(kl: float) -> float:
+    """What the search makes small on average: the chance that an answer is another, 1 - exp(-KL).
 
     The mean KL itself is ruled by a few answers that are lost anyway, once rows that they need are dropped.
     """
-    return sum(1 - math.exp(-value) for value in loss.kl) / len(loss.kl)
+    return 1 - math.exp(-kl)

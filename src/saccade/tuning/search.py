@@ -9,12 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
+from random import Random
+from statistics import fmean, pvariance
 
 from saccade.plans.plan import Plan
 from saccade.tuning.judge import Judge, Loss
 from saccade.tuning.price import Pricer
-from saccade.tuning.space import DENSE, Menu, State, alike, composes, fitted, keeping, moves
+from saccade.tuning.space import DENSE, Menu, State, alike, change, composes, fitted, keeping, moves, together
 from saccade.tuning.surrogate import Marginals, Surrogate
+
+LEAPS = 200
+"""States that are drawn when several changes are tried together."""
+
+FURTHEST = 3
+"""Changes that are tried together, at most."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +58,13 @@ class Effort:
         deep: Of those, how many are measured on all samples of the level.
         beam: Starts that are followed.
         patience: Rounds without a gain after which a start is left.
-        first: Parts of the samples at the first level; each level has twice as many, up to all.
+        first: Parts of the samples at the first level, at least.
         begin: Share of the passes that may go into starts.
         end: Share of the passes that is kept for measuring the best on all samples.
     """
 
     passes: int
-    width: int = 10
+    width: int = 24
     deep: int = 2
     beam: int = 3
     patience: int = 3
@@ -78,7 +87,7 @@ class Search:
         pricer: What plans cost.
         effort: How hard to try.
         marginals: Loss of every skip alone.
-        score: What is to be small, of a loss.
+        score: What is to be small on average, of the KL of an answer in nats.
         tried: Every plan that was measured, by its spec.
         passes: Prompts that were run under plans, those found in the journal included.
         note: Called with a line of text when something was found.
@@ -89,7 +98,7 @@ class Search:
     pricer: Pricer
     effort: Effort
     marginals: Marginals
-    score: Callable[[Loss], float]
+    score: Callable[[float], float]
     note: Callable[[str], None] = field(default_factory=lambda: lambda text: None)
     tried: dict[str, Tried] = field(default_factory=dict)
     passes: int = 0
@@ -120,7 +129,7 @@ class Search:
                 found = Tried(state, self.pricer.ratio(plan), loss, part + 1)
                 self.tried[plan.spec] = found
             assert found is not None
-            self._surrogate.learn(state, self.score(found.loss), len(found.loss.kl))
+            self._surrogate.learn(state, self.lost(found), len(found.loss.kl))
         return found
 
     def _ahead(self, states: Iterable[State], parts: int) -> None:
@@ -140,30 +149,44 @@ class Search:
     def at(self, found: Tried, parts: int) -> float:
         """Score of a measured plan on the first parts alone, to compare it with one that saw no more."""
         samples = sum(len(part) for part in self.judge.parts[:parts])
-        part = Loss(found.loss.kl[:samples], found.loss.agrees[:samples], found.loss.margin[:samples])
-        return self.score(part)
+        return fmean(map(self.score, found.loss.kl[:samples]))
 
-    def race(self, states: Iterable[State], deep: int, whole: int) -> list[Tried]:
-        """Measures states on the first part, the better third on two, and so on; the best on some parts.
+    def lost(self, found: Tried) -> float:
+        """Score of a measured plan on all samples that it was measured on."""
+        return fmean(map(self.score, found.loss.kl))
+
+    def race(self, states: Iterable[State], deep: int, whole: int, rival: Tried | None = None) -> list[Tried]:
+        """Measures states on the first part, the better half on two, and so on; the best on some parts.
 
         Args:
             states: Distinct states.
-            deep: How many are measured on all of those parts.
+            deep: How many are measured on all of those parts, at most.
             whole: How many parts those are.
+            rival: What they have to beat, measured on those parts: those that fall behind it by more than
+                chance would have it are measured no further.
 
         Returns:
-            Those, best first.
+            Those measured on all, best first.
         """
         left, parts = list(states), 1
         found: list[Tried] = []
         while left:
             self._ahead(left, parts)
             found = sorted((self.measure(state, parts) for state in left), key=lambda t: self.at(t, parts))
+            if rival is not None:
+                found = [one for one in found if self._may_beat(one, rival, parts)]
             if parts >= whole:
                 break
-            left = [one.state for one in found[: max(deep, len(found) // 3)]]
-            parts = whole if len(left) == deep else min(whole, parts * 2)
+            left = [one.state for one in found[: max(deep, len(found) // 2)]]
+            parts = min(whole, parts * 2)
         return found[:deep]
+
+    def _may_beat(self, one: Tried, rival: Tried, parts: int) -> bool:
+        """Whether a plan is behind another on the first parts by a standard error of their pairs at most."""
+        samples = sum(len(part) for part in self.judge.parts[:parts])
+        pairs = zip(one.loss.kl[:samples], rival.loss.kl[:samples], strict=True)
+        behind = [self.score(mine) - self.score(other) for mine, other in pairs]
+        return fmean(behind) <= (pvariance(behind) / samples) ** 0.5
 
     def starts(self, budget: float) -> list[State]:
         """Where a search at this cost may begin, the likeliest first.
@@ -213,33 +236,59 @@ class Search:
         # Of equals the later layer goes first: what an image's rows do last is asked least.
         return [(layer, skip) for _, layer, skip in sorted(best, key=lambda b: (b[0], -b[1]))]
 
-    def descend(self, start: Tried, budget: float, parts: int) -> Tried:
+    def descend(self, start: Tried, budget: float, parts: int, patience: int | None = None) -> Tried:
         """Moves from a start as long as that gains.
 
         Args:
             start: Where to begin, measured on those parts.
             budget: The most that a plan may cost.
             parts: Parts of the samples that decide.
+            patience: Rounds without a gain after which it ends; with None when there is no other move.
 
         Raises:
             Spent: If the passes are used up; ``tried`` has what was found.
         """
         here, idle = start, 0
-        while idle < self.effort.patience:
-            near = [
-                state for state in self.neighbours(here.state, budget) if state.plan.spec not in self.tried
-            ]
-            if not near:
+        while patience is None or idle < patience:
+            # Every other round without a gain looks further, for what only several changes together bring.
+            reach = (self.leaps, self.neighbours) if idle % 2 else (self.neighbours, self.leaps)
+            near = next(filter(None, (self._untried(look(here.state, budget)) for look in reach)), None)
+            if near is None:
                 break
-            order = self._surrogate.guess(near)
-            ranked = [near[i] for i in sorted(range(len(near)), key=lambda i: (order[i], i))]
-            best = next(iter(self.race(ranked[: self.effort.width], self.effort.deep, parts)), None)
+            ranked = self._mixed(here.state, near)
+            best = next(iter(self.race(ranked[: self.effort.width], self.effort.deep, parts, here)), None)
             if best is not None and self.at(best, parts) < self.at(here, parts):
                 here, idle = best, 0
                 self.note(f"  {self.at(here, parts):.4f} on {parts} parts: {here.plan.spec}")
             else:
                 idle += 1
         return here
+
+    def leaps(self, state: State, budget: float) -> list[State]:
+        """States some moves away, of different kinds or layers, drawn by chance, that cost no more."""
+        kinds: dict[str, list[State]] = {}
+        for move in moves(state, self.menu):
+            kinds.setdefault(change(state, move.to), []).append(move.to)
+        draw, found = Random(len(self.tried)), dict[str, State]()
+        for _ in range(LEAPS if kinds else 0):
+            steps = [draw.choice(draw.choice(list(kinds.values()))) for _ in range(draw.randint(2, FURTHEST))]
+            there = together(state, steps)
+            if self.menu.holds(there):
+                self._add(found, there, budget)
+        found.pop(state.plan.spec, None)
+        return list(found.values())
+
+    def _untried(self, states: Iterable[State]) -> list[State]:
+        return [state for state in states if state.plan.spec not in self.tried]
+
+    def _mixed(self, here: State, near: Sequence[State]) -> list[State]:
+        """States that the surrogate takes to lose least first, every kind of change in turn."""
+        guessed = self._surrogate.guess(near)
+        kinds: dict[str, list[State]] = {}
+        for _, number in sorted((guess, number) for number, guess in enumerate(guessed)):
+            kinds.setdefault(change(here, near[number]), []).append(near[number])
+        turns = zip_longest(*kinds.values())
+        return [state for turn in turns for state in turn if state is not None]
 
     def neighbours(self, state: State, budget: float) -> list[State]:
         """States one move away that cost no more than the budget, each once."""
@@ -253,7 +302,7 @@ class Search:
         """The measured plan that loses least at a cost, of those measured on all samples."""
         whole = len(self.judge.parts)
         fit = [one for one in self.tried.values() if one.parts == whole and one.ratio <= budget + slack]
-        return min(fit, key=lambda one: (self.score(one.loss), one.ratio), default=None)
+        return min(fit, key=lambda one: (self.lost(one), one.ratio), default=None)
 
     def run(self, budget: float, passes: int) -> Tried | None:
         """Searches at one cost.
@@ -273,16 +322,18 @@ class Search:
             self.effort = replace(effort, passes=search)
             chosen = self._begun(budget, int(effort.begin * passes), levels[0])
             for number, parts in enumerate(levels):
-                # Half of what is left for every level but the last, which takes all.
-                share = 1 if number == len(levels) - 1 else 0.5
-                self.effort = replace(effort, passes=self.passes + int(share * (search - self.passes)))
+                ends = number == len(levels) - 1
+                # Half of what is left for every level but the last, which takes all, for what it finds is
+                # measured on all samples.
+                share, patience, end = (1.0, None, last) if ends else (0.5, self.effort.patience, search)
+                self.effort = replace(effort, passes=self.passes + int(share * (end - self.passes)))
                 try:
                     for one in chosen:
-                        self.descend(one, budget, parts)
+                        self.descend(one, budget, parts, patience)
                 except Spent:
                     pass
                 self.effort = replace(effort, passes=search)
-                chosen = self._kept(budget, parts, min(len(self.judge.parts), 2 * parts))
+                chosen = self._kept(budget, parts, len(self.judge.parts))
         except Spent:
             pass
         finally:
@@ -299,12 +350,10 @@ class Search:
         return self.best(budget)
 
     def levels(self) -> list[int]:
-        """Parts of the samples that decide, level by level."""
+        """Parts of the samples that decide, level by level: a half of them, then all."""
         whole = len(self.judge.parts)
-        found = [min(self.effort.first, whole)]
-        while found[-1] < whole:
-            found.append(min(whole, 2 * found[-1]))
-        return found
+        half = max(min(self.effort.first, whole), (whole + 1) // 2)
+        return [whole] if half == whole else [half, whole]
 
     def _begun(self, budget: float, passes: int, parts: int) -> list[Tried]:
         """The best starts, each of another kind, measured on some parts."""
@@ -349,10 +398,10 @@ class Search:
         found: list[Tried] = []
         least = float("inf")
         for one in sorted(
-            (t for t in self.tried.values() if t.parts == whole), key=lambda t: (t.ratio, self.score(t.loss))
+            (t for t in self.tried.values() if t.parts == whole), key=lambda t: (t.ratio, self.lost(t))
         ):
-            if self.score(one.loss) < least:
-                least = self.score(one.loss)
+            if self.lost(one) < least:
+                least = self.lost(one)
                 found.append(one)
         return found[::-1]
 

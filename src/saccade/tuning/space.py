@@ -8,7 +8,7 @@ string.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any
@@ -199,6 +199,32 @@ def _sees(drop: Method, layers: int, recurrent: Collection[int]) -> bool:
     return True
 
 
+def change(one: State, other: State) -> str:
+    """What kind of thing tells two states apart, where their knobs stand aside."""
+    if one.scale != other.scale:
+        return "resolution"
+    if one.last != other.last:
+        return "withdrawal"
+    if one.skips != other.skips:
+        return "skip" if sum(a != b for a, b in zip(one.skips, other.skips, strict=True)) == 1 else "exchange"
+    reducers = [state.reducer and keeping(state.reducer, 0.5) for state in (one, other)]
+    return "reducer" if reducers[0] != reducers[1] else "drop"
+
+
+def together(here: State, others: Iterable[State]) -> State:
+    """What several states do otherwise than one, all at once; where two of them differ the later counts."""
+    found = here
+    for other in others:
+        skips = tuple(
+            new if new != old else now
+            for old, new, now in zip(here.skips, other.skips, found.skips, strict=True)
+        )
+        rest = ("reducer", "drops", "last", "scale")
+        changed = {name: getattr(other, name) for name in rest if getattr(other, name) != getattr(here, name)}
+        found = replace(found, skips=skips, **changed)
+    return found.tidy()
+
+
 @dataclass(frozen=True)
 class Move:
     """A change of a state.
@@ -357,9 +383,19 @@ def fitted(state: State, ratio: Callable[[Plan], float], budget: float) -> State
         budget: The most it may cost.
 
     Returns:
-        The mildest setting that is cheap enough; None where there is none.
+        The mildest setting that is cheap enough, without drops that save nothing; None where there is none.
     """
-    state = state.tidy()
+    made = _turned(state.tidy(), ratio, budget)
+    if made is None:
+        return None
+    for drop in made.drops:
+        rest = replace(made, drops=tuple(other for other in made.drops if other is not drop))
+        # Behind the last layer that computes anything for visual rows a drop is a risk alone.
+        made = rest if ratio(rest.plan) <= ratio(made.plan) else made
+    return made
+
+
+def _turned(state: State, ratio: Callable[[Plan], float], budget: float) -> State | None:
     knob = state.knob
     if knob is None:
         return state if ratio(state.plan) <= budget else None

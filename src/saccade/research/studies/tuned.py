@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any
 
 from saccade.calibration.measures import ascending
@@ -130,7 +131,7 @@ def alone(search: Search, ratio: float) -> list[tuple[str, Tried]]:
         except ValueError:
             continue  # it does not run on this model
         measured.append((title, Tried(Known(plan), search.pricer.ratio(plan), loss, len(search.judge.parts))))  # type: ignore[arg-type]
-    return sorted(measured, key=lambda one: search.score(one[1].loss))[:SINGLE]
+    return sorted(measured, key=lambda one: fmean(map(search.score, one[1].loss.kl)))[:SINGLE]
 
 
 @dataclass(frozen=True)
