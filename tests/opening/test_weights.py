@@ -8,11 +8,13 @@ import warnings
 
 import pytest
 import torch
+from accelerate import cpu_offload
 
 import saccade
 from saccade.cli.app import main
 from saccade.inputs.samples import Sample
 from saccade.models import inputs
+from saccade.opening.digest import weights_digest
 from support import folders
 from support.models import FACTORIES, SQUARE, WIDE
 
@@ -89,6 +91,52 @@ def test_a_model_that_is_on_the_disk_whole_takes_inputs(whole, tmp_path):
     with torch.no_grad():
         got = there.model(**inputs(there, sample)).logits
         torch.testing.assert_close(got, here.model(**inputs(here, sample)).logits)
+
+
+def test_weights_that_lie_elsewhere_are_the_same_weights(whole, tmp_path):
+    here = saccade.load(str(whole), device="cpu")
+    there = saccade.load(str(whole), device_map="disk", offload_folder=str(tmp_path / "off"))
+    assert there.device.type == "cpu"
+    assert weights_digest(there.model) == weights_digest(here.model)
+    cpu_offload(here.model)
+    assert {weight.device.type for weight in here.model.parameters()} == {"meta"}
+    assert weights_digest(here.model) == weights_digest(there.model)
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    "told",
+    [
+        ["calibrate", "MODEL", "--method", "vtw", "--samples", "2", "--out", "OUT/plan.json"],
+        ["eval", "MODEL", "--plan", "vtw(layer=2)", "--samples", "1", "--json", "OUT/eval.json"],
+        ["bench", "MODEL", "--plan", "vtw(layer=2)", "--repeats", "1", "--warmup", "0"],
+        ["tune", "MODEL", "--flops", "0.8", "--allow", "freeze", "--samples", "13", "--held-out", "13",
+         "--passes", "60", "--out", "OUT/plan.json"],
+    ],
+    ids=lambda told: told[0],
+)  # fmt: skip
+def test_commands_work_on_a_model_that_is_on_the_disk(told, tmp_path, capfd):
+    words = [word.replace("MODEL", "glance").replace("OUT", str(tmp_path)) for word in told]
+    if told[0] in ("calibrate", "eval"):
+        words += ["--task", "count"]
+    assert main([*words, "--device-map", "disk"]) in (0, None), capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        (["heal", "glance", "vtw(layer=6)", "--steps", "1"], "healing needs all of them"),
+        (
+            ["eval", "glance", "--plan", "resize(scale=0.5)", "--samples", "1", "--task", "count"],
+            "another size",
+        ),
+    ],
+    ids=["heal", "resize"],
+)
+def test_what_needs_the_weights_at_hand_says_so(told, why, tmp_path, capfd):
+    out = ["--out", str(tmp_path / "out")] if told[0] == "heal" else ["--json", str(tmp_path / "out.json")]
+    assert main([*told, *out, "--device-map", "disk"]) == 2
+    assert why in capfd.readouterr().err
 
 
 def test_device_map_auto_opens_and_takes_inputs(whole):

@@ -199,6 +199,7 @@ def test_trained_rows_stand_with_their_losses_and_with_times_where_they_were_tak
         "dense": {"mean": {"blind": 0.17}, "tasks": {"count": {}}},
         "data": {"questions": 40},
         "recipe": {"steps": 400, "batch": 16},
+        "provenance": {},
     }
     (results / "study_skip_vision.json").write_text(json.dumps(found))
     assert tables.main([str(path)]) == 0

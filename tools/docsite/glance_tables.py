@@ -176,4 +176,4 @@ def trained(model: Embedded, results: Path) -> str:
         "dense start, unless said. Visual FLOPs: by the paper's convention; all but accuracy as shares of "
         f"the dense row's. More in [the study's page](benchmarks/results/{stem}.md)."
     )
-    return f"{markdown(head, rows)}\n\n{told}"
+    return "\n\n".join(filter(None, [markdown(head, rows), told, outdated.told(found)]))

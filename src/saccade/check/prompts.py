@@ -118,7 +118,7 @@ def _encoded(loaded: Loaded, samples: list[Sample], notes: tuple[str, ...], plan
 def _plain(loaded: Loaded, pictured: Inputs) -> Inputs:
     """Tokens of a text by themselves, with the kinds of rows that the model is told of."""
     made = loaded.processor.tokenizer(TEXT, return_tensors="pt")
-    found = {key: made[key].to(loaded.model.device) for key in ("input_ids", "attention_mask")}
+    found = {key: made[key].to(loaded.device) for key in ("input_ids", "attention_mask")}
     kinds = {key: torch.zeros_like(found["input_ids"]) for key in pictured if key.endswith("token_type_ids")}
     return found | kinds
 

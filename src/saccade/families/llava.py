@@ -226,6 +226,12 @@ class Llava(PatchTower):
             pixels = args[0] if args else kwargs["pixel_values"]
             if tuple(pixels.shape[-2:]) == (side, side):
                 return None
+            # Stock reads the weights of its positions past the module that brings them from where they lie.
+            if any(weight.device.type == "meta" for weight in module.parameters()):
+                raise ValueError(
+                    "pictures of another size need the vision tower's weights in memory, and here they are "
+                    "offloaded: keep it on a device (device_map)"
+                )
             return args, kwargs | {"interpolate_pos_encoding": True}
 
         return module.register_forward_pre_hook(hook, with_kwargs=True).remove

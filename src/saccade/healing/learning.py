@@ -152,7 +152,7 @@ def _trained(
 ) -> None:
     folder, lora = Path(config.out), config.lora
     assert lora is not None and config.learn is not None
-    gates = Gates(loaded.shape.layers, config.learn).to(loaded.model.device)
+    gates = Gates(loaded.shape.layers, config.learn).to(loaded.device)
     names = linear_names(loaded.model, loaded.family, ())
 
     def trainer(built: building.Built, args: Any, stream: Any, meter: Any) -> GateTrainer:

@@ -129,7 +129,7 @@ def run(
     plan, learnt = wanted_plan(loaded, plan), None
     if settings.learn is None:
         first_touched(plan, loaded.shape.layers)  # refuses a plan that changes nothing
-    world = world_of(cpu=loaded.model.device.type == "cpu")
+    world = world_of(cpu=loaded.device.type == "cpu")
     if world.num_processes > 1:
         raise ValueError("a healing runs in one process; on several devices take device_map")
     with for_itself(folder, world), Journal(folder / PARTIAL) as journal:
@@ -202,6 +202,11 @@ def wanted_plan(loaded: Loaded, plan: Plan) -> Plan:
         raise ValueError(
             "the model's weights are quantised, into which no adapter goes; open it as it is saved"
         )
+    if any(p.device.type == "meta" for p in loaded.model.parameters()):
+        raise ValueError(
+            "some of the model's weights are offloaded to the host or the disk, and healing needs all of "
+            "them at hand: take a device that holds it, or several (device_map=balanced)"
+        )
     return plan.resolve(loaded.shape.layers)
 
 
@@ -236,7 +241,7 @@ def _trained(
         )
 
     with wrapped(loaded, plan, lora, names, start) as build, quiet_bars():
-        memory = Memory(loaded.model.device)
+        memory = Memory(loaded.device)
         done = take_steps(config, Fit([pool], build, trainer, OPTION), world, resume=True)
         if done.reporter.stopped:
             raise Stopped(f"step {done.trainer.state.global_step} of {settings.steps} is saved")

@@ -19,6 +19,7 @@ from saccade.engine import Attachment, kv_bytes
 from saccade.measure.clock import now
 from saccade.measure.target import Target
 from saccade.measure.vision import looks_at_tower, made_up, made_up_grid
+from saccade.opening.loaded import input_device
 from saccade.plans.budget import as_processed
 from saccade.plans.plan import Plan
 
@@ -73,7 +74,7 @@ class Runner:
         self.decoder, self.head = cast(Any, parts.decoder), cast(Any, parts.head)
         self.embed = self.decoder.get_input_embeddings()
         weight = self.embed.weight
-        self.device, self.dtype = weight.device, weight.dtype
+        self.device, self.dtype = input_device(target.model), weight.dtype
         draw = torch.Generator().manual_seed(seed)
         shape = (layout.batch, max(layout.rows, self.planned.rows), target.shape.hidden)
         self.prompt_BND = (torch.randn(shape, generator=draw) * 0.02).to(self.device, self.dtype)

@@ -26,7 +26,24 @@ def weights_digest(model: nn.Module, dtype: torch.dtype | None = None) -> str:
     Returns:
         16 hexadecimal digits.
     """
-    return digest_of(model.state_dict(), dtype)
+    named = model.state_dict()
+    away = {name for name, tensor in named.items() if tensor.device.type == "meta"}
+    return digest_of(named | {name: one for name, one in _offloaded(model) if name in away}, dtype)
+
+
+def _offloaded(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Weights that accelerate keeps on the host or the disk and brings to a module when it runs, by name."""
+    hooked = [(at, module, module.__dict__.get("_hf_hook")) for at, module in model.named_modules()]
+    if all(hook is None for *_, hook in hooked):
+        return
+    from accelerate.hooks import AlignDevicesHook, SequentialHook
+
+    for at, module, hook in hooked:
+        for one in hook.hooks if isinstance(hook, SequentialHook) else (hook,):
+            if isinstance(one, AlignDevicesHook) and one.weights_map is not None:
+                for name in module.state_dict():
+                    if one.place_submodules or "." not in name:
+                        yield f"{at}.{name}" if at else name, one.weights_map[name]
 
 
 def digest_of(named: Mapping[str, torch.Tensor], dtype: torch.dtype | None = None) -> str:

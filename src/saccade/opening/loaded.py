@@ -32,6 +32,11 @@ class Loaded:
     shape: ModelShape
     name: str
 
+    @property
+    def device(self) -> torch.device:
+        """Where its inputs go (``input_device``)."""
+        return input_device(self.model)
+
 
 def input_device(model: Any) -> torch.device:
     """Where a model's inputs go: where it computes, also if its first weights lie on the disk or the host."""

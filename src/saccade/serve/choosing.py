@@ -53,7 +53,7 @@ class Chooser:
             longest: Tokens of the longest answer.
             drawing: How to draw.
         """
-        self._prompt, self._device = list(prompt), loaded.model.device
+        self._prompt, self._device = list(prompt), loaded.device
         found: dict[str, Any] = {}
 
         def note(

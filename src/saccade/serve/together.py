@@ -112,7 +112,7 @@ def read_on(loaded: Loaded, beginnings: Sequence[Beginning], rests: Sequence[Seq
         rests: The tokens that follow, at least one; none of them stands for a picture.
     """
     cache = join([part(one.cache, [0], 0, one.rows) for one in beginnings])
-    device = loaded.model.device
+    device = loaded.device
     past, new = cache.get_seq_length(), max(map(len, rests))
     ids_BN = torch.zeros(len(rests), new, dtype=torch.long)
     at_BN, mask_BT = torch.zeros_like(ids_BN), torch.zeros(len(rests), past + new, dtype=torch.bool)

@@ -118,7 +118,7 @@ def _rows(loaded: Loaded, images: list[Any]) -> Sequence[torch.Tensor]:
     """Rows of the decoder of every image, as the model makes them."""
     pixels = loaded.processor.image_processor(images=images, return_tensors="pt")["pixel_values"]
     core: Any = loaded.family.parts(loaded.model).core
-    made = core.get_image_features(pixels.to(loaded.model.device, loaded.model.dtype), return_dict=True)
+    made = core.get_image_features(pixels.to(loaded.device, loaded.model.dtype), return_dict=True)
     return made.pooler_output
 
 

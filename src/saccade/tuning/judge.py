@@ -297,7 +297,7 @@ class Judge:
         ).view(len(samples), longest)
         batch = _Batch(
             samples,
-            answer_BA.to(loaded.model.device),
+            answer_BA.to(loaded.device),
             tuple(len(answer) + 1 for answer in answers),
             tuple(targets),
             (),

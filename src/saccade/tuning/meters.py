@@ -191,7 +191,7 @@ def _timed_for(loaded: Loaded, sample: Sample, repeats: int) -> dict[str, Any]:
         "weights": model_digest(loaded),
         "dtype": str(loaded.model.dtype),
         "sample": sample_digest([sample]),
-        "device": device_name(loaded.model.device),
+        "device": device_name(loaded.device),
         "threads": torch.get_num_threads(),
     }
 

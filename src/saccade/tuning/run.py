@@ -286,7 +286,7 @@ def finished(
     unsure: Unsure | None,
 ) -> Tuned:
     """Everything put together: the plan with its provenance, and the data of the result file."""
-    origin = record(device=loaded.model.device, dtype=loaded.model.dtype, seed=settings.seed)
+    origin = record(device=loaded.device, dtype=loaded.model.dtype, seed=settings.seed)
     searching = {
         "cost": search.pricer.meter.name,
         "settings": settings.told(),

@@ -8,6 +8,7 @@ import pytest
 
 from saccade.methods import METHODS
 from saccade.research.studies import outdated
+from saccade.research.studies.trained.anew import put_beside
 from support.programs import ROOT
 
 
@@ -33,6 +34,36 @@ def test_a_result_of_todays_code_says_so_itself(raised):
     code = outdated.code_of_plans(specs)
     assert code == {"uniform": 3} and outdated.told(result(*specs, code=code)) == ""
     assert outdated.changed_since(result(*specs, code={"uniform": 2}))
+
+
+def test_rows_made_anew_stand_beside_those_they_replace(raised):
+    """They are not named as old, and say what they found beside a dense row of their own."""
+
+    def entry(name, accuracy, gap, spec=""):
+        mean = {"accuracy": accuracy, "low": accuracy - 0.1, "high": accuracy + 0.1, "difference": gap}
+        mean |= {"difference_low": gap - 0.1, "difference_high": gap + 0.1}
+        return {"name": name, "spec": spec, "mean": mean}
+
+    def made(*plans):
+        about = {"recipe": {"steps": 4}, "model": {"weights": "w"}, "data": {"questions": 9}}
+        return about | {"plans": list(plans), "provenance": {}}
+
+    old = [
+        entry("dense", 0.9, 0.0),
+        entry("Uniform", 0.5, -0.4, "uniform(keep=0.5)"),
+        entry("other", 0.7, -0.2),
+    ]
+    whole, part = made(*old), made(entry("dense", 0.8, 0.0), entry("Uniform", 0.6, -0.2, "uniform(keep=0.5)"))
+    assert "Rows with" in outdated.told(whole)
+    found = put_beside(whole, part)
+    assert found["plans"] == old and outdated.changed_since(found) == []
+    assert outdated.told(found) == (
+        "Made anew since the tables: Uniform 60.0 % (50.0 to 70.0), -20.0 (-30.0 to -10.0) points from the "
+        "80.0 % of a dense row that was trained beside it, over 9 questions."
+    )
+    assert [one["name"] for one in put_beside(found, part)["anew"]] == ["Uniform"]
+    assert put_beside(None, part) == part and put_beside(part, part) == part
+    assert put_beside(whole | {"recipe": {"steps": 5}}, part) == part
 
 
 def test_rows_that_are_not_there_say_nothing(raised):

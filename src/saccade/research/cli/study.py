@@ -135,6 +135,7 @@ def study(
         console.print(text, highlight=False, soft_wrap=True)
 
     if chosen.trains:
+        from saccade.research.studies.trained.anew import put_beside
         from saccade.research.studies.trained.ask import Way
 
         if data is not None or model not in EMBEDDED:
@@ -148,6 +149,8 @@ def study(
             )
         way = Way(processes, batch, max_new_tokens, str(where), opening.told().get("dtype"))
         result = _trained(model, questions, run, way, quick, row or (), note)
+        if row:
+            result = put_beside(_written(out / f"{stem_of(name, of_result(title_of(model)))}.json"), result)
         paths = write(chosen, result, out)
         show(output, result, paths)
         output.finish(result)
@@ -194,6 +197,13 @@ def _trained(
             bar.update(line, advance=answers)
 
         return run_trained(folder, ablation, questions, Store(run), way, note=note, step=step)
+
+
+def _written(path: Path) -> dict[str, Any] | None:
+    """The result that lies there already, or None."""
+    from saccade.system.files import read_json
+
+    return read_json(path) if path.exists() else None
 
 
 def show_list(output: common.Output) -> None:

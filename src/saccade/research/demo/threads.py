@@ -31,7 +31,7 @@ def fastest_threads(
     try:
         if asked is not None:
             use(asked)
-        elif torch.device(loaded.model.device).type == "cpu":
+        elif loaded.device.type == "cpu":
             inputs = models.inputs(loaded, samples)
             seconds = dict.fromkeys(candidates(), float("inf"))
             for _ in range(ROUNDS):

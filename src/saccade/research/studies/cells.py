@@ -246,7 +246,7 @@ class OpenCell:
         for number, indices in enumerate(prompts.indices):
             texts.update(zip(indices, self._found[number].texts, strict=True))
             spent += self._found[number].spent
-        origin = record(device=prompts.loaded.model.device)
+        origin = record(device=prompts.loaded.device)
         made = {
             "seconds": round(self._seconds, 3),
             "cpu_seconds": round(self._cpu_seconds, 3),

@@ -46,7 +46,7 @@ def surprise(loaded: Loaded, samples: Sequence[Sample], batch_size: int = 32) ->
         for start in range(0, len(places), batch_size):
             part = places[start : start + batch_size]
             batch = models.inputs(loaded, [samples[i] for i in part])
-            answer_BA = torch.tensor([ids[i] for i in part], device=loaded.model.device)
+            answer_BA = torch.tensor([ids[i] for i in part], device=loaded.device)
             mask = torch.nn.functional.pad(batch["attention_mask"], (0, length - 1), value=1)
             # As generate counts them: a prompt that is padded begins at 0 too.
             positions = (mask.cumsum(1) - 1).clamp_min(0)
