@@ -189,3 +189,16 @@ def test_a_drop_that_saves_nothing_is_left_out():
         assert made is not None and made.drops == (replace(early, keep=0.4),)
     assert fitted(state(drops=(late,)), ratio, 0.9) is None
     assert fitted(state(drops=(late,)), ratio, 1.0) == state()
+
+
+def test_a_knob_that_need_not_be_turned_is_left_out():
+    """Where the rest is cheap enough, a reducer or drop could only lose."""
+    pricer = Pricer(FlopsMeter(SHAPE), SHAPE, PROMPTS)
+    reducer = next(r for r in MENU.reducers if r.name == "vispruner")
+    drop = replace(next(d for d in MENU.drops if d.name == "uniform"), layer=2, keep=0.5)
+    rest = state(skips=("",) * 4 + ("freeze",) * 4)
+    budget = pricer.ratio(rest.plan)
+    assert fitted(replace(rest, reducer=keeping(reducer, 0.8)), pricer.ratio, budget) == rest
+    assert fitted(replace(rest, drops=(drop,)), pricer.ratio, budget) == rest
+    turned = fitted(replace(rest, reducer=keeping(reducer, 0.8)), pricer.ratio, budget - 0.01)
+    assert turned is not None and turned.reducer is not None

@@ -383,7 +383,8 @@ def fitted(state: State, ratio: Callable[[Plan], float], budget: float) -> State
         budget: The most it may cost.
 
     Returns:
-        The mildest setting that is cheap enough, without drops that save nothing; None where there is none.
+        The mildest setting that is cheap enough, without what is not needed: a knob that need not be turned,
+        and drops that save nothing. None where there is none.
     """
     made = _turned(state.tidy(), ratio, budget)
     if made is None:
@@ -399,6 +400,9 @@ def _turned(state: State, ratio: Callable[[Plan], float], budget: float) -> Stat
     knob = state.knob
     if knob is None:
         return state if ratio(state.plan) <= budget else None
+    bare = replace(state, drops=state.drops[1:]) if state.reducer is None else replace(state, reducer=None)
+    if ratio(bare.plan) <= budget:
+        return bare
     high = knob.max_strength(len(state.skips))
     high = min(high, int((1 - LEAST_KEEP) * STRENGTHS)) if high == STRENGTHS else high
 
