@@ -94,7 +94,7 @@ def places(helpers) -> list[tuple[str, int]]:
 @pytest.fixture(scope="module")
 def works(loaded):
     """What commands do, by command: told the helpers, and giving what was found."""
-    known = BENCH["works"](loaded, Namespace(questions=104, samples=104, passes=400))
+    known = BENCH["works"](loaded, Namespace(questions=104, samples=52, passes=800))
     return known | {"study": lambda by: studied(loaded, by)}
 
 
