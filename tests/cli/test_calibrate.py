@@ -49,6 +49,28 @@ def test_own_questions_give_a_plan_a_table_and_the_next_command(model, mine, tmp
     assert sorted(p.name for p in tmp_path.glob("plan*")) == ["plan.json"]
 
 
+def test_samples_without_a_picture_are_told_of(model, mine, tmp_path, capsys):
+    """No layer loses anything on them, so that a bound on the mean is passed sooner."""
+    text = tmp_path / "text.jsonl"
+    line = json.dumps({"question": "what is this?", "answer": "a"})
+    with open(mine) as pictured:
+        text.write_text(f"{pictured.read().strip()}\n{line}\n{line}\n")
+    for data, number, told in ((mine, 4, False), (str(text), 6, True)):
+        words = [
+            "--budget",
+            "1",
+            "--samples",
+            str(number),
+            "--data",
+            data,
+            "--out",
+            str(tmp_path / "plan.json"),
+        ]
+        assert main(["calibrate", model, *words]) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert ("2 of these 6 samples have no picture: no layer loses anything" in said) == told
+
+
 def test_more_tokens_of_the_answer_are_looked_at_when_asked_for(model, mine, tmp_path, capsys):
     out = tmp_path / "plan.json"
     words = ["--budget", "1", "--samples", "2", "--data", mine, "--answer-tokens", "3", "--out", str(out)]

@@ -153,6 +153,13 @@ def calibrate(
             helpers=helpers,
         )
     show(view, plan)
+    drawn = set(plan.calibration["samples"])
+    bare = sum(item.id in drawn and not item.visual for item in pool)
+    if bare:
+        view.line(
+            f"{bare} of these {len(drawn)} samples have no picture: no layer loses anything on them, which "
+            "lowers every mean"
+        )
     view.note(rest(partial_path(out)))
     view.line(f"plan: {plan.spec}, written to {out}")
     asked = [*common.given(("--task", task), ("--data", data)), *words(opening)]

@@ -70,6 +70,11 @@ class Entry:
     frames: int | None = None
     rate: float | None = None
 
+    @property
+    def visual(self) -> bool:
+        """Whether there is anything to see."""
+        return bool(self.paths or self.videos)
+
     def load(self) -> Sample:
         """Decodes the images and opens the videos.
 
