@@ -36,7 +36,7 @@ from saccade.tuning.space import DENSE, Menu, State, fitted, keeping
 RATIOS = (0.7, 0.6, 0.5, 0.4, 0.3)
 """Shares of the dense model's FLOPs."""
 
-SAMPLES, PASSES = 104, 100
+SAMPLES, PASSES = 260, 100
 """Samples of the search, and prompts that it runs for each of them at each ratio."""
 
 SINGLE = 3
