@@ -65,6 +65,17 @@ def study() -> dict:
         "plans": entries,
         "headline": {"main": plans.main, "layers": list(plans.layers), "flops": list(plans.flops)},
         "questions": [{"caption": "a question with <angle> brackets"}],
+        "tuned": {
+            "share": 0.5,
+            "samples": 520,
+            "passes": 4321,
+            "plans": [
+                evaluation(
+                    "tuned", "shortv(layers=3)+dart(keep=0.77)", 8, {"flops_ratio": 0.493, "kv_bytes": 4096}
+                )
+                | {"title": "found & kept"},
+            ],
+        },
         "timing": {"batch": 8, "rows": 24, "repeats": 5},
         "seconds": {"total": 93.4},
         "commands": [["what next & more:", "saccade cost llava-1.5-7b --plan 'vskip(budget=19)'"]],

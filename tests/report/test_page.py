@@ -56,6 +56,18 @@ def test_the_numbers_are_those_of_the_study(page, study):
     assert "1 min 33 s" in page
 
 
+def test_it_ends_with_what_was_tuned_where_something_was(page, study, pictures):
+    told = (
+        "found &amp; kept",
+        "49.3 %",
+        "shortv(layers=3)+dart(keep=0.77)",
+        "4321 forward passes on 520 questions",
+    )
+    assert all(words in page for words in told)
+    bare = render(study | {"tuned": None}, pictures)
+    assert not any(words in bare for words in (*told, "Half of the FLOPs"))
+
+
 def test_limits_intervals_and_commands_are_told(page):
     text = re.sub(r"<[^>]+>", " ", page.split("<main>")[1])
     assert "Few questions." in text and "95 %" in text

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import time
+from dataclasses import replace
 
 import pytest
+import torch
 
 from saccade import models
 from saccade.core.layout import Layout
@@ -19,9 +21,10 @@ from saccade.methods import METHODS
 from saccade.plans.budget import flops_ratio
 from saccade.plans.plan import Plan
 from saccade.report import style
-from saccade.research.demo import threads
+from saccade.research.demo import threads, tuned
 from saccade.research.demo.plans import entry, lineup
 from saccade.research.demo.questions import pick
+from saccade.system.embedded import EMBEDDED
 from support.toy import build_toy
 
 TASKS = ("count", "word")
@@ -77,6 +80,40 @@ def test_writes_report_figures_plan_and_numbers(command, glance, tmp_path):
     page = (out / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 4 + len(questions)
     assert not re.search(r'(?:src|href)="(?!data:)', page)
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_the_plan_that_was_tuned_for_an_embedded_model_is_of_its_weights(name):
+    """And costs at most half; a model of other weights, or of another name, has none."""
+    loaded = models.load(name, device="cpu")
+    found = tuned.tuned_plan(loaded)
+    assert found is not None and found.calibration["tuned"]["predicted"]["ratio"] <= tuned.HALF
+    assert tuned.tuned_plan(replace(loaded, name="mine")) is None
+    with torch.no_grad():
+        next(loaded.model.parameters()).view(-1)[0] += 1
+    assert tuned.tuned_plan(loaded) is None and tuned.at_half(loaded, [], {}) == {}
+
+
+@pytest.mark.e2e
+def test_it_ends_with_the_tuned_plan_beside_single_methods(command, glance, tmp_path, monkeypatch):
+    facts = {"samples": ["a", "b"], "tuned": {"search": {"passes": 77}}}
+    kept = replace(Plan.of("shortv(layers=2-3)"), calibration=facts)
+    monkeypatch.setattr(tuned, "tuned_plan", lambda loaded: kept)
+    # A toy of few rows cannot halve its cost by all of them.
+    monkeypatch.setattr(
+        tuned,
+        "SINGLES",
+        {"ShortV": "shortv(flops=0.9)", "DivPrune": "divprune(keep=0.5,position_policy=keep)"},
+    )
+    done = command("demo", "--out", tmp_path / "demo", "--samples", 2, "--json", "-")
+    assert done.code == 0, done.err
+    told = done.json["tuned"]
+    first, *rest = [one["title"] for one in told["plans"]]
+    assert first == tuned.FOUND and sorted(rest) == ["DivPrune", "ShortV"]
+    assert told["plans"][0]["spec"] == kept.spec and (told["passes"], told["samples"]) == (77, 2)
+    scores = [one["mean"]["accuracy"] for one in told["plans"][1:]]
+    assert scores == sorted(scores, reverse=True)
+    assert kept.spec in (tmp_path / "demo" / "report.html").read_text()
 
 
 @pytest.mark.long(instead="test_the_family_line_up_names_every_method_at_every_ratio")

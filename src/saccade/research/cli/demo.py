@@ -119,6 +119,10 @@ def show(output: common.Output, found: DemoFindings, paths: dict[str, Path]) -> 
     for key, title in titles.items():
         output.table(_table(title, data, [entries[name] for name in data["headline"][key]]))
     output.table(_table("V-Skip, more and more", data, [e for e in data["plans"] if e["method"] == "vskip"]))
+    if data["tuned"]:
+        share = f"{100 * data['tuned']['share']:.0f} %"
+        output.table(_table(f"{share} of the FLOPs: tuned, and single methods", data, data["tuned"]["plans"]))
+        output.line(f"{data['tuned']['plans'][0]['title']}: {data['tuned']['plans'][0]['spec']}\n")
     if told := beside_blind(data["dense"]["mean"], data["dense"].get("tasks")):
         output.line(told)
     asked = data["data"]

@@ -20,6 +20,7 @@ from saccade.report.figures import SCORES
 from saccade.research.demo.model import described
 from saccade.research.demo.plans import DemoPlan, Lineup, lineup
 from saccade.research.demo.questions import pick, shown
+from saccade.research.demo.tuned import at_half, told
 from saccade.system.journal import Journal
 
 TIMED_BATCH = 8
@@ -82,8 +83,10 @@ def study(
     orders = {name: found.order for name, found in scores.items()}
     visual, text = count_prompts(loaded, questions[:1]).most_common(1)[0][0]
     plans = lineup(loaded.shape, Layout.single(visual, text, views=loaded.shape.views(visual)), orders)
-    note(f"asking {len(questions)} questions under {len(plans.entries) + 2} plans, dense and blind included")
-    named = {e.name: e.plan for e in plans.entries}
+    half = at_half(loaded, questions, orders)
+    count = len(plans.entries) + len(half) + 2
+    note(f"asking {len(questions)} questions under {count} plans, dense and blind included")
+    named = {e.name: e.plan for e in plans.entries} | half
     found = compare(
         loaded.model,
         loaded.processor,
@@ -102,6 +105,7 @@ def study(
 
     note("drawing")
     data = _data(loaded, scores, found, plans, times, questions)
+    data["tuned"] = told(loaded, {name: found.plans[name].to_dict() for name in half})
     data["timing"] = {"batch": TIMED_BATCH, "rows": visual + text, "repeats": repeats}
     chosen = pick(found, questions, plans.layers)
     pictures, data["questions"] = shown(loaded, chosen, questions, found, plans)

@@ -24,7 +24,10 @@ def commands(folder: str | os.PathLike, embedded: str) -> list[tuple[str, str]]:
          "saccade bench llava-1.5-7b --plan 'vskip(budget=2)' --layers 2"),
         ("The plan that the demo just calibrated, in another evaluation:",
          f"saccade eval {embedded} --plan {plan} --task count --samples 200"),
-        ("Your own model and questions (JSONL with image, question and answer): calibrate, then evaluate:",
+        ("Your own model and questions (JSONL with image, question and answer): the plan that loses least at "
+         "half of the FLOPs:",
+         f"saccade tune {model} --data my.jsonl --flops 0.5 --out tuned.json"),
+        ("Or choose the method yourself: calibrate, then evaluate:",
          f"saccade calibrate {model} --method vskip --budget 19 --data my.jsonl --out my-plan.json\n"
          f"saccade eval {model} --plan my-plan.json --data my.jsonl"),
     ]  # fmt: skip
