@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from PIL import Image
 
 import saccade
@@ -20,8 +21,8 @@ from saccade.plans.plan import Plan
 from saccade.skip_vision import SkipVisionConfig, wrap, wrapped
 from saccade.skip_vision.align import align
 from saccade.skip_vision.chain_of_sight import Scale
-from skip_vision.small import COS, SCENES, cos, made
-from support.models import tiny_llava
+from skip_vision.small import COS, PICTURE, SCENES, cos, made
+from support.models import tiny_llava, tiny_llava_next
 
 ROWS = SkipVisionConfig(retained=20, merged=10, cache="small")
 
@@ -158,6 +159,9 @@ def test_costs_are_of_what_the_folder_runs(folder, capsys):
     assert [(s["alive"], s["ffn"]) for s in found["layer_sets"]] == [(72, 62)]
     assert main(["cost", str(folder), "--visual", "50"]) == 2
     assert "makes 32 visual rows" in capsys.readouterr().err
+    assert main(["cost", str(folder)]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "lays rows out anew, and is not counted" in told and "not known" not in told
 
 
 def test_benches_run_the_folder_beside_the_stock_prompt(folder):
@@ -219,3 +223,20 @@ def test_refusals_on_a_wrapped_model_are_true():
         tiny.model.generate(**batch, max_new_tokens=2, prefill_chunk_size=4)
     with saccade.apply(tiny.model, "tome(r=1)"), pytest.raises(ValueError, match="tome"):
         tiny.model(**batch)
+
+
+VICTOR = dict(skip_ffn=False, former=False, latter=False, registers=3, register_layer=2)
+
+
+@pytest.mark.parametrize("layout", ["cos", "llava-hd"])
+def test_weights_of_the_abstractor_may_be_offloaded(layout):
+    # A resampler's queries lie in a list, and tiles are packed past the abstractor's own forward.
+    hd = SkipVisionConfig(layout="llava-hd", merged=6, **VICTOR)
+    tiny = tiny_llava() if layout == "cos" else tiny_llava_next()
+    wrap(pair(tiny.model, None, "tiny"), cos(10) if layout == "cos" else hd)
+    inputs = tiny.batch([[3, PICTURE if layout == "cos" else (48, 24), 5]])
+    with torch.no_grad():
+        want = tiny.model(**inputs).logits
+        cpu_offload(tiny.model, execution_device=torch.device("cpu"))
+        assert {p.device.type for p in wrapped(tiny.model).abstractor.parameters()} == {"meta"}
+        assert torch.equal(tiny.model(**inputs).logits, want)

@@ -6,8 +6,10 @@ import json
 
 import pytest
 
+from saccade import load, skip_vision
 from saccade.glance import suite
 from saccade.glance.draw import GRID, LOOKS, PATCH
+from saccade.skip_vision import SkipVisionConfig
 from saccade.system.embedded import EMBEDDED, GAZE, GLANCE, Embedded, of_result, suite_of, title_of
 
 
@@ -46,6 +48,11 @@ def test_a_folder_is_asked_what_is_drawn_for_pictures_of_its_size(tmp_path):
     assert told(model_type="llava") == GLANCE
     (tmp_path / "config.json").write_text("{", encoding="utf-8")
     assert suite_of(str(tmp_path)) == GLANCE and suite_of("owner/name") == GLANCE
+
+
+def test_a_skip_vision_folder_is_asked_what_its_stock_model_is(tmp_path):
+    folder = skip_vision.save(skip_vision.wrap(load("gaze"), SkipVisionConfig()), tmp_path / "model")
+    assert suite_of(str(folder)) == GAZE
 
 
 def test_weights_that_an_installation_lacks_are_told_in_one_line():

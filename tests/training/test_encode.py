@@ -175,3 +175,15 @@ def test_an_image_mark_in_plain_text_is_refused():
     loaded = llava()
     with pytest.raises(BadRecord, match="holds 1 <image> for 0 images"):
         ConversationEncoder(loaded.processor, loaded.model)(turns, "here")
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_an_answer_with_an_end_of_turn_in_its_text_is_refused(template):
+    encoder = ConversationEncoder(llava(template).processor, None)
+    broken = read_record({"conversations": said("what ?", "it </s> is red")}, Path(), "here")
+    with pytest.raises(BadRecord, match="here: an answer holds </s> in its text"):
+        encoder(broken.turns, "here")
+    # Data may end an answer as the model does, and a question may name what it likes.
+    ended = read_record({"conversations": said("what is </s> ?", "it is red</s>")}, Path(), "here")
+    labels = [label for label in encoder(ended.turns, "here").labels if label != IGNORE]
+    assert encoder.tokenizer.decode(labels).split("</s>")[0].strip() == "it is red"

@@ -298,7 +298,7 @@ def _show(
             f"{c.decode_gflops * 1e9 / small.size:.2f}",
         )
     out.table(view)
-    _show_whole(out, prices)
+    _show_whole(out, prices, laid is not None)
     sets = Table("plan", "layers", "count", "alive rows", "query rows", "FFN rows", unit.name)
     for p in prices:
         for i, s in enumerate(p.sets):
@@ -309,13 +309,15 @@ def _show(
     out.table(sets)
 
 
-def _show_whole(out: common.Output, prices: Sequence[Price]) -> None:
+def _show_whole(out: common.Output, prices: Sequence[Price], laid: bool) -> None:
     """Prints what a prompt costs from its pixels on, where the tower's sizes are known."""
     from rich.table import Table
 
     bills = [(p.asked, p.whole) for p in prices if p.whole is not None]
     if not bills:
-        out.line("the whole bill is not told: the sizes of this vision tower or projector are not known")
+        why = "what stands in the projector's place lays rows out anew, and is not counted"
+        unknown = "the sizes of this vision tower or projector are not known"
+        out.line(f"the whole bill is not told: {why if laid else unknown}")
         return
     first = bills[0][1]
     unit = common.flops_unit(first.dense_tflops * 1e12)

@@ -55,8 +55,15 @@ class Abstractor(nn.Module):
             nn.Parameter(torch.randn(config.registers, width) * 0.02) if config.registers else None
         )
 
-    def forward(self, features_BPC: torch.Tensor) -> torch.Tensor:
-        """Rows of the decoder (B, N, D); for ``llava-hd`` embeddings of patches, which ``pack`` takes up."""
+    def forward(self, features_BPC: torch.Tensor, whole: int | None = None) -> torch.Tensor:
+        """Rows of the decoder (B, N, D); for ``llava-hd`` embeddings of patches, which ``pack`` takes up.
+
+        Args:
+            features_BPC: Features of the tower; from ``pack`` embeddings (1, P, D) of one image.
+            whole: From ``pack``, how many of the embeddings are of the whole picture.
+        """
+        if whole is not None:
+            return self.assemble(features_BPC[:, :whole], features_BPC[:, whole:])
         if self.config.layout == "llava-hd":
             return self.project(features_BPC)
         if self.config.layout == "llava":
@@ -72,7 +79,8 @@ class Abstractor(nn.Module):
             rows_ND: Embeddings: of the whole picture, then of the tiles.
             whole: How many are of the whole picture.
         """
-        return self.assemble(rows_ND[None, :whole], rows_ND[None, whole:])[0]
+        # Through the call, around which offloaded weights (registers) are brought in.
+        return self(rows_ND[None], whole)[0]
 
     def assemble(self, retained_BRD: torch.Tensor, skipped_BSD: torch.Tensor) -> torch.Tensor:
         """Retained rows, their summary, skipped rows (merged), their summary, registers."""

@@ -67,6 +67,17 @@ class WindowBlock(nn.Module):
         return tokens_WQC + self.mlp(self.norm_mlp(tokens_WQC))
 
 
+class Queries(nn.ParameterList):
+    """Learned queries of every scale, got by a call: what moves weights to where they are used (accelerate's
+    offloading, shards) does so around the call of the module that holds them."""
+
+    __call__ = nn.Module.__call__
+
+    def forward(self) -> list[nn.Parameter]:
+        """The queries, scale by scale."""
+        return list(self)
+
+
 class ChainOfSight(nn.Module):
     """The resampler (arXiv 2407.15819, as Skip-Vision uses it).
 
@@ -99,7 +110,7 @@ class ChainOfSight(nn.Module):
             raise ValueError(f"{heads} heads do not divide a width of {width}")
         self.scales, self.grid, self.levels = tuple(scales), grid, levels
         self.windows = tuple(scale.windows(grid) for scale in self.scales)
-        self.queries = nn.ParameterList(
+        self.queries = Queries(
             nn.init.trunc_normal_(nn.Parameter(torch.empty(1, scale.queries, width)), std=0.02)
             for scale in self.scales
         )
@@ -130,7 +141,7 @@ class ChainOfSight(nn.Module):
         levels = features_BPC.split(width, dim=-1)
         found = []
         for scale, count, queries, blocks in zip(
-            self.scales, self.windows, self.queries, self.blocks, strict=True
+            self.scales, self.windows, self.queries(), self.blocks, strict=True
         ):
             tokens = queries.unflatten(1, (count, -1)).expand(batch, -1, -1, -1).flatten(0, 1)
             for level, block in zip(levels, blocks, strict=True):  # type: ignore[call-overload]

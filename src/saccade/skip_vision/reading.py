@@ -44,8 +44,8 @@ def open_as(folder: str | os.PathLike, opening: Opening, name: str | None = None
         name: What the user calls it; the folder if omitted.
 
     Raises:
-        ValueError: If a part is missing, of another model or a newer version, or the opening changes the
-            weights that the abstractor was trained with.
+        ValueError: If a part is missing, of another model or a newer version, or the opening leaves the
+            projector where nothing can take its place.
     """
     folder, name = Path(folder), str(folder) if name is None else name
     if not folder.is_dir():

@@ -95,8 +95,10 @@ def suite_of(model: str) -> Embedded:
 
 def _image_size(folder: str) -> int | None:
     """Side of a folder's pictures, if it holds a LLaVA with patches of 8 pixels, as embedded ones are."""
+    within = Path(folder) / "base"  # of a Skip-Vision model, whose own config.json is a guard
     try:
-        config = json.loads((Path(folder) / "config.json").read_text("utf-8"))
+        place = within if (Path(folder) / "skip_vision.json").is_file() else Path(folder)
+        config = json.loads((place / "config.json").read_text("utf-8"))
         vision = config["vision_config"]
         alike = config["model_type"] == "llava" and vision["patch_size"] == 8
         return vision["image_size"] if alike else None

@@ -87,13 +87,15 @@ class ConversationEncoder:
             where: The record's place, for errors.
 
         Raises:
-            BadRecord: If the template cannot write the conversation turn by turn.
+            BadRecord: If the template cannot write the conversation turn by turn, or an answer would end in
+                its middle.
         """
         messages = [turn.message() for turn in turns]
         texts: list[str] = []
         told = written = ""
         for number, turn in enumerate(turns):
             if turn.role == "assistant":
+                self._check_unbroken(turn, where)
                 asked = self._render(messages[:number], True, where)
                 answered = self._answered(asked, self._render(messages[: number + 1], False, where))
                 before = self._render(messages[:number], False, where)
@@ -135,6 +137,16 @@ class ConversationEncoder:
         if shared == len(asked) or shared < len(before) or not found:
             return answered
         return asked + text + end
+
+    def _check_unbroken(self, turn: Turn, where: str) -> None:
+        """Refuses an answer with an end of turn in its text: the model would learn to stop there."""
+        text = "".join(piece or "" for piece in turn.pieces).rstrip()
+        for end in self._stop_texts:
+            # Data may end an answer as the model does.
+            if end.strip() and end in text.removesuffix(end):
+                raise BadRecord(
+                    f"{where}: an answer holds {end} in its text, which ends a turn of this model"
+                )
 
     def _ended(self, answer: str) -> bool:
         return any(end in answer for end in self._stop_texts)

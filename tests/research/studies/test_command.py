@@ -11,7 +11,7 @@ import pytest
 
 from research.studies.conftest import TOKENS
 from saccade.cli import main
-from saccade.research.studies import STUDIES
+from saccade.research.studies import STUDIES, StudyQuestions
 
 
 def words(model_folder, data_file, store, out, *more):
@@ -100,3 +100,37 @@ def test_a_file_in_the_way_is_refused_before_any_work(option, model_folder, data
     given[given.index(option) + 1] = str(tmp_path / "file")
     assert main(given) == 2
     assert "is a file" in capsys.readouterr().err
+
+
+def test_another_model_of_the_same_file_name_is_not_written_over(model_folder, data_file, tmp_path, capsys):
+    path = tmp_path / "out" / "study_transfer.json"
+    path.parent.mkdir()
+    path.write_text('{"model": {"name": "somewhere/else"}}')
+    assert main(words(model_folder, data_file, tmp_path / "run", tmp_path / "out")) == 2
+    err = capsys.readouterr().err
+    assert "somewhere/else" in err and "another --out" in err and "calibrat" not in err
+    assert "somewhere/else" in path.read_text() and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", [one.name for one in STUDIES.values() if one.each_task])
+def test_a_task_without_pictures_is_found_before_any_work(name, model_folder, data_file, tmp_path, capsys):
+    rows = [json.loads(line) for line in data_file.read_text().splitlines()]
+    rows += [{"question": f"what is {n} ?", "answer": "red", "task": "words"} for n in range(4)]
+    mixed = data_file.with_name(f"{name}.jsonl")
+    mixed.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = words(model_folder, mixed, tmp_path / "run", tmp_path / "out")
+    given[1] = name
+    assert main(given) == 2
+    err = capsys.readouterr().err
+    assert "task 'words': none of its 2 calibration samples has an image" in err and "measuring" not in err
+
+
+def test_a_task_without_pictures_is_studied_where_all_are_calibrated_together(tmp_path):
+    assert not STUDIES["budget"].each_task
+    path = tmp_path / "mine.jsonl"
+    rows = [{"question": f"what is {n} ?", "answer": "red", "task": "words"} for n in range(4)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    alone = StudyQuestions.of_file(path, (), 2, 2, 0)
+    alone.check()
+    with pytest.raises(ValueError, match="none of its 2"):
+        alone.check(each=True)

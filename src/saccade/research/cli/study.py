@@ -10,6 +10,7 @@ import typer
 
 from saccade.cli import accuracy, common
 from saccade.cli.opening import opens
+from saccade.core.text import quoted
 from saccade.opening.settings import Opening
 from saccade.research.names import check_study, listed, stem_of
 from saccade.system.embedded import EMBEDDED, of_result, suite_of, title_of
@@ -109,7 +110,10 @@ def study(
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"{folder} is a file; give a folder")
         common.check_writable(folder / "study.json")
-    common.hold(out / f"{stem_of(name, of_result(title_of(model)))}.json")
+    result_file = out / f"{stem_of(name, of_result(title_of(model)))}.json"
+    common.hold(result_file)
+    if not listed()[name].trains:
+        _check_other(result_file, title_of(model))
     if ray is not None and listed()[name].trains:
         raise ValueError(f"study {name} trains, which processes of this machine share: no --ray")
     common.reach(ray, processes)
@@ -150,7 +154,7 @@ def study(
         way = Way(processes, batch, max_new_tokens, str(where), opening.told().get("dtype"))
         result = _trained(model, questions, run, way, quick, row or (), note)
         if row:
-            result = put_beside(_written(out / f"{stem_of(name, of_result(title_of(model)))}.json"), result)
+            result = put_beside(_written(result_file), result)
         paths = write(chosen, result, out)
         show(output, result, paths)
         output.finish(result)
@@ -204,6 +208,22 @@ def _written(path: Path) -> dict[str, Any] | None:
     from saccade.system.files import read_json
 
     return read_json(path) if path.exists() else None
+
+
+def _check_other(path: Path, title: str) -> None:
+    """Refuses to write over the result of another model, which has a file of the same name.
+
+    Raises:
+        ValueError: Naming that model.
+    """
+    try:
+        there = (_written(path) or {})["model"]["name"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return  # nothing, or nothing that could be missed
+    if there != title and Path(there).resolve() != Path(title).resolve():
+        raise ValueError(
+            f"{path} holds this study of {quoted(there)}, not of {quoted(title)}: choose another --out"
+        )
 
 
 def show_list(output: common.Output) -> None:

@@ -68,6 +68,7 @@ class Study:
         tell: Markdown from the result (pure).
         trains: Whether it trains models of its own instead of asking one that is given.
         layers: Layers that a model must have for it, at least.
+        each_task: Whether it calibrates on every task alone, so that each needs pictures.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Study:
     tell: Callable[[Result], str]
     trains: bool = False
     layers: int = 1
+    each_task: bool = False
 
 
 def directions(differences: Sequence[Interval]) -> list[int]:

@@ -192,4 +192,5 @@ STUDY = Study(
     judge,
     draw,
     tell,
+    each_task=True,
 )

@@ -114,14 +114,24 @@ class StudyQuestions:
         ends = [self.samples * n // count for n in range(count + 1)]
         return [replace(self, samples=end - start, whole=self, first=start) for start, end in pairwise(ends)]
 
-    def check(self) -> None:
+    def check(self, each: bool = False) -> None:
         """Looks at all questions of a file once, before any work is done on them.
 
+        Args:
+            each: Whether every task is calibrated on alone.
+
         Raises:
-            ValueError: If a held-out question has no answer, or an image cannot be decoded.
+            ValueError: If a held-out question has no answer, an image cannot be decoded, or nothing that a
+                task is to be calibrated on has one.
         """
-        for task in self.tasks if self.data is not None else ():
-            pool, held_out = self._split(task)
+        splits = {task: self._split(task) for task in (self.tasks if self.data is not None else ())}
+        for task, (pool, _) in splits.items():
+            if each and not any(entry.paths or entry.videos for entry in pool):
+                raise ValueError(
+                    f"{self.data}, task {task!r}: none of its {len(pool)} calibration samples has an image, "
+                    "and there is nothing to calibrate on; --task says which tasks are studied"
+                )
+        for pool, held_out in splits.values():
             for entry in held_out:
                 if not entry.answers:
                     raise ValueError(f"{entry.where}: no answer; a study needs one for every question")

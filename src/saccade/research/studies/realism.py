@@ -260,4 +260,5 @@ STUDY = Study(
     judge,
     draw,
     tell,
+    each_task=True,
 )

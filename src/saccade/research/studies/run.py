@@ -45,7 +45,7 @@ def run(
             f"study {study.name} needs a model of at least {study.layers} layers; "
             f"{bench.loaded.name} has {bench.depth}"
         )
-    bench.questions.check()
+    bench.questions.check(study.each_task)
     start = time.perf_counter()
     bench.note(f"{study.name}: choosing plans")
     design = study.design(bench)

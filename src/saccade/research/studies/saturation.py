@@ -272,4 +272,5 @@ STUDY = Study(
     draw,
     tell,
     layers=2,
+    each_task=True,
 )

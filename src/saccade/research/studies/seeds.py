@@ -114,4 +114,5 @@ STUDY = Study(
     judge,
     draw,
     tell,
+    each_task=True,
 )

@@ -88,4 +88,5 @@ STUDY = Study(
     judge,
     draw,
     tell,
+    each_task=True,
 )

@@ -158,4 +158,5 @@ STUDY = Study(
     judge,
     draw,
     tell,
+    each_task=True,
 )

@@ -125,4 +125,5 @@ STUDY = Study(
     judge,
     draw,
     tell,
+    each_task=True,
 )
