@@ -9,7 +9,7 @@ import pytest
 from saccade import models, skip_vision
 from saccade.engine import apply
 from saccade.evaluation import EvaluationOptions, compare, runner
-from saccade.identity import model_digest, setup_digest
+from saccade.identity import code_of, model_digest, setup_digest
 from saccade.opening.digest import weights_digest
 from saccade.plans.plan import Plan
 from saccade.research.studies import Store, StudyBench, StudyQuestions
@@ -103,3 +103,16 @@ def test_dense_of_a_wrapped_model_is_priced_under_the_plan_that_belongs_to_it(qu
 def _own(loaded: models.Loaded) -> Plan:
     with apply(loaded.model, Plan()) as handle:
         return Plan(handle.plan.methods)
+
+
+def test_answers_of_a_decoder_that_was_dispatched_whole_are_asked_again(tmp_path):
+    """Rows that plans drop inside it were once all kept there; stock answers were right."""
+    plan = Plan.of("fastv(layer=1,keep=0.5)")
+    here = models.load("glance", device="cpu")
+    apart = {"model.vision_tower": "cpu", "model.multi_modal_projector": "cpu", "lm_head": "cpu"}
+    apart |= {"model.language_model": "disk"}
+    there = models.load("glance", device_map=apart, offload_folder=str(tmp_path))
+    assert "dispatched" not in f"{code_of(here, plan)}{code_of(there)}"
+    assert code_of(there, plan).split(", ") == sorted(
+        [*code_of(here, plan).split(", "), "dispatched decoder 2"]
+    )

@@ -16,6 +16,9 @@ from saccade.plans.plan import Plan
 from saccade.skip_vision.placed import wrapped
 from saccade.skip_vision.wrap import VERSION as WRAPPED
 
+DISPATCHED = 2
+"""Of a decoder that is dispatched or offloaded as one module: until 2 no rows were dropped inside it."""
+
 
 def setup_digest(loaded: Loaded) -> str:
     """A digest of the chat template, the processor's settings and the Skip-Vision configuration.
@@ -58,6 +61,8 @@ def code_of(loaded: Loaded, plan: Plan | None = None, **more: int) -> str:
         numbers |= {"engine": ENGINE} | {method.name: method.version for method in methods}
     if wrapped(loaded.model) is not None:
         numbers["skip_vision model"] = WRAPPED
+    if methods and "_hf_hook" in vars(loaded.family.parts(loaded.model).decoder):
+        numbers["dispatched decoder"] = DISPATCHED
     return ", ".join(f"{name} {number}" for name, number in sorted(numbers.items()) if number != 1)
 
 
