@@ -110,7 +110,7 @@ def bands(found: Mapping[str, Mapping[str, Any]]) -> Figure:
 
 
 @styled
-def dots(groups: Mapping[str, Mapping[str, Any]], dense: Mapping[str, Any], layers: int) -> Figure:
+def dots(groups: Mapping[str, Mapping[str, Any]], dense: Mapping[str, Any], title: str) -> Figure:
     """Accuracy of every draw, a column per group."""
     figure = style.new_figure(9.2, 3.4)
     axes = figure.add_subplot()
@@ -120,11 +120,7 @@ def dots(groups: Mapping[str, Mapping[str, Any]], dense: Mapping[str, Any], laye
         axes.plot(number + shift, values, "o", color=COLORS[0], alpha=0.6, markersize=5, markeredgewidth=0)
         axes.hlines(one["mean"], number - 0.3, number + 0.3, color=INK, linewidth=2)
     axes.axhline(dense["accuracy"], color=INK, linewidth=1, linestyle=(0, (4, 3)))
-    style.tidy(
-        axes,
-        f"Accuracy of V-Skip in {layers} layers over calibration draws",
-        "a dot per draw, their mean as a bar, dense as a broken line",
-    )
+    style.tidy(axes, title, "a dot per draw, their mean as a bar, dense as a broken line")
     axes.set_xticks(range(len(groups)), list(groups))
     axes.set_xlim(-0.6, len(groups) - 0.4)
     style.percent_axis(axes)

@@ -8,6 +8,7 @@ from typing import Any
 
 from saccade.report.markdown import markdown
 from saccade.report.text import percent
+from saccade.research.studies import charts
 from saccade.research.studies.base import directions
 from saccade.research.studies.bench import StudyScores
 from saccade.research.studies.lines import Book, Line
@@ -15,6 +16,12 @@ from saccade.research.studies.skips import first
 from saccade.research.studies.tables import limits
 
 POOL = "the whole pool"
+
+
+def dots(result: Mapping[str, Any]) -> bytes:
+    """Picture of the accuracy of every draw of V-Skip's layers."""
+    title = f"Accuracy of V-Skip in {result['layers']} layers over calibration draws"
+    return charts.dots(result["groups"], result["dense"]["mean"], title)
 
 
 def lines(found: Mapping[str, Sequence[StudyScores]], budget: int, pool: StudyScores) -> tuple[Line, ...]:
@@ -28,11 +35,16 @@ def lines(found: Mapping[str, Sequence[StudyScores]], budget: int, pool: StudySc
     return tuple(made)
 
 
-def groups(book: Book) -> dict[str, dict[str, Any]]:
-    """Accuracies of every group of draws, and differences to the plan of the whole pool."""
+def groups(book: Book, apart: str = "") -> dict[str, dict[str, Any]]:
+    """Accuracies of every group of draws, and differences to the plan of the whole pool.
+
+    Args:
+        book: The finished cells.
+        apart: A group whose lines are no draws.
+    """
     found: dict[str, dict[str, Any]] = {}
     for line in book.lines.values():
-        if line.name == POOL:
+        if line.name == POOL or line.plan is None or line.about["group"] == apart:
             continue
         gap = book.against(line.name, POOL)
         group = found.setdefault(line.about["group"], {"accuracies": [], "against_pool": []})

@@ -80,7 +80,7 @@ def draw(result: Result) -> dict[str, bytes]:
     """VIG bands by sample count, and the accuracy of every draw."""
     return {
         "bands": charts.bands(result["bands"][ALL]),
-        "draws": charts.dots(result["groups"], result["dense"]["mean"], result["layers"]),
+        "draws": sampled.dots(result),
     }
 
 

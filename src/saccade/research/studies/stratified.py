@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from saccade.calibration.drawing import Draw
 from saccade.report.markdown import markdown
-from saccade.research.studies import charts, sampled
+from saccade.research.studies import sampled
 from saccade.research.studies.base import Design, Finding, Result, Study
 from saccade.research.studies.bench import StudyBench
 from saccade.research.studies.draws import drawn, spread
@@ -62,7 +62,7 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
 
 def draw(result: Result) -> dict[str, bytes]:
     """Accuracy of every draw."""
-    return {"draws": charts.dots(result["groups"], result["dense"]["mean"], result["layers"])}
+    return {"draws": sampled.dots(result)}
 
 
 def tell(result: Result) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
 from saccade.calibration.measures import ascending
+from saccade.inputs.samples import Sample
 from saccade.report.markdown import markdown
 from saccade.report.text import difference, percent
 from saccade.research.studies import charts
@@ -88,12 +89,7 @@ def design(bench: StudyBench) -> Design:
 
     with Journal(bench.store.path / "tuned.jsonl") as journal:
         for way in WAYS:
-            settings = Settings(
-                flops=min(RATIOS), allow=way.allow, passes=passes * len(RATIOS), tokens=bench.tokens
-            )
-            asked = Questions(tuple(mixed), tuple(mixed[:1]), False)
-            watch = Watch(say=bench.note)
-            search = prepared(bench.loaded, asked, settings, journal, watch, bench.helpers)
+            search = readied(bench, mixed, way, passes * len(RATIOS), journal)
             for ratio in RATIOS:
                 bench.note(f"{way.name} at {percent(ratio, 0)}")
                 add(f"{way.name} at {percent(ratio, 0)}", way.name, ratio, search.run(ratio, passes))
@@ -109,6 +105,15 @@ def design(bench: StudyBench) -> Design:
         "search": {"samples": len(mixed), "passes": passes, "found": found, "fewest": FEWEST},
     }
     return Design(tuple(lines.values()), facts)
+
+
+def readied(
+    bench: StudyBench, samples: Sequence[Sample], way: TuningWay, passes: int, journal: Journal
+) -> Search:
+    """A search over samples of a study, in one order, that is ready to run."""
+    settings = Settings(flops=min(RATIOS), allow=way.allow, passes=passes, tokens=bench.tokens)
+    asked = Questions(tuple(samples), tuple(samples[:1]), False)
+    return prepared(bench.loaded, asked, settings, journal, Watch(say=bench.note), bench.helpers)
 
 
 def alone(search: Search, ratio: float) -> list[tuple[str, Tried]]:
