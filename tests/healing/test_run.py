@@ -17,6 +17,7 @@ from saccade.healing import HealingSettings, heal
 from saccade.healing.run import HealingWatch
 from saccade.healing.touched import adapted_names, first_touched
 from saccade.healing.trainer import HealingTrainer, distance
+from saccade.opening.digest import weights_digest
 from saccade.plans.plan import Plan
 from saccade.plans.schema import unknown_fields
 from saccade.tuning.judge import Judge
@@ -266,6 +267,21 @@ def test_a_healing_that_is_cut_off_goes_on_and_ends_alike(made, loaded, tmp_path
     assert again.plan.adapter.digest == found.plan.adapter.digest
     with pytest.raises(ValueError, match="choose another folder with --out"):
         heal(loaded.model, loaded.processor, SAMPLES, "shortv(layers=1)", tmp_path / "run", **SMALL)
+
+
+def test_a_plan_file_of_these_weights_is_healed_without_a_word(loaded, tmp_path, recwarn):
+    digest = weights_digest(loaded.model)
+    made_for = {"weights_hash": digest, "dtype": str(loaded.model.dtype).removeprefix("torch.")}
+    Plan(Plan.of(SPEC).methods, loaded.family.identity(loaded.model), made_for).save(tmp_path / "plan.json")
+    heal(
+        loaded.model,
+        loaded.processor,
+        SAMPLES,
+        tmp_path / "plan.json",
+        tmp_path / "run",
+        **SMALL | {"steps": 1},
+    )
+    assert [str(one.message) for one in recwarn if "made for" in str(one.message)] == []
 
 
 @pytest.mark.parametrize(
