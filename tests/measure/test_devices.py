@@ -16,11 +16,12 @@ from saccade.core.layout import Layout
 from saccade.core.route import Route
 from saccade.core.shapes import SHAPES
 from saccade.measure.devices import Eye, around_seconds, eyes, layer_seconds, predicted, prefill_seconds
+from saccade.methods.reducer import DecoderReducer
 from saccade.plans.budget import as_processed
 from saccade.plans.plan import Plan
 from saccade.tuning import meters
 from saccade.tuning.meters import KEEPS, PredictedMeter, TimedMeter
-from saccade.tuning.price import Pricer, Rows
+from saccade.tuning.price import Pricer, Rows, visual_sets
 
 SHAPE = SHAPES["llava-1.5-7b"]
 CLIP = Eye(324e6, 2 * 324e6 * 577)
@@ -136,6 +137,67 @@ def test_measured_steps_are_interpolated():
     assert pricer.ratio(plan) == pytest.approx((16 * 2.0 + 16 * 8.0) / (32 * 8.0))
 
 
+TIMES = {(True, True): 1.0, (False, True): 0.7, (True, False): 0.6, (False, False): 0.4}
+"""What a layer takes with all rows, by whether visual rows attend and pass the FFN; 0.2 of it without any."""
+
+
+@pytest.mark.parametrize("depth", [2, 3, 8])
+@pytest.mark.parametrize("recurrent", [(), (0,)])
+def test_what_a_prompt_takes_once_is_timed_apart_from_its_layers(monkeypatch, depth, recurrent):
+    parted, left, decided = 0.5, 0.8, 0.9
+
+    def seconds(plan: Plan) -> float:
+        total, share, sets = 0.3, 1.0, visual_sets(plan, depth)
+        assert sets is not None
+        for number, (here, query, ffn) in enumerate(sets):
+            for method in plan.methods:
+                if isinstance(method, DecoderReducer) and any(
+                    s.before == number for s in method.stages(depth)
+                ):
+                    kept = method.kept(method.stages(depth)[0], 100, 100, 100)
+                    share, total = kept / 100, total + (decided if kept < 100 else 0)
+            total += 0.2 + (TIMES[query, ffn] - 0.2) * share * here
+        odd = any(here and not (query and ffn) for here, query, ffn in sets)
+        return total + parted * odd + left * (not all(here for here, *_ in sets))
+
+    def refused(_: Any, plan: Plan, sample: Any) -> str:
+        sets = visual_sets(plan, depth)
+        assert sets is not None
+        return "no rows to skip" if any(not (sets[n][1] and sets[n][0]) for n in recurrent) else ""
+
+    shown = torch.ones(1, 100, dtype=torch.bool)
+    shape: Any = SimpleNamespace(
+        layers=depth, each_layer=(SHAPE.each_layer[0],) * depth, views=SHAPE.views, recurrent_layers=recurrent
+    )
+    loaded: Any = SimpleNamespace(
+        shape=shape, model=None, family=SimpleNamespace(visual_mask=lambda *_: shown)
+    )
+    monkeypatch.setattr(meters.models, "inputs", lambda *_: {"input_ids": shown})
+    monkeypatch.setattr(meters, "prefills", lambda _, asked, *rest: [seconds(plan) for _, plan in asked])
+    monkeypatch.setattr(meters, "refusal", refused)
+    sample: Any = None
+    pricer = Pricer(meters.timed(loaded, sample), shape, {(100, 10): 1.0})
+    last = depth - 1
+    for spec in (
+        f"ffn_skip(layers={last})",
+        f"vskip(layers={last})",
+        f"dart(layer={last},keep=0.5)+shortv(layers={last})",
+        *(() if recurrent else (f"vtw(layer={last})", "vtw(layer=1)", "shortv(layers=0)")),
+    ):
+        plan = Plan.of(spec)
+        # Where one layer alone can do something, what parting rows takes is not told apart from it.
+        slack = 0.2 if depth - len(recurrent) < 2 else 0.02
+        assert pricer.ratio(plan) == pytest.approx(seconds(plan) / seconds(Plan()), rel=slack), spec
+
+
+def test_a_decision_is_timed_where_it_drops_rows():
+    # DART keeps what its pivots share out evenly: of 100 rows at 0.97 all.
+    method = next(iter(Plan.of("dart(keep=0.3,layer=6)").methods))
+    assert meters.mildest(method, 100, 12).keep < 0.97
+    other = next(iter(Plan.of("fastv(keep=0.3,layer=6)").methods))
+    assert meters.mildest(other, 100, 12).keep == 0.97
+
+
 def test_what_a_decision_takes_is_timed_apart_from_what_it_leaves(monkeypatch):
     layers, own = 4, {"uniform": 0.3, "dart": 0.9, "fastv": 0.5}
 
@@ -155,6 +217,7 @@ def test_what_a_decision_takes_is_timed_apart_from_what_it_leaves(monkeypatch):
     )
     monkeypatch.setattr(meters.models, "inputs", lambda *_: {"input_ids": shown})
     monkeypatch.setattr(meters, "prefills", lambda _, asked, *rest: [seconds(plan) for _, plan in asked])
+    monkeypatch.setattr(meters, "refusal", lambda *_: "")
     sample: Any = None
     pricer = Pricer(meters.timed(loaded, sample), loaded.shape, {(100, 10): 1.0})
     for spec in (
