@@ -28,8 +28,8 @@ from saccade.measure.clock import now
 from saccade.measure.devices import eyes, predicted
 from saccade.plans.plan import Plan
 from saccade.system.files import write_json
-from saccade.tuning.meters import prefills, timed
 from saccade.tuning.price import Pricer, typical
+from saccade.tuning.timing import prefills, timed
 
 PLANS = (
     "uniform(keep=0.55)",

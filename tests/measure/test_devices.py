@@ -16,12 +16,13 @@ from saccade.core.layout import Layout
 from saccade.core.route import Route
 from saccade.core.shapes import SHAPES
 from saccade.measure.devices import Eye, around_seconds, eyes, layer_seconds, predicted, prefill_seconds
-from saccade.methods.reducer import DecoderReducer
+from saccade.methods.reducer import Reducer
 from saccade.plans.budget import as_processed
 from saccade.plans.plan import Plan
-from saccade.tuning import meters
-from saccade.tuning.meters import KEEPS, PredictedMeter, TimedMeter
+from saccade.tuning import timing
+from saccade.tuning.meters import PredictedMeter
 from saccade.tuning.price import Pricer, Rows, visual_sets
+from saccade.tuning.timing import KEEPS, TimedMeter
 
 SHAPE = SHAPES["llava-1.5-7b"]
 CLIP = Eye(324e6, 2 * 324e6 * 577)
@@ -151,11 +152,11 @@ def test_what_a_prompt_takes_once_is_timed_apart_from_its_layers(monkeypatch, de
         assert sets is not None
         for number, (here, query, ffn) in enumerate(sets):
             for method in plan.methods:
-                if isinstance(method, DecoderReducer) and any(
-                    s.before == number for s in method.stages(depth)
-                ):
-                    kept = method.kept(method.stages(depth)[0], 100, 100, 100)
-                    share, total = kept / 100, total + (decided if kept < 100 else 0)
+                for stage in method.stages(depth) if isinstance(method, Reducer) else ():
+                    rows = round(100 * share)
+                    kept = stage.by.kept(stage, rows, 100, 100)
+                    if stage.before == number and kept < rows:
+                        share, total = kept / 100, total + decided
             total += 0.2 + (TIMES[query, ffn] - 0.2) * share * here
         odd = any(here and not (query and ffn) for here, query, ffn in sets)
         return total + parted * odd + left * (not all(here for here, *_ in sets))
@@ -172,16 +173,17 @@ def test_what_a_prompt_takes_once_is_timed_apart_from_its_layers(monkeypatch, de
     loaded: Any = SimpleNamespace(
         shape=shape, model=None, family=SimpleNamespace(visual_mask=lambda *_: shown)
     )
-    monkeypatch.setattr(meters.models, "inputs", lambda *_: {"input_ids": shown})
-    monkeypatch.setattr(meters, "prefills", lambda _, asked, *rest: [seconds(plan) for _, plan in asked])
-    monkeypatch.setattr(meters, "refusal", refused)
+    monkeypatch.setattr(timing.models, "inputs", lambda *_: {"input_ids": shown})
+    monkeypatch.setattr(timing, "prefills", lambda _, asked, *rest: [seconds(plan) for _, plan in asked])
+    monkeypatch.setattr(timing, "refusal", refused)
     sample: Any = None
-    pricer = Pricer(meters.timed(loaded, sample), shape, {(100, 10): 1.0})
+    pricer = Pricer(timing.timed(loaded, sample), shape, {(100, 10): 1.0})
     last = depth - 1
     for spec in (
         f"ffn_skip(layers={last})",
         f"vskip(layers={last})",
         f"dart(layer={last},keep=0.5)+shortv(layers={last})",
+        *(() if depth < 3 else ("pyramiddrop(layers=1/2,keep=0.7)", "fitprune(layers=1/2,left=0.8/0.5)")),
         *(() if recurrent else (f"vtw(layer={last})", "vtw(layer=1)", "shortv(layers=0)")),
     ):
         plan = Plan.of(spec)
@@ -193,9 +195,12 @@ def test_what_a_prompt_takes_once_is_timed_apart_from_its_layers(monkeypatch, de
 def test_a_decision_is_timed_where_it_drops_rows():
     # DART keeps what its pivots share out evenly: of 100 rows at 0.97 all.
     method = next(iter(Plan.of("dart(keep=0.3,layer=6)").methods))
-    assert meters.mildest(method, 100, 12).keep < 0.97
+    assert timing.mildest(method, 100, 12).keep < 0.97
     other = next(iter(Plan.of("fastv(keep=0.3,layer=6)").methods))
-    assert meters.mildest(other, 100, 12).keep == 0.97
+    assert timing.mildest(other, 100, 12).keep == 0.97
+    # A recipe is turned by no share: it is timed as it is, and each of its decisions takes its part.
+    recipe = next(iter(Plan.of("fitprune(layers=2/4,left=0.9/0.8)").methods))
+    assert timing.mildest(recipe, 100, 12) is recipe and len(timing.deciding(recipe, 100, 12)) == 2
 
 
 def test_what_a_decision_takes_is_timed_apart_from_what_it_leaves(monkeypatch):
@@ -215,11 +220,11 @@ def test_what_a_decision_takes_is_timed_apart_from_what_it_leaves(monkeypatch):
     loaded: Any = SimpleNamespace(
         shape=replace(SHAPE, layers=layers), model=None, family=SimpleNamespace(visual_mask=lambda *_: shown)
     )
-    monkeypatch.setattr(meters.models, "inputs", lambda *_: {"input_ids": shown})
-    monkeypatch.setattr(meters, "prefills", lambda _, asked, *rest: [seconds(plan) for _, plan in asked])
-    monkeypatch.setattr(meters, "refusal", lambda *_: "")
+    monkeypatch.setattr(timing.models, "inputs", lambda *_: {"input_ids": shown})
+    monkeypatch.setattr(timing, "prefills", lambda _, asked, *rest: [seconds(plan) for _, plan in asked])
+    monkeypatch.setattr(timing, "refusal", lambda *_: "")
     sample: Any = None
-    pricer = Pricer(meters.timed(loaded, sample), loaded.shape, {(100, 10): 1.0})
+    pricer = Pricer(timing.timed(loaded, sample), loaded.shape, {(100, 10): 1.0})
     for spec in (
         "uniform(keep=0.5)",
         "dart(layer=2,keep=0.25)",

@@ -203,8 +203,8 @@ def test_a_tuning_that_is_cut_off_goes_on_and_ends_alike(loaded, tmp_path):
 
 
 def test_time_is_measured_and_the_chosen_plan_is_timed_beside_it(loaded, monkeypatch):
-    from saccade.tuning import meters
     from saccade.tuning import run as running
+    from saccade.tuning import timing
 
     pricer = Pricer(FlopsMeter(loaded.shape), loaded.shape, {(100, 8): 1.0})
 
@@ -212,7 +212,7 @@ def test_time_is_measured_and_the_chosen_plan_is_timed_beside_it(loaded, monkeyp
         # A clock that counts FLOPs, for a model this small is all overhead.
         return [0.002 + pricer.ratio(plan) for _, plan in asked]
 
-    for module in (meters, running):
+    for module in (timing, running):
         monkeypatch.setattr(module, "prefills", prefills)
     found = tune(loaded.model, loaded.processor, SAMPLES, time=0.8, **SMALL | {"passes": 40})
     timed = found.data["tune"]["timed"]
@@ -271,23 +271,23 @@ def test_a_method_whose_price_is_not_what_runs_is_not_searched_with(loaded, monk
 
 def test_times_are_measured_once_however_often_a_search_is_interrupted(loaded, tmp_path, monkeypatch):
     from saccade.methods.fastv import FastV
-    from saccade.tuning import meters
+    from saccade.tuning import timing
 
     clock = iter(range(1, 10**6))
-    monkeypatch.setattr(meters, "prefills", lambda _, asked, *rest: [1e-3 * next(clock) for _ in asked])
+    monkeypatch.setattr(timing, "prefills", lambda _, asked, *rest: [1e-3 * next(clock) for _ in asked])
     found = []
     for _ in range(2):
         with Journal(tmp_path / "kept.jsonl") as journal:
-            meter = meters.timed(loaded, SAMPLES[0], journal=journal)
+            meter = timing.timed(loaded, SAMPLES[0], journal=journal)
             found.append((meter.table, meter.decision(FastV(layer=2), 100, 8)))
     assert found[0] == found[1]
     with Journal(tmp_path / "kept.jsonl") as journal:
-        assert meters.timed(loaded, SAMPLES[1], journal=journal).table != found[0][0]
+        assert timing.timed(loaded, SAMPLES[1], journal=journal).table != found[0][0]
 
 
 def test_a_time_of_more_rows_than_were_timed_goes_on_rising():
-    from saccade.tuning.meters import KEEPS, SKIPPED, TimedMeter
     from saccade.tuning.price import Rows
+    from saccade.tuning.timing import KEEPS, SKIPPED, TimedMeter
 
     meter = TimedMeter(4, 100, {kind: [0.2 + keep for keep in KEEPS] for kind in SKIPPED})
     times = [4 * meter.layer(Rows(visual, 8)) for visual in (50, 100, 150, 300)]

@@ -28,7 +28,6 @@ from saccade.tuning.beside import alone, explained
 from saccade.tuning.front import plan_of, write
 from saccade.tuning.guard import bound, judged, lost, needed
 from saccade.tuning.judge import VERSION, Judge
-from saccade.tuning.meters import prefills
 from saccade.tuning.prepare import Watch, prepared, shorter_of
 from saccade.tuning.price import typical
 from saccade.tuning.questions import Questions, apart, referenced, split
@@ -44,6 +43,7 @@ from saccade.tuning.result import (
 )
 from saccade.tuning.search import Search, Tried
 from saccade.tuning.settings import Settings
+from saccade.tuning.timing import prefills
 
 MOST_CANDIDATES = 6
 """Plans of the front that go to the held-out samples."""
