@@ -37,6 +37,7 @@ PLANS = (
     "dart(layer={mid},keep=0.3)+ffn_skip(layers={mid})",
     "fastv(layer=1,keep=0.5)+vskip(layers={last})",
     "vtw(layer={mid})",
+    "resize(scale=0.7)+vskip(layers={mid})",
 )
 """Plans of the kinds that a search finds, over a model's middle and last layers."""
 

@@ -127,7 +127,7 @@ class Meter(ABC):
         return 0.0
 
     def decision(self, method: Method, visual: int, text: int) -> float:
-        """What taking one decision costs beside its score rows."""
+        """What taking one decision, or making pictures smaller, costs beside its score rows."""
         return 0.0
 
     def prompt(self, visual: int, text: int, plan: Plan) -> float:
@@ -200,11 +200,16 @@ class Pricer:
         if self.own.methods:
             plan = plan.over(self.own)
         prompts = self.prompts
+        once = sum(
+            weight * self.meter.decision(method, *prompt)
+            for method in plan.shortening
+            for prompt, weight in prompts.items()
+        )
         if plan.shortening and self.shorter is not None:
             prompts = self.shorter(plan)
             plan = at_size(plan)
         sets = visual_sets(plan, self.shape.layers)
-        return sum(
+        return once + sum(
             weight * (self._routed(plan, *prompt) if sets is None else self._counted(plan, sets, *prompt))
             for prompt, weight in prompts.items()
         )

@@ -140,29 +140,37 @@ def timed(
                 section.append({"of": name, "seconds": kept[name]})
         return kept[name]
 
-    inputs, layers = models.inputs(loaded, [sample]), loaded.shape.layers
-    visual = int(loaded.family.visual_mask(loaded.model, inputs["input_ids"]).sum())
+    layers = loaded.shape.layers
+
+    def counted(plan: Plan) -> tuple[int, int]:
+        tokens = models.inputs(loaded, [sample], plan)["input_ids"]
+        shown = int(loaded.family.visual_mask(loaded.model, tokens).sum())
+        return shown, int(tokens.shape[1]) - shown
 
     def measured(*plans: Plan) -> list[float]:
-        return prefills(loaded, [(inputs, plan) for plan in plans], repeats, clock)
+        asked = [(models.inputs(loaded, [sample], plan), plan) for plan in plans]
+        return prefills(loaded, asked, repeats, clock)
 
-    def decisions(method: Method) -> list[float]:
-        return once(method.name, lambda: measured(Plan(), Plan((method,))))
-
-    dense, planned = decisions(mildest(UNIFORM, visual, layers))
+    visual, text = counted(Plan())
+    dense, planned = once("thinning", lambda: measured(Plan(), Plan((mildest(UNIFORM, visual, layers),))))
     able = {kind: _able(loaded, spec, sample) for kind, spec in SKIPPED.items()}
     plans = _plans(loaded, sample, able)
     found = dict(zip(plans, once("steps", lambda: measured(*plans.values())), strict=True))
     free = _meter(found, able, layers, visual, own=max(0.0, planned - dense))
-    text = int(inputs["input_ids"].shape[1]) - visual
-    pricer = Pricer(free, loaded.shape, {(visual, text): 1.0})
+    pricer = Pricer(free, loaded.shape, {(visual, text): 1.0}, shorter=lambda plan: {counted(plan): 1.0})
+
+    def decision(method: Method) -> float:
+        alone = Plan((method,))
+        if not alone.shortening:
+            alone = Plan((mildest(method, visual, layers),))
+        dense, planned = measured(Plan(), alone)
+        # What the rows that it leaves take is in the table.
+        beyond = planned - dense * pricer.ratio(alone)
+        return max(0.0, beyond) / max(1, len(deciding(alone.methods[0], visual, layers)))
 
     def decide(method: Method) -> float:
-        # Measured when a plan first has it; what the rows that it leaves take is in the table.
-        mild = mildest(method, visual, layers)
-        dense, planned = decisions(mild)
-        beyond = planned - dense * pricer.ratio(Plan((mild,)))
-        return max(0.0, beyond) / max(1, len(deciding(mild, visual, layers)))
+        # Measured when a plan first has it.
+        return float(once(method.name, lambda: decision(method)))
 
     return replace(free, decide=decide)
 
