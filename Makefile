@@ -26,7 +26,7 @@ RAY := .venv-ray
 PAGE := .venv-page
 RUN := $(VENV)/bin
 READY := $(VENV)/.ready
-TABLES := docs/calibrate.md docs/choose.md docs/results.md docs/scale.md docs/serve.md docs/support.md docs/train.md docs/vllm.md \
+TABLES := README.md docs/calibrate.md docs/choose.md docs/results.md docs/scale.md docs/serve.md docs/support.md docs/train.md docs/vllm.md \
   docs/methods/index.md src/saccade/gaze/README.md src/saccade/glance/README.md
 
 .PHONY: help setup demo test quick matrix whole lint format tables versions docs lmms checkpoints generic quantized vllm ray page clean
