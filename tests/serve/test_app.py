@@ -187,6 +187,20 @@ def test_what_cannot_be_answered_is_refused_in_openai_s_form(fields, status, cod
     error = response.json()["error"]
     assert set(error) == {"message", "type", "param", "code"} and error["code"] == code
     assert "\n" not in error["message"] and len(error["message"]) <= 500
+    assert "from a shell" not in error["message"], "what only the command line can do"
+
+
+@pytest.mark.parametrize("halves", [("<ima", "ge> red ?"), ("red <image", "> ?")])
+def test_parts_that_are_a_placeholder_together_are_refused_as_one_is(halves, web):
+    parts = [{"type": "text", "text": half} for half in halves]
+    # Also where a picture stands between them, for templates may write pictures first.
+    for content in (parts, [parts[0], *message("", picture(1))["content"][:1], parts[1]]):
+        response = web.post(
+            "/v1/chat/completions", json=body(messages=[{"role": "user", "content": content}])
+        )
+        error = response.json()["error"]
+        assert response.status_code == 400 and error["param"] == "messages.0.content"
+        assert "which this model reads as a picture" in error["message"]
 
 
 JSON = {"Content-Type": "application/json"}
