@@ -192,6 +192,15 @@ def test_what_was_kept_of_a_shard_about_another_picture_is_not_used(toy, data, t
     assert list(told) == [f"q{n}" for n in range(6)] and after == ["q1", "q4", "q5"]
 
 
+def test_records_of_a_pipe_are_refused_for_they_are_gone_once_read(job, data, tmp_path, capsys):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.open("wb").write(data.read_bytes()), daemon=True)
+    writer.start()
+    assert job("--data", pipe) == 2 and f"{pipe} is no file" in capsys.readouterr().err
+    assert not (tmp_path / "answers").exists()
+
+
 def test_text_may_hold_what_others_take_for_the_end_of_a_line(job, tmp_path, capsys):
     ids = ["a\u2028b", "c\x85d", "e\u2029\x1c"]
     mine = tmp_path / "mine.jsonl"

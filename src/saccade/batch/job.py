@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from saccade.inputs.data import Entry, read_jsonl
+from saccade.inputs.pictures import is_pipe
 from saccade.opening.settings import Opening
 from saccade.plans.plan import Plan
 from saccade.system.files import read_json, write_json
@@ -65,6 +66,12 @@ class BatchJob:
         Raises:
             ValueError: If the file cannot be used, or two records have one id.
         """
+        if is_pipe(self.data):
+            # Read once it is empty: another pipe would pass for the same records when the job is repeated.
+            raise ValueError(
+                f"{self.data} is no file: every process reads the records, and a repeated command knows them "
+                "by it; write them to a file"
+            )
         return read_jsonl(self.data)
 
     @cached_property
