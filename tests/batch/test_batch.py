@@ -29,6 +29,7 @@ from saccade.engine import apply
 from saccade.inputs.data import read_jsonl
 from saccade.opening.settings import Opening
 from saccade.system import processes
+from saccade.system.locks import locked
 from serve.serving import picture
 from support import kills
 from support.asking import say
@@ -191,6 +192,15 @@ def test_what_was_kept_of_a_shard_about_another_picture_is_not_used(toy, data, t
     assert list(told) == [f"q{n}" for n in range(6)] and after == ["q1", "q4", "q5"]
 
 
+def test_records_of_a_pipe_are_refused_for_they_are_gone_once_read(job, data, tmp_path, capsys):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.open("wb").write(data.read_bytes()), daemon=True)
+    writer.start()
+    assert job("--data", pipe) == 2 and f"{pipe} is no file" in capsys.readouterr().err
+    assert not (tmp_path / "answers").exists()
+
+
 def test_text_may_hold_what_others_take_for_the_end_of_a_line(job, tmp_path, capsys):
     ids = ["a\u2028b", "c\x85d", "e\u2029\x1c"]
     mine = tmp_path / "mine.jsonl"
@@ -244,6 +254,7 @@ def test_what_is_noted_of_the_data_is_of_the_records_that_are_answered(tmp_path)
     assert one.settings() == before and one.records(0)[0].question == "red ?"
     with pytest.raises(ValueError, match="other data"):
         one.claim()
+        one.answers(0).touch()
         BatchJob("toy", Opening(), mine, None, tmp_path / "out").claim()
 
 
@@ -254,6 +265,27 @@ def test_a_folder_of_another_job_is_refused(other, job, tmp_path, capsys):
     capsys.readouterr()
     assert job(*other) == 2
     assert "another job" in capsys.readouterr().err and answers(tmp_path / "answers") == before
+
+
+def test_a_job_that_ended_before_it_answered_anything_holds_up_no_other(job, want, tmp_path, capsys):
+    assert job("--plan", "vskip(budget=1)") == 2, "its layers are not known"
+    out = tmp_path / "answers"
+    (out / ".part-00000.lock").touch()  # as a killed process leaves it
+    assert job() == 1 and "another job" not in capsys.readouterr().err
+    check(out, want)
+
+
+def test_a_folder_is_not_taken_from_a_job_that_is_about_to_answer(data, tmp_path):
+    one, other = (BatchJob("toy", Opening(), data, None, tmp_path / "out", tokens) for tokens in (3, 4))
+    one.claim()
+    one.claim(weights="a")
+    with locked(one.lock(0)), pytest.raises(ValueError, match="other tokens"):
+        other.claim()
+    # It has nothing in hand: whoever comes goes on, with other weights too, and it is told before it answers.
+    other.claim()
+    other.claim(weights="b")
+    with pytest.raises(ValueError, match="other tokens, weights"):
+        one.claim(weights="a")
 
 
 def test_a_folder_of_unknown_answers_is_refused(job, tmp_path, capsys):

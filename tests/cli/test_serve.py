@@ -35,6 +35,15 @@ def test_what_cannot_be_is_one_line(words, told, command):
     assert result.code == 2 and told in result.err and result.err.count("\n") == 1, result.err
 
 
+def test_a_file_with_a_key_is_read_as_editors_write_it_or_named(tmp_path, command):
+    file = tmp_path / "key"
+    file.write_text("secret\r\n", encoding="utf-8-sig")
+    assert serve._key(None, file) == "secret"
+    file.write_bytes(b"\x8f\xff")
+    result = command("serve", "--api-key-file", file)
+    assert result.code == 2 and f"{file} is not UTF-8 text" in result.err, result.err
+
+
 def test_a_port_that_is_taken_is_one_line(command):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         result = command("serve", "--port", taken.getsockname()[1])

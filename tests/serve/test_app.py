@@ -20,7 +20,7 @@ from saccade.serve.app import build
 from saccade.serve.chat import EventStream
 from saccade.serve.conversation import CHARACTERS
 from saccade.serve.settings import ServeLimits, ServeSettings
-from serve.serving import LONGEST, PLANS, data_url, message, picture
+from serve.serving import LONGEST, PLANS, data_url, message, picture, started
 from support.toy import build_toy
 
 ASK = "what color is the circle ?"
@@ -187,6 +187,20 @@ def test_what_cannot_be_answered_is_refused_in_openai_s_form(fields, status, cod
     error = response.json()["error"]
     assert set(error) == {"message", "type", "param", "code"} and error["code"] == code
     assert "\n" not in error["message"] and len(error["message"]) <= 500
+    assert "from a shell" not in error["message"], "what only the command line can do"
+
+
+@pytest.mark.parametrize("halves", [("<ima", "ge> red ?"), ("red <image", "> ?")])
+def test_parts_that_are_a_placeholder_together_are_refused_as_one_is(halves, web):
+    parts = [{"type": "text", "text": half} for half in halves]
+    # Also where a picture stands between them, for templates may write pictures first.
+    for content in (parts, [parts[0], *message("", picture(1))["content"][:1], parts[1]]):
+        response = web.post(
+            "/v1/chat/completions", json=body(messages=[{"role": "user", "content": content}])
+        )
+        error = response.json()["error"]
+        assert response.status_code == 400 and error["param"] == "messages.0.content"
+        assert "which this model reads as a picture" in error["message"]
 
 
 JSON = {"Content-Type": "application/json"}
@@ -377,6 +391,39 @@ def test_a_comparison_that_nobody_waits_for_any_more_is_not_begun(worker, app, m
     # Behind it: what is done next is done after it would have been.
     worker.alone(lambda: None).result(60)
     assert not begun
+
+
+@pytest.mark.parametrize("why", ["left", "late"])
+def test_a_comparison_that_nobody_waits_for_any_more_is_broken_off(why):
+    own, many = started(tokens=2000), 2000
+    app = build(own, ServeSettings(limits=ServeLimits(tokens=many, seconds=300 if why == "left" else 0.5)))
+    asked = {"image": data_url(picture(1)), "question": ASK, "plan": "prune", "max_tokens": many}
+    steps: list = []
+    own.loaded.model.register_forward_pre_hook(lambda *_: steps.append(why))
+
+    async def ask():
+        sent, left = [], asyncio.Event()
+
+        async def send(what):
+            sent.append(what)
+
+        going = posted(app, "/compare", json.dumps(asked).encode(), True, left, send)
+        coming = asyncio.ensure_future(going)
+        while not steps:
+            await asyncio.sleep(0.01)
+        if why == "left":
+            left.set()
+        await coming
+        return sent[0]["status"]
+
+    try:
+        own.loaded.model.generation_config.eos_token_id = None
+        assert asyncio.run(ask()) == (499 if why == "left" else 504)
+        # What others asked meanwhile is next, and finds the model as it was.
+        assert own.alone(lambda: len(own.loaded.model._forward_pre_hooks)).result(60) == 1
+        assert len(steps) < many
+    finally:
+        own.close()
 
 
 def test_a_stream_that_never_begins_gives_its_place_back():

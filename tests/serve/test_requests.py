@@ -95,6 +95,9 @@ def test_what_is_wrong_in_a_part_is_told_and_not_that_it_is_no_text():
     told = str(refused(**part({"type": "video_url", "video_url": {"url": "x"}})))
     assert "'video_url'" in told and "'text', 'image_url'" in told
     assert "a JSON object is needed" in str(refused(**part({"type": "image_url", "image_url": "data:"})))
+    for content in (None, 3, {"type": "text", "text": "x"}):
+        told = str(refused(messages=[{"role": "user", "content": content}]))
+        assert told == "messages.0.content: text is needed, or a list of parts"
 
 
 @pytest.mark.parametrize("name", ["\ud800", "a\n\x1b[2J", "x" * 5000])

@@ -9,12 +9,14 @@ import sys
 import pytest
 import torch
 import transformers
+from PIL import Image
 
 import saccade
 from saccade import skip_vision as sv
 from saccade.glance import suite
 from saccade.models import inputs
 from saccade.models import wrap as pair
+from saccade.report.explain import explain
 from saccade.skip_vision import SkipVisionConfig, ablation_row
 from skip_vision.small import SCENES, cos, made
 from support.programs import environment
@@ -338,3 +340,11 @@ def test_costs_need_no_weights(kept, capsys):
 
     assert main(["cost", str(kept[1]), "--plan", "vskip(budget=3)", "--json", "-"]) == 0
     assert json.loads(capsys.readouterr().out)["ratio"] < 1
+
+
+def test_what_lies_nowhere_in_a_picture_is_not_drawn(kept):
+    loaded, _ = kept
+    picture = Image.new("RGB", (64, 64), "red")
+    # Before anything is answered, and not as if pictures had not been given.
+    with pytest.raises(ValueError, match=r"is a Skip-Vision model.* nothing to draw"):
+        explain(loaded, [picture], "how many ?", "vskip(layers=6)")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from saccade.inputs.data import Entry, read_jsonl
+from saccade.inputs.pictures import is_pipe
 from saccade.opening.settings import Opening
 from saccade.plans.plan import Plan
 from saccade.system.files import read_json, write_json
@@ -65,6 +66,12 @@ class BatchJob:
         Raises:
             ValueError: If the file cannot be used, or two records have one id.
         """
+        if is_pipe(self.data):
+            # Read once it is empty: another pipe would pass for the same records when the job is repeated.
+            raise ValueError(
+                f"{self.data} is no file: every process reads the records, and a repeated command knows them "
+                "by it; write them to a file"
+            )
         return read_jsonl(self.data)
 
     @cached_property
@@ -139,11 +146,14 @@ class BatchJob:
     def claim(self, **known: Any) -> None:
         """Notes in the folder what its answers depend on, or compares it with what stands there.
 
+        What a job noted that ended before it had answered anything holds up no other: a driver, which knows
+        nothing more yet, takes such a folder.
+
         Args:
-            **known: More of it, such as a digest of the weights.
+            **known: More of it, such as a digest of the weights, by who is about to answer.
 
         Raises:
-            ValueError: If the folder holds answers of another job.
+            ValueError: If the folder holds answers of another job, or another is answering there.
         """
         self.out.mkdir(parents=True, exist_ok=True)
         mine = self.settings() | known
@@ -152,6 +162,8 @@ class BatchJob:
             found = read_json(place) if place.exists() else {}
             if not isinstance(found, dict) or (not found and any(self.out.glob("part-*.jsonl"))):
                 raise ValueError(f"{self.out} holds answers of which nothing is known; give another folder")
+            if not known and not self._begun():
+                found = {}
             other = sorted(name for name in mine if name in found and found[name] != mine[name])
             if other:
                 raise ValueError(
@@ -160,6 +172,18 @@ class BatchJob:
                 )
             if found | mine != found:
                 write_json(place, found | mine)
+
+    def _begun(self) -> bool:
+        """Whether anything was answered in the folder, or somebody is about to."""
+        for kind in ("part-*.jsonl", ".part-*.partial.jsonl"):
+            if any(self.out.glob(kind)):
+                return True
+        for place in self.out.glob(".part-*.lock"):
+            # A killed process leaves its lock behind, which is nobody's then.
+            with locked(place) as free:
+                if not free:
+                    return True
+        return False
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -41,11 +41,12 @@ def work(job: BatchJob, number: int, say: Say) -> None:
     """
     threads.use(job.threads)
     loaded, plan = opened(job.model, job.opening.of_process(number), job.plan, job.force, job.strict)
-    job.claim(weights=model_digest(loaded), code=code_of(loaded, plan), dtype=str(loaded.model.dtype))
+    known = {"weights": model_digest(loaded), "code": code_of(loaded, plan), "dtype": str(loaded.model.dtype)}
+    job.claim(**known)
     while left := job.missing():
         # Each begins at another place, so that they seldom want the same.
         turn = (number * len(left)) // max(1, number + 1)
-        took = [shard for shard in (*left[turn:], *left[:turn]) if _take(job, shard, loaded, plan)]
+        took = [shard for shard in (*left[turn:], *left[:turn]) if _take(job, shard, loaded, plan, known)]
         if not took:
             time.sleep(WAIT)
 
@@ -66,11 +67,15 @@ def opened(
     return loaded, found.for_any()
 
 
-def _take(job: BatchJob, shard: int, loaded: models.Loaded, plan: Plan | None) -> bool:
+def _take(
+    job: BatchJob, shard: int, loaded: models.Loaded, plan: Plan | None, known: Mapping[str, Any]
+) -> bool:
     """Answers a shard, unless somebody else does or has."""
     with locked(job.lock(shard)) as mine:
         if not mine or job.answers(shard).exists():
             return False
+        # Again, with a lock in hand that another driver sees: before it had one the folder could be taken.
+        job.claim(**known)
         answer_shard(job, shard, partial(answer_records, loaded, plan, job.tokens))
         return True
 

@@ -164,7 +164,9 @@ def _key(given: str | None, file: Path | None) -> str | None:
     if given is not None and file is not None:
         raise ValueError("give --api-key or --api-key-file, not both")
     if file is not None:
-        return file.read_text("utf-8").strip()
+        from saccade.system.files import read_text
+
+        return read_text(file, "a file that holds a key").strip()
     return given
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -20,7 +21,7 @@ from saccade.serve.asked import ChatTask
 from saccade.serve.chat import Channel, Completion, EventStream, collect, stream
 from saccade.serve.compare import compare, told
 from saccade.serve.conversation import Catalogue, Conversations
-from saccade.serve.errors import RequestRefused
+from saccade.serve.errors import CLIENT_LEFT, RequestRefused
 from saccade.serve.guards import Guards
 from saccade.serve.metrics import CONTENT_TYPE
 from saccade.serve.pictures import picture
@@ -29,7 +30,6 @@ from saccade.serve.settings import ServeSettings
 from saccade.serve.worker import Worker
 
 LOG = logging.getLogger(__name__)
-CLIENT_LEFT = 499
 
 
 class Service:
@@ -95,10 +95,17 @@ class Service:
                 picture, wanted.image, "image", self.settings, self.settings.limits.pixels
             )
             plan = self.worker.reader.plans[wanted.plan]
-            job = functools.partial(compare, self.worker.loaded, image, wanted.question, plan, longest)
-            done = asyncio.wrap_future(self.worker.alone(job))
-            coming = asyncio.wait_for(done, self.settings.limits.seconds)
-            shown, seconds = await watched(coming, functools.partial(left, request))
+            gone = threading.Event()
+            job = functools.partial(
+                compare, self.worker.loaded, image, wanted.question, plan, longest, gone.is_set
+            )
+            try:
+                done = asyncio.wrap_future(self.worker.alone(job))
+                coming = asyncio.wait_for(done, self.settings.limits.seconds)
+                shown, seconds = await watched(coming, functools.partial(left, request))
+            finally:
+                # Left or out of time; a job that has begun is not cancelled with what waits for it.
+                gone.set()
             return JSONResponse(await asyncio.to_thread(told, shown, seconds))
 
     async def models(self, request: Request) -> Response:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,16 +12,23 @@ from PIL.Image import Image
 
 from saccade import models
 from saccade.engine import apply
+from saccade.families import unwrap
 from saccade.inputs.samples import Sample
 from saccade.plans.plan import Plan
 from saccade.report.explain import Explanation, explain
+from saccade.serve.errors import CLIENT_LEFT, RequestRefused
 from saccade.serve.together import read
 
 REPEATS = 3
 
 
 def compare(
-    loaded: models.Loaded, image: Image, question: str, plan: Plan, longest: int
+    loaded: models.Loaded,
+    image: Image,
+    question: str,
+    plan: Plan,
+    longest: int,
+    gone: Callable[[], bool] = lambda: False,
 ) -> tuple[Explanation, dict[str, float]]:
     """Answers with and without a plan, and takes the time to the first token of both.
 
@@ -29,13 +38,36 @@ def compare(
         question: The question.
         plan: The plan.
         longest: Tokens of the longest answer.
+        gone: Whether nobody waits for it any more; looked at before every token.
 
     Returns:
         What the plan did, and seconds, ``dense`` and ``planned``: the best of a few, in turns.
 
     Raises:
-        ValueError: If the question or the picture cannot be asked about.
+        ValueError: If the question or the picture cannot be asked about, or nobody waits any more.
     """
+    with _broken_off(loaded, gone):
+        return _compared(loaded, image, question, plan, longest)
+
+
+@contextmanager
+def _broken_off(loaded: models.Loaded, gone: Callable[[], bool]) -> Iterator[None]:
+    """Ends what the model does as soon as it is for nobody: all other requests wait for it."""
+
+    def look(*_: Any) -> None:
+        if gone():
+            raise RequestRefused("nobody waits for this comparison any more", CLIENT_LEFT)
+
+    hook = unwrap(loaded.model).register_forward_pre_hook(look, prepend=True)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _compared(
+    loaded: models.Loaded, image: Image, question: str, plan: Plan, longest: int
+) -> tuple[Explanation, dict[str, float]]:
     shown = explain(loaded, [image], question, plan, max_new_tokens=longest)
     sample = Sample("question", "page", "", (image,), question)
     times: dict[str, list[float]] = {"dense": [], "planned": []}

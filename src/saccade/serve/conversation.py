@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL.Image import Image
 
+from saccade.core.text import is_text
 from saccade.inputs.pictures import digest
 from saccade.inputs.prompts import check_questions, most_positions, placeholders
 from saccade.inputs.samples import Sample
@@ -154,10 +155,16 @@ class Conversations:
             left = limits.pixels - sum(image.width * image.height for image in images)
             images.append(picture(part.image_url.url, name, self._settings, left))
             content.append({"type": "image"})
+        texts = [part["text"] for part in content if part["type"] == "text"]
+        if len(texts) > 1:
+            # Templates write them one after another: halves of a placeholder would become one.
+            self._check(where, "".join(texts))
         role = "system" if message.role == "developer" else message.role
         return {"role": role, "content": content}
 
     def _check(self, name: str, text: str) -> None:
+        if not is_text(text):
+            raise RequestRefused(f"{name}: half of a surrogate pair is no text", param=name)
         try:
             sample = Sample(name, "", "", (), text)
             check_questions([sample], self._loaded.processor, self._loaded.family, self._loaded.model.config)

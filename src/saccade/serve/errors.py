@@ -8,6 +8,8 @@ from saccade.core.text import short
 
 LONGEST = 500
 """Characters of the longest message."""
+CLIENT_LEFT = 499
+"""Status of a request whose client has left; nobody is sent it."""
 
 
 class RequestRefused(ValueError):

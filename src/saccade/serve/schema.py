@@ -76,8 +76,8 @@ Part = Annotated[TextPart | PicturePart, Field(discriminator="type")]
 TEXT, PARTS = "its text", "its parts"
 
 
-def _kind(content: Any) -> str:
-    return TEXT if isinstance(content, str) else PARTS
+def _kind(content: Any) -> str | None:
+    return TEXT if isinstance(content, str) else PARTS if isinstance(content, list) else None
 
 
 # By its kind, so that what is wrong in one of the parts is told, and not that they are no text.
@@ -195,6 +195,8 @@ def _wrong(error: ValidationError) -> RequestRefused:
             f"Unrecognized request argument supplied: {where}", code="unknown_parameter", param=where
         )
     told = "a JSON object is needed" if first["type"] == "model_type" else first["msg"]
+    if first["type"] == "union_tag_not_found" and first["loc"][-1] == "content":
+        told = "text is needed, or a list of parts"
     return RequestRefused(f"{where or 'the body'}: {told}", code="invalid_value", param=where or None)
 
 

@@ -34,6 +34,7 @@ from saccade.report.explain.reading import moments, views
 from saccade.report.explain.stages import Box
 from saccade.report.explain.strip import frames_of, strip
 from saccade.report.route_map import route_map
+from saccade.skip_vision.placed import wrapped
 from saccade.system.files import write_bytes
 
 
@@ -105,12 +106,18 @@ def explain(
             (one picture for each frame where every frame is an image of its own).
 
     Raises:
-        ValueError: If there is no image or video, no question, or the plan does not fit the model.
+        ValueError: If there is no image or video, no question, the plan does not fit the model, or the model
+            is a Skip-Vision model, whose rows lie nowhere in a picture.
     """
     if not images and not videos:
         raise ValueError("there is nothing to explain without an image: a plan leaves text alone")
     if not question.strip():
         raise ValueError("the question is empty")
+    if wrapped(loaded.model) is not None:
+        raise ValueError(
+            f"{loaded.name} is a Skip-Vision model: its visual rows are made of many patches each and lie at "
+            "no place of the picture, so there is nothing to draw; saccade generate asks it under a plan"
+        )
     images = [image.convert("RGB") for image in images]
     found = Plan.of(plan)
     # Before layers are looked at, so that the first error is the true one.
