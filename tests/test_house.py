@@ -312,6 +312,12 @@ def test_no_file_names_a_path_of_one_machine():
     assert not named
 
 
+def test_nobody_is_sent_to_the_package_index_for_a_package_of_another_project():
+    asks = re.compile(r"pip install [^`\n]*\bsaccade\b")
+    sent = [str(p.relative_to(ROOT)) for p in text_files() if asks.search(p.read_text("utf-8"))]
+    assert not sent, "the index has another project under our name: say .[extra] in the clone"
+
+
 def test_the_environment_configures_nothing():
     reads = re.compile(r"os\.environ|getenv")
     found = {p.relative_to(SOURCE).as_posix() for p in MODULES if reads.search(p.read_text("utf-8"))}

@@ -373,7 +373,7 @@ def test_all_killed_says_how_to_go_on(job, want, tmp_path, slowly, capfd):
 def test_a_cluster_without_ray_is_one_line(job, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     assert job("--ray", "auto") == 2
-    assert "pip install 'saccade[ray]'" in capsys.readouterr().err
+    assert "pip install 'ray[data]'" in capsys.readouterr().err
 
 
 def test_workers_elsewhere_get_whole_paths_and_names_as_they_are(tmp_path, monkeypatch):

@@ -47,6 +47,19 @@ def test_tables_name_every_plan(command, toy_folder, data):
     assert HARD in done.out and "vskip(layers=1)" in done.out and "colours" in done.out and "mean" in done.out
 
 
+def test_a_report_puts_an_evaluation_beside_the_plan_that_was_made_on_the_model(
+    command, toy_folder, data, tmp_path
+):
+    plan, scores = tmp_path / "plan.json", tmp_path / "eval.json"
+    made = ("--data", data, "--budget", 1, "--samples", 2, "--no-check", "--out", plan)
+    assert command("calibrate", toy_folder, *made).code == 0
+    asked = ("--data", data, "--plan", plan, "--max-new-tokens", 2, "--no-blind", "--json", scores)
+    assert command("eval", toy_folder, *asked).code == 0
+    done = command("report", scores, plan, "--out", tmp_path / "report.html", "--json", "-")
+    (model,) = done.json["models"]
+    assert model["name"] == str(toy_folder) and model["weights"] and len(model["files"]) == 2
+
+
 def test_the_suite_is_asked_by_task(command, toy_folder):
     words = ("--task", "count", "--samples", 2, "--max-new-tokens", 2, "--no-blind", "--json", "-")
     done = command("eval", toy_folder, *words)

@@ -189,7 +189,7 @@ def test_without_lmms_eval_the_error_says_what_to_install(command, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     done = command("eval", "glance", "--suite", "lmms:mme", "--device", "cpu")
     assert done.code == 2
-    assert "pip install 'saccade[lmms]'" in done.err and "torchvision" in done.err and "torch==" in done.err
+    assert "pip install -e '.[lmms]'" in done.err and "torchvision" in done.err and "torch==" in done.err
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_commands_refuse_a_cluster_that_cannot_be_before_anything_is_opened(
     assert "no Ray cluster at '127.0.0.1:1'" in refused("--processes", "2", "--ray", "127.0.0.1:1")
     assert "the address of the Ray cluster is empty" in refused("--processes", "2", "--ray", " ")
     monkeypatch.setitem(sys.modules, "ray", None)
-    assert "pip install 'saccade[ray]'" in refused("--processes", "2", "--ray", "auto")
+    assert "pip install 'ray[data]'" in refused("--processes", "2", "--ray", "auto")
     assert not list(tmp_path.iterdir())
 
 

@@ -165,6 +165,7 @@ def evaluate(
     from saccade.evaluation.orders import wanted_scores
     from saccade.helpers import helping
     from saccade.measure import record
+    from saccade.opening.digest import weights_digest
     from saccade.plans.plan import Plan
 
     common.use_threads(threads or common.shared_threads(processes, ray))
@@ -197,6 +198,7 @@ def evaluate(
         out.line("layers of budgets were chosen on some of these questions, their answers aside")
     settings = {
         "model": model,
+        "weights_hash": weights_digest(loaded.model),  # by which a report finds what else is of this model
         "data": str(data) if data else f"{embedded.name} suite",
         "max_new_tokens": options.max_new_tokens,
         "scores": list(scores),

@@ -173,7 +173,7 @@ def _key(given: str | None, file: Path | None) -> str | None:
 def _check_installed(*modules: str) -> None:
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
-        raise ValueError(f"serving needs {' and '.join(missing)}: pip install 'saccade[serve]'")
+        raise ValueError(f"serving needs {' and '.join(missing)}: pip install {' '.join(missing)}")
 
 
 def _vllm(model: str, named: dict[str, str], settings: ServeSettings, opening: Opening) -> None:
@@ -185,7 +185,9 @@ def _vllm(model: str, named: dict[str, str], settings: ServeSettings, opening: O
         raise ValueError("vllm serves one plan; start one server for each")
     program = shutil.which("vllm")
     if program is None or importlib.util.find_spec("vllm") is None:
-        raise ValueError("vllm is not installed here: pip install 'saccade[vllm]', or take --engine saccade")
+        raise ValueError(
+            "vllm is not installed here: take --engine saccade, or pip install 'vllm>=0.32,<0.33'"
+        )
     if opening != Opening(dtype=opening.dtype, revision=opening.revision, strict=opening.strict):
         raise ValueError("--engine vllm takes --dtype and --revision alone of how a model is opened")
     words = [*vllm_command(program, model), "--host", settings.host, "--port", str(settings.port)]

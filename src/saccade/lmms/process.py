@@ -82,9 +82,10 @@ def check_installed() -> None:
     """
     if importlib.util.find_spec("lmms_eval") is None:
         raise ValueError(
-            "lmms-eval is not installed; pip install 'saccade[lmms]', in an environment of its own and with "
-            "your torch's version on the same line (torch==...), or pip replaces torch. Beside a CPU build "
-            "of torch, the torchvision it brings must be made importable or removed (docs, lmms-eval)"
+            "lmms-eval is not installed; pip install -e '.[lmms]' in the clone of Saccade, in an environment "
+            "of its own and with your torch's version on the same line (torch==...), or pip replaces torch. "
+            "Beside a CPU build of torch, the torchvision it brings must be made importable or removed "
+            "(docs, lmms-eval)"
         )
 
 

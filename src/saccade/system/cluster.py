@@ -25,7 +25,7 @@ def connected(address: str) -> Iterator[Any]:
     try:
         import ray
     except ImportError:
-        raise ValueError("a Ray cluster needs the ray package: pip install 'saccade[ray]'") from None
+        raise ValueError("a Ray cluster needs the ray package: pip install 'ray[data]'") from None
     if ray.is_initialized():
         yield ray  # by whoever calls this
         return

@@ -88,7 +88,7 @@ def world_of(cpu: bool | None = None) -> Any:
     try:
         from accelerate import PartialState
     except ImportError:
-        raise ValueError("training needs the accelerate package: pip install 'saccade[train]'") from None
+        raise ValueError("training needs the accelerate package: pip install accelerate") from None
     return PartialState(cpu=not torch.cuda.is_available() if cpu is None else cpu)
 
 

@@ -97,6 +97,7 @@ class EvaluationFile(Part):
     model: Annotated[
         ModelEntry, BeforeValidator(lambda data: {"name": data} if isinstance(data, str) else data)
     ] = ModelEntry()
+    weights_hash: str = ""
     headline: Any = None
     lines: list[GateEntry] | None = None
     calibration: Annotated[dict[str, ScoreOfLayers], BeforeValidator(_only_scores)] = {}

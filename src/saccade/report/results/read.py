@@ -102,7 +102,12 @@ def _model(file: EvaluationFile) -> ModelId:
     if layers is None and name in SHAPES:
         layers = SHAPES[name].layers
     prompt = (file.dense.cost[key] for key in ("visual_tokens", "text_tokens"))
-    return ModelId(name, file.model.weights, layers, *(None if n is None else _rows(n) for n in prompt))
+    return ModelId(
+        name,
+        file.model.weights or file.weights_hash,
+        layers,
+        *(None if n is None else _rows(n) for n in prompt),
+    )
 
 
 def _rows(mean: float) -> int:
