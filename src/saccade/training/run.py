@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -23,7 +24,7 @@ from saccade.training.config import TrainingConfig
 from saccade.training.curve import loss_curve
 from saccade.training.folder import CURVE, METRICS, MODEL, RUN, check_folder, check_frozen, checkpoint_of
 from saccade.training.meter import Reporter, TrainingMeter, nothing_learnt
-from saccade.training.mixture import RecordMixture, Stream, steps_of
+from saccade.training.mixture import RecordMixture, Stream, steps_of, warmup_of
 from saccade.training.sources import RecordPool, open_source
 
 SHOWN = 20
@@ -212,6 +213,7 @@ def take_steps(
     }
     world.wait_for_everyone()
     if world.is_main_process:
+        _warn_of_warmup(settings.warmup, steps)
         write_json(run / RUN, report)
     meter = TrainingMeter()
     trainer = fit.trainer(built, arguments(config, steps, world), stream, meter)
@@ -250,6 +252,18 @@ def begun(config: TrainingConfig, mixture: RecordMixture, world: Any) -> dict[st
         "global_batch": global_batch,
         "steps": steps_of(mixture.per_epoch, settings.epochs, settings.steps, global_batch),
     }
+
+
+def _warn_of_warmup(warmup: int | float, steps: int) -> None:
+    """Says so where the learning rate never gets to what is asked for."""
+    rise = warmup_of(warmup, steps)
+    if rise >= steps:
+        warnings.warn(
+            f"optimisation.warmup: the learning rate rises over {rise} steps, and the run takes {steps}: it "
+            f"gets to {(steps - 1) / rise:.1%} of what is set; take a shorter warmup, or more steps",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 def _trainer(
