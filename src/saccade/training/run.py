@@ -15,6 +15,7 @@ from saccade.measure import record
 from saccade.models import image_scale
 from saccade.opening.bars import quiet_bars
 from saccade.opening.digest import digest_of
+from saccade.plans.plan import Plan
 from saccade.system.embedded import suite_of
 from saccade.system.files import alone, disk_trouble, write_bytes, write_json
 from saccade.training import build as building
@@ -22,7 +23,16 @@ from saccade.training import checkpoints, parts
 from saccade.training.collate import Collator
 from saccade.training.config import TrainingConfig
 from saccade.training.curve import loss_curve
-from saccade.training.folder import CURVE, METRICS, MODEL, RUN, check_folder, check_frozen, checkpoint_of
+from saccade.training.folder import (
+    CURVE,
+    METRICS,
+    MODEL,
+    PLANNED,
+    RUN,
+    check_folder,
+    check_frozen,
+    checkpoint_of,
+)
 from saccade.training.meter import Reporter, TrainingMeter, nothing_learnt
 from saccade.training.mixture import RecordMixture, Stream, steps_of, warmup_of
 from saccade.training.sources import RecordPool, open_source
@@ -246,8 +256,11 @@ def begun(config: TrainingConfig, mixture: RecordMixture, world: Any) -> dict[st
     """
     settings = config.optimisation
     global_batch = settings.batch * settings.accumulation * world.num_processes
+    plan = None if config.plan is None else Plan.of(config.plan)
     return {
         "config": config.as_data(),
+        # A file may hold another plan by the time that the run goes on.
+        **({PLANNED: plan.spec} if plan is not None and plan.file else {}),
         "data": [pool.describe() for pool in mixture.pools],
         "global_batch": global_batch,
         "steps": steps_of(mixture.per_epoch, settings.epochs, settings.steps, global_batch),
