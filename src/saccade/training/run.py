@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from saccade.training.folder import (
 )
 from saccade.training.meter import Reporter, TrainingMeter, nothing_learnt
 from saccade.training.mixture import RecordMixture, Stream, steps_of, warmup_of
-from saccade.training.sources import RecordPool, open_source
+from saccade.training.sources import RecordPool, check_pictured, open_source
 
 SHOWN = 20
 
@@ -141,7 +141,7 @@ class Fit:
         option: The option that names the run's folder, for messages.
     """
 
-    pools: list[RecordPool]
+    pools: Sequence[RecordPool]
     build: Callable[[], building.Built]
     trainer: Callable[[building.Built, Any, Stream, TrainingMeter], Any]
     option: str = "--run"
@@ -169,8 +169,10 @@ def _train(config: TrainingConfig, world: Any, resume: bool, from_step: int | No
     check_folder(run, resume)
     building.check(config)
     skip = config.on_bad_record == "skip"
+    pools = [open_source(s, settings.seed, skip, suite_of(config.model.name).scale) for s in config.data]
+    check_pictured(pools, config.parts)
     fit = Fit(
-        [open_source(s, settings.seed, skip, suite_of(config.model.name).scale) for s in config.data],
+        pools,
         lambda: building.build(config),
         lambda built, args, stream, meter: _trainer(config, built, args, stream, meter, world),
     )
