@@ -42,6 +42,21 @@ def test_a_run_without_a_label_fails_and_saves_nothing(here, why, steps):
     assert not (here / "run" / "model").exists() and not (here / "run" / "checkpoints").exists()
 
 
+@pytest.mark.parametrize(
+    ("modules", "named"),
+    [("[projector]", "the projector"), ("[tower,projector]", "the tower and the projector")],
+)
+def test_what_sees_is_not_trained_on_text_alone(here, modules, named):
+    """It would end as it began, with a loss to show for it."""
+    data_set(here / "data", [record for record in RECORDS if "image" not in record])
+    with pytest.raises(ValueError, match=f"no record has an image, and {named} cannot learn from text"):
+        train(settings(here, f"train_modules={modules}"))
+    assert not (here / "run" / "run.json").exists()
+    assert train(settings(here, "optimisation.steps=1")).finished
+    data_set(here / "data")
+    assert train(settings(here, f"train_modules={modules}", f"out={here / 'seen'}")).finished
+
+
 def labels_of(here, steps: int) -> list[bool]:
     """Whether the record of each step can be used."""
     config = settings(here)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saccade.training.mixture import RecordMixture, Stream, steps_of
+from saccade.training.mixture import RecordMixture, Stream, steps_of, warmup_of
 from saccade.training.records import BadRecord
 
 
@@ -133,3 +133,11 @@ def test_epochs_become_steps():
     assert steps_of(10.5, 2.0, None, 7) == 3
     with pytest.raises(ValueError, match="less than one record per epoch"):
         Stream(RecordMixture([Fake(1, 0.2)], 0), 4)
+
+
+@pytest.mark.parametrize(
+    ("warmup", "steps", "rise"),
+    [(0, 9, 0), (0.0, 9, 0), (3, 9, 3), (12, 9, 12), (0.03, 100, 3), (0.03, 1, 0), (0.99, 2, 1)],
+)
+def test_a_share_of_warmup_leaves_a_step(warmup, steps, rise):
+    assert warmup_of(warmup, steps) == rise

@@ -17,6 +17,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from saccade.cli import main
+from saccade.plans.plan import Plan
 from saccade.training import checkpoints, train
 from support.programs import environment
 from training.test_run import lines, weights
@@ -159,6 +160,24 @@ def test_other_settings_and_other_data_are_refused(here):
     path.write_text(path.read_text("utf-8").replace("the cat", "the dog"), "utf-8")
     with pytest.raises(ValueError, match="data hash"):
         train(settings(here), resume=True)
+
+
+def test_a_plan_file_that_was_written_anew_is_refused(here):
+    """Its name is the same, and the steps that are left would be trained under another plan."""
+    plan = here / "plan.json"
+    Plan.of("vskip(layers=0)").save(plan)
+    config = settings(here, f"plan={plan}", "optimisation.steps=4")
+    train(config)
+    back_to(here, 2)
+    Plan.of("ffn_skip(layers=0,1)").save(plan)
+    with pytest.raises(ValueError, match=r"file's methods 'vskip\(layers=0\)', not 'ffn_skip\(layers=0-1\)'"):
+        train(config, resume=True)
+    run = here / "run" / "run.json"
+    told = json.loads(run.read_text("utf-8"))
+    Plan.of("vskip(layers=0)").save(plan)
+    for noted in (told, {key: value for key, value in told.items() if "plan" not in key}):
+        run.write_text(json.dumps(noted), "utf-8")
+        assert train(config, resume=True).finished
 
 
 def test_resuming_what_never_began_begins(here):

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import signal
+import warnings
 
 import pytest
 import torch
@@ -130,6 +131,24 @@ def test_every_part_has_its_learning_rate_and_schedule(here):
     rates = [line["lr"] for line in lines(here)]
     assert [rate["decoder"] for rate in rates] == pytest.approx([0, 0.005, 0.01, 0.0075, 0.005, 0.0025])
     assert [rate["projector"] for rate in rates] == pytest.approx([10 * rate["decoder"] for rate in rates])
+
+
+def test_a_run_of_one_step_learns(here):
+    """As few records as one batch holds make one, and a share of it is warm-up."""
+    train(settings(here, "optimisation.steps=1", "optimisation.warmup=0.03"))
+    assert lines(here)[0]["lr"]["decoder"] == 0.01
+    before = load_file(here / "model" / "model.safetensors")
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in weights(here).items())
+
+
+def test_a_warmup_that_never_ends_is_told(here):
+    change = ("optimisation.steps=3", "optimisation.warmup=100")
+    with pytest.warns(UserWarning, match=r"rises over 100 steps, and the run takes 3: it gets to 2\.0% of"):
+        train(settings(here, *change))
+    assert lines(here)[-1]["lr"]["decoder"] == pytest.approx(0.01 * 2 / 100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        train(settings(here, "optimisation.steps=3", "optimisation.warmup=2", f"out={here / 'other'}"))
 
 
 def test_recomputed_activations_and_background_loading_change_nothing(here):

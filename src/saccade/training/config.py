@@ -140,7 +140,7 @@ class Optimisation:
         lr: Highest learning rate (AdamW).
         part_lr: Learning rate of a part, where it is another.
         schedule: How the learning rate falls after its warm-up.
-        warmup: Share of the steps (below 1) or number of steps over which it rises.
+        warmup: Share of the steps (below 1) or number of steps over which it rises, from 0 in the first one.
         weight_decay: Weight decay of matrices.
         betas: AdamW's.
         max_grad_norm: Gradients are scaled down to this norm; 0 leaves them.

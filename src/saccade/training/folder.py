@@ -10,6 +10,9 @@ from saccade.training import checkpoints
 
 RUN, METRICS, MODEL, CURVE = "run.json", "metrics.jsonl", "model", "loss.png"
 
+PLANNED = "plan file's methods"
+"""What a plan file held when the run began; earlier versions did not note it."""
+
 FREE = ("out", "save_every", "keep", "workers")
 """Settings that a resumed run may change: they do not touch what is computed."""
 
@@ -60,6 +63,8 @@ def checkpoint_of(
         return None
     before = _read(run)
     was, now = _settled(before), _settled(report)
+    if PLANNED not in was:
+        now.pop(PLANNED, None)
     odd = sorted(key for key in was.keys() | now.keys() if was.get(key) != now.get(key))
     if odd:
         key = odd[0]
@@ -109,6 +114,7 @@ def _read(run: Path) -> dict[str, Any]:
 def _settled(report: dict[str, Any]) -> dict[str, Any]:
     """What decides the result of a run, flat. How a global batch is split up does not."""
     flat: dict[str, Any] = {"global_batch": report["global_batch"], "steps": report["steps"]}
+    flat |= {key: report[key] for key in (PLANNED,) if key in report}
 
     def walk(data: Any, path: str) -> None:
         if isinstance(data, dict):

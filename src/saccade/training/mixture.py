@@ -120,3 +120,12 @@ def steps_of(records: float, epochs: float | None, steps: int | None, global_bat
         return steps
     assert epochs is not None
     return max(1, math.ceil(epochs * records / global_batch))
+
+
+def warmup_of(warmup: int | float, steps: int) -> int:
+    """Steps over which the learning rate rises: as given, or the share of all steps, rounded up.
+
+    A share leaves the last step: a rise begins with a learning rate of 0, and a run of one step would learn
+    nothing.
+    """
+    return int(warmup) if warmup >= 1 else min(math.ceil(steps * warmup), steps - 1)

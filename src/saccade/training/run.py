@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from saccade.measure import record
 from saccade.models import image_scale
 from saccade.opening.bars import quiet_bars
 from saccade.opening.digest import digest_of
+from saccade.plans.plan import Plan
 from saccade.system.embedded import suite_of
 from saccade.system.files import alone, disk_trouble, write_bytes, write_json
 from saccade.training import build as building
@@ -21,10 +23,19 @@ from saccade.training import checkpoints, parts
 from saccade.training.collate import Collator
 from saccade.training.config import TrainingConfig
 from saccade.training.curve import loss_curve
-from saccade.training.folder import CURVE, METRICS, MODEL, RUN, check_folder, check_frozen, checkpoint_of
+from saccade.training.folder import (
+    CURVE,
+    METRICS,
+    MODEL,
+    PLANNED,
+    RUN,
+    check_folder,
+    check_frozen,
+    checkpoint_of,
+)
 from saccade.training.meter import Reporter, TrainingMeter, nothing_learnt
-from saccade.training.mixture import RecordMixture, Stream, steps_of
-from saccade.training.sources import RecordPool, open_source
+from saccade.training.mixture import RecordMixture, Stream, steps_of, warmup_of
+from saccade.training.sources import RecordPool, check_pictured, open_source
 
 SHOWN = 20
 
@@ -130,7 +141,7 @@ class Fit:
         option: The option that names the run's folder, for messages.
     """
 
-    pools: list[RecordPool]
+    pools: Sequence[RecordPool]
     build: Callable[[], building.Built]
     trainer: Callable[[building.Built, Any, Stream, TrainingMeter], Any]
     option: str = "--run"
@@ -158,8 +169,10 @@ def _train(config: TrainingConfig, world: Any, resume: bool, from_step: int | No
     check_folder(run, resume)
     building.check(config)
     skip = config.on_bad_record == "skip"
+    pools = [open_source(s, settings.seed, skip, suite_of(config.model.name).scale) for s in config.data]
+    check_pictured(pools, config.parts)
     fit = Fit(
-        [open_source(s, settings.seed, skip, suite_of(config.model.name).scale) for s in config.data],
+        pools,
         lambda: building.build(config),
         lambda built, args, stream, meter: _trainer(config, built, args, stream, meter, world),
     )
@@ -212,6 +225,7 @@ def take_steps(
     }
     world.wait_for_everyone()
     if world.is_main_process:
+        _warn_of_warmup(settings.warmup, steps)
         write_json(run / RUN, report)
     meter = TrainingMeter()
     trainer = fit.trainer(built, arguments(config, steps, world), stream, meter)
@@ -244,12 +258,27 @@ def begun(config: TrainingConfig, mixture: RecordMixture, world: Any) -> dict[st
     """
     settings = config.optimisation
     global_batch = settings.batch * settings.accumulation * world.num_processes
+    plan = None if config.plan is None else Plan.of(config.plan)
     return {
         "config": config.as_data(),
+        # A file may hold another plan by the time that the run goes on.
+        **({PLANNED: plan.spec} if plan is not None and plan.file else {}),
         "data": [pool.describe() for pool in mixture.pools],
         "global_batch": global_batch,
         "steps": steps_of(mixture.per_epoch, settings.epochs, settings.steps, global_batch),
     }
+
+
+def _warn_of_warmup(warmup: int | float, steps: int) -> None:
+    """Says so where the learning rate never gets to what is asked for."""
+    rise = warmup_of(warmup, steps)
+    if rise >= steps:
+        warnings.warn(
+            f"optimisation.warmup: the learning rate rises over {rise} steps, and the run takes {steps}: it "
+            f"gets to {(steps - 1) / rise:.1%} of what is set; take a shorter warmup, or more steps",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 def _trainer(

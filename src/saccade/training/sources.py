@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from codecs import BOM_UTF8
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -50,7 +50,10 @@ class FilePool:
         name: As in `RecordPool`.
         weight: As in `RecordPool`.
         refused: As in `RecordPool`.
+        pictured: Whether any record has an image.
     """
+
+    pictured = False
 
     def __init__(self, settings: ConversationFile, skip: bool) -> None:
         self.path = Path(settings.file)
@@ -95,6 +98,7 @@ class FilePool:
         except BadRecord as error:
             self.refused.append(str(error))
             return
+        self.pictured |= bool(record.paths)
         self._places.append((place, at))
 
     def _read(self, place: int, text: bytes | None) -> Record:
@@ -145,7 +149,10 @@ class ScenePool:
         name: As in `RecordPool`.
         weight: As in `RecordPool`.
         refused: As in `RecordPool`; nothing is ever refused.
+        pictured: As in `FilePool`.
     """
+
+    pictured = True
 
     def __init__(self, settings: GlanceScenes, seed: int, scale: int = 1) -> None:
         from saccade.glance.scenes import SHARES
@@ -202,7 +209,7 @@ class ScenePool:
 
 def open_source(
     settings: ConversationFile | GlanceScenes, seed: int, skip: bool, scale: int = 1
-) -> RecordPool:
+) -> FilePool | ScenePool:
     """Opens a source and checks it: every line, and that image files exist, but decodes nothing.
 
     Args:
@@ -218,3 +225,20 @@ def open_source(
     if isinstance(settings, GlanceScenes):
         return ScenePool(settings, seed, scale)
     return FilePool(settings, skip)
+
+
+def check_pictured(pools: Sequence[FilePool | ScenePool], parts: Sequence[str]) -> None:
+    """Refuses text alone for parts that pictures alone pass through: they would end as they began.
+
+    Args:
+        pools: The sources of a run.
+        parts: What it trains.
+
+    Raises:
+        ValueError: If no record has an image, and the decoder does not train.
+    """
+    if "decoder" not in parts and not any(pool.pictured for pool in pools):
+        raise ValueError(
+            f"there is nothing to train on: no record has an image, and the {' and the '.join(parts)} cannot "
+            "learn from text alone; name images in the records ('image'), or train the decoder too (stage: 2)"
+        )

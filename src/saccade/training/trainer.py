@@ -20,7 +20,7 @@ from saccade.training.checkpoints import BEFORE, FOLDER, PREFIX
 from saccade.training.collate import Batch, Collator
 from saccade.training.config import TrainingConfig
 from saccade.training.meter import TrainingMeter, check_finite
-from saccade.training.mixture import Stream
+from saccade.training.mixture import Stream, warmup_of
 from saccade.training.records import BadRecord
 
 
@@ -47,7 +47,7 @@ def arguments(config: TrainingConfig, steps: int, world: Any) -> TrainingArgumen
         max_steps=steps,
         learning_rate=settings.lr,
         lr_scheduler_type="constant_with_warmup" if settings.schedule == "constant" else settings.schedule,
-        warmup_steps=settings.warmup,
+        warmup_steps=warmup_of(settings.warmup, steps),
         max_grad_norm=settings.max_grad_norm,
         seed=settings.seed,
         bf16=settings.precision == "bf16",
