@@ -59,26 +59,20 @@ def catalogue(families: Mapping[str, Collection[str]]) -> list[dict[str, Any]]:
     Args:
         families: What can be done inside the vision tower of each family (``Family.tower_can``), by its name.
     """
-    found = []
-    for name, cls in sorted(METHODS.items()):
-        found.append(
-            {
-                "name": name,
-                "title": cls.title,
-                "paper": cls.paper,
-                "summary": summary(cls),
-                "saves": list(cls.saves),
-                "calibration": cls.score or ("attention" if cls.fitted else None),
-                "parameters": [asdict(one) for one in described(cls)],
-                "presets": sorted(cls.presets),
-                "families": [name for name, can in families.items() if _served(cls().needs, can)],
-            }
-        )
-    return found
-
-
-def _served(needs: str | None, can: Collection[str]) -> bool:
-    return needs is None or needs in can
+    return [
+        {
+            "name": name,
+            "title": cls.title,
+            "paper": cls.paper,
+            "summary": summary(cls),
+            "saves": list(cls.saves),
+            "calibration": cls.score or ("attention" if cls.fitted else None),
+            "parameters": [asdict(one) for one in described(cls)],
+            "presets": sorted(cls.presets),
+            "families": [family for family, can in families.items() if cls().needs in (None, *can)],
+        }
+        for name, cls in sorted(METHODS.items())
+    ]
 
 
 def summary(cls: type[Method]) -> str:

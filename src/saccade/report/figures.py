@@ -46,17 +46,7 @@ def layer_scores(scores: Mapping[str, Entry], samples: int, chosen: Sequence[int
     )
     axes.set_xlabel("decoder layer")
     axes.set_ylabel("KL to the dense model (nats)")
-    for place, layer in enumerate(sorted(chosen)):
-        label = f"skipped at a budget of {len(chosen)}" if place == 0 else None
-        axes.axvspan(
-            layer - 0.5,
-            layer + 0.5,
-            color=style.color("vskip"),
-            alpha=0.07,
-            linewidth=0,
-            label=label,
-            zorder=0,
-        )
+    shade_layers(axes, chosen, style.color("vskip"), 0.07, f"skipped at a budget of {len(chosen)}")
     if chosen:
         axes.legend(loc="upper right", fontsize=8, **style.OVER_LINES)
     for row, name in enumerate(others):
@@ -72,6 +62,13 @@ def layer_scores(scores: Mapping[str, Entry], samples: int, chosen: Sequence[int
             "first layer without visual rows, K" if name == "withdrawal" else "decoder layer", fontsize=7
         )
     return figure
+
+
+def shade_layers(axes: Axes, layers: Sequence[int], color: str, alpha: float, label: str = "") -> None:
+    """Shades layers behind what is drawn; the label stands once in the legend."""
+    for place, layer in enumerate(sorted(layers)):
+        told = label if label and place == 0 else None
+        axes.axvspan(layer - 0.5, layer + 0.5, color=color, alpha=alpha, linewidth=0, label=told, zorder=0)
 
 
 def score_panel(axes: Axes, score: Entry, color: str, large: bool) -> None:
@@ -117,18 +114,7 @@ def retention_by_budget(plans: Sequence[Entry], num_layers: int, questions: int)
         )
         color = style.color(method)
         axes.fill_between(x, low, high, color=color, alpha=0.13, linewidth=0)
-        axes.plot(
-            x,
-            y,
-            color=color,
-            linewidth=2,
-            marker=style.marker(method),
-            markersize=5.5,
-            markeredgecolor="white",
-            markeredgewidth=0.8,
-            label=entries[0]["title"],
-            zorder=3,
-        )
+        _marked(axes, x, y, entries[0], linewidth=2, markersize=5.5)
     axes.axhline(1, color=INK, linewidth=1, linestyle=(0, (4, 3)))
     axes.axhline(0, color=MUTED, linewidth=1, linestyle=(0, (1, 2)))
     _margin_label(axes, 1, "dense", INK)
@@ -158,26 +144,12 @@ def accuracy_by_flops(dense: Entry, blind: float | None, plans: Sequence[Entry],
     for method, entries in _by_method(plans).items():
         entries = sorted(entries, key=lambda e: e["cost"]["flops_ratio"])
         x = [e["cost"]["flops_ratio"] for e in entries]
-        y = [e["mean"]["accuracy"] for e in entries]
-        errors = [
-            [v - e["mean"]["low"] for v, e in zip(y, entries, strict=True)],
-            [e["mean"]["high"] - v for v, e in zip(y, entries, strict=True)],
-        ]
+        y, low, high = ([e["mean"][key] for e in entries] for key in ("accuracy", "low", "high"))
+        errors = np.subtract(y, low), np.subtract(high, y)
         color = style.color(method)
         axes.errorbar(x, y, yerr=errors, fmt="none", ecolor=color, alpha=0.4, elinewidth=1.3)
         axes.plot(x, y, color=color, linewidth=1, alpha=0.5)
-        axes.plot(
-            x,
-            y,
-            color=color,
-            linestyle="none",
-            marker=style.marker(method),
-            markersize=6.5,
-            markeredgecolor="white",
-            markeredgewidth=0.8,
-            label=entries[0]["title"],
-            zorder=3,
-        )
+        _marked(axes, x, y, entries[0], linestyle="none", markersize=6.5)
         for entry, a, b in zip(entries, x, y, strict=True):
             label = axes.annotate(
                 str(entry["budget"]),
@@ -317,6 +289,14 @@ def promised_and_measured(entries: Sequence[Entry], num_layers: int) -> Figure:
     axes.set_xlim(0, max([1.15, *(e["timing"]["high"] + 0.15 for e in entries)]))
     style.percent_axis(axes, "x")
     return figure
+
+
+def _marked(axes: Axes, x: Any, y: Any, entry: Entry, **look: Any) -> None:
+    """What a method was measured at, in its colour and with its marker."""
+    axes.plot(
+        x, y, color=style.color(entry["method"]), marker=style.marker(entry["method"]), label=entry["title"],
+        markeredgecolor="white", markeredgewidth=0.8, zorder=3, **look,
+    )  # fmt: skip
 
 
 def _margin_label(axes: Axes, y: float, text: str, color: str) -> None:

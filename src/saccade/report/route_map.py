@@ -60,10 +60,7 @@ def question(image: Image, text: str, answer: str, columns: Sequence[Mapping[str
     grid = figure.add_gridspec(len(columns), 2, width_ratios=(1, 2.35))
     left = figure.add_subplot(grid[:, 0])
     left.imshow(image.convert("RGB"), interpolation="nearest")
-    left.set_xticks([])
-    left.set_yticks([])
-    for spine in left.spines.values():
-        spine.set_color(FAINT)
+    style.bare(left)
     left.set_anchor("N")
     left.set_title("\n".join(textwrap.wrap(text, 34)), loc="left", fontsize=10, fontweight="bold")
     left.set_xlabel(f"right answer: {answer}", fontsize=9, color=MUTED, loc="left")
@@ -96,7 +93,7 @@ def _map(axes: Axes, groups: Mapping[str, Any], color: str, layers: int, last: b
                 x = layer + 0.06 + 0.44 * slot
                 cell = Rectangle((x, y + 0.06), 0.42, height - 0.12, linewidth=0.7)
                 cell.set_edgecolor(tone if alive else FAINT)
-                cell.set_facecolor((*_rgb(tone), 0.12 + 0.78 * share) if share else "white")
+                cell.set_facecolor((tone, 0.12 + 0.78 * share) if share else "white")
                 cell.set_linestyle("-" if alive else ":")
                 axes.add_patch(cell)
         ticks.append((y + height / 2, name))
@@ -126,7 +123,3 @@ def _legend(figure: Figure) -> None:
     figure.legend(
         handles, labels, loc="outside lower right", ncols=3, fontsize=8, handlelength=1.1, handleheight=1.1
     )
-
-
-def _rgb(color: str) -> tuple[float, float, float]:
-    return tuple(int(color[i : i + 2], 16) / 255 for i in (1, 3, 5))  # type: ignore[return-value]

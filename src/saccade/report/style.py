@@ -110,6 +110,13 @@ def percent_axis(axes: Axes, which: str = "y") -> None:
     axis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
 
 
+def bare(axes: Axes) -> None:
+    """No ticks, and a faint frame: for a picture."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_color(FAINT)
+
+
 def layer_axis(axes: Axes, num_layers: int) -> None:
     """Ticks at layers, at most sixteen of them."""
     step = max(1, math.ceil(num_layers / 16))
@@ -117,34 +124,30 @@ def layer_axis(axes: Axes, num_layers: int) -> None:
     axes.set_xlim(-0.6, num_layers - 0.4)
 
 
+def pictured(draw: Callable[..., Figure]) -> Callable[..., bytes]:
+    """Turns a function that draws a figure into one that returns a PNG file's bytes, in the house style."""
+
+    @wraps(draw)
+    def drawn(*args: Any, **kwargs: Any) -> bytes:
+        stream = io.BytesIO()
+        with rc_context(RC):
+            draw(*args, **kwargs).savefig(stream, format="png", metadata={"Software": None})
+        return stream.getvalue()
+
+    return drawn
+
+
 def styled(draw: Callable[..., Figure]) -> Callable[..., bytes]:
-    """Turns a function that draws a figure into one that returns a PNG file's bytes, in the house style.
+    """The same for figures that show no pictures.
 
     The file has as many colours as a palette holds, which is enough for drawings, and a third of the size.
     """
 
     @wraps(draw)
     def drawn(*args: Any, **kwargs: Any) -> bytes:
-        return _in_few_colours(_rendered(draw, *args, **kwargs))
+        return _in_few_colours(pictured(draw)(*args, **kwargs))
 
     return drawn
-
-
-def pictured(draw: Callable[..., Figure]) -> Callable[..., bytes]:
-    """The same for figures that show pictures, with all of their colours."""
-
-    @wraps(draw)
-    def drawn(*args: Any, **kwargs: Any) -> bytes:
-        return _rendered(draw, *args, **kwargs)
-
-    return drawn
-
-
-def _rendered(draw: Callable[..., Figure], *args: Any, **kwargs: Any) -> bytes:
-    stream = io.BytesIO()
-    with rc_context(RC):
-        draw(*args, **kwargs).savefig(stream, format="png", metadata={"Software": None})
-    return stream.getvalue()
 
 
 def _in_few_colours(drawing: bytes) -> bytes:

@@ -39,6 +39,11 @@ class ExplainedAnswer:
     cost: Mapping[str, Any]
 
     @property
+    def same(self) -> bool:
+        """Whether the plan left the answer as it was."""
+        return self.answers["dense"] == self.answers["planned"]
+
+    @property
     def full(self) -> int:
         """Visual rows of the prompt without the plan."""
         return sum(left.found for left in self.moments[0].images)

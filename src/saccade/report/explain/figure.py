@@ -31,7 +31,7 @@ from saccade.report.explain.marks import (
 from saccade.report.explain.sheet import Sheet, measure
 from saccade.report.explain.stages import Box, Moment, View, caption
 from saccade.report.route_map import RIGHT, WRONG
-from saccade.report.style import FAINT, INK, MUTED, pictured
+from saccade.report.style import INK, MUTED, pictured
 
 WIDTH, EDGE, GAP = 9.2, 0.32, 0.2
 INNER = WIDTH - 2 * EDGE
@@ -57,9 +57,8 @@ def draw(shown: ExplainedAnswer) -> Figure:
 
 def _head(sheet: Sheet, shown: ExplainedAnswer, y: float) -> float:
     y += sheet.text(EDGE, y, shown.question, INNER, 13, lines=3, fontweight="bold") + 0.04
-    same = shown.answers["dense"] == shown.answers["planned"]
     for name, title in (("dense", "stock model: "), ("planned", "with the plan: ")):
-        tone = INK if name == "dense" else RIGHT if same else WRONG
+        tone = INK if name == "dense" else RIGHT if shown.same else WRONG
         said = words.said(shown.answers[name]) + (words.verdict(shown) if name == "planned" else "")
         y += sheet.text(EDGE, y, title + said, INNER, 9.5, lines=3, color=tone)
     y += 0.04
@@ -79,7 +78,7 @@ def _legend(sheet: Sheet, shown: ExplainedAnswer, y: float) -> float:
 
 
 def _sample(axes: Axes, mark: Mark | None, ground: str) -> None:
-    _bare(axes)
+    style.bare(axes)
     axes.set_xlim(0, 1)
     axes.set_ylim(1, 0)
     axes.add_patch(Rectangle((0, 0), 1, 1, facecolor=ground, edgecolor=MUTED, linewidth=0.8))
@@ -130,7 +129,7 @@ def _panel(axes: Axes, shown: ExplainedAnswer, number: int, moment: Moment, plan
     high, wide = picture.shape[:2]
     axes.imshow(picture, extent=(0, wide, high, 0), interpolation="nearest" if wide < 200 else "antialiased")
     axes.set_anchor("NW")
-    _bare(axes)
+    style.bare(axes)
     for mark in marks(view, left, plane, shown.colours):
         _paint(axes, mark, wide, high)
     sides = _pixels(contour(view, left, plane), wide, high)
@@ -213,10 +212,3 @@ def _strip(axes: Axes, shown: ExplainedAnswer) -> None:
     axes.tick_params(labelsize=8, axis="x", length=2)
     axes.spines[:].set_visible(False)
     axes.set_xlabel(words.STRIP, fontsize=8, color=MUTED, labelpad=2)
-
-
-def _bare(axes: Axes) -> None:
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_color(FAINT)

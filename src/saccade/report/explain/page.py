@@ -31,8 +31,7 @@ def render(shown: ExplainedAnswer) -> str:
 
 
 def _head(shown: ExplainedAnswer) -> str:
-    same = shown.answers["dense"] == shown.answers["planned"]
-    verdict = f'<span class="{"same" if same else "differ"}">{words.verdict(shown).strip(" ()")}</span>'
+    verdict = f'<span class="{"same" if shown.same else "differ"}">{words.verdict(shown).strip(" ()")}</span>'
     cost = shown.cost
     says = (
         ("stock model says", escape(words.said(shown.answers["dense"])), "every visual row in every layer"),

@@ -152,7 +152,7 @@ def _left(view: View, before: Made, after: Made) -> Left:
 
 def _box(box: Sequence[float], parts: Sequence[Box], plane: int) -> Box:
     """A box in the picture, of one in what its plane shows of it."""
-    x, y, end, low = parts[plane] if parts else (0.0, 0.0, 1.0, 1.0)
+    x, y, end, low = parts[plane] if parts else WHOLE
     sides = (x + box[0] * (end - x), y + box[1] * (low - y), x + box[2] * (end - x), y + box[3] * (low - y))
     left, top, right, bottom = (round(side, 6) for side in sides)
     return left, top, right, bottom

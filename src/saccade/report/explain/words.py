@@ -18,7 +18,7 @@ def said(answer: str) -> str:
 
 def verdict(shown: ExplainedAnswer) -> str:
     """Whether the plan changed the answer."""
-    return " (same answer)" if shown.answers["dense"] == shown.answers["planned"] else " (the answers differ)"
+    return " (same answer)" if shown.same else " (the answers differ)"
 
 
 def summary(shown: ExplainedAnswer) -> str:

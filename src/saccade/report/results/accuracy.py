@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from html import escape
 
@@ -96,31 +97,18 @@ def _count(value: float | None) -> str:
 
 def plots(named: Sequence[Named], palette: Palette, name: str) -> str:
     """What is kept against FLOPs, against the KV cache and against time, where they differ between plans."""
-    entries = [
-        (i, e, k) for i, (_, found) in enumerate(named) for e in found.entries if (k := kept(e)) is not None
-    ]
-    blind = all(e.mean["retention_above_blind"] is not None for _, e, _ in entries)
+    entries = [(i, e) for i, (_, found) in enumerate(named) for e in found.entries if kept(e) is not None]
+    blind = all(e.mean["retention_above_blind"] is not None for _, e in entries)
     measure = "retention_above_blind" if blind else "retention"
     panels = []
     for cost, axis in wording.COSTS.items():
         found = []
-        for file, entry, _ in entries:
+        for file, entry in entries:
             spent = entry.timing.get("ratio") if cost == "time" else entry.cost.get(cost)
-            value = entry.mean[measure]
-            if spent is None or value is None:
-                continue
-            found.append(
-                Point(
-                    entry.name,
-                    palette.group(entry.spec),
-                    palette.colour(entry.spec),
-                    file,
-                    spent,
-                    value,
-                    entry.mean[f"{measure}_low"],
-                    entry.mean[f"{measure}_high"],
-                )
-            )
+            value, low, high = (entry.mean[f"{measure}{end}"] for end in ("", "_low", "_high"))
+            if spent is not None and value is not None:
+                group, colour = palette.group(entry.spec), palette.colour(entry.spec)
+                found.append(Point(entry.name, group, colour, file, spent, value, low, high))
         if found and (cost == "flops_ratio" or any(abs(p.cost - 1) > 0.005 for p in found)):
             panels.append(Panel(axis, wording.KEPT[measure], tuple(found)))
     if not panels:
@@ -222,21 +210,14 @@ def side_by_side(named: Sequence[Named]) -> str:
         {e.name if e.name.startswith(f"{e.spec} [") else e.spec: e for e in found.entries}
         for _, found in named
     ]
-    shared = [
-        s for s in dict.fromkeys(s for each in specs for s in each) if sum(s in each for each in specs) > 1
-    ]
-    shared.sort(key=lambda s: -sum(s in each for each in specs))
+    times = Counter(spec for each in specs for spec in each)
+    shared = [spec for spec, count in times.most_common() if count > 1]
     head = ["plan", *(f'<span class="file">{escape(name)}</span>' for name, _ in named)]
+    dense = [f.dense.mean for _, f in named]
     rows = [
-        [
-            "dense",
-            *(
-                f"{interval(f.dense.mean, 'accuracy')} <small>n {_count(f.dense.mean['n'])}</small>"
-                for _, f in named
-            ),
-        ]
+        ["dense", *(f"{interval(m, 'accuracy')} <small>n {_count(m['n'])}</small>" for m in dense)],
+        ["blind", *(percent(m["blind"]) for m in dense)],
     ]
-    rows.append(["blind", *(percent(f.dense.mean["blind"]) for _, f in named)])
     for spec in shared:
         cells = [interval(each[spec].mean, "accuracy") if spec in each else "" for each in specs]
         rows.append([f"<code>{escape(spec)}</code>", *cells])

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from saccade.plans.schema import first_wrong
-from saccade.report.results.model import Finite, Number, Part, ReadFinding, ScoredPlan, picked
+from saccade.report.results.model import (
+    Finite,
+    Number,
+    Part,
+    PricedPlan,
+    ReadFinding,
+    ScoredPlan,
+    numbers_apart,
+    picked,
+)
 
 MOST_LAYERS = 1000
 """Layers past which a file is not believed."""
 PHASE = ("dense_s", "plan_s", "time_ratio", "flops_ratio", "low", "high", "efficiency", "captured")
-PRICE = (
-    *("tflops", "dense_tflops", "ratio", "executed_ratio", "kv_bytes", "dense_kv_bytes", "kv_ratio"),
-    *("equivalent_tokens", "visual_tokens", "score_tflops", "decode_gflops", "dense_decode_gflops"),
-    *("whole_ratio", "tower_share"),
-)
 
 Depth = Annotated[int, Field(ge=1, le=MOST_LAYERS)]
 Count = Annotated[int, Field(ge=1, le=10**6)]
 Ratios = Annotated[dict[str, Number], picked(*PHASE, needed=("time_ratio", "flops_ratio"))]
 Prefill = Annotated[dict[str, Number], picked(*PHASE, needed=PHASE[:4])]
 Decode = Annotated[dict[str, Number], picked(*PHASE, perhaps=True)]
-Prices = Annotated[dict[str, Number], picked(*PRICE, needed=("tflops", "ratio", "kv_ratio"))]
 
 Kind = TypeVar("Kind", bound=Part)
 
@@ -100,6 +103,7 @@ class EvaluationFile(Part):
     weights_hash: str = ""
     headline: Any = None
     lines: list[GateEntry] | None = None
+    # Not shown; what is wrong in it tells of a broken file.
     calibration: Annotated[dict[str, ScoreOfLayers], BeforeValidator(_only_scores)] = {}
     orders: dict[str, Any] = {}
     ratios: Any = None
@@ -152,33 +156,13 @@ class ShapeEntry(Part):
     layers: Depth
 
 
-def _numbers_apart(data: Any) -> Any:
-    if not isinstance(data, Mapping):
-        return data
-    names, whole = ("plan", "resolved"), data.get("whole")
-    numbers = {key: value for key, value in data.items() if key not in names}
-    if isinstance(whole, Mapping):
-        numbers |= {"whole_ratio": whole.get("ratio"), "tower_share": whole.get("tower_share")}
-    return {name: data[name] for name in names if name in data} | {"numbers": numbers}
-
-
-class PriceEntry(Part):
-    """One plan that was priced."""
-
-    plan: str
-    resolved: str
-    numbers: Prices
-
-    _apart = model_validator(mode="before")(_numbers_apart)
-
-
 class CostFile(Part):
     """What ``cost`` writes."""
 
     shape: ShapeEntry
     visual: Count
     text: Finite
-    plans: list[PriceEntry] = []
+    plans: list[PricedPlan] = []
     provenance: dict[str, Any] = {}
 
 
@@ -188,7 +172,7 @@ class TrainingStepEntry(Part):
     plan: str
     numbers: Ratios
 
-    _apart = model_validator(mode="before")(_numbers_apart)
+    _apart = model_validator(mode="before")(numbers_apart)
 
 
 class TrainingStepFile(Part):

@@ -24,14 +24,15 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 SIDES = ("retention", "retention_above_blind", "difference")
 SCORE = (
     *("accuracy", "n", "low", "high", "blind", "gained", "lost", "p_value"),
-    *(
-        f"{name}{end}"
-        for name in ("retention", "retention_above_blind", "difference")
-        for end in ("", "_low", "_high")
-    ),
+    *(f"{name}{end}" for name in SIDES for end in ("", "_low", "_high")),
 )
 LIMITS = ("ratio", "low", "high")
 COST = ("flops_ratio", "kv_ratio", "kv_bytes", "visual_tokens", "text_tokens", "whole_ratio", "tower_share")
+PRICE = (
+    *("tflops", "dense_tflops", "ratio", "executed_ratio", "kv_bytes", "dense_kv_bytes", "kv_ratio"),
+    *("equivalent_tokens", "visual_tokens", "score_tflops", "decode_gflops", "dense_decode_gflops"),
+    *("whole_ratio", "tower_share"),
+)
 
 
 class Part(BaseModel):
@@ -134,7 +135,6 @@ class ReadComparison:
         entries: The plans that ran.
         missing: Names of those that could not run, with the reason.
         headline: Names of the plans that the file puts first; may be empty.
-        scores: Calibration scores by name: ``mean`` per layer, and ``samples``.
         checks: Lines of a gate: what, wanted, found, passed.
     """
 
@@ -142,7 +142,6 @@ class ReadComparison:
     entries: tuple[ScoredPlan, ...]
     missing: tuple[tuple[str, str], ...] = ()
     headline: tuple[str, ...] = ()
-    scores: Mapping[str, Any] = field(default_factory=dict)
     checks: tuple[tuple[str, str, str, bool], ...] = ()
 
 
@@ -171,13 +170,25 @@ class Timed:
     made_up: bool
 
 
-@dataclass(frozen=True)
-class Priced:
+def numbers_apart(data: Any) -> Any:
+    """An object whose numbers stand beside names, with the numbers as one field."""
+    if not isinstance(data, Mapping):
+        return data
+    names, whole = ("plan", "resolved"), data.get("whole")
+    numbers = {key: value for key, value in data.items() if key not in names}
+    if isinstance(whole, Mapping):
+        numbers |= {"whole_ratio": whole.get("ratio"), "tower_share": whole.get("tower_share")}
+    return {name: data[name] for name in names if name in data} | {"numbers": numbers}
+
+
+class PricedPlan(Part):
     """One plan's cost in closed form: ``tflops``, ``ratio``, ``executed_ratio``, ``kv_bytes`` and so on."""
 
     plan: str
-    spec: str
-    numbers: Numbers
+    resolved: str
+    numbers: Annotated[dict[str, Number], picked(*PRICE, needed=("tflops", "ratio", "kv_ratio"))]
+
+    _apart = model_validator(mode="before")(numbers_apart)
 
 
 @dataclass(frozen=True)
@@ -251,6 +262,6 @@ class Result:
     provenance: Mapping[str, Any]
     comparisons: Mapping[str, ReadComparison] = field(default_factory=dict)
     timed: tuple[Timed, ...] = ()
-    priced: tuple[Priced, ...] = ()
+    priced: tuple[PricedPlan, ...] = ()
     planned: Planned | None = None
     told: StudyText | None = None

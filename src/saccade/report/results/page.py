@@ -11,14 +11,14 @@ from saccade.report.results.findings import study
 from saccade.report.results.group import Group, by_model
 from saccade.report.results.kinds import Palette
 from saccade.report.results.model import Result
+from saccade.report.text import counted
 
 
 def render(results: Sequence[Result]) -> str:
     """One page: for every model its evaluations, benches, costs and plans, then where files come from."""
     groups = by_model(results)
     names = ", ".join(group.title for group in groups)
-    files = "1 result file" if len(results) == 1 else f"{len(results)} result files"
-    lead = escape(wording.LEAD.format(files=files, models=names))
+    lead = escape(wording.LEAD.format(files=counted(len(results), "result file"), models=names))
     links = "".join(
         f'<a href="#model-{n}">{escape(group.title)}</a>' for n, group in enumerate(groups, start=1)
     )
@@ -28,7 +28,8 @@ def render(results: Sequence[Result]) -> str:
         body.append(_heading(group, number))
         body += _sections(group, f"m{number}")
     assumed = {path for group in groups for path in group.assumed}
-    body.append(pieces.section("Where it comes from", "".join(map(_source(assumed), results)), "sources"))
+    sources = "".join(_source(result, result.path in assumed) for result in results)
+    body.append(pieces.section("Where it comes from", sources, "sources"))
     return pieces.document(f"Saccade: {names}", "\n".join(body))
 
 
@@ -86,17 +87,12 @@ def _sections(group: Group, name: str) -> list[str]:
     return out
 
 
-def _source(assumed: set[str]):
-    def shown(result: Result) -> str:
-        told = dict(result.provenance)
-        command = told.pop("command", None)
-        again = (
-            f"<p>{wording.AGAIN}</p>{pieces.command(str(command))}"
-            if command
-            else f"<p>{wording.NO_COMMAND}</p>"
-        )
-        model = {"kind": result.kind, "model": result.model.name, "weights": result.model.weights or None}
-        note = f"<p>{wording.ASSUMED}</p>" if result.path in assumed else ""
-        return f"<h3>{escape(result.path)}</h3>{note}{again}{pieces.facts(model | told)}"
-
-    return shown
+def _source(result: Result, assumed: bool) -> str:
+    told = dict(result.provenance)
+    command = told.pop("command", None)
+    again = f"<p>{wording.NO_COMMAND}</p>"
+    if command:
+        again = f"<p>{wording.AGAIN}</p>{pieces.command(str(command))}"
+    model = {"kind": result.kind, "model": result.model.name, "weights": result.model.weights or None}
+    note = f"<p>{wording.ASSUMED}</p>" if assumed else ""
+    return f"<h3>{escape(result.path)}</h3>{note}{again}{pieces.facts(model | told)}"

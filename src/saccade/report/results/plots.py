@@ -8,10 +8,11 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
 from saccade.report import style
-from saccade.report.figures import score_panel
+from saccade.report.figures import score_panel, shade_layers
 from saccade.report.results.frontier import frontier
 from saccade.report.results.model import ScoredPlan, Timed
 from saccade.report.style import FAINT, INK, MUTED, PAPER, styled
@@ -139,14 +140,12 @@ def _name_best(axes: Axes, points: Sequence[Point]) -> None:
 
 def _tip(point: Point) -> str:
     limits = (
-        "" if point.low is None or point.high is None else f" ({percent(point.low)} to {percent(point.high)})"
+        f" ({percent(point.low)} to {percent(point.high)})" if None not in (point.low, point.high) else ""
     )
     return f"{point.label}: {percent(point.kept)}{limits} kept at {percent(point.cost)}".replace('"', "'")
 
 
-def _mark(marker: str, colour: str, label: str):
-    from matplotlib.lines import Line2D
-
+def _mark(marker: str, colour: str, label: str) -> Line2D:
     size = 9 if marker == "*" else 6
     return Line2D([], [], marker=marker, color=colour, linestyle="none", markersize=size, label=label)
 
@@ -232,10 +231,7 @@ def layer_score(metric: str, score: Mapping[str, Any], chosen: Sequence[int]) ->
     """
     figure = style.new_figure(9.6, 3.2)
     axes = figure.add_subplot()
-    for layer in chosen:
-        axes.axvspan(
-            layer - 0.5, layer + 0.5, color=style.KIND_COLORS["before"], alpha=0.1, linewidth=0, zorder=0
-        )
+    shade_layers(axes, chosen, style.KIND_COLORS["before"], 0.1)
     score_panel(axes, score, style.KIND_COLORS["before"], large=True)
     style.tidy(axes)
     axes.set_xlabel("decoder layer; shaded: chosen")

@@ -18,9 +18,8 @@ from saccade.report.results.files import (
     taken,
     whole,
 )
-from saccade.report.results.heals import told_of as told_of_healing
-from saccade.report.results.model import ModelId, Planned, Priced, ReadComparison, Result, StudyText, Timed
-from saccade.report.results.tunes import told_of
+from saccade.report.results.model import ModelId, Planned, ReadComparison, Result, StudyText, Timed
+from saccade.report.results.told import of_healing, of_tuning
 from saccade.system.files import read_json
 
 
@@ -58,7 +57,6 @@ def _is_bench(data: Any) -> bool:
 def read_evaluation(data: Any, path: str) -> Result:
     """What ``saccade eval``, ``saccade demo``, ``saccade study`` and the benchmarks of Glance write."""
     file = taken(EvaluationFile, data, path)
-    found = _comparison(file, path)
     told = None
     kind = (
         "gate"
@@ -75,7 +73,11 @@ def read_evaluation(data: Any, path: str) -> Result:
             file.study, title, file.question, tuple(file.findings), *_own(file.study, data, path)
         )
         kind = f"study {file.study}"
-    return Result(path, kind, _model(file), file.provenance, {"": found}, told=told)
+    return _evaluated(file, kind, told, path)
+
+
+def _evaluated(file: EvaluationFile, kind: str, told: StudyText | None, path: str) -> Result:
+    return Result(path, kind, _model(file), file.provenance, {"": _comparison(file, path)}, told=told)
 
 
 def _comparison(file: EvaluationFile, path: str) -> ReadComparison:
@@ -89,7 +91,6 @@ def _comparison(file: EvaluationFile, path: str) -> ReadComparison:
         tuple(one for one in listed if one.mean),
         tuple((one.name, one.reason) for one in listed if not one.mean),
         tuple(dict.fromkeys(str(name) for name in headline)) if isinstance(headline, list) else (),
-        {name: {"mean": score.mean} for name, score in file.calibration.items()},
         tuple((one.what, one.wanted, one.found, one.passed is True) for one in file.lines or ()),
     )
 
@@ -125,16 +126,12 @@ def _own(name: str, data: Any, path: str) -> tuple[str, Mapping[str, bytes]]:
 
 def read_tuning(data: Any, path: str) -> Result:
     """What ``saccade tune`` writes beside its plan: the front on held-out samples, and all that was tried."""
-    file = taken(EvaluationFile, data, path)
-    found = _comparison(file, path)
-    return Result(path, "tuning", _model(file), file.provenance, {"": found}, told=told_of(data, path))
+    return _evaluated(taken(EvaluationFile, data, path), "tuning", of_tuning(data, path), path)
 
 
 def read_healing(data: Any, path: str) -> Result:
     """What ``saccade heal`` writes: the plan before and after, on held-out questions."""
-    file = taken(EvaluationFile, data, path)
-    found, told = _comparison(file, path), told_of_healing(data, path)
-    return Result(path, "healing", _model(file), file.provenance, {"": found}, told=told)
+    return _evaluated(taken(EvaluationFile, data, path), "healing", of_healing(data, path), path)
 
 
 def read_bench(data: Any, path: str) -> Result:
@@ -182,8 +179,7 @@ def read_cost(data: Any, path: str) -> Result:
     """What ``saccade cost`` writes."""
     file = taken(CostFile, data, path)
     model = ModelId(file.shape.name, "", file.shape.layers, file.visual, _rows(file.text))
-    prices = tuple(Priced(one.plan, one.resolved, one.numbers) for one in file.plans)
-    return Result(path, "cost", model, file.provenance, priced=prices)
+    return Result(path, "cost", model, file.provenance, priced=tuple(file.plans))
 
 
 def read_plan(data: Any, path: str) -> Result:

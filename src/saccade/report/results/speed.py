@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from html import escape
 
 from saccade.measure.results import is_noise
@@ -20,45 +21,21 @@ from saccade.report.text import MISSING, amount, percent, spread
 def bench(results: list[Result], name: str) -> str:
     """All timed plans of a model: a table, and promised beside measured."""
     several = len(results) > 1
-    head = [
-        "plan",
-        "FLOPs",
-        "prefill time",
-        "captured",
-        "stock",
-        "plan",
-        "decode time",
-        "KV cache",
-        "peak memory",
-    ]
     runs: list[tuple[str, Timed]] = []
     rows = []
     for result in results:
         for run in result.timed:
             where = f"{result.path}, {run.setting}" if several else run.setting
-            rows.append(_timed(run, where))
+            shown = f'{escape(run.plan)}<span class="spec">{escape(where)}</span>'
+            rows.append([shown, *(cell(run) for cell in TIMED.values())])
             runs.append((run.plan if len(run.plan) <= 34 else f"{run.plan[:33]}…", run))
     figure = style.vector(promised_and_measured, f"{name}-time", "FLOPs and time over the stock model", runs)
     slower = [run.plan for _, run in runs if (run.prefill["low"] or 0) > 1]
     told = [f"<p>{wording.SLOWER} {escape(', '.join(slower))}.</p>"] if slower else []
     made_up = [run.plan for _, run in runs if run.made_up]
     told += [f"<p>{escape(', '.join(made_up))}: {wording.MADE_UP}.</p>"] if made_up else []
-    drawn = pieces.drawing(figure, wording.MEASURED)
-    return f"<p>{wording.BENCH}</p>{''.join(told)}{drawn}{pieces.table(head, rows)}"
-
-
-def _timed(run: Timed, where: str) -> list[str]:
-    prefill, decode = run.prefill, run.decode
-    return [
-        f'{escape(run.plan)}<span class="spec">{escape(where)}</span>',
-        percent(prefill["flops_ratio"]),
-        _paired(prefill),
-        _captured(prefill),
-        *(_ms(prefill[side]) for side in ("dense_s", "plan_s")),
-        _paired(decode) if decode else "",
-        percent(run.kv_ratio),
-        percent(run.memory),
-    ]
+    drawn, table = pieces.drawing(figure, wording.MEASURED), pieces.table(("plan", *TIMED), rows)
+    return f"<p>{wording.BENCH}</p>{''.join(told)}{drawn}{table}"
 
 
 def _paired(phase: Numbers) -> str:
@@ -71,45 +48,20 @@ def _ms(seconds: float | None) -> str:
 
 def cost(result: Result) -> str:
     """Prices of plans, and the layers they touch."""
-    head = (
-        "plan",
-        "TFLOPs",
-        "ratio",
-        "executed",
-        "KV cache",
-        "KV ratio",
-        "equivalent tokens",
-        "decode GFLOPs",
-        "whole bill",
-        "tower's share",
-    )
     rows, told = [], []
     for one in result.priced:
-        n = one.numbers
-        spec = f'<span class="spec">{escape(one.spec)}</span>' if one.spec != one.plan else ""
-        rows.append(
-            [
-                f"{escape(one.plan)}{spec}",
-                _fixed(n["tflops"], 3),
-                percent(n["ratio"]),
-                percent(n["executed_ratio"]),
-                MISSING if n["kv_bytes"] is None else amount(n["kv_bytes"]),
-                percent(n["kv_ratio"]),
-                _fixed(n["equivalent_tokens"], 1),
-                _fixed(n["decode_gflops"], 2),
-                percent(n["whole_ratio"]),
-                percent(n["tower_share"], 0),
-            ]
-        )
-        if words := tower_told(n["tower_share"]):
+        spec = f'<span class="spec">{escape(one.resolved)}</span>' if one.resolved != one.plan else ""
+        rows.append([f"{escape(one.plan)}{spec}", *(cell(one.numbers) for cell in PRICED.values())])
+        if words := tower_told(one.numbers["tower_share"]):
             told.append(f"<p><code>{escape(one.plan)}</code>: {words}.</p>")
     model = result.model
     prompt = f"A prompt of {model.visual} visual and about {model.text} text rows, {model.layers} layers."
-    plans = [(one.plan, one.spec) for one in result.priced]
+    plans = [(one.plan, one.resolved) for one in result.priced]
     palette = Palette.of((spec for _, spec in plans), model.layers)
     drawn = layer_map(plans, model.layers or 0, (model.visual or 1, model.text or 1), palette)
     shown = pieces.drawing(drawn, wording.MAP) if drawn else ""
-    return f"<p>{wording.COST} {prompt}</p>{pieces.table(head, rows)}{''.join(told)}{shown}"
+    table = pieces.table(("plan", *PRICED), rows)
+    return f"<p>{wording.COST} {prompt}</p>{table}{''.join(told)}{shown}"
 
 
 def _fixed(value: float | None, digits: int) -> str:
@@ -154,3 +106,28 @@ def _captured(phase: Numbers) -> str:
     if low is not None and high is not None and share is not None and is_noise(low, high, share):
         return "noise"
     return f"{phase['captured']:.2f}"
+
+
+TIMED: dict[str, Callable[[Timed], str]] = {
+    "FLOPs": lambda run: percent(run.prefill["flops_ratio"]),
+    "prefill time": lambda run: _paired(run.prefill),
+    "captured": lambda run: _captured(run.prefill),
+    "stock": lambda run: _ms(run.prefill["dense_s"]),
+    "plan": lambda run: _ms(run.prefill["plan_s"]),
+    "decode time": lambda run: _paired(run.decode) if run.decode else "",
+    "KV cache": lambda run: percent(run.kv_ratio),
+    "peak memory": lambda run: percent(run.memory),
+}
+"""Columns behind the name of a plan that was timed."""
+PRICED: dict[str, Callable[[Numbers], str]] = {
+    "TFLOPs": lambda n: _fixed(n["tflops"], 3),
+    "ratio": lambda n: percent(n["ratio"]),
+    "executed": lambda n: percent(n["executed_ratio"]),
+    "KV cache": lambda n: MISSING if n["kv_bytes"] is None else amount(n["kv_bytes"]),
+    "KV ratio": lambda n: percent(n["kv_ratio"]),
+    "equivalent tokens": lambda n: _fixed(n["equivalent_tokens"], 1),
+    "decode GFLOPs": lambda n: _fixed(n["decode_gflops"], 2),
+    "whole bill": lambda n: percent(n["whole_ratio"]),
+    "tower's share": lambda n: percent(n["tower_share"], 0),
+}
+"""The same of one that was priced."""
