@@ -11,7 +11,7 @@ import torch
 import typer
 
 from saccade.cli.app import build, main
-from saccade.cli.opening import opening_of, opens
+from saccade.cli.opening import OPTIONS, opens
 from saccade.opening import Opening, read_device
 
 
@@ -87,8 +87,7 @@ def test_a_command_gets_the_group_as_one_object():
         made.append((name, opening, last))
 
     shown = opens(command)
-    group = list(inspect.signature(opening_of).parameters)
-    assert list(inspect.signature(shown).parameters) == ["name", *group, "last"]
+    assert list(inspect.signature(shown).parameters) == ["name", *OPTIONS, "last"]
     app = typer.Typer()
     app.command()(shown)
     words = [

@@ -6,6 +6,7 @@ Shape letters: N rows of the prompt, D hidden.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -105,16 +106,10 @@ def check_sight(model: Any, layers: nn.ModuleList, inputs: Inputs, visual_N: tor
     def keep(module: nn.Module, args: tuple, output: Any) -> None:
         left.append(output[0] if isinstance(output, tuple) else output)
 
-    watch = layers[-1].register_forward_hook(keep)
-    try:
+    with layers[-1].register_forward_hook(keep):
         model(**inputs, use_cache=False)
-        handle = layers[0].register_forward_pre_hook(change, with_kwargs=True)
-        try:
+        with layers[0].register_forward_pre_hook(change, with_kwargs=True):
             model(**inputs, use_cache=False)
-        finally:
-            handle.remove()
-    finally:
-        watch.remove()
     before, after = (hidden[0, :last] for hidden in left)
     limit = 1e-4 if before.dtype == torch.float32 else 5e-2
     if Distance.of(after, before).worst > limit:
@@ -155,15 +150,12 @@ def check_stream(model: Any, family: Family, layers: nn.ModuleList, inputs: Inpu
         left.append((output[0] if isinstance(output, tuple) else output).clone())
 
     decoder = family.parts(model).decoder
-    handles = [decoder.register_forward_pre_hook(enter, with_kwargs=True)]
-    for layer in layers:
-        handles.append(layer.register_forward_pre_hook(arrive, with_kwargs=True))
-        handles.append(layer.register_forward_hook(leave))
-    try:
+    with ExitStack() as hooks:
+        hooks.enter_context(decoder.register_forward_pre_hook(enter, with_kwargs=True))
+        for layer in layers:
+            hooks.enter_context(layer.register_forward_pre_hook(arrive, with_kwargs=True))
+            hooks.enter_context(layer.register_forward_hook(leave))
         model(**inputs, use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
     for number, (before, after) in enumerate(zip(left, came, strict=False)):
         if number and told[0]:
             continue

@@ -12,11 +12,11 @@ import torch
 
 from saccade.check.benches import CheckedModel
 from saccade.check.distance import EXACT
+from saccade.check.finders import first_input
 from saccade.check.meaning import ReferenceCut, account
 from saccade.check.prompts import Inputs
 from saccade.check.report import ProbeOutcome
 from saccade.core.layout import Layout, Views
-from saccade.methods import Method
 from saccade.methods.reducer import KeepReducer
 from saccade.plans.plan import Plan
 
@@ -107,7 +107,7 @@ def _scores(
         if slow is None:
             continue
         found_N = cuts[place - 1].alive_N if place else visual_N
-        wrong = slow(bench, plan, inputs, visual_N, found_N, cuts[:place], cut, deciders[number])
+        wrong = slow(bench, plan, inputs, visual_N, found_N, cuts[:place], cut)
         if wrong:
             return f"before layer {cut.before}: {wrong}"
     return ""
@@ -121,7 +121,6 @@ def _last_row(
     found_N: torch.Tensor,
     earlier: Sequence[ReferenceCut],
     cut: ReferenceCut,
-    method: Method,
 ) -> str:
     """The attention of the last prompt row in the layer before the cut, from whole attention maps."""
     so_far = account(plan, bench.depth, visual_N, earlier)
@@ -149,11 +148,8 @@ def _farthest(
     found_N: torch.Tensor,
     earlier: Sequence[ReferenceCut],
     cut: ReferenceCut,
-    method: Method,
 ) -> str:
     """Rows picked one by one, each the farthest by cosine from those picked; followed row by row."""
-    from saccade.check.finders import first_input
-
     if earlier:
         return ""
     with first_input(bench.layers) as caught, torch.no_grad():

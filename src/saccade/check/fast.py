@@ -5,9 +5,9 @@ Shape letters: B batch, N rows of the prompt, S new tokens, D hidden, V vocabula
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ NEW_TOKENS = 4
 """Tokens that are generated."""
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Ran:
     """A forward, under a plan or without.
 
@@ -66,9 +66,9 @@ class Ran:
 @torch.no_grad()
 def prefill(model: Any, handle: Attachment | None, layers: Any, inputs: Inputs) -> Ran:
     """One forward of a prompt, with a cache, as generation begins."""
-    with _watched(model, handle, layers) as seen:
+    with _watched(model, handle, layers) as ran:
         bare(model).base_model(**inputs, use_cache=True)
-    return seen.ran()
+    return ran()
 
 
 @torch.no_grad()
@@ -76,12 +76,10 @@ def generate(
     model: Any, handle: Attachment | None, layers: Any, inputs: Inputs, new_tokens: int = NEW_TOKENS
 ) -> Ran:
     """A few tokens, greedily, on a cache."""
-    with _watched(model, handle, layers) as seen:
+    with _watched(model, handle, layers) as ran:
         said = generated(model, inputs, new_tokens)
-    ran = seen.ran()
-    ran.logits_BSV = torch.stack(said.logits, 1)
-    ran.tokens_BS = said.sequences[:, inputs["input_ids"].shape[1] :]
-    return ran
+    new_BS = said.sequences[:, inputs["input_ids"].shape[1] :]
+    return replace(ran(), logits_BSV=torch.stack(said.logits, 1), tokens_BS=new_BS)
 
 
 def generated(model: Any, inputs: Inputs, new_tokens: int = NEW_TOKENS) -> Any:
@@ -104,24 +102,10 @@ def generated(model: Any, inputs: Inputs, new_tokens: int = NEW_TOKENS) -> Any:
     )
 
 
-class _Seen:
-    """What the hooks caught."""
-
-    def __init__(self) -> None:
-        self.hidden: list[torch.Tensor] = []
-        self.entered: list[torch.Tensor] = []
-        self.traces: list[Trace] = []
-
-    def ran(self) -> Ran:
-        """The first forward, which is the prompt's."""
-        return Ran(self.hidden[0], self.entered[0], self.traces[0] if self.traces else None)
-
-
 @contextmanager
-def _watched(model: Any, handle: Attachment | None, layers: Any) -> Iterator[_Seen]:
-    seen = _Seen()
+def _watched(model: Any, handle: Attachment | None, layers: Any) -> Iterator[Callable[[], Ran]]:
+    """Watches forwards; gives what tells of the first, which is the prompt's."""
     # Tracing takes another way through plans that decide nothing on the way, so these run as users run them.
     tracing: Any = handle.tracing() if handle is not None and handle.decides else nullcontext([])
     with first_input(layers) as entered, head_inputs(model) as hidden, tracing as traces:
-        yield seen
-    seen.entered, seen.hidden, seen.traces = entered, hidden, list(traces)
+        yield lambda: Ran(hidden[0], entered[0], traces[0] if traces else None)

@@ -6,8 +6,9 @@ Shape letters: N rows of the prompt, D hidden.
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -39,11 +40,8 @@ def told_of(model: Any) -> Any:
 def head_inputs(model: Any) -> Iterator[list[torch.Tensor]]:
     """Catches what the head gets (B, N, D), one entry for every forward."""
     caught: list[torch.Tensor] = []
-    handle = told_of(model).register_forward_hook(lambda module, args, output: caught.append(output[0]))
-    try:
+    with told_of(model).register_forward_hook(lambda module, args, output: caught.append(output[0])):
         yield caught
-    finally:
-        handle.remove()
 
 
 def lists_of_layers(model: nn.Module) -> list[nn.ModuleList]:
@@ -120,16 +118,10 @@ def find_layers(model: nn.Module, text: Inputs) -> nn.ModuleList:
         ValueError: If no such list of layers ran.
     """
     lists, ran = lists_of_layers(model), set()
-    handles = [
-        layer.register_forward_pre_hook(lambda module, args: ran.add(id(module)))
-        for layers in lists
-        for layer in layers
-    ]
-    try:
+    with ExitStack() as hooks:
+        for layer in itertools.chain(*lists):
+            hooks.enter_context(layer.register_forward_pre_hook(lambda module, args: ran.add(id(module))))
         model(**text, use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
     for layers in lists:
         if all(id(layer) in ran for layer in layers):
             return layers
@@ -170,11 +162,8 @@ def first_input(layers: nn.ModuleList) -> Iterator[list[torch.Tensor]]:
     def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         caught.append(named(module, args, kwargs)["hidden_states"].detach())
 
-    handle = layers[0].register_forward_pre_hook(hook, with_kwargs=True)
-    try:
+    with layers[0].register_forward_pre_hook(hook, with_kwargs=True):
         yield caught
-    finally:
-        handle.remove()
 
 
 @torch.no_grad()

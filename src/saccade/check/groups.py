@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from saccade.core.recurrence import check_looks
 from saccade.methods import METHODS, Method
@@ -79,28 +79,24 @@ def examples(cls: type[Method], depth: int, recurrent: Collection[int] = ()) -> 
     some.
     """
     dials = {field.name for field in fields(cls)}
-    at: dict[str, Any] = {"layer": max(1, depth // 2)}
+    # Which fields a method has, its class alone knows.
+    made, changed = cast(Any, cls), cast(Any, replace)
     half = cls().at_strength(max(1, cls().max_strength(depth, _order(depth)) // 2))
     if cls.name in SETTINGS:
-        half = cls(**SETTINGS[cls.name])
-    some: dict[str, Any] = {"layers": tuple(range(1, depth))[:3]}
+        half = made(**SETTINGS[cls.name])
     tries: list[Callable[[], Method]] = [lambda: half]
     # Published layers may lie beyond a shallow model, and some methods name a layer of their own.
     if "layer" in dials:
-        tries += [lambda: replace(half, **at), lambda: cls(**at)]
-        tries += [partial(_placed, half, layer=n) for n in range(1, depth) if recurrent]
+        middle = max(1, depth // 2)
+        tries += [partial(changed, half, layer=middle), partial(made, layer=middle)]
+        tries += [partial(changed, half, layer=n) for n in range(1, depth) if recurrent]
     if "layers" in dials:
-        tries.append(lambda: replace(half, **some))
-        tries += [partial(_placed, half, layers=(n,)) for n in range(1, depth) if recurrent]
-    small: dict[str, Any] = {"cache": "small"}
+        tries.append(partial(changed, half, layers=tuple(range(1, depth))[:3]))
+        tries += [partial(changed, half, layers=(n,)) for n in range(1, depth) if recurrent]
     found = next(_running(tries, depth, recurrent), None)
     if found is None:
         return []
-    return [found, *([replace(found, **small)] if "cache" in dials and not recurrent else [])]
-
-
-def _placed(method: Method, **place: Any) -> Method:
-    return replace(method, **place)
+    return [found, *([changed(found, cache="small")] if "cache" in dials and not recurrent else [])]
 
 
 def idle(plan: Plan, depth: int) -> Plan:

@@ -5,8 +5,8 @@ Shape letters: B batch, N rows of the prompt, S new tokens, D hidden.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -18,10 +18,11 @@ from saccade.check.distance import Distance, allowed
 from saccade.check.finders import bare, takes
 from saccade.check.groups import Case, idle
 from saccade.check.meaning import Contents, account
-from saccade.check.prompts import Inputs, Prompts, first_line
+from saccade.check.prompts import Inputs, Prompts, cast
 from saccade.check.report import CheckedPlan, ProbeOutcome
 from saccade.engine import apply
 from saccade.families import find
+from saccade.opening.errors import first_line
 from saccade.plans.plan import Plan
 
 
@@ -75,7 +76,8 @@ def _identical(bench: CheckedModel, plan: Plan, force: bool) -> ProbeOutcome:
     """Bit for bit the stock model where nothing is to be done, and afterwards."""
     model, prompts = bench.model, bench.prompts
     before = fingerprint(model)
-    stock = {name: logits(model, inputs) for name, inputs in _both(prompts)}
+    asked = {"picture": prompts.picture, "text": prompts.text}
+    stock = {name: logits(model, inputs) for name, inputs in asked.items()}
     resting = idle(Plan(plan.methods), bench.depth)
     found = []
     for what, attached, name in (
@@ -84,14 +86,10 @@ def _identical(bench: CheckedModel, plan: Plan, force: bool) -> ProbeOutcome:
         ("after the plan was removed", None, "picture"),
     ):
         with apply(model, attached, force=force) if attached is not None else nullcontext():
-            found.append(_equal(bench, what, logits(model, dict(_both(prompts))[name]), stock[name]))
+            found.append(_equal(bench, what, logits(model, asked[name]), stock[name]))
     if fingerprint(model) != before:
         found.append(ProbeOutcome("failed", "attaching and removing the plan left something on the model"))
     return ProbeOutcome.all_of(found)
-
-
-def _both(prompts: Prompts) -> tuple[tuple[str, Inputs], ...]:
-    return ("picture", prompts.picture), ("text", prompts.text)
 
 
 def _equal(bench: CheckedModel, what: str, ours: torch.Tensor, theirs: torch.Tensor) -> ProbeOutcome:
@@ -226,7 +224,7 @@ def _theirs(
         if bench.truth is not None and bench.truth.depth == bench.depth:
             other = bench.truth
             with _other_sizes(other, plan):
-                exact = other.slow(_cast(inputs, other.dtype), meant, logits=last)
+                exact = other.slow(cast(inputs, other.dtype), meant, logits=last)
             return exact, Distance.worst_of([bench.noise, _apart(meant, here, exact)])
         second = bench.slow(inputs, meant, KINDS[1], logits=last)
         return here, Distance.worst_of([bench.noise, _apart(meant, here, second)])
@@ -276,32 +274,18 @@ def longer(inputs: Inputs, new_1S: torch.Tensor, pictured: Inputs) -> Inputs:
     return whole
 
 
-def _cast(inputs: Inputs, dtype: torch.dtype) -> Inputs:
-    return {key: value.to(dtype) if _floats(value) else value for key, value in inputs.items()}
-
-
-def _floats(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.is_floating_point()
-
-
 @contextmanager
 def _other_sizes(bench: CheckedModel, plan: Plan) -> Iterator[None]:
     """Lets a stock tower take pictures of other sizes, where a plan makes them smaller.
 
     It is stock transformers that then interpolates the position embeddings.
     """
-    undo: Sequence[Any] = ()
-    if plan.shortening:
-        undo = [
-            module.register_forward_pre_hook(
-                lambda module, args, kwargs: (args, {**kwargs, "interpolate_pos_encoding": True}),
-                with_kwargs=True,
-            )
-            for module in bare(bench.model).modules()
-            if takes(module, "interpolate_pos_encoding")
-        ]
-    try:
+
+    def interpolate(module: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        return args, {**kwargs, "interpolate_pos_encoding": True}
+
+    with ExitStack() as hooks:
+        for module in bare(bench.model).modules() if plan.shortening else ():
+            if takes(module, "interpolate_pos_encoding"):
+                hooks.enter_context(module.register_forward_pre_hook(interpolate, with_kwargs=True))
         yield
-    finally:
-        for handle in undo:
-            handle.remove()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from saccade.inputs.samples import Sample
+from saccade.opening.errors import first_line
 from saccade.plans.plan import Plan
 
 if TYPE_CHECKING:
@@ -49,24 +50,25 @@ class Prompts:
 
     def to(self, dtype: torch.dtype, device: torch.device | str | None = None) -> Prompts:
         """The same with pictures in a number format, on a device."""
-
-        def cast(inputs: Mapping[str, Any]) -> Inputs:
-            return {
-                key: value.to(device=device, dtype=dtype if value.is_floating_point() else None)
-                if isinstance(value, torch.Tensor)
-                else value
-                for key, value in inputs.items()
-            }
-
         smaller = self.smaller
         return replace(
             self,
-            picture=cast(self.picture),
-            text=cast(self.text),
-            singles=tuple(cast(one) for one in self.singles),
-            batch=None if self.batch is None else cast(self.batch),
+            picture=cast(self.picture, dtype, device),
+            text=cast(self.text, dtype, device),
+            singles=tuple(cast(one, dtype, device) for one in self.singles),
+            batch=None if self.batch is None else cast(self.batch, dtype, device),
             smaller=None if smaller is None else lambda plan: smaller(plan).to(dtype, device),
         )
+
+
+def cast(inputs: Mapping[str, Any], dtype: torch.dtype, device: torch.device | str | None = None) -> Inputs:
+    """Inputs with their pictures in a number format, on a device."""
+    return {
+        key: value.to(device=device, dtype=dtype if value.is_floating_point() else None)
+        if isinstance(value, torch.Tensor)
+        else value
+        for key, value in inputs.items()
+    }
 
 
 def ask(loaded: Loaded, image: Image | None = None, question: str = QUESTION) -> Prompts:
@@ -133,12 +135,6 @@ def _refuses(loaded: Loaded, sample: Sample) -> str:
     except Exception as error:  # processors and models raise whatever their authors chose
         return first_line(error)
     return ""
-
-
-def first_line(error: BaseException) -> str:
-    """An error in one line."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def drawn(width: int, height: int) -> Image:

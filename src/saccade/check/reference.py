@@ -13,7 +13,7 @@ Shape letters: N rows of the prompt, M rows that run (new tokens included), D hi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,9 +21,6 @@ import torch
 from torch import nn
 
 from saccade.check.finders import Inputs, bare, ffn_of, growth_of, head_inputs, mixer_of, named, recurs
-
-MASKABLE = ("sdpa", "eager")
-"""Attention implementations of transformers that take a mask of every row and key."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,27 +193,23 @@ class _Masked:
     @contextmanager
     def on(self) -> Iterator[None]:
         """Puts the hooks on."""
-        undo: list[Any] = []
-        try:
+        with ExitStack() as hooks:
+            put = hooks.enter_context
             for number, layer in enumerate(self.layers):
                 attn: Any = mixer_of(layer)
-                mlp = ffn_of(layer)
                 sets = self.account.sets[number]
-                undo.append(layer.register_forward_pre_hook(self._enter(number), with_kwargs=True))
-                undo.append(layer.register_forward_hook(self._leave))
+                put(layer.register_forward_pre_hook(self._enter(number), with_kwargs=True))
+                put(layer.register_forward_hook(self._leave))
                 if recurs(layer):
-                    undo.append(attn.register_forward_pre_hook(self._shorten(sets), with_kwargs=True))
-                    undo.append(attn.register_forward_hook(self._spread(sets)))
+                    put(attn.register_forward_pre_hook(self._shorten(sets), with_kwargs=True))
+                    put(attn.register_forward_hook(self._spread(sets)))
                 else:
-                    undo.append(attn.register_forward_pre_hook(self._hide(sets), with_kwargs=True))
+                    put(attn.register_forward_pre_hook(self._hide(sets), with_kwargs=True))
                 if (growth_M := self._growth(attn, sets)) is not None:
-                    undo.append(attn.q_proj.register_forward_hook(_times(growth_M)))
-                undo.append(attn.register_forward_hook(self._silence(sets.asks_N, number)))
-                undo.append(mlp.register_forward_hook(self._silence(sets.fed_N)))
+                    put(attn.q_proj.register_forward_hook(_times(growth_M)))
+                put(attn.register_forward_hook(self._silence(sets.asks_N, number)))
+                put(ffn_of(layer).register_forward_hook(self._silence(sets.fed_N)))
             yield
-        finally:
-            for handle in undo:
-                handle.remove()
 
     def _enter(self, number: int) -> Callable:
         mixes = self.account.mixes

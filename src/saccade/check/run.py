@@ -23,11 +23,13 @@ from saccade.check.benches import (
 from saccade.check.finders import bare, find_layers, least_depth, recurrent_layers, visual_rows
 from saccade.check.groups import Case, cases, group_of_plan
 from saccade.check.probes import ask_plan, ask_stock, logits
-from saccade.check.prompts import QUESTION, Prompts, ask, first_line
+from saccade.check.prompts import QUESTION, Prompts, ask
 from saccade.check.report import CheckedPlan, Report
 from saccade.engine import attached
 from saccade.measure import record
 from saccade.measure.clock import now
+from saccade.measure.target import free_memory
+from saccade.opening.errors import first_line
 from saccade.plans.plan import Plan, PlanLike
 
 if TYPE_CHECKING:
@@ -205,8 +207,6 @@ def _wanted(plan: PlanLike | None, decoder: torch.nn.ModuleList, whole: int, eve
 
 def _float32(model: Any, decoder: torch.nn.ModuleList) -> tuple[Any, str]:
     """The model in float32, or a copy with as many layers as fit; None, and why, where there is none."""
-    from saccade.measure.target import free_memory
-
     weights = bare(model).get_input_embeddings().weight
     if weights.dtype == torch.float32:
         return model, ""

@@ -28,7 +28,7 @@ def batch(
     model: common.Model = "glance",
     plan: common.Plan = None,
     processes: Annotated[
-        int, typer.Option(min=1, max=common.MOST_PROCESSES, help="Processes, each with a model of its own.")
+        int, common.count("Processes, each with a model of its own.", common.MOST_PROCESSES)
     ] = 1,
     ray: Annotated[
         str | None,
@@ -37,13 +37,11 @@ def batch(
             help="Ray cluster whose workers (--processes) answer: auto, HOST:PORT, or local for one here.",
         ),
     ] = None,
-    shard: Annotated[
-        int, typer.Option(min=1, max=common.MOST_SAMPLES, help="Records of a file of answers.")
-    ] = 256,
+    shard: Annotated[int, common.count("Records of a file of answers.", common.MOST_SAMPLES)] = 256,
     size: Annotated[
         int, typer.Option("--batch", min=1, max=common.MOST_BATCH, help="Records asked together.")
     ] = 8,
-    max_new_tokens: Annotated[int, typer.Option(min=1, max=common.MOST_TOKENS, help="Longest answer.")] = 64,
+    max_new_tokens: Annotated[int, common.count("Longest answer.", common.MOST_TOKENS)] = 64,
     force: common.Force = False,
     strict: common.Strict = False,
     threads: common.Threads = None,

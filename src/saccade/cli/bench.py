@@ -31,32 +31,26 @@ def bench(
     ] = "llava-1.5-7b",
     plan: Annotated[
         list[str] | None,
-        typer.Option(
-            "--plan", metavar="PLAN", help="A plan file or a spec; repeat for several. 'dense': overhead."
-        ),
+        typer.Option(metavar="PLAN", help="A plan file or a spec; repeat for several. 'dense': overhead."),
     ] = None,
     layers: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            max=common.MOST_LAYERS,
-            help="Decoder layers built of a preset shape; 4 on a CPU, all that fit on a GPU.",
+        common.count(
+            "Decoder layers built of a preset shape; 4 on a CPU, all that fit on a GPU.", common.MOST_LAYERS
         ),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, max=common.MOST_BATCH, help="Samples that run together.")] = 1,
+    batch: Annotated[int, common.count("Samples that run together.", common.MOST_BATCH)] = 1,
     visual: Annotated[
         int | None,
-        typer.Option(min=0, max=common.MOST_ROWS, help="Visual rows; those of a typical image if omitted."),
+        common.count("Visual rows; those of a typical image if omitted.", common.MOST_ROWS, least=0),
     ] = None,
-    text: Annotated[int, typer.Option(min=1, max=common.MOST_ROWS, help="Text rows.")] = 64,
-    new_tokens: Annotated[
-        int, typer.Option(min=1, max=common.MOST_TOKENS, help="Tokens generated per sample.")
-    ] = 8,
+    text: Annotated[int, common.count("Text rows.", common.MOST_ROWS)] = 64,
+    new_tokens: Annotated[int, common.count("Tokens generated per sample.", common.MOST_TOKENS)] = 8,
     opening: Opening = Opening(),
     warmup: Annotated[
-        int, typer.Option(min=0, max=common.MOST_REPEATS, help="Runs of each side before the timing.")
+        int, common.count("Runs of each side before the timing.", common.MOST_REPEATS, least=0)
     ] = 1,
-    repeats: Annotated[int, typer.Option(min=1, max=common.MOST_REPEATS, help="Timed pairs.")] = 5,
+    repeats: Annotated[int, common.count("Timed pairs.", common.MOST_REPEATS)] = 5,
     seed: common.Seed = 0,
     force: common.Force = False,
     strict: common.Strict = False,
@@ -70,7 +64,6 @@ def bench(
     on: Annotated[
         list[str] | None,
         typer.Option(
-            "--on",
             metavar="DEVICE",
             help="Also predict the same prefills on h100, a100, l4 or rtx3090, in 16 bits; repeatable.",
         ),

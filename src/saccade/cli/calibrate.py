@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from saccade.cli import common
+from saccade.cli.drawn import of_suite
 from saccade.cli.opening import opened, opens, words
 from saccade.opening.settings import Opening
 from saccade.system.embedded import GLANCE, Embedded, suite_of
@@ -35,26 +36,15 @@ def calibrate(
         str, typer.Option(help="Method whose layers are chosen (see: saccade methods).")
     ] = "vskip",
     budget: Annotated[
-        int | None, typer.Option(min=0, max=common.MOST_LAYERS, help="How many layers the method may touch.")
+        int | None, common.count("How many layers the method may touch.", common.MOST_LAYERS, least=0)
     ] = None,
     flops: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            callback=common.finite,
-            help="Instead of a budget: the FLOPs ratio to reach, for example 0.9.",
-        ),
+        float | None, common.fraction("Instead of a budget: the FLOPs ratio to reach, for example 0.9.")
     ] = None,
-    samples: Annotated[
-        int, typer.Option(min=1, max=common.MOST_SAMPLES, help="How many samples to draw.")
-    ] = 20,
+    samples: Annotated[int, common.count("How many samples to draw.", common.MOST_SAMPLES)] = 20,
     task: common.Tasks = None,
     data: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Your own JSONL: image(s), question, optional answer, task, subtask."
-        ),
+        Path | None, common.questions("image(s), question, optional answer, task, subtask")
     ] = None,
     mixture: Annotated[bool, typer.Option("--mixture", help="All tasks of the suite (the default).")] = False,
     score: Annotated[
@@ -66,22 +56,14 @@ def calibrate(
     ] = "perturbed-full",
     answer_tokens: Annotated[
         int,
-        typer.Option(
-            min=1,
-            max=common.MOST_TOKENS,
-            help="Score this many tokens of the model's own answer, not the first alone.",
+        common.count(
+            "Score this many tokens of the model's own answer, not the first alone.", common.MOST_TOKENS
         ),
     ] = 1,
     draw: Annotated[str, typer.Option(help="global, or stratified by sub-task.")] = "global",
     seed: common.Seed = 0,
     eta: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            max=1e6,
-            callback=common.finite,
-            help="VTW: largest mean KL (nats) at which rows are withdrawn.",
-        ),
+        float, common.fraction("VTW: largest mean KL (nats) at which rows are withdrawn.", 1e6)
     ] = 3e-3,
     check: Annotated[
         bool, typer.Option("--check/--no-check", help="Compare with brute force on the last sample.")
@@ -190,12 +172,7 @@ def read_pool(
         from saccade.inputs.data import read_jsonl
 
         return read_jsonl(data)
-    from saccade.glance import suite
-
-    # Another seed is another draw of scenes too; the suite numbers its seeds with 16 bits.
-    scenes = seed % (1 << 16)
-    names: list[str | None] = [*dict.fromkeys(tasks)] or [None]
-    return [s for name in names for s in suite.samples(name, samples, "calibration", scenes, own.scale)]
+    return of_suite(tasks, samples, "calibration", seed, own)
 
 
 def show(view: common.Output, plan: Plan) -> None:

@@ -26,14 +26,11 @@ def check(
     model: common.Model = "glance",
     plan: common.Plan = None,
     image: Annotated[
-        Path | None, typer.Option("--image", metavar="PATH", help="A picture; one is drawn if omitted.")
+        Path | None, typer.Option(metavar="PATH", help="A picture; one is drawn if omitted.")
     ] = None,
     question: Annotated[str | None, typer.Option(help="What to ask about it.")] = None,
     layers: Annotated[
-        int | None,
-        typer.Option(
-            "--layers", min=1, max=common.MOST_LAYERS, help="Keep only so many first decoder layers."
-        ),
+        int | None, common.count("Keep only so many first decoder layers.", common.MOST_LAYERS)
     ] = None,
     every: Annotated[
         bool, typer.Option("--every", help="One plan of every method, rather than of every group.")
@@ -66,7 +63,6 @@ def check(
     wanted = None if plan is None else Plan.of(plan)
     opening, depth = _first_layers(model, opening, layers)
     loaded = models.open_as(model, opening)
-    notes = common.progress_console()
     with common.progress() as bar:
         task = bar.add_task("checking", total=None)
         report = checking.run(
@@ -78,7 +74,7 @@ def check(
             depth=depth,
             every=every,
             force=force,
-            tell=lambda line: notes.print(line, highlight=False, soft_wrap=True),
+            tell=out.note,
             advance=lambda done, total: bar.update(task, completed=done, total=total),
         )
     _show(out, report)

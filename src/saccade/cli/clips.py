@@ -18,9 +18,9 @@ def register(app: typer.Typer) -> None:
 def clips(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to; it must not exist yet.")],
     task: Annotated[
-        list[str] | None, typer.Option("--task", metavar="NAME", help="moved or order; both by default.")
+        list[str] | None, typer.Option(metavar="NAME", help="moved or order; both by default.")
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, max=100_000, help="Videos of each task.")] = 48,
+    samples: Annotated[int, common.count("Videos of each task.", 100_000)] = 48,
     seed: common.Seed = 0,
     json: common.Json = None,
 ) -> None:

@@ -10,9 +10,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -29,79 +28,6 @@ if TYPE_CHECKING:
     from saccade.inputs.videos import Video
     from saccade.opening.settings import Opening
     from saccade.system.journal import Journal
-
-Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A model folder, a hub id, or an embedded model: glance, gaze.")
-]
-Plan = Annotated[
-    str | None,
-    typer.Option("--plan", metavar="PLAN", help="A plan file or a spec such as 'vskip(layers=12-31)'."),
-]
-Tasks = Annotated[
-    list[str] | None, typer.Option("--task", metavar="NAME", help="A task of Glance's suite; repeatable.")
-]
-Force = Annotated[bool, typer.Option("--force", help="Use a plan even if it was made for another model.")]
-Strict = Annotated[
-    bool,
-    typer.Option(
-        "--strict",
-        help="Refuse a plan or adapter that was made for other weights of this shape, or a plan file that "
-        "does not say for which, instead of warning of it.",
-    ),
-]
-Seed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of everything that is drawn.")]
-Threads = Annotated[
-    int | None,
-    typer.Option(
-        "--threads",
-        min=1,
-        max=1024,
-        help="CPU threads; if omitted as many as there are cores that nothing else keeps busy.",
-    ),
-]
-Processes = Annotated[
-    int,
-    typer.Option(
-        "--processes",
-        min=1,
-        max=MOST_PROCESSES,
-        help="Processes that share the work, this one among them, each with the model.",
-    ),
-]
-Ray = Annotated[
-    str | None,
-    typer.Option(
-        "--ray",
-        metavar="ADDRESS",
-        help="Ray cluster that gives the other --processes: auto, HOST:PORT, or local for one here.",
-    ),
-]
-Videos = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--video",
-        metavar="PATH",
-        help="A video file, or a folder of frames; repeat for several. They stand behind the images.",
-    ),
-]
-Frames = Annotated[
-    int | None,
-    typer.Option(
-        "--frames",
-        min=1,
-        max=768,
-        help="Frames that are shown of each video; if omitted as many as the model's processor chooses.",
-    ),
-]
-Json = Annotated[
-    str | None,
-    typer.Option(
-        "--json",
-        metavar="FILE",
-        help="Write results as JSON; '-' for standard output, and nothing else there.",
-    ),
-]
-
 
 # The largest numbers that options take: more is a mistyped number, and would end in a crash or never.
 MOST_SAMPLES = 1_000_000
@@ -123,6 +49,74 @@ def finite(value: float | None) -> float | None:
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{value} is not a finite number")
     return value
+
+
+def fraction(help: str, most: float = 1, metavar: str | None = None) -> Any:
+    """An option that is a number with a fraction, from 0 on."""
+    return typer.Option(min=0, max=most, callback=finite, help=help, metavar=metavar)
+
+
+def count(help: str, most: int, least: int = 1) -> Any:
+    """An option that is a whole number."""
+    return typer.Option(min=least, max=most, help=help)
+
+
+def questions(fields: str) -> Any:
+    """An option that is a file of the user's questions, with what stands in a line."""
+    return typer.Option(metavar="FILE", help=f"Your own JSONL: {fields}.")
+
+
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A model folder, a hub id, or an embedded model: glance, gaze.")
+]
+Plan = Annotated[
+    str | None, typer.Option(metavar="PLAN", help="A plan file or a spec such as 'vskip(layers=12-31)'.")
+]
+Tasks = Annotated[
+    list[str] | None, typer.Option(metavar="NAME", help="A task of Glance's suite; repeatable.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Use a plan even if it was made for another model.")]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict",
+        help="Refuse a plan or adapter that was made for other weights of this shape, or a plan file that "
+        "does not say for which, instead of warning of it.",
+    ),
+]
+Seed = Annotated[int, count("Seed of everything that is drawn.", 2**63 - 1, least=0)]
+Threads = Annotated[
+    int | None,
+    count("CPU threads; if omitted as many as there are cores that nothing else keeps busy.", MOST_THREADS),
+]
+Processes = Annotated[
+    int,
+    count("Processes that share the work, this one among them, each with the model.", MOST_PROCESSES),
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Ray cluster that gives the other --processes: auto, HOST:PORT, or local for one here.",
+    ),
+]
+Videos = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="PATH",
+        help="A video file, or a folder of frames; repeat for several. They stand behind the images.",
+    ),
+]
+Frames = Annotated[
+    int | None,
+    count("Frames that are shown of each video; if omitted as many as the model's processor chooses.", 768),
+]
+Json = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE", help="Write results as JSON; '-' for standard output, and nothing else there."
+    ),
+]
 
 
 def open_videos(paths: Sequence[Path], frames: int | None) -> tuple[Video, ...]:
@@ -264,7 +258,8 @@ class Output:
         if target not in (None, "-"):
             check_writable(str(target))
 
-    def note(self, text: str) -> None:
+    @staticmethod
+    def note(text: str) -> None:
         """Prints a line on standard error, if there is one."""
         if text:
             progress_console().print(text, highlight=False, soft_wrap=True)
@@ -419,25 +414,19 @@ def human_bytes(count: float) -> str:
     return f"{count:.2f} GiB"
 
 
-@dataclass(frozen=True)
-class Unit:
-    """A unit of FLOPs.
-
-    Attributes:
-        name: ``TFLOPs``, ``GFLOPs``, ...
-        size: FLOPs in one.
-    """
+class Unit(NamedTuple):
+    """A unit of FLOPs: its name, and how many are in one."""
 
     name: str
     size: float
 
 
+UNITS = (Unit("TFLOPs", 1e12), Unit("GFLOPs", 1e9), Unit("MFLOPs", 1e6), Unit("kFLOPs", 1e3))
+
+
 def flops_unit(most: float) -> Unit:
     """The unit in which the largest FLOPs of a column show their digits."""
-    for name, size in (("TFLOPs", 1e12), ("GFLOPs", 1e9), ("MFLOPs", 1e6)):
-        if most >= 0.1 * size:
-            return Unit(name, size)
-    return Unit("kFLOPs", 1e3)
+    return next((unit for unit in UNITS if most >= 0.1 * unit.size), UNITS[-1])
 
 
 def command(*words: str) -> str:

@@ -43,34 +43,27 @@ def cost(
     ] = "llava-1.5-7b",
     plan: Annotated[
         list[str] | None,
-        typer.Option(
-            "--plan", metavar="PLAN", help="A plan file or a spec; repeat to compare plans in one table."
-        ),
+        typer.Option(metavar="PLAN", help="A plan file or a spec; repeat to compare plans in one table."),
     ] = None,
     visual: Annotated[
         int | None,
-        typer.Option(min=0, max=common.MOST_ROWS, help="Visual rows; those of a typical image if omitted."),
+        common.count("Visual rows; those of a typical image if omitted.", common.MOST_ROWS, least=0),
     ] = None,
     text: Annotated[
-        float,
-        typer.Option(
-            min=0, max=common.MOST_ROWS, callback=common.finite, help="Text rows; may be a mean such as 66.6."
-        ),
+        float, common.fraction("Text rows; may be a mean such as 66.6.", common.MOST_ROWS)
     ] = TEXT,
     views: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            max=common.MOST_ROWS,
-            help="Views (tiles and the whole picture) that the image is cut into; as many as its rows fill "
+        common.count(
+            "Views (tiles and the whole picture) that the image is cut into; as many as its rows fill "
             "if omitted.",
+            common.MOST_ROWS,
         ),
     ] = None,
     dtype: Annotated[str, typer.Option(help="Type of the KV cache.")] = "bfloat16",
     on: Annotated[
         list[str] | None,
         typer.Option(
-            "--on",
             metavar="DEVICE",
             help="Also predict the time to the first token on h100, a100, l4 or rtx3090, 16 bits, batch 1; "
             "repeatable.",

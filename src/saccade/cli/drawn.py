@@ -1,13 +1,15 @@
-"""Samples to search or heal on, and those that judge what came of it, as commands draw them."""
+"""Samples as commands draw them: of a suite, and those to search or heal on with others that judge."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saccade.system.embedded import GLANCE, Embedded
 
 if TYPE_CHECKING:
+    from saccade.inputs.samples import Sample
     from saccade.tuning.questions import Drawn, Questions
 
 
@@ -28,15 +30,20 @@ def read_questions(
 
         return split(read_jsonl(data), settings)
     from saccade.calibration.drawing import draw
+    from saccade.glance.tasks import TASKS
+
+    count, found = len(tasks) or len(TASKS), []
+    for number, wanted in enumerate((settings.num_samples, settings.num_held_out)):
+        # Another seed is another draw of scenes, so the two share none.
+        pool = of_suite(tasks, -(-wanted // count), "calibration", 2 * settings.seed + number, embedded)
+        found.append(draw(pool, wanted, "stratified", settings.seed))
+    return made(found[0], found[1], settings)
+
+
+def of_suite(tasks: Sequence[str], each: int, split: str, seed: int, embedded: Embedded) -> list[Sample]:
+    """So many samples of each of some tasks of a suite, or of all of them; another seed is other scenes."""
     from saccade.glance import suite
 
     names: list[str | None] = [*dict.fromkeys(tasks)] or [None]
-    count = len(tasks) or len(suite.TASKS)
-    found = []
-    for number, wanted in enumerate((settings.num_samples, settings.num_held_out)):
-        # Another seed is another draw of scenes, so the two share none.
-        scenes = (2 * settings.seed + number) % (1 << 16)
-        each = -(-wanted // count)
-        pool = [s for n in names for s in suite.samples(n, each, "calibration", scenes, embedded.scale)]
-        found.append(draw(pool, wanted, "stratified", settings.seed))
-    return made(found[0], found[1], settings)
+    scenes = seed % (1 << 16)  # the suite numbers its seeds with 16 bits
+    return [s for name in names for s in suite.samples(name, each, split, scenes, embedded.scale)]

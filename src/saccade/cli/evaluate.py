@@ -11,6 +11,7 @@ import typer
 
 from saccade.cli import common
 from saccade.cli.accuracy import show
+from saccade.cli.drawn import of_suite
 from saccade.cli.opening import opened, opens
 from saccade.opening.settings import Opening
 from saccade.system.embedded import GLANCE, Embedded, suite_of
@@ -35,18 +36,13 @@ def evaluate(
     model: common.Model = "glance",
     plan: Annotated[
         list[str] | None,
-        typer.Option(
-            "--plan", metavar="PLAN", help="A plan file or a spec such as 'vskip(budget=4)'; repeatable."
-        ),
+        typer.Option(metavar="PLAN", help="A plan file or a spec such as 'vskip(budget=4)'; repeatable."),
     ] = None,
     task: Annotated[
         list[str] | None,
-        typer.Option("--task", metavar="NAME", help="A task of Glance's suite; repeatable; all if omitted."),
+        typer.Option(metavar="NAME", help="A task of Glance's suite; repeatable; all if omitted."),
     ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Your own JSONL: image(s), question, answer, perhaps task, score."),
-    ] = None,
+    data: Annotated[Path | None, common.questions("image(s), question, answer, perhaps task, score")] = None,
     score: Annotated[
         str | None,
         typer.Option(
@@ -64,28 +60,23 @@ def evaluate(
     ] = None,
     samples: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            max=common.MOST_SAMPLES,
-            help=f"Questions of each task; if omitted {SUITE_SAMPLES}, or all of --data or of a benchmark.",
+        common.count(
+            f"Questions of each task; if omitted {SUITE_SAMPLES}, or all of --data or of a benchmark.",
+            common.MOST_SAMPLES,
         ),
     ] = None,
     order: Annotated[
         list[Path] | None,
-        typer.Option(
-            "--order", metavar="FILE", help="Plan file whose calibrated order serves budget= and flops=."
-        ),
+        typer.Option(metavar="FILE", help="Plan file whose calibrated order serves budget= and flops=."),
     ] = None,
     blind: Annotated[
         bool, typer.Option("--blind/--no-blind", help="Also ask with plain grey images.")
     ] = True,
-    batch: Annotated[int, typer.Option(min=1, max=common.MOST_BATCH, help="Questions per batch.")] = 32,
+    batch: Annotated[int, common.count("Questions per batch.", common.MOST_BATCH)] = 32,
     max_new_tokens: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            max=common.MOST_TOKENS,
-            help=f"Longest answer; {NEW_TOKENS}, or what a benchmark says, if omitted.",
+        common.count(
+            f"Longest answer; {NEW_TOKENS}, or what a benchmark says, if omitted.", common.MOST_TOKENS
         ),
     ] = None,
     processes: common.Processes = 1,
@@ -230,12 +221,7 @@ def read_questions(
         from saccade.inputs.data import load_jsonl
 
         return thin(load_jsonl(data, score, answered=True), samples, seed)
-    from saccade.glance import suite
-
-    names: list[str | None] = [*dict.fromkeys(tasks)] or [None]
-    scenes = seed % (1 << 16)
-    most = samples or SUITE_SAMPLES
-    return [s for name in names for s in suite.samples(name, most, split, scenes, embedded.scale)]
+    return of_suite(tasks, samples or SUITE_SAMPLES, split, seed, embedded)
 
 
 def thin(questions: Sequence[Sample], most: int | None, seed: int) -> list[Sample]:

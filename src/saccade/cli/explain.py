@@ -27,13 +27,10 @@ def explain(
     ],
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask about it.")],
     plan: Annotated[
-        str,
-        typer.Option(
-            "--plan", metavar="PLAN", help="A plan file or a spec such as 'fastv(layer=3,keep=0.5)'."
-        ),
+        str, typer.Option(metavar="PLAN", help="A plan file or a spec such as 'fastv(layer=3,keep=0.5)'.")
     ],
     model: Annotated[
-        str, typer.Option("--model", metavar="MODEL", help="A model folder, a hub id, or an embedded model.")
+        str, typer.Option(metavar="MODEL", help="A model folder, a hub id, or an embedded model.")
     ] = "glance",
     more: Annotated[
         list[Path] | None,
@@ -48,7 +45,7 @@ def explain(
             help="A folder, or a name that ends in .png or .html; repeatable.  [default: saccade-explain]",
         ),
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, max=common.MOST_TOKENS, help="Longest answer.")] = 64,
+    max_new_tokens: Annotated[int, common.count("Longest answer.", common.MOST_TOKENS)] = 64,
     force: common.Force = False,
     strict: common.Strict = False,
     threads: common.Threads = None,

@@ -22,13 +22,12 @@ def generate(
     question: Annotated[str, typer.Option(help="The question.")],
     model: common.Model = "glance",
     image: Annotated[
-        list[Path] | None,
-        typer.Option("--image", metavar="PATH", help="An image; repeat for several, in order."),
+        list[Path] | None, typer.Option(metavar="PATH", help="An image; repeat for several, in order.")
     ] = None,
     video: common.Videos = None,
     frames: common.Frames = None,
     plan: common.Plan = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, max=common.MOST_TOKENS, help="Longest answer.")] = 64,
+    max_new_tokens: Annotated[int, common.count("Longest answer.", common.MOST_TOKENS)] = 64,
     guard: Annotated[
         bool,
         typer.Option(

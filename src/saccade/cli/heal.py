@@ -38,54 +38,37 @@ def heal(
         Path,
         typer.Option(metavar="FOLDER", help="Folder of the run: the healed plan, its adapter, the result."),
     ] = Path("healed"),
-    data: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Your own JSONL: image(s), question; answers are not trained on."),
-    ] = None,
+    data: Annotated[Path | None, common.questions("image(s), question; answers are not trained on")] = None,
     task: common.Tasks = None,
-    steps: Annotated[int, typer.Option(min=1, max=common.MOST_STEPS, help="Steps to take.")] = STEPS,
+    steps: Annotated[int, common.count("Steps to take.", common.MOST_STEPS)] = STEPS,
     learn: Annotated[
         float | None,
-        typer.Option(
-            metavar="SHARE",
-            min=0,
-            max=1,
-            callback=common.finite,
-            help="Also learn which layers skip attention and FFN of visual rows, beside PLAN (or dense), "
+        common.fraction(
+            "Also learn which layers skip attention and FFN of visual rows, beside PLAN (or dense), "
             "until the FLOPs are this share of the dense model's.",
+            metavar="SHARE",
         ),
     ] = None,
     learn_steps: Annotated[
-        int,
-        typer.Option("--learn-steps", min=1, max=common.MOST_STEPS, help="Steps of that, before --steps."),
+        int, common.count("Steps of that, before --steps.", common.MOST_STEPS)
     ] = LEARN_STEPS,
-    batch: Annotated[
-        int, typer.Option(min=1, max=common.MOST_BATCH, help="Questions of one forward.")
-    ] = BATCH,
-    accumulation: Annotated[
-        int, typer.Option(min=1, max=common.MOST_BATCH, help="Forwards of one step.")
-    ] = 1,
+    batch: Annotated[int, common.count("Questions of one forward.", common.MOST_BATCH)] = BATCH,
+    accumulation: Annotated[int, common.count("Forwards of one step.", common.MOST_BATCH)] = 1,
     lr: Annotated[
         float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            callback=common.finite,
-            help="Highest learning rate; 2e-4 times the root of 4096 over the decoder's width if omitted.",
+        common.fraction(
+            "Highest learning rate; 2e-4 times the root of 4096 over the decoder's width if omitted."
         ),
     ] = None,
-    rank: Annotated[int, typer.Option(min=1, max=16_384, help="Rank of the adapter.")] = RANK,
+    rank: Annotated[int, common.count("Rank of the adapter.", 16_384)] = RANK,
     samples: Annotated[
-        int, typer.Option(min=8, max=common.MOST_SAMPLES, help="Questions to train on, at most.")
+        int, common.count("Questions to train on, at most.", common.MOST_SAMPLES, least=8)
     ] = HEAL_SAMPLES,
     held_out: Annotated[
-        int,
-        typer.Option(
-            "--held-out", min=1, max=common.MOST_SAMPLES, help="Questions that judge the outcome, at most."
-        ),
+        int, common.count("Questions that judge the outcome, at most.", common.MOST_SAMPLES)
     ] = HELD_OUT,
     max_new_tokens: Annotated[
-        int, typer.Option(min=1, max=common.MOST_TOKENS, help="Longest answer that is learnt.")
+        int, common.count("Longest answer that is learnt.", common.MOST_TOKENS)
     ] = TOKENS,
     checkpointing: Annotated[
         bool,
@@ -93,14 +76,12 @@ def heal(
             "--checkpointing/--no-checkpointing", help="Recompute activations instead of keeping them."
         ),
     ] = True,
-    save_every: Annotated[
-        int, typer.Option(min=1, max=common.MOST_STEPS, help="Steps between checkpoints.")
-    ] = 50,
+    save_every: Annotated[int, common.count("Steps between checkpoints.", common.MOST_STEPS)] = 50,
     merge: Annotated[
         bool,
         typer.Option("--merge", help="Also write a model folder with the adapter in its weights."),
     ] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of all that is drawn.")] = 0,
+    seed: Annotated[int, common.count("Seed of all that is drawn.", 2**32 - 1, least=0)] = 0,
     threads: common.Threads = None,
     opening: Opening = Opening(),
     json: common.Json = None,

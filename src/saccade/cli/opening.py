@@ -15,9 +15,7 @@ from saccade.opening.settings import ATTENTIONS, QUANTIZATIONS, Opening
 if TYPE_CHECKING:
     from saccade.opening.loaded import Loaded
 
-Revision = Annotated[
-    str | None, typer.Option("--revision", metavar="NAME", help="Branch, tag or commit of a hub id.")
-]
+Revision = Annotated[str | None, typer.Option(metavar="NAME", help="Branch, tag or commit of a hub id.")]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Let code that lies beside the weights run.")
 ]
@@ -31,64 +29,40 @@ Generic = Annotated[
 ]
 
 
-def opening_of(
-    device: Annotated[
+OPTIONS: dict[str, Any] = {
+    "device": Annotated[
+        str | None,
+        typer.Option(metavar="DEVICE", help="auto (an accelerator if there is one), cpu, cuda, cuda:1."),
+    ],
+    "dtype": Annotated[
+        str | None, typer.Option(metavar="TYPE", help="float32, bfloat16 or float16; as saved if omitted.")
+    ],
+    "device_map": Annotated[
         str | None,
         typer.Option(
-            "--device", metavar="DEVICE", help="auto (an accelerator if there is one), cpu, cuda, cuda:1."
+            metavar="MAP", help="auto, balanced or sequential: spread a model that is larger than one device."
         ),
-    ] = None,
-    dtype: Annotated[
+    ],
+    "attn": Annotated[str, typer.Option(metavar="NAME", help=f"Attention: {', '.join(ATTENTIONS)}.")],
+    "revision": Revision,
+    "quantize": Annotated[
         str | None,
-        typer.Option("--dtype", metavar="TYPE", help="float32, bfloat16 or float16; as saved if omitted."),
-    ] = None,
-    device_map: Annotated[
-        str | None,
-        typer.Option(
-            "--device-map",
-            metavar="MAP",
-            help="auto, balanced or sequential: spread a model that is larger than one device.",
-        ),
-    ] = None,
-    attn: Annotated[
-        str, typer.Option("--attn", metavar="NAME", help=f"Attention: {', '.join(ATTENTIONS)}.")
-    ] = "sdpa",
-    revision: Revision = None,
-    quantize: Annotated[
+        typer.Option(metavar="TYPE", help=f"Quantise weights as they are read: {', '.join(QUANTIZATIONS)}."),
+    ],
+    "adapter": Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="A PEFT adapter to put on the model.")
+    ],
+    "trust_remote_code": TrustRemoteCode,
+    "generic": Generic,
+    "accepted": Annotated[
         str | None,
         typer.Option(
-            "--quantize",
-            metavar="TYPE",
-            help=f"Quantise weights as they are read: {', '.join(QUANTIZATIONS)}.",
-        ),
-    ] = None,
-    adapter: Annotated[
-        str | None, typer.Option("--adapter", metavar="FOLDER", help="A PEFT adapter to put on the model.")
-    ] = None,
-    trust_remote_code: TrustRemoteCode = False,
-    generic: Generic = False,
-    accepted: Annotated[
-        str | None,
-        typer.Option(
-            "--accepted",
             metavar="FILE",
             help="A report of saccade check --generic (--json): what it accepted is not checked again.",
         ),
-    ] = None,
-) -> Opening:
-    """The one object that the options of a command line become."""
-    return Opening(
-        dtype=dtype,
-        device=device,
-        device_map=device_map,
-        attn=attn,
-        revision=revision,
-        quantize=quantize,
-        adapter=adapter,
-        trust_remote_code=trust_remote_code,
-        generic=generic,
-        accepted=accepted,
-    )
+    ],
+}
+"""Options of a command line by the field of `Opening` that each becomes; the field's default is theirs."""
 
 
 def opened(model: str, opening: Opening, whole: bool = False) -> Loaded:
@@ -119,14 +93,9 @@ def prove(loaded: Loaded, whole: bool = False) -> None:
         return
     from saccade.check import prove_on_use, prove_whole
 
-    console = common.progress_console()
-
-    def tell(line: str) -> None:
-        console.print(line, highlight=False, soft_wrap=True)
-
-    prove_on_use(loaded, tell)
+    prove_on_use(loaded, common.Output.note)
     if whole:
-        prove_whole(loaded, tell)
+        prove_whole(loaded, common.Output.note)
 
 
 def words(opening: Opening) -> list[str]:
@@ -141,17 +110,20 @@ def words(opening: Opening) -> list[str]:
 
 
 def opens(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Gives a command the options of ``opening_of`` where it has a parameter ``opening``."""
-    group = inspect.signature(opening_of, eval_str=True).parameters
+    """Gives a command the ``OPTIONS`` where it has a parameter ``opening``."""
+    kind, usual = inspect.Parameter.POSITIONAL_OR_KEYWORD, Opening()
+    group = [
+        inspect.Parameter(name, kind, default=getattr(usual, name), annotation=option)
+        for name, option in OPTIONS.items()
+    ]
     own = inspect.signature(command, eval_str=True)
     parameters: list[inspect.Parameter] = []
     for parameter in own.parameters.values():
-        parameters += group.values() if parameter.name == "opening" else [parameter]
+        parameters += group if parameter.name == "opening" else [parameter]
 
     @functools.wraps(command)
     def run(**given: Any) -> Any:
-        opening = opening_of(**{name: given.pop(name) for name in group})
-        opening = opening.but(strict=bool(given.get("strict")))
+        opening = Opening(**{name: given.pop(name) for name in OPTIONS}, strict=bool(given.get("strict")))
         return command(**given, opening=opening)
 
     shown: Any = run

@@ -34,7 +34,6 @@ def serve(
     plan: Annotated[
         list[str] | None,
         typer.Option(
-            "--plan",
             metavar="NAME=PLAN",
             help="A plan file or spec that requests name as MODEL@NAME, by its file or methods where no name "
             "is given; repeatable.",
@@ -44,7 +43,7 @@ def serve(
         str, typer.Option(metavar="NAME", help="saccade, or vllm: `vllm serve` with the plan, if installed.")
     ] = "saccade",
     host: Annotated[str, typer.Option(help="Address to listen at; others need an API key.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; any free one if 0.")] = 8000,
+    port: Annotated[int, common.count("Port; any free one if 0.", 65535, least=0)] = 8000,
     api_key: Annotated[
         str | None,
         typer.Option(metavar="KEY", help="What clients must show (others on this machine see it)."),
@@ -56,20 +55,18 @@ def serve(
         str | None,
         typer.Option(metavar="REGEX", help="Addresses of pictures that are fetched; none if omitted."),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, max=1024, help="Answers written side by side.")] = 8,
-    queue: Annotated[int, typer.Option(min=1, max=65536, help="Requests that may wait.")] = 64,
-    max_tokens: Annotated[int, typer.Option(min=1, max=common.MOST_TOKENS, help="Longest answer.")] = 1024,
-    max_body: Annotated[int, typer.Option(min=1, max=4096, help="Largest request in MiB.")] = 32,
+    batch: Annotated[int, common.count("Answers written side by side.", 1024)] = 8,
+    queue: Annotated[int, common.count("Requests that may wait.", 65536)] = 64,
+    max_tokens: Annotated[int, common.count("Longest answer.", common.MOST_TOKENS)] = 1024,
+    max_body: Annotated[int, common.count("Largest request in MiB.", 4096)] = 32,
     max_pixels: Annotated[
-        int, typer.Option(min=1, max=100_000_000, help="Pixels of the pictures of a request.")
+        int, common.count("Pixels of the pictures of a request.", 100_000_000)
     ] = 25_000_000,
-    max_images: Annotated[int, typer.Option(min=1, max=1024, help="Pictures of a request.")] = 16,
+    max_images: Annotated[int, common.count("Pictures of a request.", 1024)] = 16,
     timeout: Annotated[float, typer.Option(min=1, max=86400, help="Seconds a request may take.")] = 300,
     prefix_cache: Annotated[
         int,
-        typer.Option(
-            min=0, max=1_048_576, help="MiB of keys and values kept of pictures that were asked about."
-        ),
+        common.count("MiB of keys and values kept of pictures that were asked about.", 1_048_576, least=0),
     ] = 512,
     force: common.Force = False,
     strict: common.Strict = False,

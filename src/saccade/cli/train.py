@@ -57,7 +57,6 @@ def run(
     from_step: Annotated[
         int | None,
         typer.Option(
-            "--from-step",
             metavar="N",
             min=0,
             max=common.MOST_STEPS,
@@ -65,15 +64,14 @@ def run(
         ),
     ] = None,
     run: Annotated[
-        Path | None, typer.Option("--run", metavar="FOLDER", help="Folder of the run, instead of the file's.")
+        Path | None, typer.Option(metavar="FOLDER", help="Folder of the run, instead of the file's.")
     ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Replace a setting, such as optimisation.steps=20."),
     ] = None,
     threads: Annotated[
-        int | None,
-        typer.Option("--threads", min=1, max=common.MOST_THREADS, help="CPU threads, instead of the file's."),
+        int | None, common.count("CPU threads, instead of the file's.", common.MOST_THREADS)
     ] = None,
     json: common.Json = None,
 ) -> None:

@@ -15,6 +15,7 @@ from saccade.system.embedded import suite_of
 
 if TYPE_CHECKING:
     from saccade.models import Loaded
+    from saccade.tuning.prepare import Watch
     from saccade.tuning.questions import Questions
     from saccade.tuning.result import Tuned
     from saccade.tuning.settings import Settings
@@ -31,55 +32,32 @@ def register(app: typer.Typer) -> None:
 def tune(
     model: common.Model = "glance",
     flops: Annotated[
-        float | None,
-        typer.Option(
-            min=0, max=1, callback=common.finite, help="Share of the dense FLOPs that the plan may cost."
-        ),
+        float | None, common.fraction("Share of the dense FLOPs that the plan may cost.")
     ] = None,
     time: Annotated[
         float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            callback=common.finite,
-            help="Share of the dense time to the first token, measured here or predicted by --on.",
-        ),
+        common.fraction("Share of the dense time to the first token, measured here or predicted by --on."),
     ] = None,
-    kv: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, callback=common.finite, help="Share of the dense KV cache."),
-    ] = None,
+    kv: Annotated[float | None, common.fraction("Share of the dense KV cache.")] = None,
     max_loss: Annotated[
         float | None,
-        typer.Option(
-            min=0,
-            max=100,
-            callback=common.finite,
-            help="Points of accuracy that it may lose, proven on held-out samples; alone: the cheapest such.",
+        common.fraction(
+            "Points of accuracy that it may lose, proven on held-out samples; alone: the cheapest such.", 100
         ),
     ] = None,
     on: Annotated[
-        str | None,
-        typer.Option("--on", metavar="DEVICE", help="Predict time on h100, a100, l4 or rtx3090 instead."),
+        str | None, typer.Option(metavar="DEVICE", help="Predict time on h100, a100, l4 or rtx3090 instead.")
     ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Your own JSONL: image(s), question, optional answer, task."),
-    ] = None,
+    data: Annotated[Path | None, common.questions("image(s), question, optional answer, task")] = None,
     task: common.Tasks = None,
     samples: Annotated[
-        int,
-        typer.Option(min=8, max=common.MOST_SAMPLES, help="Samples that the search sees, at most."),
+        int, common.count("Samples that the search sees, at most.", common.MOST_SAMPLES, least=8)
     ] = TUNE_SAMPLES,
     held_out: Annotated[
-        int,
-        typer.Option(
-            "--held-out", min=1, max=common.MOST_SAMPLES, help="Samples that judge its plans, at most."
-        ),
+        int, common.count("Samples that judge its plans, at most.", common.MOST_SAMPLES)
     ] = HELD_OUT,
     passes: Annotated[
-        int,
-        typer.Option(min=1, max=1_000_000_000, help="Prompts that the search may run under plans."),
+        int, common.count("Prompts that the search may run under plans.", 1_000_000_000)
     ] = PASSES,
     allow: Annotated[
         str | None,
@@ -97,11 +75,8 @@ def tune(
     ] = False,
     unsure: Annotated[
         float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            callback=common.finite,
-            help="Share of the prompts that the dense model may answer instead, where the plan is unsure.",
+        common.fraction(
+            "Share of the prompts that the dense model may answer instead, where the plan is unsure."
         ),
     ] = None,
     explain: Annotated[
@@ -114,9 +89,9 @@ def tune(
             help="Then bring back what the plan lost, as saccade heal does, in a folder beside it.",
         ),
     ] = False,
-    batch: Annotated[int, typer.Option(min=1, max=common.MOST_BATCH, help="Questions per batch.")] = 26,
+    batch: Annotated[int, common.count("Questions per batch.", common.MOST_BATCH)] = 26,
     max_new_tokens: Annotated[
-        int, typer.Option(min=1, max=common.MOST_TOKENS, help="Longest answer that is looked at.")
+        int, common.count("Longest answer that is looked at.", common.MOST_TOKENS)
     ] = 24,
     out: Annotated[
         Path,
@@ -186,7 +161,7 @@ def tune(
         common.resumable("repeat the command to go on from what was measured"),
         common.progress() as bar,
     ):
-        shown = Shown(view, bar).watch
+        shown = watched(bar)
         with helping(loaded, processes, opening, ray=ray, say=shown.say) as helpers:
             found = run(loaded, questions, settings, journal, shown, explain=explain, helpers=helpers)
         found = write(found, out)
@@ -237,31 +212,22 @@ def heal_it(
     return str(result.files["plan"])
 
 
-class Shown:
-    """Progress of a tuning on a bar."""
+def watched(bar: Any) -> Watch:
+    """What a tuning is told to call: its progress on a bar, the task at hand alone."""
+    from saccade.tuning.prepare import Watch
 
-    def __init__(self, view: common.Output, bar: Any) -> None:
-        self._view, self._bar = view, bar
-        self._task: Any = None
+    tasks: list[Any] = []
 
-    @property
-    def watch(self) -> Any:
-        """What a tuning is told to call."""
-        from saccade.tuning.prepare import Watch
+    def begin(name: str, total: int) -> None:
+        if tasks:
+            bar.update(tasks[-1], visible=False)
+        tasks.append(bar.add_task(name, total=total))
 
-        return Watch(self._say, self._begin, self._step)
+    def step(prompts: int) -> None:
+        if tasks:
+            bar.update(tasks[-1], advance=prompts)
 
-    def _say(self, text: str) -> None:
-        self._bar.console.print(text, highlight=False, soft_wrap=True)
-
-    def _begin(self, name: str, total: int) -> None:
-        if self._task is not None:
-            self._bar.update(self._task, visible=False)
-        self._task = self._bar.add_task(name, total=total)
-
-    def _step(self, prompts: int) -> None:
-        if self._task is not None:
-            self._bar.update(self._task, advance=prompts)
+    return Watch(lambda text: bar.console.print(text, highlight=False, soft_wrap=True), begin, step)
 
 
 def tell_plan(view: common.Output, settings: Settings, questions: Questions) -> None:

@@ -154,7 +154,10 @@ def answer(
         for (run, indices), (texts, each) in spread(helpers, answer_batch, missing()):
             book.put(filed[run.key], [samples[i].id for i in indices], texts, each)
             settle(run, indices, BatchAnswers(texts, [each] * len(indices)))
-    predictions = {key: _predictions(samples, texts) for key, texts in found.items()}
+    predictions = {
+        key: tuple(prediction(sample, texts[i]) for i, sample in enumerate(samples))
+        for key, texts in found.items()
+    }
     costs = {key: tuple(each[i] for i in range(len(samples))) for key, each in spent.items()}
     return Answers(predictions, prompts, costs, seen)
 
@@ -340,10 +343,6 @@ def row_counts(loaded: models.Loaded, inputs: Any) -> list[tuple[int, int]]:
     real_BN = inputs["attention_mask"].bool()
     visual = (visual_BN & real_BN).sum(1).tolist()
     return [(v, n - v) for v, n in zip(visual, real_BN.sum(1).tolist(), strict=True)]
-
-
-def _predictions(samples: Sequence[Sample], texts: Mapping[int, str]) -> tuple[Prediction, ...]:
-    return tuple(prediction(sample, texts[index]) for index, sample in enumerate(samples))
 
 
 def prediction(sample: Sample, text: str) -> Prediction:

@@ -62,7 +62,7 @@ def _find(name: str, index: int, split: str, seed: int, look: DrawnLook) -> tupl
     task = TASKS[name]
     wanted = task.subtasks[index % len(task.subtasks)]
     # Training draws scenes from the whole range of its split; these are fixed points of it.
-    start = (seed << 31) + (_task_number(name) << 26) % (1 << 31)
+    start = (seed << 31) + (list(TASKS).index(name) << 26) % (1 << 31)
     rng = np.random.default_rng((seed, crc32(f"{split}/{name}".encode()), index))
     kinds = list(_kinds_of(name, wanted))
     target = rng.random()
@@ -73,10 +73,6 @@ def _find(name: str, index: int, split: str, seed: int, look: DrawnLook) -> tupl
         if asked:
             return scene, asked[int(target * len(asked))]
     raise RuntimeError(f"no {name}/{wanted} question in {_TRIES} scenes")
-
-
-def _task_number(name: str) -> int:
-    return list(TASKS).index(name)
 
 
 @lru_cache(maxsize=256)

@@ -199,12 +199,12 @@ def _entry(data: dict[str, Any], path: Path, number: int, where: str, usual: Rul
             raise ValueError(f"{where}: leave '<{kind}>' out of the question; {kind}s are placed before it")
     task = _text(data, "task", path.stem, where)
     rule = _rule(data, where, usual)
-    videos = tuple(_find_video(name, path.parent, where) for name in _names(data, "video", where))
+    videos = _paths(data, "video", path.parent, where)
     said = next((key for key in ("frames", "fps") if data.get(key) is not None), None)
     if said is not None and not videos:
         raise ValueError(f"{where}: {said!r} is of a video, and the line has none")
     check_frames(data.get("frames"), f"{where}: ")
-    paths = tuple(_find(name, path.parent, where) for name in _names(data, "image", where))
+    paths = _paths(data, "image", path.parent, where)
     if not paths and not videos:
         _check_blind(data, path.parent, where)
     return Entry(
@@ -294,30 +294,22 @@ def _text(data: dict[str, Any], key: str, default: str, where: str) -> str:
     return str(value)
 
 
-def _names(data: dict[str, Any], kind: str, where: str) -> list[str]:
+def _paths(data: dict[str, Any], kind: str, folder: Path, where: str) -> tuple[Path, ...]:
+    """Files of a line of some kind, image or video, all of which are there."""
     one, several = data.get(kind), data.get(f"{kind}s")
     if one is not None and several is not None:
         raise ValueError(f"{where}: give '{kind}' or '{kind}s', not both")
     names = several if one is None else one
-    if names is None:
-        return []
-    names = [names] if isinstance(names, str) else names
+    names = [] if names is None else [names] if isinstance(names, str) else names
     if not isinstance(names, list) or not all(isinstance(n, str) and n and is_text(n) for n in names):
         raise ValueError(f"{where}: '{kind}' is a path or a list of paths")
-    return names
+    return tuple(_find(name, kind, folder, where) for name in names)
 
 
-def _find(name: str, folder: Path, where: str) -> Path:
-    path = folder / name
-    if not is_file(path):
-        hint = unfetched(name) or " (paths are relative to the JSONL file)"
-        raise ValueError(f"{where}: no image file {short(name)}{hint}")
-    return path
-
-
-def _find_video(name: str, folder: Path, where: str) -> Path:
-    path = folder / name
-    if is_pipe(path) or is_file(path) or is_folder(path):
+def _find(name: str, kind: str, folder: Path, where: str) -> Path:
+    path, film = folder / name, kind == "video"
+    if is_file(path) or (film and (is_pipe(path) or is_folder(path))):
         return path
+    what = "video file or folder of frames" if film else "image file"
     hint = unfetched(name) or " (paths are relative to the JSONL file)"
-    raise ValueError(f"{where}: no video file or folder of frames {short(name)}{hint}")
+    raise ValueError(f"{where}: no {what} {short(name)}{hint}")

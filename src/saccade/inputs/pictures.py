@@ -121,27 +121,26 @@ def unfetched(name: str | os.PathLike) -> str:
 
 def is_pipe(path: str | os.PathLike) -> bool:
     """Whether reading it may never end: a pipe, a socket or a device."""
-    try:
-        mode = os.stat(path).st_mode
-    except (OSError, ValueError):
-        return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+    mode = _mode(path)
+    return bool(mode) and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def is_file(path: Path) -> bool:
     """Whether there is such a file; no for what cannot be the name of one."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
+    return stat.S_ISREG(_mode(path))
 
 
 def is_folder(path: Path) -> bool:
     """Whether there is such a folder; no for what cannot be the name of one."""
+    return stat.S_ISDIR(_mode(path))
+
+
+def _mode(path: str | os.PathLike) -> int:
+    """What the system says of a path; 0 where there is nothing, or nothing can be."""
     try:
-        return path.is_dir()
+        return os.stat(path).st_mode
     except (OSError, ValueError):
-        return False
+        return 0
 
 
 def check_size(width: int, height: int, most: int = MOST_PIXELS) -> None:

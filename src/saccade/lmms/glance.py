@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from saccade.glance import suite
+from saccade.glance.tasks import check_tasks
 from saccade.inputs.samples import Sample
 from saccade.scoring import is_match
 
@@ -38,9 +39,7 @@ def write_tasks(
     """
     folder = Path(folder)
     names = list(tasks) or list(suite.TASKS)
-    unknown = [name for name in names if name not in suite.TASKS]
-    if unknown:
-        raise ValueError(f"unknown task {unknown[0]!r}; choose from {', '.join(suite.TASKS)}")
+    check_tasks(names)
     if n < 1:
         raise ValueError(f"each task needs at least one question, got {n}")
     (folder / "data").mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,9 @@ from typing import Any
 
 from saccade.lmms.arguments import read_count, read_flag, read_spec, read_text
 
+WORDS = ("dtype", "device_map", "attn", "revision", "quantize", "adapter")
+"""How the model is opened, beside its device and whether code of its own may run."""
+
 
 def __getattr__(name: str) -> Any:
     # lmms-eval takes a class by its path; its base class is there only when lmms-eval is.
@@ -52,20 +55,15 @@ def _build() -> type:
             force: Any = False,
             strict: Any = False,
             device: Any = None,
-            dtype: Any = None,
-            device_map: Any = None,
-            attn: Any = None,
-            revision: Any = None,
-            quantize: Any = None,
-            adapter: Any = None,
             trust_remote_code: Any = False,
             batch_size: Any = 1,
             max_batch_size: Any = None,
             blind: Any = False,
             record: Any = "",
-            **unknown: Any,
+            **words: Any,
         ) -> None:
             super().__init__()
+            unknown = [name for name in words if name not in WORDS]
             if unknown:
                 raise ValueError(
                     f"saccade takes no argument {', '.join(unknown)}; it takes pretrained, plan, force, "
@@ -79,21 +77,13 @@ def _build() -> type:
                 where = f"cuda:{self.accelerator.local_process_index}"
             self._device = torch.device(where)
             wanted = Plan.of(read_spec(plan))
-            words = {
-                "dtype": dtype,
-                "device_map": device_map,
-                "attn": attn,
-                "revision": revision,
-                "quantize": quantize,
-                "adapter": adapter,
-            }
             given = {name: read_text(word) for name, word in words.items() if word}
             exactly = read_flag(strict, "strict")
             loaded = models.load(
                 read_text(pretrained),
                 **given,
                 strict=exactly,
-                device=None if device_map else where,
+                device=None if words.get("device_map") else where,
                 trust_remote_code=read_flag(trust_remote_code, "trust_remote_code"),
             )
             anyway = read_flag(force, "force")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import torch
 from torch import nn
@@ -26,7 +26,7 @@ from saccade.measure.memory import peak_memory
 from saccade.measure.provenance import record
 from saccade.measure.results import Bench, Phase, Usage
 from saccade.measure.runs import Runner
-from saccade.measure.target import Target, build, of_model, preset_print
+from saccade.measure.target import Target, build, of_model, preset_print, shape_of
 from saccade.measure.vision import seeing_times
 from saccade.plans.bill import bill
 from saccade.plans.budget import resolve_for_prompt
@@ -89,23 +89,19 @@ def bench(
     """
     for name in on:
         card(name)
+    _check_counts(batch=batch, new_tokens=new_tokens, repeats=repeats)
+    _check_counts(0, visual=visual or 0, text=text, warmup=warmup)
     if isinstance(target, str):
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if dtype is None and target in SHAPES:
             dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-        _check_counts(batch=batch, new_tokens=new_tokens, repeats=repeats)
-        _check_counts(0, visual=visual or 0, text=text, warmup=warmup)
-        from saccade.measure.target import shape_of
-
         rows = (shape_of(target).visual if visual is None else visual) + text + new_tokens
         target = build(target, layers=layers, batch=batch, rows=rows, dtype=dtype, device=device, seed=seed)
     elif not isinstance(target, Target):
         target = of_model(target)
-    _check_counts(batch=batch, new_tokens=new_tokens, repeats=repeats)
     if target.laid is not None:
         visual = target.laid.asked(visual)
     visual = target.shape.visual if visual is None else visual
-    _check_counts(0, visual=visual, text=text, warmup=warmup)
     _check_counts(rows=visual + text)
 
     asked = Plan.of(plan)
@@ -152,7 +148,7 @@ def bench(
         from saccade.measure.roofline import probe, roofline
 
         reach = probe(runner.device, runner.dtype)
-        least = roofline(target.shape, route, runner.dtype.itemsize, reach, price.executed_ratio).to_dict()
+        least = asdict(roofline(target.shape, route, size, reach, price.executed_ratio))
     elsewhere = {name: _elsewhere(target.shape, (dense, route), name) for name in on}
     decode = None
     if new_tokens > 1:

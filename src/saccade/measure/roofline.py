@@ -7,7 +7,7 @@ are the decoder's matrix products and attention; norms, activations and rotary p
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -37,10 +37,6 @@ class Roofline:
     plan_s: float
     time_ratio: float
     captured: float | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dictionary for JSON."""
-        return asdict(self)
 
 
 def roofline(shape: ModelShape, route: Route, size: int, device: Device, flops_ratio: float) -> Roofline:

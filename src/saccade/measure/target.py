@@ -12,7 +12,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from saccade.core.shapes import SHAPES, ModelShape
-from saccade.families import FAMILIES, Family, Parts, find
+from saccade.families import FAMILIES, Family, Parts, find, unwrap
 from saccade.opening import Opening
 from saccade.opening.opened import note_opened
 from saccade.plans.names import check_target, preset_names
@@ -164,7 +164,8 @@ def laid_of(name: str, opening: Opening | None = None) -> Laid | None:
 def of_model(model: nn.Module, name: str = "") -> Target:
     """A target for a model that is loaded already."""
     family = find(model)
-    shape, laid = family.shape(_config(model), name), _laid(model, family)
+    config: Any = unwrap(model).config
+    shape, laid = family.shape(config, name), _laid(model, family)
     if laid is not None:
         shape = replace(shape, visual=laid.visual)
     return Target(shape.name, model, family, shape, shape.layers, True, laid=laid)
@@ -387,10 +388,4 @@ def _laid(model: nn.Module, family: Family) -> Laid | None:
     from saccade.skip_vision.accounting import laid_out
 
     done = wrapped(model)
-    return None if done is None else laid_out(done.config, family, _config(model))
-
-
-def _config(model: nn.Module) -> Any:
-    from saccade.families import unwrap
-
-    return unwrap(model).config
+    return None if done is None else laid_out(done.config, family, unwrap(model).config)

@@ -46,6 +46,12 @@ def reason(error: BaseException) -> str:
     return text[: end + 1] if end > LONGEST // 3 else f"{text[:LONGEST]}..."
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message, or its kind where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def named(folder: Path, *files: str) -> str:
     """The first of some files that a folder has, for a message; the folder where it has none."""
     return str(next((folder / file for file in files if (folder / file).exists()), folder))

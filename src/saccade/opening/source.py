@@ -10,6 +10,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from saccade.opening.errors import first_line
+
 REACH_S = 8.0
 """Seconds that one question to the hub may take before it counts as out of reach."""
 
@@ -97,7 +99,7 @@ def _ask(name: str, where: Mapping[str, Any]) -> Any:
             return None
         raise ValueError(
             f"no folder {name!r}, and the hub ({api.endpoint}) cannot be reached for a repository of that "
-            f"name: {_first(error)}"
+            f"name: {first_line(error)}"
         ) from error
 
 
@@ -148,18 +150,13 @@ def _telling(name: str, where: Mapping[str, Any]) -> Iterator[None]:
                 f"{name} is gated: ask for access on its page, then log in with 'hf auth login'"
             ) from error
         raise ValueError(
-            f"{name} is not whole in the hub's cache and cannot be fetched now: {_first(error)}"
+            f"{name} is not whole in the hub's cache and cannot be fetched now: {first_line(error)}"
         ) from error
     except HfHubHTTPError as error:
-        raise ValueError(f"the hub does not give {name}: {_first(error)}") from error
+        raise ValueError(f"the hub does not give {name}: {first_line(error)}") from error
     except OSError as error:
-        raise ValueError(f"cannot fetch {name}: {_first(error)}") from error
+        raise ValueError(f"cannot fetch {name}: {first_line(error)}") from error
     except Exception as error:
         if not _out_of_reach(error):
             raise
-        raise ValueError(f"the connection broke while {name} was fetched: {_first(error)}") from error
-
-
-def _first(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+        raise ValueError(f"the connection broke while {name} was fetched: {first_line(error)}") from error

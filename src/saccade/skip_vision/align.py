@@ -125,11 +125,8 @@ def _rows(loaded: Loaded, images: list[Any]) -> Sequence[torch.Tensor]:
 def _tokens(loaded: Loaded, resampler: ChainOfSight, images: list[Any]) -> torch.Tensor:
     """Tokens (B, N, D) that the resampler makes on the way, before any is merged."""
     caught: list[torch.Tensor] = []
-    hook = resampler.register_forward_hook(lambda module, args, output: caught.append(output))
-    try:
+    with resampler.register_forward_hook(lambda module, args, output: caught.append(output)):
         _rows(loaded, images)
-    finally:
-        hook.remove()
     if not caught:
         raise ValueError("another copy of the resampler runs in this model; align it before PEFT wraps it")
     return caught[0]

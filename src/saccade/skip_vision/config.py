@@ -26,12 +26,9 @@ MOST_ROWS = 1_000_000
 """Rows, or tokens of a resampler, that an image can be asked to have."""
 
 MOST_OF = {
-    "fine": 100,
-    "skip_ffn_layer": 9_999,
-    "register_layer": 9_999,
-    "image_size": 65_536,
-    "heads": 4096,
-} | {"levels": 9_999}
+    **{"fine": 100, "image_size": 65_536, "heads": 4096},
+    **dict.fromkeys(("skip_ffn_layer", "register_layer", "levels"), 9_999),
+}
 """The largest value of the other numbers."""
 
 
@@ -100,18 +97,13 @@ class SkipVisionConfig:
                     f"got {getattr(self, name)!r}"
                 )
         least_of = {"retained": 1, "fine": 1, "registers": 0, "register_layer": 1, "skip_ffn_layer": 0}
-        for name, least in least_of.items():
+        or_none = dict.fromkeys(("merged", "image_size", "heads"), 1)
+        for name, least in (least_of | or_none).items():
             value, most = getattr(self, name), MOST_OF.get(name, MOST_ROWS)
-            if type(value) is not int or not least <= value <= most:
+            none = ", or none" if name in or_none else ""
+            if not (none and value is None) and (type(value) is not int or not least <= value <= most):
                 raise ValueError(
-                    f"skip_vision: {name} is a whole number from {least} to {most}, "
-                    f"got {short(repr(value), 40)}"
-                )
-        for name in ("merged", "image_size", "heads"):
-            value, most = getattr(self, name), MOST_OF.get(name, MOST_ROWS)
-            if value is not None and (type(value) is not int or not 1 <= value <= most):
-                raise ValueError(
-                    f"skip_vision: {name} is a whole number from 1 to {most}, or none, "
+                    f"skip_vision: {name} is a whole number from {least} to {most}{none}, "
                     f"got {short(repr(value), 40)}"
                 )
         for name in ("skip_ffn", "former", "latter", "local", "learned_summary"):
@@ -246,7 +238,7 @@ class SkipVisionConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionary for JSON and YAML."""
         data = asdict(self)
-        data["scales"] = [list((s.window, s.queries)) for s in self.scales]
+        data["scales"] = [[s.window, s.queries] for s in self.scales]
         if not self.skip_ffn_layer:
             # Told where it is used: what was kept of models from before the field existed is still theirs.
             del data["skip_ffn_layer"]

@@ -129,10 +129,8 @@ class FilePool:
 
     def describe(self) -> dict[str, Any]:
         """Name, size, weight, refused records and the file's hash."""
-        digest = hashlib.sha256()
         with self.path.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
+            digest = hashlib.file_digest(stream, "sha256")
         return {
             "name": self.name,
             "records": len(self),
@@ -156,14 +154,12 @@ class ScenePool:
 
     def __init__(self, settings: GlanceScenes, seed: int, scale: int = 1) -> None:
         from saccade.glance.scenes import SHARES
-        from saccade.glance.tasks import TASKS
+        from saccade.glance.tasks import TASKS, check_tasks
 
         self.name, self.weight = settings.name, settings.weight
         self.refused: list[str] = []
         self.settings, self.seed, self.scale = settings, seed, settings.scale or scale
-        unknown = sorted(set(settings.tasks) - set(TASKS))
-        if unknown:
-            raise ValueError(f"unknown task {unknown[0]!r}; choose from {', '.join(TASKS)}")
+        check_tasks(sorted(settings.tasks))
         wanted = {kind for name in settings.tasks or TASKS for kind in TASKS[name].kinds}
         shares = {kind: share for kind, share in SHARES if kind in wanted}
         self._kinds = list(shares)

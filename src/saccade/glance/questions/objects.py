@@ -8,8 +8,6 @@ from saccade.glance.questions.base import Question, coin, once, pick
 from saccade.glance.scenes.objects import ObjectFacts, Thing
 from saccade.glance.vocabulary import COLOR_NAMES, DIRECTIONS, PLURAL_OF, SHAPES, UNANSWERABLE
 
-MAX_COUNT = 5
-
 
 def exist(facts: ObjectFacts, rng: np.random.Generator) -> list[Question]:
     """Is it there? Absent objects are near misses: their colour, or their shape, or both are present."""
