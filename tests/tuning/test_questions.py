@@ -20,8 +20,10 @@ POOL = [question(n, task="ab"[n % 2]) for n in range(60)]
     ("pool", "search", "held_out", "found"),
     [
         (60, 20, 10, (20, 10)),  # as many as were asked for, where there are enough
-        (60, 40, 10, (30, 10)),  # at most half of the pool is learnt from
+        (60, 40, 10, (40, 10)),
+        (60, 100, 10, (50, 10)),  # all but what judges is learnt from
         (40, 8, 100, (8, 32)),
+        (40, 30, 30, (20, 20)),  # a pool that is too small for both is halved
         (16, 100, 100, (8, 8)),
     ],
 )

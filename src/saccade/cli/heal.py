@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from saccade.plans.plan import Plan
     from saccade.tuning.questions import Questions
 
-STEPS, HEAL_SAMPLES, HELD_OUT, BATCH, RANK, TOKENS, LEARN_STEPS = 300, 2000, 260, 16, 16, 24, 200
+STEPS, HEAL_SAMPLES, HELD_OUT, BATCH, RANK, TOKENS, LEARN_STEPS = 300, 4800, 260, 16, 16, 24, 200
 """Defaults of ``saccade.healing.HealingSettings``, known before that is imported; a test holds them equal."""
 
 

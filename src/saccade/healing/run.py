@@ -146,7 +146,7 @@ def run(
         first, names = adapted_names(loaded, plan)
         config = settings.run(plan.spec, str(folder), settings.rate(loaded.shape.hidden))
         told.say(
-            f"{settings.steps} steps on {len(targets)} questions; adapters on {len(names)} linear layers "
+            f"{settings.steps} steps on {len(targets)} questions, {rounds(settings, len(targets))}; adapters on {len(names)} linear layers "
             f"of the decoder, from layer {first} on"
         )
         if (folder / PLAN).exists():
@@ -177,6 +177,14 @@ def run(
         write_json(folder / RESULT, data)
         journal.finish()
     return Healed(healed, found, data, files)
+
+
+def rounds(settings: HealingSettings, questions: int) -> str:
+    """How often a healing meets a question; of few it learns the questions rather than the plan."""
+    times = settings.steps * settings.batch * settings.accumulation / questions
+    if times < 1.5:
+        return "each about once"
+    return f"each about {times:.0f} times: more different ones heal further"
 
 
 def wanted_plan(loaded: Loaded, plan: Plan) -> Plan:

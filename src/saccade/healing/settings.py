@@ -44,7 +44,7 @@ class HealingSettings:
     accumulation: int = 1
     lr: float | None = None
     rank: int = 16
-    num_samples: int = 2000
+    num_samples: int = 4800
     num_held_out: int = 260
     tokens: int = 24
     learn: float | None = None

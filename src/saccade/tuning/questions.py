@@ -84,7 +84,7 @@ class Questions:
 
 
 def split(pool: Iterable[Sample | Entry], settings: Drawn) -> Questions:
-    """Draws both sets from one pool: at most half of it for the search, evenly over sub-tasks.
+    """Draws both sets from one pool, evenly over sub-tasks: half of it judges where it is too small for both.
 
     A question that is in the pool twice is drawn once, for a copy would judge what its like has chosen, and
     all questions about a picture stand on one side, where there are pictures enough.
@@ -105,8 +105,8 @@ def split(pool: Iterable[Sample | Entry], settings: Drawn) -> Questions:
             f"{len(given)} samples{others} are too few: {FEWEST} at least are learnt from, and as "
             "many judge it"
         )
-    seen = min(settings.num_samples, len(given) // 2)
-    held = min(settings.num_held_out, len(given) - seen)
+    held = min(settings.num_held_out, len(given) - min(settings.num_samples, len(given) // 2))
+    seen = min(settings.num_samples, len(given) - held)
     groups = _by_picture(given, [shown for _, shown, _ in first])
     sides = None if len(groups) == len(given) else _sides(groups, seen, settings.seed)
     if sides is None:
