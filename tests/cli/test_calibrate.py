@@ -10,6 +10,8 @@ from calibration.vlm import LAYERS, questions_file, save_model
 from saccade.cli import main
 from saccade.plans.plan import Plan
 
+FIT = ["--method", "fitprune", "--flops", "0.8"]
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> str:
@@ -69,6 +71,22 @@ def test_samples_without_a_picture_are_told_of(model, mine, tmp_path, capsys):
         assert main(["calibrate", model, *words]) == 0
         said = " ".join(capsys.readouterr().out.split())
         assert ("2 of these 6 samples have no picture: no layer loses anything" in said) == told
+    # There is no mean over samples in a permutation, and in a fit they have no share.
+    for other, told in ((["--budget", "1", "--score", "random"], None), (FIT, "no picture: are left out")):
+        words = [*other, "--data", str(text), "--out", str(tmp_path / "plan.json")]
+        assert main(["calibrate", model, *words]) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert "no layer loses anything" not in said and ("no picture" in said) == bool(told)
+        assert not told or told in said
+
+
+def test_a_file_of_few_questions_is_taken_whole(model, tmp_path, capsys):
+    """Twenty are drawn unless told otherwise, which nobody asked for who has less."""
+    few = questions_file(tmp_path, [{}])
+    words = ["--budget", "1", "--data", few, "--no-check", "--out", str(tmp_path / "plan.json")]
+    assert main(["calibrate", model, *words]) == 0
+    assert "1 sample (global draw, seed 0) of" in capsys.readouterr().out
+    assert len(Plan.load(tmp_path / "plan.json").calibration["samples"]) == 1
 
 
 def test_more_tokens_of_the_answer_are_looked_at_when_asked_for(model, mine, tmp_path, capsys):

@@ -13,6 +13,7 @@ from saccade.families.gemma import Gemma
 from saccade.training.collate import BLANK_SIZE, Collator
 from saccade.training.encode import IGNORE, ConversationEncoder
 from saccade.training.records import BadRecord, Conversation
+from support.models import VOCAB
 from training.test_encode import CONVERSATIONS, conversation
 from training.tiny import FAMILIES, said
 
@@ -75,6 +76,42 @@ def test_a_record_whose_first_answer_does_not_fit_is_left_out_and_named(loaded):
     assert batch.counts.samples == 1 and batch.counts.images == 0
     (problem,) = batch.problems
     assert "record c: its first answer ends at row" in problem and "max_length is 45" in problem
+
+
+def test_nothing_is_trained_on_behind_the_positions_of_a_model():
+    """It would be refused when it is asked."""
+    record = CONVERSATIONS[2]
+    for name, most in (("llava", 45), ("qwen", 500)):
+        loaded = FAMILIES[name]()
+        loaded.model.config.get_text_config().max_position_embeddings = 45
+        assert Collator(loaded, 500, always_image=False).max_length == most
+        assert Collator(loaded, 40, always_image=False).max_length == 40
+    loaded = FAMILIES["llava"]()
+    loaded.model.config.get_text_config().max_position_embeddings = 20
+    (problem,) = collate(loaded, [record, CONVERSATIONS[4]]).problems
+    assert "record c: its first answer ends at row" in problem and "the model was made for 20" in problem
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_word_that_the_model_reads_as_a_video_is_refused_as_when_it_is_asked(asked):
+    loaded = FAMILIES["qwen"]()
+    text = "what is a <video> ?", "it is red"
+    bad = conversation({"id": "v", "conversations": said(*(text if asked else text[::-1]))})
+    (problem,) = collate(loaded, [CONVERSATIONS[0], bad]).problems
+    assert problem == "record v: the text holds '<video>', which this model reads as a picture"
+    # Elsewhere it is a word like any other.
+    assert not collate(FAMILIES["llava"](), [bad]).problems
+
+
+def test_a_token_that_the_model_has_not_is_refused():
+    """InternVL's tokenizer has such: the forward would fail in the embedding, on CUDA for good."""
+    loaded = FAMILIES["llava"]()
+    words = loaded.processor.tokenizer
+    bad = conversation({"id": "n", "conversations": said("what is a <new> ?", "it is red")})
+    assert not collate(loaded, [bad]).problems
+    words.add_tokens([f"<{n}>" for n in range(len(words), VOCAB)] + ["<new>"])
+    (problem,) = collate(loaded, [bad, CONVERSATIONS[0]]).problems
+    assert problem == f"record n: '<new>' is token {VOCAB} of the tokenizer, and the model has {VOCAB} tokens"
 
 
 def test_bad_records_leave_the_rest_alone(loaded):

@@ -60,6 +60,32 @@ def test_a_checkpoint_whose_place_was_just_made_free_comes_back(here):
     same_run(here, "whole")
 
 
+@pytest.mark.parametrize("what", ["older ones", "later ones"])
+def test_an_end_while_checkpoints_are_deleted_leaves_whole_ones(here, monkeypatch, what):
+    """Of each a file is gone when the deletion ends: none of it is offered to go on from."""
+    folder = here / "run" / "checkpoints"
+    for step in (2, 4, 6, 8):
+        (folder / f"checkpoint-{step}").mkdir(parents=True)
+        (folder / f"checkpoint-{step}" / "optimizer.pt").write_bytes(b"state")
+
+    def torn(path, *_, **__):
+        (path / "optimizer.pt").unlink()
+        raise kills.Killed
+
+    monkeypatch.setattr(checkpoints.shutil, "rmtree", torn)
+    with pytest.raises(kills.Killed):
+        if what == "older ones":
+            checkpoints.tidy(here / "run", keep=2)
+        else:
+            checkpoints.forget_after(here / "run", 4)
+    monkeypatch.undo()
+    left = [4, 6, 8] if what == "older ones" else [2, 4, 6]
+    assert [checkpoints.step_of(path) for path in checkpoints.found(here / "run")] == left
+    assert all((path / "optimizer.pt").exists() for path in checkpoints.found(here / "run"))
+    checkpoints.recover(here / "run")
+    assert sorted(path.name for path in folder.iterdir()) == [f"checkpoint-{step}" for step in left]
+
+
 def test_metrics_that_cannot_be_written_are_named_and_the_checkpoint_is_kept(here, monkeypatch):
     config = settings(here, "save_every=1")
     from saccade.training import meter

@@ -138,6 +138,13 @@ def test_how_a_global_batch_is_split_may_change(here):
         torch.testing.assert_close(weights(here)[name], tensor, atol=1e-3, rtol=1e-3)
 
 
+def test_a_run_goes_on_with_other_threads(here):
+    """The machine that it goes on upon may have other cores."""
+    train(settings(here, "threads=1", "optimisation.steps=4"))
+    back_to(here, 2)
+    assert train(settings(here, "threads=2", "optimisation.steps=4"), resume=True).finished
+
+
 def test_a_finished_run_resumed_writes_its_model_again(here):
     train(settings(here))
     want = weights(here)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from saccade.inputs.data import Entry
     from saccade.inputs.samples import Sample
     from saccade.plans.plan import Plan
+
+SAMPLES = 20
+"""How many V-Skip's authors draw."""
 
 BAR = 24
 """Characters of the longest bar."""
@@ -41,7 +45,13 @@ def calibrate(
     flops: Annotated[
         float | None, common.fraction("Instead of a budget: the FLOPs ratio to reach, for example 0.9.")
     ] = None,
-    samples: Annotated[int, common.count("How many samples to draw.", common.MOST_SAMPLES)] = 20,
+    samples: Annotated[
+        int | None,
+        common.count(
+            f"How many samples to draw; {SAMPLES}, or all of a shorter --data, if omitted.",
+            common.MOST_SAMPLES,
+        ),
+    ] = None,
     task: common.Tasks = None,
     data: Annotated[
         Path | None, common.questions("image(s), question, optional answer, task, subtask")
@@ -98,7 +108,6 @@ def calibrate(
         budget=budget,
         flops=flops,
         score=score,
-        num_samples=samples,
         draw=cast("Draw", draw),
         seed=seed,
         direction=cast("Direction", direction),
@@ -108,7 +117,8 @@ def calibrate(
     )
     # What does not fit, too few samples or a broken image: said before anything is loaded.
     options.check_fit()
-    pool = read_pool(task or [], data, mixture, samples, seed, suite_of(model))
+    pool = read_pool(task or [], data, mixture, samples or SAMPLES, seed, suite_of(model))
+    options = dataclasses.replace(options, num_samples=samples or min(SAMPLES, len(pool)))
     options.choose(pool)
     from saccade.calibration.api import calibrate as run
     from saccade.calibration.api import partial_path
@@ -122,7 +132,7 @@ def calibrate(
         common.progress() as bar,
         helping(loaded, processes, opening, ray=ray, say=view.note) as helpers,
     ):
-        line = bar.add_task("calibrating", total=None if options.fits else samples)
+        line = bar.add_task("calibrating", total=None if options.fits else options.num_samples)
         plan = run(
             loaded.model,
             loaded.processor,
@@ -137,11 +147,10 @@ def calibrate(
     show(view, plan)
     drawn = set(plan.calibration["samples"])
     bare = sum(item.id in drawn and not item.visual for item in pool)
-    if bare:
-        view.line(
-            f"{bare} of these {len(drawn)} samples have no picture: no layer loses anything on them, which "
-            "lowers every mean"
-        )
+    if bare and plan.calibration["metric"] != "random":
+        # Shares of attention are of pictures; a score of a layer is a mean over samples.
+        fate = "are left out" if options.fits else "no layer loses anything on them, which lowers every mean"
+        view.line(f"{bare} of these {len(drawn)} samples have no picture: {fate}")
     view.note(rest(partial_path(out)))
     view.line(f"plan: {plan.spec}, written to {out}")
     asked = [*common.given(("--task", task), ("--data", data)), *words(opening)]
@@ -216,9 +225,9 @@ def _show_fit(view: common.Output, facts: dict[str, Any]) -> None:
     for layer, share in enumerate(fit["left"]):
         table.add_row(str(layer), f"{100 * share:.1f} %", "█" * round(BAR * share))
     view.table(table)
-    count, tasks = len(facts["samples"]), ", ".join(facts["tasks"])
+    count, tasks = _counted(facts), ", ".join(facts["tasks"])
     view.line(
-        f"{count} samples ({facts['draw']} draw, seed {facts['seed']}) of {tasks}; no layer loses more than "
+        f"{count} ({facts['draw']} draw, seed {facts['seed']}) of {tasks}; no layer loses more than "
         f"{100 * fit['alpha']:.1f} % of the attention that its rows get"
     )
 
@@ -234,9 +243,14 @@ def touched(plan: Plan) -> set[int]:
     return {number for number, layer in enumerate(route.layers) if not layer.is_dense}
 
 
+def _counted(facts: dict[str, Any]) -> str:
+    count = len(facts["samples"])
+    return f"{count} sample{'' if count == 1 else 's'}"
+
+
 def _summary(facts: dict[str, Any]) -> str:
-    count, tasks = len(facts["samples"]), ", ".join(facts["tasks"])
-    text = f"{count} samples ({facts['draw']} draw, seed {facts['seed']}) of {tasks}"
+    count, tasks = _counted(facts), ", ".join(facts["tasks"])
+    text = f"{count} ({facts['draw']} draw, seed {facts['seed']}) of {tasks}"
     if facts.get("answer_tokens", 1) > 1:
         text += f", the first {facts['answer_tokens']} tokens of the answer"
     cost = facts["cost"]

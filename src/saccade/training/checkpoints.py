@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,16 +102,27 @@ def recover(run: Path) -> None:
 def tidy(run: Path, keep: int) -> None:
     """Deletes all but the newest checkpoints, and what an interrupted write left."""
     for old in found(run)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        with suppress(OSError):
+            _delete(old)
     for scrap in (run / FOLDER).glob(".*.part"):
         shutil.rmtree(scrap, ignore_errors=True)
 
 
 def forget_after(run: Path, step: int) -> None:
-    """Deletes checkpoints that a run which goes on from an earlier one will write anew."""
-    for path in found(run):
+    """Deletes checkpoints that a run which goes on from an earlier one will write anew.
+
+    The newest go first: whenever it ends, the last that is left is whole, and one that a run may go on from.
+    """
+    for path in reversed(found(run)):
         if step_of(path) > step:
-            shutil.rmtree(path)
+            _delete(path)
+
+
+def _delete(checkpoint: Path) -> None:
+    """Deletes a checkpoint; an end in the middle of it leaves what nobody takes for one."""
+    scrap = checkpoint.with_name(f".{checkpoint.name}.part")
+    os.replace(checkpoint, scrap)
+    shutil.rmtree(scrap, ignore_errors=True)
 
 
 def save_weights(folder: Path, weights: Mapping[str, torch.Tensor]) -> None:

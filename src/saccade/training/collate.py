@@ -10,8 +10,11 @@ import torch
 from PIL import Image
 
 from saccade.engine.resolution import note_shrunk
+from saccade.families import unwrap
+from saccade.inputs.prompts import most_positions
 from saccade.inputs.samples import BLIND_COLOUR
 from saccade.models import Loaded, shrink
+from saccade.opening.agree import more_tokens
 from saccade.training.encode import IGNORE, ConversationEncoder, Encoded, cut
 from saccade.training.records import BadRecord, Conversation, Turn
 
@@ -62,7 +65,8 @@ class Collator:
 
     Attributes:
         encoder: Text to ids.
-        max_length: Longest sequence, visual rows included.
+        max_length: Longest sequence, visual rows included; no longer than the positions that the model was
+            made for.
         always_image: Whether a batch without images gets a row with a blank one and no labels, so that what
             sees is run, and has a gradient of zero.
         scale: What is left of each side of an image, as the plan's ``resize`` says.
@@ -74,7 +78,12 @@ class Collator:
             # Workers shrink in processes of their own.
             note_shrunk(loaded.model)
         self.processor, self.encoder = loaded.processor, ConversationEncoder(loaded.processor, loaded.model)
-        self.max_length, self.always_image = max_length, always_image
+        config: Any = unwrap(loaded.model).config
+        # Where positions have several axes a picture takes fewer of them than rows.
+        most = most_positions(config) if loaded.family.compact_positions else None
+        self.max_length = max_length if most is None else min(max_length, most)
+        self.always_image, self._limit = always_image, max_length
+        self._vocab = loaded.shape.vocab + more_tokens(config)
         pad = self.encoder.tokenizer.pad_token_id
         self.pad: int = self.encoder.end if pad is None else pad
         names = getattr(self.processor, "model_input_names", ())
@@ -100,7 +109,9 @@ class Collator:
                 )
                 continue
             try:
-                rows.append((self.encoder(record.turns, record.where), record.turns, record))
+                encoded = self.encoder(record.turns, record.where)
+                self._check_known(encoded, record.where)
+                rows.append((encoded, record.turns, record))
             except BadRecord as error:
                 problems.append(str(error))
         rows, images, (blocks, vision) = self._look(rows, problems)
@@ -121,6 +132,15 @@ class Collator:
             block, types = blocks[0]
             sequences.append((block, [IGNORE] * len(block), types))
         return self._pad(sequences, vision, counts, tuple(problems))
+
+    def _check_known(self, encoded: Encoded, where: str) -> None:
+        """Refuses tokens that the model has no embedding of: a tokenizer may know words that it does not."""
+        odd = next((token for token in encoded.ids if token >= self._vocab), None)
+        if odd is not None:
+            word = self.encoder.tokenizer.convert_ids_to_tokens(odd)
+            raise BadRecord(
+                f"{where}: {word!r} is token {odd} of the tokenizer, and the model has {self._vocab} tokens"
+            )
 
     def _look(self, rows: list[Row], problems: list[str]) -> tuple[list[Row], list[Image.Image], Seen]:
         """Rows whose images the processor takes, the images, and what it makes of them; others are named."""
@@ -189,9 +209,9 @@ class Collator:
                     kept += range(first, first + shown)
                     break
             else:
+                most = "max_length is" if self.max_length == self._limit else "the model was made for"
                 refused.append(
-                    f"{record.where}: its first answer ends at row {total}, "
-                    f"and max_length is {self.max_length}"
+                    f"{record.where}: its first answer ends at row {total}, and {most} {self.max_length}"
                 )
             first += len(record.images)
         return kept, fitting, refused

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from saccade.families import find, unwrap
+from saccade.inputs.prompts import placeholders
 from saccade.training.records import BadRecord, Turn
 
 IGNORE = -100
@@ -61,10 +62,12 @@ class ConversationEncoder:
         if token is None:
             raise ValueError("training needs a processor with an image token; this one has none")
         self.written = self.image_token = str(token)
+        self._placeholders: tuple[str, ...] = ()
         self.family = None if model is None else find(model)
         if self.family is not None:
             config: Any = unwrap(model).config
             ids, written = self.family.visual_ids(config), self.family.written_ids(config)
+            self._placeholders = placeholders(processor, self.family, config)
             if written and ids != written:
                 self.image_token, self.written = self.tokenizer.convert_ids_to_tokens([ids[0], written[0]])
         self.image_id: int = self.tokenizer.convert_tokens_to_ids(self.image_token)
@@ -87,8 +90,8 @@ class ConversationEncoder:
             where: The record's place, for errors.
 
         Raises:
-            BadRecord: If the template cannot write the conversation turn by turn, or an answer would end in
-                its middle.
+            BadRecord: If the template cannot write the conversation turn by turn, an answer would end in its
+                middle, or a text holds what the model reads as a picture.
         """
         messages = [turn.message() for turn in turns]
         texts: list[str] = []
@@ -111,6 +114,7 @@ class ConversationEncoder:
                 f"{where}: the text holds {texts[-1].count(self.image_token)} {self.image_token} "
                 f"for {images} images"
             )
+        self._check_unseen(turns, where)
         return self._join(texts, where)
 
     def _render(self, messages: list[dict[str, Any]], prompt: bool, where: str) -> str:
@@ -147,6 +151,13 @@ class ConversationEncoder:
                 raise BadRecord(
                     f"{where}: an answer holds {end} in its text, which ends a turn of this model"
                 )
+
+    def _check_unseen(self, turns: Sequence[Turn], where: str) -> None:
+        """Refuses words that stand for a picture or a video, as asking does: its rows would hold nothing."""
+        said = [piece for turn in turns for piece in turn.pieces if piece is not None]
+        for token in self._placeholders:
+            if any(token in piece for piece in said):
+                raise BadRecord(f"{where}: the text holds {token!r}, which this model reads as a picture")
 
     def _ended(self, answer: str) -> bool:
         return any(end in answer for end in self._stop_texts)

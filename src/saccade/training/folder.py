@@ -13,8 +13,8 @@ RUN, METRICS, MODEL, CURVE = "run.json", "metrics.jsonl", "model", "loss.png"
 PLANNED = "plan file's methods"
 """What a plan file held when the run began; earlier versions did not note it."""
 
-FREE = ("out", "save_every", "keep", "workers")
-"""Settings that a resumed run may change: they do not touch what is computed."""
+FREE = ("out", "save_every", "keep", "workers", "threads")
+"""Settings that a resumed run may change: what is computed is the same, but for the rounding of sums."""
 
 
 def check_folder(run: Path, resume: bool) -> None:

@@ -162,3 +162,17 @@ def test_text_before_the_image_is_no_text_of_the_question():
     layout = Layout.from_mask(torch.tensor([[False, True, False, True, False]]))
     groups = group_rows(layout, Route.dense(layout, 1).layers[0])
     assert groups["text"].tolist() == [False, False, True, False, True]
+
+
+def test_rows_are_massive_beside_those_that_are_alive():
+    """Most of the prompt is dropped, and zeros; large numbers are nothing odd in this model."""
+    tiny = FACTORIES["llava-llama"](layers=2)
+    projector = tiny.model.model.multi_modal_projector.linear_2
+    with torch.no_grad():
+        for parameter in (tiny.model.get_input_embeddings().weight, *projector.parameters()):
+            parameter *= 1e4
+    inputs = tiny.batch([PROMPT])
+    for plan in ("ffn_skip(layers=0)", "divprune(keep=0.1,position_policy=keep)"):
+        found = analysed(tiny, inputs, plan)
+        assert found["left_out"] == [0, 0], plan
+        assert min(found["visual"]["rows"]) > 0 and min(found["text"]["rows"]) > 0

@@ -112,7 +112,9 @@ def probe_layers(
         entering_ND = run.middles[number]
         output_ND = family.fed(layer, family.norms(layer)[1](entering_ND[None]))[0]
         values = {name: value.cpu() for name, value in probe_rows(entering_ND, output_ND).items()}
-        odd_N = massive_rows(entering_ND).cpu()
+        # Rows that were dropped hold zeros, against whose median every other would be massive.
+        rows, odd_N = run.rows(number), torch.zeros(len(entering_ND), dtype=torch.bool)
+        odd_N[rows] = massive_rows(entering_ND[rows.to(entering_ND.device)]).cpu()
         odd_N[0] = True
         left_out.append(int((odd_N & run.layer(number).alive_BN[0])[1:].sum()))
         for group, rows_N in group_rows(run.layout, apart or run.layer(number)).items():

@@ -35,7 +35,7 @@ from saccade.system.journal import Journal, opened
 PARTS = ("ffn", "attention", "bounds")
 """What can be analysed."""
 
-VERSION = 3
+VERSION = 4
 """Raised when what is measured of a sample comes out otherwise; what was kept is then not used again."""
 UNTOUCHED = Plan((FFNSkip(layers=()),))
 """Skips nothing; a forward under it is the stock model's, and is looked at like any other."""
