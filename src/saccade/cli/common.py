@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from saccade.inputs.videos import Video
     from saccade.opening.settings import Opening
+    from saccade.plans.plan import Plan
     from saccade.system.journal import Journal
 
 Model = Annotated[
@@ -123,6 +124,15 @@ def finite(value: float | None) -> float | None:
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{value} is not a finite number")
     return value
+
+
+def say_uncalibrated(out: Output, plan: Plan) -> None:
+    """Says of a plan whose layers nothing has chosen that the last ones were taken."""
+    if any(method.needs_order and method.score for method in plan.methods):
+        out.line(
+            f"{plan.spec} names no layers: the last ones are taken here; saccade calibrate chooses them, and "
+            "its plan file brings them along"
+        )
 
 
 def open_videos(paths: Sequence[Path], frames: int | None) -> tuple[Video, ...]:
