@@ -101,7 +101,7 @@ def cost(result: Result) -> str:
                 percent(n["tower_share"], 0),
             ]
         )
-        if words := tower_told(n["tower_share"]):
+        if words := tower_told(n["tower_share"], n["whole_ratio"]):
             told.append(f"<p><code>{escape(one.plan)}</code>: {words}.</p>")
     model = result.model
     prompt = f"A prompt of {model.visual} visual and about {model.text} text rows, {model.layers} layers."
