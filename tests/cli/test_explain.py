@@ -74,6 +74,10 @@ def test_a_static_plan_shows_what_layers_skip(explained, tmp_path):
     assert not (tmp_path / "out").exists() and (tmp_path / "page.html").is_file()
 
 
+def test_layers_that_nothing_chose_are_said_to_be_the_last_ones(explained):
+    assert "saccade calibrate chooses them" in explained(plan="vskip(flops=0.9)").out.replace("\n", " ")
+
+
 def test_a_plan_without_a_stage_changes_nothing(explained):
     data = explained("--json", "-", plan="dense", out="only.png").json
     assert data["stages"] == [] and data["cost"]["ratio"] == 1

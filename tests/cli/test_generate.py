@@ -41,6 +41,13 @@ def test_a_plan_that_changes_nothing_gives_the_same_answer(command, asked, pictu
     assert "same answer" in done.out
 
 
+@pytest.mark.parametrize(("plan", "said"), [("shortv(budget=1)", True), ("shortv(layers=1)", False)])
+def test_layers_that_nothing_chose_are_said_to_be_the_last_ones(command, asked, picture, plan, said):
+    done = ask(command, "--image", picture, "--plan", plan)
+    assert done.code == 0
+    assert ("the last ones are taken here; saccade calibrate" in " ".join(done.out.split())) is said
+
+
 def test_several_images_and_none(command, asked, picture):
     two = ask(
         command, "--image", picture, "--image", picture, "--plan", "shortv(budget=2)", "--json", "-"

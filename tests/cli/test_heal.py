@@ -38,7 +38,8 @@ def test_a_plan_gives_a_healed_one_a_table_a_page_and_the_next_command(model, mi
     shown = capsys.readouterr()
     plan = Plan.load(out / "plan.json")
     assert plan.spec == SPEC and plan.adapter is not None
-    assert f"next: saccade eval {model} --plan {out / 'plan.json'} --data {mine}" in shown.out
+    assert f"next: saccade eval {model} --plan {out / 'plan.json'} --data QUESTIONS.jsonl" in shown.out
+    assert f"QUESTIONS.jsonl: questions that are not in {mine}" in shown.out
     assert "4 steps of 2 questions" in shown.out and "same answers as dense" in shown.out
     assert json.loads((tmp_path / "all.json").read_text())["heal"]["spec"] == SPEC
     page = tmp_path / "healed.html"

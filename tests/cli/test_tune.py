@@ -36,7 +36,8 @@ def test_a_budget_gives_a_plan_a_table_a_page_and_the_next_command(model, mine, 
     assert plan.calibration["tuned"]["predicted"]["ratio"] <= 0.7
     assert f"plan: {plan.spec}, written to {out}" in shown.out
     assert "chosen: of the plans that fit" in shown.out
-    assert f"next: saccade eval {model} --plan {out} --data {mine}" in shown.out
+    # Not on what it was searched on: those questions were seen, and one of them has no answer.
+    assert f"next: saccade eval {model} --plan {out} --data QUESTIONS.jsonl" in shown.out
     assert "what undoing a choice changes" in shown.out and "the dense model answers" in shown.out
     assert "at most 60 forward passes" in shown.err and "search" in shown.err
     assert json.loads((tmp_path / "all.json").read_text())["tune"]["spec"] == plan.spec
@@ -84,7 +85,7 @@ def test_a_plan_is_tuned_and_healed_in_one(model, mine, tmp_path, capsys, monkey
     )
     # What follows looks at both.
     both = f"--plan {out} --plan {tmp_path / 'plan.healed' / 'plan.json'}"
-    assert f"next: saccade eval {model} {both} --data {mine}" in shown
+    assert f"next: saccade eval {model} {both} --data QUESTIONS.jsonl" in shown
 
 
 @pytest.mark.parametrize(

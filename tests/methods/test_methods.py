@@ -59,8 +59,14 @@ def test_a_method_of_which_nothing_is_said_changes_nothing():
     assert all(layer.is_dense for layer in method.route(LAYOUT, 3).layers)
     assert method.visual_rows(7) == 7 and not method.shortens and method.tower_merge is None
     assert str(method) == "nothing_test()" and method.usual_values() == {}
-    with pytest.raises(ValueError, match="resolved to a setting"):
+    with pytest.raises(ValueError, match=r"saccade cost MODEL --plan 'nothing_test\(flops=0.5\)' tells it"):
         Nothing(flops=0.5).resolve(3)
+
+
+@pytest.mark.parametrize("method", [VSkip, VTW])
+def test_a_ratio_without_a_prompt_names_the_command_that_finds_its_layers(method):
+    with pytest.raises(ValueError, match=f"saccade calibrate --method {method.name} --flops 0.9"):
+        method(flops=0.9).resolve(12)
 
 
 @pytest.mark.parametrize(

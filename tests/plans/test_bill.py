@@ -191,6 +191,9 @@ def test_the_tower_of_a_large_picture_is_a_third_and_then_two_thirds():
     _, cut = priced("qwen2.5-vl-7b", "divprune(keep=0.2)", 1280)
     assert cut.tower_is_bottleneck and f"{100 * cut.tower_share:.0f} %" in cut.verdict
     assert cut.ratio > 1.5 * cut.decoder_tflops / cut.dense_decoder_tflops
+    assert "take a method that does not look" not in cut.verdict
+    _, dearer = priced("qwen2.5-vl-7b", "fastervlm(keep=1279)", 1280)
+    assert dearer.ratio > 1 and f"{100 * dearer.ratio:.1f} % of the dense model's" in dearer.verdict
     _, small = priced("qwen2.5-vl-7b", "resize(scale=0.5)", 1280)
     assert not small.tower_is_bottleneck and small.ratio < 0.3
 

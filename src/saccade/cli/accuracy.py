@@ -58,7 +58,7 @@ def show(out: common.Output, found: dict[str, Any], scored_by: str) -> None:
         out.table(saved)
         out.line("FLOPs: the decoder's; whole: with the vision tower, the projector and the head")
         for e in plans:
-            if told := tower_told(e["cost"].get("tower_share")):
+            if told := tower_told(e["cost"].get("tower_share"), e["cost"].get("whole_ratio")):
                 out.line(f"{e['name']}: {told}")
     if told := beside_blind(mean_dense, found["dense"]["tasks"]):
         out.line(told)

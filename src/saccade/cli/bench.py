@@ -284,7 +284,7 @@ def _show_whole(out: common.Output, results: list[Bench]) -> None:
             "ratio is with the decoder's prefill"
         )
     for r, whole in known:
-        if told := tower_told(whole["tower_share"]):
+        if told := tower_told(whole["tower_share"], whole["ratio"]):
             out.line(f"{r.plan}: {told}")
 
 

@@ -11,7 +11,7 @@ import typer
 
 from saccade.cli import common
 from saccade.cli.drawn import of_suite
-from saccade.cli.opening import opened, opens, words
+from saccade.cli.opening import opened, opens, say_next
 from saccade.opening.settings import Opening
 from saccade.system.embedded import GLANCE, Embedded, suite_of
 
@@ -153,12 +153,7 @@ def calibrate(
         view.line(f"{bare} of these {len(drawn)} samples have no picture: {fate}")
     view.note(rest(partial_path(out)))
     view.line(f"plan: {plan.spec}, written to {out}")
-    asked = [*common.given(("--task", task), ("--data", data)), *words(opening)]
-    view.line(f"next: {common.command('eval', model, '--plan', str(out), *asked)}")
-    if data is not None:
-        view.line("judge it on questions that nothing was chosen on, so on other lines than these")
-    if data is not None and not all(getattr(item, "answers", True) for item in pool):
-        view.line(f"eval needs an answer to every question, and some lines of {data} have none")
+    say_next(view, model, [str(out)], task, data, opening)
     view.finish({"out": str(out), "spec": plan.spec, "plan": plan.to_dict()})
 
 

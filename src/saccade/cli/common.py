@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from saccade.inputs.videos import Video
     from saccade.opening.settings import Opening
+    from saccade.plans import plan as plans
     from saccade.system.journal import Journal
 
 # The largest numbers that options take: more is a mistyped number, and would end in a crash or never.
@@ -117,6 +118,15 @@ Json = Annotated[
         metavar="FILE", help="Write results as JSON; '-' for standard output, and nothing else there."
     ),
 ]
+
+
+def say_uncalibrated(out: Output, plan: plans.Plan) -> None:
+    """Says of a plan whose layers nothing has chosen that the last ones were taken."""
+    if any(method.needs_order and method.score for method in plan.methods):
+        out.line(
+            f"{plan.spec} names no layers: the last ones are taken here; saccade calibrate chooses them, and "
+            "its plan file brings them along"
+        )
 
 
 def open_videos(paths: Sequence[Path], frames: int | None) -> tuple[Video, ...]:

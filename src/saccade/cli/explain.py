@@ -98,6 +98,7 @@ def explain(
             shown.write(file)
             bar.advance(task)
     _show(out, shown)
+    common.say_uncalibrated(out, wanted)
     out.line("".join(f"\nwrote {file}" for file in files).strip())
     given = {"files": [str(path) for path in [*paths, *films]], "pictures": [str(file) for file in files]}
     out.finish(shown.to_dict() | given | {"provenance": record(model=loaded.model, device=where)})

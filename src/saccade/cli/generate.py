@@ -92,6 +92,8 @@ def generate(
                 result |= _guarded(result, tuned["unsure"])
             bar.advance(task)
     _show(out, result)
+    if wanted is not None:
+        common.say_uncalibrated(out, wanted)
     out.finish(result | {"provenance": record(model=loaded.model, device=where)})
 
 

@@ -9,7 +9,7 @@ import typer
 
 from saccade.cli import common
 from saccade.cli.drawn import read_questions
-from saccade.cli.opening import opened, opens, words
+from saccade.cli.opening import QUESTIONS, opened, opens, say_next
 from saccade.opening.settings import Opening
 from saccade.system.embedded import suite_of
 
@@ -130,12 +130,11 @@ def heal(
     loaded = opened(model, opening)
     found = healed(view, loaded, wanted, questions, settings, out, merge)
     show(view, found)
-    data_words = common.given(("--task", task), ("--data", data))
-    both = ["--plan", str(found.files["plan"])]
-    view.line(f"next: {common.command('eval', model, *both, *data_words, *words(opening))}")
+    say_next(view, model, [str(found.files["plan"])], task, data, opening)
     if "model" in found.files:
         into, beside = str(found.files["model"]), str(found.files["model_plan"])
-        view.line(f"merged: {common.command('eval', into, '--plan', beside, *data_words)}")
+        others = common.given(("--task", task), ("--data", None if data is None else QUESTIONS))
+        view.line(f"merged: {common.command('eval', into, '--plan', beside, *others)}")
         view.line(f"serve it: {common.command('serve', into, '--plan', f'healed={beside}')}")
     else:
         view.line(

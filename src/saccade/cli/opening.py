@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -27,6 +28,9 @@ Generic = Annotated[
         help="Where nobody wrote an adapter for the family, make one by inspection, and check it.",
     ),
 ]
+
+QUESTIONS = "QUESTIONS.jsonl"
+"""What a command to type next calls questions that are the user's to find."""
 
 
 OPTIONS: dict[str, Any] = {
@@ -107,6 +111,23 @@ def words(opening: Opening) -> list[str]:
     options = common.given(*((f"--{name.replace('_', '-')}", value) for name, value in same.items()))
     options += ["--generic"] if opening.generic and opening.accepted is None else []
     return [*options, "--trust-remote-code"] if opening.trust_remote_code else options
+
+
+def say_next(
+    out: common.Output,
+    model: str,
+    plans: Sequence[str],
+    task: Sequence[str] | None,
+    data: Path | None,
+    opening: Opening,
+) -> None:
+    """Says which command judges plans that were made on a file's questions, or on those of a suite's task."""
+    # Not on the file itself: its questions were seen, and may have no answers.
+    others = None if data is None else QUESTIONS
+    asked = common.given(*(("--plan", plan) for plan in plans), ("--task", task), ("--data", others))
+    out.line(f"next: {common.command('eval', model, *asked, *words(opening))}")
+    if data is not None:
+        out.line(f"{QUESTIONS}: questions that are not in {data}, on each line image, question and answer")
 
 
 def opens(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -86,7 +86,7 @@ def _tuned(view: common.Output, facts: dict[str, Any]) -> None:
         f"{lost(held['bound'])} (one of {held['candidates']} plans, one-sided 95 %)"
     )
     if held.get("whole_ratio") is not None:
-        told = tower_told(held["tower_share"])
+        told = tower_told(held["tower_share"], held["whole_ratio"])
         view.line(
             f"the whole bill, tower and head included, is {percent(held['whole_ratio'])} of the dense model's"
             + (f"; {told}" if told else "")

@@ -18,7 +18,9 @@ def register(app: typer.Typer) -> None:
 def report(
     results: Annotated[
         list[Path],
-        typer.Argument(metavar="RESULT...", help="What eval, demo, bench, cost or study wrote; plan files."),
+        typer.Argument(
+            metavar="RESULT...", help="What eval, tune, heal, demo, bench, cost or study wrote; plans."
+        ),
     ],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The page to write.")] = Path("report.html"),
     json: common.Json = None,

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from saccade.cli import common
 from saccade.cli.apart import check_apart
+from saccade.cli.opening import QUESTIONS
 
 if TYPE_CHECKING:
     from saccade.training import TrainingConfig, TrainingOutcome
@@ -144,7 +145,7 @@ def _tell(out: common.Output, config: TrainingConfig, outcome: TrainingOutcome) 
         out.line(f"left out {left_out} bad {records}, for example: {refused['examples'][0]}")
     out.line(f"wrote {outcome.model}, {outcome.folder / 'metrics.jsonl'} and {outcome.folder / 'loss.png'}")
     own = any(source.kind != "glance" for source in config.data)
-    asked = common.given(("--plan", config.plan), ("--data", "QUESTIONS.jsonl" if own else None))
+    asked = common.given(("--plan", config.plan), ("--data", QUESTIONS if own else None))
     out.line(f"next: {common.command('eval', str(outcome.model), *asked)}")
     if own:
-        out.line("QUESTIONS.jsonl: held-out questions of your own, on each line image, question and answer")
+        out.line(f"{QUESTIONS}: held-out questions of your own, on each line image, question and answer")

@@ -9,7 +9,7 @@ import typer
 
 from saccade.cli import common
 from saccade.cli.drawn import read_questions
-from saccade.cli.opening import opened, opens, words
+from saccade.cli.opening import opened, opens, say_next, words
 from saccade.opening.settings import Opening
 from saccade.system.embedded import suite_of
 
@@ -169,13 +169,12 @@ def tune(
     left = common.partial_of(out)
     view.note("" if left is None else rest(left))
     show(view, found)
-    data_words = common.given(("--task", task), ("--data", data))
-    plans = ["--plan", str(out)]
+    plans = [str(out)]
     if heal and found.plan is not None:
         common.use_threads(threads)  # alone again
-        plans += ["--plan", heal_it(view, loaded, out, task or [], data, settings, opening)]
+        plans.append(heal_it(view, loaded, out, task or [], data, settings, opening))
     if found.plan is not None:
-        view.line(f"next: {common.command('eval', model, *plans, *data_words, *words(opening))}")
+        say_next(view, model, plans, task, data, opening)
         serve = common.command("serve", model, "--plan", f"tuned={out}", *words(opening))
         view.line(f"serve it: {serve}, or saccade.apply(model, {str(out)!r})")
     view.line(f"page: {common.command('report', str(found.files['result']), '--out', 'tune.html')}")
@@ -279,7 +278,7 @@ def show(view: common.Output, found: Tuned) -> None:
         view.line(guard_told(vars(found.unsure)))
     if found.chosen is not None:
         cost = found.found.plans[found.chosen.plan.spec].cost
-        if told := tower_told(cost.get("tower_share")):
+        if told := tower_told(cost.get("tower_share"), cost.get("whole_ratio")):
             view.line(f"of the plan {told}")
         if found.settings.max_loss is None:
             why = (

@@ -146,8 +146,8 @@ def run(
         first, names = adapted_names(loaded, plan)
         config = settings.run(plan.spec, str(folder), settings.rate(loaded.shape.hidden))
         told.say(
-            f"{settings.steps} steps on {len(targets)} questions, {rounds(settings, len(targets))}; adapters on {len(names)} linear layers "
-            f"of the decoder, from layer {first} on"
+            f"{settings.steps} steps on {len(targets)} questions, {rounds(settings, len(targets))}; adapters "
+            f"on {len(names)} linear layers of the decoder, from layer {first} on"
         )
         if (folder / PLAN).exists():
             # Only what came after the steps is left to do, if this is the same run.

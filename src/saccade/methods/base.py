@@ -92,8 +92,16 @@ class Method(ABC):
             ValueError: If layers are out of range, or an order is needed and missing.
         """
         if self.flops is not None:
-            raise ValueError(f"{self}: flops must be resolved to a setting against a prompt first")
+            raise self._without_a_prompt()
         return self
+
+    def _without_a_prompt(self) -> ValueError:
+        """The error of a FLOPs ratio where no prompt is at hand to find its setting on."""
+        found = f"saccade cost MODEL --plan '{self}' tells it"
+        if self.score is not None:
+            command = f"saccade calibrate --method {self.name} --flops {self.flops:g}"
+            found = f"{command} finds it and writes a plan file"
+        return ValueError(f"{self}: flops needs a prompt, and here its setting is wanted: {found}")
 
     def max_strength(self, num_layers: int, order: Sequence[int] | None = None) -> int:
         """The strongest setting that a FLOPs ratio can lead to; settings are counted from 0 (no change).
@@ -324,7 +332,7 @@ class LayerMethod(BudgetMethod):
                     f"preset {self.preset} names layer {max(order)}, but the model has {num_layers} layers"
                 )
         if self.flops is not None:
-            raise ValueError(f"{self}: flops must be resolved to a budget against a prompt first")
+            raise self._without_a_prompt()
         budget = (
             len(order)
             if self.budget is None and self.preset is not None and order is not None

@@ -64,7 +64,7 @@ class Victor(BudgetMethod):
 
     def resolve(self, num_layers: int, order: Sequence[int] | None = None) -> Victor:
         if self.flops is not None:
-            raise ValueError(f"{self}: flops must be resolved to a budget against a prompt first")
+            raise self._without_a_prompt()
         if self.budget is not None and self.budget >= num_layers:
             raise ValueError(f"{self}: the registers must be read in a layer; the model has {num_layers}")
         layer = self.layer if self.layer is not None else USUAL_LAYER

@@ -85,7 +85,7 @@ class VTW(BudgetMethod):
                 raise ValueError("vtw: give layer=..., budget=..., flops=... or preset=..., or calibrate it")
             layer = num_layers - len(order)
         if layer is None:
-            raise ValueError(f"{self}: flops must be resolved to a budget against a prompt first")
+            raise self._without_a_prompt()
         if layer > num_layers:
             raise ValueError(f"{self}: layer {layer} is past the model's {num_layers} layers")
         return replace(self, layer=layer, preset=None, budget=None)

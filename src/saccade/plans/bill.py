@@ -72,7 +72,7 @@ class Bill:
     @property
     def verdict(self) -> str:
         """``tower_told`` of it."""
-        return tower_told(self.tower_share)
+        return tower_told(self.tower_share, self.ratio)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionary for JSON."""
@@ -85,18 +85,25 @@ class Bill:
         }
 
 
-def tower_told(share: float | None) -> str:
-    """What to do where the tower has become the bottleneck, in words; empty where it has not.
+def tower_told(share: float | None, ratio: float | None) -> str:
+    """What to do where a plan spares nothing or the tower has become the bottleneck, in words; else empty.
 
     Args:
         share: Part of the whole bill that the tower and the projector are; None where it is not known.
+        ratio: The whole bill over that of the stock model; None where it is not known.
     """
-    if share is None or share <= BOTTLENECK:
-        return ""
-    return (
-        f"the vision tower is {100 * share:.0f} % of the whole bill: what is left to spare lies before the "
-        "decoder (a lower resolution, or fewer patches in the tower)"
-    )
+    told = []
+    if ratio is not None and round(ratio, 3) > 1:
+        told.append(
+            f"the whole bill is {100 * ratio:.1f} % of the dense model's: what the plan looks at costs more "
+            "than it spares in the decoder; take a method that does not look into the vision tower"
+        )
+    if share is not None and share > BOTTLENECK:
+        told.append(
+            f"the vision tower is {100 * share:.0f} % of the whole bill: what is left to spare lies before "
+            "the decoder (a lower resolution, or fewer patches in the tower)"
+        )
+    return "; ".join(told)
 
 
 def head_flops(shape: ModelShape) -> float:

@@ -52,7 +52,7 @@ def cost(result: Result) -> str:
     for one in result.priced:
         spec = f'<span class="spec">{escape(one.resolved)}</span>' if one.resolved != one.plan else ""
         rows.append([f"{escape(one.plan)}{spec}", *(cell(one.numbers) for cell in PRICED.values())])
-        if words := tower_told(one.numbers["tower_share"]):
+        if words := tower_told(one.numbers["tower_share"], one.numbers["whole_ratio"]):
             told.append(f"<p><code>{escape(one.plan)}</code>: {words}.</p>")
     model = result.model
     prompt = f"A prompt of {model.visual} visual and about {model.text} text rows, {model.layers} layers."
