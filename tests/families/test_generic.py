@@ -131,6 +131,44 @@ def test_what_shows_on_long_prompts_alone_is_refused_by_what_the_attention_calls
         GenericFamily.of(T.LlavaForConditionalGeneration(config).eval())
 
 
+def _behind_a_tower(text):
+    config = copy.deepcopy(tiny_llava(layers=2).model.config)
+    config.text_config = text
+    return T.LlavaForConditionalGeneration(config).eval()
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        # Sinks and caps on logits show little where logits are small: not numbers tell them.
+        ("GptOss", r"layer 0: its attention \(GptOssAttention\) attends with s_aux too"),
+        ("Gemma2", r"layer 0: its attention \(Gemma2Attention\) attends with softcap too"),
+    ],
+)
+def test_an_attention_that_attends_with_more_than_rows_is_refused(kind, why):
+    config = getattr(T, f"{kind}Config")
+    with pytest.raises(ValueError, match=why):
+        GenericFamily.of(_behind_a_tower(config(**text_of(config()))))
+
+
+def test_what_an_attention_holds_itself_is_refused():
+    model = tiny_llava(layers=2).model
+    model.model.language_model.layers[1].self_attn.sinks = nn.Parameter(torch.zeros(4))
+    with pytest.raises(ValueError, match=r"layer 1: .* has sinks beside its projections"):
+        GenericFamily.of(model)
+
+
+@pytest.mark.parametrize("gating", ["per-head", "number by number"])
+def test_a_gate_on_mixed_values_is_found(gating):
+    if gating == "per-head":
+        model = model_of("step3p7")
+    else:
+        model = _behind_a_tower(T.AfmoeConfig(**text_of(T.AfmoeConfig())))
+    family = GenericFamily.of(model)
+    gates = {recipe["gate"] for recipe in family.told()["attention"]}
+    assert gates == {"g_proj" if gating == "per-head" else "gate_proj"}
+
+
 def test_every_layer_has_a_recipe_of_its_own():
     assert _recipes("vipllava") == {
         AttentionRecipe(("q_proj", "k_proj", "v_proj"), "", "o_proj", turns="apply_rotary_pos_emb")

@@ -237,7 +237,7 @@ MORE: dict[str, dict[str, dict[str, Any]]] = {
             "per_layer_config": {},
         },
     },
-    "step3p7": {"text_config": {"sliding_window": 512}},
+    "step3p7": {"text_config": {"sliding_window": 512}, "vision_config": {"image_size": 64}},
     "deepseek_ocr2": {"text_config": {"mlp_layer_types": ["dense", "sparse", "sparse"]}},
     "molmo2": {
         "vision_config": {"image_size": [32, 32], "num_position_embeddings": 16},

@@ -33,6 +33,7 @@ NORMS = (
 )
 ATTEND = ("eager_attention_forward", "repeat_kv", "rotate_half")
 VALUE_NORMS = ("v_norm",)
+GATES = ("g_proj", "gate_proj")
 
 EXACT, ROUNDED = 1e-4, 5e-2
 """How far an attention may be from the module's own, relative to its length: in float32, in other formats."""
@@ -53,6 +54,8 @@ class AttentionRecipe:
         value_norm: Name of the norm of values' heads, or None.
         turns: Name of the function of the module's file that turns rows, or None where none does.
         part: Whether only the first numbers of a head turn, as many as the tables have.
+        gate: Name of the projection whose sigmoid multiplies mixed values, head by head or number by number;
+            None where there is none.
     """
 
     projections: tuple[str, ...]
@@ -63,12 +66,13 @@ class AttentionRecipe:
     value_norm: str | None = None
     turns: str | None = None
     part: bool = False
+    gate: str | None = None
 
     @property
     def modules(self) -> tuple[str, ...]:
         """Names of the modules that it calls."""
-        norms = (*(self.norms or ()), self.value_norm)
-        return (*self.projections, self.output, *(name for name in norms if name is not None))
+        more = (*(self.norms or ()), self.value_norm, self.gate)
+        return (*self.projections, self.output, *(name for name in more if name is not None))
 
     def queries(self, attn: Any, x_BND: torch.Tensor, rotary: Rotary) -> torch.Tensor:
         """Queries (B, H, N, K) as they are scored."""
@@ -89,15 +93,21 @@ class AttentionRecipe:
         keys = self._ready(attn, self._cut(attn, made, 1), 1, rotary)
         return keys, self._values(attn, self._cut(attn, made, 2))
 
-    def asking(self, attn: Any, x_BND: torch.Tensor, rotary: Rotary) -> tuple[torch.Tensor, None]:
-        """Queries (B, H, N, K), which bring no gate."""
-        return self.queries(attn, x_BND, rotary), None
+    def asking(
+        self, attn: Any, x_BND: torch.Tensor, rotary: Rotary
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Queries (B, H, N, K), and what the gate is made of (B, N, H or H * K) or None."""
+        gate = None if self.gate is None else getattr(attn, self.gate)(x_BND)
+        return self.queries(attn, x_BND, rotary), gate
 
     def mixed(
         self, attn: Any, context_BHNK: torch.Tensor, gate_BND: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Attention output (B, N, D) of mixed values."""
-        return getattr(attn, self.output)(context_BHNK.transpose(1, 2).flatten(2))
+        mixed = context_BHNK.transpose(1, 2)
+        if gate_BND is not None:
+            mixed = mixed * torch.sigmoid(gate_BND).unflatten(-1, (mixed.shape[2], -1))
+        return getattr(attn, self.output)(mixed.flatten(2))
 
     def _projected(self, attn: Any, x_BND: torch.Tensor, which: int) -> torch.Tensor:
         if not self.layout:
@@ -214,6 +224,8 @@ def check_known(attn: Any) -> None:
         for name, child in attn.named_children()
         if name not in used and any(True for _ in child.parameters())
     ]
+    # Some hold what they attend with themselves (sinks), which not every kernel takes.
+    more += [name for name, _ in attn.named_parameters(recurse=False)]
     if used and more:
         raise ValueError(
             f"its attention ({type(attn).__name__}) has {', '.join(more)} beside its projections"
@@ -269,12 +281,15 @@ def recipes(attn: Any) -> Iterator[AttentionRecipe]:
     made = [(three, "")] if three is not None else [((str(one),), "blocks"), ((str(one),), "heads")]
     norms = next((pair for pair in NORMS if all(_holds(attn, name) for name in pair)), None)
     value_norm = next((name for name in VALUE_NORMS if _holds(attn, name)), None)
+    gate = next((name for name in GATES if _holds(attn, name)), None)
     moments = ("",) if norms is None else ("early", "late", "flat")
     for projections, layout in made:
         for moment in moments:
             for turns in (*turning(attn), None):
                 for part in (False, True) if turns else (False,):
-                    yield AttentionRecipe(projections, layout, output, norms, moment, value_norm, turns, part)
+                    yield AttentionRecipe(
+                        projections, layout, output, norms, moment, value_norm, turns, part, gate
+                    )
 
 
 def turning(attn: nn.Module) -> list[str]:
