@@ -262,6 +262,31 @@ def test_a_decoder_of_an_uncommon_kind_is_taken_apart(kind, told):
     assert report.accepted == ("shortv", "uniform"), [(row.plan, row.why) for row in report.failures]
 
 
+def test_positions_that_the_stock_model_gives_in_a_batch_alone_are_those_of_the_reference():
+    # HunYuan counts the pictures of all prompts together.
+    model = model_of("hunyuan_vl")
+    loaded = wrap(model, None, "hunyuan_vl", generic=True)
+    asked = prompts(model, "hunyuan_vl", model.config.image_token_id)
+    report = saccade.check.run(loaded, "vtw(layer=2)", prompts=asked)
+    assert report.accepted == ("vtw",), [(row.plan, row.why) for row in report.failures]
+    assert any("other positions in a batch" in note for note in report.notes)
+
+
+def test_a_batch_that_the_stock_model_answers_otherwise_for_another_reason_stays_a_failure(checked):
+    loaded, asked, _ = checked
+
+    def blur(module, args, output):
+        return output if len(output) == 1 else output + output.mean(0, keepdim=True)
+
+    handle = loaded.model.get_input_embeddings().register_forward_hook(blur)
+    try:
+        report = saccade.check.run(loaded, "vtw(layer=2)", prompts=asked)
+    finally:
+        handle.remove()
+    assert report.rows[0].group == "stock" and report.rows[0].status == "failed"
+    assert report.accepted == () and not any("other positions" in note for note in report.notes)
+
+
 def test_a_decoder_that_a_class_has_no_adapter_for_is_inspected():
     tiny = tiny_llava(layers=2)
     config = copy.deepcopy(tiny.model.config)
