@@ -158,6 +158,34 @@ def test_what_an_attention_holds_itself_is_refused():
         GenericFamily.of(model)
 
 
+def test_what_a_derived_attention_does_in_methods_of_its_own_is_refused():
+    model = tiny_llava(layers=2).model
+    attn = model.model.language_model.layers[1].self_attn
+
+    class Remote(type(attn)):
+        def grown(self, x):
+            return x if x.shape[1] < 100 else 2 * x
+
+        def forward(self, hidden_states, *args, **kwargs):
+            return super().forward(self.grown(hidden_states), *args, **kwargs)
+
+    attn.__class__ = Remote
+    with pytest.raises(ValueError, match=r"layer 1: .* calls grown, which is not known"):
+        GenericFamily.of(model)
+    # What the class calls that it derives from counts as well.
+    config = T.Ministral3Config(**text_of(T.Ministral3Config()))
+    model = _behind_a_tower(config)
+    attn = model.model.language_model.layers[0].self_attn
+
+    class Derived(type(attn)):
+        def forward(self, hidden_states, *args, **kwargs):
+            return super().forward(hidden_states, *args, **kwargs)
+
+    attn.__class__ = Derived
+    with pytest.raises(ValueError, match=r"layer 0: .* calls get_llama_4_attn_scale, which is not known"):
+        GenericFamily.of(model)
+
+
 @pytest.mark.parametrize("gating", ["per-head", "number by number"])
 def test_a_gate_on_mixed_values_is_found(gating):
     if gating == "per-head":

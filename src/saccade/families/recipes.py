@@ -32,6 +32,8 @@ NORMS = (
     ("qk_norm", "qk_norm"),
 )
 ATTEND = ("eager_attention_forward", "repeat_kv", "rotate_half")
+CUTS = ("_split_heads", "_merge_heads", "_shape")
+"""Methods that do no more than lay rows out by head."""
 VALUE_NORMS = ("v_norm",)
 GATES = ("g_proj", "gate_proj")
 
@@ -303,14 +305,25 @@ def turning(attn: nn.Module) -> list[str]:
 
 
 def _other_functions(attn: nn.Module) -> list[str]:
-    """Functions that a module's forward calls beside those that turn rows and attend.
+    """Functions and methods that a module's forward calls beside those that turn rows and attend.
 
     What such a function does may show on long prompts alone, where a trial of a few words would not see it.
     """
-    forward: Any = inspect.unwrap(type(attn).forward)
-    there, known = vars(sys.modules[type(attn).__module__]), {*turning(attn), *ATTEND}
-    named = dict.fromkeys(forward.__code__.co_names)
-    return [name for name in named if name not in known and inspect.isfunction(there.get(name))]
+    kind, known, found = type(attn), {*turning(attn), *ATTEND}, dict[str, None]()
+    for one in kind.__mro__:
+        if "forward" not in vars(one):
+            continue
+        forward: Any = inspect.unwrap(vars(one)["forward"])
+        there, named = vars(sys.modules[one.__module__]), forward.__code__.co_names
+        methods = {
+            n for n in named if inspect.isfunction(getattr(kind, n, None)) and not hasattr(nn.Module, n)
+        }
+        called = (n for n in named if n in methods - {*CUTS} or inspect.isfunction(there.get(n)))
+        found |= dict.fromkeys(n for n in called if n not in known)
+        if "forward" not in named:
+            # It does not go on to that of the class it derives from.
+            break
+    return list(found)
 
 
 def _holds(attn: nn.Module, name: str) -> bool:
