@@ -166,8 +166,8 @@ def test_what_a_derived_attention_does_in_methods_of_its_own_is_refused():
         def grown(self, x):
             return x if x.shape[1] < 100 else 2 * x
 
-        def forward(self, hidden_states, *args, **kwargs):
-            return super().forward(self.grown(hidden_states), *args, **kwargs)
+        def forward(self, hidden_states, past_key_values=None, **kwargs):
+            return super().forward(self.grown(hidden_states), past_key_values=past_key_values, **kwargs)
 
     attn.__class__ = Remote
     with pytest.raises(ValueError, match=r"layer 1: .* calls grown, which is not known"):
@@ -178,8 +178,8 @@ def test_what_a_derived_attention_does_in_methods_of_its_own_is_refused():
     attn = model.model.language_model.layers[0].self_attn
 
     class Derived(type(attn)):
-        def forward(self, hidden_states, *args, **kwargs):
-            return super().forward(hidden_states, *args, **kwargs)
+        def forward(self, hidden_states, past_key_values=None, **kwargs):
+            return super().forward(hidden_states, past_key_values=past_key_values, **kwargs)
 
     attn.__class__ = Derived
     with pytest.raises(ValueError, match=r"layer 0: .* calls get_llama_4_attn_scale, which is not known"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -144,7 +145,7 @@ class AttentionRecipe:
     def _turned(self, attn: Any, x_BHNK: torch.Tensor, rotary: Rotary) -> torch.Tensor:
         if self.turns is None:
             return x_BHNK
-        turn: Callable[..., Any] = getattr(sys.modules[type(attn).__module__], self.turns)
+        turn: Callable[..., Any] = _written(attn)[self.turns]
         cos, sin = rotary
         width = cos.shape[-1] if self.part else x_BHNK.shape[-1]
         # The stock functions turn queries and keys together; no head is turned for nothing.
@@ -296,9 +297,8 @@ def recipes(attn: Any) -> Iterator[AttentionRecipe]:
 
 def turning(attn: nn.Module) -> list[str]:
     """Names of functions of the module's file that turn rows, of which its forward names some."""
-    forward: Any = inspect.unwrap(type(attn).forward)
-    there = vars(sys.modules[type(attn).__module__])
-    named = (*forward.__code__.co_names, *there)
+    there = _written(attn)
+    named = (*(name for names in _named(attn) for name in names), *there)
     return list(
         dict.fromkeys(name for name in named if name.startswith("apply_") and "rot" in name and name in there)
     )
@@ -309,21 +309,30 @@ def _other_functions(attn: nn.Module) -> list[str]:
 
     What such a function does may show on long prompts alone, where a trial of a few words would not see it.
     """
-    kind, known, found = type(attn), {*turning(attn), *ATTEND}, dict[str, None]()
-    for one in kind.__mro__:
-        if "forward" not in vars(one):
-            continue
-        forward: Any = inspect.unwrap(vars(one)["forward"])
-        there, named = vars(sys.modules[one.__module__]), forward.__code__.co_names
-        methods = {
-            n for n in named if inspect.isfunction(getattr(kind, n, None)) and not hasattr(nn.Module, n)
-        }
-        called = (n for n in named if n in methods - {*CUTS} or inspect.isfunction(there.get(n)))
-        found |= dict.fromkeys(n for n in called if n not in known)
-        if "forward" not in named:
-            # It does not go on to that of the class it derives from.
-            break
-    return list(found)
+    kind, there, known = type(attn), _written(attn), {*turning(attn), *ATTEND}
+    named = dict.fromkeys(name for names in _named(attn) for name in names if name not in known)
+    own = (name for name in named if name not in CUTS and not hasattr(nn.Module, name))
+    methods = {name for name in own if inspect.isfunction(getattr(kind, name, None))}
+    return [name for name in named if name in methods or inspect.isfunction(there.get(name))]
+
+
+def _named(attn: nn.Module) -> Iterator[tuple[str, ...]]:
+    """What a module's forward names, and then that of the class it derives from where it goes on to that."""
+    for kind in _written_in(attn):
+        names = inspect.unwrap(vars(kind)["forward"]).__code__.co_names
+        yield names
+        if "forward" not in names:
+            return
+
+
+def _written(attn: nn.Module) -> ChainMap[str, Any]:
+    """What stands in the files of a module's class and of those it derives from, its own first."""
+    return ChainMap(*(vars(sys.modules[kind.__module__]) for kind in _written_in(attn)))
+
+
+def _written_in(attn: nn.Module) -> list[type]:
+    """A module's class and those it derives from, as far as they have a forward."""
+    return [kind for kind in type(attn).__mro__ if kind is not nn.Module and "forward" in vars(kind)]
 
 
 def _holds(attn: nn.Module, name: str) -> bool:
