@@ -98,7 +98,6 @@ def _codes(name: str, count: int = 32) -> dict[str, int]:
 MORE: dict[str, dict[str, dict[str, Any]]] = {
     "muse_glimmer": {"": {"projector_hidden_size": 64, "out_hidden_size": 64}},
     "glm5_next": {"text_config": {"num_key_value_heads": HEADS, "qk_rope_head_dim": 0}},
-    "dots3_note": {"text_config": {"num_key_value_heads": HEADS, "per_layer_config": {}}},
     "git": {"": sized(transformers.GitConfig(), TEXT)},
     "qwen4_exp": {"text_config": {"layer_types": ["linear_attention"] * 3}},
     **{kind: _AXES for kind in ("qwen2_5_vl", "paddleocr_vl", "cosmos3_edge")},
