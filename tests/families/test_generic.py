@@ -131,6 +131,72 @@ def test_what_shows_on_long_prompts_alone_is_refused_by_what_the_attention_calls
         GenericFamily.of(T.LlavaForConditionalGeneration(config).eval())
 
 
+def _behind_a_tower(text):
+    config = copy.deepcopy(tiny_llava(layers=2).model.config)
+    config.text_config = text
+    return T.LlavaForConditionalGeneration(config).eval()
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        # Sinks and caps on logits show little where logits are small: not numbers tell them.
+        ("GptOss", r"layer 0: its attention \(GptOssAttention\) attends with s_aux too"),
+        ("Gemma2", r"layer 0: its attention \(Gemma2Attention\) attends with softcap too"),
+    ],
+)
+def test_an_attention_that_attends_with_more_than_rows_is_refused(kind, why):
+    config = getattr(T, f"{kind}Config")
+    with pytest.raises(ValueError, match=why):
+        GenericFamily.of(_behind_a_tower(config(**text_of(config()))))
+
+
+def test_what_an_attention_holds_itself_is_refused():
+    model = tiny_llava(layers=2).model
+    model.model.language_model.layers[1].self_attn.sinks = nn.Parameter(torch.zeros(4))
+    with pytest.raises(ValueError, match=r"layer 1: .* has sinks beside its projections"):
+        GenericFamily.of(model)
+
+
+def test_what_a_derived_attention_does_in_methods_of_its_own_is_refused():
+    model = tiny_llava(layers=2).model
+    attn = model.model.language_model.layers[1].self_attn
+
+    class Remote(type(attn)):
+        def grown(self, x):
+            return x if x.shape[1] < 100 else 2 * x
+
+        def forward(self, hidden_states, past_key_values=None, **kwargs):
+            return super().forward(self.grown(hidden_states), past_key_values=past_key_values, **kwargs)
+
+    attn.__class__ = Remote
+    with pytest.raises(ValueError, match=r"layer 1: .* calls grown, which is not known"):
+        GenericFamily.of(model)
+    # What the class calls that it derives from counts as well.
+    config = T.Ministral3Config(**text_of(T.Ministral3Config()))
+    model = _behind_a_tower(config)
+    attn = model.model.language_model.layers[0].self_attn
+
+    class Derived(type(attn)):
+        def forward(self, hidden_states, past_key_values=None, **kwargs):
+            return super().forward(hidden_states, past_key_values=past_key_values, **kwargs)
+
+    attn.__class__ = Derived
+    with pytest.raises(ValueError, match=r"layer 0: .* calls get_llama_4_attn_scale, which is not known"):
+        GenericFamily.of(model)
+
+
+@pytest.mark.parametrize("gating", ["per-head", "number by number"])
+def test_a_gate_on_mixed_values_is_found(gating):
+    if gating == "per-head":
+        model = model_of("step3p7")
+    else:
+        model = _behind_a_tower(T.AfmoeConfig(**text_of(T.AfmoeConfig())))
+    family = GenericFamily.of(model)
+    gates = {recipe["gate"] for recipe in family.told()["attention"]}
+    assert gates == {"g_proj" if gating == "per-head" else "gate_proj"}
+
+
 def test_every_layer_has_a_recipe_of_its_own():
     assert _recipes("vipllava") == {
         AttentionRecipe(("q_proj", "k_proj", "v_proj"), "", "o_proj", turns="apply_rotary_pos_emb")
@@ -222,6 +288,31 @@ def test_a_decoder_of_an_uncommon_kind_is_taken_apart(kind, told):
     asked = prompts(model, kind, family.visual_ids(model.config)[0])
     report = saccade.check.run(wrap(model, None, kind), "shortv(layers=1)+uniform(keep=0.5)", prompts=asked)
     assert report.accepted == ("shortv", "uniform"), [(row.plan, row.why) for row in report.failures]
+
+
+def test_positions_that_the_stock_model_gives_in_a_batch_alone_are_those_of_the_reference():
+    # HunYuan counts the pictures of all prompts together.
+    model = model_of("hunyuan_vl")
+    loaded = wrap(model, None, "hunyuan_vl", generic=True)
+    asked = prompts(model, "hunyuan_vl", model.config.image_token_id)
+    report = saccade.check.run(loaded, "vtw(layer=2)", prompts=asked)
+    assert report.accepted == ("vtw",), [(row.plan, row.why) for row in report.failures]
+    assert any("other positions in a batch" in note for note in report.notes)
+
+
+def test_a_batch_that_the_stock_model_answers_otherwise_for_another_reason_stays_a_failure(checked):
+    loaded, asked, _ = checked
+
+    def blur(module, args, output):
+        return output if len(output) == 1 else output + output.mean(0, keepdim=True)
+
+    handle = loaded.model.get_input_embeddings().register_forward_hook(blur)
+    try:
+        report = saccade.check.run(loaded, "vtw(layer=2)", prompts=asked)
+    finally:
+        handle.remove()
+    assert report.rows[0].group == "stock" and report.rows[0].status == "failed"
+    assert report.accepted == () and not any("other positions" in note for note in report.notes)
 
 
 def test_a_decoder_that_a_class_has_no_adapter_for_is_inspected():

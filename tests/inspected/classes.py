@@ -96,6 +96,10 @@ def _codes(name: str, count: int = 32) -> dict[str, int]:
 
 
 MORE: dict[str, dict[str, dict[str, Any]]] = {
+    "muse_glimmer": {"": {"projector_hidden_size": 64, "out_hidden_size": 64}},
+    "glm5_next": {"text_config": {"num_key_value_heads": HEADS, "qk_rope_head_dim": 0}},
+    "git": {"": sized(transformers.GitConfig(), TEXT)},
+    "qwen4_exp": {"text_config": {"layer_types": ["linear_attention"] * 3}},
     **{kind: _AXES for kind in ("qwen2_5_vl", "paddleocr_vl", "cosmos3_edge")},
     **{kind: _QUARTER for kind in ("glm4v", "glm46v", "glm_ocr", "glm4v_moe")},
     **{kind: _HEADS for kind in ("kimi_k25", "mistral_large4")},
@@ -237,7 +241,7 @@ MORE: dict[str, dict[str, dict[str, Any]]] = {
             "per_layer_config": {},
         },
     },
-    "step3p7": {"text_config": {"sliding_window": 512}},
+    "step3p7": {"text_config": {"sliding_window": 512}, "vision_config": {"image_size": 64}},
     "deepseek_ocr2": {"text_config": {"mlp_layer_types": ["dense", "sparse", "sparse"]}},
     "molmo2": {
         "vision_config": {"image_size": [32, 32], "num_position_embeddings": 16},

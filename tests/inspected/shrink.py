@@ -37,7 +37,28 @@ TOWER = {
 
 def text_of(config: Any, **more: Any) -> dict[str, Any]:
     """Arguments of a text configuration like a class's own, made small."""
-    return {"model_type": config.model_type} | sized(config, TEXT) | more
+    return {"model_type": config.model_type} | sized(config, TEXT) | every_kind(config) | more
+
+
+def every_kind(config: Any) -> dict[str, list[Any]]:
+    """What a text configuration says layer by layer, of as few layers as have every kind of them."""
+    known, depth = config.to_dict(), getattr(config, "num_hidden_layers", None)
+    lists = {
+        name: value
+        for name, value in known.items()
+        if isinstance(value, list | tuple)
+        and len(value) == depth
+        and all(isinstance(one, str | int) for one in value)
+    }
+    # A kind of layer is what all of the lists say of it together.
+    kinds = list(zip(*lists.values(), strict=True))
+    chosen = [kinds.index(kind) for kind in dict.fromkeys(kinds)][:LAYERS]
+    if len(chosen) < 2:
+        return {}
+    chosen = sorted(
+        chosen + [number for number in range(len(kinds)) if number not in chosen][: LAYERS - len(chosen)]
+    )
+    return {name: [value[number] for number in chosen] for name, value in lists.items()}
 
 
 def turns(*sections: int, **more: Any) -> dict[str, Any]:

@@ -48,6 +48,8 @@ def _attention(recipes: list[dict]) -> str:
         parts = ["one projection" if one["layout"] else "three projections"]
         if one["norms"]:
             parts.append({"flat": "whole", "early": "head", "late": "turned head"}[one["moment"]] + " norms")
+        if one.get("gate"):
+            parts.append("a gate")
         parts.append("unturned" if one["turns"] is None else "turned in part" if one["part"] else "turned")
         told.append(", ".join(parts))
     return "; ".join(told)

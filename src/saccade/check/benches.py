@@ -40,6 +40,8 @@ class CheckedModel:
         truth: The same layers in float32, where they fit and this is another number format.
         noise: How far rounding takes the stock model.
         deterministic: Whether two stock forwards give the same bits.
+        tables: Rotary tables of the batch, by layer and forward, where the stock model makes others for it
+            than for its prompts alone.
     """
 
     model: Any
@@ -49,6 +51,7 @@ class CheckedModel:
     truth: CheckedModel | None = None
     noise: Distance = field(default_factory=Distance)
     deterministic: bool = True
+    tables: list[list[Any]] | None = None
     _known: dict[tuple[str, int], tuple[Inputs, Any]] = field(default_factory=dict)
 
     @classmethod

@@ -6,13 +6,13 @@ Shape letters: B batch, N rows of the prompt, S new tokens, D hidden, V vocabula
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from saccade.check.finders import bare, first_input, head_inputs
+from saccade.check.finders import bare, first_input, head_inputs, mixer_of, named
 from saccade.check.meaning import ReferenceCut
 from saccade.check.prompts import Inputs
 from saccade.core.layout import Views
@@ -100,6 +100,42 @@ def generated(model: Any, inputs: Inputs, new_tokens: int = NEW_TOKENS) -> Any:
         output_logits=True,
         return_dict_in_generate=True,
     )
+
+
+@torch.no_grad()
+def tables(model: Any, layers: Any, inputs: Inputs) -> list[list[Any]]:
+    """Rotary tables that the stock model gives every layer while it generates, one entry a forward."""
+    seen: list[list[Any]] = [[] for _ in layers]
+
+    def keep(number: int) -> Callable:
+        def hook(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+            seen[number].append(named(module, args, kwargs).get("position_embeddings"))
+
+        return hook
+
+    with ExitStack() as hooks:
+        for number, layer in enumerate(layers):
+            hooks.enter_context(mixer_of(layer).register_forward_pre_hook(keep(number), with_kwargs=True))
+        generated(model, inputs)
+    return seen
+
+
+def tables_of(whole: list[list[Any]], sample: int, rows: int) -> list[Any]:
+    """Those of one sample's last rows (the rest is padding on the left) and of its new tokens, by layer."""
+
+    def joined(parts: list[torch.Tensor]) -> torch.Tensor:
+        own = [part[sample % len(part)][None] for part in parts]
+        return torch.cat([own[0][:, -rows:], *own[1:]], 1)
+
+    found: list[Any] = []
+    for parts in whole:
+        if any(part is None for part in parts):
+            found.append(None)
+        elif isinstance(parts[0], torch.Tensor):
+            found.append(joined(parts))
+        else:
+            found.append(tuple(joined(list(each)) for each in zip(*parts, strict=True)))
+    return found
 
 
 @contextmanager

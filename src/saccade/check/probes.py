@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -165,6 +166,9 @@ def _batch(bench: CheckedModel, plan: Plan, prompts: Prompts, force: bool) -> di
     """A ragged batch, generated from on a cache, against the reference on each prompt alone."""
     if prompts.batch is None:
         return {name: ProbeOutcome("not checked", "no batch was given") for name in ("batch", "cache")}
+    if plan.shortening and bench.tables is not None:
+        why = "the positions of smaller pictures in a batch are not those of the same prompts alone"
+        return {name: ProbeOutcome("not checked", why) for name in ("batch", "cache")}
     with apply(bench.model, plan, force=force) if plan.methods else nullcontext() as handle:
         ran = fast.generate(bench.model, handle, bench.layers, prompts.batch)
         plan = plan if handle is None else handle.plan
@@ -185,7 +189,7 @@ def _batch(bench: CheckedModel, plan: Plan, prompts: Prompts, force: bool) -> di
         contents = _contents(bench, plan, ran, b, rows) if seen else None
         meant = account(plan if seen else Plan(), bench.depth, visual_N, cuts, contents, pictures)
         whole = longer(inputs, ran.tokens_BS[b : b + 1, :-1], prompts.picture)
-        theirs, noise = _theirs(bench, plan, whole, meant, len(ran.tokens_BS[b]))
+        theirs, noise = _theirs(bench, plan, whole, meant, len(ran.tokens_BS[b]), b)
         left_N = meant.sets[-1].seen_N.to(ran.hidden_BND.device)
         ours_ND, theirs_ND = ran.hidden_BND[b, -rows:], theirs.hidden_MD[:rows].to(left_N.device)
         far = Distance.of(ours_ND[left_N], theirs_ND[left_N])
@@ -207,26 +211,69 @@ def ask_stock(bench: CheckedModel) -> CheckedPlan:
         why = f"{int(visual_N.sum())} rows change with the picture, the adapter says {int(mask_N.sum())}"
         outcomes["choice"] = ProbeOutcome("failed", f"{why}; {int((visual_N != mask_N).sum())} differ")
     try:
-        outcomes |= _batch(bench, Plan(), bench.prompts, False)
+        outcomes |= _batch_of_stock(bench)
     except Exception as error:  # models raise whatever their authors chose
         outcomes["batch"] = ProbeOutcome("failed", f"{type(error).__name__}: {first_line(error)}")
     return _row(bench, case, outcomes)
 
 
+OTHER_PLACES = (
+    "batches: the stock model itself gives rows other positions in a batch than in the same prompts alone, "
+    "so batches are held against the reference at those positions"
+)
+
+
+def _batch_of_stock(bench: CheckedModel) -> dict[str, ProbeOutcome]:
+    """The stock model's own batch; where its positions are others there, they are kept for the reference."""
+    known = bench.truth is not None and bench.truth.tables is not None
+    alone = {} if known else _batch(bench, Plan(), bench.prompts, False)
+    if not known and all(one.status != "failed" for one in alone.values()):
+        return alone
+    assert bench.prompts.batch is not None
+    bench.tables = fast.tables(bench.model, bench.layers, bench.prompts.batch)
+    found = _batch(bench, Plan(), bench.prompts, False)
+    if alone and any(one.status == "failed" for one in found.values()):
+        # Positions are not what is wrong.
+        bench.tables = None
+        return alone
+    return found | {"batch": replace(found["batch"], why=found["batch"].why or OTHER_PLACES)}
+
+
 def _theirs(
-    bench: CheckedModel, plan: Plan, inputs: Inputs, meant: reference.Account, last: int = 1
+    bench: CheckedModel,
+    plan: Plan,
+    inputs: Inputs,
+    meant: reference.Account,
+    last: int = 1,
+    sample: int | None = None,
 ) -> tuple[reference.ForwardOutput, Distance]:
-    """What a forward should have given, and how far rounding alone takes the reference from it."""
+    """What a forward should have given, and how far rounding alone takes the reference from it.
+
+    Args:
+        bench: The model.
+        plan: The plan.
+        inputs: One prompt, perhaps with new tokens.
+        meant: What the plan means for it.
+        last: Rows whose logits are wanted.
+        sample: Which of the batch it is, where it ran in that.
+    """
+
+    def slow(bench: CheckedModel, inputs: Inputs, kind: str = KINDS[0]) -> reference.ForwardOutput:
+        turned: list[Any] = []
+        if sample is not None and bench.tables is not None:
+            turned = fast.tables_of(bench.tables, sample, len(meant.sets[0].seen_N))
+        return bench.slow(inputs, meant, kind, logits=last, tables=turned)
+
     with _other_sizes(bench, plan):
-        here = bench.slow(inputs, meant, logits=last)
+        here = slow(bench, inputs)
         if bench.dtype == torch.float32:
             return here, bench.noise
         if bench.truth is not None and bench.truth.depth == bench.depth:
             other = bench.truth
             with _other_sizes(other, plan):
-                exact = other.slow(cast(inputs, other.dtype), meant, logits=last)
+                exact = slow(other, cast(inputs, other.dtype))
             return exact, Distance.worst_of([bench.noise, _apart(meant, here, exact)])
-        second = bench.slow(inputs, meant, KINDS[1], logits=last)
+        second = slow(bench, inputs, KINDS[1])
         return here, Distance.worst_of([bench.noise, _apart(meant, here, second)])
 
 

@@ -104,6 +104,7 @@ def run(
     attention: str = "sdpa",
     logits: int = 1,
     looks: Sequence[int] = (),
+    tables: Sequence[Any] = (),
 ) -> ForwardOutput:
     """One forward of a prompt, with new tokens behind it or none, as the account says.
 
@@ -115,8 +116,9 @@ def run(
         attention: Implementation to use, ``sdpa`` or ``eager``.
         logits: Number of last rows whose logits are wanted.
         looks: Layers whose attention is wanted; ``attention`` must be ``eager``.
+        tables: Rotary tables of each layer, in the place of those that the model makes for this prompt alone.
     """
-    masked = _Masked(layers, account, inputs["input_ids"].shape[1], looks)
+    masked = _Masked(layers, account, inputs["input_ids"].shape[1], looks, tables)
     with _attention(layers, attention), masked.on():
         hidden_MD = core_output(model, inputs)
     told = ForwardOutput(hidden_MD, head(model, hidden_MD[-logits:]))
@@ -184,8 +186,16 @@ def _attention(layers: nn.ModuleList, kind: str) -> Iterator[None]:
 class _Masked:
     """The hooks of one forward."""
 
-    def __init__(self, layers: nn.ModuleList, account: Account, rows: int, looks: Sequence[int]) -> None:
+    def __init__(
+        self,
+        layers: nn.ModuleList,
+        account: Account,
+        rows: int,
+        looks: Sequence[int],
+        tables: Sequence[Any] = (),
+    ) -> None:
         self.layers, self.account, self.rows, self.looks = layers, account, rows, set(looks)
+        self.tables = tables or [None] * len(layers)
         self.seen: dict[int, torch.Tensor] = {}
         self._masks: dict[tuple[int, int, str], tuple[torch.Tensor, Any]] = {}
         self._out: torch.Tensor | None = None
@@ -204,7 +214,7 @@ class _Masked:
                     put(attn.register_forward_pre_hook(self._shorten(sets), with_kwargs=True))
                     put(attn.register_forward_hook(self._spread(sets)))
                 else:
-                    put(attn.register_forward_pre_hook(self._hide(sets), with_kwargs=True))
+                    put(attn.register_forward_pre_hook(self._hide(sets, number), with_kwargs=True))
                 if (growth_M := self._growth(attn, sets)) is not None:
                     put(attn.q_proj.register_forward_hook(_times(growth_M)))
                 put(attn.register_forward_hook(self._silence(sets.asks_N, number)))
@@ -243,7 +253,7 @@ class _Masked:
         here_M = growth_of(attention, rows_M - _longer(sets.moved_N, self.rows))
         return None if here_M is None or there_M is None else here_M / there_M
 
-    def _hide(self, sets: Sets) -> Callable:
+    def _hide(self, sets: Sets, number: int) -> Callable:
         def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
             given = named(module, args, kwargs)
             hidden = given["hidden_states"]
@@ -254,6 +264,8 @@ class _Masked:
                 mask = torch.zeros(visible.shape, dtype=hidden.dtype, device=hidden.device)
                 self._masks[key] = mask.masked_fill(~visible, torch.finfo(hidden.dtype).min)[None, None], own
             given |= {"attention_mask": self._masks[key][0], "past_key_values": None}
+            if self.tables[number] is not None:
+                given["position_embeddings"] = self.tables[number]
             if bool(sets.moved_N.any()):
                 at_M = torch.arange(self.rows) - _longer(sets.moved_N, self.rows)
                 tables = given["position_embeddings"]

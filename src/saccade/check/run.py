@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from saccade.check.accept import accepted_methods, check_sight, check_stream, running
+from saccade.check.accept import STOCK, accepted_methods, check_sight, check_stream, running
 from saccade.check.benches import (
     CheckedModel,
     exactly,
@@ -130,7 +130,8 @@ def run(
             if plan is None:
                 accepted = running(model, accepted, decoder, asked.picture)
             loaded.family.accept(accepted)
-    notes = (*asked.notes, *([why] if why else []))
+    places = {row.outcomes["batch"].why for row in rows if row.group == STOCK and row.status == "passed"}
+    notes = (*asked.notes, *([why] if why else []), *(note for note in places if note))
     where = record(model=model, device=home(model), dtype=dtype)
     return Report(found, rows, notes, time.perf_counter() - begun, where, accepted)
 

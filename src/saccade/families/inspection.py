@@ -25,6 +25,7 @@ from saccade.families.watched import (
     ATTENTIONS,
     FFNS,
     LayerRun,
+    attended,
     attention_in,
     ffn_in,
     first_of,
@@ -285,13 +286,12 @@ def _recipe(layer: Any, run: LayerRun, first: list[AttentionRecipe]) -> Recipe:
         # Quantised weights, and those that lie elsewhere until they are used, act as they are alone.
         return _found_recipe(attn, x, rotary, first_of(run.attended), first)
     exact = copy.deepcopy(attn).float()
-    exact.config._attn_implementation = "sdpa"
     tables: Rotary = (rotary[0].float(), rotary[1].float())
     rows = x.shape[1]
     mask = torch.full((rows, rows), torch.finfo(torch.float32).min, device=x.device).triu(1)[None, None]
     given = {**run.attention, "position_embeddings": tables, "attention_mask": mask, "past_key_values": None}
     given.pop("hidden_states", None)
-    stock = first_of(exact(x.float(), **given))
+    stock = attended(exact, x.float(), given)
     return _found_recipe(exact, x.float(), tables, stock, first)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +33,10 @@ NORMS = (
     ("qk_norm", "qk_norm"),
 )
 ATTEND = ("eager_attention_forward", "repeat_kv", "rotate_half")
+CUTS = ("_split_heads", "_merge_heads", "_shape")
+"""Methods that do no more than lay rows out by head."""
 VALUE_NORMS = ("v_norm",)
+GATES = ("g_proj", "gate_proj")
 
 EXACT, ROUNDED = 1e-4, 5e-2
 """How far an attention may be from the module's own, relative to its length: in float32, in other formats."""
@@ -53,6 +57,8 @@ class AttentionRecipe:
         value_norm: Name of the norm of values' heads, or None.
         turns: Name of the function of the module's file that turns rows, or None where none does.
         part: Whether only the first numbers of a head turn, as many as the tables have.
+        gate: Name of the projection whose sigmoid multiplies mixed values, head by head or number by number;
+            None where there is none.
     """
 
     projections: tuple[str, ...]
@@ -63,12 +69,13 @@ class AttentionRecipe:
     value_norm: str | None = None
     turns: str | None = None
     part: bool = False
+    gate: str | None = None
 
     @property
     def modules(self) -> tuple[str, ...]:
         """Names of the modules that it calls."""
-        norms = (*(self.norms or ()), self.value_norm)
-        return (*self.projections, self.output, *(name for name in norms if name is not None))
+        more = (*(self.norms or ()), self.value_norm, self.gate)
+        return (*self.projections, self.output, *(name for name in more if name is not None))
 
     def queries(self, attn: Any, x_BND: torch.Tensor, rotary: Rotary) -> torch.Tensor:
         """Queries (B, H, N, K) as they are scored."""
@@ -89,15 +96,21 @@ class AttentionRecipe:
         keys = self._ready(attn, self._cut(attn, made, 1), 1, rotary)
         return keys, self._values(attn, self._cut(attn, made, 2))
 
-    def asking(self, attn: Any, x_BND: torch.Tensor, rotary: Rotary) -> tuple[torch.Tensor, None]:
-        """Queries (B, H, N, K), which bring no gate."""
-        return self.queries(attn, x_BND, rotary), None
+    def asking(
+        self, attn: Any, x_BND: torch.Tensor, rotary: Rotary
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Queries (B, H, N, K), and what the gate is made of (B, N, H or H * K) or None."""
+        gate = None if self.gate is None else getattr(attn, self.gate)(x_BND)
+        return self.queries(attn, x_BND, rotary), gate
 
     def mixed(
         self, attn: Any, context_BHNK: torch.Tensor, gate_BND: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Attention output (B, N, D) of mixed values."""
-        return getattr(attn, self.output)(context_BHNK.transpose(1, 2).flatten(2))
+        mixed = context_BHNK.transpose(1, 2)
+        if gate_BND is not None:
+            mixed = mixed * torch.sigmoid(gate_BND).unflatten(-1, (mixed.shape[2], -1))
+        return getattr(attn, self.output)(mixed.flatten(2))
 
     def _projected(self, attn: Any, x_BND: torch.Tensor, which: int) -> torch.Tensor:
         if not self.layout:
@@ -132,7 +145,7 @@ class AttentionRecipe:
     def _turned(self, attn: Any, x_BHNK: torch.Tensor, rotary: Rotary) -> torch.Tensor:
         if self.turns is None:
             return x_BHNK
-        turn: Callable[..., Any] = getattr(sys.modules[type(attn).__module__], self.turns)
+        turn: Callable[..., Any] = _written(attn)[self.turns]
         cos, sin = rotary
         width = cos.shape[-1] if self.part else x_BHNK.shape[-1]
         # The stock functions turn queries and keys together; no head is turned for nothing.
@@ -214,6 +227,8 @@ def check_known(attn: Any) -> None:
         for name, child in attn.named_children()
         if name not in used and any(True for _ in child.parameters())
     ]
+    # Some hold what they attend with themselves (sinks), which not every kernel takes.
+    more += [name for name, _ in attn.named_parameters(recurse=False)]
     if used and more:
         raise ValueError(
             f"its attention ({type(attn).__name__}) has {', '.join(more)} beside its projections"
@@ -269,33 +284,55 @@ def recipes(attn: Any) -> Iterator[AttentionRecipe]:
     made = [(three, "")] if three is not None else [((str(one),), "blocks"), ((str(one),), "heads")]
     norms = next((pair for pair in NORMS if all(_holds(attn, name) for name in pair)), None)
     value_norm = next((name for name in VALUE_NORMS if _holds(attn, name)), None)
+    gate = next((name for name in GATES if _holds(attn, name)), None)
     moments = ("",) if norms is None else ("early", "late", "flat")
     for projections, layout in made:
         for moment in moments:
             for turns in (*turning(attn), None):
                 for part in (False, True) if turns else (False,):
-                    yield AttentionRecipe(projections, layout, output, norms, moment, value_norm, turns, part)
+                    yield AttentionRecipe(
+                        projections, layout, output, norms, moment, value_norm, turns, part, gate
+                    )
 
 
 def turning(attn: nn.Module) -> list[str]:
     """Names of functions of the module's file that turn rows, of which its forward names some."""
-    forward: Any = inspect.unwrap(type(attn).forward)
-    there = vars(sys.modules[type(attn).__module__])
-    named = (*forward.__code__.co_names, *there)
+    there = _written(attn)
+    named = (*(name for names in _named(attn) for name in names), *there)
     return list(
         dict.fromkeys(name for name in named if name.startswith("apply_") and "rot" in name and name in there)
     )
 
 
 def _other_functions(attn: nn.Module) -> list[str]:
-    """Functions that a module's forward calls beside those that turn rows and attend.
+    """Functions and methods that a module's forward calls beside those that turn rows and attend.
 
     What such a function does may show on long prompts alone, where a trial of a few words would not see it.
     """
-    forward: Any = inspect.unwrap(type(attn).forward)
-    there, known = vars(sys.modules[type(attn).__module__]), {*turning(attn), *ATTEND}
-    named = dict.fromkeys(forward.__code__.co_names)
-    return [name for name in named if name not in known and inspect.isfunction(there.get(name))]
+    kind, there, known = type(attn), _written(attn), {*turning(attn), *ATTEND}
+    named = dict.fromkeys(name for names in _named(attn) for name in names if name not in known)
+    own = (name for name in named if name not in CUTS and not hasattr(nn.Module, name))
+    methods = {name for name in own if inspect.isfunction(getattr(kind, name, None))}
+    return [name for name in named if name in methods or inspect.isfunction(there.get(name))]
+
+
+def _named(attn: nn.Module) -> Iterator[tuple[str, ...]]:
+    """What a module's forward names, and then that of the class it derives from where it goes on to that."""
+    for kind in _written_in(attn):
+        names = inspect.unwrap(vars(kind)["forward"]).__code__.co_names
+        yield names
+        if "forward" not in names:
+            return
+
+
+def _written(attn: nn.Module) -> ChainMap[str, Any]:
+    """What stands in the files of a module's class and of those it derives from, its own first."""
+    return ChainMap(*(vars(sys.modules[kind.__module__]) for kind in _written_in(attn)))
+
+
+def _written_in(attn: nn.Module) -> list[type]:
+    """A module's class and those it derives from, as far as they have a forward."""
+    return [kind for kind in type(attn).__mro__ if kind is not nn.Module and "forward" in vars(kind)]
 
 
 def _holds(attn: nn.Module, name: str) -> bool:

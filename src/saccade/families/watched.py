@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from saccade.core.shapes import ModelShape
 from saccade.families.base import Parts, rows_of, unwrap
@@ -26,6 +29,11 @@ FFNS = ("mlp", "feed_forward", "block_sparse_moe", "ffn", "moe")
 
 _WORD = "saccade_passes"
 """Keyword that is handed to the decoder, to see whether it reaches the attention of its layers."""
+_LOOKS = "saccade_looks"
+"""Name of the attention function that sees what modules hand to theirs."""
+_ATTENDS = ("scaling", "dropout", "sliding_window", "is_causal")
+"""Keywords of attention functions that are known: a window hides rows, of which masks tell as well."""
+_handed: ContextVar[list[dict[str, Any]] | None] = ContextVar("handed", default=None)
 
 
 @dataclass(eq=False)
@@ -105,6 +113,45 @@ def say(model: nn.Module, names: frozenset[int], change: bool = False) -> Any:
     ids = torch.tensor([[*words[: WORDS - 1], words[WORDS if change else WORDS - 1]]])
     ids = ids.to("cpu" if device.type == "meta" else device)
     return unwrap(model)(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+
+
+def _look(
+    module: nn.Module, q: Any, k: Any, v: Any, attention_mask: Any = None, **kwargs: Any
+) -> tuple[torch.Tensor, None]:
+    """Attention that notes what it is given beside queries, keys, values and mask, and leaves that out."""
+    seen = _handed.get()
+    if seen is not None:
+        seen.append(kwargs)
+    known = {name: value for name, value in kwargs.items() if name in _ATTENDS}
+    mixed, _ = sdpa_attention_forward(module, q, k, v, attention_mask, **known)
+    return mixed, None
+
+
+AttentionInterface.register(_LOOKS, _look)
+
+
+def attended(attn: Any, x_BND: torch.Tensor, given: dict[str, Any]) -> torch.Tensor:
+    """What an attention module, a copy of one, makes of rows by queries, keys and values alone.
+
+    Args:
+        attn: The module; its configuration is changed.
+        x_BND: Rows.
+        given: Its other arguments.
+
+    Raises:
+        ValueError: If it attends with more than that (a cap on logits, sinks, a bias of positions).
+    """
+    attn.config._attn_implementation = _LOOKS
+    seen: list[dict[str, Any]] = []
+    token = _handed.set(seen)
+    try:
+        made: torch.Tensor = first_of(attn(x_BND, **given))
+    finally:
+        _handed.reset(token)
+    more = {k for one in seen for k, v in one.items() if v is not None and k not in (*_ATTENDS, *given)}
+    if more:
+        raise ValueError(f"its attention ({type(attn).__name__}) attends with {', '.join(sorted(more))} too")
+    return made
 
 
 @contextmanager
