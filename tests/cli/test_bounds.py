@@ -106,8 +106,8 @@ def test_an_unknown_name_is_refused_before_torch_is_imported(root):
 def test_names_known_without_import_are_those_registered():
     from saccade.methods import METHODS
     from saccade.plans.names import method_names
-    from saccade.research.names import study_names
+    from saccade.research.names import listed
     from saccade.research.studies import STUDIES
 
     assert set(method_names()) == set(METHODS)
-    assert set(study_names()) == set(STUDIES)
+    assert set(listed()) == set(STUDIES)

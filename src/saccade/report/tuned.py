@@ -64,22 +64,19 @@ def tell(data: Result) -> str:
 def front_table(data: Result) -> str:
     """Plans that went to the held-out samples."""
     tune = data["tune"]
-    rows = []
-    for one in tune["front"]:
-        held = one["held_out"]
-        mark = "**chosen**" if one["spec"] == tune["spec"] else ""
-        rows.append(
-            [
-                f"`{one['spec']}`",
-                mark,
-                percent(one["ratio"]),
-                f"{one['kl']:.3g}",
-                percent(one["agreement"]),
-                lost(held["loss"]),
-                lost(held["bound"]),
-                percent(one.get("whole_ratio")),
-            ]
-        )
+    rows = [
+        [
+            f"`{one['spec']}`",
+            "**chosen**" if one["spec"] == tune["spec"] else "",
+            percent(one["ratio"]),
+            f"{one['kl']:.3g}",
+            percent(one["agreement"]),
+            lost(one["held_out"]["loss"]),
+            lost(one["held_out"]["bound"]),
+            percent(one.get("whole_ratio")),
+        ]
+        for one in tune["front"]
+    ]
     heads = (
         "plan", "", tune["search"]["cost"], "KL (nats)", "same answers", "held out, points", "at worst",
         "whole FLOPs",

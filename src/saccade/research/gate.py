@@ -52,14 +52,9 @@ def crude_plans(num_layers: int) -> dict[str, Plan]:
     }
 
 
-def most_layers(num_layers: int) -> int:
-    """How many layers 60 % are."""
-    return round(MOST_LAYERS * num_layers)
-
-
 def skipping_plans(num_layers: int, orders: Mapping[str, Sequence[int]]) -> dict[str, Plan]:
     """V-Skip, FFN-Skip and ShortV in 60 % of the layers, each by its own order."""
-    budget = most_layers(num_layers)
+    budget = round(MOST_LAYERS * num_layers)
     plans = {}
     for name in SKIPPING:
         cls = METHODS[name]

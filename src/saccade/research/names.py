@@ -50,11 +50,6 @@ def listed() -> Mapping[str, StudyName]:
     return dict(sorted(found.items()))
 
 
-def study_names() -> tuple[str, ...]:
-    """Names of the studies."""
-    return tuple(listed())
-
-
 def stem_of(study: str, model: Embedded = GLANCE) -> str:
     """How names of a study's result files begin; another embedded model than Glance is named in them."""
     return f"study_{study.replace('-', '_')}" + ("" if model is GLANCE else f"_{model.name}")

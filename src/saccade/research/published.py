@@ -58,14 +58,10 @@ def points() -> tuple[PublishedPoint, ...]:
     data = tomllib.loads(path().read_text("utf-8"))
     return tuple(
         PublishedPoint(
-            name=one["name"],
             source=f"{data['paper'][one['paper']]['title']}, {one['where']}",
-            method=one["method"],
             retention=one["retention"] / 100,
-            layers=one.get("layers"),
-            depth=one.get("depth"),
-            rows=one.get("rows"),
             pooled=one.get("calibration") == "pooled",
+            **{key: one[key] for key in ("name", "method", "layers", "depth", "rows") if key in one},
         )
         for one in data["point"]
     )

@@ -117,21 +117,12 @@ class Drift:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionary: series by layer, and figures of the output."""
-        rows = [asdict(one) for one in self.layers]
+        ends = asdict(self)
+        rows = ends.pop("layers")
         series = {
             name: [row[name] for row in rows] for name in rows[0] if name not in ("norms", "norm_gains")
         }
-        ends = (
-            "logits",
-            "logits_rounding",
-            "logit_range",
-            "variance",
-            "kl",
-            "last_row",
-            "final_norm",
-            "head",
-        )
-        return {"layers": series, "residual": self.residual, **{name: getattr(self, name) for name in ends}}
+        return {"layers": series, "residual": self.residual, **ends}
 
     def checks(self) -> list[Check]:
         """Every bound beside what was measured."""

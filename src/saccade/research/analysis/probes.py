@@ -8,7 +8,6 @@ Shape letters: N rows, D hidden width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,19 +31,6 @@ GROUPS = ("visual", "retained", "skipped", "text")
 
 MASSIVE, OVER_MEDIAN = 100.0, 1000.0
 """An activation is massive above both: its size, and its ratio to the median (arXiv 2402.17762)."""
-
-
-@dataclass(frozen=True)
-class Summary:
-    """A probe over the rows of a group.
-
-    Attributes:
-        mean: Mean over the rows; None where there is none.
-        median: Median over the rows.
-    """
-
-    mean: float | None
-    median: float | None
 
 
 def probe_rows(entering_ND: torch.Tensor, output_ND: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -121,14 +107,13 @@ def probe_layers(
             kept_N = rows_N & ~odd_N
             found[group]["rows"].append(int(kept_N.sum()))
             for name, value_N in values.items():
-                summary = summarise(value_N[kept_N])
-                found[group][name]["mean"].append(summary.mean)
-                found[group][name]["median"].append(summary.median)
+                for key, value in summarise(value_N[kept_N]).items():
+                    found[group][name][key].append(value)
     return found | {"left_out": left_out}
 
 
-def summarise(values: torch.Tensor) -> Summary:
+def summarise(values: torch.Tensor) -> dict[str, float | None]:
     """Mean and median of some numbers (of an even count the mean of the middle two); None of none."""
     if not values.numel():
-        return Summary(None, None)
-    return Summary(float(values.double().mean()), float(values.double().quantile(0.5)))
+        return {"mean": None, "median": None}
+    return {"mean": float(values.double().mean()), "median": float(values.double().quantile(0.5))}

@@ -9,6 +9,7 @@ import os
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -179,14 +180,11 @@ class _Runner:
 
     def __init__(self, loaded: Loaded, plan: Plan, parts: Sequence[str], insists: bool) -> None:
         self.loaded, self.plan, self.parts, self.insists = loaded, plan, parts, insists
-        self._constants: Constants | None = None
 
-    @property
+    @cached_property
     def constants(self) -> Constants:
         """The model's, worked out once."""
-        if self._constants is None:
-            self._constants = constants(self.loaded.family, self.loaded.model)
-        return self._constants
+        return constants(self.loaded.family, self.loaded.model)
 
     def one(self, sample: Sample) -> Entry:
         """Everything about one sample, as plain data."""

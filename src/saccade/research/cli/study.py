@@ -96,11 +96,10 @@ def study(
         output.finish({"studies": {one.name: one.question for one in listed().values()}})
         return
     check_study(name)
-    if (quick or row) and not listed()[name].trains:
-        option, training = (
-            "--quick" if quick else "--row",
-            [one.name for one in listed().values() if one.trains],
-        )
+    trains = listed()[name].trains
+    if (quick or row) and not trains:
+        option = "--quick" if quick else "--row"
+        training = [one.name for one in listed().values() if one.trains]
         raise ValueError(
             f"{option} is for a study that trains ({', '.join(training)}); of {name} take fewer --samples or "
             "--task"
@@ -112,14 +111,14 @@ def study(
         common.check_writable(folder / "study.json")
     result_file = out / f"{stem_of(name, of_result(title_of(model)))}.json"
     common.hold(result_file)
-    if not listed()[name].trains:
+    if not trains:
         _check_other(result_file, title_of(model))
-    if ray is not None and listed()[name].trains:
+    if ray is not None and trains:
         raise ValueError(f"study {name} trains, which processes of this machine share: no --ray")
     common.reach(ray, processes)
     where = opening.torch_device()
     # A study that trains shares its own threads out.
-    common.use_threads(threads or (None if listed()[name].trains else common.shared_threads(processes, ray)))
+    common.use_threads(threads or (None if trains else common.shared_threads(processes, ray)))
     from saccade import models
     from saccade.helpers import helping
     from saccade.research.studies import STUDIES, Store, StudyBench, StudyQuestions
@@ -138,7 +137,7 @@ def study(
     def note(text: str) -> None:
         console.print(text, highlight=False, soft_wrap=True)
 
-    if chosen.trains:
+    if trains:
         from saccade.research.studies.trained.anew import put_beside
         from saccade.research.studies.trained.ask import Way
 
@@ -155,26 +154,23 @@ def study(
         result = _trained(model, questions, run, way, quick, row or (), note)
         if row:
             result = put_beside(_written(result_file), result)
-        paths = write(chosen, result, out)
-        show(output, result, paths)
-        output.finish(result)
-        return
-    loaded = models.open_as(model, opening)
-    with (
-        common.resumable(f"repeat the command to go on with the answers kept in {run}"),
-        common.progress() as bar,
-        helping(loaded, processes, opening, ray=ray, say=note) as helpers,
-    ):
-        line = bar.add_task("preparing", total=None)
+    else:
+        loaded = models.open_as(model, opening)
+        with (
+            common.resumable(f"repeat the command to go on with the answers kept in {run}"),
+            common.progress() as bar,
+            helping(loaded, processes, opening, ray=ray, say=note) as helpers,
+        ):
+            line = bar.add_task("preparing", total=None)
 
-        def step(done: int, total: int) -> None:
-            bar.update(line, description="scoring layers", completed=done, total=total)
+            def step(done: int, total: int) -> None:
+                bar.update(line, description="scoring layers", completed=done, total=total)
 
-        def progress(done: int, total: int) -> None:
-            bar.update(line, description=f"study {name}: answers", completed=done, total=total)
+            def progress(done: int, total: int) -> None:
+                bar.update(line, description=f"study {name}: answers", completed=done, total=total)
 
-        bench = StudyBench(loaded, questions, Store(run), max_new_tokens, note, step, helpers)
-        result = run_study(chosen, bench, batch, progress)
+            bench = StudyBench(loaded, questions, Store(run), max_new_tokens, note, step, helpers)
+            result = run_study(chosen, bench, batch, progress)
     paths = write(chosen, result, out)
     show(output, result, paths)
     output.finish(result)

@@ -15,9 +15,8 @@ from saccade.evaluation.runner import count_prompts, refusal
 from saccade.inputs.samples import Sample
 from saccade.measure import record
 from saccade.models import Loaded
-from saccade.plans.plan import Plan
 from saccade.report import figures
-from saccade.research.demo.model import described
+from saccade.research.demo.model import described, posed
 from saccade.research.demo.page import render_family
 from saccade.system.files import write_bytes, write_json, write_text
 from saccade.system.journal import Journal
@@ -55,11 +54,6 @@ def _tried(loaded: Loaded, row: LineupRow, question: Sample) -> LineupRow:
     return row.without_plan(reason) if reason else row
 
 
-def plans_of(rows: Sequence[LineupRow]) -> dict[str, Plan]:
-    """Plans that run, by name."""
-    return {row.name: row.plan for row in rows if row.plan is not None}
-
-
 def results(loaded: Loaded, rows: Sequence[LineupRow], found: Comparison) -> dict[str, Any]:
     """What the comparison found, line by line, lines that could not run included.
 
@@ -68,17 +62,14 @@ def results(loaded: Loaded, rows: Sequence[LineupRow], found: Comparison) -> dic
         rows: The line-up.
         found: Answers of its plans.
     """
-    lines = []
-    for row in rows:
-        scored = found.plans[row.name].to_dict() if row.plan is not None else {}
-        lines.append(scored | row.to_dict())
+    scored = {name: plan.to_dict() for name, plan in found.plans.items()}
     return {
         "schema": 1,
         "model": described(loaded, found),
         "ratios": list(RATIOS),
         "dense": found.dense.to_dict(),
         "blind": None if found.blind is None else found.blind.to_dict(),
-        "rows": lines,
+        "rows": [scored.get(row.name, {}) | row.to_dict() for row in rows],
     }
 
 
@@ -115,7 +106,7 @@ def family_study(
     scores = calibrated(loaded, calibration, list(SCORES), seed=seed, ledger=ledger, progress=step)
     note(f"setting every method to {', '.join(f'{100 * r:.0f}' for r in RATIOS)} % of the FLOPs")
     rows = rows_for(loaded, questions, {name: found.order for name, found in scores.items()})
-    plans = plans_of(rows)
+    plans = {row.name: row.plan for row in rows if row.plan is not None}
     note(f"asking {len(questions)} questions under {len(plans) + 2} plans, dense and blind included")
     found = compare(
         loaded.model,
@@ -126,14 +117,8 @@ def family_study(
         max_new_tokens=max_new_tokens,
         ledger=ledger,
     )
-    tasks = list(found.dense.tasks)
     return results(loaded, rows, found) | {
-        "data": {
-            "tasks": tasks,
-            "questions": len(questions),
-            "per_task": len(questions) // len(tasks),
-            "calibration_samples": len(scores["vig"].samples),
-        },
+        "data": posed(found, len(questions), len(scores["vig"].samples)),
         "orders": {name: list(score.order) for name, score in scores.items()},
         "seconds": {"total": time.perf_counter() - start},
         "provenance": record(model=loaded.model, seed=seed),

@@ -1,4 +1,4 @@
-"""What the demo's pages say of their model."""
+"""What the demo's pages say of their model and its questions."""
 
 from __future__ import annotations
 
@@ -21,3 +21,16 @@ def described(loaded: Loaded, found: Comparison) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in loaded.model.parameters()),
         "visual_tokens": round(found.dense.cost["visual_tokens"]),
     }
+
+
+def posed(found: Comparison, questions: int, samples: int) -> dict[str, Any]:
+    """What was asked, as plain data.
+
+    Args:
+        found: The answers.
+        questions: How many questions there were, as many of each task.
+        samples: How many samples chose layers.
+    """
+    tasks = list(found.dense.tasks)
+    each = questions // len(tasks)
+    return {"tasks": tasks, "questions": questions, "per_task": each, "calibration_samples": samples}

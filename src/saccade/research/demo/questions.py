@@ -77,7 +77,6 @@ def shown(
         pictures[f"question-{number}"] = route_map.question(
             sample.images[0], sample.question, sample.answer, rows
         )
-        caption = f"Task “{sample.task}”, sample {sample.id}."
         told.append(
             {
                 "id": sample.id,
@@ -85,7 +84,7 @@ def shown(
                 "question": sample.question,
                 "answer": sample.answer,
                 "said": {row["title"]: row["said"] for row in rows},
-                "caption": caption,
+                "caption": f"Task “{sample.task}”, sample {sample.id}.",
             }
         )
     return pictures, told

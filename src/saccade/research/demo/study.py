@@ -17,7 +17,7 @@ from saccade.models import Loaded
 from saccade.plans.plan import Plan
 from saccade.report import figures
 from saccade.report.figures import SCORES
-from saccade.research.demo.model import described
+from saccade.research.demo.model import described, posed
 from saccade.research.demo.plans import DemoPlan, Lineup, lineup
 from saccade.research.demo.questions import pick, shown
 from saccade.research.demo.tuned import at_half, told
@@ -163,21 +163,14 @@ def _data(
     entries = []
     for e in plans.entries:
         result = found.plans[e.name].to_dict()
-        route = e.plan.route(Layout.single(2, 4), _depth(loaded))
+        route = e.plan.route(Layout.single(2, 4), loaded.shape.layers)
         layers = [number for number, layer in enumerate(route.layers) if not layer.is_dense]
         result |= {"method": e.method, "title": e.title, "budget": e.budget, "layers": layers}
         entries.append(result | ({"timing": times[e.name]} if e.name in times else {}))
-    first = scores["vig"]
-    tasks = list(found.dense.tasks)
     return {
         "schema": 1,
         "model": described(loaded, found),
-        "data": {
-            "tasks": tasks,
-            "questions": len(questions),
-            "per_task": len(questions) // len(tasks),
-            "calibration_samples": first.n,
-        },
+        "data": posed(found, len(questions), scores["vig"].n),
         "calibration": {
             name: {
                 "mean": s.mean,
@@ -192,7 +185,3 @@ def _data(
         "plans": entries,
         "headline": {"main": plans.main, "layers": list(plans.layers), "flops": list(plans.flops)},
     }
-
-
-def _depth(loaded: Loaded) -> int:
-    return loaded.shape.layers

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from saccade.calibration import ascending, data_hash, draw, scores
 from saccade.calibration.api import scores_code
 from saccade.calibration.drawing import Draw
-from saccade.calibration.measures import mean_sd, shuffled
+from saccade.calibration.measures import mean_sd
 from saccade.calibration.probes import find_probe
 from saccade.core.layout import Layout
 from saccade.evaluation.orders import CALIBRATION_SAMPLES
@@ -30,6 +31,8 @@ from saccade.system.files import locked
 MANY_TASKS = 5
 """Above this many tasks a mixture takes ``FEW`` samples of each before it is drawn from."""
 FEW = 4
+SCORES = ("vig", "ffn", "lc")
+"""What orders the layers of V-Skip, FFN-Skip and ShortV; VTW withdraws from the end."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +112,6 @@ class StudyBench:
     note: Callable[[str], None] = silent
     step: Callable[[int, int], None] | None = None
     helpers: Helpers[Any] | None = None
-    _weights: str = ""
-    _setup: str | None = None
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -122,18 +123,15 @@ class StudyBench:
         """Layers of the model."""
         return self.loaded.shape.layers
 
-    @property
+    @cached_property
     def weights(self) -> str:
         """Digest of the model's weights."""
-        self._weights = self._weights or weights_digest(self.loaded.model)
-        return self._weights
+        return weights_digest(self.loaded.model)
 
-    @property
+    @cached_property
     def setup(self) -> str:
         """Digest of what else of the model answers depend on; empty for the shipped Glance."""
-        if self._setup is None:
-            self._setup = setup_digest(self.loaded)
-        return self._setup
+        return setup_digest(self.loaded)
 
     @property
     def dtype(self) -> str:
@@ -251,15 +249,11 @@ class StudyBench:
         few = FEW if len(self.tasks) > MANY_TASKS else CALIBRATION_SAMPLES
         return [sample for task in self.tasks for sample in self.questions.calibration(task, few)]
 
-    def calibrated(self, names: Sequence[str], tokens: int = 1) -> dict[str, StudyScores]:
+    def calibrated(self, names: Sequence[str] = SCORES, tokens: int = 1) -> dict[str, StudyScores]:
         """Scores by name on 20 samples of the mixture, drawn evenly over sub-tasks (the papers' number)."""
         pool = self.mixture()
         drawn = draw(pool, min(CALIBRATION_SAMPLES, len(pool)), "stratified", self.questions.seed)
         return {name: self.scored(name, drawn, "all tasks", tokens) for name in names}
-
-    def shuffled(self) -> tuple[int, ...]:
-        """Layers in a random order, by the seed."""
-        return shuffled(self.depth, self.questions.seed)
 
     def prompts(self, most: int = 64) -> tuple[list[Layout], list[float]]:
         """Layouts of prompts like those that are asked, and how often each occurs."""
@@ -272,3 +266,9 @@ class StudyBench:
 def orders_of(scored: Mapping[str, StudyScores]) -> dict[str, Sequence[int]]:
     """Orders of layers by score name."""
     return {name: found.order for name, found in scored.items()}
+
+
+def told_of(scored: Mapping[str, StudyScores]) -> dict[str, Any]:
+    """What a result says of a calibration by several scores on the same samples."""
+    samples = len(next(iter(scored.values())).samples)
+    return {"samples": samples} | {name: found.to_dict() for name, found in scored.items()}

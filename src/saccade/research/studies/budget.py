@@ -23,13 +23,12 @@ from saccade.research.studies.base import (
     is_free,
     is_harmless,
 )
-from saccade.research.studies.bench import StudyBench, orders_of
+from saccade.research.studies.bench import StudyBench, orders_of, told_of
 from saccade.research.studies.lines import Book, Line
 from saccade.research.studies.skips import published
 from saccade.research.studies.tables import against, interval_of, plan_table, spans
 
 SAME = "ffn_skip in V-Skip's layers"
-SCORES = ("vig", "ffn", "lc")
 NEAR = 0.01
 """Most that the FLOPs ratios of two lines may differ by for them to be at equal FLOPs."""
 
@@ -46,7 +45,7 @@ def nearest(ratios: Sequence[float], target: float) -> int:
 
 def design(bench: StudyBench) -> Design:
     """Every method at every budget, each by its own order of layers, and FFN-Skip in V-Skip's layers too."""
-    scored = bench.calibrated(SCORES)
+    scored = bench.calibrated()
     orders, depth = orders_of(scored), bench.depth
     layouts, weights = bench.prompts()
     lines = []
@@ -68,7 +67,7 @@ def design(bench: StudyBench) -> Design:
     near = {method: nearest(ratios[method], target) for method in LAYERWISE[1:]}
     headline = [name_of(m, half) for m in LAYERWISE] + [name_of(m, n) for m, n in near.items()]
     facts = {
-        "calibration": {"samples": len(scored["vig"].samples)} | {n: s.to_dict() for n, s in scored.items()},
+        "calibration": told_of(scored),
         "headline": list(dict.fromkeys(headline)),
     }
     return Design(tuple(lines), facts)
@@ -177,8 +176,7 @@ STUDY = Study(
     "budget",
     "How many layers, attention or FFN",
     "How much accuracy is left when visual rows skip attention (V-Skip), the FFN (FFN-Skip), both (ShortV) "
-    "or "
-    "are withdrawn (VTW) in N layers, for every N?",
+    "or are withdrawn (VTW) in N layers, for every N?",
     design,
     judge,
     draw,

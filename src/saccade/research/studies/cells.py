@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -80,7 +80,6 @@ class PromptBatches:
         self.indices = batches(samples, loaded.processor.tokenizer, batch_size)
         self._kept: dict[int, Any] = {}
         self._bytes = 0
-        self._counts: Counter[tuple[int, int]] | None = None
 
     def full(self, number: int) -> Any:
         """Inputs of a batch for the stock model and for plans that leave the prompt as it is."""
@@ -102,18 +101,17 @@ class PromptBatches:
             return models.inputs(self.loaded, batch, run.plan)
         return self.full(number)
 
-    @property
+    @cached_property
     def counts(self) -> Counter[tuple[int, int]]:
         """How often each (visual rows, text rows) occurs."""
-        if self._counts is None:
-            self._counts = Counter()
-            for number in range(len(self.indices)):
-                inputs = self.full(number)
-                visual_BN = self.loaded.family.visual_mask(self.loaded.model, inputs["input_ids"])
-                layout = Layout.from_mask(visual_BN, inputs["attention_mask"])
-                rows = zip(layout.visual_BN.sum(1).tolist(), layout.text_BN.sum(1).tolist(), strict=True)
-                self._counts.update(rows)
-        return self._counts
+        found: Counter[tuple[int, int]] = Counter()
+        for number in range(len(self.indices)):
+            inputs = self.full(number)
+            visual_BN = self.loaded.family.visual_mask(self.loaded.model, inputs["input_ids"])
+            layout = Layout.from_mask(visual_BN, inputs["attention_mask"])
+            rows = zip(layout.visual_BN.sum(1).tolist(), layout.text_BN.sum(1).tolist(), strict=True)
+            found.update(rows)
+        return found
 
 
 def fill(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from saccade.report import style
@@ -131,22 +132,17 @@ def dots(groups: Mapping[str, Mapping[str, Any]], dense: Mapping[str, Any], titl
 def matrix(found: Mapping[str, Mapping[str, Mapping[str, Any]]], layers: int) -> Figure:
     """Points against a task's own plan: calibrated on (rows), judged on (columns)."""
     rows, columns = list(found), list(next(iter(found.values())))
-    values = 100 * np.array([[found[r][c]["difference"] for c in columns] for r in rows])
-    sure = [
-        [not (found[r][c]["difference_low"] <= 0 <= found[r][c]["difference_high"]) for c in columns]
-        for r in rows
-    ]
+    value, low, high = (
+        np.array([[found[r][c][f"difference{end}"] for c in columns] for r in rows])
+        for end in ("", "_low", "_high")
+    )
+    values = 100 * value
     figure = style.new_figure(9.2, 1.6 + 0.33 * len(rows))
     axes = figure.add_subplot()
     most = max(1.0, float(np.abs(values).max()))
     axes.imshow(values, cmap="RdBu", vmin=-most, vmax=most, aspect="auto")
-    for i, line in enumerate(values):
-        for j, value in enumerate(line):
-            axes.text(
-                j, i, f"{round(value):+d}", ha="center", va="center", fontsize=7,
-                color="white" if abs(value) > 0.6 * most else INK,
-                fontweight="bold" if sure[i][j] else "normal",
-            )  # fmt: skip
+    pale, sure = np.abs(values) > 0.6 * most, (low > 0) | (high < 0)
+    _numbered(axes, rows, values, lambda value: f"{round(value):+d}", pale, sure)
     style.tidy(
         axes,
         f"V-Skip in {layers} layers: points against a task's own plan",
@@ -154,8 +150,25 @@ def matrix(found: Mapping[str, Mapping[str, Mapping[str, Any]]], layers: int) ->
     )
     axes.grid(visible=False)
     axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right", fontsize=8)
-    axes.set_yticks(range(len(rows)), rows, fontsize=8)
     return figure
+
+
+def _numbered(
+    axes: Axes,
+    rows: Sequence[str],
+    values: np.ndarray,
+    told: Callable[[Any], str],
+    pale: np.ndarray,
+    bold: np.ndarray,
+    size: float = 7,
+) -> None:
+    """Names the rows of a picture of numbers, and writes every number into its cell."""
+    axes.set_yticks(range(len(rows)), rows, fontsize=8)
+    for (i, j), value in np.ndenumerate(values):
+        axes.text(
+            j, i, told(value), ha="center", va="center", fontsize=size,
+            color="white" if pale[i, j] else INK, fontweight="bold" if bold[i, j] else "normal",
+        )  # fmt: skip
 
 
 @styled
@@ -166,20 +179,13 @@ def ranks(orders: Mapping[str, Sequence[int]], budgets: Sequence[int]) -> Figure
     figure = style.new_figure(9.2, 1.4 + 0.3 * len(names))
     axes = figure.add_subplot()
     axes.imshow(places, cmap="Blues_r", vmin=1, vmax=depth * 1.3, aspect="auto")
-    for i, line in enumerate(places):
-        for j, place in enumerate(line):
-            axes.text(
-                j, i, str(place), ha="center", va="center", fontsize=7,
-                color="white" if place < 0.5 * depth else INK,
-                fontweight="bold" if place <= budgets[-1] else "normal",
-            )  # fmt: skip
+    _numbered(axes, names, places, str, places < 0.5 * depth, places <= budgets[-1])
     style.tidy(
         axes, "Order in which layers are skipped, by task", f"bold: skipped in a plan of {budgets[-1]} layers"
     )
     axes.grid(visible=False)
     axes.set_xlabel("decoder layer")
     axes.set_xticks(range(depth))
-    axes.set_yticks(range(len(names)), names, fontsize=8)
     return figure
 
 
@@ -191,21 +197,11 @@ def heat(rows: Mapping[str, Sequence[float]], title: str) -> Figure:
     figure = style.new_figure(9.2, 1.4 + 0.3 * len(names))
     axes = figure.add_subplot()
     axes.imshow(values, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    for (i, j), value in np.ndenumerate(values):
-        axes.text(
-            j,
-            i,
-            f"{value:.2f}",
-            ha="center",
-            va="center",
-            fontsize=6.5,
-            color="white" if value > 0.6 else INK,
-        )
+    _numbered(axes, names, values, "{:.2f}".format, values > 0.6, np.zeros_like(values, bool), 6.5)
     style.tidy(axes, title)
     axes.grid(visible=False)
     axes.set_xlabel("decoder layer")
     axes.set_xticks(range(values.shape[1]))
-    axes.set_yticks(range(len(names)), names, fontsize=8)
     return figure
 
 

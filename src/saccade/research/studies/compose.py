@@ -26,7 +26,7 @@ from saccade.research.studies.base import (
     is_better,
     is_free,
 )
-from saccade.research.studies.bench import StudyBench, orders_of
+from saccade.research.studies.bench import StudyBench, orders_of, told_of
 from saccade.research.studies.lines import Book, Line
 from saccade.research.studies.lineup import tried
 from saccade.research.studies.skips import published
@@ -34,7 +34,6 @@ from saccade.research.studies.tables import against, interval_of, plan_table, ta
 
 RATIOS = (0.7, 0.5)
 DROPS = ("fastv", "pyramiddrop", "divprune", "visionzip")
-SCORES = ("vig", "ffn", "lc")
 BOOSTED, BOOSTER = "FastV, K = 3, half", "FastV + V-Skip, K = 3, half; N = 19 of 32"
 
 
@@ -53,7 +52,7 @@ def name_of(parts: tuple[str, ...], ratio: float) -> str:
 
 def design(bench: StudyBench) -> Design:
     """Every method alone and every pair at each ratio; the papers' FastV with and without V-Skip."""
-    scored = bench.calibrated(SCORES)
+    scored = bench.calibrated()
     orders, depth = orders_of(scored), bench.depth
     layouts, weights = bench.prompts()
     half, layer = max(1, depth // 2), first_layer(METHODS["fastv"], depth)
@@ -101,7 +100,7 @@ def design(bench: StudyBench) -> Design:
     facts = {
         "ratios": list(RATIOS),
         "skipped_layers": half,
-        "calibration": {"samples": len(scored["vig"].samples)} | {n: s.to_dict() for n, s in scored.items()},
+        "calibration": told_of(scored),
     }
     return Design(tuple(lines), facts)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import random
 from typing import Any
 
+from saccade.calibration.measures import shuffled
 from saccade.report.markdown import markdown
 from saccade.report.text import difference
 from saccade.research.studies import charts
@@ -38,9 +38,7 @@ def design(bench: StudyBench) -> Design:
     orders = {name: found.order for name, found in scored.items()}
     orders["last"] = tuple(reversed(range(bench.depth)))
     for number in range(RANDOM):
-        order = list(range(bench.depth))
-        random.Random(bench.questions.seed + number).shuffle(order)
-        orders[f"random {number + 1}"] = tuple(order)
+        orders[f"random {number + 1}"] = shuffled(bench.depth, bench.questions.seed + number)
     lines = [
         Line(
             name_of(way, budget),
@@ -110,8 +108,7 @@ STUDY = Study(
     "identify",
     "Which layers: VIG against other choices",
     "At equal numbers of layers, does V-Skip keep more with layers chosen by VIG than by cosine distance, "
-    "LC, "
-    "chance, or from the end?",
+    "LC, chance, or from the end?",
     design,
     judge,
     draw,

@@ -23,12 +23,11 @@ from saccade.research.studies.base import (
     is_free,
     is_harmless,
 )
-from saccade.research.studies.bench import StudyBench, orders_of
+from saccade.research.studies.bench import StudyBench, orders_of, told_of
 from saccade.research.studies.lines import Book
 from saccade.research.studies.lineup import KEPT, closes_up, matched
 from saccade.research.studies.tables import against, interval_of, opposite, plan_table, task_table
 
-SCORES = ("vig", "ffn", "lc")
 CHANCE = "random"
 APART = 0.02
 """Most that the FLOPs ratios of two lines may differ by for them to be at equal FLOPs."""
@@ -37,10 +36,10 @@ WHERE = {True: "closed up", False: "kept", None: ""}
 
 def design(bench: StudyBench) -> Design:
     """The line-up at 70, 60, 50, 40 and 30 % of the FLOPs."""
-    scored = bench.calibrated(SCORES)
+    scored = bench.calibrated()
     facts = {
         "ratios": list(FINE),
-        "calibration": {"samples": len(scored["vig"].samples)} | {n: s.to_dict() for n, s in scored.items()},
+        "calibration": told_of(scored),
     }
     return Design(tuple(matched(bench, orders_of(scored), FINE)), facts)
 
@@ -69,8 +68,7 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
         if kept in names and shuts:
             seeing = any(map(_sees, (book.of_line(line), book.of_line(book.lines[kept]))))
             positions.append({**told, "counts": seeing, **against(book, kept, line.name)})
-    findings = [against_chance(gaps, far), against_kept(positions)]
-    claims = [finding.to_dict() for finding in findings]
+    claims = [found.to_dict() for found in (against_chance(gaps, far), against_kept(positions))]
     return {"against_random": beside, "positions": positions, "findings": claims}
 
 
@@ -113,9 +111,8 @@ def against_kept(positions: Sequence[Mapping[str, Any]]) -> Finding:
     seen = directions(closed)
     blind = [row["second"] for row in positions if not row["counts"]]
     found = (
-        f"Of {len(closed)} lines {seen.count(-1)} are worse with positions closed up and "
-        f"{seen.count(1)} better, "
-        f"{corrected(len(closed))}; {sum(map(is_harmless, closed))} lose less than a point."
+        f"Of {len(closed)} lines {seen.count(-1)} are worse with positions closed up and {seen.count(1)} "
+        f"better, {corrected(len(closed))}; {sum(map(is_harmless, closed))} lose less than a point."
     )
     if blind:
         found += (
@@ -171,8 +168,7 @@ STUDY = Study(
     "iso-flops",
     "All methods at equal FLOPs",
     "What does every method keep when all are set to the same share of the FLOPs, beside random rows, a "
-    "uniform "
-    "grid, pooling and a lower resolution?",
+    "uniform grid, pooling and a lower resolution?",
     design,
     judge,
     draw,

@@ -41,6 +41,10 @@ class Line:
         """The plan it runs a task under."""
         return self.plan if isinstance(self.plan, Plan) or self.plan is None else self.plan[task]
 
+    def specs(self, tasks: Sequence[str]) -> dict[str, str]:
+        """The plans it runs tasks under as spec strings; of tasks without one nothing."""
+        return {task: plan.spec for task in tasks if (plan := self.plan_of(task)) is not None}
+
     @property
     def spec(self) -> str:
         """The plan as a spec string; empty where there is none or one for every task."""
@@ -114,32 +118,26 @@ class Book:
 
     def of_line(self, line: Line, tasks: Sequence[str] = ()) -> Evaluation:
         """Scores a line that has a plan."""
-        plans = {task: plan.spec for task in self.tasks if (plan := line.plan_of(task)) is not None}
-        return self.evaluation(line.name, plans, tasks)
+        return self.evaluation(line.name, line.specs(self.tasks), tasks)
 
     def against(self, first: str, second: str, tasks: Sequence[str] = ()) -> Interval:
         """Mean score of one line minus that of another on the same questions, tasks of equal weight."""
-        sides = [self.lines[first], self.lines[second]]
-        groups = []
-        for task in tasks or self.tasks:
-            answers = []
-            for line in sides:
-                plan = line.plan_of(task)
-                assert plan is not None, f"{line.name} has no plan"
-                answers.append(self.predictions(task, plan.spec if plan.methods else DENSE))
-            groups.append([(a.score, b.score) for a, b in zip(*answers, strict=True)])
-        return paired_difference(groups)
+        specs = [self.lines[name].specs(tasks or self.tasks) for name in (first, second)]
+        return paired_difference(self.paired(*specs))
+
+    def paired(self, first: Mapping[str, str], second: Mapping[str, str]) -> list[list[tuple[float, float]]]:
+        """Scores of the same questions under two plans for each task (their specs), task by task."""
+        assert first and first.keys() == second.keys(), "a line has no plan"
+        both = ((self.predictions(task, first[task]), self.predictions(task, second[task])) for task in first)
+        return [[(a.score, b.score) for a, b in zip(*sides, strict=True)] for sides in both]
 
     def flops_ratio(self, name: str) -> float:
         """Share of the dense model's FLOPs that a line took."""
-        line = self.lines[name]
-        plans = {task: plan.spec for task in self.tasks if (plan := line.plan_of(task)) is not None}
-        return self._price(plans, self.tasks)["flops_ratio"]
+        return self._price(self.lines[name].specs(self.tasks), self.tasks)["flops_ratio"]
 
     def same(self, first: str, second: str) -> bool:
         """Whether two lines run every task under the same plan."""
-        sides = [self.lines[first], self.lines[second]]
-        return all(len({plan.spec for line in sides if (plan := line.plan_of(t))}) == 1 for t in self.tasks)
+        return self.lines[first].specs(self.tasks) == self.lines[second].specs(self.tasks)
 
     def entries(self) -> list[dict[str, Any]]:
         """Every line as plain data, lines that could not run included."""

@@ -12,14 +12,12 @@ from saccade.plans.plan import Plan
 from saccade.report import figures
 from saccade.report.text import difference, interval, percent
 from saccade.research.studies.base import Design, Finding, Result, Study, is_better, is_free
-from saccade.research.studies.bench import StudyBench, orders_of
+from saccade.research.studies.bench import StudyBench, orders_of, told_of
 from saccade.research.studies.lines import Book, Line
 from saccade.research.studies.lineup import closes_up, tried
+from saccade.research.studies.skips import first, published
 from saccade.research.studies.tables import against, interval_of, kept_table, plan_table, task_table
 
-SCORES = ("vig", "ffn", "lc")
-SHARE = 19 / 32
-"""Layers that V-Skip, FFN-Skip and ShortV skip of LLaVA-1.5-7B (V-Skip, table 1)."""
 TOKENS = {"192 of 576": 1 / 3, "64 of 576": 1 / 9}
 """What papers keep of the 576 rows of LLaVA-1.5, as a share of the rows there are."""
 OWN = "V-Skip, each task its own layers"
@@ -41,7 +39,7 @@ def points_of(depth: int) -> list[tuple[str, str]]:
 
     Depths are those of 32 layers, scaled; counts of rows are shares of the rows of LLaVA-1.5.
     """
-    budget, layer = max(1, round(SHARE * depth)), first_layer(METHODS["fastv"], depth)
+    budget, layer = published(depth), first_layer(METHODS["fastv"], depth)
     found = [
         *((f"N = 19 of 32, here {budget}", f"{name}(budget={budget})") for name in SKIPPING),
         ("K = 16 of 32", f"vtw(layer={depth // 2})"),
@@ -71,7 +69,7 @@ def points_of(depth: int) -> list[tuple[str, str]]:
 
 def design(bench: StudyBench) -> Design:
     """The operating points, in the order of the methods' kinds."""
-    scored = bench.calibrated(SCORES)
+    scored = bench.calibrated()
     orders, depth = orders_of(scored), bench.depth
     lines = []
     for at, spec in points_of(depth):
@@ -88,21 +86,15 @@ def design(bench: StudyBench) -> Design:
             continue
         lines.append(tried(bench, Line(name, plan, about)))
     lines.append(own_layers(bench))
-    kinds = list(dict.fromkeys(("layers", "decoder", "before", "composed", "plain")))
+    kinds = ("layers", "decoder", "before", "composed", "plain")
     lines.sort(key=lambda line: kinds.index(line.about["kind"]))
-    facts = {
-        "calibration": {"samples": len(scored["vig"].samples)} | {n: s.to_dict() for n, s in scored.items()}
-    }
-    return Design(tuple(lines), facts)
+    return Design(tuple(lines), {"calibration": told_of(scored)})
 
 
 def own_layers(bench: StudyBench) -> Line:
     """V-Skip as its paper runs it: every task with the layers that 20 of its own samples choose."""
-    budget = max(1, round(SHARE * bench.depth))
-    plans = {}
-    for task in bench.tasks:
-        order = bench.own("vig", task).order
-        plans[task] = Plan((METHODS["vskip"](layers=order[:budget]),))  # type: ignore[call-arg]
+    budget = published(bench.depth)
+    plans = {task: first(bench.own("vig", task).order, budget) for task in bench.tasks}
     about = {"method": "vskip", "title": OWN, "kind": "layers", "point": f"N = 19 of 32, here {budget}"}
     return Line(f"{OWN}, {about['point']}", plans, about)
 
@@ -186,8 +178,7 @@ STUDY = Study(
     "main",
     "All methods at their papers' operating points",
     "What does every method keep, task by task, at the setting its paper argues for (depths and counts of "
-    "rows "
-    "scaled to this model)?",
+    "rows scaled to this model)?",
     design,
     judge,
     draw,

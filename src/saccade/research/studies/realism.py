@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from saccade.core.tower import merged_away
-from saccade.evaluation.statistics import Interval, mean_retention
+from saccade.evaluation.runner import DENSE
+from saccade.evaluation.statistics import mean_retention
 from saccade.methods import METHODS, BudgetMethod
 from saccade.plans.plan import Plan
 from saccade.report.markdown import markdown
@@ -20,6 +21,7 @@ from saccade.research.studies.base import ASKED, Design, Finding, Result, Study
 from saccade.research.studies.bench import StudyBench, orders_of
 from saccade.research.studies.lines import Book, Line
 from saccade.research.studies.lineup import tried
+from saccade.research.studies.tables import absent
 
 NEAR = 0.04
 """Most that retention may lie from the published one to count as the same."""
@@ -101,8 +103,7 @@ def pairs(share: float, tower: int, patches: int) -> int:
 
 def design(bench: StudyBench) -> Design:
     """Every published point at the same share of layers, of depth and of rows."""
-    depth, scores = bench.depth, ("vig", "ffn", "lc")
-    scored = bench.calibrated(scores)
+    depth, scored = bench.depth, bench.calibrated()
     pooled = orders_of(scored)
     # A file may have questions without a picture among the others.
     patches = max(int(layout.visual_BN.sum()) for layout in bench.prompts()[0])
@@ -157,23 +158,13 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
         if line.plan is None:
             found.append(row | {"retention": None, "low": None, "high": None, "near": False})
             continue
-        kept = retention_of(book, line)
+        # Mean over tasks of accuracy over dense accuracy, as the papers count.
+        kept = mean_retention(book.paired(line.specs(book.tasks), dict.fromkeys(book.tasks, DENSE)))
         off = None if kept.value is None else kept.value - about["published"]
         told = {"retention": kept.value, "low": kept.low, "high": kept.high}
         found.append(row | told | {"near": off is not None and abs(off) <= NEAR})
     ranks = rank(found)
     return {"points": found, "ranks": ranks, "findings": [f.to_dict() for f in findings(found, ranks)]}
-
-
-def retention_of(book: Book, line: Line) -> Interval:
-    """Mean over tasks of accuracy over dense accuracy, as the papers count."""
-    groups = []
-    for task in book.tasks:
-        plan = line.plan_of(task)
-        assert plan is not None
-        ours, dense = book.predictions(task, plan.spec), book.predictions(task, "")
-        groups.append([(a.score, b.score) for a, b in zip(ours, dense, strict=True)])
-    return mean_retention(groups)
 
 
 def rank(found: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -243,12 +234,11 @@ def tell(result: Result) -> str:
         rows.append([row["name"], percent(row["published"]), limits, f"{off:+.1f}", near, row["source"]])
     head = ("point", "LLaVA-1.5-7B, published", f"{name}, here", "apart", "within 4", "source")
     ranks = [[b, str(r["methods"]), f"{r['spearman']:.2f}"] for b, r in result["ranks"].items()]
-    absent = [f"- {e['name']}: {e['reason']}" for e in result["plans"] if not e.get("mean")]
     parts = [
         markdown(head, rows, right_from=1),
         markdown(("budget", "points", "Spearman with the published order"), ranks),
     ]
-    return "\n\n".join(parts) + ("\n\nNot in the table:\n\n" + "\n".join(absent) if absent else "")
+    return "\n\n".join(parts) + absent(result)
 
 
 STUDY = Study(

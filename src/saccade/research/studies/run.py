@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from saccade.measure import record
+from saccade.models import Loaded
 from saccade.report.text import counted, interval, percent
 from saccade.research.names import stem_of
 from saccade.research.studies import outdated
@@ -61,19 +62,21 @@ def run(
         f"{total - there} answers to get"
     )
     if new:
-        _fill(bench, batch_size, wanted, sizes, there, total, progress)
+        progress(there, total)
+        come = there
+
+        def step(answers: int) -> None:
+            nonlocal come
+            come += answers
+            progress(min(come, total), total)
+
+        fill_all(
+            bench.loaded, bench.store, bench.questions, wanted,
+            batch_size=batch_size, step=step, helpers=bench.helpers,
+        )  # fmt: skip
     book = Book(bench, design.lines)
     result = {
-        "schema": SCHEMA,
-        "study": study.name,
-        "title": study.title,
-        "question": study.question,
-        "model": {
-            "name": title_of(bench.loaded.name),
-            "weights": bench.weights,
-            "layers": bench.depth,
-            "parameters": sum(p.numel() for p in bench.loaded.model.parameters()),
-        },
+        **heading_of(study, bench.loaded, title_of(bench.loaded.name), bench.weights),
         "data": {
             "source": bench.questions.source,
             "tasks": list(bench.tasks),
@@ -105,32 +108,27 @@ def run(
     return result
 
 
-def _fill(
-    bench: StudyBench,
-    batch_size: int,
-    wanted: Any,
-    sizes: dict[str, int],
-    there: int,
-    total: int,
-    progress: Progress,
-) -> None:
-    progress(there, total)
-    come = there
+def heading_of(study: Study, loaded: Loaded, title: str, weights: str) -> dict[str, Any]:
+    """What a result begins with: the study, and the model.
 
-    def step(answers: int) -> None:
-        nonlocal come
-        come += answers
-        progress(min(come, total), total)
-
-    fill_all(
-        bench.loaded,
-        bench.store,
-        bench.questions,
-        wanted,
-        batch_size=batch_size,
-        step=step,
-        helpers=bench.helpers,
-    )
+    Args:
+        study: The study.
+        loaded: The model.
+        title: What pages call it.
+        weights: Digest of its weights.
+    """
+    return {
+        "schema": SCHEMA,
+        "study": study.name,
+        "title": study.title,
+        "question": study.question,
+        "model": {
+            "name": title,
+            "weights": weights,
+            "layers": loaded.shape.layers,
+            "parameters": sum(p.numel() for p in loaded.model.parameters()),
+        },
+    }
 
 
 def write(study: Study, result: dict[str, Any], folder: Path) -> dict[str, Path]:

@@ -234,29 +234,28 @@ def draw(result: Result) -> dict[str, bytes]:
 def tell(result: Result) -> str:
     """VIG and cost of every layer, task by task."""
     depth = result["model"]["layers"]
-    layers = [str(n) for n in range(depth)]
-    cost = [[t, *(f"{100 * c['difference']:+.1f}" for c in row)] for t, row in result["cost"].items()]
-    vig = [[t, *(f"{value:.3g}" for value in row)] for t, row in result["vig"].items()]
-    change = [
-        [t, *("" if v is None else f"{v:.2f}" for v in row["change"])]
-        for t, row in result["attention"].items()
-    ]
-    mass = [
-        [t, *("" if v is None else f"{v:.2f}" for v in row["visual_to_visual"])]
-        for t, row in result["attention"].items()
-    ]
+
+    def by_layer(rows: Mapping[str, Sequence[float | None]], form: str) -> str:
+        told = [[task, *("" if v is None else format(v, form) for v in row)] for task, row in rows.items()]
+        return markdown(("task", *map(str, range(depth))), told)
+
+    cost = {task: [100 * one["difference"] for one in row] for task, row in result["cost"].items()}
+    mass, change = (
+        {task: row[name] for task, row in result["attention"].items()}
+        for name in ("visual_to_visual", "change")
+    )
     means = [[e["name"], difference(e["mean"])] for e in result["plans"]]
     return "\n\n".join(
         [
             "## Points of accuracy against dense, V-Skip in one layer alone",
-            markdown(("task", *layers), cost),
+            by_layer(cost, "+.1f"),
             markdown(("mean over tasks", "difference in points"), means),
             "## VIG (nats)",
-            markdown(("task", *layers), vig),
+            by_layer(result["vig"], ".3g"),
             "## Attention of visual rows to visual rows",
-            markdown(("task", *layers), mass),
+            by_layer(mass, ".2f"),
             "## Change of that map from the layer before (0 the same, 1 nothing in common)",
-            markdown(("task", *layers), change),
+            by_layer(change, ".2f"),
         ]
     )
 
@@ -265,8 +264,7 @@ STUDY = Study(
     "saturation",
     "Where visual attention is saturated",
     "Are the layers whose visual attention adds little (VIG), or hardly changes, those that can be skipped "
-    "at no "
-    "cost, and are they where the paper says?",
+    "at no cost, and are they where the paper says?",
     design,
     judge,
     draw,

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from saccade.report.markdown import markdown
 from saccade.report.text import amount, difference, interval, percent
-from saccade.research.studies.base import Design, Result, Study
-from saccade.research.studies.bench import StudyBench
+from saccade.research.studies.base import Result, Study
 from saccade.research.studies.charts import accuracy_at_cost
-from saccade.research.studies.lines import Book
 from saccade.research.studies.tables import task_table
 from saccade.research.studies.trained.claims import share
 from saccade.research.studies.trained.probe import GROUPS
@@ -126,11 +124,7 @@ def draw(result: Result) -> dict[str, bytes]:
     return {"cost": accuracy_at_cost(result["plans"], result["blind"]["mean"]["accuracy"])}
 
 
-def _design(bench: StudyBench) -> Design:
-    raise ValueError("this study trains its models; run it as saccade study skip-vision")
-
-
-def _judge(book: Book, design: Design) -> dict[str, Any]:
+def _trains(*_: object) -> NoReturn:
     raise ValueError("this study trains its models; run it as saccade study skip-vision")
 
 
@@ -138,8 +132,8 @@ STUDY = Study(
     "skip-vision",
     "Skip-Vision's ablation, trained",
     "What does every part of Skip-Vision keep and save when models are trained with it from one dense start?",
-    _design,
-    _judge,
+    _trains,
+    _trains,
     draw,
     tell,
     trains=True,

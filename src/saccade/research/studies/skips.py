@@ -17,7 +17,7 @@ def budgets(depth: int) -> tuple[int, ...]:
 
 
 def published(depth: int) -> int:
-    """The papers' 19 of 32 layers at this depth."""
+    """The papers' 19 of 32 layers at this depth (V-Skip, table 1, for V-Skip, FFN-Skip and ShortV)."""
     return max(1, round(19 / 32 * depth))
 
 

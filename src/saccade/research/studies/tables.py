@@ -44,35 +44,39 @@ def spans(budgets: Sequence[int]) -> str:
     return write_value(tuple(budgets)).replace(",", ", ") if budgets else "none"
 
 
+def ran(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The lines of a result that could run."""
+    return [entry for entry in result["plans"] if entry.get("mean")]
+
+
 def plan_table(result: Mapping[str, Any], label: str = "name") -> str:
     """Every line that ran: accuracy, difference to dense, retention raw and above blind, cost."""
-    rows = []
-    for entry in result["plans"]:
-        if not entry.get("mean"):
-            continue
-        mean, cost = entry["mean"], entry["cost"]
-        rows.append(
-            [
-                f"{entry[label]} `{entry['spec']}`" if entry["spec"] else str(entry[label]),
-                interval(mean, "accuracy"),
-                difference(mean),
-                interval(mean, "retention"),
-                interval(mean, "retention_above_blind"),
-                percent(cost["flops_ratio"]),
-                percent(cost["kv_ratio"]),
-            ]
-        )
+    rows = [
+        [
+            f"{entry[label]} `{entry['spec']}`" if entry["spec"] else str(entry[label]),
+            interval(entry["mean"], "accuracy"),
+            difference(entry["mean"]),
+            interval(entry["mean"], "retention"),
+            interval(entry["mean"], "retention_above_blind"),
+            percent(entry["cost"]["flops_ratio"]),
+            percent(entry["cost"]["kv_ratio"]),
+        ]
+        for entry in ran(result)
+    ]
     head = ("plan", "accuracy", "against dense", "retention", "above blind", "FLOPs", "KV cache")
-    absent = [f"- {e['name']}: {e['reason']}" for e in result["plans"] if not e.get("mean")]
-    told = "\n\nNot in the table:\n\n" + "\n".join(absent) if absent else ""
-    return markdown(head, rows) + told
+    return markdown(head, rows) + absent(result)
+
+
+def absent(result: Mapping[str, Any]) -> str:
+    """What a page says under a table of the lines that could not run; nothing if all could."""
+    left = [f"- {e['name']}: {e['reason']}" for e in result["plans"] if not e.get("mean")]
+    return "\n\nNot in the table:\n\n" + "\n".join(left) if left else ""
 
 
 def task_table(result: Mapping[str, Any], label: str = "name") -> str:
     """Accuracy of every line on every task, and how wide the intervals of these numbers are at most."""
     tasks = list(result["dense"]["tasks"])
-    ran = [entry for entry in result["plans"] if entry.get("mean")]
-    told = [("blind", result["blind"]), ("dense", result["dense"]), *((e[label], e) for e in ran)]
+    told = [("blind", result["blind"]), ("dense", result["dense"]), *((e[label], e) for e in ran(result))]
     rows = []
     for name, entry in told:
         scores = [entry["tasks"][task] for task in tasks]
@@ -91,12 +95,11 @@ def task_table(result: Mapping[str, Any], label: str = "name") -> str:
 def kept_table(result: Mapping[str, Any], label: str = "name") -> str:
     """Retention of every line on every task, raw and above blind, and how wide the intervals are at most."""
     tasks = list(result["dense"]["tasks"])
-    ran = [entry for entry in result["plans"] if entry.get("mean")]
     rows = [
         [str(entry[label]), *(_both(s) for s in (*(entry["tasks"][task] for task in tasks), entry["mean"]))]
-        for entry in ran
+        for entry in ran(result)
     ]
-    single = [entry["tasks"][task] for entry in ran for task in tasks]
+    single = [entry["tasks"][task] for entry in ran(result) for task in tasks]
     note = (
         f"Retention / retention above blind, in percent of dense; {_counts(s['n'] for s in single)} "
         f"questions of each task. 95 % intervals reach at most {_reach(single, 'retention_')} and "

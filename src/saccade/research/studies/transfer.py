@@ -22,7 +22,7 @@ from saccade.research.studies.bench import StudyBench
 from saccade.research.studies.draws import ONE_DRAW
 from saccade.research.studies.lines import Book, Line
 from saccade.research.studies.skips import budgets, first, published
-from saccade.research.studies.tables import against, opposite, plan_table
+from saccade.research.studies.tables import against, interval_of, opposite, plan_table
 
 OWN, MIXTURE = "own", "mixture"
 
@@ -65,16 +65,11 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
         }
         for source in (*tasks, MIXTURE)
     }
-    gaps = {s: book.against(name_of(s, budget), name_of(OWN, budget)) for s in (*tasks, MIXTURE)}
-    universal = {s: against(book, name_of(s, budget), name_of(OWN, budget)) for s in gaps}
+    universal = {s: against(book, name_of(s, budget), name_of(OWN, budget)) for s in (*tasks, MIXTURE)}
+    gaps = {s: interval_of(row) for s, row in universal.items()}
     singles = [gaps[task] for task in tasks]
     worst = min(tasks, key=lambda task: gaps[task].value or 0.0)
-    off = [
-        book.against(name_of(source, budget), name_of(OWN, budget), (task,))
-        for source in tasks
-        for task in tasks
-        if task != source
-    ]
+    off = [interval_of(matrix[source][task]) for source in tasks for task in tasks if task != source]
     lost = directions(singles).count(-1)
     findings = [
         Finding(
@@ -82,9 +77,8 @@ def judge(book: Book, design: Design) -> dict[str, Any]:
             "V-Skip, universal plan: 99.55 % against 100.31 %",
             is_free(singles),
             f"At {budget} layers {sum(map(is_harmless, singles))} of {len(tasks)} one-task plans lose less "
-            "than a "
-            f"point of mean accuracy and {lost} lose measurably, {corrected(len(singles))}; the worst, "
-            f"of {worst}, differs by {difference(universal[worst])} points. {ONE_DRAW}",
+            f"than a point of mean accuracy and {lost} lose measurably, {corrected(len(singles))}; the "
+            f"worst, of {worst}, differs by {difference(universal[worst])} points. {ONE_DRAW}",
         ),
         Finding(
             "A plan from a mixture of tasks serves all of them as well as their own plans",

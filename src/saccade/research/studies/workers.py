@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from saccade import models
@@ -49,10 +50,7 @@ def fill_all(
     while any(True for task in tasks for _ in missing(store, wanted[task])):
         before = done
         for task in tasks:
-
-            def drawn(task: str = task) -> Any:
-                return questions.asked(task)
-
+            drawn = partial(questions.asked, task)
             done += fill(
                 loaded, store, drawn, wanted[task], batch_size=batch_size, step=step, helpers=helpers
             )

@@ -22,11 +22,12 @@ def findings(result: Mapping[str, Any]) -> list[dict[str, str]]:
     """The paper's claims about trained skipping, and ours, held against the entries of a result."""
     entries = {entry["name"]: entry for entry in result["plans"]}
     found = list(_keeps(entries))
+    kept = kept_in(entries)
     # The others compare with the full method, which a study of some rows may leave out.
-    if FULL + kept_in(entries) in entries:
+    if FULL + kept in entries:
         parts = (_saves, _merges, _leaves_the_cache, _trained_longer)
-        found += [finding for part in parts for finding in part(entries)]
-        found += _where_it_hurts(entries, result.get("ffn"))
+        found += [finding for part in parts for finding in part(entries, kept)]
+        found += _where_it_hurts(entries, kept, result.get("ffn"))
     return [finding.to_dict() for finding in found]
 
 
@@ -64,8 +65,7 @@ def _keeps(entries: Entries) -> Iterable[Finding]:
         )
 
 
-def _saves(entries: Entries) -> Iterable[Finding]:
-    kept = kept_in(entries)
+def _saves(entries: Entries, kept: str) -> Iterable[Finding]:
     times = entries[FULL + kept].get("times")
     if not times:
         return
@@ -79,8 +79,7 @@ def _saves(entries: Entries) -> Iterable[Finding]:
     )
 
 
-def _merges(entries: Entries) -> Iterable[Finding]:
-    kept = kept_in(entries)
+def _merges(entries: Entries, kept: str) -> Iterable[Finding]:
     full, pooled = entries[FULL + kept], entries.get(POOL + kept)
     if pooled:
         yield Finding(
@@ -91,8 +90,7 @@ def _merges(entries: Entries) -> Iterable[Finding]:
         )
 
 
-def _leaves_the_cache(entries: Entries) -> Iterable[Finding]:
-    kept = kept_in(entries)
+def _leaves_the_cache(entries: Entries, kept: str) -> Iterable[Finding]:
     small, middle = (entries.get(f"{FULL} SK{more}{kept}") for more in ("", " middle+small"))
     if small and middle:
         yield Finding(
@@ -104,8 +102,7 @@ def _leaves_the_cache(entries: Entries) -> Iterable[Finding]:
         )
 
 
-def _where_it_hurts(entries: Entries, ffn: Mapping[str, Any] | None) -> Iterable[Finding]:
-    kept = kept_in(entries)
+def _where_it_hurts(entries: Entries, kept: str, ffn: Mapping[str, Any] | None) -> Iterable[Finding]:
     full, merge = entries[FULL + kept], entries.get(MERGE + kept)
     late = {n: entries[later(n)] for n in LATER if later(n) in entries}
     if not late or merge is None:
@@ -153,8 +150,7 @@ def _would_skip(score: Mapping[str, Any]) -> str:
     )
 
 
-def _trained_longer(entries: Entries) -> Iterable[Finding]:
-    kept = kept_in(entries)
+def _trained_longer(entries: Entries, kept: str) -> Iterable[Finding]:
     # The dense row stands first.
     dense, full = entries.get(next(iter(entries)) + LONGER), entries.get(FULL + kept + LONGER)
     if dense and full:

@@ -20,6 +20,7 @@ from saccade.research.studies import outdated
 from saccade.research.studies.bench import StudyBench
 from saccade.research.studies.cells import makers
 from saccade.research.studies.questions import StudyQuestions
+from saccade.research.studies.run import heading_of
 from saccade.research.studies.skip_vision import STUDY
 from saccade.research.studies.store import Store
 from saccade.research.studies.trained.ablation import Ablation
@@ -132,16 +133,7 @@ def _told(
     asked = sum(len(answers) for answers in dense.blind.values())
     whole = evaluation(ablation.dense, dense, dense).to_dict()
     return {
-        "schema": 1,
-        "study": STUDY.name,
-        "title": STUDY.title,
-        "question": STUDY.question,
-        "model": {
-            "name": ablation.title,
-            "weights": weights_digest(loaded.model),
-            "layers": loaded.shape.layers,
-            "parameters": sum(p.numel() for p in loaded.model.parameters()),
-        },
+        **heading_of(STUDY, loaded, ablation.title, weights_digest(loaded.model)),
         "data": {
             "source": ablation.model.source,
             "tasks": list(questions.tasks),
