@@ -86,13 +86,13 @@ class VideoTraining:
         every: Steps between checkpoints.
     """
 
-    steps: int = 360
+    steps: int = 500
     videos: int = 12
     matrices: float = 3e-3
     rest: float = 1.5e-3
     wave: int = 600
-    cool: int = 60
-    short: int = 240
+    cool: int = 120
+    short: int = 440
     later: tuple[int, ...] = (4, 4, 2, 4, 4, 1)
     labels: float = 0.5
     layer: int = 8
