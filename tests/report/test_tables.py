@@ -76,6 +76,49 @@ def test_results_are_those_of_the_file(study, readme):
     assert f"| count | 10 | {100 * blind:.1f} % | 90.0 %" in path.read_text()
 
 
+def filmed(study: dict, family: dict) -> dict:
+    """What the benchmark of videos writes."""
+    dense, kinds = study["dense"], [*study["dense"]["tasks"]]
+    fewer = {"frames": 2, "name": "2 of 4 frames", "spec": "dense"} | {
+        key: study["plans"][0][key] for key in ("mean", "tasks")
+    }
+    cost = {"flops_ratio": 0.5, "whole_ratio": 0.6, "kv_ratio": 0.55}
+    return {
+        "model": {"frames": 4},
+        "guessed": dict.fromkeys(kinds, 0.25),
+        "dense": dense,
+        "fewer_frames": [fewer | {"cost": cost}],
+        "plans": [row | {"cost": cost} if row.get("mean") else row for row in family["rows"]],
+        "provenance": {"dtype": "float32", "batch": 25, "device": "a CPU"},
+    }
+
+
+def test_videos_stand_by_kind_and_by_plan_beside_fewer_frames(study, family, readme):
+    path = readme("video-kinds")
+    path.write_text(path.read_text() + README.format(name="video-plans"))
+    assert tables.main([str(path)]) == 0 and path.read_text().count("No result file yet") == 2
+    results = path.parent / "benchmarks" / "results"
+    results.mkdir(parents=True)
+    found = filmed(study, family)
+    (results / "video.json").write_text(json.dumps(found))
+    assert tables.main([str(path)]) == 0
+    lines = path.read_text().split("\n")
+    for kind, score in found["dense"]["tasks"].items():
+        line = next(x for x in lines if x.startswith(f"| {kind} "))
+        assert (
+            f"| 25.0 % | {100 * score['blind']:.1f} % |" in line
+            and f"{100 * score['accuracy']:.1f} %" in line
+        )
+    fewer = next(x for x in lines if x.startswith("| 2 of 4 frames | frames |"))
+    assert fewer.endswith("| 50.0 % | 60.0 % | 55.0 % |")
+    for row in found["plans"]:
+        if row.get("mean"):
+            line = next(x for x in lines if f"`{row['spec']}`" in x)
+            assert f"| {row['mean']['gained']}, {row['mean']['lost']} |" in line
+        else:
+            assert f"- {row['name']}: {row['reason']}" in lines
+
+
 def matched(family: dict) -> dict:
     """What the study of all methods at equal FLOPs writes."""
     plans = [row | {"positions": "authors"} for row in family["rows"]]

@@ -27,6 +27,7 @@ from docsite.study_tables import STUDY_TABLES
 from docsite.suite_tables import SUITE_TABLES
 from docsite.time_tables import TIME_TABLES
 from docsite.values import filled
+from docsite.video_tables import VIDEO_TABLES
 from docsite.vllm_tables import VLLM_TABLES
 from saccade.methods import METHODS, Method
 from saccade.report.catalogue import SHARED, described, in_brief
@@ -172,7 +173,16 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "support": support,
 }
 """Tables of the docs by the name in the marker."""
-KNOWN = TABLES | SUITE_TABLES | STUDY_TABLES | CHECKPOINT_TABLES | GENERIC_TABLES | TIME_TABLES | VLLM_TABLES
+KNOWN = {
+    **TABLES,
+    **SUITE_TABLES,
+    **STUDY_TABLES,
+    **CHECKPOINT_TABLES,
+    **GENERIC_TABLES,
+    **TIME_TABLES,
+    **VIDEO_TABLES,
+    **VLLM_TABLES,
+}
 """Tables that any page may have."""
 
 
