@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from saccade.inputs.videos import Video
     from saccade.opening.settings import Opening
-    from saccade.plans.plan import Plan
+    from saccade.plans.plan import Plan as PlanOf
     from saccade.system.journal import Journal
 
 Model = Annotated[
@@ -126,7 +126,7 @@ def finite(value: float | None) -> float | None:
     return value
 
 
-def say_uncalibrated(out: Output, plan: Plan) -> None:
+def say_uncalibrated(out: Output, plan: PlanOf) -> None:
     """Says of a plan whose layers nothing has chosen that the last ones were taken."""
     if any(method.needs_order and method.score for method in plan.methods):
         out.line(
