@@ -107,7 +107,7 @@ def main() -> None:
     )
     parser.add_argument("--work", type=Path, required=True, help="folder of the training")
     parser.add_argument("--steps", type=int, default=VideoTraining.steps)
-    parser.add_argument("--samples", type=int, default=100, help="questions of each of the five kinds")
+    parser.add_argument("--samples", type=int, default=60, help="questions of each of the five kinds")
     parser.add_argument("--batch", type=int, default=25, help="questions per batch")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=OUT)
