@@ -288,6 +288,12 @@ def show(view: common.Output, found: Tuned) -> None:
         else:
             why = f"that is the cheapest of those proven within {found.settings.max_loss:g} points"
         view.line(f"chosen: of the plans that fit, the one {why}")
+        budget = found.settings.budget
+        if budget is not None and round(found.chosen.ratio, 3) > budget:
+            view.line(
+                f"on the samples of the search it costs {percent(found.chosen.tried.ratio)}, within the budget; "
+                "prompts of the held-out ones have other sizes"
+            )
         view.line(f"plan: {found.chosen.plan.spec}, written to {found.files['plan']}")
         worst = 100 * found.chosen.verdict.bound
         if found.settings.max_loss is None:
