@@ -160,7 +160,7 @@ def test_the_command_with_two_processes_writes_what_one_writes(program, toy_fold
 
 
 SMALL = {
-    "num_samples": 26, "num_held_out": 10, "passes": 160, "tokens": 2, "batch": 13, "unsure": 0.2,
+    "num_samples": 18, "num_held_out": 10, "passes": 160, "tokens": 2, "batch": 13, "unsure": 0.2,
     "allow": ("freeze", "reduce"),
 }  # fmt: skip
 
