@@ -291,8 +291,8 @@ def show(view: common.Output, found: Tuned) -> None:
         budget = found.settings.budget
         if budget is not None and round(found.chosen.ratio, 3) > budget:
             view.line(
-                f"on the samples of the search it costs {percent(found.chosen.tried.ratio)}, within the budget; "
-                "prompts of the held-out ones have other sizes"
+                f"on the samples of the search it costs {percent(found.chosen.tried.ratio)}, within the "
+                "budget; prompts of the held-out ones have other sizes"
             )
         view.line(f"plan: {found.chosen.plan.spec}, written to {found.files['plan']}")
         worst = 100 * found.chosen.verdict.bound
