@@ -1,6 +1,6 @@
 """What plans keep on videos: a small LLaVA-NeXT-Video that learned what moves and what comes first.
 
-    python benchmarks/video_results.py --work FOLDER    # about an hour on two cores; goes on if stopped
+    python benchmarks/video_results.py --work FOLDER    # a quarter of an hour on one core; goes on if stopped
 
 The model begins as Glance and learns in FOLDER (`saccade.research.embedded.video`). It is asked about videos
 of another seed: as it is, over grey frames (blind), with fewer frames, which is what saves rows without a
